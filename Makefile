@@ -1,0 +1,90 @@
+# `make run` serves a ledger of its own on 127.0.0.1:8000; `make test` and `make check` are what CI runs.
+
+# Another Python: make PYTHON=python3.12 …
+PYTHON ?= python3
+# More for pytest: make test PYTEST_ARGS="-k budget"
+PYTEST_ARGS ?=
+# Newer versions for the lock files: make lock UPGRADE=--upgrade
+UPGRADE ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+UV_VERSION := 0.13.9
+UV_VENV := build/uv
+LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
+	--no-emit-index-url --python-version 3.11 --group build $(UPGRADE) pyproject.toml
+
+# An environment of another Python than the one asked for by name is made anew.
+ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
+WANTED := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
+PRESENT := $(shell $(BIN)/python -c 'import platform; print(platform.python_version())' 2>/dev/null)
+ifneq ($(WANTED),$(PRESENT))
+.PHONY: $(VENV)/made
+endif
+endif
+
+.PHONY: help
+help: ## What can be made
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: install
+install: $(VENV)/installed ## The server in .venv
+
+.PHONY: run
+run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
+	$(BIN)/privacy-ledger serve
+
+.PHONY: test
+test: $(VENV)/installed-test ## All tests, in ten minutes at most
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal --session-timeout=600 $(PYTEST_ARGS)
+
+.PHONY: prove
+prove: $(VENV)/installed-test ## The tests with their counts at full size, which they print
+	LEDGER_PROVE=1 $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
+
+.PHONY: bench
+bench: $(VENV)/installed-test ## Measure decisions per second
+	$(BIN)/python -m tests.bench
+
+.PHONY: check
+check: $(VENV)/installed-test ## Style, types, and migrations against the declared schema
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest --quiet tests/test_migrations.py
+
+.PHONY: lock
+lock: $(UV_VENV)/made ## Pin every package anew in the two lock files
+	$(LOCK) --extra server --output-file requirements.lock
+	$(LOCK) --extra server --extra test --constraint requirements.lock --output-file requirements-test.lock
+
+.PHONY: clean
+clean: ## Remove the environment, caches and builds; ledgers stay
+	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Each stamp is made last, so that a step that failed is done again.
+$(VENV)/made:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "privacy-ledger needs Python 3.11 or newer, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
+		echo "Name another: make PYTHON=/path/to/python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+		echo "'$(PYTHON)' cannot make virtual environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(VENV)
+	@touch $@
+
+# pip takes no editable project beside hashes, so that comes second; what builds it stands in the lock file too.
+$(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
+	$(PIP) install --quiet --require-hashes --requirement requirements.lock
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/installed-test: requirements-test.lock $(VENV)/installed
+	$(PIP) install --quiet --require-hashes --requirement requirements-test.lock
+	@touch $@
+
+$(UV_VENV)/made: Makefile
+	$(PYTHON) -m venv --clear $(UV_VENV)
+	$(UV_VENV)/bin/python -m pip --disable-pip-version-check install --quiet uv==$(UV_VERSION)
+	@touch $@

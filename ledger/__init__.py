@@ -1,0 +1,30 @@
+"""The privacy budget ledger: the system of record for what differential privacy was spent on whose data.
+
+The map, and the way of a request through it:
+
+    errors         what can go wrong, as codes and facts
+    model          the nouns: Amount, Account, Dataset, Run, and the commands that can be asked
+    accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit
+    decide         the heart: (books, commands, now) -> (books, outcomes), pure
+    journal        canonical bytes, the hash chain, replay
+    tables         the schema, for PostgreSQL and SQLite
+    store          all SQL
+    writer         queue -> one transaction -> answers; the only place that commits a decision
+    keys           keys and who may do what
+    runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
+    settings       what the environment says
+    deploy         migrate, init, reset the last admin key
+    api/           HTTP, and nothing else
+    cli            the command line
+
+`POST /v1/runs` comes in through `api.app` (limits, key, JSON), is checked against `api.schemas`, costed by `runs` with
+`accounting.mechanisms`, and put into the tenant's queue of the `writer`. The writer takes what has gathered there,
+opens one transaction through the `store`, claims the idempotency keys, locks the datasets, lets `decide` decide, seals
+the entries with `journal`, commits, and only then answers.
+
+Dependencies point one way, and tests/test_imports.py holds them to it:
+
+    errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api
+"""
+
+__version__ = "0.1.0"

@@ -1,0 +1,67 @@
+"""From quantities to integer amounts, always against the spender: a cost is rounded up, a limit down.
+
+mu² and -log(1 - delta) arrive here as exact fractions, or as fractions that were already moved outward by the error
+bound of the function that gave them; what is left to do is one ceiling or one floor. Because amounts are integers, sums
+of them are exact, in any order and on every database.
+"""
+
+from __future__ import annotations
+
+import math
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from fractions import Fraction
+from typing import Final, Literal
+
+from ledger.model import Amount
+
+PICO: Final = 10**12
+ATTO: Final = 10**18
+_PRECISION: Final = 80
+_ULP: Final = Fraction(1, 10 ** (_PRECISION - 2))
+
+
+def charge(*, mu_sq: Fraction, nats: Fraction) -> Amount:
+    """The amount of a cost: mu² (dimensionless) and nats = -log(1 - delta), both at least their true values."""
+    return Amount(math.ceil(mu_sq * PICO), math.ceil(nats * ATTO))
+
+
+def limit(*, mu_sq: Fraction, nats: Fraction) -> Amount:
+    """The amount of a limit: mu² and nats = -log(1 - delta), both at most their true values."""
+    return Amount(math.floor(mu_sq * PICO), math.floor(nats * ATTO))
+
+
+def nats(delta: Fraction, *, towards: Literal["up", "down"]) -> Fraction:
+    """-log(1 - delta) for 0 <= delta < 1, rounded outward; relative error below 1e-40. Raises ValueError outside."""
+    if not 0 <= delta < 1:
+        raise ValueError("delta must be at least 0 and less than 1")
+    if delta == 0:
+        return Fraction(0)
+    if delta < Fraction(1, 10**40):
+        # delta <= -log(1-delta) <= delta/(1-delta), and the two are within a relative 1e-40 of each other.
+        return delta if towards == "down" else delta / (1 - delta)
+    # The quotient is rounded to the safe side, Decimal.ln to the nearest; _ULP more than makes up for the latter.
+    context = Context(prec=_PRECISION, rounding=ROUND_FLOOR if towards == "up" else ROUND_CEILING)
+    left = context.divide(Decimal((1 - delta).numerator), Decimal((1 - delta).denominator))
+    value = -Fraction(context.ln(left))
+    return value * (1 + _ULP) if towards == "up" else value * (1 - _ULP)
+
+
+def outward(value: float, relative_error: float) -> Fraction:
+    """An upper bound of a positive quantity that was computed as `value` with at most this relative error."""
+    return Fraction(value) * (1 + Fraction(relative_error) * Fraction(65, 64))
+
+
+def inward(value: float, relative_error: float) -> Fraction:
+    """A lower bound of a positive quantity that was computed as `value` with at most this relative error."""
+    return Fraction(value) * (1 - Fraction(relative_error) * Fraction(65, 64))
+
+
+def mu_of(amount: Amount) -> float:
+    """mu for display: the root of the exact integer, however large."""
+    pico = amount.mu_sq_pico
+    return math.sqrt(pico) / 1e6 if pico < 2**200 else float(math.isqrt(pico) // 10**6)
+
+
+def delta_of(amount: Amount) -> float:
+    """delta for display."""
+    return abs(math.expm1(-amount.delta_atto / 1e18))

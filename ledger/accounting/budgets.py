@@ -1,0 +1,91 @@
+"""What a steward declares as a budget, and the limit that it sets.
+
+A budget is fixed beforehand and converted once: either mu and delta as they are, or an (epsilon, at_delta) target with
+a share `slack` of at_delta set aside for the deltas of single runs.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+from pydantic import BaseModel, ConfigDict
+
+from ledger.accounting import amounts, gdp
+from ledger.accounting.numbers import NotNegative, Positive, Probability, Share
+from ledger.errors import InvalidRequest
+from ledger.model import Amount, Bound
+
+MU_MAX: Final = 1000
+DELTA_MAX: Final = Decimal("0.1")
+AT_DELTA_MAX: Final = Decimal("0.5")
+SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decimal(0)}
+
+
+class MuBudget(BaseModel):
+    """A limit in the ledger's own currency."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    mu: Positive
+    delta: NotNegative | None = None
+
+
+class EpsilonBudget(BaseModel):
+    """A limit as (epsilon, delta)-DP."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    epsilon: Positive
+    at_delta: Probability
+    slack: Share | None = None
+
+
+Budget = MuBudget | EpsilonBudget
+
+
+def limit_of(budget: Budget, *, bound: Bound) -> Amount:
+    """The limit that a budget sets, rounded down. Raises InvalidRequest, naming the field."""
+    if isinstance(budget, MuBudget):
+        mu_field, mu_sq, delta = "budget.mu", Fraction(budget.mu) ** 2, _mu_budget_delta(budget, bound)
+    else:
+        slack = SLACK[bound] if budget.slack is None else budget.slack
+        mu_field, delta = "budget.epsilon", Fraction(slack) * Fraction(budget.at_delta)
+        mu_sq = _largest_mu(budget, delta) ** 2
+    if mu_sq > MU_MAX**2:
+        raise _invalid(mu_field, f"allows a mu of more than {MU_MAX}, which protects nobody")
+    if delta > DELTA_MAX:
+        raise _invalid("budget.delta" if isinstance(budget, MuBudget) else "budget.at_delta", f"is above {DELTA_MAX}")
+    limit = amounts.limit(mu_sq=mu_sq, nats=amounts.nats(delta, towards="down"))
+    if limit.mu_sq_pico == 0:
+        raise _invalid(mu_field, "is so small that it rounds down to nothing")
+    return limit
+
+
+def _mu_budget_delta(budget: MuBudget, bound: Bound) -> Fraction:
+    if budget.delta is None and bound == "certified":
+        raise _invalid(
+            "budget.delta", "has to be said under bound certified: a subsampled run has no certificate without"
+        )
+    return Fraction(budget.delta or 0)
+
+
+def _largest_mu(budget: EpsilonBudget, delta: Fraction) -> Fraction:
+    """The largest mu with delta + (1 - delta)·delta_mu(epsilon) <= at_delta, rounded down."""
+    if budget.epsilon > MU_MAX**2:
+        raise _invalid("budget.epsilon", f"allows a mu of more than {MU_MAX}, which protects nobody")
+    if budget.at_delta > AT_DELTA_MAX:
+        raise _invalid("budget.at_delta", f"is above {AT_DELTA_MAX}")
+    # Solved exactly for delta_mu(epsilon), so that nothing cancels when delta is close to at_delta.
+    target = (Fraction(budget.at_delta) - delta) / (1 - delta)
+    mu = float(gdp.mu_for_epsilon(epsilon=float(budget.epsilon), at_delta=float(target), delta=0.0))
+    # Reading epsilon and the target as doubles moves mu by less than four units of 2^-53 while at_delta <= 1/2.
+    return amounts.inward(mu, gdp.MU_FOR_EPSILON_RELATIVE_ERROR + 2.0**-51)
+
+
+def _invalid(field: str, detail: str) -> InvalidRequest:
+    return InvalidRequest(f"{field}: {detail}", field=field)
+
+
+def report_deltas(budget: dict[str, Any]) -> list[float]:
+    """The deltas at which a dataset's epsilon is shown: the one of its budget, or two customary ones."""
+    return [float(budget["at_delta"])] if "at_delta" in budget else [1e-5, 1e-6]

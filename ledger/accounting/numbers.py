@@ -1,0 +1,72 @@
+"""Numbers as they were written: a JSON number is the decimal that stands there, not the nearest double.
+
+The types here are for Pydantic fields. They refuse what is no number (a string, true), what is not finite, and what
+has more digits or a larger exponent than any cost could need, so that exact arithmetic on them stays cheap.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic_core import PydanticCustomError
+
+DIGITS_MAX: Final = 60
+EXPONENT_MAX: Final = 300
+COUNT_MAX: Final = 10**12
+
+
+def exact(value: Any) -> Decimal:
+    """The decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
+        raise PydanticCustomError("number", "must be a number")
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not number.is_finite():
+        raise PydanticCustomError("number", "must be a finite number")
+    if len(number.as_tuple().digits) > DIGITS_MAX or (number and abs(number.adjusted()) > EXPONENT_MAX):
+        raise PydanticCustomError("number", "is out of range: at most 60 digits, between 1e-300 and 1e300")
+    return number
+
+
+def _positive(number: Decimal) -> Decimal:
+    if number <= 0:
+        raise PydanticCustomError("number", "must be greater than 0")
+    return number
+
+
+def _not_negative(number: Decimal) -> Decimal:
+    if number < 0:
+        raise PydanticCustomError("number", "must not be negative")
+    return number
+
+
+def _at_most_one(number: Decimal) -> Decimal:
+    if number > 1:
+        raise PydanticCustomError("number", "must be at most 1")
+    return number
+
+
+def _below_one(number: Decimal) -> Decimal:
+    if number >= 1:
+        raise PydanticCustomError("number", "must be less than 1")
+    return number
+
+
+def _schema(**bounds: float) -> WithJsonSchema:
+    return WithJsonSchema({"type": "number", **bounds})
+
+
+_Exact = Annotated[Decimal, BeforeValidator(exact)]
+Positive = Annotated[_Exact, AfterValidator(_positive), _schema(exclusiveMinimum=0, maximum=1e300)]
+NotNegative = Annotated[_Exact, AfterValidator(_not_negative), _schema(minimum=0, maximum=1e300)]
+Rate = Annotated[
+    _Exact, AfterValidator(_positive), AfterValidator(_at_most_one), _schema(exclusiveMinimum=0, maximum=1)
+]
+Probability = Annotated[
+    _Exact, AfterValidator(_positive), AfterValidator(_below_one), _schema(exclusiveMinimum=0, exclusiveMaximum=1)
+]
+Share = Annotated[
+    _Exact, AfterValidator(_not_negative), AfterValidator(_below_one), _schema(minimum=0, exclusiveMaximum=1)
+]
+Count = Annotated[int, Field(strict=True, ge=1, le=COUNT_MAX)]

@@ -1,0 +1,60 @@
+"""Puts the application together. `create_app` is what an ASGI server runs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from fastapi import FastAPI
+
+from ledger import __version__, deploy
+from ledger.api import datasets, evaluate, problems, runs, system, tenants
+from ledger.api.gate import Recognise, SizeLimit
+from ledger.api.schemas import Problem
+from ledger.api.services import Services
+from ledger.keys import Keyring
+from ledger.runs import Runs
+from ledger.settings import Settings, load
+from ledger.store import Store, engine_for
+from ledger.writer import Writer
+
+_DESCRIPTION = """
+The system of record for differential-privacy budgets. A dataset is registered with a budget; a training run asks here
+before it touches the data; the ledger works out what the run costs, composes it with all that was spent before, and
+approves or refuses it, for ever on record. Errors are `application/problem+json` with a stable `code`.
+"""
+
+
+def create_app(settings: Settings | None = None) -> FastAPI:
+    """The application for these settings, or for those of the environment."""
+    chosen = settings or load()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        store = Store(engine_for(chosen.database_url.get_secret_value()))
+        threads = 1 if chosen.is_sqlite else chosen.writer_threads
+        writer = Writer(store, threads=threads, queue_max=chosen.queue_max, group_max=chosen.group_max)
+        writer.start()
+        app.state.services = Services(
+            store, writer, Keyring(store), Runs(store, writer), schema_revision=deploy.newest_revision()
+        )
+        try:
+            yield
+        finally:
+            writer.close()
+            store.close()
+
+    app = FastAPI(
+        title="Privacy budget ledger",
+        version=__version__,
+        description=_DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        responses={"default": {"model": Problem, "description": "A problem, with its `code`."}},
+    )
+    for part in (runs, datasets, evaluate, tenants, system):
+        app.include_router(part.router)
+    problems.install(app)
+    app.add_middleware(Recognise, keyring=lambda: app.state.services.keyring)
+    app.add_middleware(SizeLimit, bytes_max=chosen.body_bytes_max)
+    return app

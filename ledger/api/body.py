@@ -1,0 +1,88 @@
+"""JSON as this ledger reads it.
+
+Numbers stay the decimals that were written. A member that stands twice, a NUL character, half a surrogate pair and
+nesting deeper than any request needs are refused here, with the path to them, since each of them would otherwise turn
+into something else further in: the last member wins, the driver fails, the parser's stack overflows.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from decimal import Decimal
+from typing import Any, Final
+
+from ledger.errors import InvalidJson, InvalidRequest
+
+DEPTH_MAX: Final = 16
+NUMBER_LENGTH_MAX: Final = 400
+_UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
+
+
+class _Twice:
+    """Stands where an object has a member twice, until its path is known."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+
+def _members(pairs: list[tuple[str, Any]]) -> Any:
+    members: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in members:
+            return _Twice(name)
+        members[name] = value
+    return members
+
+
+def _integer(text: str) -> int | Decimal:
+    # Python refuses to read integers of thousands of digits; here they are numbers that are out of range.
+    return int(text) if len(text) <= NUMBER_LENGTH_MAX else Decimal("Infinity")
+
+
+def _decimal(text: str) -> Decimal:
+    return Decimal(text) if len(text) <= NUMBER_LENGTH_MAX else Decimal("Infinity")
+
+
+_DECODER: Final = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_integer, parse_float=_decimal, parse_constant=Decimal
+)
+
+
+def parse(raw: bytes) -> Any:
+    """The value of a body. Raises InvalidJson or InvalidRequest, naming the place."""
+    try:
+        value = _DECODER.decode(raw.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise InvalidJson(f"The body is not UTF-8: byte {error.start}.") from None
+    except json.JSONDecodeError as error:
+        raise InvalidJson(f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}.") from None
+    except RecursionError:
+        raise InvalidJson(f"The body is nested deeper than {DEPTH_MAX} levels.") from None
+    _check(value, (), DEPTH_MAX)
+    return value
+
+
+def _check(value: Any, path: tuple[str, ...], depth: int) -> None:
+    if isinstance(value, str):
+        _check_text(value, path)
+    elif isinstance(value, _Twice):
+        raise _invalid((*path, value.name), "stands twice in the same object", InvalidJson)
+    elif isinstance(value, dict | list):
+        if depth == 0:
+            raise _invalid(path[:3], f"is nested deeper than {DEPTH_MAX} levels", InvalidJson)
+        for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+            if isinstance(name, str):
+                _check_text(name, path)
+            _check(item, (*path, str(name)), depth - 1)
+
+
+def _check_text(text: str, path: tuple[str, ...]) -> None:
+    if found := _UNFIT.search(text):
+        what = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
+        raise _invalid(path, f"has {what}, which no database keeps", InvalidRequest)
+
+
+def _invalid(path: tuple[str, ...], detail: str, kind: type[InvalidRequest]) -> InvalidRequest:
+    field = ".".join(path).encode("utf-8", "backslashreplace").decode() or "body"
+    return kind(f"{field[:200]}: {detail}", field=field[:200])

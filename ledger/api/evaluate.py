@@ -1,0 +1,51 @@
+"""The accountant alone: no dataset, nothing recorded."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+from typing import Any, Final
+
+from fastapi import APIRouter, Response
+
+from ledger.accounting import ACCOUNTANT, mechanisms
+from ledger.accounting.mechanisms import Cost
+from ledger.api.gate import Reader, Route
+from ledger.api.problems import Json
+from ledger.api.schemas import Evaluated, Evaluation
+from ledger.runs import show_epsilon
+
+router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
+
+REPORT_DELTAS: Final = (1e-5, 1e-6)
+
+
+@router.post("/evaluate", responses={200: {"model": Evaluated}}, response_model=None)
+def evaluate(body: Evaluation, _caller: Reader) -> Response:
+    """Work out what a mechanism costs, and what epsilon that is at each delta asked for."""
+    cost = mechanisms.cost(body.mechanism, bound=body.bound, adjacency=body.adjacency)
+    deltas = [float(delta) for delta in body.report_deltas] if body.report_deltas else list(REPORT_DELTAS)
+    return Json(
+        {
+            "cost": shown(cost),
+            "epsilon": [{"delta": delta, "value": _epsilon(cost, delta)} for delta in deltas],
+            "bound": body.bound,
+            "adjacency": body.adjacency,
+            "is_estimate": body.bound == "clt",
+            "method": cost.method,
+            "assumptions": cost.assumptions,
+            "accountant": ACCOUNTANT,
+        }
+    )
+
+
+def shown(cost: Cost) -> dict[str, Any]:
+    """A cost with the double before rounding; the integers are null where no balance could hold them."""
+    facts: dict[str, Any] = dict(cost.amount.facts()) if cost.is_holdable else {"mu_sq_pico": None, "delta_atto": None}
+    return {"mu": cost.mu, "delta": cost.delta, **facts}
+
+
+def _epsilon(cost: Cost, at_delta: float) -> float | None:
+    # mu may be a double below the true value; the bound of mu² is not.
+    upper = math.nextafter(max(cost.mu, mechanisms.root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
+    return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

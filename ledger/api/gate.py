@@ -1,0 +1,155 @@
+"""What every request passes before its call is reached: its size, its key, and what kind of body it has.
+
+The key is checked before the body is read as JSON, so that a stranger learns nothing from how their body is judged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Annotated, Any, Final
+
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from fastapi.security import HTTPBearer
+from starlette.concurrency import run_in_threadpool
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ledger import keys
+from ledger.api import body
+from ledger.api.problems import of_error, problem
+from ledger.errors import Forbidden, LedgerError, TooLarge, Unauthenticated
+from ledger.keys import Caller, Keyring, Operator
+from ledger.model import Actor
+
+KEY_LENGTH_MAX: Final = 256
+
+
+class SizeLimit:
+    """Answers 413 to a body larger than `bytes_max`, whether or not it says beforehand how large it is."""
+
+    def __init__(self, app: ASGIApp, *, bytes_max: int) -> None:
+        self.app, self.bytes_max = app, bytes_max
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        stated = Headers(scope=scope).get("content-length", "0")
+        if stated.isdigit() and len(stated) < 20 and int(stated) <= self.bytes_max:
+            await self._counted(scope, receive, send)
+        else:
+            await self._refuse(scope, receive, send)
+
+    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Reads the body first when its size was not said: an answer must not begin before it is known to be small."""
+        if "chunked" not in Headers(scope=scope).get("transfer-encoding", "").lower():
+            await self.app(scope, receive, send)
+            return
+        messages: list[Message] = []
+        size = 0
+        while not messages or messages[-1].get("more_body", False):
+            messages.append(await receive())
+            size += len(messages[-1].get("body", b""))
+            if size > self.bytes_max:
+                await self._refuse(scope, receive, send)
+                return
+        replay = iter(messages)
+
+        async def again() -> Message:
+            return next(replay, None) or await receive()
+
+        await self.app(scope, again, send)
+
+    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+        error = TooLarge(f"The body is larger than {self.bytes_max} bytes.", bytes_max=self.bytes_max)
+        await of_error(error, headers={"Connection": "close"})(scope, receive, send)
+
+
+class Recognise:
+    """Finds out who calls, for every path under /v1, and answers 401 where that cannot be."""
+
+    def __init__(self, app: ASGIApp, *, keyring: Callable[[], Keyring]) -> None:
+        self.app, self.keyring = app, keyring
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["path"] + "/").startswith("/v1/"):
+            try:
+                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+            except LedgerError as error:
+                await of_error(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    async def _caller(self, scope: Scope) -> Caller:
+        scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        secret = secret.strip()
+        if scheme.lower() != "bearer" or not secret or len(secret) > KEY_LENGTH_MAX:
+            raise Unauthenticated()
+        keyring = self.keyring()
+        known = keyring.remembered(secret)
+        return await run_in_threadpool(keyring.recognise, secret) if known is None else known
+
+
+class _Request(Request):
+    """A request whose body is read as this ledger reads JSON."""
+
+    async def json(self) -> Any:
+        if not hasattr(self, "_json"):
+            self._json = body.parse(await self.body())
+        return self._json
+
+
+class Route(APIRoute):
+    """A route that takes JSON and nothing else."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+        takes_body = self.body_field is not None
+
+        async def checked(request: Request) -> Response:
+            request = _Request(request.scope, request.receive)
+            if takes_body:
+                kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+                if kind != "application/json" and (kind or await request.body()):
+                    return problem("unsupported-media-type", "Send the body as application/json.", facts={"sent": kind})
+            return await handle(request)
+
+        return checked
+
+
+_bearer = HTTPBearer(auto_error=False, description="A key of this ledger: `pbl_…`.", scheme_name="key")
+
+
+def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)]) -> Caller:
+    caller: Caller = request.scope["state"]["caller"]
+    return caller
+
+
+def allowed(action: str) -> Callable[..., Awaitable[Actor]]:
+    """A dependency: the caller, who may do this in their tenant. Raises Forbidden."""
+
+    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Actor:
+        if isinstance(caller, Operator):
+            raise Forbidden("The operator's key makes tenants; it opens nothing that belongs to one.")
+        if not keys.may(caller, action):
+            raise Forbidden(f"The role {caller.role} may not {action}.", role=caller.role)
+        return caller
+
+    return check
+
+
+async def operator(caller: Annotated[Caller, Depends(_caller)]) -> Operator:
+    """A dependency: the operator. Raises Forbidden."""
+    if not isinstance(caller, Operator):
+        raise Forbidden("Only the operator's key makes tenants.")
+    return caller
+
+
+Reader = Annotated[Actor, Depends(allowed("read"))]
+Requester = Annotated[Actor, Depends(allowed("ask for runs"))]
+Ender = Annotated[Actor, Depends(allowed("end runs"))]
+Steward = Annotated[Actor, Depends(allowed("manage datasets"))]
+Auditor = Annotated[Actor, Depends(allowed("read the journal"))]
+Admin = Annotated[Actor, Depends(allowed("manage keys"))]
+TheOperator = Annotated[Operator, Depends(operator)]

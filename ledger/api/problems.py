@@ -1,0 +1,144 @@
+"""Errors as RFC 9457 problems, with a stable `code` and the facts as fields. The one table of HTTP statuses."""
+
+from __future__ import annotations
+
+import json
+import logging
+from http import HTTPStatus
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from ledger.accounting.mechanisms import field_path
+from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
+from ledger.runs import plain
+from ledger.store import failure_kind
+
+log = logging.getLogger(__name__)
+
+STATUS: Final[dict[str, int]] = {
+    "unauthenticated": 401,
+    "forbidden": 403,
+    "not-found": 404,
+    "method-not-allowed": 405,
+    "budget-exceeded": 409,
+    "budget-below-spent": 409,
+    "dataset-frozen": 409,
+    "run-state": 409,
+    "name-taken": 409,
+    "too-large": 413,
+    "unsupported-media-type": 415,
+    "invalid-request": 422,
+    "invalid-mechanism": 422,
+    "idempotency-key-reused": 422,
+    "idempotency-key-missing": 400,
+    "invalid-json": 400,
+    "internal": 500,
+    "overloaded": 503,
+}
+_FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
+ERRORS_SHOWN_MAX: Final = 20
+
+
+class Json(Response):
+    """A JSON answer whose exact decimals become numbers. Refuses NaN and infinities, which JSON does not have."""
+
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)
+        return text.encode()
+
+
+class Problem(Json):
+    """An error's answer."""
+
+    media_type = "application/problem+json"
+
+
+def problem(
+    code: str, detail: str, *, facts: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+) -> Problem:
+    """The answer for a code, with its facts beside the members that every problem has."""
+    status = STATUS[code]
+    body = {
+        "type": f"urn:privacy-ledger:problem:{code}",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "code": code,
+        "detail": detail,
+        **(facts or {}),
+    }
+    return Problem(body, status_code=status, headers=headers)
+
+
+def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Problem:
+    """The answer for an error of the ledger."""
+    headers = dict(headers or {})
+    if isinstance(error, Overloaded):
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if error.code == "unauthenticated":
+        headers["WWW-Authenticate"] = 'Bearer realm="privacy-ledger"'
+    code = error.code if error.code in STATUS else "internal"
+    return problem(code, error.detail, facts=error.facts, headers=headers)
+
+
+def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
+    """What Pydantic found wrong with a request, every field named."""
+    found = [{"field": _field(error["loc"]), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
+    first = found[0]
+    in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in found)
+    kind = InvalidMechanism if in_mechanism else InvalidRequest
+    return kind(f"{first['field']}: {first['message']}", field=first["field"], errors=found)
+
+
+def _field(location: tuple[str | int, ...]) -> str:
+    place, *rest = location
+    path = field_path(tuple(rest)) if place == "body" else ".".join(map(str, rest))
+    return path or str(place)
+
+
+def _message(error: dict[str, Any]) -> str:
+    if error["type"] == "extra_forbidden":
+        return "is not a field of this request"
+    if error["type"] == "missing":
+        return "is required"
+    return str(error["msg"])
+
+
+def install(app: FastAPI) -> None:
+    """Every error of the application, and of the framework under it, becomes a problem."""
+
+    async def ledger_error(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, LedgerError):
+            return of_error(Internal())
+        return of_error(error)
+
+    async def validation_error(_request: Request, error: Exception) -> Response:
+        if not isinstance(error, RequestValidationError):
+            return of_error(Internal())
+        return of_error(of_validation(list(error.errors())))
+
+    async def framework_error(_request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status in _FRAMEWORK:
+            return problem(_FRAMEWORK[status], HTTPStatus(status).description or "", headers=headers)
+        if 400 <= status < 500:
+            return of_error(InvalidRequest(str(getattr(error, "detail", ""))))
+        return of_error(Internal())
+
+    async def any_error(request: Request, error: Exception) -> Response:
+        if failure_kind(error) in ("unavailable", "retry"):
+            log.warning("the database did not answer: %s", error)
+            return of_error(Overloaded("The database did not answer in time."))
+        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        return of_error(Internal())
+
+    app.add_exception_handler(LedgerError, ledger_error)
+    app.add_exception_handler(RequestValidationError, validation_error)
+    app.add_exception_handler(HTTPException, framework_error)
+    app.add_exception_handler(Exception, any_error)

@@ -1,0 +1,351 @@
+"""The shapes of requests and answers, for checking what comes in and for the OpenAPI document.
+
+Answers are built as plain dictionaries; the models of answers here describe them, and a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic_core import PydanticCustomError
+
+from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
+from ledger.accounting.mechanisms import Mechanism
+from ledger.accounting.numbers import Count, Probability
+from ledger.model import Adjacency, Bound, DatasetState, Role, RunStateName
+from ledger.runs import DatasetName, LongText, ShortText, absent
+
+Title = Annotated[str, StringConstraints(max_length=255)]
+Description = Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+# --- requests --------------------------------------------------------------------------------------------------------
+
+
+def _budget(value: Any) -> Any:
+    """Chooses the form by its fields, so that an error speaks of the form that was meant."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("budget", 'must be an object: {"epsilon", "at_delta"} or {"mu", "delta"}')
+    return (MuBudget if "mu" in value else EpsilonBudget).model_validate(value)
+
+
+AnyBudget = Annotated[Budget, BeforeValidator(_budget)]
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise PydanticCustomError("moment", "must be an RFC 3339 time with its offset, such as 2030-01-01T00:00:00Z")
+    try:
+        return datetime.fromisoformat(value.upper())
+    except ValueError:
+        raise PydanticCustomError("moment", "must be an RFC 3339 time, such as 2030-01-01T00:00:00Z") from None
+
+
+class NewTenant(Strict):
+    name: ShortText
+
+
+class NewKey(Strict):
+    name: ShortText
+    role: Role
+    datasets: Annotated[list[DatasetName], Field(min_length=1, max_length=1000)] | None = None
+    expires_at: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"name": "training-ci", "role": "requester"}}
+    )
+
+
+class NewDataset(Strict):
+    name: DatasetName
+    title: Title = ""
+    description: Description = ""
+    privacy_unit: ShortText
+    adjacency: Adjacency
+    size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
+    bound: Bound = "certified"
+    budget: AnyBudget
+    derived_from: Annotated[list[Any] | None, absent("derived datasets are", but=[])] = None
+    partitions: Annotated[None, absent("partitions are")] = None
+    ceiling: Annotated[None, absent("ceilings are")] = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "name": "mnist",
+                "title": "MNIST, training half",
+                "privacy_unit": "record",
+                "adjacency": "add_or_remove_one",
+                "size": 60000,
+                "bound": "clt",
+                "budget": {"epsilon": 3.0, "at_delta": 1e-5},
+            }
+        },
+    )
+
+
+class DatasetChange(Strict):
+    """At least one of state, title and description; a change of state gives its reason."""
+
+    state: DatasetState | None = None
+    title: Title | None = None
+    description: Description | None = None
+    reason: LongText | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DatasetChange:
+        if self.state is None and self.title is None and self.description is None:
+            raise PydanticCustomError("change", "give at least one of state, title and description")
+        if self.state is not None and self.reason is None:
+            raise PydanticCustomError("change", "a change of state needs a reason")
+        return self
+
+
+class NewBudget(Strict):
+    budget: AnyBudget
+    reason: LongText
+
+
+class Evaluation(Strict):
+    mechanism: Mechanism
+    bound: Bound = "certified"
+    adjacency: Adjacency = "add_or_remove_one"
+    delta: Probability | None = None
+    report_deltas: Annotated[list[Probability], Field(min_length=1, max_length=20)] | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "bound": "clt",
+                "mechanism": {
+                    "type": "dpsgd",
+                    "noise_multiplier": 1.1,
+                    "sampling": "poisson",
+                    "dataset_size": 60000,
+                    "batch_size": 256,
+                    "epochs": 60,
+                },
+            }
+        },
+    )
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+class Problem(BaseModel):
+    """RFC 9457. Facts that belong to the code stand beside these members."""
+
+    model_config = ConfigDict(extra="allow")
+    type: str
+    title: str
+    status: int
+    code: str
+    detail: str
+    field: str | None = None
+
+
+Digits = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+$")]
+
+
+class AmountShown(BaseModel):
+    mu: float
+    delta: float
+    mu_sq_pico: Annotated[Digits | None, Field(description="Units of 1e-12 of mu²; null where it cannot be held.")]
+    delta_atto: Annotated[Digits | None, Field(description="Units of 1e-18 of -log(1 - delta).")]
+
+
+class TenantShown(BaseModel):
+    id: UUID
+    name: str
+
+
+class SecretShown(BaseModel):
+    """A new key. Its secret is shown this once and kept nowhere."""
+
+    id: UUID
+    role: Role
+    secret: str
+    name: str | None = None
+    datasets: list[str] | None = None
+    created_at: str | None = None
+    expires_at: str | None = None
+
+
+class NewTenantShown(BaseModel):
+    tenant: TenantShown
+    key: SecretShown
+
+
+class KeyShown(BaseModel):
+    id: UUID
+    name: str
+    role: Role
+    datasets: list[str] | None
+    created_at: str
+    expires_at: str | None
+    revoked_at: str | None
+
+
+class BalanceShown(BaseModel):
+    limit: AmountShown
+    spent: AmountShown
+    held: AmountShown
+    remaining: AmountShown
+
+
+class EpsilonOfBudget(BaseModel):
+    delta: float
+    spent: Annotated[float | None, Field(description="null is infinity")]
+    limit: Annotated[float | None, Field(description="null is infinity")]
+
+
+class DatasetShown(BaseModel):
+    name: str
+    title: str
+    description: str
+    privacy_unit: str
+    adjacency: Adjacency
+    size: int | None
+    bound: Bound
+    is_estimate: bool
+    budget: dict[str, Any]
+    derived_from: list[Any]
+    partitions: None
+    state: DatasetState
+    balance: BalanceShown
+    epsilon: list[EpsilonOfBudget]
+    seq: int
+    created_at: str
+
+
+class RunOnDataset(BaseModel):
+    name: str
+    seq: int
+    remaining: AmountShown
+
+
+class RunApproved(BaseModel):
+    id: UUID
+    state: Literal["held"]
+    decision: Literal["approved"]
+    cost: AmountShown
+    datasets: list[RunOnDataset]
+    start_by: str
+    bound: Bound
+    method: str
+    assumptions: list[str]
+    accountant: str
+
+
+class Binding(BaseModel):
+    name: str
+    quantity: Literal["mu", "delta"]
+    requested: float
+    remaining: float
+    limit: float
+
+
+class RunRefused(Problem):
+    run: UUID
+    datasets: list[Binding]
+    fits: Annotated[dict[str, float], Field(description="Each value alone would make the run fit.")]
+    seq: int
+
+
+class RunMoved(BaseModel):
+    id: UUID
+    state: RunStateName
+    cost: AmountShown
+    datasets: list[RunOnDataset]
+    at: str
+    charged: AmountShown | None = None
+    returned: AmountShown | None = None
+    settle_by: str | None = None
+
+
+class RunShown(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    id: UUID
+    state: RunStateName
+    decision: Literal["approved", "refused"]
+    is_overdue: bool
+    cost: AmountShown
+    datasets: list[dict[str, Any]]
+    request: dict[str, Any]
+    idempotency_key: str
+    asked_by: dict[str, Any]
+    bound: Bound
+    adjacency: Adjacency
+    method: str
+    assumptions: list[str]
+    accountant: str
+    created_at: str
+    start_by: str | None
+
+
+class EpsilonShown(BaseModel):
+    delta: float
+    value: Annotated[float | None, Field(description="null is infinity")]
+
+
+class Evaluated(BaseModel):
+    cost: AmountShown
+    epsilon: list[EpsilonShown]
+    bound: Bound
+    adjacency: Adjacency
+    is_estimate: bool
+    method: str
+    assumptions: list[str]
+    accountant: str
+
+
+class EntryShown(BaseModel):
+    seq: int
+    hash: str
+    entry: Annotated[
+        dict[str, Any], Field(description="The entry, byte for byte in its canonical form: `hash` is its SHA-256.")
+    ]
+
+
+class Head(BaseModel):
+    dataset: str
+    seq: int
+    hash: str
+
+
+class KeyPage(BaseModel):
+    items: list[KeyShown]
+    next: str | None
+
+
+class DatasetPage(BaseModel):
+    items: list[DatasetShown]
+    next: str | None
+
+
+class RunPage(BaseModel):
+    items: list[RunShown]
+    next: str | None
+
+
+class EntryPage(BaseModel):
+    items: list[EntryShown]
+    next: str | None
+
+
+class Health(BaseModel):
+    status: Literal["ok"]

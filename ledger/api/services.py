@@ -1,0 +1,29 @@
+"""What a call works with, made once when the application starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from ledger.keys import Keyring
+from ledger.runs import Runs
+from ledger.store import Store
+from ledger.writer import Writer
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """One of each, for the life of the application."""
+
+    store: Store
+    writer: Writer
+    keyring: Keyring
+    runs: Runs
+    schema_revision: str
+
+
+def services(request: Request) -> Services:
+    """The services of the application that got this request."""
+    found: Services = request.app.state.services
+    return found

@@ -1,0 +1,37 @@
+"""Whether the process lives, whether it can do its work, and the way to the documentation."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from ledger.api.problems import Json, of_error
+from ledger.api.schemas import Health
+from ledger.api.services import services
+from ledger.errors import Overloaded
+
+router = APIRouter(tags=["system"])
+
+
+@router.get("/healthz", responses={200: {"model": Health}}, response_model=None)
+def healthz() -> Response:
+    """The process lives."""
+    return Json({"status": "ok"})
+
+
+@router.get("/readyz", responses={200: {"model": Health}}, response_model=None)
+def readyz(request: Request) -> Response:
+    """The process can do its work: the database answers, its schema is the one this code needs, the writer runs."""
+    served = services(request)
+    if not served.writer.is_alive:
+        return of_error(Overloaded("A writer thread of this process died; it has to be started anew."))
+    found = served.store.revision()
+    if found != served.schema_revision:
+        return of_error(Overloaded(f"The schema is at {found}, this code needs {served.schema_revision}: run migrate."))
+    return Json({"status": "ok"})
+
+
+@router.get("/", include_in_schema=False, response_model=None)
+def root() -> Response:
+    """There is no dashboard yet."""
+    return RedirectResponse("/docs")

@@ -1,0 +1,187 @@
+"""Bringing a ledger into being: the schema, the server's role on PostgreSQL, the first keys.
+
+Migrations live in `migrations/` (in a wheel: `ledger/_migrations`). They run under a lock that lets one process migrate
+at a time, with a limit on how long it waits for it and for the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from uuid import UUID, uuid4
+
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from psycopg import sql
+from sqlalchemy import Connection, Engine, make_url, select, text
+from sqlalchemy.exc import SQLAlchemyError
+
+from ledger import keys
+from ledger.errors import Misconfigured, NotFound
+from ledger.settings import Settings
+from ledger.store import Key, Store, Writing, engine_for
+from ledger.tables import GRANTS, operator_keys, tenants
+
+_LOCK_ID: Final = 0x70626C5F6D696772
+"""The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
+
+_LOCK_TIMEOUT_MS: Final = 15_000
+
+
+def _config() -> Config:
+    package = Path(__file__).parent
+    packed = package / "_migrations"
+    config = Config()
+    config.set_main_option("script_location", str(packed if packed.is_dir() else package.parent / "migrations"))
+    return config
+
+
+def newest_revision() -> str:
+    """The schema's version that this code needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise Misconfigured("The migrations are missing from this installation.")
+    return revision
+
+
+def migrate(settings: Settings) -> str:
+    """Brings the schema to the newest version, and lets the server's role in. Returns the version.
+
+    Raises Misconfigured when the database cannot be reached, is busy for too long, or refuses.
+    """
+    engine = engine_for(settings.owner_url)
+    try:
+        with _alone(engine) as connection:
+            config = _config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+            if engine.dialect.name == "postgresql":
+                _let_server_in(connection, settings)
+    except SQLAlchemyError as error:
+        raise Misconfigured(f"The database could not be migrated: {getattr(error, 'orig', None) or error}") from error
+    finally:
+        engine.dispose()
+    return newest_revision()
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """One transaction, for one migrating process at a time."""
+    with engine.execution_options(writing=True).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
+        yield connection
+
+
+def _let_server_in(connection: Connection, settings: Settings) -> None:
+    """Makes the server's role where it is missing, and grants it what a server does, and no more."""
+    server = make_url(settings.database_url.get_secret_value())
+    owner = connection.execute(text("SELECT current_user")).scalar_one()
+    if settings.owner_database_url is None or server.username in (None, owner):
+        return
+    role = sql.Identifier(str(server.username))
+    driver = connection.connection.driver_connection
+    if driver is None:
+        raise Misconfigured("The connection to the database was lost.")
+    exists = text("SELECT 1 FROM pg_roles WHERE rolname = :name")
+    if connection.execute(exists, {"name": server.username}).scalar() is None:
+        if not server.password:
+            raise Misconfigured(
+                "LEDGER_DATABASE_URL names a role that does not exist, and no password to make it with."
+            )
+        # The password is hashed here, so that the server's log of statements never has it.
+        verifier = driver.pgconn.encrypt_password(
+            str(server.password).encode(), str(server.username).encode(), b"scram-sha-256"
+        )
+        driver.execute(
+            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+                role, sql.Literal(verifier.decode())
+            )
+        )
+    driver.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
+    for table, privileges in GRANTS.items():
+        name = sql.Identifier(table)
+        driver.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(name, role))
+        driver.execute(sql.SQL("GRANT " + privileges + " ON {} TO {}").format(name, role))
+
+
+# --- the first keys --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKeys:
+    """What `init` prints, once."""
+
+    operator_key: str
+    tenant: str
+    admin_key: str
+
+
+def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
+    """The operator's key, the first tenant and its admin's key; None where the ledger already has an operator."""
+    with _writing(settings, uuid4()) as writing:
+        if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
+            return None
+        now_us = writing.now_us()
+        operator = keys.mint(keys.OPERATOR)
+        writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
+        writing.add_tenant(tenant, now_us=now_us)
+        return FirstKeys(operator, tenant, add_admin(writing, now_us=now_us)[1])
+
+
+def reset_admin(settings: Settings, *, tenant: str) -> str:
+    """A new admin key for a tenant that lost its last one. Raises NotFound when there is no such tenant."""
+    engine = engine_for(settings.owner_url)
+    try:
+        with engine.begin() as connection:
+            tenant_id = connection.execute(select(tenants.c.tenant_id).where(tenants.c.name == tenant)).scalar()
+    finally:
+        engine.dispose()
+    if tenant_id is None:
+        raise NotFound(f"There is no tenant named {tenant!r}.")
+    with _writing(settings, tenant_id) as writing:
+        return add_admin(writing, now_us=writing.now_us())[1]
+
+
+def add_admin(writing: Writing, *, now_us: int) -> tuple[Key, str]:
+    """An admin's key for the tenant of this transaction, and its secret."""
+    secret = keys.mint(writing.tenant_id)
+    key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
+    writing.add_key(key, keys.digest_of(secret))
+    return key, secret
+
+
+@contextmanager
+def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+    store = Store(engine_for(settings.owner_url))
+    try:
+        with store.writing(tenant_id) as writing:
+            yield writing
+    except SQLAlchemyError as error:
+        raise Misconfigured(
+            f"The database cannot be used: {getattr(error, 'orig', None) or error}\nSay `privacy-ledger migrate` first."
+        ) from error
+    finally:
+        store.close()
+
+
+def demand_migrated(settings: Settings) -> None:
+    """Raises Misconfigured unless the database answers and its schema is the one that this code needs."""
+    store = Store(engine_for(settings.database_url.get_secret_value()))
+    try:
+        found = store.revision()
+    except SQLAlchemyError as error:
+        cause = getattr(error, "orig", None) or error
+        raise Misconfigured(f"The database cannot be used: {cause}\nSay `privacy-ledger migrate` first.") from error
+    finally:
+        store.close()
+    if found != newest_revision():
+        raise Misconfigured(
+            f"The schema is at {found}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
+        )

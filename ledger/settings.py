@@ -1,0 +1,59 @@
+"""What the environment says, or a file `.env` in the working directory. Every name begins with `LEDGER_`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from ledger.errors import Misconfigured
+
+Port = Annotated[int, Field(ge=1, le=65535)]
+
+
+class Settings(BaseSettings):
+    """Every setting, with what it is when nothing is said."""
+
+    model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=".env", extra="ignore", frozen=True)
+
+    database_url: SecretStr = Field(
+        SecretStr("sqlite:///privacy-ledger.db"),
+        description="The database: a PostgreSQL URL, or an SQLite file in the working directory when left out.",
+    )
+    owner_database_url: SecretStr | None = Field(
+        None, description="The same PostgreSQL as the owner of the tables; used by migrate and init alone."
+    )
+    host: str = Field("127.0.0.1", description="The address to listen on.")
+    port: Port = Field(8000, description="The port to listen on.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many server processes to run.")
+    writer_threads: Annotated[int, Field(ge=1, le=16)] = Field(
+        3, description="Writer threads in each process on PostgreSQL; SQLite always has one."
+    )
+    queue_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000, description="How many of one tenant's requests may wait to be decided before the answer is 503."
+    )
+    group_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        128, description="How many requests are decided in one transaction at most."
+    )
+    body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
+        1024 * 1024, description="The largest request body, in bytes."
+    )
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self.database_url.get_secret_value().startswith("sqlite")
+
+    @property
+    def owner_url(self) -> str:
+        """The URL that changes the schema."""
+        return (self.owner_database_url or self.database_url).get_secret_value()
+
+
+def load() -> Settings:
+    """The settings of this process. Raises Misconfigured, naming the variable, and never showing a value."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        problems = "; ".join(f"LEDGER_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        raise Misconfigured(problems) from None

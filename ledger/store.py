@@ -1,0 +1,620 @@
+"""All SQL, for PostgreSQL and SQLite.
+
+A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.writer` and `ledger.deploy`
+open a writing transaction. Rows are locked in one order everywhere: idempotency keys (sorted), dataset names (sorted),
+datasets (by id); what hangs under a dataset (accounts, runs, entries) is protected by its dataset's lock.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    Row,
+    Select,
+    Table,
+    bindparam,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    or_,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ledger import journal
+from ledger.errors import NameTaken
+from ledger.model import (
+    NO_HASH,
+    Account,
+    Actor,
+    Amount,
+    Books,
+    Claim,
+    Dataset,
+    Definition,
+    Entry,
+    Register,
+    Role,
+    Run,
+)
+from ledger.tables import accounts, claims, datasets, entries, keys, operator_keys, runs, tenants
+
+SQLITE_BUSY_SECONDS: Final = 10
+POSTGRESQL_OPTIONS: Final = (
+    "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+)
+RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A key as it is kept: everything but its secret."""
+
+    id: UUID
+    principal_id: UUID
+    name: str
+    role: Role
+    datasets: tuple[str, ...] | None
+    created_us: int
+    expires_us: int | None
+    revoked_us: int | None
+
+    def is_live(self, now_us: int) -> bool:
+        return self.revoked_us is None and (self.expires_us is None or self.expires_us > now_us)
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """What an idempotency key already stands for."""
+
+    principal_id: UUID
+    digest: bytes
+    run_id: UUID
+
+
+def engine_for(url: str, *, pool_size: int = 20) -> Engine:
+    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3)."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, "application_name": "privacy-ledger"},
+        )
+    engine = create_engine(
+        parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours to say, below
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a writing one fails at once when another writes, whatever the busy timeout.
+    writing = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def failure_kind(error: Exception) -> Literal["retry", "unavailable", "other"]:
+    """What a database error means for the one who asked: try the same again, come back later, or neither."""
+    if isinstance(error, PoolTimeout):
+        return "unavailable"
+    if not isinstance(error, DBAPIError):
+        return "other"
+    if error.connection_invalidated:
+        return "unavailable"
+    if isinstance(error.orig, sqlite3.OperationalError):
+        primary = (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        return "unavailable" if primary in (*busy, sqlite3.SQLITE_CANTOPEN) else "other"
+    state = getattr(error.orig, "sqlstate", None)
+    if state in RETRYABLE:
+        return "retry"
+    # No state: the connection was never made. 08 connection, 53 resources, 57 shutdown or timeout, 55P03 lock timeout.
+    if getattr(error.orig, "sqlstate", "") is None or str(state)[:2] in ("08", "53", "57") or state == "55P03":
+        return "unavailable"
+    return "other"
+
+
+class Store:
+    """The database. `reading` and `writing` open a transaction for one tenant."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._readers: Engine
+        self._writers: Engine
+        if engine.dialect.name == "postgresql":
+            self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._writers = engine.execution_options(isolation_level="READ COMMITTED")
+        else:
+            self._readers = engine
+            self._writers = engine.execution_options(writing=True)
+
+    @contextmanager
+    def reading(self, tenant_id: UUID) -> Iterator[Reading]:
+        with self._readers.begin() as connection:
+            yield Reading(connection, tenant_id)
+
+    @contextmanager
+    def writing(self, tenant_id: UUID) -> Iterator[Writing]:
+        """Commits when the block ends, rolls back when it raises."""
+        with self._writers.begin() as connection:
+            yield Writing(connection, tenant_id)
+
+    def operator_key(self, digest: bytes) -> UUID | None:
+        """The id of the operator's key with this digest, if it is live."""
+        wanted = select(operator_keys.c.id).where(
+            operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None)
+        )
+        with self._readers.begin() as connection:
+            return connection.execute(wanted).scalar()
+
+    def revision(self) -> str | None:
+        """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
+        with self._readers.begin() as connection:
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+class Reading:
+    """One tenant's rows in one snapshot."""
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        self.connection = connection
+        self.tenant_id = tenant_id
+        self._postgresql = connection.dialect.name == "postgresql"
+
+    def now_us(self) -> int:
+        """The database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were had."""
+        if self._postgresql:
+            sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        else:
+            sql = (
+                "SELECT CAST(strftime('%s', t) AS INTEGER) * 1000000"
+                " + CAST(substr(strftime('%f', t), 4) AS INTEGER) * 1000"
+                " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t)"
+            )
+        return int(self.connection.exec_driver_sql(sql).scalar_one())
+
+    def tenant_name(self) -> str | None:
+        return self.connection.execute(select(tenants.c.name).where(tenants.c.tenant_id == self.tenant_id)).scalar()
+
+    # --- keys
+
+    def key_by_digest(self, digest: bytes) -> Key | None:
+        row = self.connection.execute(self._keys().where(keys.c.digest == digest)).one_or_none()
+        return None if row is None else _key(row)
+
+    def keys(self, *, after: UUID | None, limit: int) -> list[Key]:
+        wanted = self._keys().order_by(keys.c.id).limit(limit)
+        if after is not None:
+            wanted = wanted.where(keys.c.id > after)
+        return [_key(row) for row in self.connection.execute(wanted)]
+
+    def keys_by_id(self, ids: Sequence[UUID]) -> dict[UUID, Key]:
+        rows = self.connection.execute(self._keys().where(keys.c.id.in_(ids)))
+        return {row.id: _key(row) for row in rows}
+
+    def _keys(self) -> Select[Any]:
+        return select(keys).where(keys.c.tenant_id == self.tenant_id)
+
+    # --- datasets
+
+    def definition(self, name: str) -> Definition | None:
+        wanted = select(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name == name)
+        row = self.connection.execute(wanted).one_or_none()
+        return None if row is None else _definition(row)
+
+    def dataset(self, name: str) -> tuple[Dataset, Account] | None:
+        found = self._datasets(select(datasets).where(datasets.c.name == name))
+        return found[0] if found else None
+
+    def dataset_page(
+        self, *, after: str | None, limit: int, only: frozenset[str] | None
+    ) -> list[tuple[Dataset, Account]]:
+        """Datasets by name, the first after `after`; `only` those names, where given."""
+        wanted = select(datasets).order_by(datasets.c.name).limit(limit)
+        if after is not None:
+            wanted = wanted.where(datasets.c.name > after)
+        if only is not None:
+            wanted = wanted.where(datasets.c.name.in_(sorted(only)))
+        return self._datasets(wanted)
+
+    def dataset_names(self, names: Sequence[str]) -> set[str]:
+        """Which of these names exist."""
+        wanted = select(datasets.c.name).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(names))
+        return set(self.connection.execute(wanted).scalars())
+
+    def _datasets(self, wanted: Select[Any]) -> list[tuple[Dataset, Account]]:
+        # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
+        rows = self.connection.execute(wanted.where(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)).all()
+        held = self.accounts_of([row.id for row in rows])
+        return [(_dataset(row), held[row.id]) for row in rows]
+
+    def accounts_of(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Account]:
+        """Accounts by the id of their dataset."""
+        wanted = select(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
+        return {row.dataset_id: _account(row) for row in self.connection.execute(wanted)}
+
+    # --- runs
+
+    def runs_by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
+        wanted = select(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(ids))
+        return {row.id: _run(row) for row in self.connection.execute(wanted)}
+
+    def run_page(
+        self,
+        *,
+        after: tuple[int, UUID] | None,
+        limit: int,
+        dataset_id: UUID | None = None,
+        state: str | None = None,
+        due_before_us: int | None = None,
+        not_due_before_us: int | None = None,
+        principal_id: UUID | None = None,
+        within: frozenset[str] | None = None,
+    ) -> list[Run]:
+        """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
+        wanted = select(runs).where(runs.c.tenant_id == self.tenant_id)
+        if after is not None:
+            wanted = wanted.where(tuple_(runs.c.created_us, runs.c.id) < tuple_(*after))
+        if dataset_id is not None:
+            wanted = wanted.where(runs.c.dataset_id == dataset_id)
+        if state is not None:
+            wanted = wanted.where(runs.c.state == state)
+        if due_before_us is not None:
+            wanted = wanted.where(runs.c.due_us < due_before_us)
+        if not_due_before_us is not None:
+            wanted = wanted.where(or_(runs.c.due_us.is_(None), runs.c.due_us >= not_due_before_us))
+        if principal_id is not None:
+            wanted = wanted.where(runs.c.principal_id == principal_id)
+        if within is not None:
+            of_names = select(datasets.c.id).where(
+                datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(within))
+            )
+            wanted = wanted.where(runs.c.dataset_id.in_(of_names))
+        newest_first = wanted.order_by(runs.c.created_us.desc(), runs.c.id.desc()).limit(limit)
+        return [_run(row) for row in self.connection.execute(newest_first)]
+
+    # --- the journal
+
+    def entry_page(self, dataset_id: UUID, *, after: int, limit: int) -> list[Entry]:
+        wanted = (
+            select(entries)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq > after)
+            .order_by(entries.c.seq)
+            .limit(limit)
+        )
+        return [_entry(row) for row in self.connection.execute(wanted)]
+
+    def entries_of_runs(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
+        """Every entry of these runs, oldest first."""
+        wanted = (
+            select(entries)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
+            .order_by(entries.c.dataset_id, entries.c.seq)
+        )
+        found: dict[UUID, list[Entry]] = {run_id: [] for run_id in run_ids}
+        for row in self.connection.execute(wanted):
+            found[row.run_id].append(_entry(row))
+        return found
+
+    def has_entry(self, entry: Entry) -> bool:
+        """Whether exactly this entry is in the journal: how a commit is recognised whose answer was lost."""
+        wanted = select(entries.c.hash).where(
+            entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == entry.dataset_id, entries.c.seq == entry.seq
+        )
+        return self.connection.execute(wanted).scalar() == entry.hash
+
+
+class Writing(Reading):
+    """Changes one tenant's rows, in one transaction that its opener commits."""
+
+    # --- what a group does first: claims and locks
+
+    def claim(self, asked: Mapping[UUID, tuple[Actor, Claim]]) -> dict[str, Claimed]:
+        """Claims the keys of new runs (by run id), in sorted order, and returns what the taken ones stand for.
+
+        The insert waits for another process that is claiming the same key, so the look-up after it, a statement of its
+        own with a newer snapshot, sees that process's commit.
+        """
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "key": claim.key,
+                "principal_id": actor.principal_id,
+                "digest": claim.digest,
+                "run_id": run_id,
+            }
+            for run_id, (actor, claim) in asked.items()
+        ]
+        rows.sort(key=lambda row: str(row["key"]))
+        if not rows:
+            return {}
+        won = set(self.connection.execute(self._insert_new(claims).returning(claims.c.key), rows).scalars())
+        lost = [row["key"] for row in rows if row["key"] not in won]
+        if not lost:
+            return {}
+        taken = select(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(lost))
+        return {row.key: Claimed(row.principal_id, row.digest, row.run_id) for row in self.connection.execute(taken)}
+
+    def unclaim(self, unbound: Sequence[str]) -> None:
+        """Lets go of keys claimed in this transaction whose requests bind nothing."""
+        if unbound:
+            self.connection.execute(
+                delete(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(unbound))
+            )
+
+    def claim_names(self, registered: Sequence[Register]) -> set[UUID]:
+        """Puts in the rows of new datasets and returns the ids of those whose name was free."""
+        won: set[UUID] = set()
+        for command in sorted(registered, key=lambda command: command.definition.name):
+            definition = command.definition
+            row = {
+                "tenant_id": self.tenant_id,
+                "id": definition.id,
+                "name": definition.name,
+                "title": command.title,
+                "description": command.description,
+                "privacy_unit": definition.privacy_unit,
+                "adjacency": definition.adjacency,
+                "bound": definition.bound,
+                "size": definition.size,
+                "budget": journal.canonical(command.budget),
+                "state": "active",
+                "seq": 0,
+                "head": NO_HASH,
+                "created_us": 0,
+            }
+            won.update(self.connection.execute(self._insert_new(datasets).returning(datasets.c.id), [row]).scalars())
+        return won
+
+    def lock(self, dataset_ids: Sequence[UUID], run_ids: Sequence[UUID]) -> Books:
+        """Locks these datasets, in the order of their ids, and reads what hangs under them.
+
+        Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
+        itself would show them as they were before the wait.
+        """
+        wanted = (
+            select(datasets)
+            .where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids))
+            .order_by(datasets.c.id)
+            .with_for_update()
+        )
+        locked = {row.id: _dataset(row) for row in self.connection.execute(wanted)}
+        return Books(
+            datasets=locked,
+            accounts=self.accounts_of(list(locked)) if locked else {},
+            runs=self.runs_by_id(run_ids) if run_ids else {},
+        )
+
+    # --- and last: what was decided
+
+    def append(self, sealed: Sequence[Entry]) -> None:
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "dataset_id": entry.dataset_id,
+                "seq": entry.seq,
+                "kind": entry.kind,
+                "at_us": entry.at_us,
+                "run_id": entry.run_id,
+                "body": entry.body,
+                "hash": entry.hash,
+            }
+            for entry in sealed
+        ]
+        if rows:
+            self.connection.execute(insert(entries), rows)
+
+    def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
+        """Writes the rows that changed; `heads` are the journals' new hashes. Entries are appended before."""
+        self._save_datasets([row for id_, row in after.datasets.items() if row != before.datasets.get(id_)], heads)
+        self._save_accounts(before, after)
+        self._save_runs(before, after)
+
+    def _save_datasets(self, changed: Sequence[Dataset], heads: Mapping[UUID, bytes]) -> None:
+        for dataset in changed:
+            self.connection.execute(
+                update(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.id == dataset.id),
+                {
+                    "title": dataset.title,
+                    "description": dataset.description,
+                    "budget": journal.canonical(dataset.budget),
+                    "state": dataset.state,
+                    "seq": dataset.seq,
+                    "head": heads[dataset.id],
+                    "created_us": dataset.created_us,
+                },
+            )
+
+    def _save_accounts(self, before: Books, after: Books) -> None:
+        old = before.accounts
+        rows = [_account_row(self.tenant_id, account) for key, account in after.accounts.items() if key not in old]
+        if rows:
+            self.connection.execute(insert(accounts), rows)
+        changed = [account for key, account in after.accounts.items() if key in old and account != old[key]]
+        for account in changed:
+            row = _account_row(self.tenant_id, account)
+            amounts = {name: value for name, value in row.items() if name not in ("tenant_id", "id", "dataset_id")}
+            self.connection.execute(
+                update(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.id == account.id), amounts
+            )
+
+    def _save_runs(self, before: Books, after: Books) -> None:
+        new = [_run_row(self.tenant_id, run) for key, run in after.runs.items() if key not in before.runs]
+        if new:
+            self.connection.execute(insert(runs), new)
+        moved = [run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]]
+        if moved:
+            statement = update(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id == bindparam("run"))
+            rows = [
+                {
+                    "run": run.id,
+                    "state": run.state,
+                    "started_us": run.started_us,
+                    "ended_us": run.ended_us,
+                    "due_us": run.due_us,
+                }
+                for run in moved
+            ]
+            self.connection.execute(statement, rows)
+
+    # --- tenants and keys
+
+    def add_tenant(self, name: str, *, now_us: int) -> None:
+        row = {"tenant_id": self.tenant_id, "name": name, "created_us": now_us}
+        if not self.connection.execute(self._insert_new(tenants).returning(tenants.c.tenant_id), [row]).all():
+            raise NameTaken(name=name)
+
+    def add_key(self, key: Key, digest: bytes) -> None:
+        names = None if key.datasets is None else json.dumps(key.datasets)
+        self.connection.execute(
+            insert(keys),
+            {
+                "tenant_id": self.tenant_id,
+                "id": key.id,
+                "principal_id": key.principal_id,
+                "name": key.name,
+                "role": key.role,
+                "digest": digest,
+                "datasets": names,
+                "created_us": key.created_us,
+                "expires_us": key.expires_us,
+            },
+        )
+
+    def revoke_key(self, key_id: UUID, *, now_us: int) -> bool:
+        """Revokes a key, once; says whether there is such a key."""
+        mine = (keys.c.tenant_id == self.tenant_id, keys.c.id == key_id)
+        self.connection.execute(update(keys).where(*mine, keys.c.revoked_us.is_(None)), {"revoked_us": now_us})
+        return self.connection.execute(select(keys.c.id).where(*mine)).scalar() is not None
+
+    def add_operator_key(self, key_id: UUID, digest: bytes, *, now_us: int) -> None:
+        self.connection.execute(insert(operator_keys), {"id": key_id, "digest": digest, "created_us": now_us})
+
+    def _insert_new(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """INSERT … ON CONFLICT DO NOTHING, which both databases have and SQLAlchemy keeps apart."""
+        made = postgresql.insert(table) if self._postgresql else sqlite.insert(table)
+        return made.on_conflict_do_nothing()
+
+
+# --- rows to values --------------------------------------------------------------------------------------------------
+
+
+def _amount(row: Row[Any], part: str) -> Amount:
+    return Amount(getattr(row, f"{part}_mu_sq_pico"), getattr(row, f"{part}_delta_atto"))
+
+
+def _account(row: Row[Any]) -> Account:
+    return Account(
+        row.id,
+        row.dataset_id,
+        limit=_amount(row, "limit"),
+        spent=_amount(row, "spent"),
+        held=_amount(row, "held"),
+        overdrawn=_amount(row, "overdrawn"),
+    )
+
+
+def _account_row(tenant_id: UUID, account: Account) -> dict[str, Any]:
+    row: dict[str, Any] = {"tenant_id": tenant_id, "id": account.id, "dataset_id": account.dataset_id}
+    for part in ("limit", "spent", "held", "overdrawn"):
+        amount: Amount = getattr(account, part)
+        row[f"{part}_mu_sq_pico"] = amount.mu_sq_pico
+        row[f"{part}_delta_atto"] = amount.delta_atto
+    return row
+
+
+def _definition(row: Row[Any]) -> Definition:
+    return Definition(row.id, row.name, row.privacy_unit, row.adjacency, row.bound, row.size)
+
+
+def _dataset(row: Row[Any]) -> Dataset:
+    return Dataset(
+        _definition(row),
+        title=row.title,
+        description=row.description,
+        budget=journal.parse(row.budget),
+        state=row.state,
+        seq=row.seq,
+        head=row.head,
+        created_us=row.created_us,
+    )
+
+
+def _run(row: Row[Any]) -> Run:
+    cost = None if row.mu_sq_pico is None else Amount(row.mu_sq_pico, row.delta_atto)
+    return Run(
+        row.id,
+        row.dataset_id,
+        row.principal_id,
+        row.state,
+        row.seq,
+        cost,
+        row.created_us,
+        started_us=row.started_us,
+        ended_us=row.ended_us,
+        due_us=row.due_us,
+    )
+
+
+def _run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
+    return {
+        "tenant_id": tenant_id,
+        "id": run.id,
+        "dataset_id": run.dataset_id,
+        "principal_id": run.principal_id,
+        "state": run.state,
+        "seq": run.seq,
+        "mu_sq_pico": None if run.cost is None else run.cost.mu_sq_pico,
+        "delta_atto": None if run.cost is None else run.cost.delta_atto,
+        "created_us": run.created_us,
+        "started_us": run.started_us,
+        "ended_us": run.ended_us,
+        "due_us": run.due_us,
+    }
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.run_id, row.body, row.hash)
+
+
+def _key(row: Row[Any]) -> Key:
+    return Key(
+        row.id,
+        row.principal_id,
+        row.name,
+        row.role,
+        None if row.datasets is None else tuple(json.loads(row.datasets)),
+        row.created_us,
+        row.expires_us,
+        row.revoked_us,
+    )

@@ -1,0 +1,285 @@
+"""The schema, for PostgreSQL and SQLite alike.
+
+Every table of a tenant has `tenant_id` first in its primary key and in every unique key, so that one tenant cannot
+learn of another through a collision, and the schema can be distributed by tenant. Times are integer microseconds
+(`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint or a trigger checks here
+once more, so that a faulty program cannot break it: amounts are never negative, `spent + held <= limit + overdrawn`,
+and an entry is added at the end of its journal or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class Uid(TypeDecorator[UUID]):
+    """A UUID: native on PostgreSQL, its canonical text on SQLite, whose STRICT tables know no such type."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID(as_uuid=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> UUID | None:  # noqa: ARG002 (an override)
+        return value if value is None or isinstance(value, UUID) else UUID(value)
+
+
+Big: Final = BigInteger().with_variant(Integer(), "sqlite")
+LIMIT_MU_SQ_PICO_MAX: Final = 10**18
+"""A budget's mu is at most 1000. With this bound no expression in a constraint can pass 2^63."""
+
+metadata = MetaData()
+
+
+def _amount(name: str) -> list[Column[Any]]:
+    """The two columns of an amount."""
+    return [Column(f"{name}_mu_sq_pico", Big, nullable=False), Column(f"{name}_delta_atto", Big, nullable=False)]
+
+
+def _within(quantity: str) -> list[CheckConstraint]:
+    """The invariant of one quantity. Written as a difference, so that it cannot overflow (see LIMIT_MU_SQ_PICO_MAX)."""
+    limit, spent, held, overdrawn = (f"{part}_{quantity}" for part in ("limit", "spent", "held", "overdrawn"))
+    return [
+        CheckConstraint(
+            f"{limit} >= 0 AND {spent} >= 0 AND {held} >= 0 AND {overdrawn} >= 0 AND {overdrawn} <= {spent}"
+            f" AND {limit} <= {LIMIT_MU_SQ_PICO_MAX}",
+            name=f"accounts_{quantity}_range",
+        ),
+        CheckConstraint(f"{held} <= {limit} - {spent} + {overdrawn}", name=f"accounts_{quantity}_within_limit"),
+    ]
+
+
+def _of_tenant(name: str, *parts: Any, key: tuple[str, ...]) -> Table:
+    """A table that belongs to tenants: `tenant_id` first, in the primary key too."""
+    return Table(
+        name,
+        metadata,
+        Column("tenant_id", Uid, nullable=False),
+        *parts,
+        PrimaryKeyConstraint("tenant_id", *key, name=f"{name}_pkey"),
+        sqlite_strict=True,
+    )
+
+
+def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[str, ...]) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["tenant_id", *columns], [f"{table}.tenant_id", *(f"{table}.{column}" for column in remote)], name=name
+    )
+
+
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("created_us", Big, nullable=False),
+    PrimaryKeyConstraint("tenant_id", name="tenants_pkey"),
+    UniqueConstraint("name", name="tenants_name_key"),
+    sqlite_strict=True,
+)
+
+# The operator is no tenant's: its keys stand apart, and open nothing that belongs to a tenant.
+operator_keys = Table(
+    "operator_keys",
+    metadata,
+    Column("id", Uid, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("revoked_us", Big),
+    PrimaryKeyConstraint("id", name="operator_keys_pkey"),
+    UniqueConstraint("digest", name="operator_keys_digest_key"),
+    CheckConstraint("length(digest) = 32", name="operator_keys_digest_length"),
+    sqlite_strict=True,
+)
+
+keys = _of_tenant(
+    "keys",
+    Column("id", Uid, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("datasets", Text),
+    Column("created_us", Big, nullable=False),
+    Column("expires_us", Big),
+    Column("revoked_us", Big),
+    UniqueConstraint("tenant_id", "digest", name="keys_digest_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="keys_tenant_fkey"),
+    CheckConstraint("role IN ('admin', 'steward', 'requester', 'auditor')", name="keys_role"),
+    CheckConstraint("length(digest) = 32", name="keys_digest_length"),
+    key=("id",),
+)
+
+datasets = _of_tenant(
+    "datasets",
+    Column("id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("privacy_unit", Text, nullable=False),
+    Column("adjacency", Text, nullable=False),
+    Column("bound", Text, nullable=False),
+    Column("size", Big),
+    Column("budget", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    UniqueConstraint("tenant_id", "name", name="datasets_name_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="datasets_tenant_fkey"),
+    CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one')", name="datasets_adjacency"),
+    CheckConstraint("bound IN ('certified', 'clt')", name="datasets_bound"),
+    CheckConstraint("state IN ('active', 'frozen', 'retired')", name="datasets_state"),
+    CheckConstraint("seq >= 0 AND length(head) = 32", name="datasets_head"),
+    key=("id",),
+)
+
+accounts = _of_tenant(
+    "accounts",
+    Column("id", Uid, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    *(column for part in ("limit", "spent", "held", "overdrawn") for column in _amount(part)),
+    UniqueConstraint("tenant_id", "dataset_id", name="accounts_dataset_key"),
+    _references("accounts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    *_within("mu_sq_pico"),
+    *_within("delta_atto"),
+    key=("id",),
+)
+
+runs = _of_tenant(
+    "runs",
+    Column("id", Uid, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("mu_sq_pico", Big),
+    Column("delta_atto", Big),
+    Column("created_us", Big, nullable=False),
+    Column("started_us", Big),
+    Column("ended_us", Big),
+    Column("due_us", Big),
+    _references("runs_entry_fkey", ("dataset_id", "seq"), "entries", ("dataset_id", "seq")),
+    CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
+    CheckConstraint(
+        "(state = 'refused' AND mu_sq_pico IS NULL AND delta_atto IS NULL)"
+        " OR (state <> 'refused' AND mu_sq_pico >= 0 AND delta_atto >= 0)",
+        name="runs_cost",
+    ),
+    CheckConstraint("(state IN ('held', 'started')) = (due_us IS NOT NULL)", name="runs_due"),
+    Index("runs_newest", "tenant_id", "created_us", "id"),
+    Index("runs_of_dataset", "tenant_id", "dataset_id", "created_us", "id"),
+    Index("runs_due_first", "tenant_id", "due_us"),
+    key=("id",),
+)
+
+entries = _of_tenant(
+    "entries",
+    Column("dataset_id", Uid, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_us", Big, nullable=False),
+    Column("run_id", Uid),
+    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    _references("entries_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("seq >= 1 AND length(hash) = 32", name="entries_shape"),
+    Index("entries_of_run", "tenant_id", "run_id", "kind"),
+    key=("dataset_id", "seq"),
+)
+
+claims = _of_tenant(
+    "claims",
+    Column("key", Text, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("run_id", Uid, nullable=False),
+    CheckConstraint("length(digest) = 32", name="claims_digest_length"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="claims_tenant_fkey"),
+    key=("key",),
+)
+
+
+# --- entries are only ever added -------------------------------------------------------------------------------------
+#
+# Two back doors are closed here. SQLite's INSERT OR REPLACE does not fire a DELETE trigger (unless recursive_triggers
+# is on), but the INSERT trigger comes first, and a number that is not the next one never gets as far as replacing
+# anything. PostgreSQL's TRUNCATE passes row triggers, so it has a statement trigger of its own; ENABLE ALWAYS keeps
+# them on under session_replication_role.
+
+_SQLITE_TRIGGERS: Final = (
+    """CREATE TRIGGER entries_next BEFORE INSERT ON entries
+WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entries
+                     WHERE tenant_id = new.tenant_id AND dataset_id = new.dataset_id)
+BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",
+    """CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
+BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
+    """CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
+BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
+)
+
+_POSTGRESQL_TRIGGERS: Final = (
+    """CREATE FUNCTION entries_next() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF NEW.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entries
+                       WHERE tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id) THEN
+        RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$""",
+    """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'an entry is never changed or removed' USING ERRCODE = 'restrict_violation';
+END $$""",
+    "CREATE TRIGGER entries_next BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION entries_next()",
+    "CREATE TRIGGER entries_keep BEFORE UPDATE OR DELETE ON entries FOR EACH ROW EXECUTE FUNCTION entries_keep()",
+    "CREATE TRIGGER entries_keep_all BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
+    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_next",
+    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_keep",
+    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_keep_all",
+)
+
+for _dialect, _statements in (("sqlite", _SQLITE_TRIGGERS), ("postgresql", _POSTGRESQL_TRIGGERS)):
+    for _statement in _statements:
+        event.listen(entries, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect=_dialect))
+
+# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
+# a dataset's definition, a key's role and an entry's bytes are beyond it.
+GRANTS: Final[dict[str, str]] = {
+    "tenants": "SELECT, INSERT",
+    "operator_keys": "SELECT",
+    "keys": "SELECT, INSERT, UPDATE (revoked_us)",
+    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, state, seq, head, created_us)",
+    "accounts": "SELECT, INSERT, UPDATE",
+    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
+    "entries": "SELECT, INSERT",
+    "claims": "SELECT, INSERT, DELETE",
+    "alembic_version": "SELECT",
+}

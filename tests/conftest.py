@@ -1,0 +1,122 @@
+"""What every test stands on: a fresh, migrated database of each kind, and the application on top of it.
+
+Whatever takes the fixture `database` (or `ledger`, which is built on it) runs on SQLite and on every PostgreSQL that
+`tests.postgres` finds. Databases are cloned from one that was migrated once, so that each test has its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import make_url
+
+from ledger import deploy
+from ledger.settings import Settings
+from ledger.store import Store, engine_for
+from tests import postgres
+from tests.driver import Ledger, Served, serve
+
+KINDS = ["sqlite", *postgres.available()]
+SERVER_ROLE = "ledger_server"
+SERVER_PASSWORD = uuid.uuid4().hex
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No test sees the settings of the machine it runs on, nor a .env file."""
+    for name in os.environ:
+        if name.startswith("LEDGER_") and not name.startswith(("LEDGER_TEST_", "LEDGER_PROVE")):
+            monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+
+
+class Templates:
+    """One migrated database of each kind, and the servers they live on, for a session."""
+
+    def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
+        self._folder, self._stack = folder, stack
+        self._servers: dict[str, postgres.Server] = {}
+        self._sqlite: Path | None = None
+
+    def server(self, kind: str) -> postgres.Server:
+        if kind not in self._servers:
+            self._servers[kind] = self._stack.enter_context(postgres.start(kind))
+            url = postgres.create_database(self._servers[kind], f"template_{os.getpid()}")
+            self._stack.callback(postgres.drop_database, self._servers[kind], f"template_{os.getpid()}")
+            deploy.migrate(self.settings(url))
+        return self._servers[kind]
+
+    @staticmethod
+    def settings(owner_url: str) -> Settings:
+        server_url = make_url(owner_url).set(username=SERVER_ROLE, password=SERVER_PASSWORD)
+        return Settings(
+            database_url=SecretStr(server_url.render_as_string(hide_password=False)),
+            owner_database_url=SecretStr(owner_url),
+        )
+
+    @contextlib.contextmanager
+    def clone(self, kind: str, folder: Path) -> Iterator[Settings]:
+        """Settings that lead to a fresh copy of the migrated database."""
+        if kind == "sqlite":
+            if self._sqlite is None:
+                self._sqlite = self._folder / "template.db"
+                deploy.migrate(Settings(database_url=SecretStr(f"sqlite:///{self._sqlite}")))
+            shutil.copyfile(self._sqlite, folder / "ledger.db")
+            yield Settings(database_url=SecretStr(f"sqlite:///{folder / 'ledger.db'}"))
+            return
+        server, name = self.server(kind), f"test_{uuid.uuid4().hex}"
+        url = postgres.create_database(server, name, template=f"template_{os.getpid()}")
+        try:
+            yield self.settings(url)
+        finally:
+            postgres.drop_database(server, name)
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
+    """What databases are cloned from, for the whole session."""
+    with contextlib.ExitStack() as stack:
+        yield Templates(tmp_path_factory.mktemp("templates"), stack)
+
+
+@pytest.fixture(params=KINDS)
+def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
+    """A fresh, migrated, empty database: settings that lead to it."""
+    with templates.clone(request.param, tmp_path) as settings:
+        yield settings
+
+
+@pytest.fixture(params=postgres.available())
+def postgresql(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
+    """The same on PostgreSQL alone, for what only several processes on one server can show."""
+    with templates.clone(request.param, tmp_path) as settings:
+        yield settings
+
+
+@pytest.fixture
+def store(database: Settings) -> Iterator[Store]:
+    """The store as the server has it: with the server's own role."""
+    opened = Store(engine_for(database.database_url.get_secret_value()))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def ledger(database: Settings) -> Iterator[Ledger]:
+    """The application in this process, with a tenant and its admin's key."""
+    with Ledger.open(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
+    """Starts real server processes, each on a port of its own, and ends them."""
+    with contextlib.ExitStack() as stack:
+        yield lambda settings: stack.enter_context(serve(settings, tmp_path))
