@@ -136,10 +136,15 @@ def delta(*, mu: Real | float, epsilon: Real | float) -> Real:
     return cast("Real", result[()])
 
 
+def _close(*, size: FloatArray, length: FloatArray) -> FloatArray:
+    """A step after which a third-order method is exact: small against the function's own `length`, or mere rounding."""
+    return 2.0**-26 * length + 8 * UNIT_ROUNDOFF * size
+
+
 def _root(
-    jet: Callable[[FloatArray], _Jet], *, lower: FloatArray, upper: FloatArray, start: FloatArray, scale: FloatArray
+    jet: Callable[[FloatArray], _Jet], *, lower: FloatArray, upper: FloatArray, start: FloatArray, close: FloatArray
 ) -> FloatArray:
-    """The zero of a decreasing function in [lower, upper], to rounding error relative to `scale`, element by element.
+    """The zero of a decreasing function in [lower, upper], element by element; a step of at most `close` is the last.
 
     Steps go to the zero of the osculating parabola (Cauchy's method, third order; exact for the Gaussian tail) while
     it lies within the bracket, else to the bracket's middle; after a fixed number only the middle is taken, so that
@@ -156,7 +161,7 @@ def _root(
         upper = np.where(value <= 0, np.minimum(upper, x), upper)
         discriminant = slope * slope - 2 * value * curvature
         step = -2 * value / (slope - np.where(discriminant > 0, np.sqrt(np.maximum(discriminant, 0)), -slope))
-        settled = np.abs(step) <= 2.0**-26 * scale
+        settled = np.abs(step) <= close
         candidate = x + step
         trusted = settled | ((candidate >= lower) & (candidate <= upper) & (iteration < _OPEN_STEPS_MAX))
         x = np.where(finished, x, np.where(trusted, candidate, lower + (upper - lower) / 2))
@@ -209,7 +214,13 @@ def _centre_from_shortfall(*, mu: FloatArray, target: FloatArray) -> FloatArray:
     # delta_mu <= Phi(-a), and <= mu phi(a) where a >= 0 (the integral over mu of phi(a)); delta_mu > 1/2 at a = -1.
     highest = np.minimum(-special.ndtri(target), np.sqrt(np.maximum(-2 * np.log(target / mu * _SQRT_TWO_PI), 0.0)))
     upper = highest + mu / 2
-    return _root(jet, lower=np.maximum(mu / 2 - 1.0, 0.0), upper=upper, start=upper, scale=upper + 1.0)
+    return _root(
+        jet,
+        lower=np.maximum(mu / 2 - 1.0, 0.0),
+        upper=upper,
+        start=upper,
+        close=_close(size=upper, length=highest + 1.0),
+    )
 
 
 def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray:
@@ -224,7 +235,7 @@ def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray
     # Phi(a) <= 1 - delta_mu <= 2 Phi(a), because R(b) <= R(-a).
     lower = np.maximum(mu / 2 + special.ndtri(complement / 2), 0.0)
     upper = mu / 2 + special.ndtri(complement)
-    return _root(jet, lower=lower, upper=upper, start=lower, scale=upper + 1.0)
+    return _root(jet, lower=lower, upper=upper, start=lower, close=_close(size=upper, length=np.ones_like(mu)))
 
 
 def epsilon(*, mu: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
@@ -299,7 +310,13 @@ def _mu_from_shortfall(*, epsilon: FloatArray, target: FloatArray) -> FloatArray
         return -value, -slope, slope * slope - slope * (1 + centre * centre - mu * mu / 4)
 
     zero = np.zeros_like(lowest)
-    logarithm = _root(jet, lower=zero, upper=np.log(highest / lowest), start=zero, scale=np.ones_like(lowest))
+    logarithm = _root(
+        jet,
+        lower=zero,
+        upper=np.log(highest / lowest),
+        start=zero,
+        close=_close(size=np.ones_like(lowest), length=1 / (1.0 + highest)),
+    )
     return lowest * np.exp(logarithm)
 
 
@@ -318,7 +335,13 @@ def _mu_from_excess(*, epsilon: FloatArray, complement: FloatArray) -> FloatArra
         return value, slope, slope * (1 + centre * centre - mu * mu / 4) - slope * slope
 
     zero = np.zeros_like(lowest)
-    logarithm = _root(jet, lower=zero, upper=np.log(highest / lowest), start=zero, scale=np.ones_like(lowest))
+    logarithm = _root(
+        jet,
+        lower=zero,
+        upper=np.log(highest / lowest),
+        start=zero,
+        close=_close(size=np.ones_like(lowest), length=1 / (1.0 + highest)),
+    )
     return lowest * np.exp(logarithm)
 
 

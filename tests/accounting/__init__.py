@@ -1,0 +1,1 @@
+"""Tests of `ledger.accounting`: every number against an independent one with more digits."""
