@@ -158,6 +158,7 @@ class _Book:
 
     def _after(self, entry: dict[str, Any], demand: Callable[[bool, str], None]) -> Account:
         kind = entry["kind"]
+        demand(("run" in entry) == kind.startswith("run-"), "is not of the kind that it says")
         if kind == "dataset-registered":
             demand(self.account is None, "registers the dataset a second time")
             return Account(UUID(entry["account"]), self.dataset_id, limit=Amount.of(entry["limit"]))

@@ -120,3 +120,15 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
     """Starts real server processes, each on a port of its own, and ends them."""
     with contextlib.ExitStack() as stack:
         yield lambda settings: stack.enter_context(serve(settings, tmp_path))
+
+
+@pytest.fixture
+def tries() -> Callable[[int, int], int]:
+    """How many random trials to make: a sample, or the full count under `make prove`, which prints it."""
+
+    def count(sample: int, full: int) -> int:
+        chosen = full if os.environ.get("LEDGER_PROVE") else sample
+        print(f"{chosen} random trials")
+        return chosen
+
+    return count

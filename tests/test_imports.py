@@ -1,0 +1,91 @@
+"""The rooms of the house: who may import whom."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "ledger"
+
+# errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api; tables beside store.
+MAY_IMPORT: dict[str, set[str]] = {
+    "errors": set(),
+    "model": set(),
+    "accounting": {"errors", "model"},
+    "decide": {"errors", "model"},
+    "journal": {"errors", "model"},
+    "tables": set(),
+    "store": {"errors", "model", "journal", "tables"},
+    "keys": {"errors", "model", "store"},
+    "writer": {"errors", "model", "journal", "decide", "store"},
+    "runs": {"errors", "model", "accounting", "journal", "decide", "store", "writer"},
+    "settings": {"errors"},
+    "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
+    "api": {"errors", "model", "accounting", "journal", "store", "writer", "keys", "runs", "settings", "deploy"},
+    "cli": {"errors", "deploy", "settings"},
+    "__main__": {"cli"},
+    "__init__": set(),
+}
+
+ONLY_IN: dict[str, set[str]] = {
+    "fastapi": {"api"},
+    "starlette": {"api"},
+    "uvicorn": {"cli"},
+    "numpy": {"accounting"},
+    "scipy": {"accounting"},
+    "sqlalchemy": {"tables", "store", "writer", "deploy"},
+    "alembic": {"deploy"},
+    "psycopg": {"deploy"},
+    "typer": {"cli"},
+    "pydantic_settings": {"settings"},
+}
+
+
+def room_of(path: Path) -> str:
+    """The module or folder right under `ledger` that a file belongs to."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imported(path: Path) -> set[str]:
+    """Full names of all modules that a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found.add(node.module)
+            if node.module == "ledger":
+                found.update(f"ledger.{alias.name}" for alias in node.names)
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_dependencies_point_one_way(path: Path) -> None:
+    """Goal: the map in ledger/__init__.py is true. Method: the syntax tree of every file, against the table above."""
+    room = room_of(path)
+    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("ledger.")} - {room, "__version__"}
+    assert rooms <= MAY_IMPORT[room], f"{path} reaches into {rooms - MAY_IMPORT[room]}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_libraries_stay_in_their_rooms(path: Path) -> None:
+    """Goal: only `accounting` needs NumPy, only `api` FastAPI, only the store's side SQLAlchemy."""
+    for name in imported(path):
+        top = name.split(".")[0]
+        if top in ONLY_IN:
+            assert room_of(path) in ONLY_IN[top], f"{path} imports {top}"
+        else:
+            assert top in sys.stdlib_module_names | {"ledger", "pydantic", "pydantic_core"}, f"{path} imports {top}"
+
+
+def test_every_room_is_on_the_map() -> None:
+    """Goal: whoever opens ledger/__init__.py finds every module there."""
+    said = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text())) or ""
+    for room in {room_of(path) for path in FILES} - {"__init__", "__main__"}:
+        assert f"\n    {room}" in said, room
