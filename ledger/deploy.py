@@ -7,18 +7,20 @@ at a time, with a limit on how long it waits for it and for the tables.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 from uuid import UUID, uuid4
 
+import psycopg
 from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
+from alembic.util import CommandError
 from psycopg import sql
-from sqlalchemy import Connection, Engine, make_url, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy import URL, Connection, Engine, make_url, select, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ledger import keys
 from ledger.errors import Misconfigured, NotFound
@@ -30,13 +32,15 @@ _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
 
 _LOCK_TIMEOUT_MS: Final = 15_000
+_UNUSABLE: Final = "The database cannot be used: {}\nSay `privacy-ledger migrate` first."
 
 
 def _config() -> Config:
     package = Path(__file__).parent
     packed = package / "_migrations"
     config = Config()
-    config.set_main_option("script_location", str(packed if packed.is_dir() else package.parent / "migrations"))
+    folder = packed if packed.is_dir() else package.parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))  # the value is a ConfigParser's
     return config
 
 
@@ -53,19 +57,44 @@ def migrate(settings: Settings) -> str:
 
     Raises Misconfigured when the database cannot be reached, is busy for too long, or refuses.
     """
-    engine = engine_for(settings.owner_url)
-    try:
-        with _alone(engine) as connection:
-            config = _config()
-            config.attributes["connection"] = connection
+    refused = "The database could not be migrated: {}"
+    with _opened(settings.owner_url, failure=refused) as store, _alone(store.engine) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        try:
             command.upgrade(config, "head")
-            if engine.dialect.name == "postgresql":
-                _let_server_in(connection, settings)
-    except SQLAlchemyError as error:
-        raise Misconfigured(f"The database could not be migrated: {getattr(error, 'orig', None) or error}") from error
-    finally:
-        engine.dispose()
+        except CommandError as error:
+            raise Misconfigured(f"A newer version migrated this database; use that one. ({error})") from error
+        if store.engine.dialect.name == "postgresql":
+            _let_server_in(connection, settings)
     return newest_revision()
+
+
+@contextmanager
+def _opened(url: str, *, failure: str) -> Iterator[Store]:
+    """The database for one task. `failure` is the message, with a place for the cause, when that fails."""
+    _parsed(url)
+    store = Store(engine_for(url))
+    try:
+        yield store
+    except (SQLAlchemyError, psycopg.Error) as error:
+        raise Misconfigured(failure.format(getattr(error, "orig", None) or error)) from error
+    finally:
+        store.close()
+
+
+def _parsed(url: str) -> URL:
+    """A database's URL. The error shows none of it: where a sign is not escaped, the password may be in any part."""
+    with suppress(ArgumentError, ValueError):
+        parsed = make_url(url)
+        is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+        is_server = parsed.get_backend_name() == "postgresql" and "@" not in (parsed.host or "")
+        if is_file or is_server:
+            return parsed
+    raise Misconfigured(
+        "LEDGER_DATABASE_URL and LEDGER_OWNER_DATABASE_URL are sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME,"
+        " with signs in the password escaped (%40 for @)."
+    )
 
 
 @contextmanager
@@ -81,7 +110,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 def _let_server_in(connection: Connection, settings: Settings) -> None:
     """Makes the server's role where it is missing, and grants it what a server does, and no more."""
-    server = make_url(settings.database_url.get_secret_value())
+    server = _parsed(settings.database_url.get_secret_value())
     owner = connection.execute(text("SELECT current_user")).scalar_one()
     if settings.owner_database_url is None or server.username in (None, owner):
         return
@@ -137,12 +166,8 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:
     """A new admin key for a tenant that lost its last one. Raises NotFound when there is no such tenant."""
-    engine = engine_for(settings.owner_url)
-    try:
-        with engine.begin() as connection:
-            tenant_id = connection.execute(select(tenants.c.tenant_id).where(tenants.c.name == tenant)).scalar()
-    finally:
-        engine.dispose()
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.engine.begin() as connection:
+        tenant_id = connection.execute(select(tenants.c.tenant_id).where(tenants.c.name == tenant)).scalar()
     if tenant_id is None:
         raise NotFound(f"There is no tenant named {tenant!r}.")
     with _writing(settings, tenant_id) as writing:
@@ -159,28 +184,25 @@ def add_admin(writing: Writing, *, now_us: int) -> tuple[Key, str]:
 
 @contextmanager
 def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
-    store = Store(engine_for(settings.owner_url))
-    try:
-        with store.writing(tenant_id) as writing:
-            yield writing
-    except SQLAlchemyError as error:
-        raise Misconfigured(
-            f"The database cannot be used: {getattr(error, 'orig', None) or error}\nSay `privacy-ledger migrate` first."
-        ) from error
-    finally:
-        store.close()
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.writing(tenant_id) as writing:
+        yield writing
 
 
 def demand_migrated(settings: Settings) -> None:
     """Raises Misconfigured unless the database answers and its schema is the one that this code needs."""
-    store = Store(engine_for(settings.database_url.get_secret_value()))
-    try:
-        found = store.revision()
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise Misconfigured(f"The database cannot be used: {cause}\nSay `privacy-ledger migrate` first.") from error
-    finally:
-        store.close()
+    with opened(settings):
+        pass
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Store]:
+    """The migrated database, with the server's own role. Raises Misconfigured as `demand_migrated` does."""
+    with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
+        _demand_newest(store.revision())
+        yield store
+
+
+def _demand_newest(found: str | None) -> None:
     if found != newest_revision():
         raise Misconfigured(
             f"The schema is at {found}, this version needs {newest_revision()}: run `privacy-ledger migrate`."

@@ -25,6 +25,7 @@ from sqlalchemy import (
     create_engine,
     delete,
     event,
+    func,
     insert,
     make_url,
     or_,
@@ -174,6 +175,12 @@ class Store:
         with self._readers.begin() as connection:
             return connection.execute(wanted).scalar()
 
+    def tenants(self) -> list[tuple[UUID, str]]:
+        """Every tenant's id and name, for whoever has the database itself."""
+        with self._readers.begin() as connection:
+            rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
+            return [(row.tenant_id, row.name) for row in rows]
+
     def revision(self) -> str | None:
         """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
         with self._readers.begin() as connection:
@@ -302,6 +309,10 @@ class Reading:
             wanted = wanted.where(runs.c.dataset_id.in_(of_names))
         newest_first = wanted.order_by(runs.c.created_us.desc(), runs.c.id.desc()).limit(limit)
         return [_run(row) for row in self.connection.execute(newest_first)]
+
+    def run_count(self, dataset_id: UUID) -> int:
+        wanted = select(func.count()).where(runs.c.tenant_id == self.tenant_id, runs.c.dataset_id == dataset_id)
+        return int(self.connection.execute(wanted).scalar_one())
 
     # --- the journal
 

@@ -76,7 +76,7 @@ def _within(quantity: str) -> list[CheckConstraint]:
     ]
 
 
-def _of_tenant(name: str, *parts: Any, key: tuple[str, ...]) -> Table:
+def _of_tenant(name: str, *parts: Any, key: tuple[str, ...], sqlite_with_rowid: bool = True) -> Table:
     """A table that belongs to tenants: `tenant_id` first, in the primary key too."""
     return Table(
         name,
@@ -85,6 +85,7 @@ def _of_tenant(name: str, *parts: Any, key: tuple[str, ...]) -> Table:
         *parts,
         PrimaryKeyConstraint("tenant_id", *key, name=f"{name}_pkey"),
         sqlite_strict=True,
+        sqlite_with_rowid=sqlite_with_rowid,
     )
 
 
@@ -190,7 +191,8 @@ runs = _of_tenant(
     CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
     CheckConstraint(
         "(state = 'refused' AND mu_sq_pico IS NULL AND delta_atto IS NULL)"
-        " OR (state <> 'refused' AND mu_sq_pico >= 0 AND delta_atto >= 0)",
+        " OR (state <> 'refused' AND mu_sq_pico IS NOT NULL AND mu_sq_pico >= 0"
+        " AND delta_atto IS NOT NULL AND delta_atto >= 0)",
         name="runs_cost",
     ),
     CheckConstraint("(state IN ('held', 'started')) = (due_us IS NOT NULL)", name="runs_due"),
@@ -213,6 +215,7 @@ entries = _of_tenant(
     CheckConstraint("seq >= 1 AND length(hash) = 32", name="entries_shape"),
     Index("entries_of_run", "tenant_id", "run_id", "kind"),
     key=("dataset_id", "seq"),
+    sqlite_with_rowid=False,
 )
 
 claims = _of_tenant(
@@ -229,10 +232,13 @@ claims = _of_tenant(
 
 # --- entries are only ever added -------------------------------------------------------------------------------------
 #
-# Two back doors are closed here. SQLite's INSERT OR REPLACE does not fire a DELETE trigger (unless recursive_triggers
-# is on), but the INSERT trigger comes first, and a number that is not the next one never gets as far as replacing
-# anything. PostgreSQL's TRUNCATE passes row triggers, so it has a statement trigger of its own; ENABLE ALWAYS keeps
-# them on under session_replication_role.
+# The back doors that are closed here. SQLite's INSERT OR REPLACE does not fire a DELETE trigger (recursive_triggers is
+# off by default), but the INSERT trigger comes first, and a number that is not the next one never gets as far as
+# replacing anything; the next number with an older entry's rowid would, so the table has no rowids. PostgreSQL's
+# TRUNCATE passes row triggers, so it has a statement trigger of its own; ENABLE ALWAYS keeps them on under
+# session_replication_role. The table that the function reads is named with its schema, because any role may make a
+# temporary one called entries; it asks for the number itself and the one before, and not for the greatest, for which
+# PostgreSQL 15 chose a plan that got slower with every entry.
 
 _SQLITE_TRIGGERS: Final = (
     """CREATE TRIGGER entries_next BEFORE INSERT ON entries
@@ -248,8 +254,10 @@ BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
 _POSTGRESQL_TRIGGERS: Final = (
     """CREATE FUNCTION entries_next() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entries
-                       WHERE tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id) THEN
+    IF EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
+               AND dataset_id = NEW.dataset_id AND seq = NEW.seq)
+       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
+                                       AND dataset_id = NEW.dataset_id AND seq = NEW.seq - 1) THEN
         RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;

@@ -7,6 +7,7 @@ Whatever takes the fixture `database` (or `ledger`, which is built on it) runs o
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import uuid
@@ -25,7 +26,6 @@ from tests.driver import Ledger, Served, serve
 
 KINDS = ["sqlite", *postgres.available()]
 SERVER_ROLE = "ledger_server"
-SERVER_PASSWORD = uuid.uuid4().hex
 
 
 @pytest.fixture(autouse=True)
@@ -55,7 +55,10 @@ class Templates:
 
     @staticmethod
     def settings(owner_url: str) -> Settings:
-        server_url = make_url(owner_url).set(username=SERVER_ROLE, password=SERVER_PASSWORD)
+        url = make_url(owner_url)
+        # Known to every process of a parallel run that shares a server, and to nobody without the owner's password.
+        password = hashlib.sha256(f"{url.host}:{url.port}:{url.password}".encode()).hexdigest()
+        server_url = url.set(username=SERVER_ROLE, password=password)
         return Settings(
             database_url=SecretStr(server_url.render_as_string(hide_password=False)),
             owner_database_url=SecretStr(owner_url),

@@ -12,13 +12,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from sqlalchemy import event, make_url, select, text
+from sqlalchemy.exc import OperationalError
 
 from ledger import deploy, journal, keys
 from ledger.decide import Repeat
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
 from ledger.model import Actor, Amount, Ask, Claim, Definition, Entry, Register, SetBudget
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
+from ledger.store import Store, Writing, engine_for
 from ledger.tables import datasets
 from ledger.writer import Writer
 from tests.driver import Ledger
@@ -249,22 +250,34 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
 
         @event.listens_for(desk.store.engine, "handle_error")
         def _note(context: Any) -> None:
-            seen.append(context.original_exception.sqlstate)
+            if threading.current_thread().name.startswith("ledger-writer"):
+                seen.append(context.original_exception.sqlstate)
 
-        with desk.store.writing(desk.actor.tenant_id) as other, desk.store.engine.connect() as watch:
-            other.lock([high], [])
-            pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
-            with desk.holding(low):
-                # The first is taken alone and waits; those behind it make one group that wants both.
-                futures = [desk.ask(dataset=dataset) for dataset in (low, high, low, high)]
-            while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
-                watch.rollback()
-            other.lock([low], [])
-        assert [future.result(SECONDS).kind for future in futures] == ["run-approved"] * 4
+        tries = 0
+        while "40P01" not in seen and tries < 10:
+            # Which of two sessions PostgreSQL ends is a matter of when each began to wait.
+            tries += 1
+            futures: list[Future[Any]] = []
+            with contextlib.suppress(OperationalError), desk.store.writing(desk.actor.tenant_id) as other:
+                _deadlock(desk, other, low, high, futures)
+            assert [future.result(SECONDS).kind for future in futures] == ["run-approved"] * 4
         assert "40P01" in seen
-        assert [desk.replay(id_).seq for id_ in (low, high)] == [3, 3]
+        assert [desk.replay(id_).seq for id_ in (low, high)] == [1 + 2 * tries] * 2
     finally:
         desk.close()
+
+
+def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[Future[Any]]) -> None:
+    """Adds four requests whose group locks `low` and waits for `high`, which `other` has while it waits for `low`."""
+    other.lock([high], [])
+    pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+    with desk.holding(low):
+        # The first is taken alone and waits; those behind it make one group that wants both.
+        futures.extend(desk.ask(dataset=dataset) for dataset in (low, high, low, high))
+    with desk.store.engine.connect() as watch:
+        while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
+            watch.rollback()
+    other.lock([low], [])
 
 
 _BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")

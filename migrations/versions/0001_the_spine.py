@@ -142,6 +142,7 @@ def entries_and_runs() -> None:
         ),
         sa.CheckConstraint("seq >= 1 AND length(hash) = 32", name="entries_shape"),
         sqlite_strict=True,
+        sqlite_with_rowid=False,
     )
     op.create_index("entries_of_run", "entries", ["tenant_id", "run_id", "kind"])
     op.create_table(
@@ -167,7 +168,8 @@ def entries_and_runs() -> None:
         sa.CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
         sa.CheckConstraint(
             "(state = 'refused' AND mu_sq_pico IS NULL AND delta_atto IS NULL)"
-            " OR (state <> 'refused' AND mu_sq_pico >= 0 AND delta_atto >= 0)",
+            " OR (state <> 'refused' AND mu_sq_pico IS NOT NULL AND mu_sq_pico >= 0"
+            " AND delta_atto IS NOT NULL AND delta_atto >= 0)",
             name="runs_cost",
         ),
         sa.CheckConstraint("(state IN ('held', 'started')) = (due_us IS NOT NULL)", name="runs_due"),
@@ -204,8 +206,10 @@ BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
 POSTGRESQL = (
     """CREATE FUNCTION entries_next() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF NEW.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entries
-                       WHERE tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id) THEN
+    IF EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
+               AND dataset_id = NEW.dataset_id AND seq = NEW.seq)
+       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
+                                       AND dataset_id = NEW.dataset_id AND seq = NEW.seq - 1) THEN
         RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;
