@@ -6,6 +6,7 @@ a share `slack` of at_delta set aside for the deltas of single runs.
 
 from __future__ import annotations
 
+import sys
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ConfigDict
 
 from ledger.accounting import amounts, gdp
-from ledger.accounting.numbers import NotNegative, Positive, Probability, Share
+from ledger.accounting.numbers import Positive, Probability, Share
 from ledger.errors import InvalidRequest
 from ledger.model import Amount, Bound
 
@@ -28,7 +29,7 @@ class MuBudget(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     mu: Positive
-    delta: NotNegative | None = None
+    delta: Share | None = None
 
 
 class EpsilonBudget(BaseModel):
@@ -77,6 +78,8 @@ def _largest_mu(budget: EpsilonBudget, delta: Fraction) -> Fraction:
         raise _invalid("budget.at_delta", f"is above {AT_DELTA_MAX}")
     # Solved exactly for delta_mu(epsilon), so that nothing cancels when delta is close to at_delta.
     target = (Fraction(budget.at_delta) - delta) / (1 - delta)
+    if target < sys.float_info.min:  # where doubles, and with them the error bound below, end
+        raise _invalid("budget.slack", "leaves next to nothing of at_delta")
     mu = float(gdp.mu_for_epsilon(epsilon=float(budget.epsilon), at_delta=float(target), delta=0.0))
     # Reading epsilon and the target as doubles moves mu by less than four units of 2^-53 while at_delta <= 1/2.
     return amounts.inward(mu, gdp.MU_FOR_EPSILON_RELATIVE_ERROR + 2.0**-51)

@@ -16,11 +16,11 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, Final, Literal, assert_never
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic_core import PydanticCustomError
 
 from ledger.accounting import amounts, closed_forms, clt
-from ledger.accounting.numbers import Count, NotNegative, Positive, Probability, Rate
+from ledger.accounting.numbers import Count, Positive, Probability, Rate, Share
 from ledger.errors import InvalidMechanism
 from ledger.model import Adjacency, Amount, Bound
 
@@ -57,6 +57,9 @@ class DpSgd(_Mechanism):
             )
         if self.dataset_size and self.batch_size and self.batch_size > self.dataset_size:
             raise PydanticCustomError("form", "batch_size must be at most dataset_size")
+        if self.exact_steps < 1:
+            # As planned is up to the next whole step, which would go far beyond what was charged.
+            raise PydanticCustomError("form", "epochs must be at least batch_size/dataset_size, which is one step")
         return self
 
     @property
@@ -112,17 +115,22 @@ class Gdp(_Mechanism):
 
     type: Literal["gdp"]
     mu: Positive
-    delta: Annotated[NotNegative, Field(json_schema_extra={"exclusiveMaximum": 1})] = Decimal(0)
+    delta: Share = Decimal(0)
     evidence: Annotated[str, Field(min_length=1, max_length=2000)]
 
-    @model_validator(mode="after")
-    def _delta_below_one(self) -> Gdp:
-        if self.delta >= 1:
-            raise PydanticCustomError("form", "delta must be less than 1")
-        return self
+
+def _supported(declared: Any) -> Any:
+    kind = declared.get("type") if isinstance(declared, dict) else None
+    if kind in ("zcdp", "matrix_factorization"):
+        raise PydanticCustomError("unsupported_type", f"{kind} is not supported by this version")
+    return declared
 
 
-Simple = Annotated[DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | Gdp, Field(discriminator="type")]
+Simple = Annotated[
+    DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | Gdp,
+    Field(discriminator="type"),
+    BeforeValidator(_supported),
+]
 
 
 class Composed(_Mechanism):
@@ -132,11 +140,16 @@ class Composed(_Mechanism):
     parts: Annotated[list[Simple], Field(min_length=1, max_length=PARTS_MAX)]
 
 
-Mechanism = Annotated[DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | Gdp | Composed, Field(discriminator="type")]
+Mechanism = Annotated[
+    DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | Gdp | Composed,
+    Field(discriminator="type"),
+    BeforeValidator(_supported),
+]
 AnyMechanism = DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | Gdp | Composed
 
 _ADAPTER: Final[TypeAdapter[AnyMechanism]] = TypeAdapter(Mechanism)
-_NOT_YET: Final = frozenset({"zcdp", "matrix_factorization"})
+ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid", "unsupported_type"})
+"""The kinds of Pydantic's errors that are about a mechanism's `type`, though they are located at the whole of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,14 +183,11 @@ class Cost:
 
 def parse(declared: Any) -> AnyMechanism:
     """A mechanism from JSON (numbers as int or Decimal). Raises InvalidMechanism, naming the field."""
-    kind = declared.get("type") if isinstance(declared, dict) else None
-    if kind in _NOT_YET:
-        raise unsupported(f"{kind} is not supported by this version", field="mechanism.type")
     try:
         return _ADAPTER.validate_python(declared)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        field = field_path(("mechanism", *first["loc"]))
+        field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
         raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
 
 
@@ -189,7 +199,7 @@ def field_path(location: tuple[str | int, ...]) -> str:
     path: list[str] = []
     for before, part in zip((None, *location), location, strict=False):
         is_tag = part in _TAGS and (before == "mechanism" or isinstance(before, int))
-        if not is_tag and not re.match(r"function-", str(part)):
+        if not is_tag and not re.match(r"function-(before|after|plain|wrap)\[", str(part)):
             path.append(str(part))
     return ".".join(path)
 
@@ -220,19 +230,13 @@ def cost(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency) -> Cost
 
     Raises InvalidMechanism where no cost is known, or where it is beyond what a double can hold.
     """
-    found = _cost(mechanism, bound, adjacency)
-    if not math.isfinite(found.mu):
-        raise InvalidMechanism(
-            "mechanism.noise_multiplier: the run's cost is beyond any number; there is too little noise",
-            field="mechanism.noise_multiplier",
-        )
-    return found
+    return _cost(mechanism, bound, adjacency, path="mechanism")
 
 
-def _cost(mechanism: AnyMechanism, bound: Bound, adjacency: Adjacency) -> Cost:
+def _cost(mechanism: AnyMechanism, bound: Bound, adjacency: Adjacency, *, path: str) -> Cost:
     match mechanism:
         case DpSgd():
-            return _dpsgd(mechanism, bound, adjacency)
+            return _dpsgd(mechanism, bound, adjacency, path=path)
         case Gaussian():
             # N(0, s²) against N(1, s²) is G_{1/s} (Dong, Roth & Su 2022, Thm. 2.7); n of them compose to sqrt(n)/s.
             return _rational(mechanism.count / Fraction(mechanism.noise_multiplier) ** 2, "gaussian", (*_RUN, *_NOISE))
@@ -254,24 +258,27 @@ def _cost(mechanism: AnyMechanism, bound: Bound, adjacency: Adjacency) -> Cost:
             found = _rational(Fraction(mechanism.mu) ** 2, "stated", proved)
             return Cost(found.mu, found.mu_sq, nats, found.method, found.assumptions)
         case Composed():
-            return _composed([_cost(part, bound, adjacency) for part in mechanism.parts])
+            paths = (f"{path}.parts.{index}" for index in range(len(mechanism.parts)))
+            return _composed(
+                [_cost(part, bound, adjacency, path=at) for part, at in zip(mechanism.parts, paths, strict=True)]
+            )
         case _:
             assert_never(mechanism)
 
 
-def _dpsgd(mechanism: DpSgd, bound: Bound, adjacency: Adjacency) -> Cost:
+def _dpsgd(mechanism: DpSgd, bound: Bound, adjacency: Adjacency, *, path: str) -> Cost:
     if mechanism.sampling == "shuffle":
         return _shuffle(mechanism, adjacency)
     if bound == "certified":
         raise unsupported(
             f"a certified cost of DP-SGD with {mechanism.sampling} sampling is not supported by this version; "
             "register the dataset with bound clt for the published estimate, or declare shuffle sampling",
-            field="mechanism.sampling",
+            field=f"{path}.sampling",
         )
     s, q, steps = float(mechanism.noise_multiplier), float(mechanism.rate), float(mechanism.exact_steps)
-    # Reading s, q and T as doubles moves mu by at most (1 + max(1, 2/s²)) + 1 + 1/2 units of 2^-53: d ln mu / d ln s is
-    # at least -(1 + 2/s²) in all three formulas.
-    reading = (4 + 2 / s**2) * _ROUNDING
+    # Reading s, q and T as doubles moves mu by less than (1.06 + 4/s²) + 1 + 1/2 units of 2^-53: d ln mu / d ln s is
+    # above -(1.06 + s^-2), for fixed size under replace_one, which takes s/2 for s, above -(1.06 + 4/s²).
+    reading = (3 + 4 / s**2) * _ROUNDING
     if mechanism.sampling == "poisson":
         mu = float(clt.mu_poisson(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=adjacency))
         error = float(clt.mu_poisson_relative_error(noise_multiplier=s))
@@ -286,7 +293,10 @@ def _dpsgd(mechanism: DpSgd, bound: Bound, adjacency: Adjacency) -> Cost:
             if adjacency == "replace_one"
             else "noise_multiplier is used as it stands, the published convention for add_or_remove_one"
         )
-    mu_sq = amounts.outward(mu, error + reading) ** 2 if math.isfinite(mu) else Fraction(0)
+    if not math.isfinite(mu):
+        field = f"{path}.noise_multiplier"
+        raise InvalidMechanism(f"{field}: the cost is beyond any number; there is too little noise", field=field)
+    mu_sq = amounts.outward(mu, error + reading) ** 2
     return Cost(mu, mu_sq, Fraction(0), method, (_ESTIMATE, *_SGD, sampled))
 
 
@@ -322,6 +332,8 @@ def _repeated(mu_of: Callable[..., Any], name: str, value: Fraction, count: int,
 def _composed(parts: list[Cost]) -> Cost:
     mu_sq = sum((part.mu_sq for part in parts), Fraction(0))
     mu = math.hypot(*(part.mu for part in parts))
+    if not math.isfinite(mu):
+        raise InvalidMechanism("mechanism.parts: their cost together is beyond any number", field="mechanism.parts")
     assumptions = tuple(dict.fromkeys(text for part in parts for text in part.assumptions))
     methods = ", ".join(dict.fromkeys(part.method for part in parts))
     return Cost(mu, mu_sq, sum((part.nats for part in parts), Fraction(0)), f"composed: {methods}", assumptions)

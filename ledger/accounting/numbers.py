@@ -13,7 +13,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 DIGITS_MAX: Final = 60
-EXPONENT_MAX: Final = 300
+MODERATE: Final = (Decimal("1e-12"), Decimal("1e12"))
+"""Between these lie noise, epsilon, mu and sample rates."""
+DELTA_EXPONENT_MIN: Final = -300
+"""A delta can be as small as 1e-300."""
 COUNT_MAX: Final = 10**12
 
 
@@ -21,17 +24,26 @@ def exact(value: Any) -> Decimal:
     """The decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise PydanticCustomError("number", "must be a number")
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    # A subclass of float, such as NumPy's, can have a repr of its own.
+    number = Decimal(float.__repr__(value)) if isinstance(value, float) else Decimal(value)
     if not number.is_finite():
         raise PydanticCustomError("number", "must be a finite number")
-    if len(number.as_tuple().digits) > DIGITS_MAX or (number and abs(number.adjusted()) > EXPONENT_MAX):
-        raise PydanticCustomError("number", "is out of range: at most 60 digits, between 1e-300 and 1e300")
+    if len(number.as_tuple().digits) > DIGITS_MAX:
+        raise PydanticCustomError("number", "has more than 60 digits")
+    if number and not DELTA_EXPONENT_MIN <= number.adjusted() <= MODERATE[1].adjusted():
+        raise PydanticCustomError("number", "is out of range")
     return number
 
 
 def _positive(number: Decimal) -> Decimal:
     if number <= 0:
         raise PydanticCustomError("number", "must be greater than 0")
+    return number
+
+
+def _moderate(number: Decimal) -> Decimal:
+    if not MODERATE[0] <= number <= MODERATE[1]:
+        raise PydanticCustomError("number", "is out of range: must be between 1e-12 and 1e12")
     return number
 
 
@@ -58,10 +70,13 @@ def _schema(**bounds: float) -> WithJsonSchema:
 
 
 _Exact = Annotated[Decimal, BeforeValidator(exact)]
-Positive = Annotated[_Exact, AfterValidator(_positive), _schema(exclusiveMinimum=0, maximum=1e300)]
-NotNegative = Annotated[_Exact, AfterValidator(_not_negative), _schema(minimum=0, maximum=1e300)]
+Positive = Annotated[_Exact, AfterValidator(_positive), AfterValidator(_moderate), _schema(minimum=1e-12, maximum=1e12)]
 Rate = Annotated[
-    _Exact, AfterValidator(_positive), AfterValidator(_at_most_one), _schema(exclusiveMinimum=0, maximum=1)
+    _Exact,
+    AfterValidator(_positive),
+    AfterValidator(_at_most_one),
+    AfterValidator(_moderate),
+    _schema(minimum=1e-12, maximum=1),
 ]
 Probability = Annotated[
     _Exact, AfterValidator(_positive), AfterValidator(_below_one), _schema(exclusiveMinimum=0, exclusiveMaximum=1)

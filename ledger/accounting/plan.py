@@ -1,23 +1,24 @@
 """The inverse of `mechanisms.cost`: what of a mechanism would fit in what is left.
 
-Costs are monotone in every parameter that is varied here, so a bisection over the values that may be named (integers,
-or decimals of six digits) finds the last one that fits. It decides on the very cost that an approval would charge, so
-what it names does fit, and the next value does not.
+Costs are monotone in every parameter that is varied here, so a bisection over the values that may be named (integers
+to 10^12, or decimals of six digits) finds the last one that fits: their neighbours are 5e-13 of mu apart at least, far
+more than the rounding of a cost. It decides on the very cost that an approval would charge, so what it names does fit,
+and the next value does not.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any, Final
 
 from ledger.accounting.mechanisms import AnyMechanism, Composed, DpSgd, cost
-from ledger.accounting.numbers import COUNT_MAX, EXPONENT_MAX
+from ledger.accounting.numbers import COUNT_MAX, MODERATE
 from ledger.errors import InvalidMechanism
 from ledger.model import Adjacency, Amount, Bound
 
 _PER_DECADE: Final = 900_000
-_DECIMALS: Final = EXPONENT_MAX * _PER_DECADE
 """Decimals of six digits are numbered in order: number 0 is 1, and each power of ten holds 900,000 of them."""
 
 _MORE_IS_LESS: Final = frozenset({"noise_multiplier"})
@@ -43,27 +44,28 @@ def fits(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, remaini
         return not found.amount.exceeds(remaining)
 
     asked = mechanism.model_dump(exclude_none=True)
-    # A declaration by rate and steps, or by epochs, is resized in its own words.
-    fields = [field for field in _RESIZABLE if field in asked and not (field == "steps" and _by_epochs(mechanism))]
     found: dict[str, int | Decimal] = {}
-    for field in fields:
-        value = _nearest(field, asked[field], lambda value, field=field: holds(field, value))  # type: ignore[misc]
+    for field in (field for field in _RESIZABLE if field in asked):
+        least = _one_step(mechanism) if isinstance(mechanism, DpSgd) and field == "epochs" else _number(MODERATE[0])
+        value = _nearest(field, asked[field], least, lambda value, field=field: holds(field, value))  # type: ignore[misc]
         if value is not None:
             found[field] = value
     return found
 
 
-def _by_epochs(mechanism: AnyMechanism) -> bool:
-    return isinstance(mechanism, DpSgd) and mechanism.epochs is not None
+def _one_step(mechanism: DpSgd) -> int:
+    """The number of the least epochs that may be declared."""
+    number = _number(Decimal(mechanism.rate.numerator) / mechanism.rate.denominator)
+    return number if Fraction(_decimal(number)) >= mechanism.rate else number + 1
 
 
-def _nearest(field: str, asked: Any, holds: Callable[[int | Decimal], bool]) -> int | Decimal | None:
+def _nearest(field: str, asked: Any, least: int, holds: Callable[[int | Decimal], bool]) -> int | Decimal | None:
     if isinstance(asked, int):
         return _last(holds, 1, min(asked, COUNT_MAX))
     if field in _MORE_IS_LESS:
-        number = _last(lambda number: holds(_decimal(-number)), -_DECIMALS + 1, -_number(asked))
+        number = _last(lambda number: holds(_decimal(-number)), -_number(MODERATE[1]), -_number(asked))
         return None if number is None else _decimal(-number)
-    number = _last(lambda number: holds(_decimal(number)), -_DECIMALS, _number(asked) + 1)
+    number = _last(lambda number: holds(_decimal(number)), least, _number(asked))
     return None if number is None else _decimal(number)
 
 
@@ -88,6 +90,6 @@ def _decimal(number: int) -> Decimal:
 
 def _number(value: Decimal) -> int:
     """The number of the largest decimal of six digits that is at most `value`."""
-    decade = value.adjusted()
-    place = int(value.scaleb(5 - decade)) - 100_000
-    return decade * _PER_DECADE + place
+    # By its digits: arithmetic on decimals would round one of more than 28 digits, and could round it up.
+    leading = "".join(map(str, value.as_tuple().digits[:6]))
+    return value.adjusted() * _PER_DECADE + int(leading.ljust(6, "0")) - 100_000
