@@ -208,6 +208,7 @@ def _settle(books: Books, command: Settle, now_us: int) -> Draft | Repeat:
     facts = {
         "request": command.body,
         "steps": command.steps,
+        "stop": command.stop,
         "charged": cost.facts(),
         "returned": ZERO.facts(),
     }

@@ -19,6 +19,7 @@
     ├── Overloaded
     ├── JournalBroken
     ├── Misconfigured
+    │   └── DatabaseUnusable
     └── Internal
 
 An exception's docstring is its message; what it is about travels as `facts`, never only in prose.
@@ -157,6 +158,12 @@ class Misconfigured(LedgerError):
     """The ledger is not set up so that it can run."""
 
     code = "misconfigured"
+
+
+class DatabaseUnusable(Misconfigured):
+    """The database cannot be reached, or is not what this version needs."""
+
+    code = "database-unusable"
 
 
 class Internal(LedgerError):

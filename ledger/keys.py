@@ -9,7 +9,6 @@ nothing to guess, and no pepper to lose.
 from __future__ import annotations
 
 import base64
-import binascii
 import hashlib
 import secrets
 import threading
@@ -60,7 +59,7 @@ def tenant_of(secret: str) -> UUID:
         raise Unauthenticated("That is not a key of this ledger: a key is pbl_ and 64 characters.")
     try:
         raw = base64.b32decode(encoded.upper())
-    except binascii.Error:
+    except ValueError:  # binascii.Error is one, and so is what a character beyond ASCII raises
         raise Unauthenticated("That is not a key of this ledger: it has characters that no key has.") from None
     if zlib.crc32(raw[:36]).to_bytes(4) != raw[36:]:
         raise Unauthenticated("That key has a typo: its checksum is wrong.")
@@ -114,6 +113,7 @@ class Keyring:
 
 ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "manage keys": frozenset({"admin"}),
+    "register datasets": frozenset({"admin", "steward"}),
     "manage datasets": frozenset({"admin", "steward"}),
     "read the journal": frozenset({"admin", "steward", "auditor"}),
     "ask for runs": frozenset({"admin", "requester"}),
@@ -123,6 +123,10 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
 """Which roles may do what. Whose run it is, and which datasets a key sees, is decided where these are looked up."""
 
 
+TENANT_WIDE: Final = frozenset({"manage keys", "register datasets"})
+"""What reaches beyond any list of datasets: a key that is limited to some may not do it, or it could free itself."""
+
+
 def may(actor: Actor, action: str) -> bool:
-    """Whether the actor's role may do this at all."""
-    return actor.role in ALLOWED[action]
+    """Whether the actor's role, and the limits of its key, allow this at all."""
+    return actor.role in ALLOWED[action] and (actor.datasets is None or action not in TENANT_WIDE)

@@ -231,13 +231,14 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """A started run has ended as planned. `body` is what was sent, `steps` what is recorded as executed."""
+    """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came."""
 
     actor: Actor
     dataset_id: UUID
     run_id: UUID
     body: Mapping[str, Any]
     steps: int | None
+    stop: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,13 @@ from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, TypeAdapter, WithJsonSchema
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 from ledger import journal
 from ledger.accounting import ACCOUNTANT, amounts, gdp, mechanisms, plan
 from ledger.accounting.mechanisms import AnyMechanism, Mechanism
-from ledger.accounting.numbers import Count, Probability
+from ledger.accounting.numbers import COUNT_MAX, Probability
 from ledger.decide import Repeat
 from ledger.errors import BudgetExceeded, Forbidden, InvalidRequest, NotFound, RunState
 from ledger.model import (
@@ -62,10 +63,9 @@ def _one_dataset(value: Any) -> Any:
         return value
     if len(value) > 1:
         raise _not_yet("several datasets in one run are")
-    for item in value:
-        if isinstance(item, dict) and set(item) != {"name"}:
-            raise _not_yet("partitions are")
-    return [item["name"] if isinstance(item, dict) else item for item in value]
+    if any(isinstance(item, dict) and "partitions" in item for item in value):
+        raise _not_yet("partitions are")
+    return [item["name"] if isinstance(item, dict) and set(item) == {"name"} else item for item in value]
 
 
 def absent(what: str, *, but: Any = None) -> BeforeValidator:
@@ -79,18 +79,28 @@ def absent(what: str, *, but: Any = None) -> BeforeValidator:
     return BeforeValidator(check)
 
 
-_DURATION: Final = TypeAdapter(timedelta)
+def _sound_stop(value: Any) -> Any:
+    if value == "data_independent":
+        raise _not_yet("returning the rest of a run that stopped early is")
+    return value
+
+
+# Years and months have no certain length.
+_DURATION: Final = re.compile(
+    r"P(?=[0-9T])(?:([0-9]{1,6})W|(?:([0-9]{1,6})D)?"
+    r"(?:T(?=[0-9])(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)S)?)?)"
+)
 
 
 def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
-    if not isinstance(value, str) or not value.startswith("P") or len(value) > 40:
-        raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D or PT12H")
-    try:
-        duration = _DURATION.validate_python(value)
-    except ValueError:
-        raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D or PT12H") from None
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D, P2W or PT12H")
+    weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in found.groups())
+    whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
+    duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
     if not timedelta(0) < duration <= timedelta(days=VALID_FOR_DAYS_MAX):
         raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
     return duration
@@ -132,8 +142,10 @@ class SettleRequest(BaseModel):
     """What was executed."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    steps: Count | None = None
-    stop: Annotated[Literal["planned"] | None, absent("settling for less than was planned is", but="planned")] = None
+    steps: Annotated[
+        int | None, Field(ge=0, le=COUNT_MAX, description="Every step executed, repeated ones included.")
+    ] = None
+    stop: Annotated[Literal["planned", "data_dependent"] | None, BeforeValidator(_sound_stop)] = None
     evidence: dict[str, Any] | None = None
 
 
@@ -197,10 +209,11 @@ class Runs:
     async def settle(
         self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Settles a run for all that was planned."""
+        """Settles a run for what it executed. All of its cost is charged, which is sound however it came to stop."""
         run, decision = await asyncio.to_thread(self._run, actor, run_id)
-        steps = _planned(mechanisms.parse(decision["request"]["mechanism"]), request.steps)
-        return await self._advance(Settle(actor, run.dataset_id, run_id, body=body, steps=steps), decision)
+        steps, stop = _executed(mechanisms.parse(decision["request"]["mechanism"]), request)
+        command = Settle(actor, run.dataset_id, run_id, body=body, steps=steps, stop=stop)
+        return await self._advance(command, decision)
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any]) -> dict[str, Any]:
         """Says that no output of the run was ever seen."""
@@ -436,28 +449,34 @@ def describe(run: Run, entries: Sequence[Mapping[str, Any]], *, now_us: int) -> 
             "at": entry["at"],
             "by": entry["actor"],
             "seq": entry["seq"],
-            **{name: entry[name] for name in ("steps", "settle_by") if entry.get(name) is not None},
-            **{name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry},
             **entry.get("request", {}),
+            **{name: entry[name] for name in ("steps", "stop", "settle_by") if entry.get(name) is not None},
+            **{name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry},
         }
     return shown
 
 
-def _planned(mechanism: AnyMechanism, steps: int | None) -> int | None:
-    """The steps to record. Raises InvalidRequest for what is not "as planned"."""
+def _executed(mechanism: AnyMechanism, request: SettleRequest) -> tuple[int | None, str]:
+    """The steps and the stop to record. Raises InvalidRequest, naming the field."""
     planned = mechanisms.planned_steps(mechanism)
     if planned is None:
-        if steps is not None:
+        if request.steps is not None:
             raise InvalidRequest("steps: this mechanism has none; leave it out", field="steps")
-        return None
+        return None, request.stop or "planned"
     lowest, highest = planned
-    if steps is not None and not lowest <= steps <= highest:
+    steps = highest if request.steps is None else request.steps
+    if steps > highest:
         raise InvalidRequest(
-            f"steps: {highest} were planned; settling for fewer or for more is not supported by this version",
+            f"steps: planned were {highest}; settling for more is not supported by this version",
             field="steps",
             planned=highest,
         )
-    return highest if steps is None else steps
+    stop = request.stop or ("planned" if steps >= lowest else "data_dependent")
+    if stop == "planned" and steps < lowest:
+        raise InvalidRequest(
+            f"stop: {lowest} were planned, so {steps} is not all that was planned; say data_dependent", field="stop"
+        )
+    return steps, stop
 
 
 def plain(value: Any) -> Any:

@@ -291,7 +291,8 @@ class Reading:
         """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
         wanted = select(runs).where(runs.c.tenant_id == self.tenant_id)
         if after is not None:
-            wanted = wanted.where(tuple_(runs.c.created_us, runs.c.id) < tuple_(*after))
+            place = tuple_(*after, types=[runs.c.created_us.type, runs.c.id.type])
+            wanted = wanted.where(tuple_(runs.c.created_us, runs.c.id) < place)
         if dataset_id is not None:
             wanted = wanted.where(runs.c.dataset_id == dataset_id)
         if state is not None:

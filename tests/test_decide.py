@@ -117,7 +117,7 @@ def test_decisions_are_those_of_a_model_in_fractions(limit: Amount, script: list
             case "start":
                 command = Start(admin, UUID(int=1), run)
             case "settle":
-                command = Settle(admin, UUID(int=1), run, body={}, steps=None)
+                command = Settle(admin, UUID(int=1), run, body={}, steps=None, stop="planned")
             case "void":
                 command = Void(admin, UUID(int=1), run, body={"reason": "r"})
             case "budget":
@@ -203,7 +203,10 @@ def test_a_failed_command_leaves_the_books_as_they_were() -> None:
     """Goal: an error in a group changes nothing, and those around it are decided as if it were not there."""
     books = opened(Amount(100, 0))
     good = [ask(1, Amount(10, 0)), ask(1, Amount(20, 0))]
-    bad: list[Command] = [Start(actor("admin"), UUID(int=1), uuid4()), SetBudget(actor("admin"), UUID(int=1), {}, Amount(5, 0), "r")]
+    bad: list[Command] = [
+        Start(actor("admin"), UUID(int=1), uuid4()),
+        SetBudget(actor("admin"), UUID(int=1), {}, Amount(5, 0), "r"),
+    ]
     after, outcomes = decide(books, [good[0], *bad, good[1]], now_us=NOW_US)
     alone, _ = decide(books, good, now_us=NOW_US)
     assert after == alone
@@ -248,7 +251,7 @@ def test_settling_late_is_possible_and_charges_all() -> None:
     command = ask(1, Amount(10, 0))
     books, _ = only(opened(Amount(10, 0)), command)
     books, _ = only(books, Start(actor("requester"), UUID(int=1), command.run_id))
-    settle = Settle(actor("requester"), UUID(int=1), command.run_id, body={}, steps=None)
+    settle = Settle(actor("requester"), UUID(int=1), command.run_id, body={}, steps=None, stop="planned")
     books, outcome = only(books, settle, now_us=NOW_US + 400 * DAY_US)
     assert outcome.kind == "run-settled"
     assert books.accounts[UUID(int=1)].spent == Amount(10, 0)
@@ -286,7 +289,9 @@ def test_a_retired_dataset_stays_retired() -> None:
     for state in ("active", "frozen"):
         _, outcome = only(books, Change(actor("steward"), UUID(int=1), state, None, None, "again"))
         assert isinstance(outcome, DatasetFrozen)
-    _, outcome = only(books, Settle(actor("requester"), UUID(int=1), command.run_id, body={}, steps=None))
+    _, outcome = only(
+        books, Settle(actor("requester"), UUID(int=1), command.run_id, body={}, steps=None, stop="planned")
+    )
     assert outcome.kind == "run-settled"
 
 

@@ -122,7 +122,10 @@ def book() -> Book:
     settled, voided, voided_late = made.ask(300), made.ask(100, 7), made.ask(50)
     made.ask(900)  # refused
     made.do(Start(ADMIN, DATASET, settled), Start(ADMIN, DATASET, voided_late))
-    made.do(Settle(ADMIN, DATASET, settled, body={}, steps=3), Void(ADMIN, DATASET, voided, body={"reason": "r"}))
+    made.do(
+        Settle(ADMIN, DATASET, settled, body={}, steps=3, stop="planned"),
+        Void(ADMIN, DATASET, voided, body={"reason": "r"}),
+    )
     made.do(SetBudget(ADMIN, DATASET, {"mu": 2}, Amount(2000, 1000), "more people"))
     made.do(Change(ADMIN, DATASET, "frozen", None, None, "a look"))
     made.do(Void(ADMIN, DATASET, voided_late, body={"reason": "no output was seen"}))

@@ -55,7 +55,9 @@ def limit_of(budget: Budget, *, bound: Bound) -> Amount:
     if mu_sq > MU_MAX**2:
         raise _invalid(mu_field, f"allows a mu of more than {MU_MAX}, which protects nobody")
     if delta > DELTA_MAX:
-        raise _invalid("budget.delta" if isinstance(budget, MuBudget) else "budget.at_delta", f"is above {DELTA_MAX}")
+        if isinstance(budget, MuBudget):
+            raise _invalid("budget.delta", f"is above {DELTA_MAX}")
+        raise _invalid("budget.at_delta", f"times slack, the share for the deltas of runs, is above {DELTA_MAX}")
     limit = amounts.limit(mu_sq=mu_sq, nats=amounts.nats(delta, towards="down"))
     if limit.mu_sq_pico == 0:
         raise _invalid(mu_field, "is so small that it rounds down to nothing")
@@ -65,7 +67,8 @@ def limit_of(budget: Budget, *, bound: Bound) -> Amount:
 def _mu_budget_delta(budget: MuBudget, bound: Bound) -> Fraction:
     if budget.delta is None and bound == "certified":
         raise _invalid(
-            "budget.delta", "has to be said under bound certified: a subsampled run has no certificate without"
+            "budget.delta",
+            "has to be said under bound certified, since a subsampled run has no certificate without; 1e-6 is usual",
         )
     return Fraction(budget.delta or 0)
 

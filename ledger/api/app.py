@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 from fastapi import FastAPI
 
 from ledger import __version__, deploy
 from ledger.api import datasets, evaluate, problems, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
-from ledger.api.schemas import Problem
+from ledger.api.problems import Problem
+from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
 from ledger.keys import Keyring
 from ledger.runs import Runs
@@ -23,6 +25,21 @@ The system of record for differential-privacy budgets. A dataset is registered w
 before it touches the data; the ledger works out what the run costs, composes it with all that was spent before, and
 approves or refuses it, for ever on record. Errors are `application/problem+json` with a stable `code`.
 """
+
+
+class Application(FastAPI):
+    """FastAPI whose document says that errors are application/problem+json; its own has one media type for a route."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made once."""
+        if self.openapi_schema is not None:
+            return self.openapi_schema
+        document = super().openapi()
+        calls = [call for path in document["paths"].values() for call in path.values()]
+        for status, answer in [pair for call in calls for pair in call["responses"].items()]:
+            if status == "default" or int(status) >= 400:
+                answer["content"] = {Problem.media_type: answer["content"]["application/json"]}
+        return document
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
@@ -44,13 +61,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             writer.close()
             store.close()
 
-    app = FastAPI(
+    app = Application(
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,
-        responses={"default": {"model": Problem, "description": "A problem, with its `code`."}},
+        redirect_slashes=False,
+        responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
     for part in (runs, datasets, evaluate, tenants, system):
         app.include_router(part.router)

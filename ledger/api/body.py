@@ -1,21 +1,23 @@
 """JSON as this ledger reads it.
 
-Numbers stay the decimals that were written. A member that stands twice, a NUL character, half a surrogate pair and
-nesting deeper than any request needs are refused here, with the path to them, since each of them would otherwise turn
-into something else further in: the last member wins, the driver fails, the parser's stack overflows.
+Numbers stay the decimals that were written. A member that stands twice, a NUL character, half a surrogate pair, a
+number beyond all use and nesting deeper than any request needs are refused here, with the path to them, since each of
+them would otherwise turn into something else further in: the last member wins, the driver fails, the digits of
+1e999999999 fill the memory, the parser's stack overflows.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any, Final
 
-from ledger.errors import InvalidJson, InvalidRequest
+from ledger.errors import InvalidJson, InvalidMechanism, InvalidRequest
 
 DEPTH_MAX: Final = 16
 NUMBER_LENGTH_MAX: Final = 400
+EXPONENT_MAX: Final = 400
 _UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -41,7 +43,12 @@ def _integer(text: str) -> int | Decimal:
 
 
 def _decimal(text: str) -> Decimal:
-    return Decimal(text) if len(text) <= NUMBER_LENGTH_MAX else Decimal("Infinity")
+    try:
+        number = Decimal(text) if len(text) <= NUMBER_LENGTH_MAX else Decimal("Infinity")
+    except InvalidOperation:
+        return Decimal("Infinity")
+    # A zero counts too: 0e-999999999 has a thousand million digits.
+    return number if abs(number.adjusted()) <= EXPONENT_MAX else Decimal("Infinity")
 
 
 _DECODER: Final = json.JSONDecoder(
@@ -66,6 +73,8 @@ def parse(raw: bytes) -> Any:
 def _check(value: Any, path: tuple[str, ...], depth: int) -> None:
     if isinstance(value, str):
         _check_text(value, path)
+    elif isinstance(value, Decimal) and not value.is_finite():
+        raise _invalid(path, "must be a finite number, of at most 400 digits, between 1e-400 and 1e400")
     elif isinstance(value, _Twice):
         raise _invalid((*path, value.name), "stands twice in the same object", InvalidJson)
     elif isinstance(value, dict | list):
@@ -80,9 +89,10 @@ def _check(value: Any, path: tuple[str, ...], depth: int) -> None:
 def _check_text(text: str, path: tuple[str, ...]) -> None:
     if found := _UNFIT.search(text):
         what = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
-        raise _invalid(path, f"has {what}, which no database keeps", InvalidRequest)
+        raise _invalid(path, f"has {what}, which no database keeps")
 
 
-def _invalid(path: tuple[str, ...], detail: str, kind: type[InvalidRequest]) -> InvalidRequest:
+def _invalid(path: tuple[str, ...], detail: str, kind: type[InvalidRequest] | None = None) -> InvalidRequest:
+    kind = kind or (InvalidMechanism if path[:1] == ("mechanism",) else InvalidRequest)
     field = ".".join(path).encode("utf-8", "backslashreplace").decode() or "body"
     return kind(f"{field[:200]}: {detail}", field=field[:200])

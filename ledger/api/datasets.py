@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Final
 from uuid import uuid4
 
 from fastapi import APIRouter, Request, Response
+from starlette.responses import StreamingResponse
 
-from ledger import journal
+from ledger import journal, verify
 from ledger.accounting import amounts
 from ledger.accounting.budgets import limit_of, report_deltas
 from ledger.api import pages
-from ledger.api.gate import Auditor, Reader, Route, Steward
+from ledger.api.gate import Auditor, Reader, Registrar, Route, Steward
 from ledger.api.problems import Json
 from ledger.api.schemas import DatasetChange, DatasetPage, DatasetShown, EntryPage, Head, NewBudget, NewDataset
 from ledger.api.services import Services, services
 from ledger.model import Account, Actor, Change, Command, Dataset, Definition, Entry, Register, SetBudget, timestamp
 from ledger.runs import demand_sight, no_dataset, show_amount, show_epsilon
 
+EXPORT_PAGE: Final = 500
+
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 
 
 @router.post("", status_code=201, responses={201: {"model": DatasetShown}}, response_model=None)
-async def register(body: NewDataset, caller: Steward, request: Request) -> Response:
+async def register(body: NewDataset, caller: Registrar, request: Request) -> Response:
     """Register a dataset with its budget. Its privacy unit, adjacency and bound never change."""
     definition = Definition(uuid4(), body.name, body.privacy_unit, body.adjacency, body.bound, body.size)
     command = Register(
@@ -100,6 +104,35 @@ def show_head(name: str, caller: Auditor, request: Request) -> Response:
     """Show the journal's newest number and hash."""
     dataset, _ = _found(services(request), caller, name)
     return Json({"dataset": name, "seq": dataset.seq, "hash": dataset.head.hex()})
+
+
+@router.get(
+    "/{name}/export",
+    responses={
+        200: {"content": {"application/jsonl": {}}, "description": "JSON Lines: a header, the entries, the head."}
+    },
+    response_class=StreamingResponse,
+    response_model=None,
+)
+def export(name: str, caller: Auditor, request: Request) -> Response:
+    """Export the dataset's whole journal as it is now, for `privacy-ledger verify`. docs/export.md has the format."""
+    served = services(request)
+    dataset, _ = _found(served, caller, name)
+    with served.store.reading(caller.tenant_id) as reading:
+        tenant = reading.tenant_name() or ""
+    return StreamingResponse(_exported(served, caller, dataset, tenant), media_type="application/jsonl")
+
+
+def _exported(served: Services, caller: Actor, dataset: Dataset, tenant: str) -> Iterator[str]:
+    """The lines, a page of the journal at a time. Entries never change, so no transaction has to stay open for a slow
+    reader: the export ends where the head was when it began."""
+    name = dataset.definition.name
+    yield verify.header(tenant_id=caller.tenant_id, tenant=tenant, dataset_id=dataset.id, dataset=name) + "\n"
+    for after in range(0, dataset.seq, EXPORT_PAGE):
+        with served.store.reading(caller.tenant_id) as reading:
+            page = reading.entry_page(dataset.id, after=after, limit=min(EXPORT_PAGE, dataset.seq - after))
+        yield "".join(verify.entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in page)
+    yield verify.head_line(seq=dataset.seq, hash_=dataset.head) + "\n"
 
 
 def _found(served: Services, caller: Actor, name: str) -> tuple[Dataset, Account]:

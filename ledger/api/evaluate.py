@@ -24,11 +24,12 @@ REPORT_DELTAS: Final = (1e-5, 1e-6)
 def evaluate(body: Evaluation, _caller: Reader) -> Response:
     """Work out what a mechanism costs, and what epsilon that is at each delta asked for."""
     cost = mechanisms.cost(body.mechanism, bound=body.bound, adjacency=body.adjacency)
-    deltas = [float(delta) for delta in body.report_deltas] if body.report_deltas else list(REPORT_DELTAS)
+    # A delta of many nines reads as the double 1, which is none.
+    asked = [min(float(delta), math.nextafter(1, 0)) for delta in body.report_deltas or ()]
     return Json(
         {
             "cost": shown(cost),
-            "epsilon": [{"delta": delta, "value": _epsilon(cost, delta)} for delta in deltas],
+            "epsilon": [{"delta": delta, "value": _epsilon(cost, delta)} for delta in asked or REPORT_DELTAS],
             "bound": body.bound,
             "adjacency": body.adjacency,
             "is_estimate": body.bound == "clt",
@@ -46,6 +47,8 @@ def shown(cost: Cost) -> dict[str, Any]:
 
 
 def _epsilon(cost: Cost, at_delta: float) -> float | None:
+    if cost.delta >= 1:  # as a double; what was declared is below 1
+        return None
     # mu may be a double below the true value; the bound of mu² is not.
     upper = math.nextafter(max(cost.mu, mechanisms.root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
     return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

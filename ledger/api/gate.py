@@ -36,7 +36,7 @@ class SizeLimit:
             await self.app(scope, receive, send)
             return
         stated = Headers(scope=scope).get("content-length", "0")
-        if stated.isdigit() and len(stated) < 20 and int(stated) <= self.bytes_max:
+        if stated.isdecimal() and len(stated) < 20 and int(stated) <= self.bytes_max:
             await self._counted(scope, receive, send)
         else:
             await self._refuse(scope, receive, send)
@@ -111,8 +111,11 @@ class Route(APIRoute):
             request = _Request(request.scope, request.receive)
             if takes_body:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-                if kind != "application/json" and (kind or await request.body()):
+                is_sent = bool(await request.body())
+                if kind != "application/json" and (kind or is_sent):
                     return problem("unsupported-media-type", "Send the body as application/json.", facts={"sent": kind})
+                if is_sent:
+                    await request.json()  # here, since FastAPI turns every error of its own reading into one
             return await handle(request)
 
         return checked
@@ -133,7 +136,8 @@ def allowed(action: str) -> Callable[..., Awaitable[Actor]]:
         if isinstance(caller, Operator):
             raise Forbidden("The operator's key makes tenants; it opens nothing that belongs to one.")
         if not keys.may(caller, action):
-            raise Forbidden(f"The role {caller.role} may not {action}.", role=caller.role)
+            who = f"The role {caller.role}" if caller.role not in keys.ALLOWED[action] else "A key limited to datasets"
+            raise Forbidden(f"{who} may not {action}.", role=caller.role)
         return caller
 
     return check
@@ -149,6 +153,7 @@ async def operator(caller: Annotated[Caller, Depends(_caller)]) -> Operator:
 Reader = Annotated[Actor, Depends(allowed("read"))]
 Requester = Annotated[Actor, Depends(allowed("ask for runs"))]
 Ender = Annotated[Actor, Depends(allowed("end runs"))]
+Registrar = Annotated[Actor, Depends(allowed("register datasets"))]
 Steward = Annotated[Actor, Depends(allowed("manage datasets"))]
 Auditor = Annotated[Actor, Depends(allowed("read the journal"))]
 Admin = Annotated[Actor, Depends(allowed("manage keys"))]

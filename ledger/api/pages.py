@@ -37,12 +37,12 @@ def _decode(cursor: str | None, read: Callable[[Any], T]) -> T | None:
         return None
     try:
         return read(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, LookupError, RecursionError):
         raise InvalidRequest("cursor: is not one that this ledger gave", field="cursor") from None
 
 
 def _text(place: Any) -> str:
-    if not isinstance(place, str) or "\x00" in place:
+    if not isinstance(place, str) or not place.isascii() or "\x00" in place:
         raise ValueError("not a name")
     return place
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -11,8 +12,9 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 
-from ledger.accounting.mechanisms import field_path
+from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
 from ledger.runs import plain
 from ledger.store import failure_kind
@@ -40,6 +42,11 @@ STATUS: Final[dict[str, int]] = {
     "overloaded": 503,
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
+_LATER: Final = re.compile(
+    r"/v1/(plan|report|runs/batch|runs/[^/]+/receipt|datasets/[^/]+/(partitions|projects/[^/]+|report))"
+    r"|/metrics|/\.well-known/jwks\.json"
+)
+"""Calls of the contract that this version does not have."""
 ERRORS_SHOWN_MAX: Final = 20
 
 
@@ -88,25 +95,51 @@ def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Pr
 
 def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
     """What Pydantic found wrong with a request, every field named."""
-    found = [{"field": _field(error["loc"]), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
+    found = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
     first = found[0]
     in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in found)
     kind = InvalidMechanism if in_mechanism else InvalidRequest
     return kind(f"{first['field']}: {first['message']}", field=first["field"], errors=found)
 
 
-def _field(location: tuple[str | int, ...]) -> str:
-    place, *rest = location
+def _field(error: dict[str, Any]) -> str:
+    place, *rest = error["loc"]
+    if error["type"] in ABOUT_TYPE:
+        rest.append("type")
     path = field_path(tuple(rest)) if place == "body" else ".".join(map(str, rest))
     return path or str(place)
 
 
 def _message(error: dict[str, Any]) -> str:
-    if error["type"] == "extra_forbidden":
-        return "is not a field of this request"
-    if error["type"] == "missing":
-        return "is required"
-    return str(error["msg"])
+    match error["type"]:
+        case "extra_forbidden":
+            return "is not a field of this request"
+        case "missing":
+            return "is required"
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "must be an object"
+        case "union_tag_not_found":
+            return "is required, and says what kind it is"
+        case "union_tag_invalid":
+            return f"must be one of {error['ctx']['expected_tags']}"
+        case _:
+            return str(error["msg"])
+
+
+def _no_such_call(request: Request) -> Problem:
+    """No route takes this request: its path leads nowhere, or not by this method."""
+    if _LATER.fullmatch(request.url.path):
+        return problem("not-found", "This call is not supported by this version; /docs lists those that are.")
+    methods = [
+        method
+        for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+        if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
+    ]
+    if not methods:
+        return problem("not-found", "There is no such call; /docs lists those that there are.")
+    # All of them: Starlette itself names those of the first route alone, where one path has several.
+    allow = ", ".join(methods)
+    return problem("method-not-allowed", f"The methods of this path are {allow}.", headers={"Allow": allow})
 
 
 def install(app: FastAPI) -> None:
@@ -122,11 +155,12 @@ def install(app: FastAPI) -> None:
             return of_error(Internal())
         return of_error(of_validation(list(error.errors())))
 
-    async def framework_error(_request: Request, error: Exception) -> Response:
+    async def framework_error(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
-        headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        if status in (404, 405):
+            return _no_such_call(request)
         if status in _FRAMEWORK:
-            return problem(_FRAMEWORK[status], HTTPStatus(status).description or "", headers=headers)
+            return problem(_FRAMEWORK[status], HTTPStatus(status).description or "")
         if 400 <= status < 500:
             return of_error(InvalidRequest(str(getattr(error, "detail", ""))))
         return of_error(Internal())

@@ -11,11 +11,11 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from ledger.api import pages
 from ledger.api.gate import Ender, Reader, Requester, Route
 from ledger.api.problems import Json, of_error
-from ledger.api.schemas import RunApproved, RunMoved, RunPage, RunRefused, RunShown
+from ledger.api.schemas import Problem, RunApproved, RunMoved, RunPage, RunRefused, RunShown
 from ledger.api.services import services
 from ledger.errors import IdempotencyKeyMissing
 from ledger.model import RunStateName
-from ledger.runs import DatasetName, RunRequest, SettleRequest, VoidRequest
+from ledger.runs import DatasetName, RunRequest, SettleRequest, VoidRequest, absent
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -41,8 +41,20 @@ _EXAMPLES: Final[dict[str, Any]] = {
         "value": {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},
     },
 }
+_SETTLED: Final[dict[str, Any]] = {
+    "planned": {
+        "summary": "All that was planned",
+        "value": {"stop": "planned", "evidence": {"log": "s3://training/2026-11-20"}},
+    }
+}
+_VOIDED: Final[dict[str, Any]] = {
+    "unused": {"summary": "Never started", "value": {"reason": "The job was cancelled before it read the data."}}
+}
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
-    409: {"model": RunRefused, "description": "It does not fit; what would is in `fits`."}
+    409: {
+        "model": RunRefused | Problem,
+        "description": "`budget-exceeded`: it does not fit; what would is in `fits`. Or the dataset is not active.",
+    }
 }
 
 
@@ -52,7 +64,8 @@ async def ask(
     caller: Requester,
     request: Request,
     idempotency_key: Annotated[
-        str | None, Header(description="1 to 255 visible ASCII characters, one for each run you mean to ask for.")
+        str | None,
+        Header(description="Required: 1-255 visible ASCII characters, one key for each run you mean to ask for."),
     ] = None,
 ) -> Response:
     """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
@@ -76,7 +89,7 @@ async def settle(
     id: UUID,  # noqa: A002 (the contract's name)
     caller: Requester,
     request: Request,
-    body: SettleRequest | None = None,
+    body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
     """Charge a started run for what it executed: in this version, all that was planned."""
     said = {} if body is None else await request.json()
@@ -84,7 +97,12 @@ async def settle(
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}}, response_model=None)
-async def void(id: UUID, body: VoidRequest, caller: Ender, request: Request) -> Response:  # noqa: A002
+async def void(
+    id: UUID,  # noqa: A002 (the contract's name)
+    body: Annotated[VoidRequest, Body(openapi_examples=_VOIDED)],
+    caller: Ender,
+    request: Request,
+) -> Response:
     """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word."""
     return Json(await services(request).runs.void(caller, id, body=body.model_dump()))
 
@@ -98,6 +116,7 @@ def list_runs(
     overdue: Annotated[
         bool | None, Query(description="Not started by `start_by`, or not settled by `settle_by`.")
     ] = None,
+    _project: Annotated[None, absent("projects are"), Query(alias="project", include_in_schema=False)] = None,
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:

@@ -5,12 +5,21 @@ Answers are built as plain dictionaries; the models of answers here describe the
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
-from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.accounting.mechanisms import Mechanism
@@ -45,13 +54,16 @@ def _moment(value: Any) -> Any:
     if not isinstance(value, str) or "T" not in value.upper():
         raise PydanticCustomError("moment", "must be an RFC 3339 time with its offset, such as 2030-01-01T00:00:00Z")
     try:
-        return datetime.fromisoformat(value.upper())
-    except ValueError:
+        moment = datetime.fromisoformat(value.upper())
+        return moment if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
         raise PydanticCustomError("moment", "must be an RFC 3339 time, such as 2030-01-01T00:00:00Z") from None
 
 
 class NewTenant(Strict):
     name: ShortText
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"name": "acme"}})
 
 
 class NewKey(Strict):
@@ -103,18 +115,33 @@ class DatasetChange(Strict):
     description: Description | None = None
     reason: LongText | None = None
 
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"state": "frozen", "reason": "Under review since two records came twice."}},
+    )
+
     @model_validator(mode="after")
     def _says_something(self) -> DatasetChange:
         if self.state is None and self.title is None and self.description is None:
             raise PydanticCustomError("change", "give at least one of state, title and description")
         if self.state is not None and self.reason is None:
-            raise PydanticCustomError("change", "a change of state needs a reason")
+            missing = InitErrorDetails(type="missing", loc=("reason",), input=None)
+            raise ValidationError.from_exception_data("change", [missing])
         return self
 
 
 class NewBudget(Strict):
     budget: AnyBudget
     reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {"budget": {"epsilon": 5.0, "at_delta": 1e-5}, "reason": "Agreed by the review board in March."}
+        },
+    )
 
 
 class Evaluation(Strict):
@@ -183,6 +210,7 @@ class SecretShown(BaseModel):
     datasets: list[str] | None = None
     created_at: str | None = None
     expires_at: str | None = None
+    revoked_at: str | None = None
 
 
 class NewTenantShown(BaseModel):
@@ -277,8 +305,22 @@ class RunMoved(BaseModel):
     settle_by: str | None = None
 
 
+class RunEvent(BaseModel):
+    """What became of a run: when it was started, settled or voided, by whom, and what was said."""
+
+    at: str
+    by: dict[str, Any]
+    seq: int
+    settle_by: str | None = None
+    steps: int | None = None
+    stop: str | None = None
+    evidence: dict[str, Any] | None = None
+    reason: str | None = None
+    charged: AmountShown | None = None
+    returned: AmountShown | None = None
+
+
 class RunShown(BaseModel):
-    model_config = ConfigDict(extra="allow")
     id: UUID
     state: RunStateName
     decision: Literal["approved", "refused"]
@@ -295,6 +337,9 @@ class RunShown(BaseModel):
     accountant: str
     created_at: str
     start_by: str | None
+    started: RunEvent | None = None
+    settled: RunEvent | None = None
+    voided: RunEvent | None = None
 
 
 class EpsilonShown(BaseModel):

@@ -1,0 +1,289 @@
+"""The OpenAPI document and the running application say the same."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator
+from operator import or_
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, TypeAdapter
+
+from ledger.api import schemas
+from ledger.api.problems import STATUS
+from tests.conftest import Templates
+from tests.driver import MNIST, RELEASE, Ledger
+
+CALLS = {
+    ("get", "/healthz"),
+    ("get", "/readyz"),
+    ("post", "/v1/tenants"),
+    ("get", "/v1/keys"),
+    ("post", "/v1/keys"),
+    ("delete", "/v1/keys/{id}"),
+    ("get", "/v1/datasets"),
+    ("post", "/v1/datasets"),
+    ("get", "/v1/datasets/{name}"),
+    ("patch", "/v1/datasets/{name}"),
+    ("put", "/v1/datasets/{name}/budget"),
+    ("get", "/v1/datasets/{name}/entries"),
+    ("get", "/v1/datasets/{name}/export"),
+    ("get", "/v1/datasets/{name}/head"),
+    ("get", "/v1/runs"),
+    ("post", "/v1/runs"),
+    ("get", "/v1/runs/{id}"),
+    ("post", "/v1/runs/{id}/start"),
+    ("post", "/v1/runs/{id}/settle"),
+    ("post", "/v1/runs/{id}/void"),
+    ("post", "/v1/evaluate"),
+}
+"""The calls of this version."""
+
+
+@pytest.fixture
+def here(templates: Templates, tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger on SQLite alone: what a call answers does not depend on the database."""
+    with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings) as opened:
+        yield opened
+
+
+@pytest.fixture
+def document(here: Ledger) -> dict[str, Any]:
+    """The document, as anyone gets it without a key."""
+    answer = here.client.get("/openapi.json")
+    assert answer.status_code == 200
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def calls_of(document: dict[str, Any]) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Every call of the document: method, path, description."""
+    for path, methods in document["paths"].items():
+        for method, call in methods.items():
+            yield method, path, call
+
+
+def walk(value: Any) -> Iterator[dict[str, Any]]:
+    """Every object in a piece of JSON."""
+    if isinstance(value, dict):
+        yield value
+        for item in value.values():
+            yield from walk(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from walk(item)
+
+
+def alternatives(schema: dict[str, Any]) -> list[dict[str, Any]]:
+    """The schemas one of which holds."""
+    found: list[dict[str, Any]] = schema.get("anyOf", [schema])
+    return found
+
+
+def resolved(document: dict[str, Any], schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema, or the one that it refers to."""
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].removeprefix("#/components/schemas/")]
+    return schema
+
+
+# --- the document ----------------------------------------------------------------------------------------------------
+
+
+def test_document_holds_together(document: dict[str, Any]) -> None:
+    """Goal: tools can read the document. Method: version, references, path parameters, operations."""
+    assert re.fullmatch(r"3\.1\.\d+", document["openapi"])
+    assert document["info"]["title"]
+    assert document["info"]["version"]
+    named = document["components"]["schemas"]
+    used = {item["$ref"].rpartition("/")[2] for item in walk(document) if isinstance(item.get("$ref"), str)}
+    assert used == set(named)
+    operations = [call["operationId"] for _, _, call in calls_of(document)]
+    assert len(operations) == len(set(operations))
+    for method, path, call in calls_of(document):
+        inside = {parameter["name"] for parameter in call.get("parameters", ()) if parameter["in"] == "path"}
+        assert inside == set(re.findall(r"{(\w+)}", path)), path
+        assert call["summary"]
+        assert call["description"], path
+        assert ("requestBody" in call) <= (method in ("post", "put", "patch"))
+    for item in walk(document):
+        if "$ref" not in item and set(item) & {"exclusiveMinimum", "minimum", "maximum"}:
+            assert item["type"] in ("number", "integer")
+
+
+def test_every_call_is_listed(document: dict[str, Any]) -> None:
+    """Goal: neither more nor less than this version's calls. Method: compare with the list above."""
+    assert {(method, path) for method, path, _ in calls_of(document)} == CALLS
+
+
+def test_security(document: dict[str, Any]) -> None:
+    """Goal: a client knows where a key is needed. Method: the scheme, and who names it: all of /v1, nothing else."""
+    ((name, scheme),) = document["components"]["securitySchemes"].items()
+    assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
+    for _, path, call in calls_of(document):
+        assert call.get("security", []) == ([{name: []}] if path.startswith("/v1/") else []), path
+
+
+def test_errors_are_declared_as_problems(document: dict[str, Any]) -> None:
+    """Goal: a generated client reads errors as what they are. Method: media type and schema of every error answer."""
+    for _, path, call in calls_of(document):
+        errors = {status: answer for status, answer in call["responses"].items() if not status.startswith("2")}
+        assert "default" in errors, path
+        for answer in errors.values():
+            ((media_type, content),) = answer["content"].items()
+            assert media_type == "application/problem+json"
+            for one in alternatives(content["schema"]):
+                assert {"type", "title", "status", "code", "detail"} <= set(resolved(document, one)["required"])
+        assert "422" not in errors
+
+
+# --- examples --------------------------------------------------------------------------------------------------------
+
+
+def examples_of(document: dict[str, Any], call: dict[str, Any]) -> list[Any]:
+    """Every example of a call's body."""
+    content = call["requestBody"]["content"]["application/json"]
+    schema = resolved(document, content["schema"])
+    return [
+        *(example["value"] for example in content.get("examples", {}).values()),
+        *([schema["example"]] if "example" in schema else []),
+        *schema.get("examples", []),
+    ]
+
+
+def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> None:
+    """Goal: what the documentation shows can be sent as it stands. Method: send each example of each body."""
+    sent: set[tuple[str, str, str]] = set()
+    operator = here.with_key(here.operator_key)
+    order = ("post /v1/tenants", "post /v1/datasets", "put", "post /v1/runs", "post", "patch")
+    bodies = [(method, path, call) for method, path, call in calls_of(document) if "requestBody" in call]
+    rank = {(m, p): next(i for i, start in enumerate(order) if f"{m} {p}".startswith(start)) for m, p, _ in bodies}
+    for method, path, call in sorted(bodies, key=lambda item: rank[item[0], item[1]]):
+        examples = examples_of(document, call)
+        assert examples, f"{method} {path} shows no example"
+        for example in examples:
+            run = ""
+            if "{id}" in path:
+                run = here.ask(key=f"{path} {len(sent)}".replace(" ", "-")).json()["id"]
+                if path.endswith("/settle"):
+                    here.post(f"/v1/runs/{run}/start")
+            target = path.replace("{name}", "mnist").replace("{id}", run)
+            caller = operator if path == "/v1/tenants" else here
+            # The tenant of the example is this test's own.
+            body = {"name": f"{example['name']} again"} if path == "/v1/tenants" else example
+            headers = {"Idempotency-Key": f"example-{len(sent)}"}
+            answer = caller.request(method.upper(), target, json=body, headers=headers)
+            assert answer.is_success, (method, path, answer.text)
+            sent.add((method, path, str(example)))
+    assert {(method, path) for method, path, _ in sent} == {(method, path) for method, path, _ in bodies}
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+
+def models_of(call: dict[str, Any], status: int) -> list[type[BaseModel]]:
+    """The models that the document declares for an answer, in its order."""
+    declared = call["responses"].get(str(status), call["responses"]["default"])
+    ((_, content),) = declared["content"].items()
+    return [getattr(schemas, one["$ref"].rpartition("/")[2]) for one in alternatives(content["schema"])]
+
+
+class Checked:
+    """Sends requests and holds every answer against the model that the document declares for it."""
+
+    def __init__(self, ledger: Ledger, document: dict[str, Any]) -> None:
+        self.ledger, self.document = ledger, document
+        self.seen: set[tuple[str, str, int]] = set()
+
+    def __call__(self, method: str, path: str, body: Any = None, *, by: Ledger | None = None, **rest: Any) -> Any:
+        called = path.format(**rest)
+        headers = {"Idempotency-Key": str(rest["key"])} if "key" in rest else {}
+        more = {} if body is None else {"json": body}
+        answer = (by or self.ledger).request(method.upper(), called, headers=headers, **more)
+        self.seen.add((method, path, answer.status_code))
+        call = self.document["paths"][path][method]
+        if answer.status_code == 204:
+            assert answer.content == b""
+            assert "content" not in call["responses"]["204"]
+            return None
+        declared = call["responses"].get(str(answer.status_code), call["responses"]["default"])["content"]
+        assert [answer.headers["content-type"].partition(";")[0]] == list(declared), (method, path)
+        if "schema" not in declared[answer.headers["content-type"].partition(";")[0]]:
+            return None  # no JSON, so nothing that a model could describe
+        adapter: TypeAdapter[BaseModel] = TypeAdapter(functools.reduce(or_, models_of(call, answer.status_code)))
+        shown = adapter.validate_json(answer.content, strict=True)
+        # What the model does not declare would be missing here, and what it reads differently would differ.
+        again = shown.model_dump(mode="json", exclude_unset=True)
+        assert again == answer.json(), (method, path)
+        if answer.is_error:
+            assert STATUS[answer.json()["code"]] == answer.status_code
+        return answer.json()
+
+
+def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None:
+    """Goal: documentation and answers cannot drift apart.
+
+    Method: make every call succeed, and fail in many ways, and read each answer through its declared model, strictly:
+    no member may be missing, undeclared or of another type.
+    """
+    send = Checked(here, document)
+    send("get", "/healthz")
+    send("get", "/readyz")
+    operator = here.with_key(here.operator_key)
+    send("post", "/v1/tenants", {"name": "globex"}, by=operator)
+    send("post", "/v1/tenants", {"name": "globex"}, by=operator)
+    for bound, budget in (("clt", {"mu": 1}), ("certified", {"epsilon": 3, "at_delta": 1e-5})):
+        send("post", "/v1/datasets", {**MNIST, "name": bound, "bound": bound, "budget": budget})
+    send("post", "/v1/datasets", {**MNIST, "name": "clt"})
+    release = {**RELEASE, "datasets": ["clt"]}
+    full = {**release, "purpose": "p", "labels": {"a": "b"}, "code": {"repository": "r", "commit": "c"}, "delta": 1e-9}
+    settled = send("post", "/v1/runs", full, key="a")["id"]
+    send("post", "/v1/runs", {**release, "mechanism": {"type": "gaussian", "noise_multiplier": 0.5}}, key="b")
+    send("post", "/v1/runs", release)
+    send("post", "/v1/runs/{id}/settle", {}, id=settled)
+    send("post", "/v1/runs/{id}/start", id=settled)
+    send("post", "/v1/runs/{id}/settle", {"steps": 1, "evidence": {"log": ["x", {"y": 1.5}]}}, id=settled)
+    voided = send("post", "/v1/runs", release, key="c")["id"]
+    send("post", "/v1/runs/{id}/void", {"reason": "never started"}, id=voided)
+    send("post", "/v1/runs/{id}/void", {"reason": "another"}, id=voided)
+    by_epochs = {
+        **release,
+        "mechanism": {
+            "type": "dpsgd",
+            "noise_multiplier": 9,
+            "sampling": "poisson",
+            "dataset_size": 1000,
+            "batch_size": 7,
+            "epochs": 1,
+        },
+    }
+    stepped = send("post", "/v1/runs", by_epochs, key="d")["id"]
+    send("post", "/v1/runs/{id}/start", id=stepped)
+    send("post", "/v1/runs/{id}/settle", id=stepped)
+    for run in (settled, voided, stepped):
+        send("get", "/v1/runs/{id}", id=run)
+    send("get", "/v1/runs/{id}", id="00000000-0000-0000-0000-000000000000")
+    send("get", "/v1/runs")
+    send("put", "/v1/datasets/{name}/budget", {"budget": {"mu": 2, "delta": 0.001}, "reason": "more"}, name="clt")
+    send("put", "/v1/datasets/{name}/budget", {"budget": {"mu": 0.001}, "reason": "less"}, name="clt")
+    send("patch", "/v1/datasets/{name}", {"state": "frozen", "reason": "review"}, name="clt")
+    send("patch", "/v1/datasets/{name}", {"state": "frozen"}, name="clt")
+    send("post", "/v1/runs", release, key="e")
+    for rest in ("", "/entries", "/head", "/export"):
+        send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
+        send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")
+    send("get", "/v1/datasets")
+    limited = {"name": "k", "role": "auditor", "datasets": ["clt"], "expires_at": "2100-01-01T00:00:00+02:00"}
+    key = send("post", "/v1/keys", limited)["id"]
+    send("get", "/v1/keys")
+    send("delete", "/v1/keys/{id}", id=key)
+    send("delete", "/v1/keys/{id}", id="00000000-0000-0000-0000-000000000000")
+    send("post", "/v1/keys", {**limited, "datasets": ["nothing"]})
+    tiny = {"type": "gaussian", "noise_multiplier": 1e-9}
+    for mechanism in (RELEASE["mechanism"], tiny, {"type": "zcdp", "rho": 1}):
+        send("post", "/v1/evaluate", {"mechanism": mechanism})
+    assert {(method, path) for method, path, status in send.seen if status < 300} == CALLS
+    assert {status for _, _, status in send.seen} == {200, 201, 204, 400, 404, 409, 422}
