@@ -1,0 +1,128 @@
+"""A call of the ledger, described and not yet made; and those that the life of a run is made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from typing import Any, Final
+from urllib.parse import quote
+from uuid import uuid4
+
+from ledger.client.mechanisms import AnyMechanism, Number
+from ledger.client.wire import encode
+from ledger.errors import IdempotencyKeyMissing
+
+PAGE_LIMIT: Final = 1000
+_KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
+_JSON: Final = {"Content-Type": "application/json"}
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request.
+
+    is_repeatable: sent twice it does no more than sent once, so that it can be sent again when its answer was lost.
+    is_streamed: the answer is to be read bit by bit.
+    """
+
+    method: str
+    path: str
+    is_repeatable: bool
+    params: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content: bytes | None = None
+    is_streamed: bool = False
+
+
+def path(*parts: str) -> str:
+    """A path of the API, with whatever a user typed kept inside its part."""
+    return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
+
+
+def get(*parts: str, **params: object) -> Call:
+    """Reads something."""
+    said = {name: _text(value) for name, value in params.items() if value is not None}
+    return Call("GET", path(*parts), is_repeatable=True, params=said)
+
+
+def _text(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def listed(*parts: str, **params: object) -> Call:
+    """Reads a list, in as few pages as there can be."""
+    return get(*parts, limit=PAGE_LIMIT, **params)
+
+
+def send(
+    method: str, *parts: str, is_repeatable: bool = False, headers: Mapping[str, str] | None = None, **body: object
+) -> Call:
+    """Sends an object of the members that are not None."""
+    given = {name: value for name, value in body.items() if value is not None}
+    return Call(
+        method,
+        path(*parts),
+        is_repeatable=is_repeatable,
+        headers={**_JSON, **(headers or {})},
+        content=encode(given).encode(),
+    )
+
+
+def ask(
+    *,
+    datasets: Sequence[str | Mapping[str, Any]],
+    mechanism: AnyMechanism,
+    delta: Number | None = None,
+    segments: int | None = None,
+    project: str | None = None,
+    purpose: str | None = None,
+    labels: Mapping[str, str] | None = None,
+    code: Mapping[str, str] | None = None,
+    valid_for: str | timedelta | None = None,
+    idempotency_key: str | None = None,
+) -> Call:
+    """Asks for a run, under one key however often it is sent. Raises IdempotencyKeyMissing for what can be none."""
+    key = uuid4().hex if idempotency_key is None else idempotency_key
+    if not _KEY.fullmatch(key):
+        raise IdempotencyKeyMissing(
+            "idempotency_key must be 1 to 255 visible ASCII characters.", field="Idempotency-Key"
+        )
+    return send(
+        "POST",
+        "runs",
+        is_repeatable=True,
+        headers={"Idempotency-Key": key},
+        datasets=datasets,
+        mechanism=mechanism,
+        delta=delta,
+        segments=segments,
+        project=project,
+        purpose=purpose,
+        labels=labels,
+        code=code,
+        valid_for=valid_for,
+    )
+
+
+def start(run: str) -> Call:
+    """Says that a run now touches the data."""
+    return Call("POST", path("runs", run, "start"), is_repeatable=True)
+
+
+def settle(
+    run: str, *, steps: int | None = None, stop: str | None = None, evidence: Mapping[str, Any] | None = None
+) -> Call:
+    """Says what a run executed."""
+    return send("POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, evidence=evidence)
+
+
+def run_info(run: str) -> Call:
+    """Reads what a run is and what became of it."""
+    return get("runs", run)
+
+
+def export(name: str) -> Call:
+    """Reads all of a dataset's journal."""
+    return replace(get("datasets", name, "export"), is_streamed=True)

@@ -1,0 +1,133 @@
+"""A server's problems as exceptions: those of `ledger.errors` by their code, and what only a client can meet.
+
+LedgerError
+├── …                   as ledger.errors has them
+│   └── BudgetExceeded  with what a refusal is about as attributes
+├── Overloaded
+│   └── RateLimited
+└── Unreachable
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+import httpx
+
+from ledger import errors
+from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
+
+_MEMBERS: Final = frozenset({"type", "title", "status", "code", "detail"})
+"""What every problem has; the rest are its facts."""
+
+
+class BudgetExceeded(errors.BudgetExceeded):
+    """The run does not fit in what is left."""
+
+    code = "budget-exceeded"
+
+    @property
+    def run(self) -> str:
+        """The id under which the refusal is recorded."""
+        return str(self.facts.get("run", ""))
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """What binds: `name`, `quantity`, `requested`, `remaining` and `limit` of each."""
+        return list(self.facts.get("datasets", ()))
+
+    @property
+    def fits(self) -> dict[str, float]:
+        """What would make the run fit, each alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
+        return dict(self.facts.get("fits", {}))
+
+
+class RateLimited(Overloaded):
+    """This key has asked for too much in too short a time. Try again after `retry_after_seconds`."""
+
+    code = "rate-limited"
+
+
+class Unreachable(LedgerError):
+    """The ledger did not answer, or what answered is not a ledger."""
+
+    code = "unreachable"
+
+
+def of_response(response: httpx.Response, *, url: str) -> LedgerError:
+    """The exception for an answer that says no."""
+    problem = _problem(response)
+    if problem is None:
+        said = f"{response.status_code} {response.reason_phrase}".rstrip()
+        return Unreachable(f"What answers at {url} is not the ledger, or stands before it: {said}.", url=url)
+    code, detail = str(problem["code"]), str(problem.get("detail", problem.get("title", "")))
+    facts = {name: value for name, value in problem.items() if name not in _MEMBERS}
+    kind = _KINDS.get(code)
+    if kind is None:
+        error = LedgerError(detail, **facts)
+        vars(error)["code"] = code  # a newer server's; whoever knows it can still tell it apart
+        return error
+    if issubclass(kind, Overloaded):
+        return kind(detail, retry_after_seconds=round(retry_after_seconds(response) or 1))
+    if issubclass(kind, BudgetExceeded):
+        detail = _refusal(facts) or detail
+    return kind(detail, **facts)
+
+
+def retry_after_seconds(response: httpx.Response) -> float | None:
+    """How long the server asks to be left alone, where it says so in seconds."""
+    said = response.headers.get("Retry-After", "").strip()
+    return float(said) if said.isascii() and said.isdecimal() and len(said) < 10 else None
+
+
+def _problem(response: httpx.Response) -> dict[str, Any] | None:
+    try:
+        problem = json.loads(response.content)
+    except (ValueError, RecursionError):
+        return None
+    return problem if isinstance(problem, dict) and "code" in problem else None
+
+
+def _refusal(facts: Mapping[str, Any]) -> str | None:
+    """What a person needs to know of a refusal, in one line; None where the facts are not those that were promised."""
+    try:
+        bound = "; of ".join(_binding(item) for item in facts["datasets"])
+        fits = ", or ".join(f"{name} {value}" for name, value in facts["fits"].items())
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return None
+    would = f"What would fit: {fits}." if fits else "No change of one of its numbers would make it fit."
+    return f"The run does not fit in what is left of {bound}. {would}"
+
+
+def _binding(item: Mapping[str, Any]) -> str:
+    parts = [f"{part} {item[part]}" for part in ("partition", "project") if part in item]
+    where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
+    requested, remaining, limit = _told_apart(item["requested"], item["remaining"], item["limit"])
+    return f"{where}: it asks for {item['quantity']} {requested}, {remaining} of {limit} is left"
+
+
+def _told_apart(*numbers: float) -> list[str]:
+    """Numbers with three digits, or with as many as it takes to see that they differ."""
+    shown: list[str] = []
+    for digits in range(3, 18):
+        shown = [f"{number:.{digits}g}" for number in numbers]
+        if len(set(shown)) == len(set(numbers)):
+            break
+    return shown
+
+
+def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
+    yield kind
+    for child in kind.__subclasses__():
+        yield from _tree(child)
+
+
+# The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code stands for Internal. The
+# three that are left out never come over the wire.
+_KINDS: Final[dict[str, type[LedgerError]]] = {
+    kind.code: kind
+    for kind in _tree(LedgerError)
+    if "code" in vars(kind) and not issubclass(kind, (JournalBroken, Misconfigured, Unreachable))
+} | {errors.Internal.code: errors.Internal}

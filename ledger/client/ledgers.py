@@ -1,0 +1,284 @@
+"""The two clients: `Ledger`, which blocks, and `AsyncLedger`, which is awaited. They do what flows say."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Final, Protocol, TypedDict, TypeVar
+
+import httpx
+
+from ledger import __version__
+from ledger.client import calls
+from ledger.client.calls import Call
+from ledger.client.errors import Unreachable
+from ledger.client.flows import Flow, Pause, Server, answered, carry_out
+from ledger.client.methods import Methods
+from ledger.client.runs import AsyncRunScope, Plan, RunScope
+from ledger.errors import Misconfigured, Unauthenticated
+
+URL: Final = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS: Final = 30.0
+RETRIES: Final = 6
+
+T = TypeVar("T")
+SyncLedger = TypeVar("SyncLedger", bound="Ledger")
+AnyAsyncLedger = TypeVar("AnyAsyncLedger", bound="AsyncLedger")
+
+
+class BinaryFile(Protocol):
+    """What can be written to, such as a file opened with `"wb"`."""
+
+    def write(self, data: bytes, /) -> object: ...
+
+
+class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
+    """A client of the ledger.
+
+    url, key: from LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY, where they are not given.
+    timeout: seconds that each step of an exchange may take, or an httpx.Timeout.
+    retries: how often a call is tried again when the ledger cannot be reached or has no time; never for longer than
+    two minutes in all, and only where asking twice does no harm. transport: as httpx has it. sleep: what waits.
+
+    >>> with Ledger(url, key) as client:
+    ...     client.dataset("mnist")["state"]
+    'active'
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        timeout: float | httpx.Timeout = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+        transport: httpx.BaseTransport | None = None,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        options = _options(url, key, timeout)
+        self._server = Server(str(options["base_url"]), retries)
+        self._client = httpx.Client(**options, transport=transport)
+        self._sleep = sleep
+
+    def __enter__(self: SyncLedger) -> SyncLedger:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connections."""
+        self._client.close()
+
+    def __repr__(self) -> str:
+        return f"<Ledger at {self._server.url}>"
+
+    def export(self, name: str, file: BinaryFile) -> int:
+        """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were.
+
+        >>> ledger.export("mnist", file) == file.tell()
+        True
+        """
+        response = self._drive(carry_out(calls.export(name), self._server))
+        size = 0
+        try:
+            for chunk in response.iter_bytes():
+                file.write(chunk)
+                size += len(chunk)
+        except httpx.RequestError as error:
+            raise _broken_off(size, self._server) from error
+        finally:
+            response.close()
+        return size
+
+    def _drive(self, flow: Flow[T], /) -> T:
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = self._perform(effect)
+                except Exception as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+    def _perform(self, effect: Call | Pause) -> httpx.Response | None:
+        if isinstance(effect, Pause):
+            self._sleep(effect.seconds)
+            return None
+        response = self._client.send(_request(self._client, effect), stream=effect.is_streamed)
+        if not response.is_success:
+            response.read()
+        return response
+
+    def _each(self, listing: Call) -> Iterator[dict[str, Any]]:
+        page: dict[str, Any] = {"next": None}
+        while True:
+            page = self._drive(answered(_next_page(listing, page), self._server))
+            yield from page["items"]
+            if page["next"] is None:
+                return
+
+    def _scope(self, plan: Plan) -> RunScope:
+        return RunScope(self._drive, plan, self._server)
+
+
+class AsyncLedger(
+    Methods[
+        Coroutine[Any, Any, dict[str, Any]], AsyncIterator[dict[str, Any]], Coroutine[Any, Any, None], AsyncRunScope
+    ]
+):
+    """The same client for an event loop: what Ledger returns is awaited, its lists are for `async for`.
+
+    sleep: what waits, asyncio's unless told otherwise (`trio.sleep`).
+
+        async with AsyncLedger() as ledger:
+            asked = await ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5))
+            async for run in ledger.runs(dataset="mnist"): ...
+            async with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5)) as run: ...
+    """
+
+    def __init__(
+        self,
+        url: str | None = None,
+        key: str | None = None,
+        *,
+        timeout: float | httpx.Timeout = TIMEOUT_SECONDS,
+        retries: int = RETRIES,
+        transport: httpx.AsyncBaseTransport | None = None,
+        sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
+    ) -> None:
+        options = _options(url, key, timeout)
+        self._server = Server(str(options["base_url"]), retries)
+        self._client = httpx.AsyncClient(**options, transport=transport)
+        self._sleep = sleep
+
+    async def __aenter__(self: AnyAsyncLedger) -> AnyAsyncLedger:
+        return self
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    async def aclose(self) -> None:
+        """Closes the connections."""
+        await self._client.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AsyncLedger at {self._server.url}>"
+
+    async def export(self, name: str, file: BinaryFile) -> int:
+        """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were."""
+        response = await self._drive(carry_out(calls.export(name), self._server))
+        size = 0
+        try:
+            async for chunk in response.aiter_bytes():
+                file.write(chunk)
+                size += len(chunk)
+        except httpx.RequestError as error:
+            raise _broken_off(size, self._server) from error
+        finally:
+            await response.aclose()
+        return size
+
+    async def _drive(self, flow: Flow[T], /) -> T:
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = await self._perform(effect)
+                except Exception as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as end:
+            done: T = end.value
+            return done
+
+    async def _perform(self, effect: Call | Pause) -> httpx.Response | None:
+        if isinstance(effect, Pause):
+            await self._sleep(effect.seconds)
+            return None
+        response = await self._client.send(_request(self._client, effect), stream=effect.is_streamed)
+        if not response.is_success:
+            await response.aread()
+        return response
+
+    async def _each(self, listing: Call) -> AsyncIterator[dict[str, Any]]:
+        page: dict[str, Any] = {"next": None}
+        while True:
+            page = await self._drive(answered(_next_page(listing, page), self._server))
+            for item in page["items"]:
+                yield item
+            if page["next"] is None:
+                return
+
+    def _scope(self, plan: Plan) -> AsyncRunScope:
+        return AsyncRunScope(self._drive, plan, self._server)
+
+
+class _Key(httpx.Auth):
+    """Puts the key into every request, and stands nowhere where it could be printed."""
+
+    def __init__(self, key: str) -> None:
+        self._header = f"Bearer {key}"
+
+    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+        request.headers["Authorization"] = self._header
+        yield request
+
+
+class _Options(TypedDict):
+    base_url: httpx.URL
+    auth: httpx.Auth
+    timeout: float | httpx.Timeout
+    headers: dict[str, str]
+
+
+def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout) -> _Options:
+    """What both of httpx's clients are made with. Raises Misconfigured and Unauthenticated, and shows no key."""
+    key = (os.environ.get("LEDGER_KEY", "") if key is None else key).strip()
+    if not key:
+        raise Unauthenticated("No key: set LEDGER_KEY, or give the client its key.")
+    if not key.isascii() or not key.isprintable() or " " in key:
+        raise Unauthenticated("The key has characters that no key has; was something else put into LEDGER_KEY?")
+    return {
+        "base_url": _base_url(url or os.environ.get("LEDGER_URL") or URL),
+        "auth": _Key(key),
+        "timeout": timeout,
+        "headers": {"User-Agent": f"privacy-ledger/{__version__}"},
+    }
+
+
+def _base_url(text: str) -> httpx.URL:
+    try:
+        url = httpx.URL(text.rstrip("/"))
+    except httpx.InvalidURL as error:
+        raise Misconfigured(f"The ledger's URL (LEDGER_URL) is not one: {error}.") from None
+    if url.scheme not in ("http", "https") or not url.host or "%" in url.host:
+        raise Misconfigured("The ledger's URL (LEDGER_URL) must begin with http:// or https://, and name a host.")
+    return url.copy_with(userinfo=b"", query=None, fragment=None)
+
+
+def _request(client: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+    return client.build_request(
+        call.method, call.path, params=call.params or None, headers=call.headers, content=call.content
+    )
+
+
+def _next_page(listing: Call, page: dict[str, Any]) -> Call:
+    return listing if page["next"] is None else replace(listing, params={**listing.params, "cursor": page["next"]})
+
+
+def _broken_off(size: int, server: Server) -> Unreachable:
+    return Unreachable(f"The export broke off after {size} bytes; begin again with an empty file.", url=server.url)

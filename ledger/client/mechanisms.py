@@ -1,0 +1,157 @@
+"""What a run declares that it will do to the data, in the contract's words.
+
+The ledger judges and costs a mechanism; here it is only written down. A plain dict of the contract's fields can stand
+wherever a mechanism is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, ClassVar, Literal
+
+Number = float | Decimal
+"""A Decimal is sent with all its digits, a float as the shortest decimal that reads back as it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Mechanism:
+    type: ClassVar[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The mechanism as the contract writes it; what was left out stays out."""
+        given = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {"type": self.type, **{name: value for name, value in given.items() if value is not None}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGD(_Mechanism):
+    """DP-SGD: noise of `noise_multiplier` times the clip norm on each step's sum of clipped gradients.
+
+    Give `sample_rate` and `steps`, or `dataset_size`, `batch_size` and `epochs`:
+
+        DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062)
+        DPSGD(noise_multiplier=1.1, dataset_size=60_000, batch_size=256, epochs=60, sampling="shuffle")
+    """
+
+    type: ClassVar[str] = "dpsgd"
+    noise_multiplier: Number
+    sample_rate: Number | None = None
+    steps: int | None = None
+    dataset_size: int | None = None
+    batch_size: int | None = None
+    epochs: Number | None = None
+    sampling: Literal["poisson", "fixed_size", "shuffle"] = "poisson"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gaussian(_Mechanism):
+    """The Gaussian mechanism, `count` times; `noise_multiplier` is the standard deviation over the L2 sensitivity.
+
+    Gaussian(noise_multiplier=5, count=1)
+    """
+
+    type: ClassVar[str] = "gaussian"
+    noise_multiplier: Number
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Laplace(_Mechanism):
+    """The Laplace mechanism, `count` times; `noise_multiplier` is the scale over the L1 sensitivity.
+
+    Laplace(noise_multiplier=10)
+    """
+
+    type: ClassVar[str] = "laplace"
+    noise_multiplier: Number
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class PureDP(_Mechanism):
+    """Any epsilon-DP mechanism, `count` times.
+
+    PureDP(epsilon=0.1)
+    """
+
+    type: ClassVar[str] = "pure_dp"
+    epsilon: Number
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApproximateDP(_Mechanism):
+    """Any (epsilon, delta)-DP mechanism, `count` times.
+
+    ApproximateDP(epsilon=0.1, delta=1e-9)
+    """
+
+    type: ClassVar[str] = "approximate_dp"
+    epsilon: Number
+    delta: Number
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class GDP(_Mechanism):
+    """A cost in (mu, delta) that was proved elsewhere; `evidence` says where.
+
+    GDP(mu=0.5, evidence="Theorem 3 of the appendix")
+    """
+
+    type: ClassVar[str] = "gdp"
+    mu: Number
+    delta: Number = 0
+    evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composed(_Mechanism):
+    """Several mechanisms on the same data, all fixed before the first.
+
+    Composed(parts=[Gaussian(noise_multiplier=20), Laplace(noise_multiplier=50)])
+    """
+
+    type: ClassVar[str] = "composed"
+    parts: Sequence[AnyMechanism]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"type": self.type, "parts": [declared(part) for part in self.parts]}
+
+
+AnyMechanism = DPSGD | Gaussian | Laplace | PureDP | ApproximateDP | GDP | Composed | Mapping[str, Any]
+
+
+def declared(mechanism: AnyMechanism) -> dict[str, Any]:
+    """A mechanism as the contract writes it, whichever way it was given."""
+    return dict(mechanism) if isinstance(mechanism, Mapping) else mechanism.to_json()
+
+
+def planned_steps(mechanism: AnyMechanism) -> tuple[int, int] | None:
+    """The steps (or releases) that count as all that was planned, from the floor to the ceiling.
+
+    None where no number of steps says how much was done, and where the ledger is going to refuse the numbers anyway.
+    """
+    said = declared(mechanism)
+    try:
+        match said.get("type"):
+            case "dpsgd" if said.get("steps") is not None:
+                exact = _exact(said["steps"])
+            case "dpsgd":
+                exact = _exact(said["epochs"]) * _exact(said["dataset_size"]) / _exact(said["batch_size"])
+            case "gaussian" | "laplace" | "pure_dp" | "approximate_dp":
+                exact = _exact(said.get("count", 1))
+            case _:
+                return None
+    except (KeyError, TypeError, ValueError, ArithmeticError):
+        return None
+    return math.floor(exact), math.ceil(exact)
+
+
+def _exact(number: Any) -> Fraction:
+    """The number as the ledger reads it: a float is the decimal that is sent for it."""
+    return Fraction(float.__repr__(number) if isinstance(number, float) else number)

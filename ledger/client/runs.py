@@ -1,0 +1,173 @@
+"""The life of a run around the code that trains: asked for and started on entering, settled on leaving."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Awaitable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeVar
+
+from ledger.client import calls
+from ledger.client.calls import Call
+from ledger.client.flows import Flow, Server, answered, carry_out, log, read
+from ledger.errors import LedgerError, RunState
+
+T = TypeVar("T")
+
+
+class Run:
+    """A run that the ledger approved and that was started: it may touch the data now.
+
+    id: the run's id. cost: what it is charged when all of it is done. remaining: what is left of each dataset beside
+    it, by name. started, settled: the ledger's answers in full; `settled` is None until the run is left.
+    planned_steps: all of its steps, None where no number says that. is_resumed: another process had started it.
+    evidence: what is settled with it, for you to fill; nothing computed from protected data, unless it was charged for.
+    """
+
+    def __init__(
+        self, started: dict[str, Any], *, planned: tuple[int, int] | None, steps_done: int | None, is_resumed: bool
+    ) -> None:
+        self.id: str = started["id"]
+        self.cost: dict[str, Any] = started["cost"]
+        self.remaining: dict[str, dict[str, Any]] = {item["name"]: item["remaining"] for item in started["datasets"]}
+        self.started = started
+        self.settled: dict[str, Any] | None = None
+        self.is_resumed = is_resumed
+        self.evidence: dict[str, Any] = {}
+        self._planned = planned
+        self._steps_before = steps_done
+        self._steps_here = 0
+        self._lock = threading.Lock()
+
+    def step(self, n: int = 1) -> None:
+        """Counts `n` steps (or releases) that were executed. From any thread, and cheap enough for every batch."""
+        if n < 1:
+            raise ValueError("n: count at least one step")
+        with self._lock:
+            self._steps_here += n
+
+    @property
+    def steps(self) -> int:
+        """The steps counted so far, those of `steps_done` included."""
+        return (self._steps_before or 0) + self._steps_here
+
+    @property
+    def planned_steps(self) -> int | None:
+        """All of the run's steps, a part of one counted as one. None where no number of steps says how much is done."""
+        return None if self._planned is None else self._planned[1]
+
+    def settlement(self, *, is_failure: bool) -> dict[str, Any]:
+        """What to say when settling. It never says less than was executed: in doubt, all that was planned.
+
+        is_failure: an exception ended the run, so a step may have been under way that was not counted.
+        """
+        said: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
+        in_full = {"stop": "data_dependent", **said} if is_failure else said
+        if self._planned is None:
+            return in_full
+        steps, planned = self.steps, self._planned[1]
+        is_uncounted = self._steps_here == 0 or (self.is_resumed and self._steps_before is None)
+        if is_uncounted and steps <= planned:
+            return in_full
+        if is_failure and steps < planned:
+            steps += 1
+        return {"steps": steps, **said}
+
+    def __repr__(self) -> str:
+        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A run that is going to be asked for, and the steps that count as all of it, if any."""
+
+    ask: Call
+    planned: tuple[int, int] | None
+    steps_done: int | None
+
+    def __post_init__(self) -> None:
+        if self.steps_done is not None and self.steps_done < 0:
+            raise ValueError("steps_done: a number of steps is not below zero")
+
+
+def enter(plan: Plan, server: Server) -> Flow[Run]:
+    """Asks for the run and starts it, or finds it again under its key. Raises BudgetExceeded, RunState, LedgerError."""
+    response = yield from carry_out(plan.ask, server)
+    run = read(response, server)["id"]
+    is_resumed = False
+    if "Idempotent-Replayed" in response.headers:
+        state = (yield from answered(calls.run_info(run), server))["state"]
+        if state in ("settled", "voided"):
+            raise RunState(
+                f"The run of this idempotency key, {run}, is {state} already: a new run needs a new key.",
+                run=run,
+                state=state,
+            )
+        is_resumed = state == "started"
+    try:
+        started = yield from answered(calls.start(run), server)
+    except LedgerError as error:
+        error.add_note(f"Run {run} is approved and held in full: start it, or void it if it will not be used.")
+        raise
+    return Run(started, planned=plan.planned, steps_done=plan.steps_done, is_resumed=is_resumed)
+
+
+def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
+    """Settles the run. Raises what kept it from being settled, unless an error of the training code comes first."""
+    try:
+        said = run.settlement(is_failure=error is not None)
+        run.settled = yield from answered(calls.settle(run.id, **said), server)
+    except Exception as failure:
+        note = (
+            f"Settling run {run.id} failed: until it is settled it stays held in full. {run.steps} steps were counted."
+        )
+        if error is None:
+            failure.add_note(note)
+            raise
+        error.add_note(f"{note} {failure}")
+        log.warning("%s %s", note, failure)
+
+
+class Drive(Protocol):
+    """Does what a flow says."""
+
+    def __call__(self, flow: Flow[T], /) -> T: ...
+
+
+class RunScope:
+    """The context manager that `Ledger.run` returns."""
+
+    def __init__(self, drive: Drive, plan: Plan, server: Server) -> None:
+        self._drive, self._plan, self._server = drive, plan, server
+
+    def __enter__(self) -> Run:
+        self._run = self._drive(enter(self._plan, self._server))
+        return self._run
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self._drive(leave(self._run, error, self._server))
+
+
+class AsyncDrive(Protocol):
+    """Does what a flow says, on an event loop."""
+
+    def __call__(self, flow: Flow[T], /) -> Awaitable[T]: ...
+
+
+class AsyncRunScope:
+    """The asynchronous context manager that `AsyncLedger.run` returns."""
+
+    def __init__(self, drive: AsyncDrive, plan: Plan, server: Server) -> None:
+        self._drive, self._plan, self._server = drive, plan, server
+
+    async def __aenter__(self) -> Run:
+        self._run = await self._drive(enter(self._plan, self._server))
+        return self._run
+
+    async def __aexit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        await self._drive(leave(self._run, error, self._server))

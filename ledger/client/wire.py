@@ -1,0 +1,65 @@
+"""What a request's body is made of: JSON whose numbers are the decimals that were meant.
+
+The ledger reads a number as the decimal that is written. So a float goes out as its shortest decimal, the one that
+Python prints, and a Decimal with all its digits; whatever has no exact decimal is refused here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from decimal import Decimal
+from numbers import Integral
+from typing import Any
+
+from ledger.errors import InvalidMechanism, InvalidRequest
+
+
+def encode(value: Any, *path: str) -> str:
+    """The JSON of a value. Raises InvalidRequest or InvalidMechanism, naming the place of what cannot be sent."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "true" if value else "false"
+        case str():
+            return json.dumps(value)
+        case Integral():  # NumPy's integers too
+            return int.__repr__(int(value))
+        case float():  # NumPy's doubles too, whose own repr is no number
+            return _finite(float.__repr__(value), path, is_finite=math.isfinite(value))
+        case Decimal():
+            return _finite(str(value), path, is_finite=value.is_finite())
+        case datetime():
+            return json.dumps(value.isoformat())
+        case timedelta():
+            seconds, rest = divmod(value, timedelta(seconds=1))
+            return json.dumps(f"PT{seconds}.{rest.microseconds:06}S" if rest else f"PT{seconds}S")
+        case Mapping():
+            return f"{{{','.join(_member(name, item, path) for name, item in value.items())}}}"
+        case list() | tuple():
+            return f"[{','.join(encode(item, *path, str(index)) for index, item in enumerate(value))}]"
+        case _ if callable(to_json := getattr(value, "to_json", None)):
+            return encode(to_json(), *path)
+        case _:
+            raise _unfit(path, f"a {type(value).__name__} is nothing that JSON has; make it a number, a text or a list")
+
+
+def _member(name: Any, item: Any, path: tuple[str, ...]) -> str:
+    if not isinstance(name, str):
+        raise _unfit(path, f"the name of a member must be a text, not a {type(name).__name__}")
+    return f"{json.dumps(name)}:{encode(item, *path, name)}"
+
+
+def _finite(text: str, path: tuple[str, ...], *, is_finite: bool) -> str:
+    if not is_finite:
+        raise _unfit(path, "must be a finite number")
+    return text
+
+
+def _unfit(path: tuple[str, ...], detail: str) -> InvalidRequest:
+    field = ".".join(path) or "body"
+    kind = InvalidMechanism if path[:1] == ("mechanism",) else InvalidRequest
+    return kind(f"{field}: {detail}", field=field)
