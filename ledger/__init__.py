@@ -14,8 +14,11 @@ The map, and the way of a request through it:
     runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
+    verify         checking an export with no database and no network
+    audit          adding up every journal of a database
     api/           HTTP, and nothing else
-    cli            the command line
+    client/        what a training job imports: httpx, and nothing of the server
+    cli/           the command line
 
 `POST /v1/runs` comes in through `api.app` (limits, key, JSON), is checked against `api.schemas`, costed by `runs` with
 `accounting.mechanisms`, and put into the tenant's queue of the `writer`. The writer takes what has gathered there,
@@ -25,6 +28,7 @@ the entries with `journal`, commits, and only then answers.
 Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api
+    client imports errors alone; cli imports client, verify, and for serving what serves
 """
 
 __version__ = "0.1.0"

@@ -23,7 +23,7 @@ from sqlalchemy import URL, Connection, Engine, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ledger import keys
-from ledger.errors import Misconfigured, NotFound
+from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.settings import Settings
 from ledger.store import Key, Store, Writing, engine_for
 from ledger.tables import GRANTS, operator_keys, tenants
@@ -64,7 +64,7 @@ def migrate(settings: Settings) -> str:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise Misconfigured(f"A newer version migrated this database; use that one. ({error})") from error
+            raise DatabaseUnusable(f"A newer version migrated this database; use that one. ({error})") from error
         if store.engine.dialect.name == "postgresql":
             _let_server_in(connection, settings)
     return newest_revision()
@@ -78,7 +78,7 @@ def _opened(url: str, *, failure: str) -> Iterator[Store]:
     try:
         yield store
     except (SQLAlchemyError, psycopg.Error) as error:
-        raise Misconfigured(failure.format(getattr(error, "orig", None) or error)) from error
+        raise DatabaseUnusable(failure.format(getattr(error, "orig", None) or error)) from error
     finally:
         store.close()
 
@@ -117,7 +117,7 @@ def _let_server_in(connection: Connection, settings: Settings) -> None:
     role = sql.Identifier(str(server.username))
     driver = connection.connection.driver_connection
     if driver is None:
-        raise Misconfigured("The connection to the database was lost.")
+        raise DatabaseUnusable("The connection to the database was lost.")
     exists = text("SELECT 1 FROM pg_roles WHERE rolname = :name")
     if connection.execute(exists, {"name": server.username}).scalar() is None:
         if not server.password:
@@ -204,6 +204,6 @@ def opened(settings: Settings) -> Iterator[Store]:
 
 def _demand_newest(found: str | None) -> None:
     if found != newest_revision():
-        raise Misconfigured(
+        raise DatabaseUnusable(
             f"The schema is at {found}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
         )

@@ -98,7 +98,7 @@ def compare(label: str, settings: Settings) -> None:
             times[kind, "long"].append(bench.once(long, cost))
     bench.close()
     print(
-        f"\n{label}: {rate:,.0f} decisions/s in groups of {GROUP}; one at a time, in ms (median, 10th to 90th percentile)"
+        f"\n{label}: {rate:,.0f} decisions/s in groups of {GROUP}; one at a time, ms (median, 10th to 90th percentile)"
     )
     print(f"{'':10}{f'{SHORT:,} entries behind':>30}{f'{LONG:,} entries behind':>30}{'ratio of medians':>20}")
     for kind in kinds:

@@ -10,7 +10,7 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ledger"
 
-# errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api; tables beside store.
+# errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api; client imports errors alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
@@ -24,8 +24,23 @@ MAY_IMPORT: dict[str, set[str]] = {
     "runs": {"errors", "model", "accounting", "journal", "decide", "store", "writer"},
     "settings": {"errors"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
-    "api": {"errors", "model", "accounting", "journal", "store", "writer", "keys", "runs", "settings", "deploy"},
-    "cli": {"errors", "deploy", "settings"},
+    "verify": {"errors", "journal"},
+    "audit": {"errors", "model", "journal", "settings", "store", "deploy"},
+    "api": {
+        "errors",
+        "model",
+        "accounting",
+        "journal",
+        "verify",
+        "store",
+        "writer",
+        "keys",
+        "runs",
+        "settings",
+        "deploy",
+    },
+    "client": {"errors"},
+    "cli": {"errors", "deploy", "settings", "verify", "audit", "client"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -40,6 +55,8 @@ ONLY_IN: dict[str, set[str]] = {
     "alembic": {"deploy"},
     "psycopg": {"deploy"},
     "typer": {"cli"},
+    "rich": {"cli"},
+    "httpx": {"client"},
     "pydantic_settings": {"settings"},
 }
 

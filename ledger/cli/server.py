@@ -1,49 +1,29 @@
-"""The command line: `privacy-ledger`. Exit status 0 is done, 2 bad usage or input, 3 cannot reach the database."""
+"""What opens the database: serve, init, migrate, check. The server's packages are imported when a command runs."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ledger import __version__
-from ledger.errors import LedgerError, Misconfigured
+from ledger.cli import show
+from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from ledger.deploy import FirstKeys
     from ledger.settings import Settings
 
-app = typer.Typer(
-    name="privacy-ledger",
-    help="The system of record for differential-privacy budgets.",
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-)
-
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 
 
-def main() -> None:
-    """The command line's entry point."""
-    try:
-        app()
-    except Misconfigured as error:
-        _fail(error, status=3)
-    except LedgerError as error:
-        _fail(error, status=2)
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] == "ledger":
-            raise
-        print(f"{error.name} is missing: install the server with pip install 'privacy-ledger[server]'", file=sys.stderr)
-        sys.exit(2)
-
-
-def _fail(error: LedgerError, *, status: int) -> NoReturn:
-    print(f"privacy-ledger: {error.detail}", file=sys.stderr)
-    sys.exit(status)
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    for command in (serve, init, migrate, check, version):
+        app.command(rich_help_panel="The server and its database")(command)
 
 
 def _settings(host: str | None = None, port: int | None = None, workers: int | None = None) -> Settings:
@@ -55,7 +35,6 @@ def _settings(host: str | None = None, port: int | None = None, workers: int | N
     return load()
 
 
-@app.command()
 def serve(
     host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
     port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
@@ -85,7 +64,6 @@ def serve(
     )
 
 
-@app.command()
 def migrate(as_json: Json = False) -> None:
     """Bring the database's schema to this version, and let the server's role in."""
     from ledger import deploy
@@ -94,7 +72,6 @@ def migrate(as_json: Json = False) -> None:
     print(json.dumps({"revision": revision}) if as_json else f"The schema is at {revision}.")
 
 
-@app.command()
 def init(
     tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "default",
     reset_admin: Annotated[
@@ -111,15 +88,14 @@ def init(
     if reset_admin is not None:
         secret = deploy.reset_admin(settings, tenant=reset_admin)
         shown = {"tenant": reset_admin, "admin_key": secret}
-        print(
-            json.dumps(shown) if as_json else f"A new admin key for {reset_admin}, shown this once:\n\n    {secret}\n"
-        )
+        text = f"A new admin key for {reset_admin}, shown this once:\n\n    {secret}\n"
+        print(json.dumps(shown) if as_json else text)
         return
     first = deploy.initialise(settings, tenant=tenant)
     if first is None:
-        raise LedgerError(
-            "This ledger was set up before. To get back in: privacy-ledger init --reset-admin TENANT; "
-            "for another tenant, the operator asks POST /v1/tenants."
+        raise InvalidRequest(
+            "This ledger was set up before. To get back in: privacy-ledger init --reset-admin TENANT\n"
+            "For another tenant: privacy-ledger tenant create NAME, with the operator's key."
         )
     if as_json:
         print(json.dumps({"operator_key": first.operator_key, "tenant": first.tenant, "admin_key": first.admin_key}))
@@ -142,7 +118,24 @@ def _print_first_keys(first: FirstKeys) -> None:
     )
 
 
-@app.command()
+def check(as_json: Json = False) -> None:
+    """Add up every journal in the database and hold it against the balances. Exit status 1 where one does not hold."""
+    from ledger import audit
+
+    found: list[dict[str, Any]] = []
+    with show.progress("Checking journals", quiet=as_json) as advance:
+        for result in audit.check(_settings()):
+            found.append(result)
+            advance()
+    bad = [result for result in found if result["error"] is not None]
+    if as_json:
+        print(json.dumps({"datasets": found, "holds": not bad}, ensure_ascii=False))
+    else:
+        show.checked(found)
+    if bad:
+        sys.exit(1)
+
+
 def version() -> None:
     """Print the version."""
     print(__version__)

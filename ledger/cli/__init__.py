@@ -1,0 +1,61 @@
+"""The command line: `privacy-ledger`.
+
+    server   what opens the database: serve, init, migrate, check
+    remote   what asks a server: tenant, key, dataset, request, start, settle, void, runs, evaluate, export
+    offline  what needs neither: verify
+    show     how things look to a person
+
+Exit status 0 is done, 1 refused (or an export or a database that does not hold), 2 bad usage or input, 3 cannot reach.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import NoReturn
+
+import typer
+
+from ledger.cli import offline, remote, server, show
+from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
+
+app = typer.Typer(
+    name="privacy-ledger",
+    help="The system of record for differential-privacy budgets.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+for _part in (server, remote, offline):
+    _part.add_to(app)
+
+
+def main() -> None:
+    """The command line's entry point."""
+    try:
+        app()
+    except LedgerError as error:
+        _fail(error)
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "ledger":
+            raise
+        print(f"{error.name} is missing: install the server with pip install 'privacy-ledger[server]'", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:
+        # Whoever read the output has seen enough. Nothing is left to write, at exit either.
+        sys.stdout = None
+        sys.exit(0)
+
+
+def _fail(error: LedgerError) -> NoReturn:
+    if "--json" in sys.argv:
+        facts = {"code": error.code, "detail": error.detail, **error.facts}
+        print(json.dumps(facts, ensure_ascii=False, default=str))
+    else:
+        show.error(error)
+    match error:
+        case DatabaseUnusable() | Overloaded() | Internal() | LedgerError(code="unreachable"):
+            sys.exit(3)
+        case Conflict():
+            sys.exit(1)
+        case _:
+            sys.exit(2)

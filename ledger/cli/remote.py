@@ -1,0 +1,438 @@
+"""What asks a server, found by LEDGER_URL and LEDGER_KEY: tenants, keys, datasets, runs, the accountant, exports."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+from uuid import uuid4
+
+import typer
+
+from ledger.cli import show
+from ledger.errors import BudgetExceeded, InvalidRequest
+
+if TYPE_CHECKING:
+    from ledger.client import Ledger
+
+
+def _exact(text: str) -> Decimal:
+    """A number as it was typed: every digit of it is sent."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+    if not number.is_finite():
+        raise typer.BadParameter(f"{text!r} is not a finite number")
+    return number
+
+
+def _number(help_: str, *names: str) -> Any:
+    return typer.Option(*names, parser=_exact, metavar="NUMBER", help=help_)
+
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+Reason = Annotated[str, typer.Option(help="Why; it is kept in the journal.")]
+Epsilon = Annotated[Decimal | None, _number("The budget's epsilon, at --at-delta.")]
+AtDelta = Annotated[Decimal | None, _number("The delta at which epsilon is meant.")]
+Slack = Annotated[Decimal | None, _number("The share of at-delta that is set aside for the deltas of runs.")]
+Mu = Annotated[Decimal | None, _number("The budget in mu, instead of epsilon.")]
+Delta = Annotated[Decimal | None, _number("The budget's delta, beside --mu.")]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
+key_app = typer.Typer(no_args_is_help=True, help="Keys of your tenant.")
+dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    for command in (request, start, settle, void, runs, evaluate):
+        app.command(rich_help_panel="Runs")(command)
+    app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
+    app.add_typer(key_app, name="key", rich_help_panel="Stewards and admins")
+    app.add_typer(tenant_app, name="tenant", rich_help_panel="Stewards and admins")
+    app.command(rich_help_panel="Audit")(export)
+
+
+@contextmanager
+def _server() -> Iterator[Ledger]:
+    from ledger.client import Ledger
+
+    with Ledger() as ledger:
+        yield ledger
+
+
+def _print(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False))
+    else:
+        shown(answer)
+
+
+def _given(**fields: Any) -> dict[str, Any]:
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def _object(text: str | None, name: str) -> dict[str, Any] | None:
+    """A JSON object from the command line, or from a file as @FILE."""
+    if text is None:
+        return None
+    try:
+        source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        value = json.loads(source, parse_float=Decimal)
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"{name}: {error}", field=name) from None
+    if not isinstance(value, dict):
+        raise InvalidRequest(f"{name}: must be a JSON object", field=name)
+    return value
+
+
+# --- tenants and keys ------------------------------------------------------------------------------------------------
+
+
+@tenant_app.command("create")
+def tenant_create(name: str, as_json: Json = False) -> None:
+    """Make a tenant and its first admin key."""
+    with _server() as ledger:
+        made = ledger.make_tenant(name=name)
+    _print(made, as_json, lambda made: show.secret(made["key"], what=f"The tenant {name} and its first admin key."))
+
+
+@key_app.command("create")
+def key_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    role: Annotated[str, typer.Option(help="admin, steward, requester or auditor.")],
+    dataset: Annotated[list[str] | None, typer.Option(help="Limit it to this dataset; say it again for more.")] = None,
+    expires_at: Annotated[str | None, typer.Option(help="Until when, such as 2030-01-01T00:00:00Z.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key."""
+    with _server() as ledger:
+        made = ledger.make_key(name=name, role=role, **_given(datasets=dataset or None, expires_at=expires_at))
+    _print(made, as_json, lambda made: show.secret(made, what=f"A key for the role {role}."))
+
+
+@key_app.command("list")
+def key_list(as_json: Json = False) -> None:
+    """List the keys, without their secrets."""
+    with _server() as ledger:
+        _print(list(ledger.keys()), as_json, show.keys)
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")]) -> None:
+    """Revoke a key."""
+    with _server() as ledger:
+        ledger.revoke_key(key_id)
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def _budget(
+    epsilon: Decimal | None, at_delta: Decimal | None, slack: Decimal | None, mu: Decimal | None, delta: Decimal | None
+) -> dict[str, Any]:
+    by_epsilon, by_mu = _given(epsilon=epsilon, at_delta=at_delta, slack=slack), _given(mu=mu, delta=delta)
+    if bool(by_epsilon) == bool(by_mu):
+        raise InvalidRequest("Give the budget as --epsilon and --at-delta, or as --mu (and --delta).", field="budget")
+    return by_epsilon or by_mu
+
+
+@dataset_app.command("create")
+def dataset_create(
+    name: str,
+    epsilon: Epsilon = None,
+    at_delta: AtDelta = None,
+    slack: Slack = None,
+    mu: Mu = None,
+    delta: Delta = None,
+    privacy_unit: Annotated[str, typer.Option(help="What one neighbouring dataset lacks: record, user, …")] = "record",
+    adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
+    bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
+    size: Annotated[int | None, typer.Option(help="A public, nominal size.")] = None,
+    title: str = "",
+    description: str = "",
+    as_json: Json = False,
+) -> None:
+    """Register a dataset with its budget."""
+    with _server() as ledger:
+        made = ledger.register(
+            name=name,
+            privacy_unit=privacy_unit,
+            adjacency=adjacency,
+            bound=bound,
+            budget=_budget(epsilon, at_delta, slack, mu, delta),
+            title=title,
+            description=description,
+            **_given(size=size),
+        )
+    _print(made, as_json, show.dataset)
+
+
+@dataset_app.command("list")
+def dataset_list(as_json: Json = False) -> None:
+    """List the datasets that your key sees."""
+    with _server() as ledger:
+        _print(list(ledger.datasets()), as_json, show.datasets)
+
+
+@dataset_app.command("show")
+def dataset_show(name: str, as_json: Json = False) -> None:
+    """Show a dataset with its balance."""
+    with _server() as ledger:
+        _print(ledger.dataset(name), as_json, show.dataset)
+
+
+@dataset_app.command("budget")
+def dataset_budget(
+    name: str,
+    reason: Reason,
+    epsilon: Epsilon = None,
+    at_delta: AtDelta = None,
+    slack: Slack = None,
+    mu: Mu = None,
+    delta: Delta = None,
+    as_json: Json = False,
+) -> None:
+    """Set a new limit, not below what is spent and held."""
+    with _server() as ledger:
+        changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
+    _print(changed, as_json, show.dataset)
+
+
+def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:
+    with _server() as ledger:
+        _print(ledger.change(name, state=state, reason=reason), as_json, show.dataset)
+
+
+@dataset_app.command("freeze")
+def dataset_freeze(name: str, reason: Reason, as_json: Json = False) -> None:
+    """Let no run be approved or started on it for now."""
+    _set_state(name, "frozen", reason, as_json)
+
+
+@dataset_app.command("thaw")
+def dataset_thaw(name: str, reason: Reason, as_json: Json = False) -> None:
+    """Undo `freeze`."""
+    _set_state(name, "active", reason, as_json)
+
+
+@dataset_app.command("retire")
+def dataset_retire(name: str, reason: Reason, as_json: Json = False) -> None:
+    """Let no run be approved or started on it, for ever."""
+    _set_state(name, "retired", reason, as_json)
+
+
+# --- runs ------------------------------------------------------------------------------------------------------------
+
+
+def _mechanism(
+    type_: Annotated[
+        str, typer.Option("--type", help="dpsgd, gaussian, laplace, pure_dp, approximate_dp or gdp.")
+    ] = "dpsgd",
+    noise_multiplier: Annotated[Decimal | None, _number("Noise over the clip norm, or over the sensitivity.")] = None,
+    sampling: Annotated[str | None, typer.Option(help="poisson (the default), fixed_size or shuffle.")] = None,
+    sample_rate: Annotated[Decimal | None, _number("The share of the data in a batch; with --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
+    dataset_size: Annotated[int | None, typer.Option(help="With --batch-size and --epochs, instead of a rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="With --dataset-size and --epochs.")] = None,
+    epochs: Annotated[Decimal | None, _number("With --dataset-size and --batch-size.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many releases, where there are no steps.")] = None,
+    epsilon: Annotated[Decimal | None, _number("Of pure_dp and approximate_dp.", "--mechanism-epsilon")] = None,
+    delta: Annotated[Decimal | None, _number("Of approximate_dp and gdp.", "--mechanism-delta")] = None,
+    mu: Annotated[Decimal | None, _number("Of gdp.", "--mechanism-mu")] = None,
+    whole: Annotated[
+        str | None, typer.Option("--mechanism", help="All of it as JSON, or @FILE; instead of the rest.")
+    ] = None,
+) -> dict[str, Any]:
+    """The mechanism that these options declare."""
+    fields = _given(
+        noise_multiplier=noise_multiplier,
+        sampling=sampling,
+        sample_rate=sample_rate,
+        steps=steps,
+        dataset_size=dataset_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        count=count,
+        epsilon=epsilon,
+        delta=delta,
+        mu=mu,
+    )
+    if whole is not None:
+        if fields:
+            raise InvalidRequest("Give --mechanism, or the options that it stands for, not both.", field="mechanism")
+        return _object(whole, "mechanism") or {}
+    if type_ == "dpsgd":
+        fields.setdefault("sampling", "poisson")
+    return {"type": type_, **fields}
+
+
+def _takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that declare a mechanism; it gets what they declare as `declared`."""
+    options = inspect.signature(_mechanism, eval_str=True).parameters
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "declared"]
+
+    @functools.wraps(command)
+    def with_options(**said: Any) -> None:
+        declared = _mechanism(**{name: said.pop(name) for name in options})
+        command(declared=declared, **said)
+
+    required = [parameter for parameter in own if parameter.default is parameter.empty]
+    optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+    together = [*required, *options.values(), *optional]
+    with_options.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in together}
+    return with_options
+
+
+@_takes_mechanism
+def request(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    declared: dict[str, Any],
+    purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Say it again for more.")] = None,
+    valid_for: Annotated[str | None, typer.Option(help="How long the approval can be started, such as P1D.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--key", help="The same key and request get the same answer, for ever.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for approval of a run, before it touches the data. Exit status 1 where it is refused."""
+    with _server() as ledger:
+        try:
+            answer = ledger.ask(
+                datasets=[dataset],
+                mechanism=declared,
+                idempotency_key=idempotency_key or uuid4().hex,
+                **_given(purpose=purpose, labels=_labels(label), valid_for=valid_for),
+            )
+        except BudgetExceeded as error:
+            if as_json:
+                raise
+            show.refused(error, suggest=_suggestion)
+            sys.exit(1)
+    _print(answer, as_json, show.approved)
+
+
+def _labels(given: list[str] | None) -> dict[str, str] | None:
+    labels = {}
+    for label in given or ():
+        name, equals, value = label.partition("=")
+        if not equals:
+            raise InvalidRequest(f"label: {label!r} is not NAME=VALUE", field="labels")
+        labels[name] = value
+    return labels or None
+
+
+def _suggestion(field: str, value: Any) -> str:
+    """The command that was typed, with one parameter as it would fit, to be pasted."""
+    words = [word for word in sys.argv[1:] if word != "--json"]
+    name = {"epsilon": "mechanism-epsilon", "delta": "mechanism-delta", "mu": "mechanism-mu"}.get(field, field)
+    option = f"--{name.replace('_', '-')}"
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        # The parameter gets its new value; a key stands for the request that was refused, so it goes.
+        if skip or word in (option, "--key"):
+            skip = not skip
+        elif not word.startswith((f"{option}=", "--key=")):
+            kept.append(word)
+    if "--mechanism" in kept or any(word.startswith("--mechanism=") for word in kept):
+        return f"in --mechanism: {field} {value}"
+    return shlex.join(["privacy-ledger", *kept, option, format(Decimal(repr(value)), "f")])
+
+
+def start(run: RunId, as_json: Json = False) -> None:
+    """Say that a run now touches the data."""
+    with _server() as ledger:
+        _print(ledger.start(run), as_json, show.moved)
+
+
+def settle(
+    run: RunId,
+    steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
+    stop: Annotated[str | None, typer.Option(help="planned, or why it stopped earlier: data_dependent.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Charge a started run for what it executed."""
+    said = _given(steps=steps, stop=stop, evidence=_object(evidence, "evidence"))
+    with _server() as ledger:
+        _print(ledger.settle(run, **said), as_json, show.moved)
+
+
+def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
+    """Say that no output of a run was ever seen, so that nothing is charged."""
+    with _server() as ledger:
+        _print(ledger.void(run, reason=reason), as_json, show.moved)
+
+
+def runs(
+    dataset: Annotated[str | None, typer.Option(help="Of this dataset alone.")] = None,
+    state: Annotated[str | None, typer.Option(help="held, started, settled, voided or refused.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Not started or settled in time.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List runs."""
+    filters = _given(dataset=dataset, state=state, overdue=overdue or None)
+    with _server() as ledger:
+        found = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
+    _print(found, as_json, show.runs)
+
+
+@_takes_mechanism
+def evaluate(
+    declared: dict[str, Any],
+    bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
+    adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
+    at_delta: Annotated[
+        list[Decimal] | None, _number("Show epsilon at this delta; say it again for more.", "--at-delta")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Work out what a mechanism would cost. Nothing is recorded."""
+    with _server() as ledger:
+        answer = ledger.evaluate(
+            mechanism=declared, bound=bound, adjacency=adjacency, **_given(report_deltas=at_delta or None)
+        )
+    _print(answer, as_json, show.evaluated)
+
+
+# --- audit -----------------------------------------------------------------------------------------------------------
+
+
+def export(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+) -> None:
+    """Write a dataset's whole journal to a file, for `verify`."""
+    if str(output) == "-":
+        with _server() as ledger:
+            ledger.export(dataset, sys.stdout.buffer)
+        return
+    if output.exists() and not force:
+        raise InvalidRequest(f"{output} is there already; --force writes over it.", field="output")
+    # Under another name until it is whole: half an export must not be taken for one.
+    partial = output.with_name(f".{output.name}.{uuid4().hex[:8]}.part")
+    try:
+        with _server() as ledger, partial.open("xb") as file:
+            ledger.export(dataset, file)
+        partial.replace(output)
+    except OSError as error:
+        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
+    finally:
+        partial.unlink(missing_ok=True)
+    show.err.print(
+        f"{output}: {output.stat().st_size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    )
