@@ -1,0 +1,37 @@
+# The server's image: `docker build -t privacy-ledger .`
+#
+# Built in one stage and run in another, which has Python, the installed environment, and no tools to build with. It
+# runs as a user without rights, writes nothing to its own file system (run it with --read-only), and keeps no state:
+# the database is elsewhere. `migrate` and `init` are runs of their own with the owner's URL; the server never has it.
+ARG PYTHON=3.13
+FROM python:${PYTHON}-slim AS build
+
+WORKDIR /src
+COPY requirements.lock ./
+RUN python -m venv --copies /opt/ledger \
+ && /opt/ledger/bin/pip install --no-cache-dir --require-hashes --requirement requirements.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY ledger ledger
+COPY migrations migrations
+# Not editable: the environment is all that goes on. What only builds leaves it again.
+RUN /opt/ledger/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
+ && /opt/ledger/bin/pip uninstall --yes hatchling editables trove-classifiers pathspec pluggy packaging pip \
+ && /opt/ledger/bin/python -m compileall -q /opt/ledger/lib
+
+FROM python:${PYTHON}-slim
+
+RUN groupadd --system --gid 10001 ledger \
+ && useradd --system --uid 10001 --gid ledger --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ledger
+COPY --from=build /opt/ledger /opt/ledger
+ENV PATH=/opt/ledger/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    LEDGER_HOST=0.0.0.0 \
+    LEDGER_PORT=8000
+USER ledger
+WORKDIR /
+EXPOSE 8000
+HEALTHCHECK --interval=10s --timeout=5s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"LEDGER_PORT\"]}/readyz', timeout=4)"]
+ENTRYPOINT ["privacy-ledger"]
+CMD ["serve"]
