@@ -113,14 +113,14 @@ def _spread(times: list[float]) -> str:
 
 
 @contextlib.contextmanager
-def _durable(server: postgres.Server) -> Iterator[Settings]:
+def durable(server: postgres.Server, name: str) -> Iterator[Settings]:
     """A database on a server whose durability, which tests turn off, is on."""
     with psycopg.connect(make_url(server.admin_url).set(drivername="postgresql").render_as_string(False)) as admin:
         admin.autocommit = True
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             admin.execute(f"ALTER SYSTEM SET {setting} = on")
         admin.execute("SELECT pg_reload_conf()")
-    yield Settings(database_url=SecretStr(postgres.create_database(server, "bench")))
+    yield Settings(database_url=SecretStr(postgres.create_database(server, name)))
 
 
 def main() -> None:
@@ -129,9 +129,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
         compare("SQLite", Settings(database_url=SecretStr(f"sqlite:///{folder}/bench.db")))
     for kind in postgres.available():
-        with postgres.start(kind) as server, _durable(server) as settings:
+        with postgres.start(kind) as server, durable(server, "bench") as settings:
             compare(server.label, settings)
 
 
 if __name__ == "__main__":
+    from tests import bench_http
+
     main()
+    bench_http.main()

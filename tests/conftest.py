@@ -22,7 +22,7 @@ from ledger import deploy
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests import postgres
-from tests.driver import Ledger, Served, serve
+from tests.driver import Ledger, Served, Terminal, environment, first_keys, serve
 
 KINDS = ["sqlite", *postgres.available()]
 SERVER_ROLE = "ledger_server"
@@ -123,6 +123,23 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
     """Starts real server processes, each on a port of its own, and ends them."""
     with contextlib.ExitStack() as stack:
         yield lambda settings: stack.enter_context(serve(settings, tmp_path))
+
+
+@pytest.fixture
+def terminal(
+    database: Settings,
+    start_server: Callable[[Settings], Served],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> Terminal:
+    """A terminal whose environment leads to a running server, with the first admin's key."""
+    key = first_keys(database).admin_key
+    monkeypatch.setenv("LEDGER_URL", start_server(database).url)
+    monkeypatch.setenv("LEDGER_KEY", key)
+    for name, value in environment(database).items():
+        if name.startswith("LEDGER_"):
+            monkeypatch.setenv(name, value)
+    return Terminal(monkeypatch, capfd)
 
 
 @pytest.fixture

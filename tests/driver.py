@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shlex
 import socket
 import subprocess
 import sys
@@ -14,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 from starlette.testclient import TestClient
 
-from ledger import deploy
+from ledger import cli, deploy
 from ledger.api.app import create_app
 from ledger.deploy import FirstKeys
 from ledger.settings import Settings
@@ -136,11 +139,18 @@ def free_port() -> int:
 @contextlib.contextmanager
 def serve(settings: Settings, folder: Path) -> Iterator[Served]:
     """A real server process on a free port of the loopback, ready to answer."""
+    with serve_command([sys.executable, "-m", "ledger", "serve"], folder, environment(settings)) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serve_command(command: list[str], folder: Path, env: dict[str, str]) -> Iterator[Served]:
+    """A process that serves with uvicorn on the port that it is told, ready to answer."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "ledger", "serve", "--port", str(port)],
+        [*command, "--port", str(port)],
         cwd=folder,
-        env=environment(settings),
+        env=env,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -169,3 +179,35 @@ def _read_until_ready(process: subprocess.Popen[str], said: list[str]) -> None:
         if "Uvicorn running on" in line:
             return
     raise RuntimeError("the server did not start:\n" + "".join(said))
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What a command came to."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+class Terminal:
+    """Types commands: the very entry point of `privacy-ledger`, in this process, with its exit status and output."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+        self._monkeypatch, self._capfd = monkeypatch, capfd
+
+    def __call__(self, line: str) -> Said:
+        words = shlex.split(line)
+        self._monkeypatch.setattr(sys, "argv", words if words[0] == "privacy-ledger" else ["privacy-ledger", *words])
+        self._capfd.readouterr()
+        try:
+            cli.main()
+            status = 0
+        except SystemExit as ended:
+            status = int(ended.code or 0)
+        printed = self._capfd.readouterr()
+        return Said(status, printed.out, printed.err)

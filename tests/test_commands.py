@@ -2,73 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import shlex
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from ledger import cli
 from ledger.settings import Settings
 from ledger.store import engine_for
-from tests.driver import Served, environment, first_keys
+from tests.driver import Terminal
 from tests.test_acceptance import PICO, RUNS, exact_cost
-
-Start = Callable[[Settings], Served]
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """What a command came to."""
-
-    status: int
-    out: str
-    err: str
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.out)
-
-
-class Terminal:
-    """Types commands: the very entry point of `privacy-ledger`, in this process, with its exit status and output."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-        self._monkeypatch, self._capfd = monkeypatch, capfd
-
-    def __call__(self, line: str) -> Said:
-        words = shlex.split(line)
-        self._monkeypatch.setattr(sys, "argv", words if words[0] == "privacy-ledger" else ["privacy-ledger", *words])
-        self._capfd.readouterr()
-        try:
-            cli.main()
-            status = 0
-        except SystemExit as ended:
-            status = int(ended.code or 0)
-        printed = self._capfd.readouterr()
-        return Said(status, printed.out, printed.err)
-
-
-@pytest.fixture
-def terminal(
-    database: Settings, start_server: Start, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> Terminal:
-    """A terminal whose environment leads to a running server, with the first admin's key."""
-    key = first_keys(database).admin_key
-    monkeypatch.setenv("LEDGER_URL", start_server(database).url)
-    monkeypatch.setenv("LEDGER_KEY", key)
-    for name, value in environment(database).items():
-        if name.startswith("LEDGER_"):
-            monkeypatch.setenv(name, value)
-    return Terminal(monkeypatch, capfd)
 
 
 def test_the_published_runs_by_command_line_until_verify(terminal: Terminal, tmp_path: Path) -> None:

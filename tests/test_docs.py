@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from typer.main import get_command
 
@@ -14,37 +16,36 @@ from ledger.api.app import create_app
 from ledger.api.problems import STATUS
 from ledger.cli import app as command_line
 from ledger.settings import Settings
-from tests.driver import Ledger
+from tests.driver import Terminal
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def blocks() -> list[tuple[str, str]]:
-    """Every command of the README's walk with the answer printed under it."""
+def walk() -> list[tuple[str, str]]:
+    """The README's five minutes: every command with what is printed under it, and every Python snippet, in order."""
     found: list[tuple[str, str]] = []
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+    for kind, block in re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL):
+        if kind == "python":
+            found.append((block, ""))
+            continue
         for line in block.splitlines():
             if line.startswith("$ "):
                 found.append((line[2:], ""))
             else:
                 command, answer = found[-1]
-                found[-1] = (command, answer + line)
+                found[-1] = (command, f"{answer}{line}\n")
     return found
 
 
-def curl(ledger: Ledger, command: str, known: dict[str, str]) -> Any:
+def curl(command: str) -> str:
     """Does what curl would: the few options that the README uses."""
-    for name, value in known.items():
-        command = command.replace(f"${name}", value)
-    method, headers, body, url = None, {}, None, ""
-    words = iter(shlex.split(command)[1:])
+    headers, body, url = {}, None, ""
+    words = iter(shlex.split(os.path.expandvars(command))[1:])
     for word in words:
         match word:
             case "-s":
                 continue
-            case "-X":
-                method = next(words)
             case "-H":
                 name, _, value = next(words).partition(": ")
                 headers[name] = value
@@ -52,26 +53,39 @@ def curl(ledger: Ledger, command: str, known: dict[str, str]) -> Any:
                 body = next(words)
                 headers["Content-Type"] = "application/json"
             case _:
-                assert word.startswith(known["LEDGER_URL"]), f"an option that no reader was told of: {word}"
-                url = word.removeprefix(known["LEDGER_URL"])
-    return ledger.client.request(method or ("POST" if body else "GET"), url, headers=headers, content=body)
+                url = word
+    return httpx.request("POST" if body else "GET", url, headers=headers, content=body).text
 
 
-def test_the_walk_prints_what_the_readme_says(ledger: Ledger) -> None:
-    """Goal: a stranger who types the walk sees the walk. Method: every command in order, against the answers in the
-    README, in which … stands for what differs each time."""
-    known = {"LEDGER_URL": "http://testserver", "LEDGER_KEY": ledger.key}
+def squeezed(text: str) -> str:
+    """Without the spaces that lay a table out."""
+    return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
+
+
+def test_the_walk_prints_what_the_readme_says(
+    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Goal: a stranger who types the walk sees the walk. Method: every command and snippet in order, on a real server,
+    against what the README prints, in which … stands for what differs each time."""
     compared = 0
-    for command, wanted in blocks():
-        if command.startswith("export"):
+    for command, wanted in walk():
+        if command.startswith(("export ", "source ")):
             continue
-        answer = curl(ledger, command, known)
-        if answer.status_code == 201 and "/runs" in command:
-            known["RUN"] = answer.json()["id"]
-        pattern = ".*?".join(re.escape(part) for part in wanted.split("…"))
-        assert re.fullmatch(pattern, answer.text, re.DOTALL), f"{command}\nprinted\n{answer.text}"
+        if command.startswith("privacy-ledger"):
+            said = terminal(command)
+            printed = said.out + said.err
+        elif command.startswith("curl"):
+            printed = curl(command)
+        else:
+            names: dict[str, Any] = {}
+            exec(compile(command, "README.md", "exec"), names)  # noqa: S102 (our own snippet)
+            names["ledger"].close()
+            printed = ""
+            assert "noise_multiplier" in capfd.readouterr().out
+        pattern = ".*?".join(re.escape(part) for part in squeezed(wanted).split("…"))
+        assert re.fullmatch(pattern, squeezed(printed), re.DOTALL), f"{command}\nprinted\n{printed}"
         compared += 1
-    assert compared == 6
+    assert compared == 7
 
 
 def test_every_call_is_in_the_readme(database: Settings) -> None:
@@ -98,11 +112,15 @@ def test_every_setting_is_in_the_readme() -> None:
 
 def test_every_command_is_in_the_readme() -> None:
     """Goal: no command that only --help knows."""
-    for name in get_command(command_line).commands:  # type: ignore[attr-defined]
+    for name, command in get_command(command_line).commands.items():  # type: ignore[attr-defined]
         assert f"`privacy-ledger {name}" in README or f"`{name}`" in README
+        for part in getattr(command, "commands", ()):
+            assert f"`privacy-ledger {name} {part}`" in README or f"`{part}`" in README
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/accounting.md", "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "page", [page.relative_to(ROOT).as_posix() for page in sorted({*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")})]
+)
 def test_links_lead_somewhere(page: str) -> None:
     """Goal: every link to a file of the project leads to one."""
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):

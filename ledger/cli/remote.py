@@ -66,7 +66,8 @@ def add_to(app: typer.Typer) -> None:
 def _server() -> Iterator[Ledger]:
     from ledger.client import Ledger
 
-    with Ledger() as ledger:
+    # A person is waiting, who can say it again; a training job has more patience.
+    with Ledger(retries=2) as ledger:
         yield ledger
 
 
