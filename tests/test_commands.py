@@ -119,7 +119,7 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
         assert [item["name"] for item in terminal("dataset list --json").json] == ["a"]
         denied = terminal("tenant create new")
         assert (denied.status, "operator" in denied.err) == (2, True)
-    assert terminal(f"key revoke {made['id']}").status == 0
+    assert terminal(f"key revoke {made['id']} --json").json == {"id": made["id"], "revoked": True}
     with monkeypatch.context() as revoked:
         revoked.setenv("LEDGER_KEY", made["secret"])
         assert terminal("dataset list").status == 2
@@ -186,7 +186,8 @@ def test_an_export_is_not_written_over_a_file(terminal: Terminal, tmp_path: Path
     file.write_text("mine")
     refused = terminal(f"export a --output {file}")
     assert (refused.status, "--force" in refused.err, file.read_text()) == (2, True, "mine")
-    assert terminal(f"export a --output {file} --force").status == 0
+    told = terminal(f"export a --output {file} --force --json")
+    assert told.json == {"dataset": "a", "file": str(file), "bytes": file.stat().st_size}
     assert terminal("export a --output -").out == file.read_text()
     assert [path.name for path in tmp_path.iterdir() if path.name.endswith(".part")] == []
 

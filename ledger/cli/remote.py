@@ -129,10 +129,13 @@ def key_list(as_json: Json = False) -> None:
 
 
 @key_app.command("revoke")
-def key_revoke(key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")]) -> None:
+def key_revoke(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")], as_json: Json = False
+) -> None:
     """Revoke a key."""
     with _server() as ledger:
         ledger.revoke_key(key_id)
+    _print({"id": key_id, "revoked": True}, as_json, lambda _: show.out.print(f"The key {key_id} is revoked."))
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -416,6 +419,7 @@ def export(
     dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
     output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write a dataset's whole journal to a file, for `verify`."""
     if str(output) == "-":
@@ -434,6 +438,7 @@ def export(
         raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
     finally:
         partial.unlink(missing_ok=True)
-    show.err.print(
-        f"{output}: {output.stat().st_size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
-    )
+    size = output.stat().st_size
+    told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    facts = {"dataset": dataset, "file": str(output), "bytes": size}
+    _print(facts, as_json, lambda _: show.err.print(told, markup=False))

@@ -136,6 +136,6 @@ def check(as_json: Json = False) -> None:
         sys.exit(1)
 
 
-def version() -> None:
+def version(as_json: Json = False) -> None:
     """Print the version."""
-    print(__version__)
+    print(json.dumps({"version": __version__}) if as_json else __version__)
