@@ -1,0 +1,479 @@
+"""Certified costs of subsampled DP-SGD: for a share delta of the budget, a mu that is proved.
+
+`Curve` holds the trade-off function of some steps, from below; `Curve.mu(delta)` is the certificate, for as many deltas
+as are wanted. How the exact losses come onto a grid stands in `pld`, how they are composed and what errors are added in
+`composition`. What is chosen here (the grid's width, tilts, windows) decides how tight a certificate is, and how fast;
+whatever is chosen, it holds.
+
+A single step needs no FFT: `_single` refines the grid where the certificate binds. Where nothing resolves, the fallback
+(sqrt(T)/s, 0), or (2 sqrt(T)/s, 0) under replace_one, is a certificate too: sampling only post-processes (joint
+convexity), so a step dominates as its pair without sampling.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from typing import Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from ledger.accounting.composition import UNRESOLVED, Part, Tilt, Vertices, running, running_error, vertices
+from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.pld import Losses, Pair, on_grid, split
+from ledger.model import Adjacency
+
+Sampling = Literal["poisson", "fixed_size"]
+
+NOISE_MULTIPLIER_MIN: Final = 0.1
+"""With less noise than this nothing is hidden by sampling worth the name, and densities leave the range of doubles."""
+DELTA_MIN: Final = 1e-18
+"""Shares of delta below this are as good as none."""
+LENGTH_MAX: Final = 2**21
+LENGTHS_MAX: Final = 3 * 2**20
+ATOMS_MAX: Final = 2**20
+"""The longest transform, all transforms together, and the most points of one step's grid: about a second, 300 MB."""
+
+_WIDTHS_PER_DEVIATION: Final = 12
+_MISSING_SHARE: Final = 2.0**-10
+"""How much of delta may go to losses beyond the grid."""
+_SLACK_LOG: Final = 13.0
+"""What wraps around a window is planned to be e^-13 of the least tail it serves, and of the certificate."""
+_RESOLVED_LOG: Final = 14.0
+"""A tilt serves losses while rounding grows to at most e^14 times what it is at its mean, where that is e^-27 or so."""
+_USUAL: Final = (10**7, 1e-7)
+_UNUSUAL_SHARE: Final = 1 / 16
+"""Beyond so many steps, or below such a rate, grids are a sixteenth as long: nobody trains so, and all may ask."""
+_LARGE: Final = 4
+"""A plan within this factor of the longest transform is large."""
+_one_at_a_time: Final = threading.Lock()
+_SAMPLES: Final = 300
+_CANDIDATES: Final = 5
+_SECTIONS: Final = 16
+_ROUNDS: Final = 4
+_TILTS: Final = 64
+_EDGES_MAX: Final = 50_000
+_MEAN_MAX: Final = 14.0
+"""No plan is made where loss 0 lies more deviations below the mean, that is, for mu beyond 28 or so, where tails of Q
+would be below the least double."""
+_ATTEMPTS: Final = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """`count` steps of one pair."""
+
+    pair: Pair
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bounded:
+    """All of a trade-off function where S, the tail under P, is at most `tail`, and no loss is above `loss`."""
+
+    tail: float
+    loss: float
+
+    def mu(self, _delta: float) -> float:
+        """An upper bound of the mu that it asks for, at any delta."""
+        # There A >= s e^-loss, and Phi^-1(s) - Phi^-1(s e^-loss) grows with s, since Phi/phi grows with its argument.
+        upper, lower = special.ndtri(self.tail), special.ndtri(self.tail * math.exp(-self.loss))
+        return float(upper - lower + 16 * UNIT_ROUNDOFF * (2 + abs(upper) + abs(lower)))
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """The trade-off function of a composition, from below, for deltas down to `delta_min`."""
+
+    sides: tuple[Vertices | Bounded, ...]
+    delta_min: float
+
+    def mu(self, delta: float) -> float:
+        """The certificate: an upper bound of the least mu. 0 where delta alone covers it, inf where nothing resolves.
+
+        ValueError: delta below delta_min.
+        """
+        if delta < self.delta_min:
+            raise ValueError(f"delta must be at least {self.delta_min}, got {delta}")
+        return max([0.0, *(side.mu(delta) for side in self.sides)])
+
+
+def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
+    """The trade-off function of these steps together, all of the same adjacency.
+
+    delta_min: the least delta that the curve will be asked for, above 0.
+    """
+    orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
+    if len(steps) == 1 and steps[0].count == 1:
+        return Curve(tuple(_single(steps[0].pair, delta_min, is_reversed=order) for order in orders), delta_min)
+    share = _share(sum(part.count for part in steps), delta_min)
+    for attempt in range(_ATTEMPTS):
+        log_tail = math.log(delta_min) - 1 - 3 * attempt
+        plans = [_Plan(steps, share=share, log_tail=log_tail, is_reversed=order) for order in orders]
+        if not all(plan.tilts for plan in plans):
+            break
+        # Two large ones at a time would take twice the memory.
+        is_large = any(plan.width < _LARGE * plan.width_min for plan in plans)
+        with _one_at_a_time if is_large else contextlib.nullcontext():
+            forward, *backward = _sides(steps, plans, share)
+        if forward[-1].tail.size and forward[-1].tail[-1] <= delta_min:
+            return Curve(
+                (*forward, *(part for side in backward for part in _closed(side, steps, delta_min))), delta_min
+            )
+        del forward, backward
+    return Curve((UNRESOLVED,), delta_min)
+
+
+def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
+    """The reversed order of removal, with what is not resolved covered by the largest loss that it can have."""
+    # Where few steps reach the largest loss, the tail ends at a jump there, and below it there is only noise.
+    largest = sum(part.count * -math.log1p(-part.pair.rate) for part in steps) * (1 + 2**-40)
+    closed: list[Vertices | Bounded] = []
+    last = 1.0
+    for part in side:
+        bad = np.flatnonzero(np.isposinf(part.values(delta)))
+        good = int(bad[0]) if bad.size else part.tail.size
+        closed.append(Vertices(part.tail[:good], part.rest[:good], part.other[:good]))
+        last = float(part.tail[good - 1]) if good else last
+        if bad.size:
+            break
+    return closed if last <= delta else [*closed, Bounded(last, largest)]
+
+
+def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list[list[Vertices]]:
+    """The vertices of each plan, by tilt."""
+    sides, width, grids = dict[bool, list[Vertices]](), 0.0, list[Losses]()
+    for plan in sorted(plans, key=lambda plan: plan.width):
+        wanted = max(plan.width, plan.width_min)
+        # The two orders share a grid where the finer one is not much dearer.
+        if not grids or wanted > 2 * width:
+            width = wanted
+            grids = [on_grid(part.pair, width=width, span=part.pair.span(share)) for part in steps]
+        parts = [
+            Part(grid.reversed() if plan.is_reversed else grid, part.count)
+            for grid, part in zip(grids, steps, strict=True)
+        ]
+        sides[plan.is_reversed] = [vertices(parts, tilt) for tilt in plan.tilts]
+    return [sides[plan.is_reversed] for plan in plans]
+
+
+def _share(count: int, delta: float) -> float:
+    """How much of its mass a step's grid may leave out on either side."""
+    return max(delta * _MISSING_SHARE / (2 * count), 1e-290)
+
+
+# --- a single step ---------------------------------------------------------------------------------------------------
+
+
+def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
+    """One step on a grid that is refined where the certificate binds."""
+    # A single step can afford a wide grid.
+    span = pair.span(max(delta * 2.0**-30, 1e-290))
+    middle = pair.points(np.zeros(1))
+    edges = _rising(pair, np.concatenate((np.linspace(*span, 1024), middle)))
+    found, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
+    before, tolerance = math.inf, 1e-2
+    while edges.size < _EDGES_MAX:
+        values = found.values(delta)
+        best = float(values.max(initial=-math.inf))
+        if best <= 0 or (before - best <= 1e-9 * best and tolerance < 1e-6):
+            break
+        before, tolerance = best, max(tolerance / 8, 1e-7)
+        binding = index[values >= best * (1 - tolerance)]
+        cells = np.unique(np.clip(np.concatenate((binding - 1, binding)), 0, edges.size - 2))
+        steps = np.arange(1, 8) / 8
+        finer = edges[cells, np.newaxis] + np.diff(edges)[cells, np.newaxis] * steps
+        edges = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
+        found, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
+    return found
+
+
+def _rising(pair: Pair, edges: FloatArray) -> FloatArray:
+    """In order, and without those at which the loss is no larger than before: where it levels off, doubles run out."""
+    edges = np.unique(edges)
+    losses = np.maximum.accumulate(pair.losses(edges))
+    rising: FloatArray = edges[np.append(True, np.diff(losses) > 0)]
+    return rising
+
+
+def _on_edges(
+    pair: Pair, edges: FloatArray, middle: float, missing: float, *, is_reversed: bool
+) -> tuple[Vertices, NDArray[np.int64]]:
+    """The vertices at losses >= 0 of one step on a grid of any points, and which edges they are at."""
+    losses = np.where(edges == middle, 0.0, pair.losses(edges))
+    lower, upper = split(pair, edges, losses)
+    masses = np.zeros(edges.size)
+    masses[:-1] += lower
+    masses[1:] += upper
+    others = masses * np.exp(-losses)
+    at = np.flatnonzero(losses <= 0 if is_reversed else losses >= 0)
+    # A cell's masses are off by what a density is at its outer end, see `pld`.
+    outer = np.maximum(np.abs(np.append(edges[0], edges[:-1])), np.abs(np.append(edges[1:], edges[-1])))
+    errors = (8 * (outer + pair.distance) ** 2 + 8 * np.abs(losses) + 32) * UNIT_ROUNDOFF
+    if pair.kind == "symmetrised":
+        # Loss 0 has what neither side has above it, see `pld`.
+        masses[at[0]] = (1 - pair.rate) * special.erf(pair.distance / math.sqrt(8)) + 2 * lower[at[0]]
+        others[at[0]] = masses[at[0]]
+    if is_reversed:
+        masses, others, errors, at = others[::-1], masses[::-1], errors[::-1], at[::-1]
+        index = edges.size - 1 - at
+    else:
+        index = at
+    summing = running_error(edges.size)
+    tail = running((masses * (1 + errors))[::-1])[::-1][index] * (1 + summing) + missing
+    other = running((others * (1 - errors))[::-1])[::-1][index] * (1 - summing)
+    rest = 1 - np.minimum(tail, 1.0)
+    if pair.kind != "symmetrised":
+        before = np.append(0.0, running(masses * (1 - errors))[:-1])
+        rest = np.maximum(rest, before[index] * (1 - summing))
+    return Vertices(np.minimum(tail, 1.0), rest, other), at
+
+
+# --- what to compute --------------------------------------------------------------------------------------------------
+
+
+class _Moments:
+    """The logarithm of the moment generating function of the loss, approximately: what plans are made by."""
+
+    def __init__(self, steps: Sequence[Steps], share: float, *, is_reversed: bool) -> None:
+        self._parts = []
+        self.top = 0.0
+        """The largest loss that all steps together can have."""
+        for part in steps:
+            low, high = part.pair.span(share)
+            z = np.linspace(low, high, _SAMPLES)
+            p, q = part.pair.densities(z)
+            values = part.pair.losses(z)
+            if part.pair.kind == "symmetrised":
+                above = values > 0
+                weights = np.concatenate((p[above], q[above])) * (z[1] - z[0])
+                values = np.concatenate((values[above], -values[above], [0.0]))
+                weights = np.concatenate((weights, [max(1 - weights.sum(), 0.0)]))
+            else:
+                weights = (q if is_reversed else p) * (z[1] - z[0])
+                values = -values if is_reversed else values
+            self.top += part.count * float(values.max())
+            with np.errstate(divide="ignore"):
+                self._parts.append((part.count, np.log(weights), values))
+
+    def at(self, exponents: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """log M, and the mean and variance of the tilted loss; each of the shape (n,) of the exponents."""
+        results = np.zeros((3, exponents.size))
+        for count, logarithms, values in self._parts:
+            terms = logarithms + exponents[:, np.newaxis] * values
+            shift = terms.max(axis=1)
+            tilted = np.exp(terms - shift[:, np.newaxis])
+            total = tilted.sum(axis=1)
+            mean = tilted @ values / total
+            variance = np.maximum(tilted @ values**2 / total - mean**2, 0.0)
+            results += count * np.array([shift + np.log(total), mean, variance])
+        return results[0], results[1], results[2]
+
+
+class _Plan:
+    """Tilts and windows for one order of the pairs, and the grid's width that they ask for."""
+
+    def __init__(self, steps: Sequence[Steps], *, share: float, log_tail: float, is_reversed: bool) -> None:
+        self.is_reversed = is_reversed
+        self._moments = _Moments(steps, share, is_reversed=is_reversed)
+        self._count = sum(part.count for part in steps)
+        self.tilts: tuple[Tilt, ...] = ()
+        self.width = math.inf
+        usual = self._count <= _USUAL[0] and min(part.pair.rate for part in steps) >= _USUAL[1]
+        self._share = 1.0 if usual else _UNUSUAL_SHARE
+        self.width_min = max(_range(part.pair, share) for part in steps) / (self._share * ATOMS_MAX)
+        deviation = math.sqrt(float(self._moments.at(np.zeros(1))[2][0]))
+        centre = self._centre()
+        if deviation > 0 and -centre * deviation < _MEAN_MAX:
+            self._fill(deviation, centre, log_tail)
+
+    def _centre(self) -> float:
+        """The tilt whose mean is 0, between -1 and 0, since that of -1 is the mean under Q."""
+        low, high = -1.0, 0.0
+        for _ in range(_ROUNDS):
+            exponents = np.linspace(low, high, _SECTIONS + 1)
+            place = int(np.searchsorted(self._moments.at(exponents)[1], 0.0))
+            low, high = float(exponents[max(place - 1, 0)]), float(exponents[min(place, _SECTIONS)])
+        return low
+
+    def _last(self, log_tail: float, deviation: float) -> float:
+        """The tilt at whose mean the tail falls to e^log_tail, approximately."""
+        low, high = 0.0, 2.0**_SECTIONS / deviation
+        exponents = np.concatenate(([low], high / 2.0 ** np.arange(2 * _SECTIONS, -1, -1)))
+        for _ in range(_ROUNDS):
+            logs, means, variances = self._moments.at(exponents)
+            # Chernoff's bound is more than the tail by this factor of the saddle-point approximation, or about that.
+            factor = np.log(np.maximum(exponents * np.sqrt(variances * 2 * math.pi), 1.0))
+            fallen = logs - exponents * means - factor <= log_tail
+            place = int(np.argmax(fallen)) if fallen.any() else exponents.size - 1
+            low, high = float(exponents[max(place - 1, 0)]), float(exponents[place])
+            exponents = np.linspace(low, high, _SECTIONS + 1)
+        return high
+
+    def _fill(self, deviation: float, centre: float, log_tail: float) -> None:
+        below, above = np.linspace(centre, 0.0, _TILTS), np.linspace(0.0, self._last(log_tail, deviation), _TILTS)
+        exponents = np.concatenate((below, above[1:]))
+        logs, means, variances = self._moments.at(exponents)
+        mean, end = float(means[_TILTS - 1]), float(means[-1])
+        resolution = math.log(min(deviation, 1.0))
+        resolved = max(_RESOLVED_LOG + resolution / 2, 4.0)
+        chosen = []
+        start = 0.0
+        if -logs[0] > resolved:
+            # At loss 0 no tilt upwards would do: losses below the mean have tilts of their own.
+            chosen += _stretches(exponents, logs, means, np.arange(_TILTS), 0.0, mean, resolved)
+            start = mean
+        chosen += _stretches(exponents, logs, means, np.arange(_TILTS - 1, exponents.size), start, end, resolved)
+        tilts = [self._tilt(exponents, variances, stretch, resolution) for stretch in chosen]
+        # A split adds a variance of width^2/6 a step at most.
+        least = min(deviation**2, *(float(variances[stretch.tilts].min()) for stretch in chosen))
+        self.width = math.sqrt(least / self._count) / _WIDTHS_PER_DEVIATION
+        # The last tilt serves all that is left: what lies beyond its window is hardly more than nothing.
+        low, high = tilts[-1].window
+        top = self._moments.top + 2 * self._count * max(self.width, self.width_min)
+        # A few steps can reach the largest loss there is, with a probability that ends there and not before.
+        high = max(high, top) if top - high < high - low else high
+        tilts[-1] = replace(tilts[-1], window=(low, high), serves=(tilts[-1].serves[0], high))
+        self.tilts = tuple(tilts)
+        windows = [tilt.window[1] - tilt.window[0] for tilt in tilts]
+        self.width_min = max(
+            self.width_min, max(windows) / (self._share * LENGTH_MAX), sum(windows) / (self._share * LENGTHS_MAX)
+        )
+
+    def _tilt(self, exponents: FloatArray, variances: FloatArray, stretch: _Stretch, resolution: float) -> Tilt:
+        """Of the tilts that can serve a stretch the one with the shortest window."""
+        found = []
+        for index, divergence in zip(stretch.tilts, stretch.divergences, strict=True):
+            exponent = float(exponents[index])
+            log_outside = float(divergence) + _SLACK_LOG - resolution
+            beside = np.geomspace(0.05, 12.0, 40) / math.sqrt(variances[index])
+            log_moment = self._moments.at(np.array([exponent]))[0][0]
+            highs = (self._moments.at(exponent + beside)[0] - log_moment + log_outside) / beside
+            lows = -(self._moments.at(exponent - beside)[0] - log_moment + log_outside) / beside
+            up, down = int(np.argmin(highs)), int(np.argmax(lows))
+            window = (min(float(lows[down]), stretch.low), max(float(highs[up]), stretch.high))
+            found.append(Tilt(exponent, window, (stretch.low, stretch.high), (float(beside[down]), float(beside[up]))))
+        return min(found, key=lambda tilt: tilt.window[1] - tilt.window[0])
+
+
+@dataclass(frozen=True, slots=True)
+class _Stretch:
+    """Losses from low to high, and the tilts that could serve them.
+
+    tilts: of shape (n,). divergences: how much worse than the best each is there at most, of shape (n,).
+    """
+
+    low: float
+    high: float
+    tilts: NDArray[np.int64]
+    divergences: FloatArray
+
+
+def _stretches(
+    exponents: FloatArray,
+    logs: FloatArray,
+    means: FloatArray,
+    usable: NDArray[np.int64],
+    start: float,
+    end: float,
+    resolved: float,
+) -> list[_Stretch]:
+    """Cuts the losses from start to end into stretches that one of the usable tilts serves.
+
+    exponents, logs, means: tilts in order, the logarithms of their moments and their means, of shape (n,).
+    resolved: by how much a tilt's bound on the tail may be worse than the best tilt's.
+    """
+
+    def divergence(loss: float) -> FloatArray:
+        bounds = logs - exponents * loss
+        worse: FloatArray = bounds[usable] - bounds.min()
+        return worse
+
+    found: list[_Stretch] = []
+    at = start
+    while at < end or not found:
+        here = divergence(at)
+        ahead = np.append(means[usable][means[usable] > at], end)
+        ahead = ahead[ahead <= end]
+        farthest = int(np.flatnonzero(here <= max(resolved, float(here.min()))).max())
+        reached = [loss for loss in ahead if divergence(float(loss))[farthest] <= resolved]
+        high = float(max(reached, default=ahead[0]))
+        worst = np.maximum(here, divergence(high))
+        able = np.flatnonzero(worst <= max(resolved, float(worst.min())))
+        able = able[:: max(able.size // _CANDIDATES, 1)]
+        found.append(_Stretch(at, high, usable[able], worst[able]))
+        at = high
+    return found
+
+
+def _range(pair: Pair, share: float) -> float:
+    low, high = pair.losses(np.array(pair.span(share)))
+    return float(high - low)
+
+
+# --- certificates -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """(mu, delta) that is proved, and whether by the `pld` or by the `fallback`, whose delta is 0."""
+
+    mu: float
+    delta: float
+    method: Literal["pld", "fallback"]
+
+
+def at_most(value: Fraction) -> float:
+    """The largest double that is not above a number of 0 or more."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) <= value else math.nextafter(nearest, 0)
+
+
+def at_least(value: Fraction) -> float:
+    """The least double that is not below a number."""
+    nearest = float(value)
+    return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
+
+
+def pair_for(*, noise_multiplier: float, sample_rate: float, adjacency: Adjacency, sampling: Sampling) -> Pair:
+    """The dominating pair of one step. ValueError for fixed_size under add_or_remove_one, of which none is known."""
+    match sampling, adjacency:
+        case "poisson", "add_or_remove_one":
+            return Pair("removal", 1 / noise_multiplier, sample_rate)
+        case "poisson", "replace_one":
+            return Pair("antipodal", 1 / noise_multiplier, sample_rate)
+        case "fixed_size", "replace_one":
+            return Pair("symmetrised", 2 / noise_multiplier, sample_rate)
+        case _:
+            raise ValueError(f"no dominating pair is known for {sampling} sampling under {adjacency}")
+
+
+def subsampled_gaussian(
+    *,
+    noise_multiplier: float,
+    sample_rate: float,
+    steps: int,
+    delta: float,
+    adjacency: Adjacency = "add_or_remove_one",
+    sampling: Sampling = "poisson",
+) -> Certificate:
+    """The certificate of DP-SGD: mu for this delta, or the fallback where that is no worse.
+
+    noise_multiplier: standard deviation of the noise on the sum over the clip norm, above 0. sample_rate: in (0, 1].
+    steps: 1 or more. delta: in [0, 1); at 0 only the fallback exists. ValueError outside, and where no pair is known.
+    """
+    if not (noise_multiplier > 0 and 0 < sample_rate <= 1 and steps >= 1 and 0 <= delta < 1):
+        raise ValueError("noise_multiplier must be above 0, sample_rate in (0, 1], steps at least 1, delta in [0, 1)")
+    pair = pair_for(noise_multiplier=noise_multiplier, sample_rate=sample_rate, adjacency=adjacency, sampling=sampling)
+    plain = pair.mu * math.sqrt(steps) * (1 + 4 * UNIT_ROUNDOFF)
+    if sample_rate < 1 and delta >= DELTA_MIN and noise_multiplier >= NOISE_MULTIPLIER_MIN:
+        mu = curve([Steps(pair, steps)], delta_min=delta).mu(delta)
+        if mu < plain:
+            return Certificate(mu, delta, "pld")
+    return Certificate(plain, 0.0, "fallback")

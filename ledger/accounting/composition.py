@@ -1,0 +1,356 @@
+"""The trade-off function of many steps: privacy loss distributions composed by FFT, with every error bounded.
+
+*Tilting.* Mass p_j at loss l_j becomes p_j e^(a l_j) / M(a), a distribution too; its T-fold composition y gives back
+that of p as M(a)^T e^(-a l) y. An FFT's error is absolute; under the tilt whose mean is l it is relative to the tail at
+l, however small. Each tilt of a plan serves the losses for which its error is still small against the tail.
+
+*The transform.* With z = FFT(p) and T steps, z^T magnifies the error of z by T. So z - 1 is transformed instead, twice
+summed by parts: for w the n-th root of unity to the k-th power and J the losses' index, from its rounded mean on,
+
+    E w^J - 1 = (w - 1) E J + (w - 1)^2 sum_m G_m w^m,    G_m = E (J-1-m)_+ for m >= 0,  E (1-m-J)_+ 1[J<0] for m < 0
+
+where all G are positive and add up to g = E J(J-1)/2. An FFT of G errs by at most c u g, c = 6 (log2 n + 2) for a
+transform in passes of radix 2 to 5, which rounds each input less than 6 log2(radix) times on its way to any output;
+so E w^J - 1 errs by |w-1|^2 (c + r) u g + 4 |w-1| u E|J| only, r for the sums (`running`). Where z^T is not negligible
+|w-1|^2 g is about 1/T: what T magnifies does not grow with T.
+
+*From there.* Z = exp(sum T log1p(z-1)) errs by |Z| expm1(x), x the sum of T times the error over |z|, plus rounding of
+the exponent; the inverse FFT by c u times the mean of |Z|, and what the transform of length n wraps around is at most
+the tilted mass outside its window, omega, by Chernoff's bound. Together each y_j errs by less than `noise`, and sums
+of it by `noise` times the weights plus omega times the largest. S, the tail under P, is moved up and A, the tail under
+Q, down; relative errors of the masses enter T-fold.
+
+*The certificate.* S_i = P(L >= l_i) and A_i = Q(L >= l_i) are the vertices (A_i, 1 - S_i) of the trade-off function,
+which is linear between them; f_{0,delta} (x) G_mu is convex and decreasing, so that it lies below everywhere when it
+does at the vertices, also at vertices with S too large and A too small. Losses below 0 are those above 0 of the pair in
+the other order. Hence (Dong, Roth & Su 2022, Def. 2.3 and sec. 3)
+
+    mu = max over l_i >= 0 with S_i > delta of  Phi^-1((S_i - delta)/(1 - delta)) - Phi^-1(A_i/(1 - delta)),
+
+taken from the tails that do not cancel, and none at all unless S falls to delta. One composition serves every delta.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import fft, special
+
+from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.pld import Losses
+
+_BLOCK: Final = 16
+_BLOCK_ROOT_MIN: Final = 32
+_PLAIN_STEPS_MAX: Final = 4096
+_ERROR_MAX: Final = 0.25
+_WEIGHT_LOG_MAX: Final = 600.0
+"""Larger weights are cut: there rounding alone, times e^600, makes the bounds 1 and 0."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A step's privacy loss distribution, and how many of these steps there are."""
+
+    losses: Losses
+    steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Tilt:
+    """A tilt, its window of losses, and the losses for which it is used; `beside` are the exponents of its bounds."""
+
+    exponent: float
+    window: tuple[float, float]
+    serves: tuple[float, float]
+    beside: tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Vertices:
+    """Bounds at losses >= 0: of S from above, of 1 - S and of A from below; each of shape (n,)."""
+
+    tail: FloatArray
+    rest: FloatArray
+    other: FloatArray
+
+    def values(self, delta: float) -> FloatArray:
+        """The mu that each vertex asks for; -inf where it asks for none. Shape (n,)."""
+        return _asked(self.tail, self.rest, self.other, delta)
+
+    def mu(self, delta: float) -> float:
+        """The least mu for these vertices at a delta; -inf where none binds."""
+        if not self.tail.size:
+            return -math.inf
+        short = -self.tail.size % _BLOCK
+        tails = np.pad(self.tail, (0, short)).reshape(-1, _BLOCK)
+        rests = np.pad(self.rest, (0, short), constant_values=1.0).reshape(-1, _BLOCK)
+        others = np.pad(self.other, (0, short), constant_values=1.0).reshape(-1, _BLOCK)
+        # A block of vertices asks for no more than its largest tail would with its smallest other tail.
+        bounds = _asked(tails.max(axis=1), rests.min(axis=1), others.min(axis=1), delta)
+        top = int(np.argmax(bounds))
+        best = float(_asked(tails[top], rests[top], others[top], delta).max())
+        above = bounds > best
+        return max(best, float(_asked(tails[above], rests[above], others[above], delta).max(initial=-math.inf)))
+
+
+UNRESOLVED: Final = Vertices(np.ones(1), np.zeros(1), np.zeros(1))
+"""A vertex that asks for more than there is."""
+
+
+def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) -> FloatArray:
+    kept = 1.0 - delta
+    with np.errstate(invalid="ignore"):
+        level = np.clip((tail - delta) / kept, 0.0, 1.0)
+        upper = np.where(level < 0.5, special.ndtri(level), -special.ndtri(np.minimum(rest / kept, 1.0)))
+        lower = special.ndtri(np.minimum(other / kept, 1.0))
+        # ndtri is within a few units of itself or of 1, whichever is more.
+        asked = upper - lower + 16 * UNIT_ROUNDOFF * (2 + np.abs(upper) + np.abs(lower))
+    # A vertex with no other tail at all asks for more than there is.
+    return np.where(tail > delta, np.where(np.isnan(asked), math.inf, asked), -math.inf)
+
+
+def _log_moment(losses: Losses, exponent: float) -> float:
+    """log M(a) = log of the sum of p_j e^(a l_j)."""
+    values = exponent * losses.values
+    shift = float(values.max())
+    with np.errstate(under="ignore"):
+        total = float(np.sum(losses.masses * np.exp(values - shift)))
+        if total < 1e-280:
+            with np.errstate(divide="ignore"):
+                logarithms = np.log(losses.masses) + values
+            shift = float(logarithms.max())
+            total = float(np.sum(np.exp(logarithms - shift)))
+    return shift + math.log(total)
+
+
+def running(values: FloatArray) -> FloatArray:
+    """Sums of the first 1, 2, … of these, all positive: within 2 (sqrt(n) + 32) u of themselves, by blocks."""
+    root = max(math.isqrt(values.size), _BLOCK_ROOT_MIN)
+    rows = -(-values.size // root)
+    padded = np.zeros(rows * root)
+    padded[: values.size] = values
+    table = np.cumsum(padded.reshape(rows, root), axis=1)
+    table[1:] += np.cumsum(table[:-1, -1])[:, np.newaxis]
+    return table.reshape(-1)[: values.size]
+
+
+def running_error(size: int) -> float:
+    """How far `running` sums of so many are off, relatively."""
+    return 2 * (math.sqrt(size) + _BLOCK_ROOT_MIN) * UNIT_ROUNDOFF
+
+
+def _fft_error(length: int) -> float:
+    return 6 * (math.log2(length) + 2) * UNIT_ROUNDOFF
+
+
+def _tilted(losses: Losses, exponent: float, log_moment: float) -> FloatArray:
+    with np.errstate(under="ignore"):
+        if abs(exponent) * losses.width * losses.masses.size < 600:
+            return losses.masses * np.exp(exponent * losses.values - log_moment)
+        with np.errstate(divide="ignore"):
+            return np.exp(np.log(losses.masses) + exponent * losses.values - log_moment)
+
+
+@dataclass(frozen=True, slots=True)
+class _Spectrum:
+    """log of the characteristic function at the frequencies 0 to n/2 of the losses from index `centre` on."""
+
+    logarithm: NDArray[np.complex128]
+    error: FloatArray
+    centre: int
+
+
+def _folded(values: FloatArray, first: int, length: int) -> FloatArray:
+    """Values at the indices from `first` on, added up modulo a length."""
+    folded = np.zeros(length)
+    start, position = first % length, 0
+    while position < values.size:
+        count = min(length - start, values.size - position)
+        folded[start : start + count] += values[position : position + count]
+        position, start = position + count, 0
+    return folded
+
+
+def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float, length: int) -> _Spectrum:
+    masses = _tilted(losses, exponent, log_moment)
+    masses /= masses.sum()
+    index = np.arange(losses.first, losses.first + masses.size)
+    centre = round(float(masses @ index))
+    index -= centre
+    spread = float(masses @ np.abs(index))
+    origin = int(np.searchsorted(index, 0))
+    sums = np.zeros(masses.size + 2)
+    # For m >= 0: the sum over i >= m+2 of P(J >= i); for m < 0: the sum over i <= m of P(J <= i).
+    above = running(running(masses[origin + 1 :][::-1]))[::-1]
+    below = running(running(masses[:origin]))
+    sums[origin : origin + max(above.size - 1, 0)] = above[1:]
+    sums[:origin] = below
+    angle = np.pi * np.arange(length // 2 + 1) / length
+    sine = np.sin(angle)
+    # w - 1 = -2 sin(angle) (sin(angle) + i cos(angle)), w = e^(-2 i angle)
+    step = -2 * sine * (sine + 1j * np.cos(angle))
+    mean = float(masses @ index)
+    change = step * (mean + step * fft.rfft(_folded(sums, -origin, length)))
+    chord = 2 * sine
+    error = (
+        chord**2 * ((_fft_error(length) + 2 * running_error(sums.size) + 16 * UNIT_ROUNDOFF) * float(sums.sum()))
+        + chord * (8 * UNIT_ROUNDOFF * spread)
+        + 8 * UNIT_ROUNDOFF * np.abs(change)
+    )
+    if steps <= _PLAIN_STEPS_MAX:
+        # Few steps magnify little: where z - 1 is not small, the plain transform, of total mass 1, errs by less.
+        plain = _fft_error(length) + (8 + masses.size / length) * UNIT_ROUNDOFF
+        worse = error > plain
+        change[worse] = fft.rfft(_folded(masses, int(index[0]), length))[worse] - 1
+        error[worse] = plain
+    size = np.abs(1 + change)
+    logarithm = np.empty_like(change)
+    near = np.abs(change) < 0.5
+    with np.errstate(divide="ignore"):
+        logarithm[near] = _log1p(change[near])
+        logarithm[~near] = np.log(1 + change[~near])
+        # Where the error is of the size of z, z^T is bounded by three times that error, to the T.
+        relative = np.where(error < size / 2, -np.log1p(-np.minimum(error / np.maximum(size, 1e-300), 0.5)), math.inf)
+    logarithm = np.where(np.isfinite(relative), logarithm, np.log(3 * np.maximum(error, 1e-300)))
+    return _Spectrum(logarithm, np.where(np.isfinite(relative), relative, math.log(3)), centre)
+
+
+def _log1p(change: NDArray[np.complex128]) -> NDArray[np.complex128]:
+    """log(1 + x) for |x| < 1/2, each part within a few units of |x|."""
+    real, imaginary = change.real, change.imag
+    return np.asarray(
+        0.5 * np.log1p(2 * real + real * real + imaginary * imaginary) + 1j * np.arctan2(imaginary, 1 + real)
+    )
+
+
+def _outside(parts: Sequence[Part], tilt: Tilt, log_moment: float, window: tuple[float, float]) -> float:
+    """The tilted mass outside a window, by Chernoff's bound on either side."""
+    down, up = tilt.beside
+    above = _log_moments(parts, tilt.exponent + up) - log_moment - up * window[1]
+    below = _log_moments(parts, tilt.exponent - down) - log_moment + down * window[0]
+    return math.exp(min(above, 0.0)) + math.exp(min(below, 0.0))
+
+
+def _log_moments(parts: Sequence[Part], exponent: float) -> float:
+    return sum(part.steps * _log_moment(part.losses, exponent) for part in parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Composed:
+    """The tilted composition on the losses (first + j) * width, each mass within `noise`, and `outside` elsewhere."""
+
+    first: int
+    masses: FloatArray
+    noise: float
+    outside: float
+    log_moment: float
+
+
+def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
+    width = parts[0].losses.width
+    low = math.floor(tilt.window[0] / width)
+    length = fft.next_fast_len(math.ceil(tilt.window[1] / width) - low + 2, real=True)
+    length += length % 2
+    total: NDArray[np.complex128] = np.zeros(length // 2 + 1, dtype=np.complex128)
+    error = np.zeros(length // 2 + 1)
+    centre, log_moment = 0, 0.0
+    for part in parts:
+        moment = _log_moment(part.losses, tilt.exponent)
+        spectrum = _spectrum(part.losses, steps=part.steps, exponent=tilt.exponent, log_moment=moment, length=length)
+        total += part.steps * spectrum.logarithm
+        # The last term: rounding of the logarithm, of the product and of the sum, and then of the exponential.
+        error += part.steps * (spectrum.error + 8 * UNIT_ROUNDOFF * np.abs(spectrum.logarithm))
+        centre += part.steps * spectrum.centre
+        log_moment += part.steps * moment
+    with np.errstate(under="ignore", over="ignore"):
+        powers = np.exp(total)
+        size = np.abs(powers)
+        # |Z| and its error are at most |z|^T plus that, which is at most 1 + error.
+        errors = np.where(size > 0, size * np.expm1(np.minimum(error + 16 * UNIT_ROUNDOFF, 700)), 0.0)
+    spectral = float(errors[0] + errors[-1] + 2 * errors[1:-1].sum()) / length
+    mean = float(size[0] + size[-1] + 2 * size[1:-1].sum()) / length
+    noise = (spectral + _fft_error(length) * mean) * (1 + 2**-20) + 1e-290
+    masses = np.maximum(fft.irfft(powers, length), 0.0)
+    # Index `centre` is at 0 of the transform; the window begins at `low`.
+    masses = np.roll(masses, -((low - centre) % length))
+    outside = _outside(parts, tilt, log_moment, (low * width, (low + length) * width))
+    return _Composed(low, masses, noise, outside, log_moment)
+
+
+def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
+    """Bounds at the losses >= 0 that a tilt serves. All parts share one width."""
+    width = parts[0].losses.width
+    if _steps_error(parts, tilt) > _ERROR_MAX:
+        return UNRESOLVED
+    composed = _composed(parts, tilt)
+    size = composed.masses.size
+    first = min(max(math.ceil(tilt.serves[0] / width) - composed.first, 0), size)
+    last = min(max(math.floor(tilt.serves[1] / width) - composed.first + 1, first), size)
+    relative = _relative_error(parts, tilt, composed)
+    if relative > 2 * _ERROR_MAX:
+        return UNRESOLVED
+    missing = min(sum(part.steps * part.losses.missing[0] for part in parts), 1.0)
+    # Q: from above, where weights fall with the loss.
+    other = _bound_above(composed, tilt.exponent + 1, width, first, last, -relative)
+    if tilt.exponent >= 0:
+        tail = np.minimum(_bound_above(composed, tilt.exponent, width, first, last, relative) + missing, 1.0)
+        rest = 1.0 - tail
+    else:
+        # Below the mean S is near 1, and it is 1 - S that has to keep its digits.
+        rest = _bound_below(composed, tilt.exponent, width, first, last, -relative)
+        tail = np.minimum(1.0 - rest + UNIT_ROUNDOFF, 1.0)
+    return Vertices(tail, rest, other)
+
+
+def _weights(composed: _Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:
+    """What the tilted masses from `first` to `last` are to be multiplied by."""
+    values = width * np.arange(composed.first + first, composed.first + last, dtype=np.float64)
+    with np.errstate(under="ignore"):
+        return np.asarray(np.exp(np.minimum(composed.log_moment - exponent * values, _WEIGHT_LOG_MAX)))
+
+
+def _bound_above(
+    composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
+) -> FloatArray:
+    """The mass at and above each loss: an upper bound where the relative error is positive, else a lower one."""
+    weights = _weights(composed, exponent, width, first, composed.masses.size)
+    mass = running((composed.masses[first:] * weights)[::-1])[::-1]
+    # Rounding of each mass, and what was wrapped around, which weighs most where it lands lowest.
+    error = (running(weights[::-1])[::-1] * composed.noise + composed.outside * weights) * (1 + abs(relative))
+    bound = mass * (1 + relative) + math.copysign(1, relative) * error
+    return np.maximum(bound, 0.0)[: last - first]
+
+
+def _bound_below(
+    composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
+) -> FloatArray:
+    """The mass below each loss, from below, where weights grow with the loss."""
+    weights = _weights(composed, exponent, width, 0, last)
+    mass = np.append(0.0, running(composed.masses[:last] * weights)[:-1])
+    error = (np.append(0.0, running(weights)[:-1]) * composed.noise + composed.outside * weights) * (1 - relative)
+    return np.maximum(mass * (1 + relative) - error, 0.0)[first:]
+
+
+def _steps_error(parts: Sequence[Part], tilt: Tilt) -> float:
+    """The logarithm of what all steps' masses and moments are off by, relatively."""
+    error = 0.0
+    for part in parts:
+        losses = part.losses
+        reach = losses.width * max(abs(losses.first), abs(losses.first + losses.masses.size))
+        summing = (math.log2(losses.masses.size) + 128) * UNIT_ROUNDOFF
+        once = losses.relative_error + (4 * abs(tilt.exponent) * reach + 16) * UNIT_ROUNDOFF + summing
+        error += 2 * part.steps * once
+    return error
+
+
+def _relative_error(parts: Sequence[Part], tilt: Tilt, composed: _Composed) -> float:
+    """What masses, moments and weights are off by, relatively, over all steps."""
+    size = composed.masses.size
+    edge = max(abs(composed.first), abs(composed.first + size)) * parts[0].losses.width
+    weights = (4 * (abs(tilt.exponent) + 1) * edge + 4 * abs(composed.log_moment) + 16) * UNIT_ROUNDOFF
+    return math.expm1(min(weights + running_error(size) + _steps_error(parts, tilt), 700.0))
