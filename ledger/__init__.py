@@ -8,10 +8,13 @@ The map, and the way of a request through it:
     decide         the heart: (books, commands, now) -> (books, outcomes), pure
     journal        canonical bytes, the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
+    rows           rows of the tables as the nouns, and back
     store          all SQL
+    certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
     keys           keys and who may do what
     runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
+    planner        what would happen if a run were asked for now, and how much would fit
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
     verify         checking an export with no database and no network
@@ -21,13 +24,13 @@ The map, and the way of a request through it:
     cli/           the command line
 
 `POST /v1/runs` comes in through `api.app` (limits, key, JSON), is checked against `api.schemas`, costed by `runs` with
-`accounting.mechanisms`, and put into the tenant's queue of the `writer`. The writer takes what has gathered there,
-opens one transaction through the `store`, claims the idempotency keys, locks the datasets, lets `decide` decide, seals
-the entries with `journal`, commits, and only then answers.
+`accounting.mechanisms` (by way of `certificates`, where that takes long), and put into the tenant's queue of the
+`writer`. The writer takes what has gathered there, opens one transaction through the `store`, claims the idempotency
+keys, locks the datasets, lets `decide` decide, seals the entries with `journal`, commits, and only then answers.
 
 Dependencies point one way, and tests/test_imports.py holds them to it:
 
-    errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api
+    errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     client imports errors alone; cli imports client, verify, and for serving what serves
 """
 

@@ -7,6 +7,7 @@ the same answer for ever, and what a user was told is what an auditor reads.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 import re
 import threading
@@ -15,6 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
+from functools import partial
 from typing import Annotated, Any, Final, Literal
 from uuid import UUID, uuid4
 
@@ -23,10 +25,11 @@ from pydantic_core import PydanticCustomError
 
 from ledger import journal
 from ledger.accounting import ACCOUNTANT, amounts, gdp, mechanisms, plan
-from ledger.accounting.mechanisms import AnyMechanism, Mechanism
+from ledger.accounting.mechanisms import AnyMechanism, Cost, Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
+from ledger.certificates import Certificates, share_of
 from ledger.decide import Repeat
-from ledger.errors import BudgetExceeded, Forbidden, InvalidRequest, NotFound, RunState
+from ledger.errors import BudgetExceeded, Forbidden, InvalidRequest, NotFound, Overloaded, RunState, TooLarge
 from ledger.model import (
     Actor,
     Adjacency,
@@ -47,6 +50,8 @@ from ledger.writer import Writer
 
 DEFINITIONS_MAX: Final = 10_000
 VALID_FOR_DAYS_MAX: Final = 366
+FITS_COSTS_MAX: Final = 40
+"""How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 
 DatasetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -66,6 +71,10 @@ def _one_dataset(value: Any) -> Any:
     if any(isinstance(item, dict) and "partitions" in item for item in value):
         raise _not_yet("partitions are")
     return [item["name"] if isinstance(item, dict) and set(item) == {"name"} else item for item in value]
+
+
+Datasets = Annotated[list[DatasetName], Field(min_length=1), BeforeValidator(_one_dataset)]
+"""The datasets that a run uses: one, in this version."""
 
 
 def absent(what: str, *, but: Any = None) -> BeforeValidator:
@@ -123,10 +132,14 @@ class RunRequest(BaseModel):
     """A training run, or any other release, as it is declared before it touches data."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
-    datasets: Annotated[list[DatasetName], Field(min_length=1), BeforeValidator(_one_dataset)]
+    datasets: Datasets
     mechanism: Mechanism
     delta: Annotated[
-        Probability | None, Field(description="The run's share of the delta budget, for a certificate.")
+        Probability | None,
+        Field(
+            description="The run's share of the delta budget, for a certificate; a hundredth of the limit when left "
+            "out. Where the cost needs no certificate it makes no difference."
+        ),
     ] = None
     segments: Annotated[Literal[1] | None, absent("segments are", but=1)] = None
     project: Annotated[None, absent("projects are")] = None
@@ -168,8 +181,8 @@ class Answer:
 class Runs:
     """Asks for runs, starts, settles and voids them, and shows them."""
 
-    def __init__(self, store: Store, writer: Writer) -> None:
-        self._store, self._writer = store, writer
+    def __init__(self, store: Store, writer: Writer, certificates: Certificates) -> None:
+        self._store, self._writer, self._certificates = store, writer, certificates
         self._lock = threading.Lock()
         self._definitions: OrderedDict[tuple[UUID, str], Definition] = OrderedDict()
 
@@ -178,7 +191,7 @@ class Runs:
     async def ask(self, actor: Actor, *, key: str, request: RunRequest, body: Mapping[str, Any]) -> Answer:
         """Asks for approval of `request`, whose JSON was `body`. Raises LedgerError; a refusal is an Answer."""
         definition = await self._definition(actor, request.datasets[0])
-        cost = mechanisms.cost(request.mechanism, bound=definition.bound, adjacency=definition.adjacency)
+        cost, share = await self._cost(actor, definition, request)
         command = Ask(
             actor=actor,
             dataset_id=definition.id,
@@ -192,14 +205,34 @@ class Runs:
                 "method": cost.method,
                 "assumptions": cost.assumptions,
                 "accountant": ACCOUNTANT,
+                **({} if share is None else {"delta": share}),
             },
             valid_for_us=request.valid_for // timedelta(microseconds=1),
         )
         result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
         if isinstance(result, Entry):
-            return await self._answer(journal.parse(result.body), is_replayed=False)
+            return await self._answer(actor, journal.parse(result.body), is_replayed=False)
         entries = await asyncio.to_thread(self._entries, actor.tenant_id, result.run_id)
-        return await self._answer(journal.parse(entries[0].body), is_replayed=True)
+        return await self._answer(actor, journal.parse(entries[0].body), is_replayed=True)
+
+    async def _cost(self, actor: Actor, definition: Definition, request: RunRequest) -> tuple[Cost, Decimal | None]:
+        """What the run costs, and the share of the delta budget that its certificate uses; None where it has none."""
+        share = None
+        if mechanisms.needs_certificate(request.mechanism, bound=definition.bound):
+            share = request.delta or await asyncio.to_thread(self._share, actor.tenant_id, definition.id)
+        cost = await self._certificates.cost(
+            actor.tenant_id,
+            request.mechanism,
+            bound=definition.bound,
+            adjacency=definition.adjacency,
+            delta=share or Decimal(0),
+        )
+        return cost, share
+
+    def _share(self, tenant_id: UUID, dataset_id: UUID) -> Decimal:
+        """The delta of a run that names none, by the limit as it now is."""
+        with self._store.reading(tenant_id) as reading:
+            return share_of(reading.accounts_of([dataset_id])[dataset_id].limit)
 
     async def start(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
         """Says that the run now touches the data."""
@@ -318,12 +351,21 @@ class Runs:
 
     # --- answers
 
-    async def _answer(self, entry: Mapping[str, Any], *, is_replayed: bool) -> Answer:
+    async def _answer(self, actor: Actor, entry: Mapping[str, Any], *, is_replayed: bool) -> Answer:
         if entry["kind"] == "run-approved":
             return Answer(_approved(entry), is_replayed)
-        # A function of what is recorded, so it can be worked out after the commit, off the event loop, and again.
-        refusal = await asyncio.to_thread(_refused, entry)
-        return Answer({}, is_replayed, refusal)
+        return Answer({}, is_replayed, _refused(entry, fits=await self._fits(actor, entry)))
+
+    async def _fits(self, actor: Actor, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
+        if "delta" not in entry:
+            return await asyncio.to_thread(_fitting, entry)
+        try:
+            work = partial(_fitting, entry)
+            return await self._certificates.beside(actor.tenant_id, work, of={"fits": entry["run"]})
+        except TooLarge as error:
+            # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
+            raise Overloaded("The run was refused; what would fit is still being computed.") from error
 
 
 # --- who sees what ---------------------------------------------------------------------------------------------------
@@ -365,6 +407,10 @@ def _balance(entry: Mapping[str, Any]) -> tuple[Amount, Amount]:
     return balance["limit"], balance["limit"] - balance["spent"] - balance["held"]
 
 
+_COSTED: Final = ("bound", "method", "assumptions", "accountant", "delta")
+"""How a cost came about. `delta`, the run's share, is there where a certificate made use of it."""
+
+
 def _approved(entry: Mapping[str, Any]) -> dict[str, Any]:
     _, remaining = _balance(entry)
     return {
@@ -374,11 +420,11 @@ def _approved(entry: Mapping[str, Any]) -> dict[str, Any]:
         "cost": show_amount(Amount.of(entry["cost"])),
         "datasets": [{"name": entry["dataset"], "seq": entry["seq"], "remaining": show_amount(remaining)}],
         "start_by": entry["start_by"],
-        **{name: entry[name] for name in ("bound", "method", "assumptions", "accountant")},
+        **{name: entry[name] for name in _COSTED if name in entry},
     }
 
 
-def _refused(entry: Mapping[str, Any]) -> BudgetExceeded:
+def _refused(entry: Mapping[str, Any], *, fits: Mapping[str, Any]) -> BudgetExceeded:
     limit, remaining = _balance(entry)
     cost = Amount.of(entry["cost"])
     plain = {"mu": amounts.mu_of, "delta": amounts.delta_of}
@@ -392,11 +438,26 @@ def _refused(entry: Mapping[str, Any]) -> BudgetExceeded:
         }
         for quantity in entry["binding"]
     ]
+    shown = {name: entry[name] for name in ("delta",) if name in entry}
+    return BudgetExceeded(run=entry["run"], datasets=binding, fits=fits, seq=entry["seq"], **shown)
+
+
+def _fitting(entry: Mapping[str, Any]) -> dict[str, Any]:
     bound: Bound = entry["bound"]
     adjacency: Adjacency = entry["adjacency"]
     mechanism = mechanisms.parse(entry["request"]["mechanism"])
-    fits = plan.fits(mechanism, bound=bound, adjacency=adjacency, remaining=remaining)
-    return BudgetExceeded(run=entry["run"], datasets=binding, fits=fits, seq=entry["seq"])
+    _, remaining = _balance(entry)
+    if "delta" not in entry:
+        return plan.fits(mechanism, bound=bound, adjacency=adjacency, remaining=remaining)
+    costs = itertools.count(1)
+    return plan.fits(
+        mechanism,
+        bound=bound,
+        adjacency=adjacency,
+        remaining=remaining,
+        delta=entry["delta"],
+        is_late=lambda: next(costs) > FITS_COSTS_MAX,
+    )
 
 
 def _moved(decision: Mapping[str, Any], entry: Mapping[str, Any]) -> dict[str, Any]:
@@ -440,7 +501,8 @@ def describe(run: Run, entries: Sequence[Mapping[str, Any]], *, now_us: int) -> 
         "request": decision["request"],
         "idempotency_key": decision["idempotency_key"],
         "asked_by": decision["actor"],
-        **{name: decision[name] for name in ("bound", "adjacency", "method", "assumptions", "accountant")},
+        "adjacency": decision["adjacency"],
+        **{name: decision[name] for name in _COSTED if name in decision},
         "created_at": timestamp(run.created_us),
         "start_by": decision.get("start_by"),
     }

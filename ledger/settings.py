@@ -36,6 +36,9 @@ class Settings(BaseSettings):
     group_max: Annotated[int, Field(ge=1, le=1000)] = Field(
         128, description="How many requests are decided in one transaction at most."
     )
+    certificate_seconds_max: Annotated[int, Field(ge=1, le=600)] = Field(
+        30, description="How long a request waits for a certificate to be computed before the answer is 413."
+    )
     body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         1024 * 1024, description="The largest request body, in bytes."
     )

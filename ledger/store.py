@@ -1,8 +1,9 @@
 """All SQL, for PostgreSQL and SQLite.
 
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.writer` and `ledger.deploy`
-open a writing transaction. Rows are locked in one order everywhere: idempotency keys (sorted), dataset names (sorted),
-datasets (by id); what hangs under a dataset (accounts, runs, entries) is protected by its dataset's lock.
+open a writing transaction, and `ledger.certificates` for its cache, which is no record and locks nothing else. Rows are
+locked in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a
+dataset (accounts, runs, entries) is protected by its dataset's lock.
 """
 
 from __future__ import annotations
@@ -44,7 +45,6 @@ from ledger.model import (
     NO_HASH,
     Account,
     Actor,
-    Amount,
     Books,
     Claim,
     Dataset,
@@ -54,7 +54,8 @@ from ledger.model import (
     Role,
     Run,
 )
-from ledger.tables import accounts, claims, datasets, entries, keys, operator_keys, runs, tenants
+from ledger.rows import account_of, account_row, dataset_of, definition_of, entry_of, run_of, run_row
+from ledger.tables import accounts, certificates, claims, datasets, entries, keys, operator_keys, runs, tenants
 
 SQLITE_BUSY_SECONDS: Final = 10
 POSTGRESQL_OPTIONS: Final = (
@@ -237,7 +238,7 @@ class Reading:
     def definition(self, name: str) -> Definition | None:
         wanted = select(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name == name)
         row = self.connection.execute(wanted).one_or_none()
-        return None if row is None else _definition(row)
+        return None if row is None else definition_of(row)
 
     def dataset(self, name: str) -> tuple[Dataset, Account] | None:
         found = self._datasets(select(datasets).where(datasets.c.name == name))
@@ -263,18 +264,18 @@ class Reading:
         # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
         rows = self.connection.execute(wanted.where(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)).all()
         held = self.accounts_of([row.id for row in rows])
-        return [(_dataset(row), held[row.id]) for row in rows]
+        return [(dataset_of(row), held[row.id]) for row in rows]
 
     def accounts_of(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Account]:
         """Accounts by the id of their dataset."""
         wanted = select(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
-        return {row.dataset_id: _account(row) for row in self.connection.execute(wanted)}
+        return {row.dataset_id: account_of(row) for row in self.connection.execute(wanted)}
 
     # --- runs
 
     def runs_by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
         wanted = select(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(ids))
-        return {row.id: _run(row) for row in self.connection.execute(wanted)}
+        return {row.id: run_of(row) for row in self.connection.execute(wanted)}
 
     def run_page(
         self,
@@ -309,11 +310,19 @@ class Reading:
             )
             wanted = wanted.where(runs.c.dataset_id.in_(of_names))
         newest_first = wanted.order_by(runs.c.created_us.desc(), runs.c.id.desc()).limit(limit)
-        return [_run(row) for row in self.connection.execute(newest_first)]
+        return [run_of(row) for row in self.connection.execute(newest_first)]
 
     def run_count(self, dataset_id: UUID) -> int:
         wanted = select(func.count()).where(runs.c.tenant_id == self.tenant_id, runs.c.dataset_id == dataset_id)
         return int(self.connection.execute(wanted).scalar_one())
+
+    # --- the cache of certificates
+
+    def certificate(self, digest: bytes) -> str | None:
+        wanted = select(certificates.c.body).where(
+            certificates.c.tenant_id == self.tenant_id, certificates.c.digest == digest
+        )
+        return self.connection.execute(wanted).scalar()
 
     # --- the journal
 
@@ -324,7 +333,7 @@ class Reading:
             .order_by(entries.c.seq)
             .limit(limit)
         )
-        return [_entry(row) for row in self.connection.execute(wanted)]
+        return [entry_of(row) for row in self.connection.execute(wanted)]
 
     def entries_of_runs(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
         """Every entry of these runs, oldest first."""
@@ -335,7 +344,7 @@ class Reading:
         )
         found: dict[UUID, list[Entry]] = {run_id: [] for run_id in run_ids}
         for row in self.connection.execute(wanted):
-            found[row.run_id].append(_entry(row))
+            found[row.run_id].append(entry_of(row))
         return found
 
     def has_entry(self, entry: Entry) -> bool:
@@ -420,7 +429,7 @@ class Writing(Reading):
             .order_by(datasets.c.id)
             .with_for_update()
         )
-        locked = {row.id: _dataset(row) for row in self.connection.execute(wanted)}
+        locked = {row.id: dataset_of(row) for row in self.connection.execute(wanted)}
         return Books(
             datasets=locked,
             accounts=self.accounts_of(list(locked)) if locked else {},
@@ -469,19 +478,19 @@ class Writing(Reading):
 
     def _save_accounts(self, before: Books, after: Books) -> None:
         old = before.accounts
-        rows = [_account_row(self.tenant_id, account) for key, account in after.accounts.items() if key not in old]
+        rows = [account_row(self.tenant_id, account) for key, account in after.accounts.items() if key not in old]
         if rows:
             self.connection.execute(insert(accounts), rows)
         changed = [account for key, account in after.accounts.items() if key in old and account != old[key]]
         for account in changed:
-            row = _account_row(self.tenant_id, account)
+            row = account_row(self.tenant_id, account)
             amounts = {name: value for name, value in row.items() if name not in ("tenant_id", "id", "dataset_id")}
             self.connection.execute(
                 update(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.id == account.id), amounts
             )
 
     def _save_runs(self, before: Books, after: Books) -> None:
-        new = [_run_row(self.tenant_id, run) for key, run in after.runs.items() if key not in before.runs]
+        new = [run_row(self.tenant_id, run) for key, run in after.runs.items() if key not in before.runs]
         if new:
             self.connection.execute(insert(runs), new)
         moved = [run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]]
@@ -498,6 +507,19 @@ class Writing(Reading):
                 for run in moved
             ]
             self.connection.execute(statement, rows)
+
+    # --- the cache of certificates
+
+    def keep_certificate(self, digest: bytes, body: str, *, now_us: int, rows_max: int) -> None:
+        """Puts a row in the cache, in place of one of that digest, and the tenant's oldest out beyond `rows_max`."""
+        mine = certificates.c.tenant_id == self.tenant_id
+        self.connection.execute(delete(certificates).where(mine, certificates.c.digest == digest))
+        row = {"tenant_id": self.tenant_id, "digest": digest, "body": body, "created_us": now_us}
+        self.connection.execute(self._insert_new(certificates), [row])
+        # A walk along the index: a millisecond at 10,000 rows, beside a computation of ten to a thousand.
+        newest_first = (certificates.c.created_us.desc(), certificates.c.digest.desc())
+        too_old = select(certificates.c.digest).where(mine).order_by(*newest_first).offset(rows_max)
+        self.connection.execute(delete(certificates).where(mine, certificates.c.digest.in_(too_old)))
 
     # --- tenants and keys
 
@@ -536,87 +558,6 @@ class Writing(Reading):
         """INSERT … ON CONFLICT DO NOTHING, which both databases have and SQLAlchemy keeps apart."""
         made = postgresql.insert(table) if self._postgresql else sqlite.insert(table)
         return made.on_conflict_do_nothing()
-
-
-# --- rows to values --------------------------------------------------------------------------------------------------
-
-
-def _amount(row: Row[Any], part: str) -> Amount:
-    return Amount(getattr(row, f"{part}_mu_sq_pico"), getattr(row, f"{part}_delta_atto"))
-
-
-def _account(row: Row[Any]) -> Account:
-    return Account(
-        row.id,
-        row.dataset_id,
-        limit=_amount(row, "limit"),
-        spent=_amount(row, "spent"),
-        held=_amount(row, "held"),
-        overdrawn=_amount(row, "overdrawn"),
-    )
-
-
-def _account_row(tenant_id: UUID, account: Account) -> dict[str, Any]:
-    row: dict[str, Any] = {"tenant_id": tenant_id, "id": account.id, "dataset_id": account.dataset_id}
-    for part in ("limit", "spent", "held", "overdrawn"):
-        amount: Amount = getattr(account, part)
-        row[f"{part}_mu_sq_pico"] = amount.mu_sq_pico
-        row[f"{part}_delta_atto"] = amount.delta_atto
-    return row
-
-
-def _definition(row: Row[Any]) -> Definition:
-    return Definition(row.id, row.name, row.privacy_unit, row.adjacency, row.bound, row.size)
-
-
-def _dataset(row: Row[Any]) -> Dataset:
-    return Dataset(
-        _definition(row),
-        title=row.title,
-        description=row.description,
-        budget=journal.parse(row.budget),
-        state=row.state,
-        seq=row.seq,
-        head=row.head,
-        created_us=row.created_us,
-    )
-
-
-def _run(row: Row[Any]) -> Run:
-    cost = None if row.mu_sq_pico is None else Amount(row.mu_sq_pico, row.delta_atto)
-    return Run(
-        row.id,
-        row.dataset_id,
-        row.principal_id,
-        row.state,
-        row.seq,
-        cost,
-        row.created_us,
-        started_us=row.started_us,
-        ended_us=row.ended_us,
-        due_us=row.due_us,
-    )
-
-
-def _run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
-    return {
-        "tenant_id": tenant_id,
-        "id": run.id,
-        "dataset_id": run.dataset_id,
-        "principal_id": run.principal_id,
-        "state": run.state,
-        "seq": run.seq,
-        "mu_sq_pico": None if run.cost is None else run.cost.mu_sq_pico,
-        "delta_atto": None if run.cost is None else run.cost.delta_atto,
-        "created_us": run.created_us,
-        "started_us": run.started_us,
-        "ended_us": run.ended_us,
-        "due_us": run.due_us,
-    }
-
-
-def _entry(row: Row[Any]) -> Entry:
-    return Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.run_id, row.body, row.hash)
 
 
 def _key(row: Row[Any]) -> Key:

@@ -229,6 +229,18 @@ claims = _of_tenant(
     key=("key",),
 )
 
+# A cache and no record: rows come and go, and nothing refers to one.
+certificates = _of_tenant(
+    "certificates",
+    Column("digest", LargeBinary, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_us", Big, nullable=False),
+    CheckConstraint("length(digest) = 32", name="certificates_digest_length"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="certificates_tenant_fkey"),
+    Index("certificates_oldest", "tenant_id", "created_us", "digest"),
+    key=("digest",),
+)
+
 
 # --- entries are only ever added -------------------------------------------------------------------------------------
 #
@@ -289,5 +301,6 @@ GRANTS: Final[dict[str, str]] = {
     "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
     "entries": "SELECT, INSERT",
     "claims": "SELECT, INSERT, DELETE",
+    "certificates": "SELECT, INSERT, DELETE",
     "alembic_version": "SELECT",
 }

@@ -43,10 +43,12 @@ from ledger.client import (
     Gaussian,
     Laplace,
     LedgerError,
+    MatrixFactorization,
     PureDP,
     RateLimited,
     Run,
     Unreachable,
+    ZCdp,
 )
 from ledger.client import Ledger as Client
 from ledger.client.flows import PAUSES_SECONDS_MAX
@@ -190,7 +192,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 19
+    assert len(methods) == 20
     for name, documented in {**methods, "export": Client.export, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"
@@ -358,7 +360,33 @@ DECLARED: list[tuple[Any, dict[str, Any]]] = [
     (Laplace(noise_multiplier=5, count=2), {"type": "laplace", "noise_multiplier": 5, "count": 2}),
     (PureDP(epsilon=0.5), {"type": "pure_dp", "epsilon": 0.5, "count": 1}),
     (ApproximateDP(epsilon=0.5, delta=1e-9), {"type": "approximate_dp", "epsilon": 0.5, "delta": 1e-9, "count": 1}),
+    (ZCdp(rho=0.05), {"type": "zcdp", "rho": 0.05}),
     (GDP(mu=0.5, evidence="Theorem 3"), {"type": "gdp", "mu": 0.5, "delta": 0, "evidence": "Theorem 3"}),
+    (
+        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_048, participations=4, separation=512),
+        {
+            "type": "matrix_factorization",
+            "noise_multiplier": 8,
+            "strategy": "tree",
+            "steps": 2_048,
+            "participations": 4,
+            "separation": 512,
+        },
+    ),
+    (
+        MatrixFactorization(noise_multiplier=8, strategy="sqrt", steps=1_000, bandwidth=100),
+        {
+            "type": "matrix_factorization",
+            "noise_multiplier": 8,
+            "strategy": "sqrt",
+            "steps": 1_000,
+            "bandwidth": 100,
+        },
+    ),
+    (
+        MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3"),
+        {"type": "matrix_factorization", "noise_multiplier": 8, "sensitivity": 2.5, "evidence": "Table 3"},
+    ),
     (
         Composed(parts=[Gaussian(noise_multiplier=5), {"type": "pure_dp", "epsilon": 0.1}]),
         {

@@ -244,6 +244,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "due_us": 2,
         },
         "claims": {"key": f"key {id_}", "principal_id": NOWHERE, "digest": bytes(32), "run_id": MAIN_RUN},
+        "certificates": {"digest": 2 * id_.bytes, "body": "{}", "created_us": 1},
     }
     own = {} if table.name in ("tenants", "operator_keys") else {"tenant_id": tenant}
     return own | mine[table.name] | changes
@@ -267,6 +268,7 @@ ROWS: dict[Table, list[dict[str, Any]]] = {
     ],
     tables.runs: [row(tables.runs, id=MAIN_RUN)],
     tables.claims: [row(tables.claims, key="once")],
+    tables.certificates: [row(tables.certificates, digest=bytes(32))],
 }
 TABLES = tables.metadata.sorted_tables
 
@@ -648,6 +650,7 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
     "keys_digest_length": (tables.keys, [{"digest": digest} for digest in LENGTHS]),
     "operator_keys_digest_length": (tables.operator_keys, [{"digest": digest} for digest in LENGTHS]),
     "claims_digest_length": (tables.claims, [{"digest": digest} for digest in LENGTHS]),
+    "certificates_digest_length": (tables.certificates, [{"digest": digest} for digest in LENGTHS]),
     "datasets_adjacency": (tables.datasets, [{"adjacency": adjacency} for adjacency in ("", "add", "REPLACE_ONE")]),
     "datasets_bound": (tables.datasets, [{"bound": bound} for bound in ("", "none", "CLT")]),
     "datasets_state": (tables.datasets, [{"state": state} for state in ("", "deleted", "Active")]),
@@ -755,6 +758,7 @@ def test_everything_belongs_to_something_that_is_there(door: Door) -> None:
     elsewhere: dict[str, dict[str, Any]] = {
         "keys_tenant_fkey": {"tenant_id": NOWHERE},
         "claims_tenant_fkey": {"tenant_id": NOWHERE},
+        "certificates_tenant_fkey": {"tenant_id": NOWHERE},
         "datasets_tenant_fkey": {"tenant_id": NOWHERE},
         "accounts_dataset_fkey": {"dataset_id": NOWHERE},
         "entries_dataset_fkey": {"dataset_id": NOWHERE, "seq": 1},
@@ -787,6 +791,7 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         ("entries", "dataset_id", "seq"): {"dataset_id": MNIST, "seq": 1},
         ("runs", "id"): {"id": MAIN_RUN},
         ("claims", "key"): {"key": "once"},
+        ("certificates", "digest"): {"digest": bytes(32)},
     }
     declared = {
         (table.name, *(column.name for column in key.columns if column.name != "tenant_id")): table
@@ -850,7 +855,7 @@ def test_every_key_begins_with_the_tenant(database: Settings) -> None:
     Method: read every primary, unique and foreign key from the catalogue, and the tables that have none. Then add a
     table with keys that do reach across, and see each of them found.
     """
-    of_all = {"accounts", "claims", "datasets", "entries", "keys", "runs"}
+    of_all = {"accounts", "certificates", "claims", "datasets", "entries", "keys", "runs"}
     crossing = """CREATE TABLE crossing (
         id integer PRIMARY KEY, tenant_id integer, name text UNIQUE, of_key text REFERENCES tenants (name))"""
     engine = engine_for(database.owner_url)

@@ -16,6 +16,7 @@ from ledger.api.app import create_app
 from ledger.api.problems import STATUS
 from ledger.cli import app as command_line
 from ledger.settings import Settings
+from tests.accounting import figures
 from tests.driver import Terminal
 
 ROOT = Path(__file__).parent.parent
@@ -85,7 +86,7 @@ def test_the_walk_prints_what_the_readme_says(
         pattern = ".*?".join(re.escape(part) for part in squeezed(wanted).split("…"))
         assert re.fullmatch(pattern, squeezed(printed), re.DOTALL), f"{command}\nprinted\n{printed}"
         compared += 1
-    assert compared == 7
+    assert compared == 8
 
 
 def test_every_call_is_in_the_readme(database: Settings) -> None:
@@ -116,6 +117,11 @@ def test_every_command_is_in_the_readme() -> None:
         assert f"`privacy-ledger {name}" in README or f"`{name}`" in README
         for part in getattr(command, "commands", ()):
             assert f"`privacy-ledger {name} {part}`" in README or f"`{part}`" in README
+
+
+def test_figures_are_those_of_the_accountant() -> None:
+    """Goal: certificates in the docs are what the accountant says. Method: the table, made again."""
+    assert figures.table() in (ROOT / "docs" / "accounting.md").read_text()
 
 
 @pytest.mark.parametrize(

@@ -125,6 +125,16 @@ def calls() -> list[Call]:
             for name, mechanism in MECHANISMS.items()
             if mechanism["type"] != "dpsgd"
         ),
+        *(
+            Call(
+                "POST",
+                "/v1/plan",
+                {**RELEASE, "mechanism": mechanism, "delta": 1e-8, "solve_for": "runs"},
+                fine={"solve_for": ("null",), **MORE_IS_FINE.get(name, {}).get("fine", {})},
+                absent=("solve_for", *MORE_IS_FINE.get(name, {}).get("absent", ())),
+            )
+            for name, mechanism in MECHANISMS.items()
+        ),
     ]
 
 

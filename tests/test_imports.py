@@ -10,7 +10,8 @@ import pytest
 
 PACKAGE = Path(__file__).parent.parent / "ledger"
 
-# errors, model <- accounting, decide, journal <- store <- keys, writer <- runs <- api; client imports errors alone.
+# errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api;
+# client imports errors alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "model": set(),
@@ -18,10 +19,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "decide": {"errors", "model"},
     "journal": {"errors", "model"},
     "tables": set(),
-    "store": {"errors", "model", "journal", "tables"},
+    "rows": {"model", "journal"},
+    "store": {"errors", "model", "journal", "rows", "tables"},
+    "certificates": {"errors", "model", "accounting", "journal", "store"},
     "keys": {"errors", "model", "store"},
     "writer": {"errors", "model", "journal", "decide", "store"},
-    "runs": {"errors", "model", "accounting", "journal", "decide", "store", "writer"},
+    "runs": {"errors", "model", "accounting", "journal", "decide", "store", "certificates", "writer"},
+    "planner": {"errors", "model", "accounting", "store", "certificates", "runs"},
     "settings": {"errors"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
     "verify": {"errors", "journal"},
@@ -33,9 +37,11 @@ MAY_IMPORT: dict[str, set[str]] = {
         "journal",
         "verify",
         "store",
+        "certificates",
         "writer",
         "keys",
         "runs",
+        "planner",
         "settings",
         "deploy",
     },
@@ -51,7 +57,7 @@ ONLY_IN: dict[str, set[str]] = {
     "uvicorn": {"cli"},
     "numpy": {"accounting"},
     "scipy": {"accounting"},
-    "sqlalchemy": {"tables", "store", "writer", "deploy"},
+    "sqlalchemy": {"tables", "rows", "store", "writer", "deploy"},
     "alembic": {"deploy"},
     "psycopg": {"deploy"},
     "typer": {"cli"},

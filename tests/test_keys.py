@@ -64,6 +64,7 @@ MATRIX = """
     void its own, started     x      x        -        -       -
     void another's, started   x      x        -        -       -
     evaluate                  x      x        x        x       -
+    plan                      x      x        x        x       -
 """
 """`-` is forbidden. A role that cannot ask has no run of its own, and tries another's in its place."""
 
@@ -122,6 +123,7 @@ class Scene:
                 f"/v1/runs/{self.run(self.other, is_started=True)}/void", reason
             ),
             "evaluate": lambda by: by.post("/v1/evaluate", {"mechanism": RELEASE["mechanism"]}),
+            "plan": lambda by: by.post("/v1/plan", RELEASE),
         }
 
     def key(self) -> str:
@@ -170,6 +172,7 @@ def same_words(hidden: Any, nothing: Any, *, name: str) -> bool:
 def reach(by: Ledger, role: str, name: str) -> list[Any]:
     """The answers to everything that a role can do with a dataset."""
     answers = [by.get(f"/v1/datasets/{name}"), by.get("/v1/runs", dataset=name)]
+    answers.append(by.post("/v1/plan", {**RELEASE, "datasets": [name]}))
     if role != "requester":
         answers += [by.get(f"/v1/datasets/{name}/{part}") for part in ("entries", "head", "export")]
     if role in ("admin", "requester"):

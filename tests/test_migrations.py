@@ -23,6 +23,8 @@ from typing import Any
 
 import psycopg
 import pytest
+from alembic import command
+from alembic.script import ScriptDirectory
 from psycopg import sql
 from pydantic import SecretStr
 from sqlalchemy import make_url
@@ -344,6 +346,25 @@ def test_migrating_again_changes_nothing(place: Place) -> None:
         assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
         assert ask(settings, "SELECT version_num FROM alembic_version") == [(first,)]
         deploy.demand_migrated(settings)
+
+
+def test_every_older_version_is_brought_up(place: Place) -> None:
+    """Goal: whoever upgrades keeps the rows and gets the declared schema. Method: begin at each older revision."""
+    revisions = [script.revision for script in ScriptDirectory.from_config(deploy._config()).walk_revisions()]
+    assert revisions[0] == deploy.newest_revision()
+    for older in revisions[1:]:
+        with place.empty() as settings, place.declared() as declared:
+            engine = engine_for(settings.owner_url)
+            with engine.execution_options(writing=True).begin() as connection:
+                config = deploy._config()
+                config.attributes["connection"] = connection
+                command.upgrade(config, older)
+            engine.dispose()
+            change(settings, f"INSERT INTO tenants VALUES ('{uuid.uuid4()}', 'acme', 1)")
+            assert "`privacy-ledger migrate`" in misconfigured(partial(deploy.demand_migrated, settings))
+            assert deploy.migrate(settings) == revisions[0]
+            assert difference(settings, declared) == ""
+            assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
 
 
 def test_of_many_that_migrate_at_once_all_succeed(place: Place) -> None:

@@ -14,6 +14,7 @@ from pydantic import BaseModel, TypeAdapter
 
 from ledger.api import schemas
 from ledger.api.problems import STATUS
+from tests.accountant import DPSGD
 from tests.conftest import Templates
 from tests.driver import MNIST, RELEASE, Ledger
 
@@ -39,6 +40,7 @@ CALLS = {
     ("post", "/v1/runs/{id}/settle"),
     ("post", "/v1/runs/{id}/void"),
     ("post", "/v1/evaluate"),
+    ("post", "/v1/plan"),
 }
 """The calls of this version."""
 
@@ -283,7 +285,16 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("delete", "/v1/keys/{id}", id="00000000-0000-0000-0000-000000000000")
     send("post", "/v1/keys", {**limited, "datasets": ["nothing"]})
     tiny = {"type": "gaussian", "noise_multiplier": 1e-9}
-    for mechanism in (RELEASE["mechanism"], tiny, {"type": "zcdp", "rho": 1}):
+    certified = {"datasets": ["certified"], "mechanism": DPSGD}
+    run = send("post", "/v1/runs", certified, key="f")["id"]
+    send("get", "/v1/runs/{id}", id=run)
+    refused = send("post", "/v1/runs", {**certified, "delta": 0.01}, key="g")["run"]
+    send("get", "/v1/runs/{id}", id=refused)
+    for mechanism in (RELEASE["mechanism"], DPSGD, tiny, {"type": "zcdp", "rho": 1}):
         send("post", "/v1/evaluate", {"mechanism": mechanism})
+        send("post", "/v1/plan", {**RELEASE, "datasets": ["clt"], "mechanism": mechanism})
+    for solve_for in ("noise_multiplier", "count", "runs", "steps", "nothing"):
+        asked = {"type": "gaussian", "noise_multiplier": 0.5, "count": 3}
+        send("post", "/v1/plan", {"datasets": ["clt"], "mechanism": asked, "solve_for": solve_for})
     assert {(method, path) for method, path, status in send.seen if status < 300} == CALLS
     assert {status for _, _, status in send.seen} == {200, 201, 204, 400, 404, 409, 422}

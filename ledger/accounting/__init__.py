@@ -3,6 +3,11 @@
     gdp            mu-GDP and its (epsilon, delta) curve, trade-off function and attack rates
     clt            the central-limit estimates of DP-SGD
     closed_forms   pure DP and Laplace as GDP
+    zcdp           zCDP as GDP
+    strategies     sensitivity of matrix factorizations
+    pld            privacy loss distributions of one step of DP-SGD, on a grid
+    composition    many steps together, by FFT, with every error bounded
+    certify        certificates: a proved mu for a share of delta
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
     mechanisms     what a run declares, and its cost
@@ -14,5 +19,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-1"
+ACCOUNTANT: Final = "gdp-2"
 """Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""

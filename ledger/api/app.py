@@ -9,12 +9,14 @@ from typing import Any
 from fastapi import FastAPI
 
 from ledger import __version__, deploy
-from ledger.api import datasets, evaluate, problems, runs, system, tenants
+from ledger.api import datasets, evaluate, plan, problems, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.problems import Problem
 from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
+from ledger.certificates import Certificates
 from ledger.keys import Keyring
+from ledger.planner import Planner
 from ledger.runs import Runs
 from ledger.settings import Settings, load
 from ledger.store import Store, engine_for
@@ -52,12 +54,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         threads = 1 if chosen.is_sqlite else chosen.writer_threads
         writer = Writer(store, threads=threads, queue_max=chosen.queue_max, group_max=chosen.group_max)
         writer.start()
+        certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max)
         app.state.services = Services(
-            store, writer, Keyring(store), Runs(store, writer), schema_revision=deploy.newest_revision()
+            store,
+            writer,
+            Keyring(store),
+            certificates,
+            Runs(store, writer, certificates),
+            Planner(store, certificates),
+            schema_revision=deploy.newest_revision(),
         )
         try:
             yield
         finally:
+            certificates.close()
             writer.close()
             store.close()
 
@@ -70,7 +80,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, evaluate, tenants, system):
+    for part in (runs, datasets, evaluate, plan, tenants, system):
         app.include_router(part.router)
     problems.install(app)
     app.add_middleware(Recognise, keyring=lambda: app.state.services.keyring)

@@ -3,41 +3,59 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
+from fastapi.concurrency import run_in_threadpool
 
 from ledger.accounting import ACCOUNTANT, mechanisms
 from ledger.accounting.mechanisms import Cost
 from ledger.api.gate import Reader, Route
 from ledger.api.problems import Json
 from ledger.api.schemas import Evaluated, Evaluation
+from ledger.api.services import services
 from ledger.runs import show_epsilon
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
 REPORT_DELTAS: Final = (1e-5, 1e-6)
+DELTA: Final = Decimal("1e-8")
+"""The share of a delta budget that a certificate gets when nothing is said."""
 
 
 @router.post("/evaluate", responses={200: {"model": Evaluated}}, response_model=None)
-def evaluate(body: Evaluation, _caller: Reader) -> Response:
-    """Work out what a mechanism costs, and what epsilon that is at each delta asked for."""
-    cost = mechanisms.cost(body.mechanism, bound=body.bound, adjacency=body.adjacency)
+async def evaluate(body: Evaluation, caller: Reader, request: Request) -> Response:
+    """Work out what a mechanism costs, and what epsilon that is at each delta asked for.
+
+    A certificate trades mu for delta; `frontier` shows at what rate.
+    """
+    certificates = services(request).certificates
+    delta = DELTA if body.delta is None else body.delta
+    cost = await certificates.cost(
+        caller.tenant_id, body.mechanism, bound=body.bound, adjacency=body.adjacency, delta=delta
+    )
+    more: dict[str, Any] = {}
+    if mechanisms.needs_certificate(body.mechanism, bound=body.bound):
+        pairs = await certificates.frontier(caller.tenant_id, body.mechanism, adjacency=body.adjacency)
+        more["frontier"] = [{"delta": delta, "mu": mu} for delta, mu in pairs if math.isfinite(mu)]
+    return Json(await run_in_threadpool(_answer, body, cost) | more)
+
+
+def _answer(body: Evaluation, cost: Cost) -> dict[str, Any]:
     # A delta of many nines reads as the double 1, which is none.
     asked = [min(float(delta), math.nextafter(1, 0)) for delta in body.report_deltas or ()]
-    return Json(
-        {
-            "cost": shown(cost),
-            "epsilon": [{"delta": delta, "value": _epsilon(cost, delta)} for delta in asked or REPORT_DELTAS],
-            "bound": body.bound,
-            "adjacency": body.adjacency,
-            "is_estimate": body.bound == "clt",
-            "method": cost.method,
-            "assumptions": cost.assumptions,
-            "accountant": ACCOUNTANT,
-        }
-    )
+    return {
+        "cost": shown(cost),
+        "epsilon": [{"delta": delta, "value": _epsilon(cost, delta)} for delta in asked or REPORT_DELTAS],
+        "bound": body.bound,
+        "adjacency": body.adjacency,
+        "is_estimate": body.bound == "clt",
+        "method": cost.method,
+        "assumptions": cost.assumptions,
+        "accountant": ACCOUNTANT,
+    }
 
 
 def shown(cost: Cost) -> dict[str, Any]:

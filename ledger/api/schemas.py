@@ -148,7 +148,10 @@ class Evaluation(Strict):
     mechanism: Mechanism
     bound: Bound = "certified"
     adjacency: Adjacency = "add_or_remove_one"
-    delta: Probability | None = None
+    delta: Annotated[
+        Probability | None,
+        Field(description="The share of a delta budget that a certificate may use; 1e-8 when left out."),
+    ] = None
     report_deltas: Annotated[list[Probability], Field(min_length=1, max_length=20)] | None = None
 
     model_config = ConfigDict(
@@ -266,6 +269,9 @@ class RunOnDataset(BaseModel):
     remaining: AmountShown
 
 
+Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
+
+
 class RunApproved(BaseModel):
     id: UUID
     state: Literal["held"]
@@ -277,6 +283,7 @@ class RunApproved(BaseModel):
     method: str
     assumptions: list[str]
     accountant: str
+    delta: Used = None
 
 
 class Binding(BaseModel):
@@ -292,6 +299,40 @@ class RunRefused(Problem):
     datasets: list[Binding]
     fits: Annotated[dict[str, float], Field(description="Each value alone would make the run fit.")]
     seq: int
+    delta: Used = None
+
+
+class PlannedOn(BaseModel):
+    name: str
+    state: DatasetState
+    limit: AmountShown
+    remaining: AmountShown
+    after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
+
+
+class Solution(BaseModel):
+    solve_for: str
+    value: int | float
+    cost: Annotated[AmountShown, Field(description="What this value would be charged; of all `runs` together.")]
+
+
+class Planned(BaseModel):
+    fits: bool
+    cost: AmountShown
+    bound: Bound
+    method: str
+    assumptions: list[str]
+    accountant: str
+    is_estimate: bool
+    delta: Used
+    datasets: list[PlannedOn]
+    binding: Annotated[list[Binding], Field(description="What a refusal would say; empty where the run fits.")]
+    would_fit: Annotated[
+        dict[str, float], Field(description="Each value alone would make the run fit; empty where it does as it is.")
+    ]
+    solution: Annotated[
+        Solution | None, Field(description="For `solve_for`; null where no value fits, or nothing was asked.")
+    ]
 
 
 class RunMoved(BaseModel):
@@ -335,6 +376,7 @@ class RunShown(BaseModel):
     method: str
     assumptions: list[str]
     accountant: str
+    delta: Used = None
     created_at: str
     start_by: str | None
     started: RunEvent | None = None
@@ -347,6 +389,13 @@ class EpsilonShown(BaseModel):
     value: Annotated[float | None, Field(description="null is infinity")]
 
 
+class Certified(BaseModel):
+    """A point on the line along which a certificate trades mu for delta."""
+
+    delta: float
+    mu: float
+
+
 class Evaluated(BaseModel):
     cost: AmountShown
     epsilon: list[EpsilonShown]
@@ -356,6 +405,10 @@ class Evaluated(BaseModel):
     method: str
     assumptions: list[str]
     accountant: str
+    frontier: Annotated[
+        list[Certified] | None,
+        Field(description="Where the cost is a certificate: what it would be for other shares of the delta budget."),
+    ] = None
 
 
 class EntryShown(BaseModel):

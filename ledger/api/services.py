@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from ledger.certificates import Certificates
 from ledger.keys import Keyring
+from ledger.planner import Planner
 from ledger.runs import Runs
 from ledger.store import Store
 from ledger.writer import Writer
@@ -19,7 +21,9 @@ class Services:
     store: Store
     writer: Writer
     keyring: Keyring
+    certificates: Certificates
     runs: Runs
+    planner: Planner
     schema_revision: str
 
 

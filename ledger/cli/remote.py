@@ -45,6 +45,7 @@ AtDelta = Annotated[Decimal | None, _number("The delta at which epsilon is meant
 Slack = Annotated[Decimal | None, _number("The share of at-delta that is set aside for the deltas of runs.")]
 Mu = Annotated[Decimal | None, _number("The budget in mu, instead of epsilon.")]
 Delta = Annotated[Decimal | None, _number("The budget's delta, beside --mu.")]
+Share = Annotated[Decimal | None, _number("The run's share of the delta budget, for a certificate.", "--delta")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
@@ -54,7 +55,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets
 
 def add_to(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (request, start, settle, void, runs, evaluate):
+    for command in (request, plan, start, settle, void, runs, evaluate):
         app.command(rich_help_panel="Runs")(command)
     app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
     app.add_typer(key_app, name="key", rich_help_panel="Stewards and admins")
@@ -304,6 +305,7 @@ def request(
     declared: dict[str, Any],
     purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Say it again for more.")] = None,
+    share: Share = None,
     valid_for: Annotated[str | None, typer.Option(help="How long the approval can be started, such as P1D.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--key", help="The same key and request get the same answer, for ever.")
@@ -317,7 +319,7 @@ def request(
                 datasets=[dataset],
                 mechanism=declared,
                 idempotency_key=idempotency_key or uuid4().hex,
-                **_given(purpose=purpose, labels=_labels(label), valid_for=valid_for),
+                **_given(purpose=purpose, labels=_labels(label), delta=share, valid_for=valid_for),
             )
         except BudgetExceeded as error:
             if as_json:
@@ -325,6 +327,27 @@ def request(
             show.refused(error, suggest=_suggestion)
             sys.exit(1)
     _print(answer, as_json, show.approved)
+
+
+@_takes_mechanism
+def plan(
+    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    declared: dict[str, Any],
+    solve_for: Annotated[
+        str | None,
+        typer.Option(help="The option to solve for, such as noise-multiplier, steps or epochs; or runs, how many."),
+    ] = None,
+    share: Share = None,
+    as_json: Json = False,
+) -> None:
+    """Work out whether a run would fit now, and how much of it would. Exit status 1 where it does not fit."""
+    # As the option is called: of `--mechanism-epsilon` too, the field is `epsilon`.
+    field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
+    with _server() as ledger:
+        answer = ledger.plan(datasets=[dataset], mechanism=declared, **_given(delta=share, solve_for=field))
+    _print(answer, as_json, functools.partial(show.planned, solve_for=field, suggest=_suggestion))
+    if not answer["fits"]:
+        sys.exit(1)
 
 
 def _labels(given: list[str] | None) -> dict[str, str] | None:
@@ -338,17 +361,18 @@ def _labels(given: list[str] | None) -> dict[str, str] | None:
 
 
 def _suggestion(field: str, value: Any) -> str:
-    """The command that was typed, with one parameter as it would fit, to be pasted."""
-    words = [word for word in sys.argv[1:] if word != "--json"]
+    """The request to paste: the command that was typed, with one parameter as it would fit."""
+    words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
     name = {"epsilon": "mechanism-epsilon", "delta": "mechanism-delta", "mu": "mechanism-mu"}.get(field, field)
     option = f"--{name.replace('_', '-')}"
     kept: list[str] = []
     skip = False
     for word in words:
-        # The parameter gets its new value; a key stands for the request that was refused, so it goes.
-        if skip or word in (option, "--key"):
+        # The parameter gets its new value; a key stands for the request that was refused, so it goes; and what was
+        # solved for is no part of a request.
+        if skip or word in (option, "--key", "--solve-for"):
             skip = not skip
-        elif not word.startswith((f"{option}=", "--key=")):
+        elif not word.startswith((f"{option}=", "--key=", "--solve-for=")):
             kept.append(word)
     if "--mechanism" in kept or any(word.startswith("--mechanism=") for word in kept):
         return f"in --mechanism: {field} {value}"
@@ -399,6 +423,7 @@ def evaluate(
     declared: dict[str, Any],
     bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
     adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
+    share: Share = None,
     at_delta: Annotated[
         list[Decimal] | None, _number("Show epsilon at this delta; say it again for more.", "--at-delta")
     ] = None,
@@ -407,7 +432,10 @@ def evaluate(
     """Work out what a mechanism would cost. Nothing is recorded."""
     with _server() as ledger:
         answer = ledger.evaluate(
-            mechanism=declared, bound=bound, adjacency=adjacency, **_given(report_deltas=at_delta or None)
+            mechanism=declared,
+            bound=bound,
+            adjacency=adjacency,
+            **_given(delta=share, report_deltas=at_delta or None),
         )
     _print(answer, as_json, show.evaluated)
 

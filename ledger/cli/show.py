@@ -115,6 +115,36 @@ def approved(answer: Mapping[str, Any]) -> None:
     out.print(f"Before it touches the data: privacy-ledger start {answer['id']}")
 
 
+def planned(answer: Mapping[str, Any], *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
+    """Whether a run would fit, and how much of it would, as a command to paste."""
+    (where,) = answer["datasets"]
+    state = "" if where["state"] == "active" else f", which is {where['state']}"
+    verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
+    out.print(Text.assemble(verdict, f"  {where['name']}{state}"))
+    grid = _grid()
+    grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
+    grid.add_row("left", f"mu {number(where['remaining']['mu'])}, delta {number(where['remaining']['delta'])}")
+    if where["after"] is not None:
+        grid.add_row("after", f"mu {number(where['after']['mu'])}, delta {number(where['after']['delta'])}")
+    grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
+    out.print(grid)
+    if solve_for is not None:
+        _solved(answer["solution"], solve_for, suggest)
+    elif not answer["fits"]:
+        _fitting(out, answer["would_fit"], suggest)
+
+
+def _solved(solution: Mapping[str, Any] | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
+    if solution is None:
+        out.print(f"{solve_for}: none fits", markup=False)
+    elif solution["solve_for"] == "runs":
+        out.print(f"runs: at most {solution['value']:,} of exactly this one")
+    else:
+        name = solution["solve_for"]
+        out.print(f"{name}: at {'least' if name == 'noise_multiplier' else 'most'} {solution['value']}")
+        out.print(f"    {suggest(name, solution['value'])}", markup=False)
+
+
 def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> None:
     """A refusal: what binds, and the smallest change that would fit as a command to paste."""
     err.print(Text.assemble(("refused", "bold red"), f"  run {error.facts.get('run')}"))
@@ -123,13 +153,16 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         numbers = (number(binding[name]) for name in ("requested", "remaining", "limit"))
         table.add_row(binding["name"], binding["quantity"], *numbers)
     err.print(table)
-    fits = error.facts.get("fits", {})
+    _fitting(err, error.facts.get("fits", {}), suggest)
+
+
+def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
     if not fits:
-        err.print("No change of a single parameter would make it fit.")
+        console.print("No change of a single parameter would make it fit.")
         return
-    err.print("Each of these would fit:")
+    console.print("Each of these would fit:")
     for name, value in fits.items():
-        err.print(f"    {suggest(name, value)}", markup=False)
+        console.print(f"    {suggest(name, value)}", markup=False)
 
 
 def moved(answer: Mapping[str, Any]) -> None:
@@ -179,6 +212,16 @@ def evaluated(answer: Mapping[str, Any]) -> None:
     for place, text in enumerate(answer["assumptions"]):
         grid.add_row("assumes" if place == 0 else "", escape(text))
     out.print(grid)
+    if answer.get("frontier"):
+        _frontier(answer["frontier"])
+
+
+def _frontier(points: Sequence[Mapping[str, Any]]) -> None:
+    """What another share of the delta budget would make of mu."""
+    table = _table("with delta", "mu is", right=("with delta", "mu is"))
+    for point in points:
+        table.add_row(number(point["delta"]), number(point["mu"]))
+    out.print(table)
 
 
 def keys(items: Sequence[Mapping[str, Any]]) -> None:

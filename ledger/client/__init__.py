@@ -24,7 +24,17 @@ A run that does not fit raises BudgetExceeded before any data is touched, and sa
 
 from ledger.client.errors import BudgetExceeded, RateLimited, Unreachable
 from ledger.client.ledgers import AsyncLedger, Ledger
-from ledger.client.mechanisms import DPSGD, GDP, ApproximateDP, Composed, Gaussian, Laplace, PureDP
+from ledger.client.mechanisms import (
+    DPSGD,
+    GDP,
+    ApproximateDP,
+    Composed,
+    Gaussian,
+    Laplace,
+    MatrixFactorization,
+    PureDP,
+    ZCdp,
+)
 from ledger.client.runs import Run
 from ledger.errors import LedgerError
 
@@ -39,8 +49,10 @@ __all__ = [
     "Laplace",
     "Ledger",
     "LedgerError",
+    "MatrixFactorization",
     "PureDP",
     "RateLimited",
     "Run",
     "Unreachable",
+    "ZCdp",
 ]

@@ -97,6 +97,17 @@ class ApproximateDP(_Mechanism):
 
 
 @dataclass(frozen=True, kw_only=True)
+class ZCdp(_Mechanism):
+    """Any mechanism that satisfies rho-zero-concentrated DP, in both directions.
+
+    ZCdp(rho=0.05)
+    """
+
+    type: ClassVar[str] = "zcdp"
+    rho: Number
+
+
+@dataclass(frozen=True, kw_only=True)
 class GDP(_Mechanism):
     """A cost in (mu, delta) that was proved elsewhere; `evidence` says where.
 
@@ -107,6 +118,29 @@ class GDP(_Mechanism):
     mu: Number
     delta: Number = 0
     evidence: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatrixFactorization(_Mechanism):
+    """Training with correlated noise: the matrix mechanism, of which DP-FTRL is one.
+
+    `noise_multiplier` is the standard deviation of the noise over the clip norm. Give a `strategy` with its `steps`, in
+    how many of which a unit takes part and how far apart (1 and 1 where left out), and for "sqrt" the `bandwidth` if it
+    is cut; or a `sensitivity`, in clip norms, and the `evidence` that says where it is proved:
+
+        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_048, participations=4, separation=512)
+        MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3 of the appendix")
+    """
+
+    type: ClassVar[str] = "matrix_factorization"
+    noise_multiplier: Number
+    sensitivity: Number | None = None
+    evidence: str | None = None
+    strategy: Literal["identity", "tree", "sqrt"] | None = None
+    steps: int | None = None
+    participations: int | None = None
+    separation: int | None = None
+    bandwidth: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,7 +157,18 @@ class Composed(_Mechanism):
         return {"type": self.type, "parts": [declared(part) for part in self.parts]}
 
 
-AnyMechanism = DPSGD | Gaussian | Laplace | PureDP | ApproximateDP | GDP | Composed | Mapping[str, Any]
+AnyMechanism = (
+    DPSGD
+    | Gaussian
+    | Laplace
+    | PureDP
+    | ApproximateDP
+    | ZCdp
+    | GDP
+    | MatrixFactorization
+    | Composed
+    | Mapping[str, Any]
+)
 
 
 def declared(mechanism: AnyMechanism) -> dict[str, Any]:
@@ -143,6 +188,8 @@ def planned_steps(mechanism: AnyMechanism) -> tuple[int, int] | None:
                 exact = _exact(said["steps"])
             case "dpsgd":
                 exact = _exact(said["epochs"]) * _exact(said["dataset_size"]) / _exact(said["batch_size"])
+            case "matrix_factorization":
+                exact = _exact(said["steps"])
             case "gaussian" | "laplace" | "pure_dp" | "approximate_dp":
                 exact = _exact(said.get("count", 1))
             case _:

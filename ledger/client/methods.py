@@ -214,6 +214,35 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
             )
         )
 
+    def plan(
+        self,
+        *,
+        datasets: Sequence[str | Mapping[str, Any]],
+        mechanism: AnyMechanism,
+        delta: Number | None = None,
+        solve_for: str | None = None,
+    ) -> Answer:
+        """Whether a run would fit now, what it would leave, and how much of it would fit: nothing is recorded.
+
+        `solve_for` names a parameter of the mechanism, or `runs`, how many of exactly this run. An answer that says it
+        does not fit is an answer, and raises nothing.
+
+        >>> planned = ledger.plan(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5), solve_for="runs")
+        >>> planned["fits"], planned["solution"]["value"]
+        (True, 24)
+        """
+        return self._send(
+            send(
+                "POST",
+                "plan",
+                is_repeatable=True,
+                datasets=datasets,
+                mechanism=mechanism,
+                delta=delta,
+                solve_for=solve_for,
+            )
+        )
+
     # --- datasets
 
     def register(

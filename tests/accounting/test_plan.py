@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import ROUND_CEILING, Context, Decimal
 from fractions import Fraction
 from typing import Any, get_args
@@ -13,7 +15,7 @@ import pytest
 
 from ledger.accounting import mechanisms, plan
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.errors import InvalidMechanism
+from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
 from ledger.model import Adjacency, Amount, Bound
 from tests.accounting.samples import decimal, one_step
 
@@ -29,8 +31,11 @@ RESIZABLE = {
 }
 INTEGERS = {"steps", "count"}
 LEAST, MOST = Decimal("1e-12"), Decimal("1e12")
-EVALUATIONS_MAX = 42
-"""For one field: log2 of 10^12 integers is 39.9, of 24 powers of ten with 900,000 decimals each 24.4; two for ends."""
+EVALUATIONS_MAX = 40 + plan.SLACK + 1
+"""For one field: log2 of 10^12 integers is 39.9, of 24 powers of ten with 900,000 decimals each 24.4; one for what was
+asked."""
+EVALUATIONS_TYPICAL = 12
+SOLVABLE = {**RESIZABLE, "dpsgd": RESIZABLE["dpsgd"] | {"sample_rate"}}
 
 
 def amount(declared: dict[str, Any], bound: Bound, adjacency: Adjacency) -> Amount | None:
@@ -108,6 +113,39 @@ def easiest(declared: dict[str, Any], field: str) -> int | Decimal:
             )
         case _:
             return LEAST
+
+
+def hardest(field: str) -> int | Decimal:
+    """The value that may be declared for a field and costs most."""
+    match field:
+        case "steps" | "count":
+            return 10**12
+        case "noise_multiplier":
+            return LEAST
+        case "sample_rate":
+            return Decimal(1)
+        case _:
+            return MOST
+
+
+def dearer(field: str, value: int | Decimal) -> int | Decimal:
+    """The next value of a field that may be named, on the side that costs more."""
+    if isinstance(value, int):
+        return value + 1
+    return preceding(value) if field == "noise_multiplier" else following(value)
+
+
+class Counted:
+    """Stands before the real accountant, or another, and counts the costs that are worked out."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, real: Callable[..., mechanisms.Cost] = mechanisms.cost) -> None:
+        self.calls = 0
+        self._real = real
+        monkeypatch.setattr(plan, "cost", self)
+
+    def __call__(self, mechanism: AnyMechanism, **under: Any) -> mechanisms.Cost:
+        self.calls += 1
+        return self._real(mechanism, **under)
 
 
 def check(declared: dict[str, Any], bound: Bound, adjacency: Adjacency, remaining: Amount) -> dict[str, Any]:
@@ -279,31 +317,33 @@ def test_numbers_of_many_digits_are_never_exceeded() -> None:
 
 
 def test_the_number_of_costs_is_bounded(monkeypatch: pytest.MonkeyPatch, tries: Callable[[int, int], int]) -> None:
-    """Goal: an answer to a refusal takes at most 42 costs for each field. Method: count the calls that reach the real
-    accountant, for random mechanisms and the widest ranges."""
+    """Goal: a search takes at most twelve costs more than a bisection of its range, whatever costs look like, and
+    seldom more than twelve where they are smooth. Method: count the calls that reach the real accountant, for random
+    mechanisms and the widest ranges."""
     rng = random.Random(42)
-    calls = 0
-
-    def counted(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency) -> mechanisms.Cost:
-        nonlocal calls
-        calls += 1
-        return mechanisms.cost(mechanism, bound=bound, adjacency=adjacency)
-
-    monkeypatch.setattr(plan, "cost", counted)
+    counted = Counted(monkeypatch)
     widest = [
         {"type": "gaussian", "noise_multiplier": LEAST, "count": 10**12},
         {"type": "pure_dp", "epsilon": MOST, "count": 10**12},
         {"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": LEAST, "sample_rate": 1, "steps": 10**12},
     ]
-    worst = 0
-    for declared in widest + [random_declaration(rng) for _ in range(tries(100, 2_000))]:
-        calls = 0
+    smooth: list[int] = []
+    for declared in widest + [random_declaration(rng) for _ in range(tries(300, 3_000))]:
         mechanism = mechanisms.parse(declared)
-        plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=Amount(rng.randrange(10**12), 10**17))
-        fields = len(RESIZABLE[declared["type"]] & declared.keys())
-        assert calls <= fields * EVALUATIONS_MAX
-        worst = max(worst, calls)
-    assert worst > EVALUATIONS_MAX  # else nothing was counted
+        remaining = Amount(rng.randrange(10 ** rng.randint(1, 13)), 10**17)
+        for field in sorted(SOLVABLE[declared["type"]] & declared.keys()):
+            counted.calls = 0
+            plan.solve(mechanism, solve_for=field, bound="clt", adjacency="replace_one", remaining=remaining)
+            assert counted.calls <= EVALUATIONS_MAX
+            if declared.get("sampling") != "shuffle" or field == "noise_multiplier":
+                smooth.append(counted.calls)
+        counted.calls = 0
+        plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=remaining)
+        assert counted.calls <= len(RESIZABLE[declared["type"]] & declared.keys()) * EVALUATIONS_MAX
+    assert len(smooth) > 300
+    assert sum(calls > EVALUATIONS_TYPICAL for calls in smooth) <= len(smooth) / 100
+    assert sum(smooth) / len(smooth) < EVALUATIONS_TYPICAL / 2
+    assert max(smooth) > 2  # else nothing was counted
 
 
 def test_costs_are_monotone_where_the_bisection_relies_on_it(tries: Callable[[int, int], int]) -> None:
@@ -393,3 +433,253 @@ def test_decimals_of_six_digits_are_numbered_in_order() -> None:
         below = plan._decimal(plan._number(value))
         assert below <= value < following(below)
     assert math.isclose(plan._decimal(plan._number(Decimal("3.14159265"))), 3.14159)
+
+
+# --- solving ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_solved_for_fits_and_the_next_value_does_not(tries: Callable[[int, int], int]) -> None:
+    """Goal: the solution is the last value of all that may be declared, above what was asked or below it, its cost is
+    what would be charged, and there is none only where the easiest value does not fit. Method: random mechanisms of
+    every type and remainders, decided again by their costs."""
+    rng = random.Random(45)
+    seen: dict[str, set[str]] = {}
+    for _ in range(tries(700, 20_000)):
+        declared = random_declaration(rng)
+        adjacency = rng.choice(ADJACENCIES)
+        bound: Bound = "clt" if declared.get("sampling") in ("poisson", "fixed_size") else rng.choice(BOUNDS)
+        remaining = random_remainder(rng, amount(declared, bound, adjacency))
+        field = rng.choice(sorted(SOLVABLE[declared["type"]] & declared.keys()))
+        within: dict[str, Any] = {"bound": bound, "adjacency": adjacency, "remaining": remaining}
+        found = plan.solve(mechanisms.parse(declared), solve_for=field, **within)
+        if found is None:
+            assert not does_fit({**declared, field: easiest(declared, field)}, bound, adjacency, remaining), declared
+            seen.setdefault(field, set()).add("none")
+            continue
+        changed = {**declared, field: found.value}
+        assert (found.solve_for, found.amount) == (field, amount(changed, bound, adjacency))
+        assert does_fit(changed, bound, adjacency, remaining), (field, found, declared)
+        if found.value != hardest(field):
+            assert not does_fit({**changed, field: dearer(field, found.value)}, bound, adjacency, remaining), changed
+        if not does_fit(declared, bound, adjacency, remaining):
+            named = plan.fits(mechanisms.parse(declared), **within)
+            assert field == "sample_rate" or named[field] == found.value
+        is_more = found.amount.mu_sq_pico > (amount(declared, bound, adjacency) or found.amount).mu_sq_pico
+        seen.setdefault(field, set()).add("more" if is_more else "less")
+    fields = ("noise_multiplier", "steps", "epochs", "sample_rate", "count", "epsilon", "mu")
+    assert seen == {field: {"none", "more", "less"} for field in fields}
+
+
+def test_runs_in_a_row_are_counted_exactly(tries: Callable[[int, int], int]) -> None:
+    """Goal: that many runs fit, one more does not, and there are none where not even one does. Method: random costs and
+    remainders against repeated addition of exact amounts, compositions too."""
+    rng = random.Random(46)
+    counts = []
+    for _ in range(tries(300, 10_000)):
+        declared = random_declaration(rng)
+        if rng.random() < 0.2:
+            declared = {"type": "composed", "parts": [declared, {"type": "gaussian", "noise_multiplier": 3}]}
+        charged = amount(declared, "clt", "add_or_remove_one")
+        if charged is None:
+            continue
+        left = charged.mu_sq_pico * rng.randint(0, 20) + rng.randrange(charged.mu_sq_pico)
+        deltas = rng.choice([10**18, charged.delta_atto * 7, -1])
+        remaining = Amount(left, deltas)
+        found = plan.solve(
+            mechanisms.parse(declared),
+            solve_for="runs",
+            bound="clt",
+            adjacency="add_or_remove_one",
+            remaining=remaining,
+        )
+        count = 0 if found is None else int(found.value)
+        together = Amount(charged.mu_sq_pico * count, charged.delta_atto * count)
+        assert count == 0 or not together.exceeds(remaining)
+        assert (together + charged).exceeds(remaining)
+        assert found is None or (found.solve_for, found.amount) == ("runs", together)
+        counts.append(count)
+    assert {0, 1, 2, 7} <= set(counts)
+    tiny = mechanisms.parse({"type": "gaussian", "noise_multiplier": MOST})
+    found = plan.solve(tiny, solve_for="runs", bound="clt", adjacency="replace_one", remaining=Amount(2**62, 2**62))
+    assert found == plan.Solution("runs", 10**12, Amount(10**12, 0))
+
+
+def test_solutions_worked_out_by_hand() -> None:
+    """Goal: the numbers that a user is told, at the ends of what may be declared too. Method: mechanisms whose cost is
+    a simple fraction, asked for too much and for too little."""
+
+    def solved(declared: dict[str, Any], solve_for: str, remaining: Amount) -> Any:
+        mechanism = mechanisms.parse(declared)
+        found = plan.solve(
+            mechanism, solve_for=solve_for, bound="certified", adjacency="add_or_remove_one", remaining=remaining
+        )
+        return None if found is None else (found.solve_for, found.value, found.amount.mu_sq_pico)
+
+    for count in (1, 25, 26, 30, 10**12):
+        gaussian = {"type": "gaussian", "noise_multiplier": 5, "count": count}
+        assert solved(gaussian, "count", Amount(10**12, 0)) == ("count", 25, 10**12)
+    once = {"type": "gaussian", "noise_multiplier": 5}
+    assert solved(once, "noise_multiplier", Amount(10**12, 0)) == ("noise_multiplier", 1, 10**12)
+    assert solved(once, "noise_multiplier", Amount(10**36, 0)) == ("noise_multiplier", LEAST, 10**36)
+    assert solved(once, "count", Amount(10**36, 0)) == ("count", 10**12, 4 * 10**22)
+    assert solved(once, "count", Amount(39_999_999_999, 0)) is None
+    shuffled = {
+        "type": "dpsgd",
+        "sampling": "shuffle",
+        "noise_multiplier": 1,
+        "sample_rate": Decimal("0.1"),
+        "steps": 40,
+    }
+    # Two epochs may be touched: of 40 steps, each must have 20, so the rate is 1/20 at most.
+    assert solved(shuffled, "sample_rate", Amount(2 * 10**12, 0)) == ("sample_rate", Decimal("0.05"), 2 * 10**12)
+    assert solved(shuffled, "steps", Amount(2 * 10**12, 0)) == ("steps", 20, 2 * 10**12)
+    by_epochs = {"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": 1}
+    by_epochs |= {"dataset_size": 1000, "batch_size": 100, "epochs": 1}
+    assert solved(by_epochs, "steps", Amount(2 * 10**12, 0)) == ("epochs", 2, 2 * 10**12)
+    assert solved(by_epochs, "epochs", Amount(2 * 10**12, 0)) == ("epochs", 2, 2 * 10**12)
+
+
+def test_only_what_was_declared_can_be_solved_for() -> None:
+    """Goal: whoever solves for what the mechanism does not have is told so. Method: every type, every wrong name."""
+    for declared, wrong in [
+        ({"type": "gaussian", "noise_multiplier": 5}, ("steps", "epochs", "sample_rate", "epsilon", "mu", "type")),
+        ({"type": "gdp", "mu": 1, "evidence": "x"}, ("noise_multiplier", "delta", "evidence", "count")),
+        ({"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": 1, "sample_rate": 1, "steps": 1}, ("epochs",)),
+        ({"type": "composed", "parts": [{"type": "gaussian", "noise_multiplier": 5}]}, ("count", "parts")),
+    ]:
+        for name in wrong:
+            with pytest.raises(InvalidRequest, match=name) as caught:
+                plan.parameter(mechanisms.parse(declared), name)
+            assert caught.value.field == "solve_for"
+        assert plan.parameter(mechanisms.parse(declared), "runs") == "runs"
+
+
+# --- costs that are dear, noisy, or not to be had --------------------------------------------------------------------
+
+
+def noisy(relative: float, *, steps_max: int = 10**12) -> Callable[..., mechanisms.Cost]:
+    """The published estimate, moved up and down by as much as `relative` from one value to the next, as a certificate
+    is by its grid; and none beyond `steps_max` steps."""
+
+    def cost(mechanism: AnyMechanism, **under: Any) -> mechanisms.Cost:
+        assert isinstance(mechanism, mechanisms.DpSgd)
+        if mechanism.exact_steps > steps_max:
+            raise TooLarge
+        found = mechanisms.cost(mechanism, bound="clt", adjacency=under["adjacency"])
+        chance = random.Random(repr([mechanism.exact_steps, mechanism.rate, mechanism.noise_multiplier.normalize()]))
+        return replace(found, mu_sq=found.mu_sq * (1 + Fraction(chance.uniform(-relative, relative))))
+
+    return cost
+
+
+@pytest.mark.parametrize("relative", [0, 1e-9, 1e-6, 1e-5, 1e-3])
+def test_noise_in_costs_is_borne(relative: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where costs are monotone only up to noise, the value named fits, the next does not, by the very costs that
+    are charged, and it does not take many more of them. Method: the published estimate with noise on it."""
+    rng = random.Random(47)
+    charged = noisy(relative)
+    counted = Counted(monkeypatch, charged)
+    calls: list[int] = []
+    for _ in range(150):
+        declared = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": decimal(rng, "0.3", "20")}
+        declared |= {"sample_rate": decimal(rng, "1e-4", "1"), "steps": rng.randint(1, 10 ** rng.randint(0, 7))}
+        remaining = Amount(rng.randrange(1, 10 ** rng.randint(9, 14)), 0)
+        field = rng.choice(["noise_multiplier", "steps", "sample_rate"])
+        counted.calls = 0
+        found = plan.solve(
+            mechanisms.parse(declared), solve_for=field, bound="clt", adjacency="replace_one", remaining=remaining
+        )
+        calls.append(counted.calls)
+        for value, wanted in () if found is None else ((found.value, True), (dearer(field, found.value), False)):
+            if value != dearer(field, hardest(field)):
+                resized = mechanisms.parse({**declared, field: value})
+                assert (not charged(resized, adjacency="replace_one").amount.exceeds(remaining)) is wanted
+    assert max(calls) <= EVALUATIONS_MAX
+    # Steps are 1e-5 apart at most, for values of six digits. Noise far above that can send a search to bisection.
+    assert relative > 1e-5 or sorted(calls)[len(calls) * 9 // 10] <= EVALUATIONS_TYPICAL
+
+
+def test_certificates_are_inverted(monkeypatch: pytest.MonkeyPatch, tries: Callable[[int, int], int]) -> None:
+    """Goal: the same of the certificates themselves, where the delta of a run is charged, cannot be, or is not since
+    the fallback is less. Method: random Poisson DP-SGD of moderate size, decided again by the costs at both values, and
+    how many certificates that took."""
+    rng = random.Random(49)
+    counted = Counted(monkeypatch)
+    calls: list[int] = []
+    for _ in range(tries(12, 1_000)):
+        declared = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": decimal(rng, "0.6", "8")}
+        declared |= {"sample_rate": decimal(rng, "0.002", "0.2"), "steps": rng.randint(1, 10 ** rng.randint(1, 4))}
+        mechanism = mechanisms.parse(declared)
+        field = rng.choice(["noise_multiplier", "steps", "sample_rate"])
+        remaining = Amount(int(10 ** rng.uniform(10.5, 12)), rng.choice([10**13, 10**13, 10**13, 0]))
+        under: dict[str, Any] = {"bound": "certified", "adjacency": rng.choice(ADJACENCIES), "delta": Decimal("1e-8")}
+        counted.calls = 0
+        found = plan.solve(mechanism, solve_for=field, **under, remaining=remaining)
+        if remaining.delta_atto:
+            calls.append(counted.calls)
+        assert counted.calls <= EVALUATIONS_MAX
+
+        def fit(value: int | Decimal, declared: dict[str, Any] = declared, field: str = field, **more: Any) -> bool:
+            charged = mechanisms.cost(mechanisms.parse({**declared, field: value}), **more).amount
+            return not charged.exceeds(remaining)  # noqa: B023 (called before the next trial)
+
+        if found is None:
+            assert not fit(easiest(declared, field), **under)
+            continue
+        assert fit(found.value, **under)
+        assert found.value == hardest(field) or not fit(dearer(field, found.value), **under)
+    assert sum(calls) / len(calls) <= EVALUATIONS_TYPICAL
+    assert sorted(calls)[len(calls) * 9 // 10] <= EVALUATIONS_TYPICAL
+
+
+def test_a_cost_that_cannot_be_had_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where costs end, so does what is named, wherever the search begins. Method: an accountant that refuses more
+    than 123,456 steps, asked for less and for far more."""
+    counted = Counted(monkeypatch, noisy(0, steps_max=123_456))
+    for steps in (1, 123_456, 123_457, 10**12):
+        declared = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": 10, "sample_rate": Decimal("1e-6")}
+        mechanism = mechanisms.parse({**declared, "steps": steps})
+        counted.calls = 0
+        found = plan.solve(
+            mechanism, solve_for="steps", bound="clt", adjacency="replace_one", remaining=Amount(10**12, 0)
+        )
+        assert found is not None
+        assert found.value == 123_456
+        assert counted.calls <= EVALUATIONS_MAX
+        if steps > 123_456:
+            named = plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=Amount(10**12, 0))
+            assert named == {"steps": 123_456}
+
+
+def test_time_is_bounded() -> None:
+    """Goal: whoever sets a limit gets what was found by then, or is told that it was not. Method: a limit that is
+    reached after so many costs as it is asked for."""
+    mechanism = mechanisms.parse({"type": "gaussian", "noise_multiplier": 5, "count": 30})
+    within: dict[str, Any] = {"bound": "clt", "adjacency": "replace_one", "remaining": Amount(10**12, 0)}
+
+    def after(costs: int) -> Callable[[], bool]:
+        left = itertools.count(costs, -1)
+        return lambda: next(left) <= 0
+
+    whole = plan.fits(mechanism, **within)
+    named = [plan.fits(mechanism, **within, is_late=after(costs)) for costs in range(12)]
+    assert [set(found) for found in named] == sorted((set(found) for found in named), key=len)
+    assert named[0] == {}
+    assert {"noise_multiplier": whole["noise_multiplier"]} in named
+    assert named[-1] == whole
+    with pytest.raises(TooLarge) as caught:
+        plan.solve(mechanism, solve_for="count", **within, is_late=after(2))
+    assert caught.value.facts == {"field": "solve_for", "solve_for": "count"}
+    found = plan.solve(mechanism, solve_for="count", **within, is_late=after(12))
+    assert found is not None
+    assert found.value == 25
+
+
+def test_an_account_without_room_takes_few_costs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: where nothing can fit, that is found at once. Method: count, for accounts that are used up or overdrawn."""
+    counted = Counted(monkeypatch)
+    mechanism = mechanisms.parse({"type": "gaussian", "noise_multiplier": 5})
+    for remaining, costs_max in ((Amount(-5, 10**18), 0), (Amount(10**12, -1), 0), (Amount(0, 10**18), 3)):
+        counted.calls = 0
+        assert plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=remaining) == {}
+        assert counted.calls <= costs_max

@@ -1,0 +1,47 @@
+"""Plans: would it fit, what would be left, and how much of it would fit."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+from fastapi import APIRouter, Body, Request, Response
+
+from ledger.api.gate import Reader, Route
+from ledger.api.problems import Json
+from ledger.api.schemas import Planned
+from ledger.api.services import services
+from ledger.planner import PlanRequest
+
+router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
+
+_SGD: Final = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
+_EXAMPLES: Final[dict[str, Any]] = {
+    "noise": {
+        "summary": "The least noise for 60 epochs on what is left",
+        "value": {
+            "datasets": ["mnist"],
+            "mechanism": {**_SGD, "dataset_size": 60000, "batch_size": 256, "epochs": 60},
+            "solve_for": "noise_multiplier",
+        },
+    },
+    "steps": {
+        "summary": "The most steps with this noise",
+        "value": {
+            "datasets": ["mnist"],
+            "mechanism": {**_SGD, "sample_rate": 0.00426667, "steps": 14062},
+            "solve_for": "steps",
+        },
+    },
+    "release": {
+        "summary": "Whether one more noisy count fits",
+        "value": {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},
+    },
+}
+
+
+@router.post("/plan", responses={200: {"model": Planned}}, response_model=None)
+async def plan(
+    body: Annotated[PlanRequest, Body(openapi_examples=_EXAMPLES)], caller: Reader, request: Request
+) -> Response:
+    """Work out whether a run would fit now, what it would leave, and how much of it would fit. Nothing is recorded."""
+    return Json(await services(request).planner.plan(caller, body))

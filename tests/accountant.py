@@ -1,0 +1,52 @@
+"""A stand-in for the accountant where certificates are costed: it counts its calls, and can be held or told to fail."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+from ledger.accounting import amounts, mechanisms
+from ledger.accounting.mechanisms import AnyMechanism, Cost
+
+WAIT_SECONDS_MAX = 30.0
+DPSGD = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson", "sample_rate": 0.01, "steps": 1000}
+GAUSSIAN = {"type": "gaussian", "noise_multiplier": 5}
+
+
+def dpsgd(**changes: Any) -> AnyMechanism:
+    """A mechanism whose certified cost is a certificate."""
+    return mechanisms.parse(DPSGD | changes)
+
+
+class Accountant:
+    """Stands in for `mechanisms.cost`: counts its calls, can be held, and can be told to fail."""
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+        self.begun = threading.Semaphore(0)
+        self.go_on = threading.Event()
+        self.go_on.set()
+        self.error: Exception | None = None
+
+    def __call__(self, mechanism: AnyMechanism, *, delta: Fraction | Decimal, **_: Any) -> Cost:
+        self.calls.append(threading.current_thread().name)
+        self.begun.release()
+        assert self.go_on.wait(WAIT_SECONDS_MAX)
+        if self.error is not None:
+            raise self.error
+        nats = amounts.nats(Fraction(delta), towards="up")
+        return Cost(0.3, Fraction(9, 100) + Fraction(1, 3), nats, "a stand-in", ("that", "“this”"))
+
+
+@contextmanager
+def held(accountant: Accountant) -> Iterator[None]:
+    """While nothing that is computed comes to its end."""
+    accountant.go_on.clear()
+    try:
+        yield
+    finally:
+        accountant.go_on.set()

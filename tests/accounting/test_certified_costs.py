@@ -1,0 +1,176 @@
+"""`mechanisms.cost` under `certified`: which path gives a cost, what it is charged in, and how parts come together."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any
+
+import numpy as np
+import pytest
+from dp_accounting.pld import privacy_loss_distribution
+
+from ledger.accounting import amounts, certify, gdp, mechanisms, strategies, zcdp
+from ledger.accounting.mechanisms import Cost
+from ledger.errors import InvalidMechanism, TooLarge
+from ledger.model import Adjacency
+
+DELTA = Fraction(1, 10**8)
+
+
+def dpsgd(noise: Any, rate: Any, steps: int, sampling: str = "poisson") -> dict[str, Any]:
+    """DP-SGD as a user declares it."""
+    return {
+        "type": "dpsgd",
+        "noise_multiplier": Decimal(str(noise)),
+        "sampling": sampling,
+        "sample_rate": Decimal(str(rate)),
+        "steps": steps,
+    }
+
+
+def composed(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Several of them."""
+    return {"type": "composed", "parts": list(parts)}
+
+
+def cost(declared: dict[str, Any], adjacency: Adjacency = "add_or_remove_one", delta: Fraction = DELTA) -> Cost:
+    """What it is charged."""
+    return mechanisms.cost(mechanisms.parse(declared), bound="certified", adjacency=adjacency, delta=delta)
+
+
+def test_a_certificate_charges_its_share_of_delta() -> None:
+    """Goal: a certified run is charged the mu of its certificate and all of its delta, rounded up. Method: the
+    certificate itself, and the delta in exact fractions."""
+    found = cost(dpsgd("1.1", "0.004", 14_000))
+    certificate = certify.subsampled_gaussian(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, delta=1e-8)
+    assert found.method == "pld-poisson"
+    assert found.mu == pytest.approx(certificate.mu, rel=1e-6)
+    assert found.mu_sq == Fraction(found.mu) ** 2
+    assert found.nats == amounts.nats(DELTA, towards="up")
+    # -log(1 - 1e-8) = 1e-8 + 0.5e-16 + …
+    assert found.amount.delta_atto == 10**10 + 51
+    assert any("independently with probability sample_rate" in said for said in found.assumptions)
+
+
+@pytest.mark.parametrize(("adjacency", "factor"), [("add_or_remove_one", 1), ("replace_one", 4)])
+def test_the_fallback_is_exact_and_says_so(adjacency: Adjacency, factor: int) -> None:
+    """Goal: where sampling is not resolved, mu² is rational and stays exact, delta is not charged, and the answer says
+    what happened. Method: no delta, full batches, next to no noise, and a cost beyond any certificate."""
+    for declared, delta in (
+        (dpsgd(5, "0.1", 25), Fraction(0)),
+        (dpsgd(5, 1, 25), DELTA),
+        (dpsgd("0.05", "0.5", 25), DELTA),
+        (dpsgd("0.3", "0.9", 10**6), DELTA),
+    ):
+        found = cost(declared, adjacency, delta)
+        assert found.mu_sq == factor * declared["steps"] / Fraction(declared["noise_multiplier"]) ** 2
+        assert found.nats == 0
+        assert found.method == "fallback"
+        assert any("no amplification by sampling" in said for said in found.assumptions)
+
+
+def test_the_same_part_twice_is_one_run_of_twice_the_steps() -> None:
+    """Goal: parts that are alike are composed as what they are. Method: halves of a run beside the whole."""
+    whole = cost(dpsgd(1, "0.01", 2_000))
+    halves = cost(composed(dpsgd(1, "0.01", 1_000), dpsgd(1, "0.01", 1_000)))
+    assert halves.mu_sq == whole.mu_sq
+    assert halves.nats == whole.nats
+
+
+def test_parts_are_convolved_where_that_is_tighter() -> None:
+    """Goal: different DP-SGD parts cost less together than apart, and no less than they leak. Method: the sum of their
+    own certificates at half the delta each; and dp-accounting's optimistic composition of both."""
+    one, other = dpsgd("0.8", "0.01", 300), dpsgd("1.5", "0.05", 400)
+    together = cost(composed(one, other))
+    apart = [cost(part, delta=DELTA / 2) for part in (one, other)]
+    assert together.mu_sq < sum(part.mu_sq for part in apart)
+    assert together.nats <= amounts.nats(DELTA, towards="up")
+    pieces = [
+        privacy_loss_distribution.from_gaussian_mechanism(
+            float(part["noise_multiplier"]),
+            pessimistic_estimate=False,
+            value_discretization_interval=2e-5,
+            use_connect_dots=False,
+            sampling_prob=float(part["sample_rate"]),
+        ).self_compose(part["steps"])
+        for part in (one, other)
+    ]
+    exact = pieces[0].compose(pieces[1])
+    epsilons = np.linspace(0.0, 12.0, 60)
+    allowed = together.delta + (1 - together.delta) * gdp.delta(mu=together.mu, epsilon=epsilons)
+    leaked = np.array(exact.get_delta_for_epsilon(list(epsilons)))
+    assert np.all(leaked <= allowed * (1 + 1e-9))
+    assert not np.all(
+        leaked <= together.delta + (1 - together.delta) * gdp.delta(mu=0.97 * together.mu, epsilon=epsilons)
+    )
+
+
+def test_parts_of_all_kinds_add_up() -> None:
+    """Goal: certificates stand beside closed forms. Method: a composed mechanism, and the sum of its parts' costs."""
+    gaussian = {"type": "gaussian", "noise_multiplier": 4}
+    noisy = {"type": "zcdp", "rho": Decimal("0.02")}
+    sampled = dpsgd(2, "0.02", 500)
+    found = cost(composed(gaussian, sampled, noisy))
+    parts = [cost(part) for part in (gaussian, sampled, noisy)]
+    assert found.mu_sq == sum(part.mu_sq for part in parts)
+    assert found.nats == sum(part.nats for part in parts)
+    assert found.method == "composed: gaussian, pld-poisson, zcdp-renyi"
+
+
+def test_zcdp_and_matrix_factorization() -> None:
+    """Goal: each is charged by its own theorem. Method: their modules; replacing one doubles the sensitivity."""
+    found = cost({"type": "zcdp", "rho": Decimal("0.5")})
+    assert found.mu == zcdp.mu_zcdp(rho=0.5, delta=0.0)
+    assert found.nats == 0
+    stated = {"type": "matrix_factorization", "noise_multiplier": 4, "sensitivity": 2, "evidence": "a paper"}
+    assert cost(stated).mu_sq == Fraction(1, 4)
+    assert cost(stated, "replace_one").mu_sq == 1
+    named = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "tree", "steps": 1000}
+    assert cost(named).mu_sq == strategies.sensitivity_sq(strategy="tree", steps=1000) / 4
+    with pytest.raises(TooLarge) as raised:
+        cost({**named, "strategy": "sqrt", "steps": 10**6 + 1})
+    assert raised.value.facts["field"] == "mechanism.steps"
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {},
+        {"sensitivity": 1},
+        {"evidence": "a paper"},
+        {"sensitivity": 1, "evidence": "a paper", "strategy": "tree", "steps": 8},
+        {"strategy": "tree"},
+        {"steps": 8},
+        {"sensitivity": 1, "evidence": "a paper", "participations": 2},
+        {"strategy": "tree", "steps": 8, "bandwidth": 2},
+    ],
+)
+def test_a_matrix_factorization_has_one_form(declared: dict[str, Any]) -> None:
+    """Goal: half a declaration, or two at once, is refused."""
+    with pytest.raises(InvalidMechanism):
+        mechanisms.parse({"type": "matrix_factorization", "noise_multiplier": 1, **declared})
+
+
+def test_the_frontier_is_what_each_share_would_cost() -> None:
+    """Goal: along delta mu only grows as delta falls, and each point is the cost at that share. Method: the cost of
+    each; closed forms and estimates have none."""
+    mechanism = mechanisms.parse(dpsgd(1, "0.01", 1_000))
+    points = mechanisms.frontier(mechanism, bound="certified", adjacency="add_or_remove_one")
+    assert [delta for delta, _ in points] == [float(f"1e-{exponent}") for exponent in range(4, 16)]
+    assert [mu for _, mu in points] == sorted(mu for _, mu in points)
+    for delta, mu in points:
+        assert mu == pytest.approx(cost(dpsgd(1, "0.01", 1_000), delta=Fraction(delta)).mu, rel=2e-3)
+    gaussian = mechanisms.parse({"type": "gaussian", "noise_multiplier": 1})
+    assert mechanisms.frontier(gaussian, bound="certified", adjacency="add_or_remove_one") == []
+    assert mechanisms.frontier(mechanism, bound="clt", adjacency="add_or_remove_one") == []
+
+
+@pytest.mark.parametrize("written", ["0.1", "1.1", "0.3", "1e-7", "0.333333333333333333333", "7"])
+def test_decimals_are_read_to_the_dearer_side(written: str) -> None:
+    """Goal: a double never stands for less cost than the decimal that was written. Method: exact fractions."""
+    value = Fraction(Decimal(written))
+    below, above = certify.at_most(value), certify.at_least(value)
+    assert Fraction(below) <= value <= Fraction(above)
+    assert above <= math.nextafter(below, math.inf)
