@@ -12,6 +12,9 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV_VERSION := 0.13.9
 UV_VENV := build/uv
+# One file of it is measured beside ours, so it comes without PyTorch; where it cannot be had, `make bench` says so.
+OPACUS := build/bench/opacus
+OPACUS_PINNED := opacus==1.6.0 --hash=sha256:342123624c56c09d47eaba44010ed216d51c63132b543d67cba53a49ed6dc41e
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --python-version 3.11 --group build $(UPGRADE) pyproject.toml
 
@@ -44,7 +47,7 @@ prove: $(VENV)/installed-test ## The tests with their counts at full size, which
 	LEDGER_PROVE=1 $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/installed-test ## Measure decisions per second
+bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates
 	$(BIN)/python -m tests.bench
 
 .PHONY: check
@@ -83,6 +86,12 @@ $(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
 $(VENV)/installed-test: requirements-test.lock $(VENV)/installed
 	$(PIP) install --quiet --require-hashes --requirement requirements-test.lock
 	@touch $@
+
+$(OPACUS): Makefile $(VENV)/made
+	@mkdir -p $(dir $@)
+	@echo "$(OPACUS_PINNED)" >$(dir $@)requirements.txt
+	-$(PIP) install --quiet --upgrade --no-deps --require-hashes --target $(dir $@) --requirement $(dir $@)requirements.txt
+	@if [ -d $@ ]; then touch $@; fi
 
 $(UV_VENV)/made: Makefile
 	$(PYTHON) -m venv --clear $(UV_VENV)

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from ledger import deploy, keys
+from ledger.accounting import ACCOUNTANT
 from ledger.model import Actor, Amount, Ask, Claim, Definition, Register
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
@@ -59,7 +60,7 @@ class Bench:
 
     def ask(self, dataset: UUID, cost: Amount) -> Ask:
         request = {"datasets": ["data"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}}
-        costing = {"bound": "clt", "adjacency": "add_or_remove_one", "method": "gaussian", "accountant": "gdp-1"}
+        costing = {"bound": "clt", "adjacency": "add_or_remove_one", "method": "gaussian", "accountant": ACCOUNTANT}
         return Ask(self.actor, dataset, uuid4(), Claim(str(uuid4()), bytes(32)), cost, request, costing, 10**12)
 
     def fill(self, dataset: UUID, entries: int) -> float:
@@ -134,7 +135,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests import bench_http
+    from tests import bench_certificates, bench_http
 
     main()
     bench_http.main()
+    bench_certificates.main()
