@@ -58,6 +58,7 @@ from ledger.rows import account_of, account_row, dataset_of, definition_of, entr
 from ledger.tables import accounts, certificates, claims, datasets, entries, keys, operator_keys, runs, tenants
 
 SQLITE_BUSY_SECONDS: Final = 10
+WAL_TRIES_MAX: Final = 20
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
@@ -112,8 +113,23 @@ def engine_for(url: str, *, pool_size: int = 20) -> Engine:
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     connection.isolation_level = None  # BEGIN is ours to say, below
-    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
+    _use_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Write-ahead logging, which a file keeps. Changing to it fails at once where another process does the same,
+    whatever the busy timeout; a transaction waits for that one, and then nothing is left to change."""
+    for is_last in [False] * (WAL_TRIES_MAX - 1) + [True]:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if is_last or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        connection.execute("BEGIN IMMEDIATE").close()
+        connection.execute("COMMIT").close()
 
 
 def _begin_sqlite(connection: Connection) -> None:
