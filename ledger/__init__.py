@@ -4,7 +4,9 @@ The map, and the way of a request through it:
 
     errors         what can go wrong, as codes and facts
     model          the nouns: Amount, Account, Dataset, Run, and the commands that can be asked
-    accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit
+    shapes         what may be said of a run: names, texts, the requests to ask for one, to settle and void it
+    accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit,
+                   and what is charged of a run that ended otherwise than planned
     decide         the heart: (books, commands, now) -> (books, outcomes), pure
     journal        canonical bytes, the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
@@ -13,6 +15,8 @@ The map, and the way of a request through it:
     certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
     keys           keys and who may do what
+    catalogue      what never changes of a dataset: which ones a run reaches, and whether they go together
+    answers        from journal entries to answers
     runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
     planner        what would happen if a run were asked for now, and how much would fit
     settings       what the environment says
@@ -23,14 +27,16 @@ The map, and the way of a request through it:
     client/        what a training job imports: httpx, and nothing of the server
     cli/           the command line
 
-`POST /v1/runs` comes in through `api.app` (limits, key, JSON), is checked against `api.schemas`, costed by `runs` with
-`accounting.mechanisms` (by way of `certificates`, where that takes long), and put into the tenant's queue of the
-`writer`. The writer takes what has gathered there, opens one transaction through the `store`, claims the idempotency
-keys, locks the datasets, lets `decide` decide, seals the entries with `journal`, commits, and only then answers.
+`POST /v1/runs` comes in through `api.app` (limits, key, JSON), is checked against `api.schemas`, traced by the
+`catalogue` to every dataset that it charges, costed by `runs` with `accounting.costs` (by way of `certificates`, where
+that takes long), and put into the tenant's queue of the `writer`. The writer takes what has gathered there, opens one
+transaction through the `store`, claims the idempotency keys, locks the datasets, lets `decide` decide, seals the
+entries with `journal`, commits, and only then answers, with what `answers` makes of the entries.
 
 Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
+    accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
     client imports errors alone; cli imports client, verify, and for serving what serves
 """
 

@@ -29,8 +29,9 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from ledger import journal
-from ledger.accounting import ACCOUNTANT, amounts, mechanisms
-from ledger.accounting.mechanisms import AnyMechanism, Cost
+from ledger.accounting import ACCOUNTANT, amounts, costs
+from ledger.accounting.costs import Cost
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.errors import Overloaded, TooLarge
 from ledger.model import Adjacency, Amount, Bound
 from ledger.store import Store
@@ -54,10 +55,16 @@ _Begun = Callable[[Future[T]], Awaitable[T]]
 
 
 class Costing(Protocol):
-    """What works a cost out: `mechanisms.cost`."""
+    """What works a cost out: `costs.cost`."""
 
     def __call__(
-        self, mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, delta: Fraction | Decimal
+        self,
+        mechanism: AnyMechanism,
+        *,
+        bound: Bound,
+        adjacency: Adjacency,
+        delta: Fraction | Decimal,
+        segments: int = 1,
     ) -> Cost: ...
 
 
@@ -71,7 +78,7 @@ class Certificates:
         seconds_max: float,
         threads: int = THREADS,
         rows_max: int = ROWS_OF_TENANT_MAX,
-        compute: Costing = mechanisms.cost,
+        compute: Costing = costs.cost,
     ) -> None:
         self._store, self._rows_max, self._compute = store, rows_max, compute
         self._pool = _Pool(threads=threads)
@@ -90,16 +97,18 @@ class Certificates:
         bound: Bound,
         adjacency: Adjacency,
         delta: Fraction | Decimal,
+        segments: int = 1,
     ) -> Cost:
-        """What `mechanisms.cost` says. delta: the run's share of the delta budget; only a certificate makes use of it.
+        """What `costs.cost` says. delta: the run's share of the delta budget; only a certificate makes use of it.
+        segments: however many, they are alike, so that one certificate is computed.
 
-        Raises InvalidMechanism and TooLarge as that does, TooLarge also when the computation outlasts the wait (it goes
+        Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (it goes
         on, and its result is kept), and Overloaded where it does not get its turn.
         """
-        work = partial(self._compute, mechanism, bound=bound, adjacency=adjacency, delta=delta)
-        if not mechanisms.needs_certificate(mechanism, bound=bound):
+        work = partial(self._compute, mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
+        if not costs.needs_certificate(mechanism, bound=bound):
             return work()
-        key = tenant_id, digest_of(mechanism, bound=bound, adjacency=adjacency, delta=delta)
+        key = tenant_id, digest_of(mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
 
         async def find(begun: _Begun[Cost]) -> Cost:
             row = await asyncio.to_thread(self._look_up, key)
@@ -113,7 +122,7 @@ class Certificates:
         self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency
     ) -> list[tuple[float, float]]:
         """Pairs (delta, mu), each a certificate of the mechanism; none where it needs none. Raises as `cost` does."""
-        work = partial(mechanisms.frontier, mechanism, bound="certified", adjacency=adjacency)
+        work = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency)
         of = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
         return await self.beside(tenant_id, work, of=of)
 
@@ -173,19 +182,19 @@ def _delta(atto: int) -> Decimal:
 # --- keys and rows ---------------------------------------------------------------------------------------------------
 
 
-def digest_of(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, delta: Fraction | Decimal) -> bytes:
+def digest_of(
+    mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, delta: Fraction | Decimal, segments: int = 1
+) -> bytes:
     """What a cost is kept under: SHA-256 of all that it depends on. Numbers of one value (1.10 and 1.1) are alike."""
-    return journal.digest(
-        journal.canonical(
-            {
-                "accountant": ACCOUNTANT,
-                "mechanism": mechanism.model_dump(exclude_none=True),
-                "bound": bound,
-                "adjacency": adjacency,
-                "delta": _ratio(Fraction(delta)),
-            }
-        )
-    )
+    facts = {
+        "accountant": ACCOUNTANT,
+        "mechanism": mechanism.model_dump(exclude_none=True),
+        "bound": bound,
+        "adjacency": adjacency,
+        "delta": _ratio(Fraction(delta)),
+    }
+    # Left out where there is one, so that what was kept before there were segments is still found.
+    return journal.digest(journal.canonical(facts if segments == 1 else {**facts, "segments": segments}))
 
 
 def written(cost: Cost) -> str:

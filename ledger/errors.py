@@ -14,9 +14,14 @@
     │   ├── BudgetBelowSpent
     │   ├── DatasetFrozen
     │   ├── RunState
+    │   ├── Overrun
+    │   ├── BatchRefused
+    │   ├── UnitMismatch
+    │   ├── PartitionsClosed
     │   └── NameTaken
     ├── TooLarge
     ├── Overloaded
+    │   └── RateLimited
     ├── JournalBroken
     ├── Misconfigured
     │   └── DatabaseUnusable
@@ -122,6 +127,30 @@ class RunState(Conflict):
     code = "run-state"
 
 
+class Overrun(Conflict):
+    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen."""
+
+    code = "overrun"
+
+
+class BatchRefused(Conflict):
+    """Not every run of the batch can be approved, so none was."""
+
+    code = "batch-refused"
+
+
+class UnitMismatch(Conflict):
+    """Datasets that are used together have one privacy unit, one adjacency and one bound."""
+
+    code = "unit-mismatch"
+
+
+class PartitionsClosed(Conflict):
+    """The dataset was registered without partitions, so that new ones would be fresh budget for the same people."""
+
+    code = "partitions-closed"
+
+
 class NameTaken(Conflict):
     """That name is taken."""
 
@@ -139,9 +168,15 @@ class Overloaded(LedgerError):
 
     code = "overloaded"
 
-    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 1) -> None:
+    def __init__(self, detail: str | None = None, *, retry_after_seconds: int = 1, **facts: Any) -> None:
         self.retry_after_seconds = retry_after_seconds
-        super().__init__(detail)
+        super().__init__(detail, **facts)
+
+
+class RateLimited(Overloaded):
+    """That was too much in too short a time. Nothing was recorded; try again after `retry_after_seconds`."""
+
+    code = "rate-limited"
 
 
 class JournalBroken(LedgerError):

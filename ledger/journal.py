@@ -21,9 +21,11 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.errors import JournalBroken
-from ledger.model import NO_HASH, ZERO, Account, Amount, Draft, Entry, timestamp
+from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Draft, Entry, timestamp
 
-VERSION: Final = 1
+VERSION: Final = 2
+"""Of an entry. Version 1 knew one account for each dataset; what it says means the same in version 2."""
+VERSIONS: Final = frozenset({1, 2})
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
@@ -96,26 +98,59 @@ def seal(draft: Draft, *, tenant_id: UUID, prev: bytes, at_us: int) -> Entry:
     return Entry(draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body))
 
 
+# --- what entries say ------------------------------------------------------------------------------------------------
+
+
+def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
+    """The accounts that an entry says the balances of: the dataset's own, and the others that it touches."""
+    dataset_id = UUID(entry["dataset_id"])
+    found: dict[AccountKey, Account] = {}
+    if "balance" in entry:
+        found[AccountKey(dataset_id)] = _account(AccountKey(dataset_id), entry["balance"])
+    for group in entry.get("accounts", ()):
+        principal = UUID(group["principal"]) if "principal" in group else None
+        for partition in group.get("partitions", (None,)):
+            key = AccountKey(dataset_id, partition, group.get("project"), principal)
+            if key in found:
+                raise ValueError(f"says twice what the balance of {key.facts()} is")
+            found[key] = _account(key, group)
+    return found
+
+
+def _account(key: AccountKey, facts: Mapping[str, Any]) -> Account:
+    limit, spent, held, overdrawn = (Amount.of(facts[part]) for part in ("limit", "spent", "held", "overdrawn"))
+    return Account(key, limit, spent, held, overdrawn)
+
+
 # --- replay ----------------------------------------------------------------------------------------------------------
+
+Demand = Callable[[bool, str], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a journal adds up to: its newest number and hash, the balance, and every run's state and cost."""
+    """What a journal adds up to: its newest number and hash, every account, and every run's state and cost.
+
+    limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
+    had one. It may have been higher in one at one time and in the other at another.
+    """
 
     seq: int
     head: bytes
-    account: Account | None
     state: str
+    limit: Amount | None
+    limit_highest: Amount | None
+    accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
 
 
 def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Replayed:
     """Recomputes a dataset's balances from its entries, given oldest first as (canonical JSON, hash).
 
-    Checks the bytes, the numbering, the chain, every approval against the limit, every refusal (it must really not have
-    fitted), every transition of a run, and that each balance is the one before plus what the entry says. Shares no
-    arithmetic with `ledger.decide`. Raises JournalBroken with the first `seq` that is wrong.
+    Checks the bytes, the numbering, the chain, which accounts each run charges, every approval against their limits,
+    every refusal (it must really not have fitted, here or where it says), every transition of a run, and that each
+    balance is the one before plus what the entry says. Shares no arithmetic with `ledger.decide`. Raises JournalBroken
+    with the first `seq` that is wrong.
     """
     book = _Book(tenant_id, dataset_id)
     for seq, (body, stated) in enumerate(entries, start=1):
@@ -125,7 +160,16 @@ def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise JournalBroken(f"cannot be read: {error!r}", seq=seq) from error
-    return Replayed(book.seq, book.head, book.account, book.state, book.runs)
+    return book.found()
+
+
+@dataclass(slots=True)
+class _Charged:
+    """A run as a journal knows it."""
+
+    state: str
+    cost: Amount
+    keys: tuple[AccountKey, ...]
 
 
 class _Book:
@@ -134,8 +178,18 @@ class _Book:
     def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
         self.tenant_id, self.dataset_id = tenant_id, dataset_id
         self.seq, self.head, self.state = 0, NO_HASH, ""
-        self.account: Account | None = None
-        self.runs: dict[UUID, tuple[str, Amount]] = {}
+        self.is_registered = self.is_partitioned = False
+        self.limit: Amount | None = None
+        self.limit_highest: Amount | None = None
+        self.ceiling: Amount | None = None
+        self.projects: dict[str, Amount] = {}
+        self.held_limit: Amount | None = None
+        self.accounts: dict[AccountKey, Account] = {}
+        self.runs: dict[UUID, _Charged] = {}
+
+    def found(self) -> Replayed:
+        runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
+        return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
 
     def read(self, seq: int, body: str, stated: bytes) -> None:
         def demand(holds: bool, what: str) -> None:
@@ -145,69 +199,196 @@ class _Book:
         demand(digest(body) == stated, "its bytes do not have its hash")
         entry = parse(body)
         demand(canonical(entry) == body, "its bytes are not in canonical form")
-        demand(entry["v"] == VERSION, f"format version {entry['v']} is not known")
+        demand(entry["v"] in VERSIONS, f"format version {entry['v']} is not known")
         demand(entry["seq"] == seq, f"is numbered {entry['seq']}")
         demand(entry["prev"] == self.head.hex(), "does not follow the entry before it")
         demand(entry["tenant"] == str(self.tenant_id), "belongs to another tenant")
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
-        self.account = self._after(entry, demand)
-        demand(entry["balance"] == self.account.facts(), "its balance is not what the entries add up to")
-        if "state" in entry:
-            self.state = entry["state"]
+        demand(("run" in entry) == entry["kind"].startswith("run-"), "is not of the kind that it says")
+        touched = {account.key: account for account in self._after(entry, demand)}
+        own = self.accounts.get(AccountKey(self.dataset_id))
+        if own is not None:
+            touched.setdefault(own.key, own)
+        demand(accounts_of(entry) == touched, "its balances are not what the entries add up to")
+        for account in touched.values():
+            within = not (account.spent + account.held).exceeds(account.limit + account.overdrawn)
+            demand(within, "leaves more spent and held than the limit allows")
+        self.accounts.update(touched)
+        self.state = entry.get("state", self.state)
         self.seq, self.head = seq, stated
 
-    def _after(self, entry: dict[str, Any], demand: Callable[[bool, str], None]) -> Account:
+    def _after(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        """The accounts that an entry touches, as they are after it."""
         kind = entry["kind"]
-        demand(("run" in entry) == kind.startswith("run-"), "is not of the kind that it says")
-        if kind == "dataset-registered":
-            demand(self.account is None, "registers the dataset a second time")
-            return Account(UUID(entry["account"]), self.dataset_id, limit=Amount.of(entry["limit"]))
-        account = self.account
-        if account is None:
-            raise JournalBroken("comes before the dataset is registered", seq=entry["seq"])
+        demand(self.is_registered != (kind == "dataset-registered"), "registers the dataset not once, and first")
         match kind:
+            case "dataset-registered":
+                return self._registered(entry, demand)
             case "dataset-changed":
-                return account
+                return ()
             case "budget-set":
-                account = replace(account, limit=Amount.of(entry["limit"]))
+                return self._budget_set(entry, demand)
+            case "partitions-added":
+                return self._partitions_added(entry, demand)
+            case "project-set":
+                self.projects[entry["project"]] = limit = Amount.of(entry["limit"])
+                its = [account for key, account in self.accounts.items() if key.project == entry["project"]]
+                return self._limited(its, limit, demand)
+            case "fair-use-set":
+                held = entry["fair_use"]["limit"]
+                self.held_limit = None if held is None else Amount.of(held)
+                return ()
             case "run-approved":
-                demand(self.state == "active", "approves a run on a dataset that is not active")
-                account = replace(account, held=account.held + self._new_run(entry, "held", demand))
+                return self._approved(entry, demand)
             case "run-refused":
-                cost = self._new_run(entry, "refused", demand)
-                demand(bool(cost.exceeds(account.remaining)), "refuses a run that fits")
-                return account
+                return self._refused(entry, demand)
             case "run-started":
                 demand(self.state == "active", "starts a run on a dataset that is not active")
-                self._move_run(entry, ("held",), "started", demand)
-                return account
+                return self._move_run(entry, ("held",), "started", demand)[1]
             case "run-settled":
-                cost = self._move_run(entry, ("started",), "settled", demand)
-                charged = Amount.of(entry["charged"])
-                demand(not charged.exceeds(cost) and not ZERO.exceeds(charged), "charges more than was approved")
-                account = replace(account, held=account.held - cost, spent=account.spent + charged)
+                return self._settled(entry, demand)
             case "run-voided":
-                cost = self._move_run(entry, ("held", "started"), "voided", demand)
-                account = replace(account, held=account.held - cost)
+                cost, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
+                return [_eased(replace(account, held=account.held - cost)) for account in accounts]
             case _:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=entry["seq"])
-        within = not (account.spent + account.held).exceeds(account.limit + account.overdrawn)
-        demand(within, "leaves more spent and held than the limit allows")
-        return account
 
-    def _new_run(self, entry: dict[str, Any], state: str, demand: Callable[[bool, str], None]) -> Amount:
+    # --- the dataset
+
+    def _registered(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        self.is_registered = True
+        self.is_partitioned = entry.get("is_partitioned", False)
+        if "ceiling_limit" in entry:
+            self.ceiling = Amount.of(entry["ceiling_limit"])
+        if entry["limit"] is None:
+            demand(bool(entry["derived_from"]), "has neither a budget nor anything that it is derived from")
+            return ()
+        limit = self._new_limit(entry, demand)
+        stated = accounts_of(entry) if self.is_partitioned else [AccountKey(self.dataset_id)]
+        demand(all(self._is_base(key) for key in stated), "registers accounts that belong to somebody")
+        return [Account(key, limit) for key in stated]
+
+    def _is_base(self, key: AccountKey) -> bool:
+        return key.is_base and (key.partition is not None) == self.is_partitioned
+
+    def _new_limit(self, entry: dict[str, Any], demand: Demand) -> Amount:
+        self.limit = limit = Amount.of(entry["limit"])
+        demand(self.ceiling is None or not limit.exceeds(self.ceiling), "sets a limit above the ceiling")
+        self.limit_highest = limit if self.limit_highest is None else self.limit_highest.most(limit)
+        return limit
+
+    def _budget_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        demand(self.limit is not None, "sets the budget of a dataset that has none")
+        limit = self._new_limit(entry, demand)
+        return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
+
+    @staticmethod
+    def _limited(accounts: Iterable[Account], limit: Amount, demand: Demand) -> Iterable[Account]:
+        after = [_eased(replace(account, limit=limit)) for account in accounts]
+        demand(not any(account.overdrawn != ZERO for account in after), "sets a limit below what is spent and held")
+        return after
+
+    def _partitions_added(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        demand(self.is_partitioned and entry["disjoint"] is True, "adds partitions that are not said to be disjoint")
+        limit = Amount.of(entry["limit"])
+        demand(limit == self.limit, "gives partitions another limit than the dataset's")
+        keys = [AccountKey(self.dataset_id, name) for name in entry["names"]]
+        demand(not any(key in self.accounts for key in keys), "adds a partition a second time")
+        return [Account(key, limit) for key in keys]
+
+    # --- runs
+
+    def _approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        demand(self.state == "active", "approves a run on a dataset that is not active")
+        charged = self._charged(entry, demand)
+        cost = self._new_run(entry, "held", charged, demand)
+        return [replace(account, held=account.held + cost) for account in charged]
+
+    def _refused(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        charged = self._charged(entry, demand)
+        cost = self._new_run(entry, "refused", charged, demand)
+        exceeded = {quantity for account in charged for quantity in cost.exceeds(account.remaining)}
+        demand(exceeded == set(entry["binding"]), "does not say what of the run does not fit")
+        demand(bool(exceeded or entry.get("binding_elsewhere")), "refuses a run that fits")
+        return charged
+
+    def _charged(self, entry: dict[str, Any], demand: Demand) -> list[Account]:
+        """The accounts that a run has to be charged to, as they are before: which partitions it used, the entry says,
+        and everything else follows. One that was never charged before begins with nothing in it."""
+        stated = accounts_of(entry)
+        scopes: list[str | None] = [None]
+        if self.is_partitioned:
+            scopes = [*sorted({key.partition for key in stated if key.partition is not None})]
+            demand(bool(scopes), "charges a partitioned dataset in none of its partitions")
+        keys: list[tuple[AccountKey, Amount]] = []
+        project = entry.get("project")
+        for scope in scopes:
+            if self.limit is not None:
+                key = AccountKey(self.dataset_id, scope)
+                demand(key in self.accounts, "charges a partition that there is not")
+                keys.append((key, self.accounts[key].limit))
+            if project in self.projects:
+                keys.append((AccountKey(self.dataset_id, scope, project), self.projects[project]))
+            if self.held_limit is not None:
+                key = AccountKey(self.dataset_id, scope, None, UUID(entry["actor"]["principal"]))
+                held = self.accounts[key].held if key in self.accounts else ZERO
+                keys.append((key, self.held_limit.most(held)))
+        return [replace(self.accounts.get(key, Account(key, limit)), limit=limit) for key, limit in keys]
+
+    def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        cost, accounts = self._move_run(entry, ("started",), "settled", demand)
+        charged, returned = Amount.of(entry["charged"]), Amount.of(entry["returned"])
+        overrun = entry.get("overrun")
+        planned = charged if overrun is None else charged - Amount.of(overrun["cost"])
+        demand(planned + returned == cost, "charges and returns something else than was approved")
+        demand(not ZERO.exceeds(planned) and not ZERO.exceeds(returned), "charges more than was approved")
+        after: list[Account] = []
+        for account in accounts:
+            ended = replace(account, held=account.held - cost)
+            if account.key.principal_id is None:
+                ended = replace(ended, spent=(ended.spent + charged).saturated)
+            # Only what was executed beyond the plan may draw an account further down.
+            after.append(_eased(ended) if overrun is None else replace(ended, overdrawn=_over(ended)))
+        froze = entry.get("state") in ("frozen", "retired")
+        if overrun is None:
+            demand(not froze, "is frozen, and nothing was overdrawn")
+        else:
+            # As for a new run: it fits, or not, in what is left once the run itself is settled.
+            excess, spent = Amount.of(overrun["cost"]), charged - Amount.of(overrun["cost"])
+            left = [
+                replace(account, held=account.held - cost, spent=(account.spent + spent).saturated).remaining
+                for account in accounts
+                if account.key.principal_id is None
+            ]
+            is_beyond = any(excess.exceeds(amount) for amount in left)
+            demand(froze == is_beyond, "is overdrawn and not frozen, or frozen and not overdrawn")
+            demand((entry["dataset"] in overrun["frozen"]) == is_beyond, "does not say what was overdrawn")
+            demand(overrun["fits"] == (not overrun["frozen"]), "does not say whether the overrun fits")
+        return after
+
+    def _new_run(self, entry: dict[str, Any], state: str, charged: list[Account], demand: Demand) -> Amount:
         run, cost = UUID(entry["run"]), Amount.of(entry["cost"])
         demand(run not in self.runs, "decides a run that was decided before")
         demand(not ZERO.exceeds(cost), "has a negative cost")
-        self.runs[run] = (state, cost)
+        self.runs[run] = _Charged(state, cost, tuple(account.key for account in charged))
         return cost
 
     def _move_run(
-        self, entry: dict[str, Any], came_from: tuple[str, ...], to: str, demand: Callable[[bool, str], None]
-    ) -> Amount:
-        run = UUID(entry["run"])
-        demand(run in self.runs, "names a run that was never approved")
-        state, cost = self.runs[run]
-        demand(state in came_from, f"moves a run that is {state} to {to}")
-        self.runs[run] = (to, cost)
-        return cost
+        self, entry: dict[str, Any], came_from: tuple[str, ...], to: str, demand: Demand
+    ) -> tuple[Amount, list[Account]]:
+        run = self.runs.get(UUID(entry["run"]))
+        if run is None:
+            raise JournalBroken("names a run that was never approved", seq=entry["seq"])
+        demand(run.state in came_from, f"moves a run that is {run.state} to {to}")
+        run.state = to
+        return run.cost, [self.accounts[key] for key in run.keys]
+
+
+def _over(account: Account) -> Amount:
+    """By how much an account's limit is passed, in each quantity."""
+    return (account.spent + account.held - account.limit).most(ZERO)
+
+
+def _eased(account: Account) -> Account:
+    """The account with no more overdrawn than before, and no more than it needs."""
+    return replace(account, overdrawn=account.overdrawn.least(_over(account)))

@@ -7,10 +7,10 @@ in these coordinates Gaussian differential privacy composes by plain addition. T
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 INT64_MAX: Final = 2**63 - 1
@@ -57,6 +57,19 @@ class Amount:
         return [name for name, mine, theirs in pairs if mine > theirs]
 
     @property
+    def saturated(self) -> Amount:
+        """The same, where a 64-bit integer ends at most: what a balance can say of more than that."""
+        return Amount(min(self.mu_sq_pico, INT64_MAX), min(self.delta_atto, INT64_MAX))
+
+    def least(self, other: Amount) -> Amount:
+        """The smaller of the two, in each quantity for itself."""
+        return Amount(min(self.mu_sq_pico, other.mu_sq_pico), min(self.delta_atto, other.delta_atto))
+
+    def most(self, other: Amount) -> Amount:
+        """The larger of the two, in each quantity for itself."""
+        return Amount(max(self.mu_sq_pico, other.mu_sq_pico), max(self.delta_atto, other.delta_atto))
+
+    @property
     def fits_int64(self) -> bool:
         return 0 <= self.mu_sq_pico <= INT64_MAX and 0 <= self.delta_atto <= INT64_MAX
 
@@ -73,12 +86,33 @@ class Amount:
 ZERO = Amount(0, 0)
 
 
+class AccountKey(NamedTuple):
+    """Which account of a dataset: of one partition or of the whole, and of nobody, a project or a principal."""
+
+    dataset_id: UUID
+    partition: str | None = None
+    project: str | None = None
+    principal_id: UUID | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is what the dataset's own budget is counted in."""
+        return self.project is None and self.principal_id is None
+
+    def facts(self) -> dict[str, str]:
+        """What tells it from the others of its dataset, as it stands in an answer."""
+        named = {"partition": self.partition, "project": self.project, "principal": self.principal_id}
+        return {name: str(value) for name, value in named.items() if value is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class Account:
-    """Where a budget is counted: `spent + held <= limit + overdrawn`, in both quantities, always."""
+    """Where a budget is counted: `spent + held <= limit + overdrawn`, in both quantities, always.
 
-    id: UUID
-    dataset_id: UUID
+    A principal's account limits what is held and never spent: settling a run gives its hold back there.
+    """
+
+    key: AccountKey
     limit: Amount
     spent: Amount = ZERO
     held: Amount = ZERO
@@ -95,8 +129,33 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
+class Balance:
+    """What several accounts of one budget come to: disjoint partitions compose in parallel, so the most counts.
+
+    Every field is taken in each quantity for itself: the most that is spent and held, the least that remains.
+    """
+
+    limit: Amount
+    spent: Amount
+    held: Amount
+    remaining: Amount
+
+
+class Parent(NamedTuple):
+    """A dataset that another one is derived from."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Definition:
-    """What a dataset is. It never changes once registered, so it can be remembered without asking again."""
+    """What a dataset is. It never changes once registered, so it can be remembered without asking again.
+
+    derived_from: the datasets that it is a copy, filter or join of. ancestors: those, and theirs, and so on.
+    has_budget: a dataset without one is derived, and counts in its ancestors' accounts alone.
+    ceiling: no limit may pass it, ever.
+    """
 
     id: UUID
     name: str
@@ -104,19 +163,49 @@ class Definition:
     adjacency: Adjacency
     bound: Bound
     size: int | None
+    is_partitioned: bool = False
+    has_budget: bool = True
+    ceiling: Amount | None = None
+    derived_from: tuple[Parent, ...] = ()
+    ancestors: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FairUse:
+    """What one principal may have of a dataset: hold at most so much at once, and ask for so many runs an hour."""
+
+    budget: Mapping[str, Any] | None
+    held: Amount | None
+    runs_per_hour: int | None
+
+    def facts(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return {
+            "held": self.budget,
+            "runs_per_hour": self.runs_per_hour,
+            "limit": None if self.held is None else self.held.facts(),
+        }
+
+
+NO_FAIR_USE: Final = FairUse(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset with what does change; `seq` and `head` are its journal's newest number and hash."""
+    """A dataset with what does change; `seq` and `head` are its journal's newest number and hash.
+
+    limit: that of its own account, or of each of its partitions; None where it has no budget.
+    """
 
     definition: Definition
     title: str
     description: str
-    budget: Mapping[str, Any]
+    budget: Mapping[str, Any] | None
+    limit: Amount | None
     state: DatasetState
     seq: int
     head: bytes
+    fair_use: FairUse = NO_FAIR_USE
     created_us: int = 0
 
     @property
@@ -125,19 +214,39 @@ class Dataset:
 
 
 @dataclass(frozen=True, slots=True)
+class Project:
+    """A team's share of a dataset's budget: the limit of each of its accounts there."""
+
+    dataset_id: UUID
+    name: str
+    budget: Mapping[str, Any]
+    limit: Amount
+
+
+class Place(NamedTuple):
+    """Where in a dataset's journal a run was decided."""
+
+    dataset_id: UUID
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
 class Run:
-    """What of a run can change, or decides what may happen to it. The rest stands in its journal entries."""
+    """What of a run can change, or decides what may happen to it. The rest stands in its journal entries.
+
+    places: one for each dataset that it touches; known when it is decided, and not read again.
+    """
 
     id: UUID
-    dataset_id: UUID
     principal_id: UUID
     state: RunStateName
-    seq: int
     cost: Amount | None
     created_us: int
+    project: str | None = None
     started_us: int | None = None
     ended_us: int | None = None
     due_us: int | None = None
+    places: tuple[Place, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +264,7 @@ class Actor:
         return {"key": str(self.key_id), "principal": str(self.principal_id), "name": self.name, "role": self.role}
 
 
-# What can be asked of a dataset's journal. Each command that succeeds leaves exactly one entry.
+# What can be asked. Each command that succeeds leaves exactly one entry in the journal of each dataset that it touches.
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,27 +277,38 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """A steward registers a dataset."""
+    """A steward registers a dataset. `ceiling` is as declared; the definition has the limit that it means."""
 
     actor: Actor
     definition: Definition
-    account_id: UUID
     title: str
     description: str
-    budget: Mapping[str, Any]
-    limit: Amount
+    budget: Mapping[str, Any] | None
+    limit: Amount | None
+    ceiling: Mapping[str, Any] | None = None
+    partitions: tuple[str, ...] = ()
 
     @property
-    def dataset_id(self) -> UUID:
-        return self.definition.id
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return (self.definition.id,)
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
-    """A steward changes a dataset's state, title or description; None leaves one as it is."""
+class _OnDataset:
+    """What a steward does to one dataset."""
 
     actor: Actor
     dataset_id: UUID
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return (self.dataset_id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(_OnDataset):
+    """A steward changes a dataset's state, title or description; None leaves one as it is."""
+
     state: DatasetState | None
     title: str | None
     description: str | None
@@ -196,14 +316,50 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class SetBudget:
-    """A steward sets a new limit."""
+class SetBudget(_OnDataset):
+    """A steward sets a new limit, of every partition too."""
 
-    actor: Actor
-    dataset_id: UUID
     budget: Mapping[str, Any]
     limit: Amount
     reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddPartitions(_OnDataset):
+    """A steward adds partitions, and affirms that no privacy unit lies in two."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetProject(_OnDataset):
+    """A steward sets a project's share."""
+
+    project: str
+    budget: Mapping[str, Any]
+    limit: Amount
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetFairUse(_OnDataset):
+    """A steward sets what one principal may have."""
+
+    fair_use: FairUse
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A dataset that a run touches.
+
+    partitions: the names, or None for all that there are when it is decided; empty where the dataset has none.
+    via: the named datasets by which it is reached; its own name where it is named itself.
+    """
+
+    dataset_id: UUID
+    partitions: tuple[str, ...] | None
+    via: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,47 +367,88 @@ class Ask:
     """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out."""
 
     actor: Actor
-    dataset_id: UUID
     run_id: UUID
     claim: Claim
+    uses: tuple[Use, ...]
+    project: str | None
     cost: Amount
     request: Mapping[str, Any]
     costing: Mapping[str, Any]
     valid_for_us: int
 
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(use.dataset_id for use in self.uses)
+
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Batch:
+    """Several runs ask together, one after another; `is_atomic` is all or none.
+
+    is_spoilt: one of the whole batch, which is not among `asks`, cannot be approved.
+    """
+
+    actor: Actor
+    asks: tuple[Ask, ...]
+    is_atomic: bool
+    is_spoilt: bool = False
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(dict.fromkeys(dataset_id for ask in self.asks for dataset_id in ask.dataset_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _OnRun:
+    """What is done with an approved run. `charges` are its accounts, by dataset, as its approval recorded them."""
+
+    actor: Actor
+    run_id: UUID
+    charges: Mapping[UUID, tuple[AccountKey, ...]]
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(self.charges)
+
+
+@dataclass(frozen=True, slots=True)
+class Start(_OnRun):
     """A held run now touches the data."""
 
-    actor: Actor
-    dataset_id: UUID
-    run_id: UUID
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What was executed beyond the plan, costed as a run of its own."""
+
+    steps: int
+    cost: Amount
+    costing: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Settle:
-    """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came."""
+class Settle(_OnRun):
+    """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
 
-    actor: Actor
-    dataset_id: UUID
-    run_id: UUID
+    charged: for what was executed of the plan; never more than was approved.
+    """
+
     body: Mapping[str, Any]
     steps: int | None
     stop: str
+    charged: Amount
+    excess: Excess | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Void:
+class Void(_OnRun):
     """No output of a run was ever seen. `body` says why."""
 
-    actor: Actor
-    dataset_id: UUID
-    run_id: UUID
     body: Mapping[str, Any]
 
 
-Command = Register | Change | SetBudget | Ask | Start | Settle | Void
+OnRun = Start | Settle | Void
+Single = Register | Change | SetBudget | AddPartitions | SetProject | SetFairUse | Ask | OnRun
+Command = Single | Batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,8 +479,47 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The locked rows that a group of commands is decided on, and what they become."""
+    """The locked rows that a group of commands is decided on, and what they become.
+
+    partitions: the names of a dataset's partitions, complete where a command asks for all of them.
+    projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
+    """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
-    accounts: dict[UUID, Account] = field(default_factory=dict)
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
     runs: dict[UUID, Run] = field(default_factory=dict)
+    partitions: dict[UUID, tuple[str, ...]] = field(default_factory=dict)
+    projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
+    recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
+
+    def copy(self) -> Books:
+        """Books of their own, for a decision that may come to nothing."""
+        return Books(
+            dict(self.datasets),
+            dict(self.accounts),
+            dict(self.runs),
+            dict(self.partitions),
+            dict(self.projects),
+            dict(self.recent),
+        )
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What of a dataset a group of commands has to see, beside the account that it has as a whole.
+
+    partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
+    is_every_project: what every project's share is, to know how many there are.
+    """
+
+    partitions: set[str] | None = field(default_factory=set)
+    projects: set[str] = field(default_factory=set)
+    principals: set[UUID] = field(default_factory=set)
+    is_every_project: bool = False
+
+    def add_partitions(self, names: Sequence[str] | None) -> None:
+        """These too; None is all."""
+        if names is None:
+            self.partitions = None
+        elif self.partitions is not None:
+            self.partitions.update(names)

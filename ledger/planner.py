@@ -9,22 +9,29 @@ from __future__ import annotations
 import asyncio
 import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from functools import partial
+from functools import partial, reduce
 from typing import Annotated, Any, Final, Literal
+from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from ledger.accounting import ACCOUNTANT, amounts, mechanisms, plan
-from ledger.accounting.mechanisms import AnyMechanism, Cost, Mechanism
+from ledger import answers
+from ledger.accounting import ACCOUNTANT, costs, plan
+from ledger.accounting.costs import Cost
+from ledger.accounting.mechanisms import AnyMechanism, Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
-from ledger.certificates import Certificates, share_of
+from ledger.answers import show_amount
+from ledger.catalogue import Catalogue, Resolved
+from ledger.certificates import Certificates
+from ledger.decide import charged_accounts, demand_project, wanted_uses
 from ledger.errors import TooLarge
-from ledger.model import Account, Actor, Adjacency, Amount, Bound, Dataset
-from ledger.runs import FITS_COSTS_MAX, Datasets, demand_sight, no_dataset, show_amount
+from ledger.model import ZERO, Account, Actor, Adjacency, Amount, Books, Bound
+from ledger.runs import FITS_COSTS_MAX, Runs, segments_of
+from ledger.shapes import SEGMENTS_MAX, Datasets, ProjectName, Strict
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -33,19 +40,20 @@ SECONDS_MAX: Final = 20.0
 Solvable = Literal["noise_multiplier", "steps", "epochs", "sample_rate", "count", "epsilon", "rho", "mu", "runs"]
 
 
-class PlanRequest(BaseModel):
+class PlanRequest(Strict):
     """A run that might be asked for, and what to solve for."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     datasets: Datasets
     mechanism: Mechanism
     delta: Annotated[
         Probability | None,
         Field(
-            description="The run's share of the delta budget, for a certificate; a hundredth of the dataset's limit "
-            "when left out. Where the cost needs no certificate it makes no difference."
+            description="The run's share of the delta budget, for a certificate; a hundredth of the least limit among "
+            "the accounts charged when left out. Where the cost needs no certificate it makes no difference."
         ),
     ] = None
+    segments: Annotated[int | None, Field(ge=1, le=SEGMENTS_MAX)] = None
+    project: ProjectName | None = None
     solve_for: Annotated[
         Solvable | None,
         Field(
@@ -63,6 +71,7 @@ class _Question:
     bound: Bound
     adjacency: Adjacency
     delta: Decimal | None
+    segments: int
     remaining: Amount
     solve_for: str | None
     is_fit: bool
@@ -74,6 +83,7 @@ class _Question:
             "bound": self.bound,
             "adjacency": self.adjacency,
             "delta": self.delta,
+            "segments": self.segments,
             "remaining": self.remaining.facts(),
             "solve_for": self.solve_for,
         }
@@ -87,36 +97,61 @@ class _Inverse:
     solution: Solution | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a run would be decided on, as it is now: the accounts that it would charge, by dataset."""
+
+    resolved: Resolved
+    books: Books
+    charged: dict[UUID, list[Account]]
+
+    @property
+    def remaining(self) -> Amount:
+        """The least that is left of any of them."""
+        left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
+        return ZERO if left is None else left
+
+
 class Planner:
     """Makes plans. Its coroutines belong to one event loop."""
 
     def __init__(
-        self, store: Store, certificates: Certificates, *, clock_seconds: Callable[[], float] = time.monotonic
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        certificates: Certificates,
+        runs: Runs,
+        *,
+        clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._certificates, self._clock_seconds = store, certificates, clock_seconds
+        self._store, self._catalogue, self._certificates, self._runs = store, catalogue, certificates, runs
+        self._clock_seconds = clock_seconds
 
     async def plan(self, actor: Actor, request: PlanRequest) -> dict[str, Any]:
         """What a run would cost and leave now, and how much of it would fit.
 
-        Raises NotFound, InvalidMechanism, InvalidRequest where the mechanism has no such parameter, TooLarge where it
-        takes too long, and Overloaded where it does not get its turn.
+        Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest where the mechanism has no such parameter,
+        TooLarge where it takes too long, and Overloaded where it does not get its turn.
         """
-        dataset, account = await asyncio.to_thread(self._found, actor, request.datasets[0])
         solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
-        definition = dataset.definition
-        is_dear = mechanisms.needs_certificate(request.mechanism, bound=definition.bound)
-        delta = (request.delta or share_of(account.limit)) if is_dear else None
-        cost = await self._certificates.cost(
+        resolved = await self._catalogue.resolve(actor, request.datasets)
+        seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
+        bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1
+        is_dear = costs.needs_certificate(request.mechanism, bound=bound)
+        delta = None
+        if is_dear:
+            delta = request.delta or await asyncio.to_thread(self._runs.share, actor, resolved.uses, request.project)
+        costed = partial(
+            self._certificates.cost,
             actor.tenant_id,
             request.mechanism,
-            bound=definition.bound,
-            adjacency=definition.adjacency,
+            bound=bound,
+            adjacency=adjacency,
             delta=delta or Decimal(0),
         )
-        is_fit = not cost.amount.exceeds(account.remaining)
-        question = _Question(
-            request.mechanism, definition.bound, definition.adjacency, delta, account.remaining, solve_for, is_fit
-        )
+        cost = await costed(segments=count)
+        is_fit = not cost.amount.exceeds(seen.remaining)
+        question = _Question(request.mechanism, bound, adjacency, delta, count, seen.remaining, solve_for, is_fit)
         work = partial(_invert, question, self._clock_seconds)
         if is_fit and solve_for is None:
             found = _Inverse({}, None)
@@ -124,15 +159,22 @@ class Planner:
             found = await self._certificates.beside(actor.tenant_id, work, of=question.facts())
         else:
             found = await asyncio.to_thread(work)
-        return _answer(dataset, account, cost, delta, found)
+        answer = _answer(seen, cost, delta, found)
+        if count > 1:
+            said = segments_of(request.mechanism, count, cost, whole=await costed())
+            answer["segments"] = answers.show_segments(said)
+        return answer
 
-    def _found(self, actor: Actor, name: str) -> tuple[Dataset, Account]:
-        demand_sight(actor, name)
+    def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
+        wanted = wanted_uses(resolved.uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
-            found = reading.dataset(name)
-        if found is None:
-            raise no_dataset(name)
-        return found
+            books = reading.books(wanted)
+        demand_project(books, resolved.uses, project)
+        charged = {
+            use.dataset_id: charged_accounts(books, use, project=project, principal_id=actor.principal_id)
+            for use in resolved.uses
+        }
+        return _Seen(resolved, books, charged)
 
 
 def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse:
@@ -157,6 +199,7 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
         "adjacency": question.adjacency,
         "remaining": question.remaining,
         "delta": question.delta or Decimal(0),
+        "segments": question.segments,
     }
     would_fit = {}
     if not question.is_fit:
@@ -170,40 +213,45 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
     return _Inverse(would_fit, solution)
 
 
-def _answer(dataset: Dataset, account: Account, cost: Cost, delta: Decimal | None, found: _Inverse) -> dict[str, Any]:
-    definition, remaining = dataset.definition, account.remaining
-    exceeded = cost.amount.exceeds(remaining)
-    plain = {"mu": amounts.mu_of, "delta": amounts.delta_of}
+def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, found: _Inverse) -> dict[str, Any]:
+    is_fit = not cost.amount.exceeds(seen.remaining)
+    names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
     return {
-        "fits": not exceeded,
+        "fits": is_fit,
         "cost": show_amount(cost.amount),
-        "bound": definition.bound,
+        "bound": seen.resolved.bound,
         "method": cost.method,
         "assumptions": cost.assumptions,
         "accountant": ACCOUNTANT,
-        "is_estimate": definition.bound == "clt",
+        "is_estimate": seen.resolved.bound == "clt",
         "delta": delta,
         "datasets": [
-            {
-                "name": definition.name,
-                "state": dataset.state,
-                "limit": show_amount(account.limit),
-                "remaining": show_amount(remaining),
-                "after": None if exceeded else show_amount(remaining - cost.amount),
-            }
+            _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
+            for id_, accounts in seen.charged.items()
         ],
         "binding": [
-            {
-                "name": definition.name,
-                "quantity": quantity,
-                "requested": plain[quantity](cost.amount),
-                "remaining": plain[quantity](remaining),
-                "limit": plain[quantity](account.limit),
-            }
-            for quantity in exceeded
+            item
+            for id_, accounts in seen.charged.items()
+            for item in answers.bindings(names[id_], accounts, cost.amount)
         ],
         "would_fit": {field: solution.value for field, solution in found.would_fit.items()},
         "solution": _solution(found.solution),
+    }
+
+
+def _planned_on(name: str, state: str, accounts: Sequence[Account], cost: Amount | None) -> dict[str, Any]:
+    """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone."""
+    remaining = answers.least_remaining(accounts)
+    if remaining is None:
+        return {"name": name, "state": state, "limit": None, "remaining": None, "after": None}
+    limit = reduce(Amount.least, (account.limit for account in accounts))
+    after = None if cost is None else show_amount(remaining - cost)
+    return {
+        "name": name,
+        "state": state,
+        "limit": show_amount(limit),
+        "remaining": show_amount(remaining),
+        "after": after,
     }
 
 

@@ -2,24 +2,50 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
 
 from ledger import journal
-from ledger.model import Account, Amount, Dataset, Definition, Entry, Run
+from ledger.model import (
+    NO_FAIR_USE,
+    Account,
+    AccountKey,
+    Amount,
+    Dataset,
+    Definition,
+    Entry,
+    FairUse,
+    Parent,
+    Project,
+    Run,
+)
+from ledger.tables import NOBODY
 
 
 def _amount(row: Row[Any], part: str) -> Amount:
     return Amount(getattr(row, f"{part}_mu_sq_pico"), getattr(row, f"{part}_delta_atto"))
 
 
+def _amount_if_any(row: Row[Any], part: str) -> Amount | None:
+    return None if getattr(row, f"{part}_mu_sq_pico") is None else _amount(row, part)
+
+
+def amount_row(part: str, amount: Amount | None) -> dict[str, int | None]:
+    """The two columns of an amount; of none, NULLs."""
+    return {
+        f"{part}_mu_sq_pico": None if amount is None else amount.mu_sq_pico,
+        f"{part}_delta_atto": None if amount is None else amount.delta_atto,
+    }
+
+
 def account_of(row: Row[Any]) -> Account:
     """An account, with its four amounts."""
+    principal = None if row.principal_id == NOBODY else row.principal_id
     return Account(
-        row.id,
-        row.dataset_id,
+        AccountKey(row.dataset_id, row.partition or None, row.project or None, principal),
         limit=_amount(row, "limit"),
         spent=_amount(row, "spent"),
         held=_amount(row, "held"),
@@ -27,46 +53,82 @@ def account_of(row: Row[Any]) -> Account:
     )
 
 
-def account_row(tenant_id: UUID, account: Account) -> dict[str, Any]:
-    """An account as it is written."""
-    row: dict[str, Any] = {"tenant_id": tenant_id, "id": account.id, "dataset_id": account.dataset_id}
-    for part in ("limit", "spent", "held", "overdrawn"):
-        amount: Amount = getattr(account, part)
-        row[f"{part}_mu_sq_pico"] = amount.mu_sq_pico
-        row[f"{part}_delta_atto"] = amount.delta_atto
-    return row
+def key_row(key: AccountKey) -> dict[str, Any]:
+    """Which account it is, as that is written."""
+    return {
+        "dataset_id": key.dataset_id,
+        "partition": key.partition or "",
+        "project": key.project or "",
+        "principal_id": key.principal_id or NOBODY,
+    }
 
 
-def definition_of(row: Row[Any]) -> Definition:
-    """What never changes of a dataset."""
-    return Definition(row.id, row.name, row.privacy_unit, row.adjacency, row.bound, row.size)
+def amounts_row(account: Account) -> dict[str, Any]:
+    """What of an account changes, as it is written."""
+    return {
+        **amount_row("limit", account.limit),
+        **amount_row("spent", account.spent),
+        **amount_row("held", account.held),
+        **amount_row("overdrawn", account.overdrawn),
+    }
 
 
-def dataset_of(row: Row[Any]) -> Dataset:
-    """A dataset."""
+def definition_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Definition:
+    """What never changes of a dataset; `lineage` are its ancestors, as (ancestor_id, position, name)."""
+    parents = sorted((line for line in lineage if line.position is not None), key=lambda line: int(line.position))
+    return Definition(
+        row.id,
+        row.name,
+        row.privacy_unit,
+        row.adjacency,
+        row.bound,
+        row.size,
+        is_partitioned=bool(row.is_partitioned),
+        has_budget=row.limit_mu_sq_pico is not None,
+        ceiling=_amount_if_any(row, "ceiling"),
+        derived_from=tuple(Parent(line.ancestor_id, line.name) for line in parents),
+        ancestors=tuple(sorted(line.ancestor_id for line in lineage)),
+    )
+
+
+def dataset_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Dataset:
+    """A dataset; `lineage` as for `definition_of`."""
     return Dataset(
-        definition_of(row),
+        definition_of(row, lineage),
         title=row.title,
         description=row.description,
-        budget=journal.parse(row.budget),
+        budget=None if row.budget is None else journal.parse(row.budget),
+        limit=_amount_if_any(row, "limit"),
         state=row.state,
         seq=row.seq,
         head=row.head,
+        fair_use=_fair_use(row.fair_use),
         created_us=row.created_us,
     )
 
 
+def _fair_use(text: str | None) -> FairUse:
+    if text is None:
+        return NO_FAIR_USE
+    facts = journal.parse(text)
+    held = None if facts["limit"] is None else Amount.of(facts["limit"])
+    return FairUse(facts["held"], held, facts["runs_per_hour"])
+
+
+def project_of(row: Row[Any]) -> Project:
+    """A project's share."""
+    return Project(row.dataset_id, row.name, journal.parse(row.budget), _amount(row, "limit"))
+
+
 def run_of(row: Row[Any]) -> Run:
     """A run; a refused one has no cost."""
-    cost = None if row.mu_sq_pico is None else Amount(row.mu_sq_pico, row.delta_atto)
     return Run(
         row.id,
-        row.dataset_id,
         row.principal_id,
         row.state,
-        row.seq,
-        cost,
+        None if row.mu_sq_pico is None else Amount(row.mu_sq_pico, row.delta_atto),
         row.created_us,
+        project=row.project,
         started_us=row.started_us,
         ended_us=row.ended_us,
         due_us=row.due_us,
@@ -78,10 +140,9 @@ def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
     return {
         "tenant_id": tenant_id,
         "id": run.id,
-        "dataset_id": run.dataset_id,
         "principal_id": run.principal_id,
+        "project": run.project,
         "state": run.state,
-        "seq": run.seq,
         "mu_sq_pico": None if run.cost is None else run.cost.mu_sq_pico,
         "delta_atto": None if run.cost is None else run.cost.delta_atto,
         "created_us": run.created_us,

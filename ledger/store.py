@@ -3,25 +3,27 @@
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.writer` and `ledger.deploy`
 open a writing transaction, and `ledger.certificates` for its cache, which is no record and locks nothing else. Rows are
 locked in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a
-dataset (accounts, runs, entries) is protected by its dataset's lock.
+dataset (accounts, projects, runs, entries) is protected by its dataset's lock.
 """
 
 from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 from uuid import UUID
 
 from sqlalchemy import (
+    ColumnElement,
     Connection,
     Engine,
     Row,
     Select,
     Table,
+    and_,
     bindparam,
     create_engine,
     delete,
@@ -42,26 +44,59 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from ledger import journal
 from ledger.errors import NameTaken
 from ledger.model import (
+    NO_FAIR_USE,
     NO_HASH,
     Account,
+    AccountKey,
     Actor,
+    Amount,
+    Balance,
     Books,
     Claim,
     Dataset,
     Definition,
     Entry,
+    Project,
     Register,
     Role,
     Run,
+    Wanted,
 )
-from ledger.rows import account_of, account_row, dataset_of, definition_of, entry_of, run_of, run_row
-from ledger.tables import accounts, certificates, claims, datasets, entries, keys, operator_keys, runs, tenants
+from ledger.rows import (
+    account_of,
+    amount_row,
+    amounts_row,
+    dataset_of,
+    definition_of,
+    entry_of,
+    key_row,
+    project_of,
+    run_of,
+    run_row,
+)
+from ledger.tables import (
+    NOBODY,
+    accounts,
+    certificates,
+    claims,
+    datasets,
+    entries,
+    keys,
+    lineage,
+    operator_keys,
+    places,
+    projects,
+    runs,
+    tenants,
+)
 
 SQLITE_BUSY_SECONDS: Final = 10
 WAL_TRIES_MAX: Final = 20
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
+NAMES_MAX: Final = 500
+"""How many partitions are asked for by name; where a group names more, all are read."""
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
@@ -251,18 +286,39 @@ class Reading:
 
     # --- datasets
 
-    def definition(self, name: str) -> Definition | None:
-        wanted = select(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name == name)
-        row = self.connection.execute(wanted).one_or_none()
-        return None if row is None else definition_of(row)
+    def definitions(
+        self, *, names: Collection[str] = (), ids: Collection[UUID] = (), with_ancestors: bool = False
+    ) -> list[Definition]:
+        """The datasets of these names and ids, and where asked all that they are derived from."""
+        asked = or_(datasets.c.name.in_(names), datasets.c.id.in_(ids))
+        rows = self.connection.execute(select(datasets).where(self._registered(), asked)).all()
+        lines = self._lineage([row.id for row in rows])
+        found = [definition_of(row, lines.get(row.id, ())) for row in rows]
+        if with_ancestors and lines:
+            missing = {id_ for definition in found for id_ in definition.ancestors} - {row.id for row in rows}
+            found += self.definitions(ids=missing) if missing else []
+        return found
 
-    def dataset(self, name: str) -> tuple[Dataset, Account] | None:
+    def _registered(self) -> ColumnElement[bool]:
+        # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
+        return and_(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)
+
+    def _lineage(self, dataset_ids: Sequence[UUID]) -> dict[UUID, list[Row[Any, Any, Any, Any]]]:
+        wanted = (
+            select(lineage.c.dataset_id, lineage.c.ancestor_id, lineage.c.position, datasets.c.name)
+            .join(datasets, and_(datasets.c.tenant_id == lineage.c.tenant_id, datasets.c.id == lineage.c.ancestor_id))
+            .where(lineage.c.tenant_id == self.tenant_id, lineage.c.dataset_id.in_(dataset_ids))
+        )
+        found: dict[UUID, list[Row[Any, Any, Any, Any]]] = {}
+        for row in self.connection.execute(wanted) if dataset_ids else ():
+            found.setdefault(row.dataset_id, []).append(row)
+        return found
+
+    def dataset(self, name: str) -> Dataset | None:
         found = self._datasets(select(datasets).where(datasets.c.name == name))
         return found[0] if found else None
 
-    def dataset_page(
-        self, *, after: str | None, limit: int, only: frozenset[str] | None
-    ) -> list[tuple[Dataset, Account]]:
+    def dataset_page(self, *, after: str | None, limit: int, only: frozenset[str] | None) -> list[Dataset]:
         """Datasets by name, the first after `after`; `only` those names, where given."""
         wanted = select(datasets).order_by(datasets.c.name).limit(limit)
         if after is not None:
@@ -276,16 +332,153 @@ class Reading:
         wanted = select(datasets.c.name).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(names))
         return set(self.connection.execute(wanted).scalars())
 
-    def _datasets(self, wanted: Select[Any]) -> list[tuple[Dataset, Account]]:
-        # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
-        rows = self.connection.execute(wanted.where(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)).all()
-        held = self.accounts_of([row.id for row in rows])
-        return [(dataset_of(row), held[row.id]) for row in rows]
+    def _datasets(self, wanted: Select[Any]) -> list[Dataset]:
+        rows = self.connection.execute(wanted.where(self._registered())).all()
+        lines = self._lineage([row.id for row in rows])
+        return [dataset_of(row, lines.get(row.id, ())) for row in rows]
 
-    def accounts_of(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Account]:
-        """Accounts by the id of their dataset."""
-        wanted = select(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
-        return {row.dataset_id: account_of(row) for row in self.connection.execute(wanted)}
+    # --- accounts
+
+    def balances(self, dataset_ids: Collection[UUID]) -> dict[tuple[UUID, str | None], Balance]:
+        """What each of these datasets comes to over its partitions, and each of its projects, as (dataset, project)."""
+        parts = ("mu_sq_pico", "delta_atto")
+        columns = {
+            f"{part}_{quantity}": aggregate
+            for quantity in parts
+            for part, aggregate in (
+                ("limit", func.max(accounts.c[f"limit_{quantity}"])),
+                ("spent", func.max(accounts.c[f"spent_{quantity}"])),
+                ("held", func.max(accounts.c[f"held_{quantity}"])),
+                # In this order, in which no 64-bit integer overflows: held is never above the limit.
+                (
+                    "left",
+                    func.min(
+                        accounts.c[f"limit_{quantity}"]
+                        - accounts.c[f"held_{quantity}"]
+                        - accounts.c[f"spent_{quantity}"]
+                    ),
+                ),
+            )
+        }
+        wanted = (
+            select(accounts.c.dataset_id, accounts.c.project, *(column.label(name) for name, column in columns.items()))
+            .where(self._of(dataset_ids), accounts.c.principal_id == NOBODY)
+            .group_by(accounts.c.dataset_id, accounts.c.project)
+        )
+        return {
+            (row.dataset_id, row.project or None): Balance(
+                *(
+                    Amount(*(getattr(row, f"{part}_{quantity}") for quantity in parts))
+                    for part in ("limit", "spent", "held", "left")
+                )
+            )
+            for row in self.connection.execute(wanted)
+        }
+
+    def partition_page(self, dataset_id: UUID, *, after: str | None, limit: int) -> list[Account]:
+        """A dataset's partitions by name, as their accounts."""
+        wanted = select(accounts).where(self._of([dataset_id]), _is_base(), accounts.c.partition > (after or ""))
+        return [account_of(row) for row in self.connection.execute(wanted.order_by(accounts.c.partition).limit(limit))]
+
+    def partition_counts(self, dataset_ids: Collection[UUID]) -> dict[UUID, int]:
+        """How many partitions each of these datasets has."""
+        wanted = (
+            select(accounts.c.dataset_id, func.count())
+            .where(self._of(dataset_ids), _is_base(), accounts.c.partition != "")
+            .group_by(accounts.c.dataset_id)
+        )
+        return {row[0]: row[1] for row in self.connection.execute(wanted)}
+
+    def projects_of(self, dataset_ids: Collection[UUID], names: Collection[str] | None = None) -> list[Project]:
+        """The projects that have a share of these datasets, by name; `names` those alone."""
+        wanted = select(projects).where(projects.c.tenant_id == self.tenant_id, projects.c.dataset_id.in_(dataset_ids))
+        if names is not None:
+            wanted = wanted.where(projects.c.name.in_(names))
+        return [project_of(row) for row in self.connection.execute(wanted.order_by(projects.c.name))]
+
+    def account_page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
+        """All accounts of a dataset, in the order of their keys."""
+        parts = (accounts.c.project, accounts.c.principal_id, accounts.c.partition)
+        wanted = select(accounts).where(self._of([dataset_id]))
+        if after is not None:
+            place = tuple_(
+                after.project or "", after.principal_id or NOBODY, after.partition or "", types=[p.type for p in parts]
+            )
+            wanted = wanted.where(tuple_(*parts) > place)
+        return [account_of(row) for row in self.connection.execute(wanted.order_by(*parts).limit(limit))]
+
+    def _of(self, dataset_ids: Collection[UUID]) -> ColumnElement[bool]:
+        return and_(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
+
+    # --- what a decision sees
+
+    def books(self, wanted: Mapping[UUID, Wanted], *, run_ids: Sequence[UUID] = ()) -> Books:
+        """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
+        resolved before."""
+        rows = self.connection.execute(self._decided_on(wanted))
+        return self._books([dataset_of(row, ()) for row in rows], wanted, run_ids)
+
+    def _decided_on(self, wanted: Mapping[UUID, Wanted]) -> Select[Any]:
+        of_these = select(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(wanted)))
+        return of_these.order_by(datasets.c.id)
+
+    def _books(self, found: Sequence[Dataset], wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
+        books = Books(datasets={dataset.id: dataset for dataset in found})
+        for asked in self._account_queries(found, wanted):
+            rows = self.connection.execute(select(accounts).where(accounts.c.tenant_id == self.tenant_id, asked))
+            books.accounts.update((account.key, account) for account in map(account_of, rows))
+        for key in books.accounts:
+            if key.is_base and key.partition is not None:
+                books.partitions[key.dataset_id] = (*books.partitions.get(key.dataset_id, ()), key.partition)
+        for dataset in found:
+            if dataset.definition.is_partitioned:
+                books.partitions.setdefault(dataset.id, ())
+        books.projects.update(self._projects_for(wanted))
+        if run_ids:
+            books.runs.update(self.runs_by_id(run_ids))
+        for dataset in found:
+            if dataset.fair_use.runs_per_hour is not None:
+                for principal_id in wanted[dataset.id].principals:
+                    newest = self._newest_runs(dataset.id, principal_id, limit=dataset.fair_use.runs_per_hour)
+                    books.recent[dataset.id, principal_id] = newest
+        return books
+
+    def _account_queries(
+        self, found: Sequence[Dataset], wanted: Mapping[UUID, Wanted]
+    ) -> Iterator[ColumnElement[bool]]:
+        """One for all datasets that are counted as a whole, and one for each that has partitions."""
+        whole = [dataset.id for dataset in found if not dataset.definition.is_partitioned]
+        if whole:
+            yield and_(
+                accounts.c.dataset_id.in_(whole), accounts.c.partition == "", _held_by(wanted[id_] for id_ in whole)
+            )
+        for dataset in found:
+            asked = wanted[dataset.id]
+            if not dataset.definition.is_partitioned or asked.partitions == set():
+                continue
+            of_it = [accounts.c.dataset_id == dataset.id, _held_by([asked])]
+            if asked.partitions is not None and len(asked.partitions) <= NAMES_MAX:
+                of_it.append(accounts.c.partition.in_(sorted(asked.partitions)))
+            yield and_(*of_it)
+
+    def _projects_for(self, wanted: Mapping[UUID, Wanted]) -> dict[tuple[UUID, str], Project]:
+        ids = [id_ for id_, asked in wanted.items() if asked.projects]
+        if not ids:
+            return {}
+        is_every = any(wanted[id_].is_every_project for id_ in ids)
+        names = None if is_every else {name for id_ in ids for name in wanted[id_].projects}
+        return {(project.dataset_id, project.name): project for project in self.projects_of(ids, names)}
+
+    def _newest_runs(self, dataset_id: UUID, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
+        """When a principal's newest runs on a dataset were decided, oldest first."""
+        newest = (
+            select(places.c.created_us)
+            .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            .where(places.c.principal_id == principal_id)
+            .order_by(places.c.created_us.desc())
+            .limit(limit)
+        )
+        return tuple(reversed(self.connection.execute(newest).scalars().all()))
 
     # --- runs
 
@@ -300,6 +493,7 @@ class Reading:
         limit: int,
         dataset_id: UUID | None = None,
         state: str | None = None,
+        project: str | None = None,
         due_before_us: int | None = None,
         not_due_before_us: int | None = None,
         principal_id: UUID | None = None,
@@ -307,13 +501,18 @@ class Reading:
     ) -> list[Run]:
         """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
         wanted = select(runs).where(runs.c.tenant_id == self.tenant_id)
-        if after is not None:
-            place = tuple_(*after, types=[runs.c.created_us.type, runs.c.id.type])
-            wanted = wanted.where(tuple_(runs.c.created_us, runs.c.id) < place)
+        created_us, run_id = runs.c.created_us, runs.c.id
         if dataset_id is not None:
-            wanted = wanted.where(runs.c.dataset_id == dataset_id)
+            # In the order of that dataset's places, so that a page is a walk along its index.
+            wanted = wanted.join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
+            wanted = wanted.where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            created_us, run_id = places.c.created_us, places.c.run_id
+        if after is not None:
+            wanted = wanted.where(tuple_(created_us, run_id) < tuple_(*after, types=[created_us.type, run_id.type]))
         if state is not None:
             wanted = wanted.where(runs.c.state == state)
+        if project is not None:
+            wanted = wanted.where(runs.c.project == project)
         if due_before_us is not None:
             wanted = wanted.where(runs.c.due_us < due_before_us)
         if not_due_before_us is not None:
@@ -321,15 +520,17 @@ class Reading:
         if principal_id is not None:
             wanted = wanted.where(runs.c.principal_id == principal_id)
         if within is not None:
-            of_names = select(datasets.c.id).where(
-                datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(within))
+            of_names = (
+                select(places.c.run_id)
+                .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+                .where(places.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(within)))
             )
-            wanted = wanted.where(runs.c.dataset_id.in_(of_names))
-        newest_first = wanted.order_by(runs.c.created_us.desc(), runs.c.id.desc()).limit(limit)
+            wanted = wanted.where(runs.c.id.in_(of_names))
+        newest_first = wanted.order_by(created_us.desc(), run_id.desc()).limit(limit)
         return [run_of(row) for row in self.connection.execute(newest_first)]
 
     def run_count(self, dataset_id: UUID) -> int:
-        wanted = select(func.count()).where(runs.c.tenant_id == self.tenant_id, runs.c.dataset_id == dataset_id)
+        wanted = select(func.count()).where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
         return int(self.connection.execute(wanted).scalar_one())
 
     # --- the cache of certificates
@@ -424,33 +625,46 @@ class Writing(Reading):
                 "adjacency": definition.adjacency,
                 "bound": definition.bound,
                 "size": definition.size,
-                "budget": journal.canonical(command.budget),
+                "is_partitioned": int(definition.is_partitioned),
+                **amount_row("ceiling", definition.ceiling),
+                "budget": None if command.budget is None else journal.canonical(command.budget),
+                **amount_row("limit", command.limit),
                 "state": "active",
                 "seq": 0,
                 "head": NO_HASH,
                 "created_us": 0,
             }
-            won.update(self.connection.execute(self._insert_new(datasets).returning(datasets.c.id), [row]).scalars())
+            new = self.connection.execute(self._insert_new(datasets).returning(datasets.c.id), [row]).scalars().all()
+            if new:
+                self._add_lineage(definition)
+            won.update(new)
         return won
 
-    def lock(self, dataset_ids: Sequence[UUID], run_ids: Sequence[UUID]) -> Books:
+    def _add_lineage(self, definition: Definition) -> None:
+        positions = {parent.id: position for position, parent in enumerate(definition.derived_from)}
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "dataset_id": definition.id,
+                "ancestor_id": ancestor_id,
+                "position": positions.get(ancestor_id),
+            }
+            for ancestor_id in definition.ancestors
+        ]
+        if rows:
+            self.connection.execute(insert(lineage), rows)
+
+    def lock(self, wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
         """Locks these datasets, in the order of their ids, and reads what hangs under them.
 
         Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
-        itself would show them as they were before the wait.
+        itself would show them as they were before the wait. The lock leaves the rows' keys alone, so that a dataset
+        that is being derived from one of them need not wait.
         """
-        wanted = (
-            select(datasets)
-            .where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids))
-            .order_by(datasets.c.id)
-            .with_for_update()
-        )
-        locked = {row.id: dataset_of(row) for row in self.connection.execute(wanted)}
-        return Books(
-            datasets=locked,
-            accounts=self.accounts_of(list(locked)) if locked else {},
-            runs=self.runs_by_id(run_ids) if run_ids else {},
-        )
+        if not wanted:
+            return Books()
+        locking = self._decided_on(wanted).with_for_update(key_share=True)
+        return self._books([dataset_of(row, ()) for row in self.connection.execute(locking)], wanted, run_ids)
 
     # --- and last: what was decided
 
@@ -474,41 +688,78 @@ class Writing(Reading):
     def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
         """Writes the rows that changed; `heads` are the journals' new hashes. Entries are appended before."""
         self._save_datasets([row for id_, row in after.datasets.items() if row != before.datasets.get(id_)], heads)
+        self._save_projects([row for key, row in after.projects.items() if row != before.projects.get(key)])
         self._save_accounts(before, after)
         self._save_runs(before, after)
 
     def _save_datasets(self, changed: Sequence[Dataset], heads: Mapping[UUID, bytes]) -> None:
-        for dataset in changed:
-            self.connection.execute(
-                update(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.id == dataset.id),
-                {
-                    "title": dataset.title,
-                    "description": dataset.description,
-                    "budget": journal.canonical(dataset.budget),
-                    "state": dataset.state,
-                    "seq": dataset.seq,
-                    "head": heads[dataset.id],
-                    "created_us": dataset.created_us,
-                },
+        rows = [
+            {
+                "dataset": dataset.id,
+                "title": dataset.title,
+                "description": dataset.description,
+                "budget": None if dataset.budget is None else journal.canonical(dataset.budget),
+                **amount_row("limit", dataset.limit),
+                "fair_use": None if dataset.fair_use == NO_FAIR_USE else journal.canonical(dataset.fair_use.facts()),
+                "state": dataset.state,
+                "seq": dataset.seq,
+                "head": heads[dataset.id],
+                "created_us": dataset.created_us,
+            }
+            for dataset in changed
+        ]
+        if rows:
+            mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id == bindparam("dataset"))
+            self.connection.execute(update(datasets).where(*mine), rows)
+
+    def _save_projects(self, changed: Sequence[Project]) -> None:
+        for project in changed:
+            row = {"budget": journal.canonical(project.budget), **amount_row("limit", project.limit)}
+            key = {"tenant_id": self.tenant_id, "dataset_id": project.dataset_id, "name": project.name}
+            statement = self._insert(projects).on_conflict_do_update(
+                index_elements=["tenant_id", "dataset_id", "name"], set_=row
             )
+            self.connection.execute(statement, [{**key, **row}])
 
     def _save_accounts(self, before: Books, after: Books) -> None:
         old = before.accounts
-        rows = [account_row(self.tenant_id, account) for key, account in after.accounts.items() if key not in old]
-        if rows:
+        new = [account for key, account in after.accounts.items() if key not in old]
+        if new:
+            rows = [{"tenant_id": self.tenant_id, **key_row(each.key), **amounts_row(each)} for each in new]
             self.connection.execute(insert(accounts), rows)
         changed = [account for key, account in after.accounts.items() if key in old and account != old[key]]
-        for account in changed:
-            row = account_row(self.tenant_id, account)
-            amounts = {name: value for name, value in row.items() if name not in ("tenant_id", "id", "dataset_id")}
-            self.connection.execute(
-                update(accounts).where(accounts.c.tenant_id == self.tenant_id, accounts.c.id == account.id), amounts
-            )
+        if changed:
+            parts = key_row(changed[0].key)
+            mine = [
+                accounts.c.tenant_id == self.tenant_id,
+                *(accounts.c[name] == bindparam(f"of_{name}") for name in parts),
+            ]
+            rows = [
+                {**{f"of_{name}": value for name, value in key_row(each.key).items()}, **amounts_row(each)}
+                for each in changed
+            ]
+            self.connection.execute(update(accounts).where(*mine), rows)
 
     def _save_runs(self, before: Books, after: Books) -> None:
         new = [run_row(self.tenant_id, run) for key, run in after.runs.items() if key not in before.runs]
         if new:
             self.connection.execute(insert(runs), new)
+            self.connection.execute(
+                insert(places),
+                [
+                    {
+                        "tenant_id": self.tenant_id,
+                        "run_id": run.id,
+                        "dataset_id": place.dataset_id,
+                        "seq": place.seq,
+                        "principal_id": run.principal_id,
+                        "created_us": run.created_us,
+                    }
+                    for key, run in after.runs.items()
+                    if key not in before.runs
+                    for place in run.places
+                ],
+            )
         moved = [run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]]
         if moved:
             statement = update(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id == bindparam("run"))
@@ -571,9 +822,26 @@ class Writing(Reading):
         self.connection.execute(insert(operator_keys), {"id": key_id, "digest": digest, "created_us": now_us})
 
     def _insert_new(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        """INSERT … ON CONFLICT DO NOTHING, which both databases have and SQLAlchemy keeps apart."""
-        made = postgresql.insert(table) if self._postgresql else sqlite.insert(table)
-        return made.on_conflict_do_nothing()
+        """INSERT … ON CONFLICT DO NOTHING."""
+        return self._insert(table).on_conflict_do_nothing()
+
+    def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
+        """INSERT … ON CONFLICT, which both databases have and SQLAlchemy keeps apart."""
+        return postgresql.insert(table) if self._postgresql else sqlite.insert(table)
+
+
+def _is_base() -> ColumnElement[bool]:
+    return and_(accounts.c.project == "", accounts.c.principal_id == NOBODY)
+
+
+def _held_by(wanted: Iterable[Wanted]) -> ColumnElement[bool]:
+    """Of nobody, of these projects, of these principals."""
+    names, ids = {""}, {NOBODY}
+    for asked in wanted:
+        names |= asked.projects
+        ids |= asked.principals
+    # At most one of the two names somebody.
+    return and_(accounts.c.project.in_(sorted(names)), accounts.c.principal_id.in_(sorted(ids)))
 
 
 def _key(row: Row[Any]) -> Key:

@@ -52,15 +52,27 @@ class Uid(TypeDecorator[UUID]):
 
 
 Big: Final = BigInteger().with_variant(Integer(), "sqlite")
+NOBODY: Final = UUID(int=0)
+"""Stands in a key where an account is no principal's."""
 LIMIT_MU_SQ_PICO_MAX: Final = 10**18
 """A budget's mu is at most 1000. With this bound no expression in a constraint can pass 2^63."""
 
 metadata = MetaData()
 
 
-def _amount(name: str) -> list[Column[Any]]:
+def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
     """The two columns of an amount."""
-    return [Column(f"{name}_mu_sq_pico", Big, nullable=False), Column(f"{name}_delta_atto", Big, nullable=False)]
+    return [Column(f"{name}_{quantity}", Big, nullable=nullable) for quantity in ("mu_sq_pico", "delta_atto")]
+
+
+def _limit_range(table: str, name: str) -> CheckConstraint:
+    """That a limit is one, or that there is none."""
+    mu, delta = f"{name}_mu_sq_pico", f"{name}_delta_atto"
+    return CheckConstraint(
+        f"({mu} IS NULL) = ({delta} IS NULL) AND ({mu} IS NULL OR ({mu} >= 0 AND {mu} <= {LIMIT_MU_SQ_PICO_MAX}"
+        f" AND {delta} >= 0 AND {delta} <= {LIMIT_MU_SQ_PICO_MAX}))",
+        name=f"{table}_{name}_range",
+    )
 
 
 def _within(quantity: str) -> list[CheckConstraint]:
@@ -148,7 +160,11 @@ datasets = _of_tenant(
     Column("adjacency", Text, nullable=False),
     Column("bound", Text, nullable=False),
     Column("size", Big),
-    Column("budget", Text, nullable=False),
+    Column("is_partitioned", Big, nullable=False),
+    *_amount("ceiling", nullable=True),
+    Column("budget", Text),
+    *_amount("limit", nullable=True),
+    Column("fair_use", Text),
     Column("state", Text, nullable=False),
     Column("seq", Big, nullable=False),
     Column("head", LargeBinary, nullable=False),
@@ -159,35 +175,71 @@ datasets = _of_tenant(
     CheckConstraint("bound IN ('certified', 'clt')", name="datasets_bound"),
     CheckConstraint("state IN ('active', 'frozen', 'retired')", name="datasets_state"),
     CheckConstraint("seq >= 0 AND length(head) = 32", name="datasets_head"),
+    CheckConstraint("is_partitioned IN (0, 1)", name="datasets_is_partitioned"),
+    CheckConstraint("(budget IS NULL) = (limit_mu_sq_pico IS NULL)", name="datasets_budget"),
+    CheckConstraint(
+        "ceiling_mu_sq_pico IS NULL OR (limit_mu_sq_pico IS NOT NULL AND limit_mu_sq_pico <= ceiling_mu_sq_pico"
+        " AND limit_delta_atto <= ceiling_delta_atto)",
+        name="datasets_within_ceiling",
+    ),
+    _limit_range("datasets", "limit"),
+    _limit_range("datasets", "ceiling"),
     key=("id",),
 )
 
+# Of every dataset each dataset that it is derived from, directly or through others. It never changes.
+lineage = _of_tenant(
+    "lineage",
+    Column("dataset_id", Uid, nullable=False),
+    Column("ancestor_id", Uid, nullable=False),
+    Column("position", Big),
+    _references("lineage_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    _references("lineage_ancestor_fkey", ("ancestor_id",), "datasets", ("id",)),
+    CheckConstraint("dataset_id <> ancestor_id", name="lineage_no_cycle"),
+    key=("dataset_id", "ancestor_id"),
+)
+
+projects = _of_tenant(
+    "projects",
+    Column("dataset_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    *_amount("limit"),
+    _references("projects_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("name <> ''", name="projects_name"),
+    _limit_range("projects", "limit"),
+    key=("dataset_id", "name"),
+)
+
+# The parts of a key are never NULL, so that it tells accounts apart: '' and NOBODY stand for none.
 accounts = _of_tenant(
     "accounts",
-    Column("id", Uid, nullable=False),
     Column("dataset_id", Uid, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("principal_id", Uid, nullable=False),
     *(column for part in ("limit", "spent", "held", "overdrawn") for column in _amount(part)),
-    UniqueConstraint("tenant_id", "dataset_id", name="accounts_dataset_key"),
     _references("accounts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint(f"project = '' OR principal_id = '{NOBODY}'", name="accounts_holder"),
     *_within("mu_sq_pico"),
     *_within("delta_atto"),
-    key=("id",),
+    # By what is asked for in a dataset: the base accounts, those of some partitions, a project's.
+    key=("dataset_id", "project", "principal_id", "partition"),
 )
 
 runs = _of_tenant(
     "runs",
     Column("id", Uid, nullable=False),
-    Column("dataset_id", Uid, nullable=False),
     Column("principal_id", Uid, nullable=False),
+    Column("project", Text),
     Column("state", Text, nullable=False),
-    Column("seq", Big, nullable=False),
     Column("mu_sq_pico", Big),
     Column("delta_atto", Big),
     Column("created_us", Big, nullable=False),
     Column("started_us", Big),
     Column("ended_us", Big),
     Column("due_us", Big),
-    _references("runs_entry_fkey", ("dataset_id", "seq"), "entries", ("dataset_id", "seq")),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="runs_tenant_fkey"),
     CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
     CheckConstraint(
         "(state = 'refused' AND mu_sq_pico IS NULL AND delta_atto IS NULL)"
@@ -197,9 +249,24 @@ runs = _of_tenant(
     ),
     CheckConstraint("(state IN ('held', 'started')) = (due_us IS NOT NULL)", name="runs_due"),
     Index("runs_newest", "tenant_id", "created_us", "id"),
-    Index("runs_of_dataset", "tenant_id", "dataset_id", "created_us", "id"),
+    Index("runs_of_project", "tenant_id", "project", "created_us", "id"),
     Index("runs_due_first", "tenant_id", "due_us"),
     key=("id",),
+)
+
+# Where a run was decided: one row for each dataset that it touches, roots included.
+places = _of_tenant(
+    "places",
+    Column("run_id", Uid, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("created_us", Big, nullable=False),
+    _references("places_run_fkey", ("run_id",), "runs", ("id",)),
+    _references("places_entry_fkey", ("dataset_id", "seq"), "entries", ("dataset_id", "seq")),
+    Index("places_newest", "tenant_id", "dataset_id", "created_us", "run_id"),
+    Index("places_of_principal", "tenant_id", "dataset_id", "principal_id", "created_us"),
+    key=("run_id", "dataset_id"),
 )
 
 entries = _of_tenant(
@@ -296,9 +363,14 @@ GRANTS: Final[dict[str, str]] = {
     "tenants": "SELECT, INSERT",
     "operator_keys": "SELECT",
     "keys": "SELECT, INSERT, UPDATE (revoked_us)",
-    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, state, seq, head, created_us)",
-    "accounts": "SELECT, INSERT, UPDATE",
+    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
+    " state, seq, head, created_us)",
+    "lineage": "SELECT, INSERT",
+    "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
+    "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
+    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto)",
     "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
+    "places": "SELECT, INSERT",
     "entries": "SELECT, INSERT",
     "claims": "SELECT, INSERT, DELETE",
     "certificates": "SELECT, INSERT, DELETE",

@@ -71,7 +71,7 @@ def verify(lines: Iterable[str]) -> Verified:
         source.entries(), tenant_id=UUID(about["tenant"]["id"]), dataset_id=UUID(about["dataset"]["id"])
     )
     source.demand_head(found)
-    if found.account is None:
+    if found.seq == 0:
         raise JournalBroken("is missing: the journal has no entries", seq=1)
     return Verified(about["tenant"]["name"], about["dataset"]["name"], found)
 

@@ -5,7 +5,7 @@ thread at a time, so a busy dataset's row is locked once for a whole group inste
 group's transaction, in this order in every process (so that two of them cannot wait for each other in a circle):
 
 1. claim the idempotency keys and the names of new datasets, each sorted; a key that is taken is answered as before;
-2. lock the datasets, sorted by id, and read their accounts and the runs that are named;
+2. lock the datasets, own and roots, sorted by id, and read the accounts and the runs that the commands are about;
 3. take the time, and check that the keys of those who ask are still good;
 4. decide, seal the entries, write, commit;
 5. answer.
@@ -22,16 +22,16 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import journal
-from ledger.decide import Outcome, Repeat, decide
+from ledger.decide import Batched, Drafts, Repeat, Unrecorded, decide, wanted
 from ledger.errors import (
     IdempotencyKeyReused,
     Internal,
@@ -40,8 +40,8 @@ from ledger.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ledger.model import Ask, Books, Command, Draft, Entry, Register, Settle, Start, Void
-from ledger.store import Claimed, Store, Writing, failure_kind
+from ledger.model import Ask, Batch, Books, Command, Entry, Register, Settle, Single, Start, Void
+from ledger.store import Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -49,8 +49,12 @@ TRIES: Final = 6
 RETRY_WAIT_SECONDS: Final = 0.02
 
 T = TypeVar("T")
-Result = Entry | Repeat
-"""What a command that succeeded is answered with: the entry it left, or the one it repeats."""
+Entries = tuple[Entry, ...]
+Result = Entries | Repeat
+"""What a command that succeeded is answered with: the entries it left, or those it repeats."""
+Results = tuple[Result | Unrecorded | LedgerError, ...]
+"""What a batch is answered with, run by run."""
+_Answer = Result | Results | LedgerError
 
 
 @dataclass(slots=True)
@@ -62,13 +66,19 @@ class _Item:
     work: Callable[[Writing], Any] | None = None
 
     @property
-    def key(self) -> str | None:
-        return self.command.claim.key if isinstance(self.command, Ask) else None
+    def keys(self) -> set[str]:
+        return {ask.claim.key for ask in _asks(self.command)}
+
+    @property
+    def weight(self) -> int:
+        """How many commands it counts for."""
+        return len(self.command.asks) if isinstance(self.command, Batch) else 1
 
 
 @dataclass(slots=True)
 class _Queue:
     items: deque[_Item] = field(default_factory=deque)
+    weight: int = 0
     is_served: bool = False
 
 
@@ -105,9 +115,13 @@ class Writer:
         """Whether every writer thread runs. One that died is a fault that this process does not recover from."""
         return not self._is_broken and all(thread.is_alive() for thread in self._threads)
 
-    def submit(self, tenant_id: UUID, command: Command) -> Future[Result]:
+    def submit(self, tenant_id: UUID, command: Single) -> Future[Result]:
         """Queues a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded when full."""
         return self._put(tenant_id, _Item(Future(), command=command))
+
+    def submit_batch(self, tenant_id: UUID, batch: Batch) -> Future[Results]:
+        """Queues runs that are decided in one transaction. The future holds what came of each, in order."""
+        return self._put(tenant_id, _Item(Future(), command=batch))
 
     def run(self, tenant_id: UUID, work: Callable[[Writing], T]) -> Future[T]:
         """Queues work that is no journal command (keys, tenants), for a transaction of its own."""
@@ -118,10 +132,13 @@ class Writer:
             if self._is_closing or not self.is_alive:
                 raise Overloaded("The ledger is shutting down or not well.", retry_after_seconds=5)
             queue = self._queues.setdefault(tenant_id, _Queue())
-            if len(queue.items) >= self._queue_max or self._waiting >= 4 * self._queue_max:
+            # A batch may be larger than a queue, so the first is always let in.
+            is_full = queue.items and queue.weight + item.weight > self._queue_max
+            if is_full or (self._waiting and self._waiting + item.weight > 4 * self._queue_max):
                 raise Overloaded("Too many requests are waiting to be decided.")
             queue.items.append(item)
-            self._waiting += 1
+            queue.weight += item.weight
+            self._waiting += item.weight
             if not queue.is_served and len(queue.items) == 1:
                 self._turns.append(tenant_id)
                 self._changed.notify()
@@ -155,17 +172,20 @@ class Writer:
         queue.is_served = True
         group: list[_Item] = []
         keys: set[str] = set()
-        while queue.items and len(group) < self._group_max:
+        weight = 0
+        while queue.items:
             item = queue.items[0]
-            if item.key in keys or (item.work is not None and group):
+            is_full = weight + item.weight > self._group_max
+            if group and (is_full or item.work is not None or not keys.isdisjoint(item.keys)):
                 break
             queue.items.popleft()
-            self._waiting -= 1
+            queue.weight -= item.weight
+            self._waiting -= item.weight
             # A request whose client went away before its turn is dropped; from here on it can no longer be cancelled.
             if item.future.set_running_or_notify_cancel():
                 group.append(item)
-            if item.key is not None:
-                keys.add(item.key)
+                weight += item.weight
+                keys |= item.keys
             if item.work is not None:
                 break
         return group
@@ -180,9 +200,9 @@ class Writer:
             del self._queues[tenant_id]
 
     def _drain(self, tenant_id: UUID) -> list[_Item]:
-        waiting = self._queues.pop(tenant_id).items
-        self._waiting -= len(waiting)
-        return [item for item in waiting if item.future.set_running_or_notify_cancel()]
+        queue = self._queues.pop(tenant_id)
+        self._waiting -= queue.weight
+        return [item for item in queue.items if item.future.set_running_or_notify_cancel()]
 
     @staticmethod
     def _fail(items: Sequence[_Item]) -> None:
@@ -226,10 +246,10 @@ class Writer:
 
     def _was_committed(self, tenant_id: UUID, answers: Sequence[Any]) -> bool:
         """Whether a transaction whose connection was lost did commit: one of its entries tells for all of them."""
-        sealed = [answer for answer in answers if isinstance(answer, Entry)]
+        sealed = next(_sealed(answers), None)
         try:
             with self._store.reading(tenant_id) as reading:
-                return bool(sealed) and reading.has_entry(sealed[0])
+                return sealed is not None and reading.has_entry(sealed)
         except SQLAlchemyError:
             return False
 
@@ -242,33 +262,137 @@ class Writer:
                 answers.extend(_decide_group(writing, [item.command for item in group if item.command is not None]))
 
 
-def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[Result | LedgerError]:
-    """Everything between BEGIN and COMMIT."""
-    answers: dict[int, Result | LedgerError] = {}
-    asks = {command.run_id: (command.actor, command.claim) for command in commands if isinstance(command, Ask)}
-    taken = writing.claim(asks)
+def _asks(command: Command | None) -> tuple[Ask, ...]:
+    match command:
+        case Ask():
+            return (command,)
+        case Batch():
+            return command.asks
+        case _:
+            return ()
+
+
+def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
+    """The entries among answers, those of a batch too."""
+    for answer in answers:
+        if isinstance(answer, Entry):
+            yield answer
+        elif isinstance(answer, tuple):
+            yield from _sealed(answer)
+
+
+# --- everything between BEGIN and COMMIT -----------------------------------------------------------------------------
+
+
+def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer]:
+    answers: dict[int, _Answer] = {}
+    claimed = _Claimed(writing, [ask for command in commands for ask in _asks(command)])
     named = writing.claim_names([command for command in commands if isinstance(command, Register)])
     for index, command in enumerate(commands):
-        if isinstance(command, Ask) and command.claim.key in taken:
-            answers[index] = _repeat(command, taken[command.claim.key])
-        elif isinstance(command, Register) and command.dataset_id not in named:
+        if isinstance(command, Ask) and (repeated := claimed.repeated(command)) is not None:
+            answers[index] = repeated
+        elif isinstance(command, Register) and command.definition.id not in named:
             answers[index] = NameTaken(name=command.definition.name)
 
-    books = writing.lock(
-        sorted({command.dataset_id for index, command in enumerate(commands) if index not in answers}),
-        [command.run_id for command in commands if isinstance(command, Start | Settle | Void)],
-    )
+    open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
+    runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
+    books = writing.lock(wanted(open_.values()), runs)
     now_us = writing.now_us()
-    answers |= _refuse_dead_keys(writing, commands, now_us)
+    dead = _refuse_dead_keys(writing, commands, now_us)
+    answers |= dead
 
-    open_ = {index: command for index, command in enumerate(commands) if index not in answers}
+    open_ = {index: command for index, command in open_.items() if index not in dead}
     after, outcomes = decide(books, list(open_.values()), now_us=now_us)
-    answers |= _write(writing, books, after, dict(zip(open_, outcomes, strict=True)), now_us)
-    _let_go(writing, commands, answers, taken, named)
-    return [answers[index] for index in range(len(commands))]
+    sealing = _Sealing(writing, books, now_us)
+    for index, outcome in zip(open_, outcomes, strict=True):
+        match outcome:
+            case Batched():
+                decided = iter([sealing.answer(each) for each in outcome.outcomes])
+                answers[index] = tuple(claimed.repeated(ask) or next(decided) for ask in _asks(commands[index]))
+            case Repeat() | LedgerError():
+                answers[index] = outcome
+            case _:
+                answers[index] = sealing.seal(outcome)
+    sealing.write(after)
+    ordered = [answers[index] for index in range(len(commands))]
+    for command, answer in zip(commands, ordered, strict=True):
+        if isinstance(command, Register) and command.definition.id in named and isinstance(answer, LedgerError):
+            raise answer  # its row must go with the transaction; the rest of the group is run again without it
+    claimed.let_go(commands, ordered)
+    return ordered
 
 
-def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> dict[int, Result | LedgerError]:
+class _Claimed:
+    """The idempotency keys of a group: those that are new, and what those that were taken stand for."""
+
+    def __init__(self, writing: Writing, asks: Sequence[Ask]) -> None:
+        self._writing = writing
+        self._taken = writing.claim({ask.run_id: (ask.actor, ask.claim) for ask in asks})
+        before = [claimed.run_id for claimed in self._taken.values()]
+        runs = writing.runs_by_id(before).values() if before else ()
+        self._refused = {run.id for run in runs if run.state == "refused"}
+
+    def repeated(self, ask: Ask) -> Repeat | LedgerError | None:
+        """What a request is answered whose key was taken; None where it is new."""
+        claimed = self._taken.get(ask.claim.key)
+        if claimed is None:
+            return None
+        same = (claimed.principal_id, claimed.digest) == (ask.actor.principal_id, ask.claim.digest)
+        return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused()
+
+    def rest(self, command: Command) -> Command:
+        """The command without those of a batch's runs that were decided before."""
+        if not isinstance(command, Batch):
+            return command
+        before = {ask.run_id: self.repeated(ask) for ask in command.asks}
+        spoilt = any(
+            isinstance(repeated, LedgerError) or (repeated is not None and repeated.run_id in self._refused)
+            for repeated in before.values()
+        )
+        asks = tuple(ask for ask in command.asks if before[ask.run_id] is None)
+        return replace(command, asks=asks, is_spoilt=command.is_spoilt or spoilt)
+
+    def let_go(self, commands: Sequence[Command], answers: Sequence[_Answer]) -> None:
+        """Undoes the claims of requests that came to nothing."""
+        unbound: list[str] = []
+        for command, answer in zip(commands, answers, strict=True):
+            asks = _asks(command)
+            of_each: Sequence[Any] = [answer] * len(asks)
+            if isinstance(command, Batch) and isinstance(answer, tuple):
+                of_each = answer
+            for ask, one in zip(asks, of_each, strict=True):
+                if isinstance(one, LedgerError | Unrecorded) and ask.claim.key not in self._taken:
+                    unbound.append(ask.claim.key)
+        self._writing.unclaim(unbound)
+
+
+class _Sealing:
+    """Seals drafts in order, and writes the entries and the rows that changed."""
+
+    def __init__(self, writing: Writing, before: Books, now_us: int) -> None:
+        self._writing, self._before, self._now_us = writing, before, now_us
+        self._heads = {dataset.id: dataset.head for dataset in before.datasets.values()}
+        self._entries: list[Entry] = []
+
+    def seal(self, drafts: Drafts) -> Entries:
+        sealed: list[Entry] = []
+        for draft in drafts:
+            prev = self._heads[draft.dataset_id]
+            entry = journal.seal(draft, tenant_id=self._writing.tenant_id, prev=prev, at_us=self._now_us)
+            self._heads[draft.dataset_id] = entry.hash
+            sealed.append(entry)
+        self._entries += sealed
+        return tuple(sealed)
+
+    def answer(self, outcome: Drafts | Unrecorded | LedgerError) -> Entries | Unrecorded | LedgerError:
+        return outcome if isinstance(outcome, Unrecorded | LedgerError) else self.seal(outcome)
+
+    def write(self, after: Books) -> None:
+        self._writing.append(self._entries)
+        self._writing.save(self._before, after, self._heads)
+
+
+def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
     """The key was looked at when the request came in; it may have been revoked while the request waited."""
     keys = writing.keys_by_id(sorted({command.actor.key_id for command in commands}))
     return {
@@ -276,51 +400,6 @@ def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int
         for index, command in enumerate(commands)
         if command.actor.key_id not in keys or not keys[command.actor.key_id].is_live(now_us)
     }
-
-
-def _let_go(
-    writing: Writing,
-    commands: Sequence[Command],
-    answers: dict[int, Result | LedgerError],
-    taken: Container[str],
-    named: Container[UUID],
-) -> None:
-    """Undoes the claims of requests that came to nothing."""
-    unbound = []
-    for index, command in enumerate(commands):
-        answer = answers[index]
-        if isinstance(answer, LedgerError):
-            if isinstance(command, Ask) and command.claim.key not in taken:
-                unbound.append(command.claim.key)
-            if isinstance(command, Register) and command.dataset_id in named:
-                raise answer  # its row must go with the transaction; the rest of the group is run again without it
-    writing.unclaim(unbound)
-
-
-def _repeat(command: Ask, claimed: Claimed) -> Repeat | LedgerError:
-    same = (claimed.principal_id, claimed.digest) == (command.actor.principal_id, command.claim.digest)
-    return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused()
-
-
-def _write(
-    writing: Writing, before: Books, after: Books, outcomes: dict[int, Outcome], now_us: int
-) -> dict[int, Result | LedgerError]:
-    """Seals the drafts in order, appends them, saves the rows that changed."""
-    heads = {dataset.id: dataset.head for dataset in before.datasets.values()}
-    answers: dict[int, Result | LedgerError] = {}
-    entries: list[Entry] = []
-    for index, outcome in outcomes.items():
-        if isinstance(outcome, Draft):
-            prev = heads[outcome.dataset_id]
-            entry = journal.seal(outcome, tenant_id=writing.tenant_id, prev=prev, at_us=now_us)
-            heads[outcome.dataset_id] = entry.hash
-            entries.append(entry)
-            answers[index] = entry
-        else:
-            answers[index] = outcome
-    writing.append(entries)
-    writing.save(before, after, heads)
-    return answers
 
 
 def _as_ledger_error(error: Exception) -> LedgerError:

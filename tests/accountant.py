@@ -10,7 +10,8 @@ from fractions import Fraction
 from typing import Any
 
 from ledger.accounting import amounts, mechanisms
-from ledger.accounting.mechanisms import AnyMechanism, Cost
+from ledger.accounting.costs import Cost
+from ledger.accounting.mechanisms import AnyMechanism
 
 WAIT_SECONDS_MAX = 30.0
 DPSGD = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson", "sample_rate": 0.01, "steps": 1000}
@@ -23,17 +24,19 @@ def dpsgd(**changes: Any) -> AnyMechanism:
 
 
 class Accountant:
-    """Stands in for `mechanisms.cost`: counts its calls, can be held, and can be told to fail."""
+    """Stands in for `costs.cost`: counts its calls, can be held, and can be told to fail."""
 
     def __init__(self) -> None:
         self.calls: list[str] = []
+        self.segments: list[int] = []
         self.begun = threading.Semaphore(0)
         self.go_on = threading.Event()
         self.go_on.set()
         self.error: Exception | None = None
 
-    def __call__(self, mechanism: AnyMechanism, *, delta: Fraction | Decimal, **_: Any) -> Cost:
+    def __call__(self, mechanism: AnyMechanism, *, delta: Fraction | Decimal, segments: int = 1, **_: Any) -> Cost:
         self.calls.append(threading.current_thread().name)
+        self.segments.append(segments)
         self.begun.release()
         assert self.go_on.wait(WAIT_SECONDS_MAX)
         if self.error is not None:

@@ -23,7 +23,7 @@ from sqlalchemy import make_url
 
 from ledger import deploy, keys
 from ledger.accounting import ACCOUNTANT
-from ledger.model import Actor, Amount, Ask, Claim, Definition, Register
+from ledger.model import Actor, Amount, Ask, Claim, Definition, Register, Use
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from ledger.writer import Writer
@@ -54,14 +54,15 @@ class Bench:
 
     def dataset(self, name: str) -> UUID:
         definition = Definition(uuid4(), name, "record", "add_or_remove_one", "clt", None)
-        command = Register(self.actor, definition, uuid4(), "", "", {"mu": 1}, LIMIT)
+        command = Register(self.actor, definition, "", "", {"mu": 1}, LIMIT)
         self.writer.submit(self.actor.tenant_id, command).result()
         return definition.id
 
     def ask(self, dataset: UUID, cost: Amount) -> Ask:
         request = {"datasets": ["data"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}}
         costing = {"bound": "clt", "adjacency": "add_or_remove_one", "method": "gaussian", "accountant": ACCOUNTANT}
-        return Ask(self.actor, dataset, uuid4(), Claim(str(uuid4()), bytes(32)), cost, request, costing, 10**12)
+        claim, use = Claim(str(uuid4()), bytes(32)), Use(dataset, (), ("data",))
+        return Ask(self.actor, uuid4(), claim, (use,), None, cost, request, costing, 10**12)
 
     def fill(self, dataset: UUID, entries: int) -> float:
         """Adds entries, a group at a time, and returns how many a second."""

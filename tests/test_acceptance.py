@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from ledger import journal
-from ledger.model import Amount
+from ledger.model import AccountKey, Amount
 from tests.driver import Ledger
 
 CASES = json.loads((Path(__file__).parent / "cases" / "gdp_reference.json").read_text())["cases"]
@@ -128,8 +128,9 @@ def check_journal(ledger: Ledger, *, held: int) -> None:
         assert body in text
         entries.append((body, bytes.fromhex(item["hash"])))
     replayed = journal.replay(entries, tenant_id=UUID(first["tenant"]), dataset_id=UUID(first["dataset_id"]))
-    assert replayed.account is not None
-    assert replayed.account.held == Amount(held, 0)
+    assert {key: account.held for key, account in replayed.accounts.items()} == {
+        AccountKey(UUID(first["dataset_id"])): Amount(held, 0)
+    }
     head = ledger.get("/v1/datasets/mnist/head").json()
     assert (head["seq"], head["hash"]) == (len(items), items[-1]["hash"])
 

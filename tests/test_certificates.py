@@ -23,7 +23,8 @@ from ledger import certificates as certificates_module
 from ledger import store as store_module
 from ledger import tables
 from ledger.accounting import amounts, mechanisms
-from ledger.accounting.mechanisms import AnyMechanism, Cost
+from ledger.accounting.costs import Cost
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.certificates import Certificates, digest_of, read, share_of, written
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.model import Amount
@@ -104,7 +105,18 @@ def test_equal_parameters_have_equal_keys_and_no_others() -> None:
         digest_of(dpsgd(), **facts | {"bound": "clt"}),
         digest_of(dpsgd(), **facts | {"adjacency": "add_or_remove_one"}),
         digest_of(dpsgd(), **facts | {"delta": Decimal("1.1e-8")}),
+        digest_of(dpsgd(), **facts, segments=2),
+        digest_of(dpsgd(), **facts, segments=3),
     ]
+    assert digest_of(dpsgd(), **facts, segments=1) == plain
+    # Resized by epochs, it is like nothing that can be declared: sizes with steps.
+    by_epochs = mechanisms.parse(
+        {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
+        | {"dataset_size": 100, "batch_size": 1, "epochs": 10}
+    )
+    changed += [digest_of(mechanism, **facts) for mechanism in (by_epochs, mechanisms.resized(by_epochs, 1000))]
+    changed.append(digest_of(mechanisms.resized(by_epochs, 999), **facts))
+    assert digest_of(mechanisms.resized(dpsgd(steps=7), 1000), **facts) == plain
     assert len({plain, *changed}) == len(changed) + 1
 
 
@@ -194,6 +206,18 @@ def test_a_cheap_cost_is_worked_out_at_once(caches: Caches) -> None:
     assert accountant.calls == [threading.main_thread().name] * 3
     cache.close()
     assert caches.rows() == []
+
+
+def test_segments_are_one_computation(caches: Caches) -> None:
+    """Goal: k segments are computed and kept as one cost, apart from the run without them. Method: count the calls."""
+    accountant = Accountant()
+    cache = caches.open(accountant)
+    together(cost(cache, dpsgd(), segments=4), cost(cache, dpsgd(), segments=4), cost(cache, dpsgd(), segments=1))
+    together(cost(cache, dpsgd()), cost(cache, dpsgd(), segments=4))
+    assert len(accountant.calls) == 2
+    assert sorted(accountant.segments) == [1, 4]
+    cache.close()
+    assert len(caches.rows()) == 2
 
 
 def test_computing_does_not_hold_the_event_loop(caches: Caches) -> None:

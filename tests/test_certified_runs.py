@@ -19,7 +19,7 @@ import pytest
 from sqlalchemy import select
 
 from ledger import journal, keys, tables, verify
-from ledger.accounting import mechanisms
+from ledger.accounting import costs, mechanisms
 from ledger.certificates import Certificates, Costing, read, written
 from ledger.errors import TooLarge
 from ledger.model import Amount
@@ -41,7 +41,9 @@ def counted_on(ledger: Ledger, accountant: Costing, **limits: Any) -> Iterator[N
     state = ledger.client.app.state
     real = state.services
     made = Certificates(real.store, compute=accountant, **{"seconds_max": WAIT_SECONDS_MAX, **limits})
-    state.services = dataclasses.replace(real, certificates=made, runs=Runs(real.store, real.writer, made))
+    state.services = dataclasses.replace(
+        real, certificates=made, runs=Runs(real.store, real.writer, real.catalogue, made)
+    )
     try:
         yield
     finally:
@@ -176,7 +178,7 @@ MNIST_RUN: dict[str, Any] = {
 def recomputed(entry: dict[str, Any]) -> Amount:
     """The cost of a run, from its entry alone."""
     facts = {name: entry[name] for name in ("bound", "adjacency", "delta")}
-    return mechanisms.cost(mechanisms.parse(entry["request"]["mechanism"]), **facts).amount
+    return costs.cost(mechanisms.parse(entry["request"]["mechanism"]), **facts).amount
 
 
 def test_a_cost_can_be_computed_anew_from_its_entry(ledger: Ledger, store: Store) -> None:
@@ -193,12 +195,12 @@ def test_a_cost_can_be_computed_anew_from_its_entry(ledger: Ledger, store: Store
         ).all()
         lower = written(dataclasses.replace(read(body), mu=0.1, mu_sq=Fraction(1, 100)))
         writing.keep_certificate(digest, lower, now_us=writing.now_us(), rows_max=10)
-    with counted_on(ledger, mechanisms.cost):
+    with counted_on(ledger, costs.cost):
         assert ledger.ask(MNIST_RUN).json()["cost"]["mu"] == 0.1
     with store.reading(tenant_id) as reading:
         found = reading.dataset("mnist")
         assert found is not None
-        entries = [journal.parse(entry.body) for entry in reading.entry_page(found[0].id, after=1, limit=9)]
+        entries = [journal.parse(entry.body) for entry in reading.entry_page(found.id, after=1, limit=9)]
     assert [recomputed(entry) == Amount.of(entry["cost"]) for entry in entries] == [True, False]
 
 
@@ -227,7 +229,7 @@ def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
     ledger.register(**{**CERTIFIED, "budget": {"mu": 0.5, "delta": 1e-6}})
     assert ledger.post("/v1/evaluate", {"mechanism": MNIST_RUN}).status_code == 200
     accountant = Accountant()
-    with counted_on(ledger, mechanisms.cost, threads=1, seconds_max=1.0), held(accountant):
+    with counted_on(ledger, costs.cost, threads=1, seconds_max=1.0), held(accountant):
         ledger.client.app.state.services.certificates._pool.submit(BETA, partial(accountant, dpsgd(), delta=Decimal(0)))
         waiting = ledger.ask(MNIST_RUN, key="k")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "overloaded")

@@ -180,7 +180,7 @@ def _engine(kind: str, who: str, settings: Settings, templates: Templates) -> En
 # --- the rows --------------------------------------------------------------------------------------------------------
 
 ACME, BETA = UUID(int=0xA), UUID(int=0xB)
-MNIST, SPARE, MAIN_RUN, MAIN_KEY, MAIN_ACCOUNT = (UUID(int=number) for number in range(1, 6))
+MNIST, SPARE, MAIN_RUN, SPARE_RUN, MAIN_KEY = (UUID(int=number) for number in range(1, 6))
 NOWHERE = UUID(int=0xF)
 
 
@@ -210,13 +210,28 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "adjacency": "replace_one",
             "bound": "certified",
             "size": None,
+            "is_partitioned": 0,
+            "ceiling_mu_sq_pico": 200,
+            "ceiling_delta_atto": 200,
             "budget": "{}",
+            "limit_mu_sq_pico": 100,
+            "limit_delta_atto": 100,
+            "fair_use": None,
             "state": "active",
             "seq": 0,
             "head": bytes(32),
             "created_us": 1,
         },
-        "accounts": {"id": id_, "dataset_id": SPARE if tenant == ACME else MNIST}
+        "lineage": {"dataset_id": SPARE, "ancestor_id": MNIST, "position": 0},
+        "projects": {
+            "dataset_id": MNIST,
+            "name": f"project-{id_}",
+            "budget": "{}",
+            "limit_mu_sq_pico": 100,
+            "limit_delta_atto": 100,
+        },
+        "accounts": {"dataset_id": SPARE if tenant == ACME else MNIST}
+        | {"partition": "", "project": "", "principal_id": tables.NOBODY}
         | {f"limit_{quantity}": 100 for quantity in QUANTITIES}
         | {f"spent_{quantity}": 40 for quantity in QUANTITIES}
         | {f"held_{quantity}": 30 for quantity in QUANTITIES}
@@ -232,16 +247,22 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
         },
         "runs": {
             "id": id_,
-            "dataset_id": MNIST if tenant == ACME else SPARE,
             "principal_id": NOWHERE,
+            "project": None,
             "state": "held",
-            "seq": 1,
             "mu_sq_pico": 0,
             "delta_atto": 0,
             "created_us": 1,
             "started_us": None,
             "ended_us": None,
             "due_us": 2,
+        },
+        "places": {
+            "run_id": SPARE_RUN,
+            "dataset_id": MNIST if tenant == ACME else SPARE,
+            "seq": 1,
+            "principal_id": NOWHERE,
+            "created_us": 1,
         },
         "claims": {"key": f"key {id_}", "principal_id": NOWHERE, "digest": bytes(32), "run_id": MAIN_RUN},
         "certificates": {"digest": 2 * id_.bytes, "body": "{}", "created_us": 1},
@@ -261,12 +282,18 @@ ROWS: dict[Table, list[dict[str, Any]]] = {
         row(tables.datasets, tenant=BETA, id=MNIST, name="beta's"),
         row(tables.datasets, tenant=BETA, id=SPARE, name="beta's, too", seq=1),
     ],
-    tables.accounts: [row(tables.accounts, id=MAIN_ACCOUNT, dataset_id=MNIST)],
+    tables.lineage: [row(tables.lineage, dataset_id=MNIST, ancestor_id=SPARE)],
+    tables.projects: [row(tables.projects, name="ranking")],
+    tables.accounts: [row(tables.accounts, dataset_id=MNIST)],
     tables.entries: [
         *(row(tables.entries, seq=seq, body=f'{{"seq":{seq}}}') for seq in (1, 2, 3)),
         row(tables.entries, tenant=BETA, dataset_id=SPARE),
     ],
-    tables.runs: [row(tables.runs, id=MAIN_RUN)],
+    tables.runs: [
+        *(row(tables.runs, id=id_) for id_ in (MAIN_RUN, SPARE_RUN)),
+        row(tables.runs, tenant=BETA, id=SPARE_RUN),
+    ],
+    tables.places: [row(tables.places, run_id=MAIN_RUN)],
     tables.claims: [row(tables.claims, key="once")],
     tables.certificates: [row(tables.certificates, digest=bytes(32))],
 }
@@ -331,7 +358,7 @@ def holds_in_floats(amounts: Mapping[str, int]) -> bool:
 
 def set_amounts(amounts: Mapping[str, int]) -> Executable:
     """An UPDATE of amounts of Acme's account."""
-    return update(tables.accounts).where(tables.accounts.c.id == MAIN_ACCOUNT).values(dict(amounts))
+    return update(tables.accounts).where(tables.accounts.c.dataset_id == MNIST).values(dict(amounts))
 
 
 def test_an_amount_outside_its_range_is_refused(door: Door) -> None:
@@ -432,7 +459,7 @@ def test_random_updates_are_accepted_exactly_when_the_invariant_holds(
                 accepted += 1
             else:
                 savepoint.rollback()
-        kept = connection.execute(select(tables.accounts).where(tables.accounts.c.id == MAIN_ACCOUNT)).one()
+        kept = connection.execute(select(tables.accounts).where(tables.accounts.c.dataset_id == MNIST)).one()
     assert {name: getattr(kept, name) for name in AMOUNTS} == amounts
     assert steps // 5 < accepted < steps - steps // 5
 
@@ -506,7 +533,7 @@ def _of_postgresql(kept: str) -> dict[str, str]:
     return {
         # Before any trigger it says that runs refer to this table.
         "TRUNCATE entries": "privilege" if kept == "privilege" else "unsupported",
-        "TRUNCATE entries, runs": kept,
+        "TRUNCATE entries, places": kept,
         "TRUNCATE entries CASCADE": kept,
         "TRUNCATE tenants CASCADE": kept,
         "WITH gone AS (DELETE FROM entries RETURNING seq) SELECT count(*) FROM gone": kept,
@@ -645,6 +672,12 @@ def test_who_waits_for_the_same_number_learns_how_it_ended(door: Door, first_com
 # --- every other constraint ------------------------------------------------------------------------------------------
 
 LENGTHS = (b"", bytes(31), bytes(33))
+NO_LIMIT: dict[str, Any] = dict.fromkeys(("limit_mu_sq_pico", "limit_delta_atto"))
+NO_CEILING: dict[str, Any] = dict.fromkeys(("ceiling_mu_sq_pico", "ceiling_delta_atto"))
+NO_LIMITS: list[dict[str, Any]] = [
+    {**NO_CEILING, "limit_delta_atto": None},
+    *({**NO_CEILING, f"limit_{quantity}": wrong} for quantity in QUANTITIES for wrong in (-1, LIMIT_MAX + 1)),
+]
 VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
     "keys_role": (tables.keys, [{"role": role} for role in ("root", "", "Admin")]),
     "keys_digest_length": (tables.keys, [{"digest": digest} for digest in LENGTHS]),
@@ -654,6 +687,40 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
     "datasets_adjacency": (tables.datasets, [{"adjacency": adjacency} for adjacency in ("", "add", "REPLACE_ONE")]),
     "datasets_bound": (tables.datasets, [{"bound": bound} for bound in ("", "none", "CLT")]),
     "datasets_state": (tables.datasets, [{"state": state} for state in ("", "deleted", "Active")]),
+    "datasets_is_partitioned": (tables.datasets, [{"is_partitioned": wrong} for wrong in (-1, 2)]),
+    "datasets_budget": (
+        tables.datasets,
+        [
+            {"budget": None},
+            {**NO_LIMIT, **NO_CEILING},
+        ],
+    ),
+    "datasets_within_ceiling": (
+        tables.datasets,
+        [
+            {"limit_mu_sq_pico": 201},
+            {"limit_delta_atto": 201},
+            {"ceiling_mu_sq_pico": 99},
+            {"ceiling_delta_atto": 99},
+            {**NO_LIMIT, "budget": None},
+        ],
+    ),
+    "datasets_limit_range": (tables.datasets, NO_LIMITS),
+    "datasets_ceiling_range": (
+        tables.datasets,
+        [
+            {"ceiling_mu_sq_pico": None},
+            {"ceiling_delta_atto": LIMIT_MAX + 1},
+            {"ceiling_mu_sq_pico": LIMIT_MAX + 1},
+        ],
+    ),
+    "projects_name": (tables.projects, [{"name": ""}]),
+    "projects_limit_range": (
+        tables.projects,
+        [{f"limit_{quantity}": wrong} for quantity in QUANTITIES for wrong in (-1, LIMIT_MAX + 1)],
+    ),
+    "lineage_no_cycle": (tables.lineage, [{"dataset_id": MNIST, "ancestor_id": MNIST}]),
+    "accounts_holder": (tables.accounts, [{"project": "ranking", "principal_id": NOWHERE}]),
     "datasets_head": (tables.datasets, [{"seq": -1}, *({"head": head} for head in LENGTHS)]),
     "entries_shape": (tables.entries, [{"hash": hash_} for hash_ in LENGTHS]),
     "runs_state": (tables.runs, [{"state": state, "due_us": None} for state in ("", "approved", "Settled")]),
@@ -762,15 +829,20 @@ def test_everything_belongs_to_something_that_is_there(door: Door) -> None:
         "datasets_tenant_fkey": {"tenant_id": NOWHERE},
         "accounts_dataset_fkey": {"dataset_id": NOWHERE},
         "entries_dataset_fkey": {"dataset_id": NOWHERE, "seq": 1},
-        "runs_entry_fkey": {"seq": 4},
+        "lineage_dataset_fkey": {"dataset_id": NOWHERE},
+        "lineage_ancestor_fkey": {"ancestor_id": NOWHERE},
+        "projects_dataset_fkey": {"dataset_id": NOWHERE},
+        "runs_tenant_fkey": {"tenant_id": NOWHERE},
+        "places_run_fkey": {"run_id": NOWHERE},
+        "places_entry_fkey": {"seq": 4},
     }
     keys = {key.name: table for table in TABLES for key in table.constraints if isinstance(key, ForeignKeyConstraint)}
     assert set(elsewhere) == set(keys)
     for name, changes in elsewhere.items():
         assert door.attempt(add(keys[str(name)], **changes)) == expected, name
     # Acme's dataset `mnist` has entries 1 to 3; Beta's dataset of the same id has none.
-    assert door.attempt(add(tables.runs, dataset_id=MNIST, seq=3)) == ACCEPTED
-    assert door.attempt(add(tables.runs, tenant=BETA, dataset_id=MNIST, seq=3)) == expected
+    assert door.attempt(add(tables.places, dataset_id=MNIST, seq=3)) == ACCEPTED
+    assert door.attempt(add(tables.places, tenant=BETA, dataset_id=MNIST, seq=3)) == expected
     if door.who != "server":
         assert door.attempt("DELETE FROM tenants") == expected
         assert door.attempt("DELETE FROM datasets") == expected
@@ -786,8 +858,10 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         ("keys", "digest"): {"digest": bytes(32)},
         ("datasets", "id"): {"id": NOWHERE},
         ("datasets", "name"): {"name": "mnist"},
-        ("accounts", "id"): {"id": MAIN_ACCOUNT},
-        ("accounts", "dataset_id"): {"dataset_id": MNIST},
+        ("lineage", "dataset_id", "ancestor_id"): {"dataset_id": MNIST, "ancestor_id": SPARE},
+        ("projects", "dataset_id", "name"): {"name": "ranking"},
+        ("accounts", "dataset_id", "project", "principal_id", "partition"): {"dataset_id": MNIST},
+        ("places", "run_id", "dataset_id"): {"run_id": SPARE_RUN, "dataset_id": SPARE},
         ("entries", "dataset_id", "seq"): {"dataset_id": MNIST, "seq": 1},
         ("runs", "id"): {"id": MAIN_RUN},
         ("claims", "key"): {"key": "once"},
@@ -805,8 +879,11 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         table = declared[name]
         mine, theirs = add(table, **changes), add(table, tenant=BETA, **changes)
         refused = "trigger" if table is tables.entries else "unique"
-        # The id of a dataset that Acme has and Beta has not.
-        before = [add(tables.datasets, id=NOWHERE)] if name == ("datasets", "id") else []
+        before = []
+        if name == ("datasets", "id"):  # of one that Acme has and Beta has not
+            before = [add(tables.datasets, id=NOWHERE)]
+        elif table is tables.places:  # of an entry that both have
+            before = [add(tables.entries, dataset_id=SPARE, seq=1), add(tables.places, dataset_id=SPARE)]
         assert door.attempt(*before, mine) == refused, name
         assert door.attempt(*before, theirs) == ACCEPTED, name
     assert door.attempt(add(tables.tenants, name=str(BETA))) == "unique"
@@ -855,7 +932,8 @@ def test_every_key_begins_with_the_tenant(database: Settings) -> None:
     Method: read every primary, unique and foreign key from the catalogue, and the tables that have none. Then add a
     table with keys that do reach across, and see each of them found.
     """
-    of_all = {"accounts", "certificates", "claims", "datasets", "entries", "keys", "runs"}
+    of_all = {"accounts", "certificates", "claims", "datasets", "entries", "keys"}
+    of_all |= {"lineage", "places", "projects", "runs"}
     crossing = """CREATE TABLE crossing (
         id integer PRIMARY KEY, tenant_id integer, name text UNIQUE, of_key text REFERENCES tenants (name))"""
     engine = engine_for(database.owner_url)

@@ -99,6 +99,49 @@ def calls() -> list[Call]:
         ),
         Call("POST", "/v1/datasets", DATASET),
         Call("POST", "/v1/datasets", {**DATASET, "budget": {"mu": 1, "delta": 1e-6}, "bound": "certified"}),
+        Call(
+            "POST",
+            "/v1/datasets",
+            {
+                **MNIST,
+                "name": "parted",
+                "budget": {"mu": 1, "delta": 1e-6},
+                "ceiling": {"mu": 2, "delta": 1e-6},
+                "partitions": ["a", "b"],
+            },
+            fine={"budget.delta": ("0", "null")},
+            absent=("budget.delta",),
+        ),
+        Call(
+            "POST",
+            "/v1/datasets",
+            {"name": "derived", "derived_from": [{"name": "mnist", "unit_preserving": True}]},
+            fine={"derived_from.0.unit_preserving": ("true",), "derived_from": ()},
+        ),
+        Call("POST", "/v1/datasets/mnist/partitions", {"names": ["a", "b"], "disjoint": True}),
+        Call(
+            "PUT",
+            "/v1/datasets/mnist/projects/ranking",
+            {"budget": {"mu": 1, "delta": 1e-6}, "reason": "r"},
+            fine={"budget.delta": ("0", "null"), "reason": (A_TEXT, "null")},
+            absent=("budget.delta", "reason"),
+        ),
+        Call(
+            "PUT",
+            "/v1/datasets/mnist/fair-use",
+            {"held": {"mu": 1, "delta": 1e-6}, "runs_per_hour": 5, "reason": "r"},
+        ),
+        Call(
+            "POST",
+            "/v1/runs/batch",
+            {"runs": [{**RUN, "idempotency_key": "hostile-in-a-batch"}], "atomic": True},
+        ),
+        Call(
+            "POST",
+            "/v1/runs",
+            {**RELEASE, "datasets": [{"name": "mnist", "partitions": ["a"]}], "segments": 2, "project": "ranking"},
+            key,
+        ),
         Call("PATCH", "/v1/datasets/mnist", {"state": "frozen", "title": "t", "description": "d", "reason": "r"}),
         Call(
             "PUT",
@@ -157,6 +200,23 @@ FINE: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("size", "state", "delta", "segments", "code", "steps", "stop", "report_deltas"), ("null",)),
     **dict.fromkeys(("noise_multiplier", "epsilon", "mu", "epochs"), ("1.5",)),
     "datasets.0": (A_TEXT,),  # a name, if of nothing
+    "datasets.0.partitions": ("null",),
+    "datasets.0.partitions.0": (A_TEXT,),
+    "partitions": ("null", "[]"),
+    "partitions.0": (A_TEXT,),
+    "partitions.1": (A_TEXT,),
+    "names.0": (A_TEXT,),
+    "names.1": (A_TEXT,),
+    "ceiling": ("null",),
+    "bound": ("null",),
+    "project": (A_TEXT, "null"),
+    "held": ("null",),
+    "held.delta": ("0", "null"),
+    "ceiling.delta": ("0", "null"),
+    "runs_per_hour": ("null",),
+    "disjoint": ("true",),
+    "atomic": ("true", "false"),
+    "idempotency_key": (A_TEXT,),
     "derived_from": ("null", "[]"),
     "expires_at": ("null",),
     "budget.slack": ("null", "0"),
@@ -216,6 +276,7 @@ def dotted(path: Place) -> str:
 
 def is_fine(call: Call, path: Place, raw: str) -> bool:
     """Whether the body is still valid with this value in this place."""
+    path = path[2:] if path[0] == "runs" and len(path) > 2 else path
     where = dotted(path)
     known = (call.fine.get(where), FINE.get(where), FINE.get(str(path[-1])) if len(path) > 1 else None)
     return raw in next((values for values in known if values is not None), ())
@@ -226,8 +287,16 @@ def is_as_expected(path: Place, raw: str, problem: dict[str, Any]) -> bool:
     place, names = dotted(path), str(problem.get("field"))
     if raw == TWICE:
         return (problem["code"], names) == ("invalid-json", f"{place}.a")
+    if path[0] == "runs" and len(path) > 1:
+        if path[-1] == "idempotency_key" or (len(path) == 2 and raw.startswith("{")):
+            codes = ("idempotency-key-missing", "invalid-request")  # a key, and what nothing may be
+            return problem["code"] in codes and names == "runs.0.idempotency_key"
+        if len(path) > 2:
+            return is_as_expected(path[2:], raw, {**problem, "field": names.removeprefix("runs.0.")})
     if problem["code"] != ("invalid-mechanism" if path[0] == "mechanism" else "invalid-request"):
         return False
+    if path == ("derived_from",):  # of what is derived from nothing, more has to be said
+        return names in ("derived_from", "privacy_unit") or names.startswith("derived_from.")
     if path[0] == "mechanism" and path[-1] in OF_A_FORM and raw == "null":
         return names == "mechanism"  # which now gives too little, or half of two forms
     # Where an object or a list should stand or does stand, the fault can be further in.
@@ -323,7 +392,10 @@ MAY_BE_ABSENT = {
     *("title", "description", "size", "bound", "derived_from", "expires_at", "state", "delta", "segments", "purpose"),
     *("labels", "labels.team", "code", "valid_for", "steps", "stop", "evidence", "evidence.log", "report_deltas"),
     *("budget.slack", "mechanism.count", "mechanism.parts.0.count"),
+    *("ceiling", "ceiling.delta", "partitions", "datasets.0.partitions", "project", "held", "held.delta"),
+    *("runs_per_hour", "atomic"),
 }
+OF_A_BUDGET = ("budget.mu", "ceiling.mu", "held.mu")
 
 
 def test_members_that_are_missing_or_unknown(reader: Target) -> None:
@@ -340,17 +412,15 @@ def test_members_that_are_missing_or_unknown(reader: Target) -> None:
             assert unknown["field"] == dotted((*path, "surprise")), (call, path)
             assert "is not a field" in unknown["detail"] or path == ("labels",)
         for path in leaves(call.body):
-            place = dotted(path)
-            if isinstance(path[-1], int) or place in MAY_BE_ABSENT or place in call.absent:
+            place, inside = dotted(path), path[2:] if path[0] == "runs" and len(path) > 2 else path
+            if isinstance(path[-1], int) or dotted(inside) in MAY_BE_ABSENT or place in call.absent:
                 continue
             missing = problem_of(reader.send(call, json.dumps(without(call.body, path)).encode()))
-            in_form = path[0] == "mechanism" and path[-1] in OF_A_FORM
-            assert missing["field"] == ("mechanism" if in_form else place) or place == "budget.mu", (
-                call,
-                place,
-                missing,
-            )
-            assert missing["code"] == ("invalid-mechanism" if path[0] == "mechanism" else "invalid-request")
+            in_form = inside[0] == "mechanism" and path[-1] in OF_A_FORM
+            named = dotted(path[:-1]) if in_form else place
+            assert missing["field"] == named or place in OF_A_BUDGET, (call, place, missing)
+            code = {"mechanism": "invalid-mechanism", "idempotency_key": "idempotency-key-missing"}
+            assert missing["code"] == code.get(str(inside[0]), "invalid-request")
     assert reader.is_untouched()
 
 
@@ -629,7 +699,7 @@ def test_queries(target: Target) -> None:
         "state": ("", "HELD", "held,started", "x" * 9000, "\x00", "1"),
         "dataset": ("", "MNIST", "é", "mnist\n", "mnist\x00", "x" * 9000, "../mnist"),
         "overdue": ("", "maybe", "2", "\x00", "null"),
-        "project": ("", "ranking"),
+        "project": ("", "Ranking", "x" * 64, "ranking\x00", "ranking,other"),
     }
     for name, values in filters.items():
         for value in values:

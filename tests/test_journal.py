@@ -5,39 +5,36 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from ledger import journal
-from ledger.decide import decide
 from ledger.errors import JournalBroken
 from ledger.model import (
-    NO_HASH,
-    Actor,
+    INT64_MAX,
+    AccountKey,
     Amount,
-    Ask,
-    Books,
-    Change,
-    Claim,
-    Dataset,
-    Definition,
-    Draft,
-    Register,
     SetBudget,
-    Settle,
-    Start,
-    Void,
 )
-
-TENANT = UUID(int=7)
-DATASET = UUID(int=8)
-ADMIN = Actor(TENANT, UUID(int=1), UUID(int=2), "an admin", "admin")
+from tests.books import settle, start, void
+from tests.journals import (
+    ADMIN,
+    ONE,
+    TWO,
+    Book,
+    journal_of_a_whole,
+    journals_of_parts,
+    kind_at,
+    less,
+    registered,
+    reseal,
+)
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 numbers = st.integers() | st.decimals(allow_nan=False, allow_infinity=False, min_value=-(10**30), max_value=10**30)
@@ -87,51 +84,16 @@ def test_what_has_no_exact_form_is_refused(value: Any) -> None:
         journal.canonical(value)
 
 
-class Book:
-    """A journal in memory, made by the real `decide` and `seal`."""
-
-    def __init__(self) -> None:
-        definition = Definition(DATASET, "mnist", "record", "add_or_remove_one", "clt", 60_000)
-        self.books = Books({DATASET: Dataset(definition, "", "", {"mu": 1}, "active", 0, NO_HASH)})
-        self.entries: list[tuple[str, bytes]] = []
-        self.do(Register(ADMIN, definition, uuid4(), "", "", {"mu": 1}, Amount(1000, 1000)))
-
-    def do(self, *commands: Any) -> list[Any]:
-        self.books, outcomes = decide(self.books, commands, now_us=1_700_000_000_000_000 + len(self.entries))
-        for outcome in outcomes:
-            if isinstance(outcome, Draft):
-                prev = self.entries[-1][1] if self.entries else NO_HASH
-                entry = journal.seal(outcome, tenant_id=TENANT, prev=prev, at_us=1_700_000_000_000_000)
-                self.entries.append((entry.body, entry.hash))
-        return outcomes
-
-    def ask(self, mu_sq_pico: int, delta_atto: int = 0) -> UUID:
-        run = uuid4()
-        claim = Claim(f"key-{run}", bytes(32))
-        self.do(Ask(ADMIN, DATASET, run, claim, Amount(mu_sq_pico, delta_atto), {"x": 1}, {}, valid_for_us=10**9))
-        return run
-
-    def replay(self) -> journal.Replayed:
-        return journal.replay(self.entries, tenant_id=TENANT, dataset_id=DATASET)
+@pytest.fixture
+def book() -> Book:
+    """A journal of a dataset that is counted as a whole."""
+    return journal_of_a_whole()
 
 
 @pytest.fixture
-def book() -> Book:
-    """A journal with an entry of every kind."""
-    made = Book()
-    settled, voided, voided_late = made.ask(300), made.ask(100, 7), made.ask(50)
-    made.ask(900)  # refused
-    made.do(Start(ADMIN, DATASET, settled), Start(ADMIN, DATASET, voided_late))
-    made.do(
-        Settle(ADMIN, DATASET, settled, body={}, steps=3, stop="planned"),
-        Void(ADMIN, DATASET, voided, body={"reason": "r"}),
-    )
-    made.do(SetBudget(ADMIN, DATASET, {"mu": 2}, Amount(2000, 1000), "more people"))
-    made.do(Change(ADMIN, DATASET, "frozen", None, None, "a look"))
-    made.do(Void(ADMIN, DATASET, voided_late, body={"reason": "no output was seen"}))
-    made.do(Change(ADMIN, DATASET, "active", "New title", None, "looked"))
-    made.ask(1700)
-    return made
+def parts() -> Book:
+    """Journals of datasets with parts."""
+    return journals_of_parts()
 
 
 def test_the_chain_can_be_checked_with_a_json_parser_and_sha256(book: Book) -> None:
@@ -140,48 +102,91 @@ def test_the_chain_can_be_checked_with_a_json_parser_and_sha256(book: Book) -> N
     for seq, (body, stated) in enumerate(book.entries, start=1):
         entry = json.loads(body)
         assert hashlib.sha256(body.encode()).digest() == stated
-        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 1)
+        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 2)
         prev = stated.hex()
 
 
-def test_replay_adds_up_to_the_books(book: Book) -> None:
-    """Goal: replay, which shares no arithmetic with decide, gives the same balance, states and head."""
-    replayed = book.replay()
-    assert replayed.account == book.books.accounts[DATASET]
-    assert (replayed.seq, replayed.head) == (len(book.entries), book.entries[-1][1])
-    assert replayed.state == book.books.datasets[DATASET].state
-    assert {run: state for run, (state, _) in replayed.runs.items()} == {
-        run.id: run.state for run in book.books.runs.values()
+@pytest.mark.parametrize("which", ["book", "parts"])
+def test_replay_adds_up_to_the_books(which: str, request: pytest.FixtureRequest) -> None:
+    """Goal: replay, which shares no arithmetic with decide, gives the same balances, limits, states and heads."""
+    made: Book = request.getfixturevalue(which)
+    for dataset_id, entries in made.journals.items():
+        replayed = made.replay(dataset_id)
+        dataset = made.books.datasets[dataset_id]
+        mine = {key: account for key, account in made.books.accounts.items() if key.dataset_id == dataset_id}
+        assert replayed.accounts == mine
+        assert (replayed.seq, replayed.head) == (len(entries), entries[-1][1])
+        assert (replayed.state, replayed.limit) == (dataset.state, dataset.limit)
+        states = {run.id: run.state for run in made.books.runs.values()}
+        assert {run: state for run, (state, _) in replayed.runs.items()} == {
+            run.id: states[run.id]
+            for run in made.books.runs.values()
+            if any(place.dataset_id == dataset_id for place in run.places)
+        }
+
+
+def test_the_journals_have_what_they_are_to_show(book: Book, parts: Book) -> None:
+    """Goal: the fixtures are not empty. Method: the kinds of entries, balances and groups that stand in them."""
+    entries = [journal.parse(body) for made in (book, parts) for mine in made.journals.values() for body, _ in mine]
+    assert {entry["kind"] for entry in entries} == {
+        *("dataset-registered", "dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set"),
+        *("run-approved", "run-refused", "run-started", "run-settled", "run-voided"),
     }
+    said = {(tuple(entry.get("binding", "-")), tuple(entry.get("binding_elsewhere", "-"))) for entry in entries}
+    assert {(("mu",), ()), ((), ("data-1",)), (("mu",), ("data-1",)), (("mu",), ("data-2",)), (("-",), ("-",))} <= said
+    fits = [entry["overrun"]["fits"] for entry in entries if "overrun" in entry]
+    assert sorted(set(fits)) == [False, True]
+    assert [dataset.state for dataset in parts.books.datasets.values()] == ["frozen", "frozen", "active"]
+    holders = {(key.project is not None, key.principal_id is not None) for key in parts.books.accounts}
+    assert holders == {(False, False), (True, False), (False, True)}
+    assert parts.books.accounts[AccountKey(TWO, "a")].overdrawn != Amount(0, 0)
 
 
-def _reseal(entries: list[tuple[str, bytes]], index: int, change: Callable[[dict[str, Any]], object]) -> None:
-    """What a forger who knows the format does: change an entry, then make every hash after it right again."""
-    entry = journal.parse(entries[index][0])
-    change(entry)
-    for at in range(index, len(entries)):
-        if at > index:
-            entry = journal.parse(entries[at][0])
-            entry["prev"] = entries[at - 1][1].hex()
-        body = journal.canonical(entry)
-        entries[at] = (body, journal.digest(body))
+def test_the_highest_limit_is_found_in_each_quantity(book: Book) -> None:
+    """Goal: a reader learns the most that was ever allowed. Method: a limit that rises in one and falls elsewhere."""
+    assert book.replay().limit_highest == Amount(2000, 1000)
+    book.do(SetBudget(ADMIN, ONE, {"mu": 2}, Amount(2500, 900), "r"), SetBudget(ADMIN, ONE, {}, Amount(2000, 950), "r"))
+    found = book.replay()
+    assert (found.limit, found.limit_highest) == (Amount(2000, 950), Amount(2500, 1000))
 
 
-def _kind(entries: Sequence[tuple[str, bytes]], kind: str) -> int:
-    return next(index for index, (body, _) in enumerate(entries) if journal.parse(body)["kind"] == kind)
+def test_an_overdraft_that_shrinks_replays() -> None:
+    """Goal: what is given back eases an account that is overdrawn, whether a run is voided or settles for less. Method:
+    an overrun beside two runs that hold; after each end the reader's balance is the books'."""
+    made = Book(registered(1, Amount(100, 0)))
+    runs = [made.ask(1, cost=Amount(30, 0)) for _ in range(3)]
+    for run in runs:
+        made.move(start, run)
+    overdrawn = []
+    ends: list[tuple[Callable[..., Any], dict[str, Any]]] = [
+        (settle, {"excess": Amount(60, 0)}),
+        (settle, {"charged": Amount(10, 0)}),
+        (void, {}),
+    ]
+    for run, (do, more) in zip(runs, ends, strict=True):
+        made.move(do, run, **more)
+        account = made.replay().accounts[AccountKey(ONE)]
+        assert account == made.books.accounts[AccountKey(ONE)]
+        overdrawn.append(account.overdrawn.mu_sq_pico)
+    assert overdrawn == [50, 30, 0]
 
 
-def _less(part: str) -> Callable[[dict[str, Any]], object]:
-    def change(entry: dict[str, Any]) -> None:
-        entry[part]["mu_sq_pico"] = str(int(entry[part]["mu_sq_pico"]) - 1)
-
-    return change
+def test_a_saturated_balance_replays() -> None:
+    """Goal: a journal stays readable whatever was executed. Method: an overrun past 64 bits, and another after it."""
+    made = Book(registered(1, Amount(100, 100)))
+    runs = [made.ask(1, cost=Amount(50, 0)) for _ in range(2)]
+    for run in runs:
+        made.move(start, run)
+    for run in runs:
+        made.move(settle, run, excess=Amount(10**40, 1))
+    found = made.replay().accounts[AccountKey(ONE)]
+    assert (found.spent, found.overdrawn) == (Amount(INT64_MAX, 2), Amount(INT64_MAX - 100, 0))
 
 
 FORGERIES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
-    ("run-approved", _less("cost")),
-    ("run-settled", _less("charged")),
-    ("budget-set", _less("limit")),
+    ("run-approved", less("cost")),
+    ("run-settled", less("charged")),
+    ("budget-set", less("limit")),
     ("run-approved", lambda entry: entry["balance"].update(held={"mu_sq_pico": "0", "delta_atto": "0"})),
     ("run-refused", lambda entry: entry.update(kind="dataset-changed")),
     ("run-refused", lambda entry: entry["cost"].update(mu_sq_pico="1")),
@@ -190,7 +195,7 @@ FORGERIES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("run-approved", lambda entry: entry.update(dataset_id=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(tenant=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(seq=99)),
-    ("run-approved", lambda entry: entry.update(v=2)),
+    ("run-approved", lambda entry: entry.update(v=3)),
     ("run-approved", lambda entry: entry.update(kind="gift")),
     ("run-approved", lambda entry: entry.pop("balance")),
 ]
@@ -201,8 +206,8 @@ def test_a_forgery_with_right_hashes_is_found_by_its_arithmetic(
     book: Book, kind: str, change: Callable[[dict[str, Any]], object]
 ) -> None:
     """Goal: numbers are checked, not only hashes. Method: forge one entry and re-hash everything after it."""
-    index = _kind(book.entries, kind)
-    _reseal(book.entries, index, change)
+    index = kind_at(book.entries, kind)
+    reseal(book.entries, index, change)
     with pytest.raises(JournalBroken) as caught:
         book.replay()
     assert caught.value.seq >= index + 1
@@ -210,13 +215,13 @@ def test_a_forgery_with_right_hashes_is_found_by_its_arithmetic(
 
 def test_an_approval_beyond_the_limit_is_found(book: Book) -> None:
     """Goal: replay holds approvals to the limit. Method: a forged journal, consistent but for one approval too many."""
-    index = _kind(book.entries, "run-refused")
+    index = kind_at(book.entries, "run-refused")
 
     def approve(entry: dict[str, Any]) -> None:
         entry["kind"] = "run-approved"
         entry["balance"]["held"]["mu_sq_pico"] = str(int(entry["balance"]["held"]["mu_sq_pico"]) + 900)
 
-    _reseal(book.entries, index, approve)
+    reseal(book.entries, index, approve)
     with pytest.raises(JournalBroken, match="more spent and held than the limit") as caught:
         book.replay()
     assert caught.value.seq == index + 1

@@ -31,6 +31,11 @@ CALLS = {
     ("patch", "/v1/datasets/{name}"),
     ("put", "/v1/datasets/{name}/budget"),
     ("get", "/v1/datasets/{name}/entries"),
+    ("put", "/v1/datasets/{name}/fair-use"),
+    ("get", "/v1/datasets/{name}/partitions"),
+    ("post", "/v1/datasets/{name}/partitions"),
+    ("put", "/v1/datasets/{name}/projects/{project}"),
+    ("post", "/v1/runs/batch"),
     ("get", "/v1/datasets/{name}/export"),
     ("get", "/v1/datasets/{name}/head"),
     ("get", "/v1/runs"),
@@ -160,6 +165,7 @@ def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> No
     """Goal: what the documentation shows can be sent as it stands. Method: send each example of each body."""
     sent: set[tuple[str, str, str]] = set()
     operator = here.with_key(here.operator_key)
+    here.register(name="parted", partitions=[])
     order = ("post /v1/tenants", "post /v1/datasets", "put", "post /v1/runs", "post", "patch")
     bodies = [(method, path, call) for method, path, call in calls_of(document) if "requestBody" in call]
     rank = {(m, p): next(i for i, start in enumerate(order) if f"{m} {p}".startswith(start)) for m, p, _ in bodies}
@@ -172,7 +178,8 @@ def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> No
                 run = here.ask(key=f"{path} {len(sent)}".replace(" ", "-")).json()["id"]
                 if path.endswith("/settle"):
                     here.post(f"/v1/runs/{run}/start")
-            target = path.replace("{name}", "mnist").replace("{id}", run)
+            name = "parted" if path.endswith(("/partitions", "/fair-use")) else "mnist"
+            target = path.replace("{name}", name).replace("{id}", run).replace("{project}", "ranking")
             caller = operator if path == "/v1/tenants" else here
             # The tenant of the example is this test's own.
             body = {"name": f"{example['name']} again"} if path == "/v1/tenants" else example
@@ -277,6 +284,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     for rest in ("", "/entries", "/head", "/export"):
         send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
         send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")
+    send_parts(send)
     send("get", "/v1/datasets")
     limited = {"name": "k", "role": "auditor", "datasets": ["clt"], "expires_at": "2100-01-01T00:00:00+02:00"}
     key = send("post", "/v1/keys", limited)["id"]
@@ -297,4 +305,62 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
         asked = {"type": "gaussian", "noise_multiplier": 0.5, "count": 3}
         send("post", "/v1/plan", {"datasets": ["clt"], "mechanism": asked, "solve_for": solve_for})
     assert {(method, path) for method, path, status in send.seen if status < 300} == CALLS
-    assert {status for _, _, status in send.seen} == {200, 201, 204, 400, 404, 409, 422}
+    assert {status for _, _, status in send.seen} == {200, 201, 204, 400, 404, 409, 422, 429}
+
+
+def send_parts(send: Checked) -> None:
+    """The calls about parts of a budget: partitions, derived datasets, projects, fair use, batches, overruns."""
+    parted = {**MNIST, "name": "parted", "partitions": ["a"], "ceiling": {"mu": 2}}
+    send("post", "/v1/datasets", parted)
+    send("post", "/v1/datasets", {**parted, "name": "above", "ceiling": {"mu": 0.5}})
+    derived = {"name": "derived", "derived_from": [{"name": "parted", "unit_preserving": True}]}
+    send("post", "/v1/datasets", derived)
+    send("post", "/v1/datasets", {**derived, "name": "odd", "adjacency": "replace_one"})
+    for name in ("parted", "clt"):
+        send("post", "/v1/datasets/{name}/partitions", {"names": ["b", "c"], "disjoint": True}, name=name)
+        send("get", "/v1/datasets/{name}/partitions", name=name)
+    send("post", "/v1/datasets/{name}/partitions", {"names": ["b"], "disjoint": True}, name="parted")
+    run: dict[str, Any] = {**RELEASE, "datasets": ["derived"], "project": "p"}
+    for mu in (0.5, 0.1):
+        send(
+            "put",
+            "/v1/datasets/{name}/projects/{project}",
+            {"budget": {"mu": mu}},
+            name="parted",
+            project="p",
+        )
+        send("post", "/v1/runs", run, key=f"of-p-{mu}")
+    send("post", "/v1/runs", {**run, "project": "q"}, key="of-q")
+    send("post", "/v1/runs", {**run, "datasets": [{"name": "parted", "partitions": ["z"]}]}, key="of-z")
+    send("put", "/v1/datasets/{name}/fair-use", {"held": {"mu": 0.9}, "reason": "r"}, name="parted")
+    counted = {"type": "gaussian", "noise_multiplier": 9, "count": 10}
+    segmented = {"datasets": ["derived"], "mechanism": counted, "segments": 3}
+    first = send("post", "/v1/runs", segmented, key="segmented")["id"]
+    send("post", "/v1/plan", {**segmented, "solve_for": "runs"})
+    big = {"type": "gaussian", "noise_multiplier": 1, "count": 2}
+    refused = send("post", "/v1/runs", {"datasets": ["derived"], "mechanism": big, "segments": 2}, key="too-much")
+    assert {"principal" in item for item in refused["datasets"]} == {True, False}
+    send("post", "/v1/runs/{id}/start", id=first)
+    send("get", "/v1/runs/{id}", id=refused["run"])
+    send("post", "/v1/runs/{id}/settle", {"steps": 5}, id=first)
+    items = [{**RELEASE, "datasets": ["parted"], "idempotency_key": f"item-{number}"} for number in range(4)]
+    wrong = [{"idempotency_key": "no run"}, {**RELEASE, "idempotency_key": "no-mnist"}]
+    large = {"datasets": ["derived"], "mechanism": big, "idempotency_key": "large"}
+    overruns = send("post", "/v1/runs/batch", {"runs": [*items[:2], large, *wrong]})["results"]
+    assert [item["status"] for item in overruns] == [201, 201, 409, 400, 404]
+    send("post", "/v1/runs/batch", {"runs": [*items[:3], large], "atomic": True})
+    send("post", "/v1/runs/batch", {"runs": [*items[:3], wrong[0]], "atomic": True})
+    for result, steps in zip(overruns[:2], (2, 50), strict=True):
+        run_id = result["run"]["id"]
+        send("post", "/v1/runs/{id}/start", id=run_id)
+        send("post", "/v1/runs/{id}/settle", {"steps": steps}, id=run_id)
+        send("get", "/v1/runs/{id}", id=run_id)
+    send("post", "/v1/runs", {**RELEASE, "datasets": ["derived"]}, key="frozen")
+    send("patch", "/v1/datasets/{name}", {"state": "active", "reason": "seen"}, name="parted")
+    send("post", "/v1/plan", {**RELEASE, "datasets": ["derived"]})
+    send("put", "/v1/datasets/{name}/fair-use", {"runs_per_hour": 1, "reason": "r"}, name="parted")
+    send("post", "/v1/runs", {**RELEASE, "datasets": ["derived"]}, key="too-often")
+    for name in ("parted", "derived"):
+        send("get", "/v1/datasets/{name}", name=name)
+        send("get", "/v1/datasets/{name}/entries", name=name)
+    send("get", "/v1/runs")

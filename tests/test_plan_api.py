@@ -246,8 +246,14 @@ WRONG: dict[str, tuple[dict[str, Any], str, str]] = {
     "what is no field of a plan": ({"purpose": "x"}, "invalid-request", "purpose"),
     "a delta above one": ({"delta": 2}, "invalid-request", "delta"),
     "no dataset": ({"datasets": []}, "invalid-request", "datasets"),
-    "two datasets": ({"datasets": ["mnist", "adult"]}, "invalid-request", "datasets"),
-    "no name": ({"datasets": ["Mnist"]}, "invalid-request", "datasets.0"),
+    "one dataset twice": ({"datasets": ["mnist", "mnist"]}, "invalid-request", "datasets"),
+    "partitions of what has none": (
+        {"datasets": [{"name": "mnist", "partitions": ["a"]}]},
+        "invalid-request",
+        "datasets",
+    ),
+    "no name": ({"datasets": ["Mnist"]}, "invalid-request", "datasets.0.name"),
+    "no segment": ({"segments": 0}, "invalid-request", "segments"),
     "magic": ({"mechanism": {"type": "magic"}}, "invalid-mechanism", "mechanism.type"),
 }
 
@@ -266,7 +272,9 @@ def test_a_plan_takes_no_longer_than_it_may(ledger: Ledger) -> None:
     ledger.register()
     served = ledger.client.app.state.services
     seconds = itertools.count(0.0, SECONDS_MAX / 2)
-    slow = Planner(served.store, served.certificates, clock_seconds=lambda: next(seconds))
+    slow = Planner(
+        served.store, served.catalogue, served.certificates, served.runs, clock_seconds=lambda: next(seconds)
+    )
     ledger.client.app.state.services = replace(served, planner=slow)
     for count, changes, field in ((20, {"solve_for": "count"}, "solve_for"), (30, {}, "mechanism")):
         answer = plan(ledger, {"type": "gaussian", "noise_multiplier": 5, "count": count}, **changes)
@@ -310,4 +318,4 @@ def test_the_command(terminal: Terminal) -> None:
     used_up = terminal("plan mnist --type gaussian --noise-multiplier 1")
     assert "Each of these would fit" in used_up.out
     terminal("dataset freeze mnist --reason look")
-    assert "mnist, which is frozen" in terminal(line).out
+    assert "mnist is frozen" in terminal(line).out

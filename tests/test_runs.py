@@ -210,8 +210,8 @@ def test_an_approval_that_was_not_used_in_time(ledger: Ledger, database: Any) ->
 
 
 def test_settling_for_floor_or_ceiling_counts_as_planned(ledger: Ledger) -> None:
-    """Goal: 60 epochs of 60000/256 are 14062.5 steps; 14062 and 14063 are both "as planned", fewer is an early stop,
-    which is charged in full, and more is refused."""
+    """Goal: 60 epochs of 60000/256 are 14062.5 steps; 14062 and 14063 are both "as planned"; fewer is an early stop,
+    which is charged in full."""
     mechanism = {
         "type": "dpsgd",
         "noise_multiplier": 1.1,
@@ -226,19 +226,14 @@ def test_settling_for_floor_or_ceiling_counts_as_planned(ledger: Ledger) -> None
         (14_063, 200, "planned"),
         (14_061, 200, "data_dependent"),
         (0, 200, "data_dependent"),
-        (14_064, 422, None),
     ]:
         run = approved(ledger, mechanism=mechanism)
         ledger.post(f"/v1/runs/{run}/start")
         answer = ledger.post(f"/v1/runs/{run}/settle", {"steps": steps})
         assert answer.status_code == status, answer.text
-        if status == 200:
-            assert answer.json()["charged"] == answer.json()["cost"]
-            settled = ledger.get(f"/v1/runs/{run}").json()["settled"]
-            assert (settled["steps"], settled["stop"]) == (steps, stop)
-        else:
-            assert (answer.json()["field"], answer.json()["code"]) == ("steps", "invalid-request")
-            assert ledger.get(f"/v1/runs/{run}").json()["state"] == "started"
+        assert answer.json()["charged"] == answer.json()["cost"]
+        settled = ledger.get(f"/v1/runs/{run}").json()["settled"]
+        assert (settled["steps"], settled["stop"]) == (steps, stop)
 
 
 @pytest.mark.parametrize("do", ["start", "settle", "void"])

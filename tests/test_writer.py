@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError
 from ledger import deploy, journal, keys
 from ledger.decide import Repeat
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
-from ledger.model import Actor, Amount, Ask, Claim, Definition, Entry, Register, SetBudget
+from ledger.model import AccountKey, Actor, Amount, Ask, Claim, Definition, Register, SetBudget, Use, Wanted
 from ledger.settings import Settings
 from ledger.store import Store, Writing, engine_for
 from ledger.tables import datasets
@@ -39,17 +39,18 @@ class Desk:
         assert isinstance(caller, Actor)
         self.actor = caller
         self.writer.start()
-        self.dataset = self.register("data").result(SECONDS).dataset_id
+        self.dataset = self.register("data").result(SECONDS)[0].dataset_id
 
     def register(self, name: str) -> Future[Any]:
         definition = Definition(uuid4(), name, "record", "add_or_remove_one", "clt", None)
-        command = Register(self.actor, definition, uuid4(), "", "", {"mu": 1}, Amount(1000, 1000))
+        command = Register(self.actor, definition, "", "", {"mu": 1}, Amount(1000, 1000))
         return self.writer.submit(self.actor.tenant_id, command)
 
     def command(self, cost: int = 1, *, key: str | None = None, dataset: UUID | None = None, digest: int = 0) -> Ask:
         claim = Claim(key or str(uuid4()), bytes([digest]) * 32)
         where = dataset or self.dataset
-        return Ask(self.actor, where, uuid4(), claim, Amount(cost, 0), {}, {}, valid_for_us=10**12)
+        use = Use(where, (), ("data",))
+        return Ask(self.actor, uuid4(), claim, (use,), None, Amount(cost, 0), {}, {}, valid_for_us=10**12)
 
     def ask(self, cost: int = 1, **rest: Any) -> Future[Any]:
         return self.writer.submit(self.actor.tenant_id, self.command(cost, **rest))
@@ -65,12 +66,19 @@ class Desk:
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:
         """Holds the dataset's lock (on SQLite: the file's) from another connection, so that the writer has to wait."""
         with self.store.writing(self.actor.tenant_id) as other:
-            other.lock([dataset or self.dataset], [])
+            other.lock({dataset or self.dataset: Wanted()}, [])
             yield
 
     def close(self) -> None:
         self.writer.close()
         self.store.close()
+
+
+def kind(future: Future[Any]) -> str:
+    """Of the one entry that a command left."""
+    (entry,) = future.result(SECONDS)
+    found: str = entry.kind
+    return found
 
 
 @pytest.fixture
@@ -98,14 +106,13 @@ def test_everything_submitted_is_answered_and_recorded(desk: Desk) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    kinds = [future.result(SECONDS).kind for future in futures]
+    kinds = [kind(future) for future in futures]
     assert len(kinds) == 1488
     assert kinds.count("run-approved") == 1000
     assert kinds.count("run-refused") == 488
     replayed = desk.replay()
     assert replayed.seq == 1 + 1488
-    assert replayed.account is not None
-    assert replayed.account.held == Amount(1000, 0)
+    assert replayed.accounts[AccountKey(desk.dataset)].held == Amount(1000, 0)
 
 
 def test_waiting_requests_are_decided_in_one_transaction(desk: Desk) -> None:
@@ -114,7 +121,7 @@ def test_waiting_requests_are_decided_in_one_transaction(desk: Desk) -> None:
     event.listen(desk.store.engine, "commit", lambda _connection: commits.append(1))
     with desk.holding():
         futures = [desk.ask() for _ in range(60)]
-    assert {future.result(SECONDS).kind for future in futures} == {"run-approved"}
+    assert {kind(future) for future in futures} == {"run-approved"}
     # The holder's own commit, the request that was taken alone before the others came, and the group.
     assert len(commits) <= 4
 
@@ -129,8 +136,8 @@ def test_a_full_queue_is_refused_at_once_and_recovers(database: Settings) -> Non
                 accepted.extend(desk.ask() for _ in range(40))
             assert caught.value.retry_after_seconds >= 1
             assert 10 <= len(accepted) <= 15, "the queue, and one group in hand"
-        assert all(future.result(SECONDS).kind == "run-approved" for future in accepted)
-        assert desk.ask().result(SECONDS).kind == "run-approved"
+        assert all(kind(future) == "run-approved" for future in accepted)
+        assert kind(desk.ask()) == "run-approved"
         assert desk.replay().seq == 1 + len(accepted) + 1
     finally:
         desk.close()
@@ -146,7 +153,7 @@ def test_a_client_that_goes_away_harms_nobody(desk: Desk) -> None:
         gone = [desk.ask() for _ in range(5)]
         stays = [desk.ask() for _ in range(5)]
         assert all(future.cancel() for future in gone)
-    assert all(future.result(SECONDS).kind == "run-approved" for future in [first, *stays])
+    assert all(kind(future) == "run-approved" for future in [first, *stays])
     for future in gone:
         with pytest.raises(CancelledError):
             future.result()
@@ -161,7 +168,7 @@ def test_one_bad_command_does_not_spoil_its_group(desk: Desk) -> None:
         futures = [desk.ask(), desk.writer.submit(desk.actor.tenant_id, bad), desk.ask(), desk.ask()]
     with pytest.raises(Internal):
         futures[1].result(SECONDS)
-    assert [futures[at].result(SECONDS).kind for at in (0, 2, 3)] == ["run-approved"] * 3
+    assert [kind(futures[at]) for at in (0, 2, 3)] == ["run-approved"] * 3
     assert desk.replay().seq == 4
 
 
@@ -171,10 +178,10 @@ def test_one_key_has_one_outcome_even_within_a_group(desk: Desk) -> None:
         futures = [desk.ask(5, key="k") for _ in range(4)]
         other = desk.ask(5, key="k", digest=1)
     results = [future.result(SECONDS) for future in futures]
-    entries = [result for result in results if isinstance(result, Entry)]
+    entries = [result for result in results if isinstance(result, tuple)]
     assert len(entries) == 1
-    assert all(result.run_id == entries[0].run_id for result in results)
-    assert sum(isinstance(result, Repeat) for result in results) == 3
+    repeats = [result for result in results if isinstance(result, Repeat)]
+    assert [repeat.run_id for repeat in repeats] == [entries[0][0].run_id] * 3
     with pytest.raises(IdempotencyKeyReused):
         other.result(SECONDS)
     assert desk.replay().seq == 2
@@ -184,7 +191,7 @@ def test_a_key_whose_request_came_to_nothing_is_free_again(desk: Desk) -> None:
     """Goal: only an approval or a refusal binds a key. Method: an unknown dataset first, then a real one."""
     with pytest.raises(LedgerError, match="no such dataset"):
         desk.ask(key="k", dataset=uuid4()).result(SECONDS)
-    assert desk.ask(key="k", digest=2).result(SECONDS).kind == "run-approved"
+    assert kind(desk.ask(key="k", digest=2)) == "run-approved"
 
 
 def test_a_name_is_taken_once_even_within_a_group(desk: Desk) -> None:
@@ -244,7 +251,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
     another session holds the second dataset and asks for the first one while the writer holds that and waits."""
     desk = Desk(postgresql)
     try:
-        second = desk.register("second").result(SECONDS).dataset_id
+        second = desk.register("second").result(SECONDS)[0].dataset_id
         low, high = sorted([desk.dataset, second])
         seen: list[str] = []
 
@@ -260,7 +267,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
             futures: list[Future[Any]] = []
             with contextlib.suppress(OperationalError), desk.store.writing(desk.actor.tenant_id) as other:
                 _deadlock(desk, other, low, high, futures)
-            assert [future.result(SECONDS).kind for future in futures] == ["run-approved"] * 4
+            assert [kind(future) for future in futures] == ["run-approved"] * 4
         assert "40P01" in seen
         assert [desk.replay(id_).seq for id_ in (low, high)] == [1 + 2 * tries] * 2
     finally:
@@ -269,7 +276,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
 
 def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[Future[Any]]) -> None:
     """Adds four requests whose group locks `low` and waits for `high`, which `other` has while it waits for `low`."""
-    other.lock([high], [])
+    other.lock({high: Wanted()}, [])
     pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with desk.holding(low):
         # The first is taken alone and waits; those behind it make one group that wants both.
@@ -277,7 +284,7 @@ def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[F
     with desk.store.engine.connect() as watch:
         while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
             watch.rollback()
-    other.lock([low], [])
+    other.lock({low: Wanted()}, [])
 
 
 _BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
@@ -302,13 +309,13 @@ def test_a_commit_whose_answer_is_lost_is_looked_up(postgresql: Settings, commit
 
         future = desk.ask(7, key="k")
         if committed:
-            assert future.result(SECONDS).kind == "run-approved"
+            assert kind(future) == "run-approved"
         else:
             with pytest.raises(Overloaded):
                 future.result(SECONDS)
         assert lost
         again = desk.ask(7, key="k").result(SECONDS)
-        assert isinstance(again, Repeat if committed else Entry)
+        assert isinstance(again, Repeat if committed else tuple)
         assert desk.replay().seq == 2
     finally:
         desk.close()
@@ -340,7 +347,7 @@ def test_closing_finishes_what_is_queued(database: Settings) -> None:
         closing = threading.Thread(target=desk.writer.close)
         closing.start()
     closing.join(SECONDS)
-    assert all(future.result(0).kind == "run-approved" for future in futures)
+    assert all(kind(future) == "run-approved" for future in futures)
     with pytest.raises(Overloaded):
         desk.ask()
     assert desk.replay().seq == 51

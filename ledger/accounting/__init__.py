@@ -10,7 +10,9 @@
     certify        certificates: a proved mu for a share of delta
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
-    mechanisms     what a run declares, and its cost
+    mechanisms     what a run declares
+    costs          what it costs
+    settling       what it is charged when it has ended
     budgets        what a steward declares, and its limit
     plan           the inverse: what would fit
 

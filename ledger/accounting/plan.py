@@ -1,4 +1,4 @@
-"""The inverse of `mechanisms.cost`: what of a mechanism would fit in what is left.
+"""The inverse of `costs.cost`: what of a mechanism would fit in what is left.
 
 The values that may be named for a parameter (integers to 10^12, or decimals of six digits) are numbered so that a
 larger number costs more, and what is looked for is the last number that fits. The search keeps a bracket of two
@@ -18,9 +18,10 @@ from fractions import Fraction
 from typing import Any, Final
 
 from ledger.accounting.amounts import ATTO, PICO
-from ledger.accounting.mechanisms import AnyMechanism, Composed, Cost, DpSgd, cost
+from ledger.accounting.costs import Cost, cost
+from ledger.accounting.mechanisms import AnyMechanism, Composed, DpSgd
 from ledger.accounting.numbers import COUNT_MAX, MODERATE
-from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
+from ledger.errors import InvalidRequest, TooLarge
 from ledger.model import ZERO, Adjacency, Amount, Bound
 
 SLACK: Final = 12
@@ -61,15 +62,25 @@ def fits(
     adjacency: Adjacency,
     remaining: Amount,
     delta: Fraction | Decimal = Fraction(0),
+    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, int | Decimal]:
     """For each parameter that alone could make the run fit in `remaining`, the value that is nearest to what was asked.
 
     Counts are integers; other parameters have six significant digits, rounded to the side that fits. A parameter for
     which no value fits is left out, and so is one that the request does not have, and one that was not found when
-    `is_late`, which is asked before each cost, says so. delta: the run's share, as `cost` has it.
+    `is_late`, which is asked before each cost, says so. delta, segments: the run's, as `cost` has them; what is named
+    has as many segments.
     """
-    found = nearest(mechanism, bound=bound, adjacency=adjacency, remaining=remaining, delta=delta, is_late=is_late)
+    found = nearest(
+        mechanism,
+        bound=bound,
+        adjacency=adjacency,
+        remaining=remaining,
+        delta=delta,
+        segments=segments,
+        is_late=is_late,
+    )
     return {field: solution.value for field, solution in found.items()}
 
 
@@ -80,12 +91,13 @@ def nearest(
     adjacency: Adjacency,
     remaining: Amount,
     delta: Fraction | Decimal = Fraction(0),
+    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, Solution]:
     """What `fits` names, with what each would be charged."""
     if isinstance(mechanism, Composed):
         return {}
-    search = _Search(mechanism, bound=bound, adjacency=adjacency, remaining=remaining, delta=delta, is_late=is_late)
+    search = _Search(mechanism, _Terms(bound, adjacency, delta, segments), remaining=remaining, is_late=is_late)
     found: dict[str, Solution] = {}
     for field in (field for field in _RESIZABLE if field in mechanism.model_dump(exclude_none=True)):
         try:
@@ -105,18 +117,20 @@ def solve(
     adjacency: Adjacency,
     remaining: Amount,
     delta: Fraction | Decimal = Fraction(0),
+    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> Solution | None:
     """The least `noise_multiplier`, or the most of another parameter, that fits: less or more than was asked.
 
-    solve_for: as `parameter` takes it. None where no value fits. delta, is_late: as for `fits`; each run has its delta.
+    solve_for: as `parameter` takes it. None where no value fits. delta, segments, is_late: as for `fits`; each run has
+    its delta.
     Raises InvalidRequest where the mechanism has no such parameter, TooLarge where time was up, and for `runs` what
     `cost` raises.
     """
     field = parameter(mechanism, solve_for)
     if field == "runs":
-        return _runs(cost(mechanism, bound=bound, adjacency=adjacency, delta=delta).amount, remaining)
-    search = _Search(mechanism, bound=bound, adjacency=adjacency, remaining=remaining, delta=delta, is_late=is_late)
+        return _runs(_Terms(bound, adjacency, delta, segments).cost(mechanism).amount, remaining)
+    search = _Search(mechanism, _Terms(bound, adjacency, delta, segments), remaining=remaining, is_late=is_late)
     try:
         return search.solve(field, is_upwards=True)
     except _LateError:
@@ -156,21 +170,31 @@ class _LateError(Exception):
     """Time was up before the search ended."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Terms:
+    """What each cost is asked under."""
+
+    bound: Bound
+    adjacency: Adjacency
+    delta: Fraction | Decimal
+    segments: int
+
+    def cost(self, mechanism: AnyMechanism) -> Cost:
+        return cost(mechanism, bound=self.bound, adjacency=self.adjacency, delta=self.delta, segments=self.segments)
+
+
 class _Search:
     """Looks for the last value of a parameter that fits. What was asked for is costed once, for all of them."""
 
     def __init__(
         self,
         mechanism: AnyMechanism,
+        terms: _Terms,
         *,
-        bound: Bound,
-        adjacency: Adjacency,
         remaining: Amount,
-        delta: Fraction | Decimal,
         is_late: Callable[[], bool],
     ) -> None:
-        self._mechanism, self._remaining, self._is_late = mechanism, remaining, is_late
-        self._bound, self._adjacency, self._delta = bound, adjacency, delta
+        self._mechanism, self._terms, self._remaining, self._is_late = mechanism, terms, remaining, is_late
         self._declared = mechanism.model_dump(exclude_none=True)
         self._asked: tuple[Cost | None] | None = None
 
@@ -179,7 +203,7 @@ class _Search:
         if ZERO.exceeds(self._remaining):
             return None
         asked = self._declared[field]
-        axis = _axis(self._mechanism, field)
+        axis = _axis(self._mechanism, field, segments=self._terms.segments)
         if self._asked is None:
             self._asked = (self._cost(field, asked),)
         (found,) = self._asked
@@ -203,8 +227,8 @@ class _Search:
             raise _LateError
         try:
             resized = type(self._mechanism)(**{**self._declared, field: value})
-            return cost(resized, bound=self._bound, adjacency=self._adjacency, delta=self._delta)
-        except (InvalidMechanism, TooLarge, ValueError):
+            return self._terms.cost(resized)
+        except (InvalidRequest, TooLarge, ValueError):
             return None
 
     def _margins(self, found: Cost | None) -> _Margins:
@@ -374,17 +398,17 @@ class _Axis:
         return max(self.low, min(self.high, self.number_of(self.inverse(x))))
 
 
-def _axis(mechanism: AnyMechanism, field: str) -> _Axis:
+def _axis(mechanism: AnyMechanism, field: str, *, segments: int) -> _Axis:
     match field:
         case "steps" | "count":
-            return _Axis(1, COUNT_MAX, int, math.floor, *_power(1))
+            return _Axis(segments, COUNT_MAX, int, math.floor, *_power(1))
         case "noise_multiplier":
             is_subsampled = isinstance(mechanism, DpSgd) and mechanism.sampling != "shuffle"
             line = (_line_of_noise, _noise_of_line) if is_subsampled else _power(-2)
             least, most = _number(MODERATE[0]), _number(MODERATE[1])
             return _Axis(-most, -least, lambda number: _decimal(-number), _falling, *line)
         case "epochs" if isinstance(mechanism, DpSgd):
-            return _Axis(_one_step(mechanism), _number(MODERATE[1]), _decimal, _rising, *_power(1))
+            return _Axis(_least_epochs(mechanism, steps=segments), _number(MODERATE[1]), _decimal, _rising, *_power(1))
         case "sample_rate":
             return _Axis(_number(MODERATE[0]), _number(Decimal(1)), _decimal, _rising, *_power(2))
         case _:
@@ -427,10 +451,11 @@ def _falling(value: Decimal | float) -> int:
     return -number if _decimal(number) == value else -number - 1
 
 
-def _one_step(mechanism: DpSgd) -> int:
-    """The number of the least epochs that may be declared."""
-    number = _number(Decimal(mechanism.rate.numerator) / mechanism.rate.denominator)
-    return number if Fraction(_decimal(number)) >= mechanism.rate else number + 1
+def _least_epochs(mechanism: DpSgd, *, steps: int) -> int:
+    """The number of the least epochs that are so many steps."""
+    least = steps * mechanism.rate
+    number = _number(Decimal(least.numerator) / least.denominator)
+    return number if Fraction(_decimal(number)) >= least else number + 1
 
 
 def _decimal(number: int) -> Decimal:

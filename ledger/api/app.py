@@ -14,6 +14,7 @@ from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.problems import Problem
 from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
+from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
 from ledger.keys import Keyring
 from ledger.planner import Planner
@@ -55,13 +56,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         writer = Writer(store, threads=threads, queue_max=chosen.queue_max, group_max=chosen.group_max)
         writer.start()
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max)
+        catalogue = Catalogue(store)
+        made = Runs(store, writer, catalogue, certificates)
         app.state.services = Services(
             store,
             writer,
             Keyring(store),
+            catalogue,
             certificates,
-            Runs(store, writer, certificates),
-            Planner(store, certificates),
+            made,
+            Planner(store, catalogue, certificates, made),
             schema_revision=deploy.newest_revision(),
         )
         try:

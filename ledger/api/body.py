@@ -93,6 +93,7 @@ def _check_text(text: str, path: tuple[str, ...]) -> None:
 
 
 def _invalid(path: tuple[str, ...], detail: str, kind: type[InvalidRequest] | None = None) -> InvalidRequest:
-    kind = kind or (InvalidMechanism if path[:1] == ("mechanism",) else InvalidRequest)
+    within = path[2:] if path[:1] == ("runs",) else path  # of a batch
+    kind = kind or (InvalidMechanism if within[:1] == ("mechanism",) else InvalidRequest)
     field = ".".join(path).encode("utf-8", "backslashreplace").decode() or "body"
     return kind(f"{field[:200]}: {detail}", field=field[:200])

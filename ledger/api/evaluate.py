@@ -10,13 +10,13 @@ from typing import Any, Final
 from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
-from ledger.accounting import ACCOUNTANT, mechanisms
-from ledger.accounting.mechanisms import Cost
+from ledger.accounting import ACCOUNTANT, costs
+from ledger.accounting.costs import Cost
+from ledger.answers import show_epsilon
 from ledger.api.gate import Reader, Route
 from ledger.api.problems import Json
 from ledger.api.schemas import Evaluated, Evaluation
 from ledger.api.services import services
-from ledger.runs import show_epsilon
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
@@ -37,7 +37,7 @@ async def evaluate(body: Evaluation, caller: Reader, request: Request) -> Respon
         caller.tenant_id, body.mechanism, bound=body.bound, adjacency=body.adjacency, delta=delta
     )
     more: dict[str, Any] = {}
-    if mechanisms.needs_certificate(body.mechanism, bound=body.bound):
+    if costs.needs_certificate(body.mechanism, bound=body.bound):
         pairs = await certificates.frontier(caller.tenant_id, body.mechanism, adjacency=body.adjacency)
         more["frontier"] = [{"delta": delta, "mu": mu} for delta, mu in pairs if math.isfinite(mu)]
     return Json(await run_in_threadpool(_answer, body, cost) | more)
@@ -68,5 +68,5 @@ def _epsilon(cost: Cost, at_delta: float) -> float | None:
     if cost.delta >= 1:  # as a double; what was declared is below 1
         return None
     # mu may be a double below the true value; the bound of mu² is not.
-    upper = math.nextafter(max(cost.mu, mechanisms.root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
+    upper = math.nextafter(max(cost.mu, costs.root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
     return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

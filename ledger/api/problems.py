@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
+from ledger.answers import plain
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
-from ledger.runs import plain
 from ledger.store import failure_kind
 
 log = logging.getLogger(__name__)
@@ -30,6 +30,10 @@ STATUS: Final[dict[str, int]] = {
     "budget-below-spent": 409,
     "dataset-frozen": 409,
     "run-state": 409,
+    "overrun": 409,
+    "batch-refused": 409,
+    "unit-mismatch": 409,
+    "partitions-closed": 409,
     "name-taken": 409,
     "too-large": 413,
     "unsupported-media-type": 415,
@@ -38,12 +42,13 @@ STATUS: Final[dict[str, int]] = {
     "idempotency-key-reused": 422,
     "idempotency-key-missing": 400,
     "invalid-json": 400,
+    "rate-limited": 429,
     "internal": 500,
     "overloaded": 503,
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
 _LATER: Final = re.compile(
-    r"/v1/(report|runs/batch|runs/[^/]+/receipt|datasets/[^/]+/(partitions|projects/[^/]+|report))"
+    r"/v1/(report|runs/[^/]+/receipt|datasets/[^/]+/report)"
     r"|/metrics|/\.well-known/jwks\.json"
 )
 """Calls of the contract that this version does not have."""
@@ -66,12 +71,10 @@ class Problem(Json):
     media_type = "application/problem+json"
 
 
-def problem(
-    code: str, detail: str, *, facts: dict[str, Any] | None = None, headers: dict[str, str] | None = None
-) -> Problem:
-    """The answer for a code, with its facts beside the members that every problem has."""
+def shape(code: str, detail: str, facts: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A problem's members: those that every one has, and its facts."""
     status = STATUS[code]
-    body = {
+    return {
         "type": f"urn:privacy-ledger:problem:{code}",
         "title": HTTPStatus(status).phrase,
         "status": status,
@@ -79,7 +82,19 @@ def problem(
         "detail": detail,
         **(facts or {}),
     }
-    return Problem(body, status_code=status, headers=headers)
+
+
+def problem(
+    code: str, detail: str, *, facts: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+) -> Problem:
+    """The answer for a code, with its facts beside the members that every problem has."""
+    return Problem(shape(code, detail, facts), status_code=STATUS[code], headers=headers)
+
+
+def shape_of(error: LedgerError) -> dict[str, Any]:
+    """An error of the ledger as a problem's members."""
+    code = error.code if error.code in STATUS else "internal"
+    return shape(code, error.detail, error.facts)
 
 
 def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Problem:

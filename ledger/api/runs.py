@@ -7,15 +7,28 @@ from typing import Annotated, Any, Final
 from uuid import UUID
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
+from pydantic import ValidationError
 
 from ledger.api import pages
 from ledger.api.gate import Ender, Reader, Requester, Route
-from ledger.api.problems import Json, of_error
-from ledger.api.schemas import Problem, RunApproved, RunMoved, RunPage, RunRefused, RunShown
+from ledger.api.problems import Json, of_error, of_validation, shape_of
+from ledger.api.schemas import (
+    Batched,
+    BatchWasRefused,
+    NewBatch,
+    Problem,
+    RunApproved,
+    RunMoved,
+    RunOverran,
+    RunPage,
+    RunRefused,
+    RunShown,
+)
 from ledger.api.services import services
-from ledger.errors import IdempotencyKeyMissing
+from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
 from ledger.model import RunStateName
-from ledger.runs import DatasetName, RunRequest, SettleRequest, VoidRequest, absent
+from ledger.runs import Answer, Item
+from ledger.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -56,6 +69,25 @@ _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
         "description": "`budget-exceeded`: it does not fit; what would is in `fits`. Or the dataset is not active.",
     }
 }
+_OVERRAN: Final[dict[int | str, dict[str, Any]]] = {
+    409: {
+        "model": RunOverran | Problem,
+        "description": "`overrun`: more was executed than fits; it is charged, and its datasets are frozen. "
+        "Or the run's state does not allow it.",
+    }
+}
+_BATCHES: Final[dict[str, Any]] = {
+    "sweep": {
+        "summary": "Two trials, both or none",
+        "value": {
+            "runs": [
+                {**_EXAMPLES["release"]["value"], "idempotency_key": "trial-1"},
+                {**_EXAMPLES["release"]["value"], "idempotency_key": "trial-2"},
+            ],
+            "atomic": True,
+        },
+    }
+}
 
 
 @router.post("", status_code=201, responses={201: {"model": RunApproved}, **_REFUSED}, response_model=None)
@@ -71,11 +103,79 @@ async def ask(
     """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
     if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
-    answer = await services(request).runs.ask(caller, key=idempotency_key, request=body, body=await request.json())
+    answer = await services(request).runs.ask(caller, Item(idempotency_key, body, await request.json()))
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
     if answer.refusal is not None:
         return of_error(answer.refusal, headers=headers)
     return Json(answer.body, status_code=201, headers=headers)
+
+
+@router.post(
+    "/batch",
+    responses={
+        200: {"model": Batched, "description": "What came of each run, in order."},
+        409: {"model": BatchWasRefused, "description": "`batch-refused`: not all can be approved, so none was."},
+    },
+    response_model=None,
+)
+async def ask_batch(
+    body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
+) -> Response:
+    """Ask for up to 1000 runs at once: each for itself, or all or none."""
+    items = _items((await request.json())["runs"])
+    if body.atomic:
+        for item in items:
+            if isinstance(item, LedgerError):
+                raise item
+    found, is_refused = await services(request).runs.ask_batch(caller, items, is_atomic=body.atomic)
+    results = [_result(each) for each in found]
+    if is_refused:
+        return of_error(BatchRefused(results=results))
+    return Json({"results": results})
+
+
+def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
+    """The runs of a batch, and what is wrong with those that are none. Raises InvalidRequest for a key that is there
+    twice."""
+    items: list[Item | LedgerError] = []
+    places: dict[str, int] = {}
+    for place, said in enumerate(runs):
+        body = {name: value for name, value in said.items() if name != "idempotency_key"}
+        key = said.get("idempotency_key")
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            items.append(IdempotencyKeyMissing(field=f"runs.{place}.idempotency_key"))
+            continue
+        if key in places:
+            raise InvalidRequest(
+                f"runs.{place}.idempotency_key: is that of runs.{places[key]} too",
+                field=f"runs.{place}.idempotency_key",
+            )
+        places[key] = place
+        try:
+            items.append(Item(key, RunRequest.model_validate(body), body))
+        except ValidationError as error:
+            items.append(
+                _within(of_validation([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]), place)
+            )
+    return items
+
+
+def _within(error: LedgerError, place: int) -> LedgerError:
+    """An error of one run, whose fields are named from the batch on."""
+    kind = InvalidMechanism if isinstance(error, InvalidMechanism) else InvalidRequest
+    found = [{**each, "field": f"runs.{place}.{each['field']}"} for each in error.facts["errors"]]
+    return kind(f"runs.{place}.{error.detail}", field=found[0]["field"], errors=found)
+
+
+def _result(found: Answer | LedgerError) -> dict[str, Any]:
+    if isinstance(found, Answer) and found.refusal is None:
+        return {"status": 201, "replayed": found.is_replayed, "run": found.body}
+    error = found.refusal if isinstance(found, Answer) else found
+    if error is None:
+        raise TypeError("neither approved nor refused")
+    problem = shape_of(error)
+    replayed = isinstance(found, Answer) and found.is_replayed
+    return {"status": problem["status"], "replayed": replayed, "problem": problem}
 
 
 @router.post("/{id}/start", responses={200: {"model": RunMoved}}, response_model=None)
@@ -84,14 +184,14 @@ async def start(id: UUID, caller: Requester, request: Request) -> Response:  # n
     return Json(await services(request).runs.start(caller, id))
 
 
-@router.post("/{id}/settle", responses={200: {"model": RunMoved}}, response_model=None)
+@router.post("/{id}/settle", responses={200: {"model": RunMoved}, **_OVERRAN}, response_model=None)
 async def settle(
     id: UUID,  # noqa: A002 (the contract's name)
     caller: Requester,
     request: Request,
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
-    """Charge a started run for what it executed: in this version, all that was planned."""
+    """Charge a started run for what it executed, and return the rest where that is sound."""
     said = {} if body is None else await request.json()
     return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=said))
 
@@ -116,13 +216,19 @@ def list_runs(
     overdue: Annotated[
         bool | None, Query(description="Not started by `start_by`, or not settled by `settle_by`.")
     ] = None,
-    _project: Annotated[None, absent("projects are"), Query(alias="project", include_in_schema=False)] = None,
+    project: Annotated[ProjectName | None, Query()] = None,
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:
     """List the runs that the key sees, newest first."""
     found = services(request).runs.page(
-        caller, after=pages.after_run(cursor), limit=limit + 1, dataset=dataset, state=state, is_overdue=overdue
+        caller,
+        after=pages.after_run(cursor),
+        limit=limit + 1,
+        dataset=dataset,
+        state=state,
+        project=project,
+        is_overdue=overdue,
     )
     place = lambda pair: [pair[0].created_us, str(pair[0].id)]  # noqa: E731 (two of a kind with the one beside it)
     return Json(pages.page(found, limit=limit, show=lambda pair: pair[1], place=place))

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import (
+    AfterValidator,
     AwareDatetime,
     BaseModel,
     BeforeValidator,
@@ -25,14 +26,17 @@ from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import Count, Probability
 from ledger.model import Adjacency, Bound, DatasetState, Role, RunStateName
-from ledger.runs import DatasetName, LongText, ShortText, absent
+from ledger.shapes import (
+    DatasetName,
+    LongText,
+    PartitionName,
+    ShortText,
+    Strict,
+    distinct,
+)
 
 Title = Annotated[str, StringConstraints(max_length=255)]
 Description = Annotated[str, StringConstraints(max_length=10_000)]
-
-
-class Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -77,18 +81,43 @@ class NewKey(Strict):
     )
 
 
+class DerivedFrom(Strict):
+    """A dataset that this one is a copy, filter or join of."""
+
+    name: DatasetName
+    unit_preserving: Annotated[
+        Literal[True],
+        Field(
+            description="Your word that one privacy unit of that dataset changes only its own rows here, and that the "
+            "rows of one unit are clipped and sampled together."
+        ),
+    ]
+
+
+Partitions = Annotated[list[PartitionName], Field(max_length=1000), AfterValidator(distinct)]
+
+
 class NewDataset(Strict):
     name: DatasetName
     title: Title = ""
     description: Description = ""
-    privacy_unit: ShortText
-    adjacency: Adjacency
+    privacy_unit: Annotated[
+        ShortText | None, Field(description="What one neighbouring dataset lacks; that of the roots, where derived.")
+    ] = None
+    adjacency: Annotated[Adjacency | None, Field(description="That of the roots, where derived.")] = None
     size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
-    bound: Bound = "certified"
-    budget: AnyBudget
-    derived_from: Annotated[list[Any] | None, absent("derived datasets are", but=[])] = None
-    partitions: Annotated[None, absent("partitions are")] = None
-    ceiling: Annotated[None, absent("ceilings are")] = None
+    bound: Annotated[
+        Bound | None, Field(description="`certified` when left out, or that of the roots, where derived.")
+    ] = None
+    budget: Annotated[
+        AnyBudget | None, Field(description="May be left out of a derived dataset alone, whose runs charge its roots.")
+    ] = None
+    derived_from: Annotated[list[DerivedFrom], Field(max_length=100)] | None = None
+    partitions: Annotated[
+        Partitions | None,
+        Field(description="Names of parts such that no privacy unit is in two, which is your word; null: none, ever."),
+    ] = None
+    ceiling: Annotated[AnyBudget | None, Field(description="A limit that no later budget may pass.")] = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -105,6 +134,82 @@ class NewDataset(Strict):
             }
         },
     )
+
+    @model_validator(mode="after")
+    def _whole(self) -> NewDataset:
+        if self.derived_from:
+            if self.partitions is not None:
+                raise _about("partitions", "a derived dataset has those of what it is derived from")
+            if self.ceiling is not None and self.budget is None:
+                raise _about("ceiling", "belongs to a budget")
+            if any(parent.name == self.name for parent in self.derived_from):
+                raise _about("derived_from", "names the dataset itself")
+            if len({parent.name for parent in self.derived_from}) < len(self.derived_from):
+                raise _about("derived_from", "names a dataset twice")
+            return self
+        for field in ("privacy_unit", "adjacency", "budget"):
+            if getattr(self, field) is None:
+                missing = InitErrorDetails(type="missing", loc=(field,), input=None)
+                raise ValidationError.from_exception_data("dataset", [missing])
+        return self
+
+
+def _about(field: str, message: str) -> ValidationError:
+    """What is wrong with a field in the light of others."""
+    error = PydanticCustomError("dataset", "{message}", {"message": message})
+    return ValidationError.from_exception_data("dataset", [InitErrorDetails(type=error, loc=(field,), input=None)])
+
+
+class NewPartitions(Strict):
+    names: Annotated[Partitions, Field(min_length=1)]
+    disjoint: Annotated[Literal[True], Field(description="Your word that no privacy unit is in two partitions.")]
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"names": ["2026-11"], "disjoint": True}},
+    )
+
+
+class ProjectShare(Strict):
+    budget: AnyBudget
+    reason: LongText | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"budget": {"mu": 0.5, "delta": 1e-6}}}
+    )
+
+
+class NewFairUse(Strict):
+    held: Annotated[
+        AnyBudget | None, Field(description="What one principal's runs may hold at once; null: as much as there is.")
+    ] = None
+    runs_per_hour: Annotated[int | None, Field(ge=1, le=100_000, description="null: as many as they like.")] = None
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "held": {"mu": 0.2, "delta": 1e-7},
+                "runs_per_hour": 100,
+                "reason": "So that one sweep leaves something for the others.",
+            }
+        },
+    )
+
+
+class NewBatch(Strict):
+    runs: Annotated[
+        list[dict[str, Any]],
+        Field(
+            min_length=1,
+            max_length=1000,
+            description="Each as for `POST /v1/runs`, with its `idempotency_key` beside the other fields.",
+        ),
+    ]
+    atomic: Annotated[bool, Field(description="All of them or none.")] = False
 
 
 class DatasetChange(Strict):
@@ -244,6 +349,36 @@ class EpsilonOfBudget(BaseModel):
     limit: Annotated[float | None, Field(description="null is infinity")]
 
 
+class Counted(BaseModel):
+    """A budget, or a part of one: what is left of it, and what that is as epsilon."""
+
+    balance: BalanceShown
+    epsilon: list[EpsilonOfBudget]
+
+
+class PartitionShown(Counted):
+    name: str
+
+
+class ProjectOfDataset(Counted):
+    name: str
+    budget: dict[str, Any]
+
+
+class ProjectShown(ProjectOfDataset):
+    dataset: str
+
+
+class ParentShown(BaseModel):
+    name: str
+    unit_preserving: Literal[True]
+
+
+class FairUseShown(BaseModel):
+    held: dict[str, Any] | None
+    runs_per_hour: int | None
+
+
 class DatasetShown(BaseModel):
     name: str
     title: str
@@ -253,20 +388,46 @@ class DatasetShown(BaseModel):
     size: int | None
     bound: Bound
     is_estimate: bool
-    budget: dict[str, Any]
-    derived_from: list[Any]
-    partitions: None
+    budget: Annotated[dict[str, Any] | None, Field(description="null: its runs charge what it is derived from.")]
+    ceiling: AmountShown | None
+    derived_from: list[ParentShown]
+    roots: Annotated[list[str], Field(description="Where it comes from in the end; itself, if from nowhere.")]
     state: DatasetState
-    balance: BalanceShown
+    balance: Annotated[
+        BalanceShown | None, Field(description="Of partitions the fullest counts, in each quantity for itself.")
+    ]
     epsilon: list[EpsilonOfBudget]
+    partitions: Annotated[
+        list[PartitionShown] | None,
+        Field(description="null: none, ever. The first thousand by name; in a list of datasets none."),
+    ]
+    partition_count: int | None
+    projects: list[ProjectOfDataset]
+    fair_use: FairUseShown | None
     seq: int
     created_at: str
+
+
+class PartitionPage(BaseModel):
+    items: list[PartitionShown]
+    next: str | None
 
 
 class RunOnDataset(BaseModel):
     name: str
     seq: int
-    remaining: AmountShown
+    remaining: Annotated[
+        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+    ]
+
+
+class SegmentsShown(BaseModel):
+    """A run that may stop after any of its pieces."""
+
+    count: int
+    steps: int
+    cost: Annotated[AmountShown, Field(description="Of each.")]
+    unsegmented: Annotated[AmountShown, Field(description="What the run would cost in one piece.")]
 
 
 Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
@@ -284,10 +445,15 @@ class RunApproved(BaseModel):
     assumptions: list[str]
     accountant: str
     delta: Used = None
+    project: str | None = None
+    segments: SegmentsShown | None = None
 
 
 class Binding(BaseModel):
     name: str
+    partition: str | None = None
+    project: str | None = None
+    principal: UUID | None = None
     quantity: Literal["mu", "delta"]
     requested: float
     remaining: float
@@ -300,13 +466,33 @@ class RunRefused(Problem):
     fits: Annotated[dict[str, float], Field(description="Each value alone would make the run fit.")]
     seq: int
     delta: Used = None
+    project: str | None = None
+
+
+class BatchResult(BaseModel):
+    status: int
+    replayed: bool
+    run: RunApproved | None = None
+    problem: Annotated[
+        Problem | None, Field(description="As for one run; `fits` may be missing of a certified cost.")
+    ] = None
+
+
+class Batched(BaseModel):
+    results: list[BatchResult]
+
+
+class BatchWasRefused(Problem):
+    results: list[BatchResult]
 
 
 class PlannedOn(BaseModel):
     name: str
     state: DatasetState
-    limit: AmountShown
-    remaining: AmountShown
+    limit: AmountShown | None
+    remaining: Annotated[
+        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+    ]
     after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
 
 
@@ -333,6 +519,40 @@ class Planned(BaseModel):
     solution: Annotated[
         Solution | None, Field(description="For `solve_for`; null where no value fits, or nothing was asked.")
     ]
+    segments: SegmentsShown | None = None
+
+
+class OverrunShown(BaseModel):
+    """What was executed beyond the plan, charged as a run of its own."""
+
+    steps: int
+    cost: AmountShown
+    fits: bool
+    method: str
+
+
+class Overdrawn(BaseModel):
+    name: str
+    partition: str | None = None
+    project: str | None = None
+    quantity: Literal["mu", "delta"]
+    limit: float
+    spent: float
+    held: float
+    overdrawn: float
+
+
+class RunOverran(Problem):
+    """More was executed than fits. It is charged all the same."""
+
+    run: UUID
+    state: Literal["settled"]
+    cost: AmountShown
+    charged: AmountShown
+    overrun: OverrunShown
+    frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]
+    datasets: list[Overdrawn]
+    at: str
 
 
 class RunMoved(BaseModel):
@@ -343,6 +563,7 @@ class RunMoved(BaseModel):
     at: str
     charged: AmountShown | None = None
     returned: AmountShown | None = None
+    overrun: OverrunShown | None = None
     settle_by: str | None = None
 
 
@@ -359,6 +580,7 @@ class RunEvent(BaseModel):
     reason: str | None = None
     charged: AmountShown | None = None
     returned: AmountShown | None = None
+    overrun: OverrunShown | None = None
 
 
 class RunShown(BaseModel):
@@ -369,6 +591,7 @@ class RunShown(BaseModel):
     cost: AmountShown
     datasets: list[dict[str, Any]]
     request: dict[str, Any]
+    project: str | None
     idempotency_key: str
     asked_by: dict[str, Any]
     bound: Bound
@@ -377,6 +600,7 @@ class RunShown(BaseModel):
     assumptions: list[str]
     accountant: str
     delta: Used = None
+    segments: SegmentsShown | None = None
     created_at: str
     start_by: str | None
     started: RunEvent | None = None

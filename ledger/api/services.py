@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
 from ledger.keys import Keyring
 from ledger.planner import Planner
@@ -21,6 +22,7 @@ class Services:
     store: Store
     writer: Writer
     keyring: Keyring
+    catalogue: Catalogue
     certificates: Certificates
     runs: Runs
     planner: Planner

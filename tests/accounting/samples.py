@@ -1,4 +1,5 @@
-"""What the tests of declared costs and limits draw from: random decimals, and their exact values in mpmath."""
+"""What the tests of declared costs and limits draw from: random decimals, their exact values in mpmath, and
+declarations of mechanisms, random ones and those of the reference."""
 
 from __future__ import annotations
 
@@ -8,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import mpmath as mp
 
+from tests.accounting import oracle
+
 if TYPE_CHECKING:
     import random
+    from collections.abc import Iterable
 
 
 def decimal(rng: random.Random, low: str, high: str) -> Decimal:
@@ -38,3 +42,107 @@ def real(value: Decimal | Fraction | int) -> Any:
 def normal_cdf(x: Any) -> Any:
     """Phi, by its definition through erfc."""
     return mp.erfc(-x / mp.sqrt(2)) / 2
+
+
+# --- declarations ----------------------------------------------------------------------------------------------------
+
+POISSON = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "poisson", "sample_rate": Decimal("0.1"), "steps": 10}
+EPOCHS = {
+    "type": "dpsgd",
+    "noise_multiplier": 1,
+    "sampling": "shuffle",
+    "dataset_size": 100,
+    "batch_size": 10,
+    "epochs": 3,
+}
+
+
+def gaussian(noise_multiplier: Any, count: int = 1) -> dict[str, Any]:
+    """A Gaussian mechanism, declared."""
+    return {"type": "gaussian", "noise_multiplier": noise_multiplier, "count": count}
+
+
+def composed(parts: Iterable[Any]) -> dict[str, Any]:
+    """A composition, declared."""
+    return {"type": "composed", "parts": list(parts)}
+
+
+def random_count(rng: random.Random) -> int:
+    """A count from 1 to 10^12, small ones as often as large ones."""
+    return rng.randint(1, 10 ** rng.randint(0, 12))
+
+
+def random_training(rng: random.Random, sampling: str) -> dict[str, Any]:
+    """DP-SGD in either form, with noise from where mu passes all doubles to 1e12."""
+    low, high = rng.choice([("0.3", "30"), ("0.3", "30"), ("0.02", "1"), ("1e-12", "1e12")])
+    declared = {"type": "dpsgd", "sampling": sampling, "noise_multiplier": decimal(rng, low, high)}
+    if rng.random() < 0.5:
+        return {**declared, "sample_rate": decimal(rng, "1e-12", "1"), "steps": random_count(rng)}
+    size = random_count(rng)
+    batch = rng.randint(1, size)
+    epochs = max(decimal(rng, "1e-3", rng.choice(["1e3", "1e12"])), one_step(batch, size))
+    return {**declared, "dataset_size": size, "batch_size": batch, "epochs": epochs}
+
+
+def rate_and_steps(declared: dict[str, Any]) -> tuple[Fraction, Fraction]:
+    """q and T, exactly."""
+    if "steps" in declared:
+        return Fraction(declared["sample_rate"]), Fraction(declared["steps"])
+    rate = Fraction(declared["batch_size"], declared["dataset_size"])
+    return rate, Fraction(declared["epochs"]) / rate
+
+
+_SAMPLING = {"clt_poisson": "poisson", "clt_uniform": "fixed_size"}
+
+
+def declaration(name: str) -> dict[str, Any]:
+    """A case of the reference as a user would declare it."""
+    case = oracle.REFERENCE[name]
+    given = case["params"]
+    match case["kind"]:
+        case "clt_poisson" | "clt_uniform" as kind:
+            declared = {
+                "type": "dpsgd",
+                "sampling": _SAMPLING[kind],
+                "noise_multiplier": Decimal(given["noise_multiplier"]),
+            }
+            if "epochs" in given:
+                sizes = {"dataset_size": given["N"], "batch_size": given["batch_size"], "epochs": given["epochs"]}
+                return {**declared, **sizes}
+            return {**declared, "sample_rate": Decimal(given["sample_rate"]), "steps": given["steps"]}
+        case "gaussian":
+            return gaussian(Decimal(given["sigma"]) / Decimal(given["sensitivity"]))
+        case "laplace":
+            noise = Decimal(given["scale"]) / Decimal(given["sensitivity"])
+            return {"type": "laplace", "noise_multiplier": noise}
+        case "pure_dp":
+            return {"type": "pure_dp", "epsilon": Decimal(given["epsilon"])}
+        case "eps_delta_blackbox":
+            return {
+                "type": "approximate_dp",
+                "epsilon": Decimal(given["epsilon"]),
+                "delta": Decimal(given["delta"]),
+            }
+        case "composition":
+            return composed(declaration(part["id"]) for part in given["members"] for _ in range(part["count"]))
+        case kind:
+            raise AssertionError(kind)
+
+
+def appearances(rng: random.Random, *, size: int, batch: int, steps: int, drop_last: bool) -> int:
+    """Trains `steps` steps as a data loader does, from an epoch's start; the most batches that one unit was in."""
+    seen = [0] * size
+    taken = 0
+    while taken < steps:
+        order = rng.sample(range(size), size)
+        # The adversary's order: unit 0 always comes first.
+        order.remove(0)
+        order.insert(0, 0)
+        ends = size - size % batch if drop_last else size
+        for start in range(0, ends, batch):
+            if taken == steps:
+                break
+            for unit in order[start : min(start + batch, ends)]:
+                seen[unit] += 1
+            taken += 1
+    return max(seen)

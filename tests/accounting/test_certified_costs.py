@@ -1,4 +1,4 @@
-"""`mechanisms.cost` under `certified`: which path gives a cost, what it is charged in, and how parts come together."""
+"""`costs.cost` under `certified`: which path gives a cost, what it is charged in, and how parts come together."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
-from ledger.accounting import amounts, certify, gdp, mechanisms, strategies, zcdp
-from ledger.accounting.mechanisms import Cost
+from ledger.accounting import amounts, certify, costs, gdp, mechanisms, strategies, zcdp
+from ledger.accounting.costs import Cost
 from ledger.errors import InvalidMechanism, TooLarge
 from ledger.model import Adjacency
+from tests.accounting.oracle_curves import Step, optimistic
 
 DELTA = Fraction(1, 10**8)
 
@@ -37,7 +38,7 @@ def composed(*parts: dict[str, Any]) -> dict[str, Any]:
 
 def cost(declared: dict[str, Any], adjacency: Adjacency = "add_or_remove_one", delta: Fraction = DELTA) -> Cost:
     """What it is charged."""
-    return mechanisms.cost(mechanisms.parse(declared), bound="certified", adjacency=adjacency, delta=delta)
+    return costs.cost(mechanisms.parse(declared), bound="certified", adjacency=adjacency, delta=delta)
 
 
 def test_a_certificate_charges_its_share_of_delta() -> None:
@@ -119,6 +120,43 @@ def test_parts_of_all_kinds_add_up() -> None:
     assert found.method == "composed: gaussian, pld-poisson, zcdp-renyi"
 
 
+@pytest.mark.parametrize("segments", [2, 3, 10, 299])
+def test_segments_have_a_certificate_each(segments: int) -> None:
+    """Goal: each segment has its own certificate at its part of delta; together they cover all steps, spend no more
+    delta than the run has, and cost more than the run without segments. Method: the certificate of one, asked for
+    directly; dp-accounting's optimistic composition of all steps."""
+    declared = dpsgd(1, "0.01", 600)
+    mechanism = mechanisms.parse(declared)
+    found = costs.cost(mechanism, bound="certified", adjacency="add_or_remove_one", delta=DELTA, segments=segments)
+    each = -(-600 // segments)
+    one = cost(dpsgd(1, "0.01", each), delta=DELTA / segments)
+    assert one.method == found.method == "pld-poisson"
+    assert one.mu == pytest.approx(
+        certify.subsampled_gaussian(
+            noise_multiplier=1.0, sample_rate=0.01, steps=each, delta=float(DELTA / segments)
+        ).mu,
+        rel=1e-6,
+    )
+    assert (found.mu_sq, found.nats) == (segments * one.mu_sq, segments * one.nats)
+    whole = cost(declared)
+    assert found.nats <= whole.nats
+    assert found.amount.delta_atto <= whole.amount.delta_atto
+    assert found.mu_sq > whole.mu_sq
+    epsilons = np.linspace(0.0, 6.0, 60)
+    orders = optimistic(Step("removal", 1.0, 0.01), steps=segments * each, epsilons=epsilons)
+    assert orders is not None
+    allowed = found.delta + (1 - found.delta) * gdp.delta(mu=found.mu, epsilon=epsilons)
+    assert all(np.all(leaked <= allowed * (1 + 1e-9)) for leaked in orders)
+
+
+def test_one_segment_is_the_run() -> None:
+    """Goal: segments that are not asked for change nothing. Method: with one, and without."""
+    for declared in (dpsgd(1, "0.01", 600), {"type": "zcdp", "rho": 1}, composed(dpsgd(1, "0.01", 60))):
+        mechanism = mechanisms.parse(declared)
+        found = costs.cost(mechanism, bound="certified", adjacency="replace_one", delta=DELTA, segments=1)
+        assert found == cost(declared, "replace_one")
+
+
 def test_zcdp_and_matrix_factorization() -> None:
     """Goal: each is charged by its own theorem. Method: their modules; replacing one doubles the sensitivity."""
     found = cost({"type": "zcdp", "rho": Decimal("0.5")})
@@ -157,14 +195,14 @@ def test_the_frontier_is_what_each_share_would_cost() -> None:
     """Goal: along delta mu only grows as delta falls, and each point is the cost at that share. Method: the cost of
     each; closed forms and estimates have none."""
     mechanism = mechanisms.parse(dpsgd(1, "0.01", 1_000))
-    points = mechanisms.frontier(mechanism, bound="certified", adjacency="add_or_remove_one")
+    points = costs.frontier(mechanism, bound="certified", adjacency="add_or_remove_one")
     assert [delta for delta, _ in points] == [float(f"1e-{exponent}") for exponent in range(4, 16)]
     assert [mu for _, mu in points] == sorted(mu for _, mu in points)
     for delta, mu in points:
         assert mu == pytest.approx(cost(dpsgd(1, "0.01", 1_000), delta=Fraction(delta)).mu, rel=2e-3)
     gaussian = mechanisms.parse({"type": "gaussian", "noise_multiplier": 1})
-    assert mechanisms.frontier(gaussian, bound="certified", adjacency="add_or_remove_one") == []
-    assert mechanisms.frontier(mechanism, bound="clt", adjacency="add_or_remove_one") == []
+    assert costs.frontier(gaussian, bound="certified", adjacency="add_or_remove_one") == []
+    assert costs.frontier(mechanism, bound="clt", adjacency="add_or_remove_one") == []
 
 
 @pytest.mark.parametrize("written", ["0.1", "1.1", "0.3", "1e-7", "0.333333333333333333333", "7"])

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 import pytest
 
-from ledger.accounting import mechanisms, plan
+from ledger.accounting import costs, mechanisms, plan
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
 from ledger.model import Adjacency, Amount, Bound
@@ -41,7 +41,7 @@ SOLVABLE = {**RESIZABLE, "dpsgd": RESIZABLE["dpsgd"] | {"sample_rate"}}
 def amount(declared: dict[str, Any], bound: Bound, adjacency: Adjacency) -> Amount | None:
     """What a declaration is charged; None where it has no cost."""
     try:
-        return mechanisms.cost(mechanisms.parse(declared), bound=bound, adjacency=adjacency).amount
+        return costs.cost(mechanisms.parse(declared), bound=bound, adjacency=adjacency).amount
     except InvalidMechanism:
         return None
 
@@ -138,12 +138,12 @@ def dearer(field: str, value: int | Decimal) -> int | Decimal:
 class Counted:
     """Stands before the real accountant, or another, and counts the costs that are worked out."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, real: Callable[..., mechanisms.Cost] = mechanisms.cost) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, real: Callable[..., costs.Cost] = costs.cost) -> None:
         self.calls = 0
         self._real = real
         monkeypatch.setattr(plan, "cost", self)
 
-    def __call__(self, mechanism: AnyMechanism, **under: Any) -> mechanisms.Cost:
+    def __call__(self, mechanism: AnyMechanism, **under: Any) -> costs.Cost:
         self.calls += 1
         return self._real(mechanism, **under)
 
@@ -297,6 +297,47 @@ def test_a_parameter_that_cannot_help_is_left_out(remaining: Amount, named: set[
     assert check(stated, "certified", "add_or_remove_one", Amount(10, 10**14)) == {}
 
 
+@pytest.mark.parametrize("bound", ["certified", "clt"])
+def test_what_is_named_has_as_many_segments(bound: Bound) -> None:
+    """Goal: with segments, what is named fits by the cost of so many, and the next value does not; nothing with fewer
+    steps than segments is named. Method: the cost at the value and at the next, under half of what was asked, and under
+    what is just enough for a step a segment."""
+    trained = {"type": "dpsgd", "noise_multiplier": 2, "sampling": "poisson", "sample_rate": Decimal("0.02")}
+    by_epochs = {"type": "dpsgd", "noise_multiplier": 2, "sampling": "shuffle", "dataset_size": 100, "batch_size": 30}
+    cases: list[dict[str, Any]] = [
+        {"type": "gaussian", "noise_multiplier": 5, "count": 30},
+        {**trained, "steps": 200},
+        {**by_epochs, "epochs": 20},
+        {**by_epochs, "sampling": "poisson", "epochs": 20},
+    ]
+    under: dict[str, Any] = {"bound": bound, "adjacency": "add_or_remove_one", "delta": Fraction(1, 10**7)}
+    for declared in cases:
+        for segments in (2, 7):
+            under["segments"] = segments
+            mechanism = mechanisms.parse(declared)
+
+            def charged(field: str, value: int | Decimal, declared: dict[str, Any] = declared) -> Amount:
+                return costs.cost(mechanisms.parse({**declared, field: value}), **under).amount
+
+            whole = costs.cost(mechanism, **under).amount
+            remaining = Amount(whole.mu_sq_pico // 2, whole.delta_atto)
+            found = plan.nearest(mechanism, remaining=remaining, **under)
+            assert set(found) == {
+                field for field in declared if field in ("noise_multiplier", "count", "steps", "epochs")
+            }
+            for field, solution in found.items():
+                assert charged(field, solution.value) == solution.amount
+                assert not solution.amount.exceeds(remaining)
+                following_value = dearer(field, solution.value)
+                assert charged(field, following_value).exceeds(remaining)
+            size = "count" if "count" in declared else "steps" if "steps" in declared else "epochs"
+            least = segments if size != "epochs" else Decimal(segments * 3) / 10
+            enough = charged(size, least)
+            assert plan.fits(mechanism, remaining=enough, **under)[size] >= least
+            short = Amount(enough.mu_sq_pico - 1, enough.delta_atto)
+            assert size not in plan.fits(mechanism, remaining=short, **under)
+
+
 def test_a_composition_has_no_single_parameter() -> None:
     """Goal: nothing is named for a composition. Method: one whose parts could each be resized."""
     part = {"type": "gaussian", "noise_multiplier": 1, "count": 2}
@@ -365,18 +406,18 @@ def test_costs_are_monotone_where_the_bisection_relies_on_it(tries: Callable[[in
             pair = [first_decimal, rng.choice([following(first_decimal), first_decimal * 10])]
         if field == "noise_multiplier":
             pair.reverse()
-        costs: list[Fraction] = []
+        charged: list[Fraction] = []
         for value in pair:
             try:
-                found = mechanisms.cost(mechanisms.parse({**declared, field: value}), bound="clt", adjacency=adjacency)
+                found = costs.cost(mechanisms.parse({**declared, field: value}), bound="clt", adjacency=adjacency)
             except InvalidMechanism:
                 continue
-            costs.append(found.mu_sq)
-        if len(costs) == 2:
+            charged.append(found.mu_sq)
+        if len(charged) == 2:
             checked += 1
-            assert costs[0] <= costs[1], (field, pair, declared)
+            assert charged[0] <= charged[1], (field, pair, declared)
             if declared.get("sampling") != "shuffle":
-                assert costs[0] < costs[1], (field, pair, declared)
+                assert charged[0] < charged[1], (field, pair, declared)
     assert checked > 1_000
 
 
@@ -408,13 +449,13 @@ def test_costs_are_monotone_across_the_seams_of_their_formulas(
         value = Decimal(seam)
         for _ in range(length // 2):
             value = preceding(value)
-        costs: list[Fraction] = []
+        charged: list[Fraction] = []
         for _ in range(length):
             mechanism = mechanisms.parse({**declared, field: value})
-            costs.append(mechanisms.cost(mechanism, bound="clt", adjacency=adjacency).mu_sq)
+            charged.append(costs.cost(mechanism, bound="clt", adjacency=adjacency).mu_sq)
             value = following(value)
-        assert len(set(costs)) == length
-        assert costs == sorted(costs, reverse=field == "noise_multiplier")
+        assert len(set(charged)) == length
+        assert charged == sorted(charged, reverse=field == "noise_multiplier")
 
 
 def test_decimals_of_six_digits_are_numbered_in_order() -> None:
@@ -557,15 +598,15 @@ def test_only_what_was_declared_can_be_solved_for() -> None:
 # --- costs that are dear, noisy, or not to be had --------------------------------------------------------------------
 
 
-def noisy(relative: float, *, steps_max: int = 10**12) -> Callable[..., mechanisms.Cost]:
+def noisy(relative: float, *, steps_max: int = 10**12) -> Callable[..., costs.Cost]:
     """The published estimate, moved up and down by as much as `relative` from one value to the next, as a certificate
     is by its grid; and none beyond `steps_max` steps."""
 
-    def cost(mechanism: AnyMechanism, **under: Any) -> mechanisms.Cost:
+    def cost(mechanism: AnyMechanism, **under: Any) -> costs.Cost:
         assert isinstance(mechanism, mechanisms.DpSgd)
         if mechanism.exact_steps > steps_max:
             raise TooLarge
-        found = mechanisms.cost(mechanism, bound="clt", adjacency=under["adjacency"])
+        found = costs.cost(mechanism, bound="clt", adjacency=under["adjacency"])
         chance = random.Random(repr([mechanism.exact_steps, mechanism.rate, mechanism.noise_multiplier.normalize()]))
         return replace(found, mu_sq=found.mu_sq * (1 + Fraction(chance.uniform(-relative, relative))))
 
@@ -620,7 +661,7 @@ def test_certificates_are_inverted(monkeypatch: pytest.MonkeyPatch, tries: Calla
         assert counted.calls <= EVALUATIONS_MAX
 
         def fit(value: int | Decimal, declared: dict[str, Any] = declared, field: str = field, **more: Any) -> bool:
-            charged = mechanisms.cost(mechanisms.parse({**declared, field: value}), **more).amount
+            charged = costs.cost(mechanisms.parse({**declared, field: value}), **more).amount
             return not charged.exceeds(remaining)  # noqa: B023 (called before the next trial)
 
         if found is None:
