@@ -38,15 +38,19 @@ from ledger.client import (
     GDP,
     ApproximateDP,
     AsyncLedger,
+    BatchRefused,
     BudgetExceeded,
     Composed,
     Gaussian,
     Laplace,
     LedgerError,
     MatrixFactorization,
+    Overrun,
+    PartitionsClosed,
     PureDP,
     RateLimited,
     Run,
+    UnitMismatch,
     Unreachable,
     ZCdp,
 )
@@ -192,7 +196,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 20
+    assert len(methods) == 25
     for name, documented in {**methods, "export": Client.export, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"
@@ -420,10 +424,15 @@ def test_planned_steps_are_the_server_s() -> None:
         )
         by_epochs = {"dataset_size": size, "batch_size": chance.randint(1, max(1, size // 100)), "epochs": epochs}
         form = chance.choice([by_epochs, {"sample_rate": 0.01, "steps": chance.randint(1, 10**9)}])
-        mechanism = DPSGD(noise_multiplier=1, **form)
         exact = {name: Decimal(repr(value)) if isinstance(value, float) else value for name, value in form.items()}
+        sampling: Any = chance.choice(["poisson", "shuffle"])
+        mechanism = DPSGD(noise_multiplier=1, sampling=sampling, **form)
         parsed = server_mechanisms.parse({**mechanism.to_json(), **exact, "noise_multiplier": 1})
-        assert planned_steps(mechanism) == server_mechanisms.planned_steps(parsed)
+        planned = server_mechanisms.planned_steps(parsed)
+        assert planned_steps(mechanism) == planned
+        segments = chance.randint(1, 9)
+        if planned is not None and planned[0] >= segments:
+            assert planned_steps(mechanism, segments) == server_mechanisms.planned_steps(parsed, segments)
     for mechanism, _ in DECLARED[2:]:
         exact = {n: Decimal(repr(v)) if isinstance(v, float) else v for n, v in mechanism.to_json().items()}
         if mechanism.type != "composed":
@@ -432,6 +441,8 @@ def test_planned_steps_are_the_server_s() -> None:
     for odd in [{}, {"type": "dpsgd"}, {"type": "gaussian", "count": "x"}, {"type": "gaussian", "count": float("nan")}]:
         assert planned_steps(odd) is None
     assert planned_steps({"type": "dpsgd", "dataset_size": 1, "batch_size": 0, "epochs": 1}) is None
+    assert planned_steps({"type": "gaussian"}, "x") is None  # type: ignore[arg-type]
+    assert planned_steps(RELEASE, -3) == (1, 1), "whatever is wrong with segments, the ledger says it"
 
 
 def test_numbers_are_sent_as_the_decimals_that_were_meant(ledger: Ledger, client: Client) -> None:
@@ -482,7 +493,8 @@ def test_a_run_is_settled_as_planned(ledger: Ledger, client: Client) -> None:
     with client.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5, count=3), purpose="counts") as run:
         assert client.run_info(run.id)["state"] == "started"
         assert (run.cost["mu_sq_pico"], run.planned_steps, run.is_resumed) == (str(3 * COST), 3, False)
-        assert run.remaining["mnist"]["mu_sq_pico"] == str(10**12 - 3 * COST)
+        assert run.remaining == {"mnist": ledger.get("/v1/datasets/mnist").json()["balance"]["remaining"]}
+        assert ledger.balance()["remaining"] == (10**12 - 3 * COST, 0)
         for _ in range(3):
             run.step()
         run.evidence["counts"] = [17, 4, 22]
@@ -498,6 +510,7 @@ def test_a_run_is_settled_as_planned(ledger: Ledger, client: Client) -> None:
 SGD = DPSGD(noise_multiplier=5, dataset_size=100, batch_size=8, epochs=1)
 """12.5 steps."""
 PROVED = GDP(mu=0.2, evidence="Theorem 3")
+CLICKS = {**MNIST, "name": "clicks", "privacy_unit": "user-month"}
 
 
 @pytest.mark.parametrize(
@@ -621,17 +634,161 @@ def test_a_refused_run_touches_nothing(ledger: Ledger, client: Client) -> None:
     assert kinds(ledger) == ["dataset-registered", "run-refused"]
 
 
-def test_more_steps_than_planned_is_an_error(client: Client) -> None:
-    """Goal: an overrun is never hidden: it raises on an ordinary way out, is a note on an exception of the training
-    code, and leaves the run as it was."""
-    with pytest.raises(LedgerError) as caught, client.run(datasets=["mnist"], mechanism=SGD) as run:
-        run.step(14)
-    assert any(run.id in note and "14 steps" in note for note in caught.value.__notes__)
-    assert client.run_info(run.id)["state"] == "started"
+def test_more_steps_than_planned_are_charged_besides(
+    ledger: Ledger, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: an overrun is never hidden and never free: where it fits, the answer and a warning say so; where it does
+    not, Overrun is raised once that is recorded, or is a note on the training code's own exception."""
+    with client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+        run.step(3)
+    assert run.settled is not None
+    assert (run.settled["overrun"]["steps"], run.settled["charged"]["mu_sq_pico"]) == (2, str(3 * COST))
+    assert [record.levelname for record in caplog.records if run.id in record.message] == ["WARNING"]
 
-    with pytest.raises(ValueError, match="mine") as mine, client.run(datasets=["mnist"], mechanism=SGD) as run:
-        raise_after(run, 14, ValueError("mine"))
-    assert any(run.id in note and "steps" in note for note in mine.value.__notes__)
+    with pytest.raises(Overrun) as caught, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+        run.step(100)
+    overrun = caught.value
+    assert (overrun.run, overrun.frozen, overrun.charged["mu_sq_pico"]) == (run.id, ["mnist"], str(100 * COST))
+    (drawn,) = overrun.datasets
+    assert (drawn["name"], drawn["quantity"], drawn["limit"], drawn["held"]) == ("mnist", "mu", 1, 0)
+    assert str(overrun) == (
+        "99 steps more than planned were executed, and charged mu 1.99 as a run of their own. "
+        "That did not fit: frozen until a steward has looked: mnist."
+    )
+    assert any("100 steps" in note and "settled" in note for note in overrun.__notes__)
+    assert run.settled is not None
+    assert (run.settled["state"], client.run_info(run.id)["state"]) == ("settled", "settled")
+    assert ledger.balance()["spent"] == (103 * COST, 0)
+    assert (str(copied(overrun)), copied(overrun).frozen) == (str(overrun), ["mnist"])
+    with pytest.raises(Overrun) as again:
+        client.settle(run.id, steps=100)
+    assert again.value.facts == overrun.facts
+
+    ledger.patch("/v1/datasets/mnist", {"state": "active", "reason": "a look was had"})
+    ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 2.1}, "reason": "for what was done"})
+    with pytest.raises(ValueError, match="mine") as mine, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+        raise_after(run, 100, ValueError("mine"))
+    assert any(run.id in note and "100 steps" in note for note in mine.value.__notes__)
+
+
+def test_leaving_between_segments_is_cheaper(ledger: Ledger, client: Client) -> None:
+    """Goal: what segments are for: a run that stops because of what it saw pays for those it began. Method: shuffled
+    epochs by the rule of full batches, whose cost is exact: 4 epochs in 2 segments, left in the second, the first and
+    at the end of the last."""
+    mechanism = DPSGD(noise_multiplier=20, sampling="shuffle", dataset_size=100, batch_size=10, epochs=Decimal("3.5"))
+    spent = 0
+    for steps, segments in ((7, 1), (20, 1), (21, 2), (35, 2), (40, 2)):
+        with client.run(datasets=["mnist"], mechanism=mechanism, segments=2) as run:
+            assert run.planned_steps == 40, "to the end of the last segment"
+            run.step(steps)
+        assert run.settled is not None
+        spent += segments * 2 * 2_500_000_000
+        # Epochs are complete releases of their own, so that even less than a segment is sound here.
+        assert int(run.settled["charged"]["mu_sq_pico"]) <= segments * 2 * 2_500_000_000
+    assert ledger.balance()["spent"][0] <= spent
+    sgd = DPSGD(noise_multiplier=10, sample_rate=0.1, steps=90)
+    with client.run(datasets=["mnist"], mechanism=sgd, segments=3) as run:
+        run.step(31)
+    assert run.settled is not None
+    one = int(client.run_info(run.id)["segments"]["cost"]["mu_sq_pico"])
+    assert 2 * one - 2 <= int(run.settled["charged"]["mu_sq_pico"]) <= 2 * one
+    with client.run(datasets=["mnist"], mechanism=sgd, segments=1) as run:
+        run.step(31)
+    assert run.settled is not None
+    assert run.settled["charged"] == run.cost
+
+
+def test_a_run_over_partitions_and_what_is_derived(ledger: Ledger, client: Client) -> None:
+    """Goal: partitions, projects and origins through the client: what is named is charged, nothing else is, and a
+    derived dataset has nothing left to show."""
+    client.register(**{**CLICKS, "partitions": ["2026-10"]})
+    assert client.add_partitions("clicks", ["2026-11"], disjoint=True)["items"][0]["name"] == "2026-11"
+    client.register(name="no-bots", derived_from=[{"name": "clicks", "unit_preserving": True}])
+    client.set_project("clicks", "ranking", budget={"mu": 0.3})
+    use = {"name": "no-bots", "partitions": ["2026-11"]}
+    with client.run(datasets=[use], mechanism=RELEASE, project="ranking") as run:
+        run.step()
+    assert list(run.remaining) == ["no-bots", "clicks"]
+    assert run.remaining["no-bots"] is None
+    assert run.remaining["clicks"] is not None
+    assert run.remaining["clicks"]["mu_sq_pico"] == str(9 * 10**10 - COST)
+    spent = {part["name"]: part["balance"]["spent"]["mu_sq_pico"] for part in client.partitions("clicks")}
+    assert spent == {"2026-10": "0", "2026-11": str(COST)}
+    planned = client.plan(datasets=["clicks"], mechanism=Gaussian(noise_multiplier=5, count=2), project="ranking")
+    assert (planned["fits"], planned["binding"][0]["partition"]) == (False, "2026-11")
+    assert client.plan(datasets=["clicks"], mechanism=SGD, segments=3)["segments"]["count"] == 3
+    with pytest.raises(BudgetExceeded) as caught:
+        client.ask(datasets=[use], mechanism=Gaussian(noise_multiplier=4), project="ranking")
+    assert [(item["partition"], item["project"]) for item in caught.value.datasets] == [("2026-11", "ranking")]
+    assert "clicks (partition 2026-11, project ranking)" in str(caught.value)
+    assert [run["project"] for run in client.runs(project="ranking")] == ["ranking"] * 2
+
+
+def test_what_cannot_go_together_is_its_exception(ledger: Ledger, client: Client) -> None:
+    """Goal: each new refusal of the server is the class that says it."""
+    with pytest.raises(PartitionsClosed):
+        client.add_partitions("mnist", ["a"], disjoint=True)
+    client.register(**{**MNIST, "name": "people", "privacy_unit": "user"})
+    with pytest.raises(UnitMismatch) as caught:
+        client.ask(datasets=["mnist", "people"], mechanism=RELEASE)
+    assert caught.value.facts["what"] == "privacy_unit"
+    faults = Faults()
+    with connect(ledger, faults) as busy:
+        busy.set_fair_use("mnist", runs_per_hour=1, reason="so that others get a turn")
+        busy.ask(datasets=["mnist"], mechanism=RELEASE)
+        with pytest.raises(RateLimited) as limited:
+            busy.ask(datasets=["mnist"], mechanism=RELEASE)
+    assert 3500 < limited.value.retry_after_seconds <= 3601
+    assert (limited.value.facts, faults.slept) == ({"dataset": "mnist", "runs_per_hour": 1}, [])
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_asked_for_once_whatever_is_lost(ledger: Ledger) -> None:
+    """Goal: a run without a key gets one that all attempts share; one with a key is the same through either call."""
+    ledger.register()
+    faults = Faults(["lose", "busy", "gateway"])
+    runs: list[dict[str, Any]] = [
+        {"datasets": ["mnist"], "mechanism": RELEASE, "valid_for": timedelta(hours=1), "purpose": None},
+        {"datasets": ["mnist"], "mechanism": RELEASE, "idempotency_key": "mine"},
+        {"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=0.1)},
+        {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": -1}},
+    ]
+    with connect(ledger, faults) as client:
+        results = client.ask_batch(runs)["results"]
+        assert [result["status"] for result in results] == [201, 201, 409, 422]
+        assert len({request.content for request in faults.seen}) == 1
+        same = client.ask(datasets=["mnist"], mechanism=RELEASE, idempotency_key="mine")
+        assert same["id"] == results[1]["run"]["id"]
+        assert "idempotency_key" not in runs[0], "what was given is left as it was"
+        faults.script = ["lose"] * 20
+        with pytest.raises(Unreachable, match="the same keys") as caught:
+            client.ask_batch(runs)
+        assert len(set(caught.value.facts["idempotency_keys"])) == 4
+        assert "mine" in caught.value.facts["idempotency_keys"]
+
+
+def test_all_or_none_of_a_batch(ledger: Ledger, client: Client) -> None:
+    """Goal: an atomic batch that does not fit raises BatchRefused with what came of each, and leaves nothing."""
+    runs = [
+        {"datasets": ["mnist"], "mechanism": RELEASE, "idempotency_key": "one"},
+        {"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=0.1), "idempotency_key": "two"},
+    ]
+    with pytest.raises(BatchRefused) as caught:
+        client.ask_batch(runs, atomic=True)
+    codes = [result["problem"]["code"] for result in caught.value.results]
+    assert codes == ["batch-refused", "budget-exceeded"]
+    assert kinds(ledger) == ["dataset-registered"]
+    assert copied(caught.value).results == caught.value.results
+    assert [result["status"] for result in client.ask_batch(runs[:1], atomic=True)["results"]] == [201]
+    for key in ("", "not visible\n", 5):
+        with pytest.raises(errors.IdempotencyKeyMissing) as missing:
+            client.ask_batch([{"datasets": ["mnist"], "mechanism": RELEASE, "idempotency_key": key}])
+        assert missing.value.field == "runs.0.idempotency_key"
+    with pytest.raises(errors.InvalidMechanism) as invalid:
+        client.ask_batch([{"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=float("nan"))}])
+    assert invalid.value.field == "runs.0.mechanism.noise_multiplier"
 
 
 def test_a_failing_settle_masks_nothing(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
@@ -954,10 +1111,29 @@ def test_a_newer_server_s_code_is_kept() -> None:
             "mu 0.2000001, 0.2 of 0.2 is left; of mnist: it asks for delta 1e-06, 0 of 1e-06 is left. "
             "No change of one of its numbers would make it fit.",
         ),
+        (
+            {
+                "datasets": [
+                    {
+                        "name": "clicks",
+                        "partition": str(day),
+                        "quantity": "mu",
+                        "requested": 3,
+                        "remaining": 1,
+                        "limit": 2,
+                    }
+                    for day in range(365)
+                ],
+                "fits": {},
+            },
+            "The run does not fit in what is left of "
+            + "; of ".join(f"clicks (partition {day}): it asks for mu 3, 1 of 2 is left" for day in range(5))
+            + "; and of 360 more. No change of one of its numbers would make it fit.",
+        ),
         ({"datasets": "?", "fits": {}}, "It said no."),
         ({}, "It said no."),
     ],
-    ids=["one", "two", "odd", "none"],
+    ids=["one", "two", "many", "odd", "none"],
 )
 def test_a_refusal_says_what_a_person_needs(facts: dict[str, Any], said: str) -> None:
     """Goal: one line: what binds, by how much, and what would fit; numbers that differ look different."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
+import json
 import math
 import re
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -54,7 +57,8 @@ def test_the_published_runs_by_command_line_until_verify(terminal: Terminal, tmp
     file = tmp_path / "mnist.jsonl"
     assert terminal(f"export mnist --output {file}").status == 0
     verified = terminal(f"verify {file} --json")
-    assert (verified.status, verified.json["balance"]["held"]["mu_sq_pico"]) == (0, str(held))
+    (account,) = verified.json["accounts"]
+    assert (verified.status, account["held"]["mu_sq_pico"]) == (0, str(held))
     assert "holds" in terminal(f"verify {file}").out
     lines = file.read_text().split("\n")
     at = next(place for place, line in enumerate(lines) if '"epochs":60' in line)
@@ -103,6 +107,156 @@ def test_a_run_and_its_dataset_from_beginning_to_end(terminal: Terminal) -> None
     assert terminal("dataset retire counts --reason done --json").json["state"] == "retired"
     holds = terminal("check")
     assert (holds.status, "holds" in holds.out) == (0, True)
+
+
+def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, tmp_path: Path) -> None:
+    """Goal: what is typed of partitions, origins, projects and a ceiling is charged, for people and with --json,
+    and the export of it verifies. Method: one dataset in parts, one derived from it, one beside it."""
+    made = terminal(
+        "dataset create clicks --mu 1 --bound clt --privacy-unit user-month --partition 2026-09 --partition 2026-10"
+        " --ceiling-mu 2 --json"
+    ).json
+    assert (made["partition_count"], made["ceiling"]["mu"], made["privacy_unit"]) == (2, 2.0, "user-month")
+    assert "2026-11" in terminal("dataset add-partitions clicks 2026-11 2026-12 --disjoint").out
+    listed = terminal("dataset partitions clicks --json").json
+    assert [part["name"] for part in listed] == ["2026-09", "2026-10", "2026-11", "2026-12"]
+    derived = terminal("dataset create no-bots --derived-from clicks --unit-preserving")
+    assert re.search(r"its runs charge\s+clicks", derived.out)
+    terminal("dataset create sales --mu 1 --bound clt --privacy-unit user-month")
+    share = terminal("dataset project clicks ranking --mu 0.3 --reason agreed")
+    assert ("ranking" in share.out, "a project of clicks" in share.out) == (True, True)
+
+    release = "--type gaussian --noise-multiplier 5"
+    asked = terminal(f"request no-bots:2026-09,2026-10 sales {release} --project ranking --json")
+    assert (asked.status, asked.json["code"]) == (2, "not-found"), "every dataset that is named has the project"
+    asked = terminal(f"request no-bots:2026-09,2026-10 {release} --project ranking")
+    assert asked.status == 0, asked.err
+    assert re.search(r"project\s+ranking", asked.out)
+    assert "of what it is derived from" in asked.out
+    run = re.findall(r"run ([0-9a-f-]{36})", asked.out)[0]
+    spent = {part["name"]: part["balance"]["held"]["mu"] for part in terminal("dataset partitions clicks --json").json}
+    assert spent == {"2026-09": 0.2, "2026-10": 0.2, "2026-11": 0.0, "2026-12": 0.0}
+    moved = terminal(f"start {run}")
+    assert ("no-bots" in moved.out, "of clicks" in moved.out) == (True, True)
+    assert terminal(f"settle {run}").status == 0
+
+    refused = terminal("request no-bots:2026-09 --type gaussian --noise-multiplier 4 --project ranking")
+    assert refused.status == 1
+    assert re.search(r"dataset\s+partition\s+project\s+quantity", refused.err)
+    pasted = terminal(next(line.strip() for line in refused.err.splitlines() if line.startswith("    privacy-ledger")))
+    assert pasted.status == 0, pasted.err
+    both = terminal(f"plan no-bots sales {release}")
+    assert ("fits  no-bots, sales, clicks" in both.out, "of sales" in both.out) == (True, True)
+    tight = terminal("plan clicks sales --type gaussian --noise-multiplier 0.5")
+    assert (tight.status, len(re.findall(r"clicks\s+2026-\d\d\s+mu", tight.out))) == (1, 4)
+    runs = terminal("runs --project ranking")
+    assert "no-bots:2026-09,2026-10" in runs.out
+    assert re.search(r"dataset\s+project\s+mechanism", runs.out)
+    assert "project" not in terminal("runs --dataset sales").out
+
+    shown = terminal("dataset show clicks").out
+    assert re.search(r"partitions\s+4", shown)
+    assert re.search(r"ceiling\s+mu 2", shown)
+    assert re.search(r"project\s+mu left", shown)
+    everything = terminal("dataset list").out
+    assert "that of clicks" in everything
+    above = terminal("dataset budget clicks --mu 3 --reason more")
+    assert (above.status, "ceiling" in above.err) == (2, True)
+    terminal("dataset create empty --mu 1 --bound clt --partitioned")
+    assert "add-partitions" in terminal("dataset partitions empty").err
+    for name in ("clicks", "no-bots"):
+        file = tmp_path / name
+        assert terminal(f"export {name} --output {file}").status == 0
+        assert "holds" in terminal(f"verify {file}").out
+    assert terminal("check --json").json["holds"]
+
+
+def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
+    """Goal: what settle charges by what is said, what segments cost, and what an overrun leaves: it is charged, shown,
+    and ends with status 1 where it does not fit."""
+    terminal("dataset create mnist --mu 1 --delta 1e-6")
+    counts = "request mnist --type gaussian --noise-multiplier 10 --count 4 --json"
+    for said, charged in (("--steps 1", 0.1), ("--steps 2 --stop data_independent", math.sqrt(0.02)), ("", 0.2)):
+        run = terminal(counts).json["id"]
+        terminal(f"start {run}")
+        assert terminal(f"settle {run} {said} --json").json["charged"]["mu"] == pytest.approx(charged)
+
+    sgd = "--noise-multiplier 2 --sample-rate 0.01 --steps 100"
+    planned = terminal(f"plan mnist {sgd} --segments 3").out
+    assert re.search(r"segments\s+3 of 34 steps, mu \S+ each; in one piece it would be mu \S+", planned)
+    asked = terminal(f"request mnist {sgd} --segments 3")
+    assert "in one piece" in asked.out
+    run = re.findall(r"run ([0-9a-f-]{36})", asked.out)[0]
+    terminal(f"start {run}")
+    settled = terminal(f"settle {run} --steps 30 --json").json
+    assert int(settled["charged"]["mu_sq_pico"]) * 3 <= int(settled["cost"]["mu_sq_pico"]) + 3
+
+    run = terminal(counts).json["id"]
+    terminal(f"start {run}")
+    beyond = terminal(f"settle {run} --steps 6")
+    assert (beyond.status, "2 steps beyond the plan" in beyond.out) == (0, True)
+    run = terminal(counts).json["id"]
+    terminal(f"start {run}")
+    overrun = terminal(f"settle {run} --steps 1000")
+    assert overrun.status == 1
+    assert "996 steps more than planned" in overrun.err
+    assert re.search(r"dataset\s+quantity\s+limit\s+spent\s+held\s+overdrawn", overrun.err)
+    assert "privacy-ledger dataset thaw mnist" in overrun.err
+    again = terminal(f"settle {run} --steps 1000 --json")
+    assert (again.status, again.json["code"], again.json["frozen"]) == (1, "overrun", ["mnist"])
+    shown = terminal("dataset show mnist").out
+    assert re.search(r"remaining\s+-\d", shown)
+    assert "frozen" in shown
+    assert re.search(r"mnist\s+frozen\s+certified\s+-3\.\d+", terminal("dataset list").out)
+    assert "mnist is frozen" in terminal("plan mnist --type gaussian --noise-multiplier 5").out
+
+
+def test_fair_use_is_set_and_binds(terminal: Terminal) -> None:
+    """Goal: what one principal may hold and how often it may ask, set, shown, met and removed."""
+    terminal("dataset create mnist --mu 1 --bound clt")
+    told = terminal("dataset fair-use mnist --mu 0.2 --runs-per-hour 2 --reason 'one sweep'").out
+    assert re.search(r"fair use\s+mu 0\.2 held at once and 2 runs an hour, for each principal", told)
+    release = "request mnist --type gaussian --noise-multiplier 5"
+    assert terminal(release).status == 0
+    refused = terminal(release)
+    assert refused.status == 1
+    assert re.search(r"dataset\s+principal\s+quantity", refused.err)
+    often = terminal(f"{release} --json")
+    assert (often.status, often.json["code"], often.json["runs_per_hour"]) == (3, "rate-limited", 2)
+    changed = terminal("dataset fair-use mnist --unlimited --reason over --json").json
+    assert changed["fair_use"] is None
+    assert terminal(release).status == 0
+
+
+def test_a_batch_from_a_file(terminal: Terminal, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an array, lines and standard input are the same batch; each for itself or all or none; status 1 where one
+    is not approved."""
+    terminal("dataset create mnist --mu 1 --bound clt")
+    runs: list[dict[str, Any]] = [
+        {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": noise}, "idempotency_key": key}
+        for key, noise in (("a", 5), ("b", 0.1), ("c", -1))
+    ]
+    array, lines = tmp_path / "array.json", tmp_path / "lines.jsonl"
+    array.write_text(json.dumps(runs, indent=1))
+    lines.write_text("".join(f"{json.dumps(run)}\n" for run in runs[:2]))
+    refused = terminal(f"batch {lines} --atomic")
+    assert (refused.status, "nothing was recorded" in refused.err) == (1, True)
+    assert re.search(r"1\s+mnist\s+batch-refused", refused.err)
+    assert terminal("runs --json").json == []
+    assert terminal(f"batch {lines} --atomic --json").json["code"] == "batch-refused"
+
+    told = terminal(f"batch {array}")
+    assert told.status == 1
+    for place, verdict in enumerate(("approved", "budget-exceeded", "invalid-mechanism"), start=1):
+        assert re.search(rf"{place}\s+mnist\s+{verdict}", told.out)
+    for source in ("-", "@-"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(lines.read_text()))
+        results = terminal(f"batch {source} --json").json["results"]
+        assert [(result["status"], result["replayed"]) for result in results] == [(201, True), (409, True)]
+    digits = "5.000000000000000000000000000001"
+    array.write_text(json.dumps(runs[:1]).replace(": 5}", f": {digits}}}").replace('"a"', '"d"'))
+    assert terminal(f"batch @{array} --atomic").status == 0
+    assert terminal("export mnist --output -").out.count(digits) == 1
 
 
 def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, database: Settings) -> None:
@@ -177,6 +331,48 @@ def test_a_mistake_is_named(terminal: Terminal, line: str, status: int, names: s
     assert names in re.sub(r"[\s│]+", " ", said.err), said.err
     assert "Traceback" not in said.err
     assert not Path("nothere.jsonl").exists()
+
+
+ABOUT_ACCOUNTS = [
+    ("dataset create c --epsilon 1 --mu 1", 2, "not by both"),
+    ("dataset create c --mu 1 --bound clt --ceiling-mu 1 --ceiling-epsilon 1", 2, "ceiling"),
+    ("dataset create c --mu 2 --bound clt --ceiling-mu 1", 2, "above the ceiling"),
+    ("dataset create c --derived-from a", 2, "--unit-preserving"),
+    ("dataset create c --derived-from nothere --unit-preserving", 2, "nothere"),
+    ("dataset create c --derived-from a --unit-preserving --privacy-unit user", 1, "privacy_unit"),
+    ("dataset create c --derived-from a --unit-preserving --partition x", 2, "partitions"),
+    ("dataset add-partitions a x", 2, "--disjoint"),
+    ("dataset add-partitions a x --disjoint", 1, "without partitions"),
+    ("dataset add-partitions a --disjoint", 2, "PARTITION"),
+    ("dataset project a p", 2, "--epsilon"),
+    ("dataset project a 'P P' --mu 1", 2, "project"),
+    ("dataset fair-use a --reason x", 2, "--unlimited"),
+    ("dataset fair-use a --reason x --unlimited --runs-per-hour 5", 2, "--unlimited"),
+    ("request a: --type gaussian --noise-multiplier 5", 2, "NAME:PARTITION"),
+    ("request a:x --type gaussian --noise-multiplier 5", 2, "no partitions"),
+    ("request a a --type gaussian --noise-multiplier 5", 2, "twice"),
+    ("request --type gaussian --noise-multiplier 5", 2, "DATASET"),
+    ("request a --type gaussian --noise-multiplier 5 --project p", 2, "no project"),
+    ("request a --type gaussian --noise-multiplier 5 --segments 2", 2, "segments"),
+    ("batch nofile", 2, "nofile"),
+    ("batch @nofile", 2, "nofile"),
+]
+NO_BATCHES = [("[1]", "every run"), ("{}\n{", "line 2"), ("5", "line 1"), ("[", "file"), ("", "runs"), ("[]", "runs")]
+
+
+def test_a_mistake_about_accounts_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    """Goal: the same of partitions, origins, projects, fair use and batches. Method: one server for all of them."""
+    terminal("dataset create a --mu 1 --bound clt")
+    for line, status, names in ABOUT_ACCOUNTS:
+        said = terminal(line)
+        assert said.status == status, (line, said)
+        assert names in re.sub(r"[\s│]+", " ", said.err), (line, said.err)
+        assert "Traceback" not in said.err
+    file = tmp_path / "runs"
+    for text_, names in NO_BATCHES:
+        file.write_text(text_)
+        said = terminal(f"batch {file}")
+        assert (said.status, names in said.err) == (2, True), (text_, said)
 
 
 def test_an_export_is_not_written_over_a_file(terminal: Terminal, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,16 @@ ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 
 
-def walk() -> list[tuple[str, str]]:
-    """The README's five minutes: every command with what is printed under it, and every Python snippet, in order."""
+def walk(page: str) -> list[tuple[str, str]]:
+    """A page's examples: every command with what is printed under it, and every Python snippet with what the block of
+    text after it says, in order."""
     found: list[tuple[str, str]] = []
-    for kind, block in re.findall(r"```(console|python)\n(.*?)```", README, re.DOTALL):
+    for kind, block in re.findall(r"```(console|python|text)\n(.*?)```", (ROOT / page).read_text(), re.DOTALL):
         if kind == "python":
             found.append((block, ""))
+            continue
+        if kind == "text":
+            found[-1] = (found[-1][0], block)
             continue
         for line in block.splitlines():
             if line.startswith("$ "):
@@ -63,13 +68,15 @@ def squeezed(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
 
 
-def test_the_walk_prints_what_the_readme_says(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(("page", "examples"), [("README.md", 8), ("docs/modelling.md", 30)])
+def test_the_walk_prints_what_the_page_says(
+    page: str, examples: int, terminal: Terminal, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Goal: a stranger who types the walk sees the walk. Method: every command and snippet in order, on a real server,
-    against what the README prints, in which … stands for what differs each time."""
+    """Goal: a stranger who types a page's walk sees the walk. Method: every command and snippet in order, on a real
+    server, against what the page prints, in which … stands for what differs each time."""
     compared = 0
-    for command, wanted in walk():
+    names: dict[str, Any] = {}
+    for command, wanted in walk(page):
         if command.startswith(("export ", "source ")):
             continue
         if command.startswith("privacy-ledger"):
@@ -77,16 +84,17 @@ def test_the_walk_prints_what_the_readme_says(
             printed = said.out + said.err
         elif command.startswith("curl"):
             printed = curl(command)
+        elif command.startswith("echo"):
+            printed = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
         else:
-            names: dict[str, Any] = {}
-            exec(compile(command, "README.md", "exec"), names)  # noqa: S102 (our own snippet)
-            names["ledger"].close()
-            printed = ""
-            assert "noise_multiplier" in capfd.readouterr().out
+            capfd.readouterr()
+            exec(compile(command, page, "exec"), names)  # noqa: S102 (our own snippet)
+            printed = capfd.readouterr().out
         pattern = ".*?".join(re.escape(part) for part in squeezed(wanted).split("…"))
         assert re.fullmatch(pattern, squeezed(printed), re.DOTALL), f"{command}\nprinted\n{printed}"
         compared += 1
-    assert compared == 8
+    names["ledger"].close()
+    assert compared == examples
 
 
 def test_every_call_is_in_the_readme(database: Settings) -> None:

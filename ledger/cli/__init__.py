@@ -1,8 +1,8 @@
 """The command line: `privacy-ledger`.
 
     server   what opens the database: serve, init, migrate, check
-    remote   what asks a server: tenant, key, dataset, request, plan, start, settle, void, runs, evaluate,
-             export
+    remote   what asks a server: tenant, key, dataset, request, batch, plan, start, settle, void, runs,
+             evaluate, export
     offline  what needs neither: verify
     show     how things look to a person
 

@@ -17,7 +17,7 @@ from uuid import uuid4
 import typer
 
 from ledger.cli import show
-from ledger.errors import BudgetExceeded, InvalidRequest
+from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 if TYPE_CHECKING:
     from ledger.client import Ledger
@@ -46,6 +46,18 @@ Slack = Annotated[Decimal | None, _number("The share of at-delta that is set asi
 Mu = Annotated[Decimal | None, _number("The budget in mu, instead of epsilon.")]
 Delta = Annotated[Decimal | None, _number("The budget's delta, beside --mu.")]
 Share = Annotated[Decimal | None, _number("The run's share of the delta budget, for a certificate.", "--delta")]
+CeilingEpsilon = Annotated[Decimal | None, _number("A limit that no later budget may pass, as the budget is given.")]
+CeilingAtDelta = Annotated[Decimal | None, _number("The delta at which --ceiling-epsilon is meant.")]
+CeilingMu = Annotated[Decimal | None, _number("The ceiling in mu, instead of --ceiling-epsilon.")]
+CeilingDelta = Annotated[Decimal | None, _number("The ceiling's delta, beside --ceiling-mu.")]
+Uses = Annotated[
+    list[str],
+    typer.Argument(metavar="DATASET…", help="One or more: NAME, or NAME:PARTITION,PARTITION for some of its parts."),
+]
+ProjectName = Annotated[str | None, typer.Option(help="Charge this project's share too.")]
+Segments = Annotated[
+    int | None, typer.Option(help="In so many pieces, each restarted, so that it may stop after any and pay for those.")
+]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
 
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
@@ -55,7 +67,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets
 
 def add_to(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (request, plan, start, settle, void, runs, evaluate):
+    for command in (request, batch, plan, start, settle, void, runs, evaluate):
         app.command(rich_help_panel="Runs")(command)
     app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
     app.add_typer(key_app, name="key", rich_help_panel="Stewards and admins")
@@ -89,12 +101,36 @@ def _object(text: str | None, name: str) -> dict[str, Any] | None:
         return None
     try:
         source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-        value = json.loads(source, parse_float=Decimal)
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{name}: {error}", field=name) from None
+    return _parsed_object(source, name)
+
+
+def _parsed(text: str, name: str) -> Any:
+    """JSON whose numbers keep every digit that was typed."""
+    try:
+        return json.loads(text, parse_float=Decimal)
+    except (ValueError, RecursionError) as error:
+        raise InvalidRequest(f"{name}: {error}", field=name) from None
+
+
+def _parsed_object(text: str, name: str) -> dict[str, Any]:
+    value = _parsed(text, name)
     if not isinstance(value, dict):
         raise InvalidRequest(f"{name}: must be a JSON object", field=name)
     return value
+
+
+def _uses(datasets: list[str]) -> list[str | dict[str, Any]]:
+    """The datasets of a run as they are typed: NAME, or NAME:PARTITION,PARTITION."""
+    found: list[str | dict[str, Any]] = []
+    for said in datasets:
+        name, colon, partitions = said.partition(":")
+        names = partitions.split(",")
+        if colon and not all(names):
+            raise InvalidRequest(f"datasets: {said!r} is not NAME:PARTITION,PARTITION", field="datasets")
+        found.append({"name": name, "partitions": names} if colon else name)
+    return found
 
 
 # --- tenants and keys ------------------------------------------------------------------------------------------------
@@ -145,10 +181,25 @@ def key_revoke(
 def _budget(
     epsilon: Decimal | None, at_delta: Decimal | None, slack: Decimal | None, mu: Decimal | None, delta: Decimal | None
 ) -> dict[str, Any]:
-    by_epsilon, by_mu = _given(epsilon=epsilon, at_delta=at_delta, slack=slack), _given(mu=mu, delta=delta)
-    if bool(by_epsilon) == bool(by_mu):
+    found = _budget_or_none(epsilon, at_delta, slack, mu, delta)
+    if found is None:
         raise InvalidRequest("Give the budget as --epsilon and --at-delta, or as --mu (and --delta).", field="budget")
-    return by_epsilon or by_mu
+    return found
+
+
+def _budget_or_none(
+    epsilon: Decimal | None,
+    at_delta: Decimal | None,
+    slack: Decimal | None,
+    mu: Decimal | None,
+    delta: Decimal | None,
+    *,
+    field: str = "budget",
+) -> dict[str, Any] | None:
+    by_epsilon, by_mu = _given(epsilon=epsilon, at_delta=at_delta, slack=slack), _given(mu=mu, delta=delta)
+    if by_epsilon and by_mu:
+        raise InvalidRequest(f"{field}: give it by its epsilon or by its mu, not by both.", field=field)
+    return by_epsilon or by_mu or None
 
 
 @dataset_app.command("create")
@@ -159,26 +210,63 @@ def dataset_create(
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
-    privacy_unit: Annotated[str, typer.Option(help="What one neighbouring dataset lacks: record, user, …")] = "record",
-    adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
-    bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
+    privacy_unit: Annotated[
+        str | None, typer.Option(help="What one neighbouring dataset lacks: record (the default), user, …")
+    ] = None,
+    adjacency: Annotated[str | None, typer.Option(help="add_or_remove_one (the default) or replace_one.")] = None,
+    bound: Annotated[
+        str | None, typer.Option(help="certified, a guarantee (the default), or clt, the published estimate.")
+    ] = None,
     size: Annotated[int | None, typer.Option(help="A public, nominal size.")] = None,
     title: str = "",
     description: str = "",
+    partition: Annotated[
+        list[str] | None,
+        typer.Option(help="A part such that no privacy unit is in two of them, on your word; say it again for more."),
+    ] = None,
+    partitioned: Annotated[
+        bool, typer.Option("--partitioned", help="It will have partitions, which `add-partitions` adds.")
+    ] = False,
+    derived_from: Annotated[
+        list[str] | None,
+        typer.Option(help="The dataset that this one is a copy, filter or join of; say it again for more."),
+    ] = None,
+    unit_preserving: Annotated[
+        bool,
+        typer.Option(
+            "--unit-preserving",
+            help="Your word that one privacy unit of --derived-from changes only its own rows here, and that the rows"
+            " of one unit are clipped and sampled together.",
+        ),
+    ] = False,
+    ceiling_epsilon: CeilingEpsilon = None,
+    ceiling_at_delta: CeilingAtDelta = None,
+    ceiling_mu: CeilingMu = None,
+    ceiling_delta: CeilingDelta = None,
     as_json: Json = False,
 ) -> None:
-    """Register a dataset with its budget."""
-    with _server() as ledger:
-        made = ledger.register(
-            name=name,
-            privacy_unit=privacy_unit,
-            adjacency=adjacency,
-            bound=bound,
-            budget=_budget(epsilon, at_delta, slack, mu, delta),
-            title=title,
-            description=description,
-            **_given(size=size),
+    """Register a dataset with its budget; one that is derived from others needs none."""
+    if derived_from and not unit_preserving:
+        raise InvalidRequest(
+            "derived_from: say --unit-preserving if one privacy unit of the original changes only its own rows here."
+            " Where it does not, charging the original would not be sound.",
+            field="derived_from",
         )
+    budget_of = _budget_or_none if derived_from else _budget
+    unsaid = {} if derived_from else {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "certified"}
+    ceiling = _budget_or_none(ceiling_epsilon, ceiling_at_delta, None, ceiling_mu, ceiling_delta, field="ceiling")
+    said = _given(
+        privacy_unit=privacy_unit,
+        adjacency=adjacency,
+        bound=bound,
+        budget=budget_of(epsilon, at_delta, slack, mu, delta),
+        size=size,
+        partitions=partition or ([] if partitioned else None),
+        derived_from=[{"name": parent, "unit_preserving": True} for parent in derived_from or ()] or None,
+        ceiling=ceiling,
+    )
+    with _server() as ledger:
+        made = ledger.register(name=name, title=title, description=description, **{**unsaid, **said})
     _print(made, as_json, show.dataset)
 
 
@@ -210,6 +298,77 @@ def dataset_budget(
     """Set a new limit, not below what is spent and held."""
     with _server() as ledger:
         changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
+    _print(changed, as_json, show.dataset)
+
+
+@dataset_app.command("partitions")
+def dataset_partitions(name: str, as_json: Json = False) -> None:
+    """List a dataset's partitions, each with its balance."""
+    with _server() as ledger:
+        _print(list(ledger.partitions(name)), as_json, show.partitions)
+
+
+@dataset_app.command("add-partitions")
+def dataset_add_partitions(
+    name: str,
+    partitions: Annotated[list[str], typer.Argument(metavar="PARTITION…", help="Their names.")],
+    disjoint: Annotated[
+        bool, typer.Option("--disjoint", help="Your word that no privacy unit is in two partitions; it is kept.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Add partitions, each with the dataset's limit."""
+    if not disjoint:
+        raise InvalidRequest(
+            "disjoint: say --disjoint if no privacy unit is in two of the partitions. Where one is, each would bring"
+            " fresh budget for it.",
+            field="disjoint",
+        )
+    with _server() as ledger:
+        made = ledger.add_partitions(name, partitions, disjoint=True)
+    _print(made["items"], as_json, show.partitions)
+
+
+@dataset_app.command("project")
+def dataset_project(
+    name: str,
+    project: str,
+    epsilon: Epsilon = None,
+    at_delta: AtDelta = None,
+    slack: Slack = None,
+    mu: Mu = None,
+    delta: Delta = None,
+    reason: Annotated[str | None, typer.Option(help="Why; it is kept in the journal.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Set a project's share of a dataset: a limit on the runs that name it, beside the dataset's own."""
+    budget = _budget(epsilon, at_delta, slack, mu, delta)
+    with _server() as ledger:
+        _print(ledger.set_project(name, project, budget=budget, reason=reason), as_json, show.project)
+
+
+@dataset_app.command("fair-use")
+def dataset_fair_use(
+    name: str,
+    reason: Reason,
+    epsilon: Epsilon = None,
+    at_delta: AtDelta = None,
+    slack: Slack = None,
+    mu: Mu = None,
+    delta: Delta = None,
+    runs_per_hour: Annotated[int | None, typer.Option(help="How many runs one principal may ask for.")] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="No such limits any more.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Limit what one principal may hold at once, as a budget, and how often it may ask; what is not said goes."""
+    held = _budget_or_none(epsilon, at_delta, slack, mu, delta)
+    if unlimited == bool(held or runs_per_hour):
+        raise InvalidRequest(
+            "Give a budget for what one principal may hold (such as --mu), --runs-per-hour or both; or --unlimited.",
+            field="held",
+        )
+    with _server() as ledger:
+        changed = ledger.set_fair_use(name, held=held, runs_per_hour=runs_per_hour, reason=reason)
     _print(changed, as_json, show.dataset)
 
 
@@ -301,11 +460,13 @@ def _takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
 
 @_takes_mechanism
 def request(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    datasets: Uses,
     declared: dict[str, Any],
     purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
     label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Say it again for more.")] = None,
     share: Share = None,
+    project: ProjectName = None,
+    segments: Segments = None,
     valid_for: Annotated[str | None, typer.Option(help="How long the approval can be started, such as P1D.")] = None,
     idempotency_key: Annotated[
         str | None, typer.Option("--key", help="The same key and request get the same answer, for ever.")
@@ -316,10 +477,15 @@ def request(
     with _server() as ledger:
         try:
             answer = ledger.ask(
-                datasets=[dataset],
+                datasets=_uses(datasets),
                 mechanism=declared,
-                idempotency_key=idempotency_key or uuid4().hex,
-                **_given(purpose=purpose, labels=_labels(label), delta=share, valid_for=valid_for),
+                delta=share,
+                segments=segments,
+                project=project,
+                purpose=purpose,
+                labels=_labels(label),
+                valid_for=valid_for,
+                idempotency_key=idempotency_key,
             )
         except BudgetExceeded as error:
             if as_json:
@@ -331,23 +497,72 @@ def request(
 
 @_takes_mechanism
 def plan(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    datasets: Uses,
     declared: dict[str, Any],
     solve_for: Annotated[
         str | None,
         typer.Option(help="The option to solve for, such as noise-multiplier, steps or epochs; or runs, how many."),
     ] = None,
     share: Share = None,
+    project: ProjectName = None,
+    segments: Segments = None,
     as_json: Json = False,
 ) -> None:
     """Work out whether a run would fit now, and how much of it would. Exit status 1 where it does not fit."""
     # As the option is called: of `--mechanism-epsilon` too, the field is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
     with _server() as ledger:
-        answer = ledger.plan(datasets=[dataset], mechanism=declared, **_given(delta=share, solve_for=field))
+        answer = ledger.plan(
+            datasets=_uses(datasets),
+            mechanism=declared,
+            delta=share,
+            segments=segments,
+            project=project,
+            solve_for=field,
+        )
     _print(answer, as_json, functools.partial(show.planned, solve_for=field, suggest=_suggestion))
     if not answer["fits"]:
         sys.exit(1)
+
+
+def batch(
+    file: Annotated[
+        str, typer.Argument(help="A JSON array of run requests, or one a line; - (or @-) is standard input.")
+    ],
+    atomic: Annotated[bool, typer.Option("--atomic", help="All of them are approved, or nothing is recorded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask for up to 1000 runs at once, as POST /v1/runs has them. Exit status 1 where not every one is approved."""
+    runs = _run_requests(file)
+    with _server() as ledger:
+        try:
+            results = ledger.ask_batch(runs, atomic=atomic)["results"]
+        except BatchRefused as error:
+            if as_json:
+                raise
+            show.batch(runs, error.facts.get("results", ()), is_refused=True)
+            sys.exit(1)
+    _print({"results": results}, as_json, lambda _: show.batch(runs, results, is_refused=False))
+    if not all(result["status"] == 201 for result in results):
+        sys.exit(1)
+
+
+def _run_requests(file: str) -> list[dict[str, Any]]:
+    """The runs of a batch, each with its idempotency_key if it has one."""
+    name = file.removeprefix("@")
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"file: {error}", field="file") from None
+    if text.lstrip().startswith("["):
+        runs = _parsed(text, "file")
+        if not all(isinstance(run, dict) for run in runs):
+            raise InvalidRequest("file: every run must be a JSON object", field="file")
+        found: list[dict[str, Any]] = runs
+        return found
+    # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
+    lines = ((place, line) for place, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [_parsed_object(line, f"file, line {place}") for place, line in lines]
 
 
 def _labels(given: list[str] | None) -> dict[str, str] | None:
@@ -388,14 +603,27 @@ def start(run: RunId, as_json: Json = False) -> None:
 def settle(
     run: RunId,
     steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
-    stop: Annotated[str | None, typer.Option(help="planned, or why it stopped earlier: data_dependent.")] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option(
+            help="planned; or why it stopped earlier: data_dependent (the default), or data_independent, your word that"
+            " neither the data nor any output had a say in it."
+        ),
+    ] = None,
     evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Charge a started run for what it executed."""
+    """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
     said = _given(steps=steps, stop=stop, evidence=_object(evidence, "evidence"))
     with _server() as ledger:
-        _print(ledger.settle(run, **said), as_json, show.moved)
+        try:
+            answer = ledger.settle(run, **said)
+        except Overrun as error:
+            if as_json:
+                raise
+            show.overran(error)
+            sys.exit(1)
+    _print(answer, as_json, show.moved)
 
 
 def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
@@ -407,12 +635,13 @@ def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
 def runs(
     dataset: Annotated[str | None, typer.Option(help="Of this dataset alone.")] = None,
     state: Annotated[str | None, typer.Option(help="held, started, settled, voided or refused.")] = None,
+    project: Annotated[str | None, typer.Option(help="Of this project alone.")] = None,
     overdue: Annotated[bool, typer.Option("--overdue", help="Not started or settled in time.")] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
     """List runs."""
-    filters = _given(dataset=dataset, state=state, overdue=overdue or None)
+    filters = _given(dataset=dataset, state=state, project=project, overdue=overdue or None)
     with _server() as ledger:
         found = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
     _print(found, as_json, show.runs)

@@ -15,10 +15,14 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from ledger.errors import BudgetExceeded, JournalBroken, LedgerError
+from ledger.errors import BudgetExceeded, JournalBroken, LedgerError, Overrun
+from ledger.model import Account, AccountKey, Amount
 from ledger.verify import Verified
 
 BAR_WIDTH: Final = 40
+ACCOUNTS_SHOWN_MAX: Final = 20
+_BUDGET: Final = ("epsilon", "at_delta", "slack", "mu", "delta")
+"""The members of a budget, as they are read out."""
 Advance = Callable[[], None]
 
 WIDE: Final = 160
@@ -41,8 +45,8 @@ def bar(balance: Mapping[str, Any], *, width: int = BAR_WIDTH) -> Text:
     """The budget as a bar. What adds up is mu², so the bar is divided by mu²."""
     limit, spent, held = balance["limit"], balance["spent"], balance["held"]
     whole = int(limit["mu_sq_pico"]) or 1
-    filled = round(width * int(spent["mu_sq_pico"]) / whole)
-    taken = round(width * (int(spent["mu_sq_pico"]) + int(held["mu_sq_pico"])) / whole)
+    filled = min(width, round(width * int(spent["mu_sq_pico"]) / whole))
+    taken = min(width, round(width * (int(spent["mu_sq_pico"]) + int(held["mu_sq_pico"])) / whole))
     text = Text("█" * filled, style="red")
     text.append("▒" * (taken - filled), style="yellow")
     text.append("░" * (width - taken), style="green")
@@ -70,23 +74,86 @@ def _table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def dataset(shown: Mapping[str, Any]) -> None:
     """A dataset with its balance."""
-    balance = shown["balance"]
     out.print(Text.assemble((shown["name"], "bold"), f"  {shown['title']}"))
     grid = _grid()
     grid.add_row("state", shown["state"])
     grid.add_row("privacy unit", f"{escape(shown['privacy_unit'])}, {shown['adjacency']}")
     grid.add_row("bound", "clt, an estimate and no guarantee" if shown["is_estimate"] else "certified")
-    grid.add_row("budget", bar(balance))
+    if shown["derived_from"]:
+        grid.add_row("derived from", ", ".join(parent["name"] for parent in shown["derived_from"]))
+        grid.add_row("its runs charge", ", ".join(shown["roots"]))
+    if shown["ceiling"] is not None:
+        grid.add_row("ceiling", f"mu {number(shown['ceiling']['mu'])}, delta {number(shown['ceiling']['delta'])}")
+    if shown["fair_use"] is not None:
+        grid.add_row("fair use", _fair_use(shown["fair_use"]))
+    if shown["balance"] is not None:
+        grid.add_row("budget", bar(shown["balance"]))
+    if shown["partition_count"] is not None:
+        counted = f"{shown['partition_count']:,}" + (", the fullest of which is shown" if shown["partitions"] else "")
+        grid.add_row("partitions", counted)
     out.print(grid)
+    if shown["balance"] is not None:
+        _balance(shown, shown["balance"])
+    for kind in ("partition", "project"):
+        if shown[f"{kind}s"]:
+            _parts(kind, shown[f"{kind}s"], count=shown["partition_count"] if kind == "partition" else None)
+
+
+def _fair_use(said: Mapping[str, Any]) -> str:
+    limits = []
+    if said["held"] is not None:
+        named = ", ".join(f"{name} {number(said['held'][name])}" for name in _BUDGET if name in said["held"])
+        limits.append(f"{named} held at once")
+    if said["runs_per_hour"] is not None:
+        limits.append(f"{said['runs_per_hour']:,} runs an hour")
+    return f"{' and '.join(limits)}, for each principal"
+
+
+def _balance(shown: Mapping[str, Any], balance: Mapping[str, Any]) -> None:
     table = _table("", "mu", "delta", "mu² (1e-12)", right=("mu", "delta", "mu² (1e-12)"))
     for part in ("limit", "spent", "held", "remaining"):
         amount = balance[part]
-        table.add_row(part, number(amount["mu"]), number(amount["delta"]), f"{int(amount['mu_sq_pico']):,}")
+        table.add_row(part, _left(amount), number(amount["delta"]), f"{int(amount['mu_sq_pico']):,}")
     out.print(table)
     for epsilon in shown["epsilon"]:
         estimate = " (estimate)" if shown["is_estimate"] else ""
         spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
         out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
+
+
+def _parts(what: str, items: Sequence[Mapping[str, Any]], *, count: int | None = None) -> None:
+    """Partitions or projects, a line each, the fullest first, as many as a person reads."""
+    table = _table(what, "mu left", "of", "budget", right=("mu left", "of"))
+    fullest = sorted(items, key=lambda item: int(item["balance"]["remaining"]["mu_sq_pico"]))
+    for item in fullest[:ACCOUNTS_SHOWN_MAX]:
+        left, limit = (_left(item["balance"]["remaining"]), number(item["balance"]["limit"]["mu"]))
+        table.add_row(item["name"], left, limit, bar(item["balance"], width=BAR_WIDTH // 4))
+    out.print(table)
+    more = (len(items) if count is None else count) - len(fullest[:ACCOUNTS_SHOWN_MAX])
+    if more > 0:
+        out.print(f"and {more:,} more; --json has them")
+
+
+def partitions(items: Sequence[Mapping[str, Any]]) -> None:
+    """Partitions, a line each."""
+    if items:
+        _parts("partition", items)
+    else:
+        err.print("No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint")
+
+
+def project(shown: Mapping[str, Any]) -> None:
+    """A project's share of a dataset."""
+    out.print(Text.assemble((shown["name"], "bold"), f"  a project of {shown['dataset']}"))
+    _parts("project", [shown])
+
+
+def _left(remaining: Mapping[str, Any] | None) -> str:
+    """What is left, as mu; overdrawn it is below zero, where only the digits say by how much."""
+    if remaining is None:
+        return "-"
+    below = int(remaining["mu_sq_pico"])
+    return f"-{number(math.sqrt(-below) / 1e6)}" if below < 0 else number(remaining["mu"])
 
 
 def datasets(items: Sequence[Mapping[str, Any]]) -> None:
@@ -96,7 +163,10 @@ def datasets(items: Sequence[Mapping[str, Any]]) -> None:
     table = _table("name", "state", "bound", "mu left", "of", "budget", right=("mu left", "of"))
     for item in items:
         balance = item["balance"]
-        left, limit = number(balance["remaining"]["mu"]), number(balance["limit"]["mu"])
+        if balance is None:
+            table.add_row(item["name"], item["state"], item["bound"], "-", "-", f"that of {', '.join(item['roots'])}")
+            continue
+        left, limit = _left(balance["remaining"]), number(balance["limit"]["mu"])
         table.add_row(item["name"], item["state"], item["bound"], left, limit, bar(balance, width=BAR_WIDTH // 4))
     if items:
         out.print(table)
@@ -104,30 +174,56 @@ def datasets(items: Sequence[Mapping[str, Any]]) -> None:
 
 def approved(answer: Mapping[str, Any]) -> None:
     """An approval, and what to type next."""
-    (where,) = answer["datasets"]
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = _grid()
     grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
-    grid.add_row("left", f"mu {number(where['remaining']['mu'])} of {where['name']}")
+    _segments(grid, answer)
+    _where(grid, answer["datasets"])
+    if "project" in answer:
+        grid.add_row("project", answer["project"])
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
     out.print(f"Before it touches the data: privacy-ledger start {answer['id']}")
 
 
+def _segments(grid: Table, answer: Mapping[str, Any]) -> None:
+    """What a run in segments pays for being allowed to stop after any of them."""
+    if "segments" in answer:
+        said = answer["segments"]
+        each = f"{said['count']:,} of {said['steps']:,} steps, mu {number(said['cost']['mu'])} each"
+        grid.add_row("segments", f"{each}; in one piece it would be mu {number(said['unsegmented']['mu'])}")
+
+
+def _where(grid: Table, found: Sequence[Mapping[str, Any]]) -> None:
+    """What is left of each dataset that a run charges."""
+    for place, where in enumerate(found):
+        label = "" if place else "left"
+        if where["remaining"] is None:
+            grid.add_row(label, f"as much of {where['name']} as of what it is derived from")
+        else:
+            grid.add_row(label, f"mu {_left(where['remaining'])} of {where['name']}")
+
+
 def planned(answer: Mapping[str, Any], *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
     """Whether a run would fit, and how much of it would, as a command to paste."""
-    (where,) = answer["datasets"]
-    state = "" if where["state"] == "active" else f", which is {where['state']}"
+    found = answer["datasets"]
+    stopped = [f", {where['name']} is {where['state']}" for where in found if where["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
-    out.print(Text.assemble(verdict, f"  {where['name']}{state}"))
+    out.print(Text.assemble(verdict, f"  {', '.join(where['name'] for where in found)}{''.join(stopped)}"))
     grid = _grid()
     grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
-    grid.add_row("left", f"mu {number(where['remaining']['mu'])}, delta {number(where['remaining']['delta'])}")
-    if where["after"] is not None:
-        grid.add_row("after", f"mu {number(where['after']['mu'])}, delta {number(where['after']['delta'])}")
+    _segments(grid, answer)
+    for label, part in (("left", "remaining"), ("after", "after")):
+        counted = [where for where in found if where[part] is not None]
+        for place, where in enumerate(counted):
+            name = f" of {where['name']}" if len(found) > 1 else ""
+            left = f"mu {_left(where[part])}, delta {number(where[part]['delta'])}{name}"
+            grid.add_row("" if place else label, left)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
+    if answer["binding"] and len(found) + len(answer["binding"]) > 2:
+        out.print(_bindings(answer["binding"]))
     if solve_for is not None:
         _solved(answer["solution"], solve_for, suggest)
     elif not answer["fits"]:
@@ -148,12 +244,54 @@ def _solved(solution: Mapping[str, Any] | None, solve_for: str, suggest: Callabl
 def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> None:
     """A refusal: what binds, and the smallest change that would fit as a command to paste."""
     err.print(Text.assemble(("refused", "bold red"), f"  run {error.facts.get('run')}"))
-    table = _table("dataset", "quantity", "asks for", "left", "limit", right=("asks for", "left", "limit"))
-    for binding in error.facts.get("datasets", ()):
-        numbers = (number(binding[name]) for name in ("requested", "remaining", "limit"))
-        table.add_row(binding["name"], binding["quantity"], *numbers)
-    err.print(table)
+    binding = error.facts.get("datasets", ())
+    err.print(_bindings(binding))
+    if len(binding) > ACCOUNTS_SHOWN_MAX:
+        err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     _fitting(err, error.facts.get("fits", {}), suggest)
+
+
+def _bindings(items: Sequence[Mapping[str, Any]]) -> Table:
+    """What binds, an account and quantity a line."""
+    numbers = {"asks for": "requested", "left": "remaining", "limit": "limit"}
+    return _accounts_named(items, numbers)
+
+
+def _accounts_named(items: Sequence[Mapping[str, Any]], numbers: Mapping[str, str]) -> Table:
+    """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column."""
+    named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
+    table = _table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
+    for item in items[:ACCOUNTS_SHOWN_MAX]:
+        which = (str(item.get(name, "")) for name in named)
+        table.add_row(item["name"], *which, item["quantity"], *(number(item[field]) for field in numbers.values()))
+    return table
+
+
+def overran(error: Overrun) -> None:
+    """An overrun that did not fit: what is overdrawn, and what waits for a steward."""
+    facts = error.facts
+    err.print(Text.assemble(("overrun", "bold red"), f"  run {facts.get('run')} is settled"))
+    err.print(escape(error.detail))
+    parts = {"limit": "limit", "spent": "spent", "held": "held", "overdrawn": "overdrawn"}
+    err.print(_accounts_named(facts.get("datasets", ()), parts))
+    for name in facts.get("frozen", ()):
+        err.print(f"    privacy-ledger dataset thaw {name} --reason …", markup=False)
+
+
+def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], *, is_refused: bool) -> None:
+    """What came of each run of a batch, a line each, in order."""
+    table = _table("", "datasets", "", "run", "mu", right=("", "mu"))
+    for place, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
+        uses = run.get("datasets", ())
+        names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
+        found, problem = result.get("run"), result.get("problem", {})
+        verdict = Text("approved", style="green") if found else Text(str(problem.get("code")), style="bold red")
+        cost = number(found["cost"]["mu"]) if found else ""
+        table.add_row(str(place), escape(names), verdict, str(found["id"] if found else problem.get("run", "")), cost)
+    console = err if is_refused else out
+    console.print(table)
+    if is_refused:
+        console.print("Not every run can be approved, so nothing was recorded.")
 
 
 def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
@@ -167,13 +305,15 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
 
 def moved(answer: Mapping[str, Any]) -> None:
     """What start, settle and void did."""
-    (where,) = answer["datasets"]
     grid = _grid()
     grid.add_row("run", answer["id"])
     for name in ("charged", "returned"):
         if name in answer:
             grid.add_row(name, f"mu {number(answer[name]['mu'])}, delta {number(answer[name]['delta'])}")
-    grid.add_row("left", f"mu {number(where['remaining']['mu'])} of {where['name']}")
+    if "overrun" in answer:
+        beyond = answer["overrun"]
+        grid.add_row("overrun", f"{beyond['steps']:,} steps beyond the plan, mu {number(beyond['cost']['mu'])} of that")
+    _where(grid, answer["datasets"])
     if "settle_by" in answer:
         grid.add_row("settle by", answer["settle_by"])
     out.print(Text(answer["state"], style="bold"))
@@ -185,19 +325,29 @@ def runs(items: Sequence[Mapping[str, Any]]) -> None:
     if not items:
         err.print("No runs.")
         return
-    table = _table("run", "state", "dataset", "mechanism", "mu", "asked", "by", right=("mu",))
+    projects = ["project"] if any(item["project"] for item in items) else []
+    table = _table("run", "state", "dataset", *projects, "mechanism", "mu", "asked", "by", right=("mu",))
     for item in items:
         state = f"{item['state']}{', overdue' if item['is_overdue'] else ''}"
         table.add_row(
             item["id"],
             state,
-            item["datasets"][0]["name"],
+            ", ".join(map(_use, item["request"]["datasets"])),
+            *(item["project"] or "" for _ in projects),
             str(item["request"]["mechanism"].get("type")),
             number(item["cost"]["mu"]),
             item["created_at"][:19].replace("T", " "),
             escape(str(item["asked_by"]["name"])),
         )
     out.print(table)
+
+
+def _use(said: str | Mapping[str, Any]) -> str:
+    """A dataset of a run as it would be typed."""
+    if isinstance(said, str):
+        return said
+    partitions = ",".join(said.get("partitions") or ())
+    return f"{said['name']}:{partitions}" if partitions else str(said["name"])
 
 
 def evaluated(answer: Mapping[str, Any]) -> None:
@@ -254,7 +404,6 @@ def checked(found: Sequence[Mapping[str, Any]]) -> None:
 
 def verified_facts(found: Verified) -> dict[str, Any]:
     """What an export that holds says, for --json."""
-    account = found.journal.account
     return {
         "holds": True,
         "tenant": found.tenant,
@@ -262,28 +411,66 @@ def verified_facts(found: Verified) -> dict[str, Any]:
         "seq": found.journal.seq,
         "hash": found.journal.head.hex(),
         "state": found.journal.state,
-        "balance": None if account is None else account.facts(),
+        "limit": _facts(found.journal.limit),
+        "limit_highest": _facts(found.journal.limit_highest),
+        "accounts": [
+            {**account.key.facts(), **account.facts()}
+            for account in sorted(found.journal.accounts.values(), key=lambda account: _name(account.key))
+        ],
         "runs": {str(run): state for run, (state, _) in found.journal.runs.items()},
     }
 
 
+def _facts(amount: Amount | None) -> dict[str, str] | None:
+    return None if amount is None else amount.facts()
+
+
+def _name(key: AccountKey) -> tuple[str, ...]:
+    """What an account is called, such that those of the dataset itself come first."""
+    return (key.project or "", str(key.principal_id or ""), key.partition or "")
+
+
 def verified(found: Verified) -> None:
     """That an export holds, and what it says."""
-    facts = verified_facts(found)
     out.print(Text.assemble(("holds", "bold green"), f"  {found.dataset} of {found.tenant}"))
     grid = _grid()
     grid.add_row("entries", f"{found.journal.seq:,}")
     grid.add_row("head", found.journal.head.hex())
-    for part, amount in facts["balance"].items():
-        mu = math.sqrt(int(amount["mu_sq_pico"])) / 1e6
-        grid.add_row(part, f"mu {number(mu)} ({int(amount['mu_sq_pico']):,} × 1e-12 of mu²)")
+    if found.journal.limit is not None and found.journal.limit_highest is not None:
+        grid.add_row("limit", _mu(found.journal.limit))
+        if found.journal.limit_highest != found.journal.limit:
+            grid.add_row("it was up to", _mu(found.journal.limit_highest))
+    accounts = sorted(found.journal.accounts.values(), key=lambda account: _name(account.key))
+    if len(accounts) == 1 and not accounts[0].key.facts():
+        for part in ("spent", "held", "overdrawn"):
+            grid.add_row(part, _mu(getattr(accounts[0], part)))
     states = [state for state, _ in found.journal.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     grid.add_row("runs", counted or "none")
     out.print(grid)
+    if len(accounts) > 1:
+        _accounts(accounts)
     out.print(
         "Compare the head with one that you got from elsewhere: an export alone cannot show that it is the newest."
     )
+
+
+def _mu(amount: Amount) -> str:
+    pico = amount.mu_sq_pico
+    return f"mu {number(math.sqrt(pico) / 1e6)} ({pico:,} × 1e-12 of mu²)"
+
+
+def _accounts(accounts: Sequence[Account]) -> None:
+    """What is spent and held where, the fullest first, as many as a person reads."""
+    table = _table("account", "limit", "spent", "held", right=("limit", "spent", "held"))
+    fullest = sorted(accounts, key=lambda account: account.remaining.mu_sq_pico)
+    for account in fullest[:ACCOUNTS_SHOWN_MAX]:
+        amounts = (account.limit, account.spent, account.held)
+        where = ", ".join(f"{name} {value}" for name, value in account.key.facts().items()) or "the dataset"
+        table.add_row(where, *(number(math.sqrt(amount.mu_sq_pico) / 1e6) for amount in amounts))
+    out.print(table)
+    if len(fullest) > ACCOUNTS_SHOWN_MAX:
+        out.print(f"and {len(fullest) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
 
 
 def broken(error: JournalBroken, file: Path) -> None:

@@ -22,7 +22,7 @@ A run that does not fit raises BudgetExceeded before any data is touched, and sa
     ledgers      the two clients, which do what a flow says
 """
 
-from ledger.client.errors import BudgetExceeded, RateLimited, Unreachable
+from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, Unreachable
 from ledger.client.ledgers import AsyncLedger, Ledger
 from ledger.client.mechanisms import (
     DPSGD,
@@ -36,13 +36,14 @@ from ledger.client.mechanisms import (
     ZCdp,
 )
 from ledger.client.runs import Run
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, PartitionsClosed, RateLimited, UnitMismatch
 
 __all__ = [
     "DPSGD",
     "GDP",
     "ApproximateDP",
     "AsyncLedger",
+    "BatchRefused",
     "BudgetExceeded",
     "Composed",
     "Gaussian",
@@ -50,9 +51,12 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "MatrixFactorization",
+    "Overrun",
+    "PartitionsClosed",
     "PureDP",
     "RateLimited",
     "Run",
+    "UnitMismatch",
     "Unreachable",
     "ZCdp",
 ]

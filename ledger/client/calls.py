@@ -24,7 +24,7 @@ class Call:
     """One request.
 
     is_repeatable: sent twice it does no more than sent once, so that it can be sent again when its answer was lost.
-    is_streamed: the answer is to be read bit by bit.
+    is_streamed: the answer is to be read bit by bit. keys: the idempotency keys of the runs that it asks for.
     """
 
     method: str
@@ -34,6 +34,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     is_streamed: bool = False
+    keys: tuple[str, ...] = ()
 
 
 def path(*parts: str) -> str:
@@ -84,12 +85,8 @@ def ask(
     idempotency_key: str | None = None,
 ) -> Call:
     """Asks for a run, under one key however often it is sent. Raises IdempotencyKeyMissing for what can be none."""
-    key = uuid4().hex if idempotency_key is None else idempotency_key
-    if not _KEY.fullmatch(key):
-        raise IdempotencyKeyMissing(
-            "idempotency_key must be 1 to 255 visible ASCII characters.", field="Idempotency-Key"
-        )
-    return send(
+    key = _key(idempotency_key, field="Idempotency-Key")
+    call = send(
         "POST",
         "runs",
         is_repeatable=True,
@@ -104,6 +101,28 @@ def ask(
         code=code,
         valid_for=valid_for,
     )
+    return replace(call, keys=(key,))
+
+
+def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
+    """Asks for several runs, each under its own key. Raises IdempotencyKeyMissing for what can be none."""
+    keys = tuple(
+        _key(run.get("idempotency_key"), field=f"runs.{place}.idempotency_key") for place, run in enumerate(runs)
+    )
+    said = [
+        {**{name: value for name, value in run.items() if value is not None}, "idempotency_key": key}
+        for run, key in zip(runs, keys, strict=True)
+    ]
+    return replace(send("POST", "runs", "batch", is_repeatable=True, runs=said, atomic=atomic), keys=keys)
+
+
+def _key(said: Any, *, field: str) -> str:
+    """The key that was given, or a new one."""
+    if said is None:
+        return uuid4().hex
+    if not isinstance(said, str) or not _KEY.fullmatch(said):
+        raise IdempotencyKeyMissing("idempotency_key must be 1 to 255 visible ASCII characters.", field=field)
+    return said
 
 
 def start(run: str) -> Call:

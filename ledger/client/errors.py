@@ -2,9 +2,9 @@
 
 LedgerError
 ├── …                   as ledger.errors has them
-│   └── BudgetExceeded  with what a refusal is about as attributes
-├── Overloaded
-│   └── RateLimited
+│   ├── BudgetExceeded  with what a refusal is about as attributes
+│   ├── Overrun         with what was charged and frozen
+│   └── BatchRefused    with what came of each run
 └── Unreachable
 """
 
@@ -19,6 +19,8 @@ import httpx
 from ledger import errors
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
 
+BINDINGS_SAID_MAX: Final = 5
+"""Of the accounts that a refusal names, how many stand in its message; all of them are in `datasets`."""
 _MEMBERS: Final = frozenset({"type", "title", "status", "code", "detail"})
 """What every problem has; the rest are its facts."""
 
@@ -35,7 +37,8 @@ class BudgetExceeded(errors.BudgetExceeded):
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """What binds: `name`, `quantity`, `requested`, `remaining` and `limit` of each."""
+        """What binds, an account each: `name` and, where it is not the whole dataset's, its `partition`, `project` or
+        `principal`; `quantity`, `requested`, `remaining` and `limit`."""
         return list(self.facts.get("datasets", ()))
 
     @property
@@ -44,10 +47,41 @@ class BudgetExceeded(errors.BudgetExceeded):
         return dict(self.facts.get("fits", {}))
 
 
-class RateLimited(Overloaded):
-    """This key has asked for too much in too short a time. Try again after `retry_after_seconds`."""
+class Overrun(errors.Overrun):
+    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen."""
 
-    code = "rate-limited"
+    code = "overrun"
+
+    @property
+    def run(self) -> str:
+        """The run that it is about. It is settled."""
+        return str(self.facts.get("run", ""))
+
+    @property
+    def charged(self) -> dict[str, Any]:
+        """All that the run was charged: what was approved, and what was executed beyond that."""
+        return dict(self.facts.get("charged", {}))
+
+    @property
+    def frozen(self) -> list[str]:
+        """The datasets that wait for a steward now."""
+        return list(self.facts.get("frozen", ()))
+
+    @property
+    def datasets(self) -> list[dict[str, Any]]:
+        """What is overdrawn, an account each: named as in a refusal, with `limit`, `spent`, `held` and `overdrawn`."""
+        return list(self.facts.get("datasets", ()))
+
+
+class BatchRefused(errors.BatchRefused):
+    """Not every run of the batch can be approved, so none was."""
+
+    code = "batch-refused"
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """What came of each run, in order: `{"status", "problem"}`. Of one that would fit, its code is that of this."""
+        return list(self.facts.get("results", ()))
 
 
 class Unreachable(LedgerError):
@@ -70,9 +104,11 @@ def of_response(response: httpx.Response, *, url: str) -> LedgerError:
         vars(error)["code"] = code  # a newer server's; whoever knows it can still tell it apart
         return error
     if issubclass(kind, Overloaded):
-        return kind(detail, retry_after_seconds=round(retry_after_seconds(response) or 1))
+        return kind(detail, retry_after_seconds=round(retry_after_seconds(response) or 1), **facts)
     if issubclass(kind, BudgetExceeded):
         detail = _refusal(facts) or detail
+    if issubclass(kind, Overrun):
+        detail = _overrun(facts) or detail
     return kind(detail, **facts)
 
 
@@ -93,16 +129,27 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
 def _refusal(facts: Mapping[str, Any]) -> str | None:
     """What a person needs to know of a refusal, in one line; None where the facts are not those that were promised."""
     try:
-        bound = "; of ".join(_binding(item) for item in facts["datasets"])
+        bound = "; of ".join(_binding(item) for item in facts["datasets"][:BINDINGS_SAID_MAX])
+        more = len(facts["datasets"]) - BINDINGS_SAID_MAX
         fits = ", or ".join(f"{name} {value}" for name, value in facts["fits"].items())
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     would = f"What would fit: {fits}." if fits else "No change of one of its numbers would make it fit."
-    return f"The run does not fit in what is left of {bound}. {would}"
+    return f"The run does not fit in what is left of {bound}{f'; and of {more} more' if more > 0 else ''}. {would}"
+
+
+def _overrun(facts: Mapping[str, Any]) -> str | None:
+    """The same of an overrun."""
+    try:
+        steps, cost, frozen = facts["overrun"]["steps"], facts["overrun"]["cost"], ", ".join(facts["frozen"])
+        said = f"{steps} steps more than planned were executed, and charged mu {cost['mu']:.3g} as a run of their own."
+    except (KeyError, TypeError, ValueError):
+        return None
+    return f"{said} That did not fit: frozen until a steward has looked: {frozen}."
 
 
 def _binding(item: Mapping[str, Any]) -> str:
-    parts = [f"{part} {item[part]}" for part in ("partition", "project") if part in item]
+    parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
     where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
     requested, remaining, limit = _told_apart(item["requested"], item["remaining"], item["limit"])
     return f"{where}: it asks for {item['quantity']} {requested}, {remaining} of {limit} is left"

@@ -119,13 +119,14 @@ def _refusal(call: Call, response: httpx.Response, server: Server) -> _Failure:
 
 def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failure:
     detail = f"The ledger at {server.url} did not answer: {str(error) or type(error).__name__}."
-    facts = {"url": server.url}
+    facts: dict[str, Any] = {"url": server.url}
     was_sent = not isinstance(error, _NEVER_SENT)
     if was_sent and not call.is_repeatable:
         detail += " It may have done what was asked: look before you ask again."
-    if key := call.headers.get("Idempotency-Key"):
-        detail += f" It may have decided: ask again with idempotency_key={key!r}." if was_sent else ""
-        facts["idempotency_key"] = key
+    if call.keys:
+        again = f"idempotency_key={call.keys[0]!r}" if len(call.keys) == 1 else "the same keys, in `idempotency_keys`"
+        detail += f" It may have decided: ask again with {again}." if was_sent else ""
+        facts |= {"idempotency_key": call.keys[0]} if len(call.keys) == 1 else {"idempotency_keys": call.keys}
     failure = Unreachable(detail, **facts)
     failure.__cause__ = error
     is_hopeless = isinstance(error, _HOPELESS) or not isinstance(error, httpx.TransportError)

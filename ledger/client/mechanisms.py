@@ -176,27 +176,48 @@ def declared(mechanism: AnyMechanism) -> dict[str, Any]:
     return dict(mechanism) if isinstance(mechanism, Mapping) else mechanism.to_json()
 
 
-def planned_steps(mechanism: AnyMechanism) -> tuple[int, int] | None:
-    """The steps (or releases) that count as all that was planned, from the floor to the ceiling.
+def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple[int, int] | None:
+    """The steps (or releases) that count as all that was planned, from the floor to the ceiling, with segments to the
+    end of the last one.
 
     None where no number of steps says how much was done, and where the ledger is going to refuse the numbers anyway.
     """
     said = declared(mechanism)
     try:
-        match said.get("type"):
-            case "dpsgd" if said.get("steps") is not None:
-                exact = _exact(said["steps"])
-            case "dpsgd":
-                exact = _exact(said["epochs"]) * _exact(said["dataset_size"]) / _exact(said["batch_size"])
-            case "matrix_factorization":
-                exact = _exact(said["steps"])
-            case "gaussian" | "laplace" | "pure_dp" | "approximate_dp":
-                exact = _exact(said.get("count", 1))
-            case _:
-                return None
+        exact = _steps(said)
+        if exact is None:
+            return None
+        fewest, most = math.floor(exact), math.ceil(exact)
+        if segments is not None and segments > 1:
+            most = segments * _segment_steps(said, -(-most // segments))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-    return math.floor(exact), math.ceil(exact)
+    return fewest, most
+
+
+def _steps(said: Mapping[str, Any]) -> Fraction | None:
+    match said.get("type"):
+        case "dpsgd" if said.get("steps") is not None:
+            return _exact(said["steps"])
+        case "dpsgd":
+            return _exact(said["epochs"]) * _exact(said["dataset_size"]) / _exact(said["batch_size"])
+        case "matrix_factorization":
+            return _exact(said["steps"])
+        case "gaussian" | "laplace" | "pure_dp" | "approximate_dp":
+            return _exact(said.get("count", 1))
+        case _:
+            return None
+
+
+def _segment_steps(said: Mapping[str, Any], part: int) -> int:
+    """An equal part of the steps; of shuffled batches whole epochs, each as short as its whole batches."""
+    if said["type"] != "dpsgd" or said.get("sampling") != "shuffle":
+        return part
+    if said.get("sample_rate") is not None:
+        epoch = math.floor(1 / _exact(said["sample_rate"]))
+    else:
+        epoch = math.floor(_exact(said["dataset_size"]) / _exact(said["batch_size"]))
+    return -(-part // epoch) * epoch
 
 
 def _exact(number: Any) -> Fraction:

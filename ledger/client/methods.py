@@ -66,10 +66,16 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         touched. Leaving settles it:
 
         - all planned steps counted, or `step()` never called: for all that was planned;
-        - fewer, by `break` or by an exception: for the steps executed, under the rule that is always sound. An
-          exception counts the step that was under way; one that comes before the first `step()` settles for all that
-          was planned, since a release may have happened;
-        - more than planned: the ledger's error is raised, and the run stays held.
+        - fewer, by `break` or by an exception: for the steps executed, under the rule that is always sound. Separate
+          releases are charged one by one, and a run in `segments` for those that were begun; other DP-SGD is charged in
+          full. An exception counts the step that was under way; one that comes before the first `step()` settles for
+          all that was planned, since a release may have happened;
+        - more than planned: what was beyond is charged besides, as a run of its own. Where that fits, `run.settled` has
+          it as `overrun`, and a warning is logged; where it does not, it is recorded all the same, the run is settled,
+          the datasets are frozen, and then Overrun is raised.
+
+        With `segments` the run is reserved as so many pieces, each restarted with fresh randomness; it may go on to the
+        end of the last one, which `run.planned_steps` says.
 
         An exception of your code always passes unchanged; where settling fails besides, it gets a note that says so.
         A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
@@ -97,7 +103,7 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
             valid_for=valid_for,
             idempotency_key=idempotency_key,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism), steps_done))
+        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done))
 
     def ask(
         self,
@@ -137,6 +143,24 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
             )
         )
 
+    def ask_batch(self, runs: Sequence[Mapping[str, Any]], *, atomic: bool = False) -> Answer:
+        """Ask for up to 1000 runs at once, each a mapping of what `ask` takes, `mechanism` included.
+
+        Answers what came of each, in order: `{"status": 201, "run": …}` or `{"status": 409, "problem": …}`; a refusal
+        among them raises nothing. With `atomic` all are approved or BatchRefused is raised, and nothing is recorded. A
+        run without an `idempotency_key` gets a new one, the same for all attempts of this call; a job that may be
+        restarted gives its own.
+
+        >>> trials = [Gaussian(noise_multiplier=40), Gaussian(noise_multiplier=50)]
+        >>> runs = [{"datasets": ["mnist"], "mechanism": trial} for trial in trials]
+        >>> results = ledger.ask_batch(runs, atomic=True)["results"]
+        >>> [result["run"]["cost"]["mu"] for result in results]
+        [0.025, 0.02]
+        >>> for result in results:
+        ...     _ = ledger.void(result["run"]["id"], reason="an example")
+        """
+        return self._send(calls.ask_batch(runs, atomic=atomic))
+
     def start(self, run: str) -> Answer:
         """Say that the run now touches the data.
 
@@ -149,6 +173,11 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         self, run: str, *, steps: int | None = None, stop: str | None = None, evidence: Mapping[str, Any] | None = None
     ) -> Answer:
         """Charge a started run for what it executed: all that was planned, where nothing else is said.
+
+        With fewer `steps` the run is charged for what is sound whatever made it stop (`data_dependent`): separate
+        releases one by one, segments begun, otherwise all. `stop="data_independent"` is your word that neither the data
+        nor any output, also of a later run, had a say in where it stopped: it is charged as a run of so many steps.
+        Raises Overrun where there were more than fit; they are charged all the same.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
@@ -183,7 +212,7 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """Every run that the key sees, newest first.
 
         >>> [run["state"] for run in ledger.runs(dataset="mnist")]
-        ['voided', 'settled', 'settled']
+        ['voided', 'voided', 'voided', 'settled', 'settled']
         """
         return self._each(listed("runs", dataset=dataset, state=state, project=project, overdue=overdue))
 
@@ -220,6 +249,8 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         datasets: Sequence[str | Mapping[str, Any]],
         mechanism: AnyMechanism,
         delta: Number | None = None,
+        segments: int | None = None,
+        project: str | None = None,
         solve_for: str | None = None,
     ) -> Answer:
         """Whether a run would fit now, what it would leave, and how much of it would fit: nothing is recorded.
@@ -239,6 +270,8 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
                 datasets=datasets,
                 mechanism=mechanism,
                 delta=delta,
+                segments=segments,
+                project=project,
                 solve_for=solve_for,
             )
         )
@@ -249,9 +282,9 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         self,
         *,
         name: str,
-        privacy_unit: str,
-        adjacency: str,
-        budget: Mapping[str, Any],
+        privacy_unit: str | None = None,
+        adjacency: str | None = None,
+        budget: Mapping[str, Any] | None = None,
         bound: str | None = None,
         size: int | None = None,
         title: str | None = None,
@@ -260,7 +293,13 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         partitions: Sequence[str] | None = None,
         ceiling: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Register a dataset with its budget. Its privacy unit, adjacency and bound never change.
+        """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
+
+        derived_from: `[{"name": "clicks", "unit_preserving": True}]`, your word that one privacy unit of that dataset
+        changes only its own rows here. Such a dataset is of the other's unit, adjacency and bound, and needs no budget:
+        its runs charge what it comes from, and raise UnitMismatch where that does not go together.
+        partitions: names of parts such that no privacy unit is in two, an empty list where they come later; left out,
+        there can never be any. ceiling: a budget that no later one may pass.
 
         >>> clicks = ledger.register(
         ...     name="clicks",
@@ -270,6 +309,19 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         ... )
         >>> clicks["state"]
         'active'
+        >>> bots = ledger.register(name="no-bots", derived_from=[{"name": "clicks", "unit_preserving": True}])
+        >>> bots["balance"], bots["roots"]
+        (None, ['clicks'])
+        >>> events = ledger.register(
+        ...     name="events",
+        ...     privacy_unit="user-month",
+        ...     adjacency="add_or_remove_one",
+        ...     budget={"mu": 1, "delta": 1e-6},
+        ...     partitions=["2026-10"],
+        ...     ceiling={"mu": 2, "delta": 1e-6},
+        ... )
+        >>> events["partition_count"], events["ceiling"]["mu"]
+        (1, 2.0)
         """
         return self._send(
             send(
@@ -301,7 +353,7 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """Every dataset that the key sees, by name.
 
         >>> [dataset["name"] for dataset in ledger.datasets()]
-        ['clicks', 'mnist']
+        ['clicks', 'events', 'mnist', 'no-bots']
         """
         return self._each(listed("datasets"))
 
@@ -324,12 +376,52 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         )
 
     def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:
-        """Set a new limit, not below what is spent and held.
+        """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling.
 
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0
         """
         return self._send(send("PUT", "datasets", name, "budget", budget=budget, reason=reason))
+
+    def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool) -> Answer:
+        """Add partitions, each with the dataset's limit. `disjoint` has to be True: your word, kept, that no privacy
+        unit is in two. Raises PartitionsClosed where the dataset was registered without any.
+
+        >>> [made["name"] for made in ledger.add_partitions("events", ["2026-11"], disjoint=True)["items"]]
+        ['2026-11']
+        """
+        return self._send(send("POST", "datasets", name, "partitions", names=names, disjoint=disjoint))
+
+    def partitions(self, name: str) -> Answers:
+        """Every partition of a dataset with its balance, by name.
+
+        >>> [(part["name"], part["balance"]["remaining"]["mu"]) for part in ledger.partitions("events")]
+        [('2026-10', 1.0), ('2026-11', 1.0)]
+        """
+        return self._each(listed("datasets", name, "partitions"))
+
+    def set_project(self, name: str, project: str, *, budget: Mapping[str, Any], reason: str | None = None) -> Answer:
+        """Set a project's share of a dataset. Runs that name the project are charged to both: it can only tighten.
+
+        >>> ledger.set_project("events", "ranking", budget={"mu": 0.5, "delta": 1e-7})["balance"]["limit"]["mu"]
+        0.5
+        """
+        return self._send(send("PUT", "datasets", name, "projects", project, budget=budget, reason=reason))
+
+    def set_fair_use(
+        self, name: str, *, held: Mapping[str, Any] | None = None, runs_per_hour: int | None = None, reason: str
+    ) -> Answer:
+        """Limit what one principal may hold of a dataset at once, and how many runs it may ask for in an hour.
+
+        What is left out is not limited any more. Who asks for more often meets RateLimited; what a principal may hold
+        binds like a budget, and BudgetExceeded says so.
+
+        >>> ledger.set_fair_use("events", runs_per_hour=100, reason="so that others get a turn")["fair_use"]
+        {'held': None, 'runs_per_hour': 100}
+        """
+        return self._send(
+            send("PUT", "datasets", name, "fair-use", held=held, runs_per_hour=runs_per_hour, reason=reason)
+        )
 
     def entries(self, name: str) -> Answers:
         """Every entry of a dataset's journal, oldest first. To verify them, `export`: it keeps every byte.

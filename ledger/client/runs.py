@@ -10,6 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 from ledger.client import calls
 from ledger.client.calls import Call
+from ledger.client.errors import Overrun
 from ledger.client.flows import Flow, Server, answered, carry_out, log, read
 from ledger.errors import LedgerError, RunState
 
@@ -20,7 +21,8 @@ class Run:
     """A run that the ledger approved and that was started: it may touch the data now.
 
     id: the run's id. cost: what it is charged when all of it is done. remaining: what is left of each dataset beside
-    it, by name. started, settled: the ledger's answers in full; `settled` is None until the run is left.
+    it, by name, None of one that is only charged to those it is derived from. started, settled: the ledger's answers in
+    full; `settled` is None until the run is left, and the facts of the error after an overrun that did not fit.
     planned_steps: all of its steps, None where no number says that. is_resumed: another process had started it.
     evidence: what is settled with it, for you to fill; nothing computed from protected data, unless it was charged for.
     """
@@ -30,7 +32,9 @@ class Run:
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
-        self.remaining: dict[str, dict[str, Any]] = {item["name"]: item["remaining"] for item in started["datasets"]}
+        self.remaining: dict[str, dict[str, Any] | None] = {
+            item["name"]: item["remaining"] for item in started["datasets"]
+        }
         self.started = started
         self.settled: dict[str, Any] | None = None
         self.is_resumed = is_resumed
@@ -54,7 +58,8 @@ class Run:
 
     @property
     def planned_steps(self) -> int | None:
-        """All of the run's steps, a part of one counted as one. None where no number of steps says how much is done."""
+        """All that the run may execute within what was approved: its steps, a part of one counted as one, in segments
+        to the end of the last of them. None where no number of steps says how much is done."""
         return None if self._planned is None else self._planned[1]
 
     def settlement(self, *, is_failure: bool) -> dict[str, Any]:
@@ -114,14 +119,23 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
 
 
 def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
-    """Settles the run. Raises what kept it from being settled, unless an error of the training code comes first."""
+    """Settles the run. Raises Overrun, once that is recorded, or what kept the run from being settled, unless an error
+    of the training code comes first."""
     try:
         said = run.settlement(is_failure=error is not None)
         run.settled = yield from answered(calls.settle(run.id, **said), server)
+        if "overrun" in run.settled:
+            beyond = run.settled["overrun"]["steps"]
+            log.warning("Run %s went %d steps beyond its plan. They fit, and are charged besides.", run.id, beyond)
     except Exception as failure:
-        note = (
-            f"Settling run {run.id} failed: until it is settled it stays held in full. {run.steps} steps were counted."
-        )
+        if isinstance(failure, Overrun):
+            run.settled = failure.facts
+            note = f"Run {run.id} is settled, for more than was approved. {run.steps} steps were counted."
+        else:
+            note = (
+                f"Settling run {run.id} failed: until it is settled it stays held in full. "
+                f"{run.steps} steps were counted."
+            )
         if error is None:
             failure.add_note(note)
             raise

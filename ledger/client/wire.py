@@ -61,5 +61,6 @@ def _finite(text: str, path: tuple[str, ...], *, is_finite: bool) -> str:
 
 def _unfit(path: tuple[str, ...], detail: str) -> InvalidRequest:
     field = ".".join(path) or "body"
-    kind = InvalidMechanism if path[:1] == ("mechanism",) else InvalidRequest
+    in_run = path[2:] if path[:1] == ("runs",) else path
+    kind = InvalidMechanism if in_run[:1] == ("mechanism",) else InvalidRequest
     return kind(f"{field}: {detail}", field=field)
