@@ -883,7 +883,7 @@ class Budgets(RuleBasedStateMachine):
         self.on_run("settle", self._who(data, number, theirs), number, self.draw_end(data, number))
 
     @precondition(lambda self: self._runs("started"))
-    @rule(data=st.data(), over=st.sampled_from([1, 4, 30, 100, 10**5]))
+    @rule(data=st.data(), over=st.sampled_from([1, 4, 30, 100, 10**7, 10**11]))
     def settle_late(self, data: st.DataObject, over: int) -> None:
         """A started run has gone on for longer than planned."""
         number = data.draw(st.sampled_from(self._runs("started")))
