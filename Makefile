@@ -16,7 +16,7 @@ UV_VENV := build/uv
 OPACUS := build/bench/opacus
 OPACUS_PINNED := opacus==1.6.0 --hash=sha256:342123624c56c09d47eaba44010ed216d51c63132b543d67cba53a49ed6dc41e
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
-	--no-emit-index-url --python-version 3.11 --group build $(UPGRADE) pyproject.toml
+	--no-emit-index-url --python-version 3.11 $(UPGRADE)
 
 # An environment of another Python than the one asked for by name is made anew.
 ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
@@ -40,7 +40,7 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 
 .PHONY: test
 test: $(VENV)/installed-test ## All tests, in ten minutes at most
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal --session-timeout=600 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
 prove: $(VENV)/installed-test ## The tests with their counts at full size, which they print
@@ -51,16 +51,18 @@ bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates
 	$(BIN)/python -m tests.bench
 
 .PHONY: check
-check: $(VENV)/installed-test ## Style, types, and migrations against the declared schema
+check: $(VENV)/installed-test ## Style, types, migrations, and known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/python -m pytest --quiet tests/test_migrations.py
+	$(BIN)/python .ci/audit build/audit requirements.lock
 
 .PHONY: lock
-lock: $(UV_VENV)/made ## Pin every package anew in the two lock files
-	$(LOCK) --extra server --output-file requirements.lock
-	$(LOCK) --extra server --extra test --constraint requirements.lock --output-file requirements-test.lock
+lock: $(UV_VENV)/made ## Pin every package anew in the lock files
+	$(LOCK) --group build --extra server pyproject.toml --output-file requirements.lock
+	$(LOCK) --group build --extra server --extra test pyproject.toml --constraint requirements.lock --output-file requirements-test.lock
+	$(LOCK) --group audit --output-file .ci/audit.lock
 
 .PHONY: clean
 clean: ## Remove the environment, caches and builds; ledgers stay

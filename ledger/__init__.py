@@ -3,6 +3,7 @@
 The map, and the way of a request through it:
 
     errors         what can go wrong, as codes and facts
+    logs           what the process says while it runs, with no secret and no caller's words in it
     model          the nouns: Amount, Account, Dataset, Run, and the commands that can be asked
     shapes         what may be said of a run: names, texts, the requests to ask for one, to settle and void it
     accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit,
@@ -14,6 +15,7 @@ The map, and the way of a request through it:
     store          all SQL
     certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
+    oidc           tokens of OpenID Connect issuers: whom a CI job or a service account acts as
     keys           keys and who may do what
     catalogue      what never changes of a dataset: which ones a run reaches, and whether they go together
     answers        from journal entries to answers

@@ -8,23 +8,78 @@ from uuid import UUID
 
 from ledger import deploy, journal
 from ledger.errors import JournalBroken
-from ledger.journal import Replayed
-from ledger.model import AccountKey, Dataset
+from ledger.journal import KnownKey, Replayed, ReplayedTenant
+from ledger.model import AccountKey, Dataset, Tenant, timestamp
 from ledger.settings import Settings
-from ledger.store import Reading, Store
+from ledger.store import Key, Reading, Store
 
 PAGE: Final = 1000
 
 
 def check(settings: Settings) -> Iterator[dict[str, Any]]:
     """One result for each dataset of each tenant: `error` is None where all of it holds. Raises Misconfigured."""
-    with deploy.opened(settings) as store:
-        for tenant_id, tenant in store.tenants():
+    with deploy.opened_by_owner(settings) as store:
+        for tenant_id, tenant in deploy.tenants_of(store):
+            yield {"tenant": tenant, "dataset": None, **_checked_tenant(store, tenant_id)}
             after = None
             while names := _names(store, tenant_id, after):
                 for name in names:
                     yield {"tenant": tenant, "dataset": name, **_checked(store, tenant_id, name)}
                 after = names[-1]
+
+
+def _checked_tenant(store: Store, tenant_id: UUID) -> dict[str, Any]:
+    """The tenant's own journal, held against its keys and its policy."""
+    with store.reading(tenant_id) as reading:
+        tenant = reading.tenant()
+        if tenant is None:
+            return {"entries": 0, "seq": None, "error": "the tenant is gone"}
+        try:
+            replayed = journal.replay_tenant(_tenant_entries(reading), tenant_id=tenant_id)
+            _demand_tenant_rows(reading, tenant, replayed)
+        except JournalBroken as error:
+            return {"entries": tenant.seq, "seq": error.seq, "error": error.detail}
+    return {"entries": tenant.seq, "seq": None, "error": None}
+
+
+def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
+    after = 0
+    while page := reading.tenant_entry_page(after=after, limit=PAGE):
+        for entry in page:
+            yield entry.body, entry.hash
+        after = page[-1].seq
+
+
+def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTenant) -> None:
+    if (tenant.seq, tenant.head) != (replayed.seq, replayed.head):
+        raise JournalBroken("is not where the tenant's row says that the journal ends", seq=replayed.seq)
+    if tenant.second_steward != replayed.second_steward:
+        raise JournalBroken("leaves another policy than the tenant's row has", seq=replayed.seq)
+    after: UUID | None = None
+    missing = set(replayed.keys)
+    while page := reading.keys(after=after, limit=PAGE):
+        missing -= {key.id for key in page}
+        for key in page:
+            known = replayed.keys.get(key.id)
+            if known is not None and known != _known(key):
+                raise JournalBroken(f"leaves the key {key.id} other than its row has it", seq=replayed.seq)
+            if known is None and replayed.is_whole:
+                raise JournalBroken(f"tells of no key {key.id}, and there is a row", seq=replayed.seq)
+        after = page[-1].id
+    if missing:
+        raise JournalBroken(f"tells of the key {min(missing)}, and there is no row", seq=replayed.seq)
+
+
+def _known(key: Key) -> KnownKey:
+    return KnownKey(
+        key.principal_id,
+        key.name,
+        key.role,
+        key.datasets,
+        key.projects,
+        None if key.expires_us is None else timestamp(key.expires_us),
+        key.revoked_us is not None,
+    )
 
 
 def _names(store: Store, tenant_id: UUID, after: str | None) -> list[str]:

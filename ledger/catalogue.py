@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ledger.errors import InvalidRequest, NotFound, UnitMismatch
+from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
 from ledger.model import Actor, Adjacency, Bound, Definition, Use
 from ledger.shapes import DatasetUse
 from ledger.store import Reading, Store
@@ -30,6 +30,12 @@ def demand_sight(actor: Actor, name: str) -> None:
     """Raises NotFound where the caller's key is limited to other datasets."""
     if actor.datasets is not None and name not in actor.datasets:
         raise no_dataset(name)
+
+
+def demand_project(actor: Actor, project: str | None) -> None:
+    """Raises Forbidden where the caller's key is limited to projects, and this is none of them."""
+    if actor.projects is not None and project not in actor.projects:
+        raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ import asyncio
 import logging
 import math
 import threading
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -79,15 +80,22 @@ class Certificates:
         threads: int = THREADS,
         rows_max: int = ROWS_OF_TENANT_MAX,
         compute: Costing = costs.cost,
+        on_computed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
+        """on_computed: is told of each computation how many seconds it took."""
         self._store, self._rows_max, self._compute = store, rows_max, compute
-        self._pool = _Pool(threads=threads)
+        self._pool = _Pool(threads=threads, on_computed=on_computed)
         self._costs = _Flights[Cost](COSTS_MAX, seconds_max=seconds_max)
         self._results = _Flights[Any](RESULTS_MAX, seconds_max=seconds_max)
 
     def close(self) -> None:
         """Ends the threads, after the computations that run; those that wait are dropped."""
         self._pool.close()
+
+    @property
+    def waiting(self) -> int:
+        """How many computations wait for their turn or run."""
+        return self._pool.waiting
 
     async def cost(
         self,
@@ -290,10 +298,16 @@ class _Flights(Generic[T]):
 class _Pool:
     """A few threads behind a bounded queue. No tenant can fill all of it."""
 
-    def __init__(self, *, threads: int) -> None:
+    def __init__(self, *, threads: int, on_computed: Callable[[float], None]) -> None:
+        self._on_computed = on_computed
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ledger-certificates")
         self._lock = threading.Lock()
         self._waiting: Counter[UUID] = Counter()
+
+    @property
+    def waiting(self) -> int:
+        with self._lock:
+            return self._waiting.total()
 
     def submit(self, tenant_id: UUID, work: Callable[[], T], *, then: Callable[[T], None] | None = None) -> Future[T]:
         """Runs `work`, answers, and only then runs `then` with its result. Raises Overloaded when the queue is full."""
@@ -303,7 +317,7 @@ class _Pool:
             self._waiting[tenant_id] += 1
         job: Future[T] = Future()
         try:
-            turn = self._threads.submit(_do, job, work, then)
+            turn = self._threads.submit(_do, job, partial(self._timed, work), then)
         except RuntimeError as error:  # after `close`
             self._ended(tenant_id, job, job)
             raise Overloaded("The ledger is shutting down.", retry_after_seconds=5) from error
@@ -312,6 +326,13 @@ class _Pool:
 
     def close(self) -> None:
         self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _timed(self, work: Callable[[], T]) -> T:
+        begun = time.perf_counter()
+        try:
+            return work()
+        finally:
+            self._on_computed(time.perf_counter() - begun)
 
     def _ended(self, tenant_id: UUID, job: Future[Any], _turn: Future[Any]) -> None:
         job.cancel()  # it is done, unless its turn never came

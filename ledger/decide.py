@@ -24,6 +24,7 @@ from ledger.errors import (
     NameTaken,
     NotFound,
     PartitionsClosed,
+    ProposalState,
     RateLimited,
     RunState,
     TooLarge,
@@ -40,12 +41,16 @@ from ledger.model import (
     Books,
     Change,
     Command,
+    Consent,
     Dataset,
     Draft,
     OnRun,
     Place,
     Project,
+    Proposal,
+    ProposalKind,
     Quantity,
+    RefuseProposal,
     Register,
     Run,
     SetBudget,
@@ -66,6 +71,10 @@ HOUR_US: Final = 3_600 * 1_000_000
 PARTITIONS_MAX: Final = 4096
 """Of one dataset: a run may charge all of them, and its entry names them."""
 PROJECTS_MAX: Final = 1000
+DAY_US: Final = 24 * HOUR_US
+"""How long a second person has to approve what takes two."""
+PROPOSALS_MAX: Final = 100
+"""Open at the same time, of one dataset."""
 NAMED_MAX: Final = 20
 """How many accounts an error of a steward's names."""
 
@@ -125,12 +134,11 @@ def wanted(commands: Iterable[Command]) -> dict[UUID, Wanted]:
     found: dict[UUID, Wanted] = {}
     for command in commands:
         for dataset_id in command.dataset_ids:
-            found.setdefault(dataset_id, Wanted())
+            of_it = found.setdefault(dataset_id, Wanted())
+            of_it.is_guarded |= isinstance(command, SetBudget | Change | Void | RefuseProposal)
         match command:
-            case SetBudget():
-                found[command.dataset_id].add_partitions(None)
-            case AddPartitions():
-                # All, to bound how many there are.
+            case SetBudget() | AddPartitions():
+                # All: each gets the new limit; how many there are is bounded.
                 found[command.dataset_id].add_partitions(None)
             case SetProject():
                 found[command.dataset_id].add_partitions(None)
@@ -143,7 +151,7 @@ def wanted(commands: Iterable[Command]) -> dict[UUID, Wanted]:
                     _want_uses(found, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
             case Start() | Settle() | Void():
                 _want_charges(found, command)
-            case Register() | Change() | SetFairUse():
+            case Register() | Change() | SetFairUse() | RefuseProposal():
                 pass
             case _:
                 assert_never(command)
@@ -181,12 +189,14 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
     if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
         raise NotFound("There is no such dataset.")
     match command:
+        case Start() | Settle() | Void():
+            return _advance(books, command, now_us)
         case Register():
             return _register(books, command, now_us)
         case Change():
-            return _change(books, command)
+            return _change(books, command, now_us)
         case SetBudget():
-            return _set_budget(books, command)
+            return _set_budget(books, command, now_us)
         case AddPartitions():
             return _add_partitions(books, command)
         case SetProject():
@@ -195,12 +205,8 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
             return _set_fair_use(books, command)
         case Ask():
             return _ask(books, command, now_us)
-        case Start():
-            return _start(books, command, now_us)
-        case Settle():
-            return _settle(books, command, now_us)
-        case Void():
-            return _void(books, command, now_us)
+        case RefuseProposal():
+            return _refuse_proposal(books, command, now_us)
         case _:
             assert_never(command)
 
@@ -261,17 +267,22 @@ def _register(books: Books, command: Register, now_us: int) -> Drafts:
     return _write(books, [_Touched(dataset, new)], command.actor, "dataset-registered", facts)
 
 
-def _change(books: Books, command: Change) -> Drafts:
+def _change(books: Books, command: Change, now_us: int) -> Drafts:
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen("A retired dataset stays retired.", dataset=dataset.definition.name, state="retired")
     asked: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
     changed = {name: value for name, value in asked.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
+    is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
+    asked_two = _Guarded("thaw", is_thaw, facts, command.actor, command.consent, [_Touched(dataset)])
+    if (proposed := _proposed(books, asked_two, now_us)) is not None:
+        return proposed
+    facts |= _seconded(books, asked_two, now_us)
     return _write(books, [_Touched(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
 
 
-def _set_budget(books: Books, command: SetBudget) -> Drafts:
+def _set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
     dataset = books.datasets[command.dataset_id]
     definition, before = dataset.definition, dataset.limit
     if before is None:
@@ -294,6 +305,11 @@ def _set_budget(books: Books, command: SetBudget) -> Drafts:
         "limit_before": before.facts(),
         "reason": command.reason,
     }
+    is_raise = bool(command.limit.exceeds(before))
+    asked_two = _Guarded("budget", is_raise, facts, command.actor, command.consent, [_Touched(dataset)])
+    if (proposed := _proposed(books, asked_two, now_us)) is not None:
+        return proposed
+    facts |= _seconded(books, asked_two, now_us)
     dataset = replace(dataset, budget=command.budget, limit=command.limit)
     return _write(books, [_Touched(dataset, changed)], command.actor, "budget-set", facts)
 
@@ -480,6 +496,18 @@ def binding_quantities(cost: Amount, accounts: Sequence[Account]) -> list[Quanti
     return [quantity for quantity in quantities if quantity in exceeded]
 
 
+def _advance(books: Books, command: OnRun, now_us: int) -> Drafts | Repeat:
+    match command:
+        case Start():
+            return _start(books, command, now_us)
+        case Settle():
+            return _settle(books, command, now_us)
+        case Void():
+            return _void(books, command, now_us)
+        case _:
+            assert_never(command)
+
+
 def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
     run = _run(books, command)
     _demand_owner(command.actor, run)
@@ -562,7 +590,7 @@ def _frozen(touched: _Touched) -> _Touched:
 
 def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
     run = _run(books, command)
-    if run.state == "voided":
+    if run.state == "voided" and not command.consent.is_second:
         return Repeat(run.id, "run-voided", command.body)
     if run.state == "started":
         if command.actor.role not in ("steward", "admin"):
@@ -572,12 +600,19 @@ def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
         if command.actor.role != "steward":
             _demand_owner(command.actor, run)
     cost = _cost(run)
+    charged = _charged(books, command)
+    untouched = [_Touched(each.dataset) for each in charged]
+    is_started = run.state == "started"
+    said = {"request": command.body}
+    asked_two = _Guarded("void", is_started, said, command.actor, command.consent, untouched, run_id=run.id)
+    if (proposed := _proposed(books, asked_two, now_us)) is not None:
+        return proposed
     touched = [
         _Touched(each.dataset, [replace(account, held=account.held - cost) for account in each.accounts])
-        for each in _charged(books, command)
+        for each in charged
     ]
     run = replace(run, state="voided", ended_us=now_us, due_us=None)
-    facts = {"request": command.body, "returned": cost.facts()}
+    facts = {"request": command.body, "returned": cost.facts(), **_seconded(books, asked_two, now_us)}
     return _write(books, touched, command.actor, "run-voided", facts, run)
 
 
@@ -586,6 +621,96 @@ def _charged(books: Books, command: OnRun) -> list[_Touched]:
         _Touched(books.datasets[dataset_id], [books.accounts[key] for key in keys])
         for dataset_id, keys in command.charges.items()
     ]
+
+
+# --- what takes two people -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Guarded:
+    """Something that a tenant's policy can ask a second person for.
+
+    is_loosening: whether it is of that kind at all. body: what it would say. touched: whose journals tell of it.
+    """
+
+    kind: ProposalKind
+    is_loosening: bool
+    body: Mapping[str, Any]
+    actor: Actor
+    consent: Consent
+    touched: Sequence[_Touched]
+    run_id: UUID | None = None
+
+
+def _proposed(books: Books, asked: _Guarded, now_us: int) -> Drafts | None:
+    """The entries that propose it, where it takes a second person who has not spoken yet."""
+    if asked.consent.is_second or not (asked.is_loosening and books.takes_two):
+        return None
+    first = asked.touched[0].dataset.id
+    is_open = [each for each in books.proposals.values() if each.state == "open" and each.expires_us > now_us]
+    if sum(each.dataset_id == first for each in is_open) >= PROPOSALS_MAX:
+        raise TooLarge(f"At most {PROPOSALS_MAX} proposals of a dataset are open at once.", proposals_max=PROPOSALS_MAX)
+    proposal = Proposal(
+        id=asked.consent.proposal_id,
+        kind=asked.kind,
+        dataset_id=first,
+        run_id=asked.run_id,
+        principal_id=asked.actor.principal_id,
+        body={"request": asked.body, "by": asked.actor.facts()},
+        state="open",
+        created_us=now_us,
+        expires_us=now_us + DAY_US,
+    )
+    books.proposals[proposal.id] = proposal
+    facts = {
+        "proposal": str(proposal.id),
+        "what": proposal.kind,
+        "proposes": asked.body,
+        "approve_by": timestamp(proposal.expires_us),
+        **({"about_run": str(asked.run_id)} if asked.run_id is not None else {}),
+    }
+    return _write(books, asked.touched, asked.actor, "change-proposed", facts)
+
+
+def _seconded(books: Books, asked: _Guarded, now_us: int) -> dict[str, Any]:
+    """What the entry says of the one who proposed it, where it was. Raises Forbidden for one person as both."""
+    if not asked.consent.is_second:
+        return {}
+    proposal = _open_proposal(books, asked.consent.proposal_id, asked.actor, now_us)
+    if (proposal.kind, proposal.dataset_id, proposal.run_id) != (
+        asked.kind,
+        asked.touched[0].dataset.id,
+        asked.run_id,
+    ):
+        raise ArithmeticError(f"proposal {proposal.id} is of something else")
+    books.proposals[proposal.id] = replace(proposal, state="approved")
+    return {
+        "proposal": {
+            "id": str(proposal.id),
+            "by": proposal.body["by"],
+            "at": timestamp(proposal.created_us),
+        }
+    }
+
+
+def _open_proposal(books: Books, proposal_id: UUID, actor: Actor, now_us: int) -> Proposal:
+    proposal = books.proposals.get(proposal_id)
+    if proposal is None:  # only those are read that are open
+        raise ProposalState()
+    if proposal.state != "open" or proposal.expires_us <= now_us:
+        state = proposal.state if proposal.state != "open" else "expired"
+        raise ProposalState(f"The proposal is {state}.", state=state)
+    if proposal.principal_id == actor.principal_id:
+        raise Forbidden("A second person has to say yes or no to a proposal.")
+    return proposal
+
+
+def _refuse_proposal(books: Books, command: RefuseProposal, now_us: int) -> Drafts:
+    proposal = _open_proposal(books, command.proposal_id, command.actor, now_us)
+    books.proposals[proposal.id] = replace(proposal, state="refused")
+    touched = [_Touched(books.datasets[dataset_id]) for dataset_id in command.dataset_ids]
+    facts = {"proposal": str(proposal.id), "what": proposal.kind, "reason": command.reason}
+    return _write(books, touched, command.actor, "proposal-refused", facts)
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------

@@ -6,11 +6,11 @@ at a time, with a limit on how long it waits for it and for the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psycopg
@@ -26,12 +26,14 @@ from ledger import keys
 from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.settings import Settings
 from ledger.store import Key, Store, Writing, engine_for
-from ledger.tables import GRANTS, operator_keys, tenants
+from ledger.tables import GRANTS, operator_keys
 
 _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
 
 _LOCK_TIMEOUT_MS: Final = 15_000
+AT_THE_DATABASE: Final = {"name": "at the database", "role": "operator"}
+"""Who acts in `init` and `init --reset-admin`: whoever has the database's own URL."""
 _UNUSABLE: Final = "The database cannot be used: {}\nSay `privacy-ledger migrate` first."
 
 
@@ -161,25 +163,86 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
         operator = keys.mint(keys.OPERATOR)
         writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
         writing.add_tenant(tenant, now_us=now_us)
-        return FirstKeys(operator, tenant, add_admin(writing, now_us=now_us)[1])
+        writing.note("tenant-made", AT_THE_DATABASE, {"name": tenant}, now_us=now_us)
+        return FirstKeys(operator, tenant, add_admin(writing, by=AT_THE_DATABASE, now_us=now_us)[1])
 
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:
     """A new admin key for a tenant that lost its last one. Raises NotFound when there is no such tenant."""
-    with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.engine.begin() as connection:
-        tenant_id = connection.execute(select(tenants.c.tenant_id).where(tenants.c.name == tenant)).scalar()
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store:
+        tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
     if tenant_id is None:
         raise NotFound(f"There is no tenant named {tenant!r}.")
     with _writing(settings, tenant_id) as writing:
-        return add_admin(writing, now_us=writing.now_us())[1]
+        return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
 
 
-def add_admin(writing: Writing, *, now_us: int) -> tuple[Key, str]:
-    """An admin's key for the tenant of this transaction, and its secret."""
+def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
+    """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
     secret = keys.mint(writing.tenant_id)
     key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
     writing.add_key(key, keys.digest_of(secret))
+    writing.note("key-made", by, keys.facts_of(key), now_us=now_us)
     return key, secret
+
+
+def tenants_of(store: Store) -> list[tuple[UUID, str]]:
+    """Every tenant's id and name. Raises Misconfigured for a role that row-level security shows none of them."""
+    if store.engine.dialect.name == "postgresql":
+        with store.engine.begin() as connection:
+            if not connection.execute(text(_IS_OWNER)).scalar_one():
+                raise Misconfigured(
+                    "This takes the owner of the tables, since no other role sees more than one tenant: set"
+                    " LEDGER_OWNER_DATABASE_URL."
+                )
+    return store.tenants()
+
+
+# --- whether a server may use this database --------------------------------------------------------------------------
+
+_IS_OWNER: Final = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'public.tenants'::regclass"
+# Whatever the role is a member of it can become, whether or not it has those rights by itself.
+_ROLE: Final = """
+    SELECT current_user, current_database(), bool_or(rolsuper), bool_or(rolbypassrls),
+           bool_or(oid = (SELECT relowner FROM pg_class WHERE oid = 'public.tenants'::regclass))
+    FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')"""
+_LAX: Final = """
+    SELECT name, source FROM pg_settings
+    WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes') AND setting = 'off' ORDER BY name"""
+_TURN_ON: Final = {
+    "user": "ALTER ROLE {role} RESET {name};",
+    "database": "ALTER DATABASE {database} RESET {name};",
+    "database user": "ALTER ROLE {role} IN DATABASE {database} RESET {name};",
+}
+"""By where a setting was made; one that is the whole server's is turned on for the whole server."""
+
+
+def demand_servable(settings: Settings) -> None:
+    """Raises Misconfigured unless a server can rely on this database: it is migrated; and on PostgreSQL the role is one
+    that row-level security holds for, and what is committed is on disk."""
+    with opened(settings) as store:
+        if store.engine.dialect.name != "postgresql":
+            return
+        with store.engine.begin() as connection:
+            role, database, is_super, is_bypassing, is_owner = connection.execute(text(_ROLE)).one()
+            lax = connection.execute(text(_LAX)).all()
+    if is_super or is_bypassing or is_owner:
+        what = "is a superuser" if is_super else "bypasses row-level security" if is_bypassing else "owns the tables"
+        raise Misconfigured(
+            f"The role {role!r} {what}, so nothing would keep one tenant's rows from another's requests.\n"
+            "Serve as a role of its own: set LEDGER_OWNER_DATABASE_URL to this URL, LEDGER_DATABASE_URL to one with"
+            " another user and a password of your choice, and say `privacy-ledger migrate`, which makes that role."
+        )
+    if lax:
+        remedies = [
+            _TURN_ON.get(source, "ALTER SYSTEM SET {name} = on;").format(name=name, role=role, database=database)
+            for name, source in lax
+        ]
+        off = " and ".join(f"{name} = off" for name, _ in lax)
+        raise Misconfigured(
+            f"PostgreSQL runs with {off}: approvals could be forgotten after they were given.\n"
+            f"Turn it on: {' '.join(remedies)} SELECT pg_reload_conf();"
+        )
 
 
 @contextmanager
@@ -198,6 +261,14 @@ def demand_migrated(settings: Settings) -> None:
 def opened(settings: Settings) -> Iterator[Store]:
     """The migrated database, with the server's own role. Raises Misconfigured as `demand_migrated` does."""
     with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
+        _demand_newest(store.revision())
+        yield store
+
+
+@contextmanager
+def opened_by_owner(settings: Settings) -> Iterator[Store]:
+    """The migrated database as its owner, who may list the tenants. Raises Misconfigured as `demand_migrated` does."""
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store:
         _demand_newest(store.revision())
         yield store
 

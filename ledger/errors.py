@@ -18,6 +18,7 @@
     │   ├── BatchRefused
     │   ├── UnitMismatch
     │   ├── PartitionsClosed
+    │   ├── ProposalState
     │   └── NameTaken
     ├── TooLarge
     ├── Overloaded
@@ -33,7 +34,10 @@ An exception's docstring is its message; what it is about travels as `facts`, ne
 from __future__ import annotations
 
 import inspect
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
+
+UNKNOWN_KEY: Final = "That key is unknown, was revoked or has expired."
+"""What is said of every key and token that is not good, whatever is wrong: a stranger learns nothing from it."""
 
 
 class LedgerError(Exception):
@@ -149,6 +153,12 @@ class PartitionsClosed(Conflict):
     """The dataset was registered without partitions, so that new ones would be fresh budget for the same people."""
 
     code = "partitions-closed"
+
+
+class ProposalState(Conflict):
+    """The proposal is not open any more."""
+
+    code = "proposal-state"
 
 
 class NameTaken(Conflict):

@@ -17,11 +17,11 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ledger.errors import JournalBroken
-from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Draft, Entry, timestamp
+from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Draft, Entry, TenantEntry, timestamp
 
 VERSION: Final = 2
 """Of an entry. Version 1 knew one account for each dataset; what it says means the same in version 2."""
@@ -98,6 +98,22 @@ def seal(draft: Draft, *, tenant_id: UUID, prev: bytes, at_us: int) -> Entry:
     return Entry(draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body))
 
 
+def seal_of_tenant(
+    kind: str,
+    actor: Mapping[str, Any],
+    facts: Mapping[str, Any],
+    *,
+    tenant_id: UUID,
+    seq: int,
+    prev: bytes,
+    at_us: int,
+) -> TenantEntry:
+    """Ties an entry of a tenant's own journal to the one whose hash is `prev`."""
+    about = {"v": VERSION, "tenant": str(tenant_id), "seq": seq, "at": timestamp(at_us), "prev": prev.hex()}
+    body = canonical({**facts, **about, "kind": kind, "actor": actor})
+    return TenantEntry(seq, kind, at_us, body, digest(body))
+
+
 # --- what entries say ------------------------------------------------------------------------------------------------
 
 
@@ -153,14 +169,43 @@ def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id:
     with the first `seq` that is wrong.
     """
     book = _Book(tenant_id, dataset_id)
+    _read_all(book.read, entries)
+    return book.found()
+
+
+def _read_all(read: Callable[[int, str, bytes], None], entries: Iterable[tuple[str, bytes]]) -> None:
     for seq, (body, stated) in enumerate(entries, start=1):
         try:
-            book.read(seq, body, stated)
+            read(seq, body, stated)
         except JournalBroken:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise JournalBroken(f"cannot be read: {error!r}", seq=seq) from error
-    return book.found()
+
+
+class _Chain:
+    """What holds of every journal: bytes, form, numbers, each entry tied to the one before."""
+
+    def __init__(self, tenant_id: UUID) -> None:
+        self.tenant_id = tenant_id
+        self.seq, self.head = 0, NO_HASH
+
+    def follow(self, seq: int, body: str, stated: bytes) -> tuple[dict[str, Any], Demand]:
+        """The entry, and what to hold it to. Raises JournalBroken."""
+
+        def demand(holds: bool, what: str) -> None:
+            if not holds:
+                raise JournalBroken(what, seq=seq)
+
+        demand(digest(body) == stated, "its bytes do not have its hash")
+        entry: dict[str, Any] = parse(body)
+        demand(canonical(entry) == body, "its bytes are not in canonical form")
+        demand(entry["v"] in VERSIONS, f"format version {entry['v']} is not known")
+        demand(entry["seq"] == seq, f"is numbered {entry['seq']}")
+        demand(entry["prev"] == self.head.hex(), "does not follow the entry before it")
+        demand(entry["tenant"] == str(self.tenant_id), "belongs to another tenant")
+        self.seq, self.head = seq, stated
+        return entry, demand
 
 
 @dataclass(slots=True)
@@ -172,12 +217,13 @@ class _Charged:
     keys: tuple[AccountKey, ...]
 
 
-class _Book:
+class _Book(_Chain):
     """A reader's own arithmetic over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
-        self.tenant_id, self.dataset_id = tenant_id, dataset_id
-        self.seq, self.head, self.state = 0, NO_HASH, ""
+        super().__init__(tenant_id)
+        self.dataset_id = dataset_id
+        self.state = ""
         self.is_registered = self.is_partitioned = False
         self.limit: Amount | None = None
         self.limit_highest: Amount | None = None
@@ -186,23 +232,14 @@ class _Book:
         self.held_limit: Amount | None = None
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, _Charged] = {}
+        self.proposals: dict[str, dict[str, Any] | None] = {}
 
     def found(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
 
     def read(self, seq: int, body: str, stated: bytes) -> None:
-        def demand(holds: bool, what: str) -> None:
-            if not holds:
-                raise JournalBroken(what, seq=seq)
-
-        demand(digest(body) == stated, "its bytes do not have its hash")
-        entry = parse(body)
-        demand(canonical(entry) == body, "its bytes are not in canonical form")
-        demand(entry["v"] in VERSIONS, f"format version {entry['v']} is not known")
-        demand(entry["seq"] == seq, f"is numbered {entry['seq']}")
-        demand(entry["prev"] == self.head.hex(), "does not follow the entry before it")
-        demand(entry["tenant"] == str(self.tenant_id), "belongs to another tenant")
+        entry, demand = self.follow(seq, body, stated)
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
         demand(("run" in entry) == entry["kind"].startswith("run-"), "is not of the kind that it says")
         touched = {account.key: account for account in self._after(entry, demand)}
@@ -215,7 +252,6 @@ class _Book:
             demand(within, "leaves more spent and held than the limit allows")
         self.accounts.update(touched)
         self.state = entry.get("state", self.state)
-        self.seq, self.head = seq, stated
 
     def _after(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         """The accounts that an entry touches, as they are after it."""
@@ -224,9 +260,11 @@ class _Book:
         match kind:
             case "dataset-registered":
                 return self._registered(entry, demand)
-            case "dataset-changed":
+            case "dataset-changed" | "change-proposed" | "proposal-refused":
+                self._note_proposal(entry, demand)
                 return ()
             case "budget-set":
+                self._note_proposal(entry, demand)
                 return self._budget_set(entry, demand)
             case "partitions-added":
                 return self._partitions_added(entry, demand)
@@ -248,10 +286,34 @@ class _Book:
             case "run-settled":
                 return self._settled(entry, demand)
             case "run-voided":
+                self._note_proposal(entry, demand)
                 cost, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
                 return [_eased(replace(account, held=account.held - cost)) for account in accounts]
             case _:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=entry["seq"])
+
+    def _note_proposal(self, entry: dict[str, Any], demand: Demand) -> None:
+        """What takes two people was proposed by one before the other one said yes or no to just that, once, in time."""
+        said = entry.get("proposal")
+        if said is None:
+            return
+        if entry["kind"] == "change-proposed":
+            demand(said not in self.proposals, "proposes a second time")
+            self.proposals[said] = entry
+            return
+        is_refusal = entry["kind"] == "proposal-refused"
+        proposal = said if is_refusal else said["id"]
+        proposed = self.proposals.get(proposal)
+        if proposed is None:
+            raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
+        proposer = proposed["actor"]["principal"]
+        demand(proposer != entry["actor"]["principal"], "is proposed and answered by the same person")
+        # Times are written so that their order as text is their order in time.
+        demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
+        if not is_refusal:
+            demand(said["by"]["principal"] == proposer, "was proposed by somebody else")
+            demand(_does(proposed, entry), "does something else than was proposed")
+        self.proposals[proposal] = None
 
     # --- the dataset
 
@@ -384,6 +446,14 @@ class _Book:
         return run.cost, [self.accounts[key] for key in run.keys]
 
 
+def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether an entry does what was proposed. The limit before may be another by now."""
+    kind = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}[proposed["what"]]
+    wanted = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    same_run = entry.get("run") == proposed.get("about_run")
+    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in wanted.items())
+
+
 def _over(account: Account) -> Amount:
     """By how much an account's limit is passed, in each quantity."""
     return (account.spent + account.held - account.limit).most(ZERO)
@@ -392,3 +462,90 @@ def _over(account: Account) -> Amount:
 def _eased(account: Account) -> Account:
     """The account with no more overdrawn than before, and no more than it needs."""
     return replace(account, overdrawn=account.overdrawn.least(_over(account)))
+
+
+# --- the tenant's own journal ----------------------------------------------------------------------------------------
+
+
+class KnownKey(NamedTuple):
+    """A key as a tenant's journal knows it."""
+
+    principal_id: UUID
+    name: str
+    role: str
+    datasets: tuple[str, ...] | None
+    projects: tuple[str, ...] | None
+    expires_at: str | None
+    is_revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedTenant:
+    """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it."""
+
+    seq: int
+    head: bytes
+    is_whole: bool
+    second_steward: bool
+    keys: Mapping[UUID, KnownKey]
+
+
+def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
+    """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
+    book = _TenantBook(tenant_id)
+    _read_all(book.read, entries)
+    return ReplayedTenant(book.seq, book.head, book.is_whole, book.second_steward, book.keys)
+
+
+class _TenantBook(_Chain):
+    """A reader's own account of keys and policies."""
+
+    def __init__(self, tenant_id: UUID) -> None:
+        super().__init__(tenant_id)
+        self.is_whole = self.second_steward = False
+        self.keys: dict[UUID, KnownKey] = {}
+
+    def read(self, seq: int, body: str, stated: bytes) -> None:
+        entry, demand = self.follow(seq, body, stated)
+        demand("dataset_id" not in entry, "belongs to a dataset")
+        match entry["kind"]:
+            case "tenant-made":
+                demand(seq == 1, "makes the tenant a second time")
+                self.is_whole = True
+            case "key-made":
+                self._make(entry, demand)
+            case "key-rotated":
+                self._rotate(entry, demand)
+            case "key-revoked":
+                key = UUID(entry["revokes"])
+                known = self.keys.get(key)
+                demand(known is not None or not self.is_whole, "revokes a key that was never made")
+                if known is not None:
+                    demand(not known.is_revoked, "revokes a key a second time")
+                    self.keys[key] = known._replace(is_revoked=True)
+            case "policy-set":
+                self.second_steward = bool(entry["second_steward"])
+            case kind:
+                raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
+
+    def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
+        key = UUID(entry["made"])
+        demand(key not in self.keys, "makes a key a second time")
+        datasets, projects = (None if entry[of] is None else tuple(entry[of]) for of in ("datasets", "projects"))
+        self.keys[key] = made = KnownKey(
+            UUID(entry["principal"]), entry["name"], entry["key_role"], datasets, projects, entry["expires_at"], False
+        )
+        return made
+
+    def _rotate(self, entry: Mapping[str, Any], demand: Demand) -> None:
+        made = self._make(entry, demand)
+        old = self.keys.get(UUID(entry["rotates"]))
+        demand(old is not None or not self.is_whole, "rotates a key that was never made")
+        if old is None:
+            return
+        demand(not old.is_revoked, "rotates a key that was revoked")
+        demand(made == old, "gives a key other rights than it had")
+        # Times are written so that their order as text is their order in time.
+        demand(old.expires_at is None or entry["at"] < old.expires_at, "rotates a key that had expired")
+        ends = min(filter(None, (old.expires_at, entry["old_ends_at"])))
+        self.keys[UUID(entry["rotates"])] = old._replace(expires_at=ends)

@@ -23,6 +23,8 @@ DatasetState = Literal["active", "frozen", "retired"]
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
 Role = Literal["admin", "steward", "requester", "auditor"]
 Quantity = Literal["mu", "delta"]
+ProposalKind = Literal["budget", "thaw", "void"]
+ProposalState = Literal["open", "approved", "refused"]
 
 
 def timestamp(us: int) -> str:
@@ -250,8 +252,36 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Tenant:
+    """An organisation. `seq` and `head` are its own journal's newest number and hash.
+
+    second_steward: whether what loosens a budget takes a second person.
+    """
+
+    id: UUID
+    name: str
+    second_steward: bool
+    seq: int
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TenantEntry:
+    """An entry of a tenant's own journal: of keys, roles and policies."""
+
+    seq: int
+    kind: str
+    at_us: int
+    body: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: a key, and the principal that it stands for. `datasets` limits what it sees; None is no limit."""
+    """Who acts: a key, and the principal that it stands for. `datasets` limits what it sees; None is no limit.
+
+    projects: it can ask for runs of these alone. expires_us: of a token, which has no row that says so.
+    """
 
     tenant_id: UUID
     key_id: UUID
@@ -259,6 +289,13 @@ class Actor:
     name: str
     role: Role
     datasets: frozenset[str] | None = None
+    projects: frozenset[str] | None = None
+    expires_us: int | None = None
+
+    @property
+    def is_key(self) -> bool:
+        """Whether it is a key of this ledger, and not a token that somebody else issued."""
+        return self.expires_us is None
 
     def facts(self) -> dict[str, Any]:
         return {"key": str(self.key_id), "principal": str(self.principal_id), "name": self.name, "role": self.role}
@@ -273,6 +310,16 @@ class Claim:
 
     key: str
     digest: bytes
+
+
+class Consent(NamedTuple):
+    """The second person of what takes two.
+
+    proposal_id: under which it is proposed, if it takes two; or which proposal this approves, where `is_second`.
+    """
+
+    proposal_id: UUID
+    is_second: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +338,24 @@ class Register:
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
         return (self.definition.id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """What one steward asked for, and another one has to approve before it is done.
+
+    body: what it takes to do it. by: the actor who asked, as the journal has it.
+    """
+
+    id: UUID
+    kind: ProposalKind
+    dataset_id: UUID
+    run_id: UUID | None
+    principal_id: UUID
+    body: Mapping[str, Any]
+    state: ProposalState
+    created_us: int
+    expires_us: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -313,6 +378,7 @@ class Change(_OnDataset):
     title: str | None
     description: str | None
     reason: str | None
+    consent: Consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -322,6 +388,7 @@ class SetBudget(_OnDataset):
     budget: Mapping[str, Any]
     limit: Amount
     reason: str
+    consent: Consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -444,10 +511,21 @@ class Void(_OnRun):
     """No output of a run was ever seen. `body` says why."""
 
     body: Mapping[str, Any]
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseProposal:
+    """A second steward says no."""
+
+    actor: Actor
+    proposal_id: UUID
+    dataset_ids: tuple[UUID, ...]
+    reason: str
 
 
 OnRun = Start | Settle | Void
-Single = Register | Change | SetBudget | AddPartitions | SetProject | SetFairUse | Ask | OnRun
+Single = Register | Change | SetBudget | AddPartitions | SetProject | SetFairUse | Ask | OnRun | RefuseProposal
 Command = Single | Batch
 
 
@@ -483,6 +561,8 @@ class Books:
 
     partitions: the names of a dataset's partitions, complete where a command asks for all of them.
     projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
+    proposals: those that are asked about, and the open ones of a dataset. overdrawn: the datasets with an account that
+    is. takes_two: the tenant's policy.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -491,6 +571,9 @@ class Books:
     partitions: dict[UUID, tuple[str, ...]] = field(default_factory=dict)
     projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
     recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
+    proposals: dict[UUID, Proposal] = field(default_factory=dict)
+    overdrawn: frozenset[UUID] = frozenset()
+    takes_two: bool = False
 
     def copy(self) -> Books:
         """Books of their own, for a decision that may come to nothing."""
@@ -501,6 +584,9 @@ class Books:
             dict(self.partitions),
             dict(self.projects),
             dict(self.recent),
+            dict(self.proposals),
+            self.overdrawn,
+            self.takes_two,
         )
 
 
@@ -509,13 +595,15 @@ class Wanted:
     """What of a dataset a group of commands has to see, beside the account that it has as a whole.
 
     partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
-    is_every_project: what every project's share is, to know how many there are.
+    is_every_project: what every project's share is, to know how many there are. is_guarded: whether what is asked can
+    take a second person.
     """
 
     partitions: set[str] | None = field(default_factory=set)
     projects: set[str] = field(default_factory=set)
     principals: set[UUID] = field(default_factory=set)
     is_every_project: bool = False
+    is_guarded: bool = False
 
     def add_partitions(self, names: Sequence[str] | None) -> None:
         """These too; None is all."""

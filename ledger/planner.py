@@ -18,7 +18,7 @@ from uuid import UUID
 
 from pydantic import Field
 
-from ledger import answers
+from ledger import answers, catalogue
 from ledger.accounting import ACCOUNTANT, costs, plan
 from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism, Mechanism
@@ -134,6 +134,7 @@ class Planner:
         TooLarge where it takes too long, and Overloaded where it does not get its turn.
         """
         solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
+        catalogue.demand_project(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
         bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1

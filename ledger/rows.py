@@ -20,6 +20,7 @@ from ledger.model import (
     FairUse,
     Parent,
     Project,
+    Proposal,
     Run,
 )
 from ledger.tables import NOBODY
@@ -118,6 +119,21 @@ def _fair_use(text: str | None) -> FairUse:
 def project_of(row: Row[Any]) -> Project:
     """A project's share."""
     return Project(row.dataset_id, row.name, journal.parse(row.budget), _amount(row, "limit"))
+
+
+def proposal_of(row: Row[Any]) -> Proposal:
+    """What waits for a second person, or did."""
+    return Proposal(
+        row.id,
+        row.kind,
+        row.dataset_id,
+        row.run_id,
+        row.principal_id,
+        journal.parse(row.body),
+        row.state,
+        row.created_us,
+        row.expires_us,
+    )
 
 
 def run_of(row: Row[Any]) -> Run:

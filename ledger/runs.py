@@ -18,7 +18,7 @@ from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
 from ledger.answers import Said
-from ledger.catalogue import Catalogue, Resolved, find
+from ledger.catalogue import Catalogue, Resolved, demand_project, find
 from ledger.certificates import Certificates, share_of
 from ledger.decide import Repeat, Unrecorded, wanted_uses
 from ledger.errors import (
@@ -37,8 +37,10 @@ from ledger.model import (
     Ask,
     Batch,
     Claim,
+    Consent,
     Excess,
     OnRun,
+    RefuseProposal,
     Run,
     Settle,
     Start,
@@ -124,6 +126,7 @@ class Runs:
     async def _prepared(self, actor: Actor, item: Item) -> Ask:
         """The command that asks for a run, with its cost. Raises LedgerError."""
         request = item.request
+        demand_project(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         cost, costing = await self._costed(actor, resolved, request)
         return Ask(
@@ -229,7 +232,8 @@ class Runs:
     async def start(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
         """Says that the run now touches the data."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        return await self._advance(Start(actor, run_id, _charges(decisions)), decisions)
+        entries = await self._entered(Start(actor, run_id, _charges(decisions)), decisions)
+        return answers.moved(decisions[0], entries)
 
     async def settle(
         self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]
@@ -255,7 +259,7 @@ class Runs:
             charged=charged.charged,
             excess=_excess(charged, decision),
         )
-        return await self._advance(command, decisions)
+        return answers.moved(decision, await self._entered(command, decisions))
 
     async def _charge(self, actor: Actor, cost: Amount, decision: Said, steps: int | None, stop: Stop) -> Charge:
         mechanism = mechanisms.parse(decision["request"]["mechanism"])
@@ -280,12 +284,24 @@ class Runs:
         of = {"settle": decision["run"], "steps": steps, "stop": stop}
         return await self._certificates.beside(actor.tenant_id, work, of=of)
 
-    async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Says that no output of the run was ever seen."""
+    async def void(
+        self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent
+    ) -> tuple[dict[str, Any], bool]:
+        """Says that no output of the run was ever seen: the answer, and whether that is done or only proposed."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        return await self._advance(Void(actor, run_id, _charges(decisions), body=body), decisions)
+        entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
+        if entries[0]["kind"] == "change-proposed":
+            return answers.proposed(entries[0]), False
+        return answers.moved(decisions[0], entries), True
 
-    async def _advance(self, command: OnRun, decisions: Sequence[Said]) -> dict[str, Any]:
+    async def refuse_void(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
+        """Says no to what somebody else proposed."""
+        _, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        command = RefuseProposal(actor, proposal_id, tuple(_charges(decisions)), reason)
+        await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
+
+    async def _entered(self, command: OnRun, decisions: Sequence[Said]) -> list[Said]:
+        """The entries that a command leaves, or left before, in the order of the decision's."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
         if isinstance(result, Repeat):
             before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
@@ -293,7 +309,7 @@ class Runs:
         else:
             entries = [journal.parse(entry.body) for entry in result]
         order = {entry["dataset"]: place for place, entry in enumerate(decisions)}
-        return answers.moved(decisions[0], sorted(entries, key=lambda entry: order[entry["dataset"]]))
+        return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
     # --- what shows runs
 

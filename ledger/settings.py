@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.errors import Misconfigured
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$")]
 
 
 class Settings(BaseSettings):
@@ -23,6 +25,9 @@ class Settings(BaseSettings):
     )
     owner_database_url: SecretStr | None = Field(
         None, description="The same PostgreSQL as the owner of the tables; used by migrate and init alone."
+    )
+    oidc_file: Path | None = Field(
+        None, description="A JSON file that says which OpenID Connect issuers' tokens are taken, and for whom."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(8000, description="The port to listen on.")
@@ -42,6 +47,30 @@ class Settings(BaseSettings):
     body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         1024 * 1024, description="The largest request body, in bytes."
     )
+    requests_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        1000, description="How many requests a process serves at the same time before the answer is 503."
+    )
+    rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
+        None, description="How many requests a second one key may make of a process before the answer is 429."
+    )
+    rate_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
+        None, description="How many of them at once; a second's worth when left out."
+    )
+    failed_sign_ins: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        600, description="How many wrong keys a minute one address may bring before new ones are refused unread."
+    )
+    cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
+        (), description="Origins whose pages may call from a browser, separated by commas; none when left out."
+    )
+    trusted_proxies: str = Field(
+        "127.0.0.1,::1", description="Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks."
+    )
+    log_format: Literal["text", "json"] = Field("text", description="How the log is written: text or json.")
+
+    @field_validator("cors_origins", mode="before")
+    @classmethod
+    def _listed(cls, said: Any) -> Any:
+        return [each.strip() for each in said.split(",") if each.strip()] if isinstance(said, str) else said
 
     @property
     def is_sqlite(self) -> bool:

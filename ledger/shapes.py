@@ -55,7 +55,12 @@ class DatasetUse(Strict):
 
     name: DatasetName
     partitions: (
-        Annotated[list[PartitionName], Field(min_length=1, max_length=4096), AfterValidator(distinct)] | None
+        Annotated[
+            list[PartitionName],
+            Field(min_length=1, max_length=4096, json_schema_extra={"uniqueItems": True}),
+            AfterValidator(distinct),
+        ]
+        | None
     ) = None
 
 
@@ -92,14 +97,22 @@ def _duration(value: Any) -> timedelta:
     weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in found.groups())
     whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
     duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
-    if not timedelta(0) < duration <= timedelta(days=VALID_FOR_DAYS_MAX):
+    if duration > timedelta(days=VALID_FOR_DAYS_MAX):
         raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
     return duration
 
 
-Duration = Annotated[
-    timedelta, BeforeValidator(_duration), WithJsonSchema({"type": "string", "format": "duration", "default": "P1D"})
-]
+def _some_time(value: Any) -> timedelta:
+    duration = _duration(value)
+    if not duration:
+        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
+    return duration
+
+
+_DAY: Final = WithJsonSchema({"type": "string", "format": "duration", "default": "P1D"})
+Duration = Annotated[timedelta, BeforeValidator(_some_time), _DAY]
+Overlap = Annotated[timedelta, BeforeValidator(_duration), _DAY]
+"""A duration that may be none at all."""
 
 
 class Code(Strict):

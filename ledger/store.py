@@ -3,7 +3,10 @@
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.writer` and `ledger.deploy`
 open a writing transaction, and `ledger.certificates` for its cache, which is no record and locks nothing else. Rows are
 locked in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a
-dataset (accounts, projects, runs, entries) is protected by its dataset's lock.
+dataset (accounts, projects, runs, entries) is protected by its dataset's lock; the tenant's own journal comes last.
+
+On PostgreSQL each transaction says first whose it is, for row-level security (see `ledger.tables`). The predicates on
+`tenant_id` in every statement do not rely on that: SQLite has none.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import json
 import sqlite3
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -31,6 +34,7 @@ from sqlalchemy import (
     func,
     insert,
     make_url,
+    not_,
     or_,
     select,
     text,
@@ -42,7 +46,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger import journal
-from ledger.errors import NameTaken
+from ledger.errors import NameTaken, NotFound
 from ledger.model import (
     NO_FAIR_USE,
     NO_HASH,
@@ -57,9 +61,12 @@ from ledger.model import (
     Definition,
     Entry,
     Project,
+    Proposal,
     Register,
     Role,
     Run,
+    Tenant,
+    TenantEntry,
     Wanted,
 )
 from ledger.rows import (
@@ -71,11 +78,13 @@ from ledger.rows import (
     entry_of,
     key_row,
     project_of,
+    proposal_of,
     run_of,
     run_row,
 )
 from ledger.tables import (
     NOBODY,
+    TENANT_SETTING,
     accounts,
     certificates,
     claims,
@@ -86,7 +95,9 @@ from ledger.tables import (
     operator_keys,
     places,
     projects,
+    proposals,
     runs,
+    tenant_entries,
     tenants,
 )
 
@@ -112,6 +123,8 @@ class Key:
     created_us: int
     expires_us: int | None
     revoked_us: int | None
+    projects: tuple[str, ...] | None = None
+    last_used_us: int | None = None
 
     def is_live(self, now_us: int) -> bool:
         return self.revoked_us is None and (self.expires_us is None or self.expires_us > now_us)
@@ -211,13 +224,23 @@ class Store:
     @contextmanager
     def reading(self, tenant_id: UUID) -> Iterator[Reading]:
         with self._readers.begin() as connection:
+            self._say_tenant(connection, tenant_id)
             yield Reading(connection, tenant_id)
 
     @contextmanager
     def writing(self, tenant_id: UUID) -> Iterator[Writing]:
         """Commits when the block ends, rolls back when it raises."""
         with self._writers.begin() as connection:
+            self._say_tenant(connection, tenant_id)
             yield Writing(connection, tenant_id)
+
+    @staticmethod
+    def _say_tenant(connection: Connection, tenant_id: UUID) -> None:
+        """For this transaction alone: SET LOCAL ends with it, however it ends."""
+        if not isinstance(tenant_id, UUID):
+            raise TypeError("a tenant's id is a UUID")
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL {TENANT_SETTING} = '{tenant_id}'")
 
     def operator_key(self, digest: bytes) -> UUID | None:
         """The id of the operator's key with this digest, if it is live."""
@@ -262,8 +285,26 @@ class Reading:
             )
         return int(self.connection.exec_driver_sql(sql).scalar_one())
 
-    def tenant_name(self) -> str | None:
-        return self.connection.execute(select(tenants.c.name).where(tenants.c.tenant_id == self.tenant_id)).scalar()
+    # --- the tenant
+
+    def tenant(self) -> Tenant | None:
+        return self._tenant(select(tenants))
+
+    def _tenant(self, wanted: Select[Any]) -> Tenant | None:
+        row = self.connection.execute(wanted.where(tenants.c.tenant_id == self.tenant_id)).one_or_none()
+        return None if row is None else Tenant(row.tenant_id, row.name, bool(row.second_steward), row.seq, row.head)
+
+    def tenant_entry_page(self, *, after: int, limit: int) -> list[TenantEntry]:
+        """The tenant's own journal, oldest first."""
+        wanted = (
+            select(tenant_entries)
+            .where(tenant_entries.c.tenant_id == self.tenant_id, tenant_entries.c.seq > after)
+            .order_by(tenant_entries.c.seq)
+            .limit(limit)
+        )
+        return [
+            TenantEntry(row.seq, row.kind, row.at_us, row.body, row.hash) for row in self.connection.execute(wanted)
+        ]
 
     # --- keys
 
@@ -436,6 +477,15 @@ class Reading:
         books.projects.update(self._projects_for(wanted))
         if run_ids:
             books.runs.update(self.runs_by_id(run_ids))
+        guarded = [id_ for id_, asked in wanted.items() if asked.is_guarded]
+        if guarded:
+            tenant = self.tenant()
+            books = replace(
+                books,
+                takes_two=tenant is not None and tenant.second_steward,
+                overdrawn=self._overdrawn(guarded),
+                proposals={proposal.id: proposal for proposal in self._open_proposals(guarded)},
+            )
         for dataset in found:
             if dataset.fair_use.runs_per_hour is not None:
                 for principal_id in wanted[dataset.id].principals:
@@ -468,6 +518,41 @@ class Reading:
         is_every = any(wanted[id_].is_every_project for id_ in ids)
         names = None if is_every else {name for id_ in ids for name in wanted[id_].projects}
         return {(project.dataset_id, project.name): project for project in self.projects_of(ids, names)}
+
+    def _overdrawn(self, dataset_ids: Collection[UUID]) -> frozenset[UUID]:
+        """Which of these datasets have an account that is overdrawn."""
+        is_overdrawn = or_(accounts.c.overdrawn_mu_sq_pico > 0, accounts.c.overdrawn_delta_atto > 0)
+        wanted = select(accounts.c.dataset_id).distinct().where(self._of(dataset_ids), is_overdrawn)
+        return frozenset(self.connection.execute(wanted).scalars())
+
+    def _open_proposals(self, dataset_ids: Collection[UUID]) -> list[Proposal]:
+        wanted = select(proposals).where(
+            proposals.c.tenant_id == self.tenant_id,
+            proposals.c.dataset_id.in_(dataset_ids),
+            proposals.c.state == "open",
+        )
+        return [proposal_of(row) for row in self.connection.execute(wanted)]
+
+    def proposal(self, proposal_id: UUID) -> Proposal | None:
+        wanted = select(proposals).where(proposals.c.tenant_id == self.tenant_id, proposals.c.id == proposal_id)
+        row = self.connection.execute(wanted).one_or_none()
+        return None if row is None else proposal_of(row)
+
+    def proposal_page(
+        self, *, after: tuple[int, UUID] | None, limit: int, state: str | None, now_us: int
+    ) -> list[Proposal]:
+        """Proposals, newest first; `expired` is an open one whose time is up."""
+        wanted = select(proposals).where(proposals.c.tenant_id == self.tenant_id)
+        if after is not None:
+            types = [proposals.c.created_us.type, proposals.c.id.type]
+            wanted = wanted.where(tuple_(proposals.c.created_us, proposals.c.id) < tuple_(*after, types=types))
+        if state is not None:
+            wanted = wanted.where(proposals.c.state == ("open" if state == "expired" else state))
+        if state in ("open", "expired"):
+            is_late = proposals.c.expires_us <= now_us
+            wanted = wanted.where(is_late if state == "expired" else not_(is_late))
+        newest_first = wanted.order_by(proposals.c.created_us.desc(), proposals.c.id.desc()).limit(limit)
+        return [proposal_of(row) for row in self.connection.execute(newest_first)]
 
     def _newest_runs(self, dataset_id: UUID, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
         """When a principal's newest runs on a dataset were decided, oldest first."""
@@ -691,6 +776,7 @@ class Writing(Reading):
         self._save_projects([row for key, row in after.projects.items() if row != before.projects.get(key)])
         self._save_accounts(before, after)
         self._save_runs(before, after)
+        self._save_proposals(before, after)
 
     def _save_datasets(self, changed: Sequence[Dataset], heads: Mapping[UUID, bytes]) -> None:
         rows = [
@@ -720,6 +806,31 @@ class Writing(Reading):
                 index_elements=["tenant_id", "dataset_id", "name"], set_=row
             )
             self.connection.execute(statement, [{**key, **row}])
+
+    def _save_proposals(self, before: Books, after: Books) -> None:
+        old = before.proposals
+        new = [
+            {
+                "tenant_id": self.tenant_id,
+                "id": proposal.id,
+                "kind": proposal.kind,
+                "dataset_id": proposal.dataset_id,
+                "run_id": proposal.run_id,
+                "principal_id": proposal.principal_id,
+                "body": journal.canonical(proposal.body),
+                "state": proposal.state,
+                "created_us": proposal.created_us,
+                "expires_us": proposal.expires_us,
+            }
+            for id_, proposal in after.proposals.items()
+            if id_ not in old
+        ]
+        if new:
+            self.connection.execute(insert(proposals), new)
+        for id_, proposal in after.proposals.items():
+            if id_ in old and proposal != old[id_]:
+                mine = (proposals.c.tenant_id == self.tenant_id, proposals.c.id == id_)
+                self.connection.execute(update(proposals).where(*mine), {"state": proposal.state})
 
     def _save_accounts(self, before: Books, after: Books) -> None:
         old = before.accounts
@@ -791,9 +902,44 @@ class Writing(Reading):
     # --- tenants and keys
 
     def add_tenant(self, name: str, *, now_us: int) -> None:
-        row = {"tenant_id": self.tenant_id, "name": name, "created_us": now_us}
+        row = {
+            "tenant_id": self.tenant_id,
+            "name": name,
+            "second_steward": 0,
+            "seq": 0,
+            "head": NO_HASH,
+            "created_us": now_us,
+        }
         if not self.connection.execute(self._insert_new(tenants).returning(tenants.c.tenant_id), [row]).all():
             raise NameTaken(name=name)
+
+    def is_live(self, actor: Actor, *, now_us: int) -> bool:
+        """Whether the key that an actor came with is still good: it may have been revoked while a request waited."""
+        if actor.expires_us is not None:
+            return actor.expires_us > now_us
+        key = self.keys_by_id([actor.key_id]).get(actor.key_id)
+        return key is not None and key.is_live(now_us)
+
+    # --- the tenant's own journal
+
+    def note(self, kind: str, actor: Mapping[str, Any], facts: Mapping[str, Any], *, now_us: int) -> TenantEntry:
+        """Adds an entry to the tenant's own journal, whose lock is the last that a transaction takes."""
+        tenant = self._tenant(select(tenants).with_for_update(key_share=True))
+        if tenant is None:
+            raise NotFound("There is no such tenant.")
+        entry = journal.seal_of_tenant(
+            kind, actor, facts, tenant_id=self.tenant_id, seq=tenant.seq + 1, prev=tenant.head, at_us=now_us
+        )
+        row = {"seq": entry.seq, "kind": kind, "at_us": now_us, "body": entry.body, "hash": entry.hash}
+        self.connection.execute(insert(tenant_entries), {"tenant_id": self.tenant_id, **row})
+        self.connection.execute(
+            update(tenants).where(tenants.c.tenant_id == self.tenant_id), {"seq": entry.seq, "head": entry.hash}
+        )
+        return entry
+
+    def set_policy(self, *, second_steward: bool) -> None:
+        row = {"second_steward": int(second_steward)}
+        self.connection.execute(update(tenants).where(tenants.c.tenant_id == self.tenant_id), row)
 
     def add_key(self, key: Key, digest: bytes) -> None:
         names = None if key.datasets is None else json.dumps(key.datasets)
@@ -807,10 +953,28 @@ class Writing(Reading):
                 "role": key.role,
                 "digest": digest,
                 "datasets": names,
+                "projects": None if key.projects is None else json.dumps(key.projects),
                 "created_us": key.created_us,
                 "expires_us": key.expires_us,
             },
         )
+
+    def end_key(self, key_id: UUID, *, at_us: int) -> None:
+        """Lets a key expire at this time, unless it does so earlier."""
+        earlier = or_(keys.c.expires_us.is_(None), keys.c.expires_us > at_us)
+        mine = (keys.c.tenant_id == self.tenant_id, keys.c.id == key_id)
+        self.connection.execute(update(keys).where(*mine, earlier), {"expires_us": at_us})
+
+    def note_use(self, used: Mapping[UUID, int]) -> None:
+        """When keys were used last, by id; a time before the one that is known changes nothing."""
+        statement = update(keys).where(
+            keys.c.tenant_id == self.tenant_id,
+            keys.c.id == bindparam("key"),
+            or_(keys.c.last_used_us.is_(None), keys.c.last_used_us < bindparam("at")),
+        )
+        rows = [{"key": id_, "at": at_us, "last_used_us": at_us} for id_, at_us in sorted(used.items())]
+        if rows:
+            self.connection.execute(statement, rows)
 
     def revoke_key(self, key_id: UUID, *, now_us: int) -> bool:
         """Revokes a key, once; says whether there is such a key."""
@@ -854,4 +1018,6 @@ def _key(row: Row[Any]) -> Key:
         row.created_us,
         row.expires_us,
         row.revoked_us,
+        None if row.projects is None else tuple(json.loads(row.projects)),
+        row.last_used_us,
     )

@@ -1,10 +1,11 @@
 """The schema, for PostgreSQL and SQLite alike.
 
 Every table of a tenant has `tenant_id` first in its primary key and in every unique key, so that one tenant cannot
-learn of another through a collision, and the schema can be distributed by tenant. Times are integer microseconds
-(`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint or a trigger checks here
-once more, so that a faulty program cannot break it: amounts are never negative, `spent + held <= limit + overdrawn`,
-and an entry is added at the end of its journal or not at all.
+learn of another through a collision, and the schema can be distributed by tenant. On PostgreSQL every such table has
+row-level security besides, forced on its owner too: a statement that forgets its tenant sees and writes nothing. Times
+are integer microseconds (`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint
+or a trigger checks here once more, so that a faulty program cannot break it: amounts are never negative, `spent + held
+<= limit + overdrawn`, and an entry is added at the end of its journal or not at all.
 """
 
 from __future__ import annotations
@@ -107,14 +108,20 @@ def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[s
     )
 
 
+# `seq` and `head` are the newest number and hash of the tenant's own journal: of keys, roles and policies.
 tenants = Table(
     "tenants",
     metadata,
     Column("tenant_id", Uid, nullable=False),
     Column("name", Text, nullable=False),
+    Column("second_steward", Big, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("head", LargeBinary, nullable=False),
     Column("created_us", Big, nullable=False),
     PrimaryKeyConstraint("tenant_id", name="tenants_pkey"),
     UniqueConstraint("name", name="tenants_name_key"),
+    CheckConstraint("second_steward IN (0, 1)", name="tenants_second_steward"),
+    CheckConstraint("seq >= 0 AND length(head) = 32", name="tenants_head"),
     sqlite_strict=True,
 )
 
@@ -140,9 +147,11 @@ keys = _of_tenant(
     Column("role", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("datasets", Text),
+    Column("projects", Text),
     Column("created_us", Big, nullable=False),
     Column("expires_us", Big),
     Column("revoked_us", Big),
+    Column("last_used_us", Big),
     UniqueConstraint("tenant_id", "digest", name="keys_digest_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="keys_tenant_fkey"),
     CheckConstraint("role IN ('admin', 'steward', 'requester', 'auditor')", name="keys_role"),
@@ -285,6 +294,41 @@ entries = _of_tenant(
     sqlite_with_rowid=False,
 )
 
+# The tenant's own journal, of the same kind as a dataset's.
+tenant_entries = _of_tenant(
+    "tenant_entries",
+    Column("seq", Big, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_us", Big, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="tenant_entries_tenant_fkey"),
+    CheckConstraint("seq >= 1 AND length(hash) = 32", name="tenant_entries_shape"),
+    key=("seq",),
+    sqlite_with_rowid=False,
+)
+
+# What one steward asked for and a second one has to approve. `body` is all that it takes to do it.
+proposals = _of_tenant(
+    "proposals",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    Column("run_id", Uid),
+    Column("principal_id", Uid, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("expires_us", Big, nullable=False),
+    _references("proposals_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("kind IN ('budget', 'thaw', 'void')", name="proposals_kind"),
+    CheckConstraint("state IN ('open', 'approved', 'refused')", name="proposals_state"),
+    CheckConstraint("(kind = 'void') = (run_id IS NOT NULL)", name="proposals_run"),
+    Index("proposals_newest", "tenant_id", "created_us", "id"),
+    Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
+    key=("id",),
+)
+
 claims = _of_tenant(
     "claims",
     Column("key", Text, nullable=False),
@@ -319,50 +363,90 @@ certificates = _of_tenant(
 # temporary one called entries; it asks for the number itself and the one before, and not for the greatest, for which
 # PostgreSQL 15 chose a plan that got slower with every entry.
 
-_SQLITE_TRIGGERS: Final = (
-    """CREATE TRIGGER entries_next BEFORE INSERT ON entries
-WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM entries
-                     WHERE tenant_id = new.tenant_id AND dataset_id = new.dataset_id)
-BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",
-    """CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries
-BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
-    """CREATE TRIGGER entries_no_delete BEFORE DELETE ON entries
-BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
-)
 
-_POSTGRESQL_TRIGGERS: Final = (
-    """CREATE FUNCTION entries_next() RETURNS trigger LANGUAGE plpgsql AS $$
+def _sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    return (
+        f"""CREATE TRIGGER {table}_next BEFORE INSERT ON {table}
+WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM {table}
+                     WHERE {same_journal})
+BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",  # noqa: S608 (names of ours)
+        f"""CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
+        f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
+    )
+
+
+def _postgresql_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    return (
+        f"""CREATE FUNCTION {table}_next() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
-               AND dataset_id = NEW.dataset_id AND seq = NEW.seq)
-       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.entries WHERE tenant_id = NEW.tenant_id
-                                       AND dataset_id = NEW.dataset_id AND seq = NEW.seq - 1) THEN
+    IF EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq)
+       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq - 1) THEN
         RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
     END IF;
     RETURN NEW;
-END $$""",
-    """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+END $$""",  # noqa: S608 (names of ours)
+        f"CREATE TRIGGER {table}_next BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_next()",
+        f"CREATE TRIGGER {table}_keep BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION entries_keep()",
+        f"CREATE TRIGGER {table}_keep_all BEFORE TRUNCATE ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_next",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep_all",
+    )
+
+
+_KEEP: Final = """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     RAISE EXCEPTION 'an entry is never changed or removed' USING ERRCODE = 'restrict_violation';
-END $$""",
-    "CREATE TRIGGER entries_next BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION entries_next()",
-    "CREATE TRIGGER entries_keep BEFORE UPDATE OR DELETE ON entries FOR EACH ROW EXECUTE FUNCTION entries_keep()",
-    "CREATE TRIGGER entries_keep_all BEFORE TRUNCATE ON entries FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
-    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_next",
-    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_keep",
-    "ALTER TABLE entries ENABLE ALWAYS TRIGGER entries_keep_all",
-)
+END $$"""
+_OF_DATASET: Final = "tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id"
+_OF_TENANT: Final = "tenant_id = NEW.tenant_id"
 
-for _dialect, _statements in (("sqlite", _SQLITE_TRIGGERS), ("postgresql", _POSTGRESQL_TRIGGERS)):
-    for _statement in _statements:
-        event.listen(entries, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect=_dialect))
+
+def _after_create(table: Table, dialect: str, *statements: str) -> None:
+    for statement in statements:
+        event.listen(table, "after_create", DDL(statement.replace("%", "%%")).execute_if(dialect=dialect))
+
+
+event.listen(metadata, "before_create", DDL(_KEEP).execute_if(dialect="postgresql"))
+for _journal, _same in ((entries, _OF_DATASET), (tenant_entries, _OF_TENANT)):
+    _after_create(_journal, "sqlite", *_sqlite_triggers(_journal.name, _same.replace("NEW.", "new.")))
+    _after_create(_journal, "postgresql", *_postgresql_triggers(_journal.name, _same))
+
+
+# --- one tenant's rows, whatever a statement forgets -----------------------------------------------------------------
+#
+# A transaction says whose it is (`ledger.store`), with SET LOCAL, so that nothing of it is left to the next one on the
+# connection. Afterwards the setting reads '', not NULL: NULLIF makes both a tenant that there is not. Only who migrates
+# may list the tenants' names: to check every journal, and to let an admin back in.
+
+TENANT_SETTING: Final = "app.tenant_id"
+
+
+def _row_security(table: str) -> tuple[str, ...]:
+    mine = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}', true), '')::uuid"
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        f"CREATE POLICY {table}_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
+    )
+
+
+for _table in metadata.tables.values():
+    if "tenant_id" in _table.columns:
+        _after_create(_table, "postgresql", *_row_security(_table.name))
+_after_create(tenants, "postgresql", "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)")
 
 # What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
 # a dataset's definition, a key's role and an entry's bytes are beyond it.
 GRANTS: Final[dict[str, str]] = {
-    "tenants": "SELECT, INSERT",
+    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head)",
     "operator_keys": "SELECT",
-    "keys": "SELECT, INSERT, UPDATE (revoked_us)",
+    "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
+    "tenant_entries": "SELECT, INSERT",
+    "proposals": "SELECT, INSERT, UPDATE (state)",
     "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
     " state, seq, head, created_us)",
     "lineage": "SELECT, INSERT",

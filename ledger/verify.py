@@ -22,7 +22,7 @@ from uuid import UUID
 
 from ledger import journal
 from ledger.errors import JournalBroken
-from ledger.journal import Replayed
+from ledger.journal import Replayed, ReplayedTenant
 
 FORMAT: Final = "privacy-ledger-export"
 VERSION: Final = 1
@@ -39,14 +39,23 @@ class Verified:
     journal: Replayed
 
 
-def header(*, tenant_id: UUID, tenant: str, dataset_id: UUID, dataset: str) -> str:
-    """An export's first line."""
-    about = {
+@dataclass(frozen=True, slots=True)
+class VerifiedTenant:
+    """What an export of a tenant's own journal says that holds."""
+
+    tenant: str
+    journal: ReplayedTenant
+
+
+def header(*, tenant_id: UUID, tenant: str, dataset_id: UUID | None = None, dataset: str = "") -> str:
+    """An export's first line: of a dataset's journal, or of the tenant's own."""
+    about: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
         "tenant": {"id": str(tenant_id), "name": tenant},
-        "dataset": {"id": str(dataset_id), "name": dataset},
     }
+    if dataset_id is not None:
+        about["dataset"] = {"id": str(dataset_id), "name": dataset}
     return json.dumps(about, ensure_ascii=False, separators=(",", ":"))
 
 
@@ -60,20 +69,23 @@ def head_line(*, seq: int, hash_: bytes) -> str:
     return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}"}}}}'
 
 
-def verify(lines: Iterable[str]) -> Verified:
+def verify(lines: Iterable[str]) -> Verified | VerifiedTenant:
     """Checks an export, line by line; what is kept in memory is each run's state and cost.
 
     Raises JournalBroken, with the first `seq` that is wrong or missing; 0 stands for the header.
     """
     source = _Lines(iter(lines))
     about = source.header()
-    found = journal.replay(
-        source.entries(), tenant_id=UUID(about["tenant"]["id"]), dataset_id=UUID(about["dataset"]["id"])
-    )
+    tenant_id, tenant = UUID(about["tenant"]["id"]), about["tenant"]["name"]
+    if "dataset" not in about:
+        of_tenant = journal.replay_tenant(source.entries(), tenant_id=tenant_id)
+        source.demand_head(of_tenant)
+        return VerifiedTenant(tenant, of_tenant)
+    found = journal.replay(source.entries(), tenant_id=tenant_id, dataset_id=UUID(about["dataset"]["id"]))
     source.demand_head(found)
     if found.seq == 0:
         raise JournalBroken("is missing: the journal has no entries", seq=1)
-    return Verified(about["tenant"]["name"], about["dataset"]["name"], found)
+    return Verified(tenant, about["dataset"]["name"], found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +120,8 @@ class _Lines:
         try:
             about = json.loads(next(self._lines))
             known = (about["format"], about["version"]) == (FORMAT, VERSION)
-            UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"])
-            str(about["tenant"]["name"]), str(about["dataset"]["name"])
+            for part in ("tenant", "dataset") if "dataset" in about else ("tenant",):
+                UUID(about[part]["id"]), str(about[part]["name"])
         except (StopIteration, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise JournalBroken("the header is missing or cannot be read", seq=0) from None
         if not known:
@@ -163,7 +175,7 @@ class _Lines:
         self._read = seq
         return _Line(seq, found[3], bytes.fromhex(found[2]))
 
-    def demand_head(self, found: Replayed) -> None:
+    def demand_head(self, found: Replayed | ReplayedTenant) -> None:
         head = self._head
         if head is None:
             raise JournalBroken("is missing, or the head that ends an export is", seq=found.seq + 1)

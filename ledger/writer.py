@@ -40,8 +40,8 @@ from ledger.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ledger.model import Ask, Batch, Books, Command, Entry, Register, Settle, Single, Start, Void
-from ledger.store import Store, Writing, failure_kind
+from ledger.model import Actor, Ask, Batch, Books, Command, Entry, Register, Settle, Single, Start, Void
+from ledger.store import Key, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +85,17 @@ class _Queue:
 class Writer:
     """Takes commands from any thread; answers through futures, after the commit."""
 
-    def __init__(self, store: Store, *, threads: int, queue_max: int, group_max: int) -> None:
-        self._store = store
+    def __init__(
+        self,
+        store: Store,
+        *,
+        threads: int,
+        queue_max: int,
+        group_max: int,
+        on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
+    ) -> None:
+        """on_group: is told of each group, once it is answered, how many commands it had and how long they took."""
+        self._store, self._on_group = store, on_group
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -114,6 +123,11 @@ class Writer:
     def is_alive(self) -> bool:
         """Whether every writer thread runs. One that died is a fault that this process does not recover from."""
         return not self._is_broken and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def waiting(self) -> int:
+        """How many commands wait to be decided."""
+        return self._waiting
 
     def submit(self, tenant_id: UUID, command: Single) -> Future[Result]:
         """Queues a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded when full."""
@@ -215,6 +229,7 @@ class Writer:
     def _answer(self, tenant_id: UUID, group: Sequence[_Item]) -> None:
         if not group:
             return
+        begun = time.perf_counter()
         try:
             answers = self._with_retries(tenant_id, group)
         except Exception as error:
@@ -228,6 +243,7 @@ class Writer:
                 item.future.set_exception(answer)
             else:
                 item.future.set_result(answer)
+        self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
 
     def _with_retries(self, tenant_id: UUID, group: Sequence[_Item]) -> list[Any]:
         for attempt in range(1, TRIES + 1):
@@ -393,13 +409,22 @@ class _Sealing:
 
 
 def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
-    """The key was looked at when the request came in; it may have been revoked while the request waited."""
-    keys = writing.keys_by_id(sorted({command.actor.key_id for command in commands}))
+    """The key was looked at when the request came in; it may have been revoked while the request waited.
+
+    A token has no row: it ends by itself, and nothing can end it before.
+    """
+    keys = writing.keys_by_id(sorted({command.actor.key_id for command in commands if command.actor.is_key}))
     return {
         index: Unauthenticated("This key was revoked or has expired.")
         for index, command in enumerate(commands)
-        if command.actor.key_id not in keys or not keys[command.actor.key_id].is_live(now_us)
+        if not _is_live(command.actor, keys.get(command.actor.key_id), now_us)
     }
+
+
+def _is_live(actor: Actor, key: Key | None, now_us: int) -> bool:
+    if actor.expires_us is not None:
+        return actor.expires_us > now_us
+    return key is not None and key.is_live(now_us)
 
 
 def _as_ledger_error(error: Exception) -> LedgerError:

@@ -79,7 +79,7 @@ Rate = Annotated[
     _schema(minimum=1e-12, maximum=1),
 ]
 Probability = Annotated[
-    _Exact, AfterValidator(_positive), AfterValidator(_below_one), _schema(exclusiveMinimum=0, exclusiveMaximum=1)
+    _Exact, AfterValidator(_positive), AfterValidator(_below_one), _schema(minimum=1e-300, exclusiveMaximum=1)
 ]
 Share = Annotated[
     _Exact, AfterValidator(_not_negative), AfterValidator(_below_one), _schema(minimum=0, exclusiveMaximum=1)

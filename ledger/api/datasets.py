@@ -10,7 +10,7 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger import journal, verify
+from ledger import answers, journal, verify
 from ledger.accounting import amounts
 from ledger.accounting.budgets import Budget, limit_of, report_deltas
 from ledger.answers import show_amount, show_epsilon
@@ -30,6 +30,7 @@ from ledger.api.schemas import (
     PartitionPage,
     ProjectShare,
     ProjectShown,
+    Proposed,
 )
 from ledger.api.services import Services, services
 from ledger.catalogue import demand_one_unit, demand_sight, no_dataset
@@ -42,9 +43,9 @@ from ledger.model import (
     Balance,
     Bound,
     Change,
+    Consent,
     Dataset,
     Definition,
-    Entry,
     FairUse,
     Parent,
     Register,
@@ -63,6 +64,10 @@ ANCESTORS_MAX: Final = 100
 PARTITIONS_SHOWN_MAX: Final = 1000
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
+
+PROPOSED: Final[dict[int | str, dict[str, Any]]] = {
+    202: {"model": Proposed, "description": "It takes a second steward, who has a day to approve it."}
+}
 
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
@@ -85,7 +90,7 @@ async def register(body: NewDataset, caller: Registrar, request: Request) -> Res
     )
     if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
         raise InvalidRequest("budget: is above the ceiling", field="budget")
-    return await _carried_out(served, command, body.name, status=201)
+    return await carried_out(served, command, body.name, status=201)
 
 
 async def _defined(served: Services, caller: Actor, body: NewDataset) -> Definition:
@@ -164,16 +169,16 @@ def show_dataset(name: str, caller: Reader, request: Request) -> Response:
     return Json(_shown(services(request), caller, name))
 
 
-@router.patch("/{name}", responses={200: {"model": DatasetShown}}, response_model=None)
+@router.patch("/{name}", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)
 async def change_dataset(name: str, body: DatasetChange, caller: Steward, request: Request) -> Response:
     """Freeze, thaw or retire a dataset, or word its title and description anew. A retired dataset stays retired."""
     served = services(request)
     dataset = await asyncio.to_thread(_found, served, caller, name)
-    command = Change(caller, dataset.id, body.state, body.title, body.description, body.reason)
-    return await _carried_out(served, command, name)
+    command = Change(caller, dataset.id, body.state, body.title, body.description, body.reason, Consent(uuid4()))
+    return await carried_out(served, command, name)
 
 
-@router.put("/{name}/budget", responses={200: {"model": DatasetShown}}, response_model=None)
+@router.put("/{name}/budget", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)
 async def set_budget(name: str, body: NewBudget, caller: Steward, request: Request) -> Response:
     """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling."""
     served = services(request)
@@ -184,8 +189,9 @@ async def set_budget(name: str, body: NewBudget, caller: Steward, request: Reque
         budget=body.budget.model_dump(exclude_none=True),
         limit=limit_of(body.budget, bound=dataset.definition.bound),
         reason=body.reason,
+        consent=Consent(uuid4()),
     )
-    return await _carried_out(served, command, name)
+    return await carried_out(served, command, name)
 
 
 @router.post("/{name}/partitions", status_code=201, responses={201: {"model": PartitionPage}}, response_model=None)
@@ -245,7 +251,7 @@ async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Re
     dataset = await asyncio.to_thread(_found, served, caller, name)
     held = None if body.held is None else limit_of(body.held, bound=dataset.definition.bound)
     command = SetFairUse(caller, dataset.id, FairUse(_declared(body.held), held, body.runs_per_hour), body.reason)
-    return await _carried_out(served, command, name)
+    return await carried_out(served, command, name)
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)
@@ -258,10 +264,7 @@ def list_entries(
     dataset = _found(served, caller, name)
     with served.store.reading(caller.tenant_id) as reading:
         found = reading.entry_page(dataset.id, after=after, limit=limit + 1)
-    around = pages.page(found, limit=limit, show=_entry, place=lambda entry: entry.seq)
-    items = ",".join(around["items"])
-    text = f'{{"items":[{items}],"next":{journal.canonical(around["next"])}}}'
-    return Response(text.encode(), media_type="application/json")
+    return pages.of_entries(found, limit=limit)
 
 
 @router.get("/{name}/head", responses={200: {"model": Head}}, response_model=None)
@@ -284,8 +287,9 @@ def export(name: str, caller: Auditor, request: Request) -> Response:
     served = services(request)
     dataset = _found(served, caller, name)
     with served.store.reading(caller.tenant_id) as reading:
-        tenant = reading.tenant_name() or ""
-    return StreamingResponse(_exported(served, caller, dataset, tenant), media_type="application/jsonl")
+        tenant = reading.tenant()
+    named = "" if tenant is None else tenant.name
+    return StreamingResponse(_exported(served, caller, dataset, named), media_type="application/jsonl")
 
 
 def _exported(served: Services, caller: Actor, dataset: Dataset, tenant: str) -> Iterator[str]:
@@ -309,14 +313,13 @@ def _found(served: Services, caller: Actor, name: str) -> Dataset:
     return found
 
 
-async def _carried_out(served: Services, command: Single, name: str, *, status: int = 200) -> Response:
-    await asyncio.wrap_future(served.writer.submit(command.actor.tenant_id, command))
+async def carried_out(served: Services, command: Single, name: str, *, status: int = 200) -> Response:
+    """Does it and answers with the dataset; or with the proposal, where it takes a second person."""
+    done = await asyncio.wrap_future(served.writer.submit(command.actor.tenant_id, command))
+    if isinstance(done, tuple) and done[0].kind == "change-proposed":
+        return Json(answers.proposed(journal.parse(done[0].body)), status_code=202)
     shown = await asyncio.to_thread(_shown, served, command.actor, name)
     return Json(shown, status_code=status)
-
-
-def _entry(entry: Entry) -> str:
-    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}}}'
 
 
 # --- how a dataset is shown ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The key is checked before the body is read as JSON, so that a stranger learns no
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Annotated, Any, Final
 
@@ -17,12 +18,18 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import keys
 from ledger.api import body
+from ledger.api.limits import Buckets, Lane, neighbourhood, seconds
+from ledger.api.metrics import Metrics
+from ledger.api.observe import address_of, failed_sign_in
 from ledger.api.problems import of_error, problem
-from ledger.errors import Forbidden, LedgerError, TooLarge, Unauthenticated
+from ledger.errors import Forbidden, LedgerError, RateLimited, TooLarge, Unauthenticated
 from ledger.keys import Caller, Keyring, Operator
 from ledger.model import Actor
+from ledger.oidc import TOKEN_LENGTH_MAX, looks_like_token
 
-KEY_LENGTH_MAX: Final = 256
+KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
+"""A key has 68 characters; the token of an issuer is longer."""
+FAMILIAR_MAX: Final = 10_000
 
 
 class SizeLimit:
@@ -67,28 +74,91 @@ class SizeLimit:
 
 
 class Recognise:
-    """Finds out who calls, for every path under /v1, and answers 401 where that cannot be."""
+    """Finds out who calls, for every path under /v1, and answers 401 where that cannot be.
 
-    def __init__(self, app: ASGIApp, *, keyring: Callable[[], Keyring]) -> None:
-        self.app, self.keyring = app, keyring
+    Guessing is made slow without slowing others. What cannot be a key is refused by its checksum, and asks no database.
+    Whom this process recognised before is looked up at once, beside all other work; a stranger gets in line for one of
+    a few turns, keys and tokens apart, and from an address that brought too many wrong ones is not looked up at all.
+    """
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        keyring: Callable[[], Keyring],
+        metrics: Metrics,
+        rate: Buckets | None,
+        failures: Buckets,
+    ) -> None:
+        self.app, self.keyring, self.metrics = app, keyring, metrics
+        self._rate, self._failures = rate, failures
+        self._familiar: OrderedDict[bytes, None] = OrderedDict()
+        self._keys, self._tokens = Lane(), Lane()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (scope["path"] + "/").startswith("/v1/"):
             try:
-                scope.setdefault("state", {})["caller"] = await self._caller(scope)
+                caller = await self._caller(scope)
+                scope.setdefault("state", {})["caller"] = caller
+                self._demand_rate(caller)
             except LedgerError as error:
                 await of_error(error)(scope, receive, send)
                 return
         await self.app(scope, receive, send)
 
     async def _caller(self, scope: Scope) -> Caller:
-        scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
+        header = Headers(scope=scope).get("authorization", "")
+        scheme, _, secret = header.partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret or len(secret) > KEY_LENGTH_MAX:
+            failed_sign_in(self.metrics, scope, "malformed" if header else "missing")
             raise Unauthenticated()
         keyring = self.keyring()
         known = keyring.remembered(secret)
-        return await run_in_threadpool(keyring.recognise, secret) if known is None else known
+        if known is not None:
+            return known
+        digest = keys.digest_of(secret)
+        if digest not in self._familiar:
+            return await self._stranger(scope, keyring, secret, digest)
+        try:
+            return await run_in_threadpool(keyring.recognise, secret)
+        except Unauthenticated:
+            self._familiar.pop(digest, None)
+            failed_sign_in(self.metrics, scope, "unknown")
+            raise
+
+    async def _stranger(self, scope: Scope, keyring: Keyring, secret: str, digest: bytes) -> Caller:
+        is_token = looks_like_token(secret)
+        if not is_token:
+            try:
+                keys.tenant_of(secret)
+            except Unauthenticated:
+                failed_sign_in(self.metrics, scope, "malformed")
+                raise
+        where = neighbourhood(address_of(scope))
+        if wait := self._failures.wait_of(where):
+            failed_sign_in(self.metrics, scope, "limited")
+            raise RateLimited("Too many wrong keys came from this address.", retry_after_seconds=seconds(wait))
+        try:
+            async with (self._tokens if is_token else self._keys).turn():
+                caller = await run_in_threadpool(keyring.recognise, secret)
+        except Unauthenticated:
+            self._failures.take(where)
+            failed_sign_in(self.metrics, scope, "unknown")
+            raise
+        self._familiar[digest] = None
+        if len(self._familiar) > FAMILIAR_MAX:
+            self._familiar.popitem(last=False)
+        return caller
+
+    def _demand_rate(self, caller: Caller) -> None:
+        """Takes a token of the key's. Raises RateLimited."""
+        if self._rate is None:
+            return
+        if wait := self._rate.wait_of(caller.key_id):
+            self.metrics.rate_limited()
+            raise RateLimited(retry_after_seconds=seconds(wait))
+        self._rate.take(caller.key_id)
 
 
 class _Request(Request):
@@ -121,7 +191,11 @@ class Route(APIRoute):
         return checked
 
 
-_bearer = HTTPBearer(auto_error=False, description="A key of this ledger: `pbl_…`.", scheme_name="key")
+_bearer = HTTPBearer(
+    auto_error=False,
+    description="A key of this ledger: `pbl_…`, or a token of an OpenID Connect issuer that it trusts.",
+    scheme_name="key",
+)
 
 
 def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)]) -> Caller:
@@ -136,11 +210,20 @@ def allowed(action: str) -> Callable[..., Awaitable[Actor]]:
         if isinstance(caller, Operator):
             raise Forbidden("The operator's key makes tenants; it opens nothing that belongs to one.")
         if not keys.may(caller, action):
-            who = f"The role {caller.role}" if caller.role not in keys.ALLOWED[action] else "A key limited to datasets"
+            who = (
+                f"The role {caller.role}"
+                if caller.role not in keys.ALLOWED[action]
+                else "A key limited to datasets or projects"
+            )
             raise Forbidden(f"{who} may not {action}.", role=caller.role)
         return caller
 
     return check
+
+
+async def anyone(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
+    """A dependency: whoever was recognised."""
+    return caller
 
 
 async def operator(caller: Annotated[Caller, Depends(_caller)]) -> Operator:
@@ -157,4 +240,5 @@ Registrar = Annotated[Actor, Depends(allowed("register datasets"))]
 Steward = Annotated[Actor, Depends(allowed("manage datasets"))]
 Auditor = Annotated[Actor, Depends(allowed("read the journal"))]
 Admin = Annotated[Actor, Depends(allowed("manage keys"))]
+Anyone = Annotated[Caller, Depends(anyone)]
 TheOperator = Annotated[Operator, Depends(operator)]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from fastapi import Query
+from fastapi import Query, Response
 
+from ledger import journal
 from ledger.errors import InvalidRequest
 
 LIMIT_MAX: Final = 1000
@@ -26,6 +27,31 @@ def page(found: Sequence[T], *, limit: int, show: Callable[[T], Any], place: Cal
     shown = found[:limit]
     more = len(found) > limit
     return {"items": [show(item) for item in shown], "next": _encode(place(shown[-1])) if more else None}
+
+
+class _Hashed(Protocol):
+    """An entry of any journal."""
+
+    @property
+    def seq(self) -> int: ...
+
+    @property
+    def body(self) -> str: ...
+
+    @property
+    def hash(self) -> bytes: ...
+
+
+def of_entries(found: Sequence[_Hashed], *, limit: int) -> Response:
+    """One page of a journal. Entries stand in it byte for byte as they were hashed, so it is put together as text."""
+    around = page(found, limit=limit, show=_entry, place=lambda entry: entry.seq)
+    items = ",".join(around["items"])
+    text = f'{{"items":[{items}],"next":{journal.canonical(around["next"])}}}'
+    return Response(text.encode(), media_type="application/json")
+
+
+def _entry(entry: _Hashed) -> str:
+    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}}}'
 
 
 def _encode(place: Any) -> str:

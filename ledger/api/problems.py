@@ -11,9 +11,11 @@ from typing import Any, Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
+from ledger import logs
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
 from ledger.answers import plain
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
@@ -34,6 +36,7 @@ STATUS: Final[dict[str, int]] = {
     "batch-refused": 409,
     "unit-mismatch": 409,
     "partitions-closed": 409,
+    "proposal-state": 409,
     "name-taken": 409,
     "too-large": 413,
     "unsupported-media-type": 415,
@@ -49,10 +52,12 @@ STATUS: Final[dict[str, int]] = {
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
 _LATER: Final = re.compile(
     r"/v1/(report|runs/[^/]+/receipt|datasets/[^/]+/report)"
-    r"|/metrics|/\.well-known/jwks\.json"
+    r"|/\.well-known/jwks\.json"
 )
 """Calls of the contract that this version does not have."""
 ERRORS_SHOWN_MAX: Final = 20
+DISCONNECTED: Final = 499
+"""Stands in log and metrics for the status of a request whose client went away before it was answered, as in nginx."""
 
 
 class Json(Response):
@@ -87,8 +92,15 @@ def shape(code: str, detail: str, facts: dict[str, Any] | None = None) -> dict[s
 def problem(
     code: str, detail: str, *, facts: dict[str, Any] | None = None, headers: dict[str, str] | None = None
 ) -> Problem:
-    """The answer for a code, with its facts beside the members that every problem has."""
-    return Problem(shape(code, detail, facts), status_code=STATUS[code], headers=headers)
+    """The answer for a code, with its facts beside the members that every problem has.
+
+    Who reports a fault can name the request, which finds its lines in the log.
+    """
+    status = STATUS[code]
+    logs.note(code=code)
+    asked = logs.request_id() if status >= 500 else None
+    named = {} if asked is None else {"request_id": asked}
+    return Problem(shape(code, detail, {**(facts or {}), **named}), status_code=status, headers=headers)
 
 
 def shape_of(error: LedgerError) -> dict[str, Any]:
@@ -180,14 +192,18 @@ def install(app: FastAPI) -> None:
             return of_error(InvalidRequest(str(getattr(error, "detail", ""))))
         return of_error(Internal())
 
-    async def any_error(request: Request, error: Exception) -> Response:
+    async def gone(_request: Request, _error: Exception) -> Response:
+        return Response(status_code=DISCONNECTED)  # which nobody reads: the client went away, or took too long
+
+    async def any_error(_request: Request, error: Exception) -> Response:
         if failure_kind(error) in ("unavailable", "retry"):
             log.warning("the database did not answer: %s", error)
             return of_error(Overloaded("The database did not answer in time."))
-        log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+        log.error("a request failed", exc_info=error)
         return of_error(Internal())
 
     app.add_exception_handler(LedgerError, ledger_error)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, framework_error)
+    app.add_exception_handler(ClientDisconnect, gone)
     app.add_exception_handler(Exception, any_error)

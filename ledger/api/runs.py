@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Final
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
-from ledger.api import pages
+from ledger.api import observe, pages
+from ledger.api.datasets import PROPOSED
 from ledger.api.gate import Ender, Reader, Requester, Route
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.schemas import (
@@ -26,7 +27,7 @@ from ledger.api.schemas import (
 )
 from ledger.api.services import services
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
-from ledger.model import RunStateName
+from ledger.model import Consent, RunStateName
 from ledger.runs import Answer, Item
 from ledger.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 
@@ -53,6 +54,14 @@ _EXAMPLES: Final[dict[str, Any]] = {
         "summary": "One noisy count",
         "value": {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},
     },
+}
+# Optional for FastAPI, so that its lack is answered by a code of its own.
+_IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "1-255 visible ASCII characters, one key for each run you mean to ask for.",
+    "schema": {"type": "string", "pattern": f"^{_KEY.pattern}$"},
 }
 _SETTLED: Final[dict[str, Any]] = {
     "planned": {
@@ -90,20 +99,24 @@ _BATCHES: Final[dict[str, Any]] = {
 }
 
 
-@router.post("", status_code=201, responses={201: {"model": RunApproved}, **_REFUSED}, response_model=None)
+@router.post(
+    "",
+    status_code=201,
+    responses={201: {"model": RunApproved}, **_REFUSED},
+    response_model=None,
+    openapi_extra={"parameters": [_IDEMPOTENCY_KEY]},
+)
 async def ask(
     body: Annotated[RunRequest, Body(openapi_examples=_EXAMPLES)],
     caller: Requester,
     request: Request,
-    idempotency_key: Annotated[
-        str | None,
-        Header(description="Required: 1-255 visible ASCII characters, one key for each run you mean to ask for."),
-    ] = None,
+    idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
     if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
     answer = await services(request).runs.ask(caller, Item(idempotency_key, body, await request.json()))
+    observe.decided(request.app.state.metrics, [answer])
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
     if answer.refusal is not None:
         return of_error(answer.refusal, headers=headers)
@@ -131,6 +144,7 @@ async def ask_batch(
     results = [_result(each) for each in found]
     if is_refused:
         return of_error(BatchRefused(results=results))
+    observe.decided(request.app.state.metrics, [each for each in found if isinstance(each, Answer)])
     return Json({"results": results})
 
 
@@ -196,7 +210,7 @@ async def settle(
     return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=said))
 
 
-@router.post("/{id}/void", responses={200: {"model": RunMoved}}, response_model=None)
+@router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
 async def void(
     id: UUID,  # noqa: A002 (the contract's name)
     body: Annotated[VoidRequest, Body(openapi_examples=_VOIDED)],
@@ -204,7 +218,9 @@ async def void(
     request: Request,
 ) -> Response:
     """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word."""
-    return Json(await services(request).runs.void(caller, id, body=body.model_dump()))
+    consent = Consent(uuid4())
+    answer, is_done = await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent)
+    return Json(answer, status_code=200 if is_done else 202)
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)

@@ -5,7 +5,7 @@ Answers are built as plain dictionaries; the models of answers here describe the
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -25,11 +25,13 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import Count, Probability
-from ledger.model import Adjacency, Bound, DatasetState, Role, RunStateName
+from ledger.model import Adjacency, Bound, DatasetState, ProposalKind, Role, RunStateName
 from ledger.shapes import (
     DatasetName,
     LongText,
+    Overlap,
     PartitionName,
+    ProjectName,
     ShortText,
     Strict,
     distinct,
@@ -74,11 +76,21 @@ class NewKey(Strict):
     name: ShortText
     role: Role
     datasets: Annotated[list[DatasetName], Field(min_length=1, max_length=1000)] | None = None
+    projects: Annotated[
+        list[ProjectName] | None,
+        Field(min_length=1, max_length=1000, description="Of a requester: it has to name one of these."),
+    ] = None
     expires_at: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"example": {"name": "training-ci", "role": "requester"}}
     )
+
+    @model_validator(mode="after")
+    def _projects_of_requesters(self) -> NewKey:
+        if self.projects is not None and self.role != "requester":
+            raise _about("projects", "limit a requester; another role reaches beyond any project")
+        return self
 
 
 class DerivedFrom(Strict):
@@ -94,7 +106,9 @@ class DerivedFrom(Strict):
     ]
 
 
-Partitions = Annotated[list[PartitionName], Field(max_length=1000), AfterValidator(distinct)]
+Partitions = Annotated[
+    list[PartitionName], Field(max_length=1000, json_schema_extra={"uniqueItems": True}), AfterValidator(distinct)
+]
 
 
 class NewDataset(Strict):
@@ -291,6 +305,7 @@ class Problem(BaseModel):
     code: str
     detail: str
     field: str | None = None
+    request_id: Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")] = None
 
 
 Digits = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+$")]
@@ -316,9 +331,87 @@ class SecretShown(BaseModel):
     secret: str
     name: str | None = None
     datasets: list[str] | None = None
+    projects: list[str] | None = None
+    principal: UUID | None = None
     created_at: str | None = None
     expires_at: str | None = None
     revoked_at: str | None = None
+    last_used_at: str | None = None
+
+
+class Me(BaseModel):
+    """Whom the ledger takes the caller for."""
+
+    role: Role | Literal["operator"]
+    tenant: TenantShown | None = None
+    principal: UUID | None = None
+    name: str | None = None
+    datasets: list[str] | None = None
+    projects: list[str] | None = None
+    expires_at: str | None = None
+
+
+class PolicyShown(BaseModel):
+    second_steward: Annotated[
+        bool,
+        Field(
+            description="Whether raising a budget, thawing an overdrawn dataset and voiding a started run take a "
+            "second steward within a day."
+        ),
+    ]
+
+
+class NewPolicy(Strict):
+    second_steward: bool
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"second_steward": True, "reason": "Agreed with the data protection officer."}},
+    )
+
+
+class Rotation(Strict):
+    overlap: Annotated[
+        Overlap, Field(description="How long the old key works beside the new one: P1D when left out.")
+    ] = timedelta(days=1)
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"overlap": "PT1H"}})
+
+
+class Refusal(Strict):
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"reason": "The board has not agreed."}}
+    )
+
+
+ProposalStateShown = Literal["open", "approved", "refused", "expired"]
+
+
+class ProposalShown(BaseModel):
+    id: UUID
+    what: ProposalKind
+    dataset: str
+    run: UUID | None
+    proposes: dict[str, Any]
+    proposed_by: dict[str, Any]
+    state: ProposalStateShown
+    created_at: str
+    approve_by: str
+
+
+class Proposed(BaseModel):
+    """It takes a second steward: nothing is changed yet."""
+
+    proposal: ProposalShown
+
+
+class ProposalPage(BaseModel):
+    items: list[ProposalShown]
+    next: str | None
 
 
 class NewTenantShown(BaseModel):
@@ -331,9 +424,12 @@ class KeyShown(BaseModel):
     name: str
     role: Role
     datasets: list[str] | None
+    projects: list[str] | None
+    principal: UUID
     created_at: str
     expires_at: str | None
     revoked_at: str | None
+    last_used_at: Annotated[str | None, Field(description="To the minute: it is not written at every request.")]
 
 
 class BalanceShown(BaseModel):
@@ -641,6 +737,12 @@ class EntryShown(BaseModel):
     entry: Annotated[
         dict[str, Any], Field(description="The entry, byte for byte in its canonical form: `hash` is its SHA-256.")
     ]
+
+
+class TenantHead(BaseModel):
+    tenant: str
+    seq: int
+    hash: str
 
 
 class Head(BaseModel):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
+from ledger.api.metrics import MEDIA_TYPE
 from ledger.api.problems import Json, of_error
 from ledger.api.schemas import Health
 from ledger.api.services import services
@@ -29,6 +30,17 @@ def readyz(request: Request) -> Response:
     if found != served.schema_revision:
         return of_error(Overloaded(f"The schema is at {found}, this code needs {served.schema_revision}: run migrate."))
     return Json({"status": "ok"})
+
+
+@router.get(
+    "/metrics",
+    responses={200: {"content": {"text/plain": {}}, "description": "Counters of this process, for Prometheus."}},
+    response_class=Response,
+    response_model=None,
+)
+def show_metrics(request: Request) -> Response:
+    """Show what this process counted: requests, decisions, failed sign-ins, what waits. Of no tenant by name."""
+    return Response(request.app.state.metrics.exposition(), media_type=MEDIA_TYPE)
 
 
 @router.get("/", include_in_schema=False, response_model=None)

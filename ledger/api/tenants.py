@@ -3,34 +3,61 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from typing import Annotated, Any, Final, TypeVar
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Body, Request, Response
+from starlette.responses import StreamingResponse
 
-from ledger import keys
+from ledger import keys, verify
 from ledger.api import pages
-from ledger.api.gate import Admin, Route, TheOperator
+from ledger.api.gate import Admin, Anyone, Auditor, Reader, Route, TheOperator
 from ledger.api.problems import Json
-from ledger.api.schemas import KeyPage, NewKey, NewTenant, NewTenantShown, SecretShown
-from ledger.api.services import services
+from ledger.api.schemas import (
+    EntryPage,
+    KeyPage,
+    Me,
+    NewKey,
+    NewPolicy,
+    NewTenant,
+    NewTenantShown,
+    PolicyShown,
+    Rotation,
+    SecretShown,
+    TenantHead,
+)
+from ledger.api.services import Services, services
 from ledger.deploy import add_admin
-from ledger.errors import InvalidRequest, NotFound, Unauthenticated
-from ledger.model import Actor, microseconds, timestamp
-from ledger.store import Key, Writing
+from ledger.errors import InvalidRequest, NotFound, RunState, Unauthenticated
+from ledger.keys import Caller, Operator
+from ledger.model import Actor, Tenant, TenantEntry, microseconds, timestamp
+from ledger.store import Key, Reading, Writing
+
+EXPORT_PAGE: Final = 500
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])
 
+T = TypeVar("T")
+
+_ROTATIONS: Final[dict[str, Any]] = {
+    "hour": {"summary": "The old key works for one hour more", "value": {"overlap": "PT1H"}}
+}
+
 
 @router.post("/tenants", status_code=201, responses={201: {"model": NewTenantShown}}, response_model=None)
-async def make_tenant(body: NewTenant, _caller: TheOperator, request: Request) -> Response:
+async def make_tenant(body: NewTenant, caller: TheOperator, request: Request) -> Response:
     """Make a tenant and its first admin key, whose secret is shown once."""
     tenant_id = uuid4()
 
     def work(writing: Writing) -> dict[str, Any]:
         now_us = writing.now_us()
         writing.add_tenant(body.name, now_us=now_us)
-        key, secret = add_admin(writing, now_us=now_us)
+        operator = {"key": str(caller.key_id), "name": "operator", "role": "operator"}
+        writing.note("tenant-made", operator, {"name": body.name}, now_us=now_us)
+        key, secret = add_admin(writing, by=operator, now_us=now_us)
         return {
             "tenant": {"id": str(tenant_id), "name": body.name},
             "key": {"id": str(key.id), "role": key.role, "secret": secret},
@@ -40,14 +67,44 @@ async def make_tenant(body: NewTenant, _caller: TheOperator, request: Request) -
     return Json(made, status_code=201)
 
 
+@router.get("/me", responses={200: {"model": Me}}, response_model=None)
+def me(caller: Anyone, request: Request) -> Response:
+    """Show whom the ledger takes you for."""
+    return Json(_me(caller, services(request)))
+
+
+def _me(caller: Caller, served: Services) -> dict[str, Any]:
+    if isinstance(caller, Operator):
+        return {"role": "operator"}
+    with served.store.reading(caller.tenant_id) as reading:
+        tenant = _tenant(reading)
+    return {
+        "role": caller.role,
+        "tenant": {"id": str(tenant.id), "name": tenant.name},
+        "principal": str(caller.principal_id),
+        "name": caller.name,
+        "datasets": None if caller.datasets is None else sorted(caller.datasets),
+        "projects": None if caller.projects is None else sorted(caller.projects),
+        "expires_at": None if caller.expires_us is None else timestamp(caller.expires_us),
+    }
+
+
+def _tenant(reading: Reading) -> Tenant:
+    tenant = reading.tenant()
+    if tenant is None:
+        raise NotFound("There is no such tenant.")
+    return tenant
+
+
+# --- keys ------------------------------------------------------------------------------------------------------------
+
+
 @router.post("/keys", status_code=201, responses={201: {"model": SecretShown}}, response_model=None)
 async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
     """Make a key. Its secret is shown this once."""
     secret = keys.mint(caller.tenant_id)
 
-    def work(writing: Writing) -> Key:
-        now_us = writing.now_us()
-        _demand_live(writing, caller, now_us)
+    def work(writing: Writing, now_us: int) -> Key:
         names = None if body.datasets is None else tuple(sorted(set(body.datasets)))
         if names is not None and (unknown := set(names) - writing.dataset_names(names)):
             missing = min(unknown)
@@ -55,11 +112,41 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
         expires_us = None if body.expires_at is None else microseconds(body.expires_at)
         if expires_us is not None and expires_us <= now_us:
             raise InvalidRequest("expires_at: is in the past", field="expires_at")
-        key = Key(uuid4(), uuid4(), body.name, body.role, names, now_us, expires_us, None)
+        projects = None if body.projects is None else tuple(sorted(set(body.projects)))
+        key = Key(uuid4(), uuid4(), body.name, body.role, names, now_us, expires_us, None, projects)
         writing.add_key(key, keys.digest_of(secret))
+        writing.note("key-made", caller.facts(), keys.facts_of(key), now_us=now_us)
         return key
 
-    key = await asyncio.wrap_future(services(request).writer.run(caller.tenant_id, work))
+    key = await _written(services(request), caller, work)
+    return Json({**_shown(key), "secret": secret}, status_code=201)
+
+
+@router.post("/keys/{id}/rotate", status_code=201, responses={201: {"model": SecretShown}}, response_model=None)
+async def rotate_key(
+    id: UUID,  # noqa: A002 (the contract's name)
+    caller: Admin,
+    request: Request,
+    body: Annotated[Rotation | None, Body(openapi_examples=_ROTATIONS)] = None,
+) -> Response:
+    """Make a new key for the same principal, with the same role and limits. The old one ends after the overlap."""
+    secret = keys.mint(caller.tenant_id)
+    overlap = (body or Rotation()).overlap // timedelta(microseconds=1)
+
+    def work(writing: Writing, now_us: int) -> Key:
+        old = writing.keys_by_id([id]).get(id)
+        if old is None:
+            raise NotFound("There is no such key.")
+        if not old.is_live(now_us):
+            raise RunState("The key was revoked or has expired: make a new one.", state="ended")
+        key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
+        writing.add_key(key, keys.digest_of(secret))
+        writing.end_key(old.id, at_us=now_us + overlap)
+        facts = {**keys.facts_of(key), "rotates": str(old.id), "old_ends_at": timestamp(now_us + overlap)}
+        writing.note("key-rotated", caller.facts(), facts, now_us=now_us)
+        return key
+
+    key = await _written(services(request), caller, work)
     return Json({**_shown(key), "secret": secret}, status_code=201)
 
 
@@ -76,30 +163,117 @@ async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # 
     """Revoke a key. It is refused from now on, in this process at once and in others within half a second."""
     served = services(request)
 
-    def work(writing: Writing) -> None:
-        now_us = writing.now_us()
-        _demand_live(writing, caller, now_us)
-        if not writing.revoke_key(id, now_us=now_us):
+    def work(writing: Writing, now_us: int) -> None:
+        key = writing.keys_by_id([id]).get(id)
+        if key is None:
             raise NotFound("There is no such key.")
+        if key.revoked_us is None:
+            writing.revoke_key(id, now_us=now_us)
+            writing.note("key-revoked", caller.facts(), {"revokes": str(id)}, now_us=now_us)
 
-    await asyncio.wrap_future(served.writer.run(caller.tenant_id, work))
+    await _written(served, caller, work)
     served.keyring.forget()
     return Response(status_code=204)
 
 
-def _demand_live(writing: Writing, caller: Actor, now_us: int) -> None:
-    key = writing.keys_by_id([caller.key_id]).get(caller.key_id)
-    if key is None or not key.is_live(now_us):
-        raise Unauthenticated("This key was revoked or has expired.")
+async def _written(served: Services, caller: Actor, work: Callable[[Writing, int], T]) -> T:
+    """Does some work in a transaction of its own, in which the caller's key is looked at once more."""
+
+    def checked(writing: Writing) -> T:
+        now_us = writing.now_us()
+        if not writing.is_live(caller, now_us=now_us):
+            raise Unauthenticated("This key was revoked or has expired.")
+        return work(writing, now_us)
+
+    return await asyncio.wrap_future(served.writer.run(caller.tenant_id, checked))
 
 
 def _shown(key: Key) -> dict[str, Any]:
+    times = {
+        "expires_at": key.expires_us,
+        "revoked_at": key.revoked_us,
+        "last_used_at": key.last_used_us,
+    }
     return {
         "id": str(key.id),
+        "principal": str(key.principal_id),
         "name": key.name,
         "role": key.role,
         "datasets": None if key.datasets is None else list(key.datasets),
+        "projects": None if key.projects is None else list(key.projects),
         "created_at": timestamp(key.created_us),
-        "expires_at": None if key.expires_us is None else timestamp(key.expires_us),
-        "revoked_at": None if key.revoked_us is None else timestamp(key.revoked_us),
+        **{name: None if at_us is None else timestamp(at_us) for name, at_us in times.items()},
     }
+
+
+# --- policy ----------------------------------------------------------------------------------------------------------
+
+
+@router.get("/policy", responses={200: {"model": PolicyShown}}, response_model=None)
+def show_policy(caller: Reader, request: Request) -> Response:
+    """Show the tenant's policy."""
+    with services(request).store.reading(caller.tenant_id) as reading:
+        return Json({"second_steward": _tenant(reading).second_steward})
+
+
+@router.put("/policy", responses={200: {"model": PolicyShown}}, response_model=None)
+async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Response:
+    """Set whether what loosens a budget takes a second steward."""
+
+    def work(writing: Writing, now_us: int) -> None:
+        facts = {"second_steward": body.second_steward, "reason": body.reason}
+        writing.set_policy(second_steward=body.second_steward)
+        writing.note("policy-set", caller.facts(), facts, now_us=now_us)
+
+    await _written(services(request), caller, work)
+    return Json({"second_steward": body.second_steward})
+
+
+# --- the tenant's own journal ----------------------------------------------------------------------------------------
+
+
+@router.get("/entries", responses={200: {"model": EntryPage}}, response_model=None)
+def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
+    """List the tenant's own journal, of keys, roles and policies, oldest first, every entry byte for byte."""
+    keys.demand_whole(caller)
+    with services(request).store.reading(caller.tenant_id) as reading:
+        found = reading.tenant_entry_page(after=pages.after_seq(cursor), limit=limit + 1)
+    return pages.of_entries(found, limit=limit)
+
+
+@router.get("/head", responses={200: {"model": TenantHead}}, response_model=None)
+def show_head(caller: Auditor, request: Request) -> Response:
+    """Show the newest number and hash of the tenant's own journal."""
+    keys.demand_whole(caller)
+    with services(request).store.reading(caller.tenant_id) as reading:
+        tenant = _tenant(reading)
+    return Json({"tenant": tenant.name, "seq": tenant.seq, "hash": tenant.head.hex()})
+
+
+@router.get(
+    "/export",
+    responses={
+        200: {"content": {"application/jsonl": {}}, "description": "JSON Lines: a header, the entries, the head."}
+    },
+    response_class=StreamingResponse,
+    response_model=None,
+)
+def export(caller: Auditor, request: Request) -> Response:
+    """Export the tenant's own journal, for `privacy-ledger verify`."""
+    keys.demand_whole(caller)
+    served = services(request)
+    with served.store.reading(caller.tenant_id) as reading:
+        tenant = _tenant(reading)
+    return StreamingResponse(_exported(served, tenant), media_type="application/jsonl")
+
+
+def _exported(served: Services, tenant: Tenant) -> Iterator[str]:
+    def page(after: int, limit: int) -> list[TenantEntry]:
+        with served.store.reading(tenant.id) as reading:
+            return reading.tenant_entry_page(after=after, limit=limit)
+
+    yield verify.header(tenant_id=tenant.id, tenant=tenant.name) + "\n"
+    for after in range(0, tenant.seq, EXPORT_PAGE):
+        found = page(after, min(EXPORT_PAGE, tenant.seq - after))
+        yield "".join(verify.entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in found)
+    yield verify.head_line(seq=tenant.seq, hash_=tenant.head) + "\n"

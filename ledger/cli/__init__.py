@@ -1,12 +1,13 @@
 """The command line: `privacy-ledger`.
 
     server   what opens the database: serve, init, migrate, check
-    remote   what asks a server: tenant, key, dataset, request, batch, plan, start, settle, void, runs,
-             evaluate, export
+    remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
+             void, runs, evaluate, export
     offline  what needs neither: verify
     show     how things look to a person
 
-Exit status 0 is done, 1 refused (or an export or a database that does not hold), 2 bad usage or input, 3 cannot reach.
+Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export or a database that does not
+hold), 2 bad usage or input, 3 cannot reach.
 """
 
 from __future__ import annotations

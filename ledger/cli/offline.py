@@ -38,6 +38,8 @@ def verify(
         sys.exit(1)
     if as_json:
         print(json.dumps(show.verified_facts(found), ensure_ascii=False))
+    elif isinstance(found, verifier.VerifiedTenant):
+        show.verified_tenant(found)
     else:
         show.verified(found)
 

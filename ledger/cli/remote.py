@@ -1,4 +1,5 @@
-"""What asks a server, found by LEDGER_URL and LEDGER_KEY: tenants, keys, datasets, runs, the accountant, exports."""
+"""What asks a server, found by LEDGER_URL and LEDGER_KEY: tenants, keys, what takes two people, datasets, runs, the
+accountant, exports."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 from uuid import uuid4
 
 import typer
@@ -59,19 +60,29 @@ Segments = Annotated[
     int | None, typer.Option(help="In so many pieces, each restarted, so that it may stop after any and pay for those.")
 ]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")]
+ProposalId = Annotated[str, typer.Argument(metavar="ID", help="As `proposal list` shows it.")]
 
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
 key_app = typer.Typer(no_args_is_help=True, help="Keys of your tenant.")
+policy_app = typer.Typer(no_args_is_help=True, help="Whether what loosens a budget takes a second steward.")
+proposal_app = typer.Typer(no_args_is_help=True, help="What one steward proposed, and a second one answers.")
 dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets.")
 
 
 def add_to(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (request, batch, plan, start, settle, void, runs, evaluate):
+    for command in (request, batch, plan, start, settle, void, runs, evaluate, whoami):
         app.command(rich_help_panel="Runs")(command)
-    app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
-    app.add_typer(key_app, name="key", rich_help_panel="Stewards and admins")
-    app.add_typer(tenant_app, name="tenant", rich_help_panel="Stewards and admins")
+    groups = {
+        "dataset": dataset_app,
+        "proposal": proposal_app,
+        "key": key_app,
+        "policy": policy_app,
+        "tenant": tenant_app,
+    }
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel="Stewards and admins")
     app.command(rich_help_panel="Audit")(export)
 
 
@@ -89,6 +100,11 @@ def _print(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
         print(json.dumps(answer, ensure_ascii=False))
     else:
         shown(answer)
+
+
+def _unless_proposed(shown: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Shows what was done; or, where the tenant's policy asks for a second steward, what was only proposed."""
+    return lambda answer: show.proposed(answer["proposal"]) if "proposal" in answer else shown(answer)
 
 
 def _given(**fields: Any) -> dict[str, Any]:
@@ -136,6 +152,12 @@ def _uses(datasets: list[str]) -> list[str | dict[str, Any]]:
 # --- tenants and keys ------------------------------------------------------------------------------------------------
 
 
+def whoami(as_json: Json = False) -> None:
+    """Show whom the ledger takes you for: tenant, role, limits, and when the key or token ends."""
+    with _server() as ledger:
+        _print(ledger.me(), as_json, show.me)
+
+
 @tenant_app.command("create")
 def tenant_create(name: str, as_json: Json = False) -> None:
     """Make a tenant and its first admin key."""
@@ -149,12 +171,16 @@ def key_create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     role: Annotated[str, typer.Option(help="admin, steward, requester or auditor.")],
     dataset: Annotated[list[str] | None, typer.Option(help="Limit it to this dataset; say it again for more.")] = None,
+    project: Annotated[
+        list[str] | None, typer.Option(help="Of a requester: every run has to name it; say it again for more.")
+    ] = None,
     expires_at: Annotated[str | None, typer.Option(help="Until when, such as 2030-01-01T00:00:00Z.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make a key."""
     with _server() as ledger:
-        made = ledger.make_key(name=name, role=role, **_given(datasets=dataset or None, expires_at=expires_at))
+        limits = _given(datasets=dataset or None, projects=project or None, expires_at=expires_at)
+        made = ledger.make_key(name=name, role=role, **limits)
     _print(made, as_json, lambda made: show.secret(made, what=f"A key for the role {role}."))
 
 
@@ -165,14 +191,88 @@ def key_list(as_json: Json = False) -> None:
         _print(list(ledger.keys()), as_json, show.keys)
 
 
-@key_app.command("revoke")
-def key_revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")], as_json: Json = False
+@key_app.command("rotate")
+def key_rotate(
+    key_id: KeyId,
+    overlap: Annotated[
+        str | None, typer.Option(help="How long the old key still works, such as PT1H; P1D if you say nothing.")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
+    """Make a new key for the same principal, with the same role and limits; the old one ends after the overlap."""
+    with _server() as ledger:
+        made = ledger.rotate_key(key_id, overlap=overlap)
+    what = f"A new key for the role {made['role']}, beside the old one for {overlap or 'P1D'}."
+    _print(made, as_json, lambda made: show.secret(made, what=what))
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: KeyId, as_json: Json = False) -> None:
     """Revoke a key."""
     with _server() as ledger:
         ledger.revoke_key(key_id)
     _print({"id": key_id, "revoked": True}, as_json, lambda _: show.out.print(f"The key {key_id} is revoked."))
+
+
+# --- what takes two people -------------------------------------------------------------------------------------------
+
+
+@policy_app.command("show")
+def policy_show(as_json: Json = False) -> None:
+    """Show the tenant's policy."""
+    with _server() as ledger:
+        _print(ledger.policy(), as_json, show.policy)
+
+
+@policy_app.command("set")
+def policy_set(
+    second_steward: Annotated[
+        bool,
+        typer.Option(
+            "--second-steward/--no-second-steward",
+            help="Whether raising a budget, thawing an overdrawn dataset and voiding a started run take two people.",
+        ),
+    ],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Set the tenant's policy."""
+    with _server() as ledger:
+        _print(ledger.set_policy(second_steward=second_steward, reason=reason), as_json, show.policy)
+
+
+@proposal_app.command("list")
+def proposal_list(
+    state: Annotated[str | None, typer.Option(help="open, approved, refused or expired.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List what was proposed, and what became of it."""
+    with _server() as ledger:
+        found = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
+    _print(found, as_json, show.proposals)
+
+
+@proposal_app.command("show")
+def proposal_show(proposal_id: ProposalId, as_json: Json = False) -> None:
+    """Show what is proposed, by whom, and until when it can be approved."""
+    with _server() as ledger:
+        _print(ledger.proposal(proposal_id), as_json, show.proposal)
+
+
+@proposal_app.command("approve")
+def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
+    """Do what another steward proposed. Exit status 1 where that cannot be done any more."""
+    with _server() as ledger:
+        done = ledger.approve(proposal_id)
+    _print(done, as_json, show.dataset if "privacy_unit" in done else show.moved)
+
+
+@proposal_app.command("refuse")
+def proposal_refuse(proposal_id: ProposalId, reason: Reason, as_json: Json = False) -> None:
+    """Refuse what another steward proposed, for good."""
+    with _server() as ledger:
+        _print(ledger.refuse(proposal_id, reason=reason), as_json, show.proposal)
 
 
 # --- datasets --------------------------------------------------------------------------------------------------------
@@ -295,10 +395,10 @@ def dataset_budget(
     delta: Delta = None,
     as_json: Json = False,
 ) -> None:
-    """Set a new limit, not below what is spent and held."""
+    """Set a new limit, not below what is spent and held; a higher one may take a second steward."""
     with _server() as ledger:
         changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
-    _print(changed, as_json, show.dataset)
+    _print(changed, as_json, _unless_proposed(show.dataset))
 
 
 @dataset_app.command("partitions")
@@ -374,7 +474,7 @@ def dataset_fair_use(
 
 def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:
     with _server() as ledger:
-        _print(ledger.change(name, state=state, reason=reason), as_json, show.dataset)
+        _print(ledger.change(name, state=state, reason=reason), as_json, _unless_proposed(show.dataset))
 
 
 @dataset_app.command("freeze")
@@ -385,7 +485,7 @@ def dataset_freeze(name: str, reason: Reason, as_json: Json = False) -> None:
 
 @dataset_app.command("thaw")
 def dataset_thaw(name: str, reason: Reason, as_json: Json = False) -> None:
-    """Undo `freeze`."""
+    """Undo `freeze`; of an overdrawn dataset that may take a second steward."""
     _set_state(name, "active", reason, as_json)
 
 
@@ -627,9 +727,10 @@ def settle(
 
 
 def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
-    """Say that no output of a run was ever seen, so that nothing is charged."""
+    """Say that no output of a run was ever seen, so that nothing is charged; once started, it may take a second
+    steward."""
     with _server() as ledger:
-        _print(ledger.void(run, reason=reason), as_json, show.moved)
+        _print(ledger.void(run, reason=reason), as_json, _unless_proposed(show.moved))
 
 
 def runs(
@@ -673,23 +774,27 @@ def evaluate(
 
 
 def export(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
     output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
+    dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
+    tenant: Annotated[
+        bool, typer.Option("--tenant", help="The tenant's own journal, of keys, roles and the policy.")
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a dataset's whole journal to a file, for `verify`."""
+    """Write a dataset's whole journal, or the tenant's own, to a file, for `verify`."""
+    if tenant == (dataset is not None):
+        raise InvalidRequest("Name a dataset, or say --tenant for the tenant's own journal.", field="dataset")
     if str(output) == "-":
-        with _server() as ledger:
-            ledger.export(dataset, sys.stdout.buffer)
+        _export(dataset, sys.stdout.buffer)
         return
     if output.exists() and not force:
         raise InvalidRequest(f"{output} is there already; --force writes over it.", field="output")
     # Under another name until it is whole: half an export must not be taken for one.
     partial = output.with_name(f".{output.name}.{uuid4().hex[:8]}.part")
     try:
-        with _server() as ledger, partial.open("xb") as file:
-            ledger.export(dataset, file)
+        with partial.open("xb") as file:
+            _export(dataset, file)
         partial.replace(output)
     except OSError as error:
         raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
@@ -699,3 +804,11 @@ def export(
     told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
     facts = {"dataset": dataset, "file": str(output), "bytes": size}
     _print(facts, as_json, lambda _: show.err.print(told, markup=False))
+
+
+def _export(dataset: str | None, file: BinaryIO) -> None:
+    with _server() as ledger:
+        if dataset is None:
+            ledger.export_tenant(file)
+        else:
+            ledger.export(dataset, file)

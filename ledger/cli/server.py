@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging.config
 import os
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
@@ -43,23 +44,33 @@ def serve(
     """Serve the ledger. With no LEDGER_DATABASE_URL: an SQLite file here, migrated, and set up if it is new."""
     import uvicorn
 
-    from ledger import deploy
+    from ledger import deploy, logs
+    from ledger.cli.protocol import HEAD_BYTES_MAX, Patient
+    from ledger.oidc import Issuers
 
     settings = _settings(host, port, workers)
+    if settings.oidc_file is not None:
+        Issuers.load(settings.oidc_file)  # said here, since a worker that cannot start is started again and again
+    logging.config.dictConfig(logs.configuration(settings.log_format))
     if settings.is_sqlite:
         deploy.migrate(settings)
         if (first := deploy.initialise(settings, tenant="default")) is not None:
             _print_first_keys(first)
     else:
-        deploy.demand_migrated(settings)
+        deploy.demand_servable(settings)
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
         host=settings.host,
         port=settings.port,
         workers=settings.workers,
-        access_log=False,
+        log_config=logs.configuration(settings.log_format),
+        access_log=False,  # the application writes a line for each request, without its query
         server_header=False,
+        forwarded_allow_ips=settings.trusted_proxies,
+        http=Patient,
+        ws="none",
+        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         timeout_graceful_shutdown=20,
     )
 

@@ -17,12 +17,15 @@ from rich.text import Text
 
 from ledger.errors import BudgetExceeded, JournalBroken, LedgerError, Overrun
 from ledger.model import Account, AccountKey, Amount
-from ledger.verify import Verified
+from ledger.verify import Verified, VerifiedTenant
 
 BAR_WIDTH: Final = 40
 ACCOUNTS_SHOWN_MAX: Final = 20
 _BUDGET: Final = ("epsilon", "at_delta", "slack", "mu", "delta")
 """The members of a budget, as they are read out."""
+_COMPARE: Final = (
+    "Compare the head with one that you got from elsewhere: an export alone cannot show that it is the newest."
+)
 Advance = Callable[[], None]
 
 WIDE: Final = 160
@@ -376,12 +379,91 @@ def _frontier(points: Sequence[Mapping[str, Any]]) -> None:
 
 def keys(items: Sequence[Mapping[str, Any]]) -> None:
     """Keys, a line each."""
-    table = _table("id", "name", "role", "datasets", "created", "until")
+    projects = ["projects"] if any(item["projects"] is not None for item in items) else []
+    table = _table("id", "name", "role", "datasets", *projects, "created", "last used", "until")
     for item in items:
         until = "revoked" if item["revoked_at"] else (item["expires_at"] or "")[:19].replace("T", " ")
-        limited = ", ".join(item["datasets"]) if item["datasets"] is not None else "all"
+        limits = [_limited(item[name]) for name in ("datasets", *projects)]
         created = item["created_at"][:19].replace("T", " ")
-        table.add_row(item["id"], escape(item["name"]), item["role"], limited, created, until)
+        used = (item["last_used_at"] or "")[:16].replace("T", " ")
+        table.add_row(item["id"], escape(item["name"]), item["role"], *limits, created, used, until)
+    out.print(table)
+
+
+def _limited(names: Sequence[str] | None) -> str:
+    """What a key is limited to."""
+    return "all" if names is None else ", ".join(names)
+
+
+def me(answer: Mapping[str, Any]) -> None:
+    """Whom the ledger takes the caller for."""
+    if answer["role"] == "operator":
+        out.print("The operator, who makes tenants and reads nothing of theirs.")
+        return
+    out.print(Text.assemble((answer["name"], "bold"), f"  {answer['role']} of {answer['tenant']['name']}"))
+    grid = _grid()
+    grid.add_row("tenant", answer["tenant"]["id"])
+    grid.add_row("principal", answer["principal"])
+    for name in ("datasets", "projects"):
+        grid.add_row(name, _limited(answer[name]))
+    grid.add_row("until", answer["expires_at"] or "revoked")
+    out.print(grid)
+
+
+def policy(answer: Mapping[str, Any]) -> None:
+    """What takes two people."""
+    who = "take a second steward within a day" if answer["second_steward"] else "take one steward"
+    out.print(f"Raising a budget, thawing an overdrawn dataset and voiding a started run {who}.")
+
+
+def proposed(item: Mapping[str, Any]) -> None:
+    """What a command only proposed, and who has to do what now."""
+    out.print(Text("proposed", style="bold yellow"))
+    out.print(_proposal(item))
+    out.print("Nothing is changed yet. A second steward has to say one of these:")
+    out.print(f"    privacy-ledger proposal approve {item['id']}", markup=False)
+    out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …", markup=False)
+
+
+def proposal(item: Mapping[str, Any]) -> None:
+    """A proposal, and what became of it."""
+    out.print(Text(item["state"], style="bold"))
+    out.print(_proposal(item))
+
+
+def _proposal(item: Mapping[str, Any]) -> Table:
+    said = item["proposes"].get("request", item["proposes"])
+    grid = _grid()
+    grid.add_row("proposal", item["id"])
+    grid.add_row("what", _what(item))
+    grid.add_row("by", escape(str(item["proposed_by"]["name"])))
+    grid.add_row("reason", escape(str(said.get("reason"))))
+    grid.add_row("approve by", item["approve_by"])
+    return grid
+
+
+def _what(item: Mapping[str, Any]) -> str:
+    """What is proposed, in a few words."""
+    match item["what"]:
+        case "budget":
+            budget = item["proposes"]["budget"]
+            said = ", ".join(f"{name} {number(budget[name])}" for name in _BUDGET if name in budget)
+            return f"set the budget of {item['dataset']} to {said}"
+        case "thaw":
+            return f"thaw {item['dataset']}"
+        case _:
+            return f"void run {item['run']}"
+
+
+def proposals(items: Sequence[Mapping[str, Any]]) -> None:
+    """Proposals, a line each, newest first."""
+    if not items:
+        err.print("No proposals.")
+        return
+    table = _table("id", "state", "what", "by", "approve by")
+    for item in items:
+        by, until = escape(str(item["proposed_by"]["name"])), item["approve_by"][:19].replace("T", " ")
+        table.add_row(item["id"], item["state"], _what(item), by, until)
     out.print(table)
 
 
@@ -398,12 +480,24 @@ def checked(found: Sequence[Mapping[str, Any]]) -> None:
         verdict = Text("holds", style="green")
         if result["error"] is not None:
             verdict = Text(f"entry {result['seq']}: {result['error']}", style="bold red")
-        table.add_row(escape(result["tenant"]), result["dataset"], f"{result['entries']:,}", verdict)
-    out.print(table if found else "There are no datasets yet.")
+        table.add_row(escape(result["tenant"]), result["dataset"] or "", f"{result['entries']:,}", verdict)
+    out.print(table if found else "There are no tenants yet.")
 
 
-def verified_facts(found: Verified) -> dict[str, Any]:
+def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
     """What an export that holds says, for --json."""
+    if isinstance(found, VerifiedTenant):
+        return {
+            "holds": True,
+            "tenant": found.tenant,
+            "seq": found.journal.seq,
+            "hash": found.journal.head.hex(),
+            "second_steward": found.journal.second_steward,
+            "keys": {
+                str(id_): {"name": key.name, "role": key.role, "is_revoked": key.is_revoked}
+                for id_, key in found.journal.keys.items()
+            },
+        }
     return {
         "holds": True,
         "tenant": found.tenant,
@@ -450,9 +544,20 @@ def verified(found: Verified) -> None:
     out.print(grid)
     if len(accounts) > 1:
         _accounts(accounts)
-    out.print(
-        "Compare the head with one that you got from elsewhere: an export alone cannot show that it is the newest."
-    )
+    out.print(_COMPARE)
+
+
+def verified_tenant(found: VerifiedTenant) -> None:
+    """That an export of a tenant's own journal holds, and what it says."""
+    out.print(Text.assemble(("holds", "bold green"), f"  the tenant {found.tenant}"))
+    grid = _grid()
+    grid.add_row("entries", f"{found.journal.seq:,}")
+    grid.add_row("head", found.journal.head.hex())
+    revoked = sum(key.is_revoked for key in found.journal.keys.values())
+    grid.add_row("keys", f"{len(found.journal.keys)} made, {revoked} of them revoked")
+    grid.add_row("takes two", "yes" if found.journal.second_steward else "no")
+    out.print(grid)
+    out.print(_COMPARE)
 
 
 def _mu(amount: Amount) -> str:

@@ -36,7 +36,7 @@ from ledger.client.mechanisms import (
     ZCdp,
 )
 from ledger.client.runs import Run
-from ledger.errors import LedgerError, PartitionsClosed, RateLimited, UnitMismatch
+from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, UnitMismatch
 
 __all__ = [
     "DPSGD",
@@ -53,6 +53,7 @@ __all__ = [
     "MatrixFactorization",
     "Overrun",
     "PartitionsClosed",
+    "ProposalState",
     "PureDP",
     "RateLimited",
     "Run",

@@ -145,3 +145,8 @@ def run_info(run: str) -> Call:
 def export(name: str) -> Call:
     """Reads all of a dataset's journal."""
     return replace(get("datasets", name, "export"), is_streamed=True)
+
+
+def export_tenant() -> Call:
+    """Reads all of the tenant's own journal."""
+    return replace(get("export"), is_streamed=True)

@@ -85,7 +85,19 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
         >>> ledger.export("mnist", file) == file.tell()
         True
         """
-        response = self._drive(carry_out(calls.export(name), self._server))
+        return self._stream(calls.export(name), file)
+
+    def export_tenant(self, file: BinaryFile) -> int:
+        """Write all of the tenant's own journal to a file, of its keys and its policy, as `export` does a dataset's.
+
+        >>> before = file.tell()
+        >>> ledger.export_tenant(file) == file.tell() - before
+        True
+        """
+        return self._stream(calls.export_tenant(), file)
+
+    def _stream(self, call: Call, file: BinaryFile) -> int:
+        response = self._drive(carry_out(call, self._server))
         size = 0
         try:
             for chunk in response.iter_bytes():
@@ -179,7 +191,14 @@ class AsyncLedger(
 
     async def export(self, name: str, file: BinaryFile) -> int:
         """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were."""
-        response = await self._drive(carry_out(calls.export(name), self._server))
+        return await self._stream(calls.export(name), file)
+
+    async def export_tenant(self, file: BinaryFile) -> int:
+        """Write all of the tenant's own journal to a file, of its keys and its policy, as `export` does a dataset's."""
+        return await self._stream(calls.export_tenant(), file)
+
+    async def _stream(self, call: Call, file: BinaryFile) -> int:
+        response = await self._drive(carry_out(call, self._server))
         size = 0
         try:
             async for chunk in response.aiter_bytes():

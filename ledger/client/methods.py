@@ -187,6 +187,9 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
     def void(self, run: str, *, reason: str) -> Answer:
         """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.
 
+        Where the tenant's policy asks for a second steward, voiding a started run answers `{"proposal": …}`: nothing
+        is voided before another one has called `approve`.
+
         >>> unused = ledger.ask(datasets=["mnist"], mechanism=PureDP(epsilon=0.01))
         >>> ledger.void(unused["id"], reason="the job was cancelled before it read the data")["state"]
         'voided'
@@ -368,6 +371,9 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
     ) -> Answer:
         """Freeze, thaw or retire a dataset, which takes a reason, or word its title and description anew.
 
+        Where the tenant's policy asks for a second steward, thawing an overdrawn dataset answers `{"proposal": …}`:
+        nothing changes before another one has called `approve`.
+
         >>> ledger.change("clicks", state="frozen", reason="under review")["state"]
         'frozen'
         """
@@ -377,6 +383,9 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
 
     def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:
         """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling.
+
+        Where the tenant's policy asks for a second steward, a higher limit in either quantity answers
+        `{"proposal": …}`: the old one stays until another one has called `approve`.
 
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0
@@ -449,16 +458,35 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """
         return self._send(send("POST", "tenants", name=name))
 
+    def me(self) -> Answer:
+        """Whom the ledger takes you for: tenant, role, the limits of the key, and when it ends.
+
+        >>> ledger.me()["role"], operator.me()
+        ('admin', {'role': 'operator'})
+        """
+        return self._send(get("me"))
+
     def make_key(
-        self, *, name: str, role: str, datasets: Sequence[str] | None = None, expires_at: str | datetime | None = None
+        self,
+        *,
+        name: str,
+        role: str,
+        datasets: Sequence[str] | None = None,
+        projects: Sequence[str] | None = None,
+        expires_at: str | datetime | None = None,
     ) -> Answer:
         """Make a key. Its secret is shown this once.
 
-        >>> made = ledger.make_key(name="training-ci", role="requester", datasets=["mnist"])
+        datasets: those that it sees, all when left out. projects: those of which a requester's every run has to name
+        one.
+
+        >>> made = ledger.make_key(name="training-ci", role="requester", datasets=["mnist"], projects=["ranking"])
         >>> made["secret"][:4]
         'pbl_'
         """
-        return self._send(send("POST", "keys", name=name, role=role, datasets=datasets, expires_at=expires_at))
+        return self._send(
+            send("POST", "keys", name=name, role=role, datasets=datasets, projects=projects, expires_at=expires_at)
+        )
 
     def keys(self) -> Answers:
         """Every key of the tenant, without its secret.
@@ -468,6 +496,17 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """
         return self._each(listed("keys"))
 
+    def rotate_key(self, key: str, *, overlap: str | timedelta | None = None) -> Answer:
+        """Make a new key for the same principal, with the same role and limits. Its secret is shown this once.
+
+        The old one, given by its id, works beside it for the overlap, a day when left out, and then ends.
+
+        >>> rotated = ledger.rotate_key(made["id"], overlap="PT1H")
+        >>> rotated["principal"] == made["principal"], rotated["projects"]
+        (True, ['ranking'])
+        """
+        return self._send(send("POST", "keys", key, "rotate", overlap=overlap))
+
     def revoke_key(self, key: str) -> Done:
         """Revoke a key, by its id.
 
@@ -475,3 +514,79 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """
         nothing: Done = self._drive(done(Call("DELETE", path("keys", key), is_repeatable=True), self._server))
         return nothing
+
+    # --- what takes two people
+
+    def policy(self) -> Answer:
+        """The tenant's policy.
+
+        >>> ledger.policy()
+        {'second_steward': False}
+        """
+        return self._send(get("policy"))
+
+    def set_policy(self, *, second_steward: bool, reason: str) -> Answer:
+        """Set whether raising a budget, thawing an overdrawn dataset and voiding a started run take a second steward.
+
+        Such a call then answers `{"proposal": …}`, and nothing changes until somebody else, a steward or an admin, has
+        approved it within a day. Who changes the policy is an admin, and needs no second one.
+
+        >>> ledger.set_policy(second_steward=True, reason="agreed with the data protection officer")
+        {'second_steward': True}
+        """
+        return self._send(send("PUT", "policy", second_steward=second_steward, reason=reason))
+
+    def proposals(self, *, state: str | None = None) -> Answers:
+        """Every proposal, newest first: open, approved, refused or expired.
+
+        >>> proposed = ledger.set_budget("clicks", budget={"mu": 3, "delta": 1e-6}, reason="agreed in May")["proposal"]
+        >>> [found["what"] for found in ledger.proposals(state="open")]
+        ['budget']
+        """
+        return self._each(listed("proposals", state=state))
+
+    def proposal(self, proposal: str) -> Answer:
+        """What is proposed, by whom, and until when it can be approved.
+
+        >>> ledger.proposal(proposed["id"])["proposes"]["budget"]["mu"]
+        3
+        """
+        return self._send(get("proposals", proposal))
+
+    def approve(self, proposal: str) -> Answer:
+        """Do what another steward proposed, if it still can be done: the dataset or the run, as it is now.
+
+        Raises ProposalState where the proposal was answered before or has expired, Forbidden where it is your own.
+
+        >>> second.approve(proposed["id"])["balance"]["limit"]["mu"]
+        3.0
+        """
+        return self._send(Call("POST", path("proposals", proposal, "approve"), is_repeatable=False))
+
+    def refuse(self, proposal: str, *, reason: str) -> Answer:
+        """Refuse what another steward proposed, for good. Raises ProposalState and Forbidden as `approve` does.
+
+        >>> proposed = ledger.set_budget("clicks", budget={"mu": 4, "delta": 1e-6}, reason="more")["proposal"]
+        >>> second.refuse(proposed["id"], reason="the board has not agreed")["state"]
+        'refused'
+        """
+        return self._send(send("POST", "proposals", proposal, "refuse", reason=reason))
+
+    # --- the tenant's own journal
+
+    def tenant_entries(self) -> Answers:
+        """Every entry of the tenant's own journal, of keys, roles and the policy, oldest first; `export_tenant` keeps
+        every byte.
+
+        >>> [item["entry"]["kind"] for item in ledger.tenant_entries()][-4:]
+        ['key-made', 'key-rotated', 'key-revoked', 'policy-set']
+        """
+        return self._each(listed("entries"))
+
+    def tenant_head(self) -> Answer:
+        """Its newest number and hash.
+
+        >>> ledger.tenant_head()["seq"] == len(list(ledger.tenant_entries()))
+        True
+        """
+        return self._send(get("head"))

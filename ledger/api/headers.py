@@ -1,0 +1,45 @@
+"""What every answer tells a browser, so that no page of others can make use of it, nor an answer be run as a page."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+"""The policy of what is no page: whatever a browser takes it for, it loads and runs nothing."""
+_ALWAYS: Final = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"permissions-policy", b"camera=(), geolocation=(), microphone=(), payment=(), usb=()"),
+)
+_UNLESS_SAID: Final = ((b"content-security-policy", NOTHING.encode()),)
+_PRIVATE: Final = (*_UNLESS_SAID, (b"cache-control", b"no-store"))
+# Of this host alone: others under its domain are not ours to decide for.
+_OVER_TLS: Final = ((b"strict-transport-security", b"max-age=31536000"),)
+
+
+class SecurityHeaders:
+    """Adds them. A page says its own Content-Security-Policy, and an answer its own Cache-Control, where it has one."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        unless_said = _PRIVATE if scope["path"].startswith("/v1") else _UNLESS_SAID
+        always = _ALWAYS + _OVER_TLS if scope["scheme"] == "https" else _ALWAYS
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = list(message.get("headers", ()))
+                said = {name for name, _ in headers}
+                message["headers"] = [*headers, *always, *(pair for pair in unless_said if pair[0] not in said)]
+            await send(message)
+
+        await self.app(scope, receive, answer)

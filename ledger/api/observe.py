@@ -1,0 +1,142 @@
+"""One line in the log and one count for each request: who asked for what, what came of it, and how long it took.
+
+Neither has anything that a caller wrote: a path is told by its route, a query not at all, who it was by ids.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ledger import logs
+from ledger.api.metrics import Metrics
+from ledger.api.problems import DISCONNECTED
+from ledger.keys import Operator
+from ledger.runs import Answer
+
+log = logging.getLogger(__name__)
+
+_ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+
+class Observe:
+    """Gives every request an id, which its answer names, and writes its line when it was answered.
+
+    It stands outside of all else, so that it sees what an unforeseen error was answered with. That one has been logged
+    and answered by then, so it ends here, or the server would log it once more.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
+        self.app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        request_id = _id_of(scope)
+        header = (b"x-request-id", request_id.encode())
+        facts = logs.begin(request_id)
+        status, is_complete = DISCONNECTED, False
+
+        async def answer(message: Message) -> None:
+            nonlocal status, is_complete
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                message["headers"] = [*message.get("headers", ()), header]
+            elif message["type"] == "http.response.body":
+                is_complete = not message.get("more_body", False)
+            await send(message)
+
+        try:
+            await self.app(scope, receive, answer)
+        except Exception:
+            if not is_complete:
+                raise
+        finally:
+            self._tell(scope, facts, status, time.perf_counter() - begun)
+
+    def _tell(self, scope: Scope, facts: dict[str, Any], status: int, seconds: float) -> None:
+        route = getattr(scope.get("route"), "path", None) or "unknown"
+        method = scope["method"] if scope["method"] in _METHODS else "OTHER"
+        self._metrics.request(route=route, method=method, status=status, seconds=seconds)
+        if not log.isEnabledFor(logging.INFO):
+            return
+        level = logging.ERROR if status == 500 else logging.WARNING if status in (401, 429, 503) else logging.INFO
+        said = {
+            "method": method,
+            "route": route,
+            "status": status,
+            "ms": round(1000 * seconds, 1),
+            **_caller(scope),
+            "run": _run(scope, route),
+            **facts,
+        }
+        log.log(level, "%s %s %s", method, route, status, extra={"facts": said})
+
+
+def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:
+    """Tells the log and the counters what was decided."""
+    outcomes = ["replayed" if answer.is_replayed else _decision(answer) for answer in answers]
+    metrics.decisions(outcomes)
+    if len(answers) == 1:
+        (answer,) = answers
+        run = answer.body["id"] if answer.refusal is None else answer.refusal.facts["run"]
+        logs.note(run=run, decision=_decision(answer), replayed=answer.is_replayed or None)
+    else:
+        logs.note(**Counter(outcomes))
+
+
+def _decision(answer: Answer) -> str:
+    return "approved" if answer.refusal is None else "refused"
+
+
+def failed_sign_in(metrics: Metrics, scope: Scope, reason: str) -> None:
+    """Tells the log and the counters that a caller was not recognised. No journal ever hears of it."""
+    metrics.failed_sign_in(reason)
+    logs.note(sign_in=reason, client=address_of(scope))
+
+
+def address_of(scope: Scope) -> str:
+    """The client's address: of the connection, or what a trusted proxy said."""
+    return str((scope.get("client") or ("unknown",))[0])[:64]
+
+
+def _id_of(scope: Scope) -> str:
+    """The id that the caller gave the request, or a new one. What could be a key or a token is no id."""
+    given = Headers(scope=scope).get("x-request-id")
+    is_fit = given is not None and _ID.fullmatch(given) and not logs.SECRET.search(given)
+    return str(given) if is_fit else uuid4().hex
+
+
+def _caller(scope: Scope) -> dict[str, str]:
+    caller = scope.get("state", {}).get("caller")
+    if caller is None:
+        return {}
+    if isinstance(caller, Operator):
+        return {"key": str(caller.key_id), "role": "operator"}
+    return {
+        "tenant": str(caller.tenant_id),
+        "key": str(caller.key_id),
+        "principal": str(caller.principal_id),
+        "role": caller.role,
+    }
+
+
+def _run(scope: Scope, route: str) -> str | None:
+    """The run that a path names."""
+    if not route.startswith("/v1/runs/{id}"):
+        return None
+    try:
+        return str(UUID(scope["path_params"]["id"]))
+    except (KeyError, ValueError, AttributeError, TypeError):
+        return None

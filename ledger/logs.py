@@ -1,0 +1,180 @@
+"""What the process says while it runs: one line for each event, as text for a person or as JSON for a collector.
+
+A line is made of facts that the ledger chose: ids, codes, numbers. Three things keep a caller's words out of it.
+Control characters are escaped, so that nobody can write a line of their own. What looks like a key, a token or a
+password in a URL is blacked out wherever it stands. And of an exception the type and the places are kept, but of its
+message no more than `brief` knows to be free of values: a database's message quotes rows, a parser's what it read.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sqlite3
+import time
+import traceback
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from typing import Any, Final, Literal
+
+from ledger.errors import LedgerError
+
+Format = Literal["text", "json"]
+
+SECRET: Final = re.compile(
+    r"pbl_\w{8,}|eyJ[\w-]{8,}\.[\w.-]+|\b(?i:bearer|basic)\s+[^\s\"',;]+|(?<=://)[^\s/@]+:[^\s@]+(?=@)"
+)
+"""Keys, tokens, what stands in an Authorization header, and the password of a URL."""
+_CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+FRAMES_MAX: Final = 40
+CAUSES_MAX: Final = 5
+LENGTH_MAX: Final = 4000
+
+_noted: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
+
+
+# --- what is known of the request that is being served ---------------------------------------------------------------
+
+
+def begin(request_id: str) -> dict[str, Any]:
+    """Begins a request: the facts of the line that is written at its end, for `note` to add to."""
+    facts: dict[str, Any] = {"request_id": request_id}
+    _noted.set(facts)
+    return facts
+
+
+def note(**facts: Any) -> None:
+    """Adds facts to the line of the request that is being served, where one is."""
+    noted = _noted.get()
+    if noted is not None:
+        noted.update(facts)
+
+
+def request_id() -> str | None:
+    """The id of the request that is being served."""
+    noted = _noted.get()
+    return None if noted is None else str(noted["request_id"])
+
+
+# --- what may be said ------------------------------------------------------------------------------------------------
+
+
+def safe(text: str) -> str:
+    """A text without secrets, line breaks and other control characters."""
+    # Cut afterwards too, since half a secret at the end would look like none.
+    return _CONTROL.sub(_escaped, SECRET.sub("***", text[: 2 * LENGTH_MAX])[:LENGTH_MAX])
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return found.group().encode("unicode_escape", "surrogatepass").decode()
+
+
+def brief(error: BaseException) -> str:
+    """What kind of error it is, with as much of its message as cannot quote a value."""
+    name = type(error).__name__
+    if isinstance(error, LedgerError):
+        return f"{name} ({error.code})"
+    if isinstance(error, OSError):
+        return f"{name}: {error.strerror}" if error.strerror else name
+    if isinstance(error, sqlite3.Error):  # it names tables and columns, never values
+        return f"{name}: {error}"
+    if hasattr(error, "sqlstate"):  # psycopg's. Without a state it is the connection's, and names host and database
+        return f"{name}: {error}" if error.sqlstate is None else f"{name} ({error.sqlstate}{_constraint(error)})"
+    original = getattr(error, "orig", None)  # SQLAlchemy's, around the driver's
+    return f"{name}, {brief(original)}" if isinstance(original, BaseException) else name
+
+
+def _constraint(error: BaseException) -> str:
+    name = getattr(getattr(error, "diag", None), "constraint_name", None)
+    return f", {name}" if name else ""
+
+
+def trace(error: BaseException) -> Iterator[str]:
+    """An exception and its causes, the first cause first: where each was raised, and what kind it is."""
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain and len(chain) < CAUSES_MAX:
+        chain.append(cause)
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    for each in reversed(chain):
+        for frame in traceback.extract_tb(each.__traceback__)[-FRAMES_MAX:]:
+            yield f"{frame.filename}:{frame.lineno} {frame.name}: {frame.line}"
+        yield brief(each)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """The message, with exceptions among its arguments as `brief` has them."""
+    arguments: Any = record.args
+    if isinstance(arguments, tuple):
+        arguments = tuple(brief(each) if isinstance(each, BaseException) else each for each in arguments)
+    try:
+        text = str(record.msg) % arguments if arguments else str(record.msg)
+    except (TypeError, ValueError):
+        text = str(record.msg)
+    return safe(text.strip())
+
+
+def _facts(record: logging.LogRecord) -> dict[str, Any]:
+    """What a record says beside its message: its own facts, or else the request that it came up in."""
+    given: Mapping[str, Any] | None = getattr(record, "facts", None)
+    if given is None:
+        found = request_id()
+        return {} if found is None else {"request_id": found}
+    return {
+        name: safe(value) if isinstance(value, str) else value for name, value in given.items() if value is not None
+    }
+
+
+def _trace_of(record: logging.LogRecord) -> list[str]:
+    given: Any = record.exc_info
+    error = given[1] if isinstance(given, tuple) else None
+    return [] if error is None else [safe(line) for line in trace(error)]
+
+
+# --- how it is written -----------------------------------------------------------------------------------------------
+
+
+_ENCODE: Final = json.JSONEncoder(default=str).encode
+_IN_MESSAGE: Final = frozenset({"method", "route", "status"})
+"""What a request's line has as its message already."""
+
+
+class Text(logging.Formatter):
+    """A line for a person: time, level, message, facts. What goes on below is indented, and so passes for no line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
+        facts = "".join(f" {name}={value}" for name, value in _facts(record).items() if name not in _IN_MESSAGE)
+        lines = [f"{clock} {record.levelname:7} {_message(record)}{facts}", *_trace_of(record)]
+        return "\n    ".join(lines)
+
+
+class Json(logging.Formatter):
+    """A line for a collector: an object of time, level, logger, message and the facts."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
+        said: dict[str, Any] = {
+            "time": moment.replace("+00:00", "Z"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": _message(record),
+            **_facts(record),
+        }
+        if lines := _trace_of(record):
+            said["trace"] = lines
+        return _ENCODE(said)
+
+
+def configuration(form: Format) -> dict[str, Any]:
+    """For `logging.config`: all that the process and its libraries say, on standard error, in this form."""
+    return {
+        "version": 1,
+        "disable_existing_loggers": False,
+        "formatters": {"line": {"()": {"text": "ledger.logs.Text", "json": "ledger.logs.Json"}[form]}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+        "root": {"handlers": ["stderr"], "level": "WARNING"},
+        "loggers": {"ledger": {"level": "INFO"}, "uvicorn": {"level": "INFO"}, "uvicorn.error": {"level": "INFO"}},
+    }
