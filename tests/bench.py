@@ -136,8 +136,9 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests import bench_certificates, bench_http
+    from tests import bench_certificates, bench_http, guesses
 
     main()
     bench_http.main()
     bench_certificates.main()
+    guesses.main()

@@ -28,10 +28,9 @@ from sqlalchemy import make_url, text
 
 from ledger import deploy
 from ledger.settings import Settings
-from ledger.store import engine_for
 from tests import postgres
 from tests.bench import durable
-from tests.driver import MNIST, RELEASE, Served, environment, first_keys, serve, serve_command
+from tests.driver import MNIST, RELEASE, Served, environment, first_keys, past_the_ledger, serve, serve_command
 
 ROUNDS = int(os.environ.get("LEDGER_BENCH_ROUNDS", "5"))
 SECONDS = 3.0
@@ -102,7 +101,7 @@ def _site(settings: Settings, folder: Path) -> Iterator[dict[str, tuple[Served, 
     """The ledger and what it is compared with, all serving."""
     deploy.migrate(settings)
     key = first_keys(settings).admin_key
-    owner = engine_for(settings.owner_url)
+    owner = past_the_ledger(settings)
     with owner.execution_options(writing=True).begin() as connection:
         for statement in _HOT_ROW:
             connection.execute(text(statement))

@@ -18,6 +18,7 @@ from ledger.model import (
     Ask,
     Books,
     Claim,
+    Consent,
     Dataset,
     Definition,
     Excess,
@@ -33,6 +34,8 @@ from ledger.model import (
 TENANT = UUID(int=7)
 NOW_US = 1_800_000_000_000_000
 DAY_US = 86_400_000_000
+ALONE = Consent(UUID(int=9))
+"""What is asked for by one person, whose tenant asks for no second one."""
 
 
 def actor(role: Role, number: int = 1) -> Actor:
@@ -152,7 +155,7 @@ def settle(
 
 def void(who: Actor, books: Books, command: Ask) -> Void:
     """Voids an approved run."""
-    return Void(who, command.run_id, charges(books, command), body={"reason": "r"})
+    return Void(who, command.run_id, charges(books, command), body={"reason": "r"}, consent=ALONE)
 
 
 def only(books: Books, command: Any, *, now_us: int = NOW_US) -> tuple[Books, Any]:

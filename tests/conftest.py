@@ -24,7 +24,7 @@ from ledger.store import Store, engine_for
 from tests import postgres
 from tests.driver import Ledger, Served, Terminal, environment, first_keys, serve
 
-KINDS = ["sqlite", *postgres.available()]
+KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"
 
 
@@ -96,7 +96,7 @@ def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Pat
         yield settings
 
 
-@pytest.fixture(params=postgres.available())
+@pytest.fixture(params=postgres.chosen())
 def postgresql(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
     """The same on PostgreSQL alone, for what only several processes on one server can show."""
     with templates.clone(request.param, tmp_path) as settings:

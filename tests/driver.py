@@ -17,12 +17,15 @@ from typing import Any
 
 import httpx
 import pytest
+from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
 from ledger import cli, deploy
 from ledger.api.app import create_app
 from ledger.deploy import FirstKeys
 from ledger.settings import Settings
+from ledger.store import engine_for
+from ledger.tables import metadata
 
 END_SECONDS_MAX = 60
 
@@ -108,6 +111,17 @@ def first_keys(settings: Settings) -> FirstKeys:
     return first
 
 
+def past_the_ledger(settings: Settings) -> Engine:
+    """The database as its owner opens it, with row-level security no longer forced on the owner, for a test that looks
+    at rows of every tenant or changes some behind the ledger's back. The server's role stays under it."""
+    engine = engine_for(settings.owner_url)
+    if engine.dialect.name == "postgresql":
+        with engine.begin() as connection:
+            for table in metadata.sorted_tables:
+                connection.exec_driver_sql(f"ALTER TABLE {table.name} NO FORCE ROW LEVEL SECURITY")
+    return engine
+
+
 @dataclass(frozen=True, slots=True)
 class Served:
     """A running server process."""
@@ -138,8 +152,12 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve(settings: Settings, folder: Path) -> Iterator[Served]:
-    """A real server process on a free port of the loopback, ready to answer."""
-    with serve_command([sys.executable, "-m", "ledger", "serve"], folder, environment(settings)) as served:
+    """A real server process on a free port of the loopback, ready to answer.
+
+    On PostgreSQL without `privacy-ledger serve`, which refuses a server whose durability is off, as it is in tests.
+    """
+    command = ["ledger", "serve"] if settings.is_sqlite else ["uvicorn", "ledger.api.app:create_app", "--factory"]
+    with serve_command([sys.executable, "-m", *command], folder, environment(settings)) as served:
         yield served
 
 

@@ -27,7 +27,7 @@ from ledger.model import (
     SetFairUse,
     SetProject,
 )
-from tests.books import NOW_US, TENANT, actor, ask, settle, start, use, void
+from tests.books import ALONE, NOW_US, TENANT, actor, ask, settle, start, use, void
 
 ONE = UUID(int=1)
 STEWARD = actor("steward", 3)
@@ -114,10 +114,10 @@ def journal_of_a_whole() -> Book:
     made.move(start, voided_late)
     made.move(settle, settled)
     made.move(void, voided)
-    made.do(SetBudget(ADMIN, ONE, {"mu": 2}, Amount(2000, 1000), "more people"))
-    made.do(Change(ADMIN, ONE, "frozen", None, None, "a look"))
+    made.do(SetBudget(ADMIN, ONE, {"mu": 2}, Amount(2000, 1000), "more people", ALONE))
+    made.do(Change(ADMIN, ONE, "frozen", None, None, "a look", ALONE))
     made.move(void, voided_late)
-    made.do(Change(ADMIN, ONE, "active", "New title", None, "looked"))
+    made.do(Change(ADMIN, ONE, "active", "New title", None, "looked", ALONE))
     made.ask(1, cost=Amount(1700, 0))
     return made
 
@@ -148,7 +148,7 @@ def journals_of_parts() -> Book:
     made.move(settle, small, excess=Amount(3, 0))  # fits
     made.move(start, held)
     made.move(settle, held, excess=Amount(350, 0))  # does not fit in data-1
-    made.do(SetBudget(STEWARD, TWO, {"mu": 2}, Amount(1100, 1000), "more"))
+    made.do(SetBudget(STEWARD, TWO, {"mu": 2}, Amount(1100, 1000), "more", ALONE))
     made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(450, 400), None))
     late = made.ask(use(2, ["a", "d"]), cost=Amount(20, 0))
     made.move(start, late)

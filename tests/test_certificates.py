@@ -31,6 +31,7 @@ from ledger.model import Amount
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.accountant import DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
+from tests.driver import past_the_ledger
 
 ACME, BETA = UUID(int=0xA), UUID(int=0xB)
 
@@ -297,7 +298,7 @@ def test_without_its_table_it_only_computes(
     caches: Caches, database: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Goal: no failure of the cache's reading or writing fails a request. Method: take its table away."""
-    owner = engine_for(database.owner_url)
+    owner = past_the_ledger(database)
     with owner.execution_options(writing=True).begin() as connection:
         connection.execute(text("DROP TABLE certificates"))
     owner.dispose()

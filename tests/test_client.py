@@ -47,6 +47,7 @@ from ledger.client import (
     MatrixFactorization,
     Overrun,
     PartitionsClosed,
+    ProposalState,
     PureDP,
     RateLimited,
     Run,
@@ -193,11 +194,13 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     examples, in the order of the source, as one session; a method without an example is a failure."""
     known: dict[str, Any] = {"ledger": client, "operator": connect(ledger.with_key(ledger.operator_key))}
     known.update(Gaussian=Gaussian, PureDP=PureDP, url=URL, key=ledger.key, file=io.BytesIO())
+    known["second"] = connect(ledger.as_("steward"))
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 25
-    for name, documented in {**methods, "export": Client.export, "Ledger": Client}.items():
+    assert len(methods) == 35
+    streams = {"export": Client.export, "export_tenant": Client.export_tenant}
+    for name, documented in {**methods, **streams, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"
         example.globs = known
@@ -294,9 +297,9 @@ class Broken(httpx.SyncByteStream, httpx.AsyncByteStream):
 
 
 def exporting(request: httpx.Request) -> httpx.Response:
-    """A server that exports `mnist`, breaks off in `torn`, and knows no more."""
+    """A server that exports `mnist` and the tenant's own journal, breaks off in `torn`, and knows no more."""
     match request.url.path:
-        case "/v1/datasets/mnist/export":
+        case "/v1/datasets/mnist/export" | "/v1/export":
             return httpx.Response(200, stream=Whole())
         case "/v1/datasets/torn/export":
             return httpx.Response(200, stream=Broken())
@@ -319,21 +322,80 @@ def test_an_export_is_streamed_to_a_file(tmp_path: Path) -> None:
     """Goal: the bytes of the answer stand in the file, and one that broke off is an error, with sync and async."""
     with answering(exporting) as opened, (tmp_path / "journal.jsonl").open("wb") as file:
         assert opened.export("mnist", file) == file.tell() == sum(map(len, EXPORT))
+        assert opened.export_tenant(io.BytesIO()) == file.tell()
         with pytest.raises(errors.NotFound):
             opened.export("nothing", file)
         with pytest.raises(Unreachable, match=f"after {len(EXPORT[0])} bytes"):
             opened.export("torn", file)
     assert (tmp_path / "journal.jsonl").read_bytes() == b"".join(EXPORT) + EXPORT[0]
 
-    async def export(name: str, file: io.BytesIO) -> int:
+    async def export(name: str | None, file: io.BytesIO) -> int:
         async with AsyncLedger(URL, KEY, transport=httpx.MockTransport(exporting)) as opened:
-            return await opened.export(name, file)
+            return await (opened.export_tenant(file) if name is None else opened.export(name, file))
 
-    written = io.BytesIO()
-    assert asyncio.run(export("mnist", written)) == sum(map(len, EXPORT))
-    assert written.getvalue() == b"".join(EXPORT)
+    for name in ("mnist", None):
+        written = io.BytesIO()
+        assert asyncio.run(export(name, written)) == sum(map(len, EXPORT))
+        assert written.getvalue() == b"".join(EXPORT)
     with pytest.raises(Unreachable, match="broke off"):
         asyncio.run(export("torn", io.BytesIO()))
+
+
+# --- what takes two people -------------------------------------------------------------------------------------------
+
+
+def test_what_takes_two_people(ledger: Ledger, client: Client) -> None:
+    """Goal: under the policy each guarded call answers with its proposal and changes nothing; a second steward's client
+    does it, or says no, and what can be answered no more is its exception. Method: all three calls, both answers."""
+    client.set_policy(second_steward=True, reason="two pairs of eyes")
+    with connect(ledger.as_("steward")) as second, connect(ledger.as_("requester")) as job:
+        raised = client.set_budget("mnist", budget={"mu": 2}, reason="more")["proposal"]
+        assert client.dataset("mnist")["balance"]["limit"]["mu"] == 1
+        with pytest.raises(errors.Forbidden, match="second person"):
+            client.approve(raised["id"])
+        with pytest.raises(errors.Forbidden, match="second person"):
+            client.refuse(raised["id"], reason="no")
+        assert second.approve(raised["id"])["balance"]["limit"]["mu"] == 2
+        with pytest.raises(ProposalState) as caught:
+            second.approve(raised["id"])
+        assert (caught.value.code, caught.value.facts["state"]) == ("proposal-state", "approved")
+
+        run = job.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
+        job.start(run)
+        void = client.void(run, reason="nobody looked")["proposal"]
+        assert (void["what"], void["run"], client.run_info(run)["state"]) == ("void", run, "started")
+        assert second.refuse(void["id"], reason="it was looked at")["state"] == "refused"
+        again = client.void(run, reason="nobody looked")["proposal"]
+        assert second.approve(again["id"])["state"] == "voided"
+
+        run = job.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
+        job.start(run)
+        with pytest.raises(Overrun):
+            job.settle(run, steps=1000)
+        thaw = client.change("mnist", state="active", reason="looked at")["proposal"]
+        assert [found["id"] for found in second.proposals(state="open")] == [thaw["id"]]
+        assert client.dataset("mnist")["state"] == "frozen"
+        assert second.approve(thaw["id"])["state"] == "active"
+        with pytest.raises(errors.NotFound):
+            second.proposal("00000000-0000-4000-8000-000000000000")
+
+
+def test_a_rotated_key_goes_on(ledger: Ledger, client: Client) -> None:
+    """Goal: a job whose key is rotated ends its run with the new one, within the limits of the old. Method: start with
+    one, rotate it without overlap, settle with the other; the old one is refused, and the clients say who they are."""
+    client.set_project("mnist", "ranking", budget={"mu": 0.5})
+    made = client.make_key(name="job", role="requester", datasets=["mnist"], projects=["ranking"])
+    with connect(ledger.with_key(made["secret"])) as old:
+        run = old.ask(datasets=["mnist"], mechanism=RELEASE, project="ranking")["id"]
+        old.start(run)
+        rotated = client.rotate_key(made["id"], overlap=timedelta())
+        with connect(ledger.with_key(rotated["secret"])) as new:
+            assert new.settle(run)["state"] == "settled"
+            shown = new.me()
+            assert (shown["name"], shown["role"], shown["projects"]) == ("job", "requester", ["ranking"])
+            assert (shown["principal"], shown["tenant"]["name"]) == (made["principal"], ledger.tenant)
+    with connect(ledger.with_key(made["secret"])) as late, pytest.raises(errors.Unauthenticated):
+        late.start(run)
 
 
 # --- what a run declares ---------------------------------------------------------------------------------------------

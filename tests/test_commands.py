@@ -14,8 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.settings import Settings
-from ledger.store import engine_for
-from tests.driver import Terminal
+from tests.driver import Terminal, past_the_ledger
 from tests.test_acceptance import PICO, RUNS, exact_cost
 
 
@@ -68,6 +67,7 @@ def test_the_published_runs_by_command_line_until_verify(terminal: Terminal, tmp
     assert (broken.status, "does not hold" in broken.err, f"entry {at}:" in broken.err) == (1, True, True)
     assert terminal("check --json").json == {
         "datasets": [
+            {"tenant": "acme", "dataset": None, "entries": 2, "seq": None, "error": None},
             {"tenant": "acme", "dataset": "mnist", "entries": shown["seq"], "seq": None, "error": None},
         ],
         "holds": True,
@@ -279,6 +279,87 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
         assert terminal("dataset list").status == 2
 
 
+def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who a key is, what it is limited to and what comes after it, by commands, for people and with --json."""
+    terminal("dataset create a --mu 1 --bound clt")
+    terminal("dataset project a ranking --mu 1")
+    made = terminal("key create ci --role requester --dataset a --project ranking --json").json
+    rotated = terminal(f"key rotate {made['id']} --overlap PT0S --json").json
+    assert (rotated["principal"], rotated["projects"]) == (made["principal"], ["ranking"])
+    again = terminal(f"key rotate {rotated['id']}")
+    assert ("shown this once" in again.out, "P1D" in again.out) == (True, True)
+    assert re.search(r"datasets\s+projects", terminal("key list").out)
+    assert re.search(r"admin of acme\n.*datasets\s+all", terminal("whoami").out, re.DOTALL)
+    with monkeypatch.context() as old:
+        old.setenv("LEDGER_KEY", made["secret"])
+        assert terminal("whoami").status == 2
+    with monkeypatch.context() as new:
+        new.setenv("LEDGER_KEY", rotated["secret"])
+        assert terminal("whoami --json").json["projects"] == ["ranking"]
+        release = "request a --type gaussian --noise-multiplier 5"
+        assert terminal(release).status == 2
+        assert terminal(f"{release} --project ranking").status == 0
+
+
+def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Goal: a steward who is one of two is told what the other one has to type, and that does it; the policy and both
+    people's keys stand in the tenant's own journal, which verifies. Method: a raise, a thaw and a void."""
+    terminal("dataset create mnist --mu 1 --bound clt")
+    assert "take one steward" in terminal("policy show").out
+    assert "second steward" in terminal("policy set --second-steward --reason agreed").out
+    assert "No proposals" in terminal("proposal list").err
+    second = terminal("key create two --role steward --json").json["secret"]
+
+    def by_another(line: str) -> Any:
+        with monkeypatch.context() as other:
+            other.setenv("LEDGER_KEY", second)
+            return terminal(line)
+
+    def approve(told: str) -> Any:
+        assert "Nothing is changed yet" in told
+        return by_another(next(line.strip() for line in told.splitlines() if "proposal approve" in line))
+
+    raised = terminal("dataset budget mnist --mu 2 --reason 'the board agreed'")
+    assert (raised.status, "set the budget of mnist to mu 2" in raised.out) == (0, True)
+    assert terminal("dataset show mnist --json").json["balance"]["limit"]["mu"] == 1
+    proposal = re.findall(r"approve ([0-9a-f-]{36})", raised.out)[0]
+    own = terminal(f"proposal approve {proposal}")
+    assert (own.status, "second person" in own.err) == (2, True)
+    assert re.search(r"open\n.*reason\s+the board agreed", terminal(f"proposal show {proposal}").out, re.DOTALL)
+    assert "% spent" in approve(raised.out).out
+    assert by_another(f"proposal approve {proposal} --json").json["code"] == "proposal-state"
+    assert by_another(f"proposal refuse {proposal} --reason late").status == 1
+
+    counts = "request mnist --type gaussian --noise-multiplier 5 --json"
+    run = terminal(counts).json["id"]
+    terminal(f"start {run}")
+    voided = terminal(f"void {run} --reason 'nobody looked'")
+    assert f"void run {run}" in voided.out
+    listed = terminal("proposal list")
+    assert (f"void run {run}" in listed.out, "approved" in listed.out) == (True, True)
+    assert "voided" in approve(voided.out).out
+    refused = terminal("dataset budget mnist --mu 3 --reason more --json").json["proposal"]["id"]
+    assert by_another(f"proposal refuse {refused} --reason no --json").json["state"] == "refused"
+    assert [item["id"] for item in terminal("proposal list --state refused --json").json] == [refused]
+
+    run = terminal(counts).json["id"]
+    terminal(f"start {run}")
+    assert terminal(f"settle {run} --steps 1000").status == 1
+    assert "active" in approve(terminal("dataset thaw mnist --reason looked").out).out
+
+    file = tmp_path / "acme.jsonl"
+    assert "verify" in terminal(f"export --tenant --output {file}").err
+    held = terminal(f"verify {file}").out
+    assert ("the tenant acme" in held, bool(re.search(r"takes two\s+yes", held))) == (True, True)
+    found = terminal(f"verify {file} --json").json
+    assert (found["second_steward"], sorted(key["role"] for key in found["keys"].values())) == (
+        True,
+        ["admin", "steward"],
+    )
+    assert terminal("export --tenant --output -").out == file.read_text()
+    assert terminal("check --json").json["holds"]
+
+
 def test_evaluate_records_nothing(terminal: Terminal) -> None:
     """Goal: the accountant alone, with the numbers exactly as they were typed."""
     line = "evaluate --bound clt --noise-multiplier 1.1 --dataset-size 60000 --batch-size 256 --epochs 60"
@@ -316,6 +397,13 @@ def test_evaluate_records_nothing(terminal: Terminal) -> None:
         ("key create k --role king", 2, "role"),
         ("settle nonsense", 2, "id"),
         ("export a", 2, "--output"),
+        ("export --output x.jsonl", 2, "--tenant"),
+        ("export a --tenant --output x.jsonl", 2, "--tenant"),
+        ("key create k --role auditor --project p", 2, "projects"),
+        ("key rotate 00000000-0000-4000-8000-000000000000", 2, "no such key"),
+        ("policy set --reason r", 2, "--second-steward"),
+        ("proposal list --state maybe", 2, "state"),
+        ("proposal approve 00000000-0000-4000-8000-000000000000", 2, "no such proposal"),
         ("export a --output /no/where/at.all", 2, "/no/where"),
         ("export nothere --output nothere.jsonl", 2, "nothere"),
         ("verify nofile", 2, "No such file"),
@@ -404,7 +492,7 @@ def test_check_finds_a_balance_that_was_changed(terminal: Terminal, database: Se
     terminal("dataset create a --mu 1 --bound clt")
     terminal("dataset create b --mu 1 --bound clt")
     terminal("request a --type gaussian --noise-multiplier 5")
-    owner = engine_for(database.owner_url)
+    owner = past_the_ledger(database)
     with owner.execution_options(writing=True).begin() as connection:
         connection.execute(text("UPDATE accounts SET held_mu_sq_pico = 0"))
     owner.dispose()

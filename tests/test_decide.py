@@ -32,7 +32,7 @@ from ledger.model import (
     Use,
     Void,
 )
-from tests.books import NOW_US, actor, add_dataset, ask, use
+from tests.books import ALONE, NOW_US, actor, add_dataset, ask, use
 
 Real = tuple[Fraction, Fraction]
 Where = tuple[int, str | None, str | UUID | None]
@@ -251,11 +251,11 @@ class Play:
                 return Batch(WHO[0], asks, is_atomic), model.batched(asks, is_atomic=is_atomic)
             case "budget":
                 if number not in model.limits:
-                    return SetBudget(ADMIN, id_, {}, amount, "r"), "invalid-request"
+                    return SetBudget(ADMIN, id_, {}, amount, "r", ALONE), "invalid-request"
                 is_right = model.lowered(number, None, real(amount))
                 if is_right:
                     model.limits[number] = real(amount)
-                return SetBudget(ADMIN, id_, {}, amount, "r"), "budget-set" if is_right else "budget-below-spent"
+                return SetBudget(ADMIN, id_, {}, amount, "r", ALONE), "budget-set" if is_right else "budget-below-spent"
             case "project":
                 is_right = model.lowered(number, "p", real(amount))
                 if is_right:
@@ -271,7 +271,7 @@ class Play:
             case "freeze" | "thaw":
                 state: Any = "frozen" if what == "freeze" else "active"
                 model.states[number] = state
-                return Change(ADMIN, id_, state, None, None, "r"), "dataset-changed"
+                return Change(ADMIN, id_, state, None, None, "r", ALONE), "dataset-changed"
             case "partition":
                 name = "abcdef"[pick % 6]
                 command_ = AddPartitions(ADMIN, UUID(int=2), (name,))
@@ -299,7 +299,7 @@ class Play:
                 return Start(ADMIN, asked.run_id, at), "dataset-frozen"
             return Start(ADMIN, asked.run_id, at), self.model.moved(asked.run_id, "start", real(amount), None)
         if what == "void":
-            command = Void(ADMIN, asked.run_id, at, body={"reason": "r"})
+            command = Void(ADMIN, asked.run_id, at, body={"reason": "r"}, consent=ALONE)
             return command, self.model.moved(asked.run_id, "void", real(amount), None)
         charged = asked.cost.least(amount) if what == "settle less" else asked.cost
         excess = amount if what == "settle more" else None

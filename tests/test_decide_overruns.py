@@ -7,7 +7,7 @@ from uuid import UUID
 from ledger.decide import Repeat
 from ledger.errors import BudgetBelowSpent
 from ledger.model import INT64_MAX, Amount, Change, SetBudget
-from tests.books import actor, ask, key, only, opened, parted, settle, started, use, void, with_project
+from tests.books import ALONE, actor, ask, key, only, opened, parted, settle, started, use, void, with_project
 
 ONE = UUID(int=1)
 
@@ -55,10 +55,12 @@ def test_an_overrun_that_does_not_fit_freezes_what_it_overdraws() -> None:
     assert books.accounts[key(2)].remaining == Amount(-1, 0)
     assert {dataset.id.int: dataset.state for dataset in books.datasets.values()} == {1: "active", 2: "frozen"}
     steward = actor("steward")
-    thawed, _ = only(books, Change(steward, UUID(int=2), "active", None, None, "r"))
+    thawed, _ = only(books, Change(steward, UUID(int=2), "active", None, None, "r", ALONE))
     assert only(thawed, ask(2, cost=Amount(0, 0)))[1].kind == "run-refused"
-    assert isinstance(only(thawed, SetBudget(steward, UUID(int=2), {}, Amount(100, 0), "r"))[1], BudgetBelowSpent)
-    eased, _ = only(thawed, SetBudget(steward, UUID(int=2), {}, Amount(101, 0), "r"))
+    assert isinstance(
+        only(thawed, SetBudget(steward, UUID(int=2), {}, Amount(100, 0), "r", ALONE))[1], BudgetBelowSpent
+    )
+    eased, _ = only(thawed, SetBudget(steward, UUID(int=2), {}, Amount(101, 0), "r", ALONE))
     assert eased.accounts[key(2)].overdrawn == Amount(0, 0)
     assert only(eased, ask(2, cost=Amount(0, 0)))[1].kind == "run-approved"
     repeated = settle(command.actor, books, command, excess=Amount(41, 0))
@@ -100,7 +102,7 @@ def test_an_overrun_past_64_bits_saturates() -> None:
         books, draft = only(books, settle(each.actor, books, each, excess=Amount(10**40, 1)))
         assert draft.facts["charged"]["mu_sq_pico"] == str(10**40 + 50)
         assert (draft.facts["overrun"]["fits"], draft.facts["state"]) == (False, "frozen")
-        books, _ = only(books, Change(actor("steward"), ONE, "active", None, None, "r"))
+        books, _ = only(books, Change(actor("steward"), ONE, "active", None, None, "r", ALONE))
     account = books.accounts[key(1)]
     assert (account.spent, account.held) == (Amount(INT64_MAX, 2), Amount(0, 0))
     assert account.overdrawn == Amount(INT64_MAX - 100, 0)
@@ -110,7 +112,7 @@ def test_an_overrun_on_a_retired_dataset_leaves_it_retired() -> None:
     """Goal: retirement is final, also for an overrun, which is recorded as one that does not fit."""
     command = ask(1, cost=Amount(10, 0))
     books = started(opened(Amount(10, 0)), command)
-    books, _ = only(books, Change(actor("steward"), ONE, "retired", None, None, "r"))
+    books, _ = only(books, Change(actor("steward"), ONE, "retired", None, None, "r", ALONE))
     books, draft = only(books, settle(command.actor, books, command, excess=Amount(1, 0)))
     assert (draft.facts["state"], books.datasets[ONE].state) == ("retired", "retired")
     assert draft.facts["overrun"]["frozen"] == ["data-1"]
@@ -123,7 +125,7 @@ def test_an_overrun_fits_nowhere_where_less_than_nothing_is_left() -> None:
     first, second = ask(1, cost=Amount(50, 0)), ask(1, cost=Amount(50, 0))
     books = started(started(books, first), second)
     books, _ = only(books, settle(first.actor, books, first, excess=Amount(10, 0)))
-    books, _ = only(books, Change(actor("steward"), ONE, "active", None, None, "r"))
+    books, _ = only(books, Change(actor("steward"), ONE, "active", None, None, "r", ALONE))
     books, draft = only(books, settle(second.actor, books, second, excess=Amount(0, 5)))
     assert (draft.facts["overrun"]["fits"], draft.facts["state"]) == (False, "frozen")
     assert books.accounts[key(1)].overdrawn == Amount(10, 0)

@@ -39,6 +39,7 @@ from ledger.model import (
     SetProject,
 )
 from tests.books import (
+    ALONE,
     DAY_US,
     NOW_US,
     actor,
@@ -90,7 +91,7 @@ def test_a_failed_command_leaves_the_books_as_they_were() -> None:
     good = [ask(1, cost=Amount(10, 0)), ask(1, cost=Amount(20, 0))]
     bad: list[Command] = [
         start(actor("admin"), books, ask(1, cost=Amount(1, 0))),
-        SetBudget(actor("admin"), ONE, {}, Amount(5, 0), "r"),
+        SetBudget(actor("admin"), ONE, {}, Amount(5, 0), "r", ALONE),
     ]
     after, outcomes = decide(books, [good[0], *bad, good[1]], now_us=NOW_US)
     alone, _ = decide(books, good, now_us=NOW_US)
@@ -185,9 +186,9 @@ def test_a_retired_dataset_stays_retired() -> None:
     command = ask(1, cost=Amount(10, 0))
     books, _ = only(opened(Amount(10, 0)), command)
     books, _ = only(books, start(actor("requester"), books, command))
-    books, _ = only(books, Change(actor("steward"), ONE, "retired", None, None, "done"))
+    books, _ = only(books, Change(actor("steward"), ONE, "retired", None, None, "done", ALONE))
     for state in ("active", "frozen"):
-        _, outcome = only(books, Change(actor("steward"), ONE, state, None, None, "again"))
+        _, outcome = only(books, Change(actor("steward"), ONE, state, None, None, "again", ALONE))
         assert isinstance(outcome, DatasetFrozen)
     _, outcome = only(books, settle(actor("requester"), books, command))
     assert outcome.kind == "run-settled"
@@ -261,8 +262,8 @@ def test_errors_of_partitions() -> None:
     books = parted()
     add_dataset(books, 3, Amount(1, 1), partitions=())
     steward = actor("steward")
-    retired, _ = only(books, Change(steward, UUID(int=2), "retired", None, None, "r"))
-    frozen, _ = only(books, Change(steward, UUID(int=2), "frozen", None, None, "r"))
+    retired, _ = only(books, Change(steward, UUID(int=2), "retired", None, None, "r", ALONE))
+    frozen, _ = only(books, Change(steward, UUID(int=2), "frozen", None, None, "r", ALONE))
     full = parted(names=tuple(f"p{number}" for number in range(PARTITIONS_MAX - 1)))
     wrong: list[tuple[Books, Command, type[LedgerError], dict[str, Any]]] = [
         (books, ask(use(2, ["a", "z"]), cost=Amount(1, 0)), NotFound, {"partition": "z"}),
@@ -287,16 +288,16 @@ def test_errors_of_partitions() -> None:
 def test_a_new_partition_has_the_limit_of_the_day_and_all_follow_a_new_one() -> None:
     """Goal: a budget is that of every partition, and binds on the fullest."""
     steward = actor("steward")
-    books, _ = only(parted(), SetBudget(steward, UUID(int=2), {}, Amount(200, 100), "r"))
+    books, _ = only(parted(), SetBudget(steward, UUID(int=2), {}, Amount(200, 100), "r", ALONE))
     books, _ = only(books, AddPartitions(steward, UUID(int=2), ("d",)))
     assert {books.accounts[key(2, name)].limit for name in "abcd"} == {Amount(200, 100)}
     books, _ = only(books, ask(use(2, ["b"]), cost=Amount(150, 10)))
-    after, outcome = only(books, SetBudget(steward, UUID(int=2), {}, Amount(149, 9), "r"))
+    after, outcome = only(books, SetBudget(steward, UUID(int=2), {}, Amount(149, 9), "r", ALONE))
     assert isinstance(outcome, BudgetBelowSpent)
     assert (outcome.facts["accounts"], outcome.facts["accounts_over"]) == ([{"partition": "b"}], 1)
     assert (outcome.facts["quantities"], outcome.facts["held"]) == (["mu", "delta"], Amount(150, 10))
     assert after == books
-    books, _ = only(books, SetBudget(steward, UUID(int=2), {}, Amount(150, 10), "r"))
+    books, _ = only(books, SetBudget(steward, UUID(int=2), {}, Amount(150, 10), "r", ALONE))
     assert {books.accounts[key(2, name)].limit for name in "abcd"} == {Amount(150, 10)}
 
 
@@ -305,7 +306,7 @@ def test_a_budget_above_the_ceiling() -> None:
     books = Books()
     add_dataset(books, 1, Amount(5, 5), ceiling=Amount(10, 10))
     for limit, is_right in ((Amount(10, 10), True), (Amount(11, 1), False), (Amount(1, 11), False)):
-        _, outcome = only(books, SetBudget(actor("steward"), ONE, {}, limit, "r"))
+        _, outcome = only(books, SetBudget(actor("steward"), ONE, {}, limit, "r", ALONE))
         assert isinstance(outcome, Draft if is_right else InvalidRequest)
         if isinstance(outcome, InvalidRequest):
             assert outcome.field == "budget"
@@ -316,7 +317,7 @@ def test_a_dataset_without_a_budget_gets_none() -> None:
     """Goal: what is derived has its roots' accounts, and a later budget of its own would be a new rule for old runs."""
     books = opened(Amount(5, 5))
     add_dataset(books, 2, None)
-    after, outcome = only(books, SetBudget(actor("steward"), UUID(int=2), {}, Amount(1, 1), "r"))
+    after, outcome = only(books, SetBudget(actor("steward"), UUID(int=2), {}, Amount(1, 1), "r", ALONE))
     assert (type(outcome), outcome.field, after) == (InvalidRequest, "budget", books)
 
 
@@ -458,7 +459,7 @@ def test_any_dataset_that_is_not_active_blocks(state: Any, number: int) -> None:
     add_dataset(books, 2, None)
     asked = ask(2, use(1, via=2), cost=Amount(1, 0))
     approved, _ = only(books, asked)
-    change = Change(actor("steward"), UUID(int=number), state, None, None, "r")
+    change = Change(actor("steward"), UUID(int=number), state, None, None, "r", ALONE)
     for among, command in ((books, asked), (approved, start(asked.actor, approved, asked))):
         after, _ = only(among, change)
         _, outcome = only(after, command)

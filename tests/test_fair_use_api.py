@@ -7,8 +7,8 @@ from typing import Any
 from sqlalchemy import text
 
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
-from tests.driver import RELEASE, Ledger
+from ledger.store import Store
+from tests.driver import RELEASE, Ledger, past_the_ledger
 from tests.parts import ONCE, approved, demand_in_order, derive, error, gaussian, held, kinds, parted, started
 
 PATH = "/v1/datasets/mnist/fair-use"
@@ -92,7 +92,7 @@ def test_runs_per_hour(ledger: Ledger, database: Settings) -> None:
     assert (result["status"], result["problem"]["code"]) == (429, "rate-limited")
     assert (kinds(ledger, "mnist"), kinds(ledger, "copy")) == before
     assert ledger.as_("requester").ask().status_code == 201
-    engine = engine_for(database.owner_url)
+    engine = past_the_ledger(database)
     with engine.execution_options(writing=True).begin() as connection:
         connection.execute(text("UPDATE places SET created_us = created_us - 3600000000"))
     engine.dispose()

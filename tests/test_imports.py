@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ledger"
 # client imports errors alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "logs": {"errors"},
     "model": set(),
     "accounting": {"errors", "model"},
     "shapes": {"accounting"},
@@ -24,7 +25,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"model", "journal", "tables"},
     "store": {"errors", "model", "journal", "rows", "tables"},
     "certificates": {"errors", "model", "accounting", "journal", "store"},
-    "keys": {"errors", "model", "store"},
+    "oidc": {"errors", "model"},
+    "keys": {"errors", "model", "oidc", "store"},
     "writer": {"errors", "model", "journal", "decide", "store"},
     "catalogue": {"errors", "model", "shapes", "store"},
     "answers": {"errors", "model", "accounting", "journal"},
@@ -59,6 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "audit": {"errors", "model", "journal", "settings", "store", "deploy"},
     "api": {
         "errors",
+        "logs",
         "model",
         "accounting",
         "answers",
@@ -69,6 +72,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "store",
         "certificates",
         "writer",
+        "oidc",
         "keys",
         "runs",
         "planner",
@@ -76,13 +80,15 @@ MAY_IMPORT: dict[str, set[str]] = {
         "deploy",
     },
     "client": {"errors"},
-    "cli": {"errors", "model", "deploy", "settings", "verify", "audit", "client"},
+    "cli": {"errors", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
     "__main__": {"cli"},
     "__init__": set(),
 }
 
 ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"api"},
+    "fastapi_offline": {"api"},
+    "prometheus_client": {"api"},
     "starlette": {"api"},
     "uvicorn": {"cli"},
     "numpy": {"accounting"},
@@ -92,7 +98,9 @@ ONLY_IN: dict[str, set[str]] = {
     "psycopg": {"deploy"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "httpx": {"client"},
+    "httpx": {"client", "oidc"},
+    "jwt": {"oidc"},
+    "cryptography": {"oidc"},
     "pydantic_settings": {"settings"},
 }
 

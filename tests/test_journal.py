@@ -22,7 +22,7 @@ from ledger.model import (
     Amount,
     SetBudget,
 )
-from tests.books import settle, start, void
+from tests.books import ALONE, settle, start, void
 from tests.journals import (
     ADMIN,
     ONE,
@@ -145,7 +145,10 @@ def test_the_journals_have_what_they_are_to_show(book: Book, parts: Book) -> Non
 def test_the_highest_limit_is_found_in_each_quantity(book: Book) -> None:
     """Goal: a reader learns the most that was ever allowed. Method: a limit that rises in one and falls elsewhere."""
     assert book.replay().limit_highest == Amount(2000, 1000)
-    book.do(SetBudget(ADMIN, ONE, {"mu": 2}, Amount(2500, 900), "r"), SetBudget(ADMIN, ONE, {}, Amount(2000, 950), "r"))
+    book.do(
+        SetBudget(ADMIN, ONE, {"mu": 2}, Amount(2500, 900), "r", ALONE),
+        SetBudget(ADMIN, ONE, {}, Amount(2000, 950), "r", ALONE),
+    )
     found = book.replay()
     assert (found.limit, found.limit_highest) == (Amount(2000, 950), Amount(2500, 1000))
 

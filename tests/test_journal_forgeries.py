@@ -11,7 +11,7 @@ import pytest
 from ledger import journal
 from ledger.errors import JournalBroken
 from ledger.model import Amount, Change, SetBudget, SetProject
-from tests.books import settle, start, use
+from tests.books import ALONE, settle, start, use
 from tests.journals import ADMIN, ONE, STEWARD, TWO, Book, journals_of_parts, less, registered, reseal
 
 Change_ = Callable[[dict[str, Any]], object]
@@ -351,7 +351,9 @@ def test_an_overdraft_that_comes_back_is_found() -> None:
     run = made.ask(use(1), cost=Amount(50, 0))
     made.move(start, run)
     made.move(settle, run, excess=Amount(100, 0))
-    made.do(SetBudget(STEWARD, ONE, {}, Amount(150, 0), "r"), Change(ADMIN, ONE, "active", None, None, "r"))
+    made.do(
+        SetBudget(STEWARD, ONE, {}, Amount(150, 0), "r", ALONE), Change(ADMIN, ONE, "active", None, None, "r", ALONE)
+    )
     made.ask(use(1), cost=Amount(1, 0))
     seq = forge(made, ONE, of_kind("run-refused"), approve)
     with pytest.raises(JournalBroken, match="more spent and held") as caught:
@@ -366,7 +368,7 @@ def test_a_budget_that_leaves_an_overdraft_is_found() -> None:
     run = made.ask(use(1), cost=Amount(50, 0))
     made.move(start, run)
     made.move(settle, run, excess=Amount(100, 0))
-    made.do(SetBudget(STEWARD, ONE, {}, Amount(150, 0), "r"))
+    made.do(SetBudget(STEWARD, ONE, {}, Amount(150, 0), "r", ALONE))
 
     def less_than_spent(entry: dict[str, Any]) -> None:
         entry["limit"] = entry["balance"]["limit"] = amount(120)

@@ -15,8 +15,7 @@ from sqlalchemy import Connection, MetaData, select, text
 from ledger import keys
 from ledger.keys import PREFIX, tenant_of
 from ledger.settings import Settings
-from ledger.store import engine_for
-from tests.driver import MNIST, RELEASE, Ledger
+from tests.driver import MNIST, RELEASE, Ledger, past_the_ledger
 
 NOBODY = str(uuid.UUID(int=1))
 
@@ -24,7 +23,7 @@ NOBODY = str(uuid.UUID(int=1))
 @contextmanager
 def owner_of(database: Settings) -> Iterator[Connection]:
     """The database as its owner opens it, past the ledger."""
-    engine = engine_for(database.owner_url)
+    engine = past_the_ledger(database)
     with engine.begin() as connection:
         yield connection
     engine.dispose()

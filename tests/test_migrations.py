@@ -104,7 +104,7 @@ def place(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) 
     return Place(request.param, templates, tmp_path)
 
 
-@pytest.fixture(params=postgres.available())
+@pytest.fixture(params=postgres.chosen())
 def cluster(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Place:
     """The same on PostgreSQL alone."""
     return Place(request.param, templates, tmp_path)
@@ -307,7 +307,9 @@ CHANGES = {
         "ALTER TABLE keys ALTER digest DROP NOT NULL": "column keys.digest",
         "ALTER TABLE keys ALTER name SET DEFAULT ''": "column keys.name",
         "ALTER TABLE runs ALTER due_us TYPE integer": "column runs.due_us",
-        "ALTER TABLE runs ENABLE ROW LEVEL SECURITY": "relation runs",
+        "ALTER TABLE runs DISABLE ROW LEVEL SECURITY": "relation runs",
+        "ALTER TABLE accounts NO FORCE ROW LEVEL SECURITY": "relation accounts",
+        "DROP POLICY places_tenant ON places": "policy places.places_tenant",
         "CREATE POLICY everyone ON runs USING (true)": "policy runs.everyone",
         f"GRANT DELETE ON entries TO {SERVER_ROLE}": "relation entries",
         f"GRANT UPDATE (bound) ON datasets TO {SERVER_ROLE}": "column datasets.bound",
@@ -339,7 +341,7 @@ def test_migrating_again_changes_nothing(place: Place) -> None:
     """Goal: `migrate` can be run at every start. Method: twice, with a row in between, and compare all there is."""
     with place.empty() as settings:
         first = deploy.migrate(settings)
-        change(settings, f"INSERT INTO tenants VALUES ('{uuid.uuid4()}', 'acme', 1)")
+        deploy.initialise(settings, tenant="acme")
         before = catalogue(settings)
         assert deploy.migrate(settings) == first == deploy.newest_revision()
         assert catalogue(settings) == before
@@ -653,7 +655,14 @@ FORBIDDEN = (
     "UPDATE datasets SET name = 'another'",
     "UPDATE datasets SET size = 1",
     "UPDATE keys SET role = 'admin'",
-    "UPDATE keys SET expires_us = NULL",
+    "UPDATE keys SET datasets = NULL",
+    "UPDATE keys SET projects = NULL",
+    "UPDATE keys SET principal_id = tenant_id",
+    "UPDATE tenants SET name = 'another'",
+    "DELETE FROM proposals",
+    "UPDATE proposals SET principal_id = tenant_id",
+    "ALTER TABLE keys DISABLE ROW LEVEL SECURITY",
+    "DROP POLICY keys_tenant ON keys",
     "UPDATE runs SET mu_sq_pico = 0",
     "UPDATE datasets SET is_partitioned = 1",
     "UPDATE datasets SET ceiling_mu_sq_pico = 1000",

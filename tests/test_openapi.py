@@ -21,10 +21,22 @@ from tests.driver import MNIST, RELEASE, Ledger
 CALLS = {
     ("get", "/healthz"),
     ("get", "/readyz"),
+    ("get", "/metrics"),
     ("post", "/v1/tenants"),
+    ("get", "/v1/me"),
     ("get", "/v1/keys"),
     ("post", "/v1/keys"),
     ("delete", "/v1/keys/{id}"),
+    ("post", "/v1/keys/{id}/rotate"),
+    ("get", "/v1/policy"),
+    ("put", "/v1/policy"),
+    ("get", "/v1/proposals"),
+    ("get", "/v1/proposals/{id}"),
+    ("post", "/v1/proposals/{id}/approve"),
+    ("post", "/v1/proposals/{id}/refuse"),
+    ("get", "/v1/entries"),
+    ("get", "/v1/head"),
+    ("get", "/v1/export"),
     ("get", "/v1/datasets"),
     ("post", "/v1/datasets"),
     ("get", "/v1/datasets/{name}"),
@@ -161,25 +173,37 @@ def examples_of(document: dict[str, Any], call: dict[str, Any]) -> list[Any]:
     ]
 
 
+def subject_of(ledger: Ledger, path: str, count: int) -> str:
+    """The id of something that a call under this path can be made for: a run, a key, or what another one proposed."""
+    if "/keys/" in path:
+        return str(ledger.post("/v1/keys", {"name": "k", "role": "auditor"}).json()["id"])
+    if "/proposals/" in path:
+        policy = {"second_steward": True, "reason": "r"}
+        assert ledger.put("/v1/policy", policy).is_success
+        raised = ledger.as_("steward").put("/v1/datasets/parted/budget", {"budget": {"mu": 9}, "reason": "r"})
+        assert ledger.put("/v1/policy", {**policy, "second_steward": False}).is_success
+        return str(raised.json()["proposal"]["id"])
+    run = str(ledger.ask(key=f"{path} {count}".replace(" ", "-")).json()["id"])
+    if path.endswith("/settle"):
+        ledger.post(f"/v1/runs/{run}/start")
+    return run
+
+
 def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> None:
     """Goal: what the documentation shows can be sent as it stands. Method: send each example of each body."""
     sent: set[tuple[str, str, str]] = set()
     operator = here.with_key(here.operator_key)
     here.register(name="parted", partitions=[])
-    order = ("post /v1/tenants", "post /v1/datasets", "put", "post /v1/runs", "post", "patch")
+    order = ("post /v1/tenants", "post /v1/datasets", "put /v1/datasets", "post /v1/runs", "post", "patch", "put")
     bodies = [(method, path, call) for method, path, call in calls_of(document) if "requestBody" in call]
     rank = {(m, p): next(i for i, start in enumerate(order) if f"{m} {p}".startswith(start)) for m, p, _ in bodies}
     for method, path, call in sorted(bodies, key=lambda item: rank[item[0], item[1]]):
         examples = examples_of(document, call)
         assert examples, f"{method} {path} shows no example"
         for example in examples:
-            run = ""
-            if "{id}" in path:
-                run = here.ask(key=f"{path} {len(sent)}".replace(" ", "-")).json()["id"]
-                if path.endswith("/settle"):
-                    here.post(f"/v1/runs/{run}/start")
             name = "parted" if path.endswith(("/partitions", "/fair-use")) else "mnist"
-            target = path.replace("{name}", name).replace("{id}", run).replace("{project}", "ranking")
+            of_id = subject_of(here, path, len(sent)) if "{id}" in path else ""
+            target = path.replace("{name}", name).replace("{id}", of_id).replace("{project}", "ranking")
             caller = operator if path == "/v1/tenants" else here
             # The tenant of the example is this test's own.
             body = {"name": f"{example['name']} again"} if path == "/v1/tenants" else example
@@ -241,7 +265,10 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send = Checked(here, document)
     send("get", "/healthz")
     send("get", "/readyz")
+    send("get", "/metrics")
     operator = here.with_key(here.operator_key)
+    for caller in (here, operator, here.with_key("pbl_x")):
+        send("get", "/v1/me", by=caller)
     send("post", "/v1/tenants", {"name": "globex"}, by=operator)
     send("post", "/v1/tenants", {"name": "globex"}, by=operator)
     for bound, budget in (("clt", {"mu": 1}), ("certified", {"epsilon": 3, "at_delta": 1e-5})):
@@ -285,11 +312,14 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
         send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
         send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")
     send_parts(send)
+    send_proposals(send)
     send("get", "/v1/datasets")
     limited = {"name": "k", "role": "auditor", "datasets": ["clt"], "expires_at": "2100-01-01T00:00:00+02:00"}
     key = send("post", "/v1/keys", limited)["id"]
     send("get", "/v1/keys")
+    send("post", "/v1/keys/{id}/rotate", id=key)
     send("delete", "/v1/keys/{id}", id=key)
+    send("post", "/v1/keys/{id}/rotate", {"overlap": "PT1H"}, id=key)
     send("delete", "/v1/keys/{id}", id="00000000-0000-0000-0000-000000000000")
     send("post", "/v1/keys", {**limited, "datasets": ["nothing"]})
     tiny = {"type": "gaussian", "noise_multiplier": 1e-9}
@@ -305,7 +335,36 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
         asked = {"type": "gaussian", "noise_multiplier": 0.5, "count": 3}
         send("post", "/v1/plan", {"datasets": ["clt"], "mechanism": asked, "solve_for": solve_for})
     assert {(method, path) for method, path, status in send.seen if status < 300} == CALLS
-    assert {status for _, _, status in send.seen} == {200, 201, 204, 400, 404, 409, 422, 429}
+    assert {status for _, _, status in send.seen} == {200, 201, 202, 204, 400, 401, 403, 404, 409, 422, 429}
+
+
+def send_proposals(send: Checked) -> None:
+    """The calls about what takes two people, and the tenant's own journal."""
+    send("post", "/v1/datasets", {**MNIST, "name": "guarded"})
+    send("put", "/v1/policy", {"second_steward": True, "reason": "r"})
+    send("put", "/v1/policy", {"second_steward": True})
+    send("get", "/v1/policy")
+    second = send.ledger.as_("steward")
+    higher = {"budget": {"mu": 2}, "reason": "r"}
+    raised = [send("put", "/v1/datasets/{name}/budget", higher, name="guarded")["proposal"]["id"] for _ in range(2)]
+    run = send("post", "/v1/runs", {**RELEASE, "datasets": ["guarded"]}, key="guarded")["id"]
+    send("post", "/v1/runs/{id}/start", id=run)
+    void = send("post", "/v1/runs/{id}/void", {"reason": "r"}, id=run)["proposal"]["id"]
+    send("post", "/v1/proposals/{id}/approve", id=void)
+    for proposal in (raised[0], void):
+        send("get", "/v1/proposals/{id}", id=proposal)
+        send("post", "/v1/proposals/{id}/approve", id=proposal, by=second)
+        send("post", "/v1/proposals/{id}/approve", id=proposal, by=second)
+    send("post", "/v1/proposals/{id}/refuse", {"reason": "r"}, id=raised[1], by=second)
+    send("get", "/v1/proposals")
+    over = send("post", "/v1/runs", {**RELEASE, "datasets": ["guarded"]}, key="over")["id"]
+    send("post", "/v1/runs/{id}/start", id=over)
+    send("post", "/v1/runs/{id}/settle", {"steps": 1000}, id=over)
+    thaw = send("patch", "/v1/datasets/{name}", {"state": "active", "reason": "r"}, name="guarded")["proposal"]["id"]
+    send("post", "/v1/proposals/{id}/approve", id=thaw, by=second)
+    send("put", "/v1/policy", {"second_steward": False, "reason": "r"})
+    for path in ("/v1/entries", "/v1/head", "/v1/export"):
+        send("get", path)
 
 
 def send_parts(send: Checked) -> None:

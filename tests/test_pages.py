@@ -10,8 +10,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.settings import Settings
-from ledger.store import engine_for
-from tests.driver import Ledger
+from tests.driver import Ledger, past_the_ledger
 
 COUNT = 7
 PAGES_MAX = 50
@@ -121,7 +120,7 @@ def test_new_entries_are_found_from_the_last_cursor(filled: Ledger) -> None:
 
 def test_runs_of_one_instant(filled: Ledger, database: Settings) -> None:
     """Goal: runs that were made in one instant are not lost between pages. Method: give all the same time, and walk."""
-    engine = engine_for(database.owner_url)
+    engine = past_the_ledger(database)
     with engine.begin() as connection:
         connection.execute(text("UPDATE runs SET created_us = 1700000000000000"))
     engine.dispose()
@@ -202,7 +201,7 @@ def test_overdue_runs(ledger: Ledger, database: Settings) -> None:
     refused = ledger.ask({"type": "gaussian", "noise_multiplier": 0.5}).json()["run"]
     assert every(ledger, "/v1/runs", overdue="true") == []
     before = ledger.balance()
-    engine = engine_for(database.owner_url)
+    engine = past_the_ledger(database)
     with engine.begin() as connection:
         for run in (late_held, late_started):
             id_ = run if database.is_sqlite else run.replace("-", "")

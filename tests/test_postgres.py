@@ -15,7 +15,10 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
+from ledger import audit
 from tests import postgres
+from tests.conftest import Templates
+from tests.driver import Ledger
 
 HOLD_A_SERVER = """
 from tests import postgres
@@ -115,3 +118,23 @@ def test_server_ends_with_the_tests_that_started_it() -> None:
         finally:
             os.close(descriptor)
     assert ended
+
+
+@pytest.mark.parametrize("kind", postgres.available())
+def test_a_ledger_works_on_every_kind(kind: str, templates: Templates, tmp_path: Path) -> None:
+    """Goal: each PostgreSQL that this machine can start serves a ledger, also one that the other tests leave out.
+
+    Method: fill a budget to the last unit, settle, overrun, and let the audit add up what is left.
+    """
+    with templates.clone(kind, tmp_path) as settings:
+        with Ledger.open(settings) as ledger:
+            ledger.register()
+            answers = [ledger.ask() for _ in range(26)]
+            assert [answer.status_code for answer in answers] == [201] * 25 + [409]
+            first, second = (answer.json()["id"] for answer in answers[:2])
+            for run in (first, second):
+                assert ledger.post(f"/v1/runs/{run}/start").status_code == 200
+            assert ledger.post(f"/v1/runs/{first}/settle").status_code == 200
+            assert ledger.post(f"/v1/runs/{second}/settle", {"steps": 2}).status_code == 409
+            assert ledger.balance()["spent"] == (120_000_000_000, 0)
+        assert {result["error"] for result in audit.check(settings)} == {None}

@@ -14,9 +14,8 @@ from sqlalchemy import text
 
 from ledger.api.problems import STATUS
 from ledger.settings import Settings
-from ledger.store import engine_for
 from tests.conftest import Templates
-from tests.driver import MNIST, RELEASE, Ledger
+from tests.driver import MNIST, RELEASE, Ledger, past_the_ledger
 
 SECRET = "the sky over Kiel"
 
@@ -104,6 +103,16 @@ def _rate_limited(ledger: Ledger, name: str) -> Any:
     return ledger.ask(datasets=[name])
 
 
+def _proposal_state(ledger: Ledger, name: str) -> Any:
+    ledger.put("/v1/policy", {"second_steward": True, "reason": "r"})
+    raised = ledger.put(f"/v1/datasets/{name}/budget", {"budget": {"mu": 2}, "reason": "more"})
+    ledger.put("/v1/policy", {"second_steward": False, "reason": "r"})
+    path = f"/v1/proposals/{raised.json()['proposal']['id']}/refuse"
+    second = ledger.as_("steward")
+    second.post(path, {"reason": "no"})
+    return second.post(path, {"reason": "no"})
+
+
 PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     "unauthenticated": lambda ledger, _name: ledger.client.get("/v1/datasets"),
     "forbidden": lambda ledger, _name: ledger.as_("auditor").post("/v1/datasets", {**MNIST, "name": "x"}),
@@ -119,6 +128,7 @@ PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     "partitions-closed": lambda ledger, name: ledger.post(
         f"/v1/datasets/{name}/partitions", {"names": ["a"], "disjoint": True}
     ),
+    "proposal-state": _proposal_state,
     "rate-limited": _rate_limited,
     "name-taken": lambda ledger, name: ledger.post("/v1/datasets", {**MNIST, "name": name}),
     "too-large": lambda ledger, _name: ledger.post("/v1/evaluate", {"mechanism": "x" * 2_000_000}),
@@ -145,6 +155,7 @@ FACTS: dict[str, set[str]] = {
     "batch-refused": {"results"},
     "unit-mismatch": {"what", "datasets"},
     "partitions-closed": {"dataset"},
+    "proposal-state": {"state"},
     "rate-limited": {"dataset", "runs_per_hour"},
     "name-taken": {"name"},
     "too-large": {"bytes_max"},
@@ -206,8 +217,16 @@ METHODS: dict[str, set[str]] = {
     "/v1/datasets/mnist/partitions": {"GET", "POST"},
     "/v1/datasets/mnist/projects/ranking": {"PUT"},
     "/v1/runs/batch": {"GET", "POST"},
+    "/metrics": {"GET"},
+    "/v1/me": {"GET"},
+    "/v1/entries": {"GET"},
+    "/v1/policy": {"GET", "PUT"},
+    "/v1/proposals": {"GET"},
+    f"/v1/proposals/{uuid.UUID(int=1)}": {"GET"},
+    f"/v1/proposals/{uuid.UUID(int=1)}/approve": {"POST"},
     "/v1/keys": {"GET", "POST"},
     f"/v1/keys/{uuid.UUID(int=1)}": {"DELETE"},
+    f"/v1/keys/{uuid.UUID(int=1)}/rotate": {"POST"},
     "/v1/runs": {"GET", "POST"},
     f"/v1/runs/{uuid.UUID(int=1)}": {"GET"},
     f"/v1/runs/{uuid.UUID(int=1)}/start": {"POST"},
@@ -275,7 +294,7 @@ def test_failures_say_nothing_of_themselves(
 def test_a_missing_table_is_internal(ledger: Ledger, database: Settings) -> None:
     """Goal: a database's own error goes into the log alone. Method: take a table away, then read and write it."""
     ledger.register()
-    engine = engine_for(database.owner_url)
+    engine = past_the_ledger(database)
     with engine.begin() as connection:
         connection.execute(text("ALTER TABLE accounts RENAME TO elsewhere"))
     engine.dispose()
@@ -291,7 +310,6 @@ LATER_CALLS = (
     ("GET", "/v1/report"),
     ("GET", f"/v1/runs/{uuid.UUID(int=1)}/receipt"),
     ("GET", "/v1/datasets/mnist/report"),
-    ("GET", "/metrics"),
     ("GET", "/.well-known/jwks.json"),
 )
 

@@ -8,8 +8,7 @@ from uuid import uuid4
 import pytest
 from sqlalchemy import text
 
-from ledger.store import engine_for
-from tests.driver import RELEASE, Ledger
+from tests.driver import RELEASE, Ledger, past_the_ledger
 
 COST = 40_000_000_000
 """mu² of one release with noise multiplier 5, in units of 1e-12."""
@@ -194,7 +193,7 @@ def test_an_approval_that_was_not_used_in_time(ledger: Ledger, database: Any) ->
     ledger.register()
     held, started, in_time = approved(ledger), approved(ledger), approved(ledger)
     ledger.post(f"/v1/runs/{started}/start")
-    owner = engine_for(database.owner_url)
+    owner = past_the_ledger(database)
     with owner.execution_options(writing=True).begin() as connection:
         connection.execute(text("UPDATE runs SET due_us = 1 WHERE id <> :id"), {"id": in_time})
     owner.dispose()

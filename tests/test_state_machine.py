@@ -49,9 +49,9 @@ from tests.budget_model import (
 from tests.conftest import KINDS, Templates
 from tests.driver import Ledger
 
-EXAMPLES_PER_DATABASE = 10
+EXAMPLES_PER_DATABASE = 3
 """An audit goes through all tenants of a database; each example has a tenant of its own."""
-EXAMPLES = 8
+EXAMPLES = 6
 DATASETS_MAX = 9
 PRINCIPALS = {"boss": "admin", "steward": "steward", "ada": "requester", "bo": "requester"}
 EVIDENCE = "Theorem 3"

@@ -51,9 +51,16 @@ def busy(ledger: Ledger) -> list[str]:
     return list(answer.text.split("\n")[:-1])
 
 
+def verified(lines: list[str]) -> verify.Verified:
+    """What an export of a dataset's journal says that holds."""
+    found = verify.verify(lines)
+    assert isinstance(found, verify.Verified)
+    return found
+
+
 def test_an_export_holds_and_adds_up_to_the_balance(ledger: Ledger) -> None:
     """Goal: what the server exports verifies, and says what the server says."""
-    found = verify.verify(busy(ledger))
+    found = verified(busy(ledger))
     assert (found.tenant, found.dataset) == ("acme", "mnist")
     shown = ledger.balance()
     (account,) = found.journal.accounts.values()
@@ -73,7 +80,7 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
     export = tmp_path / "mnist.jsonl"
     export.write_text("\n".join(lines) + "\n")
     told = subprocess.run([sys.executable, "-I", VERIFIER, export], capture_output=True, text=True, check=True)
-    (found,) = verify.verify(lines).journal.accounts.values()
+    (found,) = verified(lines).journal.accounts.values()
     assert told.stdout.startswith(str(len(lines) - 2))
     assert f"'spent': [{found.spent.mu_sq_pico}, {found.spent.delta_atto}]" in told.stdout
     export.write_text("\n".join(lines).replace('"mu_sq_pico":"40000000000"', '"mu_sq_pico":"30000000000"'))
@@ -87,7 +94,7 @@ def test_somebody_elses_verifier_agrees_on_parts() -> None:
     for dataset_id, entries in journals_of_parts().journals.items():
         lines = exported(dataset_id, entries)
         count, accounts = independent_verifier.verify(lines)
-        ours = verify.verify(lines).journal
+        ours = verified(lines).journal
         assert count == ours.seq
         assert {key: tuple(map(tuple, account.values())) for key, account in accounts.items()} == {
             (key.partition, key.project, None if key.principal_id is None else str(key.principal_id)): tuple(
@@ -263,4 +270,4 @@ def test_a_journal_that_grows_while_it_is_exported(ledger: Ledger) -> None:
             if not lines:
                 ledger.ask()
             lines.append(line)
-    assert verify.verify(lines).journal.seq in (1201, 1202)
+    assert verified(lines).journal.seq in (1201, 1202)

@@ -22,6 +22,7 @@ from ledger.settings import Settings
 from ledger.store import Store, Writing, engine_for
 from ledger.tables import datasets
 from ledger.writer import Writer
+from tests.books import ALONE
 from tests.driver import Ledger
 
 SECONDS = 60
@@ -30,7 +31,7 @@ SECONDS = 60
 class Desk:
     """A writer over a real database, with a tenant, its admin and a dataset of limit 1000."""
 
-    def __init__(self, settings: Settings, **bounds: int) -> None:
+    def __init__(self, settings: Settings, **bounds: Any) -> None:
         self.store = Store(engine_for(settings.database_url.get_secret_value()))
         self.writer = Writer(self.store, **{"threads": 1, "queue_max": 1000, "group_max": 64, **bounds})
         first = deploy.initialise(settings, tenant="acme")
@@ -163,7 +164,7 @@ def test_a_client_that_goes_away_harms_nobody(desk: Desk) -> None:
 
 def test_one_bad_command_does_not_spoil_its_group(desk: Desk) -> None:
     """Goal: a database error is narrowed down to the command that causes it. Method: a limit that a CHECK refuses."""
-    bad = SetBudget(desk.actor, desk.dataset, {"mu": 1}, Amount(10**18 + 1, 0), "beyond what the schema allows")
+    bad = SetBudget(desk.actor, desk.dataset, {"mu": 1}, Amount(10**18 + 1, 0), "beyond what the schema allows", ALONE)
     with desk.holding():
         futures = [desk.ask(), desk.writer.submit(desk.actor.tenant_id, bad), desk.ask(), desk.ask()]
     with pytest.raises(Internal):
