@@ -165,12 +165,11 @@ def test_errors_are_declared_as_problems(document: dict[str, Any]) -> None:
 def examples_of(document: dict[str, Any], call: dict[str, Any]) -> list[Any]:
     """Every example of a call's body."""
     content = call["requestBody"]["content"]["application/json"]
-    schema = resolved(document, content["schema"])
-    return [
-        *(example["value"] for example in content.get("examples", {}).values()),
-        *([schema["example"]] if "example" in schema else []),
-        *schema.get("examples", []),
-    ]
+    found = [example["value"] for example in content.get("examples", {}).values()]
+    for one in alternatives(content["schema"]):
+        schema = resolved(document, one)
+        found += [*([schema["example"]] if "example" in schema else []), *schema.get("examples", [])]
+    return found
 
 
 def subject_of(ledger: Ledger, path: str, count: int) -> str:
