@@ -127,6 +127,18 @@ def test_every_command_is_in_the_readme() -> None:
             assert f"`privacy-ledger {name} {part}`" in README or f"`{part}`" in README
 
 
+def test_what_is_said_of_security_is_shown() -> None:
+    """Goal: every test that the threat model rests on is there. Method: the names in it, each in the file it is said
+    to be in, which is the one named last where none is."""
+    file, named = "", 0
+    for path, name in re.findall(r"`(?:(tests/\w+\.py)(?:::)?)?(test_\w+)?`", (ROOT / "SECURITY.md").read_text()):
+        file = path or file
+        if name:
+            assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"
+        named += bool(path or name)
+    assert named > 20
+
+
 def test_figures_are_those_of_the_accountant() -> None:
     """Goal: certificates in the docs are what the accountant says. Method: the table, made again."""
     assert figures.table() in (ROOT / "docs" / "accounting.md").read_text()
