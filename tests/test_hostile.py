@@ -759,7 +759,7 @@ def test_valid_extremes(
     """
     target.ledger.register(name="edge", bound=bound, adjacency=adjacency, budget={"mu": 1000, "delta": 0.1})
     every = list(extremes())
-    chosen = random.Random(f"{SEED} {request.node.name}").sample(every, tries(80, len(every)))
+    chosen = random.Random(f"{SEED} {request.node.name}").sample(every, tries(40, len(every)))
     for number, mechanism in enumerate(chosen):
         said = f'"mechanism": {mechanism}, "bound": "{bound}", "adjacency": "{adjacency}"'
         evaluated = target.send(

@@ -23,7 +23,7 @@ from tests.driver import Ledger, Served, first_keys
 from tests.scene import furnished, raised
 
 SEED = 20261125
-EXAMPLES = 5
+EXAMPLES = 3
 """Random requests of each call, good ones and bad ones."""
 CHAINS = 20
 """For each of those so many chains of calls along links."""
