@@ -97,6 +97,21 @@ def is_dear(
     return any(costs.needs_certificate(part, bound=bound) for part in computed)
 
 
+def executed(
+    mechanism: AnyMechanism, *, segments: int, method: str, steps: int | None, stop: Stop
+) -> list[tuple[AnyMechanism, int]]:
+    """The mechanisms that a run is charged for, and how often each: what it comes to if that was fixed beforehand.
+
+    Arguments as for `charge`. A run that stopped early because of what it saw counts with all that is charged for it.
+    """
+    bill = _bill(mechanism, segments=segments, method=method, steps=steps, stop=stop)
+    segment = mechanism if segments == 1 else resized(mechanism, segment_steps(mechanism, segments))
+    again = bill.excess_segments if bill.excess is None else 0
+    found = [(segment, int(bill.approved * segments) + again)]
+    found += [(part, 1) for part in (bill.part, bill.excess) if part is not None]
+    return [(part, count) for part, count in found if count]
+
+
 # --- what is to be charged -------------------------------------------------------------------------------------------
 
 
