@@ -1,10 +1,10 @@
 """What runs amount to together at the best non-adaptive accounting: for information, and never for a decision.
 
-The ledger decides by a filter, adding up mu² and -log(1 - delta), because runs may be chosen by what earlier ones showed.
-For runs that were all fixed beforehand more is known: their dominating pairs can be composed exactly, and epsilon read off
-that curve. Deciding on it would be invalid (docs/accounting.md, "Tempting, and wrong"). What stands here is an upper bound
-all the same, by the means of the certificates: `pld` puts losses on a grid so that they dominate, `composition` composes
-them with every error bounded, and epsilon is read off the bounds.
+The ledger decides by a filter, adding up mu² and -log(1 - delta), because runs may be chosen by what earlier ones
+showed. For runs that were all fixed beforehand more is known: their dominating pairs can be composed exactly, and
+epsilon read off that curve. Deciding on it would be invalid (docs/accounting.md, "Tempting, and wrong"). What stands
+here is an upper bound all the same, by the means of the certificates: `pld` puts losses on a grid so that they
+dominate, `composition` composes them with every error bounded, and epsilon is read off the bounds.
 
 The dominating pair of each mechanism (`parts_of`):
 
@@ -16,14 +16,14 @@ The dominating pair of each mechanism (`parts_of`):
                                                                      f_{0,delta} (x) f_{eps,0} (Dong, Roth & Su 2022)
     zcdp, gdp                                                        none is known but what was charged: its envelope
 
-*Losses of these two.* With theta = 1/noise_multiplier the Laplace loss has the density e^((l-theta)/2)/4 between -theta and
-theta under P, and atoms of 1/2 and e^-theta/2 at its ends; that of randomised response has atoms alone, at +-epsilon.
-As in `pld` both masses of a cell [l, l+h] are kept by splitting them on its ends, hi = (P - e^l Q)/(1 - e^-h), which
-here is an expm1 and nothing cancels. Both mechanisms are the same seen from either side.
+*Losses of these two.* With theta = 1/noise_multiplier the Laplace loss has the density e^((l-theta)/2)/4 between -theta
+and theta under P, and atoms of 1/2 and e^-theta/2 at its ends; that of randomised response has atoms alone, at
++-epsilon. As in `pld` both masses of a cell [l, l+h] are kept by splitting them on its ends, hi = (P - e^l Q)/(1 -
+e^-h), which here is an expm1 and nothing cancels. Both mechanisms are the same seen from either side.
 
-*Reading epsilon off.* With S_i = P(L >= l_i) and A_i = Q(L >= l_i) the hockey-stick divergence is S_i - e^eps A_i for eps
-between l_(i-1) and l_i. An upper bound of S_i and a lower one of A_i make an upper bound of that, so that every eps in the
-interval at which it falls to the target is enough; the least over i is taken, and the larger of the two orders.
+*Reading epsilon off.* With S_i = P(L >= l_i) and A_i = Q(L >= l_i) the hockey-stick divergence is S_i - e^eps A_i for
+eps between l_(i-1) and l_i. An upper bound of S_i and a lower one of A_i make an upper bound of that, so that every eps
+in the interval at which it falls to the target is enough; the least over i is taken, and the larger of the two orders.
 """
 
 from __future__ import annotations
@@ -99,9 +99,9 @@ Source = Pair | LaplaceNoise | Response
 class Parts:
     """What some mechanisms together are made of.
 
-    mu_sq: of all that is Gaussian. nats: -log(1 - delta) of what shows everything with probability delta.
-    sources: the other pairs, and how often each. envelopes: the types of mechanisms that are in mu_sq and nats only as an
-    upper bound. is_bound: false where a part is only an estimate, so that the whole is no more.
+    mu_sq: of all that is Gaussian. nats: -log(1 - delta) of what shows everything with probability delta. sources: the
+    other pairs, and how often each. envelopes: the types of mechanisms that are in mu_sq and nats only as an upper
+    bound. is_bound: false where a part is only an estimate, so that the whole is no more.
     """
 
     mu_sq: Fraction = Fraction(0)
@@ -179,8 +179,8 @@ def _dpsgd(mechanism: DpSgd, *, bound: Bound, adjacency: Adjacency) -> Parts:
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Epsilon of a composition at each delta that was asked for, from above; None where none is resolved, infinity where
-    there is none. method: `gaussian`, in closed form, or `composed`; `too-large` where it was not worked out."""
+    """Epsilon of a composition at each delta that was asked for, from above; None where none is resolved, infinity
+    where there is none. method: `gaussian`, in closed form, or `composed`; `too-large` where it was not worked out."""
 
     epsilons: tuple[float | None, ...]
     method: Literal["gaussian", "composed", "too-large"]
@@ -357,7 +357,8 @@ def _width(sources: dict[Source, int], share: float) -> float:
 
 
 class _Rough:
-    """The logarithm of the moment generating function of the loss of all steps, approximately: what plans are made by."""
+    """The logarithm of the moment generating function of the loss of all steps, approximately: what plans are made
+    by."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = []

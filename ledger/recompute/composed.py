@@ -1,0 +1,141 @@
+"""What the spend of an account amounts to at the best non-adaptive accounting: for information, never for a
+decision."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final
+
+from ledger.accounting import amounts, exact, gdp, settling
+from ledger.accounting.exact import Parts
+from ledger.accounting.settling import Stop
+from ledger.errors import LedgerError
+from ledger.model import AccountKey, Amount
+from ledger.recompute.costing import Accountant, Terms
+from ledger.recompute.replay import Outcome
+
+COMPOSITIONS_MAX: Final = 24
+"""Different ones that are worked out for one export: each takes up to a few seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ran:
+    """What was done: a run's terms, and how it ended. steps None and stop planned: all of it."""
+
+    terms: Terms
+    steps: int | None = None
+    stop: Stop = "planned"
+
+
+@dataclass(frozen=True, slots=True)
+class Epsilons:
+    """Epsilon of some runs at each delta, from above; infinity where there is none.
+
+    gdp: of what the ledger adds up. exact: of the runs composed; None where it was not resolved or is too large.
+    """
+
+    gdp: tuple[float, ...]
+    exact: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """What accounts that were charged by the same runs amount to.
+
+    keys: these accounts. at_deltas: where epsilon is given. settled: of what is spent; with_held: with what is held.
+    envelopes: types of mechanisms that count with what they were charged, since no pair of theirs is known. is_bound:
+    false where one of the runs has an estimate for its cost and nothing else is known of it.
+    """
+
+    keys: tuple[AccountKey, ...]
+    at_deltas: tuple[float, ...]
+    settled: Epsilons
+    with_held: Epsilons
+    envelopes: tuple[str, ...]
+    is_bound: bool
+
+
+class Tally:
+    """Which runs each account was charged for, as counts of distinct ones."""
+
+    def __init__(self, accountant: Accountant) -> None:
+        self._accountant = accountant
+        self.settled: dict[AccountKey, Counter[Ran]] = {}
+        self.held: dict[AccountKey, Counter[Ran]] = {}
+        self._parts = lru_cache(4096)(self._parts_of)
+
+    def add(self, ran: Ran, keys: Iterable[AccountKey], *, is_held: bool = False) -> None:
+        """A run that was settled, or still holds its cost."""
+        for key in keys:
+            if key.principal_id is None:
+                (self.held if is_held else self.settled).setdefault(key, Counter())[ran] += 1
+
+    def compositions(
+        self, outcomes: Sequence[Outcome], at_deltas: Sequence[float]
+    ) -> tuple[tuple[Composition, ...], int]:
+        """Of the accounts, those that were charged most first; and how many were left out."""
+        alike: dict[tuple[frozenset[tuple[Ran, int]], frozenset[tuple[Ran, int]]], list[Outcome]] = {}
+        for outcome in outcomes:
+            settled, held = (frozenset(of.get(outcome.key, Counter()).items()) for of in (self.settled, self.held))
+            if settled or held:
+                alike.setdefault((settled, held), []).append(outcome)
+        most_first = sorted(alike.values(), key=lambda each: -(each[0].spent + each[0].held).mu_sq_pico)
+        found = [self._composition(each, at_deltas) for each in most_first[:COMPOSITIONS_MAX]]
+        return tuple(found), sum(map(len, most_first[COMPOSITIONS_MAX:]))
+
+    def _composition(self, alike: Sequence[Outcome], at_deltas: Sequence[float]) -> Composition:
+        first = alike[0]
+        settled = self._together(self.settled.get(first.key, Counter()))
+        held = self._together(self.held.get(first.key, Counter()))
+        both = None if settled is None or held is None else exact.together([settled, held])
+        known = [parts for parts in (settled, held) if parts is not None]
+        return Composition(
+            tuple(outcome.key for outcome in alike),
+            tuple(at_deltas),
+            _epsilons(first.spent, settled, at_deltas),
+            _epsilons(first.spent + first.held, both, at_deltas),
+            tuple(sorted(frozenset[str]().union(*(parts.envelopes for parts in known)))),
+            all(parts.is_bound for parts in known),
+        )
+
+    def _together(self, runs: Counter[Ran]) -> Parts | None:
+        """What these runs are made of; None where that is not known of one of them."""
+        found = []
+        for ran, count in runs.items():
+            parts = self._parts(ran)
+            if parts is None:
+                return None
+            found.append(parts.times(count))
+        return exact.together(found)
+
+    def _parts_of(self, ran: Ran) -> Parts | None:
+        worked = self._accountant.cost(ran.terms)
+        if isinstance(worked, str):
+            return None
+        done = settling.executed(
+            worked.mechanism, segments=ran.terms.segments, method=worked.method, steps=ran.steps, stop=ran.stop
+        )
+        try:
+            return exact.together(
+                exact.parts_of(mechanism, bound=ran.terms.bound, adjacency=ran.terms.adjacency).times(count)
+                for mechanism, count in done
+            )
+        except (LedgerError, ArithmeticError):
+            return None
+
+
+def _epsilons(amount: Amount, parts: Parts | None, at_deltas: Sequence[float]) -> Epsilons:
+    found = (None,) * len(at_deltas) if parts is None else exact.epsilons(parts, at_deltas).epsilons
+    return Epsilons(tuple(gdp_epsilon(amount, at) for at in at_deltas), found)
+
+
+def gdp_epsilon(amount: Amount, at_delta: float) -> float:
+    """Epsilon of an amount, from above; infinity where there is none."""
+    mu, delta = amounts.mu_of(amount) * (1 + 2.0**-50), amounts.delta_of(amount) * (1 + 2.0**-50)
+    if not math.isfinite(mu) or delta >= 1:
+        return math.inf
+    return float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))

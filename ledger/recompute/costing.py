@@ -1,0 +1,174 @@
+"""A cost from what an entry records of it, and how it compares with the cost that the entry says.
+
+How closely they have to agree depends on how a cost came about:
+
+- a delta, and a mu² that is rational in what was declared (Gaussian, stated, shuffled, correlated noise, no
+  amplification), exactly: both are worked out in fractions or in decimals, which no machine rounds otherwise;
+- a closed form in doubles (Laplace, pure and approximate DP, the central-limit formulas) within `CLOSED_FORM`: exp, log
+  and erf differ by units in the last place between libraries of mathematics;
+- a certificate, zCDP, and the strategy sqrt within `CERTIFICATE`. A certificate's plan lets e^-13 = 2.3e-6 of the least
+  tail that it serves wrap around, and where a tilt or a window is chosen a last digit can tip the choice: either moves
+  a tail by that much, and mu² by about as much relatively. Ten times less than the least digit that anybody reads of
+  epsilon.
+
+An integer was rounded up, so that one unit more is always within, except where all is exact.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import lru_cache
+from typing import Any, Final, Literal, cast
+
+from ledger import journal
+from ledger.accounting import costs, mechanisms, settling
+from ledger.accounting.mechanisms import AnyMechanism, Composed, MatrixFactorization
+from ledger.accounting.settling import Stop
+from ledger.errors import LedgerError
+from ledger.model import Adjacency, Amount, Bound
+
+CLOSED_FORM: Final = 1e-12
+CERTIFICATE: Final = 1e-5
+_RATIONAL: Final = frozenset({"gaussian", "stated", "shuffle", "fallback", "matrix-factorization"})
+_CERTIFIED: Final = ("pld-", "zcdp-")
+CHARGES_KEPT: Final = 4096
+
+Status = Literal["exact", "within", "undercharged", "overcharged"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a run was costed under. mechanism: its request, in canonical JSON, so that equal ones are one."""
+
+    mechanism: str
+    bound: Bound
+    adjacency: Adjacency
+    delta: Decimal
+    segments: int
+
+    @classmethod
+    def of(cls, decision: Mapping[str, Any]) -> Terms:
+        """The terms that an approval or a refusal records."""
+        return cls(
+            journal.canonical(decision["request"]["mechanism"]),
+            cast("Bound", decision["bound"]),
+            cast("Adjacency", decision["adjacency"]),
+            Decimal(decision.get("delta", 0)),
+            int(decision["segments"]["count"]) if "segments" in decision else 1,
+        )
+
+    def parsed(self) -> AnyMechanism:
+        """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
+        return mechanisms.parse(journal.parse(self.mechanism))
+
+
+@dataclass(frozen=True, slots=True)
+class Worked:
+    """A cost that was worked out again. tolerance: how far off mu² may be, relatively; None where not at all."""
+
+    mechanism: AnyMechanism
+    amount: Amount
+    method: str
+    tolerance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Charged:
+    """What a settled run is charged, worked out again. excess: the part of it that was beyond the plan. tolerance: as
+    of a cost; steps other than the approved ones can be a certificate where the run was none."""
+
+    total: Amount
+    excess: Amount | None
+    tolerance: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An amount that an entry records and that comes out otherwise. what: of a `cost`, of what was `charged`, or of the
+    `overrun` within that. is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
+
+    seq: int
+    run: str
+    what: Literal["cost", "charged", "overrun"]
+    is_refusal: bool
+    recorded: Amount
+    recomputed: Amount
+    direction: Literal["undercharged", "overcharged"]
+    accountant: str
+
+
+class Accountant:
+    """Works costs out with the installed accountant, each distinct one once."""
+
+    def __init__(self) -> None:
+        self._costs: dict[Terms, Worked | str] = {}
+        self.charge = lru_cache(CHARGES_KEPT)(self._charge)
+
+    def cost(self, terms: Terms) -> Worked | str:
+        """The cost of a run under these terms, or why there is none."""
+        if terms not in self._costs:
+            try:
+                self._costs[terms] = _worked(terms)
+            except (LedgerError, ArithmeticError, ValueError) as error:
+                self._costs[terms] = str(error)
+        return self._costs[terms]
+
+    def _charge(self, terms: Terms, steps: int | None, stop: Stop) -> Charged | str:
+        """What a run under these terms is charged after so many steps, or why that is not known."""
+        worked = self.cost(terms)
+        if isinstance(worked, str):
+            return worked
+        try:
+            found = settling.charge(
+                worked.mechanism,
+                bound=terms.bound,
+                adjacency=terms.adjacency,
+                delta=terms.delta,
+                segments=terms.segments,
+                approved=worked.amount,
+                method=worked.method,
+                steps=steps,
+                stop=stop,
+            )
+        except (LedgerError, ArithmeticError, ValueError) as error:
+            return str(error)
+        excess = None if found.excess is None else found.excess.amount
+        is_dear = costs.needs_certificate(worked.mechanism, bound=terms.bound)
+        total = found.charged if excess is None else found.charged + excess
+        return Charged(total, excess, CERTIFICATE if is_dear else worked.tolerance)
+
+
+def _worked(terms: Terms) -> Worked:
+    mechanism = terms.parsed()
+    found = costs.cost(
+        mechanism, bound=terms.bound, adjacency=terms.adjacency, delta=terms.delta, segments=terms.segments
+    )
+    return Worked(mechanism, found.amount, found.method, tolerance_of(mechanism, found.method))
+
+
+def tolerance_of(mechanism: AnyMechanism, method: str) -> float | None:
+    """How far off mu² may be, relatively, for a cost of this method; None where it has to be exact."""
+    if isinstance(mechanism, Composed):
+        # Parts are named after their paths alone, so the loosest of them counts for all.
+        methods = method.removeprefix("composed: ").split(", ")
+        parts = [tolerance_of(part, name) for part in mechanism.parts for name in methods]
+        return max((found for found in parts if found is not None), default=None)
+    if method.startswith(_CERTIFIED) or (isinstance(mechanism, MatrixFactorization) and mechanism.strategy == "sqrt"):
+        return CERTIFICATE
+    return None if method in _RATIONAL else CLOSED_FORM
+
+
+def compare(*, recorded: Amount, recomputed: Amount, tolerance: float | None) -> Status:
+    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged."""
+    recorded, recomputed = recorded.saturated, recomputed.saturated
+    if recorded == recomputed:
+        return "exact"
+    off = recorded - recomputed
+    allowed = 0 if tolerance is None else math.ceil(Fraction(tolerance) * recomputed.mu_sq_pico) + 1
+    if off.mu_sq_pico < -allowed or off.delta_atto < 0:
+        return "undercharged"
+    return "overcharged" if off.mu_sq_pico > allowed or off.delta_atto > 0 else "within"

@@ -1,0 +1,54 @@
+"""An export read twice: once to verify it, once for what it says. Nothing is worked out from what does not hold."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledger import journal, verify
+from ledger.errors import InvalidRequest, JournalBroken
+from ledger.model import NO_HASH
+from ledger.verify import Verified
+
+_ENTRY: Final = '"entry":'
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A dataset's export that holds. lines: can be iterated over again, and are then the same."""
+
+    verified: Verified
+    lines: Iterable[str]
+
+    def entries(self) -> Iterator[dict[str, Any]]:
+        """The entries, oldest first. Raises JournalBroken where the file is not the one that was verified any more."""
+        head, seq = NO_HASH, 0
+        for line in self.lines:
+            if not line.startswith('{"seq":'):
+                continue
+            seq += 1
+            body = line.rstrip("\r\n").partition(_ENTRY)[2][:-1]
+            entry: dict[str, Any] = journal.parse(body)
+            if entry["prev"] != head.hex():
+                raise _changed(seq)
+            head = journal.digest(body)
+            yield entry
+        if head != self.verified.journal.head:
+            raise _changed(seq)
+
+
+def _changed(seq: int) -> JournalBroken:
+    return JournalBroken("is not what was verified: the file changed while it was read", seq=seq)
+
+
+def opened(lines: Iterable[str]) -> Export:
+    """Verifies an export of a dataset. Lines that can be read only once are kept in memory.
+
+    Raises JournalBroken where it does not hold, InvalidRequest where it is a tenant's own journal, which has no costs.
+    """
+    kept = list(lines) if isinstance(lines, Iterator) else lines
+    found = verify.verify(kept)
+    if not isinstance(found, Verified):
+        raise InvalidRequest("export: is a tenant's own journal, in which nothing costs anything", field="export")
+    return Export(found, kept)

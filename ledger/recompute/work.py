@@ -1,0 +1,232 @@
+"""Recomputation of one export: verify, read, compare, replay, compose, and ask for a second opinion."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from ledger import journal
+from ledger.accounting import ACCOUNTANT
+from ledger.accounting.budgets import report_deltas
+from ledger.model import ZERO, AccountKey, Amount
+from ledger.recompute import opinion
+from ledger.recompute.composed import Composition, Ran, Tally
+from ledger.recompute.costing import Accountant, Difference, Status, Terms, compare
+from ledger.recompute.opinion import Asked, Opinion
+from ledger.recompute.reading import opened
+from ledger.recompute.replay import Outcome, Replay
+
+DIFFERENCES_MAX: Final = 1000
+"""Differences that are kept of either direction, the first ones; all are counted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """An amount that cannot be worked out again, and why. What the journal says of it is taken as it is."""
+
+    seq: int
+    run: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Recomputed:
+    """What an export comes to when its costs are worked out again.
+
+    accountant: the installed one. recorded: how many amounts each accountant that the entries name worked out. counts:
+    of all amounts, by how they compare, and `unknown` for those that cannot be worked out. differences: undercharged
+    first, up to DIFFERENCES_MAX of either direction. accounts: every account but the principals'. compositions: for
+    information; None where they were not asked for, as with opinions; compositions_left_out, opinions_left_out: how
+    many there would be beside these. is_opinion_missing: it was asked for, and dp-accounting is not installed.
+    """
+
+    tenant: str
+    dataset: str
+    seq: int
+    head: bytes
+    accountant: str
+    recorded: Mapping[str, int]
+    counts: Mapping[Status | Literal["unknown"], int]
+    differences: tuple[Difference, ...]
+    unknown: tuple[Unknown, ...]
+    accounts: tuple[Outcome, ...]
+    compositions: tuple[Composition, ...] | None
+    compositions_left_out: int
+    opinions: tuple[Opinion, ...] | None
+    opinions_left_out: int
+    is_opinion_missing: bool
+
+    @property
+    def over(self) -> tuple[Outcome, ...]:
+        """The accounts that would have been over their limit at some time."""
+        return tuple(account for account in self.accounts if account.first_over is not None)
+
+    @property
+    def too_little(self) -> tuple[Opinion, ...]:
+        """The guarantees that claim less than the second opinion allows."""
+        return tuple(each for each in self.opinions or () if not (each.holds or each.is_estimate))
+
+    @property
+    def is_as_recorded(self) -> bool:
+        """Whether every amount comes out as it stands, no account is over, and no second opinion objects."""
+        wrong = self.counts["undercharged"] + self.counts["overcharged"] + self.counts["unknown"]
+        return not (wrong or self.over or self.too_little)
+
+
+def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bool = True) -> Recomputed:
+    """Works every cost of an export out again, with the accountant that is installed.
+
+    lines: of an export of a dataset; read twice, first to verify it. with_exact: also compose what was spent exactly.
+    with_opinion: also ask dp-accounting. What is kept in memory is each distinct mechanism, each account, and the runs
+    that are neither settled nor voided. Raises JournalBroken and InvalidRequest as `reading.opened` does.
+    """
+    export = opened(lines)
+    book = _Book()
+    for entry in export.entries():
+        book.read(entry)
+    outcomes = book.replay.outcomes()
+    compositions, left_out = book.compositions(outcomes) if with_exact else (None, 0)
+    missing = with_opinion and not opinion.is_installed()
+    found: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
+    if with_opinion and not missing:
+        found = opinion.opinions(book.asked, book.accountant, at_delta=book.at_deltas[0])
+    return Recomputed(
+        export.verified.tenant,
+        export.verified.dataset,
+        export.verified.journal.seq,
+        export.verified.journal.head,
+        ACCOUNTANT,
+        dict(book.recorded),
+        {status: book.counts[status] for status in ("exact", "within", "undercharged", "overcharged", "unknown")},
+        (*book.differences["undercharged"], *book.differences["overcharged"]),
+        tuple(book.unknown),
+        outcomes,
+        compositions,
+        left_out,
+        *found,
+        missing,
+    )
+
+
+@dataclass(slots=True)
+class _Open:
+    """A run that holds its cost: as it was recorded, and as it should have been."""
+
+    terms: Terms
+    cost: tuple[Amount, Amount]
+    keys: tuple[AccountKey, ...]
+    accountant: str
+
+
+@dataclass(slots=True)
+class _Book:
+    """What is worked out while the entries go by."""
+
+    accountant: Accountant = field(default_factory=Accountant)
+    replay: Replay = field(default_factory=Replay)
+    counts: Counter[Status | Literal["unknown"]] = field(default_factory=Counter)
+    recorded: Counter[str] = field(default_factory=Counter)
+    differences: dict[str, list[Difference]] = field(default_factory=lambda: {"undercharged": [], "overcharged": []})
+    unknown: list[Unknown] = field(default_factory=list)
+    asked: dict[Terms, Asked] = field(default_factory=dict)
+    at_deltas: list[float] = field(default_factory=lambda: report_deltas({}))
+    _open: dict[str, _Open] = field(default_factory=dict)
+    _tally: Tally | None = None
+
+    @property
+    def tally(self) -> Tally:
+        if self._tally is None:
+            self._tally = Tally(self.accountant)
+        return self._tally
+
+    def read(self, entry: Mapping[str, Any]) -> None:
+        """One entry, in its order."""
+        stated = journal.accounts_of(entry)
+        self.replay.limits(entry["seq"], [(key, account.limit) for key, account in stated.items()])
+        match entry["kind"]:
+            case "dataset-registered" | "budget-set":
+                self.at_deltas = report_deltas(entry["budget"] or {})
+            case "run-approved":
+                self._approved(entry, tuple(stated))
+            case "run-refused":
+                self._cost(entry)
+            case "run-settled":
+                self._settled(entry)
+            case "run-voided":
+                run = self._open.pop(entry["run"])
+                self.replay.move(entry["seq"], run.keys, held=_less(run.cost))
+            case _:
+                pass
+
+    def compositions(self, outcomes: tuple[Outcome, ...]) -> tuple[tuple[Composition, ...], int]:
+        for run in self._open.values():
+            self.tally.add(Ran(run.terms), run.keys, is_held=True)
+        return self.tally.compositions(outcomes, self.at_deltas)
+
+    def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
+        terms, amount = Terms.of(entry), Amount.of(entry["cost"])
+        cost = (amount, self._cost(entry))
+        self._open[entry["run"]] = _Open(terms, cost, keys, entry["accountant"])
+        self.replay.move(entry["seq"], keys, held=cost)
+        asked = self.asked.setdefault(terms, Asked(entry["seq"], 0, amount))
+        asked.runs += 1
+        asked.least = min(asked.least, amount, key=lambda each: (each.mu_sq_pico, each.delta_atto))
+
+    def _cost(self, entry: Mapping[str, Any]) -> Amount:
+        """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
+        recorded = Amount.of(entry["cost"])
+        self.recorded[entry["accountant"]] += 1
+        worked = self.accountant.cost(Terms.of(entry))
+        if isinstance(worked, str):
+            self._not_known(entry, worked)
+            return recorded
+        return self._compared(entry, "cost", recorded, worked.amount, worked.tolerance, entry["accountant"])
+
+    def _settled(self, entry: Mapping[str, Any]) -> None:
+        run = self._open.pop(entry["run"])
+        recorded, steps, stop = Amount.of(entry["charged"]), entry["steps"], entry["stop"]
+        overrun = entry.get("overrun")
+        label = run.accountant if overrun is None else overrun["accountant"]
+        self.recorded[label] += 1
+        found = self.accountant.charge(run.terms, steps, stop)
+        if isinstance(found, str):
+            self._not_known(entry, found)
+            charged = recorded
+        else:
+            charged = self._compared(entry, "charged", recorded, found.total, found.tolerance, label)
+            if overrun is not None:
+                excess = ZERO if found.excess is None else found.excess
+                self._compared(entry, "overrun", Amount.of(overrun["cost"]), excess, found.tolerance, label)
+        self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
+        self.tally.add(Ran(run.terms, steps, stop), run.keys)
+
+    def _compared(
+        self,
+        entry: Mapping[str, Any],
+        what: Literal["cost", "charged", "overrun"],
+        recorded: Amount,
+        recomputed: Amount,
+        tolerance: float | None,
+        label: str,
+    ) -> Amount:
+        """Counts and lists how two amounts compare; the one that is right."""
+        status = compare(recorded=recorded, recomputed=recomputed, tolerance=tolerance)
+        self.counts[status] += 1
+        if status == "exact" or status == "within":
+            return recorded
+        listed = self.differences[status]
+        if len(listed) < DIFFERENCES_MAX:
+            is_refusal = entry["kind"] == "run-refused"
+            listed.append(Difference(entry["seq"], entry["run"], what, is_refusal, recorded, recomputed, status, label))
+        return recomputed
+
+    def _not_known(self, entry: Mapping[str, Any], reason: str) -> None:
+        self.counts["unknown"] += 1
+        if len(self.unknown) < DIFFERENCES_MAX:
+            self.unknown.append(Unknown(entry["seq"], entry["run"], reason))
+
+
+def _less(cost: tuple[Amount, Amount]) -> tuple[Amount, Amount]:
+    return ZERO - cost[0], ZERO - cost[1]
