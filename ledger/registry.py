@@ -137,10 +137,12 @@ class _Claim:
 
 
 def _claim_of_run(found: _Found) -> _Claim:
-    decision = found.decision or {} settling = found.settling amount = Amount.of(decision["cost"] if settling is None
-    else settling["charged"]) mechanism = journal.canonical(decision["request"]["mechanism"]) said = "what the run was
-    charged" if settling is not None else "what the run was approved for; it is not settled yet" words = f"This is one
-    run, with the method {decision['method']}: {said}, {_pair(amount)}." return _Claim(
+    decision, settling = found.decision or {}, found.settling
+    amount = Amount.of(decision["cost"] if settling is None else settling["charged"])
+    mechanism = journal.canonical(decision["request"]["mechanism"])
+    said = "it was charged" if settling is not None else "it is not settled yet, and was approved for"
+    words = f"This is one run, with the method {decision['method']}: {said} {_pair(amount)}."
+    return _Claim(
         f"{decision['dataset']}, run {decision['run']}",
         (settling or decision)["at"],
         amount,
@@ -159,8 +161,8 @@ def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
     spent, held = ZERO, ZERO
     for account in accounts:
         spent, held = spent.most(account.spent), held.most(account.held)
-        # What was overdrawn is what has to be told, whatever the limit was.
-        limit = limit.most((account.spent + account.held).least(limit + account.overdrawn))
+        # What was overdrawn has to be told, whatever the limit was.
+        limit = limit.most(account.spent + account.held)
     if not accounts:
         raise InvalidRequest(
             "export: this dataset has no budget of its own; what it is derived from has", field="export"
@@ -176,9 +178,7 @@ def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
     names = list(found.mechanisms)
     at = found.last_at or found.registered["at"]
     name = found.registered["dataset"]
-    return _Claim(
-        name, at, limit, at_delta, words, found.mechanisms, _is_training(names), found.settled > 1
-    )
+    return _Claim(name, at, limit, at_delta, words, found.mechanisms, _is_training(names), found.settled > 1)
 
 
 def _pair(amount: Amount) -> str:
@@ -275,9 +275,8 @@ def _variant(draft: _Draft, found: _Found) -> dict[str, Any]:
 
 
 _ADJACENT: Final = {
-    "add_or_remove_one": "Two datasets are adjacent where one is the other without one {unit}, all of its data
-    included.", "replace_one": "Two datasets are adjacent where one has another {unit} in the place of one of the
-    other's.",
+    "add_or_remove_one": "Datasets are adjacent where one is the other without one {unit} and all that belongs to it.",
+    "replace_one": "Datasets are adjacent where one has another {unit} in the place of one of the other's.",
 }
 
 
