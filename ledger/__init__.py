@@ -24,6 +24,8 @@ The map, and the way of a request through it:
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
     verify         checking an export with no database and no network
+    recompute/     working every cost of an export out again, and what would be over its limit
+    registry       a dataset or a run as a draft for the Deployments Registry
     audit          adding up every journal of a database
     api/           HTTP, and nothing else
     client/        what a training job imports: httpx, and nothing of the server
@@ -39,7 +41,8 @@ Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
-    client imports errors alone; cli imports client, verify, and for serving what serves
+    accounting, journal, verify <- recompute <- registry
+    client imports errors alone; cli imports client, verify, recompute, registry, and for serving what serves
 """
 
 __version__ = "0.1.0"

@@ -4,6 +4,7 @@
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
     offline  what needs neither: verify
+    recomputing  what needs neither, and the accountant: recompute, registry
     show     how things look to a person
 
 Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export or a database that does not
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, remote, server, show
+from ledger.cli import offline, recomputing, remote, server, show
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, remote, offline):
+for _part in (server, remote, offline, recomputing):
     _part.add_to(app)
 
 

@@ -31,8 +31,8 @@ from ledger.accounting.settling import Stop
 from ledger.errors import LedgerError
 from ledger.model import Adjacency, Amount, Bound
 
-CLOSED_FORM: Final = 1e-12
-CERTIFICATE: Final = 1e-5
+CLOSED_FORM: Final = Fraction(1, 10**12)
+CERTIFICATE: Final = Fraction(1, 10**5)
 _RATIONAL: Final = frozenset({"gaussian", "stated", "shuffle", "fallback", "matrix-factorization"})
 _CERTIFIED: Final = ("pld-", "zcdp-")
 CHARGES_KEPT: Final = 4096
@@ -73,7 +73,7 @@ class Worked:
     mechanism: AnyMechanism
     amount: Amount
     method: str
-    tolerance: float | None
+    tolerance: Fraction | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Charged:
 
     total: Amount
     excess: Amount | None
-    tolerance: float | None
+    tolerance: Fraction | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def _worked(terms: Terms) -> Worked:
     return Worked(mechanism, found.amount, found.method, tolerance_of(mechanism, found.method))
 
 
-def tolerance_of(mechanism: AnyMechanism, method: str) -> float | None:
+def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:
     """How far off mu² may be, relatively, for a cost of this method; None where it has to be exact."""
     if isinstance(mechanism, Composed):
         # Parts are named after their paths alone, so the loosest of them counts for all.
@@ -162,13 +162,13 @@ def tolerance_of(mechanism: AnyMechanism, method: str) -> float | None:
     return None if method in _RATIONAL else CLOSED_FORM
 
 
-def compare(*, recorded: Amount, recomputed: Amount, tolerance: float | None) -> Status:
+def compare(*, recorded: Amount, recomputed: Amount, tolerance: Fraction | None) -> Status:
     """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged."""
     recorded, recomputed = recorded.saturated, recomputed.saturated
     if recorded == recomputed:
         return "exact"
     off = recorded - recomputed
-    allowed = 0 if tolerance is None else math.ceil(Fraction(tolerance) * recomputed.mu_sq_pico) + 1
+    allowed = 0 if tolerance is None else math.ceil(tolerance * recomputed.mu_sq_pico) + 1
     if off.mu_sq_pico < -allowed or off.delta_atto < 0:
         return "undercharged"
     return "overcharged" if off.mu_sq_pico > allowed or off.delta_atto > 0 else "within"

@@ -8,7 +8,8 @@ than the upper one is what is to be expected: the ledger charges the Gaussian cu
 add up.
 
 The lower number is only as good as its grid: each step's loss is rounded down by half a cell on average. The grid is
-chosen such that this comes to a hundredth of epsilon, where that takes no more than some million points.
+chosen such that this comes to some hundredths of epsilon, where that takes no more than some hundred thousand points;
+for tens of thousands of steps it comes to more, and the check is weaker.
 """
 
 from __future__ import annotations
@@ -37,9 +38,11 @@ from ledger.recompute.costing import Accountant, Terms
 
 OPINIONS_MAX: Final = 50
 """Distinct runs that are looked at, those that cost most first: each takes up to some seconds."""
-_POINTS_MAX: Final = 2_000_000
-_INTERVAL_MAX: Final = 1e-3
-_SHARE: Final = 0.02
+_POINTS_MAX: Final = 400_000
+"""About how many points a grid has at most; theirs takes some 25 microseconds for each."""
+_INTERVALS: Final = (1e-6, 1e-3)
+_SHARE: Final = 0.03
+_SHARE_UPPER: Final = 0.02
 _REACH: Final = 12.0
 """About how far one step's losses go, in standard deviations of the noise."""
 
@@ -115,8 +118,9 @@ def _opinion(terms: Terms, asked: Asked, pieces: list[_Piece], at_delta: float) 
     fine = max(_SHARE * scale / count, (4 * scale + _REACH) / _POINTS_MAX)
     # Each of their distributions counts 1e-15 as lost, in both estimates; and their transforms round.
     slack = 4e-15 + 2e-15 * count
-    lower = _theirs(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVAL_MAX), is_upper=False)
-    upper = _theirs(pieces, target, interval=1e-4, is_upper=True)
+    lower = _theirs(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVALS[1]), is_upper=False)
+    dots = min(max(_SHARE_UPPER * scale / math.sqrt(count), _INTERVALS[0]), _INTERVALS[1])
+    upper = _theirs(pieces, target, interval=dots, is_upper=True)
     return Opinion(
         asked.seq,
         asked.runs,

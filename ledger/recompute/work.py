@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
 from typing import Any, Final, Literal
 
 from ledger import journal
@@ -208,7 +209,7 @@ class _Book:
         what: Literal["cost", "charged", "overrun"],
         recorded: Amount,
         recomputed: Amount,
-        tolerance: float | None,
+        tolerance: Fraction | None,
         label: str,
     ) -> Amount:
         """Counts and lists how two amounts compare; the one that is right."""
