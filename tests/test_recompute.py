@@ -118,9 +118,9 @@ def test_what_the_right_accountant_recorded_comes_out_to_the_last_digit(ledger: 
 def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -> None:
     """Goal: after a bug, an organisation learns which budgets are passed, by how much, and since when.
 
-    Method: a server whose accountant says seven tenths of mu² (or, the control, all of it) approves 25 releases of 1/25
-    each in a limit of 1, of which 17.5/25 are recorded; then 35 fit. By the right costs the limit is passed with the
-    26th approval: its seq, and the excess, are counted by hand. The journal itself holds.
+    Method: a server whose accountant says seven tenths of mu² (or, the control, all of it) approves releases of 1/25
+    each in a limit of 1: 35 of them in place of 25. By the right costs the limit is passed with the 26th approval: its
+    seq, and the excess, are counted by hand. The journal itself holds.
     """
     factor = Fraction(by)
     runs = 25 if factor == 1 else 35
@@ -159,8 +159,8 @@ def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -
 
 @ONE_DATABASE
 def test_charging_too_much_is_found_as_well(ledger: Ledger) -> None:
-    """Goal: the other direction, of a certificate and an overrun too, listed after what was undercharged; a run that was
-    refused at a wrong cost counts, and charges nothing."""
+    """Goal: the other direction, of a certificate too, listed after what was undercharged; a run that was refused at a
+    wrong cost counts, and charges nothing."""
     ledger.register(**CERTIFIED)
     with counted_on(ledger, faulty("3/2")):
         settled(ledger, POISSON)
@@ -186,7 +186,7 @@ def test_partitions_and_projects_are_accounts_of_their_own(ledger: Ledger) -> No
     limit, filled through a faulty accountant on one partition of two."""
     ledger.register(bound="certified", budget={"mu": 1, "delta": 1e-6}, partitions=["a", "b"])
     ok(ledger.put("/v1/datasets/mnist/projects/p", {"budget": {"mu": 0.5, "delta": 5e-7}}))
-    of = {"datasets": [{"name": "mnist", "partitions": ["a"]}], "project": "p"}
+    of: dict[str, Any] = {"datasets": [{"name": "mnist", "partitions": ["a"]}], "project": "p"}
     with counted_on(ledger, faulty("1/2")):
         for _ in range(12):
             ok(ledger.ask(**of))
@@ -240,7 +240,7 @@ def test_an_export_that_does_not_hold_is_not_worked_out(ledger: Ledger) -> None:
 
 @ONE_DATABASE
 def test_a_mechanism_that_this_version_does_not_know(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: what cannot be worked out is said, counted and left as it is. Method: an accountant that has forgotten one."""
+    """Goal: what cannot be worked out is said, counted and left as it is. Method: one that the accountant forgot."""
     ledger.register(**CERTIFIED)
     settled(ledger, LAPLACE)
     settled(ledger, GAUSSIAN)
@@ -377,7 +377,7 @@ def test_the_second_opinion_is_below_ours_and_above_a_faulty_one(ledger: Ledger)
         ledger.register(name=name, adjacency=adjacency, **{**CERTIFIED, "budget": {"epsilon": 12, "at_delta": 1e-5}})
         # A certificate is kept by what it is of, so that each accountant needs one of its own.
         asked = [
-            {**POISSON, "steps": 50 + len(name)},
+            {**POISSON, "steps": 50 + ord(name[0]) % 7},
             GAUSSIAN,
             LAPLACE,
             {"type": "pure_dp", "epsilon": 0.2, "count": 3},

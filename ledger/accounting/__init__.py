@@ -15,6 +15,7 @@
     settling       what it is charged when it has ended
     budgets        what a steward declares, and its limit
     plan           the inverse: what would fit
+    exact          what runs amount to together, composed exactly: for information
 
 Nothing here knows a database, a clock or HTTP.
 """
