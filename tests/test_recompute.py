@@ -499,7 +499,7 @@ def test_the_command_says_what_it_found(ledger: Ledger, tmp_path: Path, typed: T
     bad = filed(ledger, tmp_path, "bad")
     said = typed(f"recompute {good} {bad}")
     assert said.status == 1
-    for words in ("not as recorded", "undercharged", "over their limit", "and 10 more"):
+    for words in ("not as recorded", "undercharged", "pass their limit", "and 10 more"):
         assert words in said.out
     answer = typed(f"recompute --json {good} {bad}")
     assert answer.status == 1

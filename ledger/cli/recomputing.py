@@ -229,11 +229,11 @@ def shown(found: Recomputed) -> None:
     counted = [f"{count:,} {named.get(status, status)}" for status, count in found.counts.items() if count]
     grid.add_row("amounts", ", ".join(counted) or "none")
     show.out.print(grid)
+    _over(found.over, len(found.accounts))
     if found.differences:
         _differences(found)
     for each in found.unknown[:LINES_SHOWN_MAX]:
         show.out.print(f"entry {each.seq} cannot be worked out: {each.reason}", markup=False)
-    _over(found.over, len(found.accounts))
     if found.compositions is not None:
         _compositions(found.compositions, found.compositions_left_out)
     if found.opinions is not None:
@@ -268,7 +268,7 @@ def _differences(found: Recomputed) -> None:
 
 def _over(over: Sequence[Outcome], count: int) -> None:
     if not over:
-        show.out.print(f"With these costs every budget is kept, of {count:,} accounts.")
+        show.out.print(f"With these costs every budget is kept ({count:,} account{'s' * (count != 1)}).")
         return
     numbers = ("limit", "spent and held", "over at the end by", "at the worst by", "from entry", "as recorded")
     table = _table("account", *numbers, right=numbers)
@@ -284,7 +284,7 @@ def _over(over: Sequence[Outcome], count: int) -> None:
             "kept" if each.recorded_over is None else f"over from {each.recorded_over:,}",
         )
     show.out.print(
-        Text(f"With these costs {len(over):,} of {count:,} accounts are over their limit.", style="bold red")
+        Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red")
     )
     show.out.print(table)
     if len(over) > LINES_SHOWN_MAX:
