@@ -285,6 +285,25 @@ def test_what_counts_as_the_same() -> None:
         assert compare(recorded=recorded, recomputed=right, tolerance=tolerance) == status, (recorded, tolerance)
 
 
+@ONE_DATABASE
+def test_what_is_within_the_tolerance_counts_as_it_was_recorded(ledger: Ledger) -> None:
+    """Goal: another machine's last digits are no difference, and put no budget over its limit. Method: a certificate
+    that is a millionth off, in a budget that it fills exactly."""
+    cost = costs.cost(
+        mechanisms.parse(POISSON), bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")
+    )
+    off = replace(cost, mu_sq=cost.mu_sq * Fraction(999_999, 1_000_000)).amount
+    mu = Decimal(off.mu_sq_pico).sqrt() / 10**6
+    ledger.register(bound="certified", budget={"mu": float(round(mu + Decimal("1e-9"), 9)), "delta": 1e-6})
+    with counted_on(ledger, faulty("999999/1000000")):
+        settled(ledger, POISSON)
+    found = quickly(exported(ledger))
+    assert (found.counts["within"], found.counts["exact"], found.is_as_recorded) == (2, 0, True)
+    (account,) = found.accounts
+    assert account.spent == account.recorded_spent == off
+    assert account.limit.mu_sq_pico < cost.amount.mu_sq_pico
+
+
 def test_which_costs_have_to_be_exact() -> None:
     """Goal: every method falls into the class that the documentation names."""
     for declared, tolerance in (

@@ -283,9 +283,7 @@ def _over(over: Sequence[Outcome], count: int) -> None:
             f"{each.first_over:,}",
             "kept" if each.recorded_over is None else f"over from {each.recorded_over:,}",
         )
-    show.out.print(
-        Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red")
-    )
+    show.out.print(Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red"))
     show.out.print(table)
     if len(over) > LINES_SHOWN_MAX:
         show.out.print(f"and {len(over) - LINES_SHOWN_MAX:,} more; --json has them")
