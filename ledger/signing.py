@@ -276,11 +276,13 @@ def _read_key(places: Places) -> SigningKey:
     except OSError as error:
         said = "is a link, and not the file that this ledger made" if error.errno == errno.ELOOP else error.strerror
         raise Misconfigured(f"The signing key {path} cannot be read: {said}.") from None
-    with os.fdopen(opened, "rb") as file:
-        _demand_private(path, os.fstat(file.fileno()))
-        raw = file.read(PEM_BYTES_MAX + 1)
     try:
-        return _from_pem(raw[:PEM_BYTES_MAX].decode("ascii"), str(path))
+        _demand_private(path, os.fstat(opened))
+        raw = os.read(opened, PEM_BYTES_MAX)
+    finally:
+        os.close(opened)
+    try:
+        return _from_pem(raw.decode("ascii"), str(path))
     except UnicodeDecodeError:
         raise Misconfigured(f"{path}: The signing key is not PEM text.") from None
 
