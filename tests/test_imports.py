@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "settings": {"errors"},
     "signing": {"errors", "jws", "settings"},
-    "receipts": {"canonical", "journal", "jws", "signing"},
+    "receipts": {"canonical", "journal", "jws", "model", "signing"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
     "verify": {"errors", "journal"},
     "audit": {"errors", "model", "journal", "settings", "store", "deploy"},
@@ -88,7 +88,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "deploy",
     },
     "client": {"errors", "jws", "canonical"},
-    "cli": {"errors", "jws", "signing", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
+    "cli": {"errors", "canonical", "jws", "signing", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
     "__main__": {"cli"},
     "__init__": set(),
 }
