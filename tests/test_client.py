@@ -1375,7 +1375,7 @@ print(repr(ledger.client.Ledger(key="pbl_x")))
 
 def test_it_needs_httpx_and_nothing_else(tmp_path: Path) -> None:
     """Goal: a training job can import the client without the server. Method: a fresh process in which the server's
-    libraries cannot be found; what came in beside httpx is this package alone, and of it `errors` alone."""
+    libraries cannot be found; what came in beside httpx is this package alone, and of it `canonical` and `errors`."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", ALONE],
         cwd=tmp_path,
@@ -1387,6 +1387,6 @@ def test_it_needs_httpx_and_nothing_else(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
         "['ledger']",
-        "['ledger', 'ledger.errors']",
+        "['ledger', 'ledger.canonical', 'ledger.errors']",
         "<Ledger at http://127.0.0.1:8000>",
     ]
