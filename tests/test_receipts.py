@@ -243,7 +243,8 @@ def made(settings: Settings, folder: Path) -> Scene:
     """A ledger whose key was rotated between its first run and its others."""
     with Ledger.open(settings) as ledger:
         ledger.register()
-        before = ok(ledger.post(f"/v1/runs/{ok(ledger.ask())['id']}/start"))["receipt"]
+        first = ok(ledger.ask(key="first"))
+        before = ok(ledger.post(f"/v1/runs/{first['id']}/start"))["receipt"]
         key, jwks_before = ledger.key, keys_of(ledger)
     signing.rotate(settings)
     with TestClient(create_app(settings)) as client:
@@ -257,6 +258,14 @@ def made(settings: Settings, folder: Path) -> Scene:
         started = ok(admin.post(f"/v1/runs/{run}/start"))["receipt"]
         of_parts = ok(admin.post(f"/v1/runs/{parts}/start"))["receipt"]
         jwks = keys_of(admin)
+        # Asked again, each says the same as before, signed by the key of now.
+        for old, again in (
+            (before, ok(admin.get(f"/v1/runs/{first['id']}/receipt"))["receipt"]),
+            (before, ok(admin.post(f"/v1/runs/{first['id']}/start"))["receipt"]),
+            (first["receipt"], ok(admin.ask(key="first"))["receipt"]),
+        ):
+            assert read(old, jwks) == read(again, jwks)
+            assert json.loads(un64(again.split(".")[0]))["kid"] == jwks["keys"][0]["kid"] != jwks["keys"][1]["kid"]
     pem = (folder / "ledger.db.signing-key.pem").read_text()
     said = read(started, jwks)
     return Scene(jwks, jwks_before, run, held, started, voided, of_parts, before, SigningKey.from_pem(pem), said)

@@ -203,7 +203,7 @@ def test_root_s_file_for_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_many_begin_at_once(tmp_path: Path) -> None:
     """Goal: whoever begins first makes the key, whole, and all others take that one. Method: sixteen threads let go
-    at the same moment, ten times; then four processes."""
+    at the same moment, ten times; then three processes."""
     for number in range(10):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -227,10 +227,10 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
         subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment(sqlite(tmp_path)), stdout=subprocess.PIPE
         )
-        for _ in range(4)
+        for _ in range(3)
     ]
     assert len({process.communicate()[0] for process in started}) == 1
-    assert [process.returncode for process in started] == [0] * 4
+    assert [process.returncode for process in started] == [0] * 3
 
 
 # --- another key -----------------------------------------------------------------------------------------------------
@@ -351,17 +351,14 @@ def test_the_private_key_is_nowhere_else(database: Settings, tmp_path: Path, cap
 
 def test_a_ledger_from_before_gets_its_key(templates: Templates, tmp_path: Path) -> None:
     """Goal: a ledger that an older version set up serves as before, and from its first start on has a key. Method: a
-    database with its first keys and no file beside it; real servers, twice."""
+    database with its first keys and no file beside it; a real server, and whatever begins after it."""
     with templates.clone("sqlite", tmp_path) as settings:
         first_keys(settings)
-        sets = []
-        for _ in range(2):
-            with serve(settings, tmp_path) as served, served.client() as client:
-                answer = client.get("/.well-known/jwks.json")
-                assert answer.headers["cache-control"] == "public, max-age=300"
-                sets.append(answer.json())
-            assert "PRIVATE" not in "".join(served.said)
-        assert sets[0] == sets[1]
+        with serve(settings, tmp_path) as served, served.client() as client:
+            answer = client.get("/.well-known/jwks.json")
+            assert answer.headers["cache-control"] == "public, max-age=300"
+        assert "PRIVATE" not in "".join(served.said)
+        assert answer.json() == signer_for(settings).jwks()
         assert mode_of(tmp_path / "ledger.db.signing-key.pem") == 0o600
 
 

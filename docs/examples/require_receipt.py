@@ -23,7 +23,8 @@ BYTES_MAX = 8 * 1024 * 1024
 
 def read(path: str) -> str:
     """A file, or what is piped in; a receipt that is not there yet is none."""
-    raw = sys.stdin.buffer.read(BYTES_MAX + 1) if path == "-" else Path(path).read_bytes()
+    with sys.stdin.buffer if path == "-" else Path(path).open("rb") as file:
+        raw = file.read(BYTES_MAX + 1)
     if len(raw) > BYTES_MAX:
         raise ValueError(f"{path} is too large")
     return raw.decode("ascii").strip()
