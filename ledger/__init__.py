@@ -45,9 +45,10 @@ Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
-    canonical <- journal; errors <- jws <- signing <- receipts <- runs; accounting, journal, verify <- recompute <- registry
-    client imports errors, canonical and jws alone; cli imports client, verify, recompute, registry, and for serving what
-    serves
+    canonical <- journal; errors <- jws <- signing <- receipts <- runs
+    accounting, journal, verify <- recompute <- registry
+    client imports errors, canonical and jws alone; cli imports client, verify, recompute, registry, and for serving
+    what serves
 """
 
 __version__ = "0.1.0"
