@@ -15,6 +15,7 @@ The map, and the way of a request through it:
     store          all SQL
     certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
+    jws            signed statements, and the keys for them: what a verifier has of us
     oidc           tokens of OpenID Connect issuers: whom a CI job or a service account acts as
     keys           keys and who may do what
     catalogue      what never changes of a dataset: which ones a run reaches, and whether they go together

@@ -25,6 +25,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "rows": {"model", "journal", "tables"},
     "store": {"errors", "model", "journal", "rows", "tables"},
     "certificates": {"errors", "model", "accounting", "journal", "store"},
+    "jws": {"errors"},
     "oidc": {"errors", "model"},
     "keys": {"errors", "model", "oidc", "store"},
     "writer": {"errors", "model", "journal", "decide", "store"},
@@ -79,7 +80,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "settings",
         "deploy",
     },
-    "client": {"errors"},
+    "client": {"errors", "jws"},
     "cli": {"errors", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
     "__main__": {"cli"},
     "__init__": set(),
@@ -99,8 +100,8 @@ ONLY_IN: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "httpx": {"client", "oidc"},
-    "jwt": {"oidc"},
-    "cryptography": {"oidc"},
+    "jwt": {"jws", "oidc"},
+    "cryptography": {"jws", "oidc"},
     "pydantic_settings": {"settings"},
 }
 

@@ -1,0 +1,201 @@
+"""Signed statements: compact JWS (RFC 7515) by EdDSA over Ed25519 (RFC 8037), and the keys for them as JWK (RFC 7517).
+
+PyJWT puts tokens together and takes them apart, `cryptography` signs. What is ours is how little is taken: one
+algorithm, a header of exactly `alg`, `kid` and `typ`, a `typ` that says what the statement is, keys that are known
+before the token is looked at, and JSON in which no name stands twice. A statement of one kind can so never pass for one
+of another, and nothing that a token says chooses how it is checked.
+
+This imports `ledger.errors` alone: it stands beside a training job that has nothing of the server.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, NoReturn
+
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from ledger.errors import LedgerError, Misconfigured
+
+ALGORITHM: Final = "EdDSA"
+RECEIPT: Final = "privacy-ledger-receipt+jws"
+HEAD: Final = "privacy-ledger-head+jws"
+ALERT: Final = "privacy-ledger-alert+jws"
+
+TOKEN_LENGTH_MAX: Final = 4 * 1024 * 1024
+"""Of what is read, in characters. The longest of ours names many partitions."""
+KEYS_MAX: Final = 1000
+"""Of a key set that is read."""
+
+_TOKEN: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
+_HEADER: Final = frozenset({"alg", "kid", "typ"})
+_JWS: Final = jwt.PyJWS(algorithms=[ALGORITHM])
+
+
+class SignatureInvalid(LedgerError):
+    """That was not signed by any of these keys, or is not what it was taken for."""
+
+    code = "signature-invalid"
+
+
+def _encoded(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode("ascii")
+
+
+def _decoded(text: str) -> bytes:
+    """What base64url text stands for. Raises SignatureInvalid where it is not the one text for that."""
+    try:
+        raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    except (binascii.Error, ValueError):
+        raise SignatureInvalid("That is not base64url.") from None
+    if _encoded(raw) != text:
+        raise SignatureInvalid("That is not base64url.")
+    return raw
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice in one object")
+    return found
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(raw: bytes, what: str) -> dict[str, Any]:
+    """A JSON object, its fractions as exact decimals. Raises SignatureInvalid."""
+    try:
+        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=Decimal)
+    except (ValueError, RecursionError):
+        raise SignatureInvalid(f"The {what} is not JSON, or has a name twice.") from None
+    if not isinstance(found, dict):
+        raise SignatureInvalid(f"The {what} is not a JSON object.")
+    return found
+
+
+def _thumbprint(x: str) -> str:
+    # RFC 7638, 3, with the members that RFC 8037, 2 names for this kind of key, in the order of their names.
+    return _encoded(hashlib.sha256(f'{{"crv":"Ed25519","kty":"OKP","x":"{x}"}}'.encode()).digest())
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class SigningKey:
+    """An Ed25519 private key. kid: its RFC 7638 thumbprint, base64url. It shows nothing else of itself."""
+
+    kid: str
+    _private: Ed25519PrivateKey
+
+    @classmethod
+    def generate(cls) -> SigningKey:
+        return cls._of(Ed25519PrivateKey.generate())
+
+    @classmethod
+    def from_pem(cls, text: str) -> SigningKey:
+        """The key of a PKCS #8 PEM text without a password. Raises Misconfigured, which repeats nothing of it."""
+        try:
+            found = serialization.load_pem_private_key(text.encode(), password=None)
+        except (ValueError, TypeError, UnsupportedAlgorithm):
+            raise Misconfigured("The signing key is not an Ed25519 private key as PEM without a password.") from None
+        if not isinstance(found, Ed25519PrivateKey):
+            raise Misconfigured("The signing key is a private key of another kind; it has to be Ed25519.")
+        return cls._of(found)
+
+    @classmethod
+    def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
+        return cls(_thumbprint(_encoded(private.public_key().public_bytes_raw())), private)
+
+    def __repr__(self) -> str:
+        return f"SigningKey({self.kid})"
+
+    def pem(self) -> str:
+        """The private key as PKCS #8 PEM text: a secret."""
+        return self._private.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        ).decode("ascii")
+
+    def public_jwk(self) -> dict[str, str]:
+        """The public key, as a member of a key set."""
+        x = _encoded(self._private.public_key().public_bytes_raw())
+        return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig", "alg": ALGORITHM}
+
+
+@dataclass(frozen=True, slots=True)
+class PublicKeys:
+    """The keys by which statements are believed, by their `kid`."""
+
+    _known: Mapping[str, Ed25519PublicKey]
+
+    @classmethod
+    def of(cls, jwks: object) -> PublicKeys:
+        """The keys of a JWK set. Keys of other kinds are passed over, as RFC 7517, 5 says; a set without any of ours
+        is refused. Raises SignatureInvalid."""
+        said = jwks.get("keys") if isinstance(jwks, Mapping) else None
+        if not isinstance(said, list) or len(said) > KEYS_MAX:
+            raise SignatureInvalid(f"A key set is an object with a list `keys` of at most {KEYS_MAX} keys.")
+        known = dict(found for place, one in enumerate(said) for found in _public(one, f"keys.{place}"))
+        if not known:
+            raise SignatureInvalid("The key set has no Ed25519 key.")
+        return cls(known)
+
+    @property
+    def kids(self) -> frozenset[str]:
+        return frozenset(self._known)
+
+    def get(self, kid: object) -> Ed25519PublicKey | None:
+        return self._known.get(kid) if isinstance(kid, str) else None
+
+
+def _public(said: object, where: str) -> Iterable[tuple[str, Ed25519PublicKey]]:
+    """A member of a key set by its kid, or nothing where it is of another kind."""
+    if not isinstance(said, Mapping):
+        raise SignatureInvalid(f"{where}: is not an object")
+    if (said.get("kty"), said.get("crv")) != ("OKP", "Ed25519"):
+        return []
+    if "d" in said:
+        raise SignatureInvalid(f"{where}: is a private key, which no key set may have; make a new one")
+    if said.get("use", "sig") != "sig" or said.get("alg", ALGORITHM) != ALGORITHM:
+        raise SignatureInvalid(f"{where}: is not a key for {ALGORITHM} signatures")
+    x = said.get("x")
+    if not isinstance(x, str) or len(x) != 43 or not re.fullmatch("[A-Za-z0-9_-]+", x):
+        raise SignatureInvalid(f"{where}.x: is not a public key of 32 bytes as base64url")
+    if said.get("kid") != _thumbprint(x):
+        raise SignatureInvalid(f"{where}.kid: is not the key's thumbprint by RFC 7638")
+    return [(_thumbprint(x), Ed25519PublicKey.from_public_bytes(_decoded(x)))]
+
+
+def sign(payload: str, *, key: SigningKey, typ: str) -> str:
+    """The compact JWS of a payload, which is the canonical text of a JSON object. The same gives the same token."""
+    headers = {"kid": key.kid, "typ": typ}
+    return _JWS.encode(payload.encode(), key._private, algorithm=ALGORITHM, headers=headers)  # noqa: SLF001 (its own)
+
+
+def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
+    """The payload of a token of this `typ` that one of the keys signed. Raises SignatureInvalid, and nothing else."""
+    found = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX else None
+    if found is None:
+        raise SignatureInvalid("That is not a compact JWS: three parts of base64url, with dots between them.")
+    header = _object(_decoded(found[1]), "header")
+    if header.keys() != _HEADER or header["alg"] != ALGORITHM:
+        raise SignatureInvalid(f"The header has to have alg {ALGORITHM}, kid and typ, and nothing else.")
+    if header["typ"] != typ:
+        raise SignatureInvalid(f"The token is not a {typ}: its typ says that it is something else.")
+    key = keys.get(header["kid"])
+    if key is None:
+        raise SignatureInvalid("The token is signed by none of these keys: its kid is not among them.")
+    try:
+        payload = _JWS.decode(found[0], key, algorithms=[ALGORITHM])
+    except jwt.InvalidTokenError:
+        raise SignatureInvalid("The signature is not that of this text.") from None
+    return _object(payload, "payload")
