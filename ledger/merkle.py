@@ -1,8 +1,8 @@
 """The Merkle tree over a journal, and proofs in it: RFC 9162, section 2.1, with SHA-256.
 
-The leaves are the entries' hashes, 32 bytes each, in the order of `seq`: entry `seq` is the leaf with index `seq - 1`. A
-leaf is hashed after a byte 0x00 and an inner node after a byte 0x01, so that neither can be passed off as the other. The
-tree of a size is a function of the first so many entries alone, and its root stands for all of them.
+The leaves are the entries' hashes, 32 bytes each, in the order of `seq`: entry `seq` is the leaf with index `seq - 1`.
+A leaf is hashed after a byte 0x00 and an inner node after a byte 0x01, so that neither can be passed off as the other.
+The tree of a size is a function of the first so many entries alone, and its root stands for all of them.
 
 Two kinds of proof are a few dozen hashes long, however long the journal is:
 

@@ -306,6 +306,15 @@ class Reading:
             TenantEntry(row.seq, row.kind, row.at_us, row.body, row.hash) for row in self.connection.execute(wanted)
         ]
 
+    def entry_hashes(self, dataset_id: UUID | None, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Numbers and hashes of a dataset's journal, or of the tenant's own where there is no id, oldest first."""
+        table = tenant_entries if dataset_id is None else entries
+        wanted = select(table.c.seq, table.c.hash).where(table.c.tenant_id == self.tenant_id, table.c.seq > after)
+        if dataset_id is not None:
+            wanted = wanted.where(entries.c.dataset_id == dataset_id)
+        rows = self.connection.execute(wanted.order_by(table.c.seq).limit(limit))
+        return [(row.seq, bytes(row.hash)) for row in rows]
+
     # --- keys
 
     def key_by_digest(self, digest: bytes) -> Key | None:

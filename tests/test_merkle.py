@@ -133,7 +133,7 @@ def test_every_small_proof_is_the_definitions_and_verifies() -> None:
 
 
 def test_large_proofs(tries: Callable[[int, int], int]) -> None:
-    """Goal: the same in large trees. Method: seeded sizes up to some thousand, among them those around powers of two."""
+    """Goal: the same in large trees. Method: seeded sizes, among them those around powers of two."""
     rng = random.Random(7)
     leaves = some(5000, seed=2)
     for trial in range(tries(12, 200)):
