@@ -27,7 +27,12 @@ The map, and the way of a request through it:
     planner        what would happen if a run were asked for now, and how much would fit
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
+    merkle         the Merkle tree over a journal's entries, and proofs in it
+    witness        what somebody holds against a journal: receipts, signed heads, an earlier export
     verify         checking an export with no database and no network
+    proofs         that an entry is in a journal, that a journal goes on: for whoever wants no whole export
+    heads          signed heads of journals
+    publish        signed heads in a folder that somebody else keeps too
     audit          adding up every journal of a database
     api/           HTTP, and nothing else
     client/        what a training job imports: httpx, and nothing of the server
