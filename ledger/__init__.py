@@ -33,6 +33,7 @@ The map, and the way of a request through it:
     proofs         that an entry is in a journal, that a journal goes on: for whoever wants no whole export
     heads          signed heads of journals
     publish        signed heads in a folder that somebody else keeps too
+    mirror         what a dataset's rows have to say, by its journal
     audit          adding up every journal of a database
     api/           HTTP, and nothing else
     client/        what a training job imports: httpx, and nothing of the server

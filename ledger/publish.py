@@ -4,8 +4,8 @@
     <folder>/<tenant's id>/<dataset's id>.jws  those of a dataset's journal
 
 A line is only ever added, and only where the journal still contains the newest head that stands there: a database that
-says otherwise is reported, in the log and in the metrics, and what was published stays. A thread of its own does it, now
-and then, once journals have moved; decisions never wait for it. Several processes may publish into one folder.
+says otherwise is reported, in the log and in the metrics, and what was published stays. A thread of its own does it,
+now and then, once journals have moved; decisions never wait for it. Several processes may publish into one folder.
 """
 
 from __future__ import annotations
@@ -109,8 +109,9 @@ class Publisher:
             names = [each.name for each in self._folder.iterdir() if each.is_dir()]
         except FileNotFoundError:
             return set()
-        except OSError:
-            self._failed("the folder of published heads cannot be read")
+        except OSError as error:
+            log.error("the folder of published heads cannot be read: %s", error)
+            self._on_outcome("failed")
             return set()
         return set(filter(None, map(_as_id, names)))
 
@@ -121,11 +122,8 @@ class Publisher:
             try:
                 self._publish(tenant_id)
             except Exception:
-                self._failed(f"the heads of tenant {tenant_id} could not be published")
-
-    def _failed(self, what: str) -> None:
-        log.exception(what)
-        self._on_outcome("failed")
+                log.exception("the heads of tenant %s could not be published", tenant_id)
+                self._on_outcome("failed")
 
     # --- a tenant
 

@@ -623,9 +623,33 @@ class Reading:
         newest_first = wanted.order_by(created_us.desc(), run_id.desc()).limit(limit)
         return [run_of(row) for row in self.connection.execute(newest_first)]
 
-    def run_count(self, dataset_id: UUID) -> int:
-        wanted = select(func.count()).where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
-        return int(self.connection.execute(wanted).scalar_one())
+    def place_page(
+        self, dataset_id: UUID, *, after: tuple[int, UUID] | None, limit: int
+    ) -> list[tuple[UUID, int, UUID, int]]:
+        """Where runs were decided in a dataset, oldest first: run, seq, principal, and when. after: when, and which."""
+        parts = (places.c.created_us, places.c.run_id)
+        wanted = select(places.c.run_id, places.c.seq, places.c.principal_id, places.c.created_us).where(
+            places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id
+        )
+        if after is not None:
+            wanted = wanted.where(tuple_(*parts) > tuple_(*after, types=[part.type for part in parts]))
+        rows = self.connection.execute(wanted.order_by(*parts).limit(limit))
+        return [(row.run_id, row.seq, row.principal_id, row.created_us) for row in rows]
+
+    def proposal_ids(self, dataset_id: UUID) -> set[UUID]:
+        """The proposals whose rows are this dataset's."""
+        wanted = select(proposals.c.id).where(
+            proposals.c.tenant_id == self.tenant_id, proposals.c.dataset_id == dataset_id
+        )
+        return set(self.connection.execute(wanted).scalars())
+
+    def journal_ids(self) -> set[UUID]:
+        """The datasets that have entries, or rows that runs are counted in, whether or not they are listed."""
+        found: set[UUID] = set()
+        for table in (entries, accounts, places):
+            wanted = select(table.c.dataset_id).distinct().where(table.c.tenant_id == self.tenant_id)
+            found.update(self.connection.execute(wanted).scalars())
+        return found
 
     # --- the cache of certificates
 

@@ -69,7 +69,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "proofs": {"errors", "jws", "merkle", "witness"},
     "heads": {"errors", "model", "journal", "jws", "merkle", "signing", "store", "verify"},
     "publish": {"errors", "model", "heads", "jws", "store", "witness"},
-    "audit": {"errors", "model", "journal", "settings", "store", "deploy", "witness"},
+    "mirror": {"errors", "model", "journal"},
+    "audit": {"errors", "model", "journal", "settings", "store", "deploy", "witness", "mirror"},
     "api": {
         "errors",
         "logs",

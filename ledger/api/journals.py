@@ -66,8 +66,9 @@ def _lines(served: Services, tenant: Tenant, dataset: Dataset | None) -> Iterato
     """The lines, a page of the journal at a time. Entries never change, so no transaction has to stay open for a slow
     reader: the export ends where the head was when it began, and its head is that of the entries that it has."""
     seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
-    named = {} if dataset is None else {"dataset_id": dataset.id, "dataset": dataset.definition.name}
-    yield verify.header(tenant_id=tenant.id, tenant=tenant.name, keys=served.signer.jwks(), **named) + "\n"
+    id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
+    keys = served.signer.jwks()
+    yield verify.header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
     tree = Frontier()
     for after in range(0, seq, EXPORT_PAGE):
         with served.store.reading(tenant.id) as reading:

@@ -4,6 +4,8 @@
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
     offline  what needs neither: verify
+    proofs   proofs in a journal, from a server and without one: proof
+    held     the receipts, heads and keys that an auditor brings along
     show     how things look to a person
 
 Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export or a database that does not
@@ -18,7 +20,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, remote, server, show
+from ledger.cli import offline, proofs, remote, server, show
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -27,7 +29,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, remote, offline):
+for _part in (server, remote, offline, proofs):
     _part.add_to(app)
 
 
