@@ -133,6 +133,14 @@ def signer_for(settings: Settings) -> Signer:
     return Signer(_read_key(places), _retired(places))
 
 
+def published(settings: Settings) -> dict[str, list[dict[str, str]]]:
+    """The key set that a server with these settings publishes; nothing is made. Raises Misconfigured."""
+    places = places_of(settings)
+    if places.file is None:
+        return signer_for(settings).jwks()
+    return Signer(_read_key(places), _retired(places)).jwks()
+
+
 def ensure(settings: Settings) -> None:
     """For `init`: makes the key where a file is to have it and has not. Raises Misconfigured.
 

@@ -54,6 +54,7 @@ from ledger.client import (
     UnitMismatch,
     Unreachable,
     ZCdp,
+    verify_receipt,
 )
 from ledger.client import Ledger as Client
 from ledger.client.flows import PAUSES_SECONDS_MAX
@@ -194,11 +195,12 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     examples, in the order of the source, as one session; a method without an example is a failure."""
     known: dict[str, Any] = {"ledger": client, "operator": connect(ledger.with_key(ledger.operator_key))}
     known.update(Gaussian=Gaussian, PureDP=PureDP, url=URL, key=ledger.key, file=io.BytesIO())
+    known["verify_receipt"] = verify_receipt
     known["second"] = connect(ledger.as_("steward"))
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 35
+    assert len(methods) == 37
     streams = {"export": Client.export, "export_tenant": Client.export_tenant}
     for name, documented in {**methods, **streams, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)

@@ -1,8 +1,10 @@
 """The command line: `privacy-ledger`.
 
     server   what opens the database: serve, init, migrate, check
+    signing  the key that is signed with, in its file: signing-key
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
+    receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify
     proofs   proofs in a journal, from a server and without one: proof
     held     the receipts, heads and keys that an auditor brings along
@@ -20,7 +22,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, proofs, remote, server, show
+from ledger.cli import offline, proofs, receipts, remote, server, show, signing
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -29,7 +31,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, remote, offline, proofs):
+for _part in (server, signing, remote, receipts, offline, proofs):
     _part.add_to(app)
 
 
