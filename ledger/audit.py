@@ -39,7 +39,13 @@ def check(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[di
                 after = names[-1][0]
             for dataset_id in sorted(unlisted):
                 told = "has entries or accounts, and no dataset's row that anybody could find"
-                yield {"tenant": tenant, "dataset": str(dataset_id), "entries": 0, "seq": 1, "error": f"entry 1: {told}"}
+                yield {
+                    "tenant": tenant,
+                    "dataset": str(dataset_id),
+                    "entries": 0,
+                    "seq": 1,
+                    "error": f"entry 1: {told}",
+                }
     for place, (tenant, dataset) in left.items():
         first = min(held.held[place], key=lambda each: each.seq)
         told = f"is missing, with its whole journal: {first.source} names entry {first.seq}"

@@ -11,6 +11,7 @@ import typer
 
 from ledger import proofs
 from ledger.cli import held, show
+from ledger.cli.remote import server
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.witness import Witnesses
 
@@ -37,10 +38,9 @@ def inclusion(
     as_json: Json = False,
 ) -> None:
     """Prove that an entry, as a receipt names it, is in a journal."""
-    from ledger.client import Ledger
 
     dataset, seq, *_ = _asked(what, ("SEQ",), tenant, required=1)
-    with Ledger(retries=2) as ledger:
+    with server() as ledger:
         if dataset is None:
             _write(ledger.tenant_proof(seq, size=size), output, as_json)
         else:
@@ -58,10 +58,9 @@ def consistency(
     as_json: Json = False,
 ) -> None:
     """Prove that a journal begins with all that it had when an earlier head was kept."""
-    from ledger.client import Ledger
 
     dataset, from_, to = _asked(what, ("FROM", "TO"), tenant, required=1)
-    with Ledger(retries=2) as ledger:
+    with server() as ledger:
         if dataset is None:
             _write(ledger.tenant_consistency(from_, to), output, as_json)
         else:
