@@ -4,19 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from ledger import deploy, journal, mirror
 from ledger.errors import JournalBroken
 from ledger.journal import KnownKey, Replayed, ReplayedTenant
 from ledger.mirror import Mirror
-from ledger.model import AccountKey, Dataset, Entry, Tenant, timestamp
+from ledger.model import AccountKey, Dataset, Entry, Tenant, TenantEntry, timestamp
 from ledger.settings import Settings
 from ledger.store import Key, Reading, Store
 from ledger.witness import Witnesses
 
 PAGE: Final = 1000
+UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a row raises that the ledger cannot have written."""
+
+E = TypeVar("E", Entry, TenantEntry)
 
 
 def check(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
@@ -59,7 +63,7 @@ def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dic
         found["entries"] = checked()
     except JournalBroken as error:
         found |= {"seq": error.seq, "error": error.detail}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+    except UNREADABLE as error:
         found |= {"seq": 1, "error": f"rows of this journal cannot be read: {error!r}"}
     return found
 
@@ -84,13 +88,31 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
 
 def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
     """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
-    after = place = 0
-    while page := reading.tenant_entry_page(after=after, limit=PAGE):
-        for entry in page:
-            place += 1
-            yield entry.body, entry.hash
-            mirror.demand_columns(entry, journal.parse(entry.body), place)
+    rows = _pages(lambda after, limit: reading.tenant_entry_page(after=after, limit=limit))
+    for place, entry in enumerate(rows, start=1):
+        yield entry.body, entry.hash
+        mirror.demand_columns(entry, journal.parse(entry.body), place)
+
+
+def _pages(read: Callable[[int, int], list[E]]) -> Iterator[E]:
+    """A whole journal, a page at a time. Raises JournalBroken where a row is none that could have been written."""
+    after = 0
+    while True:
+        try:
+            page = read(after, PAGE)
+        except UNREADABLE:
+            page = _one(read, after)
+        if not page:
+            return
+        yield from page
         after = page[-1].seq
+
+
+def _one(read: Callable[[int, int], list[E]], after: int) -> list[E]:
+    try:
+        return read(after, 1)
+    except UNREADABLE as error:
+        raise JournalBroken(f"has a row that cannot be read: {error!r}", seq=after + 1) from None
 
 
 def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTenant) -> None:
@@ -110,6 +132,8 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
         after = page[-1].id
     if missing:
         raise JournalBroken(f"tells of the key {min(missing)}, and there is no row", seq=replayed.seq)
+    if (run_id := reading.run_nowhere()) is not None:
+        raise JournalBroken(f"is of a tenant with a row for run {run_id}, of which no journal tells", seq=replayed.seq)
 
 
 def _known(key: Key) -> KnownKey:
@@ -152,21 +176,14 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
 def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
     """The dataset's journal adds up, to what its rows say and to what is held against it. Raises JournalBroken."""
     seen, watch = Mirror(), held.watch((reading.tenant_id, dataset.id))
-    entries = watch.over(seen.over(_entries(reading, dataset.id)))
+    rows = _pages(lambda after, limit: reading.entry_page(dataset.id, after=after, limit=limit))
+    entries = watch.over(seen.over(rows))
     replayed = journal.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
     watch.finish()
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)
     _demand_runs(reading, dataset, replayed, seen)
     _demand_mirrored(reading, dataset, seen)
-
-
-def _entries(reading: Reading, dataset_id: UUID) -> Iterator[Entry]:
-    """A whole journal, a page at a time."""
-    after = 0
-    while page := reading.entry_page(dataset_id, after=after, limit=PAGE):
-        yield from page
-        after = page[-1].seq
 
 
 def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:

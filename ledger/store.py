@@ -636,6 +636,13 @@ class Reading:
         rows = self.connection.execute(wanted.order_by(*parts).limit(limit))
         return [(row.run_id, row.seq, row.principal_id, row.created_us) for row in rows]
 
+    def run_nowhere(self) -> UUID | None:
+        """A run that has a row and was decided in no dataset, of which there is to be none."""
+        placed = select(places.c.run_id).where(places.c.tenant_id == self.tenant_id, places.c.run_id == runs.c.id)
+        wanted = select(runs.c.id).where(runs.c.tenant_id == self.tenant_id, not_(placed.exists())).limit(1)
+        found: UUID | None = self.connection.execute(wanted).scalar()
+        return found
+
     def proposal_ids(self, dataset_id: UUID) -> set[UUID]:
         """The proposals whose rows are this dataset's."""
         wanted = select(proposals.c.id).where(
@@ -644,9 +651,9 @@ class Reading:
         return set(self.connection.execute(wanted).scalars())
 
     def journal_ids(self) -> set[UUID]:
-        """The datasets that have entries, or rows that runs are counted in, whether or not they are listed."""
+        """The datasets that have entries, or rows that decisions are made on, whether or not they are listed."""
         found: set[UUID] = set()
-        for table in (entries, accounts, places):
+        for table in (entries, accounts, places, projects, proposals, lineage):
             wanted = select(table.c.dataset_id).distinct().where(table.c.tenant_id == self.tenant_id)
             found.update(self.connection.execute(wanted).scalars())
         return found
