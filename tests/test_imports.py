@@ -61,7 +61,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "settings": {"errors"},
     "signing": {"errors", "jws", "settings"},
-    "receipts": {"canonical", "journal", "jws", "signing"},
+    "receipts": {"canonical", "journal", "jws", "model", "signing"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
     "merkle": set(),
     "witness": {"errors", "journal", "jws", "merkle"},
@@ -100,6 +100,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "client": {"errors", "jws", "canonical"},
     "cli": {
         "errors",
+        "canonical",
         "jws",
         "signing",
         "model",
