@@ -158,8 +158,7 @@ def _demand_end(row: tuple[int, bytes], replayed: Replayed | ReplayedTenant, wha
 
 def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, UUID]]:
     with store.reading(tenant_id) as reading:
-        page = reading.dataset_page(after=after, limit=PAGE, only=None)
-        return [(dataset.definition.name, dataset.id) for dataset in page]
+        return reading.named(after=after, limit=PAGE)
 
 
 def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
@@ -168,7 +167,7 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
     with store.reading(tenant_id) as reading:
         dataset = reading.dataset(name)
         if dataset is None:
-            raise JournalBroken("is missing: the dataset is gone", seq=1)
+            raise JournalBroken("is missing: the dataset's row says that it has none", seq=1)
         demand_holds(reading, dataset, held)
     return dataset.seq
 

@@ -650,6 +650,13 @@ class Reading:
         )
         return set(self.connection.execute(wanted).scalars())
 
+    def named(self, *, after: str | None, limit: int) -> list[tuple[str, UUID]]:
+        """Names and ids of datasets by name, whatever else their rows say."""
+        wanted = select(datasets.c.name, datasets.c.id).where(
+            datasets.c.tenant_id == self.tenant_id, datasets.c.name > (after or "")
+        )
+        return [(row.name, row.id) for row in self.connection.execute(wanted.order_by(datasets.c.name).limit(limit))]
+
     def journal_ids(self) -> set[UUID]:
         """The datasets that have entries, or rows that decisions are made on, whether or not they are listed."""
         found: set[UUID] = set()

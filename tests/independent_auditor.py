@@ -50,7 +50,7 @@ def signed(token: str, jwks: dict[str, Any]) -> dict[str, Any]:
 
 
 def audited(lines: list[str], jwks: dict[str, Any]) -> dict[str, Any]:
-    """The totals of a dataset's journal, once its chain, arithmetic, Merkle root and signature hold. Raises ValueError."""
+    """The totals of a dataset's journal, once chain, arithmetic, root and signature hold. Raises ValueError."""
     count, accounts = verifier.verify(lines)
     header, head = json.loads(lines[0]), json.loads(lines[-1])["head"]
     entries = [json.loads(line) for line in lines[1:-1]]

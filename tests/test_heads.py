@@ -120,8 +120,8 @@ def test_what_cannot_be_proved_is_named(ledger: Ledger) -> None:
 
 
 def test_long_journals(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: heads and proofs are the same however the tree is kept. Method: blocks of eight and pages of five, a journal
-    of some hundred entries; random proofs from a tree that grew with it and from one that is read anew."""
+    """Goal: heads and proofs are the same however the tree is kept. Method: blocks of eight and pages of five, some
+    hundred entries; random proofs from a tree that grew with the journal, and a head from one that is read anew."""
     monkeypatch.setattr(heads_module, "BLOCK_LEVEL", 3)
     monkeypatch.setattr(heads_module, "BLOCK", 8)
     monkeypatch.setattr(heads_module, "PAGE", 5)
@@ -233,8 +233,8 @@ def test_a_database_that_contradicts_itself_gets_no_signature(
 
 
 def test_what_was_seen_is_believed(ledger: Ledger, database: Settings) -> None:
-    """Goal: a server that has seen a history signs no other one. Method: the newest entry is written anew, with its hash
-    in its row and the dataset's; and an older one, under an export."""
+    """Goal: a server that has seen a history signs no other one. Method: the newest entry is written anew, with its
+    hash in its row and the dataset's."""
     ledger.register()
     for _ in range(3):
         ledger.ask()
@@ -279,8 +279,8 @@ class Auditor:
 
 
 def test_an_auditor_with_a_receipt_and_a_head_needs_no_export(ledger: Ledger) -> None:
-    """Goal: with a receipt and an old head, a few hashes show that the newest history contains both. Method: inclusion in
-    the newest head and in the old one, and consistency; then each with another history's numbers, which is refused."""
+    """Goal: with a receipt and an old head, a few hashes show that the newest history contains both. Method: inclusion
+    in the newest head and in the old one, and consistency; then proofs that say nothing of what is held."""
     ledger.register()
     auditor = Auditor(ledger)
     ledger.ask()
@@ -312,14 +312,14 @@ def test_an_auditor_with_a_receipt_and_a_head_needs_no_export(ledger: Ledger) ->
         with pytest.raises(InvalidRequest) as refused:
             proofs.verify(text_, keys=auditor.keys, witnesses=held)
         assert refused.value.field == field
+    others = PublicKeys.of({"keys": [SigningKey.generate().public_jwk()]})
     with pytest.raises(SignatureInvalid):
-        others = PublicKeys.of({"keys": [SigningKey.generate().public_jwk()]})
         proofs.verify(consistent, keys=others, witnesses=Witnesses())
 
 
 def test_no_bent_answer_is_believed(ledger: Ledger, tries: Callable[[int, int], int]) -> None:
-    """Goal: whatever is changed in a proof's answer, it is refused. Method: each of its numbers, hashes and texts, changed
-    at random."""
+    """Goal: whatever is changed in a proof's answer, it is refused. Method: each of its numbers, hashes and texts,
+    changed at random."""
     ledger.register()
     auditor = Auditor(ledger)
     grown(ledger, 12)

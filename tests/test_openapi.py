@@ -255,7 +255,7 @@ class Checked:
         adapter: TypeAdapter[BaseModel] = TypeAdapter(functools.reduce(or_, models_of(call, answer.status_code)))
         shown = adapter.validate_json(answer.content, strict=True)
         # What the model does not declare would be missing here, and what it reads differently would differ.
-        again = shown.model_dump(mode="json", exclude_unset=True)
+        again = shown.model_dump(mode="json", exclude_unset=True, by_alias=True)
         assert again == answer.json(), (method, path)
         if answer.is_error:
             assert STATUS[answer.json()["code"]] == answer.status_code

@@ -77,8 +77,8 @@ def published(ledger: Ledger, tmp_path: Path) -> Published:
 
 
 def test_heads_are_added_as_journals_move(published: Published) -> None:
-    """Goal: a line for each round in which a journal moved, the newest head as the server answers it, and what was there
-    stays. Method: rounds with and without changes, one after a start anew."""
+    """Goal: a line for each round in which a journal moved, the newest head as the server answers it, and what was
+    there stays. Method: rounds with and without changes, one after a start anew."""
     assert published.round() == {"published": 2}
     before = published.file().read_bytes()
     assert published.round() == {}
@@ -146,8 +146,8 @@ def test_a_database_that_contradicts_what_was_published(
 
 
 def test_files_that_are_not_what_was_published(published: Published) -> None:
-    """Goal: a file that somebody else wrote is reported, and nothing is added to it. Method: another key's head, another
-    journal's, and no head at all; the other journal's goes on."""
+    """Goal: a file that somebody else wrote is reported, and nothing is added to it. Method: another key's head,
+    another journal's, and no head at all; the other journal's goes on."""
     published.round()
     of_tenant = published.file("tenant").read_bytes()
     forged = jws.sign(json.dumps({"seq": 1}), key=SigningKey.generate(), typ=jws.HEAD).encode()
