@@ -45,7 +45,7 @@ class Tree:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size, self._newest = 0, NO_HASH
-        self._whole, self._open = Frontier(), Frontier()
+        self._closed, self._open = Frontier(), Frontier()  # of complete blocks, and of what comes after them
         self._blocks = bytearray()  # the roots of complete blocks, one after another
 
     def grow(self, read: Read, *, size: int) -> None:
@@ -73,11 +73,11 @@ class Tree:
                 raise JournalBroken("is not the one that stood there before", seq=size)
 
     def _append(self, hash_: bytes) -> None:
-        self._whole.append(hash_)
         self._open.append(hash_)
         self._size, self._newest = self._size + 1, hash_
         if self._open.size == BLOCK:
-            self._blocks += self._open.root()
+            self._blocks += (root := self._open.root())
+            self._closed.append_subtree(root, level=BLOCK_LEVEL)
             self._open = Frontier()
 
     def root(self, read: Read, *, size: int) -> bytes:
@@ -85,7 +85,7 @@ class Tree:
         self.grow(read, size=size)
         with self._lock:
             if size == self._size:
-                return self._whole.root()
+                return self._closed.root_with(self._open)
         return self.root_between(read, start=0, end=size)
 
     def root_between(self, read: Read, *, start: int, end: int) -> bytes:

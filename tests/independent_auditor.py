@@ -15,7 +15,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import independent_verifier as verifier
+import independent_verifier as verifier  # type: ignore[import-not-found]  # it stands beside this file
 
 HEAD = "privacy-ledger-head+jws"
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -126,7 +127,13 @@ def test_every_small_proof_is_the_definitions_and_verifies() -> None:
         for old in range(1, size + 1):
             found = merkle.consistency_proof(d, old)
             assert found == proof(old, d)
-            said = {"old": old, "new": size, "path": found, "old_root": roots[old], "new_root": roots[size]}
+            said: dict[str, Any] = {
+                "old": old,
+                "new": size,
+                "path": found,
+                "old_root": roots[old],
+                "new_root": roots[size],
+            }
             assert merkle.continues(**said)
             assert not merkle.continues(**said | {"old_root": roots[old - 1]})
             assert not merkle.continues(**said | {"new_root": roots[size - 1]})
@@ -203,13 +210,17 @@ def test_subtrees_are_added_whole_where_they_fit() -> None:
     """Goal: a tree made of its complete subtrees is the one made of its leaves. Method: every way to begin with blocks
     of eight; a block where none can stand is refused."""
     leaves = some(40)
+    tree = merkle.Frontier()
     for blocks in range(6):
-        tree = merkle.Frontier()
+        tree, closed, rest = (merkle.Frontier() for _ in range(3))
         for block in range(blocks):
             tree.append_subtree(mth(leaves[8 * block : 8 * block + 8]), level=3)
+            closed.append_subtree(mth(leaves[8 * block : 8 * block + 8]), level=3)
         for leaf in leaves[8 * blocks :]:
             tree.append(leaf)
+            rest.append(leaf)
         assert (tree.size, tree.root()) == (40, mth(leaves))
+        assert closed.root_with(rest) == mth(leaves)
     tree.append(leaves[0])
     with pytest.raises(ValueError, match="cannot stand"):
         tree.append_subtree(leaves[0], level=3)

@@ -213,8 +213,7 @@ def test_a_server_publishes_by_itself(database: Settings, tmp_path: Path) -> Non
     assert len(files) == 2
     assert "tenant.jws" in files
     (mnist,) = (file for file in tenant.iterdir() if file.name != "tenant.jws")
-    assert UUID(tenant.name)
-    assert UUID(mnist.stem)
+    assert (str(UUID(tenant.name)), str(UUID(mnist.stem))) == (tenant.name, mnist.stem)
     newest = mnist.read_text().splitlines()[-1]
     assert newest == head["signature"]
     assert jws.read(newest, keys=PublicKeys.of(jwks), typ=jws.HEAD)["seq"] == 2

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -136,7 +137,7 @@ def rechained(lines: list[str], at: int, change: Callable[[dict[str, Any]], obje
     changed = [*lines[:at], forge(lines[at], change), *lines[at + 1 :]]
     for place in range(at + 1, len(lines) - 1):
         prev = json.loads(changed[place - 1])["hash"]
-        changed[place] = forge(lines[place], lambda entry, prev=prev: entry.update(prev=prev))
+        changed[place] = forge(lines[place], partial(dict.update, prev=prev))
     return changed
 
 
