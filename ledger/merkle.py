@@ -70,9 +70,9 @@ class Frontier:
         """The root of a tree with these leaves and, after them, those of another one. The size must be a multiple of
         the largest complete subtree of that."""
         both = Frontier()
-        both.size, both._peaks = self.size, list(self._peaks)  # noqa: SLF001 (another of its own kind)
+        both.size, both._peaks = self.size, list(self._peaks)
         levels = [level for level in range(right.size.bit_length()) if right.size >> level & 1]
-        for peak, level in zip(right._peaks, reversed(levels), strict=True):  # noqa: SLF001 (the same)
+        for peak, level in zip(right._peaks, reversed(levels), strict=True):
             both.append_subtree(peak, level=level)
         return both.root()
 

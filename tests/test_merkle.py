@@ -209,8 +209,8 @@ def test_what_there_is_no_proof_of() -> None:
 def test_subtrees_are_added_whole_where_they_fit() -> None:
     """Goal: a tree made of its complete subtrees is the one made of its leaves. Method: every way to begin with blocks
     of eight; a block where none can stand is refused."""
-    leaves = some(40)
-    tree = merkle.Frontier()
+    leaves = some(45)
+    tree = closed = rest = merkle.Frontier()
     for blocks in range(6):
         tree, closed, rest = (merkle.Frontier() for _ in range(3))
         for block in range(blocks):
@@ -219,8 +219,8 @@ def test_subtrees_are_added_whole_where_they_fit() -> None:
         for leaf in leaves[8 * blocks :]:
             tree.append(leaf)
             rest.append(leaf)
-        assert (tree.size, tree.root()) == (40, mth(leaves))
-        assert closed.root_with(rest) == mth(leaves)
+        assert (tree.size, tree.root()) == (45, mth(leaves))
+    assert (rest.size, closed.root_with(rest)) == (5, mth(leaves))
     tree.append(leaves[0])
     with pytest.raises(ValueError, match="cannot stand"):
         tree.append_subtree(leaves[0], level=3)
