@@ -27,6 +27,7 @@ from starlette.testclient import TestClient
 
 from ledger import signing
 from ledger.api.app import create_app
+from ledger.canonical import parse
 from ledger.client import (
     DPSGD,
     Gaussian,
@@ -44,6 +45,7 @@ from ledger.client import (
 from ledger.client.receipts import mechanism_digest
 from ledger.errors import InvalidRequest, Misconfigured
 from ledger.jws import HEAD, RECEIPT, SigningKey, sign
+from ledger.receipts import payload
 from ledger.settings import Settings
 from tests.conftest import Templates
 from tests.driver import RELEASE, Ledger, Terminal
@@ -121,6 +123,14 @@ def test_a_receipt_says_what_the_journal_says(ledger: Ledger) -> None:
             "digest": hashlib.sha256(mechanism.encode()).hexdigest(),
         }
     assert held["datasets"] != started["datasets"]
+    # Whoever has an export can make both again.
+    lines = map(parse, ledger.get("/v1/datasets/mnist/export").text.splitlines())
+    entries = {line["entry"]["kind"]: line["entry"] for line in lines if "entry" in line}
+    decided, begun = entries["run-approved"], entries["run-started"]
+    assert payload([decided], [decided], tenant="acme") == held
+    assert payload([decided], [begun], tenant="acme") == started
+    with pytest.raises(ValueError, match="no receipt"):
+        payload([decided], [entries["dataset-registered"]], tenant="acme")
 
 
 def test_a_receipt_of_several_datasets(ledger: Ledger) -> None:

@@ -10,8 +10,8 @@
     held     the receipts, heads and keys that an auditor brings along
     show     how things look to a person
 
-Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export or a database that does not
-hold), 2 bad usage or input, 3 cannot reach.
+Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export, a database or a receipt that
+does not hold), 2 bad usage or input, 3 cannot reach.
 """
 
 from __future__ import annotations
