@@ -374,53 +374,39 @@ def test_evaluate_records_nothing(terminal: Terminal) -> None:
     assert whole["cost"]["mu"] == pytest.approx(1.2320353853449010, rel=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("line", "status", "names"),
-    [
-        ("request nothere --type gaussian --noise-multiplier 5", 2, "nothere"),
-        ("request a --type gaussian --noise-multiplier=-5", 2, "mechanism.noise_multiplier"),
-        ("request a --type gaussian --noise-multiplier five", 2, "'five' is not a number"),
-        ("request a --type gaussian --noise-multiplier nan", 2, "finite"),
-        ("request a --noise-multiplier 1.1", 2, "sample_rate and steps"),
-        ("request a --type gaussian --noise-multiplier 5 --label team", 2, "NAME=VALUE"),
-        ("request a --mechanism '{'", 2, "mechanism"),
-        ("request a --mechanism '[]'", 2, "must be a JSON object"),
-        ("request a --mechanism @nofile", 2, "nofile"),
-        ("""request a --mechanism '{"type": "gdp"}' --steps 5""", 2, "not both"),
-        ("dataset create c", 2, "--epsilon"),
-        ("dataset create c --epsilon 1", 2, "at_delta"),
-        ("dataset create a --mu 1 --bound clt", 1, "taken"),
-        ("dataset create 'A B' --mu 1 --bound clt", 2, "name"),
-        ("dataset create c --mu 1", 2, "budget.delta"),
-        ("dataset budget a --mu 1", 2, "--reason"),
-        ("start 00000000-0000-4000-8000-000000000000", 2, "no such run"),
-        ("key create k --role king", 2, "role"),
-        ("settle nonsense", 2, "id"),
-        ("export a", 2, "--output"),
-        ("export --output x.jsonl", 2, "--tenant"),
-        ("export a --tenant --output x.jsonl", 2, "--tenant"),
-        ("key create k --role auditor --project p", 2, "projects"),
-        ("key rotate 00000000-0000-4000-8000-000000000000", 2, "no such key"),
-        ("policy set --reason r", 2, "--second-steward"),
-        ("proposal list --state maybe", 2, "state"),
-        ("proposal approve 00000000-0000-4000-8000-000000000000", 2, "no such proposal"),
-        ("export a --output /no/where/at.all", 2, "/no/where"),
-        ("export nothere --output nothere.jsonl", 2, "nothere"),
-        ("verify nofile", 2, "No such file"),
-        ("nonsense", 2, "nonsense"),
-    ],
-    ids=str,
-)
-def test_a_mistake_is_named(terminal: Terminal, line: str, status: int, names: str) -> None:
-    """Goal: whatever is typed wrongly is told in a line that says which part, without a traceback."""
-    terminal("dataset create a --mu 1 --bound clt")
-    said = terminal(line)
-    assert said.status == status, said
-    assert names in re.sub(r"[\s│]+", " ", said.err), said.err
-    assert "Traceback" not in said.err
-    assert not Path("nothere.jsonl").exists()
-
-
+MISTAKES = [
+    ("request nothere --type gaussian --noise-multiplier 5", 2, "nothere"),
+    ("request a --type gaussian --noise-multiplier=-5", 2, "mechanism.noise_multiplier"),
+    ("request a --type gaussian --noise-multiplier five", 2, "'five' is not a number"),
+    ("request a --type gaussian --noise-multiplier nan", 2, "finite"),
+    ("request a --noise-multiplier 1.1", 2, "sample_rate and steps"),
+    ("request a --type gaussian --noise-multiplier 5 --label team", 2, "NAME=VALUE"),
+    ("request a --mechanism '{'", 2, "mechanism"),
+    ("request a --mechanism '[]'", 2, "must be a JSON object"),
+    ("request a --mechanism @nofile", 2, "nofile"),
+    ("""request a --mechanism '{"type": "gdp"}' --steps 5""", 2, "not both"),
+    ("dataset create c", 2, "--epsilon"),
+    ("dataset create c --epsilon 1", 2, "at_delta"),
+    ("dataset create a --mu 1 --bound clt", 1, "taken"),
+    ("dataset create 'A B' --mu 1 --bound clt", 2, "name"),
+    ("dataset create c --mu 1", 2, "budget.delta"),
+    ("dataset budget a --mu 1", 2, "--reason"),
+    ("start 00000000-0000-4000-8000-000000000000", 2, "no such run"),
+    ("key create k --role king", 2, "role"),
+    ("settle nonsense", 2, "id"),
+    ("export a", 2, "--output"),
+    ("export --output x.jsonl", 2, "--tenant"),
+    ("export a --tenant --output x.jsonl", 2, "--tenant"),
+    ("key create k --role auditor --project p", 2, "projects"),
+    ("key rotate 00000000-0000-4000-8000-000000000000", 2, "no such key"),
+    ("policy set --reason r", 2, "--second-steward"),
+    ("proposal list --state maybe", 2, "state"),
+    ("proposal approve 00000000-0000-4000-8000-000000000000", 2, "no such proposal"),
+    ("export a --output /no/where/at.all", 2, "/no/where"),
+    ("export nothere --output nothere.jsonl", 2, "nothere"),
+    ("verify nofile", 2, "No such file"),
+    ("nonsense", 2, "nonsense"),
+]
 ABOUT_ACCOUNTS = [
     ("dataset create c --epsilon 1 --mu 1", 2, "not by both"),
     ("dataset create c --mu 1 --bound clt --ceiling-mu 1 --ceiling-epsilon 1", 2, "ceiling"),
@@ -448,14 +434,18 @@ ABOUT_ACCOUNTS = [
 NO_BATCHES = [("[1]", "every run"), ("{}\n{", "line 2"), ("5", "line 1"), ("[", "file"), ("", "runs"), ("[]", "runs")]
 
 
-def test_a_mistake_about_accounts_is_named(terminal: Terminal, tmp_path: Path) -> None:
-    """Goal: the same of partitions, origins, projects, fair use and batches. Method: one server for all of them."""
+def test_a_mistake_is_named(terminal: Terminal, tmp_path: Path) -> None:
+    """Goal: whatever is typed wrongly is told in a line that says which part, without a traceback.
+
+    Method: one server for all of the mistakes, since they change nothing.
+    """
     terminal("dataset create a --mu 1 --bound clt")
-    for line, status, names in ABOUT_ACCOUNTS:
+    for line, status, names in MISTAKES + ABOUT_ACCOUNTS:
         said = terminal(line)
         assert said.status == status, (line, said)
         assert names in re.sub(r"[\s│]+", " ", said.err), (line, said.err)
         assert "Traceback" not in said.err
+    assert not Path("nothere.jsonl").exists()
     file = tmp_path / "runs"
     for text_, names in NO_BATCHES:
         file.write_text(text_)
