@@ -27,7 +27,13 @@ The map, and the way of a request through it:
     planner        what would happen if a run were asked for now, and how much would fit
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
+    merkle         the Merkle tree over a journal's entries, and proofs in it
+    witness        what somebody holds against a journal: receipts, signed heads, an earlier export
     verify         checking an export with no database and no network
+    proofs         that an entry is in a journal, that a journal goes on: for whoever wants no whole export
+    heads          signed heads of journals
+    publish        signed heads in a folder that somebody else keeps too
+    mirror         what a dataset's rows have to say, by its journal
     recompute/     working every cost of an export out again, and what would be over its limit
     registry       a dataset or a run as a draft for the Deployments Registry
     audit          adding up every journal of a database

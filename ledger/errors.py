@@ -194,9 +194,10 @@ class JournalBroken(LedgerError):
 
     code = "journal-broken"
 
-    def __init__(self, detail: str, *, seq: int) -> None:
-        self.seq = seq
-        super().__init__(f"entry {seq}: {detail}", seq=seq)
+    def __init__(self, detail: str, *, seq: int, after: int | None = None) -> None:
+        """after: up to which entry the journal is known to be as it was, where somebody held something against it."""
+        self.seq, self.after = seq, after
+        super().__init__(f"entry {seq}: {detail}", seq=seq, **({"after": after} if after is not None else {}))
 
 
 class Misconfigured(LedgerError):

@@ -38,6 +38,9 @@ class Settings(BaseSettings):
     retired_keys_file: Path | None = Field(
         None, description="A JWK set of the public keys that were signed with before; beside the key's file otherwise."
     )
+    heads_dir: Path | None = Field(
+        None, description="A folder to publish signed heads in, for somebody else to keep; none when left out."
+    )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(8000, description="The port to listen on.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many server processes to run.")

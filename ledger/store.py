@@ -306,6 +306,15 @@ class Reading:
             TenantEntry(row.seq, row.kind, row.at_us, row.body, row.hash) for row in self.connection.execute(wanted)
         ]
 
+    def entry_hashes(self, dataset_id: UUID | None, *, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """Numbers and hashes of a dataset's journal, or of the tenant's own where there is no id, oldest first."""
+        table = tenant_entries if dataset_id is None else entries
+        wanted = select(table.c.seq, table.c.hash).where(table.c.tenant_id == self.tenant_id, table.c.seq > after)
+        if dataset_id is not None:
+            wanted = wanted.where(entries.c.dataset_id == dataset_id)
+        rows = self.connection.execute(wanted.order_by(table.c.seq).limit(limit))
+        return [(row.seq, bytes(row.hash)) for row in rows]
+
     # --- keys
 
     def key_by_digest(self, digest: bytes) -> Key | None:
@@ -614,9 +623,47 @@ class Reading:
         newest_first = wanted.order_by(created_us.desc(), run_id.desc()).limit(limit)
         return [run_of(row) for row in self.connection.execute(newest_first)]
 
-    def run_count(self, dataset_id: UUID) -> int:
-        wanted = select(func.count()).where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
-        return int(self.connection.execute(wanted).scalar_one())
+    def place_page(
+        self, dataset_id: UUID, *, after: tuple[int, UUID] | None, limit: int
+    ) -> list[tuple[UUID, int, UUID, int]]:
+        """Where runs were decided in a dataset, oldest first: run, seq, principal, and when. after: when, and which."""
+        parts = (places.c.created_us, places.c.run_id)
+        wanted = select(places.c.run_id, places.c.seq, places.c.principal_id, places.c.created_us).where(
+            places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id
+        )
+        if after is not None:
+            wanted = wanted.where(tuple_(*parts) > tuple_(*after, types=[part.type for part in parts]))
+        rows = self.connection.execute(wanted.order_by(*parts).limit(limit))
+        return [(row.run_id, row.seq, row.principal_id, row.created_us) for row in rows]
+
+    def run_nowhere(self) -> UUID | None:
+        """A run that has a row and was decided in no dataset, of which there is to be none."""
+        placed = select(places.c.run_id).where(places.c.tenant_id == self.tenant_id, places.c.run_id == runs.c.id)
+        wanted = select(runs.c.id).where(runs.c.tenant_id == self.tenant_id, not_(placed.exists())).limit(1)
+        found: UUID | None = self.connection.execute(wanted).scalar()
+        return found
+
+    def proposal_ids(self, dataset_id: UUID) -> set[UUID]:
+        """The proposals whose rows are this dataset's."""
+        wanted = select(proposals.c.id).where(
+            proposals.c.tenant_id == self.tenant_id, proposals.c.dataset_id == dataset_id
+        )
+        return set(self.connection.execute(wanted).scalars())
+
+    def named(self, *, after: str | None, limit: int) -> list[tuple[str, UUID]]:
+        """Names and ids of datasets by name, whatever else their rows say."""
+        wanted = select(datasets.c.name, datasets.c.id).where(
+            datasets.c.tenant_id == self.tenant_id, datasets.c.name > (after or "")
+        )
+        return [(row.name, row.id) for row in self.connection.execute(wanted.order_by(datasets.c.name).limit(limit))]
+
+    def journal_ids(self) -> set[UUID]:
+        """The datasets that have entries, or rows that decisions are made on, whether or not they are listed."""
+        found: set[UUID] = set()
+        for table in (entries, accounts, places, projects, proposals, lineage):
+            wanted = select(table.c.dataset_id).distinct().where(table.c.tenant_id == self.tenant_id)
+            found.update(self.connection.execute(wanted).scalars())
+        return found
 
     # --- the cache of certificates
 

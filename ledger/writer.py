@@ -93,9 +93,11 @@ class Writer:
         queue_max: int,
         group_max: int,
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
+        on_moved: Callable[[UUID], None] = lambda _tenant_id: None,
     ) -> None:
-        """on_group: is told of each group, once it is answered, how many commands it had and how long they took."""
-        self._store, self._on_group = store, on_group
+        """on_group: is told of each group, once it is answered, how many commands it had and how long they took;
+        on_moved: whose it was. Neither may wait for anything."""
+        self._store, self._on_group, self._on_moved = store, on_group, on_moved
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -244,6 +246,7 @@ class Writer:
             else:
                 item.future.set_result(answer)
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
+        self._on_moved(tenant_id)
 
     def _with_retries(self, tenant_id: UUID, group: Sequence[_Item]) -> list[Any]:
         for attempt in range(1, TRIES + 1):

@@ -54,7 +54,7 @@ def stated(entry: dict[str, Any]) -> dict[Key, Account]:
 def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (in one piece, to be read from top to bottom)
     """Return (entries, accounts), or raise ValueError naming the first entry that is wrong."""
     header = json.loads(lines[0])
-    if (header["format"], header["version"]) != ("privacy-ledger-export", 1):
+    if header["format"] != "privacy-ledger-export" or header["version"] not in (1, 2):
         raise ValueError("0: unknown format")
     prev, state, is_partitioned = "0" * 64, "", False
     limit: list[int] | None = None
@@ -157,7 +157,8 @@ def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (i
         demand(said == touched, "its balances are not what the entries add up to")
         accounts |= touched
         state = entry.get("state", state)
-    if json.loads(lines[-1])["head"] != {"seq": len(lines) - 2, "hash": prev}:
+    head = json.loads(lines[-1])["head"]
+    if (head["seq"], head["hash"]) != (len(lines) - 2, prev):
         raise ValueError(f"{len(lines) - 1}: the head names another entry")
     return len(lines) - 2, accounts
 

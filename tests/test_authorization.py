@@ -38,6 +38,8 @@ TABLE = """
     PUT    /v1/policy                             x      -        -        -       -        -       -
     GET    /v1/entries                            x      x        -        x       -        -       -
     GET    /v1/head                               x      x        -        x       -        -       -
+    GET    /v1/proof                              x      x        -        x       -        -       -
+    GET    /v1/consistency                        x      x        -        x       -        -       -
     GET    /v1/export                             x      x        -        x       -        -       -
     GET    /v1/datasets                           x      x        x        x       -        x       x
     POST   /v1/datasets                           x      x        -        -       -        -       -
@@ -50,6 +52,8 @@ TABLE = """
     PUT    /v1/datasets/{name}/fair-use           x      x        -        -       -        x       -
     GET    /v1/datasets/{name}/entries            x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/head               x      x        -        x       -        x       -
+    GET    /v1/datasets/{name}/proof              x      x        -        x       -        x       -
+    GET    /v1/datasets/{name}/consistency        x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/export             x      x        -        x       -        x       -
     GET    /v1/proposals                          x      x        x        x       -        -       x
     GET    /v1/proposals/{id}                     x      x        x        x       -        x       x
@@ -171,7 +175,9 @@ class Scene:
     def send(self, by: Ledger, row: Row, path: str) -> Any:
         body = self.body(row.method, row.path)
         more = {} if body is None else {"json": body}
-        return by.request(row.method, path, headers={"Idempotency-Key": uuid.uuid4().hex}, **more)
+        asked = {"proof": {"seq": 1}, "consistency": {"from": 1}}.get(path.rpartition("/")[2])
+        headers = {"Idempotency-Key": uuid.uuid4().hex}
+        return by.request(row.method, path, headers=headers, params=asked, **more)
 
 
 @pytest.fixture

@@ -37,6 +37,8 @@ CALLS = {
     ("post", "/v1/proposals/{id}/refuse"),
     ("get", "/v1/entries"),
     ("get", "/v1/head"),
+    ("get", "/v1/proof"),
+    ("get", "/v1/consistency"),
     ("get", "/v1/export"),
     ("get", "/v1/datasets"),
     ("post", "/v1/datasets"),
@@ -51,6 +53,8 @@ CALLS = {
     ("post", "/v1/runs/batch"),
     ("get", "/v1/datasets/{name}/export"),
     ("get", "/v1/datasets/{name}/head"),
+    ("get", "/v1/datasets/{name}/proof"),
+    ("get", "/v1/datasets/{name}/consistency"),
     ("get", "/v1/runs"),
     ("post", "/v1/runs"),
     ("get", "/v1/runs/{id}"),
@@ -236,7 +240,8 @@ class Checked:
         called = path.format(**rest)
         headers = {"Idempotency-Key": str(rest["key"])} if "key" in rest else {}
         more = {} if body is None else {"json": body}
-        answer = (by or self.ledger).request(method.upper(), called, headers=headers, **more)
+        params = rest.get("params")
+        answer = (by or self.ledger).request(method.upper(), called, headers=headers, params=params, **more)
         self.seen.add((method, path, answer.status_code))
         call = self.document["paths"][path][method]
         if answer.status_code == 204:
@@ -250,7 +255,7 @@ class Checked:
         adapter: TypeAdapter[BaseModel] = TypeAdapter(functools.reduce(or_, models_of(call, answer.status_code)))
         shown = adapter.validate_json(answer.content, strict=True)
         # What the model does not declare would be missing here, and what it reads differently would differ.
-        again = shown.model_dump(mode="json", exclude_unset=True)
+        again = shown.model_dump(mode="json", exclude_unset=True, by_alias=True)
         assert again == answer.json(), (method, path)
         if answer.is_error:
             assert STATUS[answer.json()["code"]] == answer.status_code
@@ -314,6 +319,10 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     for rest in ("", "/entries", "/head", "/export"):
         send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
         send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")
+    for name in ("clt", "nothing"):
+        for number in (1, 99, "x"):
+            send("get", "/v1/datasets/{name}/proof", name=name, params={"seq": number})
+            send("get", "/v1/datasets/{name}/consistency", name=name, params={"from": number})
     send_parts(send)
     send_proposals(send)
     send("get", "/v1/datasets")
@@ -368,6 +377,9 @@ def send_proposals(send: Checked) -> None:
     send("put", "/v1/policy", {"second_steward": False, "reason": "r"})
     for path in ("/v1/entries", "/v1/head", "/v1/export"):
         send("get", path)
+    for number in (1, 10_000):
+        send("get", "/v1/proof", params={"seq": number})
+        send("get", "/v1/consistency", params={"from": number})
 
 
 def send_parts(send: Checked) -> None:

@@ -13,6 +13,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.api.problems import STATUS
+from ledger.keys import tenant_of
 from ledger.settings import Settings
 from tests.conftest import Templates
 from tests.driver import MNIST, RELEASE, Ledger, past_the_ledger
@@ -74,6 +75,15 @@ def _reused(ledger: Ledger, name: str) -> Any:
 def _closed(ledger: Ledger, name: str) -> Any:
     ledger.client.app.state.services.writer.close()
     return ledger.ask(datasets=[name])
+
+
+def _contradicted(ledger: Ledger, name: str) -> Any:
+    """A head that is not the newest entry's, as the server's role can write one."""
+    store = ledger.client.app.state.services.store
+    with store.writing(tenant_of(ledger.key)) as writing:
+        wrong = {"head": bytes(32), "name": name}
+        writing.connection.execute(text("UPDATE datasets SET head = :head WHERE name = :name"), wrong)
+    return ledger.get(f"/v1/datasets/{name}/head")
 
 
 def _broken(ledger: Ledger, name: str) -> Any:
@@ -143,6 +153,7 @@ PRODUCED: dict[str, Callable[[Ledger, str], Any]] = {
     # From here on the application is of no more use.
     "overloaded": _closed,
     "internal": _broken,
+    "journal-broken": _contradicted,
 }
 FACTS: dict[str, set[str]] = {
     "forbidden": {"role"},

@@ -15,7 +15,7 @@ from uuid import UUID
 
 import pytest
 
-from ledger import journal, verify
+from ledger import journal, jws, merkle, verify
 from ledger.errors import JournalBroken
 from tests import independent_verifier
 from tests.books import TENANT
@@ -24,6 +24,7 @@ from tests.journals import journals_of_parts
 from tests.test_journal_forgeries import FORGERIES
 from tests.test_journal_forgeries import forge as break_one
 
+KEY = jws.SigningKey.generate()
 VERIFIER = Path(__file__).parent / "independent_verifier.py"
 
 
@@ -117,9 +118,14 @@ def test_somebody_elses_verifier_agrees_on_parts() -> None:
 
 def exported(dataset_id: UUID, entries: Sequence[tuple[str, bytes]], *, tenant_id: UUID = TENANT) -> list[str]:
     """The lines of an export of a journal that was made without a server."""
-    about = verify.header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset="x")
+    keys = {"keys": [KEY.public_jwk()]}
+    about = verify.header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset="x", keys=keys)
     lines = [verify.entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
-    return [about, *lines, verify.head_line(seq=len(entries), hash_=entries[-1][1])]
+    newest, hash_ = entries[-1]
+    root, at = merkle.root_of(each for _, each in entries), journal.parse(newest)["at"]
+    said = verify.head_payload((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at)
+    signature = jws.sign(journal.canonical(said), key=KEY, typ=jws.HEAD)
+    return [about, *lines, verify.head_line(seq=len(lines), hash_=hash_, root=root, signature=signature)]
 
 
 def forge(line: str, change: Callable[[dict[str, Any]], object]) -> str:
@@ -194,8 +200,10 @@ def beheaded(rng: random.Random, lines: list[str], _at: int) -> Tampered:
     """The head names another entry."""
     count = len(lines) - 2
     seq = rng.choice((count, count - 1, count + 1))
-    hash_ = rng.randbytes(32) if seq == count else bytes.fromhex(json.loads(lines[count])["hash"])
-    return [*lines[:-1], verify.head_line(seq=seq, hash_=hash_)], {count, count + 1}
+    said = json.loads(lines[-1])["head"]
+    hash_ = rng.randbytes(32) if seq == count else bytes.fromhex(said["hash"])
+    changed = verify.head_line(seq=seq, hash_=hash_, root=bytes.fromhex(said["root"]), signature=said["signature"])
+    return [*lines[:-1], changed], {count, count + 1}
 
 
 def rechained(rng: random.Random, lines: list[str], at: int) -> Tampered:
@@ -231,7 +239,7 @@ def test_every_tampering_is_found_and_located(ledger: Ledger, tries: Callable[[i
     [
         lambda lines: lines.__setitem__(0, "{}"),
         lambda lines: lines.__setitem__(0, "[" * 100_000),
-        lambda lines: lines.__setitem__(0, lines[0].replace('"version":1', '"version":2')),
+        lambda lines: lines.__setitem__(0, lines[0].replace('"version":2', '"version":3')),
         lambda lines: lines.__setitem__(0, lines[0].replace("privacy-ledger-export", "another")),
         lambda lines: lines.pop(0),
         lambda lines: lines.clear(),

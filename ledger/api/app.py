@@ -7,6 +7,7 @@ import math
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -27,9 +28,11 @@ from ledger.api.services import Services
 from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
 from ledger.errors import Overloaded
+from ledger.heads import Heads
 from ledger.keys import Keyring
 from ledger.oidc import Issuers
 from ledger.planner import Planner
+from ledger.publish import Publisher
 from ledger.runs import Runs
 from ledger.settings import Settings, load
 from ledger.store import Store, Writing, engine_for
@@ -106,7 +109,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             queue_max=chosen.queue_max,
             group_max=chosen.group_max,
             on_group=metrics.group,
+            on_moved=lambda tenant_id: publisher.moved(tenant_id) if publisher is not None else None,
         )
+        heads = Heads(store, signer)
+        publisher = None if chosen.heads_dir is None else _publisher(chosen.heads_dir, store, heads)
         writer.start()
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
         metrics.watch(writer, certificates)
@@ -122,8 +128,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             made,
             Planner(store, catalogue, certificates, made),
             signer,
+            heads,
             schema_revision=deploy.newest_revision(),
         )
+        if publisher is not None:
+            publisher.start()
         noting = asyncio.create_task(_note_uses(keyring, writer))
         try:
             yield
@@ -132,7 +141,12 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             _write_uses(keyring, writer)
             certificates.close()
             writer.close()
+            if publisher is not None:
+                publisher.close()
             store.close()
+
+    def _publisher(folder: Path, store: Store, heads: Heads) -> Publisher:
+        return Publisher(store, heads, folder, keys=signer.public_keys(), on_outcome=metrics.head)
 
     metrics = Metrics()
     app = Application(

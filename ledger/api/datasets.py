@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger import answers, journal, verify
+from ledger import answers, journal
 from ledger.accounting import amounts
 from ledger.accounting.budgets import Budget, limit_of, report_deltas
 from ledger.answers import show_amount, show_epsilon
-from ledger.api import pages
+from ledger.api import journals, pages
 from ledger.api.gate import Auditor, Reader, Registrar, Route, Steward
 from ledger.api.problems import Json
 from ledger.api.schemas import (
+    ConsistencyProof,
     DatasetChange,
     DatasetPage,
     DatasetShown,
     EntryPage,
     Head,
+    InclusionProof,
     NewBudget,
     NewDataset,
     NewFairUse,
@@ -53,12 +56,12 @@ from ledger.model import (
     SetFairUse,
     SetProject,
     Single,
+    Tenant,
     timestamp,
 )
 from ledger.shapes import NAME_PATTERN
 from ledger.store import Reading
 
-EXPORT_PAGE: Final = 500
 ANCESTORS_MAX: Final = 100
 """Of one dataset: a run on it locks and charges all of them."""
 PARTITIONS_SHOWN_MAX: Final = 1000
@@ -269,39 +272,51 @@ def list_entries(
 
 @router.get("/{name}/head", responses={200: {"model": Head}}, response_model=None)
 def show_head(name: str, caller: Auditor, request: Request) -> Response:
-    """Show the journal's newest number and hash."""
-    dataset = _found(services(request), caller, name)
-    return Json({"dataset": name, "seq": dataset.seq, "hash": dataset.head.hex()})
+    """Show the journal's newest number and hash, and the Merkle root over all of it, signed."""
+    served = services(request)
+    with _read(served, caller, name) as (reading, tenant, dataset):
+        return journals.head(served, reading, tenant, dataset)
 
 
-@router.get(
-    "/{name}/export",
-    responses={
-        200: {"content": {"application/jsonl": {}}, "description": "JSON Lines: a header, the entries, the head."}
-    },
-    response_class=StreamingResponse,
-    response_model=None,
-)
+@router.get("/{name}/proof", responses={200: {"model": InclusionProof}}, response_model=None)
+def prove_inclusion(
+    name: str, caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None
+) -> Response:
+    """Prove that an entry is in the journal, with a few hashes. docs/export.md has how it is checked."""
+    served = services(request)
+    with _read(served, caller, name) as (reading, tenant, dataset):
+        return journals.inclusion(served, reading, tenant, dataset, seq=seq, size=size)
+
+
+@router.get("/{name}/consistency", responses={200: {"model": ConsistencyProof}}, response_model=None)
+def prove_consistency(
+    name: str, caller: Auditor, request: Request, from_: journals.From, to: journals.To = None
+) -> Response:
+    """Prove that the journal begins with all that it had when it was shorter, with a few hashes."""
+    served = services(request)
+    with _read(served, caller, name) as (reading, tenant, dataset):
+        return journals.consistency(served, reading, tenant, dataset, from_=from_, to=to)
+
+
+@router.get("/{name}/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(name: str, caller: Auditor, request: Request) -> Response:
     """Export the dataset's whole journal as it is now, for `privacy-ledger verify`. docs/export.md has the format."""
     served = services(request)
-    dataset = _found(served, caller, name)
+    with _read(served, caller, name) as (_, tenant, dataset):
+        pass
+    return journals.export(served, tenant, dataset)
+
+
+@contextmanager
+def _read(served: Services, caller: Actor, name: str) -> Iterator[tuple[Reading, Tenant, Dataset]]:
+    """A dataset and its tenant, in one snapshot with what is read of its journal."""
+    demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
         tenant = reading.tenant()
-    named = "" if tenant is None else tenant.name
-    return StreamingResponse(_exported(served, caller, dataset, named), media_type="application/jsonl")
-
-
-def _exported(served: Services, caller: Actor, dataset: Dataset, tenant: str) -> Iterator[str]:
-    """The lines, a page of the journal at a time. Entries never change, so no transaction has to stay open for a slow
-    reader: the export ends where the head was when it began."""
-    name = dataset.definition.name
-    yield verify.header(tenant_id=caller.tenant_id, tenant=tenant, dataset_id=dataset.id, dataset=name) + "\n"
-    for after in range(0, dataset.seq, EXPORT_PAGE):
-        with served.store.reading(caller.tenant_id) as reading:
-            page = reading.entry_page(dataset.id, after=after, limit=min(EXPORT_PAGE, dataset.seq - after))
-        yield "".join(verify.entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in page)
-    yield verify.head_line(seq=dataset.seq, hash_=dataset.head) + "\n"
+        dataset = reading.dataset(name) if "\x00" not in name else None
+        if tenant is None or dataset is None:
+            raise no_dataset(name)
+        yield reading, tenant, dataset
 
 
 def _found(served: Services, caller: Actor, name: str) -> Dataset:

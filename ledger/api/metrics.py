@@ -70,6 +70,14 @@ class Metrics:
         self._certificates_waiting = Gauge(
             "ledger_certificates_waiting", "Certificates that wait or are being computed.", registry=registry
         )
+        self._heads = Counter(
+            "ledger_heads",
+            "Heads of journals that were published, that contradict a published one, or that could not be.",
+            ["outcome"],
+            registry=registry,
+        )
+        for outcome in ("published", "contradicted", "failed"):
+            self._heads.labels(outcome)
         for outcome in ("approved", "refused", "replayed"):
             self._decisions.labels(outcome)
         for reason in ("missing", "malformed", "unknown", "limited"):
@@ -98,6 +106,10 @@ class Metrics:
         """The writer answered a group. Called from its threads."""
         self._group_size.observe(size)
         self._group_seconds.observe(seconds)
+
+    def head(self, outcome: str) -> None:
+        """What became of a journal's head that was to be published. Called from the thread that does."""
+        self._heads.labels(outcome).inc()
 
     def certificate(self, seconds: float) -> None:
         """A certificate was computed. Called from the threads that do."""

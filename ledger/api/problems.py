@@ -47,6 +47,7 @@ STATUS: Final[dict[str, int]] = {
     "invalid-json": 400,
     "rate-limited": 429,
     "internal": 500,
+    "journal-broken": 500,
     "overloaded": 503,
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}

@@ -761,16 +761,55 @@ class EntryShown(BaseModel):
     ]
 
 
-class TenantHead(BaseModel):
+class SignedHead(BaseModel):
+    seq: int
+    hash: str
+    root: str = Field(description="The Merkle root over the hashes of all entries, RFC 9162.")
+    signature: str = Field(description="All of that as a compact JWS, by a key of /.well-known/jwks.json.")
+
+
+class TenantHead(SignedHead):
     tenant: str
-    seq: int
-    hash: str
 
 
-class Head(BaseModel):
+class Head(SignedHead):
     dataset: str
+
+
+class _Inclusion(BaseModel):
+    kind: Literal["inclusion"]
     seq: int
-    hash: str
+    hash: str = Field(description="The entry's hash, the data of the leaf `seq - 1`.")
+    size: int
+    root: str = Field(description="Over the first `size` entries.")
+    path: list[str] = Field(description="The inclusion proof of RFC 9162, 2.1.3.")
+    head: SignedHead
+
+
+class InclusionProof(_Inclusion):
+    dataset: str
+
+
+class TenantInclusionProof(_Inclusion):
+    tenant: str
+
+
+class _Consistency(BaseModel):
+    kind: Literal["consistency"]
+    from_: int = Field(alias="from")
+    from_root: str = Field(description="Over the first `from` entries.")
+    to: int
+    root: str = Field(description="Over the first `to` entries.")
+    path: list[str] = Field(description="The consistency proof of RFC 9162, 2.1.4.")
+    head: SignedHead
+
+
+class ConsistencyProof(_Consistency):
+    dataset: str
+
+
+class TenantConsistencyProof(_Consistency):
+    tenant: str
 
 
 class KeyPage(BaseModel):

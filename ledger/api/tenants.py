@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import Annotated, Any, Final, TypeVar
@@ -12,8 +12,8 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Body, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger import keys, verify
-from ledger.api import pages
+from ledger import keys
+from ledger.api import journals, pages
 from ledger.api.gate import Admin, Anyone, Auditor, Reader, Route, TheOperator
 from ledger.api.problems import Json
 from ledger.api.schemas import (
@@ -27,16 +27,16 @@ from ledger.api.schemas import (
     PolicyShown,
     Rotation,
     SecretShown,
+    TenantConsistencyProof,
     TenantHead,
+    TenantInclusionProof,
 )
 from ledger.api.services import Services, services
 from ledger.deploy import add_admin
 from ledger.errors import InvalidRequest, NotFound, RunState, Unauthenticated
 from ledger.keys import Caller, Operator
-from ledger.model import Actor, Tenant, TenantEntry, microseconds, timestamp
+from ledger.model import Actor, Tenant, microseconds, timestamp
 from ledger.store import Key, Reading, Writing
-
-EXPORT_PAGE: Final = 500
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])
 
@@ -243,37 +243,36 @@ def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cu
 
 @router.get("/head", responses={200: {"model": TenantHead}}, response_model=None)
 def show_head(caller: Auditor, request: Request) -> Response:
-    """Show the newest number and hash of the tenant's own journal."""
+    """Show the newest number and hash of the tenant's own journal, and the Merkle root over all of it, signed."""
     keys.demand_whole(caller)
-    with services(request).store.reading(caller.tenant_id) as reading:
-        tenant = _tenant(reading)
-    return Json({"tenant": tenant.name, "seq": tenant.seq, "hash": tenant.head.hex()})
+    served = services(request)
+    with served.store.reading(caller.tenant_id) as reading:
+        return journals.head(served, reading, _tenant(reading), None)
 
 
-@router.get(
-    "/export",
-    responses={
-        200: {"content": {"application/jsonl": {}}, "description": "JSON Lines: a header, the entries, the head."}
-    },
-    response_class=StreamingResponse,
-    response_model=None,
-)
+@router.get("/proof", responses={200: {"model": TenantInclusionProof}}, response_model=None)
+def prove_inclusion(caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None) -> Response:
+    """Prove that an entry is in the tenant's own journal, with a few hashes."""
+    keys.demand_whole(caller)
+    served = services(request)
+    with served.store.reading(caller.tenant_id) as reading:
+        return journals.inclusion(served, reading, _tenant(reading), None, seq=seq, size=size)
+
+
+@router.get("/consistency", responses={200: {"model": TenantConsistencyProof}}, response_model=None)
+def prove_consistency(caller: Auditor, request: Request, from_: journals.From, to: journals.To = None) -> Response:
+    """Prove that the tenant's own journal begins with all that it had when it was shorter, with a few hashes."""
+    keys.demand_whole(caller)
+    served = services(request)
+    with served.store.reading(caller.tenant_id) as reading:
+        return journals.consistency(served, reading, _tenant(reading), None, from_=from_, to=to)
+
+
+@router.get("/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(caller: Auditor, request: Request) -> Response:
     """Export the tenant's own journal, for `privacy-ledger verify`."""
     keys.demand_whole(caller)
     served = services(request)
     with served.store.reading(caller.tenant_id) as reading:
         tenant = _tenant(reading)
-    return StreamingResponse(_exported(served, tenant), media_type="application/jsonl")
-
-
-def _exported(served: Services, tenant: Tenant) -> Iterator[str]:
-    def page(after: int, limit: int) -> list[TenantEntry]:
-        with served.store.reading(tenant.id) as reading:
-            return reading.tenant_entry_page(after=after, limit=limit)
-
-    yield verify.header(tenant_id=tenant.id, tenant=tenant.name) + "\n"
-    for after in range(0, tenant.seq, EXPORT_PAGE):
-        found = page(after, min(EXPORT_PAGE, tenant.seq - after))
-        yield "".join(verify.entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in found)
-    yield verify.head_line(seq=tenant.seq, hash_=tenant.head) + "\n"
+    return journals.export(served, tenant, None)

@@ -6,6 +6,8 @@
              void, runs, evaluate, export
     receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify
+    proofs   proofs in a journal, from a server and without one: proof
+    held     the receipts, heads and keys that an auditor brings along
     recomputing  what needs neither, and the accountant: recompute, registry
     show     how things look to a person
 
@@ -21,7 +23,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, receipts, recomputing, remote, server, show, signing
+from ledger.cli import offline, proofs, receipts, recomputing, remote, server, show, signing
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -30,7 +32,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, signing, remote, receipts, offline, recomputing):
+for _part in (server, signing, remote, receipts, offline, proofs, recomputing):
     _part.add_to(app)
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ledger import verify as verifier
-from ledger.cli import show
+from ledger.cli import held, show
 from ledger.errors import InvalidRequest, JournalBroken
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -24,15 +25,31 @@ def add_to(app: typer.Typer) -> None:
 
 def verify(
     file: Annotated[Path, typer.Argument(help="An export, as `export` writes it; - for standard input.")],
+    jwks: held.Jwks = None,
+    receipt: held.Receipts = None,
+    head: held.Heads = None,
+    earlier: Annotated[
+        Path | None, typer.Option("--earlier", help="An export made earlier, which this one has to begin with.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check an export with no database and no network. Exit status 1 where it does not hold."""
+    keys = None if jwks is None else held.keys_of(jwks)
     try:
         with show.progress("Checking entries", quiet=as_json) as advance:
-            found = verifier.verify(_lines(file, advance))
+            first, lines = _begun(_lines(file, advance))
+            its_own = keys
+            if keys is None and (receipt or head) and (said := _keys_in(first)) is not None:
+                its_own = held.keys_in(said)
+            found = verifier.verify(
+                lines,
+                keys=keys,
+                witnesses=held.witnesses(its_own, receipt, head),
+                earlier=None if earlier is None else _lines(earlier, lambda: None),
+            )
     except JournalBroken as error:
         if as_json:
-            print(json.dumps({"holds": False, "seq": error.seq, "detail": error.detail}))
+            print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
         else:
             show.broken(error, file)
         sys.exit(1)
@@ -42,6 +59,20 @@ def verify(
         show.verified_tenant(found)
     else:
         show.verified(found)
+
+
+def _begun(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
+    """The first line, and all of them."""
+    first = next(lines, "")
+    return first, chain([first] if first else [], lines)
+
+
+def _keys_in(header: str) -> Any:
+    """The keys that an export brings along; None where it has none, or no header that can be read."""
+    try:
+        return json.loads(header)["keys"]
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return None
 
 
 def _lines(file: Path, advance: show.Advance) -> Iterator[str]:

@@ -6,16 +6,18 @@ import json
 import logging.config
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from ledger import __version__
-from ledger.cli import show
+from ledger.cli import held, show
 from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
     from ledger.deploy import FirstKeys
+    from ledger.jws import PublicKeys
     from ledger.settings import Settings
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -131,13 +133,27 @@ def _print_first_keys(first: FirstKeys) -> None:
     )
 
 
-def check(as_json: Json = False) -> None:
-    """Add up every journal in the database and hold it against the balances. Exit status 1 where one does not hold."""
+def check(
+    jwks: held.Jwks = None,
+    receipt: held.Receipts = None,
+    head: held.Heads = None,
+    heads_dir: Annotated[
+        Path | None, typer.Option("--heads-dir", help="A folder of published heads, as LEDGER_HEADS_DIR made it.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Add up every journal in the database and hold it against the rows, and against what somebody kept. Exit status 1
+    where one does not hold."""
     from ledger import audit
 
+    settings = _settings()
+    heads = [*(head or ()), *held.published_in(heads_dir)]
+    kept = None
+    if receipt or heads:
+        kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
     found: list[dict[str, Any]] = []
     with show.progress("Checking journals", quiet=as_json) as advance:
-        for result in audit.check(_settings()):
+        for result in audit.check(settings, kept):
             found.append(result)
             advance()
     bad = [result for result in found if result["error"] is not None]
@@ -147,6 +163,13 @@ def check(as_json: Json = False) -> None:
         show.checked(found)
     if bad:
         sys.exit(1)
+
+
+def _own_keys(settings: Settings) -> PublicKeys:
+    """The keys that this ledger signs and signed with. Raises Misconfigured."""
+    from ledger.signing import signer_for
+
+    return signer_for(settings).public_keys()
 
 
 def version(as_json: Json = False) -> None:

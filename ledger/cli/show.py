@@ -17,7 +17,8 @@ from rich.text import Text
 
 from ledger.errors import BudgetExceeded, JournalBroken, LedgerError, Overrun
 from ledger.model import Account, AccountKey, Amount
-from ledger.verify import Verified, VerifiedTenant
+from ledger.proofs import Proved
+from ledger.verify import Verified, VerifiedTenant, Vouched
 
 if TYPE_CHECKING:
     from ledger.client.receipts import Receipt
@@ -482,7 +483,7 @@ def checked(found: Sequence[Mapping[str, Any]]) -> None:
     for result in found:
         verdict = Text("holds", style="green")
         if result["error"] is not None:
-            verdict = Text(f"entry {result['seq']}: {result['error']}", style="bold red")
+            verdict = Text(result["error"], style="bold red")
         table.add_row(escape(result["tenant"]), result["dataset"] or "", f"{result['entries']:,}", verdict)
     out.print(table if found else "There are no tenants yet.")
 
@@ -534,6 +535,7 @@ def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
             "tenant": found.tenant,
             "seq": found.journal.seq,
             "hash": found.journal.head.hex(),
+            **_vouched_facts(found.vouched),
             "second_steward": found.journal.second_steward,
             "keys": {
                 str(id_): {"name": key.name, "role": key.role, "is_revoked": key.is_revoked}
@@ -546,6 +548,7 @@ def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
         "dataset": found.dataset,
         "seq": found.journal.seq,
         "hash": found.journal.head.hex(),
+        **_vouched_facts(found.vouched),
         "state": found.journal.state,
         "limit": _facts(found.journal.limit),
         "limit_highest": _facts(found.journal.limit_highest),
@@ -555,6 +558,65 @@ def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
         ],
         "runs": {str(run): state for run, (state, _) in found.journal.runs.items()},
     }
+
+
+def _vouched_facts(vouched: Vouched) -> dict[str, Any]:
+    found = {"heads": vouched.heads, "receipts": vouched.receipts, "earlier": vouched.earlier}
+    return {
+        "root": vouched.root.hex(),
+        "signed_by": vouched.kid,
+        "is_trusted": vouched.is_trusted and vouched.kid is not None,
+        "contains": found,
+    }
+
+
+def _vouched(vouched: Vouched, grid: Table) -> None:
+    """What speaks for an export, and what does not."""
+    if vouched.kid is None:
+        grid.add_row("signed by", Text("nobody: version 1 had no signature", style="yellow"))
+    elif vouched.is_trusted:
+        grid.add_row("signed by", f"{vouched.kid}, one of the keys you gave")
+    else:
+        told = f"{vouched.kid}, which came with the export itself: anybody could have made it. Say --jwks"
+        grid.add_row("signed by", Text(told, style="yellow"))
+    held = {
+        "receipts": vouched.receipts,
+        "earlier heads": vouched.heads,
+        "entries of the earlier export": vouched.earlier,
+    }
+    if any(held.values()):
+        grid.add_row("contains", ", ".join(f"{count:,} {what}" for what, count in held.items() if count))
+
+
+def proved_facts(found: Proved) -> dict[str, Any]:
+    """What a proof that holds shows, for --json."""
+    return {
+        "holds": True,
+        "kind": found.kind,
+        "tenant": found.tenant,
+        "dataset": found.dataset,
+        **({"seq": found.seq, "hash": found.hash} if found.kind == "inclusion" else {"from": found.seq}),
+        "size": found.size,
+        "root": found.root,
+        "signed_by": found.kid,
+        "receipts": found.receipts,
+    }
+
+
+def proved(found: Proved) -> None:
+    """That a proof holds, and what it shows."""
+    where = f"the tenant {found.tenant}" if found.dataset is None else f"{found.dataset} of {found.tenant}"
+    out.print(Text.assemble(("holds", "bold green"), f"  {where}"))
+    grid = _grid()
+    if found.kind == "inclusion":
+        grid.add_row("entry", f"{found.seq:,} is among the first {found.size:,}")
+        grid.add_row("its hash", str(found.hash))
+        grid.add_row("receipts", f"{found.receipts} that name it" if found.receipts else "none given")
+    else:
+        grid.add_row("history", f"of {found.size:,} entries begins with that of {found.seq:,}, as it was signed")
+    grid.add_row("root", found.root)
+    grid.add_row("signed by", found.kid)
+    out.print(grid)
 
 
 def _facts(amount: Amount | None) -> dict[str, str] | None:
@@ -572,6 +634,7 @@ def verified(found: Verified) -> None:
     grid = _grid()
     grid.add_row("entries", f"{found.journal.seq:,}")
     grid.add_row("head", found.journal.head.hex())
+    _vouched(found.vouched, grid)
     if found.journal.limit is not None and found.journal.limit_highest is not None:
         grid.add_row("limit", _mu(found.journal.limit))
         if found.journal.limit_highest != found.journal.limit:
@@ -595,6 +658,7 @@ def verified_tenant(found: VerifiedTenant) -> None:
     grid = _grid()
     grid.add_row("entries", f"{found.journal.seq:,}")
     grid.add_row("head", found.journal.head.hex())
+    _vouched(found.vouched, grid)
     revoked = sum(key.is_revoked for key in found.journal.keys.values())
     grid.add_row("keys", f"{len(found.journal.keys)} made, {revoked} of them revoked")
     grid.add_row("takes two", "yes" if found.journal.second_steward else "no")

@@ -460,12 +460,29 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         return self._each(listed("datasets", name, "entries"))
 
     def head(self, name: str) -> Answer:
-        """The journal's newest number and hash.
+        """The journal's newest number and hash, and the Merkle root over all of it, signed. Keep it: with it you can
+        show later that history was another.
 
         >>> ledger.head("clicks")["seq"]
         2
         """
         return self._send(get("datasets", name, "head"))
+
+    def proof(self, name: str, seq: int, *, size: int | None = None) -> Answer:
+        """That an entry is in the journal, among its first `size` entries or all, in a few hashes.
+
+        >>> ledger.proof("clicks", 2)["size"]
+        2
+        """
+        return self._send(get("datasets", name, "proof", seq=seq, size=size))
+
+    def consistency(self, name: str, from_: int, to: int | None = None) -> Answer:
+        """That the journal, or its first `to` entries, begins with its first `from_` as they were, in a few hashes.
+
+        >>> len(ledger.consistency("clicks", 1)["path"])
+        1
+        """
+        return self._send(get("datasets", name, "consistency", **{"from": from_, "to": to}))
 
     # --- tenants and keys
 
@@ -603,9 +620,25 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         return self._each(listed("entries"))
 
     def tenant_head(self) -> Answer:
-        """Its newest number and hash.
+        """Its newest number and hash, and the Merkle root over all of it, signed.
 
         >>> ledger.tenant_head()["seq"] == len(list(ledger.tenant_entries()))
         True
         """
         return self._send(get("head"))
+
+    def tenant_proof(self, seq: int, *, size: int | None = None) -> Answer:
+        """That an entry is in it, as `proof` shows of a dataset's.
+
+        >>> ledger.tenant_proof(1)["head"]["seq"] == ledger.tenant_head()["seq"]
+        True
+        """
+        return self._send(get("proof", seq=seq, size=size))
+
+    def tenant_consistency(self, from_: int, to: int | None = None) -> Answer:
+        """That it begins with what it was, as `consistency` shows of a dataset's.
+
+        >>> ledger.tenant_consistency(1, 2)["to"]
+        2
+        """
+        return self._send(get("consistency", **{"from": from_, "to": to}))

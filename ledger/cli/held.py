@@ -1,0 +1,85 @@
+"""What somebody holds against a journal, read from the files that a command names."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from ledger.errors import InvalidRequest
+from ledger.witness import TEXT_LENGTH_MAX, Witnesses
+
+if TYPE_CHECKING:
+    from ledger.jws import PublicKeys
+
+Jwks = Annotated[
+    Path | None,
+    typer.Option("--jwks", help="The keys to believe: /.well-known/jwks.json as you got it, at another time or way."),
+]
+Receipts = Annotated[list[Path] | None, typer.Option("--receipt", help="A receipt that the journal has to contain.")]
+Heads = Annotated[
+    list[Path] | None,
+    typer.Option("--head", help="An earlier signed head (or many, a line each) that it has to contain."),
+]
+
+
+def text_of(file: Path, field: str, *, length_max: int = TEXT_LENGTH_MAX) -> str:
+    """A file's text. Raises InvalidRequest where it cannot be read, or is longer than anything of that kind."""
+    try:
+        with file.open(encoding="utf-8") as source:
+            text = source.read(length_max + 1)
+    except OSError as error:
+        raise InvalidRequest(f"{file}: {error.strerror}", field=field) from error
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{file}: is not text", field=field) from None
+    if len(text) > length_max:
+        raise InvalidRequest(f"{file}: is longer than {length_max} characters", field=field)
+    return text
+
+
+def keys_of(file: Path) -> PublicKeys:
+    """The keys of a JWK set. Raises InvalidRequest and SignatureInvalid."""
+    return keys_in(_json(text_of(file, "jwks"), file))
+
+
+def keys_in(said: Any) -> PublicKeys:
+    """The keys of a JWK set that was read. Raises SignatureInvalid."""
+    from ledger.jws import PublicKeys
+
+    return PublicKeys.of(said)
+
+
+def _json(text: str, file: Path) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest(f"{file}: is not JSON", field="jwks") from None
+
+
+def witnesses(
+    keys: PublicKeys | None, receipts: Sequence[Path] | None, heads: Iterable[Path] | None
+) -> Witnesses | None:
+    """What is in these files; None where none are named. Raises InvalidRequest and SignatureInvalid."""
+    receipts, heads = list(receipts or ()), list(heads or ())
+    if not receipts and not heads:
+        return None
+    if keys is None:
+        raise InvalidRequest("jwks: nothing else says by which keys receipts and heads are signed", field="jwks")
+    found = Witnesses()
+    for file in receipts:
+        found.add_receipts(text_of(file, "receipt"), keys=keys, source=str(file))
+    for file in heads:
+        found.add_heads(text_of(file, "head"), keys=keys, source=str(file))
+    return found
+
+
+def published_in(folder: Path | None) -> list[Path]:
+    """The files that a server published heads in. Raises InvalidRequest where there is no such folder."""
+    if folder is None:
+        return []
+    if not folder.is_dir():
+        raise InvalidRequest(f"{folder}: is no folder", field="heads-dir")
+    return sorted(folder.glob("*/*.jws"))

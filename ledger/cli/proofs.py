@@ -1,0 +1,122 @@
+"""Proofs for whoever does not want a whole export: fetching them, and checking them with no server."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ledger import proofs
+from ledger.cli import held, show
+from ledger.cli.remote import server
+from ledger.errors import InvalidRequest, JournalBroken
+from ledger.witness import Witnesses
+
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+Output = Annotated[Path, typer.Option(help="The file to write; - for standard output.")]
+IsTenant = Annotated[bool, typer.Option("--tenant", help="The tenant's own journal; no dataset is named then.")]
+
+proof_app = typer.Typer(help="Show with a few hashes what else takes a whole export.", no_args_is_help=True)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    app.add_typer(proof_app, name="proof", rich_help_panel="Audit")
+
+
+@proof_app.command()
+def inclusion(
+    what: Annotated[list[str], typer.Argument(metavar="DATASET SEQ", help="The dataset, and the entry's number.")],
+    size: Annotated[
+        int | None, typer.Option(help="Among how many entries, from the first on; all when left out.")
+    ] = None,
+    tenant: IsTenant = False,
+    output: Output = Path("-"),
+    as_json: Json = False,
+) -> None:
+    """Prove that an entry, as a receipt names it, is in a journal."""
+
+    dataset, seq, *_ = _asked(what, ("SEQ",), tenant, required=1)
+    with server() as ledger:
+        if dataset is None:
+            _write(ledger.tenant_proof(seq, size=size), output, as_json)
+        else:
+            _write(ledger.proof(dataset, seq, size=size), output, as_json)
+
+
+@proof_app.command()
+def consistency(
+    what: Annotated[
+        list[str],
+        typer.Argument(metavar="DATASET FROM [TO]", help="The dataset, how many entries it had, and how many later."),
+    ],
+    tenant: IsTenant = False,
+    output: Output = Path("-"),
+    as_json: Json = False,
+) -> None:
+    """Prove that a journal begins with all that it had when an earlier head was kept."""
+
+    dataset, from_, to = _asked(what, ("FROM", "TO"), tenant, required=1)
+    with server() as ledger:
+        if dataset is None:
+            _write(ledger.tenant_consistency(from_, to), output, as_json)
+        else:
+            _write(ledger.consistency(dataset, from_, to), output, as_json)
+
+
+def _asked(words: list[str], names: tuple[str, ...], tenant: bool, *, required: int) -> tuple[str | None, Any, Any]:
+    """The dataset, unless it is the tenant's own journal, and one or two numbers. Raises InvalidRequest."""
+    dataset, said = (None, words) if tenant else (words[0], words[1:])
+    if not required <= len(said) <= len(names):
+        usual = " ".join(names[:required]) + "".join(f" [{name}]" for name in names[required:])
+        raise InvalidRequest(f"Say {'' if tenant else 'DATASET '}{usual}.", field=names[0].lower())
+    numbers: list[int | None] = [None, None]
+    for place, (name, word) in enumerate(zip(names, said, strict=False)):
+        if not word.isascii() or not word.isdecimal() or len(word) > 19:
+            raise InvalidRequest(f"{name.lower()}: {word!r} is not the number of an entry", field=name.lower())
+        numbers[place] = int(word)
+    return dataset, numbers[0], numbers[1]
+
+
+def _write(proof: Any, output: Path, as_json: bool) -> None:
+    text = json.dumps(proof, ensure_ascii=False)
+    if str(output) == "-":
+        print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
+    told = f"{output}: {len(proof['path'])} hashes. Check it: privacy-ledger proof verify {output} --jwks FILE"
+    if as_json:
+        print(json.dumps({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])}))
+    else:
+        show.err.print(told, markup=False)
+
+
+@proof_app.command()
+def verify(
+    file: Annotated[Path, typer.Argument(help="A proof, as the other two commands write it.")],
+    jwks: Annotated[Path, typer.Option("--jwks", help="The keys to believe: /.well-known/jwks.json as you got it.")],
+    receipt: held.Receipts = None,
+    head: held.Heads = None,
+    as_json: Json = False,
+) -> None:
+    """Check a proof, and receipts and earlier heads by it, with no server. Exit status 1 where it does not hold."""
+    keys = held.keys_of(jwks)
+    kept = held.witnesses(keys, receipt, head) or Witnesses()
+    try:
+        found = proofs.verify(held.text_of(file, "file", length_max=proofs.TEXT_LENGTH_MAX), keys=keys, witnesses=kept)
+    except JournalBroken as error:
+        if as_json:
+            print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
+        else:
+            show.broken(error, file)
+        sys.exit(1)
+    if as_json:
+        print(json.dumps(show.proved_facts(found), ensure_ascii=False))
+    else:
+        show.proved(found)

@@ -1,0 +1,209 @@
+"""The Merkle tree over a journal, and proofs in it: RFC 9162, section 2.1, with SHA-256.
+
+The leaves are the entries' hashes, 32 bytes each, in the order of `seq`: entry `seq` is the leaf with index `seq - 1`.
+A leaf is hashed after a byte 0x00 and an inner node after a byte 0x01, so that neither can be passed off as the other.
+The tree of a size is a function of the first so many entries alone, and its root stands for all of them.
+
+Two kinds of proof are a few dozen hashes long, however long the journal is:
+
+    inclusion    that an entry is the one at its place in the tree of a root
+    consistency  that the tree of a later root begins with all the entries of an earlier one
+
+Whoever verifies a proof needs nothing but the proof and the roots. What is here is small enough to be written out: the
+Python packages that make such proofs bring a log's client or server with them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final
+
+HASH_BYTES: Final = 32
+EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
+"""The root of the tree without leaves. RFC 9162, 2.1.1: MTH({}) = HASH()."""
+PATH_MAX: Final = 128
+"""More hashes than a proof in any tree has whose size is a 64-bit integer."""
+
+Range = tuple[int, int]
+"""Leaves from the first index up to the second, which is not among them."""
+
+
+def leaf_hash(data: bytes) -> bytes:
+    """RFC 9162, 2.1.1: MTH({d[0]}) = HASH(0x00 || d[0])."""
+    return hashlib.sha256(b"\x00" + data).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """RFC 9162, 2.1.1: HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n]))."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+class Frontier:
+    """A tree of which only the roots of its largest complete subtrees are kept, at most one for each bit of its size.
+
+    That is enough to add leaves, each in O(log n) time at worst and O(1) on average, and to say the root.
+    """
+
+    __slots__ = ("_peaks", "size")
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._peaks: list[bytes] = []  # from left to right, which is from the largest to the smallest
+
+    def append(self, data: bytes) -> None:
+        """Adds a leaf by its data."""
+        self.append_subtree(leaf_hash(data), level=0)
+
+    def append_subtree(self, root: bytes, *, level: int) -> None:
+        """Adds a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that."""
+        if self.size & ((1 << level) - 1):
+            raise ValueError(f"a subtree of level {level} cannot stand at {self.size}")
+        height = self.size >> level
+        while height & 1:  # one of the same height stands there already, on the left
+            root = node_hash(self._peaks.pop(), root)
+            height >>= 1
+        self._peaks.append(root)
+        self.size += 1 << level
+
+    def root_with(self, right: Frontier) -> bytes:
+        """The root of a tree with these leaves and, after them, those of another one. The size must be a multiple of
+        the largest complete subtree of that."""
+        both = Frontier()
+        both.size, both._peaks = self.size, list(self._peaks)
+        levels = [level for level in range(right.size.bit_length()) if right.size >> level & 1]
+        for peak, level in zip(right._peaks, reversed(levels), strict=True):
+            both.append_subtree(peak, level=level)
+        return both.root()
+
+    def root(self) -> bytes:
+        """The root of the tree as it is now."""
+        if not self._peaks:
+            return EMPTY_ROOT
+        root = self._peaks[-1]
+        for peak in reversed(self._peaks[:-1]):
+            root = node_hash(peak, root)
+        return root
+
+
+def root_of(leaves: Iterable[bytes]) -> bytes:
+    """The root of the tree with these leaves, given by their data."""
+    tree = Frontier()
+    for data in leaves:
+        tree.append(data)
+    return tree.root()
+
+
+# --- what a proof consists of ----------------------------------------------------------------------------------------
+
+
+def inclusion_ranges(index: int, size: int) -> list[Range]:
+    """Which subtrees' roots are the proof that leaf `index` is in the tree of `size`: PATH of RFC 9162, 2.1.3.1, in
+    its order. Raises ValueError unless 0 <= index < size."""
+    if not 0 <= index < size:
+        raise ValueError(f"there is no leaf {index} in a tree of {size}")
+    found: list[Range] = []
+    start, end = 0, size
+    while end - start > 1:
+        middle = start + _split(end - start)
+        if index < middle:
+            found.append((middle, end))
+            end = middle
+        else:
+            found.append((start, middle))
+            start = middle
+    return found[::-1]
+
+
+def consistency_ranges(old: int, new: int) -> list[Range]:
+    """Which subtrees' roots are the proof that the tree of size `new` begins with that of size `old`: PROOF of RFC
+    9162, 2.1.4.1, in its order. Raises ValueError unless 0 < old <= new."""
+    if not 0 < old <= new:
+        raise ValueError(f"a tree of {new} does not begin with one of {old}")
+    found: list[Range] = []
+    start, end = 0, new
+    is_whole = True  # whether what is proved is all of the old tree, whose root the verifier has: SUBPROOF's b
+    while old != end:
+        middle = start + _split(end - start)
+        if old <= middle:
+            found.append((middle, end))
+            end = middle
+        else:
+            found.append((start, middle))
+            start, is_whole = middle, False
+    if not is_whole:
+        found.append((start, end))
+    return found[::-1]
+
+
+def _split(size: int) -> int:
+    """The largest power of two that is smaller than `size`, which is 2 or more."""
+    return 1 << ((size - 1).bit_length() - 1)
+
+
+def proof(ranges: Iterable[Range], root_of_range: Callable[[int, int], bytes]) -> list[bytes]:
+    """A proof, with the roots of its subtrees."""
+    return [root_of_range(start, end) for start, end in ranges]
+
+
+def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
+    """The proof that leaf `index` is among these, given by their data."""
+    return proof(inclusion_ranges(index, len(leaves)), lambda start, end: root_of(leaves[start:end]))
+
+
+def consistency_proof(leaves: Sequence[bytes], old: int) -> list[bytes]:
+    """The proof that the tree of these leaves, given by their data, begins with that of the first `old`."""
+    return proof(consistency_ranges(old, len(leaves)), lambda start, end: root_of(leaves[start:end]))
+
+
+# --- verifying, from the proof alone ---------------------------------------------------------------------------------
+
+
+def includes(data: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
+    """Whether `path` proves that the leaf `index` of the tree with this root and size is `data`: RFC 9162, 2.1.3.2."""
+    if not 0 <= index < size or not _is_path(path):
+        return False
+    fn, sn = index, size - 1
+    found = leaf_hash(data)
+    for step in path:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            found = node_hash(step, found)
+            while not fn & 1 and fn:  # nothing stands to the right of it on these levels
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            found = node_hash(found, step)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and found == root
+
+
+def continues(*, old: int, new: int, path: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:
+    """Whether `path` proves that the tree of size `new` begins with the one of size `old`: RFC 9162, 2.1.4.2."""
+    if not 0 < old <= new or not _is_path(path):
+        return False
+    if old == new:
+        return not path and old_root == new_root
+    if old & (old - 1) == 0:
+        path = [old_root, *path]  # of a power of two: the old tree is a subtree of the new one
+    if not path:
+        return False
+    fn, sn = old - 1, new - 1
+    while fn & 1:
+        fn, sn = fn >> 1, sn >> 1
+    of_old = of_new = path[0]
+    for step in path[1:]:
+        if sn == 0:
+            return False
+        if fn & 1 or fn == sn:
+            of_old, of_new = node_hash(step, of_old), node_hash(step, of_new)
+            while not fn & 1 and fn:
+                fn, sn = fn >> 1, sn >> 1
+        else:
+            of_new = node_hash(of_new, step)
+        fn, sn = fn >> 1, sn >> 1
+    return sn == 0 and of_old == old_root and of_new == new_root
+
+
+def _is_path(path: Sequence[bytes]) -> bool:
+    return len(path) <= PATH_MAX and all(len(step) == HASH_BYTES for step in path)
