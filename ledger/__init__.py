@@ -9,6 +9,7 @@ The map, and the way of a request through it:
     accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit,
                    and what is charged of a run that ended otherwise than planned
     decide         the heart: (books, commands, now) -> (books, outcomes), pure
+    alerts         what is worth telling of: thresholds passed, refusals in a row, how long a budget lasts; pure
     journal        canonical bytes, the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
     rows           rows of the tables as the nouns, and back

@@ -9,7 +9,7 @@ from uuid import UUID
 from ledger import deploy, journal
 from ledger.errors import JournalBroken
 from ledger.journal import KnownKey, Replayed, ReplayedTenant
-from ledger.model import AccountKey, Dataset, Tenant, timestamp
+from ledger.model import DEFAULT_ALERTING, AccountKey, Dataset, Tenant, timestamp
 from ledger.settings import Settings
 from ledger.store import Key, Reading, Store
 
@@ -55,6 +55,8 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
         raise JournalBroken("is not where the tenant's row says that the journal ends", seq=replayed.seq)
     if tenant.second_steward != replayed.second_steward:
         raise JournalBroken("leaves another policy than the tenant's row has", seq=replayed.seq)
+    if journal.alerting_facts(tenant.alerting) != (replayed.alerting or journal.alerting_facts(DEFAULT_ALERTING)):
+        raise JournalBroken("leaves another alerting than the tenant's row has", seq=replayed.seq)
     after: UUID | None = None
     missing = set(replayed.keys)
     while page := reading.keys(after=after, limit=PAGE):
