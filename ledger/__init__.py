@@ -4,13 +4,14 @@ The map, and the way of a request through it:
 
     errors         what can go wrong, as codes and facts
     logs           what the process says while it runs, with no secret and no caller's words in it
+    canonical      the one text of a piece of JSON: what is hashed and signed
     model          the nouns: Amount, Account, Dataset, Run, and the commands that can be asked
     shapes         what may be said of a run: names, texts, the requests to ask for one, to settle and void it
     accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit,
                    and what is charged of a run that ended otherwise than planned
     decide         the heart: (books, commands, now) -> (books, outcomes), pure
     alerts         what is worth telling of: thresholds passed, refusals in a row, how long a budget lasts; pure
-    journal        canonical bytes, the hash chain, replay
+    journal        the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
     rows           rows of the tables as the nouns, and back
     store          all SQL
@@ -21,6 +22,8 @@ The map, and the way of a request through it:
     keys           keys and who may do what
     catalogue      what never changes of a dataset: which ones a run reaches, and whether they go together
     answers        from journal entries to answers
+    signing        the key that this ledger signs with, in a file or a secret, and those before it
+    receipts       a decision as a signed statement
     runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
     planner        what would happen if a run were asked for now, and how much would fit
     settings       what the environment says
@@ -41,7 +44,8 @@ Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
-    client imports errors alone; cli imports client, verify, and for serving what serves
+    canonical <- journal; errors <- jws <- signing <- receipts <- runs
+    client imports errors, canonical and jws alone; cli imports client, verify, and for serving what serves
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The way of a request for a run: resolve, cost, submit, and after the commit what would have fitted."""
+"""The way of a request for a run: resolve, cost, submit; after the commit the receipt, or what would have fitted."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ from ledger.errors import (
     LedgerError,
     NotFound,
     Overloaded,
+    RunState,
     TooLarge,
 )
 from ledger.model import (
@@ -47,7 +48,9 @@ from ledger.model import (
     Use,
     Void,
 )
+from ledger.receipts import Receipts
 from ledger.shapes import RunRequest, SettleRequest
+from ledger.signing import Signer
 from ledger.store import Reading, Store
 from ledger.writer import Results, Writer
 
@@ -80,8 +83,11 @@ class Item:
 class Runs:
     """Asks for runs, starts, settles and voids them, and shows them."""
 
-    def __init__(self, store: Store, writer: Writer, catalogue: Catalogue, certificates: Certificates) -> None:
+    def __init__(
+        self, store: Store, writer: Writer, catalogue: Catalogue, certificates: Certificates, signer: Signer
+    ) -> None:
         self._store, self._writer, self._catalogue, self._certificates = store, writer, catalogue, certificates
+        self._receipts = Receipts(signer, self._tenant_name)
 
     # --- asking
 
@@ -94,7 +100,10 @@ class Runs:
             decisions = answers.decisions_of(before[result.run_id])
         else:
             decisions = answers.in_order(journal.parse(entry.body) for entry in result)
-        return await self._answer(actor, decisions, is_replayed=isinstance(result, Repeat))
+        answer = await self._answer(actor, decisions, is_replayed=isinstance(result, Repeat))
+        if answer.refusal is None:
+            answer.body["receipt"] = await self._receipt(actor.tenant_id, decisions, decisions)
+        return answer
 
     async def ask_batch(
         self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
@@ -186,6 +195,7 @@ class Runs:
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeats) if repeats else {}
         dear_left = itertools.count(1)
         found: list[Answer | LedgerError] = []
+        approved: list[tuple[Answer, Sequence[Said]]] = []
         for result in decided:
             match result:
                 case LedgerError():
@@ -205,7 +215,10 @@ class Runs:
             is_refused = decisions[0]["kind"] == "run-refused"
             with_fits = not is_refused or "delta" not in decisions[0] or next(dear_left) <= FITS_OF_BATCH_MAX
             replayed = isinstance(result, Repeat)
-            found.append(await self._answer(actor, decisions, is_replayed=replayed, with_fits=with_fits))
+            found.append(answer := await self._answer(actor, decisions, is_replayed=replayed, with_fits=with_fits))
+            if answer.refusal is None:
+                approved.append((answer, decisions))
+        await asyncio.to_thread(self._sign_all, actor.tenant_id, approved)
         return found
 
     async def _answer(
@@ -233,7 +246,8 @@ class Runs:
         """Says that the run now touches the data."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Start(actor, run_id, _charges(decisions)), decisions)
-        return answers.moved(decisions[0], entries)
+        receipt = await self._receipt(actor.tenant_id, decisions, entries)
+        return {**answers.moved(decisions[0], entries), "receipt": receipt}
 
     async def settle(
         self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]
@@ -308,8 +322,7 @@ class Runs:
             entries = answers.repeated(before[result.run_id], result.kind, result.body)
         else:
             entries = [journal.parse(entry.body) for entry in result]
-        order = {entry["dataset"]: place for place, entry in enumerate(decisions)}
-        return sorted(entries, key=lambda entry: order[entry["dataset"]])
+        return _as_decided(entries, decisions)
 
     # --- what shows runs
 
@@ -321,6 +334,23 @@ class Runs:
             if run is None or not _sees(actor, entries, run):
                 raise _no_run()
             return answers.describe(run, entries, now_us=reading.now_us())
+
+    def receipt(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
+        """The receipt of a run's start, also once it is settled; before that, of its approval.
+
+        Raises RunState where there is none: it was refused, or an answer said that it is void.
+        """
+        with self._store.reading(actor.tenant_id) as reading:
+            run = reading.runs_by_id([run_id]).get(run_id)
+            entries = _parsed(reading, [run_id])[run_id] if run is not None else []
+        if run is None or not _sees(actor, entries, run):
+            raise _no_run()
+        if run.state in ("refused", "voided"):
+            raise RunState(f"The run is {run.state}: there is no receipt that lets anything begin.", state=run.state)
+        decisions = answers.decisions_of(entries)
+        started = _as_decided([entry for entry in entries if entry["kind"] == "run-started"], decisions)
+        receipt = self._receipts.sign(decisions, started or decisions, tenant_id=actor.tenant_id)
+        return {"run": str(run_id), "state": "started" if started else "held", "receipt": receipt}
 
     def page(
         self,
@@ -364,6 +394,24 @@ class Runs:
             raise Forbidden("Only the principal that asked for a run may do that.")
         return run, answers.decisions_of(entries)
 
+    # --- receipts
+
+    async def _receipt(self, tenant_id: UUID, decisions: Sequence[Said], entries: Sequence[Said]) -> str:
+        work = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
+        # A thread costs more than a signature; the first one of a tenant reads its name from the database.
+        return work() if self._receipts.knows(tenant_id) else await asyncio.to_thread(work)
+
+    def _sign_all(self, tenant_id: UUID, approved: Sequence[tuple[Answer, Sequence[Said]]]) -> None:
+        for answer, decisions in approved:
+            answer.body["receipt"] = self._receipts.sign(decisions, decisions, tenant_id=tenant_id)
+
+    def _tenant_name(self, tenant_id: UUID) -> str:
+        with self._store.reading(tenant_id) as reading:
+            tenant = reading.tenant()
+        if tenant is None:
+            raise NotFound("There is no such tenant.")
+        return tenant.name
+
     def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
         with self._store.reading(tenant_id) as reading:
             return _parsed(reading, run_ids)
@@ -372,6 +420,12 @@ class Runs:
 def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
     found = reading.entries_of_runs(run_ids)
     return {run_id: [journal.parse(entry.body) for entry in entries] for run_id, entries in found.items()}
+
+
+def _as_decided(entries: Sequence[Said], decisions: Sequence[Said]) -> list[Said]:
+    """Entries of a run in the order in which its decision names the datasets."""
+    order = {entry["dataset"]: place for place, entry in enumerate(decisions)}
+    return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
 def _no_run() -> NotFound:

@@ -29,6 +29,15 @@ class Settings(BaseSettings):
     oidc_file: Path | None = Field(
         None, description="A JSON file that says which OpenID Connect issuers' tokens are taken, and for whom."
     )
+    signing_key: SecretStr | None = Field(
+        None, description="The Ed25519 private key that receipts are signed with, as PEM text from a secret store."
+    )
+    signing_key_file: Path | None = Field(
+        None, description="Or the file that it is in; for SQLite one beside the database when left out."
+    )
+    retired_keys_file: Path | None = Field(
+        None, description="A JWK set of the public keys that were signed with before; beside the key's file otherwise."
+    )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(8000, description="The port to listen on.")
     workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many server processes to run.")

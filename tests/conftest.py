@@ -22,7 +22,7 @@ from ledger import deploy
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests import postgres
-from tests.driver import Ledger, Served, Terminal, environment, first_keys, serve
+from tests.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve
 
 KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"
@@ -62,6 +62,7 @@ class Templates:
         return Settings(
             database_url=SecretStr(server_url.render_as_string(hide_password=False)),
             owner_database_url=SecretStr(owner_url),
+            signing_key=SecretStr(SIGNING_KEY),
         )
 
     @contextlib.contextmanager

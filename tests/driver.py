@@ -23,11 +23,14 @@ from starlette.testclient import TestClient
 from ledger import cli, deploy
 from ledger.api.app import create_app
 from ledger.deploy import FirstKeys
+from ledger.jws import SigningKey
 from ledger.settings import Settings
 from ledger.store import engine_for
 from ledger.tables import metadata
 
 END_SECONDS_MAX = 60
+SIGNING_KEY = SigningKey.generate().pem()
+"""What every ledger on PostgreSQL signs with here. On SQLite each makes its own."""
 
 MNIST: dict[str, Any] = {
     "name": "mnist",
@@ -140,6 +143,11 @@ def environment(settings: Settings) -> dict[str, str]:
     given["LEDGER_DATABASE_URL"] = settings.database_url.get_secret_value()
     if settings.owner_database_url is not None:
         given["LEDGER_OWNER_DATABASE_URL"] = settings.owner_database_url.get_secret_value()
+    if settings.signing_key is not None:
+        given["LEDGER_SIGNING_KEY"] = settings.signing_key.get_secret_value()
+    for name in ("signing_key_file", "retired_keys_file"):
+        if (file := getattr(settings, name)) is not None:
+            given[f"LEDGER_{name.upper()}"] = str(file)
     return given
 
 

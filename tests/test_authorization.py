@@ -59,6 +59,7 @@ TABLE = """
     POST   /v1/runs                               x      -        x        -       -        x       x
     POST   /v1/runs/batch                         x      -        x        -       -        x       x
     GET    /v1/runs/{id}                          x      x        x        x       -        o       x
+    GET    /v1/runs/{id}/receipt                  x      x        x        x       -        o       x
     POST   /v1/runs/{id}/start                    x      -        o        -       -        o       o
     POST   /v1/runs/{id}/settle                   x      -        o        -       -        o       o
     POST   /v1/runs/{id}/void                     x      x        o        -       -        o       o
@@ -68,6 +69,7 @@ TABLE = """
     GET    /healthz                               x      x        x        x       x        x       x
     GET    /readyz                                x      x        x        x       x        x       x
     GET    /metrics                               x      x        x        x       x        x       x
+    GET    /.well-known/jwks.json                 x      x        x        x       x        x       x
 """
 """x: allowed. -: forbidden. o: on one's own runs alone; another's is forbidden, or not there for who may not see it."""
 

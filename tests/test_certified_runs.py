@@ -42,7 +42,7 @@ def counted_on(ledger: Ledger, accountant: Costing, **limits: Any) -> Iterator[N
     real = state.services
     made = Certificates(real.store, compute=accountant, **{"seconds_max": WAIT_SECONDS_MAX, **limits})
     state.services = dataclasses.replace(
-        real, certificates=made, runs=Runs(real.store, real.writer, real.catalogue, made)
+        real, certificates=made, runs=Runs(real.store, real.writer, real.catalogue, made, real.signer)
     )
     try:
         yield

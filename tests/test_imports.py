@@ -12,16 +12,17 @@ PACKAGE = Path(__file__).parent.parent / "ledger"
 
 # errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api;
 # accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs;
-# client imports errors alone.
+# client imports errors, canonical and jws alone.
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
+    "canonical": set(),
     "logs": {"errors"},
     "model": set(),
     "accounting": {"errors", "model"},
     "shapes": {"accounting"},
     "decide": {"errors", "model"},
     "alerts": {"model"},
-    "journal": {"errors", "model"},
+    "journal": {"errors", "model", "canonical"},
     "tables": set(),
     "rows": {"model", "journal", "tables"},
     "store": {"errors", "model", "alerts", "journal", "rows", "tables"},
@@ -35,6 +36,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "catalogue": {"errors", "model", "shapes", "store"},
     "answers": {"errors", "model", "accounting", "journal"},
     "runs": {
+        "receipts",
+        "signing",
         "errors",
         "model",
         "accounting",
@@ -60,6 +63,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "store",
     },
     "settings": {"errors"},
+    "signing": {"errors", "jws", "settings"},
+    "receipts": {"canonical", "journal", "jws", "signing"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
     "verify": {"errors", "journal"},
     "audit": {"errors", "model", "journal", "settings", "store", "deploy"},
@@ -81,10 +86,12 @@ MAY_IMPORT: dict[str, set[str]] = {
         "runs",
         "planner",
         "settings",
+        "signing",
+        "receipts",
         "deploy",
     },
-    "client": {"errors", "jws"},
-    "cli": {"errors", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
+    "client": {"errors", "jws", "canonical"},
+    "cli": {"errors", "jws", "signing", "model", "logs", "deploy", "settings", "oidc", "verify", "audit", "client"},
     "__main__": {"cli"},
     "__init__": set(),
 }
@@ -97,7 +104,7 @@ ONLY_IN: dict[str, set[str]] = {
     "uvicorn": {"cli"},
     "numpy": {"accounting"},
     "scipy": {"accounting"},
-    "sqlalchemy": {"tables", "rows", "store", "writer", "deploy"},
+    "sqlalchemy": {"signing", "tables", "rows", "store", "writer", "deploy"},
     "alembic": {"deploy"},
     "psycopg": {"deploy"},
     "typer": {"cli"},

@@ -22,6 +22,7 @@ CALLS = {
     ("get", "/healthz"),
     ("get", "/readyz"),
     ("get", "/metrics"),
+    ("get", "/.well-known/jwks.json"),
     ("post", "/v1/tenants"),
     ("get", "/v1/me"),
     ("get", "/v1/keys"),
@@ -53,6 +54,7 @@ CALLS = {
     ("get", "/v1/runs"),
     ("post", "/v1/runs"),
     ("get", "/v1/runs/{id}"),
+    ("get", "/v1/runs/{id}/receipt"),
     ("post", "/v1/runs/{id}/start"),
     ("post", "/v1/runs/{id}/settle"),
     ("post", "/v1/runs/{id}/void"),
@@ -300,6 +302,8 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs/{id}/settle", id=stepped)
     for run in (settled, voided, stepped):
         send("get", "/v1/runs/{id}", id=run)
+        send("get", "/v1/runs/{id}/receipt", id=run)
+    send("get", "/.well-known/jwks.json")
     send("get", "/v1/runs/{id}", id="00000000-0000-0000-0000-000000000000")
     send("get", "/v1/runs")
     send("put", "/v1/datasets/{name}/budget", {"budget": {"mu": 2, "delta": 0.001}, "reason": "more"}, name="clt")

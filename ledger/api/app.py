@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from ledger import __version__, deploy
+from ledger import __version__, deploy, signing
 from ledger.api import datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
@@ -93,6 +93,7 @@ def _links(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for these settings, or for those of the environment."""
     chosen = settings or load()
+    signer = signing.signer_for(chosen)
     issuers = None if chosen.oidc_file is None else Issuers.load(chosen.oidc_file)
 
     @asynccontextmanager
@@ -110,7 +111,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
         metrics.watch(writer, certificates)
         catalogue = Catalogue(store)
-        made = Runs(store, writer, catalogue, certificates)
+        made = Runs(store, writer, catalogue, certificates, signer)
         keyring = Keyring(store, issuers)
         app.state.services = Services(
             store,
@@ -120,6 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             certificates,
             made,
             Planner(store, catalogue, certificates, made),
+            signer,
             schema_revision=deploy.newest_revision(),
         )
         noting = asyncio.create_task(_note_uses(keyring, writer))

@@ -50,10 +50,7 @@ STATUS: Final[dict[str, int]] = {
     "overloaded": 503,
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
-_LATER: Final = re.compile(
-    r"/v1/(report|runs/[^/]+/receipt|datasets/[^/]+/report)"
-    r"|/\.well-known/jwks\.json"
-)
+_LATER: Final = re.compile(r"/v1/(report|datasets/[^/]+/report)")
 """Calls of the contract that this version does not have."""
 ERRORS_SHOWN_MAX: Final = 20
 DISCONNECTED: Final = 499

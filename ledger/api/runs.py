@@ -18,12 +18,14 @@ from ledger.api.schemas import (
     BatchWasRefused,
     NewBatch,
     Problem,
+    ReceiptShown,
     RunApproved,
     RunMoved,
     RunOverran,
     RunPage,
     RunRefused,
     RunShown,
+    RunStarted,
 )
 from ledger.api.services import services
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
@@ -192,9 +194,9 @@ def _result(found: Answer | LedgerError) -> dict[str, Any]:
     return {"status": problem["status"], "replayed": replayed, "problem": problem}
 
 
-@router.post("/{id}/start", responses={200: {"model": RunMoved}}, response_model=None)
+@router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
 async def start(id: UUID, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Say that the run now touches the data. Not possible after `start_by`."""
+    """Say that the run now touches the data. Not possible after `start_by`. Its `receipt` lets a job train."""
     return Json(await services(request).runs.start(caller, id))
 
 
@@ -254,3 +256,9 @@ def list_runs(
 def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Show a run: what was asked, what was decided, what came of it."""
     return Json(services(request).runs.show(caller, id))
+
+
+@router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)
+def show_receipt(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+    """Show the receipt of a run's start, or of its approval before that. `run-state` for one refused or voided."""
+    return Json(services(request).runs.receipt(caller, id))

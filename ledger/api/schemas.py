@@ -529,12 +529,22 @@ class SegmentsShown(BaseModel):
 Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
 
 
+Receipt = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$",
+        description="The signed decision: a compact JWS (EdDSA), to be checked with `/.well-known/jwks.json`.",
+    ),
+]
+
+
 class RunApproved(BaseModel):
     id: UUID
     state: Literal["held"]
     decision: Literal["approved"]
     cost: AmountShown
     datasets: list[RunOnDataset]
+    receipt: Receipt
     start_by: str
     bound: Bound
     method: str
@@ -663,6 +673,18 @@ class RunMoved(BaseModel):
     settle_by: str | None = None
 
 
+class RunStarted(RunMoved):
+    """A run that may touch its data now. Only this receipt says so."""
+
+    receipt: Receipt
+
+
+class ReceiptShown(BaseModel):
+    run: UUID
+    state: Annotated[Literal["held", "started"], Field(description="Only `started` lets a job train.")]
+    receipt: Receipt
+
+
 class RunEvent(BaseModel):
     """What became of a run: when it was started, settled or voided, by whom, and what was said."""
 
@@ -769,6 +791,21 @@ class RunPage(BaseModel):
 class EntryPage(BaseModel):
     items: list[EntryShown]
     next: str | None
+
+
+class PublicKey(BaseModel):
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    kid: Annotated[str, Field(description="The key's thumbprint by RFC 7638.")]
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class KeySet(BaseModel):
+    """A JWK set: the key that is signed with now, then those before it."""
+
+    keys: list[PublicKey]
 
 
 class Health(BaseModel):

@@ -11,6 +11,7 @@ from ledger.certificates import Certificates
 from ledger.keys import Keyring
 from ledger.planner import Planner
 from ledger.runs import Runs
+from ledger.signing import Signer
 from ledger.store import Store
 from ledger.writer import Writer
 
@@ -26,6 +27,7 @@ class Services:
     certificates: Certificates
     runs: Runs
     planner: Planner
+    signer: Signer
     schema_revision: str
 
 

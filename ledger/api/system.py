@@ -1,15 +1,20 @@
-"""Whether the process lives, whether it can do its work, and the way to the documentation."""
+"""Whether the process lives, whether it can do its work, the keys it signs with, and the way to the documentation."""
 
 from __future__ import annotations
+
+from typing import Final
 
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
 from ledger.api.metrics import MEDIA_TYPE
 from ledger.api.problems import Json, of_error
-from ledger.api.schemas import Health
+from ledger.api.schemas import Health, KeySet
 from ledger.api.services import services
 from ledger.errors import Overloaded
+
+KEYS_SECONDS: Final = 300
+"""How long a key set may be kept by whoever fetched it."""
 
 router = APIRouter(tags=["system"])
 
@@ -41,6 +46,13 @@ def readyz(request: Request) -> Response:
 def show_metrics(request: Request) -> Response:
     """Show what this process counted: requests, decisions, failed sign-ins, what waits. Of no tenant by name."""
     return Response(request.app.state.metrics.exposition(), media_type=MEDIA_TYPE)
+
+
+@router.get("/.well-known/jwks.json", responses={200: {"model": KeySet}}, response_model=None)
+def show_keys(request: Request) -> Response:
+    """Show the public keys, as a JWK set, by which receipts can be checked: the current one, and those before it."""
+    kept = {"Cache-Control": f"public, max-age={KEYS_SECONDS}"}
+    return Json(services(request).signer.jwks(), headers=kept)
 
 
 @router.get("/", include_in_schema=False, response_model=None)

@@ -44,7 +44,7 @@ def serve(
     """Serve the ledger. With no LEDGER_DATABASE_URL: an SQLite file here, migrated, and set up if it is new."""
     import uvicorn
 
-    from ledger import deploy, logs
+    from ledger import deploy, logs, signing
     from ledger.cli.protocol import HEAD_BYTES_MAX, Patient
     from ledger.oidc import Issuers
 
@@ -58,6 +58,7 @@ def serve(
             _print_first_keys(first)
     else:
         deploy.demand_servable(settings)
+    signing.signer_for(settings)  # as the issuers above
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
@@ -91,11 +92,12 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make the operator's key, the first tenant and its admin key, and print them once."""
-    from ledger import deploy
+    from ledger import deploy, signing
 
     settings = _settings()
     if settings.is_sqlite:
         deploy.migrate(settings)
+    signing.ensure(settings)
     if reset_admin is not None:
         secret = deploy.reset_admin(settings, tenant=reset_admin)
         shown = {"tenant": reset_admin, "admin_key": secret}
