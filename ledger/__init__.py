@@ -15,6 +15,8 @@ The map, and the way of a request through it:
     tables         the schema, for PostgreSQL and SQLite
     rows           rows of the tables as the nouns, and back
     store          all SQL
+    watch          what is worth telling of that no decision raises: late runs, broken journals, short budgets
+    courier        looks now and then, and takes alerts from the outbox to webhooks
     certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
     jws            signed statements, and the keys for them: what a verifier has of us
@@ -45,6 +47,7 @@ Dependencies point one way, and tests/test_imports.py holds them to it:
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
     canonical <- journal; errors <- jws <- signing <- receipts <- runs
+    model <- alerts <- store <- watch <- courier <- api; jws, writer <- courier
     client imports errors, canonical and jws alone; cli imports client, verify, and for serving what serves
 """
 

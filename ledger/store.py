@@ -684,10 +684,28 @@ class Reading:
         newest_first = wanted.order_by(alerts.c.at_us.desc(), alerts.c.id.desc()).limit(limit)
         return [alert_of(row) for row in self.connection.execute(newest_first)]
 
+    def alert(self, alert_id: UUID) -> KeptAlert | None:
+        wanted = select(alerts).where(alerts.c.tenant_id == self.tenant_id, alerts.c.id == alert_id)
+        row = self.connection.execute(wanted).one_or_none()
+        return None if row is None else alert_of(row)
+
     def pending_alerts(self) -> int:
         """How many alerts wait to be delivered."""
         wanted = select(func.count()).where(alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending")
         return int(self.connection.execute(wanted).scalar_one())
+
+    def has_due_alerts(self, now_us: int) -> bool:
+        """Whether one is due now."""
+        wanted = select(alerts.c.id).where(
+            alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending", alerts.c.next_us <= now_us
+        )
+        return self.connection.execute(wanted.limit(1)).scalar() is not None
+
+    def alerts_beyond(self, most: int) -> bool:
+        """Whether there are more than so many."""
+        wanted = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id)
+        newest_first = wanted.order_by(alerts.c.at_us.desc(), alerts.c.id.desc())
+        return self.connection.execute(newest_first.offset(most).limit(1)).scalar() is not None
 
     def known_alerts(self, ids: Collection[UUID]) -> set[UUID]:
         """Which of these alerts are there already."""

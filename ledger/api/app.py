@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any, Final
@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__, deploy, signing
-from ledger.api import datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
+from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
@@ -26,8 +26,10 @@ from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
 from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
+from ledger.courier import Courier, Hosts
 from ledger.errors import Overloaded
 from ledger.keys import Keyring
+from ledger.model import AlertKind
 from ledger.oidc import Issuers
 from ledger.planner import Planner
 from ledger.runs import Runs
@@ -98,6 +100,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        def told(tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
+            metrics.alerts(kinds)
+            courier.saw(tenant_id, has_news=bool(kinds))
+
         store = Store(engine_for(chosen.database_url.get_secret_value()))
         threads = 1 if chosen.is_sqlite else chosen.writer_threads
         writer = Writer(
@@ -106,10 +112,20 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             queue_max=chosen.queue_max,
             group_max=chosen.group_max,
             on_group=metrics.group,
+            on_told=told,
+        )
+        courier = Courier(
+            store,
+            writer,
+            signer,
+            hosts=Hosts(chosen.webhook_hosts),
+            every_seconds=chosen.watch_seconds,
+            on_delivery=metrics.delivery,
         )
         writer.start()
+        courier.start()
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
-        metrics.watch(writer, certificates)
+        metrics.watch(writer, certificates, courier)
         catalogue = Catalogue(store)
         made = Runs(store, writer, catalogue, certificates, signer)
         keyring = Keyring(store, issuers)
@@ -122,6 +138,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             made,
             Planner(store, catalogue, certificates, made),
             signer,
+            courier,
             schema_revision=deploy.newest_revision(),
         )
         noting = asyncio.create_task(_note_uses(keyring, writer))
@@ -131,6 +148,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             noting.cancel()
             _write_uses(keyring, writer)
             certificates.close()
+            courier.close()
             writer.close()
             store.close()
 
@@ -145,7 +163,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, evaluate, plan, proposals, tenants, system, docs):
+    for part in (runs, datasets, evaluate, plan, proposals, tenants, alerts, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
     problems.install(app)

@@ -8,6 +8,7 @@ from fastapi import Request
 
 from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
+from ledger.courier import Courier
 from ledger.keys import Keyring
 from ledger.planner import Planner
 from ledger.runs import Runs
@@ -28,6 +29,7 @@ class Services:
     runs: Runs
     planner: Planner
     signer: Signer
+    courier: Courier
     schema_revision: str
 
 
