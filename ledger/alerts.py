@@ -17,7 +17,6 @@ from typing import Any, Final, NamedTuple
 from uuid import UUID, uuid5
 
 from ledger.model import (
-    Account,
     AccountKey,
     Alert,
     Alerting,
@@ -116,20 +115,13 @@ def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID,
     return [alert for draft in drafts for alert in watch.read(draft)]
 
 
-class _Balance(NamedTuple):
-    """Of one account, what counts here."""
-
-    used: Amount
-    limit: Amount
-
-
 @dataclass(slots=True)
 class _Watch:
     """The books as a reader of the entries sees them go by."""
 
     before: Books
     in_a_row: dict[UUID, int]
-    balances: dict[AccountKey, _Balance] = field(default_factory=dict)
+    levels: dict[AccountKey, int] = field(default_factory=dict)
     states: dict[UUID, DatasetState] = field(default_factory=dict)
 
     def read(self, draft: Draft) -> Iterator[Alert]:
@@ -164,30 +156,32 @@ class _Watch:
             yield _of_entry("refusals", draft, {"in_a_row": count, "by": draft.actor})
 
     def _thresholds(self, draft: Draft) -> Iterator[Alert]:
-        passed: dict[tuple[str | None, int], list[tuple[AccountKey, _Balance, Mapping[str, Any]]]] = {}
-        for key, facts in _accounts(draft):
-            now = _Balance(Amount.of(facts["spent"]) + Amount.of(facts["held"]), Amount.of(facts["limit"]))
-            was = self.balances.get(key)
-            if was is None:
+        passed: dict[tuple[str | None, int], list[_Stated]] = {}
+        for key, facts, high in _accounts(draft):
+            low = self.levels.get(key)
+            if low is None:
                 known = self.before.accounts.get(key)
-                was = _Balance(Amount(0, 0), now.limit) if known is None else _of_account(known)
-            self.balances[key] = now
-            low, high = level(*was), level(*now)
-            for percent in self.before.alerting.thresholds if low < high else ():
-                if low < percent <= high:
-                    passed.setdefault((key.project, percent), []).append((key, now, facts))
+                low = 0 if known is None else level(known.spent + known.held, known.limit)
+            self.levels[key] = high
+            if low < high:
+                for percent in self.before.alerting.thresholds:
+                    if low < percent <= high:
+                        passed.setdefault((key.project, percent), []).append((key, facts, high))
         for (_, percent), accounts in passed.items():
             yield from _over(draft, percent, accounts)
 
 
-def _over(
-    draft: Draft, percent: int, accounts: Sequence[tuple[AccountKey, _Balance, Mapping[str, Any]]]
-) -> Iterator[Alert]:
+_Stated = tuple[AccountKey, Mapping[str, Any], int]
+"""An account, what an entry says of it, and how much of its limit that is, in percent."""
+
+
+def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[Alert]:
     """That these accounts of one holder passed a threshold: an alert each, or one for all where they are many."""
-    for key, balance, facts in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
+    for key, facts, _ in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
+        limit = Amount.of(facts["limit"])
         said: dict[str, Any] = {
             "percent": percent,
-            "quantities": _passed(balance.used, balance.limit, percent),
+            "quantities": _passed(Amount.of(facts["spent"]) + Amount.of(facts["held"]), limit, percent),
             "balance": {part: facts[part] for part in ("limit", "spent", "held")},
         }
         account = key.facts()
@@ -197,25 +191,34 @@ def _over(
             account |= {"partition": names[0]}
             said |= {"partitions": names[:NAMED_MAX], "partitions_count": len(names)}
             name = json.dumps([names, key.project])
-        generation = (str(balance.limit.mu_sq_pico), str(balance.limit.delta_atto))
+        generation = (str(limit.mu_sq_pico), str(limit.delta_atto))
         if account:
             said["account"] = account
         yield _of_entry("threshold", draft, said, key=(str(draft.dataset_id), name, str(percent), *generation))
 
 
-def _of_account(account: Account) -> _Balance:
-    return _Balance(account.spent + account.held, account.limit)
-
-
-def _accounts(draft: Draft) -> Iterator[tuple[AccountKey, Mapping[str, Any]]]:
+def _accounts(draft: Draft) -> Iterator[_Stated]:
     """The accounts that an entry says the balance of, except those of principals: they limit what one may hold at a
     time, and are full and empty again in the ordinary course of things."""
     if "balance" in draft.facts:
-        yield AccountKey(draft.dataset_id), draft.facts["balance"]
+        own = draft.facts["balance"]
+        yield AccountKey(draft.dataset_id), own, _level_of(own)
     for group in draft.facts.get("accounts", ()):
         if "principal" not in group:
+            stated = _level_of(group)
             for partition in group.get("partitions", (None,)):
-                yield AccountKey(draft.dataset_id, partition, group.get("project")), group
+                yield AccountKey(draft.dataset_id, partition, group.get("project")), group, stated
+
+
+def _level_of(facts: Mapping[str, Any]) -> int:
+    """`level`, of what an entry says. Straight from the digits: this is done for every approval."""
+    spent, held, limit = facts["spent"], facts["held"], facts["limit"]
+    found = 0
+    for quantity in ("mu_sq_pico", "delta_atto"):
+        most = int(limit[quantity])
+        if most > 0:
+            found = max(found, 100 * (int(spent[quantity]) + int(held[quantity])) // most)
+    return found
 
 
 def _of_entry(kind: Any, draft: Draft, facts: Mapping[str, Any], *, key: tuple[str, ...] | None = None) -> Alert:
