@@ -3,6 +3,7 @@
     server   what opens the database: serve, init, migrate, check
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
+    alerting what asks a server about alerts: alerts, alerting, forecast
     offline  what needs neither: verify
     show     how things look to a person
 
@@ -18,7 +19,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, remote, server, show
+from ledger.cli import alerting, offline, remote, server, show
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -27,7 +28,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, remote, offline):
+for _part in (server, remote, alerting, offline):
     _part.add_to(app)
 
 
