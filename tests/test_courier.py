@@ -68,7 +68,7 @@ class Receiver:
             self.release.wait(SECONDS)
             return
         handler.send_response(200 if said == "endless" else said)
-        if said in (302, 307):
+        if said in (301, 302, 307, 308):
             handler.send_header("Location", f"http://{self.place}/elsewhere")
         handler.end_headers()
         if said == "endless":
@@ -396,16 +396,17 @@ def test_where_a_webhook_may_lead(hosts: str, url: str, is_allowed: bool) -> Non
     assert (Hosts(allowed).objection(url) is None) == is_allowed
 
 
-@pytest.mark.parametrize("said", [301, 302, 307, 308])
-def test_a_redirection_is_not_followed(post: Post, receiver: Receiver, said: int) -> None:
+def test_a_redirection_is_not_followed(post: Post, receiver: Receiver) -> None:
     """Goal: an allowed host cannot send it elsewhere. Method: redirect, to a place that would say."""
     post.tell()
-    receiver.answers.put(said)
-    post.deliver()
-    (path, _, _) = receiver.got.get(timeout=SECONDS)
-    assert path.startswith("/hook")
-    assert receiver.got.empty()
-    assert post.one().failure == f"status {said}"
+    for said in (301, 302, 307, 308):
+        receiver.answers.put(said)
+        post.deliver()
+        (path, _, _) = receiver.got.get(timeout=SECONDS)
+        assert path.startswith("/hook")
+        assert receiver.got.empty()
+        assert post.one().failure == f"status {said}"
+        post.pass_time(10**10)
 
 
 def test_an_answer_without_end(post: Post, receiver: Receiver) -> None:
