@@ -91,7 +91,7 @@ class Places:
 def places_of(settings: Settings) -> Places:
     """Where the key is to be. Raises Misconfigured, saying what to do, where nothing says it."""
     named, file = settings.retired_keys_file, settings.signing_key_file
-    if settings.signing_key is not None:
+    if _text(settings) is not None:
         if file is not None:
             raise Misconfigured("LEDGER_SIGNING_KEY and LEDGER_SIGNING_KEY_FILE are both set: set one of them.")
         return Places(None, named, is_default=False, is_retired_named=named is not None)
@@ -99,6 +99,12 @@ def places_of(settings: Settings) -> Places:
     if file is None:
         file = _beside(settings)
     return Places(file, named or file.with_suffix(".retired.json"), is_default, is_retired_named=named is not None)
+
+
+def _text(settings: Settings) -> str | None:
+    """The key that a setting is, if one is. What stores keep in one line has its line ends as \\n."""
+    text = "" if settings.signing_key is None else settings.signing_key.get_secret_value().replace("\\n", "\n")
+    return text if text.strip() else None
 
 
 def _beside(settings: Settings) -> Path:
@@ -122,9 +128,7 @@ def signer_for(settings: Settings) -> Signer:
     Raises Misconfigured, saying what to do, and never showing any of the key.
     """
     places = places_of(settings)
-    if settings.signing_key is not None:
-        # What stores keep in one line has its line ends as \n.
-        text = settings.signing_key.get_secret_value().replace("\\n", "\n")
+    if (text := _text(settings)) is not None:
         return Signer(_from_pem(text, "LEDGER_SIGNING_KEY"), _retired(places))
     if places.file is None:
         raise TypeError("neither a key nor its file")
@@ -133,12 +137,20 @@ def signer_for(settings: Settings) -> Signer:
     return Signer(_read_key(places), _retired(places))
 
 
+def published(settings: Settings) -> dict[str, list[dict[str, str]]]:
+    """The key set that a server with these settings publishes; nothing is made. Raises Misconfigured."""
+    places = places_of(settings)
+    if places.file is None:
+        return signer_for(settings).jwks()
+    return Signer(_read_key(places), _retired(places)).jwks()
+
+
 def ensure(settings: Settings) -> None:
     """For `init`: makes the key where a file is to have it and has not. Raises Misconfigured.
 
     On PostgreSQL with nothing said it makes none: there is no place for it.
     """
-    if settings.signing_key is not None or (settings.signing_key_file is None and not settings.is_sqlite):
+    if _text(settings) is not None or (settings.signing_key_file is None and not settings.is_sqlite):
         return
     places = places_of(settings)
     if places.file is not None:
@@ -268,11 +280,13 @@ def _read_key(places: Places) -> SigningKey:
     except OSError as error:
         said = "is a link, and not the file that this ledger made" if error.errno == errno.ELOOP else error.strerror
         raise Misconfigured(f"The signing key {path} cannot be read: {said}.") from None
-    with os.fdopen(opened, "rb") as file:
-        _demand_private(path, os.fstat(file.fileno()))
-        raw = file.read(PEM_BYTES_MAX + 1)
     try:
-        return _from_pem(raw[:PEM_BYTES_MAX].decode("ascii"), str(path))
+        _demand_private(path, os.fstat(opened))
+        raw = os.read(opened, PEM_BYTES_MAX)
+    finally:
+        os.close(opened)
+    try:
+        return _from_pem(raw.decode("ascii"), str(path))
     except UnicodeDecodeError:
         raise Misconfigured(f"{path}: The signing key is not PEM text.") from None
 

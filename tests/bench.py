@@ -28,6 +28,7 @@ from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from ledger.writer import Writer
 from tests import postgres
+from tests.driver import SIGNING_KEY
 
 SHORT = 10
 LONG = int(os.environ.get("LEDGER_BENCH_ENTRIES", "100000"))
@@ -122,7 +123,8 @@ def durable(server: postgres.Server, name: str) -> Iterator[Settings]:
         for setting in ("fsync", "synchronous_commit", "full_page_writes"):
             admin.execute(f"ALTER SYSTEM SET {setting} = on")
         admin.execute("SELECT pg_reload_conf()")
-    yield Settings(database_url=SecretStr(postgres.create_database(server, name)))
+    url = SecretStr(postgres.create_database(server, name))
+    yield Settings(database_url=url, signing_key=SecretStr(SIGNING_KEY))
 
 
 def main() -> None:

@@ -75,6 +75,27 @@ def test_postgresql_is_migrated_and_set_up_when_it_is_said(postgresql: Settings,
         assert answer.json() == {"items": [], "next": None}
 
 
+def test_postgresql_s_signing_key_is_made_by_init_and_never_by_serve(postgresql: Settings, tmp_path: Path) -> None:
+    """Goal: `init` makes the key where a file is named; a server of several takes it from there."""
+    named = postgresql.model_copy(update={"signing_key": None, "signing_key_file": tmp_path / "key.pem"})
+    env = environment(named)
+    assert "signing-key create" in refused_to_serve(env, tmp_path)
+    assert run("init", folder=tmp_path, env=env).returncode == 0
+    kid = json.loads(run("signing-key", "show", "--json", folder=tmp_path, env=env).stdout)["keys"][0]["kid"]
+    with serve(named, tmp_path) as served:
+        assert httpx.get(f"{served.url}/.well-known/jwks.json").json()["keys"][0]["kid"] == kid
+    env.pop("LEDGER_SIGNING_KEY_FILE")
+    assert "LEDGER_SIGNING_KEY_FILE" in refused_to_serve(env, tmp_path)
+
+
+def refused_to_serve(env: dict[str, str], folder: Path) -> str:
+    """What a server without a key says, which ends at once."""
+    command = [sys.executable, "-c", "from ledger.api.app import create_app; create_app()"]
+    ended = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, timeout=60, check=False)
+    assert ended.returncode == 1
+    return ended.stderr
+
+
 @pytest.mark.parametrize("command", ["serve", "init"])
 def test_a_database_that_was_not_migrated(templates: Templates, tmp_path: Path, command: str) -> None:
     """Goal: the message says what to type next, and the exit status is 3."""

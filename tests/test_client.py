@@ -54,6 +54,7 @@ from ledger.client import (
     UnitMismatch,
     Unreachable,
     ZCdp,
+    verify_receipt,
 )
 from ledger.client import Ledger as Client
 from ledger.client.flows import PAUSES_SECONDS_MAX
@@ -194,11 +195,12 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     examples, in the order of the source, as one session; a method without an example is a failure."""
     known: dict[str, Any] = {"ledger": client, "operator": connect(ledger.with_key(ledger.operator_key))}
     known.update(Gaussian=Gaussian, PureDP=PureDP, url=URL, key=ledger.key, file=io.BytesIO())
+    known["verify_receipt"] = verify_receipt
     known["second"] = connect(ledger.as_("steward"))
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 40
+    assert len(methods) == 42
     streams = {"export": Client.export, "export_tenant": Client.export_tenant}
     for name, documented in {**methods, **streams, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
@@ -207,6 +209,22 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
         said: list[str] = []
         runner.run(example, out=said.append, clear_globs=False)
         assert not said, "".join(said)
+
+
+def test_a_training_job_has_its_receipt_before_it_begins(client: Client) -> None:
+    """Goal: inside `ledger.run(…)` the receipt of the start is at hand, the same that the ledger gives to who asks for
+    it, and good for this job; a process that goes on under the key has it again; a voided run has none."""
+    keys = client.jwks()
+    with client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="job") as run:
+        assert run.receipt is not None
+        assert client.receipt(run.id)["receipt"] == run.receipt
+        found = verify_receipt(run.receipt, jwks=keys, datasets="mnist", run=run.id, mechanism=RELEASE)
+        assert found.state == "started"
+        assert client.start(run.id)["receipt"] == run.receipt
+    voided = client.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
+    client.void(voided, reason="not needed")
+    with pytest.raises(errors.RunState):
+        client.receipt(voided)
 
 
 def test_answers_are_typed_for_both_clients(client: Client, ledger: Ledger) -> None:
@@ -1357,7 +1375,7 @@ print(repr(ledger.client.Ledger(key="pbl_x")))
 
 def test_it_needs_httpx_and_nothing_else(tmp_path: Path) -> None:
     """Goal: a training job can import the client without the server. Method: a fresh process in which the server's
-    libraries cannot be found; what came in beside httpx is this package alone, and of it `errors` alone."""
+    libraries cannot be found; what came in beside httpx is this package alone, and of it `canonical` and `errors`."""
     ended = subprocess.run(
         [sys.executable, "-W", "error", "-c", ALONE],
         cwd=tmp_path,
@@ -1369,6 +1387,6 @@ def test_it_needs_httpx_and_nothing_else(tmp_path: Path) -> None:
     assert ended.returncode == 0, ended.stderr
     assert ended.stdout.splitlines() == [
         "['ledger']",
-        "['ledger', 'ledger.errors']",
+        "['ledger', 'ledger.canonical', 'ledger.errors']",
         "<Ledger at http://127.0.0.1:8000>",
     ]

@@ -8,17 +8,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
 from alembic import command
-from sqlalchemy import Connection, column, insert, table
+from sqlalchemy import Connection, column, insert, table, text
 from starlette.testclient import TestClient
 
 from ledger import audit, deploy, journal
 from ledger.api.app import create_app
+from ledger.client import ReceiptExpired, verify_receipt
 from ledger.errors import JournalBroken
 from ledger.model import AccountKey, Amount
 from ledger.settings import Settings
@@ -33,6 +35,7 @@ BEFORE: dict[str, Any] = json.loads((Path(__file__).parent / "cases" / "revision
 TABLES: dict[str, list[dict[str, Any]]] = BEFORE["tables"]
 TENANT = UUID(TABLES["tenants"][0]["tenant_id"])
 IDS = {row["name"]: UUID(row["id"]) for row in TABLES["datasets"]}
+YEAR_3000_US = 32_503_680_000_000_000
 RUNS = {row["key"]: row["run_id"] for row in TABLES["claims"]}
 
 
@@ -89,7 +92,11 @@ def migrated(request: pytest.FixtureRequest, templates: Templates, tmp_path: Pat
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Ledger]:
-    """The application on it, with the admin's key of then."""
+    """The application on it, with the admin's key of then, whose runs can still be started: their day was long ago."""
+    engine = past_the_ledger(settings)
+    with engine.execution_options(writing=True).begin() as connection:
+        connection.execute(text(f"UPDATE runs SET due_us = {YEAR_3000_US} WHERE due_us IS NOT NULL"))
+    engine.dispose()
     with TestClient(create_app(settings), raise_server_exceptions=False) as client:
         yield Ledger(client, BEFORE["admin_key"])
 
@@ -223,7 +230,9 @@ def test_what_was_shown_is_shown(migrated: Settings) -> None:
         for key, mechanism, status in (("held", None, 201), ("refused", refused, 409)):
             again = ledger.ask(mechanism, key=key)
             assert (again.status_code, again.headers["idempotent-replayed"]) == (status, "true")
-            assert again.json() == BEFORE["answers"][key]
+            old = BEFORE["answers"][key]
+            assert {member: again.json()[member] for member in old} == old
+            assert again.json().keys() - old.keys() == ({"receipt"} if status == 201 else set())
         listed = ledger.get("/v1/runs", dataset="mnist").json()["items"]
         assert [run["id"] for run in listed] == [
             run["id"] for run in BEFORE["shown"]["runs"] if run["datasets"][0]["name"] == "mnist"
@@ -247,7 +256,14 @@ def test_runs_of_before_go_on(migrated: Settings) -> None:
         # Two releases were planned, and one was made: additive, so one is returned.
         settled = end("started", "settle", {"steps": 1})
         assert int(settled["charged"]["mu_sq_pico"]) == int(settled["returned"]["mu_sq_pico"]) == once
-        end("held", "start")
+        keys = ledger.client.get("/.well-known/jwks.json").json()
+        receipt = ledger.get(f"/v1/runs/{RUNS['held']}/receipt").json()["receipt"]
+        assert verify_receipt(end("held", "start")["receipt"], jwks=keys, datasets="mnist").run == RUNS["held"]
+        entries = {journal.digest(body).hex() for body, _ in journal_of("mnist")}
+        with pytest.raises(ReceiptExpired):
+            verify_receipt(receipt, jwks=keys, state="held")  # by what was recorded
+        held = verify_receipt(receipt, jwks=keys, state="held", now=datetime(2026, 1, 1, tzinfo=UTC))
+        assert held.datasets[0].hash in entries
         end("held", "settle")
         end("held-too", "void", {"reason": "no longer"})
         assert (ledger.balance()["spent"], ledger.balance()["held"]) == ((3 * once, 0), (0, 0))

@@ -1,14 +1,16 @@
 """The command line: `privacy-ledger`.
 
     server   what opens the database: serve, init, migrate, check
+    signing  the key that is signed with, in its file: signing-key
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
     alerting what asks a server about alerts: alerts, alerting, forecast
+    receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify
     show     how things look to a person
 
-Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export or a database that does not
-hold), 2 bad usage or input, 3 cannot reach.
+Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export, a database or a receipt that
+does not hold), 2 bad usage or input, 3 cannot reach.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import alerting, offline, remote, server, show
+from ledger.cli import alerting, offline, receipts, remote, server, show, signing
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -28,7 +30,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, remote, alerting, offline):
+for _part in (server, signing, remote, receipts, alerting, offline):
     _part.add_to(app)
 
 

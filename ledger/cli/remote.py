@@ -87,7 +87,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 @contextmanager
-def _server() -> Iterator[Ledger]:
+def server() -> Iterator[Ledger]:
+    """The server at LEDGER_URL, with LEDGER_KEY."""
     from ledger.client import Ledger
 
     # A person is waiting, who can say it again; a training job has more patience.
@@ -141,7 +142,7 @@ def _parsed_object(text: str, name: str) -> dict[str, Any]:
     return value
 
 
-def _uses(datasets: list[str]) -> list[str | dict[str, Any]]:
+def uses_of(datasets: list[str]) -> list[str | dict[str, Any]]:
     """The datasets of a run as they are typed: NAME, or NAME:PARTITION,PARTITION."""
     found: list[str | dict[str, Any]] = []
     for said in datasets:
@@ -158,14 +159,14 @@ def _uses(datasets: list[str]) -> list[str | dict[str, Any]]:
 
 def whoami(as_json: Json = False) -> None:
     """Show whom the ledger takes you for: tenant, role, limits, and when the key or token ends."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.me(), as_json, show.me)
 
 
 @tenant_app.command("create")
 def tenant_create(name: str, as_json: Json = False) -> None:
     """Make a tenant and its first admin key."""
-    with _server() as ledger:
+    with server() as ledger:
         made = ledger.make_tenant(name=name)
     _print(made, as_json, lambda made: show.secret(made["key"], what=f"The tenant {name} and its first admin key."))
 
@@ -182,7 +183,7 @@ def key_create(
     as_json: Json = False,
 ) -> None:
     """Make a key."""
-    with _server() as ledger:
+    with server() as ledger:
         limits = _given(datasets=dataset or None, projects=project or None, expires_at=expires_at)
         made = ledger.make_key(name=name, role=role, **limits)
     _print(made, as_json, lambda made: show.secret(made, what=f"A key for the role {role}."))
@@ -191,7 +192,7 @@ def key_create(
 @key_app.command("list")
 def key_list(as_json: Json = False) -> None:
     """List the keys, without their secrets."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(list(ledger.keys()), as_json, show.keys)
 
 
@@ -204,7 +205,7 @@ def key_rotate(
     as_json: Json = False,
 ) -> None:
     """Make a new key for the same principal, with the same role and limits; the old one ends after the overlap."""
-    with _server() as ledger:
+    with server() as ledger:
         made = ledger.rotate_key(key_id, overlap=overlap)
     what = f"A new key for the role {made['role']}, beside the old one for {overlap or 'P1D'}."
     _print(made, as_json, lambda made: show.secret(made, what=what))
@@ -213,7 +214,7 @@ def key_rotate(
 @key_app.command("revoke")
 def key_revoke(key_id: KeyId, as_json: Json = False) -> None:
     """Revoke a key."""
-    with _server() as ledger:
+    with server() as ledger:
         ledger.revoke_key(key_id)
     _print({"id": key_id, "revoked": True}, as_json, lambda _: show.out.print(f"The key {key_id} is revoked."))
 
@@ -224,7 +225,7 @@ def key_revoke(key_id: KeyId, as_json: Json = False) -> None:
 @policy_app.command("show")
 def policy_show(as_json: Json = False) -> None:
     """Show the tenant's policy."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.policy(), as_json, show.policy)
 
 
@@ -241,7 +242,7 @@ def policy_set(
     as_json: Json = False,
 ) -> None:
     """Set the tenant's policy."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.set_policy(second_steward=second_steward, reason=reason), as_json, show.policy)
 
 
@@ -252,7 +253,7 @@ def proposal_list(
     as_json: Json = False,
 ) -> None:
     """List what was proposed, and what became of it."""
-    with _server() as ledger:
+    with server() as ledger:
         found = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
     _print(found, as_json, show.proposals)
 
@@ -260,14 +261,14 @@ def proposal_list(
 @proposal_app.command("show")
 def proposal_show(proposal_id: ProposalId, as_json: Json = False) -> None:
     """Show what is proposed, by whom, and until when it can be approved."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.proposal(proposal_id), as_json, show.proposal)
 
 
 @proposal_app.command("approve")
 def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
     """Do what another steward proposed. Exit status 1 where that cannot be done any more."""
-    with _server() as ledger:
+    with server() as ledger:
         done = ledger.approve(proposal_id)
     _print(done, as_json, show.dataset if "privacy_unit" in done else show.moved)
 
@@ -275,7 +276,7 @@ def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
 @proposal_app.command("refuse")
 def proposal_refuse(proposal_id: ProposalId, reason: Reason, as_json: Json = False) -> None:
     """Refuse what another steward proposed, for good."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.refuse(proposal_id, reason=reason), as_json, show.proposal)
 
 
@@ -369,7 +370,7 @@ def dataset_create(
         derived_from=[{"name": parent, "unit_preserving": True} for parent in derived_from or ()] or None,
         ceiling=ceiling,
     )
-    with _server() as ledger:
+    with server() as ledger:
         made = ledger.register(name=name, title=title, description=description, **{**unsaid, **said})
     _print(made, as_json, show.dataset)
 
@@ -377,14 +378,14 @@ def dataset_create(
 @dataset_app.command("list")
 def dataset_list(as_json: Json = False) -> None:
     """List the datasets that your key sees."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(list(ledger.datasets()), as_json, show.datasets)
 
 
 @dataset_app.command("show")
 def dataset_show(name: str, as_json: Json = False) -> None:
     """Show a dataset with its balance."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.dataset(name), as_json, show.dataset)
 
 
@@ -400,7 +401,7 @@ def dataset_budget(
     as_json: Json = False,
 ) -> None:
     """Set a new limit, not below what is spent and held; a higher one may take a second steward."""
-    with _server() as ledger:
+    with server() as ledger:
         changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
     _print(changed, as_json, _unless_proposed(show.dataset))
 
@@ -408,7 +409,7 @@ def dataset_budget(
 @dataset_app.command("partitions")
 def dataset_partitions(name: str, as_json: Json = False) -> None:
     """List a dataset's partitions, each with its balance."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(list(ledger.partitions(name)), as_json, show.partitions)
 
 
@@ -428,7 +429,7 @@ def dataset_add_partitions(
             " fresh budget for it.",
             field="disjoint",
         )
-    with _server() as ledger:
+    with server() as ledger:
         made = ledger.add_partitions(name, partitions, disjoint=True)
     _print(made["items"], as_json, show.partitions)
 
@@ -447,7 +448,7 @@ def dataset_project(
 ) -> None:
     """Set a project's share of a dataset: a limit on the runs that name it, beside the dataset's own."""
     budget = _budget(epsilon, at_delta, slack, mu, delta)
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.set_project(name, project, budget=budget, reason=reason), as_json, show.project)
 
 
@@ -471,13 +472,13 @@ def dataset_fair_use(
             "Give a budget for what one principal may hold (such as --mu), --runs-per-hour or both; or --unlimited.",
             field="held",
         )
-    with _server() as ledger:
+    with server() as ledger:
         changed = ledger.set_fair_use(name, held=held, runs_per_hour=runs_per_hour, reason=reason)
     _print(changed, as_json, show.dataset)
 
 
 def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.change(name, state=state, reason=reason), as_json, _unless_proposed(show.dataset))
 
 
@@ -578,10 +579,10 @@ def request(
     as_json: Json = False,
 ) -> None:
     """Ask for approval of a run, before it touches the data. Exit status 1 where it is refused."""
-    with _server() as ledger:
+    with server() as ledger:
         try:
             answer = ledger.ask(
-                datasets=_uses(datasets),
+                datasets=uses_of(datasets),
                 mechanism=declared,
                 delta=share,
                 segments=segments,
@@ -615,9 +616,9 @@ def plan(
     """Work out whether a run would fit now, and how much of it would. Exit status 1 where it does not fit."""
     # As the option is called: of `--mechanism-epsilon` too, the field is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
-    with _server() as ledger:
+    with server() as ledger:
         answer = ledger.plan(
-            datasets=_uses(datasets),
+            datasets=uses_of(datasets),
             mechanism=declared,
             delta=share,
             segments=segments,
@@ -638,7 +639,7 @@ def batch(
 ) -> None:
     """Ask for up to 1000 runs at once, as POST /v1/runs has them. Exit status 1 where not every one is approved."""
     runs = _run_requests(file)
-    with _server() as ledger:
+    with server() as ledger:
         try:
             results = ledger.ask_batch(runs, atomic=atomic)["results"]
         except BatchRefused as error:
@@ -700,7 +701,7 @@ def _suggestion(field: str, value: Any) -> str:
 
 def start(run: RunId, as_json: Json = False) -> None:
     """Say that a run now touches the data."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.start(run), as_json, show.moved)
 
 
@@ -719,7 +720,7 @@ def settle(
 ) -> None:
     """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
     said = _given(steps=steps, stop=stop, evidence=_object(evidence, "evidence"))
-    with _server() as ledger:
+    with server() as ledger:
         try:
             answer = ledger.settle(run, **said)
         except Overrun as error:
@@ -733,7 +734,7 @@ def settle(
 def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
     """Say that no output of a run was ever seen, so that nothing is charged; once started, it may take a second
     steward."""
-    with _server() as ledger:
+    with server() as ledger:
         _print(ledger.void(run, reason=reason), as_json, _unless_proposed(show.moved))
 
 
@@ -747,7 +748,7 @@ def runs(
 ) -> None:
     """List runs."""
     filters = _given(dataset=dataset, state=state, project=project, overdue=overdue or None)
-    with _server() as ledger:
+    with server() as ledger:
         found = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
     _print(found, as_json, show.runs)
 
@@ -764,7 +765,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Work out what a mechanism would cost. Nothing is recorded."""
-    with _server() as ledger:
+    with server() as ledger:
         answer = ledger.evaluate(
             mechanism=declared,
             bound=bound,
@@ -811,7 +812,7 @@ def export(
 
 
 def _export(dataset: str | None, file: BinaryIO) -> None:
-    with _server() as ledger:
+    with server() as ledger:
         if dataset is None:
             ledger.export_tenant(file)
         else:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.markup import escape
@@ -18,6 +18,9 @@ from rich.text import Text
 from ledger.errors import BudgetExceeded, JournalBroken, LedgerError, Overrun
 from ledger.model import Account, AccountKey, Amount
 from ledger.verify import Verified, VerifiedTenant
+
+if TYPE_CHECKING:
+    from ledger.client.receipts import Receipt
 
 BAR_WIDTH: Final = 40
 ACCOUNTS_SHOWN_MAX: Final = 20
@@ -557,6 +560,45 @@ def checked(found: Sequence[Mapping[str, Any]]) -> None:
             verdict = Text(f"entry {result['seq']}: {result['error']}", style="bold red")
         table.add_row(escape(result["tenant"]), result["dataset"] or "", f"{result['entries']:,}", verdict)
     out.print(table if found else "There are no tenants yet.")
+
+
+def receipt(found: Receipt) -> None:
+    """That a receipt is good, and of what."""
+    out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {found.run}, {found.state}"))
+    grid = _grid()
+    grid.add_row("tenant", escape(f"{found.tenant} ({found.tenant_id})"))
+    for place, each in enumerate(found.datasets):
+        parts = "" if each.partitions is None else f" ({', '.join(each.partitions)})"
+        grid.add_row("" if place else "datasets", f"{each.name}{parts}, entry {each.seq:,}")
+    if found.project is not None:
+        grid.add_row("project", found.project)
+    grid.add_row("mechanism", f"{found.mechanism_type}, {found.mechanism_digest}")
+    grid.add_row("cost", _mu(Amount(found.mu_sq_pico, found.delta_atto)))
+    grid.add_row("valid until", found.valid_until.isoformat())
+    out.print(grid)
+    if found.state == "held":
+        out.print("It is an approval, which can still be voided: no job may begin by it.")
+
+
+def rejected(error: LedgerError) -> None:
+    """Why a receipt lets nothing begin."""
+    err.print(Text.assemble(("not good", "bold red"), f"  {error.detail}"))
+
+
+def received(answer: Mapping[str, Any]) -> None:
+    """A receipt as the server gives it."""
+    err.print(Text.assemble((answer["state"], "bold"), f"  run {answer['run']}"))
+    if answer["state"] == "held":
+        err.print("No job may begin by it: privacy-ledger start, and the receipt after that.")
+    out.print(answer["receipt"], markup=False)
+
+
+def signing_keys(keys: Sequence[Mapping[str, Any]]) -> None:
+    """The keys that are or were signed with, the current one first."""
+    table = _table("key", "public", "")
+    for place, key in enumerate(keys):
+        table.add_row(key["kid"], key["x"], "retired" if place else "signs now")
+    out.print(table)
 
 
 def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:

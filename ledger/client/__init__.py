@@ -18,6 +18,7 @@ A run that does not fit raises BudgetExceeded before any data is touched, and sa
     errors       a server's problems as exceptions
     flows        how a call is carried out, with its retries; a generator that does neither I/O nor waiting
     runs         the life of a run around the code that trains
+    receipts     checking a signed receipt, with no server
     methods      every call of the ledger, for both clients
     ledgers      the two clients, which do what a flow says
 """
@@ -35,6 +36,19 @@ from ledger.client.mechanisms import (
     PureDP,
     ZCdp,
 )
+from ledger.client.receipts import (
+    OtherDataset,
+    OtherMechanism,
+    OtherRun,
+    OtherTenant,
+    Receipt,
+    ReceiptExpired,
+    ReceiptForged,
+    ReceiptNotStarted,
+    ReceiptOfAnother,
+    ReceiptRejected,
+    verify_receipt,
+)
 from ledger.client.runs import Run
 from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, UnitMismatch
 
@@ -51,13 +65,24 @@ __all__ = [
     "Ledger",
     "LedgerError",
     "MatrixFactorization",
+    "OtherDataset",
+    "OtherMechanism",
+    "OtherRun",
+    "OtherTenant",
     "Overrun",
     "PartitionsClosed",
     "ProposalState",
     "PureDP",
     "RateLimited",
+    "Receipt",
+    "ReceiptExpired",
+    "ReceiptForged",
+    "ReceiptNotStarted",
+    "ReceiptOfAnother",
+    "ReceiptRejected",
     "Run",
     "UnitMismatch",
     "Unreachable",
     "ZCdp",
+    "verify_receipt",
 ]

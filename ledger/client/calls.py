@@ -142,6 +142,16 @@ def run_info(run: str) -> Call:
     return get("runs", run)
 
 
+def receipt(run: str) -> Call:
+    """Reads the signed decision about a run."""
+    return get("runs", run, "receipt")
+
+
+def jwks() -> Call:
+    """Reads the keys that receipts are signed with."""
+    return Call("GET", "/.well-known/jwks.json", is_repeatable=True)
+
+
 def export(name: str) -> Call:
     """Reads all of a dataset's journal."""
     return replace(get("datasets", name, "export"), is_streamed=True)

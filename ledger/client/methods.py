@@ -205,6 +205,25 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         """
         return self._send(calls.run_info(run))
 
+    def receipt(self, run: str) -> Answer:
+        """The signed receipt of a run's start, or of its approval before that: `{"run", "state", "receipt"}`.
+
+        Only one in state `started` lets a job train. Raises RunState where the run was refused or voided.
+
+        >>> ledger.receipt(asked["id"])["state"]
+        'started'
+        """
+        return self._send(calls.receipt(run))
+
+    def jwks(self) -> Answer:
+        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
+
+        >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
+        >>> receipt.run == asked["id"]
+        True
+        """
+        return self._send(calls.jwks())
+
     def runs(
         self,
         *,

@@ -24,6 +24,7 @@ class Run:
     it, by name, None of one that is only charged to those it is derived from. started, settled: the ledger's answers in
     full; `settled` is None until the run is left, and the facts of the error after an overrun that did not fit.
     planned_steps: all of its steps, None where no number says that. is_resumed: another process had started it.
+    receipt: the signed word that it may, for whatever lets jobs begin; None of an older server.
     evidence: what is settled with it, for you to fill; nothing computed from protected data, unless it was charged for.
     """
 
@@ -36,6 +37,7 @@ class Run:
             item["name"]: item["remaining"] for item in started["datasets"]
         }
         self.started = started
+        self.receipt: str | None = started.get("receipt")
         self.settled: dict[str, Any] | None = None
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}

@@ -1,0 +1,143 @@
+"""The signed receipts of runs: fetched from a server, and checked with none."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from ledger.cli import show
+from ledger.cli.remote import RunId, server, uses_of
+from ledger.errors import InvalidRequest
+
+FILE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Of what is read here. A receipt is a kilobyte; one that names many partitions is more."""
+Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
+Output = Annotated[Path | None, typer.Option(help="The file to write, over what is there; - for standard output.")]
+
+receipt_app = typer.Typer(no_args_is_help=True, help="Signed receipts: what lets a training job begin.")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    app.add_typer(receipt_app, name="receipt", rich_help_panel="Runs")
+    app.command(rich_help_panel="Audit")(jwks)
+
+
+@receipt_app.command("show")
+def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> None:
+    """Get the receipt of a run: of its start or, before that, of its approval."""
+    with server() as ledger:
+        answer = ledger.receipt(run)
+    told = f"the receipt of run {answer['run']}, {answer['state']}. Check it: privacy-ledger receipt verify"
+    _written(answer, answer["receipt"], output, as_json, shown=show.received, told=told)
+
+
+@receipt_app.command("verify")
+def receipt_verify(
+    file: Annotated[Path, typer.Argument(help="A file with the receipt; - for standard input.")],
+    jwks: Annotated[
+        Path, typer.Option(help="The ledger's public keys, as `jwks` wrote them: what makes a receipt believed.")
+    ],
+    tenant: Annotated[str | None, typer.Option(help="It has to be of this tenant: its id, or its name.")] = None,
+    dataset: Annotated[
+        list[str] | None,
+        typer.Option(help="It has to be of this dataset: NAME or NAME:PARTITION,…; say it again for more."),
+    ] = None,
+    run: Annotated[str | None, typer.Option(help="It has to be of the run with this id.")] = None,
+    mechanism_file: Annotated[
+        Path | None, typer.Option(help="It has to be of this mechanism: the JSON object that was asked for.")
+    ] = None,
+    state: Annotated[str, typer.Option(help="started; or held, for an approval at least.")] = "started",
+    as_json: Json = False,
+) -> None:
+    """Check a receipt with no server. Exit status 1 where it is not good for this."""
+    from ledger.client.receipts import ReceiptRejected, verify_receipt
+
+    if state not in ("started", "held"):
+        raise InvalidRequest("state: must be started or held", field="state")
+    keys = _object(jwks, "jwks")
+    mechanism = None if mechanism_file is None else _object(mechanism_file, "mechanism_file")
+    try:
+        found = verify_receipt(
+            _text(file, "file").strip(),
+            jwks=keys,
+            tenant=tenant,
+            datasets=uses_of(dataset or []),
+            run=run,
+            mechanism=mechanism,
+            state="started" if state == "started" else "held",
+        )
+    except ReceiptRejected as error:
+        if as_json:
+            print(json.dumps({"good": False, "code": error.code, "detail": error.detail, **error.facts}))
+        else:
+            show.rejected(error)
+        sys.exit(1)
+    if as_json:
+        print(json.dumps({"good": True, **asdict(found)}, ensure_ascii=False, default=lambda time: time.isoformat()))
+    else:
+        show.receipt(found)
+
+
+def jwks(output: Output = None, as_json: Json = False) -> None:
+    """Get the public keys that receipts are verified with. Whoever has them believes what they signed."""
+    with server() as ledger:
+        found = ledger.jwks()
+    text = json.dumps(found, indent=2)
+    told = f"{len(found['keys'])} public keys. Check a receipt: privacy-ledger receipt verify FILE --jwks"
+    _written(found, text, output, as_json, shown=lambda _: print(text), told=told)
+
+
+def _written(
+    answer: Any, text: str, output: Path | None, as_json: bool, *, shown: Callable[[Any], None], told: str
+) -> None:
+    """Writes what was asked for to a file, or shows it."""
+    if output is None:
+        if as_json:
+            print(json.dumps(answer, ensure_ascii=False))
+        else:
+            shown(answer)
+        return
+    if str(output) == "-":
+        print(text)
+        return
+    try:
+        output.write_text(text + "\n", encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from None
+    if as_json:
+        print(json.dumps({"file": str(output)}, ensure_ascii=False))
+    else:
+        show.err.print(f"{output}: {told}", markup=False)
+
+
+def _text(path: Path, name: str) -> str:
+    try:
+        if str(path) == "-":
+            raw = sys.stdin.buffer.read(FILE_BYTES_MAX + 1)
+        else:
+            with path.open("rb") as file:
+                raw = file.read(FILE_BYTES_MAX + 1)
+        if len(raw) > FILE_BYTES_MAX:
+            raise InvalidRequest(f"{name}: {path} is larger than {FILE_BYTES_MAX} bytes", field=name)
+        return raw.decode("utf-8", "surrogateescape")
+    except OSError as error:
+        raise InvalidRequest(f"{path}: {error.strerror}", field=name) from None
+
+
+def _object(path: Path, name: str) -> dict[str, Any]:
+    from ledger.canonical import parse
+
+    try:
+        found = parse(_text(path, name))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise InvalidRequest(f"{name}: {path} is not a JSON object", field=name)
+    return found
