@@ -103,7 +103,7 @@ def _print(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
         shown(answer)
 
 
-server, printed = _server, _print
+printed = _print
 """For the commands that stand in modules of their own."""
 
 
