@@ -241,6 +241,12 @@ def mismatch(dataset: Parent | None, *, seq: int, reason: str) -> Alert:
     return Alert("mismatch", (of, str(seq), reason), {"reason": reason}, dataset, None, seq)
 
 
+def head(dataset: Parent | None, *, seq: int, facts: Mapping[str, Any]) -> Alert:
+    """Where a journal is now, for somebody else to keep. facts: `hash`, and what else is said of a head. None is the
+    tenant's own journal."""
+    return Alert("head", ("" if dataset is None else str(dataset.id), str(seq)), facts, dataset, None, seq)
+
+
 def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
     """One that says nothing but that alerts arrive."""
     return Alert("test", (str(nonce),), {"by": by})

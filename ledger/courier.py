@@ -54,7 +54,8 @@ AT_ONCE: Final = 8
 """Tenants that are sent to at the same time."""
 LEASE_US: Final = 300 * 1_000_000
 """Longer than a batch can take."""
-FORECAST_EVERY_US: Final = 3_600 * 1_000_000
+HOURLY_US: Final = 3_600 * 1_000_000
+"""How often forecasts are made, and heads are sent."""
 WRITE_SECONDS_MAX: Final = 60.0
 SEEN_MAX: Final = 10_000
 URL_LENGTH_MAX: Final = 2000
@@ -169,7 +170,8 @@ class _Looked:
     """How far this process has looked at a tenant."""
 
     after: tuple[int, UUID] = watch.NOTHING_DUE
-    forecast_us: int | None = None
+    hourly_us: int | None = None
+    heads: dict[UUID | None, int] = field(default_factory=dict)
     pending: int = 0
 
 
@@ -186,10 +188,13 @@ class Courier:
         every_seconds: float,
         clock: Callable[[Reading], int] = Reading.now_us,
         on_delivery: Callable[[Outcome], None] = lambda _outcome: None,
+        said_of_head: watch.SignedHead = watch.plain_head,
     ) -> None:
-        """clock: what time it is, in microseconds; the database's. on_delivery: is told what came of each try."""
+        """clock: what time it is, in microseconds; the database's. on_delivery: is told what came of each try.
+        said_of_head: what is sent of a journal's head, where a tenant asks for heads."""
         self._store, self._writer, self._signer = store, writer, signer
         self._hosts, self._every_seconds, self._clock, self._on_delivery = hosts, every_seconds, clock, on_delivery
+        self._said_of_head = said_of_head
         self._lock = threading.Lock()
         self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
         self._woken_for: set[UUID] = set()
@@ -277,9 +282,13 @@ class Courier:
             now_us = self._clock(reading)
             late = watch.late_runs(reading, after=looked.after, now_us=now_us)
             found = [*watch.broken_journals(reading), *late.alerts]
-            is_time = looked.forecast_us is None or now_us - looked.forecast_us >= FORECAST_EVERY_US
+            is_time = looked.hourly_us is None or now_us - looked.hourly_us >= HOURLY_US
+            heads: list[Alert] = []
             if is_time:
                 found += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
+            if is_time and tenant.alerting.heads and tenant.alerting.webhook is not None:
+                heads = list(watch.moved_heads(reading, looked.heads, self._said_of_head))
+                found += heads
             new = _not_in(reading, found)
             is_full = reading.alerts_beyond(watch.ALERTS_MAX)
             looked.pending = reading.pending_alerts()
@@ -288,7 +297,8 @@ class Courier:
         if is_full:
             self._write(tenant_id, lambda writing: writing.prune_alerts(rows_max=watch.ALERTS_MAX))
         looked.after = late.last
-        looked.forecast_us = now_us if is_time else looked.forecast_us
+        looked.heads.update({None if each.dataset is None else each.dataset.id: each.seq or 0 for each in heads})
+        looked.hourly_us = now_us if is_time else looked.hourly_us
 
     def _write(self, tenant_id: UUID, work: Callable[[Writing], Any]) -> Any:
         return self._writer.run(tenant_id, work).result(WRITE_SECONDS_MAX)

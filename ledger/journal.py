@@ -415,7 +415,7 @@ def _eased(account: Account) -> Account:
 
 # --- the tenant's own journal ----------------------------------------------------------------------------------------
 
-ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook")
+ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook", "heads")
 """What an entry of the kind `alerting-set` says, beside its reason."""
 
 

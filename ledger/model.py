@@ -25,7 +25,7 @@ Role = Literal["admin", "steward", "requester", "auditor"]
 Quantity = Literal["mu", "delta"]
 ProposalKind = Literal["budget", "thaw", "void"]
 ProposalState = Literal["open", "approved", "refused"]
-AlertKind = Literal["threshold", "refusals", "overrun", "frozen", "overdue", "mismatch", "forecast", "test"]
+AlertKind = Literal["threshold", "refusals", "overrun", "frozen", "overdue", "mismatch", "forecast", "head", "test"]
 DeliveryState = Literal["pending", "delivered", "failed", "none"]
 
 
@@ -258,13 +258,15 @@ class Alerting:
     """What a tenant wants to be told of.
 
     thresholds: percent of a budget, rising. refusals_in_a_row: of one dataset; None is never. forecast_days: below how
-    many days of budget left; None is never. webhook: where to; None is nowhere, and alerts are only listed.
+    many days of budget left; None is never. webhook: where to; None is nowhere, and alerts are only listed. heads:
+    whether the webhook is to keep the journals' heads too.
     """
 
     thresholds: tuple[int, ...] = (50, 80, 90, 95, 100)
     refusals_in_a_row: int | None = 3
     forecast_days: int | None = 30
     webhook: str | None = None
+    heads: bool = False
 
     def facts(self) -> dict[str, Any]:
         """As it stands in its row."""
@@ -273,6 +275,7 @@ class Alerting:
             "refusals_in_a_row": self.refusals_in_a_row,
             "forecast_days": self.forecast_days,
             "webhook": self.webhook,
+            "heads": self.heads,
         }
 
 

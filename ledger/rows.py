@@ -188,7 +188,11 @@ def alerting_of(text: str | None) -> Alerting:
         return DEFAULT_ALERTING
     facts = journal.parse(text)
     return Alerting(
-        tuple(facts["thresholds"]), facts["refusals_in_a_row"], facts["forecast_days"], webhook=facts["webhook"]
+        tuple(facts["thresholds"]),
+        facts["refusals_in_a_row"],
+        facts["forecast_days"],
+        webhook=facts["webhook"],
+        heads=facts["heads"],
     )
 
 

@@ -361,7 +361,7 @@ alerts = _of_tenant(
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="alerts_tenant_fkey"),
     _references("alerts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
     CheckConstraint(
-        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'test')",
+        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head', 'test')",
         name="alerts_kind",
     ),
     CheckConstraint("state IN ('pending', 'delivered', 'failed', 'none')", name="alerts_state"),

@@ -6,12 +6,12 @@ not those that were hashed; a budget that will not last. All of it reads one sna
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from ledger import journal
-from ledger.alerts import WINDOW_US, Forecast, Spend, forecast, mismatch, overdue, short
+from ledger.alerts import WINDOW_US, Forecast, Spend, forecast, head, mismatch, overdue, short
 from ledger.model import (
     NO_HASH,
     ZERO,
@@ -84,6 +84,36 @@ def _broken(dataset: Parent | None, seq: int, head: bytes, newest: Entry | Tenan
     elif found != (seq, head):
         first = seq if found[0] == seq else min(found[0], seq) + 1
         yield mismatch(dataset, seq=first, reason="the journal does not end where the row says")
+
+
+# --- heads, for somebody else to keep --------------------------------------------------------------------------------
+
+SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
+"""Says of a journal its `seq`, `hash`, and what else is said of a head; None is the tenant's own."""
+
+
+def plain_head(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
+    """A journal's newest number and hash, which pin all that came before."""
+    tenant = reading.tenant() if dataset is None else None
+    seq, hash_ = (tenant.seq, tenant.head) if tenant is not None else (0, NO_HASH)
+    return {"seq": seq, "hash": hash_.hex()} if dataset is None else {"seq": dataset.seq, "hash": dataset.head.hex()}
+
+
+def moved_heads(reading: Reading, told: Mapping[UUID | None, int], said_of: SignedHead) -> Iterator[Alert]:
+    """The heads of the journals that are elsewhere than where they were `told` to be, by dataset."""
+    tenant = reading.tenant()
+    if tenant is not None and tenant.seq not in (0, told.get(None)):
+        yield _head(None, said_of(reading, None))
+    after: str | None = None
+    while page := reading.dataset_page(after=after, limit=PAGE, only=None):
+        for dataset in page:
+            if dataset.seq != told.get(dataset.id):
+                yield _head(Parent(dataset.id, dataset.definition.name), said_of(reading, dataset))
+        after = page[-1].definition.name
+
+
+def _head(dataset: Parent | None, said: Mapping[str, Any]) -> Alert:
+    return head(dataset, seq=said["seq"], facts={name: value for name, value in said.items() if name != "seq"})
 
 
 # --- budgets that will not last --------------------------------------------------------------------------------------

@@ -102,7 +102,13 @@ def test_who_sees_which_alerts(ledger: Ledger) -> None:
 
 # --- setting ---------------------------------------------------------------------------------------------------------
 
-DEFAULTS = {"thresholds": [50, 80, 90, 95, 100], "refusals_in_a_row": 3, "forecast_days": 30, "webhook": None}
+DEFAULTS = {
+    "thresholds": [50, 80, 90, 95, 100],
+    "refusals_in_a_row": 3,
+    "forecast_days": 30,
+    "webhook": None,
+    "heads": False,
+}
 
 
 def test_what_is_left_out_stays(hooked: Ledger, database: Settings) -> None:
@@ -114,6 +120,7 @@ def test_what_is_left_out_stays(hooked: Ledger, database: Settings) -> None:
         ({"thresholds": [75]}, {"thresholds": [75]}),
         ({"refusals_in_a_row": None, "forecast_days": 7}, {"refusals_in_a_row": None, "forecast_days": 7}),
         ({"webhook": WEBHOOK}, {"webhook": shown}),
+        ({"heads": True}, {"heads": True}),
         ({"thresholds": []}, {"thresholds": []}),
         ({}, {}),
     ]
@@ -169,7 +176,7 @@ def test_without_allowed_hosts_there_are_no_webhooks(ledger: Ledger) -> None:
 def test_alerting_that_the_journal_does_not_tell_of_is_found(ledger: Ledger, database: Settings) -> None:
     """Goal: who has the database cannot turn alerts off, or send them elsewhere, unseen. Method: rows that say another
     thing, before and after the journal says one."""
-    silent = json.dumps({"thresholds": [], "refusals_in_a_row": None, "forecast_days": None, "webhook": None})
+    silent = json.dumps({**DEFAULTS, "thresholds": [], "refusals_in_a_row": None, "forecast_days": None})
     engine = past_the_ledger(database)
     for _ in range(2):
         before = [result["error"] for result in audit.check(database)]

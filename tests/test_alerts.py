@@ -21,6 +21,7 @@ from ledger.alerts import (
     Spend,
     event,
     forecast,
+    head,
     id_of,
     level,
     mismatch,
@@ -304,6 +305,8 @@ def every_alert() -> Iterator[Alert]:
     yield overdue(dataset, run_id=UUID(int=7), state="held", due_us=NOW_US, seq=3)
     yield mismatch(dataset, seq=4, reason="r")
     yield mismatch(None, seq=4, reason="r")
+    yield head(dataset, seq=4, facts={"hash": NO_HASH.hex()})
+    yield head(None, seq=4, facts={"hash": NO_HASH.hex()})
     yield trial(uuid.uuid4(), by=ACTOR)
     spends = [Spend(NOW_US - DAY_US, Amount(400, 0))] * 3
     found = forecast(spends, Amount(100, 1), since_us=NOW_US - 10 * DAY_US, now_us=NOW_US)
@@ -317,7 +320,7 @@ def test_every_kind_has_a_canonical_event() -> None:
     events = [event(alert, TENANT, at_us=NOW_US) for alert in every_alert()]
     assert {said["kind"] for said in events} == {
         *("threshold", "refusals", "overrun", "frozen"),
-        *("overdue", "mismatch", "forecast", "test"),
+        *("overdue", "mismatch", "forecast", "head", "test"),
     }
     assert len({canonical(said) for said in events}) == len({said["id"] for said in events}) == len(events)
     for said in events:

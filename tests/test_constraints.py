@@ -787,7 +787,7 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
     ),
     "lineage_no_cycle": (tables.lineage, [{"dataset_id": MNIST, "ancestor_id": MNIST}]),
     "accounts_holder": (tables.accounts, [{"project": "ranking", "principal_id": NOWHERE}]),
-    "alerts_kind": (tables.alerts, [{"kind": kind} for kind in ("", "head", "Threshold")]),
+    "alerts_kind": (tables.alerts, [{"kind": kind} for kind in ("", "heads", "Threshold")]),
     "alerts_state": (tables.alerts, [{"state": state, "next_us": None} for state in ("", "sent", "Pending")]),
     "alerts_attempts": (tables.alerts, [{"attempts": -1}]),
     "alerts_next": (tables.alerts, [{"next_us": None}, {"state": "none"}, {"state": "failed"}]),

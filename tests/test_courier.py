@@ -637,6 +637,34 @@ def test_a_budget_that_will_not_last(post: Post) -> None:
     assert (said["runs"], said["days_left"], said["quantity"]) == (6, 0, "mu")
 
 
+def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
+    """Goal: a head that is kept elsewhere, once an hour where the journal moved, for those who ask. Method: rounds with
+    and without time and entries between them; what is sent is what the rows say."""
+    courier = post.courier()
+
+    def sent() -> list[tuple[str | None, int, str]]:
+        courier.round()
+        said = [each["alert"] for each in receiver.events()]
+        assert {each["kind"] for each in said} <= {"head"}
+        return [(each.get("dataset", {}).get("name"), each["seq"], each["hash"]) for each in said]
+
+    assert sent() == []
+    on = Alerting(thresholds=(), forecast_days=None, webhook=receiver.url, heads=True)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(on)).result(SECONDS)
+    assert sent() == []
+    post.pass_time(3_600_000_000)
+    first = sent()
+    assert {name for name, _, _ in first} == {None, "data"}
+    assert ("data", 1, post.desk.replay().head.hex()) in first
+    for _ in range(3):
+        post.desk.ask().result(SECONDS)
+    assert sent() == []
+    post.pass_time(3_600_000_000)
+    assert sent() == [("data", 4, post.desk.replay().head.hex())]
+    post.pass_time(3_600_000_000)
+    assert sent() == []
+
+
 def test_old_alerts_make_room(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: an outbox does not grow for ever. Method: a bound of five, and eight alerts."""
     post.tell(8)

@@ -395,6 +395,7 @@ class AlertingShown(BaseModel):
     refusals_in_a_row: Annotated[int | None, Field(description="Of one dataset; null is never.")]
     forecast_days: Annotated[int | None, Field(description="Below how many days left; null is never.")]
     webhook: WebhookShown | None
+    heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")]
 
 
 def _rising(values: list[int]) -> list[int]:
@@ -414,6 +415,7 @@ class NewAlerting(Strict):
     webhook: Annotated[
         str | None, Field(max_length=2000, description="A URL, whose host the operator has to allow.")
     ] = None
+    heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")] = False
     reason: LongText
 
     model_config = ConfigDict(

@@ -67,6 +67,9 @@ def alerting_set(
         str | None, typer.Option(metavar="URL", help="Where alerts are sent, signed. The operator allows the host.")
     ] = None,
     no_webhook: Annotated[bool, typer.Option("--no-webhook", help="Send alerts nowhere, and only list them.")] = False,
+    heads: Annotated[
+        bool | None, typer.Option("--heads/--no-heads", help="Send the journals' heads too, for keeping.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Set what your tenant is told of, and where to. What is not said stays as it is."""
@@ -78,6 +81,8 @@ def alerting_set(
     for name, number in (("refusals_in_a_row", refusals_in_a_row), ("forecast_days", forecast_days)):
         if number is not None:
             changes[name] = number or None
+    if heads is not None:
+        changes["heads"] = heads
     if webhook is not None or no_webhook:
         changes["webhook"] = webhook
     with server() as ledger:

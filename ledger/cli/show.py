@@ -504,6 +504,8 @@ def _told(event: Mapping[str, Any]) -> str:
             return f"run {event['run']} was to be {what} by {event['due'][:19].replace('T', ' ')}"
         case "mismatch":
             return f"entry {event['seq']}: {event['reason']}"
+        case "head":
+            return f"entry {event['seq']} has the hash {event['hash'][:16]}…"
         case "forecast":
             return f"about {event['days_left']} days of the budget{where} left"
         case _:
@@ -517,7 +519,8 @@ def alerting(answer: Mapping[str, Any]) -> None:
     grid.add_row("thresholds", ", ".join(f"{percent} %" for percent in answer["thresholds"]) or "none")
     grid.add_row("refusals in a row", "never" if refusals is None else str(refusals))
     grid.add_row("budget lasts less than", "never" if days is None else f"{days} days")
-    grid.add_row("webhook", "none" if webhook is None else escape(webhook["host"]))
+    heads = ", with heads" if answer["heads"] else ""
+    grid.add_row("webhook", "none" if webhook is None else f"{escape(webhook['host'])}{heads}")
     out.print(grid)
 
 

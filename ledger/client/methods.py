@@ -631,8 +631,8 @@ class Methods(ABC, Generic[Answer, Answers, Done, Scope]):
         return self._send(get("alerting"))
 
     def set_alerting(self, changes: Mapping[str, Any], *, reason: str) -> Answer:
-        """Set what the tenant is told of: `thresholds`, `refusals_in_a_row`, `forecast_days`, `webhook`. What is left
-        out stays as it is; None turns it off.
+        """Set what the tenant is told of: `thresholds`, `refusals_in_a_row`, `forecast_days`, `webhook`, `heads`. What
+        is left out stays as it is; None turns it off.
 
         >>> ledger.set_alerting({"thresholds": [75], "forecast_days": None}, reason="less noise")["thresholds"]
         [75]

@@ -15,7 +15,8 @@ UID = sa.Text().with_variant(postgresql.UUID(), "postgresql")
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 CHECKS = {
-    "alerts_kind": "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'test')",
+    "alerts_kind": "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head',"
+    " 'test')",
     "alerts_state": "state IN ('pending', 'delivered', 'failed', 'none')",
     "alerts_attempts": "attempts >= 0",
     "alerts_next": "(state = 'pending') = (next_us IS NOT NULL)",
