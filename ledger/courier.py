@@ -173,6 +173,7 @@ class _Looked:
     hourly_us: int | None = None
     heads: dict[UUID | None, int] = field(default_factory=dict)
     pending: int = 0
+    at: float = 0.0
 
 
 class Courier:
@@ -256,16 +257,21 @@ class Courier:
                 log.error("a round of the courier failed", exc_info=error)
 
     def round(self) -> None:
-        """Looks at every tenant that has a webhook or was seen by this process, and delivers what is due."""
+        """Looks at the tenants that have a webhook or were seen by this process, and delivers what is due. Where they
+        are too many to look at within the time between rounds, those that were looked at longest ago come first."""
+        begun = time.monotonic()
         with_webhook = self._store.webhook_tenants()
         for tenant_id in with_webhook:
             self.saw(tenant_id)
         with self._lock:
-            looked = list(self._seen.items())
+            looked = sorted(self._seen.items(), key=lambda each: each[1].at)
             self._woken_for.clear()
         for tenant_id, state in looked:
             if self._is_closing:
                 return
+            state.at = time.monotonic()
+            if state.at - begun > self._every_seconds:
+                break
             try:
                 self._look(tenant_id, state)
             except Exception as error:  # one tenant's trouble is not another's
