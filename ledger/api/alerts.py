@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import Annotated, Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 
@@ -17,9 +17,10 @@ from ledger.api.problems import Json
 from ledger.api.schemas import AlertingShown, AlertPage, AlertShown, ForecastShown, NewAlerting
 from ledger.api.services import services
 from ledger.api.tenants import written
-from ledger.catalogue import demand_sight, no_dataset
+from ledger.catalogue import demand_sight, find, no_dataset
 from ledger.errors import InvalidRequest, NotFound
 from ledger.model import Alert, Alerting, AlertKind, DeliveryState, KeptAlert, timestamp
+from ledger.shapes import DatasetName
 from ledger.store import Reading, Writing
 
 ACCOUNTS_MAX: Final = 100
@@ -33,7 +34,7 @@ def list_alerts(
     caller: Reader,
     request: Request,
     kind: Annotated[AlertKind | None, Query()] = None,
-    dataset: Annotated[str | None, Query(description="A dataset's name.")] = None,
+    dataset: Annotated[DatasetName | None, Query()] = None,
     state: Annotated[DeliveryState | None, Query(description="How far the delivery came.")] = None,
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
@@ -42,10 +43,7 @@ def list_alerts(
     served = services(request)
     served.courier.saw(caller.tenant_id)
     with served.store.reading(caller.tenant_id) as reading:
-        dataset_id = None
-        if dataset is not None:
-            demand_sight(caller, dataset)
-            dataset_id = _dataset_id(reading, dataset)
+        dataset_id = None if dataset is None else find(reading, caller, dataset).id
         found = reading.alert_page(
             after=pages.after_run(cursor),
             limit=limit + 1,
@@ -55,12 +53,6 @@ def list_alerts(
             within=caller.datasets,
         )
     return Json(pages.page(found, limit=limit, show=_shown, place=lambda alert: [alert.at_us, str(alert.id)]))
-
-
-def _dataset_id(reading: Reading, name: str) -> UUID:
-    for definition in reading.definitions(names=[name]):
-        return definition.id
-    raise no_dataset(name)
 
 
 def _shown(alert: KeptAlert) -> dict[str, Any]:
@@ -141,7 +133,7 @@ def show_forecast(name: str, caller: Reader, request: Request) -> Response:
     served = services(request)
     served.courier.saw(caller.tenant_id)
     with served.store.reading(caller.tenant_id) as reading:
-        dataset, now_us = reading.dataset(name), reading.now_us()
+        dataset, now_us = reading.dataset(name) if "\x00" not in name else None, reading.now_us()
         if dataset is None:
             raise no_dataset(name)
         found = watch.outlooks(reading, dataset, now_us=now_us)
