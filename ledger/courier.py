@@ -303,7 +303,9 @@ class Courier:
         if is_full:
             self._write(tenant_id, lambda writing: writing.prune_alerts(rows_max=watch.ALERTS_MAX))
         looked.after = late.last
-        looked.heads.update({None if each.dataset is None else each.dataset.id: each.seq or 0 for each in heads})
+        for each in heads:
+            if each.kind == "head":
+                looked.heads[None if each.dataset is None else each.dataset.id] = each.seq or 0
         looked.hourly_us = now_us if is_time else looked.hourly_us
 
     def _write(self, tenant_id: UUID, work: Callable[[Writing], Any]) -> Any:

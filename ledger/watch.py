@@ -12,6 +12,7 @@ from uuid import UUID
 
 from ledger import journal
 from ledger.alerts import WINDOW_US, Forecast, Spend, forecast, head, mismatch, overdue, short
+from ledger.errors import JournalBroken
 from ledger.model import (
     NO_HASH,
     ZERO,
@@ -100,20 +101,25 @@ def plain_head(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
 
 
 def moved_heads(reading: Reading, told: Mapping[UUID | None, int], said_of: SignedHead) -> Iterator[Alert]:
-    """The heads of the journals that are elsewhere than where they were `told` to be, by dataset."""
+    """The heads of the journals that are elsewhere than where they were `told` to be, or why there is none."""
     tenant = reading.tenant()
     if tenant is not None and tenant.seq not in (0, told.get(None)):
-        yield _head(None, said_of(reading, None))
+        yield _head(reading, None, said_of)
     after: str | None = None
     while page := reading.dataset_page(after=after, limit=PAGE, only=None):
         for dataset in page:
             if dataset.seq != told.get(dataset.id):
-                yield _head(Parent(dataset.id, dataset.definition.name), said_of(reading, dataset))
+                yield _head(reading, dataset, said_of)
         after = page[-1].definition.name
 
 
-def _head(dataset: Parent | None, said: Mapping[str, Any]) -> Alert:
-    return head(dataset, seq=said["seq"], facts={name: value for name, value in said.items() if name != "seq"})
+def _head(reading: Reading, dataset: Dataset | None, said_of: SignedHead) -> Alert:
+    name = None if dataset is None else Parent(dataset.id, dataset.definition.name)
+    try:
+        said = said_of(reading, dataset)
+    except JournalBroken as error:  # no head is said of a journal that does not hold
+        return mismatch(name, seq=error.seq, reason=error.detail.removeprefix(f"entry {error.seq}: "))
+    return head(name, seq=said["seq"], facts={part: value for part, value in said.items() if part != "seq"})
 
 
 # --- budgets that will not last --------------------------------------------------------------------------------------

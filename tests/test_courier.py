@@ -24,7 +24,7 @@ from ledger import courier as courier_module
 from ledger import watch
 from ledger.alerts import mismatch, trial
 from ledger.courier import ANSWER_BYTES_MAX, BATCH, FIRST_WAIT_US, LEASE_US, TRIES, Courier, Hosts
-from ledger.errors import LedgerError
+from ledger.errors import JournalBroken, LedgerError
 from ledger.jws import SigningKey
 from ledger.model import Alerting, KeptAlert, Parent, Settle, Start
 from ledger.settings import Settings
@@ -663,6 +663,30 @@ def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
     assert sent() == [("data", 4, post.desk.replay().head.hex())]
     post.pass_time(3_600_000_000)
     assert sent() == []
+
+
+def test_a_journal_that_no_head_is_said_of(post: Post, receiver: Receiver) -> None:
+    """Goal: whoever finds, on the way to a head, that a journal does not hold, has that told. Method: a signer of heads
+    that refuses; once, however often."""
+
+    def refuses(_reading: Reading, _dataset: Any) -> dict[str, Any]:
+        raise JournalBroken("is not the one that stood there before", seq=1)
+
+    on = Alerting(forecast_days=None, webhook=receiver.url, heads=True)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(on)).result(SECONDS)
+    courier = Courier(
+        post.desk.store,
+        post.desk.writer,
+        post.signer,
+        hosts=post.hosts,
+        every_seconds=3600,
+        clock=lambda reading: Reading.now_us(reading) + post.later_us,
+        said_of_head=refuses,
+    )
+    for _ in range(2):
+        courier.round()
+        post.pass_time(3_600_000_000)
+    assert kinds(post) == ["mismatch", "mismatch"]  # of the dataset's journal and of the tenant's own
 
 
 def test_old_alerts_make_room(post: Post, monkeypatch: pytest.MonkeyPatch) -> None:
