@@ -10,10 +10,13 @@ The map, and the way of a request through it:
     accounting/    pure mathematics: from a mechanism to its cost, from a cost to epsilon, from a budget to a limit,
                    and what is charged of a run that ended otherwise than planned
     decide         the heart: (books, commands, now) -> (books, outcomes), pure
+    alerts         what is worth telling of: thresholds passed, refusals in a row, how long a budget lasts; pure
     journal        the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
     rows           rows of the tables as the nouns, and back
     store          all SQL
+    watch          what is worth telling of that no decision raises: late runs, broken journals, short budgets
+    courier        looks now and then, and takes alerts from the outbox to webhooks
     certificates   the cache of costs that are dear to compute
     writer         queue -> one transaction -> answers; the only place that commits a decision
     jws            signed statements, and the keys for them: what a verifier has of us
@@ -52,6 +55,7 @@ Dependencies point one way, and tests/test_imports.py holds them to it:
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
     canonical <- journal; errors <- jws <- signing <- receipts <- runs
+    model <- alerts <- store <- watch <- courier <- api; jws, writer <- courier
     accounting, journal, verify <- recompute <- registry
     client imports errors, canonical and jws alone; cli imports client, verify, recompute, registry, and for serving
     what serves

@@ -11,7 +11,7 @@ from ledger import deploy, journal, mirror
 from ledger.errors import JournalBroken
 from ledger.journal import KnownKey, Replayed, ReplayedTenant
 from ledger.mirror import Mirror
-from ledger.model import AccountKey, Dataset, Entry, Tenant, TenantEntry, timestamp
+from ledger.model import DEFAULT_ALERTING, AccountKey, Dataset, Entry, Tenant, TenantEntry, timestamp
 from ledger.settings import Settings
 from ledger.store import Key, Reading, Store
 from ledger.witness import Witnesses
@@ -119,6 +119,8 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
     _demand_end((tenant.seq, tenant.head), replayed, "tenant")
     if tenant.second_steward != replayed.second_steward:
         raise JournalBroken("leaves another policy than the tenant's row has", seq=replayed.seq)
+    if journal.alerting_facts(tenant.alerting) != (replayed.alerting or journal.alerting_facts(DEFAULT_ALERTING)):
+        raise JournalBroken("leaves another alerting than the tenant's row has", seq=replayed.seq)
     after: UUID | None = None
     missing = set(replayed.keys)
     while page := reading.keys(after=after, limit=PAGE):

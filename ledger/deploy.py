@@ -26,7 +26,7 @@ from ledger import keys
 from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.settings import Settings
 from ledger.store import Key, Store, Writing, engine_for
-from ledger.tables import GRANTS, operator_keys
+from ledger.tables import FUNCTION_GRANTS, GRANTS, operator_keys
 
 _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
@@ -140,6 +140,8 @@ def _let_server_in(connection: Connection, settings: Settings) -> None:
         name = sql.Identifier(table)
         driver.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(name, role))
         driver.execute(sql.SQL("GRANT " + privileges + " ON {} TO {}").format(name, role))
+    for function in FUNCTION_GRANTS:
+        driver.execute(sql.SQL("GRANT EXECUTE ON FUNCTION " + function + " TO {}").format(role))
 
 
 # --- the first keys --------------------------------------------------------------------------------------------------

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
 from uuid import UUID
 
 from ledger.canonical import canonical as canonical
 from ledger.canonical import digest as digest
 from ledger.canonical import parse as parse
 from ledger.errors import JournalBroken
-from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Draft, Entry, TenantEntry, timestamp
+from ledger.model import NO_HASH, ZERO, Account, AccountKey, Alerting, Amount, Draft, Entry, TenantEntry, timestamp
 
 VERSION: Final = 2
 """Of an entry. Version 1 knew one account for each dataset; what it says means the same in version 2."""
@@ -414,6 +415,19 @@ def _eased(account: Account) -> Account:
 
 # --- the tenant's own journal ----------------------------------------------------------------------------------------
 
+ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook", "heads")
+"""What an entry of the kind `alerting-set` says, beside its reason."""
+
+
+def alerting_facts(alerting: Alerting) -> dict[str, Any]:
+    """What a tenant wants to be told of, as an entry says it: of the webhook its host and the SHA-256 of its URL, since
+    that may have a secret in it."""
+    facts = alerting.facts()
+    url = facts["webhook"]
+    if url is not None:
+        facts["webhook"] = {"host": urlsplit(url).netloc, "sha256": digest(url).hex()}
+    return facts
+
 
 class KnownKey(NamedTuple):
     """A key as a tenant's journal knows it."""
@@ -429,20 +443,24 @@ class KnownKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTenant:
-    """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it."""
+    """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it.
+
+    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none.
+    """
 
     seq: int
     head: bytes
     is_whole: bool
     second_steward: bool
     keys: Mapping[UUID, KnownKey]
+    alerting: Mapping[str, Any] | None = None
 
 
 def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
     """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
     book = _TenantBook(tenant_id)
     _read_all(book.read, entries)
-    return ReplayedTenant(book.seq, book.head, book.is_whole, book.second_steward, book.keys)
+    return ReplayedTenant(book.seq, book.head, book.is_whole, book.second_steward, book.keys, book.alerting)
 
 
 class _TenantBook(_Chain):
@@ -452,6 +470,7 @@ class _TenantBook(_Chain):
         super().__init__(tenant_id)
         self.is_whole = self.second_steward = False
         self.keys: dict[UUID, KnownKey] = {}
+        self.alerting: Mapping[str, Any] | None = None
 
     def read(self, seq: int, body: str, stated: bytes) -> None:
         entry, demand = self.follow(seq, body, stated)
@@ -473,6 +492,8 @@ class _TenantBook(_Chain):
                     self.keys[key] = known._replace(is_revoked=True)
             case "policy-set":
                 self.second_steward = bool(entry["second_steward"])
+            case "alerting-set":
+                self.alerting = {name: entry[name] for name in ALERTING}
             case kind:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
 

@@ -182,6 +182,7 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "manage keys": frozenset({"admin"}),
     "register datasets": frozenset({"admin", "steward"}),
     "manage datasets": frozenset({"admin", "steward"}),
+    "set alerts": frozenset({"admin", "steward"}),
     "read the journal": frozenset({"admin", "steward", "auditor"}),
     "ask for runs": frozenset({"admin", "requester"}),
     "end runs": frozenset({"admin", "steward", "requester"}),
@@ -190,7 +191,7 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
 """Which roles may do what. Whose run it is, and which datasets a key sees, is decided where these are looked up."""
 
 
-TENANT_WIDE: Final = frozenset({"manage keys", "register datasets"})
+TENANT_WIDE: Final = frozenset({"manage keys", "register datasets", "set alerts"})
 """What reaches beyond any list of datasets or projects: a limited key may not do it, or it could free itself."""
 
 

@@ -25,6 +25,8 @@ Role = Literal["admin", "steward", "requester", "auditor"]
 Quantity = Literal["mu", "delta"]
 ProposalKind = Literal["budget", "thaw", "void"]
 ProposalState = Literal["open", "approved", "refused"]
+AlertKind = Literal["threshold", "refusals", "overrun", "frozen", "overdue", "mismatch", "forecast", "head", "test"]
+DeliveryState = Literal["pending", "delivered", "failed", "none"]
 
 
 def timestamp(us: int) -> str:
@@ -252,6 +254,65 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Alerting:
+    """What a tenant wants to be told of.
+
+    thresholds: percent of a budget, rising. refusals_in_a_row: of one dataset; None is never. forecast_days: below how
+    many days of budget left; None is never. webhook: where to; None is nowhere, and alerts are only listed. heads:
+    whether the webhook is to keep the journals' heads too.
+    """
+
+    thresholds: tuple[int, ...] = (50, 80, 90, 95, 100)
+    refusals_in_a_row: int | None = 3
+    forecast_days: int | None = 30
+    webhook: str | None = None
+    heads: bool = False
+
+    def facts(self) -> dict[str, Any]:
+        """As it stands in its row."""
+        return {
+            "thresholds": list(self.thresholds),
+            "refusals_in_a_row": self.refusals_in_a_row,
+            "forecast_days": self.forecast_days,
+            "webhook": self.webhook,
+            "heads": self.heads,
+        }
+
+
+DEFAULT_ALERTING: Final = Alerting()
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """Something that a tenant is told of, once under each `key`. `facts` are what its kind says besides.
+
+    seq: of the entry that it tells of, in the dataset's journal.
+    """
+
+    kind: AlertKind
+    key: tuple[str, ...]
+    facts: Mapping[str, Any]
+    dataset: Parent | None = None
+    run_id: UUID | None = None
+    seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAlert:
+    """An alert as it is kept: the event, canonical JSON, and how far it came. next_us: when it is tried again."""
+
+    id: UUID
+    kind: AlertKind
+    at_us: int
+    body: str
+    state: DeliveryState
+    attempts: int
+    next_us: int | None
+    delivered_us: int | None
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tenant:
     """An organisation. `seq` and `head` are its own journal's newest number and hash.
 
@@ -263,6 +324,7 @@ class Tenant:
     second_steward: bool
     seq: int
     head: bytes
+    alerting: Alerting = DEFAULT_ALERTING
 
 
 @dataclass(frozen=True, slots=True)
@@ -562,7 +624,7 @@ class Books:
     partitions: the names of a dataset's partitions, complete where a command asks for all of them.
     projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
     proposals: those that are asked about, and the open ones of a dataset. overdrawn: the datasets with an account that
-    is. takes_two: the tenant's policy.
+    is. takes_two: the tenant's policy. alerting: what it wants to be told of.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -574,6 +636,7 @@ class Books:
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
     overdrawn: frozenset[UUID] = frozenset()
     takes_two: bool = False
+    alerting: Alerting = DEFAULT_ALERTING
 
     def copy(self) -> Books:
         """Books of their own, for a decision that may come to nothing."""
@@ -587,6 +650,7 @@ class Books:
             dict(self.proposals),
             self.overdrawn,
             self.takes_two,
+            self.alerting,
         )
 
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 from uuid import UUID
 
-from ledger import jws
+from ledger import alerts, jws
 from ledger.errors import JournalBroken
 from ledger.heads import Heads
 from ledger.jws import PublicKeys
-from ledger.model import Dataset, Tenant
+from ledger.model import Alert, Dataset, Parent, Tenant
 from ledger.store import Reading, Store
 from ledger.witness import hash_of, number_of, place_of
 
@@ -63,12 +63,14 @@ class Publisher:
         *,
         keys: PublicKeys,
         on_outcome: Callable[[Outcome], None],
+        on_contradiction: Callable[[UUID, Alert], None] = lambda _tenant_id, _alert: None,
         gather_seconds: float = GATHER_SECONDS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        """keys: by which published heads are read back. on_outcome: is told what became of each journal's head."""
+        """keys: by which published heads are read back. on_outcome: is told what became of each journal's head;
+        on_contradiction: whose journal contradicts what was published, as an alert. Neither may raise or wait."""
         self._store, self._heads, self._folder = store, heads, folder
-        self._keys, self._on_outcome = keys, on_outcome
+        self._keys, self._on_outcome, self._on_contradiction = keys, on_outcome, on_contradiction
         self._gather_seconds, self._check_seconds = gather_seconds, check_seconds
         self._tails: dict[Path, _Tail | None] = {}
         self._moved: set[UUID] = set()
@@ -143,7 +145,7 @@ class Publisher:
                 left.discard(folder / f"{dataset.id}.jws")
             after = page[-1].definition.name
         for path in left:
-            self._contradicted(path, "the journal is gone")
+            self._contradicted(path, f"is missing, with the whole journal {path.stem}, of which heads were published")
 
     def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
         with self._store.reading(tenant_id) as reading:
@@ -158,8 +160,10 @@ class Publisher:
                 self._demand(reading, tenant, dataset, tail, seq=seq, newest=newest)
             if seq > (0 if tail is None else tail.seq):
                 self._append(path, self._heads.signed(reading, dataset, tenant=tenant))
-        except (JournalBroken, jws.SignatureInvalid) as error:
-            self._contradicted(path, error.detail)
+        except JournalBroken as error:
+            self._contradicted(path, error.detail, dataset=dataset, seq=error.seq)
+        except jws.SignatureInvalid as error:
+            self._contradicted(path, error.detail, dataset=dataset)
 
     def _demand(
         self, reading: Reading, tenant: Tenant, dataset: Dataset | None, tail: _Tail, *, seq: int, newest: bytes
@@ -175,9 +179,12 @@ class Publisher:
         if branch.root(tail.seq).hex() != tail.root:
             raise JournalBroken("ends another history than the one of which a head was published", seq=tail.seq)
 
-    def _contradicted(self, path: Path, detail: str) -> None:
+    def _contradicted(self, path: Path, detail: str, *, dataset: Dataset | None = None, seq: int = 1) -> None:
         log.critical("THE JOURNAL CONTRADICTS ITS PUBLISHED HEAD %s: %s", path, detail)
         self._on_outcome("contradicted")
+        of = None if dataset is None else Parent(dataset.id, dataset.definition.name)
+        reason = detail.removeprefix(f"entry {seq}: ")
+        self._on_contradiction(UUID(path.parent.name), alerts.mismatch(of, seq=seq, reason=reason))
 
     # --- files
 

@@ -10,18 +10,22 @@ from sqlalchemy import Row
 
 from ledger import journal
 from ledger.model import (
+    DEFAULT_ALERTING,
     NO_FAIR_USE,
     Account,
     AccountKey,
+    Alerting,
     Amount,
     Dataset,
     Definition,
     Entry,
     FairUse,
+    KeptAlert,
     Parent,
     Project,
     Proposal,
     Run,
+    Tenant,
 )
 from ledger.tables import NOBODY
 
@@ -171,3 +175,37 @@ def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
 def entry_of(row: Row[Any]) -> Entry:
     """An entry, with the bytes that were hashed."""
     return Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.run_id, row.body, row.hash)
+
+
+def tenant_of(row: Row[Any]) -> Tenant:
+    """A tenant."""
+    return Tenant(row.tenant_id, row.name, bool(row.second_steward), row.seq, row.head, alerting_of(row.alerting))
+
+
+def alerting_of(text: str | None) -> Alerting:
+    """What a tenant wants to be told of; what everyone is told of where it said nothing."""
+    if text is None:
+        return DEFAULT_ALERTING
+    facts = journal.parse(text)
+    return Alerting(
+        tuple(facts["thresholds"]),
+        facts["refusals_in_a_row"],
+        facts["forecast_days"],
+        webhook=facts["webhook"],
+        heads=facts["heads"],
+    )
+
+
+def alert_of(row: Row[Any]) -> KeptAlert:
+    """An alert, with the event as it is signed."""
+    return KeptAlert(
+        row.id,
+        row.kind,
+        row.at_us,
+        row.body,
+        row.state,
+        row.attempts,
+        row.next_us,
+        row.delivered_us,
+        row.failure,
+    )

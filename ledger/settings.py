@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 from ledger.errors import Misconfigured
 
 Port = Annotated[int, Field(ge=1, le=65535)]
+HostAndPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$")]
 
 
@@ -77,9 +78,16 @@ class Settings(BaseSettings):
     trusted_proxies: str = Field(
         "127.0.0.1,::1", description="Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks."
     )
+    webhook_hosts: Annotated[tuple[HostAndPort, ...], NoDecode] = Field(
+        (), description="Hosts, or host:port, that webhooks may lead to, separated by commas; webhooks are off without."
+    )
+    watch_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
+        30,
+        description="How often a process looks for alerts that no decision raises, and for what is to be sent again.",
+    )
     log_format: Literal["text", "json"] = Field("text", description="How the log is written: text or json.")
 
-    @field_validator("cors_origins", mode="before")
+    @field_validator("cors_origins", "webhook_hosts", mode="before")
     @classmethod
     def _listed(cls, said: Any) -> Any:
         return [each.strip() for each in said.split(",") if each.strip()] if isinstance(said, str) else said

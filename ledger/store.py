@@ -46,6 +46,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger import journal
+from ledger.alerts import event as event_of
+from ledger.alerts import id_of
 from ledger.errors import NameTaken, NotFound
 from ledger.model import (
     NO_FAIR_USE,
@@ -53,13 +55,19 @@ from ledger.model import (
     Account,
     AccountKey,
     Actor,
+    Alert,
+    Alerting,
+    AlertKind,
     Amount,
     Balance,
     Books,
     Claim,
     Dataset,
     Definition,
+    DeliveryState,
     Entry,
+    KeptAlert,
+    Parent,
     Project,
     Proposal,
     Register,
@@ -71,6 +79,8 @@ from ledger.model import (
 )
 from ledger.rows import (
     account_of,
+    alert_of,
+    alerting_of,
     amount_row,
     amounts_row,
     dataset_of,
@@ -81,11 +91,14 @@ from ledger.rows import (
     proposal_of,
     run_of,
     run_row,
+    tenant_of,
 )
 from ledger.tables import (
     NOBODY,
     TENANT_SETTING,
+    Uid,
     accounts,
+    alerts,
     certificates,
     claims,
     datasets,
@@ -106,6 +119,8 @@ WAL_TRIES_MAX: Final = 20
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
+TAIL_MAX: Final = 200
+"""How far back in a journal refusals in a row are counted, in entries."""
 NAMES_MAX: Final = 500
 """How many partitions are asked for by name; where a group names more, all are read."""
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
@@ -256,6 +271,15 @@ class Store:
             rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
             return [(row.tenant_id, row.name) for row in rows]
 
+    def webhook_tenants(self) -> list[UUID]:
+        """The tenants that have a webhook. On PostgreSQL by a function of the owner's, which tells of them alone."""
+        if self.engine.dialect.name == "postgresql":
+            wanted = select(func.public.webhook_tenants(type_=Uid()))
+        else:
+            wanted = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
+        with self._readers.begin() as connection:
+            return list(connection.execute(wanted).scalars())
+
     def revision(self) -> str | None:
         """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
         with self._readers.begin() as connection:
@@ -292,7 +316,7 @@ class Reading:
 
     def _tenant(self, wanted: Select[Any]) -> Tenant | None:
         row = self.connection.execute(wanted.where(tenants.c.tenant_id == self.tenant_id)).one_or_none()
-        return None if row is None else Tenant(row.tenant_id, row.name, bool(row.second_steward), row.seq, row.head)
+        return None if row is None else tenant_of(row)
 
     def tenant_entry_page(self, *, after: int, limit: int) -> list[TenantEntry]:
         """The tenant's own journal, oldest first."""
@@ -465,18 +489,24 @@ class Reading:
     def books(self, wanted: Mapping[UUID, Wanted], *, run_ids: Sequence[UUID] = ()) -> Books:
         """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
         resolved before."""
-        rows = self.connection.execute(self._decided_on(wanted))
-        return self._books([dataset_of(row, ()) for row in rows], wanted, run_ids)
+        return self._books(self.connection.execute(self._decided_on(wanted)).all(), wanted, run_ids)
 
     def _decided_on(self, wanted: Mapping[UUID, Wanted]) -> Select[Any]:
-        of_these = select(datasets).where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(wanted)))
-        return of_these.order_by(datasets.c.id)
+        """The datasets, and beside each what the tenant wants to be told of, so that this takes no question more."""
+        told = select(tenants.c.alerting).where(tenants.c.tenant_id == self.tenant_id).scalar_subquery()
+        of_these = select(datasets, told.label("alerting"))
+        mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(wanted)))
+        return of_these.where(*mine).order_by(datasets.c.id)
 
-    def _books(self, found: Sequence[Dataset], wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
-        books = Books(datasets={dataset.id: dataset for dataset in found})
+    def _books(self, rows: Sequence[Row[Any]], wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
+        found = [dataset_of(row, ()) for row in rows]
+        books = Books(
+            datasets={dataset.id: dataset for dataset in found},
+            alerting=alerting_of(rows[0].alerting if rows else None),
+        )
         for asked in self._account_queries(found, wanted):
-            rows = self.connection.execute(select(accounts).where(accounts.c.tenant_id == self.tenant_id, asked))
-            books.accounts.update((account.key, account) for account in map(account_of, rows))
+            of_them = self.connection.execute(select(accounts).where(accounts.c.tenant_id == self.tenant_id, asked))
+            books.accounts.update((account.key, account) for account in map(account_of, of_them))
         for key in books.accounts:
             if key.is_base and key.partition is not None:
                 books.partitions[key.dataset_id] = (*books.partitions.get(key.dataset_id, ()), key.partition)
@@ -673,6 +703,154 @@ class Reading:
         )
         return self.connection.execute(wanted).scalar()
 
+    # --- alerts
+
+    def alert_page(
+        self,
+        *,
+        after: tuple[int, UUID] | None,
+        limit: int,
+        kind: str | None = None,
+        dataset_id: UUID | None = None,
+        state: str | None = None,
+        within: frozenset[str] | None = None,
+    ) -> list[KeptAlert]:
+        """Alerts, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
+        wanted = select(alerts).where(alerts.c.tenant_id == self.tenant_id)
+        if after is not None:
+            types = [alerts.c.at_us.type, alerts.c.id.type]
+            wanted = wanted.where(tuple_(alerts.c.at_us, alerts.c.id) < tuple_(*after, types=types))
+        for column, value in ((alerts.c.kind, kind), (alerts.c.dataset_id, dataset_id), (alerts.c.state, state)):
+            if value is not None:
+                wanted = wanted.where(column == value)
+        if within is not None:
+            named = select(datasets.c.id).where(
+                datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(within))
+            )
+            wanted = wanted.where(alerts.c.dataset_id.in_(named))
+        newest_first = wanted.order_by(alerts.c.at_us.desc(), alerts.c.id.desc()).limit(limit)
+        return [alert_of(row) for row in self.connection.execute(newest_first)]
+
+    def alert(self, alert_id: UUID) -> KeptAlert | None:
+        wanted = select(alerts).where(alerts.c.tenant_id == self.tenant_id, alerts.c.id == alert_id)
+        row = self.connection.execute(wanted).one_or_none()
+        return None if row is None else alert_of(row)
+
+    def pending_alerts(self) -> int:
+        """How many alerts wait to be delivered."""
+        wanted = select(func.count()).where(alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending")
+        return int(self.connection.execute(wanted).scalar_one())
+
+    def has_due_alerts(self, now_us: int) -> bool:
+        """Whether one is due now."""
+        wanted = select(alerts.c.id).where(
+            alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending", alerts.c.next_us <= now_us
+        )
+        return self.connection.execute(wanted.limit(1)).scalar() is not None
+
+    def alerts_beyond(self, most: int) -> bool:
+        """Whether there are more than so many."""
+        wanted = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id)
+        newest_first = wanted.order_by(alerts.c.at_us.desc(), alerts.c.id.desc())
+        return self.connection.execute(newest_first.offset(most).limit(1)).scalar() is not None
+
+    def known_alerts(self, ids: Collection[UUID]) -> set[UUID]:
+        """Which of these alerts are there already."""
+        wanted = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id, alerts.c.id.in_(ids))
+        return set(self.connection.execute(wanted).scalars())
+
+    def due_runs(self, *, after: tuple[int, UUID], until_us: int, limit: int) -> list[tuple[Run, Parent, int]]:
+        """Runs that were due after the one and before the other time, the first due first; each once for every dataset
+        that it touches, which comes with it, as does the number of the entry there that decided it. At most `limit`
+        runs, the last of which is whole."""
+        place = tuple_(*after, types=[runs.c.due_us.type, runs.c.id.type])
+        first = (
+            select(runs)
+            .where(runs.c.tenant_id == self.tenant_id, runs.c.due_us < until_us)
+            .where(tuple_(runs.c.due_us, runs.c.id) > place)
+            .order_by(runs.c.due_us, runs.c.id)
+            .limit(limit)
+        )
+        due = {row.id: run_of(row) for row in self.connection.execute(first)}
+        wanted = (
+            select(places.c.run_id, places.c.dataset_id, places.c.seq, datasets.c.name)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(due))
+        )
+        of_run: dict[UUID, list[tuple[Run, Parent, int]]] = {}
+        for row in self.connection.execute(wanted) if due else ():
+            of_run.setdefault(row.run_id, []).append((due[row.run_id], Parent(row.dataset_id, row.name), row.seq))
+        return [each for run_id in due for each in of_run.get(run_id, ())]
+
+    def newest_entries(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Entry]:
+        """The newest entry of each of these journals, whatever the dataset's row says of it."""
+        newest = (
+            select(func.max(entries.c.seq))
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == datasets.c.id)
+            .correlate(datasets)
+            .scalar_subquery()
+        )
+        wanted = (
+            select(entries)
+            .join(datasets, and_(datasets.c.tenant_id == entries.c.tenant_id, datasets.c.id == entries.c.dataset_id))
+            .where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids), entries.c.seq == newest)
+        )
+        return {row.dataset_id: entry_of(row) for row in self.connection.execute(wanted)}
+
+    def newest_tenant_entry(self) -> TenantEntry | None:
+        """The newest entry of the tenant's own journal."""
+        mine = select(tenant_entries).where(tenant_entries.c.tenant_id == self.tenant_id)
+        row = self.connection.execute(mine.order_by(tenant_entries.c.seq.desc()).limit(1)).one_or_none()
+        return None if row is None else TenantEntry(row.seq, row.kind, row.at_us, row.body, row.hash)
+
+    def refusals_in_a_row(self, dataset_id: UUID, *, before: int, limit: int) -> int:
+        """How many runs were refused on a dataset since it approved one, before this entry: counted up to `limit`, and
+        no further back than `TAIL_MAX` entries."""
+        newest = (
+            select(entries.c.kind)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+            .where(entries.c.seq < before, entries.c.seq >= before - TAIL_MAX)
+            .where(entries.c.kind.in_(("run-approved", "run-refused")))
+            .order_by(entries.c.seq.desc())
+            .limit(limit)
+        )
+        kinds = self.connection.execute(newest).scalars().all()
+        return next((count for count, kind in enumerate(kinds) if kind != "run-refused"), len(kinds))
+
+    def approvals_since(self, dataset_id: UUID, *, since_us: int, limit: int) -> list[tuple[Run, Entry]]:
+        """The runs that a dataset approved since then, newest first, each with the entry there that says so."""
+        wanted = (
+            select(runs, entries.c.seq, entries.c.kind, entries.c.at_us, entries.c.body, entries.c.hash)
+            .select_from(places)
+            .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
+            .join(
+                entries,
+                and_(
+                    entries.c.tenant_id == places.c.tenant_id,
+                    entries.c.dataset_id == places.c.dataset_id,
+                    entries.c.seq == places.c.seq,
+                ),
+            )
+            .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            .where(places.c.created_us >= since_us, runs.c.state != "refused")
+            .order_by(places.c.created_us.desc(), places.c.run_id.desc())
+            .limit(limit)
+        )
+        return [
+            (run_of(row), Entry(dataset_id, row.seq, row.kind, row.at_us, row.id, row.body, row.hash))
+            for row in self.connection.execute(wanted)
+        ]
+
+    def settlements(self, dataset_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, Entry]:
+        """How these runs were settled, as the dataset's journal has it."""
+        wanted = select(entries).where(
+            entries.c.tenant_id == self.tenant_id,
+            entries.c.run_id.in_(run_ids),
+            entries.c.kind == "run-settled",
+            entries.c.dataset_id == dataset_id,
+        )
+        return {row.run_id: entry_of(row) for row in self.connection.execute(wanted)}
+
     # --- the journal
 
     def entry_page(self, dataset_id: UUID, *, after: int, limit: int) -> list[Entry]:
@@ -705,7 +883,11 @@ class Reading:
 
 
 class Writing(Reading):
-    """Changes one tenant's rows, in one transaction that its opener commits."""
+    """Changes one tenant's rows, in one transaction that its opener commits. told: the kinds of alerts it raised."""
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        super().__init__(connection, tenant_id)
+        self.told: list[AlertKind] = []
 
     # --- what a group does first: claims and locks
 
@@ -796,7 +978,7 @@ class Writing(Reading):
         if not wanted:
             return Books()
         locking = self._decided_on(wanted).with_for_update(key_share=True)
-        return self._books([dataset_of(row, ()) for row in self.connection.execute(locking)], wanted, run_ids)
+        return self._books(self.connection.execute(locking).all(), wanted, run_ids)
 
     # --- and last: what was decided
 
@@ -945,6 +1127,98 @@ class Writing(Reading):
         newest_first = (certificates.c.created_us.desc(), certificates.c.digest.desc())
         too_old = select(certificates.c.digest).where(mine).order_by(*newest_first).offset(rows_max)
         self.connection.execute(delete(certificates).where(mine, certificates.c.digest.in_(too_old)))
+
+    # --- the outbox
+
+    def tell(self, found: Sequence[Alert], *, now_us: int) -> list[UUID]:
+        """Tells the tenant of these, except where it was told before: to be sent, if it has a webhook, or to be listed
+        alone. The ids, in order."""
+        tenant = self.tenant()
+        if tenant is None:
+            raise NotFound("There is no such tenant.")
+        events = {id_of(tenant.id, alert): event_of(alert, tenant, at_us=now_us) for alert in found}
+        new = self._add_alerts(list(events.values()), now_us=now_us, is_sent=tenant.alerting.webhook is not None)
+        self.told += [events[id_]["kind"] for id_ in new]
+        return list(events)
+
+    def _add_alerts(self, events: Sequence[Mapping[str, Any]], *, now_us: int, is_sent: bool) -> list[UUID]:
+        """The ids of those that were not there yet."""
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "id": UUID(event["id"]),
+                "kind": event["kind"],
+                "dataset_id": UUID(event["dataset"]["id"]) if "dataset" in event else None,
+                "run_id": UUID(event["run"]) if "run" in event else None,
+                "seq": event.get("seq"),
+                "at_us": now_us,
+                "body": journal.canonical(event),
+                "state": "pending" if is_sent else "none",
+                "attempts": 0,
+                "next_us": now_us if is_sent else None,
+            }
+            for event in events
+        ]
+        rows.sort(key=lambda row: row["id"])
+        if not rows:
+            return []
+        return list(self.connection.execute(self._insert_new(alerts).returning(alerts.c.id), rows).scalars())
+
+    def lease_alerts(self, *, now_us: int, until_us: int, limit: int) -> list[KeptAlert]:
+        """Takes alerts that are due, the first due first, for whoever tries to deliver them now. Until that time nobody
+        else is given them; if they are not `told` of by then, they are due again. Each counts as tried."""
+        mine = alerts.c.tenant_id == self.tenant_id
+        due = (
+            select(alerts)
+            .where(mine, alerts.c.state == "pending", alerts.c.next_us <= now_us)
+            .order_by(alerts.c.next_us, alerts.c.id)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        found = [alert_of(row) for row in self.connection.execute(due)]
+        if found:
+            taken = {"next_us": until_us, "attempts": alerts.c.attempts + 1}
+            self.connection.execute(
+                update(alerts).where(mine, alerts.c.id.in_([each.id for each in found])).values(taken)
+            )
+        return [replace(each, attempts=each.attempts + 1, next_us=until_us) for each in found]
+
+    def tell_alert(
+        self,
+        leased: KeptAlert,
+        *,
+        state: DeliveryState,
+        attempts: int,
+        next_us: int | None = None,
+        delivered_us: int | None = None,
+        failure: str | None = None,
+    ) -> bool:
+        """What came of a leased alert; nothing where somebody else has leased it since, which is False."""
+        mine = (alerts.c.tenant_id == self.tenant_id, alerts.c.id == leased.id, alerts.c.state == "pending")
+        row = {
+            "state": state,
+            "attempts": attempts,
+            "next_us": next_us,
+            "delivered_us": delivered_us,
+            "failure": failure,
+        }
+        told = update(alerts).where(*mine, alerts.c.attempts == leased.attempts).values(row)
+        return self.connection.execute(told).rowcount == 1
+
+    def set_alerting(self, alerting: Alerting) -> None:
+        """What the tenant wants to be told of. Without a webhook, what waits to be sent is not sent any more."""
+        row = {"alerting": journal.canonical(alerting.facts())}
+        self.connection.execute(update(tenants).where(tenants.c.tenant_id == self.tenant_id), row)
+        if alerting.webhook is None:
+            waiting = (alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending")
+            self.connection.execute(update(alerts).where(*waiting), {"state": "none", "next_us": None})
+
+    def prune_alerts(self, *, rows_max: int) -> int:
+        """Removes the tenant's oldest alerts beyond so many, and says how many those were."""
+        mine = alerts.c.tenant_id == self.tenant_id
+        newest_first = (alerts.c.at_us.desc(), alerts.c.id.desc())
+        too_old = select(alerts.c.id).where(mine).order_by(*newest_first).offset(rows_max).limit(rows_max)
+        return self.connection.execute(delete(alerts).where(mine, alerts.c.id.in_(too_old))).rowcount
 
     # --- tenants and keys
 

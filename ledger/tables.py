@@ -108,7 +108,8 @@ def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[s
     )
 
 
-# `seq` and `head` are the newest number and hash of the tenant's own journal: of keys, roles and policies.
+# `seq` and `head` are the newest number and hash of the tenant's own journal: of keys, roles and policies. `alerting`
+# is what the tenant wants to be told of, as JSON; NULL is what everyone is told of who said nothing.
 tenants = Table(
     "tenants",
     metadata,
@@ -118,6 +119,7 @@ tenants = Table(
     Column("seq", Big, nullable=False),
     Column("head", LargeBinary, nullable=False),
     Column("created_us", Big, nullable=False),
+    Column("alerting", Text),
     PrimaryKeyConstraint("tenant_id", name="tenants_pkey"),
     UniqueConstraint("name", name="tenants_name_key"),
     CheckConstraint("second_steward IN (0, 1)", name="tenants_second_steward"),
@@ -340,6 +342,37 @@ claims = _of_tenant(
     key=("key",),
 )
 
+# What a tenant is told of, and how far the telling came: an outbox, filled in the transaction that gave the reason.
+# `body` is the event as it is signed. Bounded by `ledger.watch`, oldest out first.
+alerts = _of_tenant(
+    "alerts",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dataset_id", Uid),
+    Column("run_id", Uid),
+    Column("seq", Big),
+    Column("at_us", Big, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Big, nullable=False),
+    Column("next_us", Big),
+    Column("delivered_us", Big),
+    Column("failure", Text),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="alerts_tenant_fkey"),
+    _references("alerts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint(
+        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head', 'test')",
+        name="alerts_kind",
+    ),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed', 'none')", name="alerts_state"),
+    CheckConstraint("attempts >= 0", name="alerts_attempts"),
+    CheckConstraint("(state = 'pending') = (next_us IS NOT NULL)", name="alerts_next"),
+    CheckConstraint("(state = 'delivered') = (delivered_us IS NOT NULL)", name="alerts_delivered"),
+    Index("alerts_newest", "tenant_id", "at_us", "id"),
+    Index("alerts_due_first", "tenant_id", "state", "next_us"),
+    key=("id",),
+)
+
 # A cache and no record: rows come and go, and nothing refers to one.
 certificates = _of_tenant(
     "certificates",
@@ -437,12 +470,23 @@ def _row_security(table: str) -> tuple[str, ...]:
 for _table in metadata.tables.values():
     if "tenant_id" in _table.columns:
         _after_create(_table, "postgresql", *_row_security(_table.name))
-_after_create(tenants, "postgresql", "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)")
+_after_create(
+    tenants,
+    "postgresql",
+    "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)",
+    # Whoever delivers alerts has to know to whom, also where nobody of theirs asked this process for anything yet. So
+    # much and no more: the ids, and of those alone who asked for it by setting a webhook. It runs as the owner, whom
+    # the policy above lets see the tenants; its search path is fixed, so that it reads no table of somebody else's.
+    """CREATE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT tenant_id FROM public.tenants WHERE alerting::json ->> 'webhook' IS NOT NULL ORDER BY tenant_id $$""",
+    "REVOKE ALL ON FUNCTION webhook_tenants() FROM PUBLIC",
+)
 
 # What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
 # a dataset's definition, a key's role and an entry's bytes are beyond it.
 GRANTS: Final[dict[str, str]] = {
-    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head)",
+    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
     "operator_keys": "SELECT",
     "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
     "tenant_entries": "SELECT, INSERT",
@@ -458,5 +502,8 @@ GRANTS: Final[dict[str, str]] = {
     "entries": "SELECT, INSERT",
     "claims": "SELECT, INSERT, DELETE",
     "certificates": "SELECT, INSERT, DELETE",
+    "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
     "alembic_version": "SELECT",
 }
+FUNCTION_GRANTS: Final = ("webhook_tenants()",)
+"""The functions that the server's role may call, beside those that everyone may."""

@@ -7,7 +7,7 @@ group's transaction, in this order in every process (so that two of them cannot 
 1. claim the idempotency keys and the names of new datasets, each sorted; a key that is taken is answered as before;
 2. lock the datasets, own and roots, sorted by id, and read the accounts and the runs that the commands are about;
 3. take the time, and check that the keys of those who ask are still good;
-4. decide, seal the entries, write, commit;
+4. decide, seal the entries, write, put what is worth telling of into the outbox, commit;
 5. answer.
 
 Queues are bounded, tenants are served in turn. A transaction that lost a race (40001, 40P01) is tried again a bounded
@@ -31,6 +31,7 @@ from uuid import UUID
 from sqlalchemy.exc import SQLAlchemyError
 
 from ledger import journal
+from ledger.alerts import raised, refused_datasets
 from ledger.decide import Batched, Drafts, Repeat, Unrecorded, decide, wanted
 from ledger.errors import (
     IdempotencyKeyReused,
@@ -40,7 +41,22 @@ from ledger.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ledger.model import Actor, Ask, Batch, Books, Command, Entry, Register, Settle, Single, Start, Void
+from ledger.model import (
+    Actor,
+    Alert,
+    AlertKind,
+    Ask,
+    Batch,
+    Books,
+    Command,
+    Draft,
+    Entry,
+    Register,
+    Settle,
+    Single,
+    Start,
+    Void,
+)
 from ledger.store import Key, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
@@ -94,10 +110,12 @@ class Writer:
         group_max: int,
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
         on_moved: Callable[[UUID], None] = lambda _tenant_id: None,
+        on_told: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
     ) -> None:
         """on_group: is told of each group, once it is answered, how many commands it had and how long they took;
-        on_moved: whose it was. Neither may wait for anything."""
-        self._store, self._on_group, self._on_moved = store, on_group, on_moved
+        on_moved: whose it was. on_told: is told after each commit whose it was, and of what kinds the alerts are that
+        it raised, if any. None of them may wait for anything."""
+        self._store, self._on_group, self._on_moved, self._on_told = store, on_group, on_moved, on_told
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -142,6 +160,15 @@ class Writer:
     def run(self, tenant_id: UUID, work: Callable[[Writing], T]) -> Future[T]:
         """Queues work that is no journal command (keys, tenants), for a transaction of its own."""
         return self._put(tenant_id, _Item(Future(), work=work))
+
+    def tell(self, tenant_id: UUID, found: Sequence[Alert]) -> Future[int]:
+        """Queues alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
+
+        def work(writing: Writing) -> int:
+            writing.tell(found, now_us=writing.now_us())
+            return len(writing.told)
+
+        return self.run(tenant_id, work)
 
     def _put(self, tenant_id: UUID, item: _Item) -> Future[Any]:
         with self._changed:
@@ -251,12 +278,15 @@ class Writer:
     def _with_retries(self, tenant_id: UUID, group: Sequence[_Item]) -> list[Any]:
         for attempt in range(1, TRIES + 1):
             answers: list[Any] = []
+            told: list[AlertKind] = []
             try:
-                self._transact(tenant_id, group, answers)
+                self._transact(tenant_id, group, answers, told)
+                self._on_told(tenant_id, told)
                 return answers
             except SQLAlchemyError as error:
                 kind = failure_kind(error)
                 if kind == "unavailable" and self._was_committed(tenant_id, answers):
+                    self._on_told(tenant_id, told)
                     return answers
                 if attempt == TRIES or kind != "retry":
                     raise
@@ -272,13 +302,15 @@ class Writer:
         except SQLAlchemyError:
             return False
 
-    def _transact(self, tenant_id: UUID, group: Sequence[_Item], answers: list[Any]) -> None:
-        """One transaction for the group; each item's answer is in `answers` before the commit is tried."""
+    def _transact(self, tenant_id: UUID, group: Sequence[_Item], answers: list[Any], told: list[AlertKind]) -> None:
+        """One transaction for the group; each item's answer is in `answers` before the commit is tried, and in `told`
+        the kinds of alerts that it raised."""
         with self._store.writing(tenant_id) as writing:
             if group[0].work is not None:
                 answers.append(group[0].work(writing))
             else:
                 answers.extend(_decide_group(writing, [item.command for item in group if item.command is not None]))
+            told.extend(writing.told)
 
 
 def _asks(command: Command | None) -> tuple[Ask, ...]:
@@ -392,6 +424,7 @@ class _Sealing:
         self._writing, self._before, self._now_us = writing, before, now_us
         self._heads = {dataset.id: dataset.head for dataset in before.datasets.values()}
         self._entries: list[Entry] = []
+        self._drafts: list[Draft] = []
 
     def seal(self, drafts: Drafts) -> Entries:
         sealed: list[Entry] = []
@@ -401,6 +434,7 @@ class _Sealing:
             self._heads[draft.dataset_id] = entry.hash
             sealed.append(entry)
         self._entries += sealed
+        self._drafts += drafts
         return tuple(sealed)
 
     def answer(self, outcome: Drafts | Unrecorded | LedgerError) -> Entries | Unrecorded | LedgerError:
@@ -409,6 +443,20 @@ class _Sealing:
     def write(self, after: Books) -> None:
         self._writing.append(self._entries)
         self._writing.save(self._before, after, self._heads)
+        self._tell()
+
+    def _tell(self) -> None:
+        """In the same transaction, so that there is no entry without what it is to be told by, and none the other way
+        round. Where nothing is worth telling, this asks the database nothing."""
+        alerting, datasets = self._before.alerting, self._before.datasets
+        refused = {
+            id_: self._writing.refusals_in_a_row(
+                id_, before=datasets[id_].seq + 1, limit=alerting.refusals_in_a_row or 0
+            )
+            for id_ in refused_datasets(alerting, self._drafts)
+        }
+        if found := raised(self._before, self._drafts, refused):
+            self._writing.tell(found, now_us=self._now_us)
 
 
 def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:

@@ -53,6 +53,7 @@ def furnished(admin: Ledger, *, dataset: str = "mnist", project: str = "ranking"
     run = ok(admin.ask(datasets=[dataset], project=project, key=dataset))["id"]
     key = ok(admin.post("/v1/keys", {"name": "somebody", "role": "auditor"}))["id"]
     ok(admin.put("/v1/policy", {"second_steward": True, **REASON}))
+    ok(admin.post("/v1/alerting/test"))
     proposal = raised(admin, dataset)
     return Things(admin, dataset, project, run, key, proposal)
 

@@ -36,6 +36,11 @@ TABLE = """
     DELETE /v1/keys/{id}                          x      -        -        -       -        -       -
     GET    /v1/policy                             x      x        x        x       -        x       x
     PUT    /v1/policy                             x      -        -        -       -        -       -
+    GET    /v1/alerts                             x      x        x        x       -        x       x
+    GET    /v1/alerting                           x      x        x        x       -        x       x
+    PUT    /v1/alerting                           x      x        -        -       -        -       -
+    POST   /v1/alerting/test                      x      x        -        -       -        -       -
+    GET    /v1/datasets/{name}/forecast           x      x        x        x       -        x       x
     GET    /v1/entries                            x      x        -        x       -        -       -
     GET    /v1/head                               x      x        -        x       -        -       -
     GET    /v1/proof                              x      x        -        x       -        -       -
@@ -139,6 +144,7 @@ class Scene:
             "POST /v1/tenants": lambda: {"name": self.new()},
             "POST /v1/keys": lambda: {"name": "k", "role": "auditor"},
             "PUT /v1/policy": lambda: {"second_steward": True, **REASON},
+            "PUT /v1/alerting": lambda: {"forecast_days": 60, **REASON},
             "POST /v1/datasets": lambda: {**MNIST, "name": self.new()},
             "PATCH /v1/datasets/{name}": lambda: {"title": "t"},
             "PUT /v1/datasets/{name}/budget": lambda: {"budget": {"mu": 999, "delta": 1e-3}, **REASON},

@@ -200,7 +200,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
-    assert len(methods) == 41
+    assert len(methods) == 46
     streams = {"export": Client.export, "export_tenant": Client.export_tenant}
     for name, documented in {**methods, **streams, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)

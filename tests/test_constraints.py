@@ -198,6 +198,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "seq": 0,
             "head": bytes(32),
             "created_us": 1,
+            "alerting": None,
         },
         "operator_keys": {"id": id_, "digest": 2 * id_.bytes, "created_us": 1, "revoked_us": None},
         "keys": {
@@ -296,6 +297,20 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
         },
         "claims": {"key": f"key {id_}", "principal_id": NOWHERE, "digest": bytes(32), "run_id": MAIN_RUN},
         "certificates": {"digest": 2 * id_.bytes, "body": "{}", "created_us": 1},
+        "alerts": {
+            "id": id_,
+            "kind": "threshold",
+            "dataset_id": MNIST,
+            "run_id": None,
+            "seq": 1,
+            "at_us": 1,
+            "body": "{}",
+            "state": "pending",
+            "attempts": 0,
+            "next_us": 1,
+            "delivered_us": None,
+            "failure": None,
+        },
     }
     own = {} if table.name in ("tenants", "operator_keys") else {"tenant_id": tenant}
     return own | mine[table.name] | changes
@@ -328,6 +343,7 @@ ROWS: dict[Table, list[dict[str, Any]]] = {
     tables.places: [row(tables.places, run_id=MAIN_RUN)],
     tables.claims: [row(tables.claims, key="once")],
     tables.certificates: [row(tables.certificates, digest=bytes(32))],
+    tables.alerts: [row(tables.alerts, id=MAIN_RUN)],
 }
 TABLES = tables.metadata.sorted_tables
 
@@ -771,6 +787,11 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
     ),
     "lineage_no_cycle": (tables.lineage, [{"dataset_id": MNIST, "ancestor_id": MNIST}]),
     "accounts_holder": (tables.accounts, [{"project": "ranking", "principal_id": NOWHERE}]),
+    "alerts_kind": (tables.alerts, [{"kind": kind} for kind in ("", "heads", "Threshold")]),
+    "alerts_state": (tables.alerts, [{"state": state, "next_us": None} for state in ("", "sent", "Pending")]),
+    "alerts_attempts": (tables.alerts, [{"attempts": -1}]),
+    "alerts_next": (tables.alerts, [{"next_us": None}, {"state": "none"}, {"state": "failed"}]),
+    "alerts_delivered": (tables.alerts, [{"delivered_us": 1}, {"state": "delivered", "next_us": None}]),
     "datasets_head": (tables.datasets, [{"seq": -1}, *({"head": head} for head in LENGTHS)]),
     "entries_shape": (tables.entries, [{"hash": hash_} for hash_ in LENGTHS]),
     "runs_state": (tables.runs, [{"state": state, "due_us": None} for state in ("", "approved", "Settled")]),
@@ -882,6 +903,8 @@ def test_everything_belongs_to_something_that_is_there(door: Door) -> None:
         "entries_dataset_fkey": {"dataset_id": NOWHERE, "seq": 1},
         "tenant_entries_tenant_fkey": {"tenant_id": NOWHERE, "seq": 1},
         "proposals_dataset_fkey": {"dataset_id": NOWHERE},
+        "alerts_tenant_fkey": {"tenant_id": NOWHERE, "dataset_id": None},
+        "alerts_dataset_fkey": {"dataset_id": NOWHERE},
         "lineage_dataset_fkey": {"dataset_id": NOWHERE},
         "lineage_ancestor_fkey": {"ancestor_id": NOWHERE},
         "projects_dataset_fkey": {"dataset_id": NOWHERE},
@@ -921,6 +944,7 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         ("runs", "id"): {"id": MAIN_RUN},
         ("claims", "key"): {"key": "once"},
         ("certificates", "digest"): {"digest": bytes(32)},
+        ("alerts", "id"): {"id": MAIN_RUN},
     }
     declared = {
         (table.name, *(column.name for column in key.columns if column.name != "tenant_id")): table
@@ -987,7 +1011,7 @@ def test_every_key_begins_with_the_tenant(database: Settings) -> None:
     Method: read every primary, unique and foreign key from the catalogue, and the tables that have none. Then add a
     table with keys that do reach across, and see each of them found.
     """
-    of_all = {"accounts", "certificates", "claims", "datasets", "entries", "keys"}
+    of_all = {"accounts", "alerts", "certificates", "claims", "datasets", "entries", "keys"}
     of_all |= {"lineage", "places", "projects", "proposals", "runs", "tenant_entries"}
     crossing = """CREATE TABLE crossing (
         id integer PRIMARY KEY, tenant_id integer, name text UNIQUE, of_key text REFERENCES tenants (name))"""

@@ -97,6 +97,18 @@ def calls() -> list[Call]:
             fine={"datasets": ("null",)},
             absent=("datasets",),
         ),
+        Call(
+            "PUT",
+            "/v1/alerting",
+            {"thresholds": [50, 80], "refusals_in_a_row": 3, "forecast_days": 30, "webhook": None, "reason": "r"},
+            fine={
+                "thresholds": ("[]", "[1]"),
+                "refusals_in_a_row": ("null",),
+                "forecast_days": ("null",),
+                "webhook": ("null",),
+            },
+            absent=("thresholds", "refusals_in_a_row", "forecast_days", "webhook"),
+        ),
         Call("POST", "/v1/datasets", DATASET),
         Call("POST", "/v1/datasets", {**DATASET, "budget": {"mu": 1, "delta": 1e-6}, "bound": "certified"}),
         Call(
@@ -619,7 +631,10 @@ def test_names_and_ids_in_paths(target: Target) -> None:
     change = {"state": "frozen", "reason": "r"}
     budget = {"budget": {"mu": 2}, "reason": "r"}
     for name in HOSTILE_NAMES:
-        answers = [target.ledger.get(f"/v1/datasets/{name}{rest}") for rest in ("", "/entries", "/head", "/export")]
+        answers = [
+            target.ledger.get(f"/v1/datasets/{name}{rest}")
+            for rest in ("", "/entries", "/head", "/export", "/forecast")
+        ]
         answers.append(target.ledger.patch(f"/v1/datasets/{name}", change))
         answers.append(target.ledger.put(f"/v1/datasets/{name}/budget", budget))
         for answer in answers:
@@ -639,7 +654,7 @@ def test_names_and_ids_in_paths(target: Target) -> None:
     assert target.is_untouched()
 
 
-LISTS = ("/v1/datasets", "/v1/datasets/mnist/entries", "/v1/runs", "/v1/keys")
+LISTS = ("/v1/datasets", "/v1/datasets/mnist/entries", "/v1/runs", "/v1/keys", "/v1/alerts")
 NO_UUID = "0" * 31
 
 

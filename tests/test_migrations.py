@@ -86,6 +86,8 @@ class Place:
                     for table, privileges in tables.GRANTS.items():
                         if table in tables.metadata.tables:
                             connection.execute(f"GRANT {privileges} ON {table} TO {SERVER_ROLE}".encode())
+                    for function in tables.FUNCTION_GRANTS:
+                        connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {SERVER_ROLE}".encode())
             yield settings
 
     def superuser(self, settings: Settings) -> contextlib.closing[psycopg.Connection]:
@@ -350,6 +352,20 @@ def test_migrating_again_changes_nothing(place: Place) -> None:
         deploy.demand_migrated(settings)
 
 
+def a_tenant(settings: Settings, revision: str) -> list[str]:
+    """Statements that put a tenant into a database at an older revision."""
+    id_ = uuid.uuid4()
+    if revision < "0004":
+        return [f"INSERT INTO tenants VALUES ('{id_}', 'acme', 1)"]
+    head = "zeroblob(32)" if settings.is_sqlite else "decode(repeat('00', 32), 'hex')"
+    row = (
+        "INSERT INTO tenants (tenant_id, name, second_steward, seq, head, created_us)"
+        f" VALUES ('{id_}', 'acme', 0, 0, {head}, 1)"
+    )
+    # From here on row-level security holds for the owner too.
+    return [row] if settings.is_sqlite else [f"SELECT set_config('app.tenant_id', '{id_}', false)", row]
+
+
 def test_every_older_version_is_brought_up(place: Place) -> None:
     """Goal: whoever upgrades keeps the rows and gets the declared schema. Method: begin at each older revision."""
     revisions = [script.revision for script in ScriptDirectory.from_config(deploy._config()).walk_revisions()]
@@ -362,7 +378,7 @@ def test_every_older_version_is_brought_up(place: Place) -> None:
                 config.attributes["connection"] = connection
                 command.upgrade(config, older)
             engine.dispose()
-            change(settings, f"INSERT INTO tenants VALUES ('{uuid.uuid4()}', 'acme', 1)")
+            change(settings, *a_tenant(settings, older))
             assert "`privacy-ledger migrate`" in misconfigured(partial(deploy.demand_migrated, settings))
             assert deploy.migrate(settings) == revisions[0]
             assert difference(settings, declared) == ""
@@ -631,6 +647,8 @@ FORBIDDEN = (
     "ALTER TABLE runs DISABLE ROW LEVEL SECURITY",
     "ALTER TABLE claims OWNER TO CURRENT_USER",
     "ALTER FUNCTION entries_keep() SECURITY DEFINER",
+    "CREATE OR REPLACE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql"
+    " AS 'SELECT tenant_id FROM public.tenants'",
     "CREATE OR REPLACE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
     "DROP TRIGGER entries_keep ON entries",
     "DROP FUNCTION entries_keep() CASCADE",

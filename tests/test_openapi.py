@@ -35,6 +35,11 @@ CALLS = {
     ("get", "/v1/proposals/{id}"),
     ("post", "/v1/proposals/{id}/approve"),
     ("post", "/v1/proposals/{id}/refuse"),
+    ("get", "/v1/alerts"),
+    ("get", "/v1/alerting"),
+    ("put", "/v1/alerting"),
+    ("post", "/v1/alerting/test"),
+    ("get", "/v1/datasets/{name}/forecast"),
     ("get", "/v1/entries"),
     ("get", "/v1/head"),
     ("get", "/v1/proof"),
@@ -325,6 +330,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
             send("get", "/v1/datasets/{name}/consistency", name=name, params={"from": number})
     send_parts(send)
     send_proposals(send)
+    send_alerts(send)
     send("get", "/v1/datasets")
     limited = {"name": "k", "role": "auditor", "datasets": ["clt"], "expires_at": "2100-01-01T00:00:00+02:00"}
     key = send("post", "/v1/keys", limited)["id"]
@@ -380,6 +386,19 @@ def send_proposals(send: Checked) -> None:
     for number in (1, 10_000):
         send("get", "/v1/proof", params={"seq": number})
         send("get", "/v1/consistency", params={"from": number})
+
+
+def send_alerts(send: Checked) -> None:
+    """The calls about alerts, of which the calls before have raised some."""
+    for name in ("clt", "parted", "derived", "nothing"):
+        send("get", "/v1/datasets/{name}/forecast", name=name)
+    send("get", "/v1/alerting")
+    send("put", "/v1/alerting", {"thresholds": [50, 75], "refusals_in_a_row": None, "forecast_days": 9, "reason": "r"})
+    send("put", "/v1/alerting", {"webhook": "https://hooks.example.org/x", "reason": "r"})
+    send("put", "/v1/alerting", {"thresholds": [75, 50], "reason": "r"})
+    send("post", "/v1/alerting/test")
+    kinds = {item["kind"] for item in send("get", "/v1/alerts")["items"]}
+    assert kinds >= {"threshold", "overrun", "frozen", "test"}
 
 
 def send_parts(send: Checked) -> None:

@@ -44,6 +44,7 @@ class Published:
             self.folder,
             keys=self.services.signer.public_keys(),
             on_outcome=self.note,
+            on_contradiction=lambda tenant_id, alert: self.services.writer.tell(tenant_id, [alert]).result(),
             gather_seconds=0,
             check_seconds=60,
         )
@@ -121,8 +122,8 @@ TAMPERINGS = {
 def test_a_database_that_contradicts_what_was_published(
     published: Published, database: Settings, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Goal: it is logged and counted, and what was published stays as it is. Method: each way to rewrite history, found
-    by a server that is started afterwards; the command for auditors finds it too, and names the entry."""
+    """Goal: it is logged, counted, told of once, and what was published stays as it is. Method: each way to rewrite
+    history, found by a server that is started later; the command for auditors finds it too, and names the entry."""
     published.ledger.ask()
     published.round()
     published.ledger.ask()
@@ -141,6 +142,9 @@ def test_a_database_that_contradicts_what_was_published(
     assert file.read_bytes() == before
     held = Witnesses()
     held.add_heads(before.decode(), keys=published.services.signer.public_keys(), source="published")
+    first = 1 if how == "the dataset is gone" else 2
+    told = ok(published.ledger.get("/v1/alerts", kind="mismatch"))["items"]
+    assert [each["event"]["seq"] for each in told if "published" in each["event"]["reason"]] == [first]
     (fault,) = [found for found in audit.check(database, held) if found["error"] is not None]
     assert fault["seq"] == {"an entry is another": 2, "the end is gone": 2}.get(how, 1), fault
 

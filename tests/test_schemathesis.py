@@ -33,6 +33,7 @@ SECONDS_MAX = 280
 SECONDS_TO_PROVE_MAX = 3000
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 BEYOND_A_SCHEMA = {
+    "GET /v1/alerts": "a cursor is one that was given; a dataset is there",
     "GET /v1/datasets": "a cursor is one that was given",
     "GET /v1/datasets/{name}/entries": "a cursor is one that was given",
     "GET /v1/datasets/{name}/partitions": "a cursor is one that was given",
@@ -40,6 +41,7 @@ BEYOND_A_SCHEMA = {
     "GET /v1/keys": "a cursor is one that was given",
     "GET /v1/proposals": "a cursor is one that was given",
     "GET /v1/runs": "a cursor is one that was given",
+    "PUT /v1/alerting": "thresholds rise; a webhook's host is allowed",
     "POST /v1/keys": "datasets exist; projects limit a requester; a key does not end in the past",
     "POST /v1/keys/{id}/rotate": "a duration is at most 366 days",
     "POST /v1/datasets": "a budget is within its ceiling, and neither too large nor nothing; parents exist",

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Final
@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__, deploy, signing
-from ledger.api import datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
+from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
@@ -27,9 +27,11 @@ from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
 from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
+from ledger.courier import Courier, Hosts
 from ledger.errors import Overloaded
 from ledger.heads import Heads
 from ledger.keys import Keyring
+from ledger.model import Alert, AlertKind
 from ledger.oidc import Issuers
 from ledger.planner import Planner
 from ledger.publish import Publisher
@@ -101,6 +103,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        def told(tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
+            metrics.alerts(kinds)
+            courier.saw(tenant_id, has_news=bool(kinds))
+
         store = Store(engine_for(chosen.database_url.get_secret_value()))
         threads = 1 if chosen.is_sqlite else chosen.writer_threads
         writer = Writer(
@@ -110,12 +116,23 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             group_max=chosen.group_max,
             on_group=metrics.group,
             on_moved=lambda tenant_id: publisher.moved(tenant_id) if publisher is not None else None,
+            on_told=told,
         )
         heads = Heads(store, signer)
-        publisher = None if chosen.heads_dir is None else _publisher(chosen.heads_dir, store, heads)
+        courier = Courier(
+            store,
+            writer,
+            signer,
+            hosts=Hosts(chosen.webhook_hosts),
+            every_seconds=chosen.watch_seconds,
+            on_delivery=metrics.delivery,
+            said_of_head=heads.signed,
+        )
+        publisher = None if chosen.heads_dir is None else _publisher(chosen.heads_dir, store, writer, heads)
         writer.start()
+        courier.start()
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
-        metrics.watch(writer, certificates)
+        metrics.watch(writer, certificates, courier)
         catalogue = Catalogue(store)
         made = Runs(store, writer, catalogue, certificates, signer)
         keyring = Keyring(store, issuers)
@@ -129,6 +146,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             Planner(store, catalogue, certificates, made),
             signer,
             heads,
+            courier,
             schema_revision=deploy.newest_revision(),
         )
         if publisher is not None:
@@ -140,13 +158,19 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             noting.cancel()
             _write_uses(keyring, writer)
             certificates.close()
+            courier.close()
             writer.close()
             if publisher is not None:
                 publisher.close()
             store.close()
 
-    def _publisher(folder: Path, store: Store, heads: Heads) -> Publisher:
-        return Publisher(store, heads, folder, keys=signer.public_keys(), on_outcome=metrics.head)
+    def _publisher(folder: Path, store: Store, writer: Writer, heads: Heads) -> Publisher:
+        def tell(tenant_id: UUID, alert: Alert) -> None:
+            with suppress(Overloaded):  # it is found again in the next round
+                writer.tell(tenant_id, [alert])
+
+        keys = signer.public_keys()
+        return Publisher(store, heads, folder, keys=keys, on_outcome=metrics.head, on_contradiction=tell)
 
     metrics = Metrics()
     app = Application(
@@ -159,7 +183,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, evaluate, plan, proposals, tenants, system, docs):
+    for part in (runs, datasets, evaluate, plan, proposals, tenants, alerts, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
     problems.install(app)

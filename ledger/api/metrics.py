@@ -23,6 +23,7 @@ from ledger import __version__
 
 if TYPE_CHECKING:
     from ledger.certificates import Certificates
+    from ledger.courier import Courier
     from ledger.writer import Writer
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
@@ -78,13 +79,26 @@ class Metrics:
         )
         for outcome in ("published", "contradicted", "failed"):
             self._heads.labels(outcome)
+        self._alerts = Counter("ledger_alerts", "Alerts raised.", ["kind"], registry=registry)
+        self._deliveries = Counter(
+            "ledger_alert_deliveries",
+            "Tries to deliver an alert, by what came of them.",
+            ["outcome"],
+            registry=registry,
+        )
+        self._alerts_pending = Gauge(
+            "ledger_alerts_pending", "Alerts that waited to be delivered when this process looked.", registry=registry
+        )
+        for outcome in ("delivered", "retried", "failed"):
+            self._deliveries.labels(outcome)
         for outcome in ("approved", "refused", "replayed"):
             self._decisions.labels(outcome)
         for reason in ("missing", "malformed", "unknown", "limited"):
             self._failed.labels(reason)
 
-    def watch(self, writer: Writer, certificates: Certificates) -> None:
+    def watch(self, writer: Writer, certificates: Certificates, courier: Courier) -> None:
         """Reads how many wait, whenever it is asked for."""
+        self._alerts_pending.set_function(lambda: courier.pending)
         self._writer_waiting.set_function(lambda: writer.waiting)
         self._certificates_waiting.set_function(lambda: certificates.waiting)
 
@@ -114,6 +128,15 @@ class Metrics:
     def certificate(self, seconds: float) -> None:
         """A certificate was computed. Called from the threads that do."""
         self._certificate_seconds.observe(seconds)
+
+    def alerts(self, kinds: Iterable[str]) -> None:
+        """Alerts were raised. Called from the writer's threads."""
+        for kind in kinds:
+            self._alerts.labels(kind).inc()
+
+    def delivery(self, outcome: str) -> None:
+        """What came of a try to deliver an alert. Called from the courier's thread."""
+        self._deliveries.labels(outcome).inc()
 
     def exposition(self) -> bytes:
         """All of it, as Prometheus reads it."""

@@ -6,6 +6,7 @@ Answers are built as plain dictionaries; the models of answers here describe the
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from typing import Annotated, Any, Literal
 from uuid import UUID
 
@@ -25,7 +26,17 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import Count, Probability
-from ledger.model import Adjacency, Bound, DatasetState, ProposalKind, Role, RunStateName
+from ledger.model import (
+    Adjacency,
+    AlertKind,
+    Bound,
+    DatasetState,
+    DeliveryState,
+    ProposalKind,
+    Quantity,
+    Role,
+    RunStateName,
+)
 from ledger.shapes import (
     DatasetName,
     LongText,
@@ -372,6 +383,72 @@ class NewPolicy(Strict):
     )
 
 
+class WebhookShown(BaseModel):
+    """Where alerts go. The rest of the URL may be a secret, and is not shown."""
+
+    host: str
+    sha256: Annotated[str, Field(description="Of the whole URL.")]
+
+
+class AlertingShown(BaseModel):
+    thresholds: Annotated[list[int], Field(description="Percent of an account's budget, spent and held together.")]
+    refusals_in_a_row: Annotated[int | None, Field(description="Of one dataset; null is never.")]
+    forecast_days: Annotated[int | None, Field(description="Below how many days left; null is never.")]
+    webhook: WebhookShown | None
+    heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")]
+
+
+def _rising(values: list[int]) -> list[int]:
+    if any(one >= other for one, other in pairwise(values)):
+        raise PydanticCustomError("rising", "must rise from each to the next")
+    return values
+
+
+class NewAlerting(Strict):
+    thresholds: Annotated[
+        list[Annotated[int, Field(ge=1, le=100)]],
+        Field(default_factory=list, max_length=20, description="Percent, rising; none is never."),
+        AfterValidator(_rising),
+    ]
+    refusals_in_a_row: Annotated[int, Field(ge=1, le=100)] | None = None
+    forecast_days: Annotated[int, Field(ge=1, le=3650)] | None = None
+    webhook: Annotated[
+        str | None, Field(max_length=2000, description="A URL, whose host the operator has to allow.")
+    ] = None
+    heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")] = False
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"forecast_days": 60, "reason": "Procurement takes two months."}},
+    )
+
+
+class Delivery(BaseModel):
+    state: Annotated[
+        DeliveryState,
+        Field(description="none: there was no webhook. failed: it was tried as often as it is ever tried."),
+    ]
+    tries: int
+    failure: Annotated[str | None, Field(description="Why the last try failed.")]
+    next_try_at: str | None
+    delivered_at: str | None
+
+
+class AlertShown(BaseModel):
+    id: UUID
+    kind: AlertKind
+    at: str
+    event: Annotated[dict[str, Any], Field(description="As it is signed and sent; docs/alerts.md has the members.")]
+    delivery: Delivery
+
+
+class AlertPage(BaseModel):
+    items: list[AlertShown]
+    next: str | None
+
+
 class Rotation(Strict):
     overlap: Annotated[
         Overlap, Field(description="How long the old key works beside the new one: P1D when left out.")
@@ -430,6 +507,32 @@ class KeyShown(BaseModel):
     expires_at: str | None
     revoked_at: str | None
     last_used_at: Annotated[str | None, Field(description="To the minute: it is not written at every request.")]
+
+
+class AccountForecast(BaseModel):
+    partition: str | None
+    project: str | None
+    since: Annotated[str, Field(description="Where the time begins that the estimate looks at.")]
+    runs: Annotated[int, Field(description="How many runs were approved since.")]
+    spent: Annotated[AmountShown, Field(description="What those runs hold and were charged.")]
+    remaining: AmountShown
+    is_enough: Annotated[bool, Field(description="Whether that is enough to say anything.")]
+    lasts_until: Annotated[
+        str | None, Field(description="Null where nothing can be said, or it lasts for a hundred years or more.")
+    ]
+    days_left: int | None
+    quantity: Annotated[Quantity | None, Field(description="What is used up first.")]
+
+
+class ForecastShown(BaseModel):
+    """An estimate, by the rate of the last weeks. It decides nothing."""
+
+    dataset: str
+    at: str
+    is_estimate: Literal[True]
+    window_days: int
+    accounts: Annotated[list[AccountForecast], Field(description="Those that end first, at most 100.")]
+    accounts_count: int
 
 
 class BalanceShown(BaseModel):

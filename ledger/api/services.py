@@ -8,6 +8,7 @@ from fastapi import Request
 
 from ledger.catalogue import Catalogue
 from ledger.certificates import Certificates
+from ledger.courier import Courier
 from ledger.heads import Heads
 from ledger.keys import Keyring
 from ledger.planner import Planner
@@ -30,6 +31,7 @@ class Services:
     planner: Planner
     signer: Signer
     heads: Heads
+    courier: Courier
     schema_revision: str
 
 

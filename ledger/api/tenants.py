@@ -118,7 +118,7 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
         writing.note("key-made", caller.facts(), keys.facts_of(key), now_us=now_us)
         return key
 
-    key = await _written(services(request), caller, work)
+    key = await written(services(request), caller, work)
     return Json({**_shown(key), "secret": secret}, status_code=201)
 
 
@@ -146,7 +146,7 @@ async def rotate_key(
         writing.note("key-rotated", caller.facts(), facts, now_us=now_us)
         return key
 
-    key = await _written(services(request), caller, work)
+    key = await written(services(request), caller, work)
     return Json({**_shown(key), "secret": secret}, status_code=201)
 
 
@@ -171,12 +171,12 @@ async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # 
             writing.revoke_key(id, now_us=now_us)
             writing.note("key-revoked", caller.facts(), {"revokes": str(id)}, now_us=now_us)
 
-    await _written(served, caller, work)
+    await written(served, caller, work)
     served.keyring.forget()
     return Response(status_code=204)
 
 
-async def _written(served: Services, caller: Actor, work: Callable[[Writing, int], T]) -> T:
+async def written(served: Services, caller: Actor, work: Callable[[Writing, int], T]) -> T:
     """Does some work in a transaction of its own, in which the caller's key is looked at once more."""
 
     def checked(writing: Writing) -> T:
@@ -225,7 +225,7 @@ async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Respon
         writing.set_policy(second_steward=body.second_steward)
         writing.note("policy-set", caller.facts(), facts, now_us=now_us)
 
-    await _written(services(request), caller, work)
+    await written(services(request), caller, work)
     return Json({"second_steward": body.second_steward})
 
 

@@ -4,6 +4,7 @@
     signing  the key that is signed with, in its file: signing-key
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
              void, runs, evaluate, export
+    alerting what asks a server about alerts: alerts, alerting, forecast
     receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify
     proofs   proofs in a journal, from a server and without one: proof
@@ -23,7 +24,7 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import offline, proofs, receipts, recomputing, remote, server, show, signing
+from ledger.cli import alerting, offline, proofs, receipts, recomputing, remote, server, show, signing
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -32,7 +33,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, signing, remote, receipts, offline, proofs, recomputing):
+for _part in (server, signing, remote, receipts, alerting, offline, proofs, recomputing):
     _part.add_to(app)
 
 

@@ -103,6 +103,10 @@ def _print(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
         shown(answer)
 
 
+printed = _print
+"""For the commands that stand in modules of their own."""
+
+
 def _unless_proposed(shown: Callable[[Any], None]) -> Callable[[Any], None]:
     """Shows what was done; or, where the tenant's policy asks for a second steward, what was only proposed."""
     return lambda answer: show.proposed(answer["proposal"]) if "proposal" in answer else shown(answer)
