@@ -34,6 +34,7 @@ An exception's docstring is its message; what it is about travels as `facts`, ne
 from __future__ import annotations
 
 import inspect
+from functools import partial
 from typing import Any, ClassVar, Final
 
 UNKNOWN_KEY: Final = "That key is unknown, was revoked or has expired."
@@ -196,8 +197,11 @@ class JournalBroken(LedgerError):
 
     def __init__(self, detail: str, *, seq: int, after: int | None = None) -> None:
         """after: up to which entry the journal is known to be as it was, where somebody held something against it."""
-        self.seq, self.after = seq, after
+        self.seq, self.after, self._bare = seq, after, detail
         super().__init__(f"entry {seq}: {detail}", seq=seq, **({"after": after} if after is not None else {}))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(JournalBroken, seq=self.seq, after=self.after), (self._bare,)
 
 
 class Misconfigured(LedgerError):

@@ -105,11 +105,19 @@ def of_response(response: httpx.Response, *, url: str) -> LedgerError:
         return error
     if issubclass(kind, Overloaded):
         return kind(detail, retry_after_seconds=round(retry_after_seconds(response) or 1), **facts)
+    if issubclass(kind, JournalBroken):
+        return _broken(detail, facts)
     if issubclass(kind, BudgetExceeded):
         detail = _refusal(facts) or detail
     if issubclass(kind, Overrun):
         detail = _overrun(facts) or detail
     return kind(detail, **facts)
+
+
+def _broken(detail: str, facts: Mapping[str, Any]) -> JournalBroken:
+    """Its message says the number by itself."""
+    seq, after = int(facts.get("seq", 0)), facts.get("after")
+    return JournalBroken(detail.removeprefix(f"entry {seq}: "), seq=seq, after=after)
 
 
 def retry_after_seconds(response: httpx.Response) -> float | None:
@@ -172,9 +180,9 @@ def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
 
 
 # The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code stands for Internal. The
-# three that are left out never come over the wire.
+# two that are left out never come over the wire.
 _KINDS: Final[dict[str, type[LedgerError]]] = {
     kind.code: kind
     for kind in _tree(LedgerError)
-    if "code" in vars(kind) and not issubclass(kind, (JournalBroken, Misconfigured, Unreachable))
+    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, Unreachable))
 } | {errors.Internal.code: errors.Internal}
