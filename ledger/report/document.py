@@ -212,6 +212,8 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "fair_use": _fair_use(standing),
         "registered_at": said.get("at"),
         "balance": None if balance is None else _balance(balance),
+        **_NO_RATES,
+        **({} if balance is None else _of_balance(standing, question, balance)),
         "totals": {
             "runs": counts["listed"],
             "approved": counts["run-approved"],
@@ -231,6 +233,12 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
 
 def _amount(facts: Mapping[str, str] | None) -> dict[str, Any] | None:
     return None if facts is None else show_amount(Amount.of(facts))
+
+
+def _of_balance(standing: Standing, question: Question, balance: Balance) -> dict[str, Any]:
+    key = AccountKey(standing.source.dataset_id, None, question.project)
+    which = {"spent": balance.spent, "committed": standing.committed(question.project), "limit": balance.limit}
+    return _disclosed(standing, [key], {name: [amount] for name, amount in which.items()})[0]
 
 
 def _fair_use(standing: Standing) -> dict[str, Any] | None:
@@ -308,7 +316,13 @@ def _accounts(standing: Standing, question: Question) -> Iterator[dict[str, Any]
 
 def _accounts_shown(standing: Standing, found: Sequence[Account]) -> Iterator[dict[str, Any]]:
     of_data = [account for account in found if account.key.principal_id is None]
-    told = dict(zip((account.key for account in of_data), _disclosed(standing, of_data), strict=True))
+    keys = [account.key for account in of_data]
+    which = {
+        "spent": [account.spent for account in of_data],
+        "committed": [account.spent + account.held for account in of_data],
+        "limit": [account.limit for account in of_data],
+    }
+    told = dict(zip(keys, _disclosed(standing, keys, which), strict=True))
     for account in found:
         opening = None if standing.opening is None else standing.opening.get(account.key)
         yield {
@@ -336,21 +350,18 @@ def _counted(account: Account) -> dict[str, Any]:
     return _balance(Balance(account.limit, account.spent, account.held, account.remaining))
 
 
-def _disclosed(standing: Standing, found: Sequence[Account]) -> list[dict[str, Any]]:
+def _disclosed(
+    standing: Standing, keys: Sequence[AccountKey], which: Mapping[str, Sequence[Amount]]
+) -> list[dict[str, Any]]:
     """Of each account what its amounts let out: what is spent, spent or held, and allowed at most."""
-    which = {
-        "spent": [account.spent for account in found],
-        "committed": [account.spent + account.held for account in found],
-        "limit": [account.limit for account in found],
-    }
-    epsilons = [_epsilon_at(delta, which, standing, found) for delta in _deltas(standing)]
+    epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
     attacks = {name: _attacks(some) for name, some in which.items()}
     return [
         {
             "epsilon": [at_delta[index] for at_delta in epsilons],
             "attack": {name: attacks[name][index] for name in which},
         }
-        for index in range(len(found))
+        for index in range(len(keys))
     ]
 
 
@@ -359,14 +370,14 @@ def _deltas(standing: Standing) -> list[float]:
 
 
 def _epsilon_at(
-    delta: float, which: Mapping[str, Sequence[Amount]], standing: Standing, found: Sequence[Account]
+    delta: float, which: Mapping[str, Sequence[Amount]], standing: Standing, keys: Sequence[AccountKey]
 ) -> list[dict[str, Any]]:
     columns = {name: disclosure.epsilons(some, at_delta=delta) for name, some in which.items()}
     shown = []
-    for index, account in enumerate(found):
+    for index, key in enumerate(keys):
         row: dict[str, Any] = {"delta": delta, **{name: column[index] for name, column in columns.items()}}
-        declared = (_declared(standing, account.key) or {}).get("epsilon")
-        if declared is not None and row["limit"] is not None and delta == _declared_delta(standing, account.key):
+        declared = (_declared(standing, key) or {}).get("epsilon")
+        if declared is not None and row["limit"] is not None and delta == _declared_delta(standing, key):
             # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
             row["limit"] = min(row["limit"], float(declared))
         shown.append(row)

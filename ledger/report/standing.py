@@ -10,6 +10,7 @@ import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from typing import Any, Final, Literal
 from uuid import UUID
 
@@ -210,6 +211,11 @@ class Standing:
             limit, left = limit.least(account.limit), left.least(account.remaining)
             spent, held = spent.most(account.spent), held.most(account.held)
         return Balance(limit, spent, held, left)
+
+    def committed(self, project: str | None = None) -> Amount:
+        """The most that is spent and held together in any of these accounts, each quantity for itself."""
+        found = [account for key, account in self.accounts.items() if is_watched(key, project)]
+        return reduce(Amount.most, (account.spent + account.held for account in found), ZERO)
 
 
 def is_watched(key: AccountKey, project: str | None) -> bool:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from decimal import Decimal
-from typing import Any
+from typing import Any, Final
 
 from ledger import journal
 
@@ -22,20 +21,26 @@ def encode(value: Any) -> str:
 
     Raises TypeError on anything else, and on what is not finite, which JSON does not have.
     """
+    if isinstance(value, Encoded):
+        return value
+    try:
+        return _fast(value)
+    except ValueError:
+        raise TypeError("only finite numbers have a place in a report") from None
+    except TypeError:  # a decimal somewhere in it, which has digits that this encoder does not know
+        return _with_decimals(value)
+
+
+_fast: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+
+def _with_decimals(value: Any) -> str:
     match value:
-        case Encoded():
-            return value
-        case str():
-            return json.dumps(value, ensure_ascii=False)
         case Mapping():
-            return "{" + ",".join(f"{encode(name)}:{encode(item)}" for name, item in value.items()) + "}"
+            return "{" + ",".join(f"{_fast(name)}:{encode(item)}" for name, item in value.items()) + "}"
         case list() | tuple():
             return "[" + ",".join(map(encode, value)) + "]"
-        case float():
-            if not math.isfinite(value):
-                raise TypeError("only finite numbers have a place in a report")
-            return repr(value)
-        case None | bool() | int() | Decimal():
+        case Decimal():
             return journal.canonical(value)
         case _:
             raise TypeError(f"{type(value).__name__} has no place in a report")
