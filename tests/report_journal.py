@@ -22,7 +22,10 @@ BEGIN_US = 1_735_689_600_000_000  # 2025-01-01
 YEAR_US = 365 * 86_400_000_000
 KEPT = 2000
 PROJECTS = ("ranking", "search", "speech", None)
-PEOPLE = [{"key": str(UUID(int=100 + n)), "principal": str(UUID(int=200 + n)), "name": f"team-{n}", "role": "requester"} for n in range(4)]  # fmt: skip
+PEOPLE = [
+    {"key": str(UUID(int=100 + n)), "principal": str(UUID(int=200 + n)), "name": f"team-{n}", "role": "requester"}
+    for n in range(4)
+]
 STEWARD = {"key": str(UUID(int=300)), "principal": str(UUID(int=301)), "name": "the steward", "role": "steward"}
 ONE = 1_000_000  # of mu², what a run costs; a limit of a few million of these is in 64 bits
 
@@ -33,11 +36,12 @@ def facts(mu_sq: int) -> dict[str, str]:
 
 
 class Journal:
-    """The journal of a dataset on which `runs` runs were decided; one in twenty is refused, some are open at the end."""
+    """The journal of a dataset with so many runs: one in twenty is refused, and some are open at the end."""
 
     def __init__(self, runs: int, *, seed: int = 1, bound: str = "certified") -> None:
         self.runs, self._seed, self._bound = runs, seed, bound
         self._recent: OrderedDict[UUID, list[Sealed]] = OrderedDict()
+        self._costs: dict[UUID, int] = {}
         self.spent = self.held = self.entries = 0
         self._head = NO_HASH
         self._at_us = BEGIN_US
@@ -136,8 +140,6 @@ class Journal:
             self._costs[run] = cost
         else:
             yield self._seal("run-refused", actor, {**said, "binding": ["mu"]}, run)
-
-    _costs: dict[UUID, int] = {}
 
     def _ended(self, run: UUID, actor: dict[str, Any], random_: random.Random) -> Iterator[Sealed]:
         cost = self._costs.pop(run)

@@ -55,6 +55,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "shapes",
         "store",
     },
+    "report": {"errors", "model", "accounting", "answers", "catalogue", "journal", "store"},
     "settings": {"errors"},
     "deploy": {"errors", "model", "keys", "settings", "store", "tables"},
     "verify": {"errors", "journal"},
@@ -76,6 +77,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "keys",
         "runs",
         "planner",
+        "report",
         "settings",
         "deploy",
     },
@@ -102,6 +104,10 @@ ONLY_IN: dict[str, set[str]] = {
     "jwt": {"oidc"},
     "cryptography": {"oidc"},
     "pydantic_settings": {"settings"},
+    "matplotlib": {"report"},
+    "reportlab": {"report"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 

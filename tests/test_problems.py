@@ -307,9 +307,7 @@ def test_a_missing_table_is_internal(ledger: Ledger, database: Settings) -> None
 # --- what this version does not have ---------------------------------------------------------------------------------
 
 LATER_CALLS = (
-    ("GET", "/v1/report"),
     ("GET", f"/v1/runs/{uuid.UUID(int=1)}/receipt"),
-    ("GET", "/v1/datasets/mnist/report"),
     ("GET", "/.well-known/jwks.json"),
 )
 

@@ -15,7 +15,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__, deploy
-from ledger.api import datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
+from ledger.api import datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
@@ -143,7 +143,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, evaluate, plan, proposals, tenants, system, docs):
+    for part in (runs, datasets, reports, evaluate, plan, proposals, tenants, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
     problems.install(app)

@@ -51,7 +51,7 @@ STATUS: Final[dict[str, int]] = {
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
 _LATER: Final = re.compile(
-    r"/v1/(report|runs/[^/]+/receipt|datasets/[^/]+/report)"
+    r"/v1/runs/[^/]+/receipt"
     r"|/\.well-known/jwks\.json"
 )
 """Calls of the contract that this version does not have."""

@@ -2,7 +2,7 @@
 
     server   what opens the database: serve, init, migrate, check
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
-             void, runs, evaluate, export
+             void, runs, evaluate, export, report
     offline  what needs neither: verify
     show     how things look to a person
 

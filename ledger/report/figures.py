@@ -1,8 +1,8 @@
 """The figures of a report, drawn from the numbers that stand in its JSON.
 
-Through Matplotlib's objects, without the state of pyplot. The same numbers give the same bytes: names inside an SVG come
-from a fixed salt, and no file says when it was made. Colours are those of Okabe and Ito, which most of the colour-blind
-tell apart; what a colour says a line's form or a hatch says too.
+Through Matplotlib's objects, without the state of pyplot. The same numbers give the same bytes: names inside an SVG
+come from a fixed salt, and no file says when it was made. Colours are those of Okabe and Ito, which most of the
+colour-blind tell apart; what a colour says a line's form or a hatch says too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, assert_never
 
 import matplotlib
 from matplotlib.axes import Axes
-from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
+from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator
 
@@ -28,7 +28,7 @@ HALF_INCHES: Final = 3.3
 BARS_MAX: Final = 10
 NAME_SHOWN_MAX: Final = 28
 SPENT, HELD, LIMIT, GUIDE = "#0072B2", "#E69F00", "#D55E00", "#666666"
-_STYLE: Final[dict[str, Any]] = {
+_STYLE: Final[Any] = {
     "svg.hashsalt": "privacy-ledger",
     "svg.fonttype": "path",
     "font.family": ["DejaVu Sans"],
@@ -103,7 +103,7 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
     axes = drawing.add_subplot()
     points: Sequence[Mapping[str, Any]] = figure.data
     moments = [_moment(point["at"]) for point in points]
-    end = _moment(figure.as_of) if figure.as_of is not None else moments[-1]
+    end = moments[-1] if figure.as_of is None else _moment(figure.as_of)
     moments.append(max(end, moments[-1]))
     spent, held, limit = (
         [_mu_sq(point[f"{name}_mu_sq_pico"]) for point in (*points, points[-1])] for name in ("spent", "held", "limit")
@@ -115,12 +115,12 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
         label="held",
     )  # fmt: skip
     axes.step(moments, limit, where="post", color=LIMIT, linestyle=(0, (5, 2)), linewidth=1.4, label="limit")
-    axes.set_ylim(0, max(max(limit), max(both)) * 1.06 or 1)
+    axes.set_ylim(0, max(*limit, *both) * 1.06 or 1)
     axes.set_ylabel(_unit(figure, "mu² (adds up over runs)"))
     axes.set_xlabel("time (UTC)")
-    locator = AutoDateLocator(minticks=3, maxticks=8)
+    locator: Any = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
-    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
     if moments[0] == moments[-1]:
         axes.set_xticks([])
     else:
@@ -132,8 +132,10 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
     return drawing
 
 
-def _moment(text: str) -> datetime:
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+def _moment(text: str) -> Any:
+    """As the axes count time: in days."""
+    when = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    return date2num(when)  # type: ignore[no-untyped-call]
 
 
 def _projects(drawing: Drawing, figure: Figure) -> Drawing:

@@ -1,7 +1,7 @@
 """A document as blocks to read: headings, sentences, tables and figures, in the order in which it is read.
 
-HTML and PDF are made of these alone, so that they say the same. Numbers are shown to a few digits, those that an attacker
-gains by rounded up; the exact integers stand beside them.
+HTML and PDF are made of these alone, so that they say the same. Numbers are shown to a few digits, those that an
+attacker gains by rounded up; the exact integers stand beside them.
 """
 
 from __future__ import annotations
@@ -410,8 +410,8 @@ def _datasets(view: View) -> Iterator[Block]:
     document = view.document
     yield Heading(1, "What is spent, held and left", "spent")
     yield Paragraph(
-        "What is counted are exact integers: mu² in units of 1e-12 (pico), and -log(1 - delta) in units of 1e-18 (atto). "
-        "mu and delta above them are rounded to be read; epsilon and an attacker's rates are rounded up."
+        "What is counted are exact integers: mu² in units of 1e-12 (pico), and -log(1 - delta) in units of 1e-18 "
+        "(atto). mu and delta above them are rounded to be read; epsilon and an attacker's rates are rounded up."
     )
     if view.is_cut("datasets"):
         shown, total = len(document["datasets"]), view.totals["datasets"]
@@ -503,8 +503,8 @@ def _plainly(item: Said) -> Iterator[Block]:
     spent = item["attack"]["spent"]["true_positive_rates"][0]
     about = "By estimate, whoever" if item["is_estimate"] else "Whoever"
     yield Paragraph(
-        f"{about} has all that was released so far, knows everybody else in the data, and guesses whether one {unit} is "
-        f"in it, finds at most {percent(spent['true_positive_rate'])} of those who are, where "
+        f"{about} has all that was released so far, knows everybody else in the data, and guesses whether one {unit} "
+        f"is in it, finds at most {percent(spent['true_positive_rate'])} of those who are, where "
         f"{percent(spent['false_positive_rate'])} of those who are not are taken for one."
     )
     about = "≈ " if item["is_estimate"] else ""

@@ -80,7 +80,7 @@ def _register_fonts() -> None:
 # --- pages -----------------------------------------------------------------------------------------------------------
 
 
-class _Numbered(Canvas):
+class _Numbered(Canvas):  # type: ignore[misc]  # reportlab has no types
     """Puts "page x of y" on every page once it is known how many there are."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -101,7 +101,7 @@ class _Numbered(Canvas):
         super().save()
 
 
-class _Template(BaseDocTemplate):
+class _Template(BaseDocTemplate):  # type: ignore[misc]  # reportlab has no types
     """Pages with a header, and a bookmark for every heading."""
 
     def __init__(self, file: io.BytesIO, *, title: str, about: str) -> None:
@@ -257,7 +257,7 @@ def _table(block: layout.Table) -> Iterator[Flowable]:
     yield Spacer(1, 4 * mm)
 
 
-def _least_height(block: layout.Table) -> float:
+def _least_height(block: layout.Table) -> Any:
     """About as much as the caption, the header and the first row take: none of them stands alone on a page."""
     lines = max((sum(1 + len(each.text) // LINE_CHARS for each in cell) for cell in block.rows[0]), default=1)
     return min(20 * mm + lines * _CELL.leading, 120 * mm)

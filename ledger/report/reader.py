@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
+from ledger.catalogue import no_dataset
 from ledger.errors import NotFound
 from ledger.model import Dataset, Tenant, timestamp
 from ledger.report.document import Report
@@ -36,6 +37,8 @@ def opened(store: Store, question: Question, *, signed_head: SignedHead) -> Repo
     """What answers a question, as it is now. Raises NotFound where there is no such dataset or project."""
     with store.reading(question.tenant_id) as reading:
         datasets = list(_datasets(reading, question))
+        if question.dataset is not None and not datasets:
+            raise no_dataset(question.dataset)
         sources = [_source(store, reading, dataset, signed_head) for dataset in datasets]
         is_whole = question.scope == "tenant" and question.restricted_to is None
         tenant = _tenant_source(store, reading, signed_head) if is_whole else None
@@ -49,9 +52,8 @@ def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
     if question.project is not None:
         concerned = reading.datasets_of_project(question.project)
         only = concerned if only is None else only & concerned
-    if question.scope != "tenant" and not only:
-        what = f"dataset named {question.dataset!r}" if question.project is None else "project of that name"
-        raise NotFound(f"There is no {what}.")
+    if question.scope == "project" and not only:
+        raise NotFound("There is no project of that name.", project=question.project)
     after: str | None = None
     while page := reading.dataset_page(after=after, limit=PAGE, only=only):
         yield from page

@@ -1,7 +1,7 @@
 """The runs of a report as CSV (RFC 4180): a header, and a row for each item of `runs`.
 
-A cell that a spreadsheet would take for a formula gets an apostrophe in front: `=`, `+`, `-`, `@`, a tab or a line break
-at its beginning do that, and negative numbers do not occur but in a cell that is all digits, which is left as it is.
+A cell that a spreadsheet would take for a formula gets an apostrophe in front: `=`, `+`, `-`, `@`, a tab or a line
+break at its beginning do that. A negative number begins so too, and is left as it is: it is no formula.
 """
 
 from __future__ import annotations

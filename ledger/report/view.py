@@ -49,7 +49,7 @@ def view_of(members: Iterable[tuple[str, Any]]) -> View:
 def _cut(name: str, items: Iterator[Any], datasets: int) -> tuple[list[Any], int]:
     total = 0
     if name in _FIRST:
-        kept = []
+        kept: list[Any] = []
         for total, item in enumerate(items, start=1):  # noqa: B007 (the number of the last one is how many there are)
             if len(kept) < _FIRST[name]:
                 kept.append(decode(encode(item)))
