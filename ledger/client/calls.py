@@ -24,7 +24,8 @@ class Call:
     """One request.
 
     is_repeatable: sent twice it does no more than sent once, so that it can be sent again when its answer was lost.
-    is_streamed: the answer is to be read bit by bit. is_slow: it may be minutes before it begins. keys: the idempotency keys of the runs that it asks for.
+    is_streamed: the answer is to be read bit by bit. is_slow: it may be minutes before it begins.
+    keys: the idempotency keys of the runs that it asks for.
     """
 
     method: str

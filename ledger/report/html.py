@@ -16,15 +16,9 @@ from ledger.report.layout import Block, Figure
 from ledger.report.view import View
 
 TEMPLATE: Final = "report.html.j2"
-POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "style-src 'unsafe-inline'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-        "sandbox",
-    )
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "sandbox"
 )
 """The Content-Security-Policy under which it is to be served: styles stand in it, and nothing else is allowed."""
 
