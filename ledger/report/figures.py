@@ -27,6 +27,8 @@ WIDTH_INCHES: Final = 6.7
 HALF_INCHES: Final = 3.3
 BARS_MAX: Final = 10
 NAME_SHOWN_MAX: Final = 28
+LEAST_DAYS: Final = 1 / 86_400_000
+"""Of the axis of time: a millisecond."""
 SPENT, HELD, LIMIT, GUIDE = "#0072B2", "#E69F00", "#D55E00", "#666666"
 _STYLE: Final[Any] = {
     "svg.hashsalt": "privacy-ledger",
@@ -104,7 +106,8 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
     points: Sequence[Mapping[str, Any]] = figure.data
     moments = [_moment(point["at"]) for point in points]
     end = moments[-1] if figure.as_of is None else _moment(figure.as_of)
-    moments.append(max(end, moments[-1]))
+    # Where all of it happened at once, or nothing after it, there is still something to be seen.
+    moments.append(max(end, moments[0] + LEAST_DAYS, moments[-1]))
     spent, held, limit = (
         [_mu_sq(point[f"{name}_mu_sq_pico"]) for point in (*points, points[-1])] for name in ("spent", "held", "limit")
     )
@@ -121,10 +124,7 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
     locator: Any = AutoDateLocator(minticks=3, maxticks=8)  # type: ignore[no-untyped-call]
     axes.xaxis.set_major_locator(locator)
     axes.xaxis.set_major_formatter(ConciseDateFormatter(locator))  # type: ignore[no-untyped-call]
-    if moments[0] == moments[-1]:
-        axes.set_xticks([])
-    else:
-        axes.set_xlim(moments[0], moments[-1])
+    axes.set_xlim(moments[0], moments[-1])
     axes.yaxis.set_major_locator(MaxNLocator(5))
     axes.grid(axis="y")
     axes.set_axisbelow(True)

@@ -24,6 +24,14 @@ from ledger.report.text import Encoded, encode
 PAGE: Final = 100
 SPOOL_BYTES_MAX: Final = 4 * 1024 * 1024
 _ENDS: Final = ("run-settled", "run-voided")
+_UNSAID: Final[dict[str, Any]] = {
+    "mechanism": {"type": "not said"},
+    "method": "not said",
+    "accountant": "not said",
+    "assumptions": [],
+    "idempotency_key": "",
+}
+"""What stands for what an entry does not say. The ledger always says it, but a journal can add up without."""
 
 
 class Spool:
@@ -109,7 +117,9 @@ class _Told:
     def __init__(
         self, standing: Standing, decision: dict[str, Any], hash_: str, later: Mapping[str, tuple[dict[str, Any], str]]
     ) -> None:
-        self._standing, self._decision, self._hash = standing, decision, hash_
+        self._standing, self._hash = standing, hash_
+        self._decision = {**_UNSAID, **{name: standing.registered[name] for name in ("bound", "adjacency")}, **decision}
+        self._mechanism = decision["request"].get("mechanism", _UNSAID["mechanism"])
         self._started = later.get("run-started")
         self._ended = next((later[kind] for kind in _ENDS if kind in later), None)
         self._planned = planned_steps(decision)
@@ -143,8 +153,8 @@ class _Told:
             "idempotency_key": said["idempotency_key"],
             "named_as": said.get("via"),
             "partitions": _partitions(said),
-            "mechanism": request["mechanism"],
-            "mechanism_digest": journal.digest(journal.canonical(request["mechanism"])).hex(),
+            "mechanism": self._mechanism,
+            "mechanism_digest": journal.digest(journal.canonical(self._mechanism)).hex(),
             "bound": said["bound"],
             "adjacency": said["adjacency"],
             "method": said["method"],
@@ -243,7 +253,7 @@ def planned_steps(decision: Said) -> int | None:
     """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
-        found = mechanisms.planned_steps(mechanisms.parse(decision["request"]["mechanism"]), segments)
+        found = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
     except LedgerError:  # recorded by a version that took more than this one does
         return None
     return None if found is None else found[1]

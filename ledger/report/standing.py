@@ -184,7 +184,6 @@ class Standing:
     returned: Amount = ZERO
     samplings: Counter[str] = field(default_factory=Counter)
     assumed: Counter[str] = field(default_factory=Counter)
-    estimates: int = 0
     series: Series = field(default_factory=Series)
     last_seq: int = 0
     last_hash: str = ""
@@ -380,12 +379,11 @@ class _Reader:
         found = self._found
         project = entry.get("project")
         found.counts["listed"] += self._is_of_project(project)
-        found.estimates += entry["bound"] == "clt"
         found.shares.setdefault(project, Share()).runs += 1
         for mechanism in _parts(entry["request"].get("mechanism", {})):
             if "sampling" in mechanism:
                 found.samplings[mechanism["sampling"]] += 1
-        for sentence in entry["assumptions"]:
+        for sentence in entry.get("assumptions", ()):
             if sentence in found.assumed or len(found.assumed) < DISTINCT_MAX:
                 found.assumed[sentence] += 1
 
