@@ -33,6 +33,7 @@ class Told:
     one: Ledger
     two: Ledger
     requester: Ledger
+    limited: Ledger
     runs: dict[str, str] = field(default_factory=dict)
     middle: str = ""
     """A time after which the second half happened."""
@@ -55,8 +56,9 @@ class Told:
 def told(admin: Ledger) -> Told:
     """Everything, on four datasets: `ads` (certified, with projects), `clicks` (partitioned), `papers` (estimates, and
     overrun), and `ads.eu`, which is derived from `ads`."""
-    found = Told(admin, admin.as_("steward"), admin.as_("steward"), admin.as_("requester"))
+    found = Told(admin, admin.as_("steward"), admin.as_("steward"), admin.as_("requester"), admin)
     _register(found.one)
+    found.limited = admin.as_("auditor", datasets=["clicks"])
     _first_half(found)
     _second_half(found)
     return found
