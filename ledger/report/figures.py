@@ -18,7 +18,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure as Drawing
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from ledger.report.layout import Figure
 
@@ -197,6 +197,7 @@ def _epsilon(drawing: Drawing, figure: Figure) -> Drawing:
     axes.plot(deltas, _floats(figure.data["spent"]), color=SPENT, linewidth=1.6, label="spent")
     axes.plot(deltas, _floats(figure.data["limit"]), color=LIMIT, linestyle=(0, (5, 2)), linewidth=1.4, label="limit")
     axes.set_xscale("log")
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.set_xlim(deltas[0], deltas[-1])
     axes.set_ylim(bottom=0)
     axes.set_xlabel("delta")
