@@ -22,7 +22,7 @@ from tests.report_journal import DATASET, TENANT, Journal
 
 SAMPLE, FULL = 3000, 1_000_000
 PIECE_CHARS_MAX = 256 * 1024
-BYTES_OF_RUN_MAX = 1200
+BYTES_OF_RUN_MAX = 700
 """What checking a journal keeps of each run: its id, state, cost and accounts. Its text has three times as many."""
 
 

@@ -714,7 +714,8 @@ def _listed(
     yield from _cut(view, name, heading.lower())
     found = tuple(rows)
     if found:
-        yield Table("In the order in which it was recorded", titles, found)
+        first = "The longest overdue first" if name == "overdue" else "In the order in which it was recorded"
+        yield Table(first, titles, found)
     else:
         yield Paragraph(none)
 
