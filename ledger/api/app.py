@@ -69,6 +69,7 @@ class Application(FastAPI):
 _LEADS_TO: Final = {
     "RunApproved": ("/v1/runs/{id}", "$response.body#/id"),
     "DatasetShown": ("/v1/datasets/{name}", "$response.body#/name"),
+    "ProjectShown": ("/v1/projects/{project}", "$response.body#/name"),
     "SecretShown": ("/v1/keys/{id}", "$response.body#/id"),
     "Proposed": ("/v1/proposals/{id}", "$response.body#/proposal/id"),
 }
