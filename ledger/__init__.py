@@ -28,6 +28,7 @@ The map, and the way of a request through it:
     receipts       a decision as a signed statement
     runs           the way of a request for a run: resolve, cost, submit, and after the commit what would fit
     planner        what would happen if a run were asked for now, and how much would fit
+    report/        the audit report of a dataset, a project or the tenant: JSON, and its pages
     settings       what the environment says
     deploy         migrate, init, reset the last admin key
     merkle         the Merkle tree over a journal's entries, and proofs in it
@@ -53,6 +54,7 @@ entries with `journal`, commits, and only then answers, with what `answers` make
 Dependencies point one way, and tests/test_imports.py holds them to it:
 
     errors, model <- accounting, decide, journal <- store <- certificates, keys, writer <- runs <- planner <- api
+    answers, catalogue <- report <- api
     accounting <- shapes; store, shapes <- catalogue <- runs; accounting, journal <- answers <- runs
     canonical <- journal; errors <- jws <- signing <- receipts <- runs
     model <- alerts <- store <- watch <- courier <- api; jws, writer <- courier

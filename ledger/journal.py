@@ -7,7 +7,7 @@ zeros in the first). Whoever has the bytes can check all of it with a JSON parse
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -122,14 +122,32 @@ def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id:
     return book.found()
 
 
-def _read_all(read: Callable[[int, str, bytes], None], entries: Iterable[tuple[str, bytes]]) -> None:
+def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Iterator[dict[str, Any]]:
+    """The entries of a dataset's journal as they are read, each once it was checked as `replay` checks it."""
+    return _each(_Book(tenant_id, dataset_id).read, entries)
+
+
+def walk_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
+    """The same of a tenant's own journal, checked as `replay_tenant` checks it."""
+    return _each(_TenantBook(tenant_id).read, entries)
+
+
+def _read_all(read: Callable[[int, str, bytes], dict[str, Any]], entries: Iterable[tuple[str, bytes]]) -> None:
+    for _ in _each(read, entries):
+        pass
+
+
+def _each(
+    read: Callable[[int, str, bytes], dict[str, Any]], entries: Iterable[tuple[str, bytes]]
+) -> Iterator[dict[str, Any]]:
     for seq, (body, stated) in enumerate(entries, start=1):
         try:
-            read(seq, body, stated)
+            entry = read(seq, body, stated)
         except JournalBroken:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
             raise JournalBroken(f"cannot be read: {error!r}", seq=seq) from error
+        yield entry
 
 
 class _Chain:
@@ -187,7 +205,7 @@ class _Book(_Chain):
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
 
-    def read(self, seq: int, body: str, stated: bytes) -> None:
+    def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
         demand(("run" in entry) == entry["kind"].startswith("run-"), "is not of the kind that it says")
@@ -201,6 +219,7 @@ class _Book(_Chain):
             demand(within, "leaves more spent and held than the limit allows")
         self.accounts.update(touched)
         self.state = entry.get("state", self.state)
+        return entry
 
     def _after(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         """The accounts that an entry touches, as they are after it."""
@@ -472,7 +491,7 @@ class _TenantBook(_Chain):
         self.keys: dict[UUID, KnownKey] = {}
         self.alerting: Mapping[str, Any] | None = None
 
-    def read(self, seq: int, body: str, stated: bytes) -> None:
+    def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
         demand("dataset_id" not in entry, "belongs to a dataset")
         match entry["kind"]:
@@ -496,6 +515,7 @@ class _TenantBook(_Chain):
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
+        return entry
 
     def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
         key = UUID(entry["made"])

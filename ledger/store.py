@@ -470,6 +470,20 @@ class Reading:
             wanted = wanted.where(projects.c.name.in_(names))
         return [project_of(row) for row in self.connection.execute(wanted.order_by(projects.c.name))]
 
+    def datasets_of_project(self, name: str) -> frozenset[str]:
+        """The names of the datasets in which a project has a share or runs."""
+        with_share = select(projects.c.dataset_id).where(
+            projects.c.tenant_id == self.tenant_id, projects.c.name == name
+        )
+        with_runs = (
+            select(places.c.dataset_id)
+            .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
+            .where(places.c.tenant_id == self.tenant_id, runs.c.tenant_id == self.tenant_id, runs.c.project == name)
+        )
+        of_these = or_(datasets.c.id.in_(with_share), datasets.c.id.in_(with_runs))
+        wanted = select(datasets.c.name).where(self._registered(), of_these)
+        return frozenset(self.connection.execute(wanted).scalars())
+
     def account_page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
         """All accounts of a dataset, in the order of their keys."""
         parts = (accounts.c.project, accounts.c.principal_id, accounts.c.partition)
@@ -862,13 +876,15 @@ class Reading:
         )
         return [entry_of(row) for row in self.connection.execute(wanted)]
 
-    def entries_of_runs(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
-        """Every entry of these runs, oldest first."""
+    def entries_of_runs(self, run_ids: Sequence[UUID], *, dataset_id: UUID | None = None) -> dict[UUID, list[Entry]]:
+        """Every entry of these runs, oldest first; those of one dataset's journal alone, where it is given."""
         wanted = (
             select(entries)
             .where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
             .order_by(entries.c.dataset_id, entries.c.seq)
         )
+        if dataset_id is not None:
+            wanted = wanted.where(entries.c.dataset_id == dataset_id)
         found: dict[UUID, list[Entry]] = {run_id: [] for run_id in run_ids}
         for row in self.connection.execute(wanted):
             found[row.run_id].append(entry_of(row))

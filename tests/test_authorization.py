@@ -60,6 +60,9 @@ TABLE = """
     GET    /v1/datasets/{name}/proof              x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/consistency        x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/export             x      x        -        x       -        x       -
+    GET    /v1/datasets/{name}/report             x      x        -        x       -        x       -
+    GET    /v1/projects/{project}/report          x      x        -        x       -        x       -
+    GET    /v1/report                             x      x        -        x       -        x       -
     GET    /v1/proposals                          x      x        x        x       -        -       x
     GET    /v1/proposals/{id}                     x      x        x        x       -        x       x
     POST   /v1/proposals/{id}/approve             x      x        -        -       -        x       -

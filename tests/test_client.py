@@ -201,7 +201,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     runner = doctest.DocTestRunner(verbose=False)
     methods = {name: method for name, method in vars(Methods).items() if callable(method) and name[0] != "_"}
     assert len(methods) == 46
-    streams = {"export": Client.export, "export_tenant": Client.export_tenant}
+    streams = {"export": Client.export, "export_tenant": Client.export_tenant, "report": Client.report}
     for name, documented in {**methods, **streams, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"

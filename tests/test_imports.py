@@ -62,6 +62,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "shapes",
         "store",
     },
+    "report": {"errors", "model", "accounting", "answers", "catalogue", "journal", "store"},
     "settings": {"errors"},
     "signing": {"errors", "jws", "settings"},
     "receipts": {"canonical", "journal", "jws", "model", "signing"},
@@ -93,6 +94,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "keys",
         "runs",
         "planner",
+        "report",
         "settings",
         "signing",
         "receipts",
@@ -145,6 +147,10 @@ ONLY_IN: dict[str, set[str]] = {
     "jwt": {"jws", "oidc"},
     "cryptography": {"jws", "oidc"},
     "pydantic_settings": {"settings"},
+    "matplotlib": {"report"},
+    "reportlab": {"report"},
+    "jinja2": {"report"},
+    "markupsafe": {"report"},
 }
 
 

@@ -319,24 +319,6 @@ def test_a_missing_table_is_internal(ledger: Ledger, database: Settings) -> None
         assert "SELECT" not in answer.text.upper().replace("SELECTED", "")
 
 
-# --- what this version does not have ---------------------------------------------------------------------------------
-
-LATER_CALLS = (
-    ("GET", "/v1/report"),
-    ("GET", "/v1/datasets/mnist/report"),
-)
-
-
-def test_calls_of_later_versions(here: Ledger) -> None:
-    """Goal: a call of the contract that is still missing says so, unlike a misspelt one. Method: each of them."""
-    here.register()
-    for method, path in LATER_CALLS:
-        problem = problem_of(here.request(method, path), "not-found")
-        assert "not supported by this version" in problem["detail"], path
-    problem = problem_of(here.get("/v1/plans"), "not-found")
-    assert "not supported" not in problem["detail"]
-
-
 # --- messages --------------------------------------------------------------------------------------------------------
 
 DPSGD: dict[str, Any] = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "shuffle"}

@@ -4,6 +4,7 @@
     clt            the central-limit estimates of DP-SGD
     closed_forms   pure DP and Laplace as GDP
     zcdp           zCDP as GDP
+    disclosure     what an amount lets out: epsilon, and what an attacker can do
     strategies     sensitivity of matrix factorizations
     pld            privacy loss distributions of one step of DP-SGD, on a grid
     composition    many steps together, by FFT, with every error bounded

@@ -16,7 +16,7 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__, deploy, signing
-from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, runs, system, tenants
+from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
@@ -74,6 +74,7 @@ class Application(FastAPI):
 _LEADS_TO: Final = {
     "RunApproved": ("/v1/runs/{id}", "$response.body#/id"),
     "DatasetShown": ("/v1/datasets/{name}", "$response.body#/name"),
+    "ProjectShown": ("/v1/projects/{project}", "$response.body#/name"),
     "SecretShown": ("/v1/keys/{id}", "$response.body#/id"),
     "Proposed": ("/v1/proposals/{id}", "$response.body#/proposal/id"),
 }
@@ -183,7 +184,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, evaluate, plan, proposals, tenants, alerts, system, docs):
+    for part in (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
     problems.install(app)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -51,8 +50,6 @@ STATUS: Final[dict[str, int]] = {
     "overloaded": 503,
 }
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
-_LATER: Final = re.compile(r"/v1/(report|datasets/[^/]+/report)")
-"""Calls of the contract that this version does not have."""
 ERRORS_SHOWN_MAX: Final = 20
 DISCONNECTED: Final = 499
 """Stands in log and metrics for the status of a request whose client went away before it was answered, as in nginx."""
@@ -153,8 +150,6 @@ def _message(error: dict[str, Any]) -> str:
 
 def _no_such_call(request: Request) -> Problem:
     """No route takes this request: its path leads nowhere, or not by this method."""
-    if _LATER.fullmatch(request.url.path):
-        return problem("not-found", "This call is not supported by this version; /docs lists those that are.")
     methods = [
         method
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")

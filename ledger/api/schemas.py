@@ -77,6 +77,10 @@ def _moment(value: Any) -> Any:
         raise PydanticCustomError("moment", "must be an RFC 3339 time, such as 2030-01-01T00:00:00Z") from None
 
 
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
+"""A time as RFC 3339 has it, with its offset."""
+
+
 class NewTenant(Strict):
     name: ShortText
 
@@ -91,7 +95,7 @@ class NewKey(Strict):
         list[ProjectName] | None,
         Field(min_length=1, max_length=1000, description="Of a requester: it has to name one of these."),
     ] = None
-    expires_at: Annotated[AwareDatetime, BeforeValidator(_moment)] | None = None
+    expires_at: Moment | None = None
 
     model_config = ConfigDict(
         extra="forbid", strict=True, json_schema_extra={"example": {"name": "training-ci", "role": "requester"}}

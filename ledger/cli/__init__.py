@@ -3,7 +3,7 @@
     server   what opens the database: serve, init, migrate, check
     signing  the key that is signed with, in its file: signing-key
     remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
-             void, runs, evaluate, export
+             void, runs, evaluate, export, report
     alerting what asks a server about alerts: alerts, alerting, forecast
     receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify

@@ -1,5 +1,5 @@
 """What asks a server, found by LEDGER_URL and LEDGER_KEY: tenants, keys, what takes two people, datasets, runs, the
-accountant, exports."""
+accountant, exports, reports."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from decimal import Decimal, InvalidOperation
+from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, Literal, get_args
 from uuid import uuid4
 
 import typer
@@ -84,6 +85,7 @@ def add_to(app: typer.Typer) -> None:
     for name, group in groups.items():
         app.add_typer(group, name=name, rich_help_panel="Stewards and admins")
     app.command(rich_help_panel="Audit")(export)
+    app.command(rich_help_panel="Audit")(report)
 
 
 @contextmanager
@@ -793,22 +795,27 @@ def export(
     if str(output) == "-":
         _export(dataset, sys.stdout.buffer)
         return
+    size = _written(output, force, functools.partial(_export, dataset))
+    told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    facts = {"dataset": dataset, "file": str(output), "bytes": size}
+    _print(facts, as_json, lambda _: show.err.print(told, markup=False))
+
+
+def _written(output: Path, force: bool, write: Callable[[BinaryIO], object]) -> int:
+    """Writes a file and returns its size. Raises InvalidRequest."""
     if output.exists() and not force:
         raise InvalidRequest(f"{output} is there already; --force writes over it.", field="output")
-    # Under another name until it is whole: half an export must not be taken for one.
+    # Under another name until it is whole: half of it must not be taken for all.
     partial = output.with_name(f".{output.name}.{uuid4().hex[:8]}.part")
     try:
         with partial.open("xb") as file:
-            _export(dataset, file)
+            write(file)
         partial.replace(output)
     except OSError as error:
         raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
     finally:
         partial.unlink(missing_ok=True)
-    size = output.stat().st_size
-    told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
-    facts = {"dataset": dataset, "file": str(output), "bytes": size}
-    _print(facts, as_json, lambda _: show.err.print(told, markup=False))
+    return output.stat().st_size
 
 
 def _export(dataset: str | None, file: BinaryIO) -> None:
@@ -817,3 +824,53 @@ def _export(dataset: str | None, file: BinaryIO) -> None:
             ledger.export_tenant(file)
         else:
             ledger.export(dataset, file)
+
+
+ReportFormat = Literal["json", "html", "pdf", "csv"]
+
+
+def report(
+    dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
+    project: Annotated[str | None, typer.Option(help="A project, over all datasets in which it has part.")] = None,
+    tenant: Annotated[bool, typer.Option("--tenant", help="All datasets, and the tenant's own journal.")] = False,
+    output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")] = Path("-"),
+    form: Annotated[
+        ReportFormat | None, typer.Option("--format", help="By the file's name when left out, else json.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Beginning of the period.")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, not in it.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a report, and ask nobody.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the audit report of a dataset, of a project or of the tenant: for a regulator, or for a script."""
+    if schema:
+        print(resources.files("ledger").joinpath("report/schema.json").read_text(encoding="utf-8"), end="")
+        return
+    if [dataset is not None, project is not None, tenant].count(True) != 1:
+        raise InvalidRequest("Name a dataset, or say --project NAME, or --tenant.", field="dataset")
+    chosen = form or _format_of(output)
+    write = functools.partial(_report, dataset, project, chosen, since, until)
+    if str(output) == "-":
+        if chosen == "pdf" and sys.stdout.isatty():
+            raise InvalidRequest("A PDF is not for a terminal; say --output FILE.", field="output")
+        write(sys.stdout.buffer)
+        return
+    size = _written(output, force, write)
+    facts = {"dataset": dataset, "project": project, "format": chosen, "file": str(output), "bytes": size}
+    _print(facts, as_json, lambda _: show.err.print(f"{output}: {size:,} bytes.", markup=False))
+
+
+def _format_of(output: Path) -> ReportFormat:
+    named = output.suffix.lower().removeprefix(".")
+    found: tuple[ReportFormat, ...] = get_args(ReportFormat)
+    return next((form for form in found if form == named), "json")
+
+
+def _report(
+    dataset: str | None, project: str | None, form: str, since: str | None, until: str | None, file: BinaryIO
+) -> None:
+    with server() as ledger:
+        ledger.report(file, dataset=dataset, project=project, format=form, since=since, until=until)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
 from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.wire import encode
-from ledger.errors import IdempotencyKeyMissing
+from ledger.errors import IdempotencyKeyMissing, InvalidRequest
 
 PAGE_LIMIT: Final = 1000
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
@@ -24,7 +24,8 @@ class Call:
     """One request.
 
     is_repeatable: sent twice it does no more than sent once, so that it can be sent again when its answer was lost.
-    is_streamed: the answer is to be read bit by bit. keys: the idempotency keys of the runs that it asks for.
+    is_streamed: the answer is to be read bit by bit. is_slow: it may be minutes before it begins.
+    keys: the idempotency keys of the runs that it asks for.
     """
 
     method: str
@@ -34,6 +35,7 @@ class Call:
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     is_streamed: bool = False
+    is_slow: bool = False
     keys: tuple[str, ...] = ()
 
 
@@ -160,3 +162,23 @@ def export(name: str) -> Call:
 def export_tenant() -> Call:
     """Reads all of the tenant's own journal."""
     return replace(get("export"), is_streamed=True)
+
+
+def report(
+    dataset: str | None,
+    project: str | None,
+    *,
+    form: str,
+    since: str | datetime | None,
+    until: str | datetime | None,
+) -> Call:
+    """Reads a report of a dataset, of a project, or of the tenant where neither is named. Raises InvalidRequest."""
+    if dataset is not None and project is not None:
+        raise InvalidRequest("Name a dataset or a project, not both.", field="dataset")
+    parts = ("datasets", dataset) if dataset is not None else ("projects", project) if project is not None else ()
+    period = {"from": _moment(since), "to": _moment(until)}
+    return replace(get(*parts, "report", format=form, **period), is_streamed=True, is_slow=True)
+
+
+def _moment(value: str | datetime | None) -> str | None:
+    return value.isoformat() if isinstance(value, datetime) else value

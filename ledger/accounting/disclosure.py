@@ -1,0 +1,82 @@
+"""What an amount lets out, in the words of those who are protected: epsilon at a delta, and what an attacker can do.
+
+For reports and never for a decision. Amounts come in lists, because a report has many accounts and the functions of
+`gdp` take arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+from ledger.accounting import amounts, gdp
+from ledger.model import Amount
+
+FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.05)
+"""At which an attack is usually reported (Carlini et al., IEEE S&P 2022)."""
+TYPE_I_ERRORS: Final = (0.0, 0.001, 0.002, 0.005, *(step / 100 for step in range(1, 101)))
+DELTAS: Final = tuple(float(f"{lead}e-{power}") for power in range(10, 1, -1) for lead in (1, 2, 5))
+_DELTA_MAX: Final = 1.0 - 2.0**-53
+
+
+def _points(found: Sequence[Amount]) -> tuple[Any, Any]:
+    """(mu, delta) as arrays. What was overrun beyond all measure has a delta that rounds to 1."""
+    mu = [amounts.mu_of(amount) for amount in found]
+    delta = [min(amounts.delta_of(amount), _DELTA_MAX) for amount in found]
+    return mu, delta
+
+
+def epsilons(found: Sequence[Amount], *, at_delta: float) -> list[float | None]:
+    """The epsilon of each amount at this delta, rounded up; None where no epsilon holds.
+
+    Source: Dong, Roth & Su 2022, Cor. 2.13, inverted.
+    """
+    if not found:
+        return []
+    mu, delta = _points(found)
+    values = gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta).tolist()
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def epsilon_curve(amount: Amount) -> list[float | None]:
+    """The epsilon of one amount at each of DELTAS, rounded up; None where no epsilon holds. Source: as `epsilons`."""
+    mu, delta = _points([amount])
+    values = gdp.epsilon_upper(mu=mu[0], delta=delta[0], at_delta=_array(DELTAS)).tolist()
+    return [value if math.isfinite(value) else None for value in values]
+
+
+def true_positive_rates(found: Sequence[Amount], *, false_positive_rate: float) -> list[float]:
+    """The best true-positive rate of a membership attack against each amount, at this false-positive rate: never less
+    than that, which is what guessing gets.
+
+    Source: Dong, Roth & Su 2022, section 2.3.
+    """
+    if not found:
+        return []
+    mu, delta = _points(found)
+    rates = gdp.true_positive_rate(mu=mu, delta=delta, false_positive_rate=false_positive_rate).tolist()
+    return [max(rate, false_positive_rate) for rate in rates]
+
+
+def advantages(found: Sequence[Amount]) -> list[float]:
+    """The best membership advantage, true- minus false-positive rate, against each amount.
+
+    Source: Dong, Roth & Su 2022, Cor. 2.13 at epsilon 0.
+    """
+    if not found:
+        return []
+    mu, delta = _points(found)
+    values: list[float] = gdp.advantage(mu=mu, delta=delta).tolist()
+    return values
+
+
+def trade_off_curve(amount: Amount) -> list[float]:
+    """The least type II error against an amount at each of TYPE_I_ERRORS. Source: Dong, Roth & Su 2022, section 2.3."""
+    mu, delta = _points([amount])
+    values: list[float] = gdp.trade_off(mu=mu[0], delta=delta[0], type_i_error=_array(TYPE_I_ERRORS)).tolist()
+    return values
+
+
+def _array(values: Sequence[float]) -> Any:
+    return list(values)

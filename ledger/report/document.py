@@ -1,0 +1,461 @@
+"""The document: what a report says, in JSON, a part at a time so that a million runs pass through and none stays.
+
+Parts come in the order in which an auditor asks: is every budget kept; what is spent, held and left; every run; what
+was refused, overran, is overdue, was voided or changed; on what it all rests; where the journals end; how to work it
+out again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.accounting import disclosure
+from ledger.accounting.budgets import report_deltas
+from ledger.answers import show_amount
+from ledger.model import ZERO, Account, AccountKey, Amount, Balance
+from ledger.report import words
+from ledger.report.runs import Beside, runs_of
+from ledger.report.source import Question, Source, TenantSource
+from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
+from ledger.report.text import encode
+
+FORMAT: Final = "privacy-ledger-report"
+VERSION: Final = 1
+CHUNK_CHARS: Final = 64 * 1024
+_ACCOUNTS_AT_ONCE: Final = 256
+_NO_RATES: Final[dict[str, Any]] = {"epsilon": [], "attack": None}
+
+Part = tuple[str, Any]
+"""A member of the document by its name: a value, or an iterator over the items of a list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A question, and the journals that answer it: of datasets by name, and the tenant's own, where it is asked for."""
+
+    question: Question
+    sources: Sequence[Source]
+    tenant: TenantSource | None = None
+
+    @property
+    def as_of(self) -> str | None:
+        """When it is, for what is overdue: the end of the period, or the newest entry of the journals concerned."""
+        if self.question.until is not None:
+            return self.question.until
+        moments = [source.newest_at for source in self.sources]
+        moments += [self.tenant.newest_at] if self.tenant is not None else []
+        return max(filter(None, moments), default=None)
+
+
+def parts(report: Report) -> Iterator[Part]:
+    """The members of the document, in order. An iterator among them has to be read to its end before the next one."""
+    question = report.question
+    as_of = report.as_of
+    yield "format", FORMAT
+    yield "version", VERSION
+    yield "about", _about(report, as_of)
+    standings = [stand(source, question, tenant_id=question.tenant_id) for source in report.sources]
+    tenant = None if report.tenant is None else stand_tenant(report.tenant, question)
+    yield "verdict", _verdict(standings, tenant)
+    yield "tenant_journal", None if tenant is None else _tenant_journal(tenant)
+    yield "datasets", (_dataset(standing, question) for standing in standings)
+    yield "accounts", (item for standing in standings for item in _accounts(standing, question))
+    beside = Beside()
+    try:
+        yield "runs", (run for standing in standings for run in runs_of(standing, question, beside))
+        yield "refusals", beside.refusals.items()
+        yield "overruns", beside.overruns.items()
+        yield "overdue", (item for standing in standings for item in _overdue(standing, question, as_of))
+        yield "voids", beside.voids.items()
+        yield "changes", beside.changes.items()
+    finally:
+        beside.close()
+    yield "assumptions", [item for standing in standings for item in words.assumptions(standing)]
+    yield "heads", _heads(standings, tenant)
+    yield "recompute", words.recomputation(question, [standing.name for standing in standings])
+
+
+def lines(report: Report) -> Iterator[str]:
+    """The document as JSON text, in pieces: one member in a line, and one item of a list in a line."""
+    pieces: list[str] = []
+    size = 0
+    for piece in _pieces(parts(report)):
+        pieces.append(piece)
+        size += len(piece)
+        if size >= CHUNK_CHARS:
+            yield "".join(pieces)
+            pieces, size = [], 0
+    yield "".join(pieces)
+
+
+def _pieces(members: Iterable[Part]) -> Iterator[str]:
+    yield "{\n"
+    is_first = True
+    for name, value in members:
+        yield ("" if is_first else ",\n") + encode(name) + ":"
+        is_first = False
+        if isinstance(value, Iterator):
+            yield "["
+            for index, item in enumerate(value):
+                yield ("\n" if index == 0 else ",\n") + encode(item)
+            yield "]"
+        else:
+            yield encode(value)
+    yield "\n}\n"
+
+
+# --- what it is about, and the verdict -------------------------------------------------------------------------------
+
+
+def _about(report: Report, as_of: str | None) -> dict[str, Any]:
+    question = report.question
+    return {
+        "scope": question.scope,
+        "tenant": {"id": str(question.tenant_id), "name": question.tenant},
+        "dataset": question.dataset,
+        "project": question.project,
+        "from": question.since,
+        "to": question.until,
+        "as_of": as_of,
+        "restricted_to": None if question.restricted_to is None else list(question.restricted_to),
+        "datasets": [source.name for source in report.sources],
+    }
+
+
+def _verdict(standings: Sequence[Standing], tenant: TenantStanding | None) -> dict[str, Any]:
+    items = [_verdict_on(standing) for standing in standings]
+    holds = all(item["holds"] for item in items) and (tenant is None or tenant.broken is None)
+    return {
+        "kept": holds and all(item["kept"] for item in items),
+        "journals_hold": holds,
+        "is_estimate": any(standing.is_estimate for standing in standings),
+        "sentence": words.verdict(standings, tenant),
+        "datasets": items,
+    }
+
+
+def _verdict_on(standing: Standing) -> dict[str, Any]:
+    exceeded = [
+        {
+            "account": key.facts(),
+            "first_seq": found.seq,
+            "first_at": found.at,
+            "most": show_amount(found.most),
+            "now": show_amount(standing.accounts[key].overdrawn),
+        }
+        for key, found in sorted(standing.exceeded.items(), key=lambda item: (item[1].seq, _order(item[0])))
+    ]
+    holds = standing.broken is None
+    highest = standing.limit_highest
+    return {
+        "dataset": standing.name,
+        "kept": holds and not exceeded,
+        "holds": holds,
+        "broken": None if standing.broken is None else {"seq": standing.broken.seq, "detail": standing.broken.detail},
+        "exceeded": exceeded,
+        "is_estimate": standing.is_estimate,
+        "limit_highest": None if highest is None else show_amount(highest),
+        "limit_raised": standing.limit_raised,
+    }
+
+
+def _order(key: AccountKey) -> tuple[str, str, str]:
+    return (key.project or "", str(key.principal_id or ""), key.partition or "")
+
+
+def _tenant_journal(tenant: TenantStanding) -> dict[str, Any]:
+    return {
+        "holds": tenant.broken is None,
+        "broken": None if tenant.broken is None else {"seq": tenant.broken.seq, "detail": tenant.broken.detail},
+        "second_steward": tenant.second_steward,
+        "keys_made": tenant.counts["key-made"],
+        "keys_rotated": tenant.counts["key-rotated"],
+        "keys_revoked": tenant.counts["key-revoked"],
+        "policies": [
+            {
+                "seq": entry["seq"],
+                "at": entry["at"],
+                "by": entry["actor"],
+                "second_steward": entry["second_steward"],
+                "reason": entry["reason"],
+            }
+            for entry in tenant.policies
+        ],
+    }
+
+
+# --- datasets --------------------------------------------------------------------------------------------------------
+
+
+def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
+    said = standing.registered
+    balance = standing.balance(question.project)
+    counts = standing.counts
+    return {
+        "name": standing.name,
+        "id": str(standing.source.dataset_id),
+        "title": standing.title,
+        "description": standing.description,
+        "privacy_unit": said.get("privacy_unit"),
+        "adjacency": said.get("adjacency"),
+        "bound": said.get("bound"),
+        "is_estimate": standing.is_estimate,
+        "size": said.get("size"),
+        "is_partitioned": said.get("is_partitioned", False),
+        "derived_from": [parent["name"] for parent in said.get("derived_from", ())],
+        "state": standing.state or None,
+        "budget": standing.budget,
+        "ceiling": _amount(said.get("ceiling_limit")),
+        "fair_use": _fair_use(standing),
+        "registered_at": said.get("at"),
+        "balance": None if balance is None else _balance(balance),
+        **_NO_RATES,
+        **({} if balance is None else _of_balance(standing, question, balance)),
+        "totals": {
+            "runs": counts["listed"],
+            "approved": counts["run-approved"],
+            "refused": counts["run-refused"],
+            "started": counts["run-started"],
+            "settled": counts["run-settled"],
+            "voided": counts["run-voided"],
+            "overruns": counts["overrun"],
+            "open": len(standing.open),
+            "charged": show_amount(standing.charged),
+            "returned": show_amount(standing.returned),
+        },
+        "projects": _projects(standing, question),
+        "figures": _figures(standing, balance),
+    }
+
+
+def _amount(facts: Mapping[str, str] | None) -> dict[str, Any] | None:
+    return None if facts is None else show_amount(Amount.of(facts))
+
+
+def _of_balance(standing: Standing, question: Question, balance: Balance) -> dict[str, Any]:
+    key = AccountKey(standing.source.dataset_id, None, question.project)
+    which = {"spent": balance.spent, "committed": standing.committed(question.project), "limit": balance.limit}
+    return _disclosed(standing, [key], {name: [amount] for name, amount in which.items()})[0]
+
+
+def _fair_use(standing: Standing) -> dict[str, Any] | None:
+    said = standing.fair_use
+    if said is None:
+        return None
+    return {"held": said["held"], "limit": _amount(said["limit"]), "runs_per_hour": said["runs_per_hour"]}
+
+
+def _balance(balance: Balance) -> dict[str, Any]:
+    named = {"limit": balance.limit, "spent": balance.spent, "held": balance.held, "left": balance.remaining}
+    return {name: show_amount(amount) for name, amount in named.items()}
+
+
+def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
+    """Those that have a share, or runs within the period, by name; first the runs that name none."""
+    names = {*standing.shares, *standing.projects}
+    if question.project is not None:
+        names &= {question.project}
+    found = []
+    for name in sorted(names, key=lambda name: (name is not None, name)):
+        share, declared = standing.shares.get(name), standing.projects.get(name or "")
+        found.append(
+            {
+                "project": name,
+                "budget": None if declared is None else declared["budget"],
+                "limit": None if declared is None else _amount(declared["limit"]),
+                "runs": 0 if share is None else share.runs,
+                "spent": show_amount(ZERO if share is None else share.spent),
+                "held": show_amount(ZERO if share is None else share.held),
+            }
+        )
+    return found
+
+
+def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
+    """The numbers that the figures are drawn from."""
+    if balance is None:
+        return {"burn_down": [], "trade_off": None, "epsilon": None}
+    return {
+        "burn_down": [
+            {
+                "at": point.at,
+                "seq": point.seq,
+                "limit_mu_sq_pico": str(point.limit),
+                "spent_mu_sq_pico": str(point.spent),
+                "held_mu_sq_pico": str(point.held),
+            }
+            for point in standing.series.points()
+        ],
+        "trade_off": {
+            "type_i_error": list(disclosure.TYPE_I_ERRORS),
+            "spent": disclosure.trade_off_curve(balance.spent),
+            "limit": disclosure.trade_off_curve(balance.limit),
+        },
+        "epsilon": {
+            "delta": list(disclosure.DELTAS),
+            "spent": disclosure.epsilon_curve(balance.spent),
+            "limit": disclosure.epsilon_curve(balance.limit),
+        },
+    }
+
+
+# --- accounts --------------------------------------------------------------------------------------------------------
+
+
+def _accounts(standing: Standing, question: Question) -> Iterator[dict[str, Any]]:
+    """The dataset's own, its partitions', then those of projects and principals; of a project's report its own."""
+    is_wanted = question.project is None
+    keys = sorted((key for key in standing.accounts if is_wanted or is_watched(key, question.project)), key=_order)
+    for start in range(0, len(keys), _ACCOUNTS_AT_ONCE):
+        found = [standing.accounts[key] for key in keys[start : start + _ACCOUNTS_AT_ONCE]]
+        yield from _accounts_shown(standing, found)
+
+
+def _accounts_shown(standing: Standing, found: Sequence[Account]) -> Iterator[dict[str, Any]]:
+    of_data = [account for account in found if account.key.principal_id is None]
+    keys = [account.key for account in of_data]
+    which = {
+        "spent": [account.spent for account in of_data],
+        "committed": [account.spent + account.held for account in of_data],
+        "limit": [account.limit for account in of_data],
+    }
+    told = dict(zip(keys, _disclosed(standing, keys, which), strict=True))
+    for account in found:
+        opening = None if standing.opening is None else standing.opening.get(account.key)
+        yield {
+            "dataset": standing.name,
+            "kind": _kind(account.key),
+            "account": account.key.facts(),
+            "is_estimate": standing.is_estimate,
+            "is_kept": account.overdrawn == ZERO,
+            **_counted(account),
+            "overdrawn": show_amount(account.overdrawn),
+            "opening": None if opening is None else _counted(opening),
+            **told.get(account.key, _NO_RATES),
+        }
+
+
+def _kind(key: AccountKey) -> str:
+    if key.principal_id is not None:
+        return "principal"
+    if key.project is not None:
+        return "project"
+    return "dataset" if key.partition is None else "partition"
+
+
+def _counted(account: Account) -> dict[str, Any]:
+    return _balance(Balance(account.limit, account.spent, account.held, account.remaining))
+
+
+def _disclosed(
+    standing: Standing, keys: Sequence[AccountKey], which: Mapping[str, Sequence[Amount]]
+) -> list[dict[str, Any]]:
+    """Of each account what its amounts let out: what is spent, spent or held, and allowed at most."""
+    epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
+    attacks = {name: _attacks(some) for name, some in which.items()}
+    return [
+        {
+            "epsilon": [at_delta[index] for at_delta in epsilons],
+            "attack": {name: attacks[name][index] for name in which},
+        }
+        for index in range(len(keys))
+    ]
+
+
+def _deltas(standing: Standing) -> list[float]:
+    return report_deltas(dict(standing.budget or {}))
+
+
+def _epsilon_at(
+    delta: float, which: Mapping[str, Sequence[Amount]], standing: Standing, keys: Sequence[AccountKey]
+) -> list[dict[str, Any]]:
+    columns = {name: disclosure.epsilons(some, at_delta=delta) for name, some in which.items()}
+    shown = []
+    for index, key in enumerate(keys):
+        row: dict[str, Any] = {"delta": delta, **{name: column[index] for name, column in columns.items()}}
+        declared = (_declared(standing, key) or {}).get("epsilon")
+        if declared is not None and row["limit"] is not None and delta == _declared_delta(standing, key):
+            # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
+            row["limit"] = min(row["limit"], float(declared))
+        shown.append(row)
+    return shown
+
+
+def _declared(standing: Standing, key: AccountKey) -> Mapping[str, Any] | None:
+    """The budget that set an account's limit."""
+    if key.project is None:
+        return standing.budget
+    share = standing.projects.get(key.project)
+    return None if share is None else share["budget"]
+
+
+def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
+    at_delta = (_declared(standing, key) or {}).get("at_delta")
+    return None if at_delta is None else float(at_delta)
+
+
+def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
+    """What the best membership attack gets, against each amount."""
+    rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
+    advantages = disclosure.advantages(some)
+    return [
+        {
+            "true_positive_rates": [
+                {"false_positive_rate": rate, "true_positive_rate": column[index]}
+                for rate, column in zip(_RATES, rates, strict=True)
+            ],
+            "advantage": advantages[index],
+        }
+        for index in range(len(some))
+    ]
+
+
+_RATES: Final = disclosure.FALSE_POSITIVE_RATES
+
+
+# --- the rest --------------------------------------------------------------------------------------------------------
+
+
+def _overdue(standing: Standing, question: Question, as_of: str | None) -> Iterator[dict[str, Any]]:
+    """Runs that were not started or settled in time, the longest first. They go on counting in full."""
+    late = [
+        (opened.due, str(run))
+        for run, opened in standing.open.items()
+        if as_of is not None and opened.due < as_of and question.project in (None, opened.project)
+    ]
+    for due, run in sorted(late):
+        opened = standing.open[UUID(run)]
+        yield {
+            "dataset": standing.name,
+            "run": run,
+            "seq": opened.seq,
+            "at": opened.at,
+            "by": opened.by,
+            "project": opened.project,
+            "state": opened.state,
+            "due": due,
+            "cost": show_amount(opened.cost),
+            "is_estimate": standing.is_estimate,
+        }
+
+
+def _heads(standings: Sequence[Standing], tenant: TenantStanding | None) -> list[dict[str, Any]]:
+    """Where each journal ends, signed where heads are; and the newest entry that the report counts."""
+    found: list[dict[str, Any]] = [] if tenant is None else [_head(None, tenant)]
+    return found + [_head(standing.name, standing) for standing in standings]
+
+
+def _head(dataset: str | None, standing: Standing | TenantStanding) -> dict[str, Any]:
+    head = standing.source.head
+    return {
+        "dataset": dataset,
+        "seq": head["seq"],
+        "hash": head["hash"],
+        "root": head.get("root"),
+        "signature": head.get("signature"),
+        "counted_seq": standing.last_seq,
+        "counted_hash": standing.last_hash or None,
+    }

@@ -1,0 +1,73 @@
+"""A report as one HTML file that stands alone: nothing is loaded, nothing runs, and what anyone wrote is only text."""
+
+from __future__ import annotations
+
+from functools import cache
+from itertools import groupby
+from pathlib import Path
+from typing import Any, Final
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from markupsafe import Markup
+
+from ledger.report import layout
+from ledger.report.figures import draw
+from ledger.report.layout import Block, Figure
+from ledger.report.view import View
+
+TEMPLATE: Final = "report.html.j2"
+POLICY: Final = (
+    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "sandbox"
+)
+"""The Content-Security-Policy under which it is to be served: styles stand in it, and nothing else is allowed."""
+
+
+def page(view: View) -> str:
+    """The whole file."""
+    document = view.document
+    blocks = list(layout.blocks(view))
+    return _template().render(
+        title=layout.title(document),
+        subject=layout.subject(document),
+        document=document,
+        period=layout.period(document),
+        tone=layout.tone(document),
+        cover=layout.cover(view),
+        summary=layout.summary(view),
+        groups=_side_by_side(blocks),
+        parts=[block for block in blocks if isinstance(block, layout.Heading) and block.level == 1],
+        drawn=_drawn,
+        widths=_widths,
+        kind=lambda block: type(block).__name__.lower(),
+    )
+
+
+@cache
+def _template() -> Template:
+    loader = FileSystemLoader(Path(__file__).parent)
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.get_template(TEMPLATE)
+
+
+def _side_by_side(blocks: list[Block]) -> list[tuple[bool, list[Block]]]:
+    """The blocks in their order, with half figures that follow one another together."""
+    return [
+        (is_half, list(group))
+        for is_half, group in groupby(blocks, key=lambda block: isinstance(block, Figure) and block.is_half)
+    ]
+
+
+def _widths(table: layout.Table) -> list[str]:
+    """The columns' widths in percent."""
+    whole = sum(column.width for column in table.columns)
+    return [f"{100 * column.width / whole:.2f}" for column in table.columns]
+
+
+def _drawn(figure: Figure) -> Any:
+    """The figure as an SVG element. Our own drawing, of numbers and of names that its maker escapes."""
+    text = draw(figure, "svg").decode()
+    element = text[text.index("<svg") :]
+    return Markup(element)  # noqa: S704

@@ -1,0 +1,102 @@
+"""Journals out of the store, for a report.
+
+Entries never change, so no transaction has to stay open for a slow reader: where each journal ends is read once, of all
+of them in one snapshot, and every page after that ends there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.catalogue import no_dataset
+from ledger.errors import NotFound
+from ledger.model import Dataset, Tenant, timestamp
+from ledger.report.document import Report
+from ledger.report.source import Question, Sealed, Source, TenantSource
+from ledger.store import Reading, Store
+
+PAGE: Final = 500
+
+SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
+"""Where a dataset's journal ends, or the tenant's own: `seq`, `hash`, and `root` and `signature` where it is signed."""
+
+
+def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
+    """A head that nobody has signed."""
+    if dataset is not None:
+        return {"seq": dataset.seq, "hash": dataset.head.hex(), "root": None, "signature": None}
+    tenant = reading.tenant()
+    if tenant is None:
+        raise NotFound("There is no such tenant.")
+    return {"seq": tenant.seq, "hash": tenant.head.hex(), "root": None, "signature": None}
+
+
+def opened(store: Store, question: Question, *, signed_head: SignedHead) -> Report:
+    """What answers a question, as it is now. Raises NotFound where there is no such dataset or project."""
+    with store.reading(question.tenant_id) as reading:
+        datasets = list(_datasets(reading, question))
+        if question.dataset is not None and not datasets:
+            raise no_dataset(question.dataset)
+        sources = [_source(store, reading, dataset, signed_head) for dataset in datasets]
+        is_whole = question.scope == "tenant" and question.restricted_to is None
+        tenant = _tenant_source(store, reading, signed_head) if is_whole else None
+    return Report(question, sources, tenant)
+
+
+def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
+    only = None if question.restricted_to is None else frozenset(question.restricted_to)
+    if question.dataset is not None:
+        only = frozenset({question.dataset}) if only is None else only & {question.dataset}
+    if question.project is not None:
+        concerned = reading.datasets_of_project(question.project)
+        only = concerned if only is None else only & concerned
+    if question.scope == "project" and not only:
+        raise NotFound("There is no project of that name.", project=question.project)
+    after: str | None = None
+    while page := reading.dataset_page(after=after, limit=PAGE, only=only):
+        yield from page
+        after = page[-1].definition.name
+
+
+def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: SignedHead) -> Source:
+    newest = reading.entry_page(dataset.id, after=dataset.seq - 1, limit=1)
+
+    def entries() -> Iterator[Sealed]:
+        for after in range(0, dataset.seq, PAGE):
+            with store.reading(reading.tenant_id) as again:
+                page = again.entry_page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
+            yield from ((entry.body, entry.hash) for entry in page)
+
+    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
+        with store.reading(reading.tenant_id) as again:
+            found = again.entries_of_runs(runs, dataset_id=dataset.id)
+        return {
+            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq] for run, mine in found.items()
+        }
+
+    return Source(
+        dataset.id,
+        dataset.definition.name,
+        timestamp(newest[0].at_us) if newest else "",
+        signed_head(reading, dataset),
+        entries,
+        of_runs,
+    )
+
+
+def _tenant_source(store: Store, reading: Reading, signed_head: SignedHead) -> TenantSource:
+    tenant = reading.tenant()
+    if tenant is None:
+        raise NotFound("There is no such tenant.")
+    newest = reading.tenant_entry_page(after=tenant.seq - 1, limit=1)
+    newest_at = timestamp(newest[0].at_us) if newest else ""
+    return TenantSource(newest_at, signed_head(reading, None), lambda: _tenant_entries(store, tenant))
+
+
+def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[Sealed]:
+    for after in range(0, tenant.seq, PAGE):
+        with store.reading(tenant.id) as reading:
+            page = reading.tenant_entry_page(after=after, limit=min(PAGE, tenant.seq - after))
+        yield from ((entry.body, entry.hash) for entry in page)

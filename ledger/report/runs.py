@@ -1,0 +1,324 @@
+"""The second pass: every run of the period with all that is known of it, and what stands beside the runs.
+
+Runs come in the order in which they were decided. What became of one stands later in the journal, so that a page of
+decisions is completed with the entries of its runs before it goes out; nothing of a page is kept after it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice, takewhile
+from typing import Any, Final
+from uuid import UUID
+
+from ledger import journal
+from ledger.accounting import mechanisms
+from ledger.answers import least_remaining, show_amount, show_segments
+from ledger.errors import LedgerError
+from ledger.model import Amount
+from ledger.report.source import Question, Sealed
+from ledger.report.standing import Said, Standing
+from ledger.report.text import Encoded, encode
+
+PAGE: Final = 100
+SPOOL_BYTES_MAX: Final = 4 * 1024 * 1024
+_ENDS: Final = ("run-settled", "run-voided")
+_UNSAID: Final[dict[str, Any]] = {
+    "mechanism": {"type": "not said"},
+    "method": "not said",
+    "accountant": "not said",
+    "assumptions": [],
+    "idempotency_key": "",
+}
+"""What stands for what an entry does not say. The ledger always says it, but a journal can add up without."""
+
+
+class Spool:
+    """A list that is written while something else is, and read after it: on disk, where it is long."""
+
+    def __init__(self) -> None:
+        # Closed by `close`: it outlives every block.
+        self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
+            max_size=SPOOL_BYTES_MAX, mode="w+", encoding="utf-8", newline="\n"
+        )
+
+    def add(self, item: Said) -> None:
+        self._file.write(encode(item) + "\n")
+
+    def items(self) -> Iterator[Encoded]:
+        """All of it, in the order in which it came."""
+        self._file.seek(0)
+        for line in self._file:
+            yield Encoded(line.removesuffix("\n"))
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class Beside:
+    """What stands beside the runs, filled while these are read."""
+
+    def __init__(self) -> None:
+        self.refusals, self.overruns, self.voids, self.changes = (Spool() for _ in range(4))
+
+    def close(self) -> None:
+        for spool in (self.refusals, self.overruns, self.voids, self.changes):
+            spool.close()
+
+
+def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[dict[str, Any]]:
+    """The runs that were decided within the period or were open when it began, of a dataset; a project's alone, where
+    the question is about one."""
+    numbered = enumerate(standing.source.entries(), start=1)
+    counted = (sealed for _, sealed in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
+    while page := list(islice(counted, PAGE)):
+        yield from _page(page, standing, question, beside)
+
+
+def _page(page: Sequence[Sealed], standing: Standing, question: Question, beside: Beside) -> Iterator[dict[str, Any]]:
+    wanted: list[dict[str, Any]] = []
+    hashes: dict[int, str] = {}
+    for body, hash_ in page:
+        entry = journal.parse(body)
+        is_within = question.since is None or entry["at"] >= question.since
+        if entry["kind"] in ("run-approved", "run-refused"):
+            is_asked = question.project is None or entry.get("project") == question.project
+            if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
+                wanted.append(entry)
+                hashes[entry["seq"]] = hash_.hex()
+        elif is_within and not entry["kind"].startswith("run-") and _concerns(entry, question):
+            beside.changes.add(change(entry))
+    approved = [UUID(entry["run"]) for entry in wanted if entry["kind"] == "run-approved"]
+    later = standing.source.of_runs(approved) if approved else {}
+    for entry in wanted:
+        told = _Told(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
+        told.note(beside, question)
+        yield told.shown()
+
+
+def _concerns(entry: Said, question: Question) -> bool:
+    return question.project is None or entry["kind"] != "project-set" or entry["project"] == question.project
+
+
+def _after(sealed: Sequence[Sealed], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+    """What became of a run until the end of the period, by kind, each with its hash."""
+    found = {}
+    for body, hash_ in sealed:
+        entry = journal.parse(body)
+        if entry["seq"] <= standing.last_seq and entry["dataset_id"] == str(standing.source.dataset_id):
+            found[entry["kind"]] = (entry, hash_.hex())
+    return found
+
+
+class _Told:
+    """A run by its entries in one journal."""
+
+    def __init__(
+        self, standing: Standing, decision: dict[str, Any], hash_: str, later: Mapping[str, tuple[dict[str, Any], str]]
+    ) -> None:
+        self._standing, self._hash = standing, hash_
+        self._decision = {**_UNSAID, **{name: standing.registered[name] for name in ("bound", "adjacency")}, **decision}
+        self._mechanism = decision["request"].get("mechanism", _UNSAID["mechanism"])
+        self._started = later.get("run-started")
+        self._ended = next((later[kind] for kind in _ENDS if kind in later), None)
+        self._planned = planned_steps(decision)
+
+    @property
+    def _state(self) -> str:
+        if self._decision["kind"] == "run-refused":
+            return "refused"
+        if self._ended is not None:
+            return str(self._ended[0]["kind"]).removeprefix("run-")
+        return "started" if self._started is not None else "held"
+
+    def shown(self) -> dict[str, Any]:
+        """All that is known of the run."""
+        said, request = self._decision, self._decision["request"]
+        ended = self._ended[0] if self._ended is not None else {}
+        return {
+            "dataset": said["dataset"],
+            "run": said["run"],
+            "seq": said["seq"],
+            "hash": self._hash,
+            "at": said["at"],
+            "state": self._state,
+            "is_carried_in": UUID(said["run"]) in self._standing.carried,
+            "is_estimate": said["bound"] == "clt",
+            "asked_by": said["actor"],
+            "purpose": request.get("purpose"),
+            "project": said.get("project"),
+            "labels": request.get("labels", {}),
+            "code": request.get("code"),
+            "idempotency_key": said["idempotency_key"],
+            "named_as": said.get("via"),
+            "partitions": _partitions(said),
+            "mechanism": self._mechanism,
+            "mechanism_digest": journal.digest(journal.canonical(self._mechanism)).hex(),
+            "bound": said["bound"],
+            "adjacency": said["adjacency"],
+            "method": said["method"],
+            "assumptions": said["assumptions"],
+            "accountant": said["accountant"],
+            "delta_share": said.get("delta"),
+            "segments": show_segments(said["segments"]) if "segments" in said else None,
+            "planned_steps": self._planned,
+            "executed_steps": ended.get("steps"),
+            "stop": ended.get("stop"),
+            "cost": show_amount(Amount.of(said["cost"])),
+            "charged": _amount(ended, "charged"),
+            "returned": _amount(ended, "returned"),
+            "overrun": _overrun(ended),
+            "start_by": said.get("start_by"),
+            "started": _event(self._started),
+            "ended": _event(self._ended),
+            "left_after_decision": _left(said),
+            "left_at_end": _left(ended) if ended else None,
+        }
+
+    def note(self, beside: Beside, question: Question) -> None:
+        """Puts what the reader looks for by itself where it is looked for, if it happened within the period."""
+        said = self._decision
+        if said["kind"] == "run-refused":
+            beside.refusals.add(refusal(said))
+        if self._ended is None or (question.since is not None and self._ended[0]["at"] < question.since):
+            return
+        ended = self._ended[0]
+        about = {name: said[name] for name in ("dataset", "run")} | {name: ended[name] for name in ("seq", "at")}
+        about |= {"by": ended["actor"], "project": said.get("project")}
+        if "overrun" in ended:
+            steps = {"planned_steps": self._planned, "executed_steps": ended.get("steps")}
+            beside.overruns.add({**about, **steps, **(_overrun(ended) or {}), "is_estimate": said["bound"] == "clt"})
+        if ended["kind"] == "run-voided":
+            proposal = ended.get("proposal")
+            beside.voids.add(
+                {
+                    **about,
+                    "reason": ended["request"].get("reason"),
+                    "was": "held" if self._started is None else "started",
+                    "proposed_by": None if proposal is None else proposal["by"],
+                    "proposal": None if proposal is None else proposal["id"],
+                    "returned": _amount(ended, "returned"),
+                }
+            )
+
+
+def _amount(entry: Said, name: str) -> dict[str, Any] | None:
+    return show_amount(Amount.of(entry[name])) if name in entry else None
+
+
+def _overrun(entry: Said) -> dict[str, Any] | None:
+    said = entry.get("overrun")
+    if said is None:
+        return None
+    return {
+        "steps": said["steps"],
+        "cost": show_amount(Amount.of(said["cost"])),
+        "fits": said["fits"],
+        "frozen": said["frozen"],
+        "method": said["method"],
+    }
+
+
+def _event(sealed: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
+    if sealed is None:
+        return None
+    entry, hash_ = sealed
+    proposal = entry.get("proposal")
+    return {
+        "kind": entry["kind"].removeprefix("run-"),
+        "seq": entry["seq"],
+        "hash": hash_,
+        "at": entry["at"],
+        "by": entry["actor"],
+        "settle_by": entry.get("settle_by"),
+        "reason": entry.get("request", {}).get("reason"),
+        "evidence": entry.get("request", {}).get("evidence"),
+        "proposed_by": None if proposal is None else proposal["by"],
+    }
+
+
+def _left(entry: Said) -> dict[str, Any] | None:
+    """The least that is left of the accounts that an entry touches, in each quantity for itself."""
+    left = least_remaining(journal.accounts_of(entry).values())
+    return None if left is None else show_amount(left)
+
+
+def _partitions(decision: Said) -> list[str] | None:
+    found = {key.partition for key in journal.accounts_of(decision) if key.partition is not None}
+    return sorted(found) if found else None
+
+
+def planned_steps(decision: Said) -> int | None:
+    """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
+    segments = decision["segments"]["count"] if "segments" in decision else 1
+    try:
+        found = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
+    except LedgerError:  # recorded by a version that took more than this one does
+        return None
+    return None if found is None else found[1]
+
+
+def refusal(decision: Said) -> dict[str, Any]:
+    """A refusal: every account in which the run did not fit, with what it asked for and what was left."""
+    cost = Amount.of(decision["cost"])
+    return {
+        "dataset": decision["dataset"],
+        "run": decision["run"],
+        "seq": decision["seq"],
+        "at": decision["at"],
+        "by": decision["actor"],
+        "project": decision.get("project"),
+        "asked": show_amount(cost),
+        "binding": [
+            {
+                "account": account.key.facts(),
+                "quantity": quantity,
+                "left": show_amount(account.remaining),
+                "limit": show_amount(account.limit),
+            }
+            for account in journal.accounts_of(decision).values()
+            for quantity in cost.exceeds(account.remaining)
+        ],
+        "binding_elsewhere": list(decision.get("binding_elsewhere", ())),
+        "is_estimate": decision["bound"] == "clt",
+    }
+
+
+# --- what stewards did -----------------------------------------------------------------------------------------------
+
+_SAID: Final = (
+    "budget",
+    "ceiling",
+    "fair_use",
+    "state",
+    "title",
+    "description",
+    "project",
+    "names",
+    "disjoint",
+    "what",
+    "proposes",
+    "approve_by",
+    "about_run",
+)
+_LIMITS: Final = ("limit", "limit_before", "ceiling_limit")
+
+
+def change(entry: Said) -> dict[str, Any]:
+    """What a steward did: what changed, why, who proposed it and who did or approved it."""
+    proposal = entry.get("proposal")
+    done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
+    details: dict[str, Any] = {name: entry[name] for name in _SAID if entry.get(name) is not None}
+    details |= {name: show_amount(Amount.of(entry[name])) for name in _LIMITS if entry.get(name) is not None}
+    return {
+        "dataset": entry["dataset"],
+        "seq": entry["seq"],
+        "at": entry["at"],
+        "kind": entry["kind"],
+        "by": entry["actor"],
+        "proposed_by": None if done is None else done["by"],
+        "proposal": proposal if done is None else done["id"],
+        "reason": entry.get("reason"),
+        "details": details,
+    }

@@ -1,0 +1,468 @@
+"""The first pass: what a dataset's journal adds up to at both ends of a period, in integers.
+
+What is kept are accounts, sums and the runs that are still open; of runs that have ended nothing but what they add to a
+sum. `ledger.journal` checks every entry before it is counted here, and what follows a broken one is not counted at all.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import reduce
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from ledger import journal
+from ledger.errors import JournalBroken
+from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Balance
+from ledger.report.source import Question, Sealed, Source, TenantSource
+
+POINTS_MAX: Final = 512
+"""Of a figure over time. Beyond, points are left out, and never the extremes."""
+DISTINCT_MAX: Final = 100
+"""How many different assumptions of runs are told apart."""
+Said = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Broken:
+    """The first entry that is wrong, and what is wrong with it."""
+
+    seq: int
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A dataset's balance after an entry, each quantity of mu² in its integer unit."""
+
+    at: str
+    seq: int
+    limit: int
+    spent: int
+    held: int
+
+
+class Series:
+    """A balance over time in at most POINTS_MAX points: the first, the last, and of each stretch the extremes."""
+
+    def __init__(self) -> None:
+        self._points: list[Point] = []
+        self._newest: Point | None = None
+
+    def add(self, point: Point) -> None:
+        if self._newest is not None:
+            same = (self._newest.limit, self._newest.spent, self._newest.held)
+            if same == (point.limit, point.spent, point.held):
+                return
+        self._newest = point
+        self._points.append(point)
+        if len(self._points) > 4 * POINTS_MAX:
+            self._points = _thinned(self._points)
+
+    def points(self) -> list[Point]:
+        found = self._points
+        while len(found) > POINTS_MAX:
+            found = _thinned(found)
+        return found
+
+
+def _thinned(points: list[Point]) -> list[Point]:
+    """At most half as many: of each eight the four that have the most and the least counted, and the limits so."""
+    first, *middle, last = points
+    kept = [first]
+    for start in range(0, len(middle), 8):
+        stretch = middle[start : start + 8]
+        chosen = {
+            choose(range(len(stretch)), key=lambda index: of(stretch[index]))
+            for choose in (min, max)
+            for of in (_counted, _limit)
+        }
+        kept += [stretch[index] for index in sorted(chosen)]
+    return [*kept, last]
+
+
+def _counted(point: Point) -> int:
+    return point.spent + point.held
+
+
+def _limit(point: Point) -> int:
+    return point.limit
+
+
+class Greatest:
+    """The greatest of many changing numbers, in logarithmic time for each change."""
+
+    def __init__(self) -> None:
+        self._values: dict[AccountKey, int] = {}
+        self._heap: list[tuple[int, str]] = []
+        self._names: dict[str, AccountKey] = {}
+
+    def put(self, key: AccountKey, value: int) -> None:
+        if self._values.get(key) == value:
+            return
+        name = key.partition or ""
+        self._values[key], self._names[name] = value, key
+        heapq.heappush(self._heap, (-value, name))
+        if len(self._heap) > 4 * len(self._values) + 64:
+            self._heap = [(-number, each.partition or "") for each, number in self._values.items()]
+            heapq.heapify(self._heap)
+
+    def top(self) -> int:
+        """The greatest; 0 of none."""
+        while self._heap:
+            value, name = self._heap[0]
+            if self._values[self._names[name]] == -value:
+                return -value
+            heapq.heappop(self._heap)
+        return 0
+
+
+@dataclass(slots=True)
+class Open:
+    """A run that was approved and has not ended."""
+
+    state: Literal["held", "started"]
+    seq: int
+    at: str
+    by: Said
+    project: str | None
+    cost: Amount
+    due: str
+
+
+@dataclass(slots=True)
+class Share:
+    """What the runs of one project came to in a dataset; those of no project have a share too.
+
+    spent: charged to runs that ended within the period. held: of those still open at its end.
+    """
+
+    runs: int = 0
+    spent: Amount = ZERO
+    held: Amount = ZERO
+
+
+@dataclass(slots=True)
+class Exceeded:
+    """An account that went beyond its limit within the period, first by this entry. most: the furthest that it went."""
+
+    seq: int
+    at: str
+    most: Amount
+
+
+@dataclass(slots=True)
+class Standing:
+    """What a dataset's journal came to at the end of the period.
+
+    last_seq, last_hash, last_at: of the newest entry that is counted. opening: the accounts when the period began,
+    None where it has no beginning. carried: the runs that were open then.
+    """
+
+    source: Source
+    registered: Said = field(default_factory=dict)
+    state: str = ""
+    title: str = ""
+    description: str = ""
+    budget: Said | None = None
+    limit: Amount | None = None
+    limit_highest: Amount | None = None
+    limit_raised: int = 0
+    fair_use: Said | None = None
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    opening: dict[AccountKey, Account] | None = None
+    projects: dict[str, Said] = field(default_factory=dict)
+    open: dict[UUID, Open] = field(default_factory=dict)
+    carried: frozenset[UUID] = frozenset()
+    shares: dict[str | None, Share] = field(default_factory=dict)
+    exceeded: dict[AccountKey, Exceeded] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    charged: Amount = ZERO
+    returned: Amount = ZERO
+    samplings: Counter[str] = field(default_factory=Counter)
+    assumed: Counter[str] = field(default_factory=Counter)
+    series: Series = field(default_factory=Series)
+    last_seq: int = 0
+    last_hash: str = ""
+    last_at: str = ""
+    entries: int = 0
+    broken: Broken | None = None
+
+    @property
+    def name(self) -> str:
+        return self.source.name
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.registered.get("bound") == "clt"
+
+    def balance(self, project: str | None = None) -> Balance | None:
+        """What the base accounts come to, or those of a project: the most of each that is spent and held, the least
+        that is left, since disjoint partitions compose in parallel. None where there is no such account."""
+        found = [account for key, account in self.accounts.items() if is_watched(key, project)]
+        if not found:
+            return None
+        limit, spent, held, left = found[0].limit, ZERO, ZERO, found[0].remaining
+        for account in found:
+            limit, left = limit.least(account.limit), left.least(account.remaining)
+            spent, held = spent.most(account.spent), held.most(account.held)
+        return Balance(limit, spent, held, left)
+
+    def committed(self, project: str | None = None) -> Amount:
+        """The most that is spent and held together in any of these accounts, each quantity for itself."""
+        found = [account for key, account in self.accounts.items() if is_watched(key, project)]
+        return reduce(Amount.most, (account.spent + account.held for account in found), ZERO)
+
+
+def is_watched(key: AccountKey, project: str | None) -> bool:
+    """Whether an account is one that the report is about: of the dataset itself, or of the project."""
+    return key.is_base if project is None else key.project == project
+
+
+def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
+    """Reads a journal from end to end and adds up what it says until the end of the period."""
+    found = Standing(source)
+    reader = _Reader(found, question)
+    hashes = _Hashes(source.entries())
+    try:
+        for entry in journal.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
+            found.entries += 1
+            reader.read(entry, hashes.newest)
+        _demand_head(source.head, found.entries, hashes.newest)
+    except JournalBroken as error:
+        found.broken = Broken(error.seq, error.detail.partition(": ")[2])
+    reader.end()
+    return found
+
+
+class _Hashes:
+    """Entries on their way to be checked, with the hash of the newest one that went by."""
+
+    def __init__(self, entries: Iterable[Sealed]) -> None:
+        self._entries = entries
+        self.newest = NO_HASH.hex()
+
+    def __iter__(self) -> Iterator[Sealed]:
+        for body, hash_ in self._entries:
+            self.newest = hash_.hex()
+            yield body, hash_
+
+
+def _demand_head(head: Said, entries: int, newest: str) -> None:
+    """Entries that are missing at the end leave a journal that holds in itself. Raises JournalBroken."""
+    if head["seq"] > entries:
+        raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=entries + 1)
+    if (head["seq"], head["hash"]) != (entries, newest):
+        raise JournalBroken("is not the one that the head names", seq=entries)
+
+
+class _Reader:
+    """Adds up one entry after another."""
+
+    def __init__(self, found: Standing, question: Question) -> None:
+        self._found, self._project = found, question.project
+        self._since, self._until = question.since, question.until
+        self._is_over = self._is_within = False
+        self._spent, self._held = Greatest(), Greatest()
+        self._limit: int | None = None
+
+    def read(self, entry: dict[str, Any], hash_: str) -> None:
+        at = entry["at"]
+        # The order of entries is that of `seq`: the first one that is past the end closes the period.
+        self._is_over = self._is_over or (self._until is not None and at >= self._until)
+        if self._is_over:
+            return
+        if not self._is_within and (self._since is None or at >= self._since):
+            self._begin()
+        found = self._found
+        found.last_seq, found.last_hash, found.last_at = entry["seq"], hash_, at
+        kind: str = entry["kind"]
+        if kind.startswith("run-"):
+            self._of_run(entry, kind)
+        else:
+            self._of_dataset(entry, kind)
+        self._count_accounts(entry)
+
+    def _begin(self) -> None:
+        self._is_within = True
+        found = self._found
+        if self._since is None:
+            return
+        found.opening = dict(found.accounts)
+        found.carried = frozenset(found.open)
+        found.counts["listed"] += sum(self._is_of_project(run.project) for run in found.open.values())
+        for key, account in found.accounts.items():
+            self._watch_limit(key, account, found.last_seq, self._since)
+        if self._limit is not None:
+            self._add_point(self._since, found.last_seq)
+
+    def _is_of_project(self, project: str | None) -> bool:
+        return self._project is None or project == self._project
+
+    def _watch_limit(self, key: AccountKey, account: Account, seq: int, at: str) -> None:
+        """A principal's account limits what is held at once, which is no promise about the data."""
+        if account.overdrawn == ZERO or key.principal_id is not None:
+            return
+        known = self._found.exceeded.setdefault(key, Exceeded(seq, at, account.overdrawn))
+        known.most = known.most.most(account.overdrawn)
+
+    def end(self) -> None:
+        """Closes a period in which nothing happened, and counts what is held."""
+        if not self._is_within:
+            self._begin()
+        for run in self._found.open.values():
+            share = self._found.shares.setdefault(run.project, Share())
+            share.held += run.cost
+
+    # --- the dataset
+
+    def _of_dataset(self, entry: dict[str, Any], kind: str) -> None:
+        found = self._found
+        found.state = entry.get("state", found.state)
+        found.title, found.description = entry.get("title", found.title), entry.get("description", found.description)
+        match kind:
+            case "dataset-registered":
+                found.registered = entry
+                self._limited(entry)
+            case "budget-set":
+                self._limited(entry)
+            case "project-set":
+                found.projects[entry["project"]] = {"budget": entry["budget"], "limit": entry["limit"]}
+            case "fair-use-set":
+                found.fair_use = entry["fair_use"]
+            case _:
+                pass
+        if self._is_within:
+            found.counts[kind] += 1
+
+    def _limited(self, entry: dict[str, Any]) -> None:
+        found = self._found
+        if entry["limit"] is None:
+            return
+        limit = Amount.of(entry["limit"])
+        if self._is_within and found.limit is not None and limit.exceeds(found.limit):
+            found.limit_raised += 1
+        found.budget, found.limit = entry["budget"], limit
+        found.limit_highest = limit if found.limit_highest is None else found.limit_highest.most(limit)
+
+    # --- runs
+
+    def _of_run(self, entry: dict[str, Any], kind: str) -> None:
+        found, run = self._found, UUID(entry["run"])
+        if self._is_within:
+            found.counts[kind] += 1
+        match kind:
+            case "run-approved":
+                due, cost = entry["start_by"], Amount.of(entry["cost"])
+                by, project = entry["actor"], entry.get("project")
+                found.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
+                self._decided(entry)
+            case "run-refused":
+                self._decided(entry)
+            case "run-started":
+                opened = found.open[run]
+                opened.state, opened.due = "started", entry["settle_by"]
+            case "run-settled":
+                self._ended(run, Amount.of(entry["charged"]), Amount.of(entry["returned"]))
+                found.state = entry.get("state", found.state)
+                if "overrun" in entry and self._is_within:
+                    found.counts["overrun"] += 1
+            case _:
+                self._ended(run, ZERO, Amount.of(entry["returned"]))
+
+    def _decided(self, entry: dict[str, Any]) -> None:
+        if not self._is_within:
+            return
+        found = self._found
+        project = entry.get("project")
+        found.counts["listed"] += self._is_of_project(project)
+        found.shares.setdefault(project, Share()).runs += 1
+        for mechanism in _parts(entry["request"].get("mechanism", {})):
+            if "sampling" in mechanism:
+                found.samplings[mechanism["sampling"]] += 1
+        for sentence in entry.get("assumptions", ()):
+            if sentence in found.assumed or len(found.assumed) < DISTINCT_MAX:
+                found.assumed[sentence] += 1
+
+    def _ended(self, run: UUID, charged: Amount, returned: Amount) -> None:
+        found = self._found
+        project = found.open.pop(run).project
+        if not self._is_within:
+            return
+        share = found.shares.setdefault(project, Share())
+        share.spent += charged
+        found.charged, found.returned = found.charged + charged, found.returned + returned
+
+    # --- accounts
+
+    def _count_accounts(self, entry: dict[str, Any]) -> None:
+        found = self._found
+        is_touched = False
+        for key, account in journal.accounts_of(entry).items():
+            found.accounts[key] = account
+            if is_watched(key, self._project):
+                is_touched = True
+                self._spent.put(key, account.spent.mu_sq_pico)
+                self._held.put(key, account.held.mu_sq_pico)
+                self._limit = account.limit.mu_sq_pico
+            if self._is_within:
+                self._watch_limit(key, account, entry["seq"], entry["at"])
+        if is_touched and self._is_within:
+            self._add_point(entry["at"], entry["seq"])
+
+    def _add_point(self, at: str, seq: int) -> None:
+        self._found.series.add(Point(at, seq, self._limit or 0, self._spent.top(), self._held.top()))
+
+
+def _parts(mechanism: Said) -> Iterable[Said]:
+    """The mechanism itself, or what it is composed of."""
+    parts = mechanism.get("parts")
+    if not isinstance(parts, list):
+        yield mechanism
+        return
+    for part in parts:
+        yield from _parts(part)
+
+
+# --- the tenant's own journal ----------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class TenantStanding:
+    """What a tenant's own journal came to at the end of the period. policies: the entries that set one within it."""
+
+    source: TenantSource
+    second_steward: bool = False
+    policies: list[dict[str, Any]] = field(default_factory=list)
+    counts: Counter[str] = field(default_factory=Counter)
+    last_seq: int = 0
+    last_hash: str = ""
+    broken: Broken | None = None
+
+
+def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
+    """Reads the tenant's own journal from end to end."""
+    found = TenantStanding(source)
+    is_over = False
+    hashes, entries = _Hashes(source.entries()), 0
+    try:
+        for entry in journal.walk_tenant(hashes, tenant_id=question.tenant_id):
+            entries += 1
+            at = entry["at"]
+            is_over = is_over or (question.until is not None and at >= question.until)
+            if is_over:
+                continue
+            found.last_seq, found.last_hash = entry["seq"], hashes.newest
+            if entry["kind"] == "policy-set":
+                found.second_steward = bool(entry["second_steward"])
+            if question.since is None or at >= question.since:
+                found.counts[entry["kind"]] += 1
+                if entry["kind"] == "policy-set":
+                    found.policies.append(entry)
+        _demand_head(source.head, entries, hashes.newest)
+    except JournalBroken as error:
+        found.broken = Broken(error.seq, error.detail.partition(": ")[2])
+    return found

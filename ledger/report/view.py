@@ -1,0 +1,65 @@
+"""A document with its lists cut to what a page can hold, and how long they are in full."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledger.report.text import decode, encode
+
+RUNS_OF_DATASET_MAX: Final = 200
+RUNS_MAX: Final = 1000
+"""Of the runs, and of each other list, as many of the newest are shown for each dataset, and so many in all."""
+RUNS_OF_DATASET_MIN: Final = 10
+ACCOUNTS_MAX: Final = 500
+DATASETS_MAX: Final = 200
+FIGURES_MAX: Final = 12
+"""How many datasets are shown with figures."""
+_FIRST: Final = {"accounts": ACCOUNTS_MAX, "datasets": DATASETS_MAX}
+_NEWEST: Final = ("runs", "refusals", "overruns", "overdue", "voids", "changes")
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """document: as the JSON has it, with its lists cut. totals: how many items each of them has in full."""
+
+    document: Mapping[str, Any]
+    totals: Mapping[str, int]
+
+    def is_cut(self, name: str) -> bool:
+        return self.totals[name] > len(self.document[name])
+
+
+def view_of(members: Iterable[tuple[str, Any]]) -> View:
+    """Reads the members of a document to the end and keeps of each list as much as a page can hold. They may come from
+    `document.parts`, or be the items of a document that was read as JSON."""
+    document: dict[str, Any] = {}
+    totals: dict[str, int] = {}
+    for name, value in members:
+        if name in _FIRST or name in _NEWEST:
+            datasets = len(document["about"]["datasets"])
+            document[name], totals[name] = _cut(name, iter(value), datasets)
+        else:
+            document[name] = decode(encode(value))
+    return View(document, totals)
+
+
+def _cut(name: str, items: Iterator[Any], datasets: int) -> tuple[list[Any], int]:
+    total = 0
+    if name in _FIRST:
+        kept: list[Any] = []
+        for total, item in enumerate(items, start=1):  # noqa: B007 (the number of the last one is how many there are)
+            if len(kept) < _FIRST[name]:
+                kept.append(decode(encode(item)))
+        return kept, total
+    share = max(RUNS_OF_DATASET_MIN, min(RUNS_OF_DATASET_MAX, RUNS_MAX // max(datasets, 1)))
+    newest: defaultdict[str, deque[str]] = defaultdict(lambda: deque(maxlen=share))
+    counted: Counter[str] = Counter()
+    for item in items:
+        text = encode(item)
+        dataset = decode(text)["dataset"] if isinstance(item, str) else item["dataset"]
+        newest[dataset].append(text)
+        counted[dataset] += 1
+    return [decode(text) for texts in newest.values() for text in texts], counted.total()
