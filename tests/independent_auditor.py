@@ -7,8 +7,11 @@ python independent_auditor.py EXPORT JWKS     prints the totals as JSON, or the 
 import base64
 import hashlib
 import json
+import math
 import pathlib
+import statistics
 import sys
+from decimal import Decimal, getcontext
 from typing import Any
 
 from cryptography.exceptions import InvalidSignature
@@ -18,6 +21,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import independent_verifier as verifier  # type: ignore[import-not-found]  # it stands beside this file
 
 HEAD = "privacy-ledger-head+jws"
+DELTAS = (1e-5, 1e-6)
+RATES = (0.001, 0.01, 0.05)
+getcontext().prec = 50
 
 
 def decoded(text: str) -> bytes:
@@ -95,8 +101,55 @@ def totals(
         "root": head["root"],
         "balances": {project: said(fullest(those)) for project, those in budgets.items()},
         "accounts": shown,
+        "disclosed": {part: disclosed(fullest(budgets[""])[part]) for part in ("spent", "limit")},
+        **moved(entries),
         "runs": {state: sum(each == state for each in states.values()) for state in sorted(set(states.values()))},
     }
+
+
+def moved(entries: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """What was charged for runs, and what they gave back."""
+    added = {"charged": [0, 0], "returned": [0, 0]}
+    for entry in entries:
+        for part in added:
+            if part in entry:
+                added[part] = [
+                    mine + int(entry[part][name]) for mine, name in zip(added[part], verifier.QUANTITIES, strict=True)
+                ]
+    return said(added)
+
+
+def disclosed(amount: list[int]) -> dict[str, Any]:
+    """An amount in words, by the formulas of docs/accounting.md: epsilon at two deltas, and by how many true positives
+    the best attack goes with so many false ones."""
+    mu, exact = math.sqrt(amount[0] / 1e12), 1 - (-Decimal(amount[1]).scaleb(-18)).exp()
+    delta = float(exact)
+
+    def curve(epsilon: float) -> float:
+        if mu == 0:
+            return 0.0
+        return below(-epsilon / mu + mu / 2) - math.exp(epsilon) * below(-epsilon / mu - mu / 2)
+
+    def epsilon(at: float) -> float | None:
+        # In doubles the difference would lose its digits where a budget's delta is nearly the one that is asked about.
+        left = float((Decimal(repr(at)) - exact) / (1 - exact))
+        if left <= 0:
+            return None
+        low, high = 0.0, 100.0
+        for _ in range(200):
+            middle = (low + high) / 2
+            low, high = (middle, high) if curve(middle) > left else (low, middle)
+        return high
+
+    def rate(alpha: float) -> float:
+        return min(1.0, delta + (1 - delta) * below(statistics.NormalDist().inv_cdf(alpha / (1 - delta)) + mu))
+
+    return {"epsilon": {str(at): epsilon(at) for at in DELTAS}, "rates": {str(at): rate(at) for at in RATES}}
+
+
+def below(z: float) -> float:
+    """The standard normal distribution's CDF, from the tail that does not cancel."""
+    return math.erfc(-z / math.sqrt(2)) / 2
 
 
 def fullest(accounts: list[dict[str, list[int]]]) -> dict[str, list[int]]:

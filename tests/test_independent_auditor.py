@@ -21,9 +21,9 @@ AUDITOR = Path(__file__).parent / "independent_auditor.py"
 
 def lived(ledger: Ledger) -> None:
     """Two datasets with runs of every state, a project, partitions, fair use and an overrun."""
-    ledger.register(budget={"mu": 1, "delta": 1e-6}, bound="certified")
-    ok(ledger.put("/v1/datasets/mnist/projects/ranking", {"budget": {"mu": 0.8, "delta": 1e-6}}))
-    ok(ledger.put("/v1/datasets/mnist/fair-use", {"held": {"mu": 0.9, "delta": 1e-6}, "reason": "for all"}))
+    ledger.register(budget={"mu": 1, "delta": 5e-7}, bound="certified")
+    ok(ledger.put("/v1/datasets/mnist/projects/ranking", {"budget": {"mu": 0.8, "delta": 5e-7}}))
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"held": {"mu": 0.9, "delta": 5e-7}, "reason": "for all"}))
     ledger.ask({"type": "gaussian", "noise_multiplier": 1})  # refused
     runs = [ok(ledger.ask(project="ranking" if n % 2 else None))["id"] for n in range(5)]
     for run in runs[:3]:
@@ -67,6 +67,55 @@ def test_the_auditor_recomputes_what_the_ledger_says(ledger: Ledger, tmp_path: P
             assert {part: mine[part] for part in partition["balance"]} == exact(partition["balance"])
         states = [run["state"] for run in ok(ledger.get("/v1/runs", dataset=name, limit=1000))["items"]]
         assert found["runs"] == {state: states.count(state) for state in set(states)}
+
+
+def balance_of(mine: dict[str, Any]) -> dict[str, Any]:
+    """The auditor's amounts by the names that a report has for them."""
+    return {**{part: mine[part] for part in ("limit", "spent", "held")}, "left": mine["remaining"]}
+
+
+def test_the_auditor_recomputes_the_report(ledger: Ledger) -> None:
+    """Goal: the totals of the audit report, and what it says of attacks, are what somebody else's code makes of the
+    export. Method: exact integers, and epsilons and rates to nine digits; heads and signatures to the letter."""
+    lived(ledger)
+    ok(ledger.post(f"/v1/runs/{ok(ledger.get('/v1/runs', state='started'))['items'][0]['id']}/settle"))
+    jwks = ok(ledger.client.get("/.well-known/jwks.json"))
+    report = ok(ledger.get("/v1/report"))
+    assert [each["name"] for each in report["datasets"]] == ["mnist", "parts"]
+    for told in report["datasets"]:
+        lines = ledger.get(f"/v1/datasets/{told['name']}/export").text.split("\n")[:-1]
+        mine = independent_auditor.audited(lines, jwks)
+        assert exact(told["balance"]) == balance_of(mine["balances"][""])
+        assert {part: told["totals"].get(part, 0) for part in ("refused", "settled", "voided")} == {
+            part: mine["runs"].get(part, 0) for part in ("refused", "settled", "voided")
+        }
+        assert told["totals"]["runs"] == sum(mine["runs"].values())
+        assert exact({part: told["totals"][part] for part in ("charged", "returned")}) == {
+            part: mine[part] for part in ("charged", "returned")
+        }
+        for part in ("spent", "limit"):
+            for each in told["epsilon"]:
+                assert each[part] == pytest.approx(mine["disclosed"][part]["epsilon"][str(each["delta"])], rel=1e-9)
+            for each in told["attack"][part]["true_positive_rates"]:
+                rate = mine["disclosed"][part]["rates"][str(each["false_positive_rate"])]
+                assert each["true_positive_rate"] == pytest.approx(rate, rel=1e-9)
+        accounts = {
+            (each["account"].get("partition"), each["account"].get("project"), each["account"].get("principal")): exact(
+                {part: each[part] for part in ("limit", "spent", "held", "overdrawn", "left")}
+            )
+            for each in report["accounts"]
+            if each["dataset"] == told["name"]
+        }
+        assert accounts == {
+            (each["partition"], each["project"], each["principal"]): balance_of(each) | {"overdrawn": each["overdrawn"]}
+            for each in mine["accounts"]
+        }
+        (head,) = [each for each in report["heads"] if each["dataset"] == told["name"]]
+        signature = json.loads(lines[-1])["head"]["signature"]
+        assert [head[part] for part in ("seq", "hash", "root", "signature")] == [
+            *(mine[part] for part in ("seq", "hash", "root")),
+            signature,
+        ]
 
 
 def test_the_auditor_imports_nothing_of_ours() -> None:
