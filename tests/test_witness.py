@@ -120,7 +120,7 @@ def test_receipts_and_heads_on_the_command_line(terminal: Terminal, tmp_path: Pa
     )
     said = terminal(f"verify late.jsonl {kept} --earlier early.jsonl").out
     assert "one of the keys you gave" in said
-    assert "2 receipts, 1 earlier heads, 3 entries of the earlier export" in said
+    assert "2 receipts, 1 earlier head, 3 entries of the earlier export" in said
     assert "came with the export itself" in terminal("verify late.jsonl --head head.json").out
     assert terminal(f"check {kept} --json").json["holds"] is True
     lines = (tmp_path / "late.jsonl").read_text().split("\n")[:-1]

@@ -90,7 +90,8 @@ def _write(proof: Any, output: Path, as_json: bool) -> None:
         output.write_text(text + "\n", encoding="utf-8")
     except OSError as error:
         raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
-    told = f"{output}: {len(proof['path'])} hashes. Check it: privacy-ledger proof verify {output} --jwks FILE"
+    hashes = show.counted(len(proof["path"]), "hash", "hashes")
+    told = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
     if as_json:
         print(json.dumps({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])}))
     else:

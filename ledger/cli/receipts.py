@@ -34,7 +34,8 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
     """Get the receipt of a run: of its start or, before that, of its approval."""
     with server() as ledger:
         answer = ledger.receipt(run)
-    told = f"the receipt of run {answer['run']}, {answer['state']}. Check it: privacy-ledger receipt verify"
+    check = f"Check it: privacy-ledger receipt verify {output} --jwks FILE"
+    told = f"the receipt of run {answer['run']}, {answer['state']}. {check}"
     _written(answer, answer["receipt"], output, as_json, shown=show.received, told=told)
 
 
@@ -90,7 +91,8 @@ def jwks(output: Output = None, as_json: Json = False) -> None:
     with server() as ledger:
         found = ledger.jwks()
     text = json.dumps(found, indent=2)
-    told = f"{len(found['keys'])} public keys. Check a receipt: privacy-ledger receipt verify FILE --jwks"
+    keys = show.counted(len(found["keys"]), "public key")
+    told = f"{keys}. Check a receipt: privacy-ledger receipt verify FILE --jwks {output}"
     _written(found, text, output, as_json, shown=lambda _: print(text), told=told)
 
 

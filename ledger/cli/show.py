@@ -638,6 +638,11 @@ def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
     }
 
 
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """So many of something, in words."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def _vouched_facts(vouched: Vouched) -> dict[str, Any]:
     found = {"heads": vouched.heads, "receipts": vouched.receipts, "earlier": vouched.earlier}
     return {
@@ -657,13 +662,13 @@ def _vouched(vouched: Vouched, grid: Table) -> None:
     else:
         told = f"{vouched.kid}, which came with the export itself: anybody could have made it. Say --jwks"
         grid.add_row("signed by", Text(told, style="yellow"))
-    held = {
-        "receipts": vouched.receipts,
-        "earlier heads": vouched.heads,
-        "entries of the earlier export": vouched.earlier,
-    }
-    if any(held.values()):
-        grid.add_row("contains", ", ".join(f"{count:,} {what}" for what, count in held.items() if count))
+    held = (
+        (vouched.receipts, "receipt", "receipts"),
+        (vouched.heads, "earlier head", "earlier heads"),
+        (vouched.earlier, "entry of the earlier export", "entries of the earlier export"),
+    )
+    if any(count for count, *_ in held):
+        grid.add_row("contains", ", ".join(counted(*each) for each in held if each[0]))
 
 
 def proved_facts(found: Proved) -> dict[str, Any]:
@@ -689,7 +694,7 @@ def proved(found: Proved) -> None:
     if found.kind == "inclusion":
         grid.add_row("entry", f"{found.seq:,} is among the first {found.size:,}")
         grid.add_row("its hash", str(found.hash))
-        grid.add_row("receipts", f"{found.receipts} that name it" if found.receipts else "none given")
+        grid.add_row("named by", f"{counted(found.receipts, 'receipt')} of it" if found.receipts else "none given")
     else:
         grid.add_row("history", f"of {found.size:,} entries begins with that of {found.seq:,}, as it was signed")
     grid.add_row("root", found.root)
