@@ -187,15 +187,15 @@ class Courier:
         *,
         hosts: Hosts,
         every_seconds: float,
+        signed_head: watch.SignedHead,
         clock: Callable[[Reading], int] = Reading.now_us,
         on_delivery: Callable[[Outcome], None] = lambda _outcome: None,
-        said_of_head: watch.SignedHead = watch.plain_head,
     ) -> None:
-        """clock: what time it is, in microseconds; the database's. on_delivery: is told what came of each try.
-        said_of_head: what is sent of a journal's head, where a tenant asks for heads."""
+        """signed_head: what is sent of a journal's head, where a tenant asks for heads. clock: what time it is, in
+        microseconds; the database's. on_delivery: is told what came of each try."""
         self._store, self._writer, self._signer = store, writer, signer
         self._hosts, self._every_seconds, self._clock, self._on_delivery = hosts, every_seconds, clock, on_delivery
-        self._said_of_head = said_of_head
+        self._signed_head = signed_head
         self._lock = threading.Lock()
         self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
         self._woken_for: set[UUID] = set()
@@ -293,7 +293,7 @@ class Courier:
             if is_time:
                 found += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
             if is_time and tenant.alerting.heads and tenant.alerting.webhook is not None:
-                heads = list(watch.moved_heads(reading, looked.heads, self._said_of_head))
+                heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
                 found += heads
             new = _not_in(reading, found)
             is_full = reading.alerts_beyond(watch.ALERTS_MAX)

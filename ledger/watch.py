@@ -93,13 +93,6 @@ SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
 """Says of a journal its `seq`, `hash`, and what else is said of a head; None is the tenant's own."""
 
 
-def plain_head(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
-    """A journal's newest number and hash, which pin all that came before."""
-    tenant = reading.tenant() if dataset is None else None
-    seq, hash_ = (tenant.seq, tenant.head) if tenant is not None else (0, NO_HASH)
-    return {"seq": seq, "hash": hash_.hex()} if dataset is None else {"seq": dataset.seq, "hash": dataset.head.hex()}
-
-
 def moved_heads(reading: Reading, told: Mapping[UUID | None, int], said_of: SignedHead) -> Iterator[Alert]:
     """The heads of the journals that are elsewhere than where they were `told` to be, or why there is none."""
     tenant = reading.tenant()

@@ -21,10 +21,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from sqlalchemy import event, text
 
 from ledger import courier as courier_module
-from ledger import watch
+from ledger import jws, watch
 from ledger.alerts import mismatch, trial
 from ledger.courier import ANSWER_BYTES_MAX, BATCH, FIRST_WAIT_US, LEASE_US, TRIES, Courier, Hosts
 from ledger.errors import JournalBroken, LedgerError
+from ledger.heads import Heads
 from ledger.jws import SigningKey
 from ledger.model import Alerting, KeptAlert, Parent, Settle, Start
 from ledger.settings import Settings
@@ -117,6 +118,7 @@ class Post:
             self.signer,
             hosts=self.hosts,
             every_seconds=3600,
+            signed_head=Heads(self.desk.store, self.signer).signed,
             clock=lambda reading: Reading.now_us(reading) + self.later_us,
             on_delivery=self.outcomes.append,
         )
@@ -639,13 +641,19 @@ def test_a_budget_that_will_not_last(post: Post) -> None:
 
 def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
     """Goal: a head that is kept elsewhere, once an hour where the journal moved, for those who ask. Method: rounds with
-    and without time and entries between them; what is sent is what the rows say."""
+    and without time and entries between them; what is sent is what the rows say, signed as a head."""
     courier = post.courier()
 
     def sent() -> list[tuple[str | None, int, str]]:
         courier.round()
         said = [each["alert"] for each in receiver.events()]
         assert {each["kind"] for each in said} <= {"head"}
+        for each in said:
+            signed = jws.read(each["signature"], keys=post.signer.public_keys(), typ=jws.HEAD)
+            assert {part: signed[part] for part in ("seq", "hash", "root")} == {
+                part: each[part] for part in ("seq", "hash", "root")
+            }
+            assert signed.get("dataset") == each.get("dataset")
         return [(each.get("dataset", {}).get("name"), each["seq"], each["hash"]) for each in said]
 
     assert sent() == []
@@ -681,7 +689,7 @@ def test_a_journal_that_no_head_is_said_of(post: Post, receiver: Receiver) -> No
         hosts=post.hosts,
         every_seconds=3600,
         clock=lambda reading: Reading.now_us(reading) + post.later_us,
-        said_of_head=refuses,
+        signed_head=refuses,
     )
     for _ in range(2):
         courier.round()

@@ -126,8 +126,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             signer,
             hosts=Hosts(chosen.webhook_hosts),
             every_seconds=chosen.watch_seconds,
+            signed_head=heads.signed,
             on_delivery=metrics.delivery,
-            said_of_head=heads.signed,
         )
         publisher = None if chosen.heads_dir is None else _publisher(chosen.heads_dir, store, writer, heads)
         writer.start()
