@@ -216,7 +216,6 @@ JWK = KEY.public_jwk()
         {"keys": [{**JWK, "use": "enc"}]},
         {"keys": [JWK] * (KEYS_MAX + 1)},
     ],
-    ids=str,
 )
 def test_key_sets_that_are_none(jwks: Any) -> None:
     """Goal: what is not a set of these keys is refused before any token is read by it."""
