@@ -14,7 +14,7 @@ The map, and the way of a request through it:
     journal        the hash chain, replay
     tables         the schema, for PostgreSQL and SQLite
     rows           rows of the tables as the nouns, and back
-    store          all SQL
+    store/         all SQL: connections, what is read, what is written
     watch          what is worth telling of that no decision raises: late runs, broken journals, short budgets
     courier        looks now and then, and takes alerts from the outbox to webhooks
     certificates   the cache of costs that are dear to compute

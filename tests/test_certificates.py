@@ -20,7 +20,6 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from ledger import certificates as certificates_module
-from ledger import store as store_module
 from ledger import tables
 from ledger.accounting import amounts, mechanisms
 from ledger.accounting.costs import Cost
@@ -29,7 +28,7 @@ from ledger.certificates import Certificates, digest_of, read, share_of, written
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.model import Amount
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
+from ledger.store import Store, engine_for, engines
 from tests.accountant import DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
 from tests.driver import past_the_ledger
 
@@ -315,8 +314,8 @@ def test_whoever_holds_the_database_does_not_hold_an_answer(
     database: Settings, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Goal: an answer waits for no write of the cache. Method: another transaction has the row, or all of SQLite."""
-    monkeypatch.setattr(store_module, "SQLITE_BUSY_SECONDS", 0.1)
-    monkeypatch.setattr(store_module, "POSTGRESQL_OPTIONS", "-c lock_timeout=100ms")
+    monkeypatch.setattr(engines, "SQLITE_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(engines, "POSTGRESQL_OPTIONS", "-c lock_timeout=100ms")
     store = Store(engine_for(database.database_url.get_secret_value()))
     caches = Caches(store)
     cache = caches.open(Accountant())

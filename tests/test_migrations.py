@@ -31,10 +31,9 @@ from sqlalchemy import make_url
 
 import ledger
 from ledger import deploy, tables
-from ledger import store as store_module
 from ledger.errors import Misconfigured, NotFound
 from ledger.settings import Settings
-from ledger.store import engine_for
+from ledger.store import engine_for, engines
 from tests import postgres
 from tests.conftest import KINDS, SERVER_ROLE, Templates
 from tests.driver import environment, free_port
@@ -451,7 +450,7 @@ def test_a_migration_that_cannot_have_its_lock_gives_up(place: Place, monkeypatc
     Method: hold the lock, shorten the wait, and look at the clock; on PostgreSQL also with a lock on a table.
     """
     monkeypatch.setattr(deploy, "_LOCK_TIMEOUT_MS", 100)
-    monkeypatch.setattr(store_module, "SQLITE_BUSY_SECONDS", 0.1)
+    monkeypatch.setattr(engines, "SQLITE_BUSY_SECONDS", 0.1)
     with place.templates.clone(place.kind, place.folder) as settings:
         change(settings, "UPDATE alembic_version SET version_num = version_num")
         if place.kind == "sqlite":

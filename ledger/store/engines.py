@@ -1,0 +1,173 @@
+"""Connections: how each database is opened, what its errors mean, and the transactions that begin there."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, Literal
+from uuid import UUID
+
+from sqlalchemy import (
+    Connection,
+    Engine,
+    create_engine,
+    event,
+    func,
+    make_url,
+    select,
+    text,
+)
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from ledger.store.reading import Reading
+from ledger.store.writing import Writing
+from ledger.tables import (
+    TENANT_SETTING,
+    Uid,
+    operator_keys,
+    tenants,
+)
+
+SQLITE_BUSY_SECONDS: Final = 10
+WAL_TRIES_MAX: Final = 20
+POSTGRESQL_OPTIONS: Final = (
+    "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
+)
+RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
+
+
+def engine_for(url: str, *, pool_size: int = 20) -> Engine:
+    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3)."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "postgresql":
+        return create_engine(
+            parsed.set(drivername="postgresql+psycopg"),
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_pre_ping=True,
+            pool_timeout=10,
+            connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, "application_name": "privacy-ledger"},
+        )
+    engine = create_engine(
+        parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
+    )
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
+    connection.isolation_level = None  # BEGIN is ours to say, below
+    _use_wal(connection)
+    for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
+        connection.execute(f"PRAGMA {pragma}").close()
+
+
+def _use_wal(connection: sqlite3.Connection) -> None:
+    """Write-ahead logging, which a file keeps. Changing to it fails at once where another process does the same,
+    whatever the busy timeout; a transaction waits for that one, and then nothing is left to change."""
+    for is_last in [False] * (WAL_TRIES_MAX - 1) + [True]:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL").close()
+            return
+        except sqlite3.OperationalError as error:
+            if is_last or getattr(error, "sqlite_errorcode", 0) & 0xFF != sqlite3.SQLITE_BUSY:
+                raise
+        connection.execute("BEGIN IMMEDIATE").close()
+        connection.execute("COMMIT").close()
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    # A deferred transaction that turns into a writing one fails at once when another writes, whatever the busy timeout.
+    writing = connection.get_execution_options().get("writing", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+
+def failure_kind(error: Exception) -> Literal["retry", "unavailable", "other"]:
+    """What a database error means for the one who asked: try the same again, come back later, or neither."""
+    if isinstance(error, PoolTimeout):
+        return "unavailable"
+    if not isinstance(error, DBAPIError):
+        return "other"
+    if error.connection_invalidated:
+        return "unavailable"
+    if isinstance(error.orig, sqlite3.OperationalError):
+        primary = (getattr(error.orig, "sqlite_errorcode", 0) or 0) & 0xFF
+        busy = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR)
+        return "unavailable" if primary in (*busy, sqlite3.SQLITE_CANTOPEN) else "other"
+    state = getattr(error.orig, "sqlstate", None)
+    if state in RETRYABLE:
+        return "retry"
+    # No state: the connection was never made. 08 connection, 53 resources, 57 shutdown or timeout, 55P03 lock timeout.
+    if getattr(error.orig, "sqlstate", "") is None or str(state)[:2] in ("08", "53", "57") or state == "55P03":
+        return "unavailable"
+    return "other"
+
+
+class Store:
+    """The database. `reading` and `writing` open a transaction for one tenant."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._readers: Engine
+        self._writers: Engine
+        if engine.dialect.name == "postgresql":
+            self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
+            self._writers = engine.execution_options(isolation_level="READ COMMITTED")
+        else:
+            self._readers = engine
+            self._writers = engine.execution_options(writing=True)
+
+    @contextmanager
+    def reading(self, tenant_id: UUID) -> Iterator[Reading]:
+        with self._readers.begin() as connection:
+            self._say_tenant(connection, tenant_id)
+            yield Reading(connection, tenant_id)
+
+    @contextmanager
+    def writing(self, tenant_id: UUID) -> Iterator[Writing]:
+        """Commits when the block ends, rolls back when it raises."""
+        with self._writers.begin() as connection:
+            self._say_tenant(connection, tenant_id)
+            yield Writing(connection, tenant_id)
+
+    @staticmethod
+    def _say_tenant(connection: Connection, tenant_id: UUID) -> None:
+        """For this transaction alone: SET LOCAL ends with it, however it ends."""
+        if not isinstance(tenant_id, UUID):
+            raise TypeError("a tenant's id is a UUID")
+        if connection.dialect.name == "postgresql":
+            connection.exec_driver_sql(f"SET LOCAL {TENANT_SETTING} = '{tenant_id}'")
+
+    def operator_key(self, digest: bytes) -> UUID | None:
+        """The id of the operator's key with this digest, if it is live."""
+        wanted = select(operator_keys.c.id).where(
+            operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None)
+        )
+        with self._readers.begin() as connection:
+            return connection.execute(wanted).scalar()
+
+    def tenants(self) -> list[tuple[UUID, str]]:
+        """Every tenant's id and name, for whoever has the database itself."""
+        with self._readers.begin() as connection:
+            rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
+            return [(row.tenant_id, row.name) for row in rows]
+
+    def webhook_tenants(self) -> list[UUID]:
+        """The tenants that have a webhook. On PostgreSQL by a function of the owner's, which tells of them alone."""
+        if self.engine.dialect.name == "postgresql":
+            wanted = select(func.public.webhook_tenants(type_=Uid()))
+        else:
+            wanted = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
+        with self._readers.begin() as connection:
+            return list(connection.execute(wanted).scalars())
+
+    def revision(self) -> str | None:
+        """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
+        with self._readers.begin() as connection:
+            return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+    def close(self) -> None:
+        self.engine.dispose()
