@@ -15,7 +15,7 @@ COPY ledger ledger
 COPY migrations migrations
 # Not editable: the environment is all that goes on. What only builds leaves it again.
 RUN /opt/ledger/bin/pip install --no-cache-dir --no-deps --no-build-isolation . \
- && /opt/ledger/bin/pip uninstall --yes hatchling editables trove-classifiers pathspec pluggy packaging pip \
+ && /opt/ledger/bin/pip uninstall --yes hatchling editables trove-classifiers pathspec pluggy pip \
  && /opt/ledger/bin/python -m compileall -q /opt/ledger/lib
 
 FROM python:${PYTHON}-slim
@@ -28,7 +28,8 @@ ENV PATH=/opt/ledger/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     LEDGER_HOST=0.0.0.0 \
     LEDGER_LOG_FORMAT=json \
-    LEDGER_PORT=8000
+    LEDGER_PORT=8000 \
+    MPLCONFIGDIR=/tmp/matplotlib
 USER ledger
 WORKDIR /
 EXPOSE 8000

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.metadata
 import os
 import re
 import shlex
@@ -11,6 +13,8 @@ from typing import Any
 
 import httpx
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from typer.main import get_command
 
 from ledger.api.app import create_app
@@ -151,3 +155,28 @@ def test_links_lead_somewhere(page: str) -> None:
     """Goal: every link to a file of the project leads to one."""
     for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text()):
         assert (ROOT / page).parent.joinpath(target).exists(), target
+
+
+def needed(extra: str) -> set[str]:
+    """The names of all packages that this one needs with an extra, and those need, as they are installed here."""
+    seen: set[tuple[str, frozenset[str]]] = set()
+    waiting = {("privacy-ledger", frozenset({extra}))}
+    while waiting:
+        seen |= waiting
+        asked: set[tuple[str, frozenset[str]]] = set()
+        for name, extras in waiting:
+            with contextlib.suppress(importlib.metadata.PackageNotFoundError):  # one of another system
+                for one in map(Requirement, importlib.metadata.requires(name) or ()):
+                    if one.marker is None or any(one.marker.evaluate({"extra": each}) for each in extras | {""}):
+                        asked.add((canonicalize_name(one.name), frozenset(one.extras)))
+        waiting = asked - seen
+    return {name for name, _ in seen}
+
+
+def test_the_image_keeps_what_it_needs() -> None:
+    """Goal: what leaves the image after the build is not what the server runs on. Method: the packages that the
+    Dockerfile removes against those that the installed ones ask for."""
+    (line,) = re.findall(r"pip uninstall --yes (.*?) \\\n", (ROOT / "Dockerfile").read_text())
+    server = needed("server")
+    assert {"matplotlib", "packaging", "starlette", "cryptography"} <= server
+    assert not set(line.split()) & server
