@@ -47,7 +47,7 @@ class Branch(Protocol):
 def inclusion(branch: Branch, *, seq: int, size: int | None) -> dict[str, Any]:
     """That entry `seq` is among the first `size`, or among all that there are. Raises InvalidRequest."""
     size = branch.size if size is None else size
-    _demand(1 <= size <= branch.size, "size", f"there are {branch.size} entries, and at least one has to be meant")
+    _demand(1 <= size <= branch.size, "size", f"is not between 1 and {branch.size}, the number of entries")
     _demand(1 <= seq <= size, "seq", f"is not between 1 and {size}, so it is not among these entries")
     path = merkle.proof(merkle.inclusion_ranges(seq - 1, size), branch.root_between)
     return {
@@ -63,7 +63,7 @@ def inclusion(branch: Branch, *, seq: int, size: int | None) -> dict[str, Any]:
 def consistency(branch: Branch, *, from_: int, to: int | None) -> dict[str, Any]:
     """That the first `to` entries, or all that there are, begin with the first `from_`. Raises InvalidRequest."""
     size = branch.size if to is None else to
-    _demand(1 <= size <= branch.size, "to", f"there are {branch.size} entries, and at least one has to be meant")
+    _demand(1 <= size <= branch.size, "to", f"is not between 1 and {branch.size}, the number of entries")
     _demand(1 <= from_ <= size, "from", f"is not between 1 and {size}, so these entries do not begin with it")
     path = merkle.proof(merkle.consistency_ranges(from_, size), branch.root_between)
     return {

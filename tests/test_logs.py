@@ -133,7 +133,7 @@ def test_failed_sign_ins(here: Ledger, lines: Lines) -> None:
         assert here.client.get("/v1/datasets", headers={"Authorization": f"Bearer {typo}"}).status_code == 401
     assert {line["sign_in"] for line in lines.requests()} <= {"malformed", "unknown"}
     here.register()
-    assert "sign" not in here.get("/v1/datasets/mnist/export").text
+    assert "sign_in" not in here.get("/v1/datasets/mnist/export").text
 
 
 # --- request ids -----------------------------------------------------------------------------------------------------
