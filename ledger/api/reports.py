@@ -1,8 +1,8 @@
 """Audit reports: of a dataset, of a project, of the tenant.
 
-JSON and CSV are made while they are sent, in as much memory for a million runs as for a hundred. HTML and PDF are made
-whole, and list the newest runs. Making a report takes processor time that decisions need too, so that few are made at
-once.
+JSON and CSV are made while they are sent; what is kept is what replaying a journal keeps, some hundred bytes for each
+run. HTML and PDF are made whole, and list the newest runs. Making a report takes processor time that decisions need
+too, so that few are made at once.
 """
 
 from __future__ import annotations
