@@ -22,7 +22,7 @@ from ledger import deploy
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests import postgres
-from tests.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve
+from tests.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 
 KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"
@@ -128,19 +128,17 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
 
 @pytest.fixture
 def terminal(
-    database: Settings,
-    start_server: Callable[[Settings], Served],
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> Terminal:
+    database: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> Iterator[Terminal]:
     """A terminal whose environment leads to a running server, with the first admin's key."""
     key = first_keys(database).admin_key
-    monkeypatch.setenv("LEDGER_URL", start_server(database).url)
-    monkeypatch.setenv("LEDGER_KEY", key)
-    for name, value in environment(database).items():
-        if name.startswith("LEDGER_"):
-            monkeypatch.setenv(name, value)
-    return Terminal(monkeypatch, capfd)
+    with serve_here(database) as url:
+        monkeypatch.setenv("LEDGER_URL", url)
+        monkeypatch.setenv("LEDGER_KEY", key)
+        for name, value in environment(database).items():
+            if name.startswith("LEDGER_"):
+                monkeypatch.setenv(name, value)
+        yield Terminal(monkeypatch, capfd)
 
 
 @pytest.fixture

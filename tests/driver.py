@@ -17,6 +17,7 @@ from typing import Any
 
 import httpx
 import pytest
+import uvicorn
 from sqlalchemy import Engine
 from starlette.testclient import TestClient
 
@@ -205,6 +206,36 @@ def _read_until_ready(process: subprocess.Popen[str], said: list[str]) -> None:
         if "Uvicorn running on" in line:
             return
     raise RuntimeError("the server did not start:\n" + "".join(said))
+
+
+class _Announced(uvicorn.Server):
+    """A server that says when it listens."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.listens = threading.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.listens.set()
+
+
+@contextlib.contextmanager
+def serve_here(settings: Settings) -> Iterator[str]:
+    """The application on a free port of the loopback, by a thread of this process, ready to answer: its URL. For what
+    wants real HTTP, and does not care whose process it is."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        server = _Announced(uvicorn.Config(create_app(settings), log_config=None, access_log=False))
+        thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
+        thread.start()
+        if not server.listens.wait(END_SECONDS_MAX):
+            raise RuntimeError("the server did not start")
+        try:
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
