@@ -198,7 +198,8 @@ _bearer = HTTPBearer(
 )
 
 
-def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)]) -> Caller:
+# A coroutine, though it waits for nothing: FastAPI takes plain functions to a thread, which costs more than this does.
+async def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)]) -> Caller:
     caller: Caller = request.scope["state"]["caller"]
     return caller
 
