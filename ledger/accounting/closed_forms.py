@@ -31,7 +31,7 @@ def _mu_at_fixed_point(*, total_variation: FloatArray, log_fixed_point: FloatArr
     # Newton on log Phi(-x) = log p, x = mu/2, from SciPy's inverse, which is good to 1e-12 or so; the derivative of
     # log Phi(-x) is -1/R(x) with Mills' ratio R.
     log_p = np.minimum(log_fixed_point, math.log(0.25))
-    half = -special.ndtri_exp(log_p)
+    half: Any = -special.ndtri_exp(log_p)  # which SciPy's stubs call float32 with some versions of NumPy
     mills = _SQRT_HALF_PI * special.erfcx(half * _SQRT_HALF)
     half = half + mills * (np.log(mills) - half * (half / 2) - _LOG_SQRT_TWO_PI - log_p)
     return np.where(total_variation <= 0.5, near, 2 * half)[()]
