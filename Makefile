@@ -4,6 +4,8 @@
 PYTHON ?= python3
 # More for pytest: make test PYTEST_ARGS="-k budget"
 PYTEST_ARGS ?=
+# How many processes test at once: one more than there are processors, since tests wait for servers a fifth of the time.
+PROCESSES ?= $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
 UPGRADE ?=
 
@@ -40,7 +42,7 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 
 .PHONY: test
 test: $(VENV)/installed-test ## All tests, in ten minutes at most
-	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
 prove: $(VENV)/installed-test ## The tests with their counts at full size, which they print
