@@ -109,13 +109,12 @@ class Writer:
         queue_max: int,
         group_max: int,
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
-        on_moved: Callable[[UUID], None] = lambda _tenant_id: None,
-        on_told: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
+        on_commit: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
     ) -> None:
-        """on_group: is told of each group, once it is answered, how many commands it had and how long they took;
-        on_moved: whose it was. on_told: is told after each commit whose it was, and of what kinds the alerts are that
-        it raised, if any. None of them may wait for anything."""
-        self._store, self._on_group, self._on_moved, self._on_told = store, on_group, on_moved, on_told
+        """on_group: is told of each group, once it is answered, how many commands it had and how long they took.
+        on_commit: is told after each commit whose it was, and of what kinds the alerts are that it raised, if any.
+        Neither may raise, nor wait for anything."""
+        self._store, self._on_group, self._on_commit = store, on_group, on_commit
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
         self._queues: dict[UUID, _Queue] = {}
@@ -259,34 +258,35 @@ class Writer:
         if not group:
             return
         begun = time.perf_counter()
+        told: list[AlertKind] = []
         try:
-            answers = self._with_retries(tenant_id, group)
+            answers = self._with_retries(tenant_id, group, told)
         except Exception as error:
             if len(group) > 1 and failure_kind(error) == "other":
                 for item in group:
                     self._answer(tenant_id, [item])
                 return
             answers = [_as_ledger_error(error)] * len(group)
+        else:  # out of reach of what tries again: this was committed
+            self._on_commit(tenant_id, told)
         for item, answer in zip(group, answers, strict=True):
             if isinstance(answer, LedgerError):
                 item.future.set_exception(answer)
             else:
                 item.future.set_result(answer)
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
-        self._on_moved(tenant_id)
 
-    def _with_retries(self, tenant_id: UUID, group: Sequence[_Item]) -> list[Any]:
+    def _with_retries(self, tenant_id: UUID, group: Sequence[_Item], told: list[AlertKind]) -> list[Any]:
+        """The answers to a group that was committed; in `told` the kinds of alerts that it raised."""
         for attempt in range(1, TRIES + 1):
             answers: list[Any] = []
-            told: list[AlertKind] = []
+            told.clear()
             try:
                 self._transact(tenant_id, group, answers, told)
-                self._on_told(tenant_id, told)
                 return answers
             except SQLAlchemyError as error:
                 kind = failure_kind(error)
                 if kind == "unavailable" and self._was_committed(tenant_id, answers):
-                    self._on_told(tenant_id, told)
                     return answers
                 if attempt == TRIES or kind != "retry":
                     raise

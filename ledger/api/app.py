@@ -104,9 +104,11 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def told(tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
-            metrics.alerts(kinds)
-            courier.saw(tenant_id, has_news=bool(kinds))
+        def committed(tenant_id: UUID, told: Sequence[AlertKind]) -> None:
+            metrics.alerts(told)
+            courier.saw(tenant_id, has_news=bool(told))
+            if publisher is not None:
+                publisher.moved(tenant_id)
 
         store = Store(engine_for(chosen.database_url.get_secret_value()))
         threads = 1 if chosen.is_sqlite else chosen.writer_threads
@@ -116,8 +118,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             queue_max=chosen.queue_max,
             group_max=chosen.group_max,
             on_group=metrics.group,
-            on_moved=lambda tenant_id: publisher.moved(tenant_id) if publisher is not None else None,
-            on_told=told,
+            on_commit=committed,
         )
         heads = Heads(store, signer)
         courier = Courier(
