@@ -86,10 +86,7 @@ def _write(proof: Any, output: Path, as_json: bool) -> None:
     if str(output) == "-":
         print(text)
         return
-    try:
-        output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
+    show.save(output, text + "\n")
     hashes = show.counted(len(proof["path"]), "hash", "hashes")
     told = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
     if as_json:

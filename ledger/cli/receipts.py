@@ -109,10 +109,7 @@ def _written(
     if str(output) == "-":
         print(text)
         return
-    try:
-        output.write_text(text + "\n", encoding="utf-8")
-    except OSError as error:
-        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from None
+    show.save(output, text + "\n")
     if as_json:
         print(json.dumps({"file": str(output)}, ensure_ascii=False))
     else:

@@ -116,10 +116,7 @@ def registry(
     if output is None:
         print(text, end="")
     else:
-        try:
-            output.write_text(text, encoding="utf-8")
-        except OSError as error:
-            raise InvalidRequest(f"{output}: {error.strerror}", field="output") from error
+        show.save(output, text)
     show.err.print(f"To fill in or to check, {len(entry.to_do)} in all:")
     for path, what in entry.to_do:
         show.err.print(f"    {path}: {what}", markup=False)

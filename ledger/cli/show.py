@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-from ledger.errors import BudgetExceeded, JournalBroken, LedgerError, Overrun
+from ledger.errors import BudgetExceeded, InvalidRequest, JournalBroken, LedgerError, Overrun
 from ledger.model import Account, AccountKey, Amount
 from ledger.proofs import Proved
 from ledger.verify import Verified, VerifiedTenant, Vouched
@@ -636,6 +636,14 @@ def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
         ],
         "runs": {str(run): state for run, (state, _) in found.journal.runs.items()},
     }
+
+
+def save(output: Path, text: str) -> None:
+    """Writes a text to a file. Raises InvalidRequest, naming `output`."""
+    try:
+        output.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise InvalidRequest(f"{output}: {error.strerror}", field="output") from None
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
