@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ledger import jws, verify
+from ledger import journal, jws, verify
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.jws import PublicKeys, SigningKey
 from ledger.witness import Witnesses
@@ -97,6 +97,37 @@ def test_what_is_held_of_another_journal_is_no_use(ledger: Ledger) -> None:
     for text in ("x", "{}", '{"signature": 1}', "[" * 1000, "a.b.c"):
         with pytest.raises((InvalidRequest, jws.SignatureInvalid)):
             Witnesses().add_heads(text, keys=keys, source="a file")
+
+
+@pytest.mark.parametrize("state", ["held", "started"])
+def test_a_receipt_has_to_say_what_the_entry_says(ledger: Ledger, state: str) -> None:
+    """Goal: a receipt that the ledger's own key signed vouches for nothing that the journal does not say. Method: a
+    true one, and the same with another cost, mechanism, run and state, each named by the entry's number."""
+    ledger.register()
+    asked = ok(ledger.ask())
+    other = ok(ledger.ask())["id"]
+    started = ok(ledger.post(f"/v1/runs/{asked['id']}/start"))
+    lines, keys = lines_of(ledger), PublicKeys.of(jwks_of(ledger))
+    true = jws.read((asked if state == "held" else started)["receipt"], keys=keys, typ=jws.RECEIPT)
+    cost = {**true["cost"], "mu_sq_pico": str(int(true["cost"]["mu_sq_pico"]) - 1)}
+    for bent, told in (
+        ({}, None),
+        ({"cost": cost}, "another cost or mechanism"),
+        ({"mechanism": {**true["mechanism"], "digest": "0" * 64}}, "another cost or mechanism"),
+        ({"run": other}, "something else"),
+        ({"state": "held" if state == "started" else "started"}, "something else"),
+    ):
+        said = journal.canonical({**true, **bent})
+        held = Witnesses()
+        held.add_receipts(
+            ledger.client.app.state.services.signer.sign(said, jws.RECEIPT), keys=keys, source="a receipt"
+        )
+        if told is None:
+            verify.verify(lines, witnesses=held)
+            continue
+        with pytest.raises(JournalBroken, match=told) as broken:
+            verify.verify(lines, witnesses=held)
+        assert broken.value.seq == true["datasets"][0]["seq"]
 
 
 def test_receipts_and_heads_on_the_command_line(terminal: Terminal, tmp_path: Path) -> None:
