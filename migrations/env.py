@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `ledger.deploy.migrate` opened, locked, and will commit.
+"""Runs the migrations on the connection that `ledger.operate.deploy.migrate` opened, locked, and will commit.
 
 `alembic` on the command line, for writing new migrations, opens one by the same settings.
 """
@@ -7,7 +7,7 @@ from alembic import context
 
 from ledger import settings
 from ledger.store import engine_for
-from ledger.tables import metadata
+from ledger.store.tables import metadata
 
 
 def run(connection: object) -> None:

@@ -1,7 +1,7 @@
 """What every test stands on: a fresh, migrated database of each kind, and the application on top of it.
 
 Whatever takes the fixture `database` (or `ledger`, which is built on it) runs on SQLite and on every PostgreSQL that
-`tests.postgres` finds. Databases are cloned from one that was migrated once, so that each test has its own.
+`tests.kit.postgres` finds. Databases are cloned from one that was migrated once, so that each test has its own.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
 
-from ledger import deploy
+from ledger.operate import deploy
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests import postgres
-from tests.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
+from tests.kit import postgres
+from tests.kit.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 
 KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"

@@ -22,7 +22,7 @@ from ledger.api.problems import STATUS
 from ledger.cli import app as command_line
 from ledger.settings import Settings
 from tests.accounting import figures
-from tests.driver import Terminal
+from tests.kit.driver import Terminal
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

@@ -12,7 +12,7 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import Final, Literal
 
-from ledger.model import Amount
+from ledger.core.amounts import Amount
 
 PICO: Final = 10**12
 ATTO: Final = 10**18

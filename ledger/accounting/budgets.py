@@ -15,8 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ledger.accounting import amounts, gdp
 from ledger.accounting.numbers import Positive, Probability, Share
+from ledger.core.amounts import Amount, Bound
 from ledger.errors import InvalidRequest
-from ledger.model import Amount, Bound
 
 MU_MAX: Final = 1000
 DELTA_MAX: Final = Decimal("0.1")

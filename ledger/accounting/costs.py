@@ -31,8 +31,8 @@ from ledger.accounting.mechanisms import (
     unsupported,
 )
 from ledger.accounting.pld import Pair
+from ledger.core.amounts import Adjacency, Amount, Bound
 from ledger.errors import InvalidMechanism, TooLarge
-from ledger.model import Adjacency, Amount, Bound
 
 MU_MAX: Final = 3000
 """Beyond it mu² · 10¹² does not fit a signed 64-bit integer, and no budget comes near it."""

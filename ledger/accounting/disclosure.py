@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from ledger.accounting import amounts, gdp
-from ledger.model import Amount
+from ledger.core.amounts import Amount
 
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.05)
 """At which an attack is usually reported (Carlini et al., IEEE S&P 2022)."""

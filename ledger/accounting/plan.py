@@ -21,8 +21,8 @@ from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.costs import Cost, cost
 from ledger.accounting.mechanisms import AnyMechanism, Composed, DpSgd
 from ledger.accounting.numbers import COUNT_MAX, MODERATE
+from ledger.core.amounts import ZERO, Adjacency, Amount, Bound
 from ledger.errors import InvalidRequest, TooLarge
-from ledger.model import ZERO, Adjacency, Amount, Bound
 
 SLACK: Final = 12
 """How many more costs than a bisection needs a search may take, in which it tries to do with far fewer."""

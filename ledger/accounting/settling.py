@@ -39,8 +39,8 @@ from ledger.accounting.mechanisms import (
     resized,
     segment_steps,
 )
+from ledger.core.amounts import Adjacency, Amount, Bound
 from ledger.errors import InvalidMechanism, TooLarge
-from ledger.model import Adjacency, Amount, Bound
 
 Stop = Literal["planned", "data_independent", "data_dependent"]
 

@@ -8,19 +8,20 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 
-from ledger import journal, watch
-from ledger.alerts import WINDOW_US, id_of, trial
-from ledger.answers import show_amount
+from ledger.alerting import watch
 from ledger.api import pages
 from ledger.api.gate import Alarmist, Reader, Route
 from ledger.api.problems import Json
 from ledger.api.schemas import AlertingShown, AlertPage, AlertShown, ForecastShown, NewAlerting
 from ledger.api.services import services
 from ledger.api.tenants import written
-from ledger.catalogue import demand_sight, find, no_dataset
+from ledger.core.alerts import WINDOW_US, id_of, trial
+from ledger.core.amounts import Alert, Alerting, AlertKind, DeliveryState, KeptAlert, timestamp
+from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, NotFound
-from ledger.model import Alert, Alerting, AlertKind, DeliveryState, KeptAlert, timestamp
-from ledger.shapes import DatasetName
+from ledger.service.answers import show_amount
+from ledger.service.catalogue import demand_sight, find, no_dataset
+from ledger.service.shapes import DatasetName
 from ledger.store import Reading, Writing
 
 ACCOUNTS_MAX: Final = 100
@@ -61,7 +62,7 @@ def _shown(alert: KeptAlert) -> dict[str, Any]:
         "id": str(alert.id),
         "kind": alert.kind,
         "at": timestamp(alert.at_us),
-        "event": journal.parse(alert.body),
+        "event": chain.parse(alert.body),
         "delivery": {
             "state": alert.state,
             "tries": alert.attempts,
@@ -78,7 +79,7 @@ def _shown(alert: KeptAlert) -> dict[str, Any]:
 def show_alerting(caller: Reader, request: Request) -> Response:
     """Show what the tenant is told of. Of a webhook's URL, which may have a secret in it, the host and its SHA-256."""
     with services(request).store.reading(caller.tenant_id) as reading:
-        return Json(journal.alerting_facts(_alerting(reading)))
+        return Json(chain.alerting_facts(_alerting(reading)))
 
 
 def _alerting(reading: Reading) -> Alerting:
@@ -101,11 +102,11 @@ async def set_alerting(body: NewAlerting, caller: Alarmist, request: Request) ->
     def work(writing: Writing, now_us: int) -> Alerting:
         alerting = replace(_alerting(writing), **changes)
         writing.set_alerting(alerting)
-        facts = {**journal.alerting_facts(alerting), "reason": body.reason}
+        facts = {**chain.alerting_facts(alerting), "reason": body.reason}
         writing.note("alerting-set", caller.facts(), facts, now_us=now_us)
         return alerting
 
-    return Json(journal.alerting_facts(await written(served, caller, work)))
+    return Json(chain.alerting_facts(await written(served, caller, work)))
 
 
 @router.post("/alerting/test", status_code=201, responses={201: {"model": AlertShown}}, response_model=None)

@@ -15,7 +15,10 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
-from ledger import __version__, deploy, signing
+from ledger import __version__
+from ledger.access.keys import Keyring
+from ledger.access.oidc import Issuers
+from ledger.alerting.courier import Courier, Hosts
 from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
 from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
@@ -25,20 +28,19 @@ from ledger.api.observe import Observe
 from ledger.api.problems import Problem
 from ledger.api.schemas import Problem as ProblemShown
 from ledger.api.services import Services
-from ledger.catalogue import Catalogue
-from ledger.certificates import Certificates
-from ledger.courier import Courier, Hosts
+from ledger.core.amounts import Alert, AlertKind
 from ledger.errors import Overloaded
-from ledger.heads import Heads
-from ledger.keys import Keyring
-from ledger.model import Alert, AlertKind
-from ledger.oidc import Issuers
-from ledger.planner import Planner
-from ledger.publish import Publisher
-from ledger.runs import Runs
+from ledger.operate import deploy
+from ledger.service.catalogue import Catalogue
+from ledger.service.certificates import Certificates
+from ledger.service.planner import Planner
+from ledger.service.runs import Runs
+from ledger.service.writer import Writer
 from ledger.settings import Settings, load
+from ledger.signer import keyfile
+from ledger.signer.heads import Heads
+from ledger.signer.publish import Publisher
 from ledger.store import Store, Writing, engine_for
-from ledger.writer import Writer
 
 USES_NOTED_SECONDS: Final = 60
 
@@ -99,7 +101,7 @@ def _links(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for these settings, or for those of the environment."""
     chosen = settings or load()
-    signer = signing.signer_for(chosen)
+    signer = keyfile.signer_for(chosen)
     issuers = None if chosen.oidc_file is None else Issuers.load(chosen.oidc_file)
 
     @asynccontextmanager

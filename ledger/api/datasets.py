@@ -11,10 +11,8 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Path, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger import answers, journal
 from ledger.accounting import amounts
 from ledger.accounting.budgets import Budget, limit_of, report_deltas
-from ledger.answers import show_amount, show_epsilon
 from ledger.api import journals, pages
 from ledger.api.gate import Auditor, Reader, Registrar, Route, Steward
 from ledger.api.problems import Json
@@ -36,9 +34,7 @@ from ledger.api.schemas import (
     Proposed,
 )
 from ledger.api.services import Services, services
-from ledger.catalogue import demand_one_unit, demand_sight, no_dataset
-from ledger.errors import InvalidRequest, NotFound, UnitMismatch
-from ledger.model import (
+from ledger.core.amounts import (
     Account,
     Actor,
     AddPartitions,
@@ -59,7 +55,12 @@ from ledger.model import (
     Tenant,
     timestamp,
 )
-from ledger.shapes import NAME_PATTERN
+from ledger.core.journal import chain
+from ledger.errors import InvalidRequest, NotFound, UnitMismatch
+from ledger.service import answers
+from ledger.service.answers import show_amount, show_epsilon
+from ledger.service.catalogue import demand_one_unit, demand_sight, no_dataset
+from ledger.service.shapes import NAME_PATTERN
 from ledger.store import Reading
 
 ANCESTORS_MAX: Final = 100
@@ -206,7 +207,7 @@ async def add_partitions(name: str, body: NewPartitions, caller: Steward, reques
     entries = await asyncio.wrap_future(served.writer.submit(caller.tenant_id, command))
     if not isinstance(entries, tuple):
         raise TypeError("partitions are added once")
-    made = journal.accounts_of(journal.parse(entries[0].body)).values()
+    made = chain.accounts_of(chain.parse(entries[0].body)).values()
     return Json({"items": [_partition(dataset, account) for account in made], "next": None}, status_code=201)
 
 
@@ -332,7 +333,7 @@ async def carried_out(served: Services, command: Single, name: str, *, status: i
     """Does it and answers with the dataset; or with the proposal, where it takes a second person."""
     done = await asyncio.wrap_future(served.writer.submit(command.actor.tenant_id, command))
     if isinstance(done, tuple) and done[0].kind == "change-proposed":
-        return Json(answers.proposed(journal.parse(done[0].body)), status_code=202)
+        return Json(answers.proposed(chain.parse(done[0].body)), status_code=202)
     shown = await asyncio.to_thread(_shown, served, command.actor, name)
     return Json(shown, status_code=status)
 

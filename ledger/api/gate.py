@@ -16,16 +16,16 @@ from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ledger import keys
+from ledger.access import keys
+from ledger.access.keys import Caller, Keyring, Operator
+from ledger.access.oidc import TOKEN_LENGTH_MAX, looks_like_token
 from ledger.api import body
 from ledger.api.limits import Buckets, Lane, neighbourhood, seconds
 from ledger.api.metrics import Metrics
 from ledger.api.observe import address_of, failed_sign_in
 from ledger.api.problems import of_error, problem
+from ledger.core.amounts import Actor
 from ledger.errors import Forbidden, LedgerError, RateLimited, TooLarge, Unauthenticated
-from ledger.keys import Caller, Keyring, Operator
-from ledger.model import Actor
-from ledger.oidc import TOKEN_LENGTH_MAX, looks_like_token
 
 KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
 """A key has 68 characters; the token of an issuer is longer."""

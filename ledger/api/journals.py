@@ -9,13 +9,13 @@ from typing import Annotated, Any, Final
 from fastapi import Query, Response
 from starlette.responses import StreamingResponse
 
-from ledger import proofs, verify
 from ledger.api.problems import Json
 from ledger.api.services import Services
+from ledger.core.amounts import Dataset, Entry, Tenant, TenantEntry
 from ledger.errors import JournalBroken
-from ledger.merkle import Frontier
-from ledger.model import Dataset, Entry, Tenant, TenantEntry
 from ledger.store import Reading
+from ledger.verifier import proofs, verify
+from ledger.verifier.merkle import Frontier
 
 EXPORT_PAGE: Final = 500
 EXPORTED: Final[dict[int | str, dict[str, Any]]] = {

@@ -22,9 +22,9 @@ from prometheus_client import (
 from ledger import __version__
 
 if TYPE_CHECKING:
-    from ledger.certificates import Certificates
-    from ledger.courier import Courier
-    from ledger.writer import Writer
+    from ledger.alerting.courier import Courier
+    from ledger.service.certificates import Certificates
+    from ledger.service.writer import Writer
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 # When each series began would be as many series again, and Prometheus sees by itself when one starts anew.

@@ -17,10 +17,10 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import logs
+from ledger.access.keys import Operator
 from ledger.api.metrics import Metrics
 from ledger.api.problems import DISCONNECTED
-from ledger.keys import Operator
-from ledger.runs import Answer
+from ledger.service.runs import Answer
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from uuid import UUID
 
 from fastapi import Query, Response
 
-from ledger import journal
+from ledger.core.journal import chain
 from ledger.errors import InvalidRequest
 
 LIMIT_MAX: Final = 1000
@@ -46,7 +46,7 @@ def of_entries(found: Sequence[_Hashed], *, limit: int) -> Response:
     """One page of a journal. Entries stand in it byte for byte as they were hashed, so it is put together as text."""
     around = page(found, limit=limit, show=_entry, place=lambda entry: entry.seq)
     items = ",".join(around["items"])
-    text = f'{{"items":[{items}],"next":{journal.canonical(around["next"])}}}'
+    text = f'{{"items":[{items}],"next":{chain.canonical(around["next"])}}}'
     return Response(text.encode(), media_type="application/json")
 
 

@@ -10,7 +10,7 @@ from ledger.api.gate import Reader, Route
 from ledger.api.problems import Json
 from ledger.api.schemas import Planned
 from ledger.api.services import services
-from ledger.planner import PlanRequest
+from ledger.service.planner import PlanRequest
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 

@@ -16,8 +16,8 @@ from starlette.routing import Match
 
 from ledger import logs
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
-from ledger.answers import plain
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
+from ledger.service.answers import plain
 from ledger.store import failure_kind
 
 log = logging.getLogger(__name__)

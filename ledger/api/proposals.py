@@ -14,9 +14,9 @@ from ledger.api.gate import Reader, Route, Steward
 from ledger.api.problems import Json
 from ledger.api.schemas import DatasetShown, ProposalPage, ProposalShown, ProposalStateShown, Refusal, RunMoved
 from ledger.api.services import Services, services
-from ledger.catalogue import demand_sight
+from ledger.core.amounts import Actor, Amount, Change, Consent, Proposal, RefuseProposal, SetBudget, timestamp
 from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.model import Actor, Amount, Change, Consent, Proposal, RefuseProposal, SetBudget, timestamp
+from ledger.service.catalogue import demand_sight
 from ledger.store import Reading
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])

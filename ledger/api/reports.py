@@ -20,14 +20,14 @@ from starlette.types import Receive, Scope, Send
 from ledger.api.gate import Auditor, Route
 from ledger.api.schemas import Moment
 from ledger.api.services import Services, services
-from ledger.catalogue import demand_sight, no_dataset
+from ledger.core.amounts import Actor, Dataset, microseconds, timestamp
 from ledger.errors import InvalidRequest, JournalBroken, Overloaded
-from ledger.heads import Heads
-from ledger.model import Actor, Dataset, microseconds, timestamp
 from ledger.report import document, reader, table
 from ledger.report.document import Report
 from ledger.report.source import Question
-from ledger.shapes import NAME_PATTERN
+from ledger.service.catalogue import demand_sight, no_dataset
+from ledger.service.shapes import NAME_PATTERN
+from ledger.signer.heads import Heads
 from ledger.store import Reading
 
 PAGES_AT_ONCE_MAX: Final = 2

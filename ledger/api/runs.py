@@ -28,10 +28,10 @@ from ledger.api.schemas import (
     RunStarted,
 )
 from ledger.api.services import services
+from ledger.core.amounts import Consent, RunStateName
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
-from ledger.model import Consent, RunStateName
-from ledger.runs import Answer, Item
-from ledger.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
+from ledger.service.runs import Answer, Item
+from ledger.service.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 

@@ -26,7 +26,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import Count, Probability
-from ledger.model import (
+from ledger.core.amounts import (
     Adjacency,
     AlertKind,
     Bound,
@@ -37,7 +37,7 @@ from ledger.model import (
     Role,
     RunStateName,
 )
-from ledger.shapes import (
+from ledger.service.shapes import (
     DatasetName,
     LongText,
     Overlap,

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
-from ledger.catalogue import Catalogue
-from ledger.certificates import Certificates
-from ledger.courier import Courier
-from ledger.heads import Heads
-from ledger.keys import Keyring
-from ledger.planner import Planner
-from ledger.runs import Runs
-from ledger.signing import Signer
+from ledger.access.keys import Keyring
+from ledger.alerting.courier import Courier
+from ledger.service.catalogue import Catalogue
+from ledger.service.certificates import Certificates
+from ledger.service.planner import Planner
+from ledger.service.runs import Runs
+from ledger.service.writer import Writer
+from ledger.signer.heads import Heads
+from ledger.signer.keyfile import Signer
 from ledger.store import Store
-from ledger.writer import Writer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from uuid import UUID, uuid4
 from fastapi import APIRouter, Body, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger import keys
+from ledger.access import keys
+from ledger.access.keys import Caller, Operator
 from ledger.api import journals, pages
 from ledger.api.gate import Admin, Anyone, Auditor, Reader, Route, TheOperator
 from ledger.api.problems import Json
@@ -32,10 +33,9 @@ from ledger.api.schemas import (
     TenantInclusionProof,
 )
 from ledger.api.services import Services, services
-from ledger.deploy import add_admin
+from ledger.core.amounts import Actor, Tenant, microseconds, timestamp
 from ledger.errors import InvalidRequest, NotFound, RunState, Unauthenticated
-from ledger.keys import Caller, Operator
-from ledger.model import Actor, Tenant, microseconds, timestamp
+from ledger.operate.deploy import add_admin
 from ledger.store import Key, Reading, Writing
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])

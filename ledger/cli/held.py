@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ledger.errors import InvalidRequest
-from ledger.witness import TEXT_LENGTH_MAX, Witnesses
+from ledger.verifier.witness import TEXT_LENGTH_MAX, Witnesses
 
 if TYPE_CHECKING:
-    from ledger.jws import PublicKeys
+    from ledger.verifier.jws import PublicKeys
 
 Jwks = Annotated[
     Path | None,
@@ -47,7 +47,7 @@ def keys_of(file: Path) -> PublicKeys:
 
 def keys_in(said: Any) -> PublicKeys:
     """The keys of a JWK set that was read. Raises SignatureInvalid."""
-    from ledger.jws import PublicKeys
+    from ledger.verifier.jws import PublicKeys
 
     return PublicKeys.of(said)
 

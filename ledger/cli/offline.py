@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ledger import verify as verifier
 from ledger.cli import held, show
 from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier import verify as verifier
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 

@@ -9,11 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ledger import proofs
 from ledger.cli import held, show
 from ledger.cli.remote import server
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.witness import Witnesses
+from ledger.verifier import proofs
+from ledger.verifier.witness import Witnesses
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 Output = Annotated[Path, typer.Option(help="The file to write; - for standard output.")]

@@ -16,12 +16,12 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ledger import verify as verifier
 from ledger.cli import show
 from ledger.errors import InvalidRequest
+from ledger.verifier import verify as verifier
 
 if TYPE_CHECKING:
-    from ledger.model import AccountKey, Amount
+    from ledger.core.amounts import AccountKey, Amount
     from ledger.recompute import Composition, Difference, Opinion, Outcome, Recomputed
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -108,7 +108,7 @@ def registry(
     output: Annotated[Path | None, typer.Option(help="A file to write; left out, standard output.")] = None,
 ) -> None:
     """Write a dataset or a run as a draft for the Differential Privacy Deployments Registry."""
-    from ledger import registry as drafts
+    from ledger.recompute import registry as drafts
 
     with _opened(file, lambda: None) as lines:
         entry = drafts.entry_of(lines, run=run, layout=layout)

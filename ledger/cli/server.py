@@ -16,9 +16,9 @@ from ledger.cli import held, show
 from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
-    from ledger.deploy import FirstKeys
-    from ledger.jws import PublicKeys
+    from ledger.operate.deploy import FirstKeys
     from ledger.settings import Settings
+    from ledger.verifier.jws import PublicKeys
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 
@@ -46,9 +46,11 @@ def serve(
     """Serve the ledger. With no LEDGER_DATABASE_URL: an SQLite file here, migrated, and set up if it is new."""
     import uvicorn
 
-    from ledger import deploy, logs, signing
-    from ledger.cli.protocol import HEAD_BYTES_MAX, Patient
-    from ledger.oidc import Issuers
+    from ledger import logs
+    from ledger.access.oidc import Issuers
+    from ledger.api.protocol import HEAD_BYTES_MAX, Patient
+    from ledger.operate import deploy
+    from ledger.signer import keyfile
 
     settings = _settings(host, port, workers)
     if settings.oidc_file is not None:
@@ -60,7 +62,7 @@ def serve(
             _print_first_keys(first)
     else:
         deploy.demand_servable(settings)
-    signing.signer_for(settings)  # as the issuers above
+    keyfile.signer_for(settings)  # as the issuers above
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
@@ -80,7 +82,7 @@ def serve(
 
 def migrate(as_json: Json = False) -> None:
     """Bring the database's schema to this version, and let the server's role in."""
-    from ledger import deploy
+    from ledger.operate import deploy
 
     revision = deploy.migrate(_settings())
     print(json.dumps({"revision": revision}) if as_json else f"The schema is at {revision}.")
@@ -94,12 +96,13 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Make the operator's key, the first tenant and its admin key, and print them once."""
-    from ledger import deploy, signing
+    from ledger.operate import deploy
+    from ledger.signer import keyfile
 
     settings = _settings()
     if settings.is_sqlite:
         deploy.migrate(settings)
-    signing.ensure(settings)
+    keyfile.ensure(settings)
     if reset_admin is not None:
         secret = deploy.reset_admin(settings, tenant=reset_admin)
         shown = {"tenant": reset_admin, "admin_key": secret}
@@ -144,7 +147,7 @@ def check(
 ) -> None:
     """Add up every journal in the database and hold it against the rows, and against what somebody kept. Exit status 1
     where one does not hold."""
-    from ledger import audit
+    from ledger.operate import check as audit
 
     settings = _settings()
     heads = [*(head or ()), *held.published_in(heads_dir)]
@@ -167,7 +170,7 @@ def check(
 
 def _own_keys(settings: Settings) -> PublicKeys:
     """The keys that this ledger signs and signed with. Raises Misconfigured."""
-    from ledger.signing import signer_for
+    from ledger.signer.keyfile import signer_for
 
     return signer_for(settings).public_keys()
 

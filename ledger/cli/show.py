@@ -15,10 +15,10 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from ledger.core.amounts import Account, AccountKey, Amount
 from ledger.errors import BudgetExceeded, InvalidRequest, JournalBroken, LedgerError, Overrun
-from ledger.model import Account, AccountKey, Amount
-from ledger.proofs import Proved
-from ledger.verify import Verified, VerifiedTenant, Vouched
+from ledger.verifier.proofs import Proved
+from ledger.verifier.verify import Verified, VerifiedTenant, Vouched
 
 if TYPE_CHECKING:
     from ledger.client.receipts import Receipt

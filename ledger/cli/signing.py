@@ -30,17 +30,17 @@ def signing_key_create(
     as_json: Json = False,
 ) -> None:
     """Make a signing key, in the file that the settings name. It never goes over one that is there."""
-    from ledger import signing
-    from ledger.jws import SigningKey
     from ledger.settings import load
+    from ledger.signer import keyfile
+    from ledger.verifier.jws import SigningKey
 
     if output is not None and str(output) == "-":
         print(SigningKey.generate().pem(), end="")
         return
-    file = output or signing.places_of(load()).file
+    file = output or keyfile.places_of(load()).file
     if file is None:
         raise Misconfigured("The signing key is in LEDGER_SIGNING_KEY; say --output - for another to put there.")
-    made = signing.create(file)
+    made = keyfile.create(file)
     told = f"{file}: the signing key {made.kid}. Keep it as you keep passwords, and apart from the database."
     print(json.dumps({"file": str(file), "kid": made.kid}) if as_json else told)
 
@@ -48,11 +48,11 @@ def signing_key_create(
 @signing_app.command("rotate")
 def signing_key_rotate(as_json: Json = False) -> None:
     """Put a new signing key in the place of the old one, which goes on to verify what it signed."""
-    from ledger import signing
     from ledger.settings import load
+    from ledger.signer import keyfile
 
     settings = load()
-    old, new = signing.rotate(settings)
+    old, new = keyfile.rotate(settings)
     told = (
         f"The signing key is {new.kid}; {old.kid} is retired, and goes on to verify what it signed.\n"
         "Servers sign with the new one from their next start on. Hand out the keys anew after that: privacy-ledger jwks"
@@ -63,10 +63,10 @@ def signing_key_rotate(as_json: Json = False) -> None:
 @signing_app.command("show")
 def signing_key_show(as_json: Json = False) -> None:
     """Show the public keys, as a server with these settings publishes them. With --json it is a JWK set."""
-    from ledger import signing
     from ledger.settings import load
+    from ledger.signer import keyfile
 
-    jwks = signing.published(load())
+    jwks = keyfile.published(load())
     if as_json:
         print(json.dumps(jwks))
     else:

@@ -177,7 +177,7 @@ def verify_receipt(
 
 def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
     try:
-        from ledger import jws
+        from ledger.verifier import jws
     except ModuleNotFoundError as error:
         raise Misconfigured(
             f"{error.name} is missing: to verify receipts, pip install 'privacy-ledger[receipts]'"

@@ -24,12 +24,12 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, Literal, cast
 
-from ledger import journal
 from ledger.accounting import costs, mechanisms, settling
 from ledger.accounting.mechanisms import AnyMechanism, Composed, MatrixFactorization
 from ledger.accounting.settling import Stop
+from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.journal import chain
 from ledger.errors import LedgerError
-from ledger.model import Adjacency, Amount, Bound
 
 CLOSED_FORM: Final = Fraction(1, 10**12)
 CERTIFICATE: Final = Fraction(1, 10**5)
@@ -54,7 +54,7 @@ class Terms:
     def of(cls, decision: Mapping[str, Any]) -> Terms:
         """The terms that an approval or a refusal records."""
         return cls(
-            journal.canonical(decision["request"]["mechanism"]),
+            chain.canonical(decision["request"]["mechanism"]),
             cast("Bound", decision["bound"]),
             cast("Adjacency", decision["adjacency"]),
             Decimal(decision.get("delta", 0)),
@@ -63,7 +63,7 @@ class Terms:
 
     def parsed(self) -> AnyMechanism:
         """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
-        return mechanisms.parse(journal.parse(self.mechanism))
+        return mechanisms.parse(chain.parse(self.mechanism))
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ from ledger.accounting.mechanisms import (
     resized,
     segment_steps,
 )
-from ledger.model import Adjacency, Amount
+from ledger.core.amounts import Adjacency, Amount
 from ledger.recompute.composed import gdp_epsilon
 from ledger.recompute.costing import Accountant, Terms
 

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ledger import journal, verify
+from ledger.core.amounts import NO_HASH
+from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.model import NO_HASH
-from ledger.verify import Verified
+from ledger.verifier import verify
+from ledger.verifier.verify import Verified
 
 _ENTRY: Final = '"entry":'
 
@@ -29,10 +30,10 @@ class Export:
                 continue
             seq += 1
             body = line.rstrip("\r\n").partition(_ENTRY)[2][:-1]
-            entry: dict[str, Any] = journal.parse(body)
+            entry: dict[str, Any] = chain.parse(body)
             if entry["prev"] != head.hex():
                 raise _changed(seq)
-            head = journal.digest(body)
+            head = chain.digest(body)
             yield entry
         if head != self.verified.journal.head:
             raise _changed(seq)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ledger.model import ZERO, AccountKey, Amount, Quantity
+from ledger.core.amounts import ZERO, AccountKey, Amount, Quantity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final, Literal
 
-from ledger import journal
 from ledger.accounting import ACCOUNTANT
 from ledger.accounting.budgets import report_deltas
-from ledger.model import ZERO, AccountKey, Amount
+from ledger.core.amounts import ZERO, AccountKey, Amount
+from ledger.core.journal import chain
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
 from ledger.recompute.costing import Accountant, Difference, Status, Terms, compare
@@ -144,7 +144,7 @@ class _Book:
 
     def read(self, entry: Mapping[str, Any]) -> None:
         """One entry, in its order."""
-        stated = journal.accounts_of(entry)
+        stated = chain.accounts_of(entry)
         self.replay.limits(entry["seq"], [(key, account.limit) for key, account in stated.items()])
         match entry["kind"]:
             case "dataset-registered" | "budget-set":

@@ -14,13 +14,13 @@ from uuid import UUID
 
 from ledger.accounting import disclosure
 from ledger.accounting.budgets import report_deltas
-from ledger.answers import show_amount
-from ledger.model import ZERO, Account, AccountKey, Amount, Balance
+from ledger.core.amounts import ZERO, Account, AccountKey, Amount, Balance
 from ledger.report import words
 from ledger.report.runs import Beside, runs_of
 from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
 from ledger.report.text import encode
+from ledger.service.answers import show_amount
 
 FORMAT: Final = "privacy-ledger-report"
 VERSION: Final = 1

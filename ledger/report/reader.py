@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.catalogue import no_dataset
+from ledger.core.amounts import Dataset, Tenant, timestamp
 from ledger.errors import NotFound
-from ledger.model import Dataset, Tenant, timestamp
 from ledger.report.document import Report
 from ledger.report.source import Question, Sealed, Source, TenantSource
+from ledger.service.catalogue import no_dataset
 from ledger.store import Reading, Store
 
 PAGE: Final = 500

@@ -12,14 +12,14 @@ from itertools import islice, takewhile
 from typing import Any, Final
 from uuid import UUID
 
-from ledger import journal
 from ledger.accounting import mechanisms
-from ledger.answers import least_remaining, show_amount, show_segments
+from ledger.core.amounts import Amount
+from ledger.core.journal import chain
 from ledger.errors import LedgerError
-from ledger.model import Amount
 from ledger.report.source import Question, Sealed
 from ledger.report.standing import Said, Standing
 from ledger.report.text import Encoded, encode
+from ledger.service.answers import least_remaining, show_amount, show_segments
 
 PAGE: Final = 100
 SPOOL_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -80,7 +80,7 @@ def _page(page: Sequence[Sealed], standing: Standing, question: Question, beside
     wanted: list[dict[str, Any]] = []
     hashes: dict[int, str] = {}
     for body, hash_ in page:
-        entry = journal.parse(body)
+        entry = chain.parse(body)
         is_within = question.since is None or entry["at"] >= question.since
         if entry["kind"] in ("run-approved", "run-refused"):
             is_asked = question.project is None or entry.get("project") == question.project
@@ -105,7 +105,7 @@ def _after(sealed: Sequence[Sealed], standing: Standing) -> dict[str, tuple[dict
     """What became of a run until the end of the period, by kind, each with its hash."""
     found = {}
     for body, hash_ in sealed:
-        entry = journal.parse(body)
+        entry = chain.parse(body)
         if entry["seq"] <= standing.last_seq and entry["dataset_id"] == str(standing.source.dataset_id):
             found[entry["kind"]] = (entry, hash_.hex())
     return found
@@ -154,7 +154,7 @@ class _Told:
             "named_as": said.get("via"),
             "partitions": _partitions(said),
             "mechanism": self._mechanism,
-            "mechanism_digest": journal.digest(journal.canonical(self._mechanism)).hex(),
+            "mechanism_digest": chain.digest(chain.canonical(self._mechanism)).hex(),
             "bound": said["bound"],
             "adjacency": said["adjacency"],
             "method": said["method"],
@@ -240,12 +240,12 @@ def _event(sealed: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
 
 def _left(entry: Said) -> dict[str, Any] | None:
     """The least that is left of the accounts that an entry touches, in each quantity for itself."""
-    left = least_remaining(journal.accounts_of(entry).values())
+    left = least_remaining(chain.accounts_of(entry).values())
     return None if left is None else show_amount(left)
 
 
 def _partitions(decision: Said) -> list[str] | None:
-    found = {key.partition for key in journal.accounts_of(decision) if key.partition is not None}
+    found = {key.partition for key in chain.accounts_of(decision) if key.partition is not None}
     return sorted(found) if found else None
 
 
@@ -277,7 +277,7 @@ def refusal(decision: Said) -> dict[str, Any]:
                 "left": show_amount(account.remaining),
                 "limit": show_amount(account.limit),
             }
-            for account in journal.accounts_of(decision).values()
+            for account in chain.accounts_of(decision).values()
             for quantity in cost.exceeds(account.remaining)
         ],
         "binding_elsewhere": list(decision.get("binding_elsewhere", ())),

@@ -16,8 +16,9 @@ Sealed = tuple[str, bytes]
 class Question:
     """What a report is asked about.
 
-    since, until: the period, from the one and before the other, as `ledger.model.timestamp` writes times; None is the
-    beginning, and all that there is. restricted_to: the datasets that the caller's key sees; None is all of them.
+    since, until: the period, from the one and before the other, as `ledger.core.amounts.timestamp` writes times; None
+    is the beginning, and all that there is. restricted_to: the datasets that the caller's key sees; None is
+    all of them.
     """
 
     scope: Scope

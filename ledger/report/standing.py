@@ -1,7 +1,7 @@
 """The first pass: what a dataset's journal adds up to at both ends of a period, in integers.
 
 What is kept are accounts, sums and the runs that are still open; of runs that have ended nothing but what they add to a
-sum. `ledger.journal` checks every entry before it is counted here, and what follows a broken one is not counted at all.
+sum. `ledger.core.journal` checks every entry before it is counted here, and what follows a broken one is not counted.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from functools import reduce
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from ledger import journal
+from ledger.core.amounts import NO_HASH, ZERO, Account, AccountKey, Amount, Balance
+from ledger.core.journal import chain
 from ledger.errors import JournalBroken
-from ledger.model import NO_HASH, ZERO, Account, AccountKey, Amount, Balance
 from ledger.report.source import Question, Sealed, Source, TenantSource
 
 POINTS_MAX: Final = 512
@@ -228,7 +228,7 @@ def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
     reader = _Reader(found, question)
     hashes = _Hashes(source.entries())
     try:
-        for entry in journal.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
+        for entry in chain.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
             found.entries += 1
             reader.read(entry, hashes.newest)
         _demand_head(source.head, found.entries, hashes.newest)
@@ -401,7 +401,7 @@ class _Reader:
     def _count_accounts(self, entry: dict[str, Any]) -> None:
         found = self._found
         is_touched = False
-        for key, account in journal.accounts_of(entry).items():
+        for key, account in chain.accounts_of(entry).items():
             found.accounts[key] = account
             if is_watched(key, self._project):
                 is_touched = True
@@ -449,7 +449,7 @@ def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
     is_over = False
     hashes, entries = _Hashes(source.entries()), 0
     try:
-        for entry in journal.walk_tenant(hashes, tenant_id=question.tenant_id):
+        for entry in chain.walk_tenant(hashes, tenant_id=question.tenant_id):
             entries += 1
             at = entry["at"]
             is_over = is_over or (question.until is not None and at >= question.until)

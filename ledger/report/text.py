@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any, Final
 
-from ledger import journal
+from ledger.core.journal import chain
 
 
 class Encoded(str):
@@ -41,11 +41,11 @@ def _with_decimals(value: Any) -> str:
         case list() | tuple():
             return "[" + ",".join(map(encode, value)) + "]"
         case Decimal():
-            return journal.canonical(value)
+            return chain.canonical(value)
         case _:
             raise TypeError(f"{type(value).__name__} has no place in a report")
 
 
 def decode(text: str) -> Any:
     """What `encode` wrote, with every number that is not an integer as an exact Decimal."""
-    return journal.parse(text)
+    return chain.parse(text)

@@ -1,12 +1,13 @@
 """All SQL, for PostgreSQL and SQLite.
 
-A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.writer` and `ledger.deploy`
-open a writing transaction, and `ledger.certificates` for its cache, which is no record and locks nothing else. Rows are
-locked in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a
-dataset (accounts, projects, runs, entries) is protected by its dataset's lock; the tenant's own journal comes last.
+A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.service.writer` and
+`ledger.operate.deploy` open a writing transaction, and `ledger.service.certificates` for its cache, which is no record
+and locks nothing else. Rows are locked in one order everywhere: idempotency keys (sorted), dataset names (sorted),
+datasets (by id); what hangs under a dataset (accounts, projects, runs, entries) is protected by its dataset's lock; the
+tenant's own journal comes last.
 
-On PostgreSQL each transaction says first whose it is, for row-level security (see `ledger.tables`). The predicates on
-`tenant_id` in every statement do not rely on that: SQLite has none.
+On PostgreSQL each transaction says first whose it is, for row-level security (see `ledger.store.tables`). The
+predicates on `tenant_id` in every statement do not rely on that: SQLite has none.
 
     engines  how each database is opened, and the transactions that begin there
     reading  what is read

@@ -22,13 +22,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.reading import Reading
-from ledger.store.writing import Writing
-from ledger.tables import (
+from ledger.store.tables import (
     TENANT_SETTING,
     Uid,
     operator_keys,
     tenants,
 )
+from ledger.store.writing import Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
 WAL_TRIES_MAX: Final = 20

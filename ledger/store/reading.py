@@ -21,7 +21,7 @@ from sqlalchemy import (
     tuple_,
 )
 
-from ledger.model import (
+from ledger.core.amounts import (
     Account,
     AccountKey,
     Amount,
@@ -40,7 +40,7 @@ from ledger.model import (
     TenantEntry,
     Wanted,
 )
-from ledger.rows import (
+from ledger.store.rows import (
     account_of,
     alert_of,
     alerting_of,
@@ -52,7 +52,7 @@ from ledger.rows import (
     run_of,
     tenant_of,
 )
-from ledger.tables import (
+from ledger.store.tables import (
     NOBODY,
     accounts,
     alerts,

@@ -20,11 +20,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ledger import journal
-from ledger.alerts import event as event_of
-from ledger.alerts import id_of
-from ledger.errors import NameTaken, NotFound
-from ledger.model import (
+from ledger.core.alerts import event as event_of
+from ledger.core.alerts import id_of
+from ledger.core.amounts import (
     NO_FAIR_USE,
     NO_HASH,
     Actor,
@@ -43,15 +41,17 @@ from ledger.model import (
     TenantEntry,
     Wanted,
 )
-from ledger.rows import (
+from ledger.core.journal import chain
+from ledger.errors import NameTaken, NotFound
+from ledger.store.reading import Key, Reading
+from ledger.store.rows import (
     alert_of,
     amount_row,
     amounts_row,
     key_row,
     run_row,
 )
-from ledger.store.reading import Key, Reading
-from ledger.tables import (
+from ledger.store.tables import (
     accounts,
     alerts,
     certificates,
@@ -138,7 +138,7 @@ class Writing(Reading):
                 "size": definition.size,
                 "is_partitioned": int(definition.is_partitioned),
                 **amount_row("ceiling", definition.ceiling),
-                "budget": None if command.budget is None else journal.canonical(command.budget),
+                "budget": None if command.budget is None else chain.canonical(command.budget),
                 **amount_row("limit", command.limit),
                 "state": "active",
                 "seq": 0,
@@ -210,9 +210,9 @@ class Writing(Reading):
                 "dataset": dataset.id,
                 "title": dataset.title,
                 "description": dataset.description,
-                "budget": None if dataset.budget is None else journal.canonical(dataset.budget),
+                "budget": None if dataset.budget is None else chain.canonical(dataset.budget),
                 **amount_row("limit", dataset.limit),
-                "fair_use": None if dataset.fair_use == NO_FAIR_USE else journal.canonical(dataset.fair_use.facts()),
+                "fair_use": None if dataset.fair_use == NO_FAIR_USE else chain.canonical(dataset.fair_use.facts()),
                 "state": dataset.state,
                 "seq": dataset.seq,
                 "head": heads[dataset.id],
@@ -226,7 +226,7 @@ class Writing(Reading):
 
     def _save_projects(self, changed: Sequence[Project]) -> None:
         for project in changed:
-            row = {"budget": journal.canonical(project.budget), **amount_row("limit", project.limit)}
+            row = {"budget": chain.canonical(project.budget), **amount_row("limit", project.limit)}
             key = {"tenant_id": self.tenant_id, "dataset_id": project.dataset_id, "name": project.name}
             statement = self._insert(projects).on_conflict_do_update(
                 index_elements=["tenant_id", "dataset_id", "name"], set_=row
@@ -243,7 +243,7 @@ class Writing(Reading):
                 "dataset_id": proposal.dataset_id,
                 "run_id": proposal.run_id,
                 "principal_id": proposal.principal_id,
-                "body": journal.canonical(proposal.body),
+                "body": chain.canonical(proposal.body),
                 "state": proposal.state,
                 "created_us": proposal.created_us,
                 "expires_us": proposal.expires_us,
@@ -349,7 +349,7 @@ class Writing(Reading):
                 "run_id": UUID(event["run"]) if "run" in event else None,
                 "seq": event.get("seq"),
                 "at_us": now_us,
-                "body": journal.canonical(event),
+                "body": chain.canonical(event),
                 "state": "pending" if is_sent else "none",
                 "attempts": 0,
                 "next_us": now_us if is_sent else None,
@@ -404,7 +404,7 @@ class Writing(Reading):
 
     def set_alerting(self, alerting: Alerting) -> None:
         """What the tenant wants to be told of. Without a webhook, what waits to be sent is not sent any more."""
-        row = {"alerting": journal.canonical(alerting.facts())}
+        row = {"alerting": chain.canonical(alerting.facts())}
         self.connection.execute(update(tenants).where(tenants.c.tenant_id == self.tenant_id), row)
         if alerting.webhook is None:
             waiting = (alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending")
@@ -445,7 +445,7 @@ class Writing(Reading):
         tenant = self._tenant(select(tenants).with_for_update(key_share=True))
         if tenant is None:
             raise NotFound("There is no such tenant.")
-        entry = journal.seal_of_tenant(
+        entry = chain.seal_of_tenant(
             kind, actor, facts, tenant_id=self.tenant_id, seq=tenant.seq + 1, prev=tenant.head, at_us=now_us
         )
         row = {"seq": entry.seq, "kind": kind, "at_us": now_us, "body": entry.body, "hash": entry.hash}

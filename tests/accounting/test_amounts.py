@@ -12,7 +12,7 @@ import mpmath as mp
 import pytest
 
 from ledger.accounting import amounts
-from ledger.model import Amount
+from ledger.core.amounts import Amount
 from tests.accounting.samples import decimal, real
 
 ONE = Fraction(1)

@@ -14,8 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget, limit_of, report_deltas
+from ledger.core.amounts import Amount, Bound
 from ledger.errors import InvalidRequest
-from ledger.model import Amount, Bound
 from tests.accounting.samples import decimal, normal_cdf, real
 
 BOUNDS: tuple[Bound, ...] = ("certified", "clt")

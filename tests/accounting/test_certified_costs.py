@@ -13,8 +13,8 @@ from dp_accounting.pld import privacy_loss_distribution
 
 from ledger.accounting import amounts, certify, costs, gdp, mechanisms, strategies, zcdp
 from ledger.accounting.costs import Cost
+from ledger.core.amounts import Adjacency
 from ledger.errors import InvalidMechanism, TooLarge
-from ledger.model import Adjacency
 from tests.accounting.oracle_curves import Step, optimistic
 
 DELTA = Fraction(1, 10**8)

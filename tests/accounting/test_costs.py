@@ -20,8 +20,8 @@ import pytest
 from ledger.accounting import costs, mechanisms, strategies
 from ledger.accounting.costs import MU_MAX, Cost
 from ledger.accounting.mechanisms import planned_steps
+from ledger.core.amounts import Adjacency, Amount, Bound
 from ledger.errors import InvalidMechanism
-from ledger.model import Adjacency, Amount, Bound
 from tests.accounting import oracle
 from tests.accounting.samples import (
     POISSON,

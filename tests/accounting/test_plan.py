@@ -15,8 +15,8 @@ import pytest
 
 from ledger.accounting import costs, mechanisms, plan
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.core.amounts import Adjacency, Amount, Bound
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
-from ledger.model import Adjacency, Amount, Bound
 from tests.accounting.samples import decimal, one_step
 
 ADJACENCIES: tuple[Adjacency, ...] = get_args(Adjacency)

@@ -23,8 +23,8 @@ from ledger.accounting import amounts, certify, costs, gdp, mechanisms, settling
 from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
+from ledger.core.amounts import Adjacency, Amount, Bound
 from ledger.errors import InvalidMechanism, TooLarge
-from ledger.model import Adjacency, Amount, Bound
 from tests.accounting.oracle_curves import FloatArray, Step, optimistic
 from tests.accounting.samples import appearances, composed, decimal, gaussian
 

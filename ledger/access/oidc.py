@@ -1,0 +1,482 @@
+"""Single sign-on and workload identity: who an OpenID Connect issuer says is calling.
+
+A CI job or a Kubernetes service account shows a token of its own issuer instead of a stored key. A JSON file says which
+issuers are trusted, and by rules which claims stand for which tenant, role and limits; the first rule that matches
+counts. PyJWT reads tokens and keys and checks signatures and claims. What is ours is where its own client of JWKS
+documents does less than a server needs: bounds on what is fetched and how often (a token's `kid` is whatever a stranger
+writes there), keys that go on when an issuer does not answer, and one answer for all that can be wrong.
+
+The way of a token: its form and length; that its issuer, algorithm and type are those of the configuration, before
+anything is fetched for it; the issuer's key with its `kid`; signature, audience, times; the rules. Times are this
+machine's here; the writer looks at the end of a token again, by the database's clock.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import logging
+import math
+import re
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
+from uuid import UUID
+
+import httpx
+import jwt
+from cryptography.exceptions import UnsupportedAlgorithm
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic_core import PydanticCustomError
+
+from ledger.core.amounts import Actor, Role
+from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
+
+log = logging.getLogger(__name__)
+
+TOKEN_LENGTH_MAX: Final = 8192
+SUBJECT_LENGTH_MAX: Final = 1024
+"""OpenID Connect says 255; `system:serviceaccount:` with Kubernetes' longest names is longer."""
+NAME_LENGTH_MAX: Final = 255
+KID_LENGTH_MAX: Final = 255
+END_SECONDS_MAX: Final = 32_503_680_000
+"""The year 3000. What lives longer is no token, and would not fit a time."""
+
+DOCUMENT_BYTES_MAX: Final = 256 * 1024
+FETCH_SECONDS_MAX: Final = 5.0
+LIFETIME_SECONDS: Final = 300.0
+"""How old keys may be before they are fetched again."""
+STALE_SECONDS: Final = 3600.0
+"""How old they may be at most, where fetching fails: so long does a key that its issuer withdrew live on."""
+REFETCH_SECONDS: Final = 10.0
+"""How long after a fetch, good or bad, the next one may come, whatever tokens say."""
+WAITING_MAX: Final = 8
+"""Threads that fetch, or wait for one that does. There are 40 for all requests, which a slow issuer must not take."""
+
+Reason = Literal[
+    "too-long",
+    "malformed",
+    "issuer",
+    "algorithm",
+    "type",
+    "kid",
+    "no-keys",
+    "signature",
+    "audience",
+    "expired",
+    "not-yet-valid",
+    "claims",
+    "rules",
+]
+"""Why a token was refused: for the log and a counter, never for the caller."""
+
+Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
+"""Asymmetric ones alone: nobody else can make what the issuer signs. No `none`, no HMAC."""
+
+_KEY_TYPES: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
+_TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
+"""What `typ` may be, where it stands: identity and access tokens. An issuer signs others, such as `logout+jwt`."""
+_REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat"]
+_TOKEN: Final = re.compile(r"(?!pbl_)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
+
+
+def looks_like_token(secret: str) -> bool:
+    """Whether this is a JWT by its form, and no key: three parts of base64url, of which the last may be empty."""
+    return _TOKEN.fullmatch(secret) is not None
+
+
+# --- the configuration -----------------------------------------------------------------------------------------------
+
+
+def _is_loopback(url: httpx.URL) -> bool:
+    try:
+        return url.host == "localhost" or ipaddress.ip_address(url.host).is_loopback
+    except ValueError:
+        return False
+
+
+def _url(text: str) -> str:
+    """The text of a URL that may be fetched from. Raises what Pydantic reports, which does not repeat it."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        raise PydanticCustomError("url", "is not a URL") from None
+    if not url.host or url.userinfo or url.fragment:
+        raise PydanticCustomError("url", "must have a host, and neither a user nor a fragment")
+    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url)):
+        raise PydanticCustomError("url", "must begin with https:// (http:// is for loopback addresses alone)")
+    return text
+
+
+def _issuer_url(text: str) -> str:
+    if httpx.URL(text).query:
+        raise PydanticCustomError("url", "must have no query")
+    return text
+
+
+def _wanted(value: str | bool | int) -> str | bool | int:
+    """What a rule wants of a claim. A `*` elsewhere than at the end, or alone, would not mean what it looks like."""
+    if isinstance(value, str) and (value == "*" or "*" in value[:-1]):
+        raise PydanticCustomError("wildcard", "a * may stand once, at the end, after what the claim has to begin with")
+    return value
+
+
+def _tenant(value: UUID) -> UUID:
+    if value.int == 0:
+        raise PydanticCustomError("tenant", "is not a tenant's id")
+    return value
+
+
+Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Url = Annotated[Text, AfterValidator(_url)]
+Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=63)]], Field(min_length=1)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Rule(_Strict):
+    """Who has these claims acts in this tenant, in this role, within these limits."""
+
+    claims: Annotated[dict[Text, Annotated[Text | bool | int, AfterValidator(_wanted)]], Field(min_length=1)]
+    tenant: Annotated[UUID, AfterValidator(_tenant)]
+    role: Role
+    datasets: Names | None = None
+    projects: Names | None = None
+
+    def matches(self, claims: Mapping[str, Any]) -> bool:
+        return all(_has(claims.get(name), wanted) for name, wanted in self.claims.items())
+
+
+class IssuerSaid(_Strict):
+    """An issuer as the configuration has it. Without `jwks_uri` its keys are found by discovery."""
+
+    issuer: Annotated[Url, AfterValidator(_issuer_url)]
+    audience: Text
+    algorithms: Annotated[list[Algorithm], Field(min_length=1)]
+    jwks_uri: Url | None = None
+    leeway_seconds: Annotated[int, Field(ge=0, le=300)] = 60
+    rules: Annotated[list[Rule], Field(min_length=1)]
+
+
+def _distinct(said: list[IssuerSaid]) -> list[IssuerSaid]:
+    if len({one.issuer for one in said}) < len(said):
+        raise PydanticCustomError("distinct", "an issuer stands there twice; give one all its rules")
+    return said
+
+
+class Configuration(_Strict):
+    """What the file says."""
+
+    issuers: Annotated[list[IssuerSaid], Field(min_length=1, max_length=100), AfterValidator(_distinct)]
+
+
+def _has(value: object, wanted: str | bool | int) -> bool:
+    """Whether a claim is what a rule wants, or a list that contains it."""
+    if isinstance(value, list):
+        return any(not isinstance(item, list) and _has(item, wanted) for item in value)
+    if isinstance(value, str) and isinstance(wanted, str) and wanted.endswith("*"):
+        return value.startswith(wanted[:-1])
+    return type(value) is type(wanted) and value == wanted  # in Python true is 1
+
+
+def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise Misconfigured("a name stands twice in one of its objects")
+    return found
+
+
+def configuration(path: Path) -> Configuration:
+    """What a file says. Raises Misconfigured, naming the field and not what it holds."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        json.loads(text, object_pairs_hook=_no_duplicates)
+        return Configuration.model_validate_json(text)
+    except OSError as error:
+        raise Misconfigured(f"{path}: cannot be read: {error.strerror}") from None
+    except Misconfigured as error:
+        raise Misconfigured(f"{path}: {error.detail}") from None
+    except ValidationError as error:
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        raise Misconfigured(f"{path}: {wrong}") from None
+    except (ValueError, RecursionError):
+        raise Misconfigured(f"{path}: is not JSON") from None
+
+
+# --- tokens ----------------------------------------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """A token is not good enough. Says why, and of whom where the configuration or a signature vouches for it."""
+
+    def __init__(self, reason: Reason, *, issuer: str | None = None, detail: str = "") -> None:
+        self.reason, self.issuer, self.detail = reason, issuer, detail
+        super().__init__(reason)
+
+
+class Issuers:
+    """Recognises callers by tokens of the issuers that are configured.
+
+    on_failure: is told the reason of each refusal, in the thread that refuses. clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        said: Configuration,
+        *,
+        on_failure: Callable[[str], None] = lambda _reason: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        slots = threading.BoundedSemaphore(WAITING_MAX)
+        self._issuers = {one.issuer: _Issuer(one, _Keys(one, slots, clock)) for one in said.issuers}
+        self._on_failure = on_failure
+
+    @classmethod
+    def load(cls, path: Path, *, on_failure: Callable[[str], None] = lambda _reason: None) -> Issuers:
+        """Those that a file names. Raises Misconfigured. Nothing is fetched yet."""
+        return cls(configuration(path), on_failure=on_failure)
+
+    def recognise(self, token: str) -> Actor:
+        """The actor that a token stands for. May fetch keys, so it blocks. Raises Unauthenticated."""
+        try:
+            return self._recognise(token)
+        except _Refused as refused:
+            log.info("a token of %s was refused: %s%s", refused.issuer or "nobody", refused.reason, refused.detail)
+            self._on_failure(refused.reason)
+        raise Unauthenticated(UNKNOWN_KEY)
+
+    def _recognise(self, token: str) -> Actor:
+        if len(token) > TOKEN_LENGTH_MAX:
+            raise _Refused("too-long")
+        if not looks_like_token(token):
+            raise _Refused("malformed")
+        try:
+            # Nothing of this is believed: it chooses which issuer has to have signed it, and with which key.
+            read = jwt.decode_complete(token, options={"verify_signature": False})
+        except jwt.PyJWTError:
+            raise _Refused("malformed") from None
+        named = read["payload"].get("iss")
+        issuer = self._issuers.get(named) if isinstance(named, str) else None
+        if issuer is None:
+            raise _Refused("issuer")
+        return issuer.recognise(token, read["header"])
+
+
+class _Issuer:
+    """One issuer: what it has to have signed, and whom its claims stand for."""
+
+    def __init__(self, said: IssuerSaid, keys: _Keys) -> None:
+        self._said, self._keys = said, keys
+        self._host = httpx.URL(said.issuer).host
+
+    def recognise(self, token: str, header: Mapping[str, Any]) -> Actor:
+        algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "jwt")
+        if algorithm not in self._said.algorithms:
+            self._refuse("algorithm")
+        if not isinstance(kind, str) or kind.lower() not in _TYPES:
+            self._refuse("type")
+        if not isinstance(kid, str) or not 0 < len(kid) <= KID_LENGTH_MAX:
+            self._refuse("kid")
+        return self._actor(self._verified(token, self._keys.find(kid, algorithm)))
+
+    def _verified(self, token: str, key: jwt.PyJWK) -> dict[str, Any]:
+        try:
+            return jwt.decode(
+                token,
+                key,  # which is bound to its algorithm
+                algorithms=self._said.algorithms,
+                audience=self._said.audience,
+                issuer=self._said.issuer,
+                leeway=self._said.leeway_seconds,
+                options={"require": _REQUIRED, "enforce_minimum_key_length": True},
+            )
+        except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+            self._refuse(_reason(error))
+
+    def _actor(self, claims: Mapping[str, Any]) -> Actor:
+        subject, end = claims["sub"], claims["exp"]
+        # Control characters, and surrogates that are no text, neither belong in a journal nor fit into a database.
+        if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_LENGTH_MAX or not subject.isprintable():
+            self._refuse("claims", ": sub")
+        if not isinstance(end, int | float) or isinstance(end, bool) or end > END_SECONDS_MAX:
+            self._refuse("claims", ": exp")
+        rule = next((rule for rule in self._said.rules if rule.matches(claims)), None)
+        if rule is None:
+            self._refuse("rules", f": none is for the subject {subject!r}")
+        principal_id = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, self._said.issuer), subject)
+        return Actor(
+            tenant_id=rule.tenant,
+            key_id=principal_id,
+            principal_id=principal_id,
+            name=f"{self._host}:{subject}"[:NAME_LENGTH_MAX],
+            role=rule.role,
+            datasets=None if rule.datasets is None else frozenset(rule.datasets),
+            projects=None if rule.projects is None else frozenset(rule.projects),
+            expires_us=(int(end) + self._said.leeway_seconds) * 1_000_000,
+        )
+
+    def _refuse(self, reason: Reason, detail: str = "") -> NoReturn:
+        raise _Refused(reason, issuer=self._said.issuer, detail=detail)
+
+
+def _reason(error: Exception) -> Reason:
+    match error:
+        case jwt.ExpiredSignatureError():
+            return "expired"
+        case jwt.ImmatureSignatureError():
+            return "not-yet-valid"
+        case jwt.InvalidAudienceError():
+            return "audience"
+        case jwt.InvalidSignatureError() | jwt.InvalidKeyError() | UnsupportedAlgorithm():
+            return "signature"
+        case _:
+            return "claims"
+
+
+# --- the issuers' keys -----------------------------------------------------------------------------------------------
+
+
+class _Held(NamedTuple):
+    """Public keys by `kid` and algorithm, and when they were fetched."""
+
+    keys: Mapping[tuple[str, str], jwt.PyJWK]
+    fetched: float
+
+
+class _Unusable(Exception):
+    """An issuer's document cannot be had, or is not what it should be."""
+
+
+class _Keys:
+    """An issuer's keys, as it published them last. Any thread may ask; one at a time fetches."""
+
+    def __init__(self, said: IssuerSaid, slots: threading.BoundedSemaphore, clock: Callable[[], float]) -> None:
+        self._said, self._slots, self._clock = said, slots, clock
+        self._fetching = threading.Lock()
+        self._held = _Held({}, -math.inf)
+        self._tried = -math.inf
+
+    def find(self, kid: str, algorithm: str) -> jwt.PyJWK:
+        """The key with which this issuer signs by this algorithm. Raises _Refused."""
+        held = self._held
+        key = held.keys.get((kid, algorithm))
+        age = self._clock() - held.fetched
+        if key is None or age >= LIFETIME_SECONDS:
+            # Who can go on with an old key does not wait while another thread fetches.
+            self._refresh(held, may_wait=key is None or age >= STALE_SECONDS)
+            held = self._held
+            key = held.keys.get((kid, algorithm))
+        if self._clock() - held.fetched >= STALE_SECONDS:
+            raise _Refused("no-keys", issuer=self._said.issuer)
+        if key is None:
+            raise _Refused("kid", issuer=self._said.issuer)
+        return key
+
+    def _refresh(self, seen: _Held, *, may_wait: bool) -> None:
+        """Fetches the keys, unless that was tried just now, or as many wait for it already as may."""
+        if self._is_too_soon() and not self._fetching.locked():
+            return
+        if not self._slots.acquire(blocking=False):
+            return
+        try:
+            if not self._fetching.acquire(blocking=may_wait):
+                return
+            try:
+                if self._held is seen and not self._is_too_soon():
+                    self._fetch()
+            finally:
+                self._fetching.release()
+        finally:
+            self._slots.release()
+
+    def _is_too_soon(self) -> bool:
+        return self._clock() - self._tried < REFETCH_SECONDS
+
+    def _fetch(self) -> None:
+        try:
+            keys = _usable(_document(self._where()), self._said.algorithms)
+        except _Unusable as error:
+            log.warning("the keys of %s could not be fetched: %s", self._said.issuer, error)
+        else:
+            if not keys:
+                log.warning("%s publishes no key for the configured algorithms", self._said.issuer)
+            self._held = _Held(keys, self._clock())
+        finally:
+            self._tried = self._clock()  # afterwards, so that those who waited do not try one after another
+
+    def _where(self) -> str:
+        """OpenID Connect Discovery 1.0, 4: the document is the issuer's own only where it says the very same name."""
+        if self._said.jwks_uri is not None:
+            return self._said.jwks_uri
+        found = _document(self._said.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if found.get("issuer") != self._said.issuer:
+            raise _Unusable("the discovery document is another issuer's")
+        where = found.get("jwks_uri")
+        try:
+            url = httpx.URL(_url(where)) if isinstance(where, str) else None
+        except PydanticCustomError:
+            url = None
+        # An issuer elsewhere has no business with what listens on this machine.
+        if url is None or (_is_loopback(url) and not _is_loopback(httpx.URL(self._said.issuer))):
+            raise _Unusable("the discovery document has no jwks_uri that may be fetched")
+        return str(url)
+
+
+def _usable(document: Mapping[str, Any], algorithms: list[Algorithm]) -> dict[tuple[str, str], jwt.PyJWK]:
+    """A JWKS document's keys that verify signatures by these algorithms. Raises _Unusable where it is none."""
+    published = document.get("keys")
+    if not isinstance(published, list):
+        raise _Unusable("the JWKS document has no list of keys")
+    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    for jwk in published:
+        if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or jwk.get("use", "sig") != "sig":
+            continue
+        for algorithm in algorithms:
+            key = _key(jwk, algorithm)
+            if key is not None:
+                found.setdefault((jwk["kid"], algorithm), key)
+    return found
+
+
+def _key(jwk: dict[str, Any], algorithm: Algorithm) -> jwt.PyJWK | None:
+    """A published key, bound to one algorithm; None where it is not for that, is weak, or is no public key."""
+    if jwk.get("alg", algorithm) != algorithm or jwk.get("kty") != _KEY_TYPES[algorithm[:2]] or "d" in jwk:
+        return None
+    try:
+        key = jwt.PyJWK(jwk, algorithm)  # by itself it would take an RSA key without `alg` for RS256
+        weakness = key.Algorithm.check_key_length(key.Algorithm.prepare_key(key.key))
+    except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
+        return None
+    return None if weakness else key
+
+
+def _document(where: str) -> dict[str, Any]:
+    """A JSON object from the network, bounded in size and time. Raises _Unusable. A redirection is not followed."""
+    deadline = time.monotonic() + FETCH_SECONDS_MAX
+    body = bytearray()
+    # Not compressed: a bound on what arrives is then one on what is read. A proxy does not lead to this machine.
+    headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
+    try:
+        with (
+            httpx.Client(timeout=FETCH_SECONDS_MAX, trust_env=not _is_loopback(httpx.URL(where))) as client,
+            client.stream("GET", where, headers=headers, follow_redirects=False) as response,
+        ):
+            if response.status_code != httpx.codes.OK:
+                raise _Unusable(f"{where} answered {response.status_code}")
+            for chunk in response.iter_raw():
+                body += chunk
+                if len(body) > DOCUMENT_BYTES_MAX or time.monotonic() > deadline:
+                    raise _Unusable(f"{where} is too large or too slow")
+        found = json.loads(bytes(body))
+    except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
+        raise _Unusable(f"{where} cannot be reached: {type(error).__name__}") from None
+    except (ValueError, RecursionError):
+        raise _Unusable(f"{where} is not JSON") from None
+    if not isinstance(found, dict):
+        raise _Unusable(f"{where} is not a JSON object")
+    return found

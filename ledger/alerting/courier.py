@@ -1,0 +1,421 @@
+"""The courier: looks, now and then, for what is worth telling, and takes alerts from the outbox to webhooks.
+
+One thread in each server process. A decision puts its alerts into the outbox in its own transaction
+(`ledger.service.writer`), and the courier is woken when that has committed; every so often it makes a round by itself,
+for what no decision raises (`ledger.alerting.watch`) and for what is to be tried again.
+
+An alert is leased before it is sent: for a while nobody else is given it, no transaction stays open meanwhile, and if
+this process ends, it is due again. So it arrives at least once, and its `id` is what a receiver tells a second time by.
+What fails is tried again, later and later, a bounded number of times. Every write goes through the writer.
+
+Where to, a tenant says, within the hosts that the operator allows. A redirection is not followed, no more of an answer
+is read than a bound, and neither the log nor an alert's row has any of a URL but its host: its path may be a secret.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import logging
+import random
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Final, Literal, Protocol
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+
+from ledger.alerting import watch
+from ledger.core.alerts import id_of
+from ledger.core.amounts import Alert, KeptAlert
+from ledger.service.writer import Writer
+from ledger.store import Reading, Store, Writing
+from ledger.verifier.jws import ALERT
+
+log = logging.getLogger(__name__)
+
+TRIES: Final = 12
+FIRST_WAIT_US: Final = 90 * 1_000_000
+"""How long after the first failure it is tried again; twice as long after each more: two days until the last."""
+POST_SECONDS_MAX: Final = 10.0
+"""From the name's look-up to the end of the answer."""
+ANSWER_BYTES_MAX: Final = 64 * 1024
+BATCH: Final = 8
+"""How many of one tenant's alerts are leased at once. They are sent one after another, up to the first that fails."""
+BATCHES_MAX: Final = 50
+"""Of one tenant, one after another, before the others have their turn again."""
+AT_ONCE: Final = 8
+"""Tenants that are sent to at the same time."""
+LEASE_US: Final = 300 * 1_000_000
+"""Longer than a batch can take."""
+HOURLY_US: Final = 3_600 * 1_000_000
+"""How often forecasts are made, and heads are sent."""
+WRITE_SECONDS_MAX: Final = 60.0
+SEEN_MAX: Final = 10_000
+URL_LENGTH_MAX: Final = 2000
+
+Outcome = Literal["delivered", "retried", "failed"]
+
+
+class Signs(Protocol):
+    """What signs events."""
+
+    def sign(self, payload: str, typ: str) -> str:
+        """The compact JWS of a payload."""
+        ...
+
+
+# --- where alerts may go ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """The hosts that webhooks may lead to, as `host` or `host:port`; none is that webhooks are off.
+
+    What the names mean is left to the resolver: a host that the operator allows is trusted, also with where it points.
+    """
+
+    allowed: tuple[str, ...] = ()
+
+    def objection(self, url: str) -> str | None:
+        """Why a webhook may not lead there; None where it may."""
+        if not self.allowed:
+            return "webhooks are off: the operator allows no hosts"
+        try:
+            parsed = httpx.URL(url)
+        except (httpx.InvalidURL, ValueError):
+            return "is not a URL"
+        if len(url) > URL_LENGTH_MAX or not url.isascii() or not url.isprintable() or " " in url:
+            return f"is a URL of ASCII characters without spaces, at most {URL_LENGTH_MAX}"
+        if not parsed.host or parsed.userinfo or parsed.fragment:
+            return "must have a host, and neither a user nor a fragment"
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
+            return "must begin with https:// (http:// is for loopback addresses alone)"
+        if not any(_place(httpx.URL(f"{parsed.scheme}://{each}")) == _place(parsed) for each in self.allowed):
+            return "its host is not among those that the operator allows"
+        return None
+
+
+def _place(url: httpx.URL) -> tuple[str, int | None]:
+    return url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+# --- one delivery ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Bag:
+    """What one tenant's receiver is to get, and what came of it: None is delivered, text is why not."""
+
+    tenant_id: UUID
+    url: str
+    alerts: Sequence[KeptAlert]
+    told: dict[UUID, str | None] = field(default_factory=dict)
+
+    @property
+    def has_failed(self) -> bool:
+        return any(failure is not None for failure in self.told.values())
+
+
+def _sent(body: str, signature: str) -> bytes:
+    """A request's body. The event stands in it twice: to be read, and signed, which is what to believe."""
+    return f'{{"alert":{body},"signature":"{signature}"}}'.encode()
+
+
+async def _post(client: httpx.AsyncClient, url: str, alert: KeptAlert, signature: str) -> str | None:
+    """Sends one alert. None where the receiver took it, else why not, in words that have none of the URL or answer."""
+    headers = {
+        "Content-Type": "application/json",
+        "Idempotency-Key": str(alert.id),
+        "User-Agent": "privacy-ledger",
+        "Accept-Encoding": "identity",
+    }
+    try:
+        async with (
+            asyncio.timeout(POST_SECONDS_MAX),
+            client.stream(
+                "POST", url, content=_sent(alert.body, signature), headers=headers, follow_redirects=False
+            ) as response,
+        ):
+            size = 0
+            async for chunk in response.aiter_raw():
+                size += len(chunk)
+                if size > ANSWER_BYTES_MAX:
+                    break
+    except (TimeoutError, httpx.TimeoutException):
+        return "timeout"
+    except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as error:
+        return f"unreachable ({type(error).__name__})"
+    return None if response.is_success else f"status {response.status_code}"
+
+
+# --- the thread ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Looked:
+    """How far this process has looked at a tenant."""
+
+    after: tuple[int, UUID] = watch.NOTHING_DUE
+    hourly_us: int | None = None
+    heads: dict[UUID | None, int] = field(default_factory=dict)
+    pending: int = 0
+    at: float = 0.0
+
+
+class Courier:
+    """Raises what no decision raises, and delivers."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        signer: Signs,
+        *,
+        hosts: Hosts,
+        every_seconds: float,
+        signed_head: watch.SignedHead,
+        clock: Callable[[Reading], int] = Reading.now_us,
+        on_delivery: Callable[[Outcome], None] = lambda _outcome: None,
+    ) -> None:
+        """signed_head: what is sent of a journal's head, where a tenant asks for heads. clock: what time it is, in
+        microseconds; the database's. on_delivery: is told what came of each try."""
+        self._store, self._writer, self._signer = store, writer, signer
+        self._hosts, self._every_seconds, self._clock, self._on_delivery = hosts, every_seconds, clock, on_delivery
+        self._signed_head = signed_head
+        self._lock = threading.Lock()
+        self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
+        self._woken_for: set[UUID] = set()
+        self._woken = threading.Event()
+        self._is_closing = False
+        self._interrupt: Callable[[], object] = lambda: None
+        self._thread = threading.Thread(target=self._serve, name="ledger-courier", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """Breaks off what is being sent, gives it back, and ends the thread. Before the writer is closed."""
+        self._is_closing = True
+        self._woken.set()
+        with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
+            self._interrupt()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def saw(self, tenant_id: UUID, *, has_news: bool = False) -> None:
+        """That there is this tenant; has_news: and that there is something in its outbox. Never waits for anything."""
+        with self._lock:
+            self._seen.setdefault(tenant_id, _Looked())
+            self._seen.move_to_end(tenant_id)
+            if len(self._seen) > SEEN_MAX:
+                self._seen.popitem(last=False)
+            if has_news:
+                self._woken_for.add(tenant_id)
+        if has_news and self._hosts.allowed:
+            self._woken.set()
+
+    def objection(self, url: str) -> str | None:
+        """Why a webhook may not lead there; None where it may."""
+        return self._hosts.objection(url)
+
+    @property
+    def pending(self) -> int:
+        """How many alerts waited to be delivered when this process looked last."""
+        with self._lock:
+            return sum(looked.pending for looked in self._seen.values())
+
+    def _serve(self) -> None:
+        next_round = time.monotonic() + self._every_seconds
+        while True:
+            self._woken.wait(max(0.0, next_round - time.monotonic()))
+            self._woken.clear()
+            if self._is_closing:
+                return
+            try:
+                if time.monotonic() >= next_round:
+                    next_round = time.monotonic() + self._every_seconds
+                    self.round()
+                else:
+                    with self._lock:
+                        woken, self._woken_for = self._woken_for, set()
+                    self.deliver(woken)
+            except Exception as error:  # whatever it is: the next round may do better, and decisions go on
+                log.error("a round of the courier failed", exc_info=error)
+
+    def round(self) -> None:
+        """Looks at the tenants that have a webhook or were seen by this process, and delivers what is due. Where they
+        are too many to look at within the time between rounds, those that were looked at longest ago come first."""
+        begun = time.monotonic()
+        with_webhook = self._store.webhook_tenants()
+        for tenant_id in with_webhook:
+            self.saw(tenant_id)
+        with self._lock:
+            looked = sorted(self._seen.items(), key=lambda each: each[1].at)
+            self._woken_for.clear()
+        for tenant_id, state in looked:
+            if self._is_closing:
+                return
+            state.at = time.monotonic()
+            if state.at - begun > self._every_seconds:
+                break
+            try:
+                self._look(tenant_id, state)
+            except Exception as error:  # one tenant's trouble is not another's
+                log.error("the courier could not look at tenant %s", tenant_id, exc_info=error)
+        self.deliver(with_webhook)
+
+    # --- looking
+
+    def _look(self, tenant_id: UUID, looked: _Looked) -> None:
+        with self._store.reading(tenant_id) as reading:
+            tenant = reading.tenant()
+            if tenant is None:
+                return
+            now_us = self._clock(reading)
+            late = watch.late_runs(reading, after=looked.after, now_us=now_us)
+            found = [*watch.broken_journals(reading), *late.alerts]
+            is_time = looked.hourly_us is None or now_us - looked.hourly_us >= HOURLY_US
+            heads: list[Alert] = []
+            if is_time:
+                found += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
+            if is_time and tenant.alerting.heads and tenant.alerting.webhook is not None:
+                heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
+                found += heads
+            new = _not_in(reading, found)
+            is_full = reading.alerts_beyond(watch.ALERTS_MAX)
+            looked.pending = reading.pending_alerts()
+        if new:
+            self._writer.tell(tenant_id, new).result(WRITE_SECONDS_MAX)
+        if is_full:
+            self._write(tenant_id, lambda writing: writing.prune_alerts(rows_max=watch.ALERTS_MAX))
+        looked.after = late.last
+        for each in heads:
+            if each.kind == "head":
+                looked.heads[None if each.dataset is None else each.dataset.id] = each.seq or 0
+        looked.hourly_us = now_us if is_time else looked.hourly_us
+
+    def _write(self, tenant_id: UUID, work: Callable[[Writing], Any]) -> Any:
+        return self._writer.run(tenant_id, work).result(WRITE_SECONDS_MAX)
+
+    # --- delivering
+
+    def deliver(self, tenants: Iterable[UUID]) -> None:
+        """Delivers what is due of these tenants, until nothing is or a receiver does not take it."""
+        waiting = set(tenants) if self._hosts.allowed else set()
+        for _ in range(BATCHES_MAX):
+            if self._is_closing:
+                break
+            bags = [bag for tenant_id in sorted(waiting) if (bag := self._leased(tenant_id)) is not None]
+            if not bags:
+                break
+            with suppress(asyncio.CancelledError):
+                asyncio.run(self._send_all(bags))
+            for bag in bags:
+                self._tell(bag)
+            waiting = {bag.tenant_id for bag in bags if len(bag.alerts) == BATCH and not bag.has_failed}
+
+    def _leased(self, tenant_id: UUID) -> _Bag | None:
+        """What is due of a tenant, for this process to send now."""
+        with self._store.reading(tenant_id) as reading:
+            tenant = reading.tenant()
+            if tenant is None or tenant.alerting.webhook is None or not reading.has_due_alerts(self._clock(reading)):
+                return None
+
+        def lease(writing: Writing) -> list[KeptAlert]:
+            now_us = self._clock(writing)
+            return writing.lease_alerts(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
+
+        found: list[KeptAlert] = self._write(tenant_id, lease)
+        return _Bag(tenant_id, tenant.alerting.webhook, found) if found else None
+
+    async def _send_all(self, bags: Sequence[_Bag]) -> None:
+        loop, task = asyncio.get_running_loop(), asyncio.current_task()
+        if task is not None:
+            self._interrupt = partial(loop.call_soon_threadsafe, task.cancel)
+        if self._is_closing:
+            return
+        turns = asyncio.Semaphore(AT_ONCE)
+        async with asyncio.TaskGroup() as group:
+            for bag in bags:
+                group.create_task(self._send(bag, turns))
+
+    async def _send(self, bag: _Bag, turns: asyncio.Semaphore) -> None:
+        # A proxy does not lead to this machine.
+        is_local = _is_loopback(urlsplit(bag.url).hostname or "")
+        async with turns, httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
+            for alert in bag.alerts:
+                bag.told[alert.id] = failure = await self._try(client, bag.url, alert)
+                if failure is not None:
+                    return
+
+    async def _try(self, client: httpx.AsyncClient, url: str, alert: KeptAlert) -> str | None:
+        if self._hosts.objection(url) is not None:
+            return "its host is not allowed"
+        if alert.attempts > TRIES:
+            return "given up: the process that tried it last ended meanwhile"
+        return await _post(client, url, alert, self._signer.sign(alert.body, ALERT))
+
+    def _tell(self, bag: _Bag) -> None:
+        """Writes down what came of a batch: delivered, to be tried again, given up, or given back untried."""
+        outcomes: list[Outcome] = []
+
+        def work(writing: Writing) -> None:
+            now_us = self._clock(writing)
+            outcomes.clear()
+            for alert in bag.alerts:
+                outcomes.extend(_told(writing, alert, bag, now_us=now_us))
+
+        self._write(bag.tenant_id, work)
+        for outcome in outcomes:
+            self._on_delivery(outcome)
+        for alert in bag.alerts:
+            failure = bag.told.get(alert.id)
+            if failure is not None:
+                host = urlsplit(bag.url).netloc
+                log.warning("alert %s of tenant %s not taken by %s: %s", alert.id, bag.tenant_id, host, failure)
+
+
+def _told(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: int) -> list[Outcome]:
+    if alert.id not in bag.told:
+        # Another one of the same receiver failed, or the process ends: it was not tried, and is due when that one is.
+        next_us = now_us + (_wait_us(1) if bag.has_failed else 0)
+        writing.tell_alert(alert, state="pending", attempts=alert.attempts - 1, next_us=next_us, failure=alert.failure)
+        return []
+    failure = bag.told[alert.id]
+    if failure is None:
+        is_told = writing.tell_alert(alert, state="delivered", attempts=alert.attempts, delivered_us=now_us)
+        return ["delivered"] if is_told else []
+    if alert.attempts >= TRIES:
+        is_told = writing.tell_alert(alert, state="failed", attempts=min(alert.attempts, TRIES), failure=failure)
+        return ["failed"] if is_told else []
+    next_us = now_us + _wait_us(alert.attempts)
+    is_told = writing.tell_alert(alert, state="pending", attempts=alert.attempts, next_us=next_us, failure=failure)
+    return ["retried"] if is_told else []
+
+
+def _wait_us(attempts: int) -> int:
+    """How long to wait after so many failures: twice as long after each, a fifth more or less so that not all that
+    failed together come back together."""
+    spread = random.uniform(0.8, 1.2)  # noqa: S311 (no secret: it spreads retries)
+    return int(FIRST_WAIT_US * 2 ** (attempts - 1) * spread)
+
+
+def _not_in(reading: Reading, found: Sequence[Alert]) -> list[Alert]:
+    """Those that the tenant was not told of before."""
+    ids = {id_of(reading.tenant_id, alert): alert for alert in found}
+    known = reading.known_alerts(list(ids)) if ids else set()
+    return [alert for id_, alert in ids.items() if id_ not in known]

@@ -1,0 +1,345 @@
+"""What a tenant is told of: by what the books and the journals hold, and by nothing else. No I/O.
+
+Most alerts are raised by the entries that a group of decisions leaves (`raised`), in the order of the entries and from
+what each says of its accounts, so that they do not depend on how commands were grouped. The others are found by looking
+(`ledger.alerting.watch`): runs that are overdue, a journal that does not hold, a budget that will not last.
+
+An alert has a key, and is raised once under each. What the key names says when the same is worth saying again: a
+threshold's has the account's limit in it, so that a new budget is told of anew. Nothing here decides anything.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+from uuid import UUID, uuid5
+
+from ledger.core.amounts import (
+    AccountKey,
+    Alert,
+    Alerting,
+    Amount,
+    Books,
+    DatasetState,
+    Draft,
+    Parent,
+    Quantity,
+    Tenant,
+    timestamp,
+)
+
+VERSION: Final = 1
+"""Of an event."""
+NAMED_MAX: Final = 20
+"""How many partitions are told of one by one when they pass a threshold at once; more are one alert."""
+DAY_US: Final = 86_400 * 1_000_000
+WINDOW_US: Final = 28 * DAY_US
+"""How far back a forecast looks."""
+HISTORY_US: Final = 7 * DAY_US
+RUNS_ENOUGH: Final = 3
+"""A forecast takes so much history, or so many runs."""
+HORIZON_US: Final = 36_525 * DAY_US
+"""A hundred years. What lasts longer is said to last."""
+REMIND_US: Final = 7 * DAY_US
+"""How often a forecast that stays bad is told of."""
+_ADDING: Final = frozenset({"run-approved", "run-settled", "budget-set", "project-set"})
+"""The kinds of entries after which an account can have used a larger part of its limit than before."""
+
+
+def id_of(tenant_id: UUID, alert: Alert) -> UUID:
+    """The alert's id, which its key alone decides: whoever raises it a second time raises the same."""
+    return uuid5(tenant_id, json.dumps([alert.kind, *alert.key]))
+
+
+def event(alert: Alert, tenant: Tenant, *, at_us: int) -> dict[str, Any]:
+    """What is kept, listed, signed and sent: the same however often it is tried."""
+    said: dict[str, Any] = {
+        "v": VERSION,
+        "type": "alert",
+        "id": str(id_of(tenant.id, alert)),
+        "tenant": {"id": str(tenant.id), "name": tenant.name},
+        "kind": alert.kind,
+        "at": timestamp(at_us),
+        **alert.facts,
+    }
+    if alert.dataset is not None:
+        said["dataset"] = {"id": str(alert.dataset.id), "name": alert.dataset.name}
+    if alert.run_id is not None:
+        said["run"] = str(alert.run_id)
+    if alert.seq is not None:
+        said["seq"] = alert.seq
+    return said
+
+
+# --- what entries raise ----------------------------------------------------------------------------------------------
+
+
+def level(used: Amount, limit: Amount) -> int:
+    """How much of a limit is used, in whole percent, rounded down: of mu² or delta, whichever is more. A quantity with
+    a limit of zero has nothing to use and does not count."""
+    return max(
+        (
+            100 * mine // most
+            for mine, most in ((used.mu_sq_pico, limit.mu_sq_pico), (used.delta_atto, limit.delta_atto))
+            if most > 0
+        ),
+        default=0,
+    )
+
+
+def _passed(used: Amount, limit: Amount, percent: int) -> list[Quantity]:
+    """The quantities in which so much of a limit is used."""
+    pairs: tuple[tuple[Quantity, int, int], ...] = (
+        ("mu", used.mu_sq_pico, limit.mu_sq_pico),
+        ("delta", used.delta_atto, limit.delta_atto),
+    )
+    return [name for name, mine, most in pairs if most > 0 and 100 * mine >= percent * most]
+
+
+def refused_datasets(alerting: Alerting, drafts: Iterable[Draft]) -> list[UUID]:
+    """The datasets of which it matters to `raised` how many refusals in a row they had before."""
+    if alerting.refusals_in_a_row is None:
+        return []
+    return list(dict.fromkeys(draft.dataset_id for draft in drafts if draft.kind == "run-refused"))
+
+
+def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID, int]) -> list[Alert]:
+    """What a group's entries are worth telling of, in their order.
+
+    before: the books that they were decided on. refused_before: for `refused_datasets`, how many refusals in a row
+    there were, counted up to what the tenant asks for at least.
+    """
+    watch = _Watch(before, dict(refused_before))
+    return [alert for draft in drafts for alert in watch.read(draft)]
+
+
+@dataclass(slots=True)
+class _Watch:
+    """The books as a reader of the entries sees them go by."""
+
+    before: Books
+    in_a_row: dict[UUID, int]
+    levels: dict[AccountKey, int] = field(default_factory=dict)
+    states: dict[UUID, DatasetState] = field(default_factory=dict)
+
+    def read(self, draft: Draft) -> Iterator[Alert]:
+        if self.before.alerting.thresholds and draft.kind in _ADDING:
+            yield from self._thresholds(draft)
+        if draft.kind in ("run-approved", "run-refused"):
+            yield from self._refusals(draft)
+        if "overrun" in draft.facts:
+            overrun = draft.facts["overrun"]
+            said = {name: overrun[name] for name in ("steps", "cost", "fits")}
+            yield _of_entry("overrun", draft, {"overrun": said})
+        yield from self._frozen(draft)
+
+    def _frozen(self, draft: Draft) -> Iterator[Alert]:
+        state = draft.facts.get("state")
+        if state is None:
+            return
+        known = self.before.datasets.get(draft.dataset_id)
+        was = self.states.get(draft.dataset_id, "active" if known is None else known.state)
+        self.states[draft.dataset_id] = state
+        if state == "frozen" != was:
+            why = {"reason": draft.facts["reason"]} if "reason" in draft.facts else {}
+            yield _of_entry("frozen", draft, {"by": draft.actor, "because": draft.kind, **why})
+
+    def _refusals(self, draft: Draft) -> Iterator[Alert]:
+        most = self.before.alerting.refusals_in_a_row
+        if draft.kind == "run-approved" or most is None:
+            self.in_a_row[draft.dataset_id] = 0
+            return
+        count = self.in_a_row[draft.dataset_id] = self.in_a_row.get(draft.dataset_id, 0) + 1
+        if count == most:
+            yield _of_entry("refusals", draft, {"in_a_row": count, "by": draft.actor})
+
+    def _thresholds(self, draft: Draft) -> Iterator[Alert]:
+        passed: dict[tuple[str | None, int], list[_Stated]] = {}
+        for key, facts, high in _accounts(draft):
+            low = self.levels.get(key)
+            if low is None:
+                known = self.before.accounts.get(key)
+                low = 0 if known is None else level(known.spent + known.held, known.limit)
+            self.levels[key] = high
+            if low < high:
+                for percent in self.before.alerting.thresholds:
+                    if low < percent <= high:
+                        passed.setdefault((key.project, percent), []).append((key, facts, high))
+        for (_, percent), accounts in passed.items():
+            yield from _over(draft, percent, accounts)
+
+
+_Stated = tuple[AccountKey, Mapping[str, Any], int]
+"""An account, what an entry says of it, and how much of its limit that is, in percent."""
+
+
+def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[Alert]:
+    """That these accounts of one holder passed a threshold: an alert each, or one for all where they are many."""
+    for key, facts, _ in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
+        limit = Amount.of(facts["limit"])
+        said: dict[str, Any] = {
+            "percent": percent,
+            "quantities": _passed(Amount.of(facts["spent"]) + Amount.of(facts["held"]), limit, percent),
+            "balance": {part: facts[part] for part in ("limit", "spent", "held")},
+        }
+        account = key.facts()
+        name = json.dumps([key.partition, key.project])
+        if len(accounts) > NAMED_MAX:
+            names = sorted(str(each.partition) for each, *_ in accounts)
+            account |= {"partition": names[0]}
+            said |= {"partitions": names[:NAMED_MAX], "partitions_count": len(names)}
+            name = json.dumps([names, key.project])
+        generation = (str(limit.mu_sq_pico), str(limit.delta_atto))
+        if account:
+            said["account"] = account
+        yield _of_entry("threshold", draft, said, key=(str(draft.dataset_id), name, str(percent), *generation))
+
+
+def _accounts(draft: Draft) -> Iterator[_Stated]:
+    """The accounts that an entry says the balance of, except those of principals: they limit what one may hold at a
+    time, and are full and empty again in the ordinary course of things."""
+    if "balance" in draft.facts:
+        own = draft.facts["balance"]
+        yield AccountKey(draft.dataset_id), own, _level_of(own)
+    for group in draft.facts.get("accounts", ()):
+        if "principal" not in group:
+            stated = _level_of(group)
+            for partition in group.get("partitions", (None,)):
+                yield AccountKey(draft.dataset_id, partition, group.get("project")), group, stated
+
+
+def _level_of(facts: Mapping[str, Any]) -> int:
+    """`level`, of what an entry says. Straight from the digits: this is done for every approval."""
+    spent, held, limit = facts["spent"], facts["held"], facts["limit"]
+    found = 0
+    for quantity in ("mu_sq_pico", "delta_atto"):
+        most = int(limit[quantity])
+        if most > 0:
+            found = max(found, 100 * (int(spent[quantity]) + int(held[quantity])) // most)
+    return found
+
+
+def _of_entry(kind: Any, draft: Draft, facts: Mapping[str, Any], *, key: tuple[str, ...] | None = None) -> Alert:
+    of_it = (str(draft.dataset_id), str(draft.seq)) if key is None else key
+    return Alert(kind, of_it, facts, Parent(draft.dataset_id, draft.dataset), draft.run_id, draft.seq)
+
+
+# --- what is found by looking ----------------------------------------------------------------------------------------
+
+
+def overdue(dataset: Parent, *, run_id: UUID, state: str, due_us: int, seq: int) -> Alert:
+    """That a run was not started, or not settled, in time. It goes on counting in full. seq: where it was decided."""
+    facts = {"state": state, "due": timestamp(due_us)}
+    return Alert("overdue", (str(dataset.id), str(run_id), str(due_us)), facts, dataset, run_id, seq)
+
+
+def mismatch(dataset: Parent | None, *, seq: int, reason: str) -> Alert:
+    """That a journal does not hold at this number: somebody changed what is never changed. None is the tenant's own."""
+    of = "" if dataset is None else str(dataset.id)
+    return Alert("mismatch", (of, str(seq), reason), {"reason": reason}, dataset, None, seq)
+
+
+def head(dataset: Parent | None, *, seq: int, facts: Mapping[str, Any]) -> Alert:
+    """Where a journal is now, for somebody else to keep. facts: `hash`, and what else is said of a head. None is the
+    tenant's own journal."""
+    return Alert("head", ("" if dataset is None else str(dataset.id), str(seq)), facts, dataset, None, seq)
+
+
+def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
+    """One that says nothing but that alerts arrive."""
+    return Alert("test", (str(nonce),), {"by": by})
+
+
+# --- the forecast ----------------------------------------------------------------------------------------------------
+
+
+class Spend(NamedTuple):
+    """A run as a forecast sees it: when it was approved, and what of it is held or was charged."""
+
+    at_us: int
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """An estimate, by the rate of the last weeks, of how long what is left of an account lasts.
+
+    since_us: where the time that was looked at begins. runs: how many runs were approved in it. spent: what they hold
+    and were charged, together. is_enough: whether that is enough to say anything. lasts_until_us: None where it lasts
+    for a hundred years or more, or where nothing can be said. quantity: which one is used up first.
+    """
+
+    since_us: int
+    runs: int
+    spent: Amount
+    remaining: Amount
+    is_enough: bool
+    lasts_until_us: int | None
+    quantity: Quantity | None
+
+    def days_left(self, now_us: int) -> int | None:
+        """Whole days, rounded down."""
+        return None if self.lasts_until_us is None else (self.lasts_until_us - now_us) // DAY_US
+
+
+def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_us: int) -> Forecast:
+    """When an account is used up if it goes on as it did from `since_us` on, which is where the window begins, or the
+    dataset, where that is younger.
+
+    rate = spent / (now - since), in each quantity; used up at now + remaining / rate, rounded down; the earlier counts.
+    The time is taken to be a day at least, so that a busy first hour is not taken for a habit. It takes seven days of
+    history with a run in them, or three runs.
+    """
+    counted = [spend for spend in spends if since_us <= spend.at_us <= now_us]
+    spent = Amount(sum(each.amount.mu_sq_pico for each in counted), sum(each.amount.delta_atto for each in counted))
+    past_us = max(now_us - since_us, DAY_US)
+    is_enough = len(counted) >= RUNS_ENOUGH or (bool(counted) and now_us - since_us >= HISTORY_US)
+    ends: list[tuple[int, Quantity]] = []
+    quantities: tuple[tuple[Quantity, int, int], ...] = (
+        ("mu", remaining.mu_sq_pico, spent.mu_sq_pico),
+        ("delta", remaining.delta_atto, spent.delta_atto),
+    )
+    for quantity, left, rate in quantities:
+        if is_enough and rate > 0:
+            ends.append((max(left, 0) * past_us // rate, quantity))
+    within = [end for end in ends if end[0] < HORIZON_US]
+    lasts_us, first = min(within, key=lambda end: end[0]) if within else (None, None)
+    return Forecast(
+        since_us, len(counted), spent, remaining, is_enough, None if lasts_us is None else now_us + lasts_us, first
+    )
+
+
+def short(
+    alerting: Alerting, dataset: Parent, key: AccountKey, limit: Amount, found: Forecast, *, now_us: int
+) -> Alert | None:
+    """That a budget will not last as long as the tenant wants to know beforehand; once a week while that is so. Of what
+    is used up already the threshold of 100 % tells."""
+    days = found.days_left(now_us)
+    if (
+        alerting.forecast_days is None
+        or days is None
+        or days >= alerting.forecast_days
+        or found.lasts_until_us == now_us
+    ):
+        return None
+    name = json.dumps([key.partition, key.project])
+    generation = (str(limit.mu_sq_pico), str(limit.delta_atto), str(now_us // REMIND_US))
+    account = {"account": key.facts()} if key.facts() else {}
+    facts = {**account, "is_estimate": True, **forecast_facts(found, now_us=now_us)}
+    return Alert("forecast", (str(dataset.id), name, *generation), facts, dataset)
+
+
+def forecast_facts(found: Forecast, *, now_us: int) -> dict[str, Any]:
+    """A forecast as it stands in an answer."""
+    return {
+        "since": timestamp(found.since_us),
+        "runs": found.runs,
+        "spent": found.spent.facts(),
+        "remaining": found.remaining.facts(),
+        "is_enough": found.is_enough,
+        "lasts_until": None if found.lasts_until_us is None else timestamp(found.lasts_until_us),
+        "days_left": found.days_left(now_us),
+        "quantity": found.quantity,
+    }

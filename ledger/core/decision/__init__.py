@@ -1,0 +1,1 @@
+"""From books and commands to new books and outcomes, by subject. Pure."""

@@ -1,0 +1,1 @@
+"""The hash chain of a journal, and the state that its entries replay to. Pure."""

@@ -1,0 +1,235 @@
+"""Adding up every journal of a database and holding it against the rows that decisions are made on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, Final, TypeVar
+from uuid import UUID
+
+from ledger.core.amounts import DEFAULT_ALERTING, AccountKey, Dataset, Entry, Tenant, TenantEntry, timestamp
+from ledger.core.journal import chain
+from ledger.core.journal.chain import KnownKey, Replayed, ReplayedTenant
+from ledger.errors import JournalBroken
+from ledger.operate import deploy, mirror
+from ledger.operate.mirror import Mirror
+from ledger.settings import Settings
+from ledger.store import Key, Reading, Store
+from ledger.verifier.witness import Witnesses
+
+PAGE: Final = 1000
+UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
+"""What reading a row raises that the ledger cannot have written."""
+
+E = TypeVar("E", Entry, TenantEntry)
+
+
+def check(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
+    """One result for each journal of each tenant: `error` is None where all of it holds, and `seq` otherwise the first
+    entry that is wrong or missing. witnesses: receipts and heads that the journals have to contain; a journal that is
+    not there at all has a result too. Raises Misconfigured."""
+    held = witnesses or Witnesses()
+    left = dict(held.names)
+    with deploy.opened_by_owner(settings) as store:
+        for tenant_id, tenant in deploy.tenants_of(store):
+            left.pop((tenant_id, None), None)
+            yield _result(tenant, None, partial(_checked_tenant, store, tenant_id, held))
+            unlisted = _journal_ids(store, tenant_id)
+            after = None
+            while names := _names(store, tenant_id, after):
+                for name, dataset_id in names:
+                    unlisted.discard(dataset_id)
+                    left.pop((tenant_id, dataset_id), None)
+                    yield _result(tenant, name, partial(_checked, store, tenant_id, name, held))
+                after = names[-1][0]
+            for dataset_id in sorted(unlisted):
+                told = "has entries or accounts, and no dataset's row that anybody could find"
+                yield {
+                    "tenant": tenant,
+                    "dataset": str(dataset_id),
+                    "entries": 0,
+                    "seq": 1,
+                    "error": f"entry 1: {told}",
+                }
+    for place, (tenant, dataset) in left.items():
+        first = min(held.held[place], key=lambda each: each.seq)
+        told = f"is missing, with its whole journal: {first.source} names entry {first.seq}"
+        yield {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": 1, "error": f"entry 1: {told}"}
+
+
+def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dict[str, Any]:
+    """What came of checking one journal. A row that cannot even be read is no reason to look at no others."""
+    found: dict[str, Any] = {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": None, "error": None}
+    try:
+        found["entries"] = checked()
+    except JournalBroken as error:
+        found |= {"seq": error.seq, "error": error.detail}
+    except UNREADABLE as error:
+        found |= {"seq": 1, "error": f"rows of this journal cannot be read: {error!r}"}
+    return found
+
+
+def _journal_ids(store: Store, tenant_id: UUID) -> set[UUID]:
+    with store.reading(tenant_id) as reading:
+        return reading.journal_ids()
+
+
+def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
+    """The tenant's own journal, held against its keys and its policy; how many entries it has. Raises JournalBroken."""
+    with store.reading(tenant_id) as reading:
+        tenant = reading.tenant()
+        if tenant is None:
+            raise JournalBroken("is missing: the tenant is gone", seq=1)
+        watch = held.watch((tenant_id, None))
+        replayed = chain.replay_tenant(watch.over(_tenant_entries(reading)), tenant_id=tenant_id)
+        watch.finish()
+        _demand_tenant_rows(reading, tenant, replayed)
+    return tenant.seq
+
+
+def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
+    """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
+    rows = _pages(lambda after, limit: reading.tenant_entry_page(after=after, limit=limit))
+    for place, entry in enumerate(rows, start=1):
+        yield entry.body, entry.hash
+        mirror.demand_columns(entry, chain.parse(entry.body), place)
+
+
+def _pages(read: Callable[[int, int], list[E]]) -> Iterator[E]:
+    """A whole journal, a page at a time. Raises JournalBroken where a row is none that could have been written."""
+    after = 0
+    while True:
+        try:
+            page = read(after, PAGE)
+        except UNREADABLE:
+            page = _one(read, after)
+        if not page:
+            return
+        yield from page
+        after = page[-1].seq
+
+
+def _one(read: Callable[[int, int], list[E]], after: int) -> list[E]:
+    try:
+        return read(after, 1)
+    except UNREADABLE as error:
+        raise JournalBroken(f"has a row that cannot be read: {error!r}", seq=after + 1) from None
+
+
+def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTenant) -> None:
+    _demand_end((tenant.seq, tenant.head), replayed, "tenant")
+    if tenant.second_steward != replayed.second_steward:
+        raise JournalBroken("leaves another policy than the tenant's row has", seq=replayed.seq)
+    if chain.alerting_facts(tenant.alerting) != (replayed.alerting or chain.alerting_facts(DEFAULT_ALERTING)):
+        raise JournalBroken("leaves another alerting than the tenant's row has", seq=replayed.seq)
+    after: UUID | None = None
+    missing = set(replayed.keys)
+    while page := reading.keys(after=after, limit=PAGE):
+        missing -= {key.id for key in page}
+        for key in page:
+            known = replayed.keys.get(key.id)
+            if known is not None and known != _known(key):
+                raise JournalBroken(f"leaves the key {key.id} other than its row has it", seq=replayed.seq)
+            if known is None and replayed.is_whole:
+                raise JournalBroken(f"tells of no key {key.id}, and there is a row", seq=replayed.seq)
+        after = page[-1].id
+    if missing:
+        raise JournalBroken(f"tells of the key {min(missing)}, and there is no row", seq=replayed.seq)
+    if (run_id := reading.run_nowhere()) is not None:
+        raise JournalBroken(f"is of a tenant with a row for run {run_id}, of which no journal tells", seq=replayed.seq)
+
+
+def _known(key: Key) -> KnownKey:
+    return KnownKey(
+        key.principal_id,
+        key.name,
+        key.role,
+        key.datasets,
+        key.projects,
+        None if key.expires_us is None else timestamp(key.expires_us),
+        key.revoked_us is not None,
+    )
+
+
+def _demand_end(row: tuple[int, bytes], replayed: Replayed | ReplayedTenant, what: str) -> None:
+    """The row says that the journal ends where it does."""
+    if row[0] > replayed.seq:
+        raise JournalBroken(f"is missing: the {what}'s row says that there are {row[0]}", seq=replayed.seq + 1)
+    if row != (replayed.seq, replayed.head):
+        raise JournalBroken(f"is not where the {what}'s row says that the journal ends", seq=replayed.seq)
+
+
+def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, UUID]]:
+    with store.reading(tenant_id) as reading:
+        return reading.named(after=after, limit=PAGE)
+
+
+def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
+    """In one snapshot, so that what is decided meanwhile is not taken for an error; how many entries there are. Raises
+    JournalBroken."""
+    with store.reading(tenant_id) as reading:
+        dataset = reading.dataset(name)
+        if dataset is None:
+            raise JournalBroken("is missing: the dataset's row says that it has none", seq=1)
+        demand_holds(reading, dataset, held)
+    return dataset.seq
+
+
+def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
+    """The dataset's journal adds up, to what its rows say and to what is held against it. Raises JournalBroken."""
+    seen, watch = Mirror(), held.watch((reading.tenant_id, dataset.id))
+    rows = _pages(lambda after, limit: reading.entry_page(dataset.id, after=after, limit=limit))
+    entries = watch.over(seen.over(rows))
+    replayed = chain.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
+    watch.finish()
+    _demand_end((dataset.seq, dataset.head), replayed, "dataset")
+    _demand_rows(reading, dataset, replayed)
+    _demand_runs(reading, dataset, replayed, seen)
+    _demand_mirrored(reading, dataset, seen)
+
+
+def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:
+    """The rows add up to what the journal adds up to."""
+    if dataset.limit != replayed.limit:
+        raise JournalBroken("leaves another limit than the dataset's row has", seq=replayed.seq)
+    _demand_accounts(reading, dataset, replayed)
+    if dataset.state != replayed.state:
+        raise JournalBroken(f"leaves the dataset {replayed.state}, its row says {dataset.state}", seq=replayed.seq)
+
+
+def _demand_runs(reading: Reading, dataset: Dataset, replayed: Replayed, seen: Mirror) -> None:
+    ids = list(replayed.runs)
+    for start in range(0, len(ids), PAGE):
+        rows = reading.runs_by_id(ids[start : start + PAGE])
+        for run_id in ids[start : start + PAGE]:
+            seen.demand_run(run_id, rows.get(run_id), *replayed.runs[run_id])
+    after: tuple[int, UUID] | None = None
+    while page := reading.place_page(dataset.id, after=after, limit=PAGE):
+        for placed in page:
+            seen.demand_place(mirror.Placed(*placed))
+        after = page[-1][3], page[-1][0]
+    seen.demand_all_placed()
+
+
+def _demand_mirrored(reading: Reading, dataset: Dataset, seen: Mirror) -> None:
+    """The rest of the rows says what the journal says."""
+    parents = reading.definitions(ids=[parent.id for parent in dataset.definition.derived_from])
+    ancestors = {id_ for parent in parents for id_ in (parent.id, *parent.ancestors)}
+    seen.demand_dataset(dataset, ancestors)
+    seen.demand_projects(reading.projects_of([dataset.id]))
+    for proposal_id in sorted(reading.proposal_ids(dataset.id) | seen.proposal_ids):
+        seen.demand_proposal(proposal_id, reading.proposal(proposal_id))
+
+
+def _demand_accounts(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:
+    after: AccountKey | None = None
+    seen = 0
+    while page := reading.account_page(dataset.id, after=after, limit=PAGE):
+        for account in page:
+            if account != replayed.accounts.get(account.key):
+                where = ", ".join(account.key.facts().values()) or "the dataset"
+                raise JournalBroken(f"leaves another balance of {where} than its row has", seq=replayed.seq)
+        seen += len(page)
+        after = page[-1].key
+    if seen != len(replayed.accounts):
+        raise JournalBroken("leaves more accounts than there are rows", seq=replayed.seq)

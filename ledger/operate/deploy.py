@@ -1,0 +1,282 @@
+"""Bringing a ledger into being: the schema, the server's role on PostgreSQL, the first keys.
+
+Migrations live in `migrations/` (in a wheel: `ledger/_migrations`). They run under a lock that lets one process migrate
+at a time, with a limit on how long it waits for it and for the tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+import psycopg
+from alembic import command
+from alembic.config import Config
+from alembic.script import ScriptDirectory
+from alembic.util import CommandError
+from psycopg import sql
+from sqlalchemy import URL, Connection, Engine, make_url, select, text
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from ledger.access import keys
+from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
+from ledger.settings import Settings
+from ledger.store import Key, Store, Writing, engine_for
+from ledger.store.tables import FUNCTION_GRANTS, GRANTS, operator_keys
+
+_LOCK_ID: Final = 0x70626C5F6D696772
+"""The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
+
+_LOCK_TIMEOUT_MS: Final = 15_000
+AT_THE_DATABASE: Final = {"name": "at the database", "role": "operator"}
+"""Who acts in `init` and `init --reset-admin`: whoever has the database's own URL."""
+_UNUSABLE: Final = "The database cannot be used: {}\nSay `privacy-ledger migrate` first."
+
+
+def _config() -> Config:
+    package = Path(__file__).parents[1]
+    packed = package / "_migrations"
+    config = Config()
+    folder = packed if packed.is_dir() else package.parent / "migrations"
+    config.set_main_option("script_location", str(folder).replace("%", "%%"))  # the value is a ConfigParser's
+    return config
+
+
+def newest_revision() -> str:
+    """The schema's version that this code needs."""
+    revision = ScriptDirectory.from_config(_config()).get_current_head()
+    if revision is None:
+        raise Misconfigured("The migrations are missing from this installation.")
+    return revision
+
+
+def migrate(settings: Settings) -> str:
+    """Brings the schema to the newest version, and lets the server's role in. Returns the version.
+
+    Raises Misconfigured when the database cannot be reached, is busy for too long, or refuses.
+    """
+    refused = "The database could not be migrated: {}"
+    with _opened(settings.owner_url, failure=refused) as store, _alone(store.engine) as connection:
+        config = _config()
+        config.attributes["connection"] = connection
+        try:
+            command.upgrade(config, "head")
+        except CommandError as error:
+            raise DatabaseUnusable(f"A newer version migrated this database; use that one. ({error})") from error
+        if store.engine.dialect.name == "postgresql":
+            _let_server_in(connection, settings)
+    return newest_revision()
+
+
+@contextmanager
+def _opened(url: str, *, failure: str) -> Iterator[Store]:
+    """The database for one task. `failure` is the message, with a place for the cause, when that fails."""
+    _parsed(url)
+    store = Store(engine_for(url))
+    try:
+        yield store
+    except (SQLAlchemyError, psycopg.Error) as error:
+        raise DatabaseUnusable(failure.format(getattr(error, "orig", None) or error)) from error
+    finally:
+        store.close()
+
+
+def _parsed(url: str) -> URL:
+    """A database's URL. The error shows none of it: where a sign is not escaped, the password may be in any part."""
+    with suppress(ArgumentError, ValueError):
+        parsed = make_url(url)
+        is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
+        is_server = parsed.get_backend_name() == "postgresql" and "@" not in (parsed.host or "")
+        if is_file or is_server:
+            return parsed
+    raise Misconfigured(
+        "LEDGER_DATABASE_URL and LEDGER_OWNER_DATABASE_URL are sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME,"
+        " with signs in the password escaped (%40 for @)."
+    )
+
+
+@contextmanager
+def _alone(engine: Engine) -> Iterator[Connection]:
+    """One transaction, for one migrating process at a time."""
+    with engine.execution_options(writing=True).begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"))
+            connection.execute(text("SET LOCAL statement_timeout = 0"))
+            connection.execute(text("SELECT pg_advisory_xact_lock(:id)"), {"id": _LOCK_ID})
+        yield connection
+
+
+def _let_server_in(connection: Connection, settings: Settings) -> None:
+    """Makes the server's role where it is missing, and grants it what a server does, and no more."""
+    server = _parsed(settings.database_url.get_secret_value())
+    owner = connection.execute(text("SELECT current_user")).scalar_one()
+    if settings.owner_database_url is None or server.username in (None, owner):
+        return
+    role = sql.Identifier(str(server.username))
+    driver = connection.connection.driver_connection
+    if driver is None:
+        raise DatabaseUnusable("The connection to the database was lost.")
+    exists = text("SELECT 1 FROM pg_roles WHERE rolname = :name")
+    if connection.execute(exists, {"name": server.username}).scalar() is None:
+        if not server.password:
+            raise Misconfigured(
+                "LEDGER_DATABASE_URL names a role that does not exist, and no password to make it with."
+            )
+        # The password is hashed here, so that the server's log of statements never has it.
+        verifier = driver.pgconn.encrypt_password(
+            str(server.password).encode(), str(server.username).encode(), b"scram-sha-256"
+        )
+        driver.execute(
+            sql.SQL("CREATE ROLE {} LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE PASSWORD {}").format(
+                role, sql.Literal(verifier.decode())
+            )
+        )
+    driver.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
+    for table, privileges in GRANTS.items():
+        name = sql.Identifier(table)
+        driver.execute(sql.SQL("REVOKE ALL ON {} FROM {}").format(name, role))
+        driver.execute(sql.SQL("GRANT " + privileges + " ON {} TO {}").format(name, role))
+    for function in FUNCTION_GRANTS:
+        driver.execute(sql.SQL("GRANT EXECUTE ON FUNCTION " + function + " TO {}").format(role))
+
+
+# --- the first keys --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class FirstKeys:
+    """What `init` prints, once."""
+
+    operator_key: str
+    tenant: str
+    admin_key: str
+
+
+def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
+    """The operator's key, the first tenant and its admin's key; None where the ledger already has an operator."""
+    with _writing(settings, uuid4()) as writing:
+        if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
+            return None
+        now_us = writing.now_us()
+        operator = keys.mint(keys.OPERATOR)
+        writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
+        writing.add_tenant(tenant, now_us=now_us)
+        writing.note("tenant-made", AT_THE_DATABASE, {"name": tenant}, now_us=now_us)
+        return FirstKeys(operator, tenant, add_admin(writing, by=AT_THE_DATABASE, now_us=now_us)[1])
+
+
+def reset_admin(settings: Settings, *, tenant: str) -> str:
+    """A new admin key for a tenant that lost its last one. Raises NotFound when there is no such tenant."""
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store:
+        tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
+    if tenant_id is None:
+        raise NotFound(f"There is no tenant named {tenant!r}.")
+    with _writing(settings, tenant_id) as writing:
+        return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
+
+
+def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
+    """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
+    secret = keys.mint(writing.tenant_id)
+    key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
+    writing.add_key(key, keys.digest_of(secret))
+    writing.note("key-made", by, keys.facts_of(key), now_us=now_us)
+    return key, secret
+
+
+def tenants_of(store: Store) -> list[tuple[UUID, str]]:
+    """Every tenant's id and name. Raises Misconfigured for a role that row-level security shows none of them."""
+    if store.engine.dialect.name == "postgresql":
+        with store.engine.begin() as connection:
+            if not connection.execute(text(_IS_OWNER)).scalar_one():
+                raise Misconfigured(
+                    "This takes the owner of the tables, since no other role sees more than one tenant: set"
+                    " LEDGER_OWNER_DATABASE_URL."
+                )
+    return store.tenants()
+
+
+# --- whether a server may use this database --------------------------------------------------------------------------
+
+_IS_OWNER: Final = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'public.tenants'::regclass"
+# Whatever the role is a member of it can become, whether or not it has those rights by itself.
+_ROLE: Final = """
+    SELECT current_user, current_database(), bool_or(rolsuper), bool_or(rolbypassrls),
+           bool_or(oid = (SELECT relowner FROM pg_class WHERE oid = 'public.tenants'::regclass))
+    FROM pg_roles WHERE pg_has_role(oid, 'MEMBER')"""
+_LAX: Final = """
+    SELECT name, source FROM pg_settings
+    WHERE name IN ('fsync', 'synchronous_commit', 'full_page_writes') AND setting = 'off' ORDER BY name"""
+_TURN_ON: Final = {
+    "user": "ALTER ROLE {role} RESET {name};",
+    "database": "ALTER DATABASE {database} RESET {name};",
+    "database user": "ALTER ROLE {role} IN DATABASE {database} RESET {name};",
+}
+"""By where a setting was made; one that is the whole server's is turned on for the whole server."""
+
+
+def demand_servable(settings: Settings) -> None:
+    """Raises Misconfigured unless a server can rely on this database: it is migrated; and on PostgreSQL the role is one
+    that row-level security holds for, and what is committed is on disk."""
+    with opened(settings) as store:
+        if store.engine.dialect.name != "postgresql":
+            return
+        with store.engine.begin() as connection:
+            role, database, is_super, is_bypassing, is_owner = connection.execute(text(_ROLE)).one()
+            lax = connection.execute(text(_LAX)).all()
+    if is_super or is_bypassing or is_owner:
+        what = "is a superuser" if is_super else "bypasses row-level security" if is_bypassing else "owns the tables"
+        raise Misconfigured(
+            f"The role {role!r} {what}, so nothing would keep one tenant's rows from another's requests.\n"
+            "Serve as a role of its own: set LEDGER_OWNER_DATABASE_URL to this URL, LEDGER_DATABASE_URL to one with"
+            " another user and a password of your choice, and say `privacy-ledger migrate`, which makes that role."
+        )
+    if lax:
+        remedies = [
+            _TURN_ON.get(source, "ALTER SYSTEM SET {name} = on;").format(name=name, role=role, database=database)
+            for name, source in lax
+        ]
+        off = " and ".join(f"{name} = off" for name, _ in lax)
+        raise Misconfigured(
+            f"PostgreSQL runs with {off}: approvals could be forgotten after they were given.\n"
+            f"Turn it on: {' '.join(remedies)} SELECT pg_reload_conf();"
+        )
+
+
+@contextmanager
+def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store, store.writing(tenant_id) as writing:
+        yield writing
+
+
+def demand_migrated(settings: Settings) -> None:
+    """Raises Misconfigured unless the database answers and its schema is the one that this code needs."""
+    with opened(settings):
+        pass
+
+
+@contextmanager
+def opened(settings: Settings) -> Iterator[Store]:
+    """The migrated database, with the server's own role. Raises Misconfigured as `demand_migrated` does."""
+    with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
+        _demand_newest(store.revision())
+        yield store
+
+
+@contextmanager
+def opened_by_owner(settings: Settings) -> Iterator[Store]:
+    """The migrated database as its owner, who may list the tenants. Raises Misconfigured as `demand_migrated` does."""
+    with _opened(settings.owner_url, failure=_UNUSABLE) as store:
+        _demand_newest(store.revision())
+        yield store
+
+
+def _demand_newest(found: str | None) -> None:
+    if found != newest_revision():
+        raise DatabaseUnusable(
+            f"The schema is at {found}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
+        )

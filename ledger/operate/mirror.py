@@ -1,0 +1,228 @@
+"""What the rows of a dataset have to say, by its journal: all that decisions are made on, and when and by whom.
+
+Balances, limits and the states of runs are added up by `journal.replay`. Here is the rest: what the dataset is, what
+was said of projects, fair use and proposals, and whose each run is. Each fact is kept with the number of the entry that
+said it last, so that a row that says otherwise is located.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from sys import intern
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from ledger.core.amounts import NO_FAIR_USE, Amount, Dataset, Entry, Project, Proposal, Run, TenantEntry, timestamp
+from ledger.core.journal import chain
+from ledger.errors import JournalBroken
+
+_DUE: Final = {"run-approved": "start_by", "run-started": "settle_by"}
+_ENDS: Final = frozenset({"run-refused", "run-settled", "run-voided"})
+_UNSAID: Final = {"held": None, "limit": None, "runs_per_hour": None}
+
+
+class Placed(NamedTuple):
+    """Where a run was decided, as a row has it."""
+
+    run_id: UUID
+    seq: int
+    principal_id: UUID
+    created_us: int
+
+
+class _Run(NamedTuple):
+    """What a journal says of a run, its times as they are written there. decided, moved: the numbers of the entry that
+    decided it, and of the newest one."""
+
+    principal: str
+    project: str | None
+    created: str
+    started: str | None
+    due: str | None
+    ended: str | None
+    decided: int
+    moved: int
+
+
+class Mirror:
+    """A dataset's rows, as its journal makes them."""
+
+    def __init__(self) -> None:
+        self._dataset: dict[str, tuple[Any, int]] = {}
+        self._projects: dict[str, tuple[Any, int]] = {}
+        self._runs: dict[UUID, _Run] = {}
+        self._unplaced: set[UUID] = set()
+        self._newest = 0
+        self._proposals: dict[UUID, tuple[dict[str, Any], int]] = {}
+
+    def over(self, entries: Iterable[Entry]) -> Iterator[tuple[str, bytes]]:
+        """The same entries, as `replay` wants them; each is noted once the reader, who judges it by itself, asks for
+        the next. Raises JournalBroken where a row's other columns are not what its entry says."""
+        for place, entry in enumerate(entries, start=1):
+            yield entry.body, entry.hash
+            said = chain.parse(entry.body)
+            demand_columns(entry, said, place)
+            run_id = None if entry.run_id is None else str(entry.run_id)
+            _demand(said.get("run") == run_id, "has another run in its row", place)
+            self._note(said)
+
+    def _note(self, entry: Mapping[str, Any]) -> None:
+        seq, kind = entry["seq"], entry["kind"]
+        self._newest = seq
+        match kind:
+            case "dataset-registered":
+                self._register(entry)
+            case "dataset-changed":
+                self._say(seq, {name: entry[name] for name in ("title", "description") if name in entry})
+            case "budget-set":
+                self._say(seq, {"budget": entry["budget"]})
+            case "fair-use-set":
+                self._say(seq, {"fair_use": dict(entry["fair_use"])})
+            case "project-set":
+                self._projects[entry["project"]] = ((entry["budget"], entry["limit"]), seq)
+            case "change-proposed":
+                self._propose(entry)
+            case str() if kind.startswith("run-"):
+                self._move(entry)
+            case _:
+                pass  # of partitions and refused proposals there is no more to say
+        if (proposal := entry.get("proposal")) is not None and kind != "change-proposed":
+            is_refused = kind == "proposal-refused"
+            proposed, _ = self._proposals[UUID(proposal if is_refused else proposal["id"])]
+            proposed["state"] = "refused" if is_refused else "approved"
+            self._proposals[UUID(proposal if is_refused else proposal["id"])] = proposed, seq
+
+    def _say(self, seq: int, facts: Mapping[str, Any]) -> None:
+        self._dataset |= {name: (value, seq) for name, value in facts.items()}
+
+    def _register(self, entry: Mapping[str, Any]) -> None:
+        plain = ("privacy_unit", "adjacency", "bound", "size", "title", "description", "budget")
+        facts = {name: entry.get(name) for name in plain}
+        facts |= {"name": entry["dataset"], "created_at": entry["at"], "fair_use": _UNSAID}
+        facts |= {"is_partitioned": entry.get("is_partitioned", False), "ceiling": entry.get("ceiling_limit")}
+        facts["derived_from"] = [parent["id"] for parent in entry.get("derived_from", ())]
+        self._say(entry["seq"], facts)
+
+    def _move(self, entry: Mapping[str, Any]) -> None:
+        run_id, kind, at, seq = UUID(entry["run"]), entry["kind"], entry["at"], entry["seq"]
+        if kind in ("run-approved", "run-refused"):
+            self._unplaced.add(run_id)
+            # One text for all runs of a principal.
+            run = _Run(intern(entry["actor"]["principal"]), entry.get("project"), at, None, None, None, seq, seq)
+        else:
+            run = self._runs[run_id]
+        self._runs[run_id] = run._replace(
+            started=at if kind == "run-started" else run.started,
+            due=entry[_DUE[kind]] if kind in _DUE else None,
+            ended=at if kind in _ENDS else None,
+            moved=seq,
+        )
+
+    def _propose(self, entry: Mapping[str, Any]) -> None:
+        facts = {
+            "kind": entry["what"],
+            "principal": entry["actor"]["principal"],
+            "created_at": entry["at"],
+            "approve_by": entry["approve_by"],
+            "run": entry.get("about_run"),
+            "body": {"request": entry["proposes"], "by": entry["actor"]},
+            "state": "open",
+        }
+        self._proposals[UUID(entry["proposal"])] = facts, entry["seq"]
+
+    # --- the rows
+
+    def demand_dataset(self, dataset: Dataset, ancestors: Iterable[UUID]) -> None:
+        """ancestors: all that it is derived from, as the rows of its parents have it. Raises JournalBroken."""
+        definition = dataset.definition
+        found = {
+            "name": definition.name,
+            "privacy_unit": definition.privacy_unit,
+            "adjacency": definition.adjacency,
+            "bound": definition.bound,
+            "size": definition.size,
+            "title": dataset.title,
+            "description": dataset.description,
+            "budget": dataset.budget,
+            "created_at": timestamp(dataset.created_us),
+            "fair_use": _UNSAID if dataset.fair_use == NO_FAIR_USE else dataset.fair_use.facts(),
+            "is_partitioned": definition.is_partitioned,
+            "ceiling": None if definition.ceiling is None else definition.ceiling.facts(),
+            "derived_from": [str(parent.id) for parent in definition.derived_from],
+        }
+        for name, (said, seq) in self._dataset.items():
+            _demand(found[name] == said, f"leaves another {name} than the dataset's row has", seq)
+        _demand(sorted(ancestors) == sorted(definition.ancestors), "is derived from others than its rows say", 1)
+
+    def demand_projects(self, projects: Iterable[Project]) -> None:
+        """Raises JournalBroken."""
+        left = dict(self._projects)
+        for project in projects:
+            said, seq = left.pop(project.name, (None, None))
+            if said is None or seq is None:
+                raise JournalBroken(f"tells of no project {project.name}, and there is a row", seq=self._newest)
+            same = said[0] == project.budget and Amount.of(said[1]) == project.limit
+            _demand(same, f"leaves another share of {project.name} than its row has", seq)
+        for name, (_, seq) in left.items():
+            raise JournalBroken(f"tells of the project {name}, and there is no row", seq=seq)
+
+    def demand_run(self, run_id: UUID, run: Run | None, state: str, cost: Amount) -> None:
+        """state, cost: as the journal was replayed; a refused run's row has none. Raises JournalBroken."""
+        said = self._runs[run_id]
+        if run is None or run.state != state or run.cost != (None if state == "refused" else cost):
+            raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=said.moved)
+        times = (run.created_us, run.started_us, run.due_us, run.ended_us)
+        found = (str(run.principal_id), run.project, *(None if us is None else timestamp(us) for us in times))
+        for name, value, theirs in zip(_Run._fields, said, found, strict=False):
+            _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", said.moved)
+
+    def demand_place(self, placed: Placed) -> None:
+        """Raises JournalBroken."""
+        run = self._runs.get(placed.run_id)
+        if run is None:
+            raise JournalBroken(f"tells of no run {placed.run_id}, and it has a place here", seq=self._newest)
+        self._unplaced.discard(placed.run_id)
+        found = (placed.seq, str(placed.principal_id), timestamp(placed.created_us))
+        said = (run.decided, run.principal, run.created)
+        _demand(found == said, f"decides run {placed.run_id}, whose place says otherwise", run.decided)
+
+    def demand_all_placed(self) -> None:
+        """Once every place was asked for. Raises JournalBroken."""
+        if self._unplaced:
+            run_id = min(self._unplaced, key=lambda each: self._runs[each].decided)
+            raise JournalBroken(f"decides run {run_id}, which has no place here", seq=self._runs[run_id].decided)
+
+    @property
+    def proposal_ids(self) -> frozenset[UUID]:
+        """The proposals that the journal tells of. One to void a run is told of by several journals, and is one row."""
+        return frozenset(self._proposals)
+
+    def demand_proposal(self, proposal_id: UUID, proposal: Proposal | None) -> None:
+        """Raises JournalBroken."""
+        said, seq = self._proposals.get(proposal_id, (None, self._newest))
+        if said is None or proposal is None:
+            told = "no proposal" if said is None else "the proposal"
+            raise JournalBroken(f"tells of {told} {proposal_id}, and its rows do not agree", seq=seq)
+        found = {
+            "kind": proposal.kind,
+            "principal": str(proposal.principal_id),
+            "created_at": timestamp(proposal.created_us),
+            "approve_by": timestamp(proposal.expires_us),
+            "run": None if proposal.run_id is None else str(proposal.run_id),
+            "body": proposal.body,
+            "state": proposal.state,
+        }
+        for name, value in said.items():
+            _demand(found[name] == value, f"leaves another {name} of proposal {proposal_id} than its row has", seq)
+
+
+def demand_columns(entry: Entry | TenantEntry, said: Mapping[str, Any], place: int) -> None:
+    """A row of a journal says of an entry what the entry says. Raises JournalBroken. place: which one it is."""
+    _demand(entry.seq == place, f"is numbered {entry.seq} in its row", place)
+    _demand(entry.kind == said["kind"], f"is {entry.kind!r} in its row", place)
+    _demand(timestamp(entry.at_us) == said["at"], "has another time in its row", place)
+
+
+def _demand(holds: bool, what: str, seq: int) -> None:
+    if not holds:
+        raise JournalBroken(what, seq=seq)

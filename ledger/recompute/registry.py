@@ -1,0 +1,408 @@
+"""A dataset or a run as a draft entry of the Differential Privacy Deployments Registry.
+
+The registry (opendp/deployments-registry-data) keeps one YAML file for each deployment, in the sections `basic`,
+`dp_variant`, `privacy_loss`, `deployment_model`, `implementation` and `administrative` of its
+`schemas/deployments-schema.yaml`. A version of that schema had composition and post-processing in a section
+`accounting`; `layout` says where they go.
+
+It knows no Gaussian differential privacy. What is written is approximate DP, (epsilon, delta), which every (mu, delta)
+implies; mu stands in the details. What only a person can know is marked with `MARK`, or, where the schema allows a few
+words only, filled with the one that fits best; `Entry.to_do` lists all of it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from ledger.accounting import amounts
+from ledger.accounting.budgets import report_deltas
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.journal import chain
+from ledger.errors import InvalidRequest, NotFound
+from ledger.recompute.composed import gdp_epsilon
+from ledger.recompute.reading import Export, opened
+
+MARK: Final = "TO BE FILLED IN: "
+MECHANISMS_MAX: Final = 20
+"""Different ones that an entry names."""
+Layout = Literal["implementation", "accounting"]
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An entry of the registry. body: as the schema wants it. to_do: what a person has to fill in or check, by path."""
+
+    body: Mapping[str, Any]
+    to_do: tuple[tuple[str, str], ...]
+
+
+def entry_of(lines: Iterable[str], *, run: str | None = None, layout: Layout = "implementation") -> Entry:
+    """The entry of an export's dataset, or of one of its runs. lines: read twice, first to verify them.
+
+    layout: the section that composition and post-processing go to. Raises JournalBroken and InvalidRequest as
+    `reading.opened` does, NotFound where there is no such run, and InvalidRequest where it used no data.
+    """
+    export = opened(lines)
+    found = _read(export, run)
+    if run is not None and found.decision is None:
+        raise NotFound(f"There is no run {run} in this export.")
+    if found.ended in ("run-refused", "run-voided"):
+        raise InvalidRequest("run: was refused or voided, so that nothing of it was published", field="run")
+    draft = _Draft()
+    claim = _claim_of_run(found) if found.decision is not None else _claim_of_dataset(export, found)
+    body = _body(draft, export, found, claim)
+    _place(draft, body["deployment"], layout)
+    return Entry(body, tuple(draft.to_do))
+
+
+# --- what an export says ---------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Found:
+    """What is needed of the entries."""
+
+    registered: Mapping[str, Any] = field(default_factory=dict)
+    about: dict[str, str] = field(default_factory=dict)
+    budget: Mapping[str, Any] = field(default_factory=dict)
+    mechanisms: Counter[str] = field(default_factory=Counter)
+    codes: dict[str, None] = field(default_factory=dict)
+    has_new_partitions: bool = False
+    settled: int = 0
+    last_at: str = ""
+    decision: Mapping[str, Any] | None = None
+    settling: Mapping[str, Any] | None = None
+    ended: str = ""
+
+
+def _read(export: Export, run: str | None) -> _Found:
+    found = _Found()
+    open_runs: dict[str, str] = {}
+    for entry in export.entries():
+        kind = entry["kind"]
+        if kind == "dataset-registered":
+            found.registered, found.budget = entry, entry["budget"] or {}
+        if kind == "budget-set":
+            found.budget = entry["budget"]
+        found.has_new_partitions |= kind == "partitions-added"
+        found.about |= {name: entry[name] for name in ("title", "description") if isinstance(entry.get(name), str)}
+        if kind == "run-approved":
+            open_runs[entry["run"]] = chain.canonical(entry["request"]["mechanism"])
+            _note_code(found, entry["request"].get("code"))
+        if kind in ("run-settled", "run-voided"):
+            mechanism = open_runs.pop(entry["run"])
+            if kind == "run-settled":
+                found.mechanisms[mechanism] += 1
+                found.settled, found.last_at = found.settled + 1, entry["at"]
+        if run is not None and entry.get("run") == run:
+            _note_run(found, entry)
+    found.mechanisms.update(open_runs.values())
+    return found
+
+
+def _note_code(found: _Found, code: Any) -> None:
+    if isinstance(code, dict) and len(found.codes) < MECHANISMS_MAX:
+        found.codes[" at commit ".join(str(code[name]) for name in ("repository", "commit") if name in code)] = None
+
+
+def _note_run(found: _Found, entry: Mapping[str, Any]) -> None:
+    if entry["kind"] in ("run-approved", "run-refused"):
+        found.decision = entry
+    if entry["kind"] == "run-settled":
+        found.settling = entry
+    found.ended = entry["kind"]
+
+
+# --- what is claimed -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """The guarantee that an entry states, and how it is explained. name, at: of the data product."""
+
+    name: str
+    at: str
+    amount: Amount
+    at_delta: float
+    words: str
+    mechanisms: Mapping[str, int]
+    is_training: bool
+    is_many: bool
+
+
+def _claim_of_run(found: _Found) -> _Claim:
+    decision, settling = found.decision or {}, found.settling
+    amount = Amount.of(decision["cost"] if settling is None else settling["charged"])
+    mechanism = chain.canonical(decision["request"]["mechanism"])
+    said = "it was charged" if settling is not None else "it is not settled yet, and was approved for"
+    words = f"This is one run, with the method {decision['method']}: {said} {_pair(amount)}."
+    return _Claim(
+        f"{decision['dataset']}, run {decision['run']}",
+        (settling or decision)["at"],
+        amount,
+        report_deltas(dict(found.budget))[0],
+        words,
+        {mechanism: 1},
+        _is_training([mechanism]),
+        False,
+    )
+
+
+def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
+    replayed = export.verified.journal
+    accounts = [account for account in replayed.accounts.values() if account.key.is_base]
+    limit = replayed.limit_highest or ZERO
+    spent, held = ZERO, ZERO
+    for account in accounts:
+        spent, held = spent.most(account.spent), held.most(account.held)
+        # What was overdrawn has to be told, whatever the limit was.
+        limit = limit.most(account.spent + account.held)
+    if not accounts:
+        raise InvalidRequest(
+            "export: this dataset has no budget of its own; what it is derived from has", field="export"
+        )
+    at_delta = report_deltas(dict(found.budget))[0]
+    words = (
+        f"The parameters are those of the highest budget that the dataset ever had, {_pair(limit)}, which holds for all"
+        f" runs together, chosen one after another. Spent so far is {_pair(spent)}, epsilon"
+        f" {_number(gdp_epsilon(spent, at_delta))} at the same delta; held is {_pair(held)}."
+    )
+    if len(accounts) > 1:
+        words += f" The data is in {len(accounts):,} disjoint partitions, each with this budget."
+    names = list(found.mechanisms)
+    at = found.last_at or found.registered["at"]
+    name = found.registered["dataset"]
+    return _Claim(name, at, limit, at_delta, words, found.mechanisms, _is_training(names), found.settled > 1)
+
+
+def _pair(amount: Amount) -> str:
+    mu, delta = amounts.mu_of(amount), amounts.delta_of(amount)
+    return f"mu {_number(mu)} and delta {_number(delta)} in Gaussian differential privacy"
+
+
+def _number(value: float) -> str:
+    return f"{value:.6g}" if math.isfinite(value) else "infinite"
+
+
+def _is_training(mechanisms: Iterable[str]) -> bool:
+    return any('"type":"dpsgd"' in each or '"type":"matrix_factorization"' in each for each in mechanisms)
+
+
+# --- the entry -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Draft:
+    """Notes what is left to a person."""
+
+    to_do: list[tuple[str, str]] = field(default_factory=list)
+
+    def mark(self, path: str, what: str) -> str:
+        """A text that a person has to write."""
+        self.to_do.append((path, what))
+        return MARK + what
+
+    def guess(self, path: str, value: Any, why: str) -> Any:
+        """A value that the schema asks for and that a person has to check."""
+        self.to_do.append((path, f"says {value!r}: {why}"))
+        return value
+
+
+def _body(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[str, Any]:
+    return {
+        "url_slug": _slug(f"{claim.name} {export.verified.tenant} {claim.at[:4]}"),
+        "deployment": {
+            "basic": _basic(draft, export, found, claim),
+            "dp_variant": _variant(draft, found),
+            "privacy_loss": _privacy_loss(draft, found, claim),
+            "deployment_model": _model(draft, found, claim),
+            "accounting": _accounting(draft, found),
+            "implementation": _implementation(draft, found, claim),
+            "administrative": {
+                "status": "Draft",
+                "registry_authors": [draft.mark("administrative.registry_authors", "who wrote this entry")],
+                "tier": draft.guess("administrative.tier", 2, "3, once all that is marked here is filled in"),
+            },
+        },
+    }
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+
+
+def _basic(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[str, Any]:
+    product = "Machine learning model" if claim.is_training else "Summary statistics"
+    purpose = (found.decision or {"request": {}})["request"].get("purpose")
+    if isinstance(purpose, str) and purpose:
+        use = draft.guess("basic.intended_use", purpose, "the purpose that the run was declared with")
+    else:
+        use = draft.mark("basic.intended_use", "what the data product is meant for")
+    title = found.about.get("title") or claim.name
+    described = found.about.get("description")
+    curator = {
+        "data_curator_name": export.verified.tenant,
+        "data_curator_type": draft.guess(
+            "basic.data_curators.0.data_curator_type", "Industry", "or Government, or Nonprofit"
+        ),
+    }
+    draft.guess("basic.data_curators.0.data_curator_name", export.verified.tenant, "the tenant's name in the ledger")
+    return {
+        "name": title if found.decision is None else f"{title}, run {found.decision['run']}",
+        "data_curators": [curator],
+        "description": described or draft.mark("basic.description", "what the data product is"),
+        "intended_use": use,
+        "data_product_type": draft.guess("basic.data_product_type", product, "by the mechanisms that were used"),
+        "data_product_region": draft.mark("basic.data_product_region", "what region the data describes"),
+        "publication_date": draft.guess(
+            "basic.publication_date", claim.at[:10], "when the last run was settled, or approved where none was"
+        ),
+    }
+
+
+def _variant(draft: _Draft, found: _Found) -> dict[str, Any]:
+    domain = draft.mark("dp_variant.data_domain", "which datasets could have been there: columns, their ranges")
+    unprotected = draft.mark("dp_variant.unprotected_quantities", "what is published with no protection, if anything")
+    if found.registered["size"] is not None:
+        unprotected += f" (the ledger was told the size of the dataset, {found.registered['size']:,}, as public)"
+    return {"variant_name": "Approximate DP", "data_domain": domain, "unprotected_quantities": unprotected}
+
+
+_ADJACENT: Final = {
+    "add_or_remove_one": "Datasets are adjacent where one is the other without one {unit} and all that belongs to it.",
+    "replace_one": "Datasets are adjacent where one has another {unit} in the place of one of the other's.",
+}
+
+
+def _privacy_loss(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]:
+    unit = found.registered["privacy_unit"]
+    epsilon = gdp_epsilon(claim.amount, claim.at_delta)
+    parameters: dict[str, float] = {"delta": claim.at_delta}
+    if math.isfinite(epsilon):
+        parameters["epsilon"] = epsilon
+    else:
+        draft.mark("privacy_loss.privacy_parameters.epsilon", "there is none at this delta; choose a larger delta")
+    words = [claim.words, "Epsilon is rounded up; every (mu, delta) implies an (epsilon, delta) for each larger delta."]
+    if found.registered["bound"] == "clt":
+        words.append("All of it is an estimate by the central limit theorem, not a guarantee: the loss can be higher.")
+    found_loss = {
+        "privacy_unit": unit,
+        "privacy_unit_details": _ADJACENT[found.registered["adjacency"]].format(unit=unit),
+        "privacy_parameters": dict(sorted(parameters.items(), reverse=True)),
+        "privacy_parameters_details": "\n\n".join(words),
+    }
+    if unit == "record" and found.registered["size"] is not None:
+        found_loss["number_of_privacy_units"] = found.registered["size"]
+    return found_loss
+
+
+def _model(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]:
+    many = "Many releases" if claim.is_many else "One release"
+    source = "Dynamic" if found.has_new_partitions else "Static"
+    section = "deployment_model"
+    return {
+        "model_name": draft.guess(f"{section}.model_name", "Central", "whoever runs the mechanisms sees the data"),
+        "actors": draft.mark(f"{section}.actors", "who sees data or results, and why they are trusted"),
+        "release_type": draft.guess(f"{section}.release_type", many, "by how many runs were settled"),
+        "data_source_type": draft.guess(f"{section}.data_source_type", source, "by whether partitions were added"),
+        "access_type": draft.guess(f"{section}.access_type", "Non-interactive", "or Interactive"),
+    }
+
+
+def _accounting(draft: _Draft, found: _Found) -> dict[str, str]:
+    words = (
+        "Every run is approved before it touches data, where mu² and -log(1 - delta) of all runs together stay within"
+        " limits that were fixed beforehand: a privacy filter for Gaussian differential privacy, valid also where runs"
+        " are chosen by what earlier ones showed. Runs at the same time count together."
+    )
+    if found.registered.get("is_partitioned"):
+        words += " Disjoint partitions compose in parallel."
+    post = draft.mark("accounting.post_processing", "what was done to the results afterwards")
+    return {"composition": words, "post_processing": post}
+
+
+def _implementation(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, str]:
+    listed = Counter(claim.mechanisms).most_common(MECHANISMS_MAX)
+    lines = [f"- {count:,} × `{mechanism}`" for mechanism, count in listed]
+    left = len(claim.mechanisms) - len(listed)
+    lines += [f"- and {left:,} other kinds of runs"] if left else []
+    decision = found.decision
+    lines += [f"- assumed: {text}" for text in (decision["assumptions"] if decision is not None else ())]
+    _note = found.codes if decision is None else {}
+    if decision is not None and isinstance(decision["request"].get("code"), dict):
+        only = _Found()
+        _note_code(only, decision["request"]["code"])
+        _note = only.codes
+    lines += [f"- code: {code}" for code in _note]
+    section = "implementation"
+    lines.append(
+        "- " + draft.mark(f"{section}.mechanisms", "library and version; floating point, timing, access to the data")
+    )
+    return {
+        "preprocessing_and_hyperparameter_tuning": draft.mark(
+            f"{section}.preprocessing_and_hyperparameter_tuning",
+            "what was done to the data before, how parameters were chosen, and whether that was charged",
+        ),
+        "mechanisms": "\n".join(lines),
+        "justification": draft.mark(f"{section}.justification", "why these choices were made, and by whom"),
+    }
+
+
+def _place(draft: _Draft, deployment: dict[str, Any], layout: Layout) -> None:
+    """Puts composition and post-processing where the version of the schema has them."""
+    if layout == "accounting":
+        return
+    deployment["implementation"] |= deployment.pop("accounting")
+    draft.to_do = [(path.replace("accounting.", "implementation."), what) for path, what in draft.to_do]
+
+
+# --- YAML ------------------------------------------------------------------------------------------------------------
+
+
+def as_json(entry: Entry) -> str:
+    """The entry as JSON text."""
+    return json.dumps(entry.body, ensure_ascii=False, indent=2) + "\n"
+
+
+def as_yaml(entry: Entry) -> str:
+    """The entry as YAML: blocks for objects and lists, JSON for numbers and texts, literal blocks for texts of several
+    lines, which the registry asks for."""
+    return "\n".join(_block(entry.body, 0)) + "\n"
+
+
+def _block(value: Any, depth: int) -> list[str]:
+    indent = "  " * depth
+    lines: list[str] = []
+    items = value.items() if isinstance(value, Mapping) else (("-", item) for item in value)
+    for name, item in items:
+        head = f"{indent}-" if name == "-" else f"{indent}{name}:"
+        if isinstance(item, Mapping | list):
+            lines += [head, *_block(item, depth + 1)]
+        elif isinstance(item, str) and _is_literal(item):
+            lines += [f"{head} |-", *(f"{indent}  {line}" if line else "" for line in item.split("\n"))]
+        else:
+            lines.append(f"{head} {_scalar(item)}")
+    return lines
+
+
+def _is_literal(text: str) -> bool:
+    """Whether a text of several lines means the same in a literal block."""
+    printable = all(character.isprintable() or character == "\n" for character in text)
+    return "\n" in text and printable and not text.startswith((" ", "\n")) and not text.endswith("\n")
+
+
+def _scalar(value: Any) -> str:
+    if isinstance(value, str):
+        # Every JSON text is a double-quoted one of YAML, once what does not print is escaped.
+        return json.dumps(value, ensure_ascii=not value.isprintable())
+    if isinstance(value, float):
+        # YAML 1.1 takes 1e-05 for a text: its numbers with an exponent need a point.
+        text = repr(value)
+        return text.replace("e", ".0e") if "e" in text and "." not in text else text
+    return json.dumps(value)

@@ -1,0 +1,178 @@
+"""From the names in a request to the datasets that it touches: who sees what, and what reaches what.
+
+What a dataset is never changes, and a dataset is never removed, so definitions are remembered.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from ledger.core.amounts import Actor, Adjacency, Bound, Definition, Use
+from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
+from ledger.service.shapes import DatasetUse
+from ledger.store import Reading, Store
+
+DEFINITIONS_MAX: Final = 10_000
+
+
+def no_dataset(name: str) -> NotFound:
+    """The one way to say so, whether it does not exist or is not for the caller's eyes."""
+    return NotFound(f"There is no dataset named {name!r}.", dataset=name)
+
+
+def demand_sight(actor: Actor, name: str) -> None:
+    """Raises NotFound where the caller's key is limited to other datasets."""
+    if actor.datasets is not None and name not in actor.datasets:
+        raise no_dataset(name)
+
+
+def demand_project(actor: Actor, project: str | None) -> None:
+    """Raises Forbidden where the caller's key is limited to projects, and this is none of them."""
+    if actor.projects is not None and project not in actor.projects:
+        raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """What a request touches: the datasets that it names, in that order, then those that they come from, by name."""
+
+    uses: tuple[Use, ...]
+    definitions: dict[UUID, Definition]
+    bound: Bound
+    adjacency: Adjacency
+
+
+class Catalogue:
+    """Finds definitions, in memory where they were seen before."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._known: OrderedDict[tuple[UUID, str | UUID], Definition] = OrderedDict()
+
+    async def resolve(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
+        """What a run on these datasets touches.
+
+        Raises NotFound, InvalidRequest where one root is reached twice or where partitions are named that none can
+        have, and UnitMismatch.
+        """
+        names = [use.name for use in datasets]
+        for name in names:
+            demand_sight(actor, name)
+        named = await self.named(actor, names)
+        for place, definition in enumerate(named):
+            if definition in named[:place]:
+                raise InvalidRequest(f"datasets: names {definition.name} twice", field="datasets")
+        reached = await self._by_id(actor, {id_ for each in named for id_ in each.ancestors})
+        definitions = {each.id: each for each in (*named, *sorted(reached, key=lambda each: each.name))}
+        via = _demand_apart(named, definitions)
+        bound, adjacency = demand_one_unit(named)
+        stated = {
+            definition.id: None if use.partitions is None else tuple(use.partitions)
+            for definition, use in zip(named, datasets, strict=True)
+        }
+        uses = tuple(
+            Use(id_, _partitions(definition, [stated[each.id] for each in via[id_]]), tuple(d.name for d in via[id_]))
+            for id_, definition in definitions.items()
+        )
+        for definition in named:
+            of_it = [definitions[id_] for id_ in (definition.id, *definition.ancestors)]
+            if stated[definition.id] and not any(each.is_partitioned for each in of_it):
+                raise InvalidRequest(f"datasets: {definition.name} has no partitions", field="datasets")
+        return Resolved(uses, definitions, bound, adjacency)
+
+    async def named(self, actor: Actor, names: Sequence[str]) -> list[Definition]:
+        """The definitions of these names, in order. Raises NotFound."""
+        found = await self._found(actor.tenant_id, names)
+        for name in names:
+            if name not in found:
+                raise no_dataset(name)
+        return [found[name] for name in names]
+
+    async def _by_id(self, actor: Actor, ids: Iterable[UUID]) -> list[Definition]:
+        wanted = list(ids)
+        found = await self._found(actor.tenant_id, wanted)
+        if len(found) < len(wanted):
+            raise ArithmeticError("a dataset's ancestor is not there: its runs would not be charged")
+        return list(found.values())
+
+    async def _found(self, tenant_id: UUID, wanted: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
+        with self._lock:
+            known = {each: self._known[tenant_id, each] for each in wanted if (tenant_id, each) in self._known}
+        missing = [each for each in wanted if each not in known]
+        if not missing:
+            return known
+        found = await asyncio.to_thread(self._look_up, tenant_id, missing)
+        by_any = {each: definition for definition in found for each in (definition.name, definition.id)}
+        return known | {each: by_any[each] for each in missing if each in by_any}
+
+    def _look_up(self, tenant_id: UUID, wanted: Sequence[str | UUID]) -> list[Definition]:
+        names = [each for each in wanted if isinstance(each, str)]
+        ids = [each for each in wanted if isinstance(each, UUID)]
+        with self._store.reading(tenant_id) as reading:
+            found = reading.definitions(names=names, ids=ids, with_ancestors=True)
+        with self._lock:
+            for definition in found:
+                self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
+            while len(self._known) > DEFINITIONS_MAX:
+                self._known.popitem(last=False)
+        return found
+
+
+def find(reading: Reading, actor: Actor, name: str) -> Definition:
+    """A dataset's definition, in a transaction that is open. Raises NotFound."""
+    demand_sight(actor, name)
+    for definition in reading.definitions(names=[name]):
+        return definition
+    raise no_dataset(name)
+
+
+def _demand_apart(named: Sequence[Definition], definitions: dict[UUID, Definition]) -> dict[UUID, list[Definition]]:
+    """By which of the named datasets each one is reached. No root may be reached by two: one unit could be in both,
+    and would be used twice in a run that is charged once."""
+    via: dict[UUID, list[Definition]] = {id_: [] for id_ in definitions}
+    for definition in named:
+        for id_ in (definition.id, *definition.ancestors):
+            via[id_].append(definition)
+    for id_, by in via.items():
+        if len(by) > 1 and not definitions[id_].ancestors:
+            root, names = definitions[id_].name, [each.name for each in by]
+            raise InvalidRequest(
+                f"datasets: {' and '.join(names)} hold units of {root}, which would be used twice and charged once;"
+                f" name {root} itself, or one dataset that is derived from all of them",
+                field="datasets",
+                root=root,
+                via=names,
+                instead=[root],
+            )
+    return via
+
+
+def _partitions(definition: Definition, stated: Sequence[tuple[str, ...] | None]) -> tuple[str, ...] | None:
+    if not definition.is_partitioned:
+        return ()
+    if len(stated) == 1:
+        return stated[0]
+    # Reached by several, which then share no root: only a dataset in between can be, and none of those is partitioned.
+    return None
+
+
+def demand_one_unit(used: Sequence[Definition]) -> tuple[Bound, Adjacency]:
+    """What datasets that are used together have in common. Raises UnitMismatch."""
+    first = used[0]
+    for other in used[1:]:
+        for what in ("privacy_unit", "adjacency", "bound"):
+            if getattr(other, what) != getattr(first, what):
+                raise UnitMismatch(
+                    f"{first.name} and {other.name} differ in {what}: datasets that are used together have one privacy"
+                    " unit, one adjacency and one bound.",
+                    what=what,
+                    datasets=[{"name": each.name, what: getattr(each, what)} for each in (first, other)],
+                )
+    return first.bound, first.adjacency

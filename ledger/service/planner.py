@@ -1,0 +1,262 @@
+"""What would happen if a run were asked for now, and how much would fit. Nothing is recorded.
+
+A plan is made of the same costs and the same arithmetic as a decision, on the balance as it is when it is read; whoever
+asks for the run afterwards may find that another came in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from functools import partial, reduce
+from typing import Annotated, Any, Final, Literal
+from uuid import UUID
+
+from pydantic import Field
+
+from ledger.accounting import ACCOUNTANT, costs, plan
+from ledger.accounting.costs import Cost
+from ledger.accounting.mechanisms import AnyMechanism, Mechanism
+from ledger.accounting.numbers import Probability
+from ledger.accounting.plan import Solution
+from ledger.core.amounts import ZERO, Account, Actor, Adjacency, Amount, Books, Bound
+from ledger.core.decision.group import charged_accounts, demand_project, wanted_uses
+from ledger.errors import TooLarge
+from ledger.service import answers, catalogue
+from ledger.service.answers import show_amount
+from ledger.service.catalogue import Catalogue, Resolved
+from ledger.service.certificates import Certificates
+from ledger.service.runs import FITS_COSTS_MAX, Runs, segments_of
+from ledger.service.shapes import SEGMENTS_MAX, Datasets, ProjectName, Strict
+from ledger.store import Store
+
+SECONDS_MAX: Final = 20.0
+"""How long may be computed for one plan. A client waits for 30 seconds unless it is told otherwise."""
+
+Solvable = Literal["noise_multiplier", "steps", "epochs", "sample_rate", "count", "epsilon", "rho", "mu", "runs"]
+
+
+class PlanRequest(Strict):
+    """A run that might be asked for, and what to solve for."""
+
+    datasets: Datasets
+    mechanism: Mechanism
+    delta: Annotated[
+        Probability | None,
+        Field(
+            description="The run's share of the delta budget, for a certificate; a hundredth of the least limit among "
+            "the accounts charged when left out. Where the cost needs no certificate it makes no difference."
+        ),
+    ] = None
+    segments: Annotated[int | None, Field(ge=1, le=SEGMENTS_MAX)] = None
+    project: ProjectName | None = None
+    solve_for: Annotated[
+        Solvable | None,
+        Field(
+            description="Find the least noise_multiplier, or the most of another parameter, that fits what is left; "
+            "`steps` means `epochs` where the mechanism says epochs, `runs` is how many of exactly this run."
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """All that the inverse of a cost depends on."""
+
+    mechanism: AnyMechanism
+    bound: Bound
+    adjacency: Adjacency
+    delta: Decimal | None
+    segments: int
+    remaining: Amount
+    solve_for: str | None
+    is_fit: bool
+
+    def facts(self) -> dict[str, Any]:
+        """What tells this question from any other."""
+        return {
+            "plan": self.mechanism.model_dump(exclude_none=True),
+            "bound": self.bound,
+            "adjacency": self.adjacency,
+            "delta": self.delta,
+            "segments": self.segments,
+            "remaining": self.remaining.facts(),
+            "solve_for": self.solve_for,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Inverse:
+    """What would fit, and what was solved for."""
+
+    would_fit: dict[str, Solution]
+    solution: Solution | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What a run would be decided on, as it is now: the accounts that it would charge, by dataset."""
+
+    resolved: Resolved
+    books: Books
+    charged: dict[UUID, list[Account]]
+
+    @property
+    def remaining(self) -> Amount:
+        """The least that is left of any of them."""
+        left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
+        return ZERO if left is None else left
+
+
+class Planner:
+    """Makes plans. Its coroutines belong to one event loop."""
+
+    def __init__(
+        self,
+        store: Store,
+        catalogue: Catalogue,
+        certificates: Certificates,
+        runs: Runs,
+        *,
+        clock_seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._store, self._catalogue, self._certificates, self._runs = store, catalogue, certificates, runs
+        self._clock_seconds = clock_seconds
+
+    async def plan(self, actor: Actor, request: PlanRequest) -> dict[str, Any]:
+        """What a run would cost and leave now, and how much of it would fit.
+
+        Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest where the mechanism has no such parameter,
+        TooLarge where it takes too long, and Overloaded where it does not get its turn.
+        """
+        solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
+        catalogue.demand_project(actor, request.project)
+        resolved = await self._catalogue.resolve(actor, request.datasets)
+        seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
+        bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1
+        is_dear = costs.needs_certificate(request.mechanism, bound=bound)
+        delta = None
+        if is_dear:
+            delta = request.delta or await asyncio.to_thread(self._runs.share, actor, resolved.uses, request.project)
+        costed = partial(
+            self._certificates.cost,
+            actor.tenant_id,
+            request.mechanism,
+            bound=bound,
+            adjacency=adjacency,
+            delta=delta or Decimal(0),
+        )
+        cost = await costed(segments=count)
+        is_fit = not cost.amount.exceeds(seen.remaining)
+        question = _Question(request.mechanism, bound, adjacency, delta, count, seen.remaining, solve_for, is_fit)
+        work = partial(_invert, question, self._clock_seconds)
+        if is_fit and solve_for is None:
+            found = _Inverse({}, None)
+        elif is_dear:
+            found = await self._certificates.beside(actor.tenant_id, work, of=question.facts())
+        else:
+            found = await asyncio.to_thread(work)
+        answer = _answer(seen, cost, delta, found)
+        if count > 1:
+            said = segments_of(request.mechanism, count, cost, whole=await costed())
+            answer["segments"] = answers.show_segments(said)
+        return answer
+
+    def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
+        wanted = wanted_uses(resolved.uses, project=project, principal_id=actor.principal_id)
+        with self._store.reading(actor.tenant_id) as reading:
+            books = reading.books(wanted)
+        demand_project(books, resolved.uses, project)
+        charged = {
+            use.dataset_id: charged_accounts(books, use, project=project, principal_id=actor.principal_id)
+            for use in resolved.uses
+        }
+        return _Seen(resolved, books, charged)
+
+
+def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse:
+    until = clock_seconds() + SECONDS_MAX
+    costs = itertools.count(1)
+
+    def is_late() -> bool:
+        return clock_seconds() >= until
+
+    def is_late_for_a_refusal() -> bool:
+        if is_late():
+            raise TooLarge(
+                f"mechanism: this plan takes longer than {SECONDS_MAX:g} seconds; ask about a smaller mechanism",
+                field="mechanism",
+                seconds_max=SECONDS_MAX,
+            )
+        # As many as a refusal computes, so that it names the same.
+        return question.delta is not None and next(costs) > FITS_COSTS_MAX
+
+    within: dict[str, Any] = {
+        "bound": question.bound,
+        "adjacency": question.adjacency,
+        "remaining": question.remaining,
+        "delta": question.delta or Decimal(0),
+        "segments": question.segments,
+    }
+    would_fit = {}
+    if not question.is_fit:
+        would_fit = plan.nearest(question.mechanism, **within, is_late=is_late_for_a_refusal)
+    solution = None
+    if question.solve_for is not None:
+        # What does not fit is too much, so that what would fit is also the most that fits.
+        solution = would_fit.get(question.solve_for) or plan.solve(
+            question.mechanism, solve_for=question.solve_for, **within, is_late=is_late
+        )
+    return _Inverse(would_fit, solution)
+
+
+def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, found: _Inverse) -> dict[str, Any]:
+    is_fit = not cost.amount.exceeds(seen.remaining)
+    names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
+    return {
+        "fits": is_fit,
+        "cost": show_amount(cost.amount),
+        "bound": seen.resolved.bound,
+        "method": cost.method,
+        "assumptions": cost.assumptions,
+        "accountant": ACCOUNTANT,
+        "is_estimate": seen.resolved.bound == "clt",
+        "delta": delta,
+        "datasets": [
+            _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
+            for id_, accounts in seen.charged.items()
+        ],
+        "binding": [
+            item
+            for id_, accounts in seen.charged.items()
+            for item in answers.bindings(names[id_], accounts, cost.amount)
+        ],
+        "would_fit": {field: solution.value for field, solution in found.would_fit.items()},
+        "solution": _solution(found.solution),
+    }
+
+
+def _planned_on(name: str, state: str, accounts: Sequence[Account], cost: Amount | None) -> dict[str, Any]:
+    """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone."""
+    remaining = answers.least_remaining(accounts)
+    if remaining is None:
+        return {"name": name, "state": state, "limit": None, "remaining": None, "after": None}
+    limit = reduce(Amount.least, (account.limit for account in accounts))
+    after = None if cost is None else show_amount(remaining - cost)
+    return {
+        "name": name,
+        "state": state,
+        "limit": show_amount(limit),
+        "remaining": show_amount(remaining),
+        "after": after,
+    }
+
+
+def _solution(found: Solution | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {"solve_for": found.solve_for, "value": found.value, "cost": show_amount(found.amount)}

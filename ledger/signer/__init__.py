@@ -1,0 +1,1 @@
+"""What this server signs with its key: receipts, heads, published heads."""

@@ -1,0 +1,238 @@
+"""Signed heads: for each journal its newest number, its newest hash, and the root of the Merkle tree over its entries.
+
+A head is signed with the ledger's key, so that whoever keeps one can show later that history was another, and cannot
+make one up. It is a function of the journal: the same head is the same text.
+
+The tree of a journal is read from the database once, hash by hash, and grows from then on by what is new. What is kept
+of it is small: the frontier, and the roots of complete subtrees of `BLOCK` leaves (32 bytes for each), out of which any
+root and any proof is put together with a few hundred hashes from the database. What this process has seen of a journal
+it goes on believing: a database that says otherwise later gets no signature.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.core.amounts import NO_HASH, Dataset, Tenant
+from ledger.core.journal import chain
+from ledger.errors import JournalBroken, NotFound
+from ledger.signer.keyfile import Signer
+from ledger.store import Reading, Store
+from ledger.verifier import jws, verify
+from ledger.verifier.merkle import HASH_BYTES, Frontier
+
+BLOCK_LEVEL: Final = 10
+BLOCK: Final = 1 << BLOCK_LEVEL
+"""Leaves of a subtree whose root is kept."""
+PAGE: Final = 10_000
+JOURNALS_MAX: Final = 1000
+"""Of which a tree is kept; the one that was asked for longest ago goes first."""
+DATASETS_PAGE: Final = 500
+
+Read = Callable[[int, int], list[tuple[int, bytes]]]
+"""Reads numbers and hashes of a journal: after which number, and how many at most."""
+
+log = logging.getLogger(__name__)
+
+
+class Tree:
+    """What is kept of one journal's tree. Any thread may use it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._size, self._newest = 0, NO_HASH
+        self._closed, self._open = Frontier(), Frontier()  # of complete blocks, and of what comes after them
+        self._blocks = bytearray()  # the roots of complete blocks, one after another
+
+    def grow(self, read: Read, *, size: int) -> None:
+        """Takes in what is new up to `size`. Raises JournalBroken where the database has another history than before,
+        or none so long."""
+        with self._lock:
+            while self._size < size:
+                known = self._size
+                before = max(0, known - 1)  # with the newest that is known, which has to be there as it was
+                page = read(before, min(PAGE, size - before))
+                for place, (seq, hash_) in enumerate(page, start=before + 1):
+                    if seq != place:
+                        raise JournalBroken("is missing", seq=place)
+                    if seq > known:
+                        self._append(hash_)
+                    elif hash_ != self._newest:
+                        raise JournalBroken("is not the one that stood there before", seq=seq)
+                if self._size == known:
+                    raise JournalBroken("is missing", seq=before + len(page) + 1)
+
+    def demand_newest(self, hash_: bytes, *, size: int) -> None:
+        """Raises JournalBroken where entry `size` is the newest that is known, and is another."""
+        with self._lock:
+            if size == self._size and hash_ != self._newest:
+                raise JournalBroken("is not the one that stood there before", seq=size)
+
+    def _append(self, hash_: bytes) -> None:
+        self._open.append(hash_)
+        self._size, self._newest = self._size + 1, hash_
+        if self._open.size == BLOCK:
+            self._blocks += (root := self._open.root())
+            self._closed.append_subtree(root, level=BLOCK_LEVEL)
+            self._open = Frontier()
+
+    def root(self, read: Read, *, size: int) -> bytes:
+        """The root over the first `size` entries. Raises JournalBroken as `grow` does."""
+        self.grow(read, size=size)
+        with self._lock:
+            if size == self._size:
+                return self._closed.root_with(self._open)
+        return self.root_between(read, start=0, end=size)
+
+    def root_between(self, read: Read, *, start: int, end: int) -> bytes:
+        """The root over the entries `start + 1` to `end`, a subtree of what `grow` took in. Raises JournalBroken."""
+        tree = Frontier()
+        at = start
+        if start % BLOCK == 0:
+            with self._lock:
+                blocks = bytes(self._blocks[start // BLOCK * HASH_BYTES : end // BLOCK * HASH_BYTES])
+            for place in range(0, len(blocks), HASH_BYTES):
+                tree.append_subtree(blocks[place : place + HASH_BYTES], level=BLOCK_LEVEL)
+            at += tree.size
+        for seq, hash_ in read(at, end - at) if at < end else ():
+            at += 1
+            if seq != at:
+                raise JournalBroken("is missing", seq=at)
+            tree.append(hash_)
+        if at < end:
+            raise JournalBroken("is missing", seq=at + 1)
+        return tree.root()
+
+
+class Branch:
+    """A journal's tree as one reading sees it: its size, and the roots of its subtrees."""
+
+    def __init__(self, tree: Tree, reading: Reading, dataset_id: UUID | None, size: int) -> None:
+        self.size = size
+        self._tree, self._reading, self._dataset_id = tree, reading, dataset_id
+        self._blocks: dict[int, list[tuple[int, bytes]]] = {}
+
+    def hash_of(self, seq: int) -> bytes:
+        """The hash of an entry. Raises JournalBroken."""
+        found = self._read(seq - 1, 1)
+        if not found or found[0][0] != seq:
+            raise JournalBroken("is missing", seq=seq)
+        return found[0][1]
+
+    def root(self, size: int) -> bytes:
+        """The root over the first `size` entries. Raises JournalBroken."""
+        return self._tree.root(self._read, size=size)
+
+    def root_between(self, start: int, end: int) -> bytes:
+        """The root over the entries `start + 1` to `end`, as proofs need it. Raises JournalBroken."""
+        return self._tree.root_between(self._read, start=start, end=end)
+
+    def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
+        """From the database; a proof asks several times for parts of the same block, which is read once."""
+        number, start = divmod(after, BLOCK)
+        if start + limit > BLOCK:
+            return self._reading.entry_hashes(self._dataset_id, after=after, limit=limit)
+        if number not in self._blocks:
+            self._blocks[number] = self._reading.entry_hashes(self._dataset_id, after=after - start, limit=BLOCK)
+        return [(seq, hash_) for seq, hash_ in self._blocks[number] if after < seq][:limit]
+
+
+class Heads:
+    """The heads of all journals, signed."""
+
+    def __init__(self, store: Store, signer: Signer) -> None:
+        self._store, self._signer = store, signer
+        self._lock = threading.Lock()
+        self._trees: OrderedDict[tuple[UUID, UUID | None], Tree] = OrderedDict()
+
+    def branch(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> Branch:
+        """The tree of a dataset's journal, or of the tenant's own, as far as the dataset (or the tenant, where it was
+        read before; or as it is now) says that it goes. Raises JournalBroken where the entries are others than the ones
+        seen before, or end elsewhere."""
+        if dataset is None:
+            tenant = tenant or _tenant(reading)
+            return self._branch(reading, None, tenant.seq, tenant.head)
+        return self._branch(reading, dataset.id, dataset.seq, dataset.head)
+
+    def _branch(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> Branch:
+        tree = self._tree(reading.tenant_id, dataset_id)
+        branch = Branch(tree, reading, dataset_id, size)
+        try:
+            tree.grow(lambda after, limit: reading.entry_hashes(dataset_id, after=after, limit=limit), size=size)
+            tree.demand_newest(newest, size=size)
+            if size and branch.hash_of(size) != newest:
+                raise JournalBroken("is not the one that the head names", seq=size)
+        except JournalBroken as error:
+            log.error("a journal gets no signature: %s", error.detail)
+            raise
+        return branch
+
+    def _tree(self, tenant_id: UUID, dataset_id: UUID | None) -> Tree:
+        with self._lock:
+            tree = self._trees.setdefault((tenant_id, dataset_id), Tree())
+            self._trees.move_to_end((tenant_id, dataset_id))
+            while len(self._trees) > JOURNALS_MAX:
+                self._trees.popitem(last=False)
+        return tree
+
+    def payload(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
+        """What a head says: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""
+        tenant = tenant or _tenant(reading)
+        branch = self.branch(reading, dataset, tenant=tenant)
+        seq, hash_ = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
+        named = None if dataset is None else (dataset.id, dataset.definition.name)
+        return verify.head_payload(
+            (tenant.id, tenant.name),
+            named,
+            seq=seq,
+            hash_=hash_,
+            root=branch.root(seq),
+            at=_at(reading, dataset, seq=seq, hash_=hash_),
+        )
+
+    def signed(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
+        """The head with its signature: `seq`, `hash`, `root`, `signature`. Raises JournalBroken."""
+        said = self.payload(reading, dataset, tenant=tenant)
+        signature = self._signer.sign(chain.canonical(said), jws.HEAD)
+        return {"seq": said["seq"], "hash": said["hash"], "root": said["root"], "signature": signature}
+
+    def of_tenant(self, tenant_id: UUID) -> Iterator[tuple[Dataset | None, dict[str, Any]]]:
+        """The signed heads of a tenant's own journal and of all its datasets', by name. Raises JournalBroken."""
+        with self._store.reading(tenant_id) as reading:
+            yield None, self.signed(reading, None)
+        after: str | None = None
+        while page := self._page(tenant_id, after):
+            for dataset in page:
+                with self._store.reading(tenant_id) as reading:
+                    yield dataset, self.signed(reading, dataset)
+            after = page[-1].definition.name
+
+    def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
+        with self._store.reading(tenant_id) as reading:
+            return reading.dataset_page(after=after, limit=DATASETS_PAGE, only=None)
+
+
+def _tenant(reading: Reading) -> Tenant:
+    tenant = reading.tenant()
+    if tenant is None:
+        raise NotFound("There is no such tenant.")
+    return tenant
+
+
+def _at(reading: Reading, dataset: Dataset | None, *, seq: int, hash_: bytes) -> str | None:
+    """When the newest entry was made, as it says itself. Raises JournalBroken where that is another entry."""
+    if seq == 0:
+        return None
+    page = (
+        reading.tenant_entry_page(after=seq - 1, limit=1)
+        if dataset is None
+        else reading.entry_page(dataset.id, after=seq - 1, limit=1)
+    )
+    if not page or chain.digest(page[0].body) != hash_:
+        raise JournalBroken("is not the one that the head names", seq=seq)
+    return str(chain.parse(page[0].body)["at"])

@@ -1,0 +1,211 @@
+"""Rows of the tables as the nouns of `ledger.core.amounts`, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Row
+
+from ledger.core.amounts import (
+    DEFAULT_ALERTING,
+    NO_FAIR_USE,
+    Account,
+    AccountKey,
+    Alerting,
+    Amount,
+    Dataset,
+    Definition,
+    Entry,
+    FairUse,
+    KeptAlert,
+    Parent,
+    Project,
+    Proposal,
+    Run,
+    Tenant,
+)
+from ledger.core.journal import chain
+from ledger.store.tables import NOBODY
+
+
+def _amount(row: Row[Any], part: str) -> Amount:
+    return Amount(getattr(row, f"{part}_mu_sq_pico"), getattr(row, f"{part}_delta_atto"))
+
+
+def _amount_if_any(row: Row[Any], part: str) -> Amount | None:
+    return None if getattr(row, f"{part}_mu_sq_pico") is None else _amount(row, part)
+
+
+def amount_row(part: str, amount: Amount | None) -> dict[str, int | None]:
+    """The two columns of an amount; of none, NULLs."""
+    return {
+        f"{part}_mu_sq_pico": None if amount is None else amount.mu_sq_pico,
+        f"{part}_delta_atto": None if amount is None else amount.delta_atto,
+    }
+
+
+def account_of(row: Row[Any]) -> Account:
+    """An account, with its four amounts."""
+    principal = None if row.principal_id == NOBODY else row.principal_id
+    return Account(
+        AccountKey(row.dataset_id, row.partition or None, row.project or None, principal),
+        limit=_amount(row, "limit"),
+        spent=_amount(row, "spent"),
+        held=_amount(row, "held"),
+        overdrawn=_amount(row, "overdrawn"),
+    )
+
+
+def key_row(key: AccountKey) -> dict[str, Any]:
+    """Which account it is, as that is written."""
+    return {
+        "dataset_id": key.dataset_id,
+        "partition": key.partition or "",
+        "project": key.project or "",
+        "principal_id": key.principal_id or NOBODY,
+    }
+
+
+def amounts_row(account: Account) -> dict[str, Any]:
+    """What of an account changes, as it is written."""
+    return {
+        **amount_row("limit", account.limit),
+        **amount_row("spent", account.spent),
+        **amount_row("held", account.held),
+        **amount_row("overdrawn", account.overdrawn),
+    }
+
+
+def definition_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Definition:
+    """What never changes of a dataset; `lineage` are its ancestors, as (ancestor_id, position, name)."""
+    parents = sorted((line for line in lineage if line.position is not None), key=lambda line: int(line.position))
+    return Definition(
+        row.id,
+        row.name,
+        row.privacy_unit,
+        row.adjacency,
+        row.bound,
+        row.size,
+        is_partitioned=bool(row.is_partitioned),
+        has_budget=row.limit_mu_sq_pico is not None,
+        ceiling=_amount_if_any(row, "ceiling"),
+        derived_from=tuple(Parent(line.ancestor_id, line.name) for line in parents),
+        ancestors=tuple(sorted(line.ancestor_id for line in lineage)),
+    )
+
+
+def dataset_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Dataset:
+    """A dataset; `lineage` as for `definition_of`."""
+    return Dataset(
+        definition_of(row, lineage),
+        title=row.title,
+        description=row.description,
+        budget=None if row.budget is None else chain.parse(row.budget),
+        limit=_amount_if_any(row, "limit"),
+        state=row.state,
+        seq=row.seq,
+        head=row.head,
+        fair_use=_fair_use(row.fair_use),
+        created_us=row.created_us,
+    )
+
+
+def _fair_use(text: str | None) -> FairUse:
+    if text is None:
+        return NO_FAIR_USE
+    facts = chain.parse(text)
+    held = None if facts["limit"] is None else Amount.of(facts["limit"])
+    return FairUse(facts["held"], held, facts["runs_per_hour"])
+
+
+def project_of(row: Row[Any]) -> Project:
+    """A project's share."""
+    return Project(row.dataset_id, row.name, chain.parse(row.budget), _amount(row, "limit"))
+
+
+def proposal_of(row: Row[Any]) -> Proposal:
+    """What waits for a second person, or did."""
+    return Proposal(
+        row.id,
+        row.kind,
+        row.dataset_id,
+        row.run_id,
+        row.principal_id,
+        chain.parse(row.body),
+        row.state,
+        row.created_us,
+        row.expires_us,
+    )
+
+
+def run_of(row: Row[Any]) -> Run:
+    """A run; a refused one has no cost."""
+    return Run(
+        row.id,
+        row.principal_id,
+        row.state,
+        None if row.mu_sq_pico is None else Amount(row.mu_sq_pico, row.delta_atto),
+        row.created_us,
+        project=row.project,
+        started_us=row.started_us,
+        ended_us=row.ended_us,
+        due_us=row.due_us,
+    )
+
+
+def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
+    """A run as it is written."""
+    return {
+        "tenant_id": tenant_id,
+        "id": run.id,
+        "principal_id": run.principal_id,
+        "project": run.project,
+        "state": run.state,
+        "mu_sq_pico": None if run.cost is None else run.cost.mu_sq_pico,
+        "delta_atto": None if run.cost is None else run.cost.delta_atto,
+        "created_us": run.created_us,
+        "started_us": run.started_us,
+        "ended_us": run.ended_us,
+        "due_us": run.due_us,
+    }
+
+
+def entry_of(row: Row[Any]) -> Entry:
+    """An entry, with the bytes that were hashed."""
+    return Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.run_id, row.body, row.hash)
+
+
+def tenant_of(row: Row[Any]) -> Tenant:
+    """A tenant."""
+    return Tenant(row.tenant_id, row.name, bool(row.second_steward), row.seq, row.head, alerting_of(row.alerting))
+
+
+def alerting_of(text: str | None) -> Alerting:
+    """What a tenant wants to be told of; what everyone is told of where it said nothing."""
+    if text is None:
+        return DEFAULT_ALERTING
+    facts = chain.parse(text)
+    return Alerting(
+        tuple(facts["thresholds"]),
+        facts["refusals_in_a_row"],
+        facts["forecast_days"],
+        webhook=facts["webhook"],
+        heads=facts["heads"],
+    )
+
+
+def alert_of(row: Row[Any]) -> KeptAlert:
+    """An alert, with the event as it is signed."""
+    return KeptAlert(
+        row.id,
+        row.kind,
+        row.at_us,
+        row.body,
+        row.state,
+        row.attempts,
+        row.next_us,
+        row.delivered_us,
+        row.failure,
+    )

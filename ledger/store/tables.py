@@ -1,0 +1,509 @@
+"""The schema, for PostgreSQL and SQLite alike.
+
+Every table of a tenant has `tenant_id` first in its primary key and in every unique key, so that one tenant cannot
+learn of another through a collision, and the schema can be distributed by tenant. On PostgreSQL every such table has
+row-level security besides, forced on its owner too: a statement that forgets its tenant sees and writes nothing. Times
+are integer microseconds (`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint
+or a trigger checks here once more, so that a faulty program cannot break it: amounts are never negative, `spent + held
+<= limit + overdrawn`, and an entry is added at the end of its journal or not at all.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import (
+    DDL,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    Dialect,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    Table,
+    Text,
+    UniqueConstraint,
+    event,
+)
+from sqlalchemy.dialects import postgresql
+from sqlalchemy.types import TypeDecorator, TypeEngine
+
+
+class Uid(TypeDecorator[UUID]):
+    """A UUID: native on PostgreSQL, its canonical text on SQLite, whose STRICT tables know no such type."""
+
+    impl = Text
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: Dialect) -> TypeEngine[Any]:
+        if dialect.name == "postgresql":
+            return dialect.type_descriptor(postgresql.UUID(as_uuid=True))
+        return dialect.type_descriptor(Text())
+
+    def process_bind_param(self, value: UUID | None, dialect: Dialect) -> Any:
+        return value if value is None or dialect.name == "postgresql" else str(value)
+
+    def process_result_value(self, value: Any | None, dialect: Dialect) -> UUID | None:  # noqa: ARG002 (an override)
+        return value if value is None or isinstance(value, UUID) else UUID(value)
+
+
+Big: Final = BigInteger().with_variant(Integer(), "sqlite")
+NOBODY: Final = UUID(int=0)
+"""Stands in a key where an account is no principal's."""
+LIMIT_MU_SQ_PICO_MAX: Final = 10**18
+"""A budget's mu is at most 1000. With this bound no expression in a constraint can pass 2^63."""
+
+metadata = MetaData()
+
+
+def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
+    """The two columns of an amount."""
+    return [Column(f"{name}_{quantity}", Big, nullable=nullable) for quantity in ("mu_sq_pico", "delta_atto")]
+
+
+def _limit_range(table: str, name: str) -> CheckConstraint:
+    """That a limit is one, or that there is none."""
+    mu, delta = f"{name}_mu_sq_pico", f"{name}_delta_atto"
+    return CheckConstraint(
+        f"({mu} IS NULL) = ({delta} IS NULL) AND ({mu} IS NULL OR ({mu} >= 0 AND {mu} <= {LIMIT_MU_SQ_PICO_MAX}"
+        f" AND {delta} >= 0 AND {delta} <= {LIMIT_MU_SQ_PICO_MAX}))",
+        name=f"{table}_{name}_range",
+    )
+
+
+def _within(quantity: str) -> list[CheckConstraint]:
+    """The invariant of one quantity. Written as a difference, so that it cannot overflow (see LIMIT_MU_SQ_PICO_MAX)."""
+    limit, spent, held, overdrawn = (f"{part}_{quantity}" for part in ("limit", "spent", "held", "overdrawn"))
+    return [
+        CheckConstraint(
+            f"{limit} >= 0 AND {spent} >= 0 AND {held} >= 0 AND {overdrawn} >= 0 AND {overdrawn} <= {spent}"
+            f" AND {limit} <= {LIMIT_MU_SQ_PICO_MAX}",
+            name=f"accounts_{quantity}_range",
+        ),
+        CheckConstraint(f"{held} <= {limit} - {spent} + {overdrawn}", name=f"accounts_{quantity}_within_limit"),
+    ]
+
+
+def _of_tenant(name: str, *parts: Any, key: tuple[str, ...], sqlite_with_rowid: bool = True) -> Table:
+    """A table that belongs to tenants: `tenant_id` first, in the primary key too."""
+    return Table(
+        name,
+        metadata,
+        Column("tenant_id", Uid, nullable=False),
+        *parts,
+        PrimaryKeyConstraint("tenant_id", *key, name=f"{name}_pkey"),
+        sqlite_strict=True,
+        sqlite_with_rowid=sqlite_with_rowid,
+    )
+
+
+def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[str, ...]) -> ForeignKeyConstraint:
+    return ForeignKeyConstraint(
+        ["tenant_id", *columns], [f"{table}.tenant_id", *(f"{table}.{column}" for column in remote)], name=name
+    )
+
+
+# `seq` and `head` are the newest number and hash of the tenant's own journal: of keys, roles and policies. `alerting`
+# is what the tenant wants to be told of, as JSON; NULL is what everyone is told of who said nothing.
+tenants = Table(
+    "tenants",
+    metadata,
+    Column("tenant_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("second_steward", Big, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("alerting", Text),
+    PrimaryKeyConstraint("tenant_id", name="tenants_pkey"),
+    UniqueConstraint("name", name="tenants_name_key"),
+    CheckConstraint("second_steward IN (0, 1)", name="tenants_second_steward"),
+    CheckConstraint("seq >= 0 AND length(head) = 32", name="tenants_head"),
+    sqlite_strict=True,
+)
+
+# The operator is no tenant's: its keys stand apart, and open nothing that belongs to a tenant.
+operator_keys = Table(
+    "operator_keys",
+    metadata,
+    Column("id", Uid, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("revoked_us", Big),
+    PrimaryKeyConstraint("id", name="operator_keys_pkey"),
+    UniqueConstraint("digest", name="operator_keys_digest_key"),
+    CheckConstraint("length(digest) = 32", name="operator_keys_digest_length"),
+    sqlite_strict=True,
+)
+
+keys = _of_tenant(
+    "keys",
+    Column("id", Uid, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("role", Text, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("datasets", Text),
+    Column("projects", Text),
+    Column("created_us", Big, nullable=False),
+    Column("expires_us", Big),
+    Column("revoked_us", Big),
+    Column("last_used_us", Big),
+    UniqueConstraint("tenant_id", "digest", name="keys_digest_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="keys_tenant_fkey"),
+    CheckConstraint("role IN ('admin', 'steward', 'requester', 'auditor')", name="keys_role"),
+    CheckConstraint("length(digest) = 32", name="keys_digest_length"),
+    key=("id",),
+)
+
+datasets = _of_tenant(
+    "datasets",
+    Column("id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("description", Text, nullable=False),
+    Column("privacy_unit", Text, nullable=False),
+    Column("adjacency", Text, nullable=False),
+    Column("bound", Text, nullable=False),
+    Column("size", Big),
+    Column("is_partitioned", Big, nullable=False),
+    *_amount("ceiling", nullable=True),
+    Column("budget", Text),
+    *_amount("limit", nullable=True),
+    Column("fair_use", Text),
+    Column("state", Text, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("head", LargeBinary, nullable=False),
+    Column("created_us", Big, nullable=False),
+    UniqueConstraint("tenant_id", "name", name="datasets_name_key"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="datasets_tenant_fkey"),
+    CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one')", name="datasets_adjacency"),
+    CheckConstraint("bound IN ('certified', 'clt')", name="datasets_bound"),
+    CheckConstraint("state IN ('active', 'frozen', 'retired')", name="datasets_state"),
+    CheckConstraint("seq >= 0 AND length(head) = 32", name="datasets_head"),
+    CheckConstraint("is_partitioned IN (0, 1)", name="datasets_is_partitioned"),
+    CheckConstraint("(budget IS NULL) = (limit_mu_sq_pico IS NULL)", name="datasets_budget"),
+    CheckConstraint(
+        "ceiling_mu_sq_pico IS NULL OR (limit_mu_sq_pico IS NOT NULL AND limit_mu_sq_pico <= ceiling_mu_sq_pico"
+        " AND limit_delta_atto <= ceiling_delta_atto)",
+        name="datasets_within_ceiling",
+    ),
+    _limit_range("datasets", "limit"),
+    _limit_range("datasets", "ceiling"),
+    key=("id",),
+)
+
+# Of every dataset each dataset that it is derived from, directly or through others. It never changes.
+lineage = _of_tenant(
+    "lineage",
+    Column("dataset_id", Uid, nullable=False),
+    Column("ancestor_id", Uid, nullable=False),
+    Column("position", Big),
+    _references("lineage_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    _references("lineage_ancestor_fkey", ("ancestor_id",), "datasets", ("id",)),
+    CheckConstraint("dataset_id <> ancestor_id", name="lineage_no_cycle"),
+    key=("dataset_id", "ancestor_id"),
+)
+
+projects = _of_tenant(
+    "projects",
+    Column("dataset_id", Uid, nullable=False),
+    Column("name", Text, nullable=False),
+    Column("budget", Text, nullable=False),
+    *_amount("limit"),
+    _references("projects_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("name <> ''", name="projects_name"),
+    _limit_range("projects", "limit"),
+    key=("dataset_id", "name"),
+)
+
+# The parts of a key are never NULL, so that it tells accounts apart: '' and NOBODY stand for none.
+accounts = _of_tenant(
+    "accounts",
+    Column("dataset_id", Uid, nullable=False),
+    Column("partition", Text, nullable=False),
+    Column("project", Text, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    *(column for part in ("limit", "spent", "held", "overdrawn") for column in _amount(part)),
+    _references("accounts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint(f"project = '' OR principal_id = '{NOBODY}'", name="accounts_holder"),
+    *_within("mu_sq_pico"),
+    *_within("delta_atto"),
+    # By what is asked for in a dataset: the base accounts, those of some partitions, a project's.
+    key=("dataset_id", "project", "principal_id", "partition"),
+)
+
+runs = _of_tenant(
+    "runs",
+    Column("id", Uid, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("project", Text),
+    Column("state", Text, nullable=False),
+    Column("mu_sq_pico", Big),
+    Column("delta_atto", Big),
+    Column("created_us", Big, nullable=False),
+    Column("started_us", Big),
+    Column("ended_us", Big),
+    Column("due_us", Big),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="runs_tenant_fkey"),
+    CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
+    CheckConstraint(
+        "(state = 'refused' AND mu_sq_pico IS NULL AND delta_atto IS NULL)"
+        " OR (state <> 'refused' AND mu_sq_pico IS NOT NULL AND mu_sq_pico >= 0"
+        " AND delta_atto IS NOT NULL AND delta_atto >= 0)",
+        name="runs_cost",
+    ),
+    CheckConstraint("(state IN ('held', 'started')) = (due_us IS NOT NULL)", name="runs_due"),
+    Index("runs_newest", "tenant_id", "created_us", "id"),
+    Index("runs_of_project", "tenant_id", "project", "created_us", "id"),
+    Index("runs_due_first", "tenant_id", "due_us"),
+    key=("id",),
+)
+
+# Where a run was decided: one row for each dataset that it touches, roots included.
+places = _of_tenant(
+    "places",
+    Column("run_id", Uid, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("created_us", Big, nullable=False),
+    _references("places_run_fkey", ("run_id",), "runs", ("id",)),
+    _references("places_entry_fkey", ("dataset_id", "seq"), "entries", ("dataset_id", "seq")),
+    Index("places_newest", "tenant_id", "dataset_id", "created_us", "run_id"),
+    Index("places_of_principal", "tenant_id", "dataset_id", "principal_id", "created_us"),
+    key=("run_id", "dataset_id"),
+)
+
+entries = _of_tenant(
+    "entries",
+    Column("dataset_id", Uid, nullable=False),
+    Column("seq", Big, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_us", Big, nullable=False),
+    Column("run_id", Uid),
+    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    _references("entries_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("seq >= 1 AND length(hash) = 32", name="entries_shape"),
+    Index("entries_of_run", "tenant_id", "run_id", "kind"),
+    key=("dataset_id", "seq"),
+    sqlite_with_rowid=False,
+)
+
+# The tenant's own journal, of the same kind as a dataset's.
+tenant_entries = _of_tenant(
+    "tenant_entries",
+    Column("seq", Big, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("at_us", Big, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("hash", LargeBinary, nullable=False),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="tenant_entries_tenant_fkey"),
+    CheckConstraint("seq >= 1 AND length(hash) = 32", name="tenant_entries_shape"),
+    key=("seq",),
+    sqlite_with_rowid=False,
+)
+
+# What one steward asked for and a second one has to approve. `body` is all that it takes to do it.
+proposals = _of_tenant(
+    "proposals",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dataset_id", Uid, nullable=False),
+    Column("run_id", Uid),
+    Column("principal_id", Uid, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("created_us", Big, nullable=False),
+    Column("expires_us", Big, nullable=False),
+    _references("proposals_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint("kind IN ('budget', 'thaw', 'void')", name="proposals_kind"),
+    CheckConstraint("state IN ('open', 'approved', 'refused')", name="proposals_state"),
+    CheckConstraint("(kind = 'void') = (run_id IS NOT NULL)", name="proposals_run"),
+    Index("proposals_newest", "tenant_id", "created_us", "id"),
+    Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
+    key=("id",),
+)
+
+claims = _of_tenant(
+    "claims",
+    Column("key", Text, nullable=False),
+    Column("principal_id", Uid, nullable=False),
+    Column("digest", LargeBinary, nullable=False),
+    Column("run_id", Uid, nullable=False),
+    CheckConstraint("length(digest) = 32", name="claims_digest_length"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="claims_tenant_fkey"),
+    key=("key",),
+)
+
+# What a tenant is told of, and how far the telling came: an outbox, filled in the transaction that gave the reason.
+# `body` is the event as it is signed. Bounded by `ledger.alerting.watch`, oldest out first.
+alerts = _of_tenant(
+    "alerts",
+    Column("id", Uid, nullable=False),
+    Column("kind", Text, nullable=False),
+    Column("dataset_id", Uid),
+    Column("run_id", Uid),
+    Column("seq", Big),
+    Column("at_us", Big, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("state", Text, nullable=False),
+    Column("attempts", Big, nullable=False),
+    Column("next_us", Big),
+    Column("delivered_us", Big),
+    Column("failure", Text),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="alerts_tenant_fkey"),
+    _references("alerts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
+    CheckConstraint(
+        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head', 'test')",
+        name="alerts_kind",
+    ),
+    CheckConstraint("state IN ('pending', 'delivered', 'failed', 'none')", name="alerts_state"),
+    CheckConstraint("attempts >= 0", name="alerts_attempts"),
+    CheckConstraint("(state = 'pending') = (next_us IS NOT NULL)", name="alerts_next"),
+    CheckConstraint("(state = 'delivered') = (delivered_us IS NOT NULL)", name="alerts_delivered"),
+    Index("alerts_newest", "tenant_id", "at_us", "id"),
+    Index("alerts_due_first", "tenant_id", "state", "next_us"),
+    key=("id",),
+)
+
+# A cache and no record: rows come and go, and nothing refers to one.
+certificates = _of_tenant(
+    "certificates",
+    Column("digest", LargeBinary, nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_us", Big, nullable=False),
+    CheckConstraint("length(digest) = 32", name="certificates_digest_length"),
+    ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="certificates_tenant_fkey"),
+    Index("certificates_oldest", "tenant_id", "created_us", "digest"),
+    key=("digest",),
+)
+
+
+# --- entries are only ever added -------------------------------------------------------------------------------------
+#
+# The back doors that are closed here. SQLite's INSERT OR REPLACE does not fire a DELETE trigger (recursive_triggers is
+# off by default), but the INSERT trigger comes first, and a number that is not the next one never gets as far as
+# replacing anything; the next number with an older entry's rowid would, so the table has no rowids. PostgreSQL's
+# TRUNCATE passes row triggers, so it has a statement trigger of its own; ENABLE ALWAYS keeps them on under
+# session_replication_role. The table that the function reads is named with its schema, because any role may make a
+# temporary one called entries; it asks for the number itself and the one before, and not for the greatest, for which
+# PostgreSQL 15 chose a plan that got slower with every entry.
+
+
+def _sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    return (
+        f"""CREATE TRIGGER {table}_next BEFORE INSERT ON {table}
+WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM {table}
+                     WHERE {same_journal})
+BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",  # noqa: S608 (names of ours)
+        f"""CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
+        f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
+    )
+
+
+def _postgresql_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    return (
+        f"""CREATE FUNCTION {table}_next() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq)
+       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq - 1) THEN
+        RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$""",  # noqa: S608 (names of ours)
+        f"CREATE TRIGGER {table}_next BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_next()",
+        f"CREATE TRIGGER {table}_keep BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION entries_keep()",
+        f"CREATE TRIGGER {table}_keep_all BEFORE TRUNCATE ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_next",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep_all",
+    )
+
+
+_KEEP: Final = """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'an entry is never changed or removed' USING ERRCODE = 'restrict_violation';
+END $$"""
+_OF_DATASET: Final = "tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id"
+_OF_TENANT: Final = "tenant_id = NEW.tenant_id"
+
+
+def _after_create(table: Table, dialect: str, *statements: str) -> None:
+    for statement in statements:
+        event.listen(table, "after_create", DDL(statement.replace("%", "%%")).execute_if(dialect=dialect))
+
+
+event.listen(metadata, "before_create", DDL(_KEEP).execute_if(dialect="postgresql"))
+for _journal, _same in ((entries, _OF_DATASET), (tenant_entries, _OF_TENANT)):
+    _after_create(_journal, "sqlite", *_sqlite_triggers(_journal.name, _same.replace("NEW.", "new.")))
+    _after_create(_journal, "postgresql", *_postgresql_triggers(_journal.name, _same))
+
+
+# --- one tenant's rows, whatever a statement forgets -----------------------------------------------------------------
+#
+# A transaction says whose it is (`ledger.store`), with SET LOCAL, so that nothing of it is left to the next one on the
+# connection. Afterwards the setting reads '', not NULL: NULLIF makes both a tenant that there is not. Only who migrates
+# may list the tenants' names: to check every journal, and to let an admin back in.
+
+TENANT_SETTING: Final = "app.tenant_id"
+
+
+def _row_security(table: str) -> tuple[str, ...]:
+    mine = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}', true), '')::uuid"
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        f"CREATE POLICY {table}_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
+    )
+
+
+for _table in metadata.tables.values():
+    if "tenant_id" in _table.columns:
+        _after_create(_table, "postgresql", *_row_security(_table.name))
+_after_create(
+    tenants,
+    "postgresql",
+    "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)",
+    # Whoever delivers alerts has to know to whom, also where nobody of theirs asked this process for anything yet. So
+    # much and no more: the ids, and of those alone who asked for it by setting a webhook. It runs as the owner, whom
+    # the policy above lets see the tenants; its search path is fixed, so that it reads no table of somebody else's.
+    """CREATE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ SELECT tenant_id FROM public.tenants WHERE alerting::json ->> 'webhook' IS NOT NULL ORDER BY tenant_id $$""",
+    "REVOKE ALL ON FUNCTION webhook_tenants() FROM PUBLIC",
+)
+
+# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
+# a dataset's definition, a key's role and an entry's bytes are beyond it.
+GRANTS: Final[dict[str, str]] = {
+    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
+    "operator_keys": "SELECT",
+    "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
+    "tenant_entries": "SELECT, INSERT",
+    "proposals": "SELECT, INSERT, UPDATE (state)",
+    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
+    " state, seq, head, created_us)",
+    "lineage": "SELECT, INSERT",
+    "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
+    "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
+    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto)",
+    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
+    "places": "SELECT, INSERT",
+    "entries": "SELECT, INSERT",
+    "claims": "SELECT, INSERT, DELETE",
+    "certificates": "SELECT, INSERT, DELETE",
+    "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
+    "alembic_version": "SELECT",
+}
+FUNCTION_GRANTS: Final = ("webhook_tenants()",)
+"""The functions that the server's role may call, beside those that everyone may."""

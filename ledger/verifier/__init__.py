@@ -1,0 +1,1 @@
+"""What an auditor or the client needs, with no database and no network."""

@@ -1,0 +1,208 @@
+"""Proofs for whoever does not want a whole export: that an entry is in a journal, that a journal goes on from an
+earlier one. What the API answers, and how it is checked with no server.
+
+A proof is believed for what signed heads say. Beside its hashes it carries the newest head, signed; with the head that
+somebody kept and the receipt that they hold, that is all it takes:
+
+    a receipt, and an inclusion proof     the entry that the receipt names is in the history that the newest head signs
+    a kept head, and a consistency proof  the history that the newest head signs begins with that of the kept one
+
+A proof has about as many hashes as the journal's length has binary digits: twenty for a million entries.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+
+from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier import merkle
+from ledger.verifier.witness import HeldHead, HeldReceipt, Witnesses, hash_of, kid_of, number_of, place_of, shaped
+
+if TYPE_CHECKING:
+    from ledger.verifier.jws import PublicKeys
+
+TEXT_LENGTH_MAX: Final = 1024 * 1024
+"""Of a proof that is read, in characters; one in the longest journal has about ten thousand."""
+
+
+class Branch(Protocol):
+    """A journal's Merkle tree: how many entries it has, their hashes, and the roots of its subtrees."""
+
+    @property
+    def size(self) -> int: ...
+
+    def hash_of(self, seq: int) -> bytes: ...
+
+    def root(self, size: int) -> bytes: ...
+
+    def root_between(self, start: int, end: int) -> bytes: ...
+
+
+# --- making them -----------------------------------------------------------------------------------------------------
+
+
+def inclusion(branch: Branch, *, seq: int, size: int | None) -> dict[str, Any]:
+    """That entry `seq` is among the first `size`, or among all that there are. Raises InvalidRequest."""
+    size = branch.size if size is None else size
+    _demand(1 <= size <= branch.size, "size", f"is not between 1 and {branch.size}, the number of entries")
+    _demand(1 <= seq <= size, "seq", f"is not between 1 and {size}, so it is not among these entries")
+    path = merkle.proof(merkle.inclusion_ranges(seq - 1, size), branch.root_between)
+    return {
+        "kind": "inclusion",
+        "seq": seq,
+        "hash": branch.hash_of(seq).hex(),
+        "size": size,
+        "root": branch.root(size).hex(),
+        "path": [step.hex() for step in path],
+    }
+
+
+def consistency(branch: Branch, *, from_: int, to: int | None) -> dict[str, Any]:
+    """That the first `to` entries, or all that there are, begin with the first `from_`. Raises InvalidRequest."""
+    size = branch.size if to is None else to
+    _demand(1 <= size <= branch.size, "to", f"is not between 1 and {branch.size}, the number of entries")
+    _demand(1 <= from_ <= size, "from", f"is not between 1 and {size}, so these entries do not begin with it")
+    path = merkle.proof(merkle.consistency_ranges(from_, size), branch.root_between)
+    return {
+        "kind": "consistency",
+        "from": from_,
+        "from_root": branch.root(from_).hex(),
+        "to": size,
+        "root": branch.root(size).hex(),
+        "path": [step.hex() for step in path],
+    }
+
+
+def _demand(holds: bool, field: str, what: str) -> None:
+    if not holds:
+        raise InvalidRequest(f"{field}: {what}", field=field)
+
+
+# --- checking them ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Proved:
+    """What a proof shows. seq: the entry that is included, or the size that is continued; size: of the history in
+    which it is; kid: of the key that signed the newest head; receipts: how many name the entry that is included."""
+
+    kind: Literal["inclusion", "consistency"]
+    tenant: str
+    dataset: str | None
+    seq: int
+    hash: str | None
+    size: int
+    root: str
+    kid: str
+    receipts: int
+
+
+def verify(text: str, *, keys: PublicKeys, witnesses: Witnesses) -> Proved:
+    """What a proof shows that holds. keys: by which its head has to be signed; witnesses: the heads that were kept, and
+    the receipts of the entry that it is about.
+
+    Raises SignatureInvalid, JournalBroken where the proof does not show what it says, and InvalidRequest where it
+    cannot be read, or says nothing of what is held: where no head is held for a size that is not the newest one's.
+    """
+    from ledger.verifier import jws
+
+    proof = _read(text)
+    said = jws.read(proof.token, keys=keys, typ=jws.HEAD)
+    with shaped("file"):
+        place, names = place_of(said["tenant"], said.get("dataset"))
+        newest, roots = number_of(said["seq"]), {number_of(said["seq"]): hash_of(said["root"])}
+    witnesses.demand_only(place)
+    for held in witnesses.held.get(place, ()):
+        if isinstance(held, HeldHead) and roots.setdefault(held.seq, held.root) != held.root:
+            raise JournalBroken(f"ends another history in {held.source} than in the proof's head", seq=held.seq)
+    root = _signed_root(roots, proof.size, proof.root)
+    receipts = [held for held in witnesses.held.get(place, ()) if isinstance(held, HeldReceipt)]
+    if proof.kind == "inclusion":
+        _demand_included(proof, root, receipts)
+    else:
+        if receipts:
+            raise InvalidRequest("receipt: a consistency proof is about no entry", field="receipt")
+        _demand_continued(proof, _signed_root(roots, proof.seq, proof.from_root), root)
+    used = {proof.size, newest} | ({proof.seq} if proof.kind == "consistency" else set())
+    if unused := sorted(roots.keys() - used):
+        raise InvalidRequest(f"head: this proof says nothing of a head of {unused[0]} entries", field="head")
+    entry = proof.hash if proof.kind == "inclusion" else None
+    return Proved(proof.kind, *names, proof.seq, entry, proof.size, root, kid_of(proof.token), len(receipts))
+
+
+def _signed_root(roots: Mapping[int, str], size: int, stated: str) -> str:
+    """The root of a size that a signed head says. Raises InvalidRequest where none does."""
+    if size not in roots:
+        raise InvalidRequest(
+            f"head: the proof is about the first {size} entries, and no head of that many is held", field="head"
+        )
+    if roots[size] != stated:
+        raise JournalBroken("ends another history in the proof than in the signed head", seq=size)
+    return roots[size]
+
+
+def _demand_included(proof: _Proof, root: str, receipts: Sequence[HeldReceipt]) -> None:
+    for receipt in receipts:
+        if receipt.seq != proof.seq:
+            raise InvalidRequest(f"receipt: is of entry {receipt.seq}, the proof of entry {proof.seq}", field="receipt")
+        if receipt.hash != proof.hash:
+            raise JournalBroken(f"is not the one that {receipt.source} names", seq=proof.seq)
+    holds = merkle.includes(
+        bytes.fromhex(proof.hash),
+        index=proof.seq - 1,
+        size=proof.size,
+        path=proof.path,
+        root=bytes.fromhex(root),
+    )
+    if not holds:
+        raise JournalBroken(f"is not shown to be among the first {proof.size}: the proof is wrong", seq=proof.seq)
+
+
+def _demand_continued(proof: _Proof, old_root: str, root: str) -> None:
+    holds = merkle.continues(
+        old=proof.seq,
+        new=proof.size,
+        path=proof.path,
+        old_root=bytes.fromhex(old_root),
+        new_root=bytes.fromhex(root),
+    )
+    if not holds:
+        raise JournalBroken(
+            f"and those before it are not shown to begin the first {proof.size}: the proof is wrong", seq=proof.seq
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Proof:
+    kind: Literal["inclusion", "consistency"]
+    seq: int
+    hash: str
+    from_root: str
+    size: int
+    root: str
+    path: list[bytes]
+    token: str
+
+
+def _read(text: str) -> _Proof:
+    """A proof as a call answers it. Raises InvalidRequest."""
+    try:
+        if len(text) > TEXT_LENGTH_MAX:
+            raise ValueError("too long")
+        said = json.loads(text)
+        is_inclusion = {"inclusion": True, "consistency": False}[said["kind"]]
+        return _Proof(
+            kind="inclusion" if is_inclusion else "consistency",
+            seq=number_of(said["seq" if is_inclusion else "from"]),
+            hash=hash_of(said["hash"]) if is_inclusion else "",
+            from_root="" if is_inclusion else hash_of(said["from_root"]),
+            size=number_of(said["size" if is_inclusion else "to"]),
+            root=hash_of(said["root"]),
+            path=[bytes.fromhex(hash_of(step)) for step in said["path"]],
+            token=str(said["head"]["signature"]),
+        )
+    except (ValueError, TypeError, KeyError, RecursionError):
+        raise InvalidRequest("file: is not a proof as the ledger answers it", field="file") from None

@@ -1,0 +1,336 @@
+"""Checking an export with no database and no network: bytes, chain, arithmetic, limits, states, and the signed head.
+
+An export is JSON Lines. The first line is a header, the last one the head; between them stands the journal:
+
+    {"format":"privacy-ledger-export","version":2,"tenant":{"id":…,"name":…},"dataset":{"id":…,"name":…},"keys":{…}}
+    {"seq":1,"hash":"<64 hex digits>","entry":{…}}
+    …
+    {"head":{"seq":N,"hash":"<64 hex digits>","root":"<64 hex digits>","signature":"<a compact JWS>"}}
+
+The text of `entry` is the entry's canonical form, byte for byte, and `hash` the SHA-256 of it. `root` is that of the
+Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Version 1 had neither keys nor
+root nor signature. `docs/export.md` says all that someone needs who writes a verifier of their own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from ledger.core.journal import chain as journal
+from ledger.core.journal.chain import Replayed, ReplayedTenant
+from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier.witness import Place, Witnesses, kid_of
+
+if TYPE_CHECKING:
+    from ledger.verifier.jws import PublicKeys
+
+FORMAT: Final = "privacy-ledger-export"
+VERSION: Final = 2
+LINE_LENGTH_MAX: Final = 4 * 1024 * 1024
+_ENTRY: Final = re.compile(r'\{"seq":([1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', re.DOTALL)
+
+
+_HEAD: Final = re.compile(
+    r'\{"head":\{"seq":(0|[1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})"'
+    r'(?:,"root":(?:null|"([0-9a-f]{64})"),"signature":(?:null|"([A-Za-z0-9_.-]+)"))?\}\}'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Vouched:
+    """What speaks for an export beside its own arithmetic. kid: of the key that signed its head, None in version 1,
+    which has no signature; is_trusted: the key was not taken from the export itself. heads, receipts, earlier: how many
+    heads, receipts and entries of an earlier export were found in it."""
+
+    root: bytes
+    kid: str | None
+    is_trusted: bool
+    heads: int
+    receipts: int
+    earlier: int
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What an export that holds says."""
+
+    tenant: str
+    dataset: str
+    journal: Replayed
+    vouched: Vouched
+
+
+@dataclass(frozen=True, slots=True)
+class VerifiedTenant:
+    """What an export of a tenant's own journal says that holds."""
+
+    tenant: str
+    journal: ReplayedTenant
+    vouched: Vouched
+
+
+# --- writing one -----------------------------------------------------------------------------------------------------
+
+
+def header(
+    *, tenant_id: UUID, tenant: str, dataset_id: UUID | None = None, dataset: str = "", keys: Mapping[str, Any]
+) -> str:
+    """An export's first line: of a dataset's journal, or of the tenant's own. keys: a JWK set."""
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "tenant": {"id": str(tenant_id), "name": tenant},
+    }
+    if dataset_id is not None:
+        about["dataset"] = {"id": str(dataset_id), "name": dataset}
+    return json.dumps({**about, "keys": keys}, ensure_ascii=False, separators=(",", ":"))
+
+
+def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
+    """One entry's line."""
+    return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'
+
+
+def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
+    """An export's last line. signature: None where the ledger does not stand by it."""
+    signed = "null" if signature is None else f'"{signature}"'
+    return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
+
+
+def head_payload(
+    tenant: tuple[UUID, str],
+    dataset: tuple[UUID, str] | None,
+    *,
+    seq: int,
+    hash_: bytes,
+    root: bytes,
+    at: str | None,
+) -> dict[str, Any]:
+    """What a head's signature says. tenant, dataset: id and name; no dataset for a tenant's own journal. at: of the
+    newest entry, None where there is none."""
+    return {
+        "v": 1,
+        "type": "head",
+        "tenant": {"id": str(tenant[0]), "name": tenant[1]},
+        **({} if dataset is None else {"dataset": {"id": str(dataset[0]), "name": dataset[1]}}),
+        "seq": seq,
+        "hash": hash_.hex(),
+        "root": root.hex(),
+        **({} if at is None else {"at": at}),
+    }
+
+
+# --- checking one ----------------------------------------------------------------------------------------------------
+
+
+def verify(
+    lines: Iterable[str],
+    *,
+    keys: PublicKeys | None = None,
+    witnesses: Witnesses | None = None,
+    earlier: Iterable[str] | None = None,
+) -> Verified | VerifiedTenant:
+    """Checks an export, line by line; what is kept in memory is each run's state and cost.
+
+    keys: by which the head has to be signed; where there are none, those that the export has itself, which shows that
+    it was not damaged and not who made it. witnesses: receipts and heads that it has to contain; earlier: the lines of
+    an earlier export that it has to begin with. Raises JournalBroken, with the first `seq` that is wrong or missing (0
+    stands for the header), and InvalidRequest where what it is held against is of another journal.
+    """
+    source = _Lines(iter(lines))
+    about = source.header()
+    place: Place = UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None
+    held = witnesses or Witnesses()
+    held.demand_only(place)
+    watch = held.watch(place, earlier=() if earlier is None else _hashes_of(earlier, place))
+    entries = watch.over(source.entries())
+    found: Replayed | ReplayedTenant
+    if place[1] is None:
+        found = journal.replay_tenant(entries, tenant_id=place[0])
+    else:
+        found = journal.replay(entries, tenant_id=place[0], dataset_id=place[1])
+    source.demand_head(found)
+    watch.finish()
+    kid = source.demand_signature(about, watch.root, keys)
+    vouched = Vouched(watch.root, kid, keys is not None, watch.heads, watch.receipts, watch.earlier)
+    if isinstance(found, ReplayedTenant):
+        return VerifiedTenant(about["tenant"]["name"], found, vouched)
+    if found.seq == 0:
+        raise JournalBroken("is missing: the journal has no entries", seq=1)
+    return Verified(about["tenant"]["name"], about["dataset"]["name"], found, vouched)
+
+
+def _hashes_of(lines: Iterable[str], place: Place) -> Iterator[tuple[int, str]]:
+    """The numbers and hashes of an export made earlier. Raises InvalidRequest where it is none of this journal, and
+    while it is read where an entry does not have its hash."""
+    source = iter(lines)
+    try:
+        about = _Lines(source).header()
+    except JournalBroken as error:
+        raise InvalidRequest(f"earlier: is not an export: {error.detail}", field="earlier") from None
+    if place != (UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None):
+        raise InvalidRequest("earlier: is an export of another journal", field="earlier")
+    for seq, line in enumerate(chain(source, [""]), start=1):
+        if line.startswith('{"head":'):
+            return
+        found = _ENTRY.fullmatch(line.rstrip("\r\n"))
+        if found is None or int(found[1]) != seq or journal.digest(found[3]).hex() != found[2]:
+            raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
+        yield seq, found[2]
+
+
+@dataclass(frozen=True, slots=True)
+class _Line:
+    """An entry as it stands in an export."""
+
+    seq: int
+    body: str
+    hash: bytes
+
+    @property
+    def is_intact(self) -> bool:
+        return journal.digest(self.body) == self.hash
+
+    def follows(self, before: _Line) -> bool:
+        try:
+            return bool(json.loads(self.body)["prev"] == before.hash.hex())
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False
+
+
+class _Lines:
+    """Reads an export two lines ahead, so that an entry can be held against those after it."""
+
+    def __init__(self, lines: Iterator[str]) -> None:
+        self._lines = lines
+        self._head: dict[str, Any] | None = None
+        self._newest, self._version = "", VERSION
+        self._read = 0
+        self._broken: JournalBroken | None = None
+
+    def header(self) -> dict[str, Any]:
+        try:
+            about = json.loads(next(self._lines))
+            known = about["format"] == FORMAT and about["version"] in (1, VERSION)
+            for part in ("tenant", "dataset") if "dataset" in about else ("tenant",):
+                UUID(about[part]["id"]), str(about[part]["name"])
+        except (StopIteration, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            raise JournalBroken("the header is missing or cannot be read", seq=0) from None
+        if not known:
+            raise JournalBroken(f"the format {about['format']!r} version {about['version']!r} is not known", seq=0)
+        self._version = about["version"]
+        found: dict[str, Any] = about
+        return found
+
+    def entries(self) -> Iterator[tuple[str, bytes]]:
+        """The entries as `replay` wants them, except that an entry which someone changed, and gave a new hash, is found
+        here: its own hash is right, and the next one, which is intact itself and followed by its own next, does not
+        follow it. Where the next one is not followed either, that is the one that was changed, and `replay` says so."""
+        line, after = self._next(), self._next()
+        while line is not None:
+            beyond = self._next() if after is not None else None
+            if after is not None and line.is_intact and after.is_intact and not after.follows(line):
+                is_followed = beyond.follows(after) if beyond is not None else self._is_head(after)
+                if is_followed:
+                    raise JournalBroken("is not the one that the entry after it follows", seq=line.seq)
+            self._newest = line.body
+            yield line.body, line.hash
+            line, after = after, beyond
+        if self._broken is not None:
+            raise self._broken
+
+    def _is_head(self, line: _Line) -> bool:
+        return self._head is not None and self._head["hash"] == line.hash.hex()
+
+    def _next(self) -> _Line | None:
+        """The next entry; None at the head, and where reading fails: what comes before is judged first."""
+        if self._head is not None or self._broken is not None:
+            return None
+        try:
+            return self._parsed()
+        except JournalBroken as error:
+            self._broken = error
+            return None
+
+    def _parsed(self) -> _Line | None:
+        seq = self._read + 1
+        text = next(self._lines, None)
+        if text is None:
+            raise JournalBroken("is missing, or the head that ends an export is", seq=seq)
+        text = text.rstrip("\r\n")
+        if text.startswith('{"head":'):
+            self._head = _parsed_head(text, self._version, seq)
+            return None
+        found = _ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
+        if found is None:
+            raise JournalBroken("cannot be read", seq=seq)
+        if int(found[1]) != seq:
+            raise JournalBroken(f"is missing: number {found[1]} stands in its place", seq=seq)
+        self._read = seq
+        return _Line(seq, found[3], bytes.fromhex(found[2]))
+
+    def demand_head(self, found: Replayed | ReplayedTenant) -> None:
+        head = self._head
+        if head is None:
+            raise JournalBroken("is missing, or the head that ends an export is", seq=found.seq + 1)
+        if head["seq"] > found.seq:
+            raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=found.seq + 1)
+        if head["seq"] < found.seq:
+            raise JournalBroken(f"is one too many: the head says that there are {head['seq']}", seq=head["seq"] + 1)
+        if head["hash"] != found.head.hex():
+            raise JournalBroken("is not the one that the head names", seq=found.seq)
+        if next(self._lines, "").strip():
+            raise JournalBroken("stands after the head", seq=found.seq + 1)
+
+    def demand_signature(self, about: Mapping[str, Any], root: bytes, keys: PublicKeys | None) -> str | None:
+        """The kid of the key that signed the head, once that says what this export is. Raises JournalBroken."""
+        head = self._head or {}
+        seq = head["seq"]
+        if about["version"] == 1:
+            if keys is not None:
+                raise JournalBroken("ends an export of version 1, whose head nobody signed", seq=seq)
+            return None
+        if head["root"] != root.hex():
+            raise JournalBroken("ends a history with another Merkle root than the head says", seq=seq)
+        if head["signature"] is None:
+            raise JournalBroken("is the last one, and the ledger did not sign this head", seq=seq)
+        said, kid = _signed(head["signature"], about, keys, seq)
+        tenant = UUID(about["tenant"]["id"]), about["tenant"]["name"]
+        dataset = (UUID(about["dataset"]["id"]), about["dataset"]["name"]) if "dataset" in about else None
+        at = json.loads(self._newest)["at"] if seq else None
+        hash_ = bytes.fromhex(head["hash"])
+        expected = head_payload(tenant, dataset, seq=seq, hash_=hash_, root=root, at=at)
+        if any(said.get(part) != expected.get(part) for part in ("tenant", "dataset")):
+            raise JournalBroken("the header names another journal than the head's signature does", seq=0)
+        if said != expected:
+            raise JournalBroken("is the last one, and the head's signature is that of another head", seq=seq)
+        return kid
+
+
+def _signed(token: str, about: Mapping[str, Any], keys: PublicKeys | None, seq: int) -> tuple[dict[str, Any], str]:
+    """What a head's signature says, and the kid of its key. Raises JournalBroken."""
+    from ledger.verifier import jws
+
+    try:
+        known = jws.PublicKeys.of(about.get("keys"))
+    except jws.SignatureInvalid as error:
+        raise JournalBroken(f"the header has no keys to check by: {error.detail}", seq=0) from None
+    try:
+        return jws.read(token, keys=keys or known, typ=jws.HEAD), kid_of(token)
+    except jws.SignatureInvalid as error:
+        raise JournalBroken(
+            f"is the last one, and its head's signature does not hold: {error.detail}", seq=seq
+        ) from None
+
+
+def _parsed_head(line: str, version: int, seq: int) -> dict[str, Any]:
+    found = _HEAD.fullmatch(line)
+    if found is None or (version == 1) != (',"signature":' not in line):
+        raise JournalBroken("the head, which ends an export, cannot be read", seq=seq)
+    return {"seq": int(found[1]), "hash": found[2], "root": found[3], "signature": found[4]}

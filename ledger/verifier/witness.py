@@ -1,0 +1,259 @@
+"""What somebody holds against a journal: receipts, signed heads, and an export made earlier.
+
+Each of them names an entry by its number and its hash, and the hash chain ties that to everything before it. So a
+journal in which the entry is another one, or missing, is another history than the one that was signed; and one in which
+it is the same is the same history up to there. Where a history was made anew from some entry on, that entry lies after
+the last thing held that still agrees (`after` of JournalBroken) and not after the first that does not (its `seq`); an
+export made earlier has every hash, and names the very first.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Final
+from uuid import UUID
+
+from ledger.core.journal import chain
+from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier.merkle import Frontier
+
+if TYPE_CHECKING:
+    from ledger.verifier.jws import PublicKeys
+
+TEXT_LENGTH_MAX: Final = 256 * 1024 * 1024
+"""Of a file with receipts or heads, in characters."""
+HELD_MAX: Final = 1_000_000
+"""Receipts and heads that are held against anything at once."""
+_RUN: Final = re.compile(r'"run":"([0-9a-f-]{36})"')
+_STATES: Final = {"held": "run-approved", "started": "run-started"}
+
+Place = tuple[UUID, UUID | None]
+"""Whose journal: a tenant, and one of its datasets or, where that is None, itself."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeldHead:
+    """A signed head: what the newest entry was, and the root over all of them. source: where it was read."""
+
+    place: Place
+    seq: int
+    hash: str
+    root: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class HeldReceipt:
+    """A receipt, as far as it speaks of one dataset. decided: state, cost and mechanism digest of the run."""
+
+    place: Place
+    seq: int
+    hash: str
+    run: str
+    decided: tuple[str, Mapping[str, str], str]
+    source: str
+
+
+Held = HeldHead | HeldReceipt
+
+
+@dataclass(slots=True)
+class Witnesses:
+    """All that is held, by whose journal it speaks of. names: what the datasets and tenants are called in it."""
+
+    held: dict[Place, list[Held]] = field(default_factory=dict)
+    names: dict[Place, tuple[str, str | None]] = field(default_factory=dict)
+    count: int = 0
+
+    def add_heads(self, text: str, *, keys: PublicKeys, source: str) -> None:
+        """Signed heads: as a call answers them, or as many tokens as there are lines. Raises SignatureInvalid where one
+        was not signed by any of the keys, InvalidRequest where it cannot be read. source: how to name it."""
+        from ledger.verifier import jws
+
+        for token in _tokens(text, "signature", source):
+            said = jws.read(token, keys=keys, typ=jws.HEAD)
+            with shaped(source):
+                place, names = place_of(said["tenant"], said.get("dataset"))
+                found = HeldHead(place, number_of(said["seq"]), hash_of(said["hash"]), hash_of(said["root"]), source)
+                self._add(found, names)
+
+    def add_receipts(self, text: str, *, keys: PublicKeys, source: str) -> None:
+        """Receipts, in the same two ways. Raises as `add_heads` does."""
+        from ledger.verifier import jws
+
+        for token in _tokens(text, "receipt", source):
+            said = jws.read(token, keys=keys, typ=jws.RECEIPT)
+            with shaped(source):
+                decided = (str(said["state"]), dict(said["cost"]), str(said["mechanism"]["digest"]))
+                for dataset in said["datasets"]:
+                    place, names = place_of(said["tenant"], dataset)
+                    seq, hash_ = number_of(dataset["seq"]), hash_of(dataset["hash"])
+                    found = HeldReceipt(place, seq, hash_, str(UUID(said["run"])), decided, source)
+                    self._add(found, names)
+
+    def _add(self, found: Held, names: tuple[str, str | None]) -> None:
+        if found.seq == 0:  # a journal before its first entry, with which every one agrees
+            return
+        self.count += 1
+        if self.count > HELD_MAX:
+            raise InvalidRequest(f"{HELD_MAX} receipts and heads are the most", field=found.source)
+        self.names.setdefault(found.place, names)
+        self.held.setdefault(found.place, []).append(found)
+
+    def watch(self, place: Place, *, earlier: Iterable[tuple[int, str]] = ()) -> Watch:
+        """What is held against one journal. earlier: all its numbers and hashes, as an export had them."""
+        return Watch(self.held.get(place, ()), iter(earlier))
+
+    def demand_only(self, place: Place) -> None:
+        """Raises InvalidRequest where something is held that says nothing of this journal."""
+        speaking = {held.source for held in self.held.get(place, ())}
+        for other in self.held.values():
+            for held in other:
+                if held.source not in speaking:
+                    raise InvalidRequest(f"{held.source}: is of another journal", field=held.source)
+
+
+class Watch:
+    """Looks at a journal's entries, in order, and holds against them what is held."""
+
+    def __init__(self, held: Iterable[Held], earlier: Iterator[tuple[int, str]]) -> None:
+        self._held: dict[int, list[Held]] = {}
+        for each in held:
+            self._held.setdefault(each.seq, []).append(each)
+        receipts = [each for ones in self._held.values() for each in ones if isinstance(each, HeldReceipt)]
+        self._approvals: dict[str, tuple[Any, str] | None] = {each.run: None for each in receipts}
+        self._earlier = earlier
+        self._tree = Frontier()
+        self._agreed = 0
+        self.heads = self.receipts = self.earlier = 0
+        """How many of each were found in the journal; of an export made earlier, how many entries."""
+
+    def over(self, entries: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
+        """The same entries, as (canonical JSON, hash). Each is looked at once the reader, who judges it by itself, asks
+        for the next. Raises JournalBroken."""
+        for body, hash_ in entries:
+            yield body, hash_
+            self._tree.append(hash_)
+            self._see(self._tree.size, body, hash_.hex())
+
+    @property
+    def root(self) -> bytes:
+        """The Merkle root over the entries so far."""
+        return self._tree.root()
+
+    def _see(self, seq: int, body: str, hash_: str) -> None:
+        self._compare(seq, hash_)
+        if self._approvals:
+            self._note_approval(body)
+        for held in self._held.pop(seq, ()):
+            if held.hash != hash_:
+                raise JournalBroken(
+                    f"is not the one that {held.source} names: the two histories part after entry {self._agreed}, and"
+                    f" not after entry {seq}",
+                    seq=seq,
+                    after=self._agreed,
+                )
+            if isinstance(held, HeldReceipt):
+                self._demand_run(held, body)
+                self.receipts += 1
+            elif held.root != self.root.hex():
+                raise JournalBroken(f"ends a history with another Merkle root than {held.source} says", seq=seq)
+            else:
+                self.heads += 1
+            self._agreed = seq
+
+    def finish(self) -> None:
+        """The journal has no more entries. Raises JournalBroken where it had more once."""
+        seq = self._tree.size
+        gone = [held for ones in self._held.values() for held in ones]
+        if gone:
+            first = min(gone, key=lambda held: held.seq)
+            what = f"is missing: {first.source} names entry {first.seq}"
+            raise JournalBroken(what, seq=seq + 1, after=self._agreed)
+        if (left := next(self._earlier, None)) is not None:
+            raise JournalBroken("is missing: the earlier export has it", seq=left[0], after=seq)
+
+    def _compare(self, seq: int, hash_: str) -> None:
+        before = next(self._earlier, None)
+        if before is None:
+            return
+        if before != (seq, hash_):
+            raise JournalBroken("is another one in the earlier export, the first that is", seq=seq, after=seq - 1)
+        self.earlier += 1
+        self._agreed = seq
+
+    def _note_approval(self, body: str) -> None:
+        # A request may have a member of that name too, so the entry itself is asked.
+        if not any(run in self._approvals for run in _RUN.findall(body)):
+            return
+        entry = chain.parse(body)
+        if entry["kind"] == "run-approved" and entry["run"] in self._approvals:
+            digest = chain.digest(chain.canonical(entry["request"]["mechanism"])).hex()
+            self._approvals[entry["run"]] = entry["cost"], digest
+
+    def _demand_run(self, held: HeldReceipt, body: str) -> None:
+        """The receipt says of the run what the journal says. Raises JournalBroken."""
+        entry = chain.parse(body)
+        state, cost, digest = held.decided
+        if (entry.get("run"), entry["kind"]) != (held.run, _STATES.get(state)):
+            raise JournalBroken(f"says something else than {held.source}, which names it", seq=held.seq)
+        if self._approvals[held.run] != (cost, digest):
+            raise JournalBroken(f"is of another cost or mechanism than {held.source} says", seq=held.seq)
+
+
+# --- reading what is held --------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shaped(source: str) -> Iterator[None]:
+    """What a signed text that has another shape raises, as InvalidRequest."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise InvalidRequest(f"{source}: is of a version that is not known", field=source) from None
+
+
+def _tokens(text: str, member: str, source: str) -> Iterator[str]:
+    """The tokens of a text: `member` of a JSON object, or each line that is not empty."""
+    if text.lstrip()[:1] != "{":
+        yield from filter(None, map(str.strip, text.split("\n")))
+        return
+    try:
+        found = json.loads(text)[member]
+    except (ValueError, KeyError, RecursionError):
+        found = None
+    if not isinstance(found, str):
+        raise InvalidRequest(f"{source}: is no token, and has no member {member!r} that is one", field=source)
+    yield found
+
+
+def place_of(tenant: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> tuple[Place, tuple[str, str | None]]:
+    """Whose journal a signed text speaks of, and what it calls the two. This and the next two raise KeyError,
+    TypeError, ValueError or AttributeError where it is of another shape."""
+    named = str(tenant["name"]), None if dataset is None else str(dataset["name"])
+    return (UUID(tenant["id"]), None if dataset is None else UUID(dataset["id"])), named
+
+
+def number_of(said: Any) -> int:
+    """The number of an entry, or 0."""
+    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said < 2**63:
+        raise ValueError("not a number of an entry")
+    return said
+
+
+def hash_of(said: Any) -> str:
+    """A hash, in hexadecimal."""
+    if not isinstance(said, str) or not re.fullmatch("[0-9a-f]{64}", said):
+        raise ValueError("not a hash")
+    return said
+
+
+def kid_of(token: str) -> str:
+    """Which key signed a token that was read before."""
+    first = token.partition(".")[0]
+    return str(json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))["kid"])

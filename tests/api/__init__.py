@@ -1,0 +1,1 @@
+"""Tests of the API: what each call does, over HTTP."""

@@ -1,0 +1,496 @@
+"""What a tenant's policy takes two people for: propose, approve, refuse, expire; and what the journals prove of it."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import pytest
+from sqlalchemy import Connection, text
+
+from ledger.access.keys import tenant_of
+from ledger.core.amounts import NO_HASH
+from ledger.core.decision.group import DAY_US, PROPOSALS_MAX
+from ledger.core.journal import chain
+from ledger.errors import JournalBroken
+from ledger.operate import check
+from ledger.settings import Settings
+from ledger.store import Store, engine_for
+from tests.kit.driver import Ledger, Served, first_keys
+from tests.kit.scene import NOBODY, REASON, ok
+
+HELD = 4 * 10**10
+"""What a release of noise multiplier 5 reserves, in units of 1e-12 of mu²."""
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Board:
+    """A tenant that asks for two people, with two stewards and the others."""
+
+    admin: Ledger
+    one: Ledger
+    two: Ledger
+    requester: Ledger
+    auditor: Ledger
+    settings: Settings
+
+    def raised(self, mu: float, *, by: Ledger | None = None) -> Any:
+        body = {"budget": {"mu": mu}, **REASON}
+        return (by or self.one).put("/v1/datasets/mnist/budget", body)
+
+    def journal(self, dataset: str = "mnist") -> list[Json]:
+        """A dataset's entries, each with the digits that were hashed."""
+        page = chain.parse(self.admin.get(f"/v1/datasets/{dataset}/entries", limit=1000).text)
+        return [item["entry"] for item in page["items"]]
+
+    def kinds(self, dataset: str = "mnist") -> list[str]:
+        return [str(entry["kind"]) for entry in self.journal(dataset)]
+
+    def limit(self) -> int:
+        return self.admin.balance()["limit"][0]
+
+    @contextmanager
+    def owner(self) -> Iterator[Connection]:
+        """The database as its owner opens it for this tenant, past the ledger."""
+        with (
+            closing(Store(engine_for(self.settings.owner_url))) as store,
+            store.writing(tenant_of(self.admin.key)) as writing,
+        ):
+            yield writing.connection
+
+    def a_day_later(self, proposal: str) -> None:
+        """Lets a proposal's day be over."""
+        with self.owner() as owner:
+            moved = owner.execute(
+                text(
+                    "UPDATE proposals SET created_us = created_us - :day, expires_us = expires_us - :day WHERE id = :id"
+                ),
+                {"day": DAY_US, "id": proposal},
+            )
+            assert moved.rowcount == 1
+
+    def holds(self, *, but: str | None = None) -> None:
+        """Every journal adds up to its rows; but: a proposal whose times were moved behind the ledger's back."""
+        faults = [result["error"] for result in check.check(self.settings) if result["error"] is not None]
+        told = [] if but is None else [f"entry 2: leaves another created_at of proposal {but} than its row has"]
+        assert faults == told
+
+
+@pytest.fixture
+def board(ledger: Ledger, database: Settings) -> Board:
+    """On every database, a dataset with a budget of mu 1."""
+    ledger.register()
+    ok(ledger.put("/v1/policy", {"second_steward": True, **REASON}))
+    one, two, requester, auditor = map(ledger.as_, ("steward", "steward", "requester", "auditor"))
+    return Board(ledger, one, two, requester, auditor, database)
+
+
+def proposal_of(answer: Any) -> str:
+    """The id of what was only proposed."""
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["proposal"]["state"] == "open"
+    return str(answer.json()["proposal"]["id"])
+
+
+def approve(by: Ledger, proposal: str) -> Any:
+    """Says yes."""
+    return by.post(f"/v1/proposals/{proposal}/approve")
+
+
+def code(answer: Any) -> tuple[int, str]:
+    """Status and code of a refusal."""
+    return answer.status_code, str(answer.json()["code"])
+
+
+def state(by: Ledger, proposal: str) -> str:
+    """What a proposal has come to."""
+    return str(ok(by.get(f"/v1/proposals/{proposal}"))["state"])
+
+
+def started(by: Ledger, *datasets: str) -> str:
+    """A run that touches data already."""
+    run = str(ok(by.ask(datasets=list(datasets or ("mnist",)), key=uuid.uuid4().hex))["id"])
+    ok(by.post(f"/v1/runs/{run}/start"))
+    return run
+
+
+def overdrawn(board: Board) -> None:
+    """Draws the dataset down by an overrun, which freezes it."""
+    ok(board.admin.put("/v1/datasets/mnist/budget", {"budget": {"mu": 0.2}, **REASON}))
+    answer = board.requester.post(f"/v1/runs/{started(board.requester)}/settle", {"steps": 3})
+    assert code(answer) == (409, "overrun")
+    assert ok(board.admin.get("/v1/datasets/mnist"))["state"] == "frozen"
+
+
+# --- what takes two, and what does not -------------------------------------------------------------------------------
+
+
+def test_without_the_policy_one_is_enough(board: Board) -> None:
+    """Goal: the policy is a tenant's choice. Method: off, each guarded act by one steward; nothing is proposed."""
+    ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
+    assert ok(board.admin.get("/v1/policy")) == {"second_steward": False}
+    assert board.raised(2).status_code == 200
+    ok(board.one.post(f"/v1/runs/{started(board.requester)}/void", REASON))
+    overdrawn(board)
+    assert ok(board.one.patch("/v1/datasets/mnist", {"state": "active", **REASON}))["state"] == "active"
+    assert ok(board.admin.get("/v1/proposals"))["items"] == []
+    assert not {"change-proposed", "proposal-refused"} & set(board.kinds())
+    board.holds()
+
+
+@pytest.mark.parametrize(
+    ("budget", "is_raise"),
+    [
+        ({"mu": 1.1, "delta": 1e-3}, True),
+        ({"mu": 1, "delta": 2e-3}, True),
+        ({"mu": 2, "delta": 5e-4}, True),
+        ({"mu": 0.5, "delta": 2e-3}, True),
+        ({"mu": 1, "delta": 1e-3}, False),
+        ({"mu": 0.9, "delta": 5e-4}, False),
+    ],
+    ids=["mu", "delta", "mu up, delta down", "mu down, delta up", "the same", "lower"],
+)
+def test_raising_a_budget_takes_two(board: Board, budget: Json, is_raise: bool) -> None:
+    """Goal: more in either quantity is more. Method: budgets beside one of mu 1 and delta 1e-3; nothing is changed
+    until a second steward says yes, and then all of it."""
+    board.admin.register(name="both", bound="certified", budget={"mu": 1, "delta": 1e-3})
+    before = ok(board.admin.get("/v1/datasets/both"))
+    answer = board.one.put("/v1/datasets/both/budget", {"budget": budget, **REASON})
+    if not is_raise:
+        assert ok(answer)["budget"] == budget
+        assert board.kinds("both") == ["dataset-registered", "budget-set"]
+        return
+    proposal = proposal_of(answer)
+    after = ok(board.admin.get("/v1/datasets/both"))
+    assert after == {**before, "seq": 2}
+    shown = ok(approve(board.two, proposal))
+    assert (shown["name"], shown["budget"], shown["seq"]) == ("both", budget, 3)
+    assert ok(board.admin.get("/v1/datasets/both")) == shown
+    assert board.kinds("both") == ["dataset-registered", "change-proposed", "budget-set"]
+    assert state(board.auditor, proposal) == "approved"
+    board.holds()
+
+
+def test_thawing_takes_two_where_it_is_overdrawn(board: Board) -> None:
+    """Goal: what an overrun froze, two people thaw; what somebody froze, one. Method: both; words change freely."""
+    for change in ("frozen", "active"):
+        assert ok(board.one.patch("/v1/datasets/mnist", {"state": change, **REASON}))["state"] == change
+    overdrawn(board)
+    assert ok(board.one.patch("/v1/datasets/mnist", {"title": "t"}))["title"] == "t"
+    proposal = proposal_of(board.one.patch("/v1/datasets/mnist", {"state": "active", "title": "thawed", **REASON}))
+    shown = ok(board.admin.get("/v1/datasets/mnist"))
+    assert (shown["state"], shown["title"]) == ("frozen", "t")
+    shown = ok(approve(board.two, proposal))
+    assert (shown["state"], shown["title"]) == ("active", "thawed")
+    assert board.kinds()[-2:] == ["change-proposed", "dataset-changed"]
+    board.holds()
+
+
+def test_voiding_a_started_run_takes_two(board: Board) -> None:
+    """Goal: that nobody saw an output is two people's word, in the journal of every dataset that the run touched.
+    Method: a run on two datasets, started; one that is only held is voided by one."""
+    board.admin.register(name="adult")
+    held = ok(board.requester.ask(key="held"))["id"]
+    assert ok(board.one.post(f"/v1/runs/{held}/void", REASON))["state"] == "voided"
+    run = started(board.requester, "adult", "mnist")
+    assert code(board.requester.post(f"/v1/runs/{run}/void", REASON)) == (403, "forbidden")
+    proposal = proposal_of(board.one.post(f"/v1/runs/{run}/void", REASON))
+    shown = ok(board.auditor.get(f"/v1/proposals/{proposal}"))
+    assert (shown["what"], shown["run"], shown["dataset"]) == ("void", run, "adult")
+    assert ok(board.admin.get(f"/v1/runs/{run}"))["state"] == "started"
+    assert [board.admin.balance(name)["held"][0] for name in ("mnist", "adult")] == [HELD, HELD]
+    answer = ok(approve(board.two, proposal))
+    assert (answer["id"], answer["state"]) == (run, "voided")
+    assert [board.admin.balance(name)["held"][0] for name in ("mnist", "adult")] == [0, 0]
+    for name in ("mnist", "adult"):
+        *_, proposed, voided = board.journal(name)
+        assert (proposed["kind"], voided["kind"]) == ("change-proposed", "run-voided")
+        assert (proposed["proposal"], proposed["about_run"]) == (proposal, run)
+        assert voided["proposal"] == {"id": proposal, "by": proposed["actor"], "at": proposed["at"]}
+    # Said again it is as any other repetition: what was done is answered, and nothing is proposed.
+    assert ok(board.one.post(f"/v1/runs/{run}/void", REASON))["state"] == "voided"
+    board.holds()
+
+
+# --- who the second person is ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("answer", ["approve", "refuse"])
+def test_the_second_person_is_another_steward(board: Board, answer: str) -> None:
+    """Goal: one person is one person, and only a steward or an admin counts. Method: the proposer by the same key and
+    by a rotated one, a requester, an auditor, the operator, another tenant's admin; then a second steward."""
+    proposal = proposal_of(board.raised(2))
+    path = f"/v1/proposals/{proposal}/{answer}"
+    first = next(
+        key for key in ok(board.admin.get("/v1/keys"))["items"] if key["id"] == board.journal()[-1]["actor"]["key"]
+    )
+    rotated = board.admin.with_key(ok(board.admin.post(f"/v1/keys/{first['id']}/rotate"))["secret"])
+    operator = board.admin.with_key(board.admin.operator_key)
+    stranger = board.admin.with_key(ok(operator.post("/v1/tenants", {"name": "globex"}))["key"]["secret"])
+    before = board.admin.get("/v1/datasets/mnist").text
+    for by in (board.one, rotated, board.requester, board.auditor, operator):
+        assert code(by.post(path, REASON)) == (403, "forbidden")
+    assert code(stranger.post(path, REASON)) == (404, "not-found")
+    assert code(board.two.post(f"/v1/proposals/{NOBODY}/{answer}", REASON)) == (404, "not-found")
+    assert board.admin.get("/v1/datasets/mnist").text == before
+    assert state(board.auditor, proposal) == "open"
+    ok(board.two.post(path, REASON))
+    assert state(board.auditor, proposal) == ("approved" if answer == "approve" else "refused")
+    assert board.limit() == (4 if answer == "approve" else 1) * 10**12
+    board.holds()
+
+
+def test_limits_of_a_key_hold_for_proposals(board: Board) -> None:
+    """Goal: a steward limited to datasets answers what is about those alone. Method: one of each; none is listed."""
+    board.admin.register(name="adult")
+    limited = board.admin.as_("steward", datasets=["adult"])
+    hidden = proposal_of(board.raised(2))
+    body = {"budget": {"mu": 2}, **REASON}
+    seen = proposal_of(board.one.put("/v1/datasets/adult/budget", body))
+    for answer in (limited.get(f"/v1/proposals/{hidden}"), approve(limited, hidden)):
+        assert code(answer) == (404, "not-found")
+        assert answer.text == limited.get(f"/v1/proposals/{NOBODY}").text
+    assert code(limited.get("/v1/proposals")) == (403, "forbidden")
+    assert ok(approve(limited, seen))["budget"] == {"mu": 2}
+
+
+def test_refusal(board: Board) -> None:
+    """Goal: a no is on record, and final. Method: refuse a raise and a void; then try to answer them again."""
+    run = started(board.requester)
+    proposals: list[Callable[[], Any]] = [
+        lambda: board.raised(2),
+        lambda: board.one.post(f"/v1/runs/{run}/void", REASON),
+    ]
+    for propose in proposals:
+        proposal = proposal_of(propose())
+        shown = ok(board.two.post(f"/v1/proposals/{proposal}/refuse", {"reason": "the board has not agreed"}))
+        assert shown["state"] == "refused"
+        *_, proposed, refused = board.journal()
+        assert (refused["kind"], refused["proposal"], refused["what"]) == (
+            "proposal-refused",
+            proposal,
+            proposed["what"],
+        )
+        assert refused["reason"] == "the board has not agreed"
+        for answer in (approve(board.two, proposal), board.two.post(f"/v1/proposals/{proposal}/refuse", REASON)):
+            assert code(answer) == (409, "proposal-state")
+            assert answer.json()["state"] == "refused"
+    assert board.limit() == 10**12
+    assert ok(board.admin.get(f"/v1/runs/{run}"))["state"] == "started"
+    board.holds()
+
+
+def test_a_proposal_expires_after_a_day(board: Board) -> None:
+    """Goal: a yes comes within a day, or not at all. Method: set a proposal's time back; neither yes nor no is taken,
+    it is listed as expired, and the same can be proposed anew."""
+    proposal, other = proposal_of(board.raised(2)), proposal_of(board.raised(3))
+    board.a_day_later(proposal)
+    assert state(board.auditor, proposal) == "expired"
+    for answer in (approve(board.two, proposal), board.two.post(f"/v1/proposals/{proposal}/refuse", REASON)):
+        assert code(answer) == (409, "proposal-state")
+        assert answer.json()["state"] == "expired"
+    listed = {
+        wanted: [each["id"] for each in ok(board.auditor.get("/v1/proposals", state=wanted))["items"]]
+        for wanted in ("open", "expired", "approved", "refused")
+    }
+    assert listed == {"open": [other], "expired": [proposal], "approved": [], "refused": []}
+    ok(approve(board.two, proposal_of(board.raised(2))))
+    assert board.limit() == 4 * 10**12
+    board.holds(but=proposal)
+
+
+# --- when things have changed meanwhile ------------------------------------------------------------------------------
+
+
+def test_a_budget_that_no_longer_holds_what_is_spent(board: Board) -> None:
+    """Goal: an approval does not break the limit. Method: two raises; the higher one is approved and used; the lower
+    one is then below what is held, is refused by its numbers, stays open, and can be approved once there is room."""
+    lower, higher = proposal_of(board.raised(1.2)), proposal_of(board.raised(3))
+    ok(approve(board.two, higher))
+    run = ok(board.requester.ask({"type": "gaussian", "noise_multiplier": 0.5}, key="large"))["id"]
+    answer = approve(board.two, lower)
+    assert code(answer) == (409, "budget-below-spent")
+    assert (state(board.auditor, lower), board.limit()) == ("open", 9 * 10**12)
+    assert board.kinds().count("budget-set") == 1
+    ok(board.requester.post(f"/v1/runs/{run}/void", REASON))
+    ok(approve(board.two, lower))
+    assert (state(board.auditor, lower), board.limit()) == ("approved", 144 * 10**10)
+    board.holds()
+
+
+@pytest.mark.parametrize("ended", ["settled", "voided"])
+def test_a_run_that_ended_meanwhile(board: Board, ended: str) -> None:
+    """Goal: an approval does not undo what is final. Method: propose to void a run; it is settled, or voided by another
+    proposal; the approval is refused, changes nothing, and leaves the proposal to be refused or to expire."""
+    run = started(board.requester)
+    proposal = proposal_of(board.one.post(f"/v1/runs/{run}/void", REASON))
+    if ended == "settled":
+        ok(board.requester.post(f"/v1/runs/{run}/settle"))
+    else:
+        ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{run}/void", REASON))))
+    before = board.admin.get("/v1/datasets/mnist").text
+    answer = approve(board.two, proposal)
+    assert code(answer) == (409, "run-state")
+    assert answer.json()["state"] == ended
+    assert board.admin.get("/v1/datasets/mnist").text == before
+    assert state(board.auditor, proposal) == "open"
+    assert ok(board.two.post(f"/v1/proposals/{proposal}/refuse", REASON))["state"] == "refused"
+    board.holds()
+
+
+def test_a_dataset_retired_meanwhile(board: Board) -> None:
+    """Goal: retired is for ever, for two people too. Method: propose to thaw, retire, approve."""
+    overdrawn(board)
+    proposal = proposal_of(board.one.patch("/v1/datasets/mnist", {"state": "active", **REASON}))
+    ok(board.one.patch("/v1/datasets/mnist", {"state": "retired", **REASON}))
+    assert code(approve(board.two, proposal)) == (409, "dataset-frozen")
+    assert (state(board.auditor, proposal), ok(board.admin.get("/v1/datasets/mnist"))["state"]) == ("open", "retired")
+    board.holds()
+
+
+def test_a_proposer_whose_key_is_gone(board: Board) -> None:
+    """Goal: what was proposed stands, as what was decided does. Method: revoke the proposer's key, then approve."""
+    proposal = proposal_of(board.raised(2))
+    ok(board.admin.delete(f"/v1/keys/{board.journal()[-1]['actor']['key']}"))
+    ok(approve(board.two, proposal))
+    assert board.limit() == 4 * 10**12
+    board.holds()
+
+
+def test_open_proposals_are_bounded(board: Board) -> None:
+    """Goal: nobody fills a dataset's books with proposals. Method: as many as there may be, and one more; one that
+    expired, and one that was answered, make room for another."""
+    made = [proposal_of(board.raised(2)) for _ in range(PROPOSALS_MAX)]
+    full = board.raised(2)
+    assert (*code(full), full.json()["proposals_max"]) == (413, "too-large", PROPOSALS_MAX)
+    board.a_day_later(made[0])
+    proposal_of(board.raised(2))
+    assert code(board.raised(2)) == (413, "too-large")
+    ok(board.two.post(f"/v1/proposals/{made[1]}/refuse", REASON))
+    proposal_of(board.raised(2))
+    assert code(board.raised(2)) == (413, "too-large")
+    seen, cursor = [], None
+    while page := ok(board.auditor.get("/v1/proposals", limit=40, **({} if cursor is None else {"cursor": cursor}))):
+        seen += [each["id"] for each in page["items"]]
+        cursor = page["next"]
+        if cursor is None:
+            break
+    assert len(seen) == len(set(seen)) == PROPOSALS_MAX + 2
+    assert set(made) <= set(seen)
+
+
+def test_two_approvals_at_once(database: Settings, start_server: Callable[[Settings], Served]) -> None:
+    """Goal: a proposal is carried out once. Method: stewards at two server processes say yes and no to the same ones,
+    all at once; of each one answer wins, and the journals add up."""
+    admin_key = first_keys(database).admin_key
+    with start_server(database).client() as here, start_server(database).client() as there:
+        admin = Ledger(here, admin_key)
+        admin.register()
+        ok(admin.put("/v1/policy", {"second_steward": True, **REASON}))
+        one = admin.as_("steward")
+        others = [Ledger(client, admin.as_("steward").key) for client in (here, there) for _ in range(3)]
+        board = Board(admin, one, others[0], one, one, database)
+        wins = []
+        with ThreadPoolExecutor(len(others)) as threads:
+            for turn in range(5):
+                proposal = proposal_of(board.raised(2 + turn))
+                verbs = ["approve", "approve", "refuse"] * 2
+                tried = [
+                    threads.submit(by.post, f"/v1/proposals/{proposal}/{verb}", REASON if verb == "refuse" else None)
+                    for by, verb in zip(others, verbs, strict=True)
+                ]
+                answers = [each.result() for each in tried]
+                assert sorted(answer.status_code for answer in answers) == [200, *[409] * 5], [a.text for a in answers]
+                wins.append(state(admin, proposal))
+        kinds = board.kinds()
+        assert kinds.count("change-proposed") == 5
+        assert kinds.count("budget-set") == wins.count("approved")
+        assert kinds.count("proposal-refused") == wins.count("refused")
+        assert len(wins) == wins.count("approved") + wins.count("refused")
+        board.holds()
+
+
+# --- what the journals prove -----------------------------------------------------------------------------------------
+
+
+def resealed(entries: list[Json]) -> list[tuple[str, bytes]]:
+    """A journal as a forger would leave it: numbered and chained anew, every hash right."""
+    prev, sealed = NO_HASH, []
+    for seq, entry in enumerate(entries, start=1):
+        body = chain.canonical({**entry, "seq": seq, "prev": prev.hex()})
+        prev = chain.digest(body)
+        sealed.append((body, prev))
+    return sealed
+
+
+def forgeries(good: list[Json]) -> Iterator[tuple[str, list[Json], str]]:
+    """What somebody could want the record to say instead, and what a reader says to it. The last three entries are the
+    proposal of a raise, its approval, and the proposal of another one."""
+    done, proposal = len(good) - 2, len(good) - 3
+
+    def changed(place: int, **changes: Any) -> list[Json]:
+        entries = copy.deepcopy(good)
+        entries[place] |= changes
+        return entries
+
+    entry, said = good[done], good[done]["proposal"]
+    proposer = good[proposal]["actor"]
+    tenfold = {"mu_sq_pico": str(10**14), "delta_atto": "0"}
+    yield "approved by the proposer", changed(done, actor=proposer), "the same person"
+    yield "never proposed", [*good[:proposal], *good[done:]], "not proposed"
+    yield "of another proposal", changed(done, proposal={**said, "id": NOBODY}), "not proposed"
+    yield "of somebody else's", changed(done, proposal={**said, "by": entry["actor"]}), "somebody else"
+    yield "approved twice", [*good[: done + 1], entry], "answered before"
+    yield "proposed twice", [*good[:done], good[proposal], *good[done:]], "a second time"
+    later = {"approve_by": good[proposal]["at"]}
+    yield "approved too late", changed(proposal, **later), "had expired"
+    more = changed(done, limit=tenfold, balance={**entry["balance"], "limit": tenfold})
+    yield "more than was proposed", more, "something else"
+    yield "for another reason", changed(done, reason="another"), "something else"
+    yield "something else altogether", changed(proposal, what="thaw"), "something else"
+    refusal = {"kind": "proposal-refused", "proposal": good[-1]["proposal"], "what": "budget", "reason": "no"}
+    bare = {name: good[-1][name] for name in ("v", "tenant", "dataset", "dataset_id", "at", "balance")}
+    yield "refused by the proposer", [*good, {**bare, **refusal, "actor": good[-1]["actor"]}], "the same person"
+
+
+def test_forged_journals_are_found(board: Board) -> None:
+    """Goal: who could write the journal anew, with every hash right, still cannot make two people of one. Method: each
+    of the forgeries above; the journal as it is, sealed by the same code, holds."""
+    ok(approve(board.two, proposal_of(board.raised(2))))
+    proposal_of(board.raised(3))
+    good = board.journal()
+    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    assert chain.replay(resealed(good), **where).seq == len(good)
+    tried = []
+    for name, entries, told in forgeries(good):
+        with pytest.raises(JournalBroken, match=told):
+            chain.replay(resealed(entries), **where)
+        tried.append(name)
+    assert len(tried) == len(set(tried)) == 11
+
+
+def test_a_forged_void_is_found(board: Board) -> None:
+    """Goal: the two people's word is about one run. Method: an approved void of a run, told of another one."""
+    first, second = started(board.requester), started(board.requester)
+    ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{first}/void", REASON))))
+    good = board.journal()
+    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    assert chain.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
+    with pytest.raises(JournalBroken, match="something else"):
+        chain.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)
+
+
+def test_rows_that_say_otherwise_are_found(board: Board) -> None:
+    """Goal: who has the database cannot switch the policy off unseen. Method: change its row; `check` says whose."""
+    with board.owner() as owner:
+        owner.execute(text("UPDATE tenants SET second_steward = 0"))
+    (found,) = [result for result in check.check(board.settings) if result["error"] is not None]
+    assert (found["dataset"], found["tenant"]) == (None, "acme")
+    assert "policy" in found["error"]

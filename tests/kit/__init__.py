@@ -1,0 +1,1 @@
+"""What tests are made with: servers, databases, scenes, independent models and verifiers."""

@@ -1,0 +1,1 @@
+"""Tests of `ledger.store`, the migrations, and the databases that the tests use."""
