@@ -18,13 +18,14 @@ import threading
 import time
 import zlib
 from collections import OrderedDict
-from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
 from ledger.access.oidc import Issuers, looks_like_token
-from ledger.core.amounts import Actor, Role, timestamp
-from ledger.errors import UNKNOWN_KEY, Forbidden, Unauthenticated
+from ledger.access.roles import Caller, Operator
+from ledger.core.amounts import timestamp
+from ledger.core.people import Actor
+from ledger.errors import UNKNOWN_KEY, Unauthenticated
 from ledger.store import Key, Store
 
 log = logging.getLogger(__name__)
@@ -35,16 +36,6 @@ OPERATOR: Final = UUID(int=0)
 
 CACHE_SECONDS: Final = 0.5
 CACHE_MAX: Final = 10_000
-
-
-@dataclass(frozen=True, slots=True)
-class Operator:
-    """Who runs the service: makes tenants, and sees nothing of theirs."""
-
-    key_id: UUID
-
-
-Caller = Actor | Operator
 
 
 def mint(tenant_id: UUID) -> str:
@@ -170,32 +161,3 @@ def facts_of(key: Key) -> dict[str, Any]:
         "projects": None if key.projects is None else list(key.projects),
         "expires_at": None if key.expires_us is None else timestamp(key.expires_us),
     }
-
-
-def demand_whole(actor: Actor) -> None:
-    """Raises Forbidden where a key that is limited to datasets asks for what is of all of them."""
-    if actor.datasets is not None:
-        raise Forbidden("A key limited to datasets does not see what is the whole tenant's.")
-
-
-ALLOWED: Final[dict[str, frozenset[Role]]] = {
-    "manage keys": frozenset({"admin"}),
-    "register datasets": frozenset({"admin", "steward"}),
-    "manage datasets": frozenset({"admin", "steward"}),
-    "set alerts": frozenset({"admin", "steward"}),
-    "read the journal": frozenset({"admin", "steward", "auditor"}),
-    "ask for runs": frozenset({"admin", "requester"}),
-    "end runs": frozenset({"admin", "steward", "requester"}),
-    "read": frozenset({"admin", "steward", "requester", "auditor"}),
-}
-"""Which roles may do what. Whose run it is, and which datasets a key sees, is decided where these are looked up."""
-
-
-TENANT_WIDE: Final = frozenset({"manage keys", "register datasets", "set alerts"})
-"""What reaches beyond any list of datasets or projects: a limited key may not do it, or it could free itself."""
-
-
-def may(actor: Actor, action: str) -> bool:
-    """Whether the actor's role, and the limits of its key, allow this at all."""
-    is_limited = actor.datasets is not None or actor.projects is not None
-    return actor.role in ALLOWED[action] and not (is_limited and action in TENANT_WIDE)

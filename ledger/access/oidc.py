@@ -32,7 +32,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
-from ledger.core.amounts import Actor, Role
+from ledger.core.people import Actor, Role
 from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
 
 log = logging.getLogger(__name__)

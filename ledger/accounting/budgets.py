@@ -15,7 +15,8 @@ from pydantic import BaseModel, ConfigDict
 
 from ledger.accounting import amounts, gdp
 from ledger.accounting.numbers import Positive, Probability, Share
-from ledger.core.amounts import Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Bound
 from ledger.errors import InvalidRequest
 
 MU_MAX: Final = 1000

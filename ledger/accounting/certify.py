@@ -27,7 +27,7 @@ from scipy import special
 from ledger.accounting.composition import UNRESOLVED, Part, Tilt, Vertices, running, running_error, vertices
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 from ledger.accounting.pld import Losses, Pair, on_grid, split
-from ledger.core.amounts import Adjacency
+from ledger.core.datasets import Adjacency
 
 Sampling = Literal["poisson", "fixed_size"]
 

@@ -26,7 +26,7 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray, Real, checked
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.core.amounts import Adjacency
+    from ledger.core.datasets import Adjacency
 
 _EXPONENT_MAX: Final = 64.0
 # Beyond this s^-2 mu is infinite for every q sqrt(T) that is a normal double, and needs no error bound.

@@ -31,7 +31,8 @@ from ledger.accounting.mechanisms import (
     unsupported,
 )
 from ledger.accounting.pld import Pair
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 
 MU_MAX: Final = 3000

@@ -54,7 +54,7 @@ from ledger.accounting.mechanisms import (
     ZCdp,
 )
 from ledger.accounting.pld import Losses, Pair, on_grid
-from ledger.core.amounts import Adjacency, Bound
+from ledger.core.datasets import Adjacency, Bound
 
 SOURCES_MAX: Final = 64
 """Different mechanisms in one composition; each takes a transform of its own."""

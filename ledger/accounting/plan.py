@@ -21,7 +21,8 @@ from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.costs import Cost, cost
 from ledger.accounting.mechanisms import AnyMechanism, Composed, DpSgd
 from ledger.accounting.numbers import COUNT_MAX, MODERATE
-from ledger.core.amounts import ZERO, Adjacency, Amount, Bound
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12

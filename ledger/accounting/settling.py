@@ -39,7 +39,8 @@ from ledger.accounting.mechanisms import (
     resized,
     segment_steps,
 )
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 
 Stop = Literal["planned", "data_independent", "data_dependent"]

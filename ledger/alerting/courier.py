@@ -32,8 +32,8 @@ from uuid import UUID
 import httpx
 
 from ledger.alerting import watch
+from ledger.core.alerting import Alert, KeptAlert
 from ledger.core.alerts import id_of
-from ledger.core.amounts import Alert, KeptAlert
 from ledger.service.writer import Writer
 from ledger.store import Reading, Store, Writing
 from ledger.verifier.jws import ALERT

@@ -10,22 +10,25 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ledger.core.alerts import WINDOW_US, Forecast, Spend, forecast, head, mismatch, overdue, short
-from ledger.core.amounts import (
-    NO_HASH,
-    ZERO,
-    AccountKey,
-    Alert,
-    Alerting,
-    Amount,
-    Dataset,
-    Entry,
-    Parent,
-    Run,
-    TenantEntry,
-    Wanted,
+from ledger.core.alerting import Alert, Alerting
+from ledger.core.alerts import (
+    head,
+    mismatch,
+    overdue,
+    short,
+)
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.books import Wanted
+from ledger.core.datasets import AccountKey, Dataset, Parent
+from ledger.core.entries import NO_HASH, Entry, TenantEntry
+from ledger.core.forecast import (
+    WINDOW_US,
+    Forecast,
+    Spend,
+    forecast,
 )
 from ledger.core.journal import chain
+from ledger.core.runs import Run
 from ledger.errors import JournalBroken
 from ledger.store import Reading
 

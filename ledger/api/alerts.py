@@ -8,21 +8,37 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Query, Request, Response
 
+from ledger.accounting.display import show_amount
 from ledger.alerting import watch
 from ledger.api import pages
-from ledger.api.gate import Alarmist, Reader, Route
+from ledger.api.gate import Alarmist, Reader
 from ledger.api.problems import Json
-from ledger.api.schemas import AlertingShown, AlertPage, AlertShown, ForecastShown, NewAlerting
+from ledger.api.routing import Route
+from ledger.api.schemas.alerts import (
+    AlertingShown,
+    AlertPage,
+    AlertShown,
+    ForecastShown,
+)
 from ledger.api.services import services
-from ledger.api.tenants import written
-from ledger.core.alerts import WINDOW_US, id_of, trial
-from ledger.core.amounts import Alert, Alerting, AlertKind, DeliveryState, KeptAlert, timestamp
-from ledger.core.journal import chain
+from ledger.core.alerting import (
+    Alert,
+    Alerting,
+    AlertKind,
+    DeliveryState,
+    KeptAlert,
+)
+from ledger.core.alerts import id_of, trial
+from ledger.core.amounts import timestamp
+from ledger.core.forecast import WINDOW_US
+from ledger.core.journal.tenant import alerting_facts
 from ledger.errors import InvalidRequest, NotFound
-from ledger.service.answers import show_amount
+from ledger.service.alerts import alerting_shape, shown
 from ledger.service.catalogue import demand_sight, find, no_dataset
+from ledger.service.keys import written
+from ledger.service.requests import NewAlerting
 from ledger.service.shapes import DatasetName
-from ledger.store import Reading, Writing
+from ledger.store import Writing
 
 ACCOUNTS_MAX: Final = 100
 """How many accounts a forecast shows: those that end first."""
@@ -53,23 +69,7 @@ def list_alerts(
             state=state,
             within=caller.datasets,
         )
-    return Json(pages.page(found, limit=limit, show=_shown, place=lambda alert: [alert.at_us, str(alert.id)]))
-
-
-def _shown(alert: KeptAlert) -> dict[str, Any]:
-    times = {"next_try_at": alert.next_us, "delivered_at": alert.delivered_us}
-    return {
-        "id": str(alert.id),
-        "kind": alert.kind,
-        "at": timestamp(alert.at_us),
-        "event": chain.parse(alert.body),
-        "delivery": {
-            "state": alert.state,
-            "tries": alert.attempts,
-            "failure": alert.failure,
-            **{name: None if at_us is None else timestamp(at_us) for name, at_us in times.items()},
-        },
-    }
+    return Json(pages.page(found, limit=limit, show=shown, place=lambda alert: [alert.at_us, str(alert.id)]))
 
 
 # --- what a tenant wants to be told of -------------------------------------------------------------------------------
@@ -79,14 +79,7 @@ def _shown(alert: KeptAlert) -> dict[str, Any]:
 def show_alerting(caller: Reader, request: Request) -> Response:
     """Show what the tenant is told of. Of a webhook's URL, which may have a secret in it, the host and its SHA-256."""
     with services(request).store.reading(caller.tenant_id) as reading:
-        return Json(chain.alerting_facts(_alerting(reading)))
-
-
-def _alerting(reading: Reading) -> Alerting:
-    tenant = reading.tenant()
-    if tenant is None:
-        raise NotFound("There is no such tenant.")
-    return tenant.alerting
+        return Json(alerting_facts(alerting_shape(reading)))
 
 
 @router.put("/alerting", responses={200: {"model": AlertingShown}}, response_model=None)
@@ -100,13 +93,13 @@ async def set_alerting(body: NewAlerting, caller: Alarmist, request: Request) ->
         changes["thresholds"] = tuple(changes["thresholds"])
 
     def work(writing: Writing, now_us: int) -> Alerting:
-        alerting = replace(_alerting(writing), **changes)
+        alerting = replace(alerting_shape(writing), **changes)
         writing.set_alerting(alerting)
-        facts = {**chain.alerting_facts(alerting), "reason": body.reason}
+        facts = {**alerting_facts(alerting), "reason": body.reason}
         writing.note("alerting-set", caller.facts(), facts, now_us=now_us)
         return alerting
 
-    return Json(chain.alerting_facts(await written(served, caller, work)))
+    return Json(alerting_facts(await written(served, caller, work)))
 
 
 @router.post("/alerting/test", status_code=201, responses={201: {"model": AlertShown}}, response_model=None)
@@ -121,7 +114,7 @@ async def test_alerting(caller: Alarmist, request: Request) -> Response:
             raise NotFound("There is no such alert.")
         return found
 
-    return Json(_shown(await written(services(request), caller, work)), status_code=201)
+    return Json(shown(await written(services(request), caller, work)), status_code=201)
 
 
 # --- how long a budget lasts -----------------------------------------------------------------------------------------

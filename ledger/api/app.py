@@ -20,15 +20,15 @@ from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
 from ledger.alerting.courier import Courier, Hosts
 from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
-from ledger.api.gate import Recognise, SizeLimit
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
 from ledger.api.metrics import Metrics
+from ledger.api.middleware import Recognise, SizeLimit
 from ledger.api.observe import Observe
 from ledger.api.problems import Problem
-from ledger.api.schemas import Problem as ProblemShown
+from ledger.api.schemas.common import Problem as ProblemShown
 from ledger.api.services import Services
-from ledger.core.amounts import Alert, AlertKind
+from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
 from ledger.service.catalogue import Catalogue

@@ -12,11 +12,13 @@ from fastapi.concurrency import run_in_threadpool
 
 from ledger.accounting import ACCOUNTANT, costs
 from ledger.accounting.costs import Cost
-from ledger.api.gate import Reader, Route
+from ledger.accounting.display import show_epsilon
+from ledger.api.gate import Reader
 from ledger.api.problems import Json
-from ledger.api.schemas import Evaluated, Evaluation
+from ledger.api.routing import Route
+from ledger.api.schemas.accountant import Evaluated
 from ledger.api.services import services
-from ledger.service.answers import show_epsilon
+from ledger.service.requests import Evaluation
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 

@@ -11,10 +11,13 @@ from starlette.responses import StreamingResponse
 
 from ledger.api.problems import Json
 from ledger.api.services import Services
-from ledger.core.amounts import Dataset, Entry, Tenant, TenantEntry
+from ledger.core.datasets import Dataset
+from ledger.core.entries import Entry, TenantEntry
+from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
 from ledger.store import Reading
-from ledger.verifier import proofs, verify
+from ledger.verifier import proofs
+from ledger.verifier.export import entry_line, head_line, header
 from ledger.verifier.merkle import Frontier
 
 EXPORT_PAGE: Final = 500
@@ -68,16 +71,16 @@ def _lines(served: Services, tenant: Tenant, dataset: Dataset | None) -> Iterato
     seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
     id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
     keys = served.signer.jwks()
-    yield verify.header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
+    yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
     tree = Frontier()
     for after in range(0, seq, EXPORT_PAGE):
         with served.store.reading(tenant.id) as reading:
             page = _page(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))
         for entry in page:
             tree.append(entry.hash)
-        yield "".join(verify.entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in page)
+        yield "".join(entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in page)
     root = tree.root()
-    yield verify.head_line(seq=seq, hash_=newest, root=root, signature=_signature(served, tenant, dataset, root)) + "\n"
+    yield head_line(seq=seq, hash_=newest, root=root, signature=_signature(served, tenant, dataset, root)) + "\n"
 
 
 def _page(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> list[Entry] | list[TenantEntry]:

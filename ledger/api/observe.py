@@ -17,7 +17,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import logs
-from ledger.access.keys import Operator
+from ledger.access.roles import Operator
 from ledger.api.metrics import Metrics
 from ledger.api.problems import DISCONNECTED
 from ledger.service.runs import Answer

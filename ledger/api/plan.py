@@ -6,9 +6,10 @@ from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Request, Response
 
-from ledger.api.gate import Reader, Route
+from ledger.api.gate import Reader
 from ledger.api.problems import Json
-from ledger.api.schemas import Planned
+from ledger.api.routing import Route
+from ledger.api.schemas.accountant import Planned
 from ledger.api.services import services
 from ledger.service.planner import PlanRequest
 

@@ -15,9 +15,9 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from ledger import logs
+from ledger.accounting.display import plain
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
-from ledger.service.answers import plain
 from ledger.store import failure_kind
 
 log = logging.getLogger(__name__)

@@ -9,15 +9,20 @@ from uuid import UUID
 from fastapi import APIRouter, Query, Request, Response
 
 from ledger.api import pages
-from ledger.api.datasets import carried_out
-from ledger.api.gate import Reader, Route, Steward
+from ledger.api.done import carried_out
+from ledger.api.gate import Reader, Steward
 from ledger.api.problems import Json
-from ledger.api.schemas import DatasetShown, ProposalPage, ProposalShown, ProposalStateShown, Refusal, RunMoved
-from ledger.api.services import Services, services
-from ledger.core.amounts import Actor, Amount, Change, Consent, Proposal, RefuseProposal, SetBudget, timestamp
-from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.service.catalogue import demand_sight
-from ledger.store import Reading
+from ledger.api.routing import Route
+from ledger.api.schemas.datasets import DatasetShown
+from ledger.api.schemas.runs import RunMoved
+from ledger.api.schemas.tenants import ProposalPage, ProposalShown, ProposalStateShown
+from ledger.api.services import services
+from ledger.core.amounts import Amount
+from ledger.core.commands import Change, RefuseProposal, SetBudget
+from ledger.core.people import Actor, Consent
+from ledger.errors import Forbidden
+from ledger.service.proposals import found, look_up, names_of_datasets, shown
+from ledger.service.requests import Refusal
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 
@@ -39,7 +44,7 @@ def list_proposals(
     with services(request).store.reading(caller.tenant_id) as reading:
         now_us = reading.now_us()
         found = reading.proposal_page(after=pages.after_run(cursor), limit=limit + 1, state=state, now_us=now_us)
-        names = _names(reading, found)
+        names = names_of_datasets(reading, found)
     place = lambda proposal: [proposal.created_us, str(proposal.id)]  # noqa: E731 (two of a kind)
     show = lambda proposal: shown(proposal, names[proposal.dataset_id], now_us=now_us)  # noqa: E731
     return Json(pages.page(found, limit=limit, show=show, place=place))
@@ -55,7 +60,7 @@ def show_proposal(id: UUID, caller: Reader, request: Request) -> Response:  # no
 async def approve(id: UUID, caller: Steward, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Approve what another steward proposed: it is done now, if it still can be."""
     served = services(request)
-    proposal, name = await asyncio.to_thread(_look_up, served, caller, id, is_open=True)
+    proposal, name = await asyncio.to_thread(look_up, served, caller, id, is_open=True)
     said = proposal.body["request"]
     consent = Consent(proposal.id, is_second=True)
     if proposal.run_id is not None:
@@ -88,7 +93,7 @@ async def refuse(
 ) -> Response:
     """Refuse what another steward proposed."""
     served = services(request)
-    proposal, _ = await asyncio.to_thread(_look_up, served, caller, id, is_open=True)
+    proposal, _ = await asyncio.to_thread(look_up, served, caller, id, is_open=True)
     if proposal.run_id is not None:
         await served.runs.refuse_void(caller, proposal.run_id, proposal_id=proposal.id, reason=body.reason)
     else:
@@ -97,49 +102,6 @@ async def refuse(
     return Json(await asyncio.to_thread(found, served, caller, id))
 
 
-def found(served: Services, caller: Actor, proposal_id: UUID) -> dict[str, Any]:
-    """A proposal as GET shows it. Raises NotFound."""
-    proposal, name = _look_up(served, caller, proposal_id)
-    with served.store.reading(caller.tenant_id) as reading:
-        return shown(proposal, name, now_us=reading.now_us())
-
-
-def _look_up(served: Services, caller: Actor, proposal_id: UUID, *, is_open: bool = False) -> tuple[Proposal, str]:
-    with served.store.reading(caller.tenant_id) as reading:
-        proposal = reading.proposal(proposal_id)
-        if proposal is None:
-            raise NotFound("There is no such proposal.")
-        name = _names(reading, [proposal])[proposal.dataset_id]
-    try:
-        demand_sight(caller, name)
-    except NotFound:
-        raise NotFound("There is no such proposal.") from None
-    if is_open and proposal.state != "open":
-        raise ProposalState(f"The proposal is {proposal.state}.", state=proposal.state)
-    return proposal, name
-
-
-def _names(reading: Reading, proposals: list[Proposal]) -> dict[UUID, str]:
-    definitions = reading.definitions(ids={proposal.dataset_id for proposal in proposals})
-    return {definition.id: definition.name for definition in definitions}
-
-
 def _demand_whole(caller: Actor) -> None:
     if caller.datasets is not None:
         raise Forbidden("A key limited to datasets shows a proposal by its id, and lists none.")
-
-
-def shown(proposal: Proposal, dataset: str, *, now_us: int) -> dict[str, Any]:
-    """A proposal in an answer."""
-    is_late = proposal.state == "open" and proposal.expires_us <= now_us
-    return {
-        "id": str(proposal.id),
-        "what": proposal.kind,
-        "dataset": dataset,
-        "run": None if proposal.run_id is None else str(proposal.run_id),
-        "proposes": proposal.body["request"],
-        "proposed_by": proposal.body["by"],
-        "state": "expired" if is_late else proposal.state,
-        "created_at": timestamp(proposal.created_us),
-        "approve_by": timestamp(proposal.expires_us),
-    }

@@ -17,15 +17,18 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
-from ledger.api.gate import Auditor, Route
-from ledger.api.schemas import Moment
+from ledger.api.gate import Auditor
+from ledger.api.routing import Route
 from ledger.api.services import Services, services
-from ledger.core.amounts import Actor, Dataset, microseconds, timestamp
+from ledger.core.amounts import microseconds, timestamp
+from ledger.core.datasets import Dataset
+from ledger.core.people import Actor
 from ledger.errors import InvalidRequest, JournalBroken, Overloaded
 from ledger.report import document, reader, table
 from ledger.report.document import Report
 from ledger.report.source import Question
 from ledger.service.catalogue import demand_sight, no_dataset
+from ledger.service.requests import Moment
 from ledger.service.shapes import NAME_PATTERN
 from ledger.signer.heads import Heads
 from ledger.store import Reading
@@ -44,8 +47,6 @@ MEDIA: Final[dict[Format, str]] = {
 }
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["reports"])
-
-
 Since = Annotated[
     Moment | None, Query(alias="from", description="The beginning of the period, RFC 3339; all when left out.")
 ]

@@ -10,14 +10,14 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from ledger.api import observe, pages
-from ledger.api.datasets import PROPOSED
-from ledger.api.gate import Ender, Reader, Requester, Route
+from ledger.api.done import PROPOSED
+from ledger.api.gate import Ender, Reader, Requester
 from ledger.api.problems import Json, of_error, of_validation, shape_of
-from ledger.api.schemas import (
+from ledger.api.routing import Route
+from ledger.api.schemas.common import Problem
+from ledger.api.schemas.runs import (
     Batched,
     BatchWasRefused,
-    NewBatch,
-    Problem,
     ReceiptShown,
     RunApproved,
     RunMoved,
@@ -28,8 +28,10 @@ from ledger.api.schemas import (
     RunStarted,
 )
 from ledger.api.services import services
-from ledger.core.amounts import Consent, RunStateName
+from ledger.core.people import Consent
+from ledger.core.runs import RunStateName
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
+from ledger.service.requests import NewBatch
 from ledger.service.runs import Answer, Item
 from ledger.service.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 

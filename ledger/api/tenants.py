@@ -3,45 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
-from typing import Annotated, Any, Final, TypeVar
+from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Request, Response
 from starlette.responses import StreamingResponse
 
-from ledger.access import keys
-from ledger.access.keys import Caller, Operator
+from ledger.access import keys, roles
 from ledger.api import journals, pages
-from ledger.api.gate import Admin, Anyone, Auditor, Reader, Route, TheOperator
+from ledger.api.gate import (
+    Admin,
+    Anyone,
+    Auditor,
+    Reader,
+    TheOperator,
+)
 from ledger.api.problems import Json
-from ledger.api.schemas import (
+from ledger.api.routing import Route
+from ledger.api.schemas.journals import (
     EntryPage,
-    KeyPage,
-    Me,
-    NewKey,
-    NewPolicy,
-    NewTenant,
-    NewTenantShown,
-    PolicyShown,
-    Rotation,
-    SecretShown,
     TenantConsistencyProof,
     TenantHead,
     TenantInclusionProof,
 )
-from ledger.api.services import Services, services
-from ledger.core.amounts import Actor, Tenant, microseconds, timestamp
-from ledger.errors import InvalidRequest, NotFound, RunState, Unauthenticated
-from ledger.operate.deploy import add_admin
-from ledger.store import Key, Reading, Writing
+from ledger.api.schemas.tenants import (
+    KeyPage,
+    Me,
+    NewTenantShown,
+    PolicyShown,
+    SecretShown,
+)
+from ledger.api.services import services
+from ledger.core.amounts import microseconds, timestamp
+from ledger.errors import InvalidRequest, NotFound, RunState
+from ledger.service.keys import add_admin, me_shape, shown, tenant_shape, written
+from ledger.service.requests import (
+    NewKey,
+    NewPolicy,
+    NewTenant,
+    Rotation,
+)
+from ledger.store import Key, Writing
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])
-
-T = TypeVar("T")
-
 _ROTATIONS: Final[dict[str, Any]] = {
     "hour": {"summary": "The old key works for one hour more", "value": {"overlap": "PT1H"}}
 }
@@ -70,30 +76,7 @@ async def make_tenant(body: NewTenant, caller: TheOperator, request: Request) ->
 @router.get("/me", responses={200: {"model": Me}}, response_model=None)
 def me(caller: Anyone, request: Request) -> Response:
     """Show whom the ledger takes you for."""
-    return Json(_me(caller, services(request)))
-
-
-def _me(caller: Caller, served: Services) -> dict[str, Any]:
-    if isinstance(caller, Operator):
-        return {"role": "operator"}
-    with served.store.reading(caller.tenant_id) as reading:
-        tenant = _tenant(reading)
-    return {
-        "role": caller.role,
-        "tenant": {"id": str(tenant.id), "name": tenant.name},
-        "principal": str(caller.principal_id),
-        "name": caller.name,
-        "datasets": None if caller.datasets is None else sorted(caller.datasets),
-        "projects": None if caller.projects is None else sorted(caller.projects),
-        "expires_at": None if caller.expires_us is None else timestamp(caller.expires_us),
-    }
-
-
-def _tenant(reading: Reading) -> Tenant:
-    tenant = reading.tenant()
-    if tenant is None:
-        raise NotFound("There is no such tenant.")
-    return tenant
+    return Json(me_shape(caller, services(request)))
 
 
 # --- keys ------------------------------------------------------------------------------------------------------------
@@ -119,7 +102,7 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
         return key
 
     key = await written(services(request), caller, work)
-    return Json({**_shown(key), "secret": secret}, status_code=201)
+    return Json({**shown(key), "secret": secret}, status_code=201)
 
 
 @router.post("/keys/{id}/rotate", status_code=201, responses={201: {"model": SecretShown}}, response_model=None)
@@ -147,7 +130,7 @@ async def rotate_key(
         return key
 
     key = await written(services(request), caller, work)
-    return Json({**_shown(key), "secret": secret}, status_code=201)
+    return Json({**shown(key), "secret": secret}, status_code=201)
 
 
 @router.get("/keys", responses={200: {"model": KeyPage}}, response_model=None)
@@ -155,7 +138,7 @@ def list_keys(caller: Admin, request: Request, limit: pages.Limit = 100, cursor:
     """List the tenant's keys, without their secrets."""
     with services(request).store.reading(caller.tenant_id) as reading:
         found = reading.keys(after=pages.after_id(cursor), limit=limit + 1)
-    return Json(pages.page(found, limit=limit, show=_shown, place=lambda key: str(key.id)))
+    return Json(pages.page(found, limit=limit, show=shown, place=lambda key: str(key.id)))
 
 
 @router.delete("/keys/{id}", status_code=204, response_model=None)
@@ -176,36 +159,6 @@ async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # 
     return Response(status_code=204)
 
 
-async def written(served: Services, caller: Actor, work: Callable[[Writing, int], T]) -> T:
-    """Does some work in a transaction of its own, in which the caller's key is looked at once more."""
-
-    def checked(writing: Writing) -> T:
-        now_us = writing.now_us()
-        if not writing.is_live(caller, now_us=now_us):
-            raise Unauthenticated("This key was revoked or has expired.")
-        return work(writing, now_us)
-
-    return await asyncio.wrap_future(served.writer.run(caller.tenant_id, checked))
-
-
-def _shown(key: Key) -> dict[str, Any]:
-    times = {
-        "expires_at": key.expires_us,
-        "revoked_at": key.revoked_us,
-        "last_used_at": key.last_used_us,
-    }
-    return {
-        "id": str(key.id),
-        "principal": str(key.principal_id),
-        "name": key.name,
-        "role": key.role,
-        "datasets": None if key.datasets is None else list(key.datasets),
-        "projects": None if key.projects is None else list(key.projects),
-        "created_at": timestamp(key.created_us),
-        **{name: None if at_us is None else timestamp(at_us) for name, at_us in times.items()},
-    }
-
-
 # --- policy ----------------------------------------------------------------------------------------------------------
 
 
@@ -213,7 +166,7 @@ def _shown(key: Key) -> dict[str, Any]:
 def show_policy(caller: Reader, request: Request) -> Response:
     """Show the tenant's policy."""
     with services(request).store.reading(caller.tenant_id) as reading:
-        return Json({"second_steward": _tenant(reading).second_steward})
+        return Json({"second_steward": tenant_shape(reading).second_steward})
 
 
 @router.put("/policy", responses={200: {"model": PolicyShown}}, response_model=None)
@@ -235,7 +188,7 @@ async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Respon
 @router.get("/entries", responses={200: {"model": EntryPage}}, response_model=None)
 def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
     """List the tenant's own journal, of keys, roles and policies, oldest first, every entry byte for byte."""
-    keys.demand_whole(caller)
+    roles.demand_whole(caller)
     with services(request).store.reading(caller.tenant_id) as reading:
         found = reading.tenant_entry_page(after=pages.after_seq(cursor), limit=limit + 1)
     return pages.of_entries(found, limit=limit)
@@ -244,35 +197,35 @@ def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cu
 @router.get("/head", responses={200: {"model": TenantHead}}, response_model=None)
 def show_head(caller: Auditor, request: Request) -> Response:
     """Show the newest number and hash of the tenant's own journal, and the Merkle root over all of it, signed."""
-    keys.demand_whole(caller)
+    roles.demand_whole(caller)
     served = services(request)
     with served.store.reading(caller.tenant_id) as reading:
-        return journals.head(served, reading, _tenant(reading), None)
+        return journals.head(served, reading, tenant_shape(reading), None)
 
 
 @router.get("/proof", responses={200: {"model": TenantInclusionProof}}, response_model=None)
 def prove_inclusion(caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None) -> Response:
     """Prove that an entry is in the tenant's own journal, with a few hashes."""
-    keys.demand_whole(caller)
+    roles.demand_whole(caller)
     served = services(request)
     with served.store.reading(caller.tenant_id) as reading:
-        return journals.inclusion(served, reading, _tenant(reading), None, seq=seq, size=size)
+        return journals.inclusion(served, reading, tenant_shape(reading), None, seq=seq, size=size)
 
 
 @router.get("/consistency", responses={200: {"model": TenantConsistencyProof}}, response_model=None)
 def prove_consistency(caller: Auditor, request: Request, from_: journals.From, to: journals.To = None) -> Response:
     """Prove that the tenant's own journal begins with all that it had when it was shorter, with a few hashes."""
-    keys.demand_whole(caller)
+    roles.demand_whole(caller)
     served = services(request)
     with served.store.reading(caller.tenant_id) as reading:
-        return journals.consistency(served, reading, _tenant(reading), None, from_=from_, to=to)
+        return journals.consistency(served, reading, tenant_shape(reading), None, from_=from_, to=to)
 
 
 @router.get("/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(caller: Auditor, request: Request) -> Response:
     """Export the tenant's own journal, for `privacy-ledger verify`."""
-    keys.demand_whole(caller)
+    roles.demand_whole(caller)
     served = services(request)
     with served.store.reading(caller.tenant_id) as reading:
-        tenant = _tenant(reading)
+        tenant = tenant_shape(reading)
     return journals.export(served, tenant, None)

@@ -24,7 +24,17 @@ from typing import NoReturn
 
 import typer
 
-from ledger.cli import alerting, offline, proofs, receipts, recomputing, remote, server, show, signing
+from ledger.cli import (
+    alerting,
+    offline,
+    proofs,
+    receipts,
+    recomputing,
+    remote,
+    server,
+    signing,
+)
+from ledger.cli.show import console
 from ledger.errors import Conflict, DatabaseUnusable, Internal, LedgerError, Overloaded
 
 app = typer.Typer(
@@ -59,7 +69,7 @@ def _fail(error: LedgerError) -> NoReturn:
         facts = {"code": error.code, "detail": error.detail, **error.facts}
         print(json.dumps(facts, ensure_ascii=False, default=str))
     else:
-        show.error(error)
+        console.error(error)
     match error:
         case DatabaseUnusable() | Overloaded() | Internal() | LedgerError(code="unreachable"):
             sys.exit(3)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import show
-from ledger.cli.remote import Json, Reason, printed, server
+from ledger.cli.options import Json, Reason
+from ledger.cli.server_call import print_answer, server
 from ledger.errors import InvalidRequest
 
 alerting_app = typer.Typer(no_args_is_help=True, help="What your tenant is told of, and where to.")
@@ -31,7 +32,7 @@ def alerts(
     with server() as ledger:
         listing = ledger.alerts(kind=kind, dataset=dataset, state=state)
         found = [item for _, item in zip(range(limit), listing, strict=False)]
-    printed(found, as_json, show.alerts)
+    print_answer(found, as_json, show.alerts.alerts)
 
 
 def forecast(
@@ -40,14 +41,14 @@ def forecast(
 ) -> None:
     """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks."""
     with server() as ledger:
-        printed(ledger.forecast(dataset), as_json, show.forecast)
+        print_answer(ledger.forecast(dataset), as_json, show.alerts.forecast)
 
 
 @alerting_app.command("show")
 def alerting_show(as_json: Json = False) -> None:
     """Show what your tenant is told of, and where to."""
     with server() as ledger:
-        printed(ledger.alerting(), as_json, show.alerting)
+        print_answer(ledger.alerting(), as_json, show.alerts.alerting)
 
 
 @alerting_app.command("set")
@@ -86,11 +87,11 @@ def alerting_set(
     if webhook is not None or no_webhook:
         changes["webhook"] = webhook
     with server() as ledger:
-        printed(ledger.set_alerting(changes, reason=reason), as_json, show.alerting)
+        print_answer(ledger.set_alerting(changes, reason=reason), as_json, show.alerts.alerting)
 
 
 @alerting_app.command("test")
 def alerting_test(as_json: Json = False) -> None:
     """Raise an alert that says nothing but that alerts arrive."""
     with server() as ledger:
-        printed(ledger.test_alerting(), as_json, show.tested)
+        print_answer(ledger.test_alerting(), as_json, show.alerts.tested)

@@ -12,7 +12,9 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import held, show
+from ledger.cli.show import console
 from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier import export
 from ledger.verifier import verify as verifier
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -36,7 +38,7 @@ def verify(
     """Check an export with no database and no network. Exit status 1 where it does not hold."""
     keys = None if jwks is None else held.keys_of(jwks)
     try:
-        with show.progress("Checking entries", quiet=as_json) as advance:
+        with console.progress("Checking entries", quiet=as_json) as advance:
             first, lines = _begun(_lines(file, advance))
             its_own = keys
             if keys is None and (receipt or head) and (said := _keys_in(first)) is not None:
@@ -51,14 +53,14 @@ def verify(
         if as_json:
             print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
         else:
-            show.broken(error, file)
+            show.evidence.broken(error, file)
         sys.exit(1)
     if as_json:
-        print(json.dumps(show.verified_facts(found), ensure_ascii=False))
+        print(json.dumps(show.evidence.verified_facts(found), ensure_ascii=False))
     elif isinstance(found, verifier.VerifiedTenant):
-        show.verified_tenant(found)
+        show.evidence.verified_tenant(found)
     else:
-        show.verified(found)
+        show.evidence.verified(found)
 
 
 def _begun(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
@@ -75,13 +77,13 @@ def _keys_in(header: str) -> Any:
         return None
 
 
-def _lines(file: Path, advance: show.Advance) -> Iterator[str]:
+def _lines(file: Path, advance: console.Advance) -> Iterator[str]:
     try:
         # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
         source = sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise InvalidRequest(f"{file}: {error.strerror}", field="file") from error
     with source:
-        while line := source.readline(verifier.LINE_LENGTH_MAX + 1):
+        while line := source.readline(export.LINE_LENGTH_MAX + 1):
             advance()
             yield line

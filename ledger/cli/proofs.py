@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import held, show
-from ledger.cli.remote import server
+from ledger.cli.server_call import server
+from ledger.cli.show import console
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import proofs
 from ledger.verifier.witness import Witnesses
@@ -86,13 +87,13 @@ def _write(proof: Any, output: Path, as_json: bool) -> None:
     if str(output) == "-":
         print(text)
         return
-    show.save(output, text + "\n")
-    hashes = show.counted(len(proof["path"]), "hash", "hashes")
+    console.save(output, text + "\n")
+    hashes = console.counted(len(proof["path"]), "hash", "hashes")
     told = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
     if as_json:
         print(json.dumps({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])}))
     else:
-        show.err.print(told, markup=False)
+        console.err.print(told, markup=False)
 
 
 @proof_app.command()
@@ -112,9 +113,9 @@ def verify(
         if as_json:
             print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
         else:
-            show.broken(error, file)
+            show.evidence.broken(error, file)
         sys.exit(1)
     if as_json:
-        print(json.dumps(show.proved_facts(found), ensure_ascii=False))
+        print(json.dumps(show.evidence.proved_facts(found), ensure_ascii=False))
     else:
-        show.proved(found)
+        show.evidence.proved(found)

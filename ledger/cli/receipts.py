@@ -12,7 +12,9 @@ from typing import Annotated, Any, Final
 import typer
 
 from ledger.cli import show
-from ledger.cli.remote import RunId, server, uses_of
+from ledger.cli.options import RunId, uses_of
+from ledger.cli.server_call import server
+from ledger.cli.show import console
 from ledger.errors import InvalidRequest
 
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
@@ -36,7 +38,7 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
         answer = ledger.receipt(run)
     check = f"Check it: privacy-ledger receipt verify {output} --jwks FILE"
     told = f"the receipt of run {answer['run']}, {answer['state']}. {check}"
-    _written(answer, answer["receipt"], output, as_json, shown=show.received, told=told)
+    _written(answer, answer["receipt"], output, as_json, shown=show.evidence.received, told=told)
 
 
 @receipt_app.command("verify")
@@ -78,12 +80,12 @@ def receipt_verify(
         if as_json:
             print(json.dumps({"good": False, "code": error.code, "detail": error.detail, **error.facts}))
         else:
-            show.rejected(error)
+            show.evidence.rejected(error)
         sys.exit(1)
     if as_json:
         print(json.dumps({"good": True, **asdict(found)}, ensure_ascii=False, default=lambda time: time.isoformat()))
     else:
-        show.receipt(found)
+        show.evidence.receipt(found)
 
 
 def jwks(output: Output = None, as_json: Json = False) -> None:
@@ -91,7 +93,7 @@ def jwks(output: Output = None, as_json: Json = False) -> None:
     with server() as ledger:
         found = ledger.jwks()
     text = json.dumps(found, indent=2)
-    keys = show.counted(len(found["keys"]), "public key")
+    keys = console.counted(len(found["keys"]), "public key")
     told = f"{keys}. Check a receipt: privacy-ledger receipt verify FILE --jwks {output}"
     _written(found, text, output, as_json, shown=lambda _: print(text), told=told)
 
@@ -109,11 +111,11 @@ def _written(
     if str(output) == "-":
         print(text)
         return
-    show.save(output, text + "\n")
+    console.save(output, text + "\n")
     if as_json:
         print(json.dumps({"file": str(output)}, ensure_ascii=False))
     else:
-        show.err.print(f"{output}: {told}", markup=False)
+        console.err.print(f"{output}: {told}", markup=False)
 
 
 def _text(path: Path, name: str) -> str:

@@ -16,12 +16,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli import show
+from ledger.cli.show import console
 from ledger.errors import InvalidRequest
-from ledger.verifier import verify as verifier
+from ledger.verifier import export
 
 if TYPE_CHECKING:
-    from ledger.core.amounts import AccountKey, Amount
+    from ledger.core.amounts import Amount
+    from ledger.core.datasets import AccountKey
     from ledger.recompute import Composition, Difference, Opinion, Outcome, Recomputed
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -40,19 +41,19 @@ def add_to(app: typer.Typer) -> None:
 class _Lines:
     """The lines of a file, from the beginning each time."""
 
-    def __init__(self, source: TextIO, advance: show.Advance) -> None:
+    def __init__(self, source: TextIO, advance: console.Advance) -> None:
         self._source, self._advance = source, advance
 
     def __iter__(self) -> Iterator[str]:
         self._source.seek(0)
         # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
-        while line := self._source.readline(verifier.LINE_LENGTH_MAX + 1):
+        while line := self._source.readline(export.LINE_LENGTH_MAX + 1):
             self._advance()
             yield line
 
 
 @contextmanager
-def _opened(file: Path, advance: show.Advance) -> Iterator[_Lines]:
+def _opened(file: Path, advance: console.Advance) -> Iterator[_Lines]:
     """A file that can be read twice; what comes in on standard input is kept in a temporary one."""
     if str(file) == "-":
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape", newline="\n") as kept:
@@ -84,7 +85,7 @@ def recompute(
     all_found: list[Recomputed] = []
     for file in files:
         with (
-            show.progress(f"Reading {file.name}", quiet=as_json) as advance,
+            console.progress(f"Reading {file.name}", quiet=as_json) as advance,
             _opened(file, advance) as lines,
         ):
             all_found.append(recomputing.recompute(lines, with_exact=exact, with_opinion=opinion))
@@ -116,10 +117,10 @@ def registry(
     if output is None:
         print(text, end="")
     else:
-        show.save(output, text)
-    show.err.print(f"To fill in or to check, {len(entry.to_do)} in all:")
+        console.save(output, text)
+    console.err.print(f"To fill in or to check, {len(entry.to_do)} in all:")
     for path, what in entry.to_do:
-        show.err.print(f"    {path}: {what}", markup=False)
+        console.err.print(f"    {path}: {what}", markup=False)
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------------------
@@ -214,7 +215,7 @@ def shown(found: Recomputed) -> None:
     """What recomputation found, in the order in which it matters."""
     good = found.is_as_recorded
     verdict = Text("as recorded", style="bold green") if good else Text("not as recorded", style="bold red")
-    show.out.print(Text.assemble(verdict, f"  {found.dataset} of {found.tenant}"))
+    console.out.print(Text.assemble(verdict, f"  {found.dataset} of {found.tenant}"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
     grid.add_column()
@@ -225,18 +226,18 @@ def shown(found: Recomputed) -> None:
     named = {"exact": "to the last digit", "within": "within the tolerance"}
     counted = [f"{count:,} {named.get(status, status)}" for status, count in found.counts.items() if count]
     grid.add_row("amounts", ", ".join(counted) or "none")
-    show.out.print(grid)
+    console.out.print(grid)
     _over(found.over, len(found.accounts))
     if found.differences:
         _differences(found)
     for each in found.unknown[:LINES_SHOWN_MAX]:
-        show.out.print(f"entry {each.seq} cannot be worked out: {each.reason}", markup=False)
+        console.out.print(f"entry {each.seq} cannot be worked out: {each.reason}", markup=False)
     if found.compositions is not None:
         _compositions(found.compositions, found.compositions_left_out)
     if found.opinions is not None:
         _opinions(found.opinions, found.opinions_left_out)
     if found.is_opinion_missing:
-        show.out.print("No second opinion: dp-accounting is not installed (pip install dp-accounting).")
+        console.out.print("No second opinion: dp-accounting is not installed (pip install dp-accounting).")
 
 
 def _table(*columns: str, right: Sequence[str]) -> Table:
@@ -257,15 +258,15 @@ def _differences(found: Recomputed) -> None:
         what = f"{each.what}{', refused' if each.is_refusal else ''}"
         values = (_mu(each.recorded), _mu(each.recomputed), _delta(each.recorded), _delta(each.recomputed))
         table.add_row(Text(each.direction, style=style), f"{each.seq:,}", each.run, what, *values)
-    show.out.print(table)
+    console.out.print(table)
     more = found.counts["undercharged"] + found.counts["overcharged"] - len(found.differences[:LINES_SHOWN_MAX])
     if more > 0:
-        show.out.print(f"and {more:,} more; --json has up to a thousand of either kind")
+        console.out.print(f"and {more:,} more; --json has up to a thousand of either kind")
 
 
 def _over(over: Sequence[Outcome], count: int) -> None:
     if not over:
-        show.out.print(f"With these costs every budget is kept ({count:,} account{'s' * (count != 1)}).")
+        console.out.print(f"With these costs every budget is kept ({count:,} account{'s' * (count != 1)}).")
         return
     numbers = ("limit", "spent and held", "over at the end by", "at the worst by", "from entry", "as recorded")
     table = _table("account", *numbers, right=numbers)
@@ -280,10 +281,10 @@ def _over(over: Sequence[Outcome], count: int) -> None:
             f"{each.first_over:,}",
             "kept" if each.recorded_over is None else f"over from {each.recorded_over:,}",
         )
-    show.out.print(Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red"))
-    show.out.print(table)
+    console.out.print(Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red"))
+    console.out.print(table)
     if len(over) > LINES_SHOWN_MAX:
-        show.out.print(f"and {len(over) - LINES_SHOWN_MAX:,} more; --json has them")
+        console.out.print(f"and {len(over) - LINES_SHOWN_MAX:,} more; --json has them")
 
 
 def _compositions(found: Sequence[Composition], left_out: int) -> None:
@@ -298,13 +299,15 @@ def _compositions(found: Sequence[Composition], left_out: int) -> None:
             notes += [] if each.is_bound else ["an estimate"]
             columns = (each.settled.gdp, each.settled.exact, each.with_held.gdp, each.with_held.exact)
             values = [_epsilon(column[place]) for column in columns]
-            table.add_row("" if place else name, show.number(at), *values, "; ".join(notes))
-    show.out.print("Epsilon, for information and never a decision: as the ledger adds up, and of these runs composed")
-    show.out.print("exactly, as if all had been fixed beforehand.")
-    show.out.print(table)
+            table.add_row("" if place else name, console.number(at), *values, "; ".join(notes))
+    console.out.print(
+        "Epsilon, for information and never a decision: as the ledger adds up, and of these runs composed"
+    )
+    console.out.print("exactly, as if all had been fixed beforehand.")
+    console.out.print(table)
     more = len(found) - LINES_SHOWN_MAX
     if more > 0 or left_out:
-        show.out.print(f"and {max(more, 0) + left_out:,} more; they were not all worked out")
+        console.out.print(f"and {max(more, 0) + left_out:,} more; they were not all worked out")
 
 
 def _opinions(found: Sequence[Opinion], left_out: int) -> None:
@@ -319,13 +322,17 @@ def _opinions(found: Sequence[Opinion], left_out: int) -> None:
             verdict, f"{each.seq:,}", f"{each.runs:,}", *map(_epsilon, values), escape(_short(each.mechanism))
         )
     if found:
-        show.out.print("Epsilon of single runs, beside dp-accounting's. The ledger's may be larger, and never smaller.")
-        show.out.print(table)
+        console.out.print(
+            "Epsilon of single runs, beside dp-accounting's. The ledger's may be larger, and never smaller."
+        )
+        console.out.print(table)
     more = len(found) - len(found[:LINES_SHOWN_MAX])
     if more:
-        show.out.print(f"and {more:,} more; --json has them")
+        console.out.print(f"and {more:,} more; --json has them")
     if left_out:
-        show.out.print(f"No second opinion on {left_out:,} kinds of runs, for which dp-accounting has no distribution.")
+        console.out.print(
+            f"No second opinion on {left_out:,} kinds of runs, for which dp-accounting has no distribution."
+        )
 
 
 def _short(mechanism: str) -> str:
@@ -341,16 +348,16 @@ def account_name(key: AccountKey) -> str:
 
 
 def _mu(amount: Amount) -> str:
-    return show.number(math.sqrt(max(amount.mu_sq_pico, 0)) / 1e6)
+    return console.number(math.sqrt(max(amount.mu_sq_pico, 0)) / 1e6)
 
 
 def _delta(amount: Amount) -> str:
-    return show.number(-math.expm1(-max(amount.delta_atto, 0) / 1e18))
+    return console.number(-math.expm1(-max(amount.delta_atto, 0) / 1e18))
 
 
 def _pair(amount: Amount) -> str:
     """By how much, in what adds up."""
-    parts = [f"mu² {show.number(amount.mu_sq_pico / 1e12)}"] if amount.mu_sq_pico else []
+    parts = [f"mu² {console.number(amount.mu_sq_pico / 1e12)}"] if amount.mu_sq_pico else []
     parts += [f"delta {_delta(amount)}"] if amount.delta_atto else []
     return ", ".join(parts) or "0"
 
@@ -358,4 +365,4 @@ def _pair(amount: Amount) -> str:
 def _epsilon(value: float | None) -> str:
     if value is None:
         return "?"
-    return "∞" if math.isinf(value) else show.number(value)
+    return "∞" if math.isinf(value) else console.number(value)

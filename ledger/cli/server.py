@@ -13,6 +13,7 @@ import typer
 
 from ledger import __version__
 from ledger.cli import held, show
+from ledger.cli.show import console
 from ledger.errors import InvalidRequest
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def check(
     if receipt or heads:
         kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
     found: list[dict[str, Any]] = []
-    with show.progress("Checking journals", quiet=as_json) as advance:
+    with console.progress("Checking journals", quiet=as_json) as advance:
         for result in audit.check(settings, kept):
             found.append(result)
             advance()
@@ -163,7 +164,7 @@ def check(
     if as_json:
         print(json.dumps({"datasets": found, "holds": not bad}, ensure_ascii=False))
     else:
-        show.checked(found)
+        show.evidence.checked(found)
     if bad:
         sys.exit(1)
 

@@ -70,4 +70,4 @@ def signing_key_show(as_json: Json = False) -> None:
     if as_json:
         print(json.dumps(jwks))
     else:
-        show.signing_keys(jwks["keys"])
+        show.people.signing_keys(jwks["keys"])

@@ -13,35 +13,21 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 from uuid import UUID, uuid5
 
-from ledger.core.amounts import (
-    AccountKey,
-    Alert,
-    Alerting,
-    Amount,
-    Books,
-    DatasetState,
-    Draft,
-    Parent,
-    Quantity,
-    Tenant,
-    timestamp,
-)
+from ledger.core.alerting import Alert, Alerting
+from ledger.core.amounts import Amount, Quantity, timestamp
+from ledger.core.books import Books
+from ledger.core.datasets import AccountKey, DatasetState, Parent
+from ledger.core.entries import Draft
+from ledger.core.forecast import DAY_US, Forecast, forecast_facts
+from ledger.core.people import Tenant
 
 VERSION: Final = 1
 """Of an event."""
 NAMED_MAX: Final = 20
 """How many partitions are told of one by one when they pass a threshold at once; more are one alert."""
-DAY_US: Final = 86_400 * 1_000_000
-WINDOW_US: Final = 28 * DAY_US
-"""How far back a forecast looks."""
-HISTORY_US: Final = 7 * DAY_US
-RUNS_ENOUGH: Final = 3
-"""A forecast takes so much history, or so many runs."""
-HORIZON_US: Final = 36_525 * DAY_US
-"""A hundred years. What lasts longer is said to last."""
 REMIND_US: Final = 7 * DAY_US
 """How often a forecast that stays bad is told of."""
 _ADDING: Final = frozenset({"run-approved", "run-settled", "budget-set", "project-set"})
@@ -255,62 +241,6 @@ def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
 # --- the forecast ----------------------------------------------------------------------------------------------------
 
 
-class Spend(NamedTuple):
-    """A run as a forecast sees it: when it was approved, and what of it is held or was charged."""
-
-    at_us: int
-    amount: Amount
-
-
-@dataclass(frozen=True, slots=True)
-class Forecast:
-    """An estimate, by the rate of the last weeks, of how long what is left of an account lasts.
-
-    since_us: where the time that was looked at begins. runs: how many runs were approved in it. spent: what they hold
-    and were charged, together. is_enough: whether that is enough to say anything. lasts_until_us: None where it lasts
-    for a hundred years or more, or where nothing can be said. quantity: which one is used up first.
-    """
-
-    since_us: int
-    runs: int
-    spent: Amount
-    remaining: Amount
-    is_enough: bool
-    lasts_until_us: int | None
-    quantity: Quantity | None
-
-    def days_left(self, now_us: int) -> int | None:
-        """Whole days, rounded down."""
-        return None if self.lasts_until_us is None else (self.lasts_until_us - now_us) // DAY_US
-
-
-def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_us: int) -> Forecast:
-    """When an account is used up if it goes on as it did from `since_us` on, which is where the window begins, or the
-    dataset, where that is younger.
-
-    rate = spent / (now - since), in each quantity; used up at now + remaining / rate, rounded down; the earlier counts.
-    The time is taken to be a day at least, so that a busy first hour is not taken for a habit. It takes seven days of
-    history with a run in them, or three runs.
-    """
-    counted = [spend for spend in spends if since_us <= spend.at_us <= now_us]
-    spent = Amount(sum(each.amount.mu_sq_pico for each in counted), sum(each.amount.delta_atto for each in counted))
-    past_us = max(now_us - since_us, DAY_US)
-    is_enough = len(counted) >= RUNS_ENOUGH or (bool(counted) and now_us - since_us >= HISTORY_US)
-    ends: list[tuple[int, Quantity]] = []
-    quantities: tuple[tuple[Quantity, int, int], ...] = (
-        ("mu", remaining.mu_sq_pico, spent.mu_sq_pico),
-        ("delta", remaining.delta_atto, spent.delta_atto),
-    )
-    for quantity, left, rate in quantities:
-        if is_enough and rate > 0:
-            ends.append((max(left, 0) * past_us // rate, quantity))
-    within = [end for end in ends if end[0] < HORIZON_US]
-    lasts_us, first = min(within, key=lambda end: end[0]) if within else (None, None)
-    return Forecast(
-        since_us, len(counted), spent, remaining, is_enough, None if lasts_us is None else now_us + lasts_us, first
-    )
-
-
 def short(
     alerting: Alerting, dataset: Parent, key: AccountKey, limit: Amount, found: Forecast, *, now_us: int
 ) -> Alert | None:
@@ -329,17 +259,3 @@ def short(
     account = {"account": key.facts()} if key.facts() else {}
     facts = {**account, "is_estimate": True, **forecast_facts(found, now_us=now_us)}
     return Alert("forecast", (str(dataset.id), name, *generation), facts, dataset)
-
-
-def forecast_facts(found: Forecast, *, now_us: int) -> dict[str, Any]:
-    """A forecast as it stands in an answer."""
-    return {
-        "since": timestamp(found.since_us),
-        "runs": found.runs,
-        "spent": found.spent.facts(),
-        "remaining": found.remaining.facts(),
-        "is_enough": found.is_enough,
-        "lasts_until": None if found.lasts_until_us is None else timestamp(found.lasts_until_us),
-        "days_left": found.days_left(now_us),
-        "quantity": found.quantity,
-    }

@@ -7,9 +7,14 @@ from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from ledger.core.amounts import DEFAULT_ALERTING, AccountKey, Dataset, Entry, Tenant, TenantEntry, timestamp
-from ledger.core.journal import chain
-from ledger.core.journal.chain import KnownKey, Replayed, ReplayedTenant
+from ledger.core.alerting import DEFAULT_ALERTING
+from ledger.core.amounts import timestamp
+from ledger.core.datasets import AccountKey, Dataset
+from ledger.core.entries import Entry, TenantEntry
+from ledger.core.journal import chain, replay
+from ledger.core.journal.replay import Replayed
+from ledger.core.journal.tenant import KnownKey, ReplayedTenant, alerting_facts, replay_tenant
+from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
 from ledger.operate import deploy, mirror
 from ledger.operate.mirror import Mirror
@@ -81,7 +86,7 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
         if tenant is None:
             raise JournalBroken("is missing: the tenant is gone", seq=1)
         watch = held.watch((tenant_id, None))
-        replayed = chain.replay_tenant(watch.over(_tenant_entries(reading)), tenant_id=tenant_id)
+        replayed = replay_tenant(watch.over(_tenant_entries(reading)), tenant_id=tenant_id)
         watch.finish()
         _demand_tenant_rows(reading, tenant, replayed)
     return tenant.seq
@@ -120,7 +125,7 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
     _demand_end((tenant.seq, tenant.head), replayed, "tenant")
     if tenant.second_steward != replayed.second_steward:
         raise JournalBroken("leaves another policy than the tenant's row has", seq=replayed.seq)
-    if chain.alerting_facts(tenant.alerting) != (replayed.alerting or chain.alerting_facts(DEFAULT_ALERTING)):
+    if alerting_facts(tenant.alerting) != (replayed.alerting or alerting_facts(DEFAULT_ALERTING)):
         raise JournalBroken("leaves another alerting than the tenant's row has", seq=replayed.seq)
     after: UUID | None = None
     missing = set(replayed.keys)
@@ -180,7 +185,7 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
     seen, watch = Mirror(), held.watch((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.entry_page(dataset.id, after=after, limit=limit))
     entries = watch.over(seen.over(rows))
-    replayed = chain.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
+    replayed = replay.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
     watch.finish()
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)

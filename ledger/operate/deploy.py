@@ -6,11 +6,11 @@ at a time, with a limit on how long it waits for it and for the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from uuid import UUID, uuid4
 
 import psycopg
@@ -24,9 +24,11 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from ledger.access import keys
 from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
+from ledger.service.keys import add_admin
 from ledger.settings import Settings
-from ledger.store import Key, Store, Writing, engine_for
-from ledger.store.tables import FUNCTION_GRANTS, GRANTS, operator_keys
+from ledger.store import Store, Writing, engine_for
+from ledger.store.guards import FUNCTION_GRANTS, GRANTS
+from ledger.store.tables import operator_keys
 
 _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
@@ -177,15 +179,6 @@ def reset_admin(settings: Settings, *, tenant: str) -> str:
         raise NotFound(f"There is no tenant named {tenant!r}.")
     with _writing(settings, tenant_id) as writing:
         return add_admin(writing, by=AT_THE_DATABASE, now_us=writing.now_us())[1]
-
-
-def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
-    """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
-    secret = keys.mint(writing.tenant_id)
-    key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
-    writing.add_key(key, keys.digest_of(secret))
-    writing.note("key-made", by, keys.facts_of(key), now_us=now_us)
-    return key, secret
 
 
 def tenants_of(store: Store) -> list[tuple[UUID, str]]:

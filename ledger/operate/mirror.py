@@ -12,8 +12,12 @@ from sys import intern
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from ledger.core.amounts import NO_FAIR_USE, Amount, Dataset, Entry, Project, Proposal, Run, TenantEntry, timestamp
+from ledger.core.amounts import Amount, timestamp
+from ledger.core.datasets import NO_FAIR_USE, Dataset, Project
+from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
+from ledger.core.people import Proposal
+from ledger.core.runs import Run
 from ledger.errors import JournalBroken
 
 _DUE: Final = {"run-approved": "start_by", "run-started": "settle_by"}

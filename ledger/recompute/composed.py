@@ -13,7 +13,8 @@ from typing import Final
 from ledger.accounting import amounts, exact, gdp, settling
 from ledger.accounting.exact import Parts
 from ledger.accounting.settling import Stop
-from ledger.core.amounts import AccountKey, Amount
+from ledger.core.amounts import Amount
+from ledger.core.datasets import AccountKey
 from ledger.errors import LedgerError
 from ledger.recompute.costing import Accountant, Terms
 from ledger.recompute.replay import Outcome

@@ -27,7 +27,8 @@ from typing import Any, Final, Literal, cast
 from ledger.accounting import costs, mechanisms, settling
 from ledger.accounting.mechanisms import AnyMechanism, Composed, MatrixFactorization
 from ledger.accounting.settling import Stop
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
 

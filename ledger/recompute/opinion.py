@@ -32,7 +32,8 @@ from ledger.accounting.mechanisms import (
     resized,
     segment_steps,
 )
-from ledger.core.amounts import Adjacency, Amount
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency
 from ledger.recompute.composed import gdp_epsilon
 from ledger.recompute.costing import Accountant, Terms
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ledger.core.amounts import NO_HASH
+from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import verify

@@ -12,7 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ledger.core.amounts import ZERO, AccountKey, Amount, Quantity
+from ledger.core.amounts import ZERO, Amount, Quantity
+from ledger.core.datasets import AccountKey
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,8 @@ from typing import Any, Final, Literal
 
 from ledger.accounting import ACCOUNTANT
 from ledger.accounting.budgets import report_deltas
-from ledger.core.amounts import ZERO, AccountKey, Amount
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally

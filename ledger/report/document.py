@@ -14,13 +14,14 @@ from uuid import UUID
 
 from ledger.accounting import disclosure
 from ledger.accounting.budgets import report_deltas
-from ledger.core.amounts import ZERO, Account, AccountKey, Amount, Balance
+from ledger.accounting.display import show_amount
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.report import words
 from ledger.report.runs import Beside, runs_of
 from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
 from ledger.report.text import encode
-from ledger.service.answers import show_amount
 
 FORMAT: Final = "privacy-ledger-report"
 VERSION: Final = 1

@@ -20,7 +20,7 @@ from matplotlib.dates import AutoDateLocator, ConciseDateFormatter, date2num
 from matplotlib.figure import Figure as Drawing
 from matplotlib.ticker import MaxNLocator, NullLocator
 
-from ledger.report.layout import Figure
+from ledger.report.blocks import Figure
 
 DPI: Final = 220
 WIDTH_INCHES: Final = 6.7

@@ -11,8 +11,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from ledger.report import layout
+from ledger.report.blocks import Block, Figure, Heading, Table
 from ledger.report.figures import draw
-from ledger.report.layout import Block, Figure
+from ledger.report.sections import verdict
 from ledger.report.view import View
 
 TEMPLATE: Final = "report.html.j2"
@@ -28,15 +29,15 @@ def page(view: View) -> str:
     document = view.document
     blocks = list(layout.blocks(view))
     return _template().render(
-        title=layout.title(document),
-        subject=layout.subject(document),
+        title=verdict.title(document),
+        subject=verdict.subject(document),
         document=document,
-        period=layout.period(document),
-        tone=layout.tone(document),
-        cover=layout.cover(view),
-        summary=layout.summary(view),
+        period=verdict.period(document),
+        tone=verdict.tone(document),
+        cover=verdict.cover(view),
+        summary=verdict.summary(view),
         groups=_side_by_side(blocks),
-        parts=[block for block in blocks if isinstance(block, layout.Heading) and block.level == 1],
+        parts=[block for block in blocks if isinstance(block, Heading) and block.level == 1],
         drawn=_drawn,
         widths=_widths,
         kind=lambda block: type(block).__name__.lower(),
@@ -60,7 +61,7 @@ def _side_by_side(blocks: list[Block]) -> list[tuple[bool, list[Block]]]:
     ]
 
 
-def _widths(table: layout.Table) -> list[str]:
+def _widths(table: Table) -> list[str]:
     """The columns' widths in percent."""
     whole = sum(column.width for column in table.columns)
     return [f"{100 * column.width / whole:.2f}" for column in table.columns]

@@ -37,9 +37,15 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from ledger.report import layout
+from ledger.report import blocks, layout
+from ledger.report.blocks import (
+    Cell,
+    Facts,
+    Figure,
+    Heading,
+)
 from ledger.report.figures import DPI, draw
-from ledger.report.layout import Cell, Facts, Figure, Heading
+from ledger.report.sections import verdict
 from ledger.report.view import View
 
 MARGIN: Final = 18 * mm
@@ -60,8 +66,8 @@ def page(view: View) -> bytes:
     _register_fonts()
     file = io.BytesIO()
     document = view.document
-    about = f"{document['about']['tenant']['name']} · {layout.subject(document)} · {layout.period(document)}"
-    template = _Template(file, title=layout.title(document), about=about)
+    about = f"{document['about']['tenant']['name']} · {verdict.subject(document)} · {verdict.period(document)}"
+    template = _Template(file, title=verdict.title(document), about=about)
     template.build([*_cover(view), *_flowables(view)], canvasmaker=_Numbered)
     return file.getvalue()
 
@@ -160,11 +166,11 @@ def _cover(view: View) -> Iterator[Flowable]:
     document = view.document
     yield Spacer(1, 30 * mm)
     yield Paragraph("Privacy budget report", _TITLE)
-    yield Paragraph(escape(layout.subject(document)), _SUBTITLE)
-    yield _boxed(document["verdict"]["sentence"], layout.tone(document), _VERDICT, padding=10)
+    yield Paragraph(escape(verdict.subject(document)), _SUBTITLE)
+    yield _boxed(document["verdict"]["sentence"], verdict.tone(document), _VERDICT, padding=10)
     yield Spacer(1, 10 * mm)
-    yield _facts(layout.cover(view))
-    glance = layout.summary(view)
+    yield _facts(verdict.cover(view))
+    glance = verdict.summary(view)
     if glance is not None:
         yield Spacer(1, 6 * mm)
         yield from _table(glance)
@@ -180,20 +186,20 @@ def _flowables(view: View) -> Iterator[Flowable]:
                 yield from _flowable(block)
 
 
-def _flowable(block: layout.Block) -> Iterator[Flowable]:
+def _flowable(block: blocks.Block) -> Iterator[Flowable]:
     match block:
         case Heading():
             yield CondPageBreak(45 * mm)
             yield _heading(block)
-        case layout.Paragraph(text, "plain"):
+        case blocks.Paragraph(text, "plain"):
             yield Paragraph(escape(text), _TEXT)
-        case layout.Paragraph(text, tone):
+        case blocks.Paragraph(text, tone):
             yield _boxed(text, tone, _TEXT)
             yield Spacer(1, 2 * mm)
         case Facts():
             yield _facts(block)
             yield Spacer(1, 2 * mm)
-        case layout.Table():
+        case blocks.Table():
             yield from _table(block)
         case Figure():
             yield KeepTogether([_image(block, WIDTH), Paragraph(escape(block.caption), _UNDER)])
@@ -205,7 +211,7 @@ def _heading(block: Heading) -> Paragraph:
     return found
 
 
-def _boxed(text: str, tone: layout.Tone, style: ParagraphStyle, *, padding: float = 5) -> Table:
+def _boxed(text: str, tone: blocks.Tone, style: ParagraphStyle, *, padding: float = 5) -> Table:
     """A paragraph with a bar at its side, in the colour of what it says."""
     table = Table([[Paragraph(escape(text), style)]], colWidths=[WIDTH])
     table.setStyle(
@@ -240,7 +246,7 @@ _NAME: Final = _style("name", 8, textColor=DIM)
 _FACT: Final = _style("fact", 8)
 
 
-def _table(block: layout.Table) -> Iterator[Flowable]:
+def _table(block: blocks.Table) -> Iterator[Flowable]:
     """A table that goes on over pages, with its header on each."""
     heads = [Paragraph(escape(column.title), _NUMBER_HEAD if column.is_number else _HEAD) for column in block.columns]
     rows = [
@@ -257,7 +263,7 @@ def _table(block: layout.Table) -> Iterator[Flowable]:
     yield Spacer(1, 4 * mm)
 
 
-def _least_height(block: layout.Table) -> Any:
+def _least_height(block: blocks.Table) -> Any:
     """About as much as the caption, the header and the first row take: none of them stands alone on a page."""
     lines = max((sum(1 + len(each.text) // LINE_CHARS for each in cell) for cell in block.rows[0]), default=1)
     return min(20 * mm + lines * _CELL.leading, 120 * mm)
@@ -266,7 +272,7 @@ def _least_height(block: layout.Table) -> Any:
 LINE_CHARS: Final = 30
 
 
-def _is_tall(block: layout.Table) -> bool:
+def _is_tall(block: blocks.Table) -> bool:
     """Whether a row may be taller than a page, and has to be split within itself."""
     return any(
         sum(1 + len(each.text) // LINE_CHARS_MIN for each in lines) > LINES_OF_PAGE
@@ -298,7 +304,7 @@ def _cell(lines: Cell, style: ParagraphStyle) -> Paragraph:
     return Paragraph("<br/>".join(_marked(each) for each in lines), style)
 
 
-def _marked(each: layout.Line) -> str:
+def _marked(each: blocks.Line) -> str:
     text = escape(each.text)
     match each.style:
         case "strong":

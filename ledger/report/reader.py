@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.core.amounts import Dataset, Tenant, timestamp
+from ledger.core.amounts import timestamp
+from ledger.core.datasets import Dataset
+from ledger.core.people import Tenant
 from ledger.errors import NotFound
 from ledger.report.document import Report
 from ledger.report.source import Question, Sealed, Source, TenantSource

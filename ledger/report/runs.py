@@ -13,13 +13,14 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import mechanisms
+from ledger.accounting.display import show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
 from ledger.report.source import Question, Sealed
 from ledger.report.standing import Said, Standing
 from ledger.report.text import Encoded, encode
-from ledger.service.answers import least_remaining, show_amount, show_segments
+from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100
 SPOOL_BYTES_MAX: Final = 4 * 1024 * 1024

@@ -14,8 +14,10 @@ from functools import reduce
 from typing import Any, Final, Literal
 from uuid import UUID
 
-from ledger.core.amounts import NO_HASH, ZERO, Account, AccountKey, Amount, Balance
-from ledger.core.journal import chain
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.datasets import Account, AccountKey, Balance
+from ledger.core.entries import NO_HASH
+from ledger.core.journal import chain, replay, tenant
 from ledger.errors import JournalBroken
 from ledger.report.source import Question, Sealed, Source, TenantSource
 
@@ -228,7 +230,7 @@ def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
     reader = _Reader(found, question)
     hashes = _Hashes(source.entries())
     try:
-        for entry in chain.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
+        for entry in replay.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
             found.entries += 1
             reader.read(entry, hashes.newest)
         _demand_head(source.head, found.entries, hashes.newest)
@@ -449,7 +451,7 @@ def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
     is_over = False
     hashes, entries = _Hashes(source.entries()), 0
     try:
-        for entry in chain.walk_tenant(hashes, tenant_id=question.tenant_id):
+        for entry in tenant.walk_tenant(hashes, tenant_id=question.tenant_id):
             entries += 1
             at = entry["at"]
             is_over = is_over or (question.until is not None and at >= question.until)

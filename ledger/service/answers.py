@@ -7,53 +7,27 @@ that it touches; they differ in what they say of that dataset alone.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from decimal import Decimal
 from functools import reduce
 from typing import Any, Final
-from uuid import UUID
 
-from ledger.accounting import amounts, gdp
-from ledger.core.amounts import ZERO, Account, Amount, Quantity, Run, timestamp
+from ledger.accounting.display import PLAIN, show_amount
+from ledger.core.amounts import (
+    ZERO,
+    Amount,
+    Quantity,
+    timestamp,
+)
+from ledger.core.datasets import Account
 from ledger.core.journal import chain
+from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 
 Said = Mapping[str, Any]
 """What an entry says, parsed."""
 
-PLAIN: Final = {"mu": amounts.mu_of, "delta": amounts.delta_of}
 _COSTED: Final = ("bound", "method", "assumptions", "accountant", "delta")
 """How a cost came about. `delta`, the run's share, is there where a certificate made use of it."""
-
-
-# --- numbers ---------------------------------------------------------------------------------------------------------
-
-
-def show_amount(amount: Amount) -> dict[str, Any]:
-    """An amount in an answer: mu and delta as doubles for reading, the exact integers beside them as strings.
-
-    What is left after an overrun can be below zero: the digits say so, the doubles end at 0.
-    """
-    shown = amount.most(ZERO)
-    return {"mu": amounts.mu_of(shown), "delta": amounts.delta_of(shown), **amount.facts()}
-
-
-def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:
-    """Epsilon for display, rounded up; None for infinity, which JSON does not have."""
-    value = float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))
-    return value if math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """For an answer's encoder: an exact decimal as the double nearest to it."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, Amount):
-        return show_amount(value)
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in an answer")
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ledger.core.amounts import Actor, Adjacency, Bound, Definition, Use
+from ledger.core.datasets import Adjacency, Bound, Definition
+from ledger.core.people import Actor
+from ledger.core.runs import Use
 from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
 from ledger.service.shapes import DatasetUse
 from ledger.store import Reading, Store

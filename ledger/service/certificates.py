@@ -32,7 +32,8 @@ from uuid import UUID
 from ledger.accounting import ACCOUNTANT, amounts, costs
 from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.core.journal import chain
 from ledger.errors import Overloaded, TooLarge
 from ledger.store import Store

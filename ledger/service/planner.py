@@ -20,17 +20,22 @@ from pydantic import Field
 
 from ledger.accounting import ACCOUNTANT, costs, plan
 from ledger.accounting.costs import Cost
+from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import AnyMechanism, Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
-from ledger.core.amounts import ZERO, Account, Actor, Adjacency, Amount, Books, Bound
-from ledger.core.decision.group import charged_accounts, demand_project, wanted_uses
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.books import Books
+from ledger.core.datasets import Account, Adjacency, Bound
+from ledger.core.decision.group import wanted_uses
+from ledger.core.decision.runs import charged_accounts, demand_project
+from ledger.core.people import Actor
 from ledger.errors import TooLarge
 from ledger.service import answers, catalogue
-from ledger.service.answers import show_amount
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import Certificates
-from ledger.service.runs import FITS_COSTS_MAX, Runs, segments_of
+from ledger.service.costing import FITS_COSTS_MAX, segments_of
+from ledger.service.runs import Runs
 from ledger.service.shapes import SEGMENTS_MAX, Datasets, ProjectName, Strict
 from ledger.store import Store
 

@@ -12,33 +12,29 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
+from ledger.accounting import ACCOUNTANT, costs, mechanisms, plan, settling
 from ledger.accounting.costs import Cost
-from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
-from ledger.core.amounts import (
-    AccountKey,
-    Actor,
-    Amount,
+from ledger.core.amounts import Amount
+from ledger.core.commands import (
     Ask,
     Batch,
     Claim,
-    Consent,
-    Excess,
     OnRun,
     RefuseProposal,
-    Run,
     Settle,
     Start,
-    Use,
     Void,
 )
-from ledger.core.decision.group import Repeat, Unrecorded, wanted_uses
+from ledger.core.datasets import AccountKey
+from ledger.core.decision.group import Unrecorded, wanted_uses
+from ledger.core.decision.posting import Repeat
 from ledger.core.journal import chain
+from ledger.core.people import Actor, Consent
+from ledger.core.runs import Run, Use
 from ledger.errors import (
     BudgetExceeded,
     Forbidden,
-    InvalidRequest,
     LedgerError,
     NotFound,
     Overloaded,
@@ -49,14 +45,13 @@ from ledger.service import answers
 from ledger.service.answers import Said
 from ledger.service.catalogue import Catalogue, Resolved, demand_project, find
 from ledger.service.certificates import Certificates, share_of
+from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
 from ledger.service.shapes import RunRequest, SettleRequest
 from ledger.service.writer import Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import Receipts, Sealed
 from ledger.store import Reading, Store
 
-FITS_COSTS_MAX: Final = 40
-"""How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
 FITS_OF_BATCH_MAX: Final = 10
 """For how many of a batch's refusals that need certificates it is said at all."""
 COSTED_AT_ONCE_MAX: Final = 8
@@ -260,7 +255,7 @@ class Runs:
             charged, steps, stop = Charge(Amount(0, 0)), None, "planned"  # it was refused, and cannot be settled
         else:
             mechanism = mechanisms.parse(decision["request"]["mechanism"])
-            steps, stop = _executed(mechanism, _segments(decision), request)
+            steps, stop = executed(mechanism, recorded_segments(decision), request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
             charged = await self._charge(actor, run.cost, decision, steps, stop) if is_new else Charge(run.cost)
@@ -272,13 +267,13 @@ class Runs:
             steps=steps,
             stop=stop,
             charged=charged.charged,
-            excess=_excess(charged, decision),
+            excess=excess(charged, decision),
         )
         return answers.moved(decision, await self._entered(command, decisions))
 
     async def _charge(self, actor: Actor, cost: Amount, decision: Said, steps: int | None, stop: Stop) -> Charge:
         mechanism = mechanisms.parse(decision["request"]["mechanism"])
-        segments, method = _segments(decision), decision["method"]
+        segments, method = recorded_segments(decision), decision["method"]
         work = partial(
             settling.charge,
             mechanism,
@@ -445,58 +440,16 @@ def _charges(decisions: Sequence[Said]) -> dict[UUID, tuple[AccountKey, ...]]:
     return {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in decisions}
 
 
-def _segments(decision: Said) -> int:
-    return int(decision["segments"]["count"]) if "segments" in decision else 1
-
-
-def segments_of(mechanism: AnyMechanism, count: int, cost: Cost, *, whole: Cost) -> dict[str, Any]:
-    """What is recorded of a run in segments: how long each is and costs, and what the run would cost in one piece."""
-    each = amounts.charge(mu_sq=cost.mu_sq / count, nats=cost.nats / count)
-    steps = mechanisms.segment_steps(mechanism, count)
-    return {"count": count, "steps": steps, "cost": each.facts(), "unsegmented": whole.amount.facts()}
-
-
-def _excess(charged: Charge, decision: Said) -> Excess | None:
-    found = charged.excess
-    if found is None:
-        return None
-    share = {name: decision[name] for name in ("delta",) if name in decision}
-    costing = {"method": found.method, "assumptions": found.assumptions, "accountant": ACCOUNTANT, **share}
-    return Excess(charged.excess_steps, found.amount, costing)
-
-
 def _fitting(decisions: Sequence[Said]) -> dict[str, Any]:
     first = decisions[0]
     within: dict[str, Any] = {
         "bound": first["bound"],
         "adjacency": first["adjacency"],
         "remaining": answers.remaining_of(decisions),
-        "segments": _segments(first),
+        "segments": recorded_segments(first),
     }
     mechanism = mechanisms.parse(first["request"]["mechanism"])
     if "delta" not in first:
         return plan.fits(mechanism, **within)
     made = itertools.count(1)
     return plan.fits(mechanism, **within, delta=first["delta"], is_late=lambda: next(made) > FITS_COSTS_MAX)
-
-
-def _executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> tuple[int | None, Stop]:
-    """The steps and the stop to record. Raises InvalidRequest, naming the field."""
-    planned = mechanisms.planned_steps(mechanism, segments)
-    if planned is None:
-        if request.steps is not None:
-            raise InvalidRequest("steps: this mechanism has none; leave it out", field="steps")
-        return None, request.stop or "planned"
-    lowest, _ = planned
-    if request.steps is None:
-        _, steps = mechanisms.planned_steps(mechanism) or planned
-    else:
-        steps = request.steps
-    stop: Stop = request.stop or ("planned" if steps >= lowest else "data_dependent")
-    if stop == "planned" and steps < lowest:
-        raise InvalidRequest(
-            f"stop: {lowest} were planned, so {steps} is not all that was planned; say data_dependent, or"
-            " data_independent where that is true",
-            field="stop",
-        )
-    return steps, stop

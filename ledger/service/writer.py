@@ -30,25 +30,29 @@ from uuid import UUID
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from ledger.core.alerting import Alert, AlertKind
 from ledger.core.alerts import raised, refused_datasets
-from ledger.core.amounts import (
-    Actor,
-    Alert,
-    AlertKind,
+from ledger.core.books import Books
+from ledger.core.commands import (
     Ask,
     Batch,
-    Books,
     Command,
-    Draft,
-    Entry,
     Register,
     Settle,
     Single,
     Start,
     Void,
 )
-from ledger.core.decision.group import Batched, Drafts, Repeat, Unrecorded, decide, wanted
+from ledger.core.decision.group import (
+    Batched,
+    Unrecorded,
+    decide,
+    wanted,
+)
+from ledger.core.decision.posting import Drafts, Repeat
+from ledger.core.entries import Draft, Entry
 from ledger.core.journal import chain
+from ledger.core.people import Actor
 from ledger.errors import (
     IdempotencyKeyReused,
     Internal,

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.core.amounts import NO_HASH, Dataset, Tenant
+from ledger.core.datasets import Dataset
+from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
+from ledger.core.people import Tenant
 from ledger.errors import JournalBroken, NotFound
 from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Store
-from ledger.verifier import jws, verify
+from ledger.verifier import export, jws
 from ledger.verifier.merkle import HASH_BYTES, Frontier
 
 BLOCK_LEVEL: Final = 10
@@ -186,7 +188,7 @@ class Heads:
         branch = self.branch(reading, dataset, tenant=tenant)
         seq, hash_ = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
         named = None if dataset is None else (dataset.id, dataset.definition.name)
-        return verify.head_payload(
+        return export.head_payload(
             (tenant.id, tenant.name),
             named,
             seq=seq,

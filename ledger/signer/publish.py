@@ -22,13 +22,15 @@ from typing import Any, BinaryIO, Final, Literal
 from uuid import UUID
 
 from ledger.core import alerts
-from ledger.core.amounts import Alert, Dataset, Parent, Tenant
+from ledger.core.alerting import Alert
+from ledger.core.datasets import Dataset, Parent
+from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
 from ledger.signer.heads import Heads
 from ledger.store import Reading, Store
 from ledger.verifier import jws
 from ledger.verifier.jws import PublicKeys
-from ledger.verifier.witness import hash_of, number_of, place_of
+from ledger.verifier.statements import hash_of, number_of, place_of
 
 GATHER_SECONDS: Final = 5.0
 """How long journals may move before their heads are published: at most so often is there a round."""

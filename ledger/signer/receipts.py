@@ -16,7 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.canonical import canonical, digest
-from ledger.core.amounts import Entry
+from ledger.core.entries import Entry
 from ledger.core.journal import chain
 from ledger.signer.keyfile import Signer
 from ledger.verifier.jws import RECEIPT

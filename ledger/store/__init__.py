@@ -14,8 +14,10 @@ predicates on `tenant_id` in every statement do not rely on that: SQLite has non
     writing  what is written
 """
 
+from ledger.core.people import Key
+from ledger.store.claims import Claimed
 from ledger.store.engines import Store, engine_for, failure_kind
-from ledger.store.reading import Key, Reading
-from ledger.store.writing import Claimed, Writing
+from ledger.store.reading import Reading
+from ledger.store.writing import Writing
 
 __all__ = ["Claimed", "Key", "Reading", "Store", "Writing", "engine_for", "failure_kind"]

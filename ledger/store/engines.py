@@ -21,13 +21,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
+from ledger.store.guards import TENANT_SETTING
 from ledger.store.reading import Reading
-from ledger.store.tables import (
-    TENANT_SETTING,
-    Uid,
-    operator_keys,
-    tenants,
-)
+from ledger.store.tables import Uid, operator_keys, tenants
 from ledger.store.writing import Writing
 
 SQLITE_BUSY_SECONDS: Final = 10

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Final
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -21,25 +20,24 @@ from sqlalchemy import (
     tuple_,
 )
 
-from ledger.core.amounts import (
+from ledger.core.alerting import KeptAlert
+from ledger.core.amounts import Amount
+from ledger.core.books import Books, Wanted
+from ledger.core.datasets import (
     Account,
     AccountKey,
-    Amount,
     Balance,
-    Books,
     Dataset,
     Definition,
-    Entry,
-    KeptAlert,
     Parent,
     Project,
-    Proposal,
-    Role,
-    Run,
-    Tenant,
-    TenantEntry,
-    Wanted,
 )
+from ledger.core.entries import Entry, TenantEntry
+from ledger.core.people import Key, Proposal, Tenant
+from ledger.core.runs import Run
+from ledger.store.books import NAMES_MAX, held_by
+from ledger.store.datasets import is_base
+from ledger.store.journals import TAIL_MAX
 from ledger.store.rows import (
     account_of,
     alert_of,
@@ -47,6 +45,7 @@ from ledger.store.rows import (
     dataset_of,
     definition_of,
     entry_of,
+    key_of,
     project_of,
     proposal_of,
     run_of,
@@ -68,30 +67,6 @@ from ledger.store.tables import (
     tenant_entries,
     tenants,
 )
-
-TAIL_MAX: Final = 200
-"""How far back in a journal refusals in a row are counted, in entries."""
-NAMES_MAX: Final = 500
-"""How many partitions are asked for by name; where a group names more, all are read."""
-
-
-@dataclass(frozen=True, slots=True)
-class Key:
-    """A key as it is kept: everything but its secret."""
-
-    id: UUID
-    principal_id: UUID
-    name: str
-    role: Role
-    datasets: tuple[str, ...] | None
-    created_us: int
-    expires_us: int | None
-    revoked_us: int | None
-    projects: tuple[str, ...] | None = None
-    last_used_us: int | None = None
-
-    def is_live(self, now_us: int) -> bool:
-        return self.revoked_us is None and (self.expires_us is None or self.expires_us > now_us)
 
 
 class Reading:
@@ -148,17 +123,17 @@ class Reading:
 
     def key_by_digest(self, digest: bytes) -> Key | None:
         row = self.connection.execute(self._keys().where(keys.c.digest == digest)).one_or_none()
-        return None if row is None else _key(row)
+        return None if row is None else key_of(row)
 
     def keys(self, *, after: UUID | None, limit: int) -> list[Key]:
         wanted = self._keys().order_by(keys.c.id).limit(limit)
         if after is not None:
             wanted = wanted.where(keys.c.id > after)
-        return [_key(row) for row in self.connection.execute(wanted)]
+        return [key_of(row) for row in self.connection.execute(wanted)]
 
     def keys_by_id(self, ids: Sequence[UUID]) -> dict[UUID, Key]:
         rows = self.connection.execute(self._keys().where(keys.c.id.in_(ids)))
-        return {row.id: _key(row) for row in rows}
+        return {row.id: key_of(row) for row in rows}
 
     def _keys(self) -> Select[Any]:
         return select(keys).where(keys.c.tenant_id == self.tenant_id)
@@ -256,14 +231,14 @@ class Reading:
 
     def partition_page(self, dataset_id: UUID, *, after: str | None, limit: int) -> list[Account]:
         """A dataset's partitions by name, as their accounts."""
-        wanted = select(accounts).where(self._of([dataset_id]), _is_base(), accounts.c.partition > (after or ""))
+        wanted = select(accounts).where(self._of([dataset_id]), is_base(), accounts.c.partition > (after or ""))
         return [account_of(row) for row in self.connection.execute(wanted.order_by(accounts.c.partition).limit(limit))]
 
     def partition_counts(self, dataset_ids: Collection[UUID]) -> dict[UUID, int]:
         """How many partitions each of these datasets has."""
         wanted = (
             select(accounts.c.dataset_id, func.count())
-            .where(self._of(dataset_ids), _is_base(), accounts.c.partition != "")
+            .where(self._of(dataset_ids), is_base(), accounts.c.partition != "")
             .group_by(accounts.c.dataset_id)
         )
         return {row[0]: row[1] for row in self.connection.execute(wanted)}
@@ -358,13 +333,13 @@ class Reading:
         whole = [dataset.id for dataset in found if not dataset.definition.is_partitioned]
         if whole:
             yield and_(
-                accounts.c.dataset_id.in_(whole), accounts.c.partition == "", _held_by(wanted[id_] for id_ in whole)
+                accounts.c.dataset_id.in_(whole), accounts.c.partition == "", held_by(wanted[id_] for id_ in whole)
             )
         for dataset in found:
             asked = wanted[dataset.id]
             if not dataset.definition.is_partitioned or asked.partitions == set():
                 continue
-            of_it = [accounts.c.dataset_id == dataset.id, _held_by([asked])]
+            of_it = [accounts.c.dataset_id == dataset.id, held_by([asked])]
             if asked.partitions is not None and len(asked.partitions) <= NAMES_MAX:
                 of_it.append(accounts.c.partition.in_(sorted(asked.partitions)))
             yield and_(*of_it)
@@ -701,32 +676,3 @@ class Reading:
             entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == entry.dataset_id, entries.c.seq == entry.seq
         )
         return self.connection.execute(wanted).scalar() == entry.hash
-
-
-def _is_base() -> ColumnElement[bool]:
-    return and_(accounts.c.project == "", accounts.c.principal_id == NOBODY)
-
-
-def _held_by(wanted: Iterable[Wanted]) -> ColumnElement[bool]:
-    """Of nobody, of these projects, of these principals."""
-    names, ids = {""}, {NOBODY}
-    for asked in wanted:
-        names |= asked.projects
-        ids |= asked.principals
-    # At most one of the two names somebody.
-    return and_(accounts.c.project.in_(sorted(names)), accounts.c.principal_id.in_(sorted(ids)))
-
-
-def _key(row: Row[Any]) -> Key:
-    return Key(
-        row.id,
-        row.principal_id,
-        row.name,
-        row.role,
-        None if row.datasets is None else tuple(json.loads(row.datasets)),
-        row.created_us,
-        row.expires_us,
-        row.revoked_us,
-        None if row.projects is None else tuple(json.loads(row.projects)),
-        row.last_used_us,
-    )

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
 from sqlalchemy import Row
 
-from ledger.core.amounts import (
-    DEFAULT_ALERTING,
+from ledger.core.alerting import DEFAULT_ALERTING, Alerting, KeptAlert
+from ledger.core.amounts import Amount
+from ledger.core.datasets import (
     NO_FAIR_USE,
     Account,
     AccountKey,
-    Alerting,
-    Amount,
     Dataset,
     Definition,
-    Entry,
     FairUse,
-    KeptAlert,
     Parent,
     Project,
-    Proposal,
-    Run,
-    Tenant,
 )
+from ledger.core.entries import Entry
 from ledger.core.journal import chain
+from ledger.core.people import Key, Proposal, Tenant
+from ledger.core.runs import Run
 from ledger.store.tables import NOBODY
 
 
@@ -208,4 +206,20 @@ def alert_of(row: Row[Any]) -> KeptAlert:
         row.next_us,
         row.delivered_us,
         row.failure,
+    )
+
+
+def key_of(row: Row[Any]) -> Key:
+    """A key from its row."""
+    return Key(
+        row.id,
+        row.principal_id,
+        row.name,
+        row.role,
+        None if row.datasets is None else tuple(json.loads(row.datasets)),
+        row.created_us,
+        row.expires_us,
+        row.revoked_us,
+        None if row.projects is None else tuple(json.loads(row.projects)),
+        row.last_used_us,
     )

@@ -33,6 +33,16 @@ from sqlalchemy import (
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
 
+from ledger.store.guards import (
+    KEEP,
+    OF_DATASET,
+    OF_TENANT,
+    after_create,
+    postgresql_triggers,
+    row_security,
+    sqlite_triggers,
+)
+
 
 class Uid(TypeDecorator[UUID]):
     """A UUID: native on PostgreSQL, its canonical text on SQLite, whose STRICT tables know no such type."""
@@ -397,56 +407,10 @@ certificates = _of_tenant(
 # PostgreSQL 15 chose a plan that got slower with every entry.
 
 
-def _sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
-    return (
-        f"""CREATE TRIGGER {table}_next BEFORE INSERT ON {table}
-WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM {table}
-                     WHERE {same_journal})
-BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",  # noqa: S608 (names of ours)
-        f"""CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
-BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
-        f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
-BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
-    )
-
-
-def _postgresql_triggers(table: str, same_journal: str) -> tuple[str, ...]:
-    return (
-        f"""CREATE FUNCTION {table}_next() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    IF EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq)
-       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq - 1) THEN
-        RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
-    END IF;
-    RETURN NEW;
-END $$""",  # noqa: S608 (names of ours)
-        f"CREATE TRIGGER {table}_next BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_next()",
-        f"CREATE TRIGGER {table}_keep BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION entries_keep()",
-        f"CREATE TRIGGER {table}_keep_all BEFORE TRUNCATE ON {table}"
-        " FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
-        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_next",
-        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep",
-        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep_all",
-    )
-
-
-_KEEP: Final = """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    RAISE EXCEPTION 'an entry is never changed or removed' USING ERRCODE = 'restrict_violation';
-END $$"""
-_OF_DATASET: Final = "tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id"
-_OF_TENANT: Final = "tenant_id = NEW.tenant_id"
-
-
-def _after_create(table: Table, dialect: str, *statements: str) -> None:
-    for statement in statements:
-        event.listen(table, "after_create", DDL(statement.replace("%", "%%")).execute_if(dialect=dialect))
-
-
-event.listen(metadata, "before_create", DDL(_KEEP).execute_if(dialect="postgresql"))
-for _journal, _same in ((entries, _OF_DATASET), (tenant_entries, _OF_TENANT)):
-    _after_create(_journal, "sqlite", *_sqlite_triggers(_journal.name, _same.replace("NEW.", "new.")))
-    _after_create(_journal, "postgresql", *_postgresql_triggers(_journal.name, _same))
+event.listen(metadata, "before_create", DDL(KEEP).execute_if(dialect="postgresql"))
+for _journal, _same in ((entries, OF_DATASET), (tenant_entries, OF_TENANT)):
+    after_create(_journal, "sqlite", *sqlite_triggers(_journal.name, _same.replace("NEW.", "new.")))
+    after_create(_journal, "postgresql", *postgresql_triggers(_journal.name, _same))
 
 
 # --- one tenant's rows, whatever a statement forgets -----------------------------------------------------------------
@@ -455,22 +419,11 @@ for _journal, _same in ((entries, _OF_DATASET), (tenant_entries, _OF_TENANT)):
 # connection. Afterwards the setting reads '', not NULL: NULLIF makes both a tenant that there is not. Only who migrates
 # may list the tenants' names: to check every journal, and to let an admin back in.
 
-TENANT_SETTING: Final = "app.tenant_id"
-
-
-def _row_security(table: str) -> tuple[str, ...]:
-    mine = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}', true), '')::uuid"
-    return (
-        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
-        f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
-        f"CREATE POLICY {table}_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
-    )
-
 
 for _table in metadata.tables.values():
     if "tenant_id" in _table.columns:
-        _after_create(_table, "postgresql", *_row_security(_table.name))
-_after_create(
+        after_create(_table, "postgresql", *row_security(_table.name))
+after_create(
     tenants,
     "postgresql",
     "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)",
@@ -482,28 +435,3 @@ SET search_path = pg_catalog, pg_temp
 AS $$ SELECT tenant_id FROM public.tenants WHERE alerting::json ->> 'webhook' IS NOT NULL ORDER BY tenant_id $$""",
     "REVOKE ALL ON FUNCTION webhook_tenants() FROM PUBLIC",
 )
-
-# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
-# a dataset's definition, a key's role and an entry's bytes are beyond it.
-GRANTS: Final[dict[str, str]] = {
-    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
-    "operator_keys": "SELECT",
-    "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
-    "tenant_entries": "SELECT, INSERT",
-    "proposals": "SELECT, INSERT, UPDATE (state)",
-    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
-    " state, seq, head, created_us)",
-    "lineage": "SELECT, INSERT",
-    "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
-    "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
-    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto)",
-    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
-    "places": "SELECT, INSERT",
-    "entries": "SELECT, INSERT",
-    "claims": "SELECT, INSERT, DELETE",
-    "certificates": "SELECT, INSERT, DELETE",
-    "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
-    "alembic_version": "SELECT",
-}
-FUNCTION_GRANTS: Final = ("webhook_tenants()",)
-"""The functions that the server's role may call, beside those that everyone may."""

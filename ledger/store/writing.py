@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
@@ -20,30 +20,29 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects import postgresql, sqlite
 
-from ledger.core.alerts import event as event_of
-from ledger.core.alerts import id_of
-from ledger.core.amounts import (
-    NO_FAIR_USE,
-    NO_HASH,
-    Actor,
+from ledger.core.alerting import (
     Alert,
     Alerting,
     AlertKind,
-    Books,
-    Claim,
+    DeliveryState,
+    KeptAlert,
+)
+from ledger.core.alerts import event as event_of
+from ledger.core.alerts import id_of
+from ledger.core.books import Books, Wanted
+from ledger.core.commands import Claim, Register
+from ledger.core.datasets import (
+    NO_FAIR_USE,
     Dataset,
     Definition,
-    DeliveryState,
-    Entry,
-    KeptAlert,
     Project,
-    Register,
-    TenantEntry,
-    Wanted,
 )
+from ledger.core.entries import NO_HASH, Entry, TenantEntry
 from ledger.core.journal import chain
+from ledger.core.people import Actor, Key
 from ledger.errors import NameTaken, NotFound
-from ledger.store.reading import Key, Reading
+from ledger.store.claims import Claimed
+from ledger.store.reading import Reading
 from ledger.store.rows import (
     alert_of,
     amount_row,
@@ -68,15 +67,6 @@ from ledger.store.tables import (
     tenant_entries,
     tenants,
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Claimed:
-    """What an idempotency key already stands for."""
-
-    principal_id: UUID
-    digest: bytes
-    run_id: UUID
 
 
 class Writing(Reading):

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
 
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import merkle
-from ledger.verifier.witness import HeldHead, HeldReceipt, Witnesses, hash_of, kid_of, number_of, place_of, shaped
+from ledger.verifier.statements import (
+    hash_of,
+    kid_of,
+    number_of,
+    place_of,
+    shaped,
+)
+from ledger.verifier.witness import HeldHead, HeldReceipt, Witnesses
 
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys

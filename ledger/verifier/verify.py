@@ -15,31 +15,23 @@ root nor signature. `docs/export.md` says all that someone needs who writes a ve
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from ledger.core.journal import chain as journal
-from ledger.core.journal.chain import Replayed, ReplayedTenant
+from ledger.core.journal import replay
+from ledger.core.journal.replay import Replayed
+from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.verifier.witness import Place, Witnesses, kid_of
+from ledger.verifier.export import ENTRY, FORMAT, LINE_LENGTH_MAX, VERSION, Line, head_payload, parsed_head
+from ledger.verifier.statements import Place, kid_of
+from ledger.verifier.witness import Witnesses
 
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
-
-FORMAT: Final = "privacy-ledger-export"
-VERSION: Final = 2
-LINE_LENGTH_MAX: Final = 4 * 1024 * 1024
-_ENTRY: Final = re.compile(r'\{"seq":([1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', re.DOTALL)
-
-
-_HEAD: Final = re.compile(
-    r'\{"head":\{"seq":(0|[1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})"'
-    r'(?:,"root":(?:null|"([0-9a-f]{64})"),"signature":(?:null|"([A-Za-z0-9_.-]+)"))?\}\}'
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,57 +67,6 @@ class VerifiedTenant:
     vouched: Vouched
 
 
-# --- writing one -----------------------------------------------------------------------------------------------------
-
-
-def header(
-    *, tenant_id: UUID, tenant: str, dataset_id: UUID | None = None, dataset: str = "", keys: Mapping[str, Any]
-) -> str:
-    """An export's first line: of a dataset's journal, or of the tenant's own. keys: a JWK set."""
-    about: dict[str, Any] = {
-        "format": FORMAT,
-        "version": VERSION,
-        "tenant": {"id": str(tenant_id), "name": tenant},
-    }
-    if dataset_id is not None:
-        about["dataset"] = {"id": str(dataset_id), "name": dataset}
-    return json.dumps({**about, "keys": keys}, ensure_ascii=False, separators=(",", ":"))
-
-
-def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
-    """One entry's line."""
-    return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'
-
-
-def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
-    """An export's last line. signature: None where the ledger does not stand by it."""
-    signed = "null" if signature is None else f'"{signature}"'
-    return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
-
-
-def head_payload(
-    tenant: tuple[UUID, str],
-    dataset: tuple[UUID, str] | None,
-    *,
-    seq: int,
-    hash_: bytes,
-    root: bytes,
-    at: str | None,
-) -> dict[str, Any]:
-    """What a head's signature says. tenant, dataset: id and name; no dataset for a tenant's own journal. at: of the
-    newest entry, None where there is none."""
-    return {
-        "v": 1,
-        "type": "head",
-        "tenant": {"id": str(tenant[0]), "name": tenant[1]},
-        **({} if dataset is None else {"dataset": {"id": str(dataset[0]), "name": dataset[1]}}),
-        "seq": seq,
-        "hash": hash_.hex(),
-        "root": root.hex(),
-        **({} if at is None else {"at": at}),
-    }
-
-
 # --- checking one ----------------------------------------------------------------------------------------------------
 
 
@@ -152,9 +93,9 @@ def verify(
     entries = watch.over(source.entries())
     found: Replayed | ReplayedTenant
     if place[1] is None:
-        found = journal.replay_tenant(entries, tenant_id=place[0])
+        found = replay_tenant(entries, tenant_id=place[0])
     else:
-        found = journal.replay(entries, tenant_id=place[0], dataset_id=place[1])
+        found = replay.replay(entries, tenant_id=place[0], dataset_id=place[1])
     source.demand_head(found)
     watch.finish()
     kid = source.demand_signature(about, watch.root, keys)
@@ -179,29 +120,10 @@ def _hashes_of(lines: Iterable[str], place: Place) -> Iterator[tuple[int, str]]:
     for seq, line in enumerate(chain(source, [""]), start=1):
         if line.startswith('{"head":'):
             return
-        found = _ENTRY.fullmatch(line.rstrip("\r\n"))
+        found = ENTRY.fullmatch(line.rstrip("\r\n"))
         if found is None or int(found[1]) != seq or journal.digest(found[3]).hex() != found[2]:
             raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
         yield seq, found[2]
-
-
-@dataclass(frozen=True, slots=True)
-class _Line:
-    """An entry as it stands in an export."""
-
-    seq: int
-    body: str
-    hash: bytes
-
-    @property
-    def is_intact(self) -> bool:
-        return journal.digest(self.body) == self.hash
-
-    def follows(self, before: _Line) -> bool:
-        try:
-            return bool(json.loads(self.body)["prev"] == before.hash.hex())
-        except (ValueError, TypeError, KeyError, RecursionError):
-            return False
 
 
 class _Lines:
@@ -245,10 +167,10 @@ class _Lines:
         if self._broken is not None:
             raise self._broken
 
-    def _is_head(self, line: _Line) -> bool:
+    def _is_head(self, line: Line) -> bool:
         return self._head is not None and self._head["hash"] == line.hash.hex()
 
-    def _next(self) -> _Line | None:
+    def _next(self) -> Line | None:
         """The next entry; None at the head, and where reading fails: what comes before is judged first."""
         if self._head is not None or self._broken is not None:
             return None
@@ -258,22 +180,22 @@ class _Lines:
             self._broken = error
             return None
 
-    def _parsed(self) -> _Line | None:
+    def _parsed(self) -> Line | None:
         seq = self._read + 1
         text = next(self._lines, None)
         if text is None:
             raise JournalBroken("is missing, or the head that ends an export is", seq=seq)
         text = text.rstrip("\r\n")
         if text.startswith('{"head":'):
-            self._head = _parsed_head(text, self._version, seq)
+            self._head = parsed_head(text, self._version, seq)
             return None
-        found = _ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
+        found = ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
         if found is None:
             raise JournalBroken("cannot be read", seq=seq)
         if int(found[1]) != seq:
             raise JournalBroken(f"is missing: number {found[1]} stands in its place", seq=seq)
         self._read = seq
-        return _Line(seq, found[3], bytes.fromhex(found[2]))
+        return Line(seq, found[3], bytes.fromhex(found[2]))
 
     def demand_head(self, found: Replayed | ReplayedTenant) -> None:
         head = self._head
@@ -327,10 +249,3 @@ def _signed(token: str, about: Mapping[str, Any], keys: PublicKeys | None, seq: 
         raise JournalBroken(
             f"is the last one, and its head's signature does not hold: {error.detail}", seq=seq
         ) from None
-
-
-def _parsed_head(line: str, version: int, seq: int) -> dict[str, Any]:
-    found = _HEAD.fullmatch(line)
-    if found is None or (version == 1) != (',"signature":' not in line):
-        raise JournalBroken("the head, which ends an export, cannot be read", seq=seq)
-    return {"seq": int(found[1]), "hash": found[2], "root": found[3], "signature": found[4]}

@@ -9,11 +9,9 @@ export made earlier has every hash, and names the very first.
 
 from __future__ import annotations
 
-import base64
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
@@ -21,6 +19,7 @@ from uuid import UUID
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier.merkle import Frontier
+from ledger.verifier.statements import Place, hash_of, number_of, place_of, shaped
 
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
@@ -31,9 +30,6 @@ HELD_MAX: Final = 1_000_000
 """Receipts and heads that are held against anything at once."""
 _RUN: Final = re.compile(r'"run":"([0-9a-f-]{36})"')
 _STATES: Final = {"held": "run-approved", "started": "run-started"}
-
-Place = tuple[UUID, UUID | None]
-"""Whose journal: a tenant, and one of its datasets or, where that is None, itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,15 +205,6 @@ class Watch:
 # --- reading what is held --------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def shaped(source: str) -> Iterator[None]:
-    """What a signed text that has another shape raises, as InvalidRequest."""
-    try:
-        yield
-    except (KeyError, TypeError, ValueError, AttributeError):
-        raise InvalidRequest(f"{source}: is of a version that is not known", field=source) from None
-
-
 def _tokens(text: str, member: str, source: str) -> Iterator[str]:
     """The tokens of a text: `member` of a JSON object, or each line that is not empty."""
     if text.lstrip()[:1] != "{":
@@ -230,30 +217,3 @@ def _tokens(text: str, member: str, source: str) -> Iterator[str]:
     if not isinstance(found, str):
         raise InvalidRequest(f"{source}: is no token, and has no member {member!r} that is one", field=source)
     yield found
-
-
-def place_of(tenant: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> tuple[Place, tuple[str, str | None]]:
-    """Whose journal a signed text speaks of, and what it calls the two. This and the next two raise KeyError,
-    TypeError, ValueError or AttributeError where it is of another shape."""
-    named = str(tenant["name"]), None if dataset is None else str(dataset["name"])
-    return (UUID(tenant["id"]), None if dataset is None else UUID(dataset["id"])), named
-
-
-def number_of(said: Any) -> int:
-    """The number of an entry, or 0."""
-    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said < 2**63:
-        raise ValueError("not a number of an entry")
-    return said
-
-
-def hash_of(said: Any) -> str:
-    """A hash, in hexadecimal."""
-    if not isinstance(said, str) or not re.fullmatch("[0-9a-f]{64}", said):
-        raise ValueError("not a hash")
-    return said
-
-
-def kid_of(token: str) -> str:
-    """Which key signed a token that was read before."""
-    first = token.partition(".")[0]
-    return str(json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))["kid"])

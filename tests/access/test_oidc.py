@@ -35,7 +35,7 @@ from ledger.access import keys, oidc
 from ledger.access.keys import Keyring, tenant_of
 from ledger.access.oidc import Configuration, Issuers, looks_like_token
 from ledger.api.app import create_app
-from ledger.core.amounts import Actor
+from ledger.core.people import Actor
 from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
 from ledger.settings import Settings
 from ledger.store import Reading, Store, Writing

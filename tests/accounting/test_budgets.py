@@ -14,7 +14,8 @@ import pytest
 from pydantic import ValidationError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget, limit_of, report_deltas
-from ledger.core.amounts import Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Bound
 from ledger.errors import InvalidRequest
 from tests.accounting.samples import decimal, normal_cdf, real
 

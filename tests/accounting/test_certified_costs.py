@@ -13,7 +13,7 @@ from dp_accounting.pld import privacy_loss_distribution
 
 from ledger.accounting import amounts, certify, costs, gdp, mechanisms, strategies, zcdp
 from ledger.accounting.costs import Cost
-from ledger.core.amounts import Adjacency
+from ledger.core.datasets import Adjacency
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import Step, optimistic
 

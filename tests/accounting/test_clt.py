@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ledger.accounting.gdp import FloatArray
-    from ledger.core.amounts import Adjacency
+    from ledger.core.datasets import Adjacency
 
 LARGEST = np.finfo(np.float64).max
 ADJACENCIES: tuple[Adjacency, ...] = ("add_or_remove_one", "replace_one")

@@ -20,7 +20,8 @@ import pytest
 from ledger.accounting import costs, mechanisms, strategies
 from ledger.accounting.costs import MU_MAX, Cost
 from ledger.accounting.mechanisms import planned_steps
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 from tests.accounting import oracle
 from tests.accounting.samples import (

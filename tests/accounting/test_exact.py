@@ -16,7 +16,7 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 
 from ledger.accounting import costs, exact, gdp, mechanisms, settling
 from ledger.accounting.pld import Pair
-from ledger.core.amounts import Adjacency
+from ledger.core.datasets import Adjacency
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle import trials
 

@@ -15,7 +15,8 @@ import pytest
 
 from ledger.accounting import costs, mechanisms, plan
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
 from tests.accounting.samples import decimal, one_step
 

@@ -23,7 +23,8 @@ from ledger.accounting import amounts, certify, costs, gdp, mechanisms, settling
 from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
-from ledger.core.amounts import Adjacency, Amount, Bound
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import FloatArray, Step, optimistic
 from tests.accounting.samples import appearances, composed, decimal, gaussian

@@ -23,8 +23,10 @@ from sqlalchemy import event, text
 from ledger.alerting import courier as courier_module
 from ledger.alerting import watch
 from ledger.alerting.courier import ANSWER_BYTES_MAX, BATCH, FIRST_WAIT_US, LEASE_US, TRIES, Courier, Hosts
+from ledger.core.alerting import Alerting, KeptAlert
 from ledger.core.alerts import mismatch, trial
-from ledger.core.amounts import Alerting, KeptAlert, Parent, Settle, Start
+from ledger.core.commands import Settle, Start
+from ledger.core.datasets import Parent
 from ledger.errors import JournalBroken, LedgerError
 from ledger.settings import Settings
 from ledger.signer.heads import Heads

@@ -14,8 +14,9 @@ from uuid import UUID
 
 import pytest
 
-from ledger.core.amounts import AccountKey, Amount
-from ledger.core.journal import chain
+from ledger.core.amounts import Amount
+from ledger.core.datasets import AccountKey
+from ledger.core.journal import chain, replay
 from tests.kit.driver import Ledger
 
 CASES = json.loads((Path(__file__).parents[1] / "cases" / "gdp_reference.json").read_text())["cases"]
@@ -127,7 +128,7 @@ def check_journal(ledger: Ledger, *, held: int) -> None:
         body = chain.canonical(raw["entry"])
         assert body in text
         entries.append((body, bytes.fromhex(item["hash"])))
-    replayed = chain.replay(entries, tenant_id=UUID(first["tenant"]), dataset_id=UUID(first["dataset_id"]))
+    replayed = replay.replay(entries, tenant_id=UUID(first["tenant"]), dataset_id=UUID(first["dataset_id"]))
     assert {key: account.held for key, account in replayed.accounts.items()} == {
         AccountKey(UUID(first["dataset_id"])): Amount(held, 0)
     }

@@ -13,7 +13,7 @@ from typing import Any
 import mpmath
 import pytest
 
-from ledger.core.amounts import Bound
+from ledger.core.datasets import Bound
 from tests.conftest import Templates
 from tests.kit.driver import MNIST, RELEASE, Ledger
 

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from ledger.api.problems import STATUS
-from ledger.core.amounts import Adjacency, Bound
+from ledger.core.datasets import Adjacency, Bound
 from tests.conftest import Templates
 from tests.kit.driver import MNIST, RELEASE, Ledger
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, TypeAdapter
 
-from ledger.api import schemas
 from ledger.api.problems import STATUS
+from ledger.api.schemas import common
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
 from tests.kit.driver import MNIST, RELEASE, Ledger
@@ -234,7 +234,7 @@ def models_of(call: dict[str, Any], status: int) -> list[type[BaseModel]]:
     """The models that the document declares for an answer, in its order."""
     declared = call["responses"].get(str(status), call["responses"]["default"])
     ((_, content),) = declared["content"].items()
-    return [getattr(schemas, one["$ref"].rpartition("/")[2]) for one in alternatives(content["schema"])]
+    return [getattr(common, one["$ref"].rpartition("/")[2]) for one in alternatives(content["schema"])]
 
 
 class Checked:

@@ -28,7 +28,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from ledger.access import keys
 from ledger.core.amounts import Amount as LedgersAmount
-from ledger.core.journal import chain
+from ledger.core.journal import chain, replay
 from ledger.operate import check as audit
 from ledger.settings import Settings
 from ledger.verifier import verify
@@ -963,7 +963,7 @@ class Budgets(RuleBasedStateMachine):
         items = chain.parse(text)["items"]
         entries = [(chain.canonical(item["entry"]), bytes.fromhex(item["hash"])) for item in items]
         first = items[0]["entry"]
-        replayed = chain.replay(entries, tenant_id=UUID(first["tenant"]), dataset_id=UUID(first["dataset_id"]))
+        replayed = replay.replay(entries, tenant_id=UUID(first["tenant"]), dataset_id=UUID(first["dataset_id"]))
         export = self.admin.get(f"/v1/datasets/{name}/export").text
         assert verify.verify(export.splitlines(keepends=True)).journal == replayed
         dataset = self.model.datasets[name]

@@ -30,9 +30,9 @@ from starlette.testclient import TestClient
 from ledger.access import keys
 from ledger.api import protocol
 from ledger.api.app import create_app
-from ledger.api.gate import KEY_LENGTH_MAX
 from ledger.api.headers import NOTHING
 from ledger.api.limits import Buckets, neighbourhood
+from ledger.api.middleware import KEY_LENGTH_MAX
 from ledger.settings import Settings
 from tests.conftest import Templates
 from tests.kit.driver import Ledger, Served, environment, first_keys, serve_command

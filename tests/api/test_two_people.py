@@ -15,9 +15,9 @@ import pytest
 from sqlalchemy import Connection, text
 
 from ledger.access.keys import tenant_of
-from ledger.core.amounts import NO_HASH
-from ledger.core.decision.group import DAY_US, PROPOSALS_MAX
-from ledger.core.journal import chain
+from ledger.core.decision.two_people import DAY_US, PROPOSALS_MAX
+from ledger.core.entries import NO_HASH
+from ledger.core.journal import chain, replay
 from ledger.errors import JournalBroken
 from ledger.operate import check
 from ledger.settings import Settings
@@ -467,11 +467,11 @@ def test_forged_journals_are_found(board: Board) -> None:
     proposal_of(board.raised(3))
     good = board.journal()
     where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
-    assert chain.replay(resealed(good), **where).seq == len(good)
+    assert replay.replay(resealed(good), **where).seq == len(good)
     tried = []
     for name, entries, told in forgeries(good):
         with pytest.raises(JournalBroken, match=told):
-            chain.replay(resealed(entries), **where)
+            replay.replay(resealed(entries), **where)
         tried.append(name)
     assert len(tried) == len(set(tried)) == 11
 
@@ -482,9 +482,9 @@ def test_a_forged_void_is_found(board: Board) -> None:
     ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{first}/void", REASON))))
     good = board.journal()
     where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
-    assert chain.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
+    assert replay.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
     with pytest.raises(JournalBroken, match="something else"):
-        chain.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)
+        replay.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)
 
 
 def test_rows_that_say_otherwise_are_found(board: Board) -> None:

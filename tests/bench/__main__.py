@@ -23,7 +23,11 @@ from sqlalchemy import make_url
 
 from ledger.access import keys
 from ledger.accounting import ACCOUNTANT
-from ledger.core.amounts import Actor, Amount, Ask, Claim, Definition, Register, Use
+from ledger.core.amounts import Amount
+from ledger.core.commands import Ask, Claim, Register
+from ledger.core.datasets import Definition
+from ledger.core.people import Actor
+from ledger.core.runs import Use
 from ledger.operate import deploy
 from ledger.service.writer import Writer
 from ledger.settings import Settings

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from ledger.core.amounts import NO_HASH, timestamp
+from ledger.core.amounts import timestamp
+from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
 from ledger.report import document, table
 from ledger.report.document import Report

@@ -14,14 +14,10 @@ from uuid import UUID
 import pytest
 
 from ledger.canonical import canonical
+from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import (
-    DAY_US,
-    HISTORY_US,
-    HORIZON_US,
     NAMED_MAX,
-    Spend,
     event,
-    forecast,
     head,
     id_of,
     level,
@@ -32,20 +28,24 @@ from ledger.core.alerts import (
     short,
     trial,
 )
-from ledger.core.amounts import (
-    NO_HASH,
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.datasets import (
     Account,
     AccountKey,
-    Alert,
-    Alerting,
-    Amount,
-    Books,
     Dataset,
     Definition,
-    Draft,
     Parent,
-    Tenant,
 )
+from ledger.core.entries import NO_HASH, Draft
+from ledger.core.forecast import (
+    DAY_US,
+    HISTORY_US,
+    HORIZON_US,
+    Spend,
+    forecast,
+)
+from ledger.core.people import Tenant
 
 MNIST = UUID(int=1)
 ACTOR = {"key": "k", "principal": "p", "name": "n", "role": "requester"}

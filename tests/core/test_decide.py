@@ -13,25 +13,24 @@ from uuid import UUID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ledger.core.amounts import (
-    AccountKey,
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.commands import (
     AddPartitions,
-    Amount,
     Ask,
     Batch,
-    Books,
     Change,
-    Excess,
-    FairUse,
     SetBudget,
     SetFairUse,
     SetProject,
     Settle,
     Start,
-    Use,
     Void,
 )
-from ledger.core.decision.group import Batched, Repeat, Unrecorded, decide
+from ledger.core.datasets import AccountKey, FairUse
+from ledger.core.decision.group import Batched, Unrecorded, decide
+from ledger.core.decision.posting import Repeat
+from ledger.core.runs import Excess, Use
 from tests.kit.books import ALONE, NOW_US, actor, add_dataset, ask, use
 
 Real = tuple[Fraction, Fraction]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from ledger.core.amounts import INT64_MAX, Amount, Change, SetBudget
-from ledger.core.decision.group import Repeat
+from ledger.core.amounts import INT64_MAX, Amount
+from ledger.core.commands import Change, SetBudget
+from ledger.core.decision.posting import Repeat
 from ledger.errors import BudgetBelowSpent
 from tests.kit.books import ALONE, actor, ask, key, only, opened, parted, settle, started, use, void, with_project
 

@@ -7,23 +7,23 @@ from uuid import UUID
 
 import pytest
 
-from ledger.core.amounts import (
-    INT64_MAX,
-    Account,
+from ledger.core.amounts import INT64_MAX, Amount
+from ledger.core.books import Books
+from ledger.core.commands import (
     AddPartitions,
-    Amount,
     Batch,
-    Books,
     Change,
     Command,
-    Draft,
-    FairUse,
-    Role,
     SetBudget,
     SetFairUse,
     SetProject,
 )
-from ledger.core.decision.group import HOUR_US, PARTITIONS_MAX, PROJECTS_MAX, Batched, Unrecorded, decide
+from ledger.core.datasets import Account, FairUse
+from ledger.core.decision.datasets import PARTITIONS_MAX, PROJECTS_MAX
+from ledger.core.decision.group import Batched, Unrecorded, decide
+from ledger.core.decision.posting import HOUR_US
+from ledger.core.entries import Draft
+from ledger.core.people import Role
 from ledger.errors import (
     BatchRefused,
     BudgetBelowSpent,

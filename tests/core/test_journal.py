@@ -14,12 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger.core.amounts import (
-    INT64_MAX,
-    AccountKey,
-    Amount,
-    SetBudget,
-)
+from ledger.core.amounts import INT64_MAX, Amount
+from ledger.core.commands import SetBudget
+from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
 from tests.kit.books import ALONE, settle, start, void

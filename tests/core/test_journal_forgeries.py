@@ -8,7 +8,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from ledger.core.amounts import Amount, Change, SetBudget, SetProject
+from ledger.core.amounts import Amount
+from ledger.core.commands import Change, SetBudget, SetProject
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
 from tests.kit.books import ALONE, settle, start, use

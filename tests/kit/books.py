@@ -7,29 +7,28 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
-from ledger.core.amounts import (
-    NO_FAIR_USE,
-    NO_HASH,
-    Account,
-    AccountKey,
-    Actor,
-    Amount,
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.commands import (
     Ask,
-    Books,
     Claim,
-    Consent,
-    Dataset,
-    Definition,
-    Excess,
-    FairUse,
-    Project,
-    Role,
     Settle,
     Start,
-    Use,
     Void,
 )
+from ledger.core.datasets import (
+    NO_FAIR_USE,
+    Account,
+    AccountKey,
+    Dataset,
+    Definition,
+    FairUse,
+    Project,
+)
 from ledger.core.decision.group import decide
+from ledger.core.entries import NO_HASH
+from ledger.core.people import Actor, Consent, Role
+from ledger.core.runs import Excess, Use
 
 TENANT = UUID(int=7)
 NOW_US = 1_800_000_000_000_000

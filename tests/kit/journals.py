@@ -7,25 +7,28 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from ledger.core.amounts import (
-    NO_HASH,
-    Actor,
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.commands import (
     AddPartitions,
-    Amount,
     Ask,
-    Books,
     Change,
-    Dataset,
-    Definition,
-    FairUse,
-    Parent,
     Register,
     SetBudget,
     SetFairUse,
     SetProject,
 )
+from ledger.core.datasets import (
+    Dataset,
+    Definition,
+    FairUse,
+    Parent,
+)
 from ledger.core.decision.group import decide
+from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
+from ledger.core.journal import replay as chain_replay
+from ledger.core.people import Actor
 from ledger.errors import LedgerError
 from tests.kit.books import ALONE, NOW_US, TENANT, actor, ask, settle, start, use, void
 
@@ -79,9 +82,9 @@ class Book:
         charged = {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in approvals}
         self.do(replace(do(who, self.books, command, **more), charges=charged))
 
-    def replay(self, dataset_id: UUID | None = None) -> chain.Replayed:
+    def replay(self, dataset_id: UUID | None = None) -> chain_replay.Replayed:
         dataset_id = dataset_id or next(iter(self.journals))
-        return chain.replay(self.journals[dataset_id], tenant_id=TENANT, dataset_id=dataset_id)
+        return chain_replay.replay(self.journals[dataset_id], tenant_id=TENANT, dataset_id=dataset_id)
 
 
 def registered(number: int, limit: Amount | None, **more: Any) -> Register:

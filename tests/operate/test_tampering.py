@@ -25,7 +25,7 @@ from ledger.errors import JournalBroken
 from ledger.operate import check
 from ledger.settings import Settings
 from ledger.store import tables
-from ledger.verifier import jws, merkle, verify
+from ledger.verifier import export, jws, merkle, verify
 from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.witness import Witnesses
 from tests.conftest import Templates
@@ -128,10 +128,10 @@ def resigned(lines: list[str], key: SigningKey) -> list[str]:
     newest = entries[-1]
     tenant, dataset = ((UUID(header[of]["id"]), header[of]["name"]) for of in ("tenant", "dataset"))
     root, hash_ = merkle.root_of(bytes.fromhex(e["hash"]) for e in entries), bytes.fromhex(newest["hash"])
-    said = verify.head_payload(tenant, dataset, seq=len(entries), hash_=hash_, root=root, at=newest["entry"]["at"])
+    said = export.head_payload(tenant, dataset, seq=len(entries), hash_=hash_, root=root, at=newest["entry"]["at"])
     signature = jws.sign(chain.canonical(said), key=key, typ=jws.HEAD)
     header["keys"] = {"keys": [key.public_jwk()]}
-    head = verify.head_line(seq=len(entries), hash_=hash_, root=root, signature=signature)
+    head = export.head_line(seq=len(entries), hash_=hash_, root=root, signature=signature)
     return [json.dumps(header, ensure_ascii=False, separators=(",", ":")), *lines[1:-1], head]
 
 

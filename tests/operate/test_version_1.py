@@ -20,8 +20,9 @@ from starlette.testclient import TestClient
 
 from ledger.api.app import create_app
 from ledger.client import ReceiptExpired, verify_receipt
-from ledger.core.amounts import AccountKey, Amount
-from ledger.core.journal import chain
+from ledger.core.amounts import Amount
+from ledger.core.datasets import AccountKey
+from ledger.core.journal import chain, replay
 from ledger.errors import JournalBroken
 from ledger.operate import check, deploy
 from ledger.settings import Settings
@@ -110,7 +111,7 @@ def test_a_journal_of_version_1_replays(name: str) -> None:
     """Goal: what was recorded stays readable. Method: entries that the program before wrote, against its own rows."""
     entries = journal_of(name)
     assert {chain.parse(body)["v"] for body, _ in entries} == {1}
-    found = chain.replay(entries, tenant_id=TENANT, dataset_id=IDS[name])
+    found = replay.replay(entries, tenant_id=TENANT, dataset_id=IDS[name])
     (row,) = (row for row in TABLES["accounts"] if row["dataset_id"] == str(IDS[name]))
     (account,) = found.accounts.values()
     assert account.key == AccountKey(IDS[name])
@@ -159,7 +160,7 @@ def test_a_forgery_of_version_1_is_found(kind: str, change: Any) -> None:
         body = chain.canonical(entry)
         sealed.append((body, chain.digest(body)))
     with pytest.raises(JournalBroken) as caught:
-        chain.replay(sealed, tenant_id=TENANT, dataset_id=IDS["mnist"])
+        replay.replay(sealed, tenant_id=TENANT, dataset_id=IDS["mnist"])
     assert caught.value.seq >= at + 1
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ledger.core.amounts import AccountKey
+from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.report import document, table, view
 from ledger.report.document import Report

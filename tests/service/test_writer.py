@@ -15,9 +15,19 @@ from sqlalchemy import event, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from ledger.access import keys
-from ledger.core.amounts import AccountKey, Actor, Amount, Ask, Claim, Definition, Register, SetBudget, Use, Wanted
-from ledger.core.decision.group import Repeat
-from ledger.core.journal import chain
+from ledger.core.amounts import Amount
+from ledger.core.books import Wanted
+from ledger.core.commands import (
+    Ask,
+    Claim,
+    Register,
+    SetBudget,
+)
+from ledger.core.datasets import AccountKey, Definition
+from ledger.core.decision.posting import Repeat
+from ledger.core.journal import replay as chain_replay
+from ledger.core.people import Actor
+from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
 from ledger.operate import deploy
 from ledger.service.writer import Writer
@@ -58,12 +68,12 @@ class Desk:
     def ask(self, cost: int = 1, **rest: Any) -> Future[Any]:
         return self.writer.submit(self.actor.tenant_id, self.command(cost, **rest))
 
-    def replay(self, dataset: UUID | None = None) -> chain.Replayed:
+    def replay(self, dataset: UUID | None = None) -> chain_replay.Replayed:
         where = dataset or self.dataset
         with self.store.reading(self.actor.tenant_id) as reading:
             entries = reading.entry_page(where, after=0, limit=100_000)
         found = [(entry.body, entry.hash) for entry in entries]
-        return chain.replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
+        return chain_replay.replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
 
     @contextlib.contextmanager
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:

@@ -33,7 +33,7 @@ import ledger
 from ledger.errors import Misconfigured, NotFound
 from ledger.operate import deploy
 from ledger.settings import Settings
-from ledger.store import engine_for, engines, tables
+from ledger.store import engine_for, engines, guards, tables
 from tests.conftest import KINDS, SERVER_ROLE, Templates
 from tests.kit import postgres
 from tests.kit.driver import environment, free_port
@@ -82,10 +82,10 @@ class Place:
             if self.kind != "sqlite":
                 with owned(settings) as connection:
                     connection.execute(f"GRANT USAGE ON SCHEMA public TO {SERVER_ROLE}".encode())
-                    for table, privileges in tables.GRANTS.items():
+                    for table, privileges in guards.GRANTS.items():
                         if table in tables.metadata.tables:
                             connection.execute(f"GRANT {privileges} ON {table} TO {SERVER_ROLE}".encode())
-                    for function in tables.FUNCTION_GRANTS:
+                    for function in guards.FUNCTION_GRANTS:
                         connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {SERVER_ROLE}".encode())
             yield settings
 
@@ -593,7 +593,7 @@ def test_an_admin_of_no_tenant(database: Settings) -> None:
 def granted() -> tuple[set[tuple[str, str]], set[tuple[str, str, str]]]:
     """`tables.GRANTS`, as tables with privileges, and columns with theirs."""
     whole, columns = set(), set()
-    for table, privileges in tables.GRANTS.items():
+    for table, privileges in guards.GRANTS.items():
         for privilege, listed in re.findall(r"(\w+)(?: \(([^)]*)\))?", privileges):
             if listed:
                 columns |= {(table, column.strip(), privilege) for column in listed.split(",")}

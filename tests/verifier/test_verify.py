@@ -18,6 +18,12 @@ import pytest
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
 from ledger.verifier import jws, merkle, verify
+from ledger.verifier.export import (
+    entry_line,
+    head_line,
+    head_payload,
+    header,
+)
 from tests.core.test_journal_forgeries import FORGERIES
 from tests.core.test_journal_forgeries import forge as break_one
 from tests.kit import independent_verifier
@@ -120,13 +126,13 @@ def test_somebody_elses_verifier_agrees_on_parts() -> None:
 def exported(dataset_id: UUID, entries: Sequence[tuple[str, bytes]], *, tenant_id: UUID = TENANT) -> list[str]:
     """The lines of an export of a journal that was made without a server."""
     keys = {"keys": [KEY.public_jwk()]}
-    about = verify.header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset="x", keys=keys)
-    lines = [verify.entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
+    about = header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset="x", keys=keys)
+    lines = [entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
     newest, hash_ = entries[-1]
     root, at = merkle.root_of(each for _, each in entries), chain.parse(newest)["at"]
-    said = verify.head_payload((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at)
+    said = head_payload((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at)
     signature = jws.sign(chain.canonical(said), key=KEY, typ=jws.HEAD)
-    return [about, *lines, verify.head_line(seq=len(lines), hash_=hash_, root=root, signature=signature)]
+    return [about, *lines, head_line(seq=len(lines), hash_=hash_, root=root, signature=signature)]
 
 
 def forge(line: str, change: Callable[[dict[str, Any]], object]) -> str:
@@ -134,7 +140,7 @@ def forge(line: str, change: Callable[[dict[str, Any]], object]) -> str:
     item = chain.parse(line)
     change(item["entry"])
     body = chain.canonical(item["entry"])
-    return verify.entry_line(seq=item["seq"], hash_=chain.digest(body), body=body)
+    return entry_line(seq=item["seq"], hash_=chain.digest(body), body=body)
 
 
 def nudge(rng: random.Random) -> Callable[[dict[str, Any]], object]:
@@ -203,7 +209,7 @@ def beheaded(rng: random.Random, lines: list[str], _at: int) -> Tampered:
     seq = rng.choice((count, count - 1, count + 1))
     said = json.loads(lines[-1])["head"]
     hash_ = rng.randbytes(32) if seq == count else bytes.fromhex(said["hash"])
-    changed = verify.head_line(seq=seq, hash_=hash_, root=bytes.fromhex(said["root"]), signature=said["signature"])
+    changed = head_line(seq=seq, hash_=hash_, root=bytes.fromhex(said["root"]), signature=said["signature"])
     return [*lines[:-1], changed], {count, count + 1}
 
 

@@ -1,0 +1,69 @@
+"""Evaluations and plans as they are answered."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from ledger.api.schemas.common import AmountShown, EpsilonShown
+from ledger.api.schemas.runs import Binding, SegmentsShown, Used
+from ledger.core.datasets import Adjacency, Bound, DatasetState
+
+
+class PlannedOn(BaseModel):
+    name: str
+    state: DatasetState
+    limit: AmountShown | None
+    remaining: Annotated[
+        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+    ]
+    after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
+
+
+class Solution(BaseModel):
+    solve_for: str
+    value: int | float
+    cost: Annotated[AmountShown, Field(description="What this value would be charged; of all `runs` together.")]
+
+
+class Planned(BaseModel):
+    fits: bool
+    cost: AmountShown
+    bound: Bound
+    method: str
+    assumptions: list[str]
+    accountant: str
+    is_estimate: bool
+    delta: Used
+    datasets: list[PlannedOn]
+    binding: Annotated[list[Binding], Field(description="What a refusal would say; empty where the run fits.")]
+    would_fit: Annotated[
+        dict[str, float], Field(description="Each value alone would make the run fit; empty where it does as it is.")
+    ]
+    solution: Annotated[
+        Solution | None, Field(description="For `solve_for`; null where no value fits, or nothing was asked.")
+    ]
+    segments: SegmentsShown | None = None
+
+
+class Certified(BaseModel):
+    """A point on the line along which a certificate trades mu for delta."""
+
+    delta: float
+    mu: float
+
+
+class Evaluated(BaseModel):
+    cost: AmountShown
+    epsilon: list[EpsilonShown]
+    bound: Bound
+    adjacency: Adjacency
+    is_estimate: bool
+    method: str
+    assumptions: list[str]
+    accountant: str
+    frontier: Annotated[
+        list[Certified] | None,
+        Field(description="Where the cost is a certificate: what it would be for other shares of the delta budget."),
+    ] = None

@@ -1,0 +1,96 @@
+"""Commands for auditors: export, report."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, BinaryIO, Literal, get_args
+
+import typer
+
+from ledger.cli.options import Json, written
+from ledger.cli.server_call import print_answer, server
+from ledger.cli.show import console
+from ledger.errors import InvalidRequest
+
+
+def export(
+    output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
+    dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
+    tenant: Annotated[
+        bool, typer.Option("--tenant", help="The tenant's own journal, of keys, roles and the policy.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a dataset's whole journal, or the tenant's own, to a file, for `verify`."""
+    if tenant == (dataset is not None):
+        raise InvalidRequest("Name a dataset, or say --tenant for the tenant's own journal.", field="dataset")
+    if str(output) == "-":
+        _export(dataset, sys.stdout.buffer)
+        return
+    size = written(output, force, functools.partial(_export, dataset))
+    told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    facts = {"dataset": dataset, "file": str(output), "bytes": size}
+    print_answer(facts, as_json, lambda _: console.err.print(told, markup=False))
+
+
+def _export(dataset: str | None, file: BinaryIO) -> None:
+    with server() as ledger:
+        if dataset is None:
+            ledger.export_tenant(file)
+        else:
+            ledger.export(dataset, file)
+
+
+ReportFormat = Literal["json", "html", "pdf", "csv"]
+
+
+def report(
+    dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
+    project: Annotated[str | None, typer.Option(help="A project, over all datasets in which it has part.")] = None,
+    tenant: Annotated[bool, typer.Option("--tenant", help="All datasets, and the tenant's own journal.")] = False,
+    output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")] = Path("-"),
+    form: Annotated[
+        ReportFormat | None, typer.Option("--format", help="By the file's name when left out, else json.")
+    ] = None,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Beginning of the period.")] = None,
+    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, not in it.")] = None,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of a report, and ask nobody.")
+    ] = False,
+    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write the audit report of a dataset, of a project or of the tenant: for a regulator, or for a script."""
+    if schema:
+        print(resources.files("ledger").joinpath("report/schema.json").read_text(encoding="utf-8"), end="")
+        return
+    if [dataset is not None, project is not None, tenant].count(True) != 1:
+        raise InvalidRequest("Name a dataset, or say --project NAME, or --tenant.", field="dataset")
+    chosen = form or _format_of(output)
+    write = functools.partial(_report, dataset, project, chosen, since, until)
+    if str(output) == "-":
+        if chosen == "pdf" and sys.stdout.isatty():
+            raise InvalidRequest("A PDF is not for a terminal; say --output FILE.", field="output")
+        write(sys.stdout.buffer)
+        return
+    size = written(output, force, write)
+    facts = {"dataset": dataset, "project": project, "format": chosen, "file": str(output), "bytes": size}
+    print_answer(facts, as_json, lambda _: console.err.print(f"{output}: {size:,} bytes.", markup=False))
+
+
+def _format_of(output: Path) -> ReportFormat:
+    named = output.suffix.lower().removeprefix(".")
+    found: tuple[ReportFormat, ...] = get_args(ReportFormat)
+    return next((form for form in found if form == named), "json")
+
+
+def _report(
+    dataset: str | None, project: str | None, form: str, since: str | None, until: str | None, file: BinaryIO
+) -> None:
+    with server() as ledger:
+        ledger.report(file, dataset=dataset, project=project, format=form, since=since, until=until)

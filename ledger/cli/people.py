@@ -1,0 +1,139 @@
+"""Commands about people: whoami, tenant, key, policy, proposal."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from ledger.cli import show
+from ledger.cli.options import Json, KeyId, ProposalId, Reason, given_fields
+from ledger.cli.server_call import print_answer, server
+from ledger.cli.show import console
+
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
+key_app = typer.Typer(no_args_is_help=True, help="Keys of your tenant.")
+policy_app = typer.Typer(no_args_is_help=True, help="Whether what loosens a budget takes a second steward.")
+proposal_app = typer.Typer(no_args_is_help=True, help="What one steward proposed, and a second one answers.")
+
+
+def whoami(as_json: Json = False) -> None:
+    """Show whom the ledger takes you for: tenant, role, limits, and when the key or token ends."""
+    with server() as ledger:
+        print_answer(ledger.me(), as_json, show.people.me)
+
+
+@tenant_app.command("create")
+def tenant_create(name: str, as_json: Json = False) -> None:
+    """Make a tenant and its first admin key."""
+    with server() as ledger:
+        made = ledger.make_tenant(name=name)
+    print_answer(
+        made, as_json, lambda made: show.people.secret(made["key"], what=f"The tenant {name} and its first admin key.")
+    )
+
+
+@key_app.command("create")
+def key_create(
+    name: Annotated[str, typer.Argument(help="What the key is for.")],
+    role: Annotated[str, typer.Option(help="admin, steward, requester or auditor.")],
+    dataset: Annotated[list[str] | None, typer.Option(help="Limit it to this dataset; say it again for more.")] = None,
+    project: Annotated[
+        list[str] | None, typer.Option(help="Of a requester: every run has to name it; say it again for more.")
+    ] = None,
+    expires_at: Annotated[str | None, typer.Option(help="Until when, such as 2030-01-01T00:00:00Z.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a key."""
+    with server() as ledger:
+        limits = given_fields(datasets=dataset or None, projects=project or None, expires_at=expires_at)
+        made = ledger.make_key(name=name, role=role, **limits)
+    print_answer(made, as_json, lambda made: show.people.secret(made, what=f"A key for the role {role}."))
+
+
+@key_app.command("list")
+def key_list(as_json: Json = False) -> None:
+    """List the keys, without their secrets."""
+    with server() as ledger:
+        print_answer(list(ledger.keys()), as_json, show.people.keys)
+
+
+@key_app.command("rotate")
+def key_rotate(
+    key_id: KeyId,
+    overlap: Annotated[
+        str | None, typer.Option(help="How long the old key still works, such as PT1H; P1D if you say nothing.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Make a new key for the same principal, with the same role and limits; the old one ends after the overlap."""
+    with server() as ledger:
+        made = ledger.rotate_key(key_id, overlap=overlap)
+    what = f"A new key for the role {made['role']}, beside the old one for {overlap or 'P1D'}."
+    print_answer(made, as_json, lambda made: show.people.secret(made, what=what))
+
+
+@key_app.command("revoke")
+def key_revoke(key_id: KeyId, as_json: Json = False) -> None:
+    """Revoke a key."""
+    with server() as ledger:
+        ledger.revoke_key(key_id)
+    print_answer({"id": key_id, "revoked": True}, as_json, lambda _: console.out.print(f"The key {key_id} is revoked."))
+
+
+@policy_app.command("show")
+def policy_show(as_json: Json = False) -> None:
+    """Show the tenant's policy."""
+    with server() as ledger:
+        print_answer(ledger.policy(), as_json, show.people.policy)
+
+
+@policy_app.command("set")
+def policy_set(
+    second_steward: Annotated[
+        bool,
+        typer.Option(
+            "--second-steward/--no-second-steward",
+            help="Whether raising a budget, thawing an overdrawn dataset and voiding a started run take two people.",
+        ),
+    ],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Set the tenant's policy."""
+    with server() as ledger:
+        print_answer(ledger.set_policy(second_steward=second_steward, reason=reason), as_json, show.people.policy)
+
+
+@proposal_app.command("list")
+def proposal_list(
+    state: Annotated[str | None, typer.Option(help="open, approved, refused or expired.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List what was proposed, and what became of it."""
+    with server() as ledger:
+        found = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
+    print_answer(found, as_json, show.people.proposals)
+
+
+@proposal_app.command("show")
+def proposal_show(proposal_id: ProposalId, as_json: Json = False) -> None:
+    """Show what is proposed, by whom, and until when it can be approved."""
+    with server() as ledger:
+        print_answer(ledger.proposal(proposal_id), as_json, show.people.proposal)
+
+
+@proposal_app.command("approve")
+def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
+    """Do what another steward proposed. Exit status 1 where that cannot be done any more."""
+    with server() as ledger:
+        done = ledger.approve(proposal_id)
+    print_answer(done, as_json, show.datasets.dataset if "privacy_unit" in done else show.runs.moved)
+
+
+@proposal_app.command("refuse")
+def proposal_refuse(proposal_id: ProposalId, reason: Reason, as_json: Json = False) -> None:
+    """Refuse what another steward proposed, for good."""
+    with server() as ledger:
+        print_answer(ledger.refuse(proposal_id, reason=reason), as_json, show.people.proposal)

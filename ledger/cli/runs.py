@@ -1,0 +1,298 @@
+"""Commands about runs: request, batch, plan, start, settle, void, runs, evaluate."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import shlex
+import sys
+from collections.abc import Callable
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ledger.cli import show
+from ledger.cli.options import (
+    Json,
+    ProjectName,
+    Reason,
+    RunId,
+    Segments,
+    Share,
+    Uses,
+    given_fields,
+    number_option,
+    optional_object,
+    parse_labels,
+    parsed,
+    parsed_object,
+    uses_of,
+)
+from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
+
+
+def _mechanism(
+    type_: Annotated[
+        str, typer.Option("--type", help="dpsgd, gaussian, laplace, pure_dp, approximate_dp or gdp.")
+    ] = "dpsgd",
+    noise_multiplier: Annotated[
+        Decimal | None, number_option("Noise over the clip norm, or over the sensitivity.")
+    ] = None,
+    sampling: Annotated[str | None, typer.Option(help="poisson (the default), fixed_size or shuffle.")] = None,
+    sample_rate: Annotated[Decimal | None, number_option("The share of the data in a batch; with --steps.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
+    dataset_size: Annotated[int | None, typer.Option(help="With --batch-size and --epochs, instead of a rate.")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="With --dataset-size and --epochs.")] = None,
+    epochs: Annotated[Decimal | None, number_option("With --dataset-size and --batch-size.")] = None,
+    count: Annotated[int | None, typer.Option(help="How many releases, where there are no steps.")] = None,
+    epsilon: Annotated[Decimal | None, number_option("Of pure_dp and approximate_dp.", "--mechanism-epsilon")] = None,
+    delta: Annotated[Decimal | None, number_option("Of approximate_dp and gdp.", "--mechanism-delta")] = None,
+    mu: Annotated[Decimal | None, number_option("Of gdp.", "--mechanism-mu")] = None,
+    whole: Annotated[
+        str | None, typer.Option("--mechanism", help="All of it as JSON, or @FILE; instead of the rest.")
+    ] = None,
+) -> dict[str, Any]:
+    """The mechanism that these options declare."""
+    fields = given_fields(
+        noise_multiplier=noise_multiplier,
+        sampling=sampling,
+        sample_rate=sample_rate,
+        steps=steps,
+        dataset_size=dataset_size,
+        batch_size=batch_size,
+        epochs=epochs,
+        count=count,
+        epsilon=epsilon,
+        delta=delta,
+        mu=mu,
+    )
+    if whole is not None:
+        if fields:
+            raise InvalidRequest("Give --mechanism, or the options that it stands for, not both.", field="mechanism")
+        return optional_object(whole, "mechanism") or {}
+    if type_ == "dpsgd":
+        fields.setdefault("sampling", "poisson")
+    return {"type": type_, **fields}
+
+
+def _takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that declare a mechanism; it gets what they declare as `declared`."""
+    options = inspect.signature(_mechanism, eval_str=True).parameters
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "declared"]
+
+    @functools.wraps(command)
+    def with_options(**said: Any) -> None:
+        declared = _mechanism(**{name: said.pop(name) for name in options})
+        command(declared=declared, **said)
+
+    required = [parameter for parameter in own if parameter.default is parameter.empty]
+    optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+    together = [*required, *options.values(), *optional]
+    with_options.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in together}
+    return with_options
+
+
+@_takes_mechanism
+def request(
+    datasets: Uses,
+    declared: dict[str, Any],
+    purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
+    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Say it again for more.")] = None,
+    share: Share = None,
+    project: ProjectName = None,
+    segments: Segments = None,
+    valid_for: Annotated[str | None, typer.Option(help="How long the approval can be started, such as P1D.")] = None,
+    idempotency_key: Annotated[
+        str | None, typer.Option("--key", help="The same key and request get the same answer, for ever.")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask for approval of a run, before it touches the data. Exit status 1 where it is refused."""
+    with server() as ledger:
+        try:
+            answer = ledger.ask(
+                datasets=uses_of(datasets),
+                mechanism=declared,
+                delta=share,
+                segments=segments,
+                project=project,
+                purpose=purpose,
+                labels=parse_labels(label),
+                valid_for=valid_for,
+                idempotency_key=idempotency_key,
+            )
+        except BudgetExceeded as error:
+            if as_json:
+                raise
+            show.runs.refused(error, suggest=_suggestion)
+            sys.exit(1)
+    print_answer(answer, as_json, show.runs.approved)
+
+
+@_takes_mechanism
+def plan(
+    datasets: Uses,
+    declared: dict[str, Any],
+    solve_for: Annotated[
+        str | None,
+        typer.Option(help="The option to solve for, such as noise-multiplier, steps or epochs; or runs, how many."),
+    ] = None,
+    share: Share = None,
+    project: ProjectName = None,
+    segments: Segments = None,
+    as_json: Json = False,
+) -> None:
+    """Work out whether a run would fit now, and how much of it would. Exit status 1 where it does not fit."""
+    # As the option is called: of `--mechanism-epsilon` too, the field is `epsilon`.
+    field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
+    with server() as ledger:
+        answer = ledger.plan(
+            datasets=uses_of(datasets),
+            mechanism=declared,
+            delta=share,
+            segments=segments,
+            project=project,
+            solve_for=field,
+        )
+    print_answer(answer, as_json, functools.partial(show.runs.planned, solve_for=field, suggest=_suggestion))
+    if not answer["fits"]:
+        sys.exit(1)
+
+
+def batch(
+    file: Annotated[
+        str, typer.Argument(help="A JSON array of run requests, or one a line; - (or @-) is standard input.")
+    ],
+    atomic: Annotated[bool, typer.Option("--atomic", help="All of them are approved, or nothing is recorded.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Ask for up to 1000 runs at once, as POST /v1/runs has them. Exit status 1 where not every one is approved."""
+    runs = _run_requests(file)
+    with server() as ledger:
+        try:
+            results = ledger.ask_batch(runs, atomic=atomic)["results"]
+        except BatchRefused as error:
+            if as_json:
+                raise
+            show.runs.batch(runs, error.facts.get("results", ()), is_refused=True)
+            sys.exit(1)
+    print_answer({"results": results}, as_json, lambda _: show.runs.batch(runs, results, is_refused=False))
+    if not all(result["status"] == 201 for result in results):
+        sys.exit(1)
+
+
+def _run_requests(file: str) -> list[dict[str, Any]]:
+    """The runs of a batch, each with its idempotency_key if it has one."""
+    name = file.removeprefix("@")
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidRequest(f"file: {error}", field="file") from None
+    if text.lstrip().startswith("["):
+        runs = parsed(text, "file")
+        if not all(isinstance(run, dict) for run in runs):
+            raise InvalidRequest("file: every run must be a JSON object", field="file")
+        found: list[dict[str, Any]] = runs
+        return found
+    # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
+    lines = ((place, line) for place, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [parsed_object(line, f"file, line {place}") for place, line in lines]
+
+
+def _suggestion(field: str, value: Any) -> str:
+    """The request to paste: the command that was typed, with one parameter as it would fit."""
+    words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
+    name = {"epsilon": "mechanism-epsilon", "delta": "mechanism-delta", "mu": "mechanism-mu"}.get(field, field)
+    option = f"--{name.replace('_', '-')}"
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        # The parameter gets its new value; a key stands for the request that was refused, so it goes; and what was
+        # solved for is no part of a request.
+        if skip or word in (option, "--key", "--solve-for"):
+            skip = not skip
+        elif not word.startswith((f"{option}=", "--key=", "--solve-for=")):
+            kept.append(word)
+    if "--mechanism" in kept or any(word.startswith("--mechanism=") for word in kept):
+        return f"in --mechanism: {field} {value}"
+    return shlex.join(["privacy-ledger", *kept, option, format(Decimal(repr(value)), "f")])
+
+
+def start(run: RunId, as_json: Json = False) -> None:
+    """Say that a run now touches the data."""
+    with server() as ledger:
+        print_answer(ledger.start(run), as_json, show.runs.moved)
+
+
+def settle(
+    run: RunId,
+    steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
+    stop: Annotated[
+        str | None,
+        typer.Option(
+            help="planned; or why it stopped earlier: data_dependent (the default), or data_independent, your word that"
+            " neither the data nor any output had a say in it."
+        ),
+    ] = None,
+    evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
+    said = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    with server() as ledger:
+        try:
+            answer = ledger.settle(run, **said)
+        except Overrun as error:
+            if as_json:
+                raise
+            show.runs.overran(error)
+            sys.exit(1)
+    print_answer(answer, as_json, show.runs.moved)
+
+
+def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
+    """Say that no output of a run was ever seen, so that nothing is charged; once started, it may take a second
+    steward."""
+    with server() as ledger:
+        print_answer(ledger.void(run, reason=reason), as_json, unless_proposed(show.runs.moved))
+
+
+def runs(
+    dataset: Annotated[str | None, typer.Option(help="Of this dataset alone.")] = None,
+    state: Annotated[str | None, typer.Option(help="held, started, settled, voided or refused.")] = None,
+    project: Annotated[str | None, typer.Option(help="Of this project alone.")] = None,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Not started or settled in time.")] = False,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List runs."""
+    filters = given_fields(dataset=dataset, state=state, project=project, overdue=overdue or None)
+    with server() as ledger:
+        found = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
+    print_answer(found, as_json, show.runs.runs)
+
+
+@_takes_mechanism
+def evaluate(
+    declared: dict[str, Any],
+    bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
+    adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
+    share: Share = None,
+    at_delta: Annotated[
+        list[Decimal] | None, number_option("Show epsilon at this delta; say it again for more.", "--at-delta")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Work out what a mechanism would cost. Nothing is recorded."""
+    with server() as ledger:
+        answer = ledger.evaluate(
+            mechanism=declared,
+            bound=bound,
+            adjacency=adjacency,
+            **given_fields(delta=share, report_deltas=at_delta or None),
+        )
+    print_answer(answer, as_json, show.runs.evaluated)

@@ -1,0 +1,36 @@
+"""A call to the server, and what is printed of its answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from ledger.cli import show
+
+if TYPE_CHECKING:
+    from ledger.client import Ledger
+
+
+@contextmanager
+def server() -> Iterator[Ledger]:
+    """The server at LEDGER_URL, with LEDGER_KEY."""
+    from ledger.client import Ledger
+
+    # A person is waiting, who can say it again; a training job has more patience.
+    with Ledger(retries=2) as ledger:
+        yield ledger
+
+
+def print_answer(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
+    """Print an answer as JSON for scripts, or as `shown` prints it for a person."""
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False))
+    else:
+        shown(answer)
+
+
+def unless_proposed(shown: Callable[[Any], None]) -> Callable[[Any], None]:
+    """Shows what was done; or, where the tenant's policy asks for a second steward, what was only proposed."""
+    return lambda answer: show.people.proposed(answer["proposal"]) if "proposal" in answer else shown(answer)

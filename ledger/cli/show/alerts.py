@@ -1,0 +1,88 @@
+"""How alerts look in a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+
+from ledger.cli.show.console import err, new_grid, new_table, number, out
+
+
+def alerts(items: Sequence[Mapping[str, Any]]) -> None:
+    """Alerts, a line each, newest first."""
+    if not items:
+        err.print("No alerts.")
+        return
+    table = new_table("at", "kind", "dataset", "what", "delivery")
+    for item in items:
+        event, delivery = item["event"], item["delivery"]
+        state = "not sent" if delivery["state"] == "none" else delivery["state"]
+        if delivery["failure"] is not None and delivery["state"] != "delivered":
+            state = f"{state} ({delivery['failure']})"
+        dataset = escape(event.get("dataset", {}).get("name", ""))
+        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_told(event)), escape(state))
+    out.print(table)
+
+
+def _told(event: Mapping[str, Any]) -> str:
+    """An alert in a few words."""
+    account = ", ".join(event.get("account", {}).values())
+    where = f" of {account}" if account else ""
+    match event["kind"]:
+        case "threshold":
+            return f"{event['percent']} % of the budget{where} spent and held"
+        case "refusals":
+            return f"{event['in_a_row']} refusals in a row"
+        case "overrun":
+            return f"run {event['run']} executed {event['overrun']['steps']} steps more than planned"
+        case "frozen":
+            return "frozen by an overrun" if event["because"] == "run-settled" else f"frozen: {event.get('reason')}"
+        case "overdue":
+            what = "started" if event["state"] == "held" else "settled"
+            return f"run {event['run']} was to be {what} by {event['due'][:19].replace('T', ' ')}"
+        case "mismatch":
+            return f"entry {event['seq']}: {event['reason']}"
+        case "head":
+            return f"entry {event['seq']} has the hash {event['hash'][:16]}…"
+        case "forecast":
+            return f"about {event['days_left']} days of the budget{where} left"
+        case _:
+            return "a test"
+
+
+def alerting(answer: Mapping[str, Any]) -> None:
+    """What a tenant is told of."""
+    refusals, days, webhook = answer["refusals_in_a_row"], answer["forecast_days"], answer["webhook"]
+    grid = new_grid()
+    grid.add_row("thresholds", ", ".join(f"{percent} %" for percent in answer["thresholds"]) or "none")
+    grid.add_row("refusals in a row", "never" if refusals is None else str(refusals))
+    grid.add_row("budget lasts less than", "never" if days is None else f"{days} days")
+    heads = ", with heads" if answer["heads"] else ""
+    grid.add_row("webhook", "none" if webhook is None else f"{escape(webhook['host'])}{heads}")
+    out.print(grid)
+
+
+def tested(item: Mapping[str, Any]) -> None:
+    """What came of a test alert."""
+    if item["delivery"]["state"] == "none":
+        out.print("Raised. There is no webhook, so it is only listed: privacy-ledger alerts")
+    else:
+        out.print("Raised, and on its way. What comes of it: privacy-ledger alerts --kind test")
+
+
+def forecast(answer: Mapping[str, Any]) -> None:
+    """How long a budget lasts, by the rate of the last weeks."""
+    out.print(f"At the rate of the last {answer['window_days']} days. An estimate; it decides nothing.")
+    table = new_table(
+        "account", "runs", "mu spent", "mu left", "lasts until", "days", right=("runs", "mu spent", "mu left")
+    )
+    for item in answer["accounts"]:
+        account = ", ".join(filter(None, (item["partition"], item["project"]))) or "the dataset"
+        until, days = (item["lasts_until"] or "")[:10], str(item["days_left"] if item["lasts_until"] else "")
+        if item["lasts_until"] is None:
+            until = "a hundred years" if item["is_enough"] else "too few runs to say"
+        spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
+        table.add_row(escape(account), str(item["runs"]), spent, left, until, days)
+    out.print(table if answer["accounts"] else "No run was charged to it lately, and it has no budget of its own.")

@@ -1,0 +1,72 @@
+"""The books: everything that a decision reads and changes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from ledger.core.alerting import DEFAULT_ALERTING, Alerting
+from ledger.core.datasets import Account, AccountKey, Dataset, Project
+from ledger.core.people import Proposal
+from ledger.core.runs import Run
+
+
+@dataclass(frozen=True, slots=True)
+class Books:
+    """The locked rows that a group of commands is decided on, and what they become.
+
+    partitions: the names of a dataset's partitions, complete where a command asks for all of them.
+    projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
+    proposals: those that are asked about, and the open ones of a dataset. overdrawn: the datasets with an account that
+    is. takes_two: the tenant's policy. alerting: what it wants to be told of.
+    """
+
+    datasets: dict[UUID, Dataset] = field(default_factory=dict)
+    accounts: dict[AccountKey, Account] = field(default_factory=dict)
+    runs: dict[UUID, Run] = field(default_factory=dict)
+    partitions: dict[UUID, tuple[str, ...]] = field(default_factory=dict)
+    projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
+    recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
+    proposals: dict[UUID, Proposal] = field(default_factory=dict)
+    overdrawn: frozenset[UUID] = frozenset()
+    takes_two: bool = False
+    alerting: Alerting = DEFAULT_ALERTING
+
+    def copy(self) -> Books:
+        """Books of their own, for a decision that may come to nothing."""
+        return Books(
+            dict(self.datasets),
+            dict(self.accounts),
+            dict(self.runs),
+            dict(self.partitions),
+            dict(self.projects),
+            dict(self.recent),
+            dict(self.proposals),
+            self.overdrawn,
+            self.takes_two,
+            self.alerting,
+        )
+
+
+@dataclass(slots=True)
+class Wanted:
+    """What of a dataset a group of commands has to see, beside the account that it has as a whole.
+
+    partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
+    is_every_project: what every project's share is, to know how many there are. is_guarded: whether what is asked can
+    take a second person.
+    """
+
+    partitions: set[str] | None = field(default_factory=set)
+    projects: set[str] = field(default_factory=set)
+    principals: set[UUID] = field(default_factory=set)
+    is_every_project: bool = False
+    is_guarded: bool = False
+
+    def add_partitions(self, names: Sequence[str] | None) -> None:
+        """These too; None is all."""
+        if names is None:
+            self.partitions = None
+        elif self.partitions is not None:
+            self.partitions.update(names)

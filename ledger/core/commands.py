@@ -1,0 +1,188 @@
+"""What can be asked of the decision."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from ledger.core.amounts import Amount
+from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
+from ledger.core.people import Actor, Consent
+from ledger.core.runs import Excess, Use
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An idempotency key, whose it is, and the digest of the body it stands for."""
+
+    key: str
+    digest: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Register:
+    """A steward registers a dataset. `ceiling` is as declared; the definition has the limit that it means."""
+
+    actor: Actor
+    definition: Definition
+    title: str
+    description: str
+    budget: Mapping[str, Any] | None
+    limit: Amount | None
+    ceiling: Mapping[str, Any] | None = None
+    partitions: tuple[str, ...] = ()
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return (self.definition.id,)
+
+
+@dataclass(frozen=True, slots=True)
+class _OnDataset:
+    """What a steward does to one dataset."""
+
+    actor: Actor
+    dataset_id: UUID
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return (self.dataset_id,)
+
+
+@dataclass(frozen=True, slots=True)
+class Change(_OnDataset):
+    """A steward changes a dataset's state, title or description; None leaves one as it is."""
+
+    state: DatasetState | None
+    title: str | None
+    description: str | None
+    reason: str | None
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
+class SetBudget(_OnDataset):
+    """A steward sets a new limit, of every partition too."""
+
+    budget: Mapping[str, Any]
+    limit: Amount
+    reason: str
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
+class AddPartitions(_OnDataset):
+    """A steward adds partitions, and affirms that no privacy unit lies in two."""
+
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class SetProject(_OnDataset):
+    """A steward sets a project's share."""
+
+    project: str
+    budget: Mapping[str, Any]
+    limit: Amount
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SetFairUse(_OnDataset):
+    """A steward sets what one principal may have."""
+
+    fair_use: FairUse
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out."""
+
+    actor: Actor
+    run_id: UUID
+    claim: Claim
+    uses: tuple[Use, ...]
+    project: str | None
+    cost: Amount
+    request: Mapping[str, Any]
+    costing: Mapping[str, Any]
+    valid_for_us: int
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(use.dataset_id for use in self.uses)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Several runs ask together, one after another; `is_atomic` is all or none.
+
+    is_spoilt: one of the whole batch, which is not among `asks`, cannot be approved.
+    """
+
+    actor: Actor
+    asks: tuple[Ask, ...]
+    is_atomic: bool
+    is_spoilt: bool = False
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(dict.fromkeys(dataset_id for ask in self.asks for dataset_id in ask.dataset_ids))
+
+
+@dataclass(frozen=True, slots=True)
+class _OnRun:
+    """What is done with an approved run. `charges` are its accounts, by dataset, as its approval recorded them."""
+
+    actor: Actor
+    run_id: UUID
+    charges: Mapping[UUID, tuple[AccountKey, ...]]
+
+    @property
+    def dataset_ids(self) -> tuple[UUID, ...]:
+        return tuple(self.charges)
+
+
+@dataclass(frozen=True, slots=True)
+class Start(_OnRun):
+    """A held run now touches the data."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle(_OnRun):
+    """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
+
+    charged: for what was executed of the plan; never more than was approved.
+    """
+
+    body: Mapping[str, Any]
+    steps: int | None
+    stop: str
+    charged: Amount
+    excess: Excess | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Void(_OnRun):
+    """No output of a run was ever seen. `body` says why."""
+
+    body: Mapping[str, Any]
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
+class RefuseProposal:
+    """A second steward says no."""
+
+    actor: Actor
+    proposal_id: UUID
+    dataset_ids: tuple[UUID, ...]
+    reason: str
+
+
+OnRun = Start | Settle | Void
+Single = Register | Change | SetBudget | AddPartitions | SetProject | SetFairUse | Ask | OnRun | RefuseProposal
+Command = Single | Batch

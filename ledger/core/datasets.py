@@ -1,0 +1,151 @@
+"""Datasets, their accounts, and projects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal, NamedTuple
+from uuid import UUID
+
+from ledger.core.amounts import ZERO, Amount
+
+Adjacency = Literal["add_or_remove_one", "replace_one"]
+Bound = Literal["certified", "clt"]
+DatasetState = Literal["active", "frozen", "retired"]
+
+
+class AccountKey(NamedTuple):
+    """Which account of a dataset: of one partition or of the whole, and of nobody, a project or a principal."""
+
+    dataset_id: UUID
+    partition: str | None = None
+    project: str | None = None
+    principal_id: UUID | None = None
+
+    @property
+    def is_base(self) -> bool:
+        """Whether it is what the dataset's own budget is counted in."""
+        return self.project is None and self.principal_id is None
+
+    def facts(self) -> dict[str, str]:
+        """What tells it from the others of its dataset, as it stands in an answer."""
+        named = {"partition": self.partition, "project": self.project, "principal": self.principal_id}
+        return {name: str(value) for name, value in named.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """Where a budget is counted: `spent + held <= limit + overdrawn`, in both quantities, always.
+
+    A principal's account limits what is held and never spent: settling a run gives its hold back there.
+    """
+
+    key: AccountKey
+    limit: Amount
+    spent: Amount = ZERO
+    held: Amount = ZERO
+    overdrawn: Amount = ZERO
+
+    @property
+    def remaining(self) -> Amount:
+        return self.limit - self.spent - self.held
+
+    def facts(self) -> dict[str, dict[str, str]]:
+        """The balance as it stands in a record."""
+        parts = {"limit": self.limit, "spent": self.spent, "held": self.held, "overdrawn": self.overdrawn}
+        return {name: amount.facts() for name, amount in parts.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """What several accounts of one budget come to: disjoint partitions compose in parallel, so the most counts.
+
+    Every field is taken in each quantity for itself: the most that is spent and held, the least that remains.
+    """
+
+    limit: Amount
+    spent: Amount
+    held: Amount
+    remaining: Amount
+
+
+class Parent(NamedTuple):
+    """A dataset that another one is derived from."""
+
+    id: UUID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """What a dataset is. It never changes once registered, so it can be remembered without asking again.
+
+    derived_from: the datasets that it is a copy, filter or join of. ancestors: those, and theirs, and so on.
+    has_budget: a dataset without one is derived, and counts in its ancestors' accounts alone.
+    ceiling: no limit may pass it, ever.
+    """
+
+    id: UUID
+    name: str
+    privacy_unit: str
+    adjacency: Adjacency
+    bound: Bound
+    size: int | None
+    is_partitioned: bool = False
+    has_budget: bool = True
+    ceiling: Amount | None = None
+    derived_from: tuple[Parent, ...] = ()
+    ancestors: tuple[UUID, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FairUse:
+    """What one principal may have of a dataset: hold at most so much at once, and ask for so many runs an hour."""
+
+    budget: Mapping[str, Any] | None
+    held: Amount | None
+    runs_per_hour: int | None
+
+    def facts(self) -> dict[str, Any]:
+        """As it stands in a record."""
+        return {
+            "held": self.budget,
+            "runs_per_hour": self.runs_per_hour,
+            "limit": None if self.held is None else self.held.facts(),
+        }
+
+
+NO_FAIR_USE: Final = FairUse(None, None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """A dataset with what does change; `seq` and `head` are its journal's newest number and hash.
+
+    limit: that of its own account, or of each of its partitions; None where it has no budget.
+    """
+
+    definition: Definition
+    title: str
+    description: str
+    budget: Mapping[str, Any] | None
+    limit: Amount | None
+    state: DatasetState
+    seq: int
+    head: bytes
+    fair_use: FairUse = NO_FAIR_USE
+    created_us: int = 0
+
+    @property
+    def id(self) -> UUID:
+        return self.definition.id
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A team's share of a dataset's budget: the limit of each of its accounts there."""
+
+    dataset_id: UUID
+    name: str
+    budget: Mapping[str, Any]
+    limit: Amount

@@ -1,0 +1,177 @@
+"""Decisions about datasets: registering, budgets, partitions, projects, fair use."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
+from ledger.core.datasets import Account, AccountKey, Dataset, Project
+from ledger.core.decision.posting import Drafts, Touched, write
+from ledger.core.decision.two_people import Guarded, propose_first, seconded
+from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
+
+PARTITIONS_MAX: Final = 4096
+"""Of one dataset: a run may charge all of them, and its entry names them."""
+PROJECTS_MAX: Final = 1000
+NAMED_MAX: Final = 20
+"""How many accounts an error of a steward's names."""
+
+
+def register(books: Books, command: Register, now_us: int) -> Drafts:
+    """Register a dataset with its budget, partitions and parents."""
+    definition = command.definition
+    dataset = replace(books.datasets[definition.id], created_us=now_us)
+    new: list[Account] = []
+    if command.limit is not None:
+        names = command.partitions if definition.is_partitioned else (None,)
+        new = [Account(AccountKey(dataset.id, name), command.limit) for name in names]
+    facts = {
+        "title": command.title,
+        "description": command.description,
+        "privacy_unit": definition.privacy_unit,
+        "adjacency": definition.adjacency,
+        "bound": definition.bound,
+        "size": definition.size,
+        "budget": command.budget,
+        "limit": None if command.limit is None else command.limit.facts(),
+        "is_partitioned": definition.is_partitioned,
+        "derived_from": [
+            {"id": str(parent.id), "name": parent.name, "unit_preserving": True} for parent in definition.derived_from
+        ],
+        "state": dataset.state,
+    }
+    if definition.ceiling is not None:
+        facts |= {"ceiling": command.ceiling, "ceiling_limit": definition.ceiling.facts()}
+    books.partitions[dataset.id] = command.partitions
+    return write(books, [Touched(dataset, new)], command.actor, "dataset-registered", facts)
+
+
+def change(books: Books, command: Change, now_us: int) -> Drafts:
+    """Change the state, title or description of a dataset."""
+    dataset = books.datasets[command.dataset_id]
+    if dataset.state == "retired" and command.state not in (None, "retired"):
+        raise DatasetFrozen("A retired dataset stays retired.", dataset=dataset.definition.name, state="retired")
+    asked: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
+    changed = {name: value for name, value in asked.items() if value is not None}
+    facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
+    is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
+    asked_two = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Touched(dataset)])
+    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+        return proposed
+    facts |= seconded(books, asked_two, now_us)
+    return write(books, [Touched(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
+
+
+def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
+    """Set a new budget, of the dataset and of every partition."""
+    dataset = books.datasets[command.dataset_id]
+    definition, before = dataset.definition, dataset.limit
+    if before is None:
+        raise InvalidRequest(
+            "budget: this dataset was registered without one of its own; its runs charge what it is derived from",
+            field="budget",
+        )
+    if definition.ceiling is not None and (above := command.limit.exceeds(definition.ceiling)):
+        raise InvalidRequest(
+            "budget: is above the ceiling that was set when the dataset was registered",
+            field="budget",
+            quantities=above,
+            limit=command.limit,
+            ceiling=definition.ceiling,
+        )
+    changed = _with_limit(dataset, _base_accounts(books, dataset), command.limit)
+    facts = {
+        "budget": command.budget,
+        "limit": command.limit.facts(),
+        "limit_before": before.facts(),
+        "reason": command.reason,
+    }
+    is_raise = bool(command.limit.exceeds(before))
+    asked_two = Guarded("budget", is_raise, facts, command.actor, command.consent, [Touched(dataset)])
+    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+        return proposed
+    facts |= seconded(books, asked_two, now_us)
+    dataset = replace(dataset, budget=command.budget, limit=command.limit)
+    return write(books, [Touched(dataset, changed)], command.actor, "budget-set", facts)
+
+
+def _base_accounts(books: Books, dataset: Dataset) -> list[Account]:
+    """The accounts that the dataset's own budget is counted in."""
+    names = books.partitions.get(dataset.id, ()) if dataset.definition.is_partitioned else (None,)
+    return [books.accounts[AccountKey(dataset.id, name)] for name in names]
+
+
+def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) -> list[Account]:
+    """These accounts with a new limit. Raises BudgetBelowSpent, naming those in which more is committed."""
+    over = [account for account in accounts if (account.spent + account.held).exceeds(limit)]
+    if not over:
+        return [replace(account, limit=limit) for account in accounts]
+    fullest = max(over, key=lambda account: (account.spent + account.held).mu_sq_pico)
+    raise BudgetBelowSpent(
+        dataset=dataset.definition.name,
+        quantities=[
+            quantity
+            for quantity in ("mu", "delta")
+            if any(quantity in (account.spent + account.held).exceeds(limit) for account in over)
+        ],
+        limit=limit,
+        spent=fullest.spent,
+        held=fullest.held,
+        accounts=[account.key.facts() for account in over if account.key.facts()][:NAMED_MAX],
+        accounts_over=len(over),
+    )
+
+
+def add_partitions(books: Books, command: AddPartitions) -> Drafts:
+    """Add partitions, each with the limit of the dataset."""
+    dataset = books.datasets[command.dataset_id]
+    name = dataset.definition.name
+    if not dataset.definition.is_partitioned or dataset.limit is None:
+        raise PartitionsClosed(dataset=name)
+    if dataset.state == "retired":
+        raise DatasetFrozen("A retired dataset stays retired.", dataset=name, state="retired")
+    there = books.partitions[dataset.id]
+    taken = sorted(set(there).intersection(command.names))
+    if taken:
+        raise NameTaken(f"There is a partition {taken[0]!r} already.", dataset=name, partition=taken[0])
+    if len(there) + len(command.names) > PARTITIONS_MAX:
+        raise TooLarge(f"names: a dataset has at most {PARTITIONS_MAX} partitions", field="names", there=len(there))
+    new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
+    facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
+    books.partitions[dataset.id] = (*there, *command.names)
+    return write(books, [Touched(dataset, new)], command.actor, "partitions-added", facts)
+
+
+def set_project(books: Books, command: SetProject) -> Drafts:
+    """Set the share of a project."""
+    dataset = books.datasets[command.dataset_id]
+    before = books.projects.get((dataset.id, command.project))
+    if before is None and sum(of == dataset.id for of, _ in books.projects) >= PROJECTS_MAX:
+        raise TooLarge(f"A dataset has at most {PROJECTS_MAX} projects.", projects_max=PROJECTS_MAX)
+    accounts = [
+        account
+        for key, account in books.accounts.items()
+        if key.dataset_id == dataset.id and key.project == command.project
+    ]
+    changed = _with_limit(dataset, accounts, command.limit)
+    facts = {
+        "project": command.project,
+        "budget": command.budget,
+        "limit": command.limit.facts(),
+        "limit_before": None if before is None else before.limit.facts(),
+        **({"reason": command.reason} if command.reason is not None else {}),
+    }
+    project = Project(dataset.id, command.project, command.budget, command.limit)
+    books.projects[dataset.id, command.project] = project
+    return write(books, [Touched(dataset, changed)], command.actor, "project-set", facts)
+
+
+def set_fair_use(books: Books, command: SetFairUse) -> Drafts:
+    """Limit what one principal may hold and ask for."""
+    dataset = replace(books.datasets[command.dataset_id], fair_use=command.fair_use)
+    facts = {"fair_use": command.fair_use.facts(), "reason": command.reason}
+    return write(books, [Touched(dataset)], command.actor, "fair-use-set", facts)

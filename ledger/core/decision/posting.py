@@ -1,0 +1,106 @@
+"""Entries and balances that a decision writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.books import Books
+from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.entries import Draft
+from ledger.core.people import Actor
+from ledger.core.runs import Run
+
+HOUR_US: Final = 3_600 * 1_000_000
+Drafts = tuple[Draft, ...]
+"""The entries that a command leaves: one in the journal of each dataset that it touches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Repeat:
+    """The command was carried out before; the answer is the entries of this kind that the run already has."""
+
+    run_id: UUID
+    kind: str
+    body: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Touched:
+    """A dataset as it becomes, with the accounts that a command touches there, and what its entry alone says."""
+
+    dataset: Dataset
+    accounts: Sequence[Account] = ()
+    own: Mapping[str, Any] = field(default_factory=dict)
+
+
+def write(
+    books: Books,
+    touched: Sequence[Touched],
+    actor: Actor,
+    kind: str,
+    facts: Mapping[str, Any],
+    run: Run | None = None,
+) -> Drafts:
+    """Puts the new rows into the books and drafts the entries that say so. The one place where `seq` moves."""
+    changed = [[_checked(account) for account in each.accounts] for each in touched]
+    drafts: list[Draft] = []
+    for each, accounts in zip(touched, changed, strict=True):
+        dataset = replace(each.dataset, seq=each.dataset.seq + 1)
+        books.datasets[dataset.id] = dataset
+        books.accounts.update((account.key, account) for account in accounts)
+        draft = Draft(
+            dataset_id=dataset.id,
+            dataset=dataset.definition.name,
+            seq=dataset.seq,
+            kind=kind,
+            actor=actor.facts(),
+            facts={**facts, **each.own, **_balances(books, dataset, accounts)},
+            run_id=None if run is None else run.id,
+        )
+        drafts.append(draft)
+    if run is not None:
+        books.runs[run.id] = run
+    return tuple(drafts)
+
+
+def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> dict[str, Any]:
+    """What an entry says of balances: `balance`, of the dataset's own account, and `accounts`, of the others that it
+    touches, together where they are alike, so that a thousand partitions with one balance are a list of names."""
+    own = books.accounts.get(AccountKey(dataset.id))
+    said: dict[str, Any] = {} if own is None else {"balance": own.facts()}
+    groups: dict[Account, list[str]] = {}
+    for account in accounts:
+        if account.key != AccountKey(dataset.id):
+            alike = replace(account, key=account.key._replace(partition=None))
+            groups.setdefault(alike, []).extend([account.key.partition] if account.key.partition is not None else [])
+    if groups:
+        said["accounts"] = [
+            {
+                **({"partitions": sorted(names)} if names else {}),
+                **alike.key.facts(),
+                **alike.facts(),
+            }
+            for alike, names in groups.items()
+        ]
+    return said
+
+
+def beyond(account: Account) -> Amount:
+    """How much more is spent and held than the limit."""
+    return (account.spent + account.held - account.limit).most(ZERO)
+
+
+def _checked(account: Account) -> Account:
+    """The invariant, before anything is written; the database holds it once more in a constraint. What was overdrawn
+    counts as that no longer than it is needed."""
+    account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
+    parts = (account.limit, account.spent, account.held, account.overdrawn)
+    if not all(part.fits_int64 for part in parts):
+        raise ArithmeticError(f"an amount is negative or past 2^63 - 1: {account}")
+    if (account.spent + account.held).exceeds(account.limit + account.overdrawn):
+        raise ArithmeticError(f"more spent and held than the limit allows: {account}")
+    return account

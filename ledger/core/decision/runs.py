@@ -1,0 +1,304 @@
+"""Decisions about runs: asking, starting, settling, voiding."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, assert_never
+from uuid import UUID
+
+from ledger.core.amounts import Amount, Quantity, timestamp
+from ledger.core.books import Books
+from ledger.core.commands import Ask, OnRun, Settle, Start, Void
+from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.decision.posting import HOUR_US, Drafts, Repeat, Touched, beyond, write
+from ledger.core.decision.two_people import Guarded, propose_first, seconded
+from ledger.core.people import Actor
+from ledger.core.runs import Place, Run, Use
+from ledger.errors import DatasetFrozen, Forbidden, InvalidRequest, NotFound, RateLimited, RunState
+
+SETTLE_WITHIN_US: Final = 30 * 86_400 * 1_000_000
+"""How long after its start a run may go unsettled before it is listed as overdue. It goes on counting in full."""
+
+
+def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
+    """Approve or refuse a run on every account that it charges."""
+    for dataset_id in command.dataset_ids:
+        _demand_active(books.datasets[dataset_id])
+        _demand_rate(books, command.actor, dataset_id, now_us)
+    demand_project(books, command.uses, command.project)
+    charged = {
+        use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=command.actor.principal_id)
+        for use in command.uses
+    }
+    binding = {
+        dataset_id: bound
+        for dataset_id, accounts in charged.items()
+        if (bound := binding_quantities(command.cost, accounts))
+    }
+    run = Run(
+        id=command.run_id,
+        principal_id=command.actor.principal_id,
+        state="refused" if binding else "held",
+        cost=None if binding else command.cost,
+        created_us=now_us,
+        project=command.project,
+        ended_us=now_us if binding else None,
+        due_us=None if binding else now_us + command.valid_for_us,
+        places=tuple(Place(dataset_id, books.datasets[dataset_id].seq + 1) for dataset_id in charged),
+    )
+    facts = {
+        "request": command.request,
+        "cost": command.cost.facts(),
+        "idempotency_key": command.claim.key,
+        **({"project": command.project} if command.project is not None else {}),
+        **command.costing,
+    }
+    own: dict[UUID, dict[str, Any]] = {use.dataset_id: {"via": list(use.via)} for use in command.uses}
+    if binding:
+        kind = "run-refused"
+        for dataset_id, said in own.items():
+            others = [books.datasets[other].definition.name for other in binding if other != dataset_id]
+            said |= {"binding": binding.get(dataset_id, []), "binding_elsewhere": sorted(others)}
+    else:
+        kind = "run-approved"
+        facts |= {"start_by": timestamp(now_us + command.valid_for_us)}
+        charged = {
+            dataset_id: [replace(account, held=account.held + command.cost) for account in accounts]
+            for dataset_id, accounts in charged.items()
+        }
+    touched = [Touched(books.datasets[id_], accounts, own[id_]) for id_, accounts in charged.items()]
+    _count(books, command, now_us)
+    return write(books, touched, command.actor, kind, facts, run)
+
+
+def charged_accounts(books: Books, use: Use, *, project: str | None, principal_id: UUID) -> list[Account]:
+    """The accounts of one dataset that a run charges. One that nobody charged before begins with nothing in it.
+
+    Raises NotFound for a partition that there is not, and InvalidRequest where there is none yet.
+    """
+    dataset = books.datasets[use.dataset_id]
+    found: list[Account] = []
+    for partition in _scopes(books, dataset, use):
+        key = AccountKey(dataset.id, partition)
+        if dataset.limit is not None:
+            found.append(books.accounts[key])
+        share = books.projects.get((dataset.id, project)) if project is not None else None
+        if share is not None:
+            key = AccountKey(dataset.id, partition, share.name)
+            found.append(books.accounts.get(key, Account(key, share.limit)))
+        if dataset.fair_use.held is not None:
+            key = AccountKey(dataset.id, partition, None, principal_id)
+            account = books.accounts.get(key, Account(key, dataset.fair_use.held))
+            # A limit that was lowered below what somebody holds takes effect as that shrinks.
+            found.append(replace(account, limit=dataset.fair_use.held.most(account.held)))
+    return found
+
+
+def _scopes(books: Books, dataset: Dataset, use: Use) -> Sequence[str | None]:
+    if not dataset.definition.is_partitioned:
+        return (None,)
+    name = dataset.definition.name
+    if use.partitions is None:
+        if not books.partitions[dataset.id]:
+            raise InvalidRequest(f"datasets: {name} has no partitions yet", field="datasets", dataset=name)
+        return sorted(books.partitions[dataset.id])
+    for partition in use.partitions:
+        if AccountKey(dataset.id, partition) not in books.accounts:
+            raise NotFound(f"{name} has no partition {partition!r}.", dataset=name, partition=partition)
+    return sorted(use.partitions)
+
+
+def demand_project(books: Books, uses: Sequence[Use], project: str | None) -> None:
+    """Raises NotFound where a dataset was named of which the project has no share, there or where it comes from."""
+    if project is None:
+        return
+    limited = {name for use in uses if (use.dataset_id, project) in books.projects for name in use.via}
+    for name in (name for use in uses for name in use.via):
+        if name not in limited:
+            raise NotFound(f"There is no project {project!r} of {name}.", project=project, dataset=name)
+
+
+def binding_quantities(cost: Amount, accounts: Sequence[Account]) -> list[Quantity]:
+    """The quantities in which a cost is more than what is left of one of these accounts."""
+    exceeded = {quantity for account in accounts for quantity in cost.exceeds(account.remaining)}
+    quantities: tuple[Quantity, ...] = ("mu", "delta")
+    return [quantity for quantity in quantities if quantity in exceeded]
+
+
+def advance(books: Books, command: OnRun, now_us: int) -> Drafts | Repeat:
+    """Start, settle or void a run, or repeat what was decided before."""
+    match command:
+        case Start():
+            return _start(books, command, now_us)
+        case Settle():
+            return _settle(books, command, now_us)
+        case Void():
+            return _void(books, command, now_us)
+        case _:
+            assert_never(command)
+
+
+def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
+    run = _run(books, command)
+    _demand_owner(command.actor, run)
+    if run.state == "started":
+        return Repeat(run.id, "run-started", {})
+    _demand_state(run, "held")
+    for dataset_id in command.dataset_ids:
+        _demand_active(books.datasets[dataset_id])
+    if run.due_us is not None and now_us > run.due_us:
+        start_by = timestamp(run.due_us)
+        raise RunState(
+            "The approval was to be used by start_by; void it and ask again.", state="held", start_by=start_by
+        )
+    due_us = now_us + SETTLE_WITHIN_US
+    run = replace(run, state="started", started_us=now_us, due_us=due_us)
+    facts = {"settle_by": timestamp(due_us)}
+    return write(books, _charged(books, command), command.actor, "run-started", facts, run)
+
+
+def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
+    run = _run(books, command)
+    _demand_owner(command.actor, run)
+    if run.state == "settled":
+        return Repeat(run.id, "run-settled", command.body)
+    _demand_state(run, "started")
+    cost = _cost(run)
+    if command.charged.exceeds(cost):
+        raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
+    whole = command.charged if command.excess is None else command.charged + command.excess.cost
+    touched = [
+        Touched(each.dataset, [_settled(account, cost, whole) for account in each.accounts])
+        for each in _charged(books, command)
+    ]
+    facts: dict[str, Any] = {
+        "request": command.body,
+        "steps": command.steps,
+        "stop": command.stop,
+        "charged": whole.facts(),
+        "returned": (cost - command.charged).facts(),
+    }
+    if command.excess is not None:
+        excess = command.excess
+        touched = [
+            _frozen(each) if _is_beyond(before.accounts, cost, command.charged, excess.cost) else each
+            for before, each in zip(_charged(books, command), touched, strict=True)
+        ]
+        overdrawn = sorted(each.dataset.definition.name for each in touched if "state" in each.own)
+        facts["overrun"] = {
+            "steps": excess.steps,
+            "cost": excess.cost.facts(),
+            "fits": not overdrawn,
+            "frozen": overdrawn,
+            **excess.costing,
+        }
+    run = replace(run, state="settled", ended_us=now_us, due_us=None)
+    return write(books, touched, command.actor, "run-settled", facts, run)
+
+
+def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
+    """The account after a run of this cost was charged this much. Where more was spent than fits, it is overdrawn."""
+    account = replace(account, held=account.held - cost)
+    if account.key.principal_id is not None:
+        return account
+    account = replace(account, spent=(account.spent + charged).saturated)
+    return replace(account, overdrawn=account.overdrawn.most(beyond(account)))
+
+
+def _is_beyond(accounts: Sequence[Account], cost: Amount, charged: Amount, excess: Amount) -> bool:
+    """Whether an overrun does not fit in one of these accounts, once the run itself is settled there: the same question
+    as for a new run. That an account is overdrawn further would not tell, where its balance is saturated."""
+    settled = [_settled(account, cost, charged) for account in accounts if account.key.principal_id is None]
+    return any(excess.exceeds(account.remaining) for account in settled)
+
+
+def _frozen(touched: Touched) -> Touched:
+    """Where an overrun did not fit, the dataset waits for a steward."""
+    state = touched.dataset.state if touched.dataset.state == "retired" else "frozen"
+    return Touched(replace(touched.dataset, state=state), touched.accounts, {**touched.own, "state": state})
+
+
+def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
+    run = _run(books, command)
+    if run.state == "voided" and not command.consent.is_second:
+        return Repeat(run.id, "run-voided", command.body)
+    if run.state == "started":
+        if command.actor.role not in ("steward", "admin"):
+            raise Forbidden("Once a run has started, only a steward can say that no output was ever seen.")
+    else:
+        _demand_state(run, "held")
+        if command.actor.role != "steward":
+            _demand_owner(command.actor, run)
+    cost = _cost(run)
+    charged = _charged(books, command)
+    untouched = [Touched(each.dataset) for each in charged]
+    is_started = run.state == "started"
+    said = {"request": command.body}
+    asked_two = Guarded("void", is_started, said, command.actor, command.consent, untouched, run_id=run.id)
+    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+        return proposed
+    touched = [
+        Touched(each.dataset, [replace(account, held=account.held - cost) for account in each.accounts])
+        for each in charged
+    ]
+    run = replace(run, state="voided", ended_us=now_us, due_us=None)
+    facts = {"request": command.body, "returned": cost.facts(), **seconded(books, asked_two, now_us)}
+    return write(books, touched, command.actor, "run-voided", facts, run)
+
+
+def _charged(books: Books, command: OnRun) -> list[Touched]:
+    return [
+        Touched(books.datasets[dataset_id], [books.accounts[key] for key in keys])
+        for dataset_id, keys in command.charges.items()
+    ]
+
+
+def _run(books: Books, command: OnRun) -> Run:
+    run = books.runs.get(command.run_id)
+    if run is None:
+        raise NotFound("There is no such run.")
+    return run
+
+
+def _cost(run: Run) -> Amount:
+    if run.cost is None:
+        raise ArithmeticError(f"run {run.id} is {run.state} and has no cost")
+    return run.cost
+
+
+def _demand_active(dataset: Dataset) -> None:
+    if dataset.state != "active":
+        raise DatasetFrozen(f"The dataset is {dataset.state}.", dataset=dataset.definition.name, state=dataset.state)
+
+
+def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> None:
+    most = books.datasets[dataset_id].fair_use.runs_per_hour
+    if most is None:
+        return
+    recent = [at for at in books.recent.get((dataset_id, actor.principal_id), ()) if at > now_us - HOUR_US]
+    if len(recent) >= most:
+        name = books.datasets[dataset_id].definition.name
+        raise RateLimited(
+            f"One principal may ask for {most} runs an hour on {name}.",
+            retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
+            dataset=name,
+            runs_per_hour=most,
+        )
+
+
+def _count(books: Books, command: Ask, now_us: int) -> None:
+    for dataset_id in command.dataset_ids:
+        if books.datasets[dataset_id].fair_use.runs_per_hour is not None:
+            key = dataset_id, command.actor.principal_id
+            books.recent[key] = (*books.recent.get(key, ()), now_us)
+
+
+def _demand_state(run: Run, needed: str) -> None:
+    if run.state != needed:
+        raise RunState(f"The run is {run.state}; only a {needed} run allows that.", state=run.state)
+
+
+def _demand_owner(actor: Actor, run: Run) -> None:
+    if actor.role != "admin" and actor.principal_id != run.principal_id:
+        raise Forbidden("Only the principal that asked for a run may do that.")

@@ -1,0 +1,108 @@
+"""Changes that need a second person: propose, approve, refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.core.amounts import timestamp
+from ledger.core.books import Books
+from ledger.core.commands import RefuseProposal
+from ledger.core.decision.posting import HOUR_US, Drafts, Touched, write
+from ledger.core.people import Actor, Consent, Proposal, ProposalKind
+from ledger.errors import Forbidden, ProposalState, TooLarge
+
+DAY_US: Final = 24 * HOUR_US
+"""How long a second person has to approve what takes two."""
+PROPOSALS_MAX: Final = 100
+"""Open at the same time, of one dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guarded:
+    """Something that a tenant's policy can ask a second person for.
+
+    is_loosening: whether it is of that kind at all. body: what it would say. touched: whose journals tell of it.
+    """
+
+    kind: ProposalKind
+    is_loosening: bool
+    body: Mapping[str, Any]
+    actor: Actor
+    consent: Consent
+    touched: Sequence[Touched]
+    run_id: UUID | None = None
+
+
+def propose_first(books: Books, asked: Guarded, now_us: int) -> Drafts | None:
+    """The entries that propose it, where it takes a second person who has not spoken yet."""
+    if asked.consent.is_second or not (asked.is_loosening and books.takes_two):
+        return None
+    first = asked.touched[0].dataset.id
+    is_open = [each for each in books.proposals.values() if each.state == "open" and each.expires_us > now_us]
+    if sum(each.dataset_id == first for each in is_open) >= PROPOSALS_MAX:
+        raise TooLarge(f"At most {PROPOSALS_MAX} proposals of a dataset are open at once.", proposals_max=PROPOSALS_MAX)
+    proposal = Proposal(
+        id=asked.consent.proposal_id,
+        kind=asked.kind,
+        dataset_id=first,
+        run_id=asked.run_id,
+        principal_id=asked.actor.principal_id,
+        body={"request": asked.body, "by": asked.actor.facts()},
+        state="open",
+        created_us=now_us,
+        expires_us=now_us + DAY_US,
+    )
+    books.proposals[proposal.id] = proposal
+    facts = {
+        "proposal": str(proposal.id),
+        "what": proposal.kind,
+        "proposes": asked.body,
+        "approve_by": timestamp(proposal.expires_us),
+        **({"about_run": str(asked.run_id)} if asked.run_id is not None else {}),
+    }
+    return write(books, asked.touched, asked.actor, "change-proposed", facts)
+
+
+def seconded(books: Books, asked: Guarded, now_us: int) -> dict[str, Any]:
+    """What the entry says of the one who proposed it, where it was. Raises Forbidden for one person as both."""
+    if not asked.consent.is_second:
+        return {}
+    proposal = _open_proposal(books, asked.consent.proposal_id, asked.actor, now_us)
+    if (proposal.kind, proposal.dataset_id, proposal.run_id) != (
+        asked.kind,
+        asked.touched[0].dataset.id,
+        asked.run_id,
+    ):
+        raise ArithmeticError(f"proposal {proposal.id} is of something else")
+    books.proposals[proposal.id] = replace(proposal, state="approved")
+    return {
+        "proposal": {
+            "id": str(proposal.id),
+            "by": proposal.body["by"],
+            "at": timestamp(proposal.created_us),
+        }
+    }
+
+
+def _open_proposal(books: Books, proposal_id: UUID, actor: Actor, now_us: int) -> Proposal:
+    proposal = books.proposals.get(proposal_id)
+    if proposal is None:  # only those are read that are open
+        raise ProposalState()
+    if proposal.state != "open" or proposal.expires_us <= now_us:
+        state = proposal.state if proposal.state != "open" else "expired"
+        raise ProposalState(f"The proposal is {state}.", state=state)
+    if proposal.principal_id == actor.principal_id:
+        raise Forbidden("A second person has to say yes or no to a proposal.")
+    return proposal
+
+
+def refuse_proposal(books: Books, command: RefuseProposal, now_us: int) -> Drafts:
+    """Refuse an open proposal."""
+    proposal = _open_proposal(books, command.proposal_id, command.actor, now_us)
+    books.proposals[proposal.id] = replace(proposal, state="refused")
+    touched = [Touched(books.datasets[dataset_id]) for dataset_id in command.dataset_ids]
+    facts = {"proposal": str(proposal.id), "what": proposal.kind, "reason": command.reason}
+    return write(books, touched, command.actor, "proposal-refused", facts)

@@ -1,0 +1,47 @@
+"""Entries of a journal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+NO_HASH: Final = bytes(32)
+
+
+@dataclass(frozen=True, slots=True)
+class TenantEntry:
+    """An entry of a tenant's own journal: of keys, roles and policies."""
+
+    seq: int
+    kind: str
+    at_us: int
+    body: str
+    hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A journal entry before it is sealed: everything but the hash that ties it to the one before."""
+
+    dataset_id: UUID
+    dataset: str
+    seq: int
+    kind: str
+    actor: Mapping[str, Any]
+    facts: Mapping[str, Any]
+    run_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes."""
+
+    dataset_id: UUID
+    seq: int
+    kind: str
+    at_us: int
+    run_id: UUID | None
+    body: str
+    hash: bytes

@@ -1,0 +1,125 @@
+"""A tenant's own journal: walked and replayed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from ledger.canonical import digest
+from ledger.core.alerting import Alerting
+from ledger.core.journal.chain import Chain, Demand, check_all, read_entries
+from ledger.errors import JournalBroken
+
+
+def walk_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
+    """The same of a tenant's own journal, checked as `replay_tenant` checks it."""
+    return read_entries(_TenantBook(tenant_id).read, entries)
+
+
+ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook", "heads")
+"""What an entry of the kind `alerting-set` says, beside its reason."""
+
+
+def alerting_facts(alerting: Alerting) -> dict[str, Any]:
+    """What a tenant wants to be told of, as an entry says it: of the webhook its host and the SHA-256 of its URL, since
+    that may have a secret in it."""
+    facts = alerting.facts()
+    url = facts["webhook"]
+    if url is not None:
+        facts["webhook"] = {"host": urlsplit(url).netloc, "sha256": digest(url).hex()}
+    return facts
+
+
+class KnownKey(NamedTuple):
+    """A key as a tenant's journal knows it."""
+
+    principal_id: UUID
+    name: str
+    role: str
+    datasets: tuple[str, ...] | None
+    projects: tuple[str, ...] | None
+    expires_at: str | None
+    is_revoked: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ReplayedTenant:
+    """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it.
+
+    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none.
+    """
+
+    seq: int
+    head: bytes
+    is_whole: bool
+    second_steward: bool
+    keys: Mapping[UUID, KnownKey]
+    alerting: Mapping[str, Any] | None = None
+
+
+def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
+    """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
+    book = _TenantBook(tenant_id)
+    check_all(book.read, entries)
+    return ReplayedTenant(book.seq, book.head, book.is_whole, book.second_steward, book.keys, book.alerting)
+
+
+class _TenantBook(Chain):
+    """A reader's own account of keys and policies."""
+
+    def __init__(self, tenant_id: UUID) -> None:
+        super().__init__(tenant_id)
+        self.is_whole = self.second_steward = False
+        self.keys: dict[UUID, KnownKey] = {}
+        self.alerting: Mapping[str, Any] | None = None
+
+    def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
+        entry, demand = self.follow(seq, body, stated)
+        demand("dataset_id" not in entry, "belongs to a dataset")
+        match entry["kind"]:
+            case "tenant-made":
+                demand(seq == 1, "makes the tenant a second time")
+                self.is_whole = True
+            case "key-made":
+                self._make(entry, demand)
+            case "key-rotated":
+                self._rotate(entry, demand)
+            case "key-revoked":
+                key = UUID(entry["revokes"])
+                known = self.keys.get(key)
+                demand(known is not None or not self.is_whole, "revokes a key that was never made")
+                if known is not None:
+                    demand(not known.is_revoked, "revokes a key a second time")
+                    self.keys[key] = known._replace(is_revoked=True)
+            case "policy-set":
+                self.second_steward = bool(entry["second_steward"])
+            case "alerting-set":
+                self.alerting = {name: entry[name] for name in ALERTING}
+            case kind:
+                raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
+        return entry
+
+    def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
+        key = UUID(entry["made"])
+        demand(key not in self.keys, "makes a key a second time")
+        datasets, projects = (None if entry[of] is None else tuple(entry[of]) for of in ("datasets", "projects"))
+        self.keys[key] = made = KnownKey(
+            UUID(entry["principal"]), entry["name"], entry["key_role"], datasets, projects, entry["expires_at"], False
+        )
+        return made
+
+    def _rotate(self, entry: Mapping[str, Any], demand: Demand) -> None:
+        made = self._make(entry, demand)
+        old = self.keys.get(UUID(entry["rotates"]))
+        demand(old is not None or not self.is_whole, "rotates a key that was never made")
+        if old is None:
+            return
+        demand(not old.is_revoked, "rotates a key that was revoked")
+        demand(made == old, "gives a key other rights than it had")
+        # Times are written so that their order as text is their order in time.
+        demand(old.expires_at is None or entry["at"] < old.expires_at, "rotates a key that had expired")
+        ends = min(filter(None, (old.expires_at, entry["old_ends_at"])))
+        self.keys[UUID(entry["rotates"])] = old._replace(expires_at=ends)

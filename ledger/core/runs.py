@@ -1,0 +1,60 @@
+"""Runs, and what they use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+from uuid import UUID
+
+from ledger.core.amounts import Amount
+
+RunStateName = Literal["held", "started", "settled", "voided", "refused"]
+
+
+class Place(NamedTuple):
+    """Where in a dataset's journal a run was decided."""
+
+    dataset_id: UUID
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What of a run can change, or decides what may happen to it. The rest stands in its journal entries.
+
+    places: one for each dataset that it touches; known when it is decided, and not read again.
+    """
+
+    id: UUID
+    principal_id: UUID
+    state: RunStateName
+    cost: Amount | None
+    created_us: int
+    project: str | None = None
+    started_us: int | None = None
+    ended_us: int | None = None
+    due_us: int | None = None
+    places: tuple[Place, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A dataset that a run touches.
+
+    partitions: the names, or None for all that there are when it is decided; empty where the dataset has none.
+    via: the named datasets by which it is reached; its own name where it is named itself.
+    """
+
+    dataset_id: UUID
+    partitions: tuple[str, ...] | None
+    via: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Excess:
+    """What was executed beyond the plan, costed as a run of its own."""
+
+    steps: int
+    cost: Amount
+    costing: Mapping[str, Any]

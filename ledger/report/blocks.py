@@ -1,0 +1,87 @@
+"""What a laid-out report is made of: headings, tables, facts, figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+Tone = Literal["plain", "good", "bad", "note"]
+LineStyle = Literal["plain", "strong", "mono", "dim"]
+Said = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One line of a cell."""
+
+    text: str
+    style: LineStyle = "plain"
+
+
+Cell = tuple[Line, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Heading:
+    """A heading, of level 1 for a part and 2 within one. anchor: its name in the page."""
+
+    level: Literal[1, 2]
+    text: str
+    anchor: str
+
+
+@dataclass(frozen=True, slots=True)
+class Paragraph:
+    """A paragraph."""
+
+    text: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column: its title, its width beside the others', and whether numbers stand in it."""
+
+    title: str
+    width: float
+    is_number: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table. is_listing: its first column names the row."""
+
+    caption: str
+    columns: tuple[Column, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What is to be known of one thing, as pairs."""
+
+    rows: tuple[tuple[str, Cell], ...]
+
+
+FigureKind = Literal["burn_down", "projects", "trade_off", "epsilon"]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A figure of a dataset. data: the part of the document that it is drawn from. is_half: two stand side by side."""
+
+    kind: FigureKind
+    caption: str
+    data: Any
+    is_estimate: bool
+    as_of: str | None
+    is_half: bool = False
+
+
+Block = Heading | Paragraph | Table | Facts | Figure
+
+
+def line(text: str, style: LineStyle = "plain") -> Cell:
+    """A cell of one line."""
+    return (Line(text, style),)

@@ -1,0 +1,116 @@
+"""Numbers, names and times as a report prints them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
+from typing import Any, Final
+
+from ledger.report.blocks import Cell, Line, Said, line
+
+DIGITS: Final = 5
+TEXT_SHOWN_MAX: Final = 600
+"""Of a text that somebody wrote; the JSON has all of it."""
+NAMES_SHOWN_MAX: Final = 24
+
+
+def significant(value: Any, *, up: bool = False, digits: int = DIGITS) -> str:
+    """A number to a few digits, rounded up where it says what an attacker gains."""
+    context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_HALF_EVEN)
+    rounded = context.create_decimal(Decimal(str(value)))
+    if not rounded:
+        return "0"
+    if -4 <= rounded.adjusted() < 9:
+        text = f"{rounded:f}"
+        return text.rstrip("0").rstrip(".") if "." in text else text
+    mantissa, _, exponent = f"{rounded.normalize(context):e}".partition("e")
+    return f"{mantissa}e{int(exponent)}"
+
+
+def percent(rate: Any) -> str:
+    """A rate in percent, rounded up."""
+    return f"{significant(Decimal(str(rate)) * 100, up=True, digits=3)} %"
+
+
+def digits(text: str) -> str:
+    """An exact integer with its thousands set apart."""
+    return f"{int(text):,}"
+
+
+def moment(text: str | None) -> str:
+    """A time, to the second."""
+    return "–" if text is None else f"{text[:10]} {text[11:19]} UTC"
+
+
+def epsilon(value: Any) -> str:
+    """An epsilon, rounded up; without end where none holds."""
+    return "∞" if value is None else significant(value, up=True)
+
+
+def short(text: str | None) -> str:
+    """What somebody wrote, cut where it is long, and said so."""
+    if not text:
+        return "–"
+    flat = " ".join(text.split())
+    return flat if len(flat) <= TEXT_SHOWN_MAX else f"{flat[:TEXT_SHOWN_MAX]}… (cut; the JSON has all of it)"
+
+
+def names(found: Sequence[str] | None) -> str:
+    """Names in a row, and how many more there are."""
+    if not found:
+        return "–"
+    shown = ", ".join(found[:NAMES_SHOWN_MAX])
+    return shown if len(found) <= NAMES_SHOWN_MAX else f"{shown} and {len(found) - NAMES_SHOWN_MAX} more"
+
+
+def who(actor: Said | None) -> Cell:
+    """Who acted."""
+    if actor is None:
+        return line("–", "dim")
+    found = [Line(f"{short(actor['name'])} ({actor['role']})")]
+    if "principal" in actor:
+        found.append(Line(f"principal {actor['principal']}", "dim"))
+    return tuple(found)
+
+
+def amount(said: Said | None, is_estimate: bool) -> Cell:
+    """An amount: mu and delta to read, the exact integers under them. ≈ marks an estimate."""
+    if said is None:
+        return line("–", "dim")
+    about = "≈ " if is_estimate else ""
+    found = [Line(f"mu {about}{significant(said['mu'])}"), Line(f"{digits(said['mu_sq_pico'])} pico", "dim")]
+    if said["delta_atto"] != "0":
+        found += [Line(f"delta {significant(said['delta'])}"), Line(f"{digits(said['delta_atto'])} atto", "dim")]
+    return tuple(found)
+
+
+def brief(said: Said | None, is_estimate: bool) -> str:
+    """An amount in one line, without its integers."""
+    if said is None:
+        return "–"
+    about = "≈ " if is_estimate else ""
+    rest = "" if said["delta_atto"] == "0" else f", delta {significant(said['delta'])}"
+    return f"mu {about}{significant(said['mu'])}{rest}"
+
+
+def budget(said: Said | None) -> str:
+    """A budget as it was declared."""
+    if said is None:
+        return "none of its own"
+    if "epsilon" in said:
+        slack = f", slack {said['slack']}" if "slack" in said else ""
+        return f"epsilon {said['epsilon']} at delta {significant(said['at_delta'])}{slack}"
+    return f"mu {said['mu']}" + (f", delta {significant(said['delta'])}" if "delta" in said else "")
+
+
+def account_name(said: Said) -> str:
+    """Which account of a dataset."""
+    return ", ".join(f"{name} {value}" for name, value in said.items()) or "the dataset's own"
+
+
+ADJACENCY: Final = {"add_or_remove_one": "add or remove one", "replace_one": "replace one"}
+
+
+def times(count: int) -> str:
+    """How often, in words."""
+    return {0: "never", 1: "once"}.get(count, f"{count} times")

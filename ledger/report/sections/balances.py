@@ -1,0 +1,231 @@
+"""The balances of each dataset, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from ledger.report.blocks import (
+    Block,
+    Cell,
+    Column,
+    Facts,
+    Figure,
+    FigureKind,
+    Heading,
+    Line,
+    Paragraph,
+    Said,
+    Table,
+    line,
+)
+from ledger.report.phrases import (
+    ADJACENCY,
+    account_name,
+    amount,
+    brief,
+    budget,
+    digits,
+    epsilon,
+    names,
+    percent,
+    short,
+    significant,
+)
+from ledger.report.view import FIGURES_MAX, View
+
+
+def datasets(view: View) -> Iterator[Block]:
+    """The balance of each dataset, with figures."""
+    document = view.document
+    yield Heading(1, "What is spent, held and left", "spent")
+    yield Paragraph(
+        "What is counted are exact integers: mu² in units of 1e-12 (pico), and -log(1 - delta) in units of 1e-18 "
+        "(atto). mu and delta above them are rounded to be read; epsilon and an attacker's rates are rounded up."
+    )
+    if view.is_cut("datasets"):
+        shown, total = len(document["datasets"]), view.totals["datasets"]
+        yield Paragraph(f"Shown are the first {shown:,} of {total:,} datasets; the JSON has all of them.", "note")
+    drawn = 0
+    for item in document["datasets"]:
+        yield Heading(2, item["name"], f"dataset-{item['name']}")
+        yield Facts(tuple(_about(item)))
+        if item["balance"] is None:
+            yield Paragraph(_no_balance(document, item))
+        else:
+            yield _balance(item)
+            yield from _plainly(item)
+        if item["balance"] is not None and drawn < FIGURES_MAX:
+            drawn += 1
+            yield from _figures(item, document["about"]["as_of"])
+        elif item["balance"] is not None:
+            yield Paragraph(
+                f"Figures are drawn for the first {FIGURES_MAX} datasets; the JSON has the numbers.", "note"
+            )
+
+
+def _no_balance(document: Said, item: Said) -> str:
+    if document["about"]["scope"] == "project":
+        return "The project has no share here: what its runs cost is counted against the dataset's own budget."
+    if item["derived_from"]:
+        return f"It has no budget of its own: its runs are charged to {names(item['derived_from'])}."
+    return "It has no account yet."
+
+
+def _about(item: Said) -> Iterator[tuple[str, Cell]]:
+    if item["title"]:
+        yield "Title", line(short(item["title"]))
+    if item["description"]:
+        yield "Description", line(short(item["description"]))
+    yield "Privacy unit", line(item["privacy_unit"] or "–")
+    yield "Adjacency", line(ADJACENCY.get(item["adjacency"], "–"))
+    bound = "clt: estimates, no guarantee" if item["is_estimate"] else f"{item['bound'] or '–'}: guaranteed"
+    yield "Bound", line(bound)
+    yield "Size", line("not said" if item["size"] is None else f"{item['size']:,} records")
+    yield "State", line(item["state"] or "–")
+    counted = ", of each partition" if item["is_partitioned"] else ""
+    yield "Budget", line(f"{budget(item['budget'])}{counted}")
+    yield "Ceiling", line("none" if item["ceiling"] is None else brief(item["ceiling"], item["is_estimate"]))
+    if item["derived_from"]:
+        yield "Derived from", line(names(item["derived_from"]))
+    if item["fair_use"] is not None:
+        rate = item["fair_use"]["runs_per_hour"]
+        held = "without limit" if item["fair_use"]["held"] is None else budget(item["fair_use"]["held"])
+        yield "Fair use", line(f"one principal may hold {held}" + ("" if rate is None else f", {rate} runs an hour"))
+    totals = item["totals"]
+    yield (
+        "Runs in the period",
+        line(
+            f"{totals['approved']:,} approved, {totals['refused']:,} refused, {totals['settled']:,} settled, "
+            f"{totals['voided']:,} voided, {totals['overruns']:,} overran; {totals['open']:,} open at the end"
+        ),
+    )
+
+
+def _balance(item: Said) -> Table:
+    about = "≈ " if item["is_estimate"] else ""
+    rows = []
+    for name in ("limit", "spent", "held", "left"):
+        said = item["balance"][name]
+        rows.append(
+            (
+                line(name, "strong"),
+                line(f"{about}{significant(said['mu'])}"),
+                line(digits(said["mu_sq_pico"])),
+                line(significant(said["delta"])),
+                line(digits(said["delta_atto"])),
+            )
+        )
+    titles = (
+        Column("", 1),
+        Column("mu", 1.2, True),
+        Column("mu², × 1e-12, exact", 2.2, True),
+        Column("delta", 1.4, True),
+        Column("-log(1 - delta), × 1e-18, exact", 2.6, True),
+    )
+    of = "the partition where most is used" if item["is_partitioned"] else "the account"
+    return Table(f"The balance of {of}", titles, tuple(rows))
+
+
+def _plainly(item: Said) -> Iterator[Block]:
+    """What the balance means: epsilon, and what an attacker gets."""
+    unit = item["privacy_unit"]
+    spent = item["attack"]["spent"]["true_positive_rates"][0]
+    about = "By estimate, whoever" if item["is_estimate"] else "Whoever"
+    yield Paragraph(
+        f"{about} has all that was released so far, knows everybody else in the data, and guesses whether one {unit} "
+        f"is in it, finds at most {percent(spent['true_positive_rate'])} of those who are, where "
+        f"{percent(spent['false_positive_rate'])} of those who are not are taken for one."
+    )
+    about = "≈ " if item["is_estimate"] else ""
+    rows = [
+        (
+            line(f"epsilon at delta {significant(at_delta['delta'])}", "strong"),
+            *(line(f"{about}{epsilon(at_delta[name])}") for name in _WHICH),
+        )
+        for at_delta in item["epsilon"]
+    ]
+    for index, rate in enumerate(item["attack"]["spent"]["true_positive_rates"]):
+        rows.append(
+            (
+                line(f"best true-positive rate at {percent(rate['false_positive_rate'])} false positives", "strong"),
+                *(
+                    line(f"{about}{percent(item['attack'][name]['true_positive_rates'][index]['true_positive_rate'])}")
+                    for name in _WHICH
+                ),
+            )
+        )
+    rows.append(
+        (
+            line("best advantage (true less false positives)", "strong"),
+            *(line(f"{about}{percent(item['attack'][name]['advantage'])}") for name in _WHICH),
+        )
+    )
+    titles = (
+        Column("", 3.4),
+        Column("spent", 1.3, True),
+        Column("spent and held", 1.3, True),
+        Column("at the limit", 1.3, True),
+    )
+    yield Table("What that means for one who is in the data", titles, tuple(rows))
+
+
+_WHICH: Final = ("spent", "committed", "limit")
+
+
+def _figures(item: Said, as_of: str | None) -> Iterator[Block]:
+    figures, is_estimate, name = item["figures"], item["is_estimate"], item["name"]
+    counted = " of the partition that has most" if item["is_partitioned"] else ""
+    estimate = " Estimates (bound clt)." if is_estimate else ""
+
+    def drawn(kind: FigureKind, caption: str, data: Any, is_half: bool = False) -> Figure:
+        return Figure(kind, f"{name}: {caption}{estimate}", data, is_estimate, as_of, is_half)
+
+    if figures["burn_down"]:
+        yield drawn("burn_down", f"what is spent and held{counted}, and the limit, over time.", figures["burn_down"])
+    if item["projects"]:
+        yield drawn("projects", "what the runs of each project spent and hold.", item["projects"])
+    if figures["trade_off"] is not None:
+        caption = "the least error of a test of whether one unit is in the data."
+        yield drawn("trade_off", caption, figures["trade_off"], True)
+        yield drawn("epsilon", "epsilon at each delta.", figures["epsilon"], True)
+
+
+def accounts(view: View) -> Iterator[Block]:
+    """The accounts of partitions, projects and parents."""
+    items = [item for item in view.document["accounts"] if item["kind"] != "dataset"]
+    if not items:
+        return
+    yield Heading(2, "Partitions, projects and principals", "accounts")
+    if view.is_cut("accounts"):
+        shown, total = len(view.document["accounts"]), view.totals["accounts"]
+        yield Paragraph(f"Shown are the first {shown:,} of {total:,} accounts; the JSON has all of them.", "note")
+    rows = []
+    for item in items:
+        about = item["is_estimate"]
+        rows.append(
+            (
+                (Line(item["dataset"], "strong"), Line(account_name(item["account"]))),
+                *(amount(item[name], about) for name in ("limit", "spent", "held", "left")),
+                _disclosed(item),
+            )
+        )
+    titles = (
+        Column("Account", 1.6),
+        *(Column(name, 2) for name in ("Limit", "Spent", "Held", "Left")),
+        Column("Spent means", 1.6),
+    )
+    yield Table("Every other account", titles, tuple(rows))
+
+
+def _disclosed(item: Said) -> Cell:
+    if item["attack"] is None:
+        return (Line("limits what is held at once; no guarantee about the data", "dim"),)
+    about = "≈ " if item["is_estimate"] else ""
+    found = [Line(f"epsilon {about}{epsilon(each['spent'])}") for each in item["epsilon"]]
+    rates = item["attack"]["spent"]["true_positive_rates"]
+    found += [
+        Line(f"{about}{percent(each['true_positive_rate'])} at {percent(each['false_positive_rate'])}", "dim")
+        for each in rates
+    ]
+    return (*found, Line(f"advantage {about}{percent(item['attack']['spent']['advantage'])}", "dim"))

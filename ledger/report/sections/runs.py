@@ -1,0 +1,226 @@
+"""Runs, refusals, overruns and voids in a report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Said, Table, line
+from ledger.report.phrases import (
+    ADJACENCY,
+    account_name,
+    amount,
+    brief,
+    digits,
+    moment,
+    names,
+    short,
+    significant,
+    who,
+)
+from ledger.report.text import encode
+from ledger.report.view import View
+
+
+def _cut(view: View, name: str, what: str) -> Iterator[Block]:
+    if view.is_cut(name):
+        shown, total = len(view.document[name]), view.totals[name]
+        all_of_it = "JSON and CSV have" if name == "runs" else "JSON has"
+        yield Paragraph(f"Shown are the newest {shown:,} of {total:,} {what}; the {all_of_it} all of them.", "note")
+
+
+def runs(view: View) -> Iterator[Block]:
+    """The runs of each dataset."""
+    yield Heading(1, "Every run", "runs")
+    yield from _cut(view, "runs", "runs")
+    items = view.document["runs"]
+    if not items:
+        yield Paragraph("There is no run in the period.")
+        return
+    yield Paragraph(
+        "Under a decision stand the run's id and the hash of the entry that decided it, under a start the hash of the "
+        "start: these are what a receipt names."
+    )
+    titles = (Column("Decision", 2.8), Column("Who and why", 2.3), Column("Mechanism", 2.2), Column("Cost", 2.3))
+    for dataset in dict.fromkeys(item["dataset"] for item in items):
+        mine = tuple(_run(item) for item in items if item["dataset"] == dataset)
+        yield Table(f"Runs on {dataset}, in the order in which they were decided", titles, mine)
+
+
+def _run(item: Said) -> tuple[Cell, ...]:
+    return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item)))
+
+
+def _decision(item: Said) -> Iterator[Line]:
+    yield Line(f"{item['state']}, entry {item['seq']}", "strong")
+    yield Line(moment(item["at"]))
+    yield Line(item["run"], "mono")
+    yield Line(item["hash"], "mono")
+    if item["is_carried_in"]:
+        yield Line("open when the period began")
+    if item["start_by"] is not None and item["started"] is None and item["state"] == "held":
+        yield Line(f"to be started by {moment(item['start_by'])}")
+    if item["started"] is not None:
+        yield Line(f"started {moment(item['started']['at'])}, entry {item['started']['seq']}")
+        yield Line(item["started"]["hash"], "mono")
+    if item["ended"] is not None:
+        ended = item["ended"]
+        yield Line(f"{ended['kind']} {moment(ended['at'])}, entry {ended['seq']}")
+
+
+def _why(item: Said) -> Iterator[Line]:
+    yield from who(item["asked_by"])
+    yield Line(f"purpose: {short(item['purpose'])}")
+    if item["project"] is not None:
+        yield Line(f"project: {item['project']}")
+    for name, value in item["labels"].items():
+        yield Line(f"{short(name)}: {short(value)}", "dim")
+    if item["code"] is not None:
+        yield Line(f"code: {short(item['code']['repository'])}")
+        yield Line(f"commit {short(item['code']['commit'])}", "mono")
+    if item["partitions"] is not None:
+        yield Line(f"partitions: {names(item['partitions'])}")
+    if item["named_as"] and item["named_as"] != [item["dataset"]]:
+        yield Line(f"reached by way of {names(item['named_as'])}")
+    if item["ended"] is not None and item["ended"]["reason"] is not None:
+        yield Line(f"voided because: {short(item['ended']['reason'])}")
+
+
+def _mechanism(item: Said) -> Iterator[Line]:
+    mechanism = dict(item["mechanism"])
+    yield Line(str(mechanism.pop("type")), "strong")
+    for name, value in mechanism.items():
+        yield Line(f"{name} {short(value if isinstance(value, str) else encode(value))}")
+    yield Line(f"{item['bound']} by {item['method']}, {item['accountant']}")
+    yield Line(ADJACENCY[item["adjacency"]], "dim")
+    if item["delta_share"] is not None:
+        yield Line(f"its share of delta {significant(item['delta_share'])}")
+    if item["segments"] is not None:
+        yield Line(f"{item['segments']['count']} segments of {item['segments']['steps']:,} steps")
+    planned, executed = item["planned_steps"], item["executed_steps"]
+    if planned is not None:
+        done = "" if executed is None else f", executed {executed:,}"
+        yield Line(f"steps: planned {planned:,}{done}")
+    if item["stop"] is not None:
+        yield Line(f"stopped: {item['stop'].replace('_', ' ')}")
+
+
+def _cost(item: Said) -> Iterator[Line]:
+    estimate = item["is_estimate"]
+    if estimate:
+        yield Line("estimates", "strong")
+    for name in ("cost", "charged", "returned"):
+        if item[name] is not None:
+            yield Line(f"{name}: {brief(item[name], estimate)}")
+            yield Line(f"{digits(item[name]['mu_sq_pico'])} pico", "dim")
+            if item[name]["delta_atto"] != "0":
+                yield Line(f"{digits(item[name]['delta_atto'])} atto", "dim")
+    if item["overrun"] is not None:
+        yield Line(f"overran by {item['overrun']['steps']:,} steps", "strong")
+    yield Line(f"left after it: {brief(item['left_after_decision'], estimate)}")
+    if item["left_at_end"] is not None:
+        yield Line(f"left at its end: {brief(item['left_at_end'], estimate)}")
+
+
+def place(item: Said) -> Cell:
+    """The dataset and entry number of an item."""
+    return (
+        Line(item["dataset"], "strong"),
+        Line(f"entry {item['seq']}"),
+        Line(moment(item["at"]), "dim"),
+        *((Line(item["run"], "mono"),) if "run" in item else ()),
+    )
+
+
+def listed(
+    view: View, name: str, heading: str, none: str, titles: tuple[Column, ...], rows: Iterable[tuple[Cell, ...]]
+) -> Iterator[Block]:
+    """A section with one table of items, or nothing if there are none."""
+    yield Heading(1, heading, name)
+    yield from _cut(view, name, heading.lower())
+    found = tuple(rows)
+    if found:
+        first = "The longest overdue first" if name == "overdue" else "In the order in which it was recorded"
+        yield Table(first, titles, found)
+    else:
+        yield Paragraph(none)
+
+
+def refusals(view: View) -> Iterator[Block]:
+    """The refused runs."""
+    rows = (
+        (
+            place(item),
+            who(item["by"]),
+            amount(item["asked"], item["is_estimate"]),
+            tuple(_bound_by(item)),
+        )
+        for item in view.document["refusals"]
+    )
+    titles = (Column("Run", 2.8), Column("Asked by", 2.3), Column("Asked for", 2.1), Column("Did not fit in", 2.3))
+    yield from listed(view, "refusals", "Refusals", "No run was refused in the period.", titles, rows)
+
+
+def _bound_by(item: Said) -> Iterator[Line]:
+    for each in item["binding"]:
+        about = "≈ " if item["is_estimate"] and each["quantity"] == "mu" else ""
+        quantity = each["quantity"]
+        left, limit = (significant(each[name][quantity]) for name in ("left", "limit"))
+        yield Line(account_name(each["account"]), "strong")
+        yield Line(f"{quantity}: {about}{left} left of {limit}")
+    if item["binding_elsewhere"]:
+        yield Line(f"and did not fit in {names(item['binding_elsewhere'])}")
+
+
+def overruns(view: View) -> Iterator[Block]:
+    """The runs that executed more than was approved."""
+    rows = (
+        (
+            place(item),
+            who(item["by"]),
+            line(f"{item['steps']:,} beyond the plan of {item['planned_steps'] or 0:,}"),
+            (*amount(item["cost"], item["is_estimate"]), Line(item["method"], "dim")),
+            line("it fit in what was left" if item["fits"] else f"did not fit, and froze {names(item['frozen'])}"),
+        )
+        for item in view.document["overruns"]
+    )
+    titles = (
+        Column("Run", 2.8),
+        Column("Settled by", 2.1),
+        Column("Steps", 1.1),
+        Column("Cost", 2),
+        Column("Then", 1.3),
+    )
+    yield from listed(view, "overruns", "Overruns", "No run executed more than was planned.", titles, rows)
+
+
+def overdue(view: View) -> Iterator[Block]:
+    """The runs that should have started or settled by now."""
+    rows = (
+        (
+            place(item),
+            who(item["by"]),
+            line(
+                f"{item['state']}, to be {'started' if item['state'] == 'held' else 'settled'} by {moment(item['due'])}"
+            ),
+            amount(item["cost"], item["is_estimate"]),
+        )
+        for item in view.document["overdue"]
+    )
+    titles = (Column("Run", 2.8), Column("Asked by", 2.3), Column("Late", 2.1), Column("Goes on holding", 2.1))
+    none = "No hold is overdue."
+    yield from listed(view, "overdue", "Overdue holds", none, titles, rows)
+
+
+def voids(view: View) -> Iterator[Block]:
+    """The voided runs."""
+    rows = (
+        (
+            place(item),
+            who(item["by"]),
+            who(item["proposed_by"]),
+            (Line(f"was {item['was']}", "strong"), Line(short(item["reason"]))),
+        )
+        for item in view.document["voids"]
+    )
+    titles = (Column("Run", 2.8), Column("By", 2.3), Column("Proposed by", 2.3), Column("Why", 2))
+    yield from listed(view, "voids", "Voids", "No run was voided in the period.", titles, rows)

@@ -1,0 +1,197 @@
+"""The cover and summary of a report: is every budget kept?"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from decimal import Decimal
+from typing import Final
+
+from ledger.report.blocks import Block, Cell, Column, Facts, Heading, Line, Paragraph, Said, Table, Tone, line
+from ledger.report.phrases import (
+    account_name,
+    amount,
+    epsilon,
+    moment,
+    names,
+    percent,
+    short,
+    significant,
+    times,
+    who,
+)
+from ledger.report.view import View
+
+
+def title(document: Said) -> str:
+    """What the report is, in a line."""
+    return f"Privacy budget report: {subject(document)}"
+
+
+def subject(document: Said) -> str:
+    """What it is about."""
+    about = document["about"]
+    if about["scope"] == "tenant":
+        return f"all datasets of {about['tenant']['name']}"
+    return f"{about['scope']} {about[about['scope']]}"
+
+
+def period(document: Said) -> str:
+    """The period in words."""
+    about = document["about"]
+    if about["from"] is None and about["to"] is None:
+        return "from the beginning to the newest entry"
+    since = "the beginning" if about["from"] is None else moment(about["from"])
+    return f"from {since} to {'the newest entry' if about['to'] is None else moment(about['to'])}"
+
+
+def tone(document: Said) -> Tone:
+    """How the verdict is to be shown."""
+    verdict = document["verdict"]
+    if not verdict["kept"]:
+        return "bad"
+    return "note" if verdict["is_estimate"] else "good"
+
+
+def cover(view: View) -> Facts:
+    """What stands on the first page beside the verdict."""
+    about = view.document["about"]
+    rows = [
+        ("About", line(subject(view.document))),
+        ("Tenant", (Line(about["tenant"]["name"]), Line(about["tenant"]["id"], "dim"))),
+        ("Period", line(period(view.document))),
+        ("As of", line(moment(about["as_of"]))),
+        ("Datasets", line(names(about["datasets"]))),
+        ("Runs", line(f"{view.totals['runs']:,}")),
+    ]
+    if about["restricted_to"] is not None:
+        rows.append(("Restricted to", line(f"what the key that asked may see: {names(about['restricted_to'])}")))
+    return Facts(tuple(rows))
+
+
+def summary(view: View) -> Table | None:
+    """The first datasets at a glance, for the first page; None where none has a balance."""
+    rows = []
+    for item in view.document["datasets"][:SUMMARY_MAX]:
+        if item["balance"] is None:
+            continue
+        about, at_delta = "≈ " if item["is_estimate"] else "", item["epsilon"][0]
+        rows.append(
+            (
+                line(item["name"], "strong"),
+                line(f"{about}{epsilon(at_delta['spent'])}"),
+                line(f"{about}{epsilon(at_delta['committed'])}"),
+                line(f"{about}{epsilon(at_delta['limit'])}"),
+                line(significant(at_delta["delta"])),
+                line(_used(item["balance"])),
+            )
+        )
+    titles = (
+        Column("Dataset", 2.4),
+        Column("epsilon spent", 1.3, True),
+        Column("and held", 1.3, True),
+        Column("at the limit", 1.3, True),
+        Column("at delta", 1, True),
+        Column("of mu² used", 1.2, True),
+    )
+    more = "" if len(view.document["datasets"]) <= SUMMARY_MAX else f" (the first {SUMMARY_MAX})"
+    return Table(f"At a glance{more}", titles, tuple(rows)) if rows else None
+
+
+SUMMARY_MAX: Final = 12
+
+
+def _used(balance: Said) -> str:
+    spent, held, limit = (int(balance[name]["mu_sq_pico"]) for name in ("spent", "held", "limit"))
+    return percent(Decimal(spent + held) / limit) if limit else "–"
+
+
+def verdict_blocks(document: Said) -> Iterator[Block]:
+    """The verdict: is every budget kept?"""
+    verdict = document["verdict"]
+    yield Heading(1, "Is every budget kept?", "verdict")
+    yield Paragraph(verdict["sentence"], tone(document))
+    if verdict["is_estimate"]:
+        yield Paragraph(
+            "≈ marks an estimate (bound clt): the true number can be higher, and nothing guarantees it.", "note"
+        )
+    rows = [
+        (
+            line(item["dataset"], "strong"),
+            line("holds") if item["holds"] else _broken(item["broken"]),
+            line("kept" if item["kept"] else "not kept", "strong"),
+            amount(item["limit_highest"], item["is_estimate"]),
+            line(times(item["limit_raised"])),
+        )
+        for item in verdict["datasets"]
+    ]
+    titles = (
+        Column("Dataset", 2),
+        Column("Journal", 2),
+        Column("Budget", 1.2),
+        Column("Highest limit ever", 2.6),
+        Column("Limit raised", 1.2),
+    )
+    yield Table("The verdict on each dataset", titles, tuple(rows))
+    yield from _exceeded(verdict)
+    if document["tenant_journal"] is not None:
+        yield from _tenant(document["tenant_journal"])
+
+
+def _broken(said: Said) -> Cell:
+    return (Line(f"does not hold at entry {said['seq']}", "strong"), Line(short(said["detail"])))
+
+
+def _exceeded(verdict: Said) -> Iterator[Block]:
+    rows = [
+        (
+            line(item["dataset"], "strong"),
+            line(account_name(each["account"])),
+            (Line(f"entry {each['first_seq']}"), Line(moment(each["first_at"]), "dim")),
+            amount(each["most"], item["is_estimate"]),
+            amount(each["now"], item["is_estimate"]),
+        )
+        for item in verdict["datasets"]
+        for each in item["exceeded"]
+    ]
+    if rows:
+        titles = (
+            Column("Dataset", 1.5),
+            Column("Account", 1.7),
+            Column("First by", 1.8),
+            Column("Beyond the limit, at most", 2.3),
+            Column("Now", 2.3),
+        )
+        yield Table("Limits that were passed", titles, tuple(rows))
+
+
+def _tenant(said: Said) -> Iterator[Block]:
+    yield Heading(2, "Keys and policy", "tenant")
+    policy = "a second steward" if said["second_steward"] else "one steward"
+    kept = (
+        ("Its own journal", line("holds") if said["holds"] else _broken(said["broken"])),
+        ("What loosens a budget takes", line(policy)),
+        (
+            "Keys within the period",
+            line(f"{said['keys_made']} made, {said['keys_rotated']} rotated, {said['keys_revoked']} revoked"),
+        ),
+    )
+    yield Facts(kept)
+    rows = [
+        (
+            line(str(item["seq"])),
+            line(moment(item["at"])),
+            line("takes a second steward" if item["second_steward"] else "takes one steward"),
+            who(item["by"]),
+            line(short(item["reason"])),
+        )
+        for item in said["policies"]
+    ]
+    if rows:
+        titles = (
+            Column("Entry", 0.7),
+            Column("When", 1.6),
+            Column("Policy", 1.6),
+            Column("By", 2.2),
+            Column("Why", 2.4),
+        )
+        yield Table("The policy, as it was set", titles, tuple(rows))

@@ -1,0 +1,95 @@
+"""Triggers, row-level security and grants that stand behind the code's own checks."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from sqlalchemy import DDL, Table, event
+
+
+def sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    """The triggers that keep a journal append-only on SQLite."""
+    return (
+        f"""CREATE TRIGGER {table}_next BEFORE INSERT ON {table}
+WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM {table}
+                     WHERE {same_journal})
+BEGIN SELECT RAISE(ABORT, 'an entry is added at the end of its journal'); END""",  # noqa: S608 (names of ours)
+        f"""CREATE TRIGGER {table}_no_update BEFORE UPDATE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never changed'); END""",
+        f"""CREATE TRIGGER {table}_no_delete BEFORE DELETE ON {table}
+BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
+    )
+
+
+def postgresql_triggers(table: str, same_journal: str) -> tuple[str, ...]:
+    """The triggers that keep a journal append-only on PostgreSQL."""
+    return (
+        f"""CREATE FUNCTION {table}_next() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    IF EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq)
+       OR NEW.seq <> 1 AND NOT EXISTS (SELECT FROM public.{table} WHERE {same_journal} AND seq = NEW.seq - 1) THEN
+        RAISE EXCEPTION 'an entry is added at the end of its journal' USING ERRCODE = 'restrict_violation';
+    END IF;
+    RETURN NEW;
+END $$""",  # noqa: S608 (names of ours)
+        f"CREATE TRIGGER {table}_next BEFORE INSERT ON {table} FOR EACH ROW EXECUTE FUNCTION {table}_next()",
+        f"CREATE TRIGGER {table}_keep BEFORE UPDATE OR DELETE ON {table} FOR EACH ROW EXECUTE FUNCTION entries_keep()",
+        f"CREATE TRIGGER {table}_keep_all BEFORE TRUNCATE ON {table}"
+        " FOR EACH STATEMENT EXECUTE FUNCTION entries_keep()",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_next",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep",
+        f"ALTER TABLE {table} ENABLE ALWAYS TRIGGER {table}_keep_all",
+    )
+
+
+KEEP: Final = """CREATE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'an entry is never changed or removed' USING ERRCODE = 'restrict_violation';
+END $$"""
+OF_DATASET: Final = "tenant_id = NEW.tenant_id AND dataset_id = NEW.dataset_id"
+OF_TENANT: Final = "tenant_id = NEW.tenant_id"
+
+
+def after_create(table: Table, dialect: str, *statements: str) -> None:
+    """Run statements after the table is created on this dialect."""
+    for statement in statements:
+        event.listen(table, "after_create", DDL(statement.replace("%", "%%")).execute_if(dialect=dialect))
+
+
+TENANT_SETTING: Final = "app.tenant_id"
+
+
+def row_security(table: str) -> tuple[str, ...]:
+    """The statements that let each tenant see its own rows alone."""
+    mine = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}', true), '')::uuid"
+    return (
+        f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
+        f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY",
+        f"CREATE POLICY {table}_tenant ON {table} USING ({mine}) WITH CHECK ({mine})",
+    )
+
+
+# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
+# a dataset's definition, a key's role and an entry's bytes are beyond it.
+GRANTS: Final[dict[str, str]] = {
+    "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
+    "operator_keys": "SELECT",
+    "keys": "SELECT, INSERT, UPDATE (expires_us, revoked_us, last_used_us)",
+    "tenant_entries": "SELECT, INSERT",
+    "proposals": "SELECT, INSERT, UPDATE (state)",
+    "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
+    " state, seq, head, created_us)",
+    "lineage": "SELECT, INSERT",
+    "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
+    "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
+    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto)",
+    "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us)",
+    "places": "SELECT, INSERT",
+    "entries": "SELECT, INSERT",
+    "claims": "SELECT, INSERT, DELETE",
+    "certificates": "SELECT, INSERT, DELETE",
+    "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
+    "alembic_version": "SELECT",
+}
+FUNCTION_GRANTS: Final = ("webhook_tenants()",)
+"""The functions that the server's role may call, beside those that everyone may."""

@@ -1,0 +1,97 @@
+"""The format of an export."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+
+from ledger.core.journal import chain as journal
+from ledger.errors import JournalBroken
+
+FORMAT: Final = "privacy-ledger-export"
+VERSION: Final = 2
+LINE_LENGTH_MAX: Final = 4 * 1024 * 1024
+ENTRY: Final = re.compile(r'\{"seq":([1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', re.DOTALL)
+_HEAD: Final = re.compile(
+    r'\{"head":\{"seq":(0|[1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})"'
+    r'(?:,"root":(?:null|"([0-9a-f]{64})"),"signature":(?:null|"([A-Za-z0-9_.-]+)"))?\}\}'
+)
+
+
+def header(
+    *, tenant_id: UUID, tenant: str, dataset_id: UUID | None = None, dataset: str = "", keys: Mapping[str, Any]
+) -> str:
+    """An export's first line: of a dataset's journal, or of the tenant's own. keys: a JWK set."""
+    about: dict[str, Any] = {
+        "format": FORMAT,
+        "version": VERSION,
+        "tenant": {"id": str(tenant_id), "name": tenant},
+    }
+    if dataset_id is not None:
+        about["dataset"] = {"id": str(dataset_id), "name": dataset}
+    return json.dumps({**about, "keys": keys}, ensure_ascii=False, separators=(",", ":"))
+
+
+def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
+    """One entry's line."""
+    return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'
+
+
+def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
+    """An export's last line. signature: None where the ledger does not stand by it."""
+    signed = "null" if signature is None else f'"{signature}"'
+    return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
+
+
+def head_payload(
+    tenant: tuple[UUID, str],
+    dataset: tuple[UUID, str] | None,
+    *,
+    seq: int,
+    hash_: bytes,
+    root: bytes,
+    at: str | None,
+) -> dict[str, Any]:
+    """What a head's signature says. tenant, dataset: id and name; no dataset for a tenant's own journal. at: of the
+    newest entry, None where there is none."""
+    return {
+        "v": 1,
+        "type": "head",
+        "tenant": {"id": str(tenant[0]), "name": tenant[1]},
+        **({} if dataset is None else {"dataset": {"id": str(dataset[0]), "name": dataset[1]}}),
+        "seq": seq,
+        "hash": hash_.hex(),
+        "root": root.hex(),
+        **({} if at is None else {"at": at}),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """An entry as it stands in an export."""
+
+    seq: int
+    body: str
+    hash: bytes
+
+    @property
+    def is_intact(self) -> bool:
+        return journal.digest(self.body) == self.hash
+
+    def follows(self, before: Line) -> bool:
+        try:
+            return bool(json.loads(self.body)["prev"] == before.hash.hex())
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return False
+
+
+def parsed_head(line: str, version: int, seq: int) -> dict[str, Any]:
+    """The head line of an export. Raises JournalBroken."""
+    found = _HEAD.fullmatch(line)
+    if found is None or (version == 1) != (',"signature":' not in line):
+        raise JournalBroken("the head, which ends an export, cannot be read", seq=seq)
+    return {"seq": int(found[1]), "hash": found[2], "root": found[3], "signature": found[4]}
