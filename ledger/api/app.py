@@ -141,16 +141,16 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         made = Runs(store, writer, catalogue, certificates, signer)
         keyring = Keyring(store, issuers)
         app.state.services = Services(
-            store,
-            writer,
-            keyring,
-            catalogue,
-            certificates,
-            made,
-            Planner(store, catalogue, certificates, made),
-            signer,
-            heads,
-            courier,
+            store=store,
+            writer=writer,
+            keyring=keyring,
+            catalogue=catalogue,
+            certificates=certificates,
+            runs=made,
+            planner=Planner(store, catalogue, certificates, made),
+            signer=signer,
+            heads=heads,
+            courier=courier,
             schema_revision=deploy.newest_revision(),
         )
         if publisher is not None:

@@ -2,15 +2,18 @@
 
     server   what opens the database: serve, init, migrate, check
     signing  the key that is signed with, in its file: signing-key
-    remote   what asks a server: whoami, tenant, key, policy, proposal, dataset, request, batch, plan, start, settle,
-             void, runs, evaluate, export, report
+    people   what asks a server about people: whoami, tenant, key, policy, proposal
+    datasets what asks a server about datasets: dataset
+    runs     what asks a server about runs: request, batch, plan, start, settle, void, runs, evaluate
+    audit    what asks a server for an auditor: export, report
     alerting what asks a server about alerts: alerts, alerting, forecast
     receipts the signed receipts of runs, with a server and without: receipt, jwks
     offline  what needs neither: verify
     proofs   proofs in a journal, from a server and without one: proof
     held     the receipts, heads and keys that an auditor brings along
     recomputing  what needs neither, and the accountant: recompute, registry
-    show     how things look to a person
+    options, server_call   the options that commands share, and the call to a server
+    show/    how answers look to a person, by noun
 
 Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export, a database or a receipt that
 does not hold), 2 bad usage or input, 3 cannot reach.

@@ -3,17 +3,12 @@ accountant, exports, reports."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import typer
 
 from ledger.cli.audit import export, report
 from ledger.cli.datasets import dataset_app
 from ledger.cli.people import key_app, policy_app, proposal_app, tenant_app, whoami
 from ledger.cli.runs import batch, evaluate, plan, request, runs, settle, start, void
-
-if TYPE_CHECKING:
-    pass
 
 
 def add_to(app: typer.Typer) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from ledger.report.blocks import (
-    Block,
-)
+from ledger.report.blocks import Block
 from ledger.report.sections.balances import accounts, datasets
 from ledger.report.sections.basis import assumptions, changes, heads, recompute
 from ledger.report.sections.runs import overdue, overruns, refusals, runs, voids

@@ -10,13 +10,13 @@ from uuid import UUID, uuid4
 from ledger.accounting import amounts
 from ledger.accounting.budgets import Budget, limit_of, report_deltas
 from ledger.accounting.display import show_amount, show_epsilon
-from ledger.api.services import Services
 from ledger.core.amounts import Amount, timestamp
 from ledger.core.datasets import Account, Balance, Bound, Dataset, Definition, FairUse, Parent
 from ledger.core.people import Actor, Tenant
 from ledger.errors import InvalidRequest, NotFound, UnitMismatch
 from ledger.service.catalogue import demand_one_unit, demand_sight, no_dataset
 from ledger.service.requests import NewDataset
+from ledger.service.use_cases import UseCases
 from ledger.store import Reading
 
 ANCESTORS_MAX: Final = 100
@@ -24,7 +24,7 @@ ANCESTORS_MAX: Final = 100
 PARTITIONS_SHOWN_MAX: Final = 1000
 
 
-async def defined(served: Services, caller: Actor, body: NewDataset) -> Definition:
+async def defined(served: UseCases, caller: Actor, body: NewDataset) -> Definition:
     """What is to be registered. What is derived is of its roots' unit, adjacency and bound. Raises UnitMismatch."""
     unit, adjacency, bound = body.privacy_unit, body.adjacency, body.bound or "certified"
     parents: list[Definition] = []
@@ -63,7 +63,7 @@ async def defined(served: Services, caller: Actor, body: NewDataset) -> Definiti
     )
 
 
-async def _parents(served: Services, caller: Actor, names: Sequence[str]) -> list[Definition]:
+async def _parents(served: UseCases, caller: Actor, names: Sequence[str]) -> list[Definition]:
     try:
         for name in names:
             demand_sight(caller, name)
@@ -86,7 +86,7 @@ def declared_budget(budget: Budget | None) -> dict[str, Any] | None:
 
 
 @contextmanager
-def read(served: Services, caller: Actor, name: str) -> Iterator[tuple[Reading, Tenant, Dataset]]:
+def read(served: UseCases, caller: Actor, name: str) -> Iterator[tuple[Reading, Tenant, Dataset]]:
     """A dataset and its tenant, in one snapshot with what is read of its journal."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
@@ -97,7 +97,7 @@ def read(served: Services, caller: Actor, name: str) -> Iterator[tuple[Reading, 
         yield reading, tenant, dataset
 
 
-def find_dataset(served: Services, caller: Actor, name: str) -> Dataset:
+def find_dataset(served: UseCases, caller: Actor, name: str) -> Dataset:
     """The dataset of this name that the caller sees. Raises NotFound."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
@@ -107,7 +107,7 @@ def find_dataset(served: Services, caller: Actor, name: str) -> Dataset:
     return found
 
 
-def dataset_shape(served: Services, caller: Actor, name: str) -> dict[str, Any]:
+def dataset_shape(served: UseCases, caller: Actor, name: str) -> dict[str, Any]:
     """One dataset as GET shows it, with its partitions."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:

@@ -9,10 +9,10 @@ from uuid import uuid4
 
 from ledger.access import keys
 from ledger.access.roles import Caller, Operator
-from ledger.api.services import Services
 from ledger.core.amounts import timestamp
 from ledger.core.people import Actor, Tenant
 from ledger.errors import NotFound, Unauthenticated
+from ledger.service.use_cases import UseCases
 from ledger.store import Key, Reading, Writing
 
 
@@ -28,7 +28,7 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
 T = TypeVar("T")
 
 
-def me_shape(caller: Caller, served: Services) -> dict[str, Any]:
+def me_shape(caller: Caller, served: UseCases) -> dict[str, Any]:
     """The caller as the ledger knows them."""
     if isinstance(caller, Operator):
         return {"role": "operator"}
@@ -53,7 +53,7 @@ def tenant_shape(reading: Reading) -> Tenant:
     return tenant
 
 
-async def written(served: Services, caller: Actor, work: Callable[[Writing, int], T]) -> T:
+async def written(served: UseCases, caller: Actor, work: Callable[[Writing, int], T]) -> T:
     """Does some work in a transaction of its own, in which the caller's key is looked at once more."""
 
     def checked(writing: Writing) -> T:

@@ -5,22 +5,22 @@ from __future__ import annotations
 from typing import Any
 from uuid import UUID
 
-from ledger.api.services import Services
 from ledger.core.amounts import timestamp
 from ledger.core.people import Actor, Proposal
 from ledger.errors import NotFound, ProposalState
 from ledger.service.catalogue import demand_sight
+from ledger.service.use_cases import UseCases
 from ledger.store import Reading
 
 
-def found(served: Services, caller: Actor, proposal_id: UUID) -> dict[str, Any]:
+def found(served: UseCases, caller: Actor, proposal_id: UUID) -> dict[str, Any]:
     """A proposal as GET shows it. Raises NotFound."""
     proposal, name = look_up(served, caller, proposal_id)
     with served.store.reading(caller.tenant_id) as reading:
         return shown(proposal, name, now_us=reading.now_us())
 
 
-def look_up(served: Services, caller: Actor, proposal_id: UUID, *, is_open: bool = False) -> tuple[Proposal, str]:
+def look_up(served: UseCases, caller: Actor, proposal_id: UUID, *, is_open: bool = False) -> tuple[Proposal, str]:
     """A proposal and the name of its dataset. Raises NotFound."""
     with served.store.reading(caller.tenant_id) as reading:
         proposal = reading.proposal(proposal_id)

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -15,9 +15,6 @@ from rich.table import Table
 from rich.text import Text
 
 from ledger.errors import InvalidRequest, LedgerError
-
-if TYPE_CHECKING:
-    pass
 
 BAR_WIDTH: Final = 40
 ACCOUNTS_SHOWN_MAX: Final = 20

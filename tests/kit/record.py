@@ -1,6 +1,6 @@
-"""Records what this version writes, for the versions after it to be held to (`tests.test_recorded`).
+"""Records what this version writes, for the versions after it to be held to (`tests.operate.test_recorded`).
 
-python -m tests.record > tests/cases/revision_0005.json
+python -m tests.kit.record > tests/cases/revision_0005.json
 
 A ledger on SQLite, in a folder that is thrown away, in which everything happens over HTTP: the scene of the reports,
 and beside it segments, a batch, a key of each fate, alerting, a proposal that stays open, and a second tenant. Every
@@ -19,15 +19,16 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from ledger import __version__, deploy
+from ledger import __version__
 from ledger import recompute as recomputing
-from ledger.jws import PublicKeys, SigningKey
+from ledger.operate import deploy
 from ledger.settings import Settings
-from ledger.tables import metadata
-from ledger.verify import Verified, verify
-from tests.driver import MNIST, RELEASE, Ledger
-from tests.report_scene import SGD, Told, gaussian, told
-from tests.scene import REASON, another_tenant, ok
+from ledger.store.tables import metadata
+from ledger.verifier.jws import PublicKeys, SigningKey
+from ledger.verifier.verify import Verified, verify
+from tests.kit.driver import MNIST, RELEASE, Ledger
+from tests.kit.report_scene import SGD, Told, gaussian, told
+from tests.kit.scene import REASON, another_tenant, ok
 
 DATASETS = ("ads", "ads.eu", "clicks", "papers", "papers.parts")
 PATHS = (

@@ -1,7 +1,8 @@
 """What a ledger at revision 0005 wrote stays good: exports and receipts verify, its database migrates, its runs go on.
 
-`cases/revision_0005.json` was made by `python -m tests.record` with the program at commit 8016dae (database revision
-0005, entries and exports of version 2). It is never made again: the next version records a set of its own beside it.
+`cases/revision_0005.json` was made by `python -m tests.kit.record` with the program at commit 8016dae (database
+revision 0005, entries and exports of version 2). It is never made again: the next version records a set of its own
+beside it.
 """
 
 from __future__ import annotations
@@ -20,24 +21,25 @@ from pydantic import SecretStr
 from sqlalchemy import Connection, column, insert, table, text
 from starlette.testclient import TestClient
 
-from ledger import audit, deploy
 from ledger.api.app import create_app
 from ledger.client import ReceiptExpired, ReceiptForged, verify_receipt
 from ledger.errors import JournalBroken
-from ledger.jws import PublicKeys, SigningKey
+from ledger.operate import check as audit
+from ledger.operate import deploy
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from ledger.verify import Verified, verify
-from ledger.witness import Witnesses
-from tests import independent_verifier
+from ledger.verifier.jws import PublicKeys, SigningKey
+from ledger.verifier.verify import Verified, verify
+from ledger.verifier.witness import Witnesses
 from tests.conftest import KINDS, Templates
-from tests.driver import Ledger
-from tests.record import REPEATED, recomputed, record, verdict
-from tests.report_scene import SGD
-from tests.scene import ok
-from tests.test_migrations import Place
+from tests.kit import independent_verifier
+from tests.kit.driver import Ledger
+from tests.kit.record import REPEATED, recomputed, record, verdict
+from tests.kit.report_scene import SGD
+from tests.kit.scene import ok
+from tests.store.test_migrations import Place
 
-BEFORE: dict[str, Any] = json.loads((Path(__file__).parent / "cases" / "revision_0005.json").read_text("utf-8"))
+BEFORE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "cases" / "revision_0005.json").read_text("utf-8"))
 JWKS: dict[str, Any] = BEFORE["jwks"]
 KEYS = PublicKeys.of(JWKS)
 RUNS: dict[str, str] = BEFORE["runs"]

@@ -1,0 +1,31 @@
+"""The use cases, made once when the application starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ledger.access.keys import Keyring
+from ledger.service.catalogue import Catalogue
+from ledger.service.certificates import Certificates
+from ledger.service.planner import Planner
+from ledger.service.runs import Runs
+from ledger.service.writer import Writer
+from ledger.signer.heads import Heads
+from ledger.signer.keyfile import Signer
+from ledger.store import Store
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UseCases:
+    """One of each, for the life of the application."""
+
+    store: Store
+    writer: Writer
+    keyring: Keyring
+    catalogue: Catalogue
+    certificates: Certificates
+    runs: Runs
+    planner: Planner
+    signer: Signer
+    heads: Heads
+    schema_revision: str
