@@ -45,11 +45,10 @@ NOTHING_DUE: Final = (0, UUID(int=0))
 
 
 class Late(NamedTuple):
-    """A page of late runs: the last of them, after which the next page begins, and whether there may be one now."""
+    """A page of late runs, and the last of them, after which the next page begins."""
 
     alerts: list[Alert]
     last: tuple[int, UUID]
-    is_full: bool
 
 
 def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late:
@@ -59,7 +58,7 @@ def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late
         overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq) for run, dataset, seq in found
     ]
     last = max(((run.due_us or 0, run.id) for run, _, _ in found), default=after)
-    return Late(alerts, last, is_full=len({run.id for run, _, _ in found}) == PAGE)
+    return Late(alerts, last)
 
 
 # --- journals that do not hold ---------------------------------------------------------------------------------------

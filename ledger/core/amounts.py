@@ -1,4 +1,4 @@
-"""The nouns of the ledger, as frozen values: amounts, accounts, datasets, runs, and what is asked of them.
+"""Amounts and times, in integers.
 
 Amounts are exact integers. `mu_sq_pico` counts units of 1e-12 of mu², `delta_atto` units of 1e-18 of -log(1 - delta):
 in these coordinates Gaussian differential privacy composes by plain addition. Times are integer microseconds since

@@ -81,7 +81,6 @@ class Definition:
     """What a dataset is. It never changes once registered, so it can be remembered without asking again.
 
     derived_from: the datasets that it is a copy, filter or join of. ancestors: those, and theirs, and so on.
-    has_budget: a dataset without one is derived, and counts in its ancestors' accounts alone.
     ceiling: no limit may pass it, ever.
     """
 
@@ -92,7 +91,6 @@ class Definition:
     bound: Bound
     size: int | None
     is_partitioned: bool = False
-    has_budget: bool = True
     ceiling: Amount | None = None
     derived_from: tuple[Parent, ...] = ()
     ancestors: tuple[UUID, ...] = ()

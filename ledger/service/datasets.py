@@ -56,7 +56,6 @@ async def defined(served: UseCases, caller: Actor, body: NewDataset) -> Definiti
         bound,
         body.size,
         is_partitioned=body.partitions is not None,
-        has_budget=body.budget is not None,
         ceiling=None if body.ceiling is None else _ceiling(body.ceiling, bound),
         derived_from=tuple(Parent(parent.id, parent.name) for parent in parents),
         ancestors=tuple(sorted(ancestors)),

@@ -87,7 +87,6 @@ def definition_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> 
         row.bound,
         row.size,
         is_partitioned=bool(row.is_partitioned),
-        has_budget=row.limit_mu_sq_pico is not None,
         ceiling=_amount_if_any(row, "ceiling"),
         derived_from=tuple(Parent(line.ancestor_id, line.name) for line in parents),
         ancestors=tuple(sorted(line.ancestor_id for line in lineage)),

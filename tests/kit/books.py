@@ -64,7 +64,6 @@ def add_dataset(
         "clt",
         None,
         is_partitioned=partitions is not None,
-        has_budget=limit is not None,
         ceiling=ceiling,
     )
     budget = None if limit is None else {"mu": 1}

@@ -98,7 +98,6 @@ def registered(number: int, limit: Amount | None, **more: Any) -> Register:
         "clt",
         60_000,
         is_partitioned=partitions is not None,
-        has_budget=limit is not None,
         ceiling=ceiling,
         derived_from=more.get("derived_from", ()),
         ancestors=tuple(parent.id for parent in more.get("derived_from", ())),

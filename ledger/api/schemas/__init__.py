@@ -1,1 +1,1 @@
-"""."""
+"""The shapes of answers, by noun, for the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""The shapes of requests and answers, for checking what comes in and for the OpenAPI document.
+"""The shapes that answers share, for the OpenAPI document.
 
 Answers are built as plain dictionaries; the models of answers here describe them, and a test holds the two together.
 """

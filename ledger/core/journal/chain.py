@@ -1,4 +1,4 @@
-"""The journal: the hash chain, and replay.
+"""The hash chain of a journal.
 
 A dataset's journal is a list of entries numbered 1, 2, 3, … without gaps. An entry is one JSON object in canonical form
 (`ledger.canonical`); its hash is the SHA-256 of those bytes, and it names the hash of the entry before it in `prev` (64
