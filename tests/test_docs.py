@@ -135,7 +135,7 @@ def test_what_is_said_of_security_is_shown() -> None:
     """Goal: every test that the threat model rests on is there. Method: the names in it, each in the file it is said
     to be in, which is the one named last where none is."""
     file, named = "", 0
-    for path, name in re.findall(r"`(?:(tests/\w+\.py)(?:::)?)?(test_\w+)?`", (ROOT / "SECURITY.md").read_text()):
+    for path, name in re.findall(r"`(?:(tests/[\w/]+\.py)(?:::)?)?(test_\w+)?`", (ROOT / "SECURITY.md").read_text()):
         file = path or file
         if name:
             assert f"def {name}(" in (ROOT / file).read_text(), f"{file}::{name}"

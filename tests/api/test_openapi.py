@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, TypeAdapter
 
 from ledger.api.problems import STATUS
-from ledger.api.schemas import common
+from ledger.api.schemas import accountant, alerts, common, datasets, journals, runs, tenants
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
 from tests.kit.driver import MNIST, RELEASE, Ledger
@@ -74,6 +74,14 @@ CALLS = {
     ("post", "/v1/plan"),
 }
 """The calls of this version."""
+
+MODELS: dict[str, type[BaseModel]] = {
+    name: model
+    for module in (accountant, alerts, common, datasets, journals, runs, tenants)
+    for name, model in vars(module).items()
+    if isinstance(model, type) and issubclass(model, BaseModel)
+}
+"""The models of answers, by the name that the document gives them."""
 
 
 @pytest.fixture
@@ -234,7 +242,7 @@ def models_of(call: dict[str, Any], status: int) -> list[type[BaseModel]]:
     """The models that the document declares for an answer, in its order."""
     declared = call["responses"].get(str(status), call["responses"]["default"])
     ((_, content),) = declared["content"].items()
-    return [getattr(common, one["$ref"].rpartition("/")[2]) for one in alternatives(content["schema"])]
+    return [MODELS[one["$ref"].rpartition("/")[2]] for one in alternatives(content["schema"])]
 
 
 class Checked:

@@ -453,7 +453,7 @@ def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
     """A real server that loses its patience after a second."""
     first_keys(settings)
     code = (
-        "import sys; from ledger.cli import main, protocol; protocol.Patient.seconds_max = 1.0;"
+        "import sys; from ledger.api import protocol; from ledger.cli import main; protocol.Patient.seconds_max = 1.0;"
         " sys.argv[1:1] = ['serve']; main()"
     )
     with serve_command([sys.executable, "-c", code], tmp_path, environment(settings)) as process:

@@ -222,7 +222,9 @@ def test_many_begin_at_once(tmp_path: Path) -> None:
         assert len(found) == 16
         assert len(set(found)) == 1
         assert [path.name for path in folder.iterdir()] == ["ledger.db.signing-key.pem"]
-    code = "from ledger import settings, signing; print(signing.signer_for(settings.load()).kid)"
+    code = (
+        "from ledger import settings; from ledger.signer import keyfile; print(keyfile.signer_for(settings.load()).kid)"
+    )
     started = [
         subprocess.Popen(
             [sys.executable, "-c", code], cwd=tmp_path, env=environment(sqlite(tmp_path)), stdout=subprocess.PIPE

@@ -40,7 +40,12 @@ from tests.kit.driver import environment, free_port
 
 ROOT = Path(ledger.__file__).parent.parent
 WAIT_SECONDS_MAX = 30
-MIGRATE = "import ledger; from ledger import deploy, settings; print(ledger.__file__, deploy.migrate(settings.load()))"
+MIGRATE = """
+import ledger
+from ledger import settings
+from ledger.operate import deploy
+print(ledger.__file__, deploy.migrate(settings.load()))
+"""
 """For a process of its own: says which ledger it is and where the schema is then."""
 
 

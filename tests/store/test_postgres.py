@@ -21,7 +21,7 @@ from tests.kit import postgres
 from tests.kit.driver import Ledger
 
 HOLD_A_SERVER = """
-from tests import postgres
+from tests.kit import postgres
 import psycopg, sys
 with postgres.start("wheel") as server:
     with psycopg.connect(server.admin_url.replace("+psycopg", "")) as connection:
