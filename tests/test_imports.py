@@ -144,6 +144,19 @@ def test_the_client_verifies_by_jws_alone(path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_the_decision_is_checked_by_what_does_not_share_it(path: Path) -> None:
+    """Goal: replay, verifier and store check the decision without its code, and the decision knows no journal.
+
+    Method: the syntax tree. `service` alone, which submits commands, imports `core.decision`.
+    """
+    name, names = ".".join(path.relative_to(PACKAGE).with_suffix("").parts), imported(path)
+    if not name.startswith(("core.decision", "service.")):
+        assert not {one for one in names if one.startswith("ledger.core.decision")}, f"{path} imports the decision"
+    if name.startswith(("core.decision", "core.alerts")):
+        assert not {one for one in names if one.startswith("ledger.core.journal")}, f"{path} imports the journal"
+
+
 def test_every_room_is_on_the_map() -> None:
     """Goal: whoever opens ledger/__init__.py finds every module there."""
     said = ast.get_docstring(ast.parse((PACKAGE / "__init__.py").read_text())) or ""
