@@ -1,66 +1,22 @@
-"""The rooms of the house: who may import whom."""
+"""Imports: that the contracts of .importlinter can be broken, and which library is used where."""
 
 from __future__ import annotations
 
 import ast
+import configparser
+import os
 import re
+import shutil
+import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-PACKAGE = Path(__file__).parent.parent / "ledger"
-
-# The packages that each package may import. None imports upward, and there is no cycle.
-MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "canonical": set(),
-    "logs": {"errors"},
-    "settings": {"errors"},
-    "core": {"errors", "canonical"},
-    "accounting": {"errors", "core"},
-    "store": {"errors", "core"},
-    "access": {"errors", "core", "store"},
-    "verifier": {"errors", "core"},
-    "signer": {"errors", "canonical", "settings", "core", "store", "verifier"},
-    "service": {"errors", "core", "accounting", "store", "access", "signer"},
-    "alerting": {"errors", "core", "store", "verifier", "service"},
-    "report": {"errors", "core", "accounting", "store", "service"},
-    "recompute": {"errors", "core", "accounting", "verifier"},
-    "operate": {"errors", "settings", "core", "store", "access", "verifier", "service"},
-    "api": {
-        "errors",
-        "logs",
-        "settings",
-        "core",
-        "accounting",
-        "store",
-        "access",
-        "verifier",
-        "signer",
-        "service",
-        "alerting",
-        "report",
-        "operate",
-    },
-    "client": {"errors", "canonical", "verifier"},
-    "cli": {
-        "errors",
-        "canonical",
-        "logs",
-        "settings",
-        "core",
-        "access",
-        "verifier",
-        "signer",
-        "recompute",
-        "operate",
-        "client",
-        "api",
-    },
-    "__main__": {"cli"},
-    "__init__": set(),
-}
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "ledger"
+CONTRACTS = ROOT / ".importlinter"
 
 ONLY_IN: dict[str, set[str]] = {
     "fastapi": {"api"},
@@ -117,14 +73,6 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_dependencies_point_one_way(path: Path) -> None:
-    """Goal: the map in ledger/__init__.py is true. Method: the syntax tree of every file, against the table above."""
-    room = room_of(path)
-    rooms = {name.split(".")[1] for name in imported(path) if name.startswith("ledger.")} - {room, "__version__"}
-    assert rooms <= MAY_IMPORT[room], f"{path} reaches into {rooms - MAY_IMPORT[room]}"
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_libraries_stay_in_their_rooms(path: Path) -> None:
     """Goal: only `accounting` needs NumPy, only `api` FastAPI, only the store's side SQLAlchemy."""
     for name in imported(path):
@@ -135,26 +83,68 @@ def test_libraries_stay_in_their_rooms(path: Path) -> None:
             assert top in sys.stdlib_module_names | {"ledger", "pydantic", "pydantic_core"}, f"{path} imports {top}"
 
 
-@pytest.mark.parametrize("path", sorted((PACKAGE / "client").glob("*.py")), ids=lambda path: str(path.name))
-def test_the_client_verifies_by_jws_alone(path: Path) -> None:
-    """Goal: a training job loads nothing of the verifier but signed statements. Method: the syntax tree."""
-    assert {name for name in imported(path) if name.startswith("ledger.verifier")} <= {
-        "ledger.verifier",
-        "ledger.verifier.jws",
-    }
+PLANTED: Final = {
+    "packages": ("core.amounts", "store.tables"),
+    "canonical": ("store.rows", "canonical"),
+    "logs": ("service.writer", "logs"),
+    "settings": ("store.engines", "settings"),
+    "accounting": ("operate.deploy", "accounting.costs"),
+    "store": ("recompute.work", "store.reading"),
+    "verifier": ("report.reader", "verifier.verify"),
+    "access": ("signer.heads", "access.keys"),
+    "signer": ("operate.check", "signer.keyfile"),
+    "service": ("cli.runs", "service.runs"),
+    "operate": ("recompute.work", "operate.deploy"),
+    "api": ("__main__", "api.app"),
+    "alerting-and-report": ("cli.alerting", "alerting.watch"),
+    "client-and-recompute": ("api.runs", "client.wire"),
+    "decision": ("report.reader", "core.decision.group"),
+    "checks-without-decision": ("core.journal.replay", "core.decision.posting"),
+    "decision-without-journal": ("core.forecast", "core.journal.chain"),
+    "client": ("client.wire", "verifier.merkle"),
+    "signed-statements": ("verifier.merkle", "core.amounts"),
+    "verifier-layers": ("verifier.statements", "verifier.witness"),
+    "signer-layers": ("signer.receipts", "signer.publish"),
+    "signer-without-store": ("signer.keyfile", "store"),
+    "tokens": ("access.roles", "store"),
+    "writer": ("service.writer", "accounting.amounts"),
+    "watch": ("alerting.watch", "service.alerts"),
+    "mirror": ("operate.mirror", "store.rows"),
+    "reports": ("report.source", "service.writer"),
+    "tables": ("store.guards", "core.datasets"),
+}
+"""By contract of .importlinter: a module, and what it must not import."""
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
-def test_the_decision_is_checked_by_what_does_not_share_it(path: Path) -> None:
-    """Goal: replay, verifier and store check the decision without its code, and the decision knows no journal.
+def test_each_contract_fails_when_broken(tmp_path: Path) -> None:
+    """Goal: no contract of .importlinter is one that nothing can break.
 
-    Method: the syntax tree. `service` alone, which submits commands, imports `core.decision`.
+    Method: a copy of the package with a forbidden import for each contract; `lint-imports` must name each of them.
     """
-    name, names = ".".join(path.relative_to(PACKAGE).with_suffix("").parts), imported(path)
-    if not name.startswith(("core.decision", "service.")):
-        assert not {one for one in names if one.startswith("ledger.core.decision")}, f"{path} imports the decision"
-    if name.startswith(("core.decision", "core.alerts")):
-        assert not {one for one in names if one.startswith("ledger.core.journal")}, f"{path} imports the journal"
+    config = configparser.ConfigParser()
+    config.read(CONTRACTS)
+    prefix = "importlinter:contract:"
+    names = {section.removeprefix(prefix): config[section]["name"] for section in config if section.startswith(prefix)}
+    assert names.keys() == PLANTED.keys()
+    shutil.copytree(PACKAGE, tmp_path / "ledger", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(CONTRACTS, tmp_path)
+    for importer, target in PLANTED.values():
+        with (tmp_path / "ledger" / f"{importer.replace('.', '/')}.py").open("a") as file:
+            file.write(f"\nimport ledger.{target}\n")
+    command = [sys.executable, "-c", "from importlinter.cli import lint_imports_command as run; run()", "--no-cache"]
+    linted = subprocess.run(
+        command,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert linted.returncode == 1, linted.stderr
+    _, *sections = re.split(r"\n(.+)\n-{3,}\n", linted.stdout[linted.stdout.index("\nBroken contracts\n") :])
+    reports = dict(zip(sections[::2], sections[1::2], strict=True))
+    for contract, (importer, target) in PLANTED.items():
+        assert f"ledger.{importer} -> ledger.{target} (l." in reports.get(names[contract], ""), linted.stdout
 
 
 def test_every_room_is_on_the_map() -> None:

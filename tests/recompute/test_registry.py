@@ -9,7 +9,7 @@ from typing import Any
 
 import jsonschema
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 
 from ledger.accounting import amounts
 from ledger.core.amounts import Amount
