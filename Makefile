@@ -58,6 +58,7 @@ check: $(VENV)/installed-test ## Style, types, migrations, and known vulnerabili
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache --no-logo
+	$(BIN)/vulture
 	$(BIN)/python -m pytest --quiet tests/store/test_migrations.py
 	$(BIN)/python .ci/structure
 	$(BIN)/python .ci/audit build/audit requirements.lock

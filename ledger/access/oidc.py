@@ -222,24 +222,22 @@ class _Refused(Exception):
 class Issuers:
     """Recognises callers by tokens of the issuers that are configured.
 
-    on_failure: is told the reason of each refusal, in the thread that refuses. clock: seconds that never go back.
+    clock: seconds that never go back.
     """
 
     def __init__(
         self,
         said: Configuration,
         *,
-        on_failure: Callable[[str], None] = lambda _reason: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         slots = threading.BoundedSemaphore(WAITING_MAX)
         self._issuers = {one.issuer: _Issuer(one, _Keys(one, slots, clock)) for one in said.issuers}
-        self._on_failure = on_failure
 
     @classmethod
-    def load(cls, path: Path, *, on_failure: Callable[[str], None] = lambda _reason: None) -> Issuers:
+    def load(cls, path: Path) -> Issuers:
         """Those that a file names. Raises Misconfigured. Nothing is fetched yet."""
-        return cls(configuration(path), on_failure=on_failure)
+        return cls(configuration(path))
 
     def recognise(self, token: str) -> Actor:
         """The actor that a token stands for. May fetch keys, so it blocks. Raises Unauthenticated."""
@@ -247,7 +245,6 @@ class Issuers:
             return self._recognise(token)
         except _Refused as refused:
             log.info("a token of %s was refused: %s%s", refused.issuer or "nobody", refused.reason, refused.detail)
-            self._on_failure(refused.reason)
         raise Unauthenticated(UNKNOWN_KEY)
 
     def _recognise(self, token: str) -> Actor:

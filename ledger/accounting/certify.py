@@ -420,15 +420,6 @@ def _range(pair: Pair, share: float) -> float:
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Certificate:
-    """(mu, delta) that is proved, and whether by the `pld` or by the `fallback`, whose delta is 0."""
-
-    mu: float
-    delta: float
-    method: Literal["pld", "fallback"]
-
-
 def at_most(value: Fraction) -> float:
     """The largest double that is not above a number of 0 or more."""
     nearest = float(value)
@@ -452,28 +443,3 @@ def pair_for(*, noise_multiplier: float, sample_rate: float, adjacency: Adjacenc
             return Pair("symmetrised", 2 / noise_multiplier, sample_rate)
         case _:
             raise ValueError(f"no dominating pair is known for {sampling} sampling under {adjacency}")
-
-
-def subsampled_gaussian(
-    *,
-    noise_multiplier: float,
-    sample_rate: float,
-    steps: int,
-    delta: float,
-    adjacency: Adjacency = "add_or_remove_one",
-    sampling: Sampling = "poisson",
-) -> Certificate:
-    """The certificate of DP-SGD: mu for this delta, or the fallback where that is no worse.
-
-    noise_multiplier: standard deviation of the noise on the sum over the clip norm, above 0. sample_rate: in (0, 1].
-    steps: 1 or more. delta: in [0, 1); at 0 only the fallback exists. ValueError outside, and where no pair is known.
-    """
-    if not (noise_multiplier > 0 and 0 < sample_rate <= 1 and steps >= 1 and 0 <= delta < 1):
-        raise ValueError("noise_multiplier must be above 0, sample_rate in (0, 1], steps at least 1, delta in [0, 1)")
-    pair = pair_for(noise_multiplier=noise_multiplier, sample_rate=sample_rate, adjacency=adjacency, sampling=sampling)
-    plain = pair.mu * math.sqrt(steps) * (1 + 4 * UNIT_ROUNDOFF)
-    if sample_rate < 1 and delta >= DELTA_MIN and noise_multiplier >= NOISE_MULTIPLIER_MIN:
-        mu = curve([Steps(pair, steps)], delta_min=delta).mu(delta)
-        if mu < plain:
-            return Certificate(mu, delta, "pld")
-    return Certificate(plain, 0.0, "fallback")

@@ -372,17 +372,6 @@ def mu_for_epsilon(*, epsilon: Real | float, delta: Real | float, at_delta: Real
     return cast("Real", result[()])
 
 
-def mu_for_epsilon_lower(*, epsilon: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
-    """`mu_for_epsilon`, rounded down by its error bound: never above the true value, and what a budget is set to.
-
-    Shapes, errors and source as for `mu_for_epsilon`.
-    """
-    nearest = np.asarray(mu_for_epsilon(epsilon=epsilon, delta=delta, at_delta=at_delta))
-    # Rounding the product may give back one u.
-    result: Any = nearest * (1.0 - MU_FOR_EPSILON_RELATIVE_ERROR - 2 * UNIT_ROUNDOFF)
-    return cast("Real", result[()])
-
-
 def _gaussian_power(*, mu: FloatArray, level: FloatArray, level_complement: FloatArray, sign: int) -> FloatArray:
     """Phi(sign * (Phi^-1(level) + mu)): the power (sign 1) or type II error (sign -1) of the best test at a level."""
     quantile = np.where(level <= 0.5, special.ndtri(level), -special.ndtri(level_complement))

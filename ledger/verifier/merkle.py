@@ -86,14 +86,6 @@ class Frontier:
         return root
 
 
-def root_of(leaves: Iterable[bytes]) -> bytes:
-    """The root of the tree with these leaves, given by their data."""
-    tree = Frontier()
-    for data in leaves:
-        tree.append(data)
-    return tree.root()
-
-
 # --- what a proof consists of ----------------------------------------------------------------------------------------
 
 
@@ -144,16 +136,6 @@ def _split(size: int) -> int:
 def proof(ranges: Iterable[Range], root_of_range: Callable[[int, int], bytes]) -> list[bytes]:
     """A proof, with the roots of its subtrees."""
     return [root_of_range(start, end) for start, end in ranges]
-
-
-def inclusion_proof(leaves: Sequence[bytes], index: int) -> list[bytes]:
-    """The proof that leaf `index` is among these, given by their data."""
-    return proof(inclusion_ranges(index, len(leaves)), lambda start, end: root_of(leaves[start:end]))
-
-
-def consistency_proof(leaves: Sequence[bytes], old: int) -> list[bytes]:
-    """The proof that the tree of these leaves, given by their data, begins with that of the first `old`."""
-    return proof(consistency_ranges(old, len(leaves)), lambda start, end: root_of(leaves[start:end]))
 
 
 # --- verifying, from the proof alone ---------------------------------------------------------------------------------

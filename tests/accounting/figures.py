@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from ledger.accounting import certify, gdp
+from ledger.accounting import gdp
+from tests.kit import certified
 
 CASES = Path(__file__).parents[1] / "cases" / "dpsgd_certificates.json"
 SHOWN = ("mnist1.3/15", "mnist1.1/60", "mnist0.7/45", "adult0.55/18", "q.01 s1 T1e4", "imagenet q.328 s9.4")
@@ -20,7 +21,7 @@ def table() -> str:
     ]
     for run in json.loads(CASES.read_text(encoding="utf-8"))["runs"]:
         if run["name"] in SHOWN:
-            found = certify.subsampled_gaussian(
+            found = certified.subsampled_gaussian(
                 noise_multiplier=run["noise_multiplier"],
                 sample_rate=run["sample_rate"],
                 steps=run["steps"],

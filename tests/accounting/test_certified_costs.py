@@ -16,6 +16,7 @@ from ledger.accounting.costs import Cost
 from ledger.core.datasets import Adjacency
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import Step, optimistic
+from tests.kit import certified
 
 DELTA = Fraction(1, 10**8)
 
@@ -45,7 +46,7 @@ def test_a_certificate_charges_its_share_of_delta() -> None:
     """Goal: a certified run is charged the mu of its certificate and all of its delta, rounded up. Method: the
     certificate itself, and the delta in exact fractions."""
     found = cost(dpsgd("1.1", "0.004", 14_000))
-    certificate = certify.subsampled_gaussian(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, delta=1e-8)
+    certificate = certified.subsampled_gaussian(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, delta=1e-8)
     assert found.method == "pld-poisson"
     assert found.mu == pytest.approx(certificate.mu, rel=1e-6)
     assert found.mu_sq == Fraction(found.mu) ** 2
@@ -132,7 +133,7 @@ def test_segments_have_a_certificate_each(segments: int) -> None:
     one = cost(dpsgd(1, "0.01", each), delta=DELTA / segments)
     assert one.method == found.method == "pld-poisson"
     assert one.mu == pytest.approx(
-        certify.subsampled_gaussian(
+        certified.subsampled_gaussian(
             noise_multiplier=1.0, sample_rate=0.01, steps=each, delta=float(DELTA / segments)
         ).mu,
         rel=1e-6,

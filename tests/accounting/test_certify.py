@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 import pytest
 
-from ledger.accounting import certify
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle_curves import Kind, Step
+from tests.kit import certified
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.accounting.certify import Certificate
+    from tests.kit.certified import Certificate
 
 _CASES = json.loads((Path(__file__).parents[1] / "cases" / "dpsgd_certificates.json").read_text(encoding="utf-8"))
 RUNS: dict[str, dict[str, Any]] = {run["name"]: run for run in _CASES["runs"]}
@@ -47,7 +47,7 @@ class Run:
         return Step(self.kind, (2 if self.kind == "symmetrised" else 1) / self.noise_multiplier, self.sample_rate)
 
     def certificate(self) -> Certificate:
-        return certify.subsampled_gaussian(
+        return certified.subsampled_gaussian(
             noise_multiplier=self.noise_multiplier,
             sample_rate=self.sample_rate,
             steps=self.steps,
@@ -330,7 +330,7 @@ def test_what_cannot_be_certified() -> None:
     """Goal: no number where no theorem is known, nor for what is no run. Method: each such argument is refused."""
     usual: dict[str, Any] = {"noise_multiplier": 1.0, "sample_rate": 0.1, "steps": 10, "delta": 1e-6}
     with pytest.raises(ValueError, match="no dominating pair"):
-        certify.subsampled_gaussian(**usual, sampling="fixed_size")
+        certified.subsampled_gaussian(**usual, sampling="fixed_size")
     for name, value in (("noise_multiplier", 0.0), ("sample_rate", 0.0), ("sample_rate", 1.5), ("steps", 0)):
         with pytest.raises(ValueError, match="noise_multiplier must be above 0"):
-            certify.subsampled_gaussian(**{**usual, name: value})
+            certified.subsampled_gaussian(**{**usual, name: value})

@@ -28,6 +28,7 @@ from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import FloatArray, Step, optimistic
 from tests.accounting.samples import appearances, composed, decimal, gaussian
+from tests.kit import certified
 
 DELTA = Fraction(1, 10**8)
 STOPS: tuple[Stop, ...] = get_args(Stop)
@@ -264,7 +265,7 @@ def test_a_stop_that_nothing_secret_caused_is_a_shorter_run(steps: int) -> None:
     certificate of so many steps, asked for directly; dp-accounting from below, within 5 % of the charge in mu."""
     run = approve(POISSON)
     charged = run.settle(steps, "data_independent").charged
-    direct = certify.subsampled_gaussian(noise_multiplier=1.0, sample_rate=0.01, steps=steps, delta=1e-8)
+    direct = certified.subsampled_gaussian(noise_multiplier=1.0, sample_rate=0.01, steps=steps, delta=1e-8)
     assert amounts.mu_of(charged) == pytest.approx(direct.mu, rel=1e-6)
     assert charged.mu_sq_pico < run.amount.mu_sq_pico
     assert charged.delta_atto == run.amount.delta_atto

@@ -21,7 +21,8 @@ from typing import Any
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
 
-from ledger.accounting import certify, gdp
+from ledger.accounting import gdp
+from tests.kit import certified
 
 ROUNDS = int(os.environ.get("LEDGER_BENCH_ROUNDS", "5"))
 SHARE = 1e-8
@@ -42,10 +43,10 @@ _DEAREST: tuple[tuple[float, float, int, float, str, str], ...] = (
 )
 _PEAK = """\
 import json, pathlib, resource, sys, time
-from ledger.accounting import certify
+from tests.kit import certified
 names = ("noise_multiplier", "sample_rate", "steps", "delta", "adjacency", "sampling")
 argument, start = json.loads(sys.argv[1]), time.perf_counter()
-mu = certify.subsampled_gaussian(**dict(zip(names, argument))).mu if argument else 0.0
+mu = certified.subsampled_gaussian(**dict(zip(names, argument))).mu if argument else 0.0
 took = time.perf_counter() - start
 status = pathlib.Path("/proc/self/status")
 # The high-water mark of getrusage is inherited from the process that started this one.
@@ -62,7 +63,7 @@ def _ms(call: Callable[..., Any], *arguments: Any) -> float:
 
 
 def _certified(run: dict[str, Any]) -> float:
-    found = certify.subsampled_gaussian(
+    found = certified.subsampled_gaussian(
         noise_multiplier=run["noise_multiplier"], sample_rate=run["sample_rate"], steps=run["steps"], delta=SHARE
     )
     return float(gdp.epsilon(mu=found.mu, delta=found.delta, at_delta=AT_DELTA))

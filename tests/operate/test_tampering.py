@@ -25,10 +25,11 @@ from ledger.errors import JournalBroken
 from ledger.operate import check
 from ledger.settings import Settings
 from ledger.store import tables
-from ledger.verifier import export, jws, merkle, verify
+from ledger.verifier import export, jws, verify
 from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.witness import Witnesses
 from tests.conftest import Templates
+from tests.kit import trees
 from tests.kit.driver import SIGNING_KEY, Ledger, past_the_ledger
 from tests.kit.scene import ok
 from tests.verifier.test_independent_auditor import lived
@@ -127,7 +128,7 @@ def resigned(lines: list[str], key: SigningKey) -> list[str]:
     header, entries = json.loads(lines[0]), [json.loads(line) for line in lines[1:-1]]
     newest = entries[-1]
     tenant, dataset = ((UUID(header[of]["id"]), header[of]["name"]) for of in ("tenant", "dataset"))
-    root, hash_ = merkle.root_of(bytes.fromhex(e["hash"]) for e in entries), bytes.fromhex(newest["hash"])
+    root, hash_ = trees.root_of(bytes.fromhex(e["hash"]) for e in entries), bytes.fromhex(newest["hash"])
     said = export.head_payload(tenant, dataset, seq=len(entries), hash_=hash_, root=root, at=newest["entry"]["at"])
     signature = jws.sign(chain.canonical(said), key=key, typ=jws.HEAD)
     header["keys"] = {"keys": [key.public_jwk()]}

@@ -18,9 +18,10 @@ from ledger.errors import InvalidRequest, JournalBroken
 from ledger.settings import Settings
 from ledger.signer import heads as heads_module
 from ledger.signer.heads import Heads, Tree
-from ledger.verifier import jws, merkle, proofs, verify
+from ledger.verifier import jws, proofs, verify
 from ledger.verifier.jws import PublicKeys, SignatureInvalid, SigningKey
 from ledger.verifier.witness import Witnesses
+from tests.kit import trees
 from tests.kit.driver import Ledger, Terminal, past_the_ledger
 from tests.kit.scene import ok
 
@@ -56,7 +57,7 @@ def test_heads_are_signed(ledger: Ledger) -> None:
         head = ok(ledger.get(f"{path}/head"))
         lines = ledger.get(f"{path}/export").text.split("\n")[:-1]
         leaves = [bytes.fromhex(json.loads(line)["hash"]) for line in lines[1:-1]]
-        assert head["root"] == merkle.root_of(leaves).hex()
+        assert head["root"] == trees.root_of(leaves).hex()
         said = jws.read(head["signature"], keys=keys, typ=jws.HEAD)
         entry = json.loads(lines[-2])["entry"]
         assert said == {
@@ -81,12 +82,12 @@ def test_every_proof_of_a_small_journal(ledger: Ledger) -> None:
     for size in range(1, len(leaves) + 1):
         for seq in range(1, size + 1):
             proof = ok(ledger.get("/v1/datasets/mnist/proof", seq=seq, size=size))
-            assert [bytes.fromhex(step) for step in proof["path"]] == merkle.inclusion_proof(leaves[:size], seq - 1)
+            assert [bytes.fromhex(step) for step in proof["path"]] == trees.inclusion_proof(leaves[:size], seq - 1)
             assert (proof["hash"], proof["dataset"]) == (leaves[seq - 1].hex(), "mnist")
-            assert proof["root"] == merkle.root_of(leaves[:size]).hex()
+            assert proof["root"] == trees.root_of(leaves[:size]).hex()
             proof = ok(ledger.get("/v1/datasets/mnist/consistency", **{"from": seq, "to": size}))
-            assert [bytes.fromhex(step) for step in proof["path"]] == merkle.consistency_proof(leaves[:size], seq)
-            assert proof["from_root"] == merkle.root_of(leaves[:seq]).hex()
+            assert [bytes.fromhex(step) for step in proof["path"]] == trees.consistency_proof(leaves[:size], seq)
+            assert proof["from_root"] == trees.root_of(leaves[:seq]).hex()
             assert {**proof["head"], "dataset": "mnist"} == head
     newest = ok(ledger.get("/v1/head"))
     proof = ok(ledger.get("/v1/proof", seq=1))
@@ -130,14 +131,14 @@ def test_long_journals(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     for count in (3, 40, 1, 90):
         grown(ledger, count)
         leaves = hashes_of(ledger)
-        assert ok(ledger.get("/v1/datasets/mnist/head"))["root"] == merkle.root_of(leaves).hex()
+        assert ok(ledger.get("/v1/datasets/mnist/head"))["root"] == trees.root_of(leaves).hex()
         for _ in range(10):
             size = rng.randint(1, len(leaves))
             seq = rng.randint(1, size)
             proof = ok(ledger.get("/v1/datasets/mnist/proof", seq=seq, size=size))
-            assert [bytes.fromhex(step) for step in proof["path"]] == merkle.inclusion_proof(leaves[:size], seq - 1)
+            assert [bytes.fromhex(step) for step in proof["path"]] == trees.inclusion_proof(leaves[:size], seq - 1)
             proof = ok(ledger.get("/v1/datasets/mnist/consistency", **{"from": seq, "to": size}))
-            assert [bytes.fromhex(step) for step in proof["path"]] == merkle.consistency_proof(leaves[:size], seq)
+            assert [bytes.fromhex(step) for step in proof["path"]] == trees.consistency_proof(leaves[:size], seq)
     served = ledger.client.app.state.services
     anew = Heads(served.store, served.signer)
     with served.store.reading(tenant_of(ledger.key)) as reading:
@@ -172,7 +173,7 @@ def test_a_tree_grows_in_many_threads() -> None:
         rng = random.Random(seed)
         for _ in range(12):
             size = rng.randint(1, len(leaves))
-            if tree.root(read, size=size) != merkle.root_of(leaves[:size]):
+            if tree.root(read, size=size) != trees.root_of(leaves[:size]):
                 wrong.append(size)
 
     threads = [threading.Thread(target=work, args=(seed,)) for seed in range(8)]

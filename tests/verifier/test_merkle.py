@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from ledger.verifier import merkle
+from tests.kit import trees
 
 EXHAUSTIVE = 70
 """Every size up to this, with every leaf and every earlier size."""
@@ -74,11 +75,11 @@ def test_roots_are_those_of_the_definition() -> None:
     """Goal: the root after each leaf is the definition's. Method: one tree that grows, and one made at once."""
     leaves = some(300)
     tree = merkle.Frontier()
-    assert tree.root() == mth([]) == merkle.root_of([])
+    assert tree.root() == mth([]) == trees.root_of([])
     for size, leaf in enumerate(leaves, start=1):
         tree.append(leaf)
         assert (tree.size, tree.root()) == (size, mth(leaves[:size]))
-    assert merkle.root_of(leaves) == mth(leaves)
+    assert trees.root_of(leaves) == mth(leaves)
 
 
 def test_roots_and_proofs_that_certificate_transparency_knows() -> None:
@@ -96,15 +97,15 @@ def test_roots_and_proofs_that_certificate_transparency_knows() -> None:
         "ddb89be403809e325750d3d263cd78929c2942b7942a34b77e122c9594a74c8c",
         "5dc9da79a70659a9ad559cb701ded9a2ab9d823aad2f4960cfe370eff4604328",
     ]
-    assert [merkle.root_of(leaves[:size]).hex() for size in range(1, 9)] == roots
-    assert merkle.root_of([]).hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
-    in_eight = [step.hex() for step in merkle.inclusion_proof(leaves, 5)]
+    assert [trees.root_of(leaves[:size]).hex() for size in range(1, 9)] == roots
+    assert trees.root_of([]).hex() == "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
+    in_eight = [step.hex() for step in trees.inclusion_proof(leaves, 5)]
     assert in_eight == [
         "bc1a0643b12e4d2d7c77918f44e0f4f79a838b6cf9ec5b5c283e1f4d88599e6b",
         "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
         "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7",
     ]
-    of_six = [step.hex() for step in merkle.consistency_proof(leaves, 6)]
+    of_six = [step.hex() for step in trees.consistency_proof(leaves, 6)]
     assert of_six == [
         "0ebc5d3437fbe2db158b9f126a1d118e308181031d0a949f8dededebc558ef6a",
         "ca854ea128ed050b41b35ffc1b87b8eb2bde461e9e3b5596ece6b9d5975a0ae0",
@@ -120,12 +121,12 @@ def test_every_small_proof_is_the_definitions_and_verifies() -> None:
     for size in range(1, EXHAUSTIVE + 1):
         d = leaves[:size]
         for index in range(size):
-            found = merkle.inclusion_proof(d, index)
+            found = trees.inclusion_proof(d, index)
             assert found == path(index, d)
             assert merkle.includes(d[index], index=index, size=size, path=found, root=roots[size])
             assert not merkle.includes(d[index - 1], index=index, size=size, path=found, root=roots[size]) or size == 1
         for old in range(1, size + 1):
-            found = merkle.consistency_proof(d, old)
+            found = trees.consistency_proof(d, old)
             assert found == proof(old, d)
             said: dict[str, Any] = {
                 "old": old,
@@ -147,7 +148,7 @@ def test_large_proofs(tries: Callable[[int, int], int]) -> None:
         size = rng.choice((1023, 1024, 1025, 4095, 4096, 4097)) if trial % 2 else rng.randint(2, 5000)
         d, index, old = leaves[:size], rng.randrange(size), rng.randint(1, size)
         root = mth(d)
-        included, continued = merkle.inclusion_proof(d, index), merkle.consistency_proof(d, old)
+        included, continued = trees.inclusion_proof(d, index), trees.consistency_proof(d, old)
         assert (included, continued) == (path(index, d), proof(old, d))
         assert len(included) <= (size - 1).bit_length()
         assert len(continued) <= (size - 1).bit_length() + 1
@@ -179,13 +180,13 @@ def test_no_bent_proof_is_believed() -> None:
         d = leaves[:size]
         root = mth(d)
         for number in range(size):
-            right = merkle.inclusion_proof(d, number)
+            right = trees.inclusion_proof(d, number)
             for wrong in bent(right):
                 assert not merkle.includes(d[number], index=number, size=size, path=wrong, root=root)
             for index in {*range(-1, size + 2)} - {number}:
                 assert not merkle.includes(d[number], index=index, size=size, path=right, root=root)
             old, old_root = number + 1, mth(d[: number + 1])
-            steps = merkle.consistency_proof(d, old)
+            steps = trees.consistency_proof(d, old)
             for wrong in bent(steps):
                 assert not merkle.continues(old=old, new=size, path=wrong, old_root=old_root, new_root=root)
             for at in range(256):
@@ -199,11 +200,11 @@ def test_what_there_is_no_proof_of() -> None:
     for index, size in ((3, 3), (-1, 3), (0, 0)):
         with pytest.raises(ValueError, match="no leaf"):
             merkle.inclusion_ranges(index, size)
-        assert not merkle.includes(leaves[0], index=index, size=size, path=[], root=merkle.root_of(leaves))
+        assert not merkle.includes(leaves[0], index=index, size=size, path=[], root=trees.root_of(leaves))
     for old, new in ((0, 3), (4, 3), (-1, 3)):
         with pytest.raises(ValueError, match="does not begin"):
             merkle.consistency_ranges(old, new)
-        assert not merkle.continues(old=old, new=new, path=[], old_root=bytes(32), new_root=merkle.root_of(leaves))
+        assert not merkle.continues(old=old, new=new, path=[], old_root=bytes(32), new_root=trees.root_of(leaves))
 
 
 def test_subtrees_are_added_whole_where_they_fit() -> None:

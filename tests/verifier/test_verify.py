@@ -17,7 +17,7 @@ import pytest
 
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
-from ledger.verifier import jws, merkle, verify
+from ledger.verifier import jws, verify
 from ledger.verifier.export import (
     entry_line,
     head_line,
@@ -26,7 +26,7 @@ from ledger.verifier.export import (
 )
 from tests.core.test_journal_forgeries import FORGERIES
 from tests.core.test_journal_forgeries import forge as break_one
-from tests.kit import independent_verifier
+from tests.kit import independent_verifier, trees
 from tests.kit.books import TENANT
 from tests.kit.driver import Ledger
 from tests.kit.journals import journals_of_parts
@@ -129,7 +129,7 @@ def exported(dataset_id: UUID, entries: Sequence[tuple[str, bytes]], *, tenant_i
     about = header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset="x", keys=keys)
     lines = [entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
     newest, hash_ = entries[-1]
-    root, at = merkle.root_of(each for _, each in entries), chain.parse(newest)["at"]
+    root, at = trees.root_of(each for _, each in entries), chain.parse(newest)["at"]
     said = head_payload((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at)
     signature = jws.sign(chain.canonical(said), key=KEY, typ=jws.HEAD)
     return [about, *lines, head_line(seq=len(lines), hash_=hash_, root=root, signature=signature)]
