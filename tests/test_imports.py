@@ -42,7 +42,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 
-ROOT_MODULES = {"errors", "canonical", "settings", "logs"}
+ROOT_MODULES = {"errors", "canonical", "settings", "logs", "background"}
 
 
 def room_of(path: Path) -> str:

@@ -32,6 +32,7 @@ from uuid import UUID
 import httpx
 
 from ledger.alerting import watch
+from ledger.background import Background
 from ledger.core.alerting import Alert, KeptAlert
 from ledger.core.alerts import id_of
 from ledger.service.writer import Writer
@@ -194,27 +195,23 @@ class Courier:
         """signed_head: what is sent of a journal's head, where a tenant asks for heads. clock: what time it is, in
         microseconds; the database's. on_delivery: is told what came of each try."""
         self._store, self._writer, self._signer = store, writer, signer
-        self._hosts, self._every_seconds, self._clock, self._on_delivery = hosts, every_seconds, clock, on_delivery
+        self._hosts, self._clock, self._on_delivery = hosts, clock, on_delivery
         self._signed_head = signed_head
         self._lock = threading.Lock()
         self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
         self._woken_for: set[UUID] = set()
-        self._woken = threading.Event()
-        self._is_closing = False
         self._interrupt: Callable[[], object] = lambda: None
-        self._thread = threading.Thread(target=self._serve, name="ledger-courier", daemon=True)
+        self._background = Background("courier", self._turn, every_seconds=every_seconds)
 
     def start(self) -> None:
-        self._thread.start()
+        self._background.start()
 
     def close(self) -> None:
         """Breaks off what is being sent, gives it back, and ends the thread. Before the writer is closed."""
-        self._is_closing = True
-        self._woken.set()
+        self._background.stop()
         with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
             self._interrupt()
-        if self._thread.ident is not None:
-            self._thread.join()
+        self._background.close()
 
     def saw(self, tenant_id: UUID, *, has_news: bool = False) -> None:
         """That there is this tenant; has_news: and that there is something in its outbox. Never waits for anything."""
@@ -226,7 +223,7 @@ class Courier:
             if has_news:
                 self._woken_for.add(tenant_id)
         if has_news and self._hosts.allowed:
-            self._woken.set()
+            self._background.wake()
 
     def objection(self, url: str) -> str | None:
         """Why a webhook may not lead there; None where it may."""
@@ -238,23 +235,13 @@ class Courier:
         with self._lock:
             return sum(looked.pending for looked in self._seen.values())
 
-    def _serve(self) -> None:
-        next_round = time.monotonic() + self._every_seconds
-        while True:
-            self._woken.wait(max(0.0, next_round - time.monotonic()))
-            self._woken.clear()
-            if self._is_closing:
-                return
-            try:
-                if time.monotonic() >= next_round:
-                    next_round = time.monotonic() + self._every_seconds
-                    self.round()
-                else:
-                    with self._lock:
-                        woken, self._woken_for = self._woken_for, set()
-                    self.deliver(woken)
-            except Exception as error:  # whatever it is: the next round may do better, and decisions go on
-                log.error("a round of the courier failed", exc_info=error)
+    def _turn(self, is_due: bool) -> None:
+        if is_due:
+            self.round()
+            return
+        with self._lock:
+            woken, self._woken_for = self._woken_for, set()
+        self.deliver(woken)
 
     def round(self) -> None:
         """Looks at the tenants that have a webhook or were seen by this process, and delivers what is due. Where they
@@ -267,10 +254,10 @@ class Courier:
             looked = sorted(self._seen.items(), key=lambda each: each[1].at)
             self._woken_for.clear()
         for tenant_id, state in looked:
-            if self._is_closing:
+            if self._background.is_closing:
                 return
             state.at = time.monotonic()
-            if state.at - begun > self._every_seconds:
+            if state.at - begun > self._background.every_seconds:
                 break
             try:
                 self._look(tenant_id, state)
@@ -317,7 +304,7 @@ class Courier:
         """Delivers what is due of these tenants, until nothing is or a receiver does not take it."""
         waiting = set(tenants) if self._hosts.allowed else set()
         for _ in range(BATCHES_MAX):
-            if self._is_closing:
+            if self._background.is_closing:
                 break
             bags = [bag for tenant_id in sorted(waiting) if (bag := self._leased(tenant_id)) is not None]
             if not bags:
@@ -346,7 +333,7 @@ class Courier:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         if task is not None:
             self._interrupt = partial(loop.call_soon_threadsafe, task.cancel)
-        if self._is_closing:
+        if self._background.is_closing:
             return
         turns = asyncio.Semaphore(AT_ONCE)
         async with asyncio.TaskGroup() as group:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
-from functools import partial
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
-from uuid import UUID
 
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__
-from ledger.access.keys import Keyring
-from ledger.access.oidc import Issuers
-from ledger.alerting.courier import Courier, Hosts
 from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
+from ledger.api.build import Builder
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd
 from ledger.api.metrics import Metrics
@@ -27,22 +21,7 @@ from ledger.api.middleware import Recognise, SizeLimit
 from ledger.api.observe import Observe
 from ledger.api.problems import Problem
 from ledger.api.schemas.common import Problem as ProblemShown
-from ledger.api.services import Services
-from ledger.core.alerting import Alert, AlertKind
-from ledger.errors import Overloaded
-from ledger.operate import deploy
-from ledger.service.catalogue import Catalogue
-from ledger.service.certificates import Certificates
-from ledger.service.planner import Planner
-from ledger.service.runs import Runs
-from ledger.service.writer import Writer
 from ledger.settings import Settings, load
-from ledger.signer import keyfile
-from ledger.signer.heads import Heads
-from ledger.signer.publish import Publisher
-from ledger.store import Store, Writing, engine_for
-
-USES_NOTED_SECONDS: Final = 60
 
 _DESCRIPTION = """
 The system of record for differential-privacy budgets. A dataset is registered with a budget; a training run asks here
@@ -101,87 +80,12 @@ def _links(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 def create_app(settings: Settings | None = None) -> FastAPI:
     """The application for these settings, or for those of the environment."""
     chosen = settings or load()
-    signer = keyfile.signer_for(chosen)
-    issuers = None if chosen.oidc_file is None else Issuers.load(chosen.oidc_file)
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        def committed(tenant_id: UUID, told: Sequence[AlertKind]) -> None:
-            metrics.alerts(told)
-            courier.saw(tenant_id, has_news=bool(told))
-            if publisher is not None:
-                publisher.moved(tenant_id)
-
-        store = Store(engine_for(chosen.database_url.get_secret_value()))
-        threads = 1 if chosen.is_sqlite else chosen.writer_threads
-        writer = Writer(
-            store,
-            threads=threads,
-            queue_max=chosen.queue_max,
-            group_max=chosen.group_max,
-            on_group=metrics.group,
-            on_commit=committed,
-        )
-        heads = Heads(store, signer)
-        courier = Courier(
-            store,
-            writer,
-            signer,
-            hosts=Hosts(chosen.webhook_hosts),
-            every_seconds=chosen.watch_seconds,
-            signed_head=heads.signed,
-            on_delivery=metrics.delivery,
-        )
-        publisher = None if chosen.heads_dir is None else _publisher(chosen.heads_dir, store, writer, heads)
-        writer.start()
-        courier.start()
-        certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
-        metrics.watch(writer, certificates, courier)
-        catalogue = Catalogue(store)
-        made = Runs(store, writer, catalogue, certificates, signer)
-        keyring = Keyring(store, issuers)
-        app.state.services = Services(
-            store=store,
-            writer=writer,
-            keyring=keyring,
-            catalogue=catalogue,
-            certificates=certificates,
-            runs=made,
-            planner=Planner(store, catalogue, certificates, made),
-            signer=signer,
-            heads=heads,
-            courier=courier,
-            schema_revision=deploy.newest_revision(),
-        )
-        if publisher is not None:
-            publisher.start()
-        noting = asyncio.create_task(_note_uses(keyring, writer))
-        try:
-            yield
-        finally:
-            noting.cancel()
-            _write_uses(keyring, writer)
-            certificates.close()
-            courier.close()
-            writer.close()
-            if publisher is not None:
-                publisher.close()
-            store.close()
-
-    def _publisher(folder: Path, store: Store, writer: Writer, heads: Heads) -> Publisher:
-        def tell(tenant_id: UUID, alert: Alert) -> None:
-            with suppress(Overloaded):  # it is found again in the next round
-                writer.tell(tenant_id, [alert])
-
-        keys = signer.public_keys()
-        return Publisher(store, heads, folder, keys=keys, on_outcome=metrics.head, on_contradiction=tell)
-
     metrics = Metrics()
     app = Application(
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=lifespan,
+        lifespan=_lifespan(Builder(chosen, metrics)),
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -191,38 +95,39 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         app.include_router(part.router)
     app.state.metrics = metrics
     problems.install(app)
-    # The last one added is passed first.
+    _add_middleware(app, chosen, metrics)
+    return app
+
+
+def _lifespan(builder: Builder) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
+    """What serves while the application runs."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        server = builder.build()
+        app.state.services = server.services
+        server.start()
+        try:
+            yield
+        finally:
+            server.close()
+
+    return lifespan
+
+
+def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
+    """What every request passes before its route. The last one added is passed first."""
     app.add_middleware(
         Recognise,
         keyring=lambda: app.state.services.keyring,
         metrics=metrics,
-        rate=_rate(chosen),
-        failures=Buckets(per_second=chosen.failed_sign_ins / 60, burst=chosen.failed_sign_ins),
+        rate=_rate(settings),
+        failures=Buckets(per_second=settings.failed_sign_ins / 60, burst=settings.failed_sign_ins),
     )
-    app.add_middleware(SizeLimit, bytes_max=chosen.body_bytes_max)
-    app.add_middleware(Crowd, requests_max=chosen.requests_max)
-    if chosen.cors_origins:
-        app.add_middleware(CORSMiddleware, allow_origins=chosen.cors_origins, **_CORS)
-    return app
-
-
-async def _note_uses(keyring: Keyring, writer: Writer) -> None:
-    """Now and then, not at every request, writes down when each key was used last."""
-    while True:
-        await asyncio.sleep(USES_NOTED_SECONDS)
-        _write_uses(keyring, writer)
-
-
-def _write_uses(keyring: Keyring, writer: Writer) -> None:
-    for tenant_id, used in keyring.uses().items():
-        try:
-            writer.run(tenant_id, partial(_noted, used))
-        except Overloaded:
-            continue  # decisions come first; it is noted at the next use
-
-
-def _noted(used: Mapping[UUID, int], writing: Writing) -> None:
-    writing.note_use(used)
+    app.add_middleware(SizeLimit, bytes_max=settings.body_bytes_max)
+    app.add_middleware(Crowd, requests_max=settings.requests_max)
+    if settings.cors_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
 
 
 _CORS: Final[dict[str, Any]] = {

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 from uuid import UUID
 
+from ledger.background import Background
 from ledger.core import alerts
 from ledger.core.alerting import Alert
 from ledger.core.datasets import Dataset, Parent
@@ -74,39 +75,36 @@ class Publisher:
         on_contradiction: whose journal contradicts what was published, as an alert. Neither may raise or wait."""
         self._store, self._heads, self._folder = store, heads, folder
         self._keys, self._on_outcome, self._on_contradiction = keys, on_outcome, on_contradiction
-        self._gather_seconds, self._check_seconds = gather_seconds, check_seconds
         self._tails: dict[Path, _Tail | None] = {}
         self._moved: set[UUID] = set()
         self._lock = threading.Lock()
-        self._wake, self._closing = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._serve, name="ledger-heads", daemon=True)
+        self._background = Background(
+            "heads",
+            self._turn,
+            every_seconds=check_seconds,
+            gather_seconds=gather_seconds,
+            is_due_at_start=True,
+        )
 
     def start(self) -> None:
-        self._thread.start()
+        self._background.start()
 
     def close(self) -> None:
-        """Publishes what has moved, then ends the thread."""
-        self._closing.set()
-        self._wake.set()
-        self._thread.join()
+        """Ends the thread, and publishes what has moved."""
+        if self._background.close():
+            self._turn(False)
 
     def moved(self, tenant_id: UUID) -> None:
-        """Some journal of this tenant has new entries. Returns at once; any thread may say it."""
+        """Some journal of this tenant has new entries. Returns at once; any thread may call it."""
         with self._lock:
             self._moved.add(tenant_id)
-        self._wake.set()
+        self._background.wake()
 
-    def _serve(self) -> None:
-        self.round(self._known())
-        is_last = False
-        while not is_last:
-            is_told = self._wake.wait(self._check_seconds)
-            self._closing.wait(self._gather_seconds if is_told else 0)
-            is_last = self._closing.is_set()
-            self._wake.clear()
-            with self._lock:
-                moved, self._moved = self._moved, set()
-            self.round(moved if is_told else moved | self._known())
+    def _turn(self, is_due: bool) -> None:
+        """What has moved since the last turn, and, when it is due, everything that was published."""
+        with self._lock:
+            moved, self._moved = self._moved, set()
+        self.round(moved | self._known() if is_due else moved)
 
     def _known(self) -> set[UUID]:
         """The tenants of which something was published. A server's role cannot list tenants, nor has it to."""

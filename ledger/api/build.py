@@ -1,0 +1,154 @@
+"""Builds what the application serves with: the store, what signs, the use cases, and what works beside the requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from uuid import UUID
+
+from ledger.access.keys import Keyring
+from ledger.access.oidc import Issuers
+from ledger.alerting.courier import Courier, Hosts
+from ledger.api.metrics import Metrics
+from ledger.api.services import Services
+from ledger.core.alerting import Alert, AlertKind
+from ledger.errors import Overloaded
+from ledger.operate import deploy
+from ledger.service.catalogue import Catalogue
+from ledger.service.certificates import Certificates
+from ledger.service.last_uses import LastUses
+from ledger.service.planner import Planner
+from ledger.service.runs import Runs
+from ledger.service.writer import Writer
+from ledger.settings import Settings
+from ledger.signer import keyfile
+from ledger.signer.heads import Heads
+from ledger.signer.publish import Publisher
+from ledger.store import Store, engine_for
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """The services of one process, and what works beside its requests."""
+
+    services: Services
+    last_uses: LastUses
+    publisher: Publisher | None
+
+    def start(self) -> None:
+        """Starts every thread."""
+        self.services.writer.start()
+        self.services.courier.start()
+        self.last_uses.start()
+        if self.publisher is not None:
+            self.publisher.start()
+
+    def close(self) -> None:
+        """Ends every thread: first what hands something to the writer, then the writer, then who follows commits."""
+        self.last_uses.close()
+        self.services.certificates.close()
+        self.services.courier.close()
+        self.services.writer.close()
+        if self.publisher is not None:
+            self.publisher.close()
+        self.services.store.close()
+
+
+class Builder:
+    """Builds a server. Keys and issuers are read when this is made, so that a wrong file is reported at once."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self._settings, self._metrics = settings, metrics
+        self._signer = keyfile.signer_for(settings)
+        self._issuers = None if settings.oidc_file is None else Issuers.load(settings.oidc_file)
+
+    def build(self) -> Server:
+        """A server that is not started yet."""
+        store = Store(engine_for(self._settings.database_url.get_secret_value()))
+        commits = _Commits(self._metrics)
+        writer = self._writer(store, commits)
+        heads = Heads(store, self._signer)
+        commits.courier = courier = self._courier(store, writer, heads)
+        commits.publisher = publisher = self._publisher(store, writer, heads)
+        keyring = Keyring(store, self._issuers)
+        services = self._services(store, writer, heads, courier, keyring)
+        self._metrics.watch(writer, services.certificates, courier)
+        return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher)
+
+    def _writer(self, store: Store, commits: _Commits) -> Writer:
+        settings = self._settings
+        return Writer(
+            store,
+            threads=1 if settings.is_sqlite else settings.writer_threads,
+            queue_max=settings.queue_max,
+            group_max=settings.group_max,
+            on_group=self._metrics.group,
+            on_commit=commits,
+        )
+
+    def _courier(self, store: Store, writer: Writer, heads: Heads) -> Courier:
+        return Courier(
+            store,
+            writer,
+            self._signer,
+            hosts=Hosts(self._settings.webhook_hosts),
+            every_seconds=self._settings.watch_seconds,
+            signed_head=heads.signed,
+            on_delivery=self._metrics.delivery,
+        )
+
+    def _publisher(self, store: Store, writer: Writer, heads: Heads) -> Publisher | None:
+        folder: Path | None = self._settings.heads_dir
+        if folder is None:
+            return None
+
+        def contradicted(tenant_id: UUID, alert: Alert) -> None:
+            with suppress(Overloaded):  # it is found again in the next round
+                writer.tell(tenant_id, [alert])
+
+        return Publisher(
+            store,
+            heads,
+            folder,
+            keys=self._signer.public_keys(),
+            on_outcome=self._metrics.head,
+            on_contradiction=contradicted,
+        )
+
+    def _services(self, store: Store, writer: Writer, heads: Heads, courier: Courier, keyring: Keyring) -> Services:
+        certificates = Certificates(
+            store, seconds_max=self._settings.certificate_seconds_max, on_computed=self._metrics.certificate
+        )
+        catalogue = Catalogue(store)
+        runs = Runs(store, writer, catalogue, certificates, self._signer)
+        return Services(
+            store=store,
+            writer=writer,
+            keyring=keyring,
+            catalogue=catalogue,
+            certificates=certificates,
+            runs=runs,
+            planner=Planner(store, catalogue, certificates, runs),
+            signer=self._signer,
+            heads=heads,
+            courier=courier,
+            schema_revision=deploy.newest_revision(),
+        )
+
+
+class _Commits:
+    """Passes each commit on to those who follow commits, of whom some need the writer first."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self.courier: Courier | None = None
+        self.publisher: Publisher | None = None
+
+    def __call__(self, tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
+        self._metrics.alerts(kinds)
+        if self.courier is not None:
+            self.courier.saw(tenant_id, has_news=bool(kinds))
+        if self.publisher is not None:
+            self.publisher.moved(tenant_id)
