@@ -29,11 +29,14 @@ import typer
 
 from ledger.cli import (
     alerting,
+    audit,
+    datasets,
     offline,
+    people,
     proofs,
     receipts,
     recomputing,
-    remote,
+    runs,
     server,
     signing,
 )
@@ -46,7 +49,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, signing, remote, receipts, alerting, offline, proofs, recomputing):
+for _part in (server, signing, runs, datasets, people, audit, receipts, alerting, offline, proofs, recomputing):
     _part.add_to(app)
 
 

@@ -17,6 +17,12 @@ from ledger.cli.show import console
 from ledger.errors import InvalidRequest
 
 
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    for command in (export, report):
+        app.command(rich_help_panel="Audit")(command)
+
+
 def export(
     output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
     dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,

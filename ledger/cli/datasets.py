@@ -28,6 +28,11 @@ from ledger.errors import InvalidRequest
 dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets.")
 
 
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
+
+
 def _budget(
     epsilon: Decimal | None, at_delta: Decimal | None, slack: Decimal | None, mu: Decimal | None, delta: Decimal | None
 ) -> dict[str, Any]:

@@ -17,6 +17,14 @@ policy_app = typer.Typer(no_args_is_help=True, help="Whether what loosens a budg
 proposal_app = typer.Typer(no_args_is_help=True, help="What one steward proposed, and a second one answers.")
 
 
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    app.command(rich_help_panel="Runs")(whoami)
+    groups = {"proposal": proposal_app, "key": key_app, "policy": policy_app, "tenant": tenant_app}
+    for name, group in groups.items():
+        app.add_typer(group, name=name, rich_help_panel="Stewards and admins")
+
+
 def whoami(as_json: Json = False) -> None:
     """Show whom the ledger takes you for: tenant, role, limits, and when the key or token ends."""
     with server() as ledger:

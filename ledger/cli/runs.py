@@ -296,3 +296,9 @@ def evaluate(
             **given_fields(delta=share, report_deltas=at_delta or None),
         )
     print_answer(answer, as_json, show.runs.evaluated)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds these commands to the command line."""
+    for command in (request, batch, plan, start, settle, void, runs, evaluate):
+        app.command(rich_help_panel="Runs")(command)

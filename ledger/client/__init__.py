@@ -19,7 +19,7 @@ A run that does not fit raises BudgetExceeded before any data is touched, and sa
     flows        how a call is carried out, with its retries; a generator that does neither I/O nor waiting
     runs         the life of a run around the code that trains
     receipts     checking a signed receipt, with no server
-    methods      every call of the ledger, for both clients
+    methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which do what a flow says
 """
 

@@ -7,18 +7,17 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
 from dataclasses import replace
-from datetime import datetime
 from types import TracebackType
-from typing import Any, Final, Protocol, TypedDict, TypeVar
+from typing import Any, Final, TypedDict, TypeVar
 
 import httpx
 
 from ledger import __version__
-from ledger.client import calls
 from ledger.client.calls import Call
 from ledger.client.errors import Unreachable
 from ledger.client.flows import Flow, Pause, Server, answered, carry_out
 from ledger.client.methods import Methods
+from ledger.client.methods.kinds import BinaryFile
 from ledger.client.runs import AsyncRunScope, Plan, RunScope
 from ledger.errors import Misconfigured, Unauthenticated
 
@@ -33,13 +32,7 @@ SyncLedger = TypeVar("SyncLedger", bound="Ledger")
 AnyAsyncLedger = TypeVar("AnyAsyncLedger", bound="AsyncLedger")
 
 
-class BinaryFile(Protocol):
-    """What can be written to, such as a file opened with `"wb"`."""
-
-    def write(self, data: bytes, /) -> object: ...
-
-
-class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
+class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, int]):
     """A client of the ledger.
 
     url, key: from LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY, where they are not given.
@@ -82,45 +75,6 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
     def __repr__(self) -> str:
         return f"<Ledger at {self._server.url}>"
 
-    def export(self, name: str, file: BinaryFile) -> int:
-        """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were.
-
-        >>> ledger.export("mnist", file) == file.tell()
-        True
-        """
-        return self._stream(calls.export(name), file)
-
-    def export_tenant(self, file: BinaryFile) -> int:
-        """Write all of the tenant's own journal to a file, of its keys and its policy, as `export` does a dataset's.
-
-        >>> before = file.tell()
-        >>> ledger.export_tenant(file) == file.tell() - before
-        True
-        """
-        return self._stream(calls.export_tenant(), file)
-
-    def report(
-        self,
-        file: BinaryFile,
-        *,
-        dataset: str | None = None,
-        project: str | None = None,
-        format: str = "json",  # noqa: A002 (the contract's name)
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
-    ) -> int:
-        """Write the audit report of a dataset, of a project, or of the tenant where neither is named, to a file, and
-        return how many bytes that were.
-
-        format: json, html, pdf or csv. since, until: the period, from the one and before the other; all when left out.
-
-        >>> before = file.tell()
-        >>> ledger.report(file, dataset="mnist", format="csv") == file.tell() - before
-        True
-        """
-        call = calls.report(dataset, project, form=format, since=since, until=until)
-        return self._stream(call, file)
-
     def _stream(self, call: Call, file: BinaryFile) -> int:
         response = self._drive(carry_out(call, self._server))
         size = 0
@@ -157,10 +111,10 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
             response.read()
         return response
 
-    def _each(self, listing: Call) -> Iterator[dict[str, Any]]:
+    def _list(self, call: Call) -> Iterator[dict[str, Any]]:
         page: dict[str, Any] = {"next": None}
         while True:
-            page = self._drive(answered(_next_page(listing, page), self._server))
+            page = self._drive(answered(_next_page(call, page), self._server))
             yield from page["items"]
             if page["next"] is None:
                 return
@@ -171,7 +125,11 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope]):
 
 class AsyncLedger(
     Methods[
-        Coroutine[Any, Any, dict[str, Any]], AsyncIterator[dict[str, Any]], Coroutine[Any, Any, None], AsyncRunScope
+        Coroutine[Any, Any, dict[str, Any]],
+        AsyncIterator[dict[str, Any]],
+        Coroutine[Any, Any, None],
+        AsyncRunScope,
+        Coroutine[Any, Any, int],
     ]
 ):
     """The same client for an event loop: what Ledger returns is awaited, its lists are for `async for`.
@@ -214,28 +172,6 @@ class AsyncLedger(
     def __repr__(self) -> str:
         return f"<AsyncLedger at {self._server.url}>"
 
-    async def export(self, name: str, file: BinaryFile) -> int:
-        """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were."""
-        return await self._stream(calls.export(name), file)
-
-    async def export_tenant(self, file: BinaryFile) -> int:
-        """Write all of the tenant's own journal to a file, of its keys and its policy, as `export` does a dataset's."""
-        return await self._stream(calls.export_tenant(), file)
-
-    async def report(
-        self,
-        file: BinaryFile,
-        *,
-        dataset: str | None = None,
-        project: str | None = None,
-        format: str = "json",  # noqa: A002 (the contract's name)
-        since: str | datetime | None = None,
-        until: str | datetime | None = None,
-    ) -> int:
-        """Write the audit report of a dataset, of a project, or of the tenant to a file, as `Ledger.report` does."""
-        call = calls.report(dataset, project, form=format, since=since, until=until)
-        return await self._stream(call, file)
-
     async def _stream(self, call: Call, file: BinaryFile) -> int:
         response = await self._drive(carry_out(call, self._server))
         size = 0
@@ -272,10 +208,10 @@ class AsyncLedger(
             await response.aread()
         return response
 
-    async def _each(self, listing: Call) -> AsyncIterator[dict[str, Any]]:
+    async def _list(self, call: Call) -> AsyncIterator[dict[str, Any]]:
         page: dict[str, Any] = {"next": None}
         while True:
-            page = await self._drive(answered(_next_page(listing, page), self._server))
+            page = await self._drive(answered(_next_page(call, page), self._server))
             for item in page["items"]:
                 yield item
             if page["next"] is None:
@@ -339,8 +275,8 @@ def _request(client: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Requ
     return request
 
 
-def _next_page(listing: Call, page: dict[str, Any]) -> Call:
-    return listing if page["next"] is None else replace(listing, params={**listing.params, "cursor": page["next"]})
+def _next_page(call: Call, page: dict[str, Any]) -> Call:
+    return call if page["next"] is None else replace(call, params={**call.params, "cursor": page["next"]})
 
 
 def _broken_off(size: int, server: Server) -> Unreachable:

@@ -8,6 +8,8 @@
     document    the document, in JSON, a part at a time; `schema.json` says what stands in it
     text        values as JSON, every digit as it was written
     view        a document with its lists cut to what a page can hold
+    sections    the document to read, as blocks, a module for each group of sections; `phrases` is their wording
+    blocks      what it is made of: headings, tables, facts, figures
     figures     its figures, drawn from the numbers that stand in it
     html, pdf   the document to read; `table` its runs as CSV
 

@@ -10,7 +10,7 @@ from typing import Any, Final
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from markupsafe import Markup
 
-from ledger.report import layout
+from ledger.report import sections
 from ledger.report.blocks import Block, Figure, Heading, Table
 from ledger.report.figures import draw
 from ledger.report.sections import verdict
@@ -27,7 +27,7 @@ POLICY: Final = (
 def page(view: View) -> str:
     """The whole file."""
     document = view.document
-    blocks = list(layout.blocks(view))
+    blocks = list(sections.blocks(view))
     return _template().render(
         title=verdict.title(document),
         subject=verdict.subject(document),

@@ -37,7 +37,7 @@ from reportlab.platypus import (
     TableStyle,
 )
 
-from ledger.report import blocks, layout
+from ledger.report import blocks, sections
 from ledger.report.blocks import (
     Cell,
     Facts,
@@ -178,7 +178,7 @@ def _cover(view: View) -> Iterator[Flowable]:
 
 
 def _flowables(view: View) -> Iterator[Flowable]:
-    for is_half, group in groupby(layout.blocks(view), key=lambda block: isinstance(block, Figure) and block.is_half):
+    for is_half, group in groupby(sections.blocks(view), key=lambda block: isinstance(block, Figure) and block.is_half):
         if is_half:
             yield _pair([block for block in group if isinstance(block, Figure)])
         else:

@@ -1,1 +1,32 @@
-"""The sections of a report, as blocks, in the order in which they are read."""
+"""The sections of a report, as blocks: headings, sentences, tables and figures, in the order in which they are read.
+
+HTML and PDF are made of these alone, so that they say the same. Numbers are shown to a few digits, those that an
+attacker gains by rounded up; the exact integers stand beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ledger.report.blocks import Block
+from ledger.report.sections.balances import accounts, datasets
+from ledger.report.sections.basis import assumptions, changes, heads, recompute
+from ledger.report.sections.runs import overdue, overruns, refusals, runs, voids
+from ledger.report.sections.verdict import verdict_blocks
+from ledger.report.view import View
+
+
+def blocks(view: View) -> Iterator[Block]:
+    """All that follows the first page."""
+    yield from verdict_blocks(view.document)
+    yield from datasets(view)
+    yield from accounts(view)
+    yield from runs(view)
+    yield from refusals(view)
+    yield from overruns(view)
+    yield from overdue(view)
+    yield from voids(view)
+    yield from changes(view)
+    yield from assumptions(view.document)
+    yield from heads(view.document)
+    yield from recompute(view.document)

@@ -1,0 +1,74 @@
+"""Calls to the accountant, which record nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ledger.client.calls import send
+from ledger.client.mechanisms import AnyMechanism, Number
+from ledger.client.methods.kinds import Answer, Calls
+
+
+class Accountant(Calls[Answer]):
+    """Evaluate mechanisms and plan runs."""
+
+    def evaluate(
+        self,
+        *,
+        mechanism: AnyMechanism,
+        bound: str | None = None,
+        adjacency: str | None = None,
+        delta: Number | None = None,
+        report_deltas: Sequence[Number] | None = None,
+    ) -> Answer:
+        """What a mechanism costs, and what epsilon that is: the accountant alone, nothing is recorded.
+
+        >>> ledger.evaluate(mechanism=Gaussian(noise_multiplier=5, count=4))["cost"]["mu"]
+        0.4
+        """
+        return self._send(
+            send(
+                "POST",
+                "evaluate",
+                is_repeatable=True,
+                mechanism=mechanism,
+                bound=bound,
+                adjacency=adjacency,
+                delta=delta,
+                report_deltas=report_deltas,
+            )
+        )
+
+    def plan(
+        self,
+        *,
+        datasets: Sequence[str | Mapping[str, Any]],
+        mechanism: AnyMechanism,
+        delta: Number | None = None,
+        segments: int | None = None,
+        project: str | None = None,
+        solve_for: str | None = None,
+    ) -> Answer:
+        """Whether a run would fit now, what it would leave, and how much of it would fit: nothing is recorded.
+
+        `solve_for` names a parameter of the mechanism, or `runs`, how many of exactly this run. An answer that says it
+        does not fit is an answer, and raises nothing.
+
+        >>> planned = ledger.plan(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5), solve_for="runs")
+        >>> planned["fits"], planned["solution"]["value"]
+        (True, 24)
+        """
+        return self._send(
+            send(
+                "POST",
+                "plan",
+                is_repeatable=True,
+                datasets=datasets,
+                mechanism=mechanism,
+                delta=delta,
+                segments=segments,
+                project=project,
+                solve_for=solve_for,
+            )
+        )

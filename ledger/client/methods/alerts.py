@@ -1,0 +1,58 @@
+"""Calls about alerts, and the forecast that some of them come from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ledger.client.calls import Call, get, listed, path
+from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
+from ledger.client.wire import encode
+
+
+class Alerts(Calls[Answer], Lists[Answers]):
+    """Read alerts, set what raises them, and forecast."""
+
+    def alerts(self, *, kind: str | None = None, dataset: str | None = None, state: str | None = None) -> Answers:
+        """What the tenant was told of, newest first, and how far the delivery came: pending, delivered, failed, or none
+        where there was no webhook.
+
+        >>> sorted({alert["kind"] for alert in ledger.alerts(dataset="clicks")})
+        ['frozen']
+        """
+        return self._list(listed("alerts", kind=kind, dataset=dataset, state=state))
+
+    def alerting(self) -> Answer:
+        """What the tenant is told of.
+
+        >>> ledger.alerting()["thresholds"]
+        [50, 80, 90, 95, 100]
+        """
+        return self._send(get("alerting"))
+
+    def set_alerting(self, changes: Mapping[str, Any], *, reason: str) -> Answer:
+        """Set what the tenant is told of: `thresholds`, `refusals_in_a_row`, `forecast_days`, `webhook`, `heads`. What
+        is left out stays as it is; None turns it off.
+
+        >>> ledger.set_alerting({"thresholds": [75], "forecast_days": None}, reason="less noise")["thresholds"]
+        [75]
+        """
+        content = encode({**changes, "reason": reason}).encode()
+        headers = {"Content-Type": "application/json"}
+        return self._send(Call("PUT", path("alerting"), is_repeatable=True, headers=headers, content=content))
+
+    def test_alerting(self) -> Answer:
+        """Raise an alert that says nothing but that alerts arrive.
+
+        >>> ledger.test_alerting()["delivery"]["state"]
+        'none'
+        """
+        return self._send(Call("POST", path("alerting", "test"), is_repeatable=False))
+
+    def forecast(self, name: str) -> Answer:
+        """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks.
+
+        >>> ledger.forecast("clicks")["accounts"][0]["is_enough"]
+        False
+        """
+        return self._send(get("datasets", name, "forecast"))

@@ -1,0 +1,164 @@
+"""Calls about datasets, their partitions and the shares of projects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ledger.client.calls import get, listed, send
+from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
+
+
+class Datasets(Calls[Answer], Lists[Answers]):
+    """Register datasets, read and change them."""
+
+    def register(
+        self,
+        *,
+        name: str,
+        privacy_unit: str | None = None,
+        adjacency: str | None = None,
+        budget: Mapping[str, Any] | None = None,
+        bound: str | None = None,
+        size: int | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        derived_from: Sequence[Mapping[str, Any]] | None = None,
+        partitions: Sequence[str] | None = None,
+        ceiling: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
+
+        derived_from: `[{"name": "clicks", "unit_preserving": True}]`, your word that one privacy unit of that dataset
+        changes only its own rows here. Such a dataset is of the other's unit, adjacency and bound, and needs no budget:
+        its runs charge what it comes from, and raise UnitMismatch where that does not go together.
+        partitions: names of parts such that no privacy unit is in two, an empty list where they come later; left out,
+        there can never be any. ceiling: a budget that no later one may pass.
+
+        >>> clicks = ledger.register(
+        ...     name="clicks",
+        ...     privacy_unit="user",
+        ...     adjacency="add_or_remove_one",
+        ...     budget={"epsilon": 3, "at_delta": 1e-6},
+        ... )
+        >>> clicks["state"]
+        'active'
+        >>> bots = ledger.register(name="no-bots", derived_from=[{"name": "clicks", "unit_preserving": True}])
+        >>> bots["balance"], bots["roots"]
+        (None, ['clicks'])
+        >>> events = ledger.register(
+        ...     name="events",
+        ...     privacy_unit="user-month",
+        ...     adjacency="add_or_remove_one",
+        ...     budget={"mu": 1, "delta": 1e-6},
+        ...     partitions=["2026-10"],
+        ...     ceiling={"mu": 2, "delta": 1e-6},
+        ... )
+        >>> events["partition_count"], events["ceiling"]["mu"]
+        (1, 2.0)
+        """
+        return self._send(
+            send(
+                "POST",
+                "datasets",
+                name=name,
+                privacy_unit=privacy_unit,
+                adjacency=adjacency,
+                budget=budget,
+                bound=bound,
+                size=size,
+                title=title,
+                description=description,
+                derived_from=derived_from,
+                partitions=partitions,
+                ceiling=ceiling,
+            )
+        )
+
+    def dataset(self, name: str) -> Answer:
+        """A dataset with its balance.
+
+        >>> sorted(ledger.dataset("mnist")["balance"])
+        ['held', 'limit', 'remaining', 'spent']
+        """
+        return self._send(get("datasets", name))
+
+    def datasets(self) -> Answers:
+        """Every dataset that the key sees, by name.
+
+        >>> [dataset["name"] for dataset in ledger.datasets()]
+        ['clicks', 'events', 'mnist', 'no-bots']
+        """
+        return self._list(listed("datasets"))
+
+    def change(
+        self,
+        name: str,
+        *,
+        state: str | None = None,
+        title: str | None = None,
+        description: str | None = None,
+        reason: str | None = None,
+    ) -> Answer:
+        """Freeze, thaw or retire a dataset, which takes a reason, or word its title and description anew.
+
+        Where the tenant's policy asks for a second steward, thawing an overdrawn dataset answers `{"proposal": …}`:
+        nothing changes before another one has called `approve`.
+
+        >>> ledger.change("clicks", state="frozen", reason="under review")["state"]
+        'frozen'
+        """
+        return self._send(
+            send("PATCH", "datasets", name, state=state, title=title, description=description, reason=reason)
+        )
+
+    def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:
+        """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling.
+
+        Where the tenant's policy asks for a second steward, a higher limit in either quantity answers
+        `{"proposal": …}`: the old one stays until another one has called `approve`.
+
+        >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
+        2.0
+        """
+        return self._send(send("PUT", "datasets", name, "budget", budget=budget, reason=reason))
+
+    def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool) -> Answer:
+        """Add partitions, each with the dataset's limit. `disjoint` has to be True: your word, kept, that no privacy
+        unit is in two. Raises PartitionsClosed where the dataset was registered without any.
+
+        >>> [made["name"] for made in ledger.add_partitions("events", ["2026-11"], disjoint=True)["items"]]
+        ['2026-11']
+        """
+        return self._send(send("POST", "datasets", name, "partitions", names=names, disjoint=disjoint))
+
+    def partitions(self, name: str) -> Answers:
+        """Every partition of a dataset with its balance, by name.
+
+        >>> [(part["name"], part["balance"]["remaining"]["mu"]) for part in ledger.partitions("events")]
+        [('2026-10', 1.0), ('2026-11', 1.0)]
+        """
+        return self._list(listed("datasets", name, "partitions"))
+
+    def set_project(self, name: str, project: str, *, budget: Mapping[str, Any], reason: str | None = None) -> Answer:
+        """Set a project's share of a dataset. Runs that name the project are charged to both: it can only tighten.
+
+        >>> ledger.set_project("events", "ranking", budget={"mu": 0.5, "delta": 1e-7})["balance"]["limit"]["mu"]
+        0.5
+        """
+        return self._send(send("PUT", "datasets", name, "projects", project, budget=budget, reason=reason))
+
+    def set_fair_use(
+        self, name: str, *, held: Mapping[str, Any] | None = None, runs_per_hour: int | None = None, reason: str
+    ) -> Answer:
+        """Limit what one principal may hold of a dataset at once, and how many runs it may ask for in an hour.
+
+        What is left out is not limited any more. Who asks for more often meets RateLimited; what a principal may hold
+        binds like a budget, and BudgetExceeded says so.
+
+        >>> ledger.set_fair_use("events", runs_per_hour=100, reason="so that others get a turn")["fair_use"]
+        {'held': None, 'runs_per_hour': 100}
+        """
+        return self._send(
+            send("PUT", "datasets", name, "fair-use", held=held, runs_per_hour=runs_per_hour, reason=reason)
+        )

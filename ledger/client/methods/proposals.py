@@ -1,0 +1,65 @@
+"""Calls about what takes two people: the policy, and proposals."""
+
+from __future__ import annotations
+
+from ledger.client.calls import Call, get, listed, path, send
+from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
+
+
+class Proposals(Calls[Answer], Lists[Answers]):
+    """Set the policy, approve and refuse proposals."""
+
+    def policy(self) -> Answer:
+        """The tenant's policy.
+
+        >>> ledger.policy()
+        {'second_steward': False}
+        """
+        return self._send(get("policy"))
+
+    def set_policy(self, *, second_steward: bool, reason: str) -> Answer:
+        """Set whether raising a budget, thawing an overdrawn dataset and voiding a started run take a second steward.
+
+        Such a call then answers `{"proposal": …}`, and nothing changes until somebody else, a steward or an admin, has
+        approved it within a day. Who changes the policy is an admin, and needs no second one.
+
+        >>> ledger.set_policy(second_steward=True, reason="agreed with the data protection officer")
+        {'second_steward': True}
+        """
+        return self._send(send("PUT", "policy", second_steward=second_steward, reason=reason))
+
+    def proposals(self, *, state: str | None = None) -> Answers:
+        """Every proposal, newest first: open, approved, refused or expired.
+
+        >>> proposed = ledger.set_budget("clicks", budget={"mu": 3, "delta": 1e-6}, reason="agreed in May")["proposal"]
+        >>> [found["what"] for found in ledger.proposals(state="open")]
+        ['budget']
+        """
+        return self._list(listed("proposals", state=state))
+
+    def proposal(self, proposal: str) -> Answer:
+        """What is proposed, by whom, and until when it can be approved.
+
+        >>> ledger.proposal(proposed["id"])["proposes"]["budget"]["mu"]
+        3
+        """
+        return self._send(get("proposals", proposal))
+
+    def approve(self, proposal: str) -> Answer:
+        """Do what another steward proposed, if it still can be done: the dataset or the run, as it is now.
+
+        Raises ProposalState where the proposal was answered before or has expired, Forbidden where it is your own.
+
+        >>> second.approve(proposed["id"])["balance"]["limit"]["mu"]
+        3.0
+        """
+        return self._send(Call("POST", path("proposals", proposal, "approve"), is_repeatable=False))
+
+    def refuse(self, proposal: str, *, reason: str) -> Answer:
+        """Refuse what another steward proposed, for good. Raises ProposalState and Forbidden as `approve` does.
+
+        >>> proposed = ledger.set_budget("clicks", budget={"mu": 4, "delta": 1e-6}, reason="more")["proposal"]
+        >>> second.refuse(proposed["id"], reason="the board has not agreed")["state"]
+        'refused'
+        """
+        return self._send(send("POST", "proposals", proposal, "refuse", reason=reason))
