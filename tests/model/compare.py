@@ -1,0 +1,151 @@
+"""Holding what the ledger answers, writes and signs against what the model expects."""
+
+from __future__ import annotations
+
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, Final
+
+from tests.model import evidence, today, views
+from tests.model.books import Key, Proposal, Run
+from tests.model.prices import Amount, Json, segmented, written
+
+WITHOUT_MODEL: Final = frozenset(
+    {"at", "start_by", "settle_by", "approve_by", "method", "assumptions", "accountant", "delta"}
+    | {"tenant", "dataset_id", "prev"}
+)
+"""Members of an entry that are times, words, the share of a certificate (which no cost here uses), or places, which
+`evidence` checks."""
+
+
+def resolved(value: Any) -> Any:
+    """What the model expects, as JSON with exact numbers."""
+    match value:
+        case Run() | Proposal():
+            return value.id
+        case float():
+            return Decimal(str(value))
+        case dict():
+            return {name: resolved(member) for name, member in value.items()}
+        case list() | tuple():
+            return [*map(resolved, value)]
+        case _:
+            return value
+
+
+def demand_within(expected: Any, actual: Any, where: str = "") -> None:
+    """Everything that the model expects is there, and says the same. There may be more."""
+    if isinstance(expected, dict):
+        assert isinstance(actual, dict), (where, expected, actual)
+        for name, member in expected.items():
+            assert name in actual, f"{where}.{name} is missing"
+            demand_within(member, actual[name], f"{where}.{name}")
+    elif isinstance(expected, list):
+        assert isinstance(actual, list), (where, expected, actual)
+        assert len(expected) == len(actual), (where, expected, actual)
+        for number, (mine, theirs) in enumerate(zip(expected, actual, strict=True)):
+            demand_within(mine, theirs, f"{where}[{number}]")
+    else:
+        assert expected == actual, f"{where}: {actual!r} and not {expected!r}"
+
+
+def comparable(entry: Json) -> Json:
+    """An entry of a journal as the model writes one."""
+    kept = {name: member for name, member in entry.items() if name not in WITHOUT_MODEL}
+    groups = [*kept.pop("accounts", []), *([kept.pop("balance")] if "balance" in kept else [])]
+    accounts: dict[Key, Json] = {}
+    for group in groups:
+        for partition in group.get("partitions", [None]):
+            key = (partition, group.get("project"), group.get("principal"))
+            assert key not in accounts, "an account stands in two groups"
+            accounts[key] = {part: group[part] for part in ("limit", "spent", "held", "overdrawn")}
+    kept["accounts"] = accounts
+    kept["actor"] = _without(kept["actor"], "key")
+    if "derived_from" in kept:
+        kept["derived_from"] = [_without(parent, "id") for parent in kept["derived_from"]]
+    if isinstance(proposal := kept.get("proposal"), dict):
+        kept["proposal"] = {"id": proposal["id"], "by": _without(proposal["by"], "key")}
+    if "overrun" in kept:
+        kept["overrun"] = {name: kept["overrun"][name] for name in ("steps", "cost", "fits", "frozen")}
+    return kept
+
+
+def _without(value: Json, name: str) -> Json:
+    return {other: member for other, member in value.items() if other != name}
+
+
+def plain(quantity: str, units: int) -> float:
+    """mu or delta of an exact integer, as an answer shows it."""
+    return math.sqrt(max(units, 0)) / 1e6 if quantity == "mu" else -math.expm1(-max(units, 0) / 1e18)
+
+
+def parts_of(answer: Json) -> Json:
+    """A dataset without partitions shows null; the model shows none."""
+    return {"partitions": answer["partitions"] or []} if "partitions" in answer else {}
+
+
+def difference(actual: Json, expected: Json) -> str:
+    """In what an entry differs from the model's."""
+    names = [name for name in sorted({*actual, *expected}) if actual.get(name) != expected.get(name)]
+    lines = [f"  {name}: {actual.get(name)}\n    and not {expected.get(name)}" for name in names]
+    return "\n".join([f"entry {expected['seq']} of {expected['dataset']}, {expected['kind']}:", *lines])
+
+
+def check_fits(run: Run, left: Amount, fits: Json) -> None:
+    """Each value that is offered fits what is left, and the next one does not; to the last step, or to six digits."""
+    if run.mechanism["type"] in ("pure_dp", "approximate_dp", "gdp", "composed"):
+        return
+
+    def does_fit(name: str, value: Fraction) -> bool:
+        cost = segmented({**run.mechanism, name: value}, run.adjacency, run.segments).rounded()
+        return not cost.exceeds(left)
+
+    for name, value in fits.items():
+        digit = Fraction(10) ** (math.floor(math.log10(value)) - 5) if name in ("noise_multiplier", "epochs") else 1
+        assert does_fit(name, written(value)), (name, value)
+        beside = written(value) - digit if name == "noise_multiplier" else written(value) + digit
+        assert not does_fit(name, beside), (name, value)
+    for name, value in {"noise_multiplier": 10**12, "steps": 1, "count": 1}.items():
+        if name in run.mechanism and name not in fits and run.segments == 1:
+            assert not does_fit(name, Fraction(value)), (name, fits)
+
+
+class Receipts:
+    """All receipts that were given out, each held against the journals and the accounts charged."""
+
+    def __init__(self, jwks: Json) -> None:
+        self._jwks = jwks
+        self.payloads: list[tuple[Run, Json]] = []
+        self.permit_more = 0
+        """How many permit a partition that nobody charged."""
+
+    def check(self, run: Run, state: str, token: str) -> None:
+        """Its signature holds, and it says what was decided."""
+        payload = evidence.signed(token, "receipt", self._jwks)
+        demand_within(resolved(views.receipt(run, state)), payload)
+        digest = evidence.digest(evidence.canonical(resolved(run.mechanism)))
+        assert payload["mechanism"] == {"type": run.mechanism["type"], "digest": digest}
+        self.payloads.append((run, payload))
+
+    def check_places(self, journals: dict[str, evidence.Journal], partitions: dict[str, set[str]]) -> None:
+        """Each names its entries, and permits what the entries of the approval charged."""
+        self.permit_more = 0
+        for run, payload in self.payloads:
+            kind, until = {"held": ("run-approved", "start_by"), "started": ("run-started", "settle_by")}[
+                payload["state"]
+            ]
+            is_more = False
+            for on in payload["datasets"]:
+                journal = journals[on["name"]]
+                entry = journal.entries[on["seq"] - 1]
+                assert (entry["kind"], entry["run"]) == (kind, run.id)
+                assert (journal.hashes[on["seq"] - 1], entry["dataset_id"]) == (on["hash"], on["id"])
+                assert (entry["at"], entry[until]) == (payload["at"], payload["valid_until"])
+                assert journal.header["tenant"] == payload["tenant"]
+                charged = {key[0] for key in comparable(entry)["accounts"] if key[0] is not None}
+                permitted = set(on.get("partitions", partitions[on["name"]] if charged else ()))
+                assert charged <= permitted
+                assert charged == permitted or not (charged and today.RECEIPTS_LIST_CHARGED_PARTITIONS)
+                is_more |= permitted > charged
+            self.permit_more += is_more

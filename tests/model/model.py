@@ -1,0 +1,505 @@
+"""The ledger of one tenant as its documentation has it: what is answered, what is written, what is left.
+
+It shares no code with the ledger. An operation returns what must be answered, or raises `Refused` with every error that
+may be, since the documentation does not say which of several faults comes first.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+from collections.abc import Iterable
+
+from tests.model import today, views
+from tests.model.books import (
+    ANSWERED,
+    BELOW,
+    CLOSED,
+    FORBIDDEN,
+    FROZEN,
+    INVALID,
+    LIMITED,
+    MECHANISM,
+    MISMATCH,
+    OWN,
+    REUSED,
+    RUN_STATE,
+    TAKEN,
+    UNKNOWN,
+    Answer,
+    Dataset,
+    Key,
+    Person,
+    Problem,
+    Proposal,
+    Refused,
+    Run,
+    demand,
+)
+from tests.model.prices import (
+    FULL,
+    NOTHING,
+    Amount,
+    Json,
+    beyond_plan,
+    limit_of,
+    planned,
+    price,
+    segment_steps,
+    within_plan,
+)
+
+
+class Model:
+    """One tenant. `journal` is its own, of keys and the policy."""
+
+    def __init__(self, journal: list[Json]) -> None:
+        self.datasets: dict[str, Dataset] = {}
+        self.runs: list[Run] = []
+        self.keys: dict[tuple[str, str], tuple[Person, Json, Run]] = {}
+        self.proposals: list[Proposal] = []
+        self.journal = journal
+        self.second_steward = False
+
+    def _write(self, name: str, kind: str, who: Person, facts: Json, keys: Iterable[Key] = ()) -> None:
+        """An entry with the balances that it touches, as they are by now (docs/export.md, "Kinds")."""
+        dataset, keys = self.datasets[name], list(keys)
+        for key in keys:
+            dataset.accounts[key].settle_overdrawn("overrun" in facts)
+        accounts = {key: dataset.accounts[key].json() for key in {*keys, OWN} & dataset.accounts.keys()}
+        entry = {"v": 2, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
+        dataset.journal.append({**entry, **facts, "accounts": accounts})
+
+    @staticmethod
+    def _may(who: Person, *roles: str) -> None:
+        """README.md, "Calls": an admin may do everything."""
+        demand((FORBIDDEN, who.role not in ("admin", *roles)))
+
+    def _managed(self, who: Person, name: str) -> Dataset:
+        """A dataset that a steward changes."""
+        self._may(who, "steward")
+        demand((UNKNOWN, name not in self.datasets or not who.sees(name)))
+        return self.datasets[name]
+
+    def _changed(self, name: str, kind: str, who: Person, facts: Json, keys: Iterable[Key] = ()) -> Answer:
+        self._write(name, kind, who, facts, keys)
+        return Answer(200, views.dataset(self.datasets, name))
+
+    # --- two people: docs/export.md, "What takes two people"
+
+    def _guarded(self, loosens: bool, proposal: Proposal, facts: Json) -> Answer:
+        """Only proposes what loosens a budget, if the policy asks for a second steward; does everything else."""
+        proposal.check()
+        if not (self.second_steward and loosens and proposal.what in today.TAKES_TWO):
+            return proposal.do(proposal.by, {})
+        run, names = proposal.run, proposal.datasets
+        again = [old for old in self.proposals if run is not None and (old.run, old.state) == (run, "open")]
+        if again and not today.PROPOSALS_ARE_REPEATED:
+            return Answer(202, {"proposal": {"id": again[0]}})
+        self.proposals.append(proposal)
+        about = {"proposal": proposal, "what": proposal.what, "proposes": facts, **({"about_run": run} if run else {})}
+        for name in names:
+            self._write(name, "change-proposed", proposal.by, about)
+        body = {"what": proposal.what, "dataset": names[0], "proposes": facts, "state": "open", "run": run}
+        return Answer(202, {"proposal": body}, proposal=proposal)
+
+    def approve(self, who: Person, proposal: Proposal) -> Answer:
+        """Another principal approves, and it is done, if it still can be."""
+        problems = self._open(who, proposal)
+        try:
+            proposal.check()
+        except Refused as refused:
+            problems += [(problem, True) for problem in refused.problems]
+        demand(*problems)
+        proposal.state = "approved"
+        return proposal.do(who, {"proposal": {"id": proposal, "by": proposal.by.actor()}})
+
+    def refuse(self, who: Person, proposal: Proposal, reason: str) -> Answer:
+        """Another principal refuses."""
+        demand(*self._open(who, proposal))
+        proposal.state = "refused"
+        for name in proposal.datasets:
+            self._write(name, "proposal-refused", who, {"proposal": proposal, "what": proposal.what, "reason": reason})
+        return Answer(200, {"state": "refused", "what": proposal.what})
+
+    def _open(self, who: Person, proposal: Proposal) -> list[tuple[Problem, object]]:
+        self._managed(who, proposal.datasets[0])
+        demand((ANSWERED, proposal.state != "open"))
+        return [(FORBIDDEN, proposal.by.id == who.id)]
+
+    def set_policy(self, who: Person, body: Json) -> Answer:
+        """Whether what loosens a budget takes a second steward."""
+        self._may(who)
+        self.second_steward = body["second_steward"]
+        self.journal.append({"kind": "policy-set", "actor": who.actor(), **body})
+        return Answer(200, {"second_steward": self.second_steward})
+
+    # --- datasets: docs/modelling.md
+
+    def register(self, who: Person, body: Json) -> Answer:
+        """A root with a budget, or a derived dataset, which has the terms of what it comes from."""
+        self._may(who, "steward")
+        name, parents = body["name"], [parent["name"] for parent in body.get("derived_from", [])]
+        limit, ceiling = (limit_of(body[what]) if body.get(what) else None for what in ("budget", "ceiling"))
+        known = [self.datasets[parent].terms for parent in parents if parent in self.datasets]
+        unit, adjacency, bound = known[0] if known else ("", "", "certified")
+        terms = (body.get("privacy_unit", unit), body.get("adjacency", adjacency), body.get("bound", bound))
+        is_partitioned = "partitions" in body
+        demand(
+            (TAKEN, name in self.datasets),
+            (INVALID, len(known) < len(parents) or (parents and is_partitioned) or not (parents or limit)),
+            (INVALID, limit and ceiling and limit.exceeds(ceiling)),
+            (MISMATCH, known and {*known} != {terms}),
+        )
+        self.datasets[name] = dataset = Dataset(
+            name, terms, tuple(parents), is_partitioned, body.get("budget"), ceiling
+        )
+        for partition in body.get("partitions", [None]) if limit else []:
+            dataset.open((partition, None, None), limit or NOTHING)
+        facts: Json = {"title": "", "description": "", "size": None, "budget": dataset.budget, "state": "active"}
+        facts |= dict(zip(("privacy_unit", "adjacency", "bound"), terms, strict=True))
+        facts |= {"limit": limit and limit.json(), "is_partitioned": is_partitioned}
+        facts |= {"ceiling": body["ceiling"], "ceiling_limit": ceiling.json()} if ceiling else {}
+        facts["derived_from"] = [{"name": parent, "unit_preserving": True} for parent in parents]
+        answer = self._changed(name, "dataset-registered", who, facts, dataset.base)
+        return Answer(201, answer.body)
+
+    def change_state(self, who: Person, name: str, body: Json) -> Answer:
+        """Freezes, thaws, retires. Retired stays retired; thawing what is overdrawn takes two."""
+        dataset = self._managed(who, name)
+
+        def check() -> None:
+            demand((FROZEN, dataset.state == "retired" and body["state"] != "retired"))
+
+        def do(actor: Person, consent: Json) -> Answer:
+            dataset.state = body["state"]
+            return self._changed(name, "dataset-changed", actor, {**body, **consent})
+
+        is_overdrawn = any(balance.overdrawn != NOTHING for balance in dataset.accounts.values())
+        is_thaw = (dataset.state, body["state"]) == ("frozen", "active")
+        return self._guarded(is_thaw and is_overdrawn, Proposal("thaw", who, [name], check, do), body)
+
+    def set_budget(self, who: Person, name: str, body: Json) -> Answer:
+        """A new limit of all base accounts: never below what is spent and held, nor above the ceiling."""
+        dataset, limit = self._managed(who, name), limit_of(body["budget"])
+
+        def facts() -> Json:
+            return {**body, "limit": limit.json(), "limit_before": limit_of(dataset.budget or {}).json()}
+
+        def check() -> None:
+            is_above = dataset.ceiling is not None and limit.exceeds(dataset.ceiling)
+            demand((INVALID, dataset.budget is None or is_above), (BELOW, dataset.crowded(dataset.base, limit)))
+
+        def do(actor: Person, consent: Json) -> Answer:
+            entry, dataset.budget = facts(), body["budget"]
+            dataset.relimit(dataset.base, limit)
+            return self._changed(name, "budget-set", actor, {**entry, **consent}, dataset.base)
+
+        check()
+        is_raise = bool(limit.exceeds(limit_of(dataset.budget or {})))
+        return self._guarded(is_raise, Proposal("budget", who, [name], check, do), facts())
+
+    def add_partitions(self, who: Person, name: str, body: Json) -> Answer:
+        """Partitions with the dataset's limit; only if it was registered with some, perhaps none."""
+        dataset, names = self._managed(who, name), body["names"]
+
+        def check() -> None:
+            demand(
+                (CLOSED, not dataset.is_partitioned),
+                (TAKEN, {*names} & {*dataset.scopes}),
+                (FROZEN, dataset.state == "retired"),
+                (INVALID, not body["disjoint"] or len({*names}) < len(names)),
+            )
+
+        def do(actor: Person, consent: Json) -> Answer:
+            limit = limit_of(dataset.budget or {})
+            new = [dataset.open((partition, None, None), limit) for partition in names]
+            self._write(name, "partitions-added", actor, {**body, "limit": limit.json(), **consent}, new)
+            return Answer(201)
+
+        return self._guarded(True, Proposal("partitions", who, [name], check, do), body)
+
+    def set_project(self, who: Person, name: str, project: str, body: Json) -> Answer:
+        """A project's share: a limit of the accounts that it has by now, and of those to come."""
+        dataset, limit = self._managed(who, name), limit_of(body["budget"])
+        before = limit_of(dataset.projects[project]) if project in dataset.projects else None
+
+        def check() -> list[Key]:
+            keys = [key for key in dataset.accounts if key[1] == project]
+            demand((BELOW, dataset.crowded(keys, limit)))
+            return keys
+
+        def do(actor: Person, consent: Json) -> Answer:
+            keys = check()
+            dataset.projects[project] = body["budget"]
+            dataset.relimit(keys, limit)
+            facts = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
+            self._write(name, "project-set", actor, {**facts, **consent}, keys)
+            return Answer(200, {"name": project, "dataset": name, "budget": body["budget"]})
+
+        is_raise = before is not None and bool(limit.exceeds(before))
+        return self._guarded(is_raise, Proposal("project", who, [name], check, do), body)
+
+    def set_fair_use(self, who: Person, name: str, body: Json) -> Answer:
+        """What one principal may hold, from the next run on, and how many runs it may ask for in an hour."""
+        dataset = self._managed(who, name)
+
+        def do(actor: Person, consent: Json) -> Answer:
+            dataset.fair_use = {what: body[what] for what in ("held", "runs_per_hour")}
+            facts = {**dataset.fair_use, "limit": limit_of(body["held"]).json() if body["held"] else None}
+            entry = {"fair_use": facts, "reason": body["reason"], **consent}
+            return self._changed(name, "fair-use-set", actor, entry)
+
+        return self._guarded(True, Proposal("fair-use", who, [name], lambda: None, do), body)
+
+    # --- asking for runs: docs/accounting.md, "The decision" and "Several accounts"
+
+    def ask(self, who: Person, key: str, body: Json) -> Answer:
+        """Decides on a run: every account has to have room for it, in both quantities, or none is charged."""
+        self._may(who, "requester")
+        claim = (who.id if today.KEYS_BELONG_TO_PRINCIPALS else "", key)
+        bound = self.keys.get(claim)
+        if bound is not None and bound[:2] == (who, body):
+            return Answer(409 if bound[2].state == "refused" else 201, run=bound[2], first=bound[2].answers["ask"][1])
+        run = self._requested(who, body, [(REUSED, bound is not None)])
+        self.keys[claim] = who, body, run
+        self.runs.append(run)
+        charged = [(name, key, self.datasets[name].accounts[key]) for name in run.charges for key in run.charges[name]]
+        binding = {
+            (name, key, quantity, *(getattr(amount, quantity) for amount in (run.cost, own.remaining, own.limit)))
+            for name, key, own in charged
+            for quantity in run.cost.exceeds(own.remaining)
+        }
+        run.state = "refused" if binding else "held"
+        left = functools.reduce(Amount.least, (own.remaining for *_, own in charged))
+        for *_, own in charged if not binding else []:
+            own.held += run.cost
+        for name, keys in run.charges.items():
+            refusal = self._binding(name, {(on, quantity) for on, _, quantity, *_ in binding})
+            facts = self._decision(run, key, name) | refusal
+            self._write(name, "run-refused" if binding else "run-approved", who, facts, keys)
+        if binding:
+            return Answer(409, {"code": "budget-exceeded"}, run, binding=binding, left=left)
+        return Answer(201, {**views.moved(self.datasets, run), **self._segments(run), "decision": "approved"}, run)
+
+    @staticmethod
+    def _segments(run: Run) -> Json:
+        """What is reserved of each segment, and what the run would have cost in one piece."""
+        if run.segments == 1:
+            return {}
+        steps = segment_steps(run.mechanism, run.segments)
+        one = price(run.mechanism, run.adjacency, steps).rounded().json()
+        whole = price(run.mechanism, run.adjacency).rounded().json()
+        return {"segments": {"count": run.segments, "steps": steps, "cost": one, "unsegmented": whole}}
+
+    def _decision(self, run: Run, key: str, name: str) -> Json:
+        """What the entry of a decision says, beside balances."""
+        facts: Json = {"run": run, "request": run.body, "cost": run.cost.json(), "idempotency_key": key}
+        facts |= {"via": run.via[name], "adjacency": run.adjacency, "bound": self.datasets[name].terms[2]}
+        facts |= {"project": run.body["project"]} if "project" in run.body else {}
+        return facts | self._segments(run)
+
+    @staticmethod
+    def _binding(name: str, binding: set[tuple[str, str]]) -> Json:
+        """What the entry of a refusal says besides."""
+        own = [quantity for quantity in ("mu", "delta") if (name, quantity) in binding]
+        elsewhere = sorted({other for other, _ in binding} - {name})
+        return {"binding": own, "binding_elsewhere": elsewhere} if binding else {}
+
+    def _requested(self, who: Person, body: Json, problems: list[tuple[Problem, object]]) -> Run:
+        """The run that a request comes to, not decided yet. Raises whatever is wrong with it."""
+        mechanism, project, count = body["mechanism"], body.get("project"), planned(body["mechanism"])
+        uses = [use if isinstance(use, dict) else {"name": use} for use in body["datasets"]]
+        names = [use["name"] for use in uses]
+        segments = body.get("segments", 1)
+        problems += [
+            (FORBIDDEN, who.projects is not None and project not in who.projects),
+            (MECHANISM, mechanism.get("noise_multiplier") == 0),
+            (INVALID, segments > 1 and (count is None or segments > count[0])),
+            (UNKNOWN, unknown := [name for name in names if name not in self.datasets or not who.sees(name)]),
+        ]
+        if unknown:
+            demand(*problems)
+        reached = {name: views.ancestry(self.datasets, name) for name in names}
+        roots = [root for name in names for root in views.roots(self.datasets, name)]
+        order = [*names, *sorted({other for others in reached.values() for other in others} - {*names})]
+        shares = [any(project in self.datasets[other].projects for other in reached[name]) for name in names]
+        scopes = {
+            name: part for use in uses for name, part in self._scopes(use, reached[use["name"]], problems).items()
+        }
+        demand(
+            *problems,
+            (MISMATCH, len({self.datasets[name].terms for name in names}) > 1),
+            (INVALID, len({*roots}) < len(roots) or len({*names}) < len(names)),
+            (UNKNOWN, project is not None and not all(shares)),
+            (FROZEN, any(self.datasets[name].state != "active" for name in order)),
+            (LIMITED, any(self._is_limited(who, name) for name in order)),
+        )
+        charges = {name: self._accounts(who, self.datasets[name], scopes[name], project) for name in order}
+        via = {name: [other for other in names if name in reached[other]] for name in order}
+        return Run(who, body, self.datasets[names[0]].terms[1], charges, via)
+
+    def _scopes(
+        self, use: Json, names: list[str], problems: list[tuple[Problem, object]]
+    ) -> dict[str, list[str | None]]:
+        """The partitions that a use takes, in all that it reaches: every one unless some are named."""
+        chosen = use.get("partitions")
+        parted = [name for name in names if self.datasets[name].is_partitioned]
+        problems.append((INVALID, chosen is not None and not parted))
+        scopes: dict[str, list[str | None]] = {name: [None] for name in names}
+        for name in parted:
+            there = self.datasets[name].scopes
+            scopes[name] = sorted(chosen or there)
+            problems += [(INVALID, not there), (UNKNOWN, {*scopes[name]} - {*there})]
+        return scopes
+
+    def _is_limited(self, who: Person, name: str) -> bool:
+        """docs/modelling.md, "Fair use"; a test does not last an hour."""
+        most = self.datasets[name].fair_use["runs_per_hour"]
+        return most is not None and sum(run.owner == who and name in run.charges for run in self.runs) >= most
+
+    @staticmethod
+    def _accounts(who: Person, dataset: Dataset, scopes: list[str | None], project: str | None) -> list[Key]:
+        """docs/export.md, "Which accounts a run charges"."""
+        keys: list[Key] = [(scope, None, None) for scope in scopes if dataset.budget is not None]
+        if project in dataset.projects:
+            limit = limit_of(dataset.projects[project])
+            keys += [dataset.open((scope, project, None), limit) for scope in scopes]
+        if dataset.fair_use["held"] is not None:
+            limit = limit_of(dataset.fair_use["held"])
+            own = [dataset.open((scope, None, who.id), limit) for scope in scopes]
+            for key in own:
+                dataset.accounts[key].limit = limit.most(dataset.accounts[key].held)
+            keys += own
+        return keys
+
+    def batch(self, who: Person, items: list[Json], is_atomic: bool) -> Answer:
+        """docs/modelling.md, "Batches": each for itself, or all or none."""
+        self._may(who, "requester")
+        asked = {item["idempotency_key"]: {k: v for k, v in item.items() if k != "idempotency_key"} for item in items}
+        invalid = [body for body in asked.values() if body["mechanism"].get("noise_multiplier") == 0]
+        demand((INVALID, len(asked) < len(items)), (MECHANISM, is_atomic and invalid))
+        before = {name: (copy.deepcopy(own.accounts), len(own.journal)) for name, own in self.datasets.items()}
+        runs, bound = [*self.runs], dict(self.keys)
+        results = [self._tried(who, key, body) for key, body in asked.items()]
+        if not is_atomic or all(isinstance(result, Answer) and result.status == 201 for result in results):
+            return Answer(200, results=results)
+        self.runs, self.keys = runs, bound
+        for name, (accounts, count) in before.items():
+            self.datasets[name].accounts = accounts
+            del self.datasets[name].journal[count:]
+        return Answer(409, {"code": "batch-refused"}, results=[_unrecorded(result) for result in results])
+
+    def _tried(self, who: Person, key: str, body: Json) -> Answer | Refused:
+        try:
+            return self.ask(who, key, body)
+        except Refused as refused:
+            return refused
+
+    # --- what becomes of a run: docs/accounting.md, "Settling"
+
+    def start(self, who: Person, run: Run) -> Answer:
+        """From now on it touches the data."""
+        problems = self._on_run(who, run)
+        if run.state == "started" and not problems[0][1]:
+            return self._again(run, "start")
+        is_frozen = any(self.datasets[name].state != "active" for name in run.charges)
+        demand(*problems, (RUN_STATE, run.state != "held"), (FROZEN, is_frozen))
+        return self._advance(who, run, "started", {})
+
+    def settle(self, who: Person, run: Run, body: Json) -> Answer:
+        """Charges what was executed, and gives back the rest if that is sound."""
+        problems = self._on_run(who, run)
+        if run.state == "settled" and not problems[0][1] and run.answers["settle"][0] == body:
+            return self._again(run, "settle")
+        steps, count = body.get("steps"), planned(run.mechanism)
+        is_short = steps is not None and count is not None and steps < count[0]
+        is_wrong = (steps is not None and count is None) or (is_short and body.get("stop") == "planned")
+        demand(*problems, (INVALID, is_wrong), (RUN_STATE, run.state != "started"))
+        stop = body.get("stop") or ("data_dependent" if is_short else "planned")
+        terms = run.mechanism, run.adjacency, run.segments, run.cost
+        charged = within_plan(*terms, steps or 0, stop) if is_short else run.cost
+        facts = {"request": body, "steps": steps if steps is not None else count and count[1], "stop": stop}
+        facts |= {"charged": charged.json(), "returned": (run.cost - charged).json()}
+        if steps is not None and steps > run.steps_max:
+            more = steps - run.steps_max
+            return self._overrun(who, run, facts, beyond_plan(*terms, more), more)
+        self._release(run, charged)
+        return self._advance(who, run, "settled", facts)
+
+    def _release(self, run: Run, charged: Amount) -> None:
+        """What was held is given back, and what is charged is spent, except a principal's."""
+        run.charged = charged
+        for name, key in [(name, key) for name, keys in run.charges.items() for key in keys]:
+            own = self.datasets[name].accounts[key]
+            own.held -= run.cost
+            own.spent = (own.spent + (charged if key[2] is None else NOTHING)).least(FULL)
+
+    def _overrun(self, who: Person, run: Run, facts: Json, excess: Amount, steps: int) -> Answer:
+        """Charged all the same; a dataset is frozen if it did not fit there once the run itself was settled."""
+        lasting = [
+            (name, self.datasets[name].accounts[key]) for name in run.charges for key in run.charges[name] if not key[2]
+        ]
+        if not today.HUGE_OVERRUNS_ARE_SETTLED and any(excess.exceeds(own.limit) for _, own in lasting):
+            return Answer(409, {"code": "overrun"}, run)  # and what is written then is still to be decided
+        self._release(run, run.cost)
+        frozen = sorted({name for name, own in lasting if excess.exceeds(own.remaining)})
+        for _, own in lasting:
+            own.spent = (own.spent + excess).least(FULL)
+        for name in frozen:
+            self.datasets[name].state = "retired" if self.datasets[name].state == "retired" else "frozen"
+        run.charged = run.cost + excess
+        over = {"steps": steps, "cost": excess.json(), "fits": not frozen}
+        facts = {**facts, "charged": run.charged.json(), "overrun": {**over, "frozen": frozen}}
+        answer = self._advance(who, run, "settled", facts)
+        answer.body["overrun"] = over
+        if frozen:
+            answer.status, answer.body = 409, {"code": "overrun", "overrun": over, "frozen": frozen}
+        return answer
+
+    def void(self, who: Person, run: Run, body: Json) -> Answer:
+        """No output was ever seen: before the start that is the requester's word, afterwards a steward's."""
+        problems = self._on_run(who, run, "steward")
+        if run.state == "voided" and not problems[0][1] and run.answers["void"][0] == body:
+            return self._again(run, "void")
+
+        def check() -> None:
+            demand(*problems, (RUN_STATE, not run.is_open))
+
+        def do(actor: Person, consent: Json) -> Answer:
+            self._release(run, NOTHING)
+            run.answers["void"] = body, None
+            return self._advance(actor, run, "voided", {"request": body, "returned": run.cost.json(), **consent})
+
+        problems.append((FORBIDDEN, run.state == "started" and who.role == "requester"))
+        proposal = Proposal("void", who, [*run.charges], check, do, run)
+        return self._guarded(run.state == "started", proposal, {"request": body})
+
+    def _on_run(self, who: Person, run: Run, *more: str) -> list[tuple[Problem, object]]:
+        """Whose run it is. A key limited to datasets does not see the runs of others."""
+        self._may(who, "requester", *more)
+        demand((UNKNOWN, who.datasets is not None and run.owner != who))
+        return [(FORBIDDEN, who != run.owner and who.role not in ("admin", *more))]
+
+    @staticmethod
+    def _again(run: Run, call: str) -> Answer:
+        """The same call with the same body has the same answer."""
+        first = run.answers[call][1]
+        return Answer(first.get("status", 200), run=run, first=first)
+
+    def _advance(self, who: Person, run: Run, state: str, facts: Json) -> Answer:
+        run.state = state
+        frozen = facts["overrun"]["frozen"] if "overrun" in facts else []
+        for name, keys in run.charges.items():
+            own = {"state": self.datasets[name].state} if name in frozen else {}
+            self._write(name, f"run-{state}", who, {"run": run, **facts, **own}, keys)
+        body = views.moved(self.datasets, run)
+        body |= {part: facts[part] for part in ("charged", "returned") if part in facts}
+        return Answer(200, body, run)
+
+
+def _unrecorded(result: Answer | Refused) -> Answer | Refused:
+    """What came of a run in a batch that was refused as a whole."""
+    if isinstance(result, Refused) or result.first is not None:
+        return result
+    return Answer(409, result.body, binding=result.binding) if result.binding else Refused((409, "batch-refused"))

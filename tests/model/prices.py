@@ -1,0 +1,207 @@
+"""What mechanisms cost and what budgets allow, in exact fractions, from docs/accounting.md alone."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any, Final
+
+import mpmath
+
+Json = dict[str, Any]
+DIGITS: Final = 50
+LARGEST: Final = 2**63 - 1
+"""A sum that passes it stays there (docs/export.md, "An entry")."""
+
+
+@dataclass(frozen=True, slots=True)
+class Amount:
+    """Units of 1e-12 of mu² and of 1e-18 of -log(1 - delta): docs/accounting.md, "The currency"."""
+
+    mu: int = 0
+    delta: int = 0
+
+    def __add__(self, other: Amount) -> Amount:
+        return Amount(self.mu + other.mu, self.delta + other.delta)
+
+    def __sub__(self, other: Amount) -> Amount:
+        return Amount(self.mu - other.mu, self.delta - other.delta)
+
+    def least(self, other: Amount) -> Amount:
+        return Amount(min(self.mu, other.mu), min(self.delta, other.delta))
+
+    def most(self, other: Amount) -> Amount:
+        return Amount(max(self.mu, other.mu), max(self.delta, other.delta))
+
+    def part(self, share: Fraction) -> Amount:
+        """A share of it, rounded up as costs are."""
+        return Amount(math.ceil(share * self.mu), math.ceil(share * self.delta))
+
+    def exceeds(self, other: Amount) -> list[str]:
+        """The quantities in which it is more."""
+        return [name for name in ("mu", "delta") if getattr(self, name) > getattr(other, name)]
+
+    def json(self) -> Json:
+        return {"mu_sq_pico": str(self.mu), "delta_atto": str(self.delta)}
+
+
+NOTHING: Final = Amount()
+FULL: Final = Amount(LARGEST, LARGEST)
+
+
+@dataclass(frozen=True, slots=True)
+class Price:
+    """A cost before it is rounded: mu² and -log(1 - delta), which add up under composition."""
+
+    mu_sq: Fraction = Fraction(0)
+    nats: Fraction = Fraction(0)
+
+    def __add__(self, other: Price) -> Price:
+        return Price(self.mu_sq + other.mu_sq, self.nats + other.nats)
+
+    def times(self, count: int | Fraction) -> Price:
+        return Price(count * self.mu_sq, count * self.nats)
+
+    def rounded(self) -> Amount:
+        """A cost is rounded up."""
+        return Amount(math.ceil(self.mu_sq * 10**12), math.ceil(self.nats * 10**18))
+
+
+def written(number: float | Fraction) -> Fraction:
+    """A number in a request is the decimal that was written."""
+    return Fraction(str(number))
+
+
+def _digits(compute: Callable[[], Any]) -> Fraction:
+    """A transcendental number to 50 digits."""
+    with mpmath.workdps(DIGITS + 10):
+        return Fraction(mpmath.nstr(compute(), DIGITS, strip_zeros=False))
+
+
+@functools.cache
+def nats(delta: float) -> Fraction:
+    """-log(1 - delta)."""
+    exact = written(delta)
+    return _digits(lambda: -mpmath.log1p(-mpmath.mpf(exact.numerator) / exact.denominator)) if exact else Fraction(0)
+
+
+@functools.cache
+def pure_mu_sq(epsilon: float) -> Fraction:
+    """mu² of pure DP, mu = -2 Phi^-1(1/(1 + e^epsilon)), by -Phi^-1(p) = sqrt(2) erfinv(1 - 2p)."""
+    exact = written(epsilon)
+    return _digits(lambda: 8 * mpmath.erfinv(mpmath.tanh(mpmath.mpf(exact.numerator) / exact.denominator / 2)) ** 2)
+
+
+def limit_of(budget: Json) -> Amount:
+    """The limit of a budget in mu and delta is rounded down."""
+    return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget["delta"]) * 10**18))
+
+
+# --- mechanisms: docs/accounting.md, the table of "Two bounds, never mixed" -------------------------------------------
+
+BY_RELEASE: Final = ("gaussian", "pure_dp", "approximate_dp")
+
+
+def is_shuffled(mechanism: Json) -> bool:
+    """Whether it counts by epochs of shuffled batches."""
+    return bool(mechanism.get("sampling") == "shuffle")
+
+
+def is_additive(mechanism: Json) -> bool:
+    """Whether it may end after any release or epoch ("Settling", by release); full batches have no amplification."""
+    return mechanism["type"] in BY_RELEASE or mechanism["type"] == "dpsgd"
+
+
+def planned(mechanism: Json) -> tuple[int, int] | None:
+    """The steps or releases that count as all that were planned: a part of a step counts either way."""
+    if mechanism["type"] in BY_RELEASE:
+        steps = Fraction(mechanism.get("count", 1))
+    elif "epochs" in mechanism:
+        steps = written(mechanism["epochs"]) * mechanism["dataset_size"] / mechanism["batch_size"]
+    elif "steps" in mechanism:
+        steps = Fraction(mechanism["steps"])
+    else:
+        return None
+    return math.floor(steps), math.ceil(steps)
+
+
+def epoch_steps(mechanism: Json) -> int:
+    """floor(1/q): an epoch can be as short as its whole batches."""
+    if "sample_rate" in mechanism:
+        return math.floor(1 / written(mechanism["sample_rate"]))
+    return int(mechanism["dataset_size"] // mechanism["batch_size"])
+
+
+def segment_steps(mechanism: Json, segments: int) -> int:
+    """ceil(T/k) steps; shuffle segments are whole epochs ("Segments")."""
+    steps = -(-(planned(mechanism) or (0, 0))[1] // segments)
+    if segments > 1 and is_shuffled(mechanism):
+        return -(-steps // epoch_steps(mechanism)) * epoch_steps(mechanism)
+    return steps
+
+
+def price(mechanism: Json, adjacency: str, steps: int | None = None) -> Price:
+    """What so many steps or releases cost; all that are declared if `steps` is left out."""
+    if mechanism["type"] == "composed":
+        return functools.reduce(Price.__add__, (price(part, adjacency) for part in mechanism["parts"]))
+    if mechanism["type"] == "gdp":
+        return Price(written(mechanism["mu"]) ** 2, nats(mechanism.get("delta", 0)))
+    count = steps if steps is not None else (planned(mechanism) or (1, 1))[1]
+    if mechanism["type"] in ("pure_dp", "approximate_dp"):
+        return Price(pure_mu_sq(mechanism["epsilon"]), nats(mechanism.get("delta", 0))).times(count)
+    return Price(_releases(mechanism, count) / written(mechanism["noise_multiplier"]) ** 2).times(
+        4 if adjacency == "replace_one" and mechanism["type"] != "gaussian" else 1
+    )
+
+
+def _releases(mechanism: Json, steps: int) -> Fraction:
+    """How many Gaussian releases of sensitivity 1 so many steps are, at most, for one unit."""
+    if is_shuffled(mechanism):
+        return Fraction(-(-steps // epoch_steps(mechanism)))
+    if "sensitivity" in mechanism:
+        return written(mechanism["sensitivity"]) ** 2
+    if mechanism["type"] == "matrix_factorization":  # strategy "identity": each participation is a release of its own
+        return Fraction(min(mechanism["participations"], -(-steps // mechanism["separation"])))
+    return Fraction(steps)
+
+
+def segmented(mechanism: Json, adjacency: str, segments: int) -> Price:
+    """The cost of a run in k segments: that of k runs of one segment's steps."""
+    if segments == 1:
+        return price(mechanism, adjacency)
+    return price(mechanism, adjacency, segment_steps(mechanism, segments)).times(segments)
+
+
+# --- "Settling" -------------------------------------------------------------------------------------------------------
+
+
+def within_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int, stop: str) -> Amount:
+    """What fewer steps than planned are charged: by release, by segment, or all; never more than was approved."""
+    steps = max(steps, 1)
+    if is_additive(mechanism):
+        return _capped(price(mechanism, adjacency, steps).rounded(), approved)
+    whole, rest = divmod(steps, segment_steps(mechanism, segments))
+    if stop == "data_dependent":
+        return approved.part(Fraction(whole + (rest > 0), segments))
+    begun = approved.part(Fraction(whole, segments))
+    return begun + _capped(price(mechanism, adjacency, rest).rounded(), approved.part(Fraction(1, segments)))
+
+
+def _capped(cost: Amount, most: Amount) -> Amount:
+    """One or the other, for both quantities."""
+    return most if cost.exceeds(most) else cost
+
+
+def beyond_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int) -> Amount:
+    """What so many steps beyond the plan cost, as a run of their own ("overrun")."""
+    length = segment_steps(mechanism, segments)
+    if mechanism["type"] == "matrix_factorization":
+        return approved.part(Fraction(-(-steps // length), segments))  # as many restarts of the approved strategy
+    if is_shuffled(mechanism):
+        epoch = epoch_steps(mechanism)
+        is_within = segments * length % epoch > 0  # one epoch more if the excess begins within one
+        return price(mechanism, adjacency, (-(-steps // epoch) + is_within) * epoch).rounded()
+    return price(mechanism, adjacency, steps).rounded()

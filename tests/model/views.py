@@ -1,0 +1,88 @@
+"""How what the model keeps is answered, and what a receipt says of it."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+
+from tests.model import today
+from tests.model.books import Balance, Dataset, Key, Run
+from tests.model.prices import Amount, Json, limit_of
+
+Datasets = Mapping[str, Dataset]
+
+
+def ancestry(datasets: Datasets, name: str) -> list[str]:
+    """A dataset and all that it is derived from."""
+    reached = [name]
+    for other in reached:
+        reached.extend(parent for parent in datasets[other].parents if parent not in reached)
+    return reached
+
+
+def roots(datasets: Datasets, name: str) -> list[str]:
+    """What a dataset is derived from in the end, or itself."""
+    return sorted(other for other in ancestry(datasets, name) if not datasets[other].parents)
+
+
+def dataset(datasets: Datasets, name: str) -> Json:
+    """A dataset with its partitions and projects."""
+    own = datasets[name]
+    body = {"name": name, "state": own.state, "seq": len(own.journal), "budget": own.budget}
+    body |= {"balance": own.budget and fullest(own, own.base, own.budget), "roots": roots(datasets, name)}
+    body["projects"] = [
+        {"name": project, "budget": share, "balance": fullest(own, [(s, project, None) for s in own.scopes], share)}
+        for project, share in sorted(own.projects.items())
+    ]
+    body["partitions"] = [
+        {"name": key[0], "balance": fullest(own, [key], own.budget or {})} for key in sorted(own.base) if key[0]
+    ]
+    return {**body, "fair_use": own.fair_use if any(own.fair_use.values()) else None}
+
+
+def fullest(own: Dataset, keys: Sequence[Key], budget: Json) -> Json:
+    """Several accounts of one budget as one: the most of each part, and the least that remains ("Partitions")."""
+    limit = limit_of(budget)
+    balances = [own.accounts.get(key, Balance(limit)) for key in keys] or [Balance(limit)]
+    most = {part: functools.reduce(Amount.most, (getattr(it, part) for it in balances)) for part in ("spent", "held")}
+    remaining = functools.reduce(Amount.least, (balance.remaining for balance in balances))
+    return {name: amount.json() for name, amount in {"limit": limit, **most, "remaining": remaining}.items()}
+
+
+def moved(datasets: Datasets, run: Run) -> Json:
+    """What answers tell of a run: its cost, and what is left of all that it charges in each dataset."""
+    places = []
+    for name, keys in run.charges.items():
+        amounts = [datasets[name].accounts[key].remaining for key in keys]
+        left = functools.reduce(Amount.least, amounts).json() if amounts else None
+        places.append({"name": name, "seq": len(datasets[name].journal), "remaining": left})
+    return {"id": run, "state": run.state, "cost": run.cost.json(), "datasets": places}
+
+
+# --- docs/receipts.md -------------------------------------------------------------------------------------------------
+
+
+def receipt_state(run: Run) -> str | None:
+    """Which receipt a run has: of its start, or before that of its approval; none if it was refused or voided."""
+    if run.state in ("refused", "voided") or (run.state == "settled" and not today.ENDED_RUNS_HAVE_RECEIPTS):
+        return None
+    return "held" if run.state == "held" else "started"
+
+
+def receipt(run: Run, state: str) -> Json:
+    """What a receipt says ("What it says"), beside the tenant, the mechanism's digest and the entries that it names."""
+    body = {"v": 1, "type": "receipt", "run": run.id, "state": state, "decision": "approved", "cost": run.cost.json()}
+    project = {"project": run.body["project"]} if "project" in run.body else {}
+    return {**body, **project, "datasets": [{"name": name, **permitted(run, name)} for name in run.charges]}
+
+
+def permitted(run: Run, name: str) -> Json:
+    """The partitions of a dataset that a receipt permits; all that there will ever be if it lists none."""
+    charged = sorted({key[0] for key in run.charges[name] if key[0] is not None})
+    if today.RECEIPTS_LIST_CHARGED_PARTITIONS:
+        return {"partitions": charged} if charged else {}
+    named = {use["name"]: use.get("partitions") for use in run.body["datasets"] if isinstance(use, dict)}
+    requested = [named.get(via) for via in run.via[name]]
+    if None in requested or not (charged or run.via[name] == [name]):
+        return {}
+    return {"partitions": sorted({part for parts in requested for part in parts or []})}

@@ -1,0 +1,567 @@
+"""Random operations on a ledger over HTTP, each of them compared with the model."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from tests.kit.driver import Ledger
+from tests.model import evidence, views
+from tests.model.books import UNKNOWN, Answer, Person, Problem, Refused, Run
+from tests.model.compare import Receipts, check_fits, comparable, demand_within, difference, parts_of, plain, resolved
+from tests.model.draws import BUDGETS, SHARES, Draw, derived, gaussian
+from tests.model.model import Model
+from tests.model.prices import NOTHING, Json, planned
+
+REASON: Final = {"reason": "for the test"}
+
+
+class Walk:
+    """One tenant, driven at random by several people."""
+
+    def __init__(self, admin: Ledger, tenant: str, seed: int, counts: Counter[str]) -> None:
+        self.draw, self.seed, self.counts, self.admin = Draw(seed), seed, counts, admin
+        self.jwks = admin.get("/.well-known/jwks.json").json()
+        self.receipts = Receipts(self.jwks)
+        self.people: dict[str, Person] = {}
+        self.ledgers: dict[str, Ledger] = {}
+        self.key_ids: dict[str, str] = {}
+        self.journal: list[Json] = [{"kind": "tenant-made", "name": tenant}]
+        self._join("admin", "admin", admin)
+        for name, role in {"sue": "steward", "sam": "steward", "ada": "requester", "bo": "requester"}.items():
+            self._hire(name, role)
+        self._hire("aud", "auditor")
+        self.model = Model(self.journal)
+        self.log: list[str] = []
+        self.asked: list[tuple[str, str, Json]] = []
+
+    def _note(self, entry: Json) -> None:
+        """The tenant's own journal gets an entry: docs/export.md, "The tenant's own journal"."""
+        self.journal.append({**entry, "actor": self.people["admin"].actor()})
+
+    def _hire(self, name: str, role: str, **limits: Any) -> str:
+        made = self.admin.post("/v1/keys", {"name": name, "role": role, **limits})
+        assert made.status_code == 201, made.text
+        entry = {"kind": "key-made", "name": name, "key_role": role, "datasets": None, "projects": None, **limits}
+        self._note(entry)
+        self._join(name, role, self.admin.with_key(made.json()["secret"]), **limits)
+        self.key_ids[name] = str(made.json()["id"])
+        return self.key_ids[name]
+
+    def _join(self, name: str, role: str, ledger: Ledger, **limits: Any) -> None:
+        me = ledger.get("/v1/me").json()
+        lists = {what: tuple(names) for what, names in limits.items()}
+        self.people[name] = Person(me["name"], role, me["principal"], **lists)
+        self.ledgers[name] = ledger
+        if name == "admin":
+            self.journal.append({"kind": "key-made", "name": me["name"], "key_role": role})
+
+    # --- one operation
+
+    def step(
+        self, kind: str, who: str, method: str, path: str, body: Any, act: Callable[[Person], Answer], key: str = ""
+    ) -> Any:
+        """Does it in the model and over HTTP, and compares what is answered."""
+        expected: Answer | Refused
+        try:
+            expected = act(self.people[who])
+        except Refused as refused:
+            expected = refused
+        headers = {"Idempotency-Key": key} if key else {}
+        rest = {} if body is None else {"json": body}
+        response = self.ledgers[who].request(method, path, headers=headers, **rest)
+        answer = response.json()
+        self.log.append(
+            f"{who}: {method} {path} {json.dumps(body)} {key} -> {response.status_code} {response.text[:300]}"
+        )
+        self.counts[f"{kind}: {response.status_code} {answer.get('code', '')}".strip()] += 1
+        self.check(expected, response.status_code, answer)
+        return answer
+
+    def check(self, expected: Answer | Refused, status: int, answer: Json) -> None:
+        """The answer is one that the model allows."""
+        if isinstance(expected, Refused):
+            assert (status, answer.get("code")) in expected.problems, (status, answer, expected.problems)
+            return
+        assert status == expected.status, (status, answer, expected.status, expected.body)
+        if expected.first is not None:
+            assert answer == expected.first
+            self.counts["the first answer again"] += 1
+            return
+        if expected.proposal is not None:
+            expected.proposal.id = answer["proposal"]["id"]
+        if expected.run is not None:
+            self._check_run(expected.run, answer)
+        if expected.binding:
+            self._check_binding(expected, answer)
+        if expected.left is not None and expected.run is not None:
+            check_fits(expected.run, expected.left, answer["fits"])
+        demand_within(resolved(expected.body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
+        if expected.results:
+            results = [(result["status"], result.get("run", result.get("problem"))) for result in answer["results"]]
+            for mine, (its_status, its_body) in zip(expected.results, results, strict=True):
+                self.check(mine, its_status, its_body)
+
+    def _check_run(self, run: Run, answer: Json) -> None:
+        call = {"held": "ask", "refused": "ask", "started": "start", "settled": "settle", "voided": "void"}[run.state]
+        run.id = run.id or answer.get("id") or answer.get("run", "")
+        run.answers[call] = (run.answers.get(call, (None, None))[0], answer)
+        if "receipt" in answer:
+            self.receipts.check(run, run.state, answer["receipt"])
+            self.counts[f"receipt: {run.state}"] += 1
+
+    def _check_binding(self, expected: Answer, answer: Json) -> None:
+        """A refusal names exactly the accounts in which the run does not fit, and by how much."""
+        actual = {
+            (on["name"], (on.get("partition"), on.get("project"), on.get("principal")), on["quantity"]): on
+            for on in answer["datasets"]
+        }
+        assert len(actual) == len(answer["datasets"])
+        assert set(actual) == {row[:3] for row in expected.binding}
+        for dataset, key, quantity, requested, remaining, limit in expected.binding:
+            on = actual[dataset, key, quantity]
+            for name, units in (("requested", requested), ("remaining", remaining), ("limit", limit)):
+                assert math.isclose(on[name], plain(quantity, units), rel_tol=1e-9, abs_tol=1e-300), (name, on, units)
+
+    # --- choosing
+
+    def run_steps(self, count: int) -> None:
+        """So many random operations; what went wrong is shown with what came before it."""
+        try:
+            if not self.model.datasets:
+                self.begin()
+            for _ in range(count):
+                self.operate()
+            self.check_all()
+        except Exception as error:
+            raise AssertionError(f"seed {self.seed}\n" + "\n".join([*self.log[-12:], repr(error)])) from error
+
+    def begin(self) -> None:
+        """A plain root, one with partitions, a copy of the one, and a join of both."""
+        terms = {"privacy_unit": "record", "adjacency": self.draw.choice(["add_or_remove_one", "replace_one"])}
+        terms["bound"] = self.draw.choice(["certified", "clt"])
+        self.terms = terms
+        for name, more in (("plain", {}), ("parted", {"partitions": ["a", "b"]})):
+            self.register("sue", {"name": name, **terms, "budget": self.draw.choice(BUDGETS[:8]), **more})
+        self.register("sue", {"name": "copy", "derived_from": derived("plain"), "budget": {"mu": 0.8, "delta": 1e-6}})
+        self.register("sue", {"name": "join", "derived_from": derived("plain", "parted")})
+        self._hire("lim", "requester", datasets=["copy", "plain"])
+        self._hire("pia", "requester", projects=["x"])
+
+    def operate(self) -> None:
+        """One operation."""
+        weights: dict[Callable[[], None], int] = {
+            self.ask: 26,
+            self.ask_again: 6,
+            self.batch: 5,
+            self.start: 14,
+            self.settle: 12,
+            self.overrun: 3,
+            self.void: 6,
+            self.repeat: 5,
+            self.set_budget: 5,
+            self.change_state: 4,
+            self.thaw: 3,
+            self.add_partitions: 3,
+            self.set_project: 4,
+            self.set_fair_use: 2,
+            self.register_any: 3,
+            self.policy: 2,
+            self.answer_proposal: 7,
+            self.show_receipt: 4,
+            self.nothing: 2,
+            self.turn_keys: 1,
+        }
+        self.draw.choices([*weights], [*weights.values()])[0]()
+
+    def names(self, *, is_active: bool = True) -> list[str]:
+        """Datasets; those on which a run could be approved."""
+        names = [*self.model.datasets]
+        states = {name: {self.model.datasets[other].state for other in self.ancestry(name)} for name in names}
+        return [name for name in names if states[name] == {"active"} or not is_active] or ["plain"]
+
+    def ancestry(self, name: str) -> list[str]:
+        return views.ancestry(self.model.datasets, name)
+
+    def roots(self, name: str) -> list[str]:
+        return views.roots(self.model.datasets, name)
+
+    def steward(self) -> str:
+        return self.draw.choice(["sue"] * 5 + ["sam"] * 3 + ["admin", "ada", "aud"])
+
+    def requester(self) -> str:
+        return self.draw.choice(["ada"] * 12 + ["bo"] * 10 + ["lim"] * 3 + ["pia"] * 2 + ["admin", "sue", "aud"])
+
+    def seldom(self) -> bool:
+        return self.draw.random() < 0.12
+
+    # --- datasets
+
+    def register(self, who: str, body: Json) -> None:
+        self.step("register", who, "POST", "/v1/datasets", body, lambda person: self.model.register(person, body))
+
+    def register_any(self) -> None:
+        """Another root, another derived dataset, or one that cannot be."""
+        name, some = f"d{len(self.model.datasets)}", self.draw.choice(self.names(is_active=False))
+        root: Json = {"name": name, **self.terms, "budget": self.draw.choice(BUDGETS)}
+        bodies: list[Json] = [
+            {**root, "ceiling": self.draw.choice(BUDGETS)},
+            {**root, "partitions": self.draw.choice([[], ["a"], ["a", "b", "c"]])},
+            {"name": name, "derived_from": derived(*self.draw.sample([*self.model.datasets], 2))},
+            {"name": name, "derived_from": derived(some), "budget": self.draw.choice(BUDGETS)},
+        ]
+        wrong: list[Json] = [
+            {**root, "name": some},
+            {**root, "adjacency": "replace_one", "privacy_unit": "user"},
+            {"name": name, "derived_from": derived(some, "nobody")},
+            {"name": name, "derived_from": derived(some), "privacy_unit": "household"},
+            {"name": name, "derived_from": derived(some), "partitions": ["a"]},
+            {**root, "budget": {"mu": 2, "delta": 1e-6}, "ceiling": {"mu": 1, "delta": 1e-6}},
+        ]
+        if len(self.model.datasets) < 12 or self.seldom():
+            self.register(self.steward(), self.draw.choice(wrong if self.draw.random() < 0.4 else bodies))
+        else:
+            self.ask()
+
+    def set_budget(self) -> None:
+        name, who = self.draw.choice(self.names(is_active=False)), self.steward()
+        body = {"budget": self.draw.choice(BUDGETS), **REASON}
+        path = f"/v1/datasets/{name}/budget"
+        self.step("budget", who, "PUT", path, body, lambda person: self.model.set_budget(person, name, body))
+
+    def change_state(self) -> None:
+        """Freezes or retires; seldom what the others need."""
+        later = [name for name in self.model.datasets if name.startswith("d")]
+        state = "retired" if later and self.seldom() else "frozen"
+        self._change(self.draw.choice(later if state == "retired" else self.names(is_active=False)), state)
+
+    def thaw(self) -> None:
+        """Thaws something, and gives it room if it has none."""
+        frozen = [name for name, dataset in self.model.datasets.items() if dataset.state == "frozen"]
+        if not frozen:
+            return self.ask()
+        return self._change(self.draw.choice(frozen), "active")
+
+    def _change(self, name: str, state: str) -> None:
+        body, path = {"state": state, **REASON}, f"/v1/datasets/{name}"
+        who = self.steward()
+        self.step(state, who, "PATCH", path, body, lambda person: self.model.change_state(person, name, body))
+
+    def add_partitions(self) -> None:
+        parted = [name for name, dataset in self.model.datasets.items() if dataset.is_partitioned]
+        name = self.draw.choice([*self.model.datasets] if self.seldom() else parted)
+        fresh = f"p{len(self.model.datasets[name].scopes)}"
+        names = self.draw.choice([[fresh], [fresh], [fresh, f"{fresh}.1"], ["a", fresh]])
+        body, path = {"names": names, "disjoint": True}, f"/v1/datasets/{name}/partitions"
+        held = any(run.state == "held" and any(key[0] for key in run.charges.get(name, ())) for run in self.model.runs)
+        before = len(self.model.datasets[name].accounts)
+        who = self.steward()
+        self.step("partitions", who, "POST", path, body, lambda person: self.model.add_partitions(person, name, body))
+        if held and len(self.model.datasets[name].accounts) > before:
+            self.counts["partitions added beside held runs"] += 1
+
+    def set_project(self) -> None:
+        name, project, who = self.draw.choice(self.names(is_active=False)), self.draw.choice("xxy"), self.steward()
+        body, path = {"budget": self.draw.choice(SHARES)}, f"/v1/datasets/{name}/projects/{project}"
+        self.step("project", who, "PUT", path, body, lambda person: self.model.set_project(person, name, project, body))
+
+    def set_fair_use(self) -> None:
+        name, who = self.draw.choice(self.names(is_active=False)), self.steward()
+        rate = self.draw.choice([3, 8, 30]) if self.seldom() else None
+        body = {"held": self.draw.choice([None, *SHARES, *BUDGETS]), "runs_per_hour": rate, **REASON}
+        path = f"/v1/datasets/{name}/fair-use"
+        self.step("fair use", who, "PUT", path, body, lambda person: self.model.set_fair_use(person, name, body))
+
+    def policy(self) -> None:
+        who = "sue" if self.seldom() else "admin"
+        body = {"second_steward": self.draw.random() < 0.8, **REASON}
+        self.step("policy", who, "PUT", "/v1/policy", body, lambda person: self.model.set_policy(person, body))
+
+    def answer_proposal(self) -> None:
+        """Approves or refuses, mostly what is open, and mostly as somebody else."""
+        proposals = [old for old in self.model.proposals if old.state == "open" or self.seldom()]
+        if not proposals:
+            return self.ask()
+        proposal = self.draw.choice(proposals[-3:])
+        others = [name for name in ("sue", "sam", "admin") if self.people[name] != proposal.by]
+        who = self.draw.choice(["sue", "sam", "ada"]) if self.seldom() else self.draw.choice(others)
+        path = f"/v1/proposals/{proposal.id}"
+        if self.draw.random() < 0.7:
+            self.step(
+                "approve", who, "POST", f"{path}/approve", None, lambda person: self.model.approve(person, proposal)
+            )
+        else:
+            reason = "the board has not agreed"
+            act: Callable[[Person], Answer] = lambda person: self.model.refuse(person, proposal, reason)  # noqa: E731
+            self.step("refuse", who, "POST", f"{path}/refuse", {"reason": reason}, act)
+        return None
+
+    def turn_keys(self) -> None:
+        """A key is made and revoked, and that of somebody else is rotated: only an admin may."""
+        path = f"/v1/keys/{self._hire(f'guest-{len(self.journal)}', 'requester')}"
+        assert self.ledgers["sue"].delete(path).status_code == 403
+        assert self.admin.delete(path).status_code == 204
+        self._note({"kind": "key-revoked", "revokes": path.removeprefix("/v1/keys/")})
+        assert self.ledgers.popitem()[1].get("/v1/me").status_code == 401
+        self.people.popitem()
+        who = self.draw.choice(["ada", "bo", "sue"])
+        rotated = self.admin.post(f"/v1/keys/{self.key_ids[who]}/rotate").json()
+        self._note({"kind": "key-rotated", "made": rotated["id"], "rotates": self.key_ids[who], "name": who})
+        self.ledgers[who], self.key_ids[who] = self.admin.with_key(rotated["secret"]), rotated["id"]
+        self.counts["keys made, revoked and rotated"] += 1
+
+    def nothing(self) -> None:
+        """Names and numbers of nothing."""
+        run = Run(self.people["ada"], {}, "", {}, {}, id="00000000-0000-0000-0000-000000000001")
+        calls: list[tuple[str, str, Any]] = [
+            ("PUT", "/v1/datasets/nothing/budget", {"budget": {"mu": 1, "delta": 0}, **REASON}),
+            ("PATCH", "/v1/datasets/nothing", {"state": "frozen", **REASON}),
+            ("POST", f"/v1/runs/{run.id}/start", None),
+            ("POST", f"/v1/runs/{run.id}/void", REASON),
+            ("POST", f"/v1/proposals/{run.id}/approve", None),
+        ]
+        self.step("nothing", "admin", *self.draw.choice(calls), lambda _: self._refuse(UNKNOWN))
+        hidden = self.ledgers["lim"].get("/v1/datasets/parted")
+        assert (hidden.status_code, hidden.json()["code"]) == UNKNOWN
+
+    @staticmethod
+    def _refuse(*problems: Problem) -> Answer:
+        raise Refused(*problems)
+
+    # --- runs
+
+    def body(self, who: str) -> Json:
+        """A request for a run, mostly one that its key allows."""
+        active = [name for name in self.names() if self.people[who].sees(name)] or ["plain"]
+        names = self.draw.sample(active, min(self.draw.choice([1, 1, 1, 2, 2, 3]), len(active)))
+        if self.seldom():
+            names = [self.draw.choice([*self.model.datasets])]
+        if not self.seldom():
+            names = self._apart(names)
+        mechanism = self.draw.mechanism(self.model.datasets[names[0]].terms[2])
+        body: Json = {"datasets": [self._use(name) for name in names], "mechanism": mechanism}
+        projects = [
+            project
+            for project in "xy"
+            if all(any(project in self.model.datasets[o].projects for o in self.ancestry(n)) for n in names)
+        ]
+        if projects and (who == "pia" or self.draw.random() < 0.4):
+            body["project"] = self.draw.choice(projects)
+        elif self.draw.random() < 0.03:
+            body["project"] = "nobody"
+        count = planned(mechanism)
+        if self.draw.random() < 0.25 and (self.seldom() or (count is not None and count[0] > 1)):
+            body["segments"] = self.draw.randint(2, 3)
+        if self.draw.random() < 0.03:
+            return {**body, **self.draw.choice([{"mechanism": gaussian(0)}, {"datasets": ["nothing"]}])}
+        return body
+
+    def _apart(self, names: Sequence[str]) -> list[str]:
+        """Of these, those that one run can use together."""
+        kept: list[str] = []
+        for name in names:
+            others = [self.model.datasets[other].terms for other in kept]
+            roots = {root for other in kept for root in self.roots(other)}
+            if set(others) <= {self.model.datasets[name].terms} and not roots & {*self.roots(name)}:
+                kept.append(name)
+        return kept
+
+    def _use(self, name: str) -> str | Json:
+        scopes = [
+            {scope for scope in self.model.datasets[other].scopes if scope is not None}
+            for other in self.ancestry(name)
+            if self.model.datasets[other].is_partitioned
+        ]
+        common = sorted(set.intersection(*scopes)) if scopes else []
+        if self.draw.random() < 0.02:
+            return {"name": name, "partitions": ["nowhere"]}
+        if not common or self.draw.random() < 0.5:
+            return name
+        return {"name": name, "partitions": self.draw.sample(common, self.draw.randint(1, len(common)))}
+
+    def ask(self) -> None:
+        who = self.requester()
+        self._ask("ask", who, f"k{len(self.asked)}", self.body(who))
+
+    def _ask(self, kind: str, who: str, key: str, body: Json) -> None:
+        self.asked.append((who, key, body))
+        self.step(kind, who, "POST", "/v1/runs", body, lambda person: self.model.ask(person, key, body), key)
+
+    def ask_again(self) -> None:
+        """Under a key that was used before: the same, another body, or somebody else."""
+        if not self.asked:
+            return self.ask()
+        who, key, body = self.draw.choice(self.asked)
+        change = self.draw.choice(["same", "same", "same", "body", "who"])
+        if change == "body":
+            body = {**body, "purpose": "another"}
+        if change == "who":
+            who = "bo" if who == "ada" else "ada"
+        return self._ask("ask again", who, key, body)
+
+    def batch(self) -> None:
+        """Several runs at once, some of which were asked for before."""
+        who, is_atomic = self.requester(), self.draw.random() < 0.5
+        items = [
+            {**self.body(who), "idempotency_key": f"k{len(self.asked)}.{n}"} for n in range(self.draw.randint(1, 4))
+        ]
+        mine = [(key, body) for name, key, body in self.asked if name == who]
+        if mine and self.draw.random() < 0.3:
+            key, body = self.draw.choice(mine)
+            items.append({**body, "idempotency_key": key})
+        if self.draw.random() < 0.04:
+            items.append(items[0])
+        for item in items:
+            body = {name: value for name, value in item.items() if name != "idempotency_key"}
+            self.asked.append((who, item["idempotency_key"], body))
+        self.step(
+            "batch, atomic" if is_atomic else "batch",
+            who,
+            "POST",
+            "/v1/runs/batch",
+            {"runs": items, "atomic": is_atomic},
+            lambda person: self.model.batch(person, items, is_atomic),
+        )
+
+    def _some_run(self, *states: str) -> Run | None:
+        """A run in one of these states, mostly a late one."""
+        runs = [run for run in self.model.runs if run.state in states]
+        return self.draw.choice(runs[-12:]) if runs else None
+
+    def _someone(self, run: Run) -> str:
+        """Mostly whose run it is."""
+        owner = next(name for name, person in self.people.items() if person == run.owner)
+        return self.draw.choice([*self.people]) if self.seldom() else owner
+
+    def _on_run(self, call: str, run: Run, body: Json | None, who: str | None = None, kind: str = "") -> None:
+        acts: dict[str, Callable[[Person], Answer]] = {
+            "start": lambda person: self.model.start(person, run),
+            "settle": lambda person: self.model.settle(person, run, body or {}),
+            "void": lambda person: self.model.void(person, run, body or {}),
+        }
+        before = run.state
+        self.step(kind or call, who or self._someone(run), "POST", f"/v1/runs/{run.id}/{call}", body, acts[call])
+        if run.state != before and call == "settle":
+            run.answers[call] = (body or {}, run.answers[call][1])
+
+    def start(self) -> None:
+        if (run := self._some_run("held")) is None:
+            return self.ask()
+        is_late = any(
+            len(self.model.datasets[name].scopes) > len({key[0] for key in keys}) for name, keys in run.charges.items()
+        )
+        self._on_run("start", run, None)
+        self.counts["starts beside partitions that were not charged"] += is_late and run.state == "started"
+        return None
+
+    def settle(self) -> None:
+        """As planned, fewer steps, for every reason there is."""
+        if (run := self._some_run("started")) is None:
+            return self.start()
+        body: Json = {}
+        if planned(run.mechanism) is not None and self.draw.random() < 0.8:
+            body["steps"] = self.draw.randint(0, run.steps_max)
+            stop = self.draw.choice([None, "data_dependent", "data_independent", "planned"])
+            body |= {"stop": stop} if stop is not None else {}
+        elif self.seldom():
+            body["steps"] = 1
+        if self.seldom():
+            body["evidence"] = {"log": "x", "loss": 0.125}
+        return self._on_run("settle", run, body or self.draw.choice([{}, None]))
+
+    def overrun(self) -> None:
+        """More steps than planned, by little or by very much."""
+        run = self._some_run("started")
+        if run is None or planned(run.mechanism) is None:
+            return self.settle()
+        is_rational = "epsilon" not in run.mechanism
+        more = self.draw.choice([1, 2, 4, 9, 30, *([100, 10**7, 10**12] if is_rational and self.seldom() else [])])
+        stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
+        return self._on_run("settle", run, {"steps": run.steps_max + more, **stop}, kind="overrun")
+
+    def void(self) -> None:
+        """Held, by who asked; started, by a steward."""
+        if (run := self._some_run("held", "started")) is None:
+            return self.ask()
+        return self._on_run("void", run, REASON, self.steward() if run.state == "started" else None)
+
+    def repeat(self) -> None:
+        """A call that was made before, with the same body or another; or one that the state does not allow."""
+        if (run := self._some_run("started", "settled", "voided", "refused")) is None:
+            return self.ask()
+        done = [call for call in ("start", "settle", "void") if call in run.answers]
+        call = self.draw.choice(done if done and not self.seldom() else ["start", "settle", "void"])
+        body = run.answers.get(call, (None, None))[0]
+        if call != "start" and (body is None or self.seldom()):
+            body = {"reason": "another"} if call == "void" else {"evidence": {"other": 1}}
+        who = self.steward() if call == "void" and run.owner.role == "requester" else None
+        return self._on_run(call, run, body, who, kind="repeat")
+
+    def show_receipt(self) -> None:
+        """The receipt of a run, as anyone who sees it can have it."""
+        run = self._some_run("held", "started", "settled", "voided", "refused")
+        if run is None:
+            return self.ask()
+        who = self.draw.choice(["ada", "aud", "sue"])
+        response = self.ledgers[who].get(f"/v1/runs/{run.id}/receipt")
+        self.counts[f"show receipt: {response.status_code}"] += 1
+        state = views.receipt_state(run)
+        if state is None:
+            assert (response.status_code, response.json()["code"]) == (409, "run-state")
+            return None
+        answer = response.json()
+        assert (response.status_code, answer["run"], answer["state"]) == (200, run.id, state)
+        self.receipts.check(run, state, answer["receipt"])
+        assert answer["receipt"] == run.answers["start" if state == "started" else "ask"][1]["receipt"]
+        return None
+
+    # --- the whole
+
+    def check_all(self) -> None:
+        """Every balance, run, proposal, entry and receipt."""
+        self.check_sums()
+        journals = {}
+        for name, dataset in self.model.datasets.items():
+            answer = self.admin.get(f"/v1/datasets/{name}").json()
+            demand_within(
+                resolved(views.dataset(self.model.datasets, name)),
+                {**evidence.exact(json.dumps(answer)), **parts_of(answer)},
+            )
+            journals[name] = evidence.journal(self.admin.get(f"/v1/datasets/{name}/export").text, self.jwks)
+            assert len(journals[name].entries) == len(dataset.journal)
+            for mine, theirs in zip(dataset.journal, journals[name].entries, strict=True):
+                actual, expected = comparable(theirs), resolved(mine)
+                assert actual == expected, difference(actual, expected)
+            self.counts["entries compared"] += len(dataset.journal)
+        own = evidence.journal(self.admin.get("/v1/export").text, self.jwks)
+        demand_within(self.model.journal, own.entries)
+        self.check_runs()
+        partitions = {n: {s for s in d.scopes if s is not None} for n, d in self.model.datasets.items()}
+        self.receipts.check_places(journals, partitions)
+
+    def check_sums(self) -> None:
+        """The model against itself: every account added up anew from all runs that ever touched it."""
+        for name, dataset in self.model.datasets.items():
+            for key, balance in dataset.accounts.items():
+                runs = [run for run in self.model.runs if key in run.charges.get(name, ()) and run.state != "refused"]
+                held = sum((run.cost for run in runs if run.state in ("held", "started")), NOTHING)
+                spent = sum((run.charged or NOTHING for run in runs), NOTHING) if key[2] is None else NOTHING
+                assert (balance.held, balance.spent) == (held, spent), (name, key)
+
+    def check_runs(self) -> None:
+        """The lists of runs and of proposals."""
+        page = evidence.exact(self.admin.get("/v1/runs", limit=1000).text)
+        assert page["next"] is None
+        actual = {run["id"]: run for run in page["items"]}
+        assert set(actual) == {run.id for run in self.model.runs}
+        for run in self.model.runs:
+            settled = (
+                {} if run.charged is None or run.state != "settled" else {"settled": {"charged": run.charged.json()}}
+            )
+            expected = {"state": run.state, "cost": run.cost.json(), "request": run.body, **settled}
+            demand_within(resolved(expected), actual[run.id])
+        proposals = self.admin.get("/v1/proposals", limit=1000).json()["items"]
+        assert {p["id"]: p["state"] for p in proposals} == {p.id: p.state for p in self.model.proposals}
