@@ -36,8 +36,8 @@ from ledger.errors import InvalidRequest, NotFound
 from ledger.service.alerts import alerting_shape, shown
 from ledger.service.catalogue import demand_sight, find, no_dataset
 from ledger.service.keys import written
-from ledger.service.requests import NewAlerting
-from ledger.service.shapes import DatasetName
+from ledger.service.requests.alerts import NewAlerting
+from ledger.service.requests.fields import DatasetName
 from ledger.store import Writing
 
 ACCOUNTS_MAX: Final = 100

@@ -49,7 +49,7 @@ from ledger.core.journal import chain
 from ledger.core.people import Consent
 from ledger.errors import InvalidRequest
 from ledger.service.datasets import Balanced, dataset_shape, declared_budget, defined, find_dataset, partition, read
-from ledger.service.requests import (
+from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
     NewDataset,
@@ -57,7 +57,7 @@ from ledger.service.requests import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.shapes import NAME_PATTERN
+from ledger.service.requests.fields import NAME_PATTERN
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]

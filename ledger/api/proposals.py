@@ -22,7 +22,7 @@ from ledger.core.commands import Change, RefuseProposal, SetBudget
 from ledger.core.people import Actor, Consent
 from ledger.errors import Forbidden
 from ledger.service.proposals import found, look_up, names_of_datasets, shown
-from ledger.service.requests import Refusal
+from ledger.service.requests.tenants import Refusal
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 

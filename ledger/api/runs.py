@@ -31,9 +31,9 @@ from ledger.api.services import services
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
-from ledger.service.requests import NewBatch
+from ledger.service.requests.fields import DatasetName, ProjectName
+from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
 from ledger.service.runs import Answer, Item
-from ledger.service.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 

@@ -39,12 +39,7 @@ from ledger.api.services import services
 from ledger.core.amounts import microseconds, timestamp
 from ledger.errors import InvalidRequest, NotFound, RunState
 from ledger.service.keys import add_admin, me_shape, shown, tenant_shape, written
-from ledger.service.requests import (
-    NewKey,
-    NewPolicy,
-    NewTenant,
-    Rotation,
-)
+from ledger.service.requests.tenants import NewKey, NewPolicy, NewTenant, Rotation
 from ledger.store import Key, Writing
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])

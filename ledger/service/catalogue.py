@@ -17,7 +17,7 @@ from ledger.core.datasets import Adjacency, Bound, Definition
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
-from ledger.service.shapes import DatasetUse
+from ledger.service.requests.runs import DatasetUse
 from ledger.store import Reading, Store
 
 DEFINITIONS_MAX: Final = 10_000

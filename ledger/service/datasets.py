@@ -15,7 +15,7 @@ from ledger.core.datasets import Account, Balance, Bound, Dataset, Definition, F
 from ledger.core.people import Actor, Tenant
 from ledger.errors import InvalidRequest, NotFound, UnitMismatch
 from ledger.service.catalogue import demand_one_unit, demand_sight, no_dataset
-from ledger.service.requests import NewDataset
+from ledger.service.requests.datasets import NewDataset
 from ledger.service.use_cases import UseCases
 from ledger.store import Reading
 

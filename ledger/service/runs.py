@@ -46,7 +46,7 @@ from ledger.service.answers import Said
 from ledger.service.catalogue import Catalogue, Resolved, demand_project, find
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
-from ledger.service.shapes import RunRequest, SettleRequest
+from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.writer import Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import Receipts, Sealed
