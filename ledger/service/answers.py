@@ -153,7 +153,9 @@ def moved(decision: Said, entries: Sequence[Said]) -> dict[str, Any]:
 
 
 def _ended(entry: Said) -> dict[str, Any]:
-    shown = {name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry}
+    shown: dict[str, Any] = {
+        name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry
+    }
     if "overrun" in entry:
         said = entry["overrun"]
         shown["overrun"] = {

@@ -7,9 +7,9 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from ledger.api.schemas.common import AmountShown
 from ledger.core.alerting import AlertKind, DeliveryState
 from ledger.core.amounts import Quantity
+from ledger.service.shapes.common import AmountShown
 
 
 class WebhookShown(BaseModel):

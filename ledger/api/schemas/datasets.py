@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from ledger.api.schemas.common import AmountShown
 from ledger.core.datasets import Adjacency, Bound, DatasetState
+from ledger.service.shapes.common import AmountShown
 
 
 class BalanceShown(BaseModel):
