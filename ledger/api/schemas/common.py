@@ -1,4 +1,4 @@
-"""Answers that are HTTP's alone: problems, and whether the process is well."""
+"""Answers that are HTTP's alone: problems, whether the process is well, and its public keys."""
 
 from __future__ import annotations
 
@@ -26,3 +26,18 @@ class Problem(BaseModel):
 
 class Health(BaseModel):
     status: Literal["ok"]
+
+
+class PublicKey(BaseModel):
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    kid: Annotated[str, Field(description="The key's thumbprint by RFC 7638.")]
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class KeySet(BaseModel):
+    """A JWK set: the key that is signed with now, then those before it."""
+
+    keys: list[PublicKey]
