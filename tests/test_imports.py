@@ -37,6 +37,8 @@ ONLY_IN: dict[str, set[str]] = {
     "pydantic_settings": {"settings"},
     "matplotlib": {"report"},
     "reportlab": {"report"},
+    # `typing` has TypedDict too, which Pydantic reads from Python 3.12 on.
+    "typing_extensions": {"accounting", "service"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
 }

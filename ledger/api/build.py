@@ -16,11 +16,17 @@ from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.datasets import Datasets
+from ledger.service.journals import Journals
+from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
 from ledger.service.planner import Planner
+from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
+from ledger.service.tenants import Tenants
 from ledger.service.writer import Writer
 from ledger.settings import Settings
 from ledger.signer import keyfile
@@ -122,6 +128,7 @@ class Builder:
             store, seconds_max=self._settings.certificate_seconds_max, on_computed=self._metrics.certificate
         )
         catalogue = Catalogue(store)
+        datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
         runs = Runs(store, writer, catalogue, certificates, self._signer)
         return Services(
             store=store,
@@ -129,8 +136,14 @@ class Builder:
             keyring=keyring,
             catalogue=catalogue,
             certificates=certificates,
+            datasets=datasets,
             runs=runs,
             planner=Planner(store, catalogue, certificates, runs),
+            proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
+            tenants=Tenants(store=store, writer=writer),
+            keys=Keys(store=store, writer=writer, keyring=keyring),
+            alerts=Alerts(store=store, writer=writer, objection=courier.objection, on_interest=courier.saw),
+            journals=Journals(store=store, heads=heads, signer=self._signer),
             signer=self._signer,
             heads=heads,
             courier=courier,

@@ -18,7 +18,7 @@ from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.schemas.accountant import Evaluated
 from ledger.api.services import services
-from ledger.service.requests import Evaluation
+from ledger.service.requests.accountant import Evaluation
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 

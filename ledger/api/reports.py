@@ -28,8 +28,7 @@ from ledger.report import document, reader, table
 from ledger.report.document import Report
 from ledger.report.source import Question
 from ledger.service.catalogue import demand_sight, no_dataset
-from ledger.service.requests import Moment
-from ledger.service.shapes import NAME_PATTERN
+from ledger.service.requests.fields import NAME_PATTERN, Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
 

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from ledger.api import observe, pages
-from ledger.api.done import PROPOSED
+from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route
@@ -31,9 +31,10 @@ from ledger.api.services import services
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
-from ledger.service.requests import NewBatch
+from ledger.service.pages import after_moment, cut
+from ledger.service.requests.fields import DatasetName, ProjectName
+from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
 from ledger.service.runs import Answer, Item
-from ledger.service.shapes import DatasetName, ProjectName, RunRequest, SettleRequest, VoidRequest
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -223,8 +224,7 @@ async def void(
 ) -> Response:
     """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word."""
     consent = Consent(uuid4())
-    answer, is_done = await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent)
-    return Json(answer, status_code=200 if is_done else 202)
+    return answered(await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent))
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)
@@ -241,17 +241,17 @@ def list_runs(
     cursor: pages.Cursor = None,
 ) -> Response:
     """List the runs that the key sees, newest first."""
-    found = services(request).runs.page(
+    rows = services(request).runs.page(
         caller,
-        after=pages.after_run(cursor),
+        after=after_moment(cursor),
         limit=limit + 1,
         dataset=dataset,
         state=state,
         project=project,
         is_overdue=overdue,
     )
-    place = lambda pair: [pair[0].created_us, str(pair[0].id)]  # noqa: E731 (two of a kind with the one beside it)
-    return Json(pages.page(found, limit=limit, show=lambda pair: pair[1], place=place))
+    runs, following = cut(rows, limit=limit, position=lambda row: [row[0].created_us, str(row[0].id)])
+    return Json({"items": [run for _, run in runs], "next": following})
 
 
 @router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)

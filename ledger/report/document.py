@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ledger.accounting import disclosure
 from ledger.accounting.budgets import report_deltas
-from ledger.accounting.display import show_amount
+from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.report import words
@@ -232,7 +232,7 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
     }
 
 
-def _amount(facts: Mapping[str, str] | None) -> dict[str, Any] | None:
+def _amount(facts: Mapping[str, str] | None) -> AmountShown | None:
     return None if facts is None else show_amount(Amount.of(facts))
 
 

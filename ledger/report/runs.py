@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import mechanisms
-from ledger.accounting.display import show_amount
+from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
@@ -204,7 +204,7 @@ class _Told:
             )
 
 
-def _amount(entry: Said, name: str) -> dict[str, Any] | None:
+def _amount(entry: Said, name: str) -> AmountShown | None:
     return show_amount(Amount.of(entry[name])) if name in entry else None
 
 
@@ -239,7 +239,7 @@ def _event(sealed: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
     }
 
 
-def _left(entry: Said) -> dict[str, Any] | None:
+def _left(entry: Said) -> AmountShown | None:
     """The least that is left of the accounts that an entry touches, in each quantity for itself."""
     left = least_remaining(chain.accounts_of(entry).values())
     return None if left is None else show_amount(left)

@@ -153,7 +153,9 @@ def moved(decision: Said, entries: Sequence[Said]) -> dict[str, Any]:
 
 
 def _ended(entry: Said) -> dict[str, Any]:
-    shown = {name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry}
+    shown: dict[str, Any] = {
+        name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry
+    }
     if "overrun" in entry:
         said = entry["overrun"]
         shown["overrun"] = {
@@ -183,22 +185,6 @@ def _overrun(shown: dict[str, Any], first: Said, entries: Sequence[Said]) -> Ove
 
 def _overdrawn(account: Account) -> list[Quantity]:
     return account.overdrawn.exceeds(ZERO)
-
-
-def proposed(entry: Said) -> dict[str, Any]:
-    """The answer to what only a second person can do, by the entry that proposes it."""
-    shown = {
-        "id": entry["proposal"],
-        "what": entry["what"],
-        "dataset": entry["dataset"],
-        "run": entry.get("about_run"),
-        "proposes": entry["proposes"],
-        "proposed_by": entry["actor"],
-        "state": "open",
-        "created_at": entry["at"],
-        "approve_by": entry["approve_by"],
-    }
-    return {"proposal": shown}
 
 
 def repeated(entries: Iterable[Said], kind: str, body: Mapping[str, Any]) -> list[Said]:

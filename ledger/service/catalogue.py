@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ledger.core.datasets import Adjacency, Bound, Definition
+from ledger.core.datasets import Adjacency, Bound, Dataset, Definition
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
-from ledger.service.shapes import DatasetUse
+from ledger.service.requests.runs import DatasetUse
 from ledger.store import Reading, Store
 
 DEFINITIONS_MAX: Final = 10_000
@@ -125,6 +125,15 @@ class Catalogue:
             while len(self._known) > DEFINITIONS_MAX:
                 self._known.popitem(last=False)
         return found
+
+
+def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
+    """The dataset of this name, in a transaction that is open. Raises NotFound."""
+    demand_sight(actor, name)
+    dataset = reading.dataset(name) if "\x00" not in name else None
+    if dataset is None:
+        raise no_dataset(name)
+    return dataset
 
 
 def find(reading: Reading, actor: Actor, name: str) -> Definition:

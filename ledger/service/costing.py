@@ -11,7 +11,7 @@ from ledger.accounting.settling import Charge, Stop
 from ledger.core.runs import Excess
 from ledger.errors import InvalidRequest
 from ledger.service.answers import Said
-from ledger.service.shapes import SettleRequest
+from ledger.service.requests.runs import SettleRequest
 
 FITS_COSTS_MAX: Final = 40
 """How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""

@@ -35,8 +35,9 @@ from ledger.service import answers, catalogue
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import Certificates
 from ledger.service.costing import FITS_COSTS_MAX, segments_of
+from ledger.service.requests.fields import ProjectName, Strict
+from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.runs import Runs
-from ledger.service.shapes import SEGMENTS_MAX, Datasets, ProjectName, Strict
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0

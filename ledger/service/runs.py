@@ -46,7 +46,8 @@ from ledger.service.answers import Said
 from ledger.service.catalogue import Catalogue, Resolved, demand_project, find
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
-from ledger.service.shapes import RunRequest, SettleRequest
+from ledger.service.requests.runs import RunRequest, SettleRequest
+from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import Receipts, Sealed
@@ -296,13 +297,13 @@ class Runs:
 
     async def void(
         self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent
-    ) -> tuple[dict[str, Any], bool]:
-        """Says that no output of the run was ever seen: the answer, and whether that is done or only proposed."""
+    ) -> Outcome[dict[str, Any]]:
+        """Say that no output of the run was ever seen. A started run can take a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
         if entries[0]["kind"] == "change-proposed":
-            return answers.proposed(entries[0]), False
-        return answers.moved(decisions[0], entries), True
+            return Outcome(proposed(entries[0]), is_done=False)
+        return Outcome(answers.moved(decisions[0], entries), is_done=True)
 
     async def refuse_void(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
         """Says no to what somebody else proposed."""

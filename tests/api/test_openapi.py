@@ -11,9 +11,11 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, TypeAdapter
+from typing_extensions import is_typeddict
 
 from ledger.api.problems import STATUS
-from ledger.api.schemas import accountant, alerts, common, datasets, journals, runs, tenants
+from ledger.api.schemas import accountant, common, journals, runs
+from ledger.service.shapes import alerts, datasets, tenants
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
 from tests.kit.driver import MNIST, RELEASE, Ledger
@@ -75,13 +77,13 @@ CALLS = {
 }
 """The calls of this version."""
 
-MODELS: dict[str, type[BaseModel]] = {
-    name: model
+SHAPES: dict[str, Any] = {
+    name: shape
     for module in (accountant, alerts, common, datasets, journals, runs, tenants)
-    for name, model in vars(module).items()
-    if isinstance(model, type) and issubclass(model, BaseModel)
+    for name, shape in vars(module).items()
+    if is_typeddict(shape) or (isinstance(shape, type) and issubclass(shape, BaseModel))
 }
-"""The models of answers, by the name that the document gives them."""
+"""The shapes of answers, by the name that the document gives them."""
 
 
 @pytest.fixture
@@ -238,15 +240,15 @@ def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> No
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def models_of(call: dict[str, Any], status: int) -> list[type[BaseModel]]:
-    """The models that the document declares for an answer, in its order."""
+def shapes_of(call: dict[str, Any], status: int) -> list[Any]:
+    """The shapes that the document declares for an answer, in its order."""
     declared = call["responses"].get(str(status), call["responses"]["default"])
     ((_, content),) = declared["content"].items()
-    return [MODELS[one["$ref"].rpartition("/")[2]] for one in alternatives(content["schema"])]
+    return [SHAPES[one["$ref"].rpartition("/")[2]] for one in alternatives(content["schema"])]
 
 
 class Checked:
-    """Sends requests and holds every answer against the model that the document declares for it."""
+    """Sends requests and holds every answer against the shape that the document declares for it."""
 
     def __init__(self, ledger: Ledger, document: dict[str, Any]) -> None:
         self.ledger, self.document = ledger, document
@@ -269,11 +271,11 @@ class Checked:
         is_report = path.endswith("/report") and answer.is_success  # in one of four formats, as it was asked for
         assert media in declared if is_report else [media] == list(declared), (method, path)
         if "schema" not in declared[answer.headers["content-type"].partition(";")[0]]:
-            return None  # no JSON, so nothing that a model could describe
-        adapter: TypeAdapter[BaseModel] = TypeAdapter(functools.reduce(or_, models_of(call, answer.status_code)))
+            return None  # no JSON, so nothing that a shape could describe
+        adapter: TypeAdapter[Any] = TypeAdapter(functools.reduce(or_, shapes_of(call, answer.status_code)))
         shown = adapter.validate_json(answer.content, strict=True)
-        # What the model does not declare would be missing here, and what it reads differently would differ.
-        again = shown.model_dump(mode="json", exclude_unset=True, by_alias=True)
+        # What the shape does not declare would be missing here, and what it reads differently would differ.
+        again = adapter.dump_python(shown, mode="json", exclude_unset=True, by_alias=True)
         assert again == answer.json(), (method, path)
         if answer.is_error:
             assert STATUS[answer.json()["code"]] == answer.status_code
@@ -283,7 +285,7 @@ class Checked:
 def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None:
     """Goal: documentation and answers cannot drift apart.
 
-    Method: make every call succeed, and fail in many ways, and read each answer through its declared model, strictly:
+    Method: make every call succeed, and fail in many ways, and read each answer through its declared shape, strictly:
     no member may be missing, undeclared or of another type.
     """
     send = Checked(here, document)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
-from ledger.api.schemas.common import AmountShown, EpsilonShown
 from ledger.api.schemas.runs import Binding, SegmentsShown, Used
 from ledger.core.datasets import Adjacency, Bound, DatasetState
+from ledger.service.shapes.common import AmountShown, EpsilonShown
 
 
 class PlannedOn(BaseModel):

@@ -1,7 +1,4 @@
-"""The shapes that answers share, for the OpenAPI document.
-
-Answers are built as plain dictionaries; the models of answers here describe them, and a test holds the two together.
-"""
+"""Answers that are HTTP's alone: problems, whether the process is well, and its public keys."""
 
 from __future__ import annotations
 
@@ -11,10 +8,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    StringConstraints,
 )
-
-# --- answers ---------------------------------------------------------------------------------------------------------
 
 
 class Problem(BaseModel):
@@ -30,20 +24,20 @@ class Problem(BaseModel):
     request_id: Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")] = None
 
 
-Digits = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+$")]
-
-
-class AmountShown(BaseModel):
-    mu: float
-    delta: float
-    mu_sq_pico: Annotated[Digits | None, Field(description="Units of 1e-12 of mu²; null where it cannot be held.")]
-    delta_atto: Annotated[Digits | None, Field(description="Units of 1e-18 of -log(1 - delta).")]
-
-
-class EpsilonShown(BaseModel):
-    delta: float
-    value: Annotated[float | None, Field(description="null is infinity")]
-
-
 class Health(BaseModel):
     status: Literal["ok"]
+
+
+class PublicKey(BaseModel):
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    kid: Annotated[str, Field(description="The key's thumbprint by RFC 7638.")]
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class KeySet(BaseModel):
+    """A JWK set: the key that is signed with now, then those before it."""
+
+    keys: list[PublicKey]

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from pydantic import BaseModel, Field
 
-from ledger.api.schemas.common import AmountShown, Problem
+from ledger.api.schemas.common import Problem
 from ledger.core.datasets import Adjacency, Bound
 from ledger.core.runs import RunStateName
+from ledger.service.shapes.common import AmountShown
 
 
 class RunOnDataset(BaseModel):

@@ -1,53 +1,35 @@
-"""What may be said of a run: names, texts, and the requests to ask for one, to settle it, to void it."""
+"""Requests to ask for a run, to settle it, to void it."""
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from datetime import timedelta
-from decimal import Decimal
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
-    WithJsonSchema,
 )
-from pydantic_core import CoreSchema, PydanticCustomError
+from pydantic_core import CoreSchema
 
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
+from ledger.service.requests.fields import (
+    NAME_PATTERN,
+    DatasetName,
+    Duration,
+    LongText,
+    PartitionName,
+    ProjectName,
+    ShortText,
+    Strict,
+    distinct,
+)
 
-VALID_FOR_DAYS_MAX: Final = 366
 DATASETS_MAX: Final = 100
 SEGMENTS_MAX: Final = 1000
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
-
-DatasetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-ProjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
-PartitionName = Annotated[str, StringConstraints(pattern=PARTITION_PATTERN)]
-ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255)]
-LongText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
-
-
-class Strict(BaseModel):
-    """Types as they are, and no field that is not known."""
-
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-def distinct(names: list[str]) -> list[str]:
-    """The names, each of which stands once. Raises what Pydantic reports otherwise."""
-    if len(set(names)) < len(names):
-        twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise PydanticCustomError("distinct", "names {name} twice", {"name": twice})
-    return names
 
 
 class DatasetUse(Strict):
@@ -79,40 +61,6 @@ Datasets = Annotated[
     list[Annotated[DatasetUse, BeforeValidator(_named), _OrName()]], Field(min_length=1, max_length=DATASETS_MAX)
 ]
 """The datasets that a run uses: names, or names with partitions."""
-
-
-# Years and months have no certain length.
-_DURATION: Final = re.compile(
-    r"P(?=[0-9T])(?:([0-9]{1,6})W|(?:([0-9]{1,6})D)?"
-    r"(?:T(?=[0-9])(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)S)?)?)"
-)
-
-
-def _duration(value: Any) -> timedelta:
-    if isinstance(value, timedelta):
-        return value
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
-        raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D, P2W or PT12H")
-    weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in found.groups())
-    whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
-    duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
-    if duration > timedelta(days=VALID_FOR_DAYS_MAX):
-        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
-    return duration
-
-
-def _some_time(value: Any) -> timedelta:
-    duration = _duration(value)
-    if not duration:
-        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
-    return duration
-
-
-_DAY: Final = WithJsonSchema({"type": "string", "format": "duration", "default": "P1D"})
-Duration = Annotated[timedelta, BeforeValidator(_some_time), _DAY]
-Overlap = Annotated[timedelta, BeforeValidator(_duration), _DAY]
-"""A duration that may be none at all."""
 
 
 class Code(Strict):
@@ -150,6 +98,18 @@ class RunRequest(Strict):
     ) = None
     code: Code | None = None
     valid_for: Duration = timedelta(days=1)
+
+
+class NewBatch(Strict):
+    runs: Annotated[
+        list[dict[str, Any]],
+        Field(
+            min_length=1,
+            max_length=1000,
+            description="Each as for `POST /v1/runs`, with its `idempotency_key` beside the other fields.",
+        ),
+    ]
+    atomic: Annotated[bool, Field(description="All of them or none.")] = False
 
 
 class SettleRequest(Strict):

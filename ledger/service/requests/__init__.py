@@ -1,0 +1,1 @@
+"""What callers send, checked: one module for each noun. `fields` has what requests share."""

@@ -1,0 +1,41 @@
+"""Requests to the accountant alone."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import ConfigDict, Field
+
+from ledger.accounting.mechanisms import Mechanism
+from ledger.accounting.numbers import Probability
+from ledger.core.datasets import Adjacency, Bound
+from ledger.service.requests.fields import Strict
+
+
+class Evaluation(Strict):
+    mechanism: Mechanism
+    bound: Bound = "certified"
+    adjacency: Adjacency = "add_or_remove_one"
+    delta: Annotated[
+        Probability | None,
+        Field(description="The share of a delta budget that a certificate may use; 1e-8 when left out."),
+    ] = None
+    report_deltas: Annotated[list[Probability], Field(min_length=1, max_length=20)] | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "bound": "clt",
+                "mechanism": {
+                    "type": "dpsgd",
+                    "noise_multiplier": 1.1,
+                    "sampling": "poisson",
+                    "dataset_size": 60000,
+                    "batch_size": 256,
+                    "epochs": 60,
+                },
+            }
+        },
+    )

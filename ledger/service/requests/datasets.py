@@ -1,0 +1,176 @@
+"""Requests about datasets, their budgets and their parts."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ledger.accounting.numbers import Count
+from ledger.core.datasets import Adjacency, Bound, DatasetState
+from ledger.service.requests.fields import (
+    AnyBudget,
+    DatasetName,
+    LongText,
+    PartitionName,
+    ShortText,
+    Strict,
+    distinct,
+    field_error,
+)
+
+Title = Annotated[str, StringConstraints(max_length=255)]
+Description = Annotated[str, StringConstraints(max_length=10_000)]
+
+
+class DerivedFrom(Strict):
+    """A dataset that this one is a copy, filter or join of."""
+
+    name: DatasetName
+    unit_preserving: Annotated[
+        Literal[True],
+        Field(
+            description="Your word that one privacy unit of that dataset changes only its own rows here, and that the "
+            "rows of one unit are clipped and sampled together."
+        ),
+    ]
+
+
+Partitions = Annotated[
+    list[PartitionName], Field(max_length=1000, json_schema_extra={"uniqueItems": True}), AfterValidator(distinct)
+]
+
+
+class NewDataset(Strict):
+    name: DatasetName
+    title: Title = ""
+    description: Description = ""
+    privacy_unit: Annotated[
+        ShortText | None, Field(description="What one neighbouring dataset lacks; that of the roots, where derived.")
+    ] = None
+    adjacency: Annotated[Adjacency | None, Field(description="That of the roots, where derived.")] = None
+    size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
+    bound: Annotated[
+        Bound | None, Field(description="`certified` when left out, or that of the roots, where derived.")
+    ] = None
+    budget: Annotated[
+        AnyBudget | None, Field(description="May be left out of a derived dataset alone, whose runs charge its roots.")
+    ] = None
+    derived_from: Annotated[list[DerivedFrom], Field(max_length=100)] | None = None
+    partitions: Annotated[
+        Partitions | None,
+        Field(description="Names of parts such that no privacy unit is in two, which is your word; null: none, ever."),
+    ] = None
+    ceiling: Annotated[AnyBudget | None, Field(description="A limit that no later budget may pass.")] = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "name": "mnist",
+                "title": "MNIST, training half",
+                "privacy_unit": "record",
+                "adjacency": "add_or_remove_one",
+                "size": 60000,
+                "bound": "clt",
+                "budget": {"epsilon": 3.0, "at_delta": 1e-5},
+            }
+        },
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> NewDataset:
+        if self.derived_from:
+            if self.partitions is not None:
+                raise field_error("partitions", "a derived dataset has those of what it is derived from")
+            if self.ceiling is not None and self.budget is None:
+                raise field_error("ceiling", "belongs to a budget")
+            if any(parent.name == self.name for parent in self.derived_from):
+                raise field_error("derived_from", "names the dataset itself")
+            if len({parent.name for parent in self.derived_from}) < len(self.derived_from):
+                raise field_error("derived_from", "names a dataset twice")
+            return self
+        for field in ("privacy_unit", "adjacency", "budget"):
+            if getattr(self, field) is None:
+                missing = InitErrorDetails(type="missing", loc=(field,), input=None)
+                raise ValidationError.from_exception_data("dataset", [missing])
+        return self
+
+
+class DatasetChange(Strict):
+    """At least one of state, title and description; a change of state gives its reason."""
+
+    state: DatasetState | None = None
+    title: Title | None = None
+    description: Description | None = None
+    reason: LongText | None = None
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"state": "frozen", "reason": "Under review since two records came twice."}},
+    )
+
+    @model_validator(mode="after")
+    def _says_something(self) -> DatasetChange:
+        if self.state is None and self.title is None and self.description is None:
+            raise PydanticCustomError("change", "give at least one of state, title and description")
+        if self.state is not None and self.reason is None:
+            missing = InitErrorDetails(type="missing", loc=("reason",), input=None)
+            raise ValidationError.from_exception_data("change", [missing])
+        return self
+
+
+class NewBudget(Strict):
+    budget: AnyBudget
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {"budget": {"epsilon": 5.0, "at_delta": 1e-5}, "reason": "Agreed by the review board in March."}
+        },
+    )
+
+
+class NewPartitions(Strict):
+    names: Annotated[Partitions, Field(min_length=1)]
+    disjoint: Annotated[Literal[True], Field(description="Your word that no privacy unit is in two partitions.")]
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"names": ["2026-11"], "disjoint": True}},
+    )
+
+
+class ProjectShare(Strict):
+    budget: AnyBudget
+    reason: LongText | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"budget": {"mu": 0.5, "delta": 1e-6}}}
+    )
+
+
+class NewFairUse(Strict):
+    held: Annotated[
+        AnyBudget | None, Field(description="What one principal's runs may hold at once; null: as much as there is.")
+    ] = None
+    runs_per_hour: Annotated[int | None, Field(ge=1, le=100_000, description="null: as many as they like.")] = None
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "held": {"mu": 0.2, "delta": 1e-7},
+                "runs_per_hour": 100,
+                "reason": "So that one sweep leaves something for the others.",
+            }
+        },
+    )

@@ -1,0 +1,117 @@
+"""What fields of requests share: names, texts, times and budgets."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Final
+
+from pydantic import (
+    AwareDatetime,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+)
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
+
+VALID_FOR_DAYS_MAX: Final = 366
+NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
+PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+DatasetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+ProjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
+PartitionName = Annotated[str, StringConstraints(pattern=PARTITION_PATTERN)]
+ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255)]
+LongText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
+
+
+class Strict(BaseModel):
+    """Types as they are, and no field that is not known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def distinct(names: list[str]) -> list[str]:
+    """The names, each of which stands once. Raises what Pydantic reports otherwise."""
+    if len(set(names)) < len(names):
+        twice = next(name for name, count in Counter(names).items() if count > 1)
+        raise PydanticCustomError("distinct", "names {name} twice", {"name": twice})
+    return names
+
+
+def field_error(field: str, message: str) -> ValidationError:
+    """What is wrong with a field in the light of others."""
+    error = PydanticCustomError("dataset", "{message}", {"message": message})
+    return ValidationError.from_exception_data("dataset", [InitErrorDetails(type=error, loc=(field,), input=None)])
+
+
+# --- times ------------------------------------------------------------------------------------------------------------
+
+# Years and months have no certain length.
+_DURATION: Final = re.compile(
+    r"P(?=[0-9T])(?:([0-9]{1,6})W|(?:([0-9]{1,6})D)?"
+    r"(?:T(?=[0-9])(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)S)?)?)"
+)
+
+
+def _duration(value: Any) -> timedelta:
+    if isinstance(value, timedelta):
+        return value
+    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if found is None:
+        raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D, P2W or PT12H")
+    weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in found.groups())
+    whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
+    duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
+    if duration > timedelta(days=VALID_FOR_DAYS_MAX):
+        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
+    return duration
+
+
+def _some_time(value: Any) -> timedelta:
+    duration = _duration(value)
+    if not duration:
+        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
+    return duration
+
+
+_DAY: Final = WithJsonSchema({"type": "string", "format": "duration", "default": "P1D"})
+Duration = Annotated[timedelta, BeforeValidator(_some_time), _DAY]
+Overlap = Annotated[timedelta, BeforeValidator(_duration), _DAY]
+"""A duration that may be none at all."""
+
+
+def _moment(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value
+    if not isinstance(value, str) or "T" not in value.upper():
+        raise PydanticCustomError("moment", "must be an RFC 3339 time with its offset, such as 2030-01-01T00:00:00Z")
+    try:
+        moment = datetime.fromisoformat(value.upper())
+        return moment if moment.tzinfo is None else moment.astimezone(UTC)
+    except (ValueError, OverflowError):
+        raise PydanticCustomError("moment", "must be an RFC 3339 time, such as 2030-01-01T00:00:00Z") from None
+
+
+Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
+"""A time as RFC 3339 has it, with its offset."""
+
+
+# --- budgets ----------------------------------------------------------------------------------------------------------
+
+
+def _budget(value: Any) -> Any:
+    """Chooses the form by its fields, so that an error speaks of the form that was meant."""
+    if not isinstance(value, dict):
+        raise PydanticCustomError("budget", 'must be an object: {"epsilon", "at_delta"} or {"mu", "delta"}')
+    return (MuBudget if "mu" in value else EpsilonBudget).model_validate(value)
+
+
+AnyBudget = Annotated[Budget, BeforeValidator(_budget)]

@@ -1,0 +1,74 @@
+"""Requests about tenants, keys, the policy and proposals."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated
+
+from pydantic import ConfigDict, Field, model_validator
+
+from ledger.core.people import Role
+from ledger.service.requests.fields import (
+    DatasetName,
+    LongText,
+    Moment,
+    Overlap,
+    ProjectName,
+    ShortText,
+    Strict,
+    field_error,
+)
+
+
+class NewTenant(Strict):
+    name: ShortText
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"name": "acme"}})
+
+
+class NewKey(Strict):
+    name: ShortText
+    role: Role
+    datasets: Annotated[list[DatasetName], Field(min_length=1, max_length=1000)] | None = None
+    projects: Annotated[
+        list[ProjectName] | None,
+        Field(min_length=1, max_length=1000, description="Of a requester: it has to name one of these."),
+    ] = None
+    expires_at: Moment | None = None
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"name": "training-ci", "role": "requester"}}
+    )
+
+    @model_validator(mode="after")
+    def _projects_of_requesters(self) -> NewKey:
+        if self.projects is not None and self.role != "requester":
+            raise field_error("projects", "limit a requester; another role reaches beyond any project")
+        return self
+
+
+class Rotation(Strict):
+    overlap: Annotated[
+        Overlap, Field(description="How long the old key works beside the new one: P1D when left out.")
+    ] = timedelta(days=1)
+
+    model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"overlap": "PT1H"}})
+
+
+class NewPolicy(Strict):
+    second_steward: bool
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={"example": {"second_steward": True, "reason": "Agreed with the data protection officer."}},
+    )
+
+
+class Refusal(Strict):
+    reason: LongText
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"reason": "The board has not agreed."}}
+    )
