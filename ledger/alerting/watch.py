@@ -18,7 +18,7 @@ from ledger.core.alerts import (
     short,
 )
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.books import Wanted
+from ledger.core.books import ReadSet
 from ledger.core.datasets import AccountKey, Dataset, Parent
 from ledger.core.entries import NO_HASH, Entry, TenantEntry
 from ledger.core.forecast import (
@@ -145,7 +145,7 @@ def outlooks(reading: Reading, dataset: Dataset, *, now_us: int) -> list[Outlook
             for key in chain.accounts_of(chain.parse(entry.body)):
                 if key.principal_id is None:
                     spends.setdefault(key, []).append(Spend(run.created_us, charged[run.id]))
-    accounts = reading.books({dataset.id: _wanted(spends)}).accounts
+    accounts = reading.books({dataset.id: _read_set(spends)}).accounts
     found = [
         Outlook(key, account.limit, forecast(spends.get(key, ()), account.remaining, since_us=since_us, now_us=now_us))
         for key, account in accounts.items()
@@ -159,9 +159,9 @@ def _first_to_end(outlook: Outlook) -> tuple[bool, int, str, str]:
     return ends_us is None, ends_us or 0, outlook.key.partition or "", outlook.key.project or ""
 
 
-def _wanted(spends: Mapping[AccountKey, object]) -> Wanted:
+def _read_set(spends: Mapping[AccountKey, object]) -> ReadSet:
     partitions = {key.partition for key in spends if key.partition is not None}
-    return Wanted(partitions=partitions, projects={key.project for key in spends if key.project is not None})
+    return ReadSet(partitions=partitions, projects={key.project for key in spends if key.project is not None})
 
 
 def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, Amount]:

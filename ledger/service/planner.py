@@ -27,7 +27,7 @@ from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, Adjacency, Bound
-from ledger.core.decision.group import wanted_uses
+from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project
 from ledger.core.people import Actor
 from ledger.errors import TooLarge
@@ -172,9 +172,9 @@ class Planner:
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
-        wanted = wanted_uses(resolved.uses, project=project, principal_id=actor.principal_id)
+        read_sets = read_sets_of_uses(resolved.uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books(wanted)
+            books = reading.books(read_sets)
         demand_project(books, resolved.uses, project)
         charged = {
             use.dataset_id: charged_accounts(books, use, project=project, principal_id=actor.principal_id)

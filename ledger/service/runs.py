@@ -27,7 +27,7 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.datasets import AccountKey
-from ledger.core.decision.group import Unrecorded, wanted_uses
+from ledger.core.decision.group import Unrecorded, read_sets_of_uses
 from ledger.core.decision.posting import Repeat
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
@@ -175,7 +175,7 @@ class Runs:
 
     def share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
         """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
-        of = wanted_uses(
+        of = read_sets_of_uses(
             [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
         )
         with self._store.reading(actor.tenant_id) as reading:

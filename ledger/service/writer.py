@@ -47,7 +47,7 @@ from ledger.core.decision.group import (
     Batched,
     Unrecorded,
     decide,
-    wanted,
+    read_sets,
 )
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.entries import Draft, Entry
@@ -351,7 +351,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
 
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
-    books = writing.lock(wanted(open_.values()), runs)
+    books = writing.lock(read_sets(open_.values()), runs)
     now_us = writing.now_us()
     dead = _refuse_dead_keys(writing, commands, now_us)
     answers |= dead

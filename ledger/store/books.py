@@ -7,14 +7,14 @@ from typing import Final
 
 from sqlalchemy import ColumnElement, and_
 
-from ledger.core.books import Wanted
+from ledger.core.books import ReadSet
 from ledger.store.tables import NOBODY, accounts
 
 NAMES_MAX: Final = 500
 """How many partitions are asked for by name; where a group names more, all are read."""
 
 
-def held_by(wanted: Iterable[Wanted]) -> ColumnElement[bool]:
+def held_by(wanted: Iterable[ReadSet]) -> ColumnElement[bool]:
     """Of nobody, of these projects, of these principals."""
     names, ids = {""}, {NOBODY}
     for asked in wanted:

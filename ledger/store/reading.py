@@ -22,7 +22,7 @@ from sqlalchemy import (
 
 from ledger.core.alerting import KeptAlert
 from ledger.core.amounts import Amount
-from ledger.core.books import Books, Wanted
+from ledger.core.books import Books, ReadSet
 from ledger.core.datasets import (
     Account,
     AccountKey,
@@ -280,19 +280,19 @@ class Reading:
 
     # --- what a decision sees
 
-    def books(self, wanted: Mapping[UUID, Wanted], *, run_ids: Sequence[UUID] = ()) -> Books:
+    def books(self, wanted: Mapping[UUID, ReadSet], *, run_ids: Sequence[UUID] = ()) -> Books:
         """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
         resolved before."""
         return self._books(self.connection.execute(self._decided_on(wanted)).all(), wanted, run_ids)
 
-    def _decided_on(self, wanted: Mapping[UUID, Wanted]) -> Select[Any]:
+    def _decided_on(self, wanted: Mapping[UUID, ReadSet]) -> Select[Any]:
         """The datasets, and beside each what the tenant wants to be told of, so that this takes no question more."""
         told = select(tenants.c.alerting).where(tenants.c.tenant_id == self.tenant_id).scalar_subquery()
         of_these = select(datasets, told.label("alerting"))
         mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(wanted)))
         return of_these.where(*mine).order_by(datasets.c.id)
 
-    def _books(self, rows: Sequence[Row[Any]], wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
+    def _books(self, rows: Sequence[Row[Any]], wanted: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
         found = [dataset_of(row, ()) for row in rows]
         books = Books(
             datasets={dataset.id: dataset for dataset in found},
@@ -327,7 +327,7 @@ class Reading:
         return books
 
     def _account_queries(
-        self, found: Sequence[Dataset], wanted: Mapping[UUID, Wanted]
+        self, found: Sequence[Dataset], wanted: Mapping[UUID, ReadSet]
     ) -> Iterator[ColumnElement[bool]]:
         """One for all datasets that are counted as a whole, and one for each that has partitions."""
         whole = [dataset.id for dataset in found if not dataset.definition.is_partitioned]
@@ -344,7 +344,7 @@ class Reading:
                 of_it.append(accounts.c.partition.in_(sorted(asked.partitions)))
             yield and_(*of_it)
 
-    def _projects_for(self, wanted: Mapping[UUID, Wanted]) -> dict[tuple[UUID, str], Project]:
+    def _projects_for(self, wanted: Mapping[UUID, ReadSet]) -> dict[tuple[UUID, str], Project]:
         ids = [id_ for id_, asked in wanted.items() if asked.projects]
         if not ids:
             return {}

@@ -29,7 +29,7 @@ from ledger.core.alerting import (
 )
 from ledger.core.alerts import event as event_of
 from ledger.core.alerts import id_of
-from ledger.core.books import Books, Wanted
+from ledger.core.books import Books, ReadSet
 from ledger.core.commands import Claim, Register
 from ledger.core.datasets import (
     NO_FAIR_USE,
@@ -155,7 +155,7 @@ class Writing(Reading):
         if rows:
             self.connection.execute(insert(lineage), rows)
 
-    def lock(self, wanted: Mapping[UUID, Wanted], run_ids: Sequence[UUID]) -> Books:
+    def lock(self, wanted: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
         """Locks these datasets, in the order of their ids, and reads what hangs under them.
 
         Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from ledger.access import keys
 from ledger.core.amounts import Amount
-from ledger.core.books import Wanted
+from ledger.core.books import ReadSet
 from ledger.core.commands import (
     Ask,
     Claim,
@@ -79,7 +79,7 @@ class Desk:
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:
         """Holds the dataset's lock (on SQLite: the file's) from another connection, so that the writer has to wait."""
         with self.store.writing(self.actor.tenant_id) as other:
-            other.lock({dataset or self.dataset: Wanted()}, [])
+            other.lock({dataset or self.dataset: ReadSet()}, [])
             yield
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
 
 def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[Future[Any]]) -> None:
     """Adds four requests whose group locks `low` and waits for `high`, which `other` has while it waits for `low`."""
-    other.lock({high: Wanted()}, [])
+    other.lock({high: ReadSet()}, [])
     pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with desk.holding(low):
         # The first is taken alone and waits; those behind it make one group that wants both.
@@ -297,7 +297,7 @@ def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[F
     with desk.store.engine.connect() as watch:
         while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
             watch.rollback()
-    other.lock({low: Wanted()}, [])
+    other.lock({low: ReadSet()}, [])
 
 
 _BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")
