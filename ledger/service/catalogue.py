@@ -34,7 +34,7 @@ def demand_sight(actor: Actor, name: str) -> None:
         raise no_dataset(name)
 
 
-def demand_project(actor: Actor, project: str | None) -> None:
+def demand_project_of_key(actor: Actor, project: str | None) -> None:
     """Raises Forbidden where the caller's key is limited to projects, and this is none of them."""
     if actor.projects is not None and project not in actor.projects:
         raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))

@@ -26,7 +26,7 @@ def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
     for dataset_id in command.dataset_ids:
         _demand_active(books.datasets[dataset_id])
         _demand_rate(books, command.actor, dataset_id, now_us)
-    demand_project(books, command.uses, command.project)
+    demand_project_share(books, command.uses, command.project)
     charged = {
         use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=command.actor.principal_id)
         for use in command.uses
@@ -109,7 +109,7 @@ def _scopes(books: Books, dataset: Dataset, use: Use) -> Sequence[str | None]:
     return sorted(use.partitions)
 
 
-def demand_project(books: Books, uses: Sequence[Use], project: str | None) -> None:
+def demand_project_share(books: Books, uses: Sequence[Use], project: str | None) -> None:
     """Raises NotFound where a dataset was named of which the project has no share, there or where it comes from."""
     if project is None:
         return
