@@ -176,10 +176,10 @@ class Publisher:
             raise JournalBroken(f"is missing: a head of {tail.seq} entries was published", seq=seq + 1)
         if seq == tail.seq and newest.hex() == tail.hash:
             return
-        branch = self._heads.branch(reading, dataset, tenant=tenant)
-        if branch.hash_of(tail.seq).hex() != tail.hash:
+        tree = self._heads.journal_tree(reading, dataset, tenant=tenant)
+        if tree.hash_of(tail.seq).hex() != tail.hash:
             raise JournalBroken("is not the one that a published head names", seq=tail.seq)
-        if branch.root(tail.seq).hex() != tail.root:
+        if tree.root(tail.seq).hex() != tail.root:
             raise JournalBroken("ends another history than the one of which a head was published", seq=tail.seq)
 
     def _contradicted(self, path: Path, detail: str, *, dataset: Dataset | None = None, seq: int = 1) -> None:
