@@ -97,12 +97,12 @@ def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID,
     before: the books that they were decided on. refused_before: for `refused_datasets`, how many refusals in a row
     there were, counted up to what the tenant asks for at least.
     """
-    watch = _Watch(before, dict(refused_before))
-    return [alert for draft in drafts for alert in watch.read(draft)]
+    reader = _DraftReader(before, dict(refused_before))
+    return [alert for draft in drafts for alert in reader.read(draft)]
 
 
 @dataclass(slots=True)
-class _Watch:
+class _DraftReader:
     """The books as a reader of the entries sees them go by."""
 
     before: Books

@@ -38,14 +38,14 @@ def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id:
     balance is the one before plus what the entry says. Shares no arithmetic with `ledger.core.decision`. Raises
     JournalBroken with the first `seq` that is wrong.
     """
-    book = _Book(tenant_id, dataset_id)
-    check_all(book.read, entries)
-    return book.found()
+    dataset_replay = _DatasetReplay(tenant_id, dataset_id)
+    check_all(dataset_replay.read, entries)
+    return dataset_replay.result()
 
 
 def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Iterator[dict[str, Any]]:
     """The entries of a dataset's journal as they are read, each once it was checked as `replay` checks it."""
-    return read_entries(_Book(tenant_id, dataset_id).read, entries)
+    return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Charged:
     keys: tuple[AccountKey, ...]
 
 
-class _Book(Chain):
+class _DatasetReplay(Chain):
     """A reader's own arithmetic over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
@@ -74,7 +74,7 @@ class _Book(Chain):
         self.runs: dict[UUID, _Charged] = {}
         self.proposals: dict[str, dict[str, Any] | None] = {}
 
-    def found(self) -> Replayed:
+    def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
 
