@@ -29,7 +29,7 @@ UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionE
 E = TypeVar("E", Entry, TenantEntry)
 
 
-def check(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
+def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
     """One result for each journal of each tenant: `error` is None where all of it holds, and `seq` otherwise the first
     entry that is wrong or missing. witnesses: receipts and heads that the journals have to contain; a journal that is
     not there at all has a result too. Raises Misconfigured."""

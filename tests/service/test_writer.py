@@ -25,7 +25,7 @@ from ledger.core.commands import (
 )
 from ledger.core.datasets import AccountKey, Definition
 from ledger.core.decision.posting import Repeat
-from ledger.core.journal import replay as chain_replay
+from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
@@ -68,12 +68,12 @@ class Desk:
     def ask(self, cost: int = 1, **rest: Any) -> Future[Any]:
         return self.writer.submit(self.actor.tenant_id, self.command(cost, **rest))
 
-    def replay(self, dataset: UUID | None = None) -> chain_replay.Replayed:
+    def replay(self, dataset: UUID | None = None) -> Replayed:
         where = dataset or self.dataset
         with self.store.reading(self.actor.tenant_id) as reading:
             entries = reading.entry_page(where, after=0, limit=100_000)
         found = [(entry.body, entry.hash) for entry in entries]
-        return chain_replay.replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
+        return replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
 
     @contextlib.contextmanager
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:
