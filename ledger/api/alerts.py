@@ -61,7 +61,7 @@ def list_alerts(
     served.courier.saw(caller.tenant_id)
     with served.store.reading(caller.tenant_id) as reading:
         dataset_id = None if dataset is None else find(reading, caller, dataset).id
-        found = reading.alert_page(
+        found = reading.outbox.page(
             after=pages.after_run(cursor),
             limit=limit + 1,
             kind=kind,
@@ -94,9 +94,9 @@ async def set_alerting(body: NewAlerting, caller: Alarmist, request: Request) ->
 
     def work(writing: Writing, now_us: int) -> Alerting:
         alerting = replace(alerting_shape(writing), **changes)
-        writing.set_alerting(alerting)
+        writing.tenants.set_alerting(alerting)
         facts = {**alerting_facts(alerting), "reason": body.reason}
-        writing.note("alerting-set", caller.facts(), facts, now_us=now_us)
+        writing.journals.note("alerting-set", caller.facts(), facts, now_us=now_us)
         return alerting
 
     return Json(alerting_facts(await written(served, caller, work)))
@@ -108,8 +108,8 @@ async def test_alerting(caller: Alarmist, request: Request) -> Response:
     alert: Alert = trial(uuid4(), by=caller.facts())
 
     def work(writing: Writing, now_us: int) -> KeptAlert:
-        writing.tell([alert], now_us=now_us)
-        found = writing.alert(id_of(writing.tenant_id, alert))
+        writing.outbox.add([alert], now_us=now_us)
+        found = writing.outbox.by_id(id_of(writing.tenant_id, alert))
         if found is None:
             raise NotFound("There is no such alert.")
         return found
@@ -127,7 +127,7 @@ def show_forecast(name: str, caller: Reader, request: Request) -> Response:
     served = services(request)
     served.courier.saw(caller.tenant_id)
     with served.store.reading(caller.tenant_id) as reading:
-        dataset, now_us = reading.dataset(name) if "\x00" not in name else None, reading.now_us()
+        dataset, now_us = reading.datasets.by_name(name) if "\x00" not in name else None, reading.now_us()
         if dataset is None:
             raise no_dataset(name)
         found = watch.outlooks(reading, dataset, now_us=now_us)

@@ -222,7 +222,7 @@ def _write_uses(keyring: Keyring, writer: Writer) -> None:
 
 
 def _noted(used: Mapping[UUID, int], writing: Writing) -> None:
-    writing.note_use(used)
+    writing.keys.note_use(used)
 
 
 _CORS: Final[dict[str, Any]] = {

@@ -89,7 +89,7 @@ def list_datasets(caller: Reader, request: Request, limit: pages.Limit = 100, cu
     """List the datasets that the key sees, by name."""
     after = pages.after_name(cursor)
     with services(request).store.reading(caller.tenant_id) as reading:
-        found = reading.dataset_page(after=after, limit=limit + 1, only=caller.datasets)
+        found = reading.datasets.page(after=after, limit=limit + 1, only=caller.datasets)
         balanced = Balanced(reading, found)
     return Json(pages.page(found, limit=limit, show=balanced.shown, place=lambda dataset: dataset.definition.name))
 
@@ -149,7 +149,7 @@ def list_partitions(
     found: list[Account] = []
     if dataset.definition.is_partitioned:
         with served.store.reading(caller.tenant_id) as reading:
-            found = reading.partition_page(dataset.id, after=after, limit=limit + 1)
+            found = reading.accounts.partition_page(dataset.id, after=after, limit=limit + 1)
     show = lambda account: partition(dataset, account)  # noqa: E731 (one of a pair with the next)
     return Json(pages.page(found, limit=limit, show=show, place=lambda account: account.key.partition))
 
@@ -194,7 +194,7 @@ def list_entries(
     served = services(request)
     dataset = find_dataset(served, caller, name)
     with served.store.reading(caller.tenant_id) as reading:
-        found = reading.entry_page(dataset.id, after=after, limit=limit + 1)
+        found = reading.journals.page(dataset.id, after=after, limit=limit + 1)
     return pages.of_entries(found, limit=limit)
 
 

@@ -85,8 +85,8 @@ def _lines(served: Services, tenant: Tenant, dataset: Dataset | None) -> Iterato
 
 def _page(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> list[Entry] | list[TenantEntry]:
     if dataset is None:
-        return reading.tenant_entry_page(after=after, limit=limit)
-    return reading.entry_page(dataset.id, after=after, limit=limit)
+        return reading.journals.tenant_page(after=after, limit=limit)
+    return reading.journals.page(dataset.id, after=after, limit=limit)
 
 
 def _signature(served: Services, tenant: Tenant, dataset: Dataset | None, root: bytes) -> str | None:

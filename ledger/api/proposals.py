@@ -43,7 +43,7 @@ def list_proposals(
     _demand_whole(caller)
     with services(request).store.reading(caller.tenant_id) as reading:
         now_us = reading.now_us()
-        found = reading.proposal_page(after=pages.after_run(cursor), limit=limit + 1, state=state, now_us=now_us)
+        found = reading.proposals.page(after=pages.after_run(cursor), limit=limit + 1, state=state, now_us=now_us)
         names = names_of_datasets(reading, found)
     place = lambda proposal: [proposal.created_us, str(proposal.id)]  # noqa: E731 (two of a kind)
     show = lambda proposal: shown(proposal, names[proposal.dataset_id], now_us=now_us)  # noqa: E731

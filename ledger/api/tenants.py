@@ -60,9 +60,9 @@ async def make_tenant(body: NewTenant, caller: TheOperator, request: Request) ->
 
     def work(writing: Writing) -> dict[str, Any]:
         now_us = writing.now_us()
-        writing.add_tenant(body.name, now_us=now_us)
+        writing.tenants.add(body.name, now_us=now_us)
         operator = {"key": str(caller.key_id), "name": "operator", "role": "operator"}
-        writing.note("tenant-made", operator, {"name": body.name}, now_us=now_us)
+        writing.journals.note("tenant-made", operator, {"name": body.name}, now_us=now_us)
         key, secret = add_admin(writing, by=operator, now_us=now_us)
         return {
             "tenant": {"id": str(tenant_id), "name": body.name},
@@ -89,7 +89,7 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
 
     def work(writing: Writing, now_us: int) -> Key:
         names = None if body.datasets is None else tuple(sorted(set(body.datasets)))
-        if names is not None and (unknown := set(names) - writing.dataset_names(names)):
+        if names is not None and (unknown := set(names) - writing.datasets.existing_names(names)):
             missing = min(unknown)
             raise InvalidRequest(f"datasets: there is no dataset named {missing!r}", field="datasets", dataset=missing)
         expires_us = None if body.expires_at is None else microseconds(body.expires_at)
@@ -97,8 +97,8 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
             raise InvalidRequest("expires_at: is in the past", field="expires_at")
         projects = None if body.projects is None else tuple(sorted(set(body.projects)))
         key = Key(uuid4(), uuid4(), body.name, body.role, names, now_us, expires_us, None, projects)
-        writing.add_key(key, keys.digest_of(secret))
-        writing.note("key-made", caller.facts(), keys.facts_of(key), now_us=now_us)
+        writing.keys.add(key, keys.digest_of(secret))
+        writing.journals.note("key-made", caller.facts(), keys.facts_of(key), now_us=now_us)
         return key
 
     key = await written(services(request), caller, work)
@@ -117,16 +117,16 @@ async def rotate_key(
     overlap = (body or Rotation()).overlap // timedelta(microseconds=1)
 
     def work(writing: Writing, now_us: int) -> Key:
-        old = writing.keys_by_id([id]).get(id)
+        old = writing.keys.by_id([id]).get(id)
         if old is None:
             raise NotFound("There is no such key.")
         if not old.is_live(now_us):
             raise RunState("The key was revoked or has expired: make a new one.", state="ended")
         key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
-        writing.add_key(key, keys.digest_of(secret))
-        writing.end_key(old.id, at_us=now_us + overlap)
+        writing.keys.add(key, keys.digest_of(secret))
+        writing.keys.expire(old.id, at_us=now_us + overlap)
         facts = {**keys.facts_of(key), "rotates": str(old.id), "old_ends_at": timestamp(now_us + overlap)}
-        writing.note("key-rotated", caller.facts(), facts, now_us=now_us)
+        writing.journals.note("key-rotated", caller.facts(), facts, now_us=now_us)
         return key
 
     key = await written(services(request), caller, work)
@@ -137,7 +137,7 @@ async def rotate_key(
 def list_keys(caller: Admin, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
     """List the tenant's keys, without their secrets."""
     with services(request).store.reading(caller.tenant_id) as reading:
-        found = reading.keys(after=pages.after_id(cursor), limit=limit + 1)
+        found = reading.keys.page(after=pages.after_id(cursor), limit=limit + 1)
     return Json(pages.page(found, limit=limit, show=shown, place=lambda key: str(key.id)))
 
 
@@ -147,12 +147,12 @@ async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # 
     served = services(request)
 
     def work(writing: Writing, now_us: int) -> None:
-        key = writing.keys_by_id([id]).get(id)
+        key = writing.keys.by_id([id]).get(id)
         if key is None:
             raise NotFound("There is no such key.")
         if key.revoked_us is None:
-            writing.revoke_key(id, now_us=now_us)
-            writing.note("key-revoked", caller.facts(), {"revokes": str(id)}, now_us=now_us)
+            writing.keys.revoke(id, now_us=now_us)
+            writing.journals.note("key-revoked", caller.facts(), {"revokes": str(id)}, now_us=now_us)
 
     await written(served, caller, work)
     served.keyring.forget()
@@ -175,8 +175,8 @@ async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Respon
 
     def work(writing: Writing, now_us: int) -> None:
         facts = {"second_steward": body.second_steward, "reason": body.reason}
-        writing.set_policy(second_steward=body.second_steward)
-        writing.note("policy-set", caller.facts(), facts, now_us=now_us)
+        writing.tenants.set_policy(second_steward=body.second_steward)
+        writing.journals.note("policy-set", caller.facts(), facts, now_us=now_us)
 
     await written(services(request), caller, work)
     return Json({"second_steward": body.second_steward})
@@ -190,7 +190,7 @@ def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cu
     """List the tenant's own journal, of keys, roles and policies, oldest first, every entry byte for byte."""
     roles.demand_whole(caller)
     with services(request).store.reading(caller.tenant_id) as reading:
-        found = reading.tenant_entry_page(after=pages.after_seq(cursor), limit=limit + 1)
+        found = reading.journals.tenant_page(after=pages.after_seq(cursor), limit=limit + 1)
     return pages.of_entries(found, limit=limit)
 
 

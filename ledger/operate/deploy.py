@@ -165,9 +165,9 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
             return None
         now_us = writing.now_us()
         operator = keys.mint(keys.OPERATOR)
-        writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
-        writing.add_tenant(tenant, now_us=now_us)
-        writing.note("tenant-made", AT_THE_DATABASE, {"name": tenant}, now_us=now_us)
+        writing.keys.add_operator(uuid4(), keys.digest_of(operator), now_us=now_us)
+        writing.tenants.add(tenant, now_us=now_us)
+        writing.journals.note("tenant-made", AT_THE_DATABASE, {"name": tenant}, now_us=now_us)
         return FirstKeys(operator, tenant, add_admin(writing, by=AT_THE_DATABASE, now_us=now_us)[1])
 
 

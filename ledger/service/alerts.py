@@ -30,7 +30,7 @@ def shown(alert: KeptAlert) -> dict[str, Any]:
 
 def alerting_shape(reading: Reading) -> Alerting:
     """The alerting of the tenant."""
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return tenant.alerting

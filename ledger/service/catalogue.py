@@ -118,7 +118,7 @@ class Catalogue:
         names = [each for each in wanted if isinstance(each, str)]
         ids = [each for each in wanted if isinstance(each, UUID)]
         with self._store.reading(tenant_id) as reading:
-            found = reading.definitions(names=names, ids=ids, with_ancestors=True)
+            found = reading.datasets.definitions(names=names, ids=ids, with_ancestors=True)
         with self._lock:
             for definition in found:
                 self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
@@ -130,7 +130,7 @@ class Catalogue:
 def find(reading: Reading, actor: Actor, name: str) -> Definition:
     """A dataset's definition, in a transaction that is open. Raises NotFound."""
     demand_sight(actor, name)
-    for definition in reading.definitions(names=[name]):
+    for definition in reading.datasets.definitions(names=[name]):
         return definition
     raise no_dataset(name)
 

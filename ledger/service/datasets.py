@@ -89,8 +89,8 @@ def read(served: UseCases, caller: Actor, name: str) -> Iterator[tuple[Reading, 
     """A dataset and its tenant, in one snapshot with what is read of its journal."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
-        tenant = reading.tenant()
-        dataset = reading.dataset(name) if "\x00" not in name else None
+        tenant = reading.tenants.current()
+        dataset = reading.datasets.by_name(name) if "\x00" not in name else None
         if tenant is None or dataset is None:
             raise no_dataset(name)
         yield reading, tenant, dataset
@@ -100,7 +100,7 @@ def find_dataset(served: UseCases, caller: Actor, name: str) -> Dataset:
     """The dataset of this name that the caller sees. Raises NotFound."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
-        found = reading.dataset(name) if "\x00" not in name else None
+        found = reading.datasets.by_name(name) if "\x00" not in name else None
     if found is None:
         raise no_dataset(name)
     return found
@@ -110,13 +110,13 @@ def dataset_shape(served: UseCases, caller: Actor, name: str) -> dict[str, Any]:
     """One dataset as GET shows it, with its partitions."""
     demand_sight(caller, name)
     with served.store.reading(caller.tenant_id) as reading:
-        dataset = reading.dataset(name) if "\x00" not in name else None
+        dataset = reading.datasets.by_name(name) if "\x00" not in name else None
         if dataset is None:
             raise no_dataset(name)
         balanced = Balanced(reading, [dataset])
         partitions: list[Account] = []
         if dataset.definition.is_partitioned:
-            partitions = reading.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
+            partitions = reading.accounts.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
     return balanced.shown(dataset, partitions)
 
 
@@ -125,11 +125,11 @@ class Balanced:
 
     def __init__(self, reading: Reading, datasets: Collection[Dataset]) -> None:
         ids = [dataset.id for dataset in datasets]
-        self._balances: Mapping[tuple[UUID, str | None], Balance] = reading.balances(ids)
-        self._counts = reading.partition_counts(ids)
-        self._projects = reading.projects_of(ids)
+        self._balances: Mapping[tuple[UUID, str | None], Balance] = reading.accounts.balances(ids)
+        self._counts = reading.accounts.partition_counts(ids)
+        self._projects = reading.datasets.projects(ids)
         ancestors = {id_ for dataset in datasets for id_ in dataset.definition.ancestors}
-        self._origins = {each.id: each for each in reading.definitions(ids=ancestors)} if ancestors else {}
+        self._origins = {each.id: each for each in reading.datasets.definitions(ids=ancestors)} if ancestors else {}
 
     def shown(self, dataset: Dataset, partitions: Sequence[Account] = ()) -> dict[str, Any]:
         definition = dataset.definition

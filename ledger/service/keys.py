@@ -20,8 +20,8 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
     """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
     secret = keys.mint(writing.tenant_id)
     key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
-    writing.add_key(key, keys.digest_of(secret))
-    writing.note("key-made", by, keys.facts_of(key), now_us=now_us)
+    writing.keys.add(key, keys.digest_of(secret))
+    writing.journals.note("key-made", by, keys.facts_of(key), now_us=now_us)
     return key, secret
 
 
@@ -47,7 +47,7 @@ def me_shape(caller: Caller, served: UseCases) -> dict[str, Any]:
 
 def tenant_shape(reading: Reading) -> Tenant:
     """The tenant of this reading. Raises NotFound."""
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return tenant
@@ -58,7 +58,7 @@ async def written(served: UseCases, caller: Actor, work: Callable[[Writing, int]
 
     def checked(writing: Writing) -> T:
         now_us = writing.now_us()
-        if not writing.is_live(caller, now_us=now_us):
+        if not writing.keys.is_live(caller, now_us=now_us):
             raise Unauthenticated("This key was revoked or has expired.")
         return work(writing, now_us)
 

@@ -174,7 +174,7 @@ class Planner:
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
         read_sets = read_sets_of_uses(resolved.uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books(read_sets)
+            books = reading.books.read(read_sets)
         demand_project_share(books, resolved.uses, project)
         charged = {
             use.dataset_id: charged_accounts(books, use, project=project, principal_id=actor.principal_id)

@@ -23,7 +23,7 @@ def found(served: UseCases, caller: Actor, proposal_id: UUID) -> dict[str, Any]:
 def look_up(served: UseCases, caller: Actor, proposal_id: UUID, *, is_open: bool = False) -> tuple[Proposal, str]:
     """A proposal and the name of its dataset. Raises NotFound."""
     with served.store.reading(caller.tenant_id) as reading:
-        proposal = reading.proposal(proposal_id)
+        proposal = reading.proposals.by_id(proposal_id)
         if proposal is None:
             raise NotFound("There is no such proposal.")
         name = names_of_datasets(reading, [proposal])[proposal.dataset_id]
@@ -38,7 +38,7 @@ def look_up(served: UseCases, caller: Actor, proposal_id: UUID, *, is_open: bool
 
 def names_of_datasets(reading: Reading, proposals: list[Proposal]) -> dict[UUID, str]:
     """The names of the datasets that the proposals are about."""
-    definitions = reading.definitions(ids={proposal.dataset_id for proposal in proposals})
+    definitions = reading.datasets.definitions(ids={proposal.dataset_id for proposal in proposals})
     return {definition.id: definition.name for definition in definitions}
 
 

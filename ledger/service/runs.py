@@ -179,7 +179,7 @@ class Runs:
             [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
         )
         with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books(of)
+            books = reading.books.read(of)
         limits = [dataset.limit for dataset in books.datasets.values()]
         limits += [dataset.fair_use.held for dataset in books.datasets.values()]
         limits += [share.limit for share in books.projects.values()]
@@ -325,7 +325,7 @@ class Runs:
     def show(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
         """One run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
             if run is None or not _sees(actor, entries, run):
                 raise _no_run()
@@ -337,7 +337,7 @@ class Runs:
         Raises RunState where there is none: it was refused, or an answer said that it is void.
         """
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
@@ -363,7 +363,7 @@ class Runs:
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
-            found = reading.run_page(
+            found = reading.runs.page(
                 after=after,
                 limit=limit,
                 dataset_id=None if dataset is None else find(reading, actor, dataset).id,
@@ -382,7 +382,7 @@ class Runs:
     def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Said]]:
         """A run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
@@ -403,7 +403,7 @@ class Runs:
 
     def _tenant_name(self, tenant_id: UUID) -> str:
         with self._store.reading(tenant_id) as reading:
-            tenant = reading.tenant()
+            tenant = reading.tenants.current()
         if tenant is None:
             raise NotFound("There is no such tenant.")
         return tenant.name
@@ -414,7 +414,7 @@ class Runs:
 
 
 def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
-    found = reading.entries_of_runs(run_ids)
+    found = reading.journals.run_entries(run_ids)
     return {run_id: [ParsedEntry.of(entry) for entry in entries] for run_id, entries in found.items()}
 
 

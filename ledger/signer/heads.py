@@ -138,9 +138,9 @@ class JournalTree:
         """From the database; a proof asks several times for parts of the same block, which is read once."""
         number, start = divmod(after, BLOCK)
         if start + limit > BLOCK:
-            return self._reading.entry_hashes(self._dataset_id, after=after, limit=limit)
+            return self._reading.journals.hashes(self._dataset_id, after=after, limit=limit)
         if number not in self._blocks:
-            self._blocks[number] = self._reading.entry_hashes(self._dataset_id, after=after - start, limit=BLOCK)
+            self._blocks[number] = self._reading.journals.hashes(self._dataset_id, after=after - start, limit=BLOCK)
         return [(seq, hash_) for seq, hash_ in self._blocks[number] if after < seq][:limit]
 
 
@@ -165,7 +165,7 @@ class Heads:
         tree = self._tree(reading.tenant_id, dataset_id)
         journal_tree = JournalTree(tree, reading, dataset_id, size)
         try:
-            tree.grow(lambda after, limit: reading.entry_hashes(dataset_id, after=after, limit=limit), size=size)
+            tree.grow(lambda after, limit: reading.journals.hashes(dataset_id, after=after, limit=limit), size=size)
             tree.demand_newest(newest, size=size)
             if size and journal_tree.hash_of(size) != newest:
                 raise JournalBroken("is not the one that the head names", seq=size)
@@ -216,11 +216,11 @@ class Heads:
 
     def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
         with self._store.reading(tenant_id) as reading:
-            return reading.dataset_page(after=after, limit=DATASETS_PAGE, only=None)
+            return reading.datasets.page(after=after, limit=DATASETS_PAGE, only=None)
 
 
 def _tenant(reading: Reading) -> Tenant:
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return tenant
@@ -231,9 +231,9 @@ def _at(reading: Reading, dataset: Dataset | None, *, seq: int, hash_: bytes) ->
     if seq == 0:
         return None
     page = (
-        reading.tenant_entry_page(after=seq - 1, limit=1)
+        reading.journals.tenant_page(after=seq - 1, limit=1)
         if dataset is None
-        else reading.entry_page(dataset.id, after=seq - 1, limit=1)
+        else reading.journals.page(dataset.id, after=seq - 1, limit=1)
     )
     if not page or chain.digest(page[0].body) != hash_:
         raise JournalBroken("is not the one that the head names", seq=seq)

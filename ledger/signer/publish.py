@@ -137,7 +137,7 @@ class Publisher:
         folder = self._folder / str(tenant_id)
         left = {path for path in folder.glob("*.jws") if self._is_read(path)}
         with self._store.reading(tenant_id) as reading:
-            if (tenant := reading.tenant()) is not None:
+            if (tenant := reading.tenants.current()) is not None:
                 self._one(reading, tenant, None, folder / "tenant.jws")
                 left.discard(folder / "tenant.jws")
         after: str | None = None
@@ -152,7 +152,7 @@ class Publisher:
 
     def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
         with self._store.reading(tenant_id) as reading:
-            return reading.dataset_page(after=after, limit=DATASETS_PAGE, only=None)
+            return reading.datasets.page(after=after, limit=DATASETS_PAGE, only=None)
 
     def _one(self, reading: Reading, tenant: Tenant, dataset: Dataset | None, path: Path) -> None:
         """Holds a journal against its newest published head, and publishes its newest one."""

@@ -22,9 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.guards import TENANT_SETTING
-from ledger.store.reading import Reading
 from ledger.store.tables import Uid, operator_keys, tenants
-from ledger.store.writing import Writing
+from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
 WAL_TRIES_MAX: Final = 20

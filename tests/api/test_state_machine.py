@@ -338,7 +338,7 @@ class Budgets(RuleBasedStateMachine):
     def _principal_id(self, ledger: Ledger) -> str:
         """No answer tells it: it is read where the server reads it."""
         with ledger.client.app.state.services.store.reading(keys.tenant_of(ledger.key)) as reading:
-            return str(reading.key_by_digest(keys.digest_of(ledger.key)).principal_id)
+            return str(reading.keys.by_digest(keys.digest_of(ledger.key)).principal_id)
 
     # --- calling, and what must come of it
 

@@ -47,10 +47,10 @@ class Site:
         store = Store(engine_for(self.settings.database_url.get_secret_value()))
         tenant_id = keys.tenant_of(self.key)
         with store.reading(tenant_id) as reading:
-            dataset = reading.dataset(name)
+            dataset = reading.datasets.by_name(name)
             assert dataset is not None
-            accounts = reading.account_page(dataset.id, after=None, limit=1000)
-            entries = [(entry.body, entry.hash) for entry in reading.entry_page(dataset.id, after=0, limit=100_000)]
+            accounts = reading.accounts.page(dataset.id, after=None, limit=1000)
+            entries = [(entry.body, entry.hash) for entry in reading.journals.page(dataset.id, after=0, limit=100_000)]
         store.close()
         replayed = replay(entries, tenant_id=tenant_id, dataset_id=dataset.id)
         assert list(replayed.accounts.values()) == accounts

@@ -71,7 +71,7 @@ class Desk:
     def replay(self, dataset: UUID | None = None) -> Replayed:
         where = dataset or self.dataset
         with self.store.reading(self.actor.tenant_id) as reading:
-            entries = reading.entry_page(where, after=0, limit=100_000)
+            entries = reading.journals.page(where, after=0, limit=100_000)
         found = [(entry.body, entry.hash) for entry in entries]
         return replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
 
@@ -79,7 +79,7 @@ class Desk:
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:
         """Holds the dataset's lock (on SQLite: the file's) from another connection, so that the writer has to wait."""
         with self.store.writing(self.actor.tenant_id) as other:
-            other.lock({dataset or self.dataset: ReadSet()}, [])
+            other.books.lock({dataset or self.dataset: ReadSet()}, [])
             yield
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
 
 def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[Future[Any]]) -> None:
     """Adds four requests whose group locks `low` and waits for `high`, which `other` has while it waits for `low`."""
-    other.lock({high: ReadSet()}, [])
+    other.books.lock({high: ReadSet()}, [])
     pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with desk.holding(low):
         # The first is taken alone and waits; those behind it make one group that wants both.
@@ -297,7 +297,7 @@ def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[F
     with desk.store.engine.connect() as watch:
         while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
             watch.rollback()
-    other.lock({low: ReadSet()}, [])
+    other.books.lock({low: ReadSet()}, [])
 
 
 _BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")

@@ -63,7 +63,7 @@ class Published:
         if name == "tenant":
             return self.folder / str(self.tenant_id) / "tenant.jws"
         with self.services.store.reading(self.tenant_id) as reading:
-            return self.folder / str(self.tenant_id) / f"{reading.dataset(name).id}.jws"
+            return self.folder / str(self.tenant_id) / f"{reading.datasets.by_name(name).id}.jws"
 
     def seqs(self, name: str = "mnist") -> list[int]:
         keys = self.services.signer.public_keys()
