@@ -135,15 +135,15 @@ class _DatasetReplay(Chain):
 
     def _note_proposal(self, entry: dict[str, Any], demand: Demand) -> None:
         """What takes two people was proposed by one before the other one said yes or no to just that, once, in time."""
-        said = entry.get("proposal")
-        if said is None:
+        stated = entry.get("proposal")
+        if stated is None:
             return
         if entry["kind"] == "change-proposed":
-            demand(said not in self.proposals, "proposes a second time")
-            self.proposals[said] = entry
+            demand(stated not in self.proposals, "proposes a second time")
+            self.proposals[stated] = entry
             return
         is_refusal = entry["kind"] == "proposal-refused"
-        proposal = said if is_refusal else said["id"]
+        proposal = stated if is_refusal else stated["id"]
         proposed = self.proposals.get(proposal)
         if proposed is None:
             raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
@@ -152,7 +152,7 @@ class _DatasetReplay(Chain):
         # Times are written so that their order as text is their order in time.
         demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
         if not is_refusal:
-            demand(said["by"]["principal"] == proposer, "was proposed by somebody else")
+            demand(stated["by"]["principal"] == proposer, "was proposed by somebody else")
             demand(_does(proposed, entry), "does something else than was proposed")
         self.proposals[proposal] = None
 
@@ -290,9 +290,9 @@ class _DatasetReplay(Chain):
 def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether an entry does what was proposed. The limit before may be another by now."""
     kind = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}[proposed["what"]]
-    wanted = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
     same_run = entry.get("run") == proposed.get("about_run")
-    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in wanted.items())
+    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in facts.items())
 
 
 def _over(account: Account) -> Amount:

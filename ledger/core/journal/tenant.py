@@ -108,7 +108,7 @@ class _TenantReplay(Chain):
     def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
         key = UUID(entry["made"])
         demand(key not in self.keys, "makes a key a second time")
-        datasets, projects = (None if entry[of] is None else tuple(entry[of]) for of in ("datasets", "projects"))
+        datasets, projects = (None if entry[name] is None else tuple(entry[name]) for name in ("datasets", "projects"))
         self.keys[key] = made = KnownKey(
             UUID(entry["principal"]), entry["name"], entry["key_role"], datasets, projects, entry["expires_at"], False
         )
