@@ -133,7 +133,7 @@ class Keyring:
     def _bearer(self, actor: Actor) -> tuple[Actor | None, float]:
         """Who shows a good token, and for how many seconds more it is good by the database's clock."""
         with self._store.reading(actor.tenant_id) as reading:
-            if reading.tenant() is None:
+            if reading.tenants.current() is None:
                 log.warning("a rule for tokens names the tenant %s, which does not exist", actor.tenant_id)
                 return None, 0
             left_us = 0 if actor.expires_us is None else actor.expires_us - reading.now_us()
@@ -141,7 +141,7 @@ class Keyring:
 
     def _actor(self, tenant_id: UUID, digest: bytes) -> Actor | None:
         with self._store.reading(tenant_id) as reading:
-            key, now_us = reading.key_by_digest(digest), reading.now_us()
+            key, now_us = reading.keys.by_digest(digest), reading.now_us()
             if key is None or not key.is_live(now_us):
                 return None
         self._note_use(tenant_id, key.id, now_us)

@@ -269,7 +269,7 @@ class Courier:
 
     def _look(self, tenant_id: UUID, looked: _Looked) -> None:
         with self._store.reading(tenant_id) as reading:
-            tenant = reading.tenant()
+            tenant = reading.tenants.current()
             if tenant is None:
                 return
             now_us = self._clock(reading)
@@ -283,12 +283,12 @@ class Courier:
                 heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
                 found += heads
             new = _not_in(reading, found)
-            is_full = reading.alerts_beyond(watch.ALERTS_MAX)
-            looked.pending = reading.pending_alerts()
+            is_full = reading.outbox.has_more_than(watch.ALERTS_MAX)
+            looked.pending = reading.outbox.pending_count()
         if new:
             self._writer.tell(tenant_id, new).result(WRITE_SECONDS_MAX)
         if is_full:
-            self._write(tenant_id, lambda writing: writing.prune_alerts(rows_max=watch.ALERTS_MAX))
+            self._write(tenant_id, lambda writing: writing.outbox.prune(rows_max=watch.ALERTS_MAX))
         looked.after = late.last
         for each in heads:
             if each.kind == "head":
@@ -318,13 +318,13 @@ class Courier:
     def _leased(self, tenant_id: UUID) -> _Bag | None:
         """What is due of a tenant, for this process to send now."""
         with self._store.reading(tenant_id) as reading:
-            tenant = reading.tenant()
-            if tenant is None or tenant.alerting.webhook is None or not reading.has_due_alerts(self._clock(reading)):
+            tenant = reading.tenants.current()
+            if tenant is None or tenant.alerting.webhook is None or not reading.outbox.has_due(self._clock(reading)):
                 return None
 
         def lease(writing: Writing) -> list[KeptAlert]:
             now_us = self._clock(writing)
-            return writing.lease_alerts(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
+            return writing.outbox.lease(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
 
         found: list[KeptAlert] = self._write(tenant_id, lease)
         return _Bag(tenant_id, tenant.alerting.webhook, found) if found else None
@@ -380,17 +380,18 @@ def _told(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: int) -> list
     if alert.id not in bag.told:
         # Another one of the same receiver failed, or the process ends: it was not tried, and is due when that one is.
         next_us = now_us + (_wait_us(1) if bag.has_failed else 0)
-        writing.tell_alert(alert, state="pending", attempts=alert.attempts - 1, next_us=next_us, failure=alert.failure)
+        attempts = alert.attempts - 1
+        writing.outbox.record(alert, state="pending", attempts=attempts, next_us=next_us, failure=alert.failure)
         return []
     failure = bag.told[alert.id]
     if failure is None:
-        is_told = writing.tell_alert(alert, state="delivered", attempts=alert.attempts, delivered_us=now_us)
+        is_told = writing.outbox.record(alert, state="delivered", attempts=alert.attempts, delivered_us=now_us)
         return ["delivered"] if is_told else []
     if alert.attempts >= TRIES:
-        is_told = writing.tell_alert(alert, state="failed", attempts=min(alert.attempts, TRIES), failure=failure)
+        is_told = writing.outbox.record(alert, state="failed", attempts=min(alert.attempts, TRIES), failure=failure)
         return ["failed"] if is_told else []
     next_us = now_us + _wait_us(alert.attempts)
-    is_told = writing.tell_alert(alert, state="pending", attempts=alert.attempts, next_us=next_us, failure=failure)
+    is_told = writing.outbox.record(alert, state="pending", attempts=alert.attempts, next_us=next_us, failure=failure)
     return ["retried"] if is_told else []
 
 
@@ -404,5 +405,5 @@ def _wait_us(attempts: int) -> int:
 def _not_in(reading: Reading, found: Sequence[Alert]) -> list[Alert]:
     """Those that the tenant was not told of before."""
     ids = {id_of(reading.tenant_id, alert): alert for alert in found}
-    known = reading.known_alerts(list(ids)) if ids else set()
+    known = reading.outbox.known_ids(list(ids)) if ids else set()
     return [alert for id_, alert in ids.items() if id_ not in known]

@@ -43,7 +43,7 @@ class Late(NamedTuple):
 
 def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late:
     """The runs that were due after the one named and before now, the first due first, a page of them at most."""
-    found = reading.due_runs(after=after, until_us=now_us, limit=PAGE)
+    found = reading.runs.due(after=after, until_us=now_us, limit=PAGE)
     alerts = [
         overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq) for run, dataset, seq in found
     ]
@@ -57,12 +57,12 @@ def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late
 def broken_journals(reading: Reading) -> Iterator[Alert]:
     """The journals of which the newest entry is not where its row says, or not what was hashed. A whole journal is for
     `privacy-ledger check`; this sees, soon, what was cut off or written over at the end."""
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is not None:
-        yield from _broken(None, tenant.seq, tenant.head, reading.newest_tenant_entry())
+        yield from _broken(None, tenant.seq, tenant.head, reading.journals.newest_of_tenant())
     after: str | None = None
-    while page := reading.dataset_page(after=after, limit=PAGE, only=None):
-        newest = reading.newest_entries([dataset.id for dataset in page])
+    while page := reading.datasets.page(after=after, limit=PAGE, only=None):
+        newest = reading.journals.newest([dataset.id for dataset in page])
         for dataset in page:
             name = Parent(dataset.id, dataset.definition.name)
             yield from _broken(name, dataset.seq, dataset.head, newest.get(dataset.id))
@@ -87,11 +87,11 @@ SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
 
 def moved_heads(reading: Reading, told: Mapping[UUID | None, int], said_of: SignedHead) -> Iterator[Alert]:
     """The heads of the journals that are elsewhere than where they were `told` to be, or why there is none."""
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is not None and tenant.seq not in (0, told.get(None)):
         yield _head(reading, None, said_of)
     after: str | None = None
-    while page := reading.dataset_page(after=after, limit=PAGE, only=None):
+    while page := reading.datasets.page(after=after, limit=PAGE, only=None):
         for dataset in page:
             if dataset.seq != told.get(dataset.id):
                 yield _head(reading, dataset, said_of)
@@ -113,7 +113,7 @@ def _head(reading: Reading, dataset: Dataset | None, said_of: SignedHead) -> Ale
 def short_budgets(reading: Reading, alerting: Alerting, *, now_us: int) -> Iterator[Alert]:
     """The accounts of active datasets that will not last as long as the tenant wants to know beforehand."""
     after: str | None = None
-    while alerting.forecast_days is not None and (page := reading.dataset_page(after=after, limit=PAGE, only=None)):
+    while alerting.forecast_days is not None and (page := reading.datasets.page(after=after, limit=PAGE, only=None)):
         for dataset in page:
             name = Parent(dataset.id, dataset.definition.name)
             for key, limit, found in outlooks(reading, dataset, now_us=now_us) if dataset.state == "active" else ():

@@ -109,7 +109,7 @@ def _question(served: Services, caller: Actor, since: Moment | None, until: Mome
     if begin is not None and end is not None and begin >= end:
         raise InvalidRequest("to: is not after from", field="to")
     with served.store.reading(caller.tenant_id) as reading:
-        tenant = reading.tenant()
+        tenant = reading.tenants.current()
     return Question(
         tenant_id=caller.tenant_id,
         tenant="" if tenant is None else tenant.name,

@@ -112,7 +112,7 @@ def registry(
     from ledger.recompute import registry as drafts
 
     with _opened(file, lambda: None) as lines:
-        entry = drafts.entry_of(lines, run=run, layout=layout)
+        entry = drafts.registry_entry(lines, run=run, layout=layout)
     text = drafts.as_yaml(entry) if form == "yaml" else drafts.as_json(entry)
     if output is None:
         print(text, end="")

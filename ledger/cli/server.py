@@ -148,7 +148,7 @@ def check(
 ) -> None:
     """Add up every journal in the database and hold it against the rows, and against what somebody kept. Exit status 1
     where one does not hold."""
-    from ledger.operate import check as audit
+    from ledger.operate.check import check_journals
 
     settings = _settings()
     heads = [*(head or ()), *held.published_in(heads_dir)]
@@ -157,7 +157,7 @@ def check(
         kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
     found: list[dict[str, Any]] = []
     with console.progress("Checking journals", quiet=as_json) as advance:
-        for result in audit.check(settings, kept):
+        for result in check_journals(settings, kept):
             found.append(result)
             advance()
     bad = [result for result in found if result["error"] is not None]

@@ -41,7 +41,7 @@ def id_of(tenant_id: UUID, alert: Alert) -> UUID:
 
 def event(alert: Alert, tenant: Tenant, *, at_us: int) -> dict[str, Any]:
     """What is kept, listed, signed and sent: the same however often it is tried."""
-    said: dict[str, Any] = {
+    facts: dict[str, Any] = {
         "v": VERSION,
         "type": "alert",
         "id": str(id_of(tenant.id, alert)),
@@ -51,12 +51,12 @@ def event(alert: Alert, tenant: Tenant, *, at_us: int) -> dict[str, Any]:
         **alert.facts,
     }
     if alert.dataset is not None:
-        said["dataset"] = {"id": str(alert.dataset.id), "name": alert.dataset.name}
+        facts["dataset"] = {"id": str(alert.dataset.id), "name": alert.dataset.name}
     if alert.run_id is not None:
-        said["run"] = str(alert.run_id)
+        facts["run"] = str(alert.run_id)
     if alert.seq is not None:
-        said["seq"] = alert.seq
-    return said
+        facts["seq"] = alert.seq
+    return facts
 
 
 # --- what entries raise ----------------------------------------------------------------------------------------------
@@ -97,12 +97,12 @@ def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID,
     before: the books that they were decided on. refused_before: for `refused_datasets`, how many refusals in a row
     there were, counted up to what the tenant asks for at least.
     """
-    watch = _Watch(before, dict(refused_before))
-    return [alert for draft in drafts for alert in watch.read(draft)]
+    reader = _DraftReader(before, dict(refused_before))
+    return [alert for draft in drafts for alert in reader.read(draft)]
 
 
 @dataclass(slots=True)
-class _Watch:
+class _DraftReader:
     """The books as a reader of the entries sees them go by."""
 
     before: Books
@@ -117,8 +117,8 @@ class _Watch:
             yield from self._refusals(draft)
         if "overrun" in draft.facts:
             overrun = draft.facts["overrun"]
-            said = {name: overrun[name] for name in ("steps", "cost", "fits")}
-            yield _of_entry("overrun", draft, {"overrun": said})
+            facts = {name: overrun[name] for name in ("steps", "cost", "fits")}
+            yield _of_entry("overrun", draft, {"overrun": facts})
         yield from self._frozen(draft)
 
     def _frozen(self, draft: Draft) -> Iterator[Alert]:
@@ -165,7 +165,7 @@ def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[A
     """That these accounts of one holder passed a threshold: an alert each, or one for all where they are many."""
     for key, facts, _ in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
         limit = Amount.of(facts["limit"])
-        said: dict[str, Any] = {
+        more: dict[str, Any] = {
             "percent": percent,
             "quantities": _passed(Amount.of(facts["spent"]) + Amount.of(facts["held"]), limit, percent),
             "balance": {part: facts[part] for part in ("limit", "spent", "held")},
@@ -173,14 +173,14 @@ def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[A
         account = key.facts()
         name = json.dumps([key.partition, key.project])
         if len(accounts) > NAMED_MAX:
-            names = sorted(str(each.partition) for each, *_ in accounts)
+            names = sorted(str(passed_key.partition) for passed_key, *_ in accounts)
             account |= {"partition": names[0]}
-            said |= {"partitions": names[:NAMED_MAX], "partitions_count": len(names)}
+            more |= {"partitions": names[:NAMED_MAX], "partitions_count": len(names)}
             name = json.dumps([names, key.project])
         generation = (str(limit.mu_sq_pico), str(limit.delta_atto))
         if account:
-            said["account"] = account
-        yield _of_entry("threshold", draft, said, key=(str(draft.dataset_id), name, str(percent), *generation))
+            more["account"] = account
+        yield _of_entry("threshold", draft, more, key=(str(draft.dataset_id), name, str(percent), *generation))
 
 
 def _accounts(draft: Draft) -> Iterator[_Stated]:
@@ -199,17 +199,17 @@ def _accounts(draft: Draft) -> Iterator[_Stated]:
 def _level_of(facts: Mapping[str, Any]) -> int:
     """`level`, of what an entry says. Straight from the digits: this is done for every approval."""
     spent, held, limit = facts["spent"], facts["held"], facts["limit"]
-    found = 0
+    highest = 0
     for quantity in ("mu_sq_pico", "delta_atto"):
         most = int(limit[quantity])
         if most > 0:
-            found = max(found, 100 * (int(spent[quantity]) + int(held[quantity])) // most)
-    return found
+            highest = max(highest, 100 * (int(spent[quantity]) + int(held[quantity])) // most)
+    return highest
 
 
 def _of_entry(kind: Any, draft: Draft, facts: Mapping[str, Any], *, key: tuple[str, ...] | None = None) -> Alert:
-    of_it = (str(draft.dataset_id), str(draft.seq)) if key is None else key
-    return Alert(kind, of_it, facts, Parent(draft.dataset_id, draft.dataset), draft.run_id, draft.seq)
+    entry_key = (str(draft.dataset_id), str(draft.seq)) if key is None else key
+    return Alert(kind, entry_key, facts, Parent(draft.dataset_id, draft.dataset), draft.run_id, draft.seq)
 
 
 # --- what is found by looking ----------------------------------------------------------------------------------------
@@ -223,8 +223,8 @@ def overdue(dataset: Parent, *, run_id: UUID, state: str, due_us: int, seq: int)
 
 def mismatch(dataset: Parent | None, *, seq: int, reason: str) -> Alert:
     """That a journal does not hold at this number: somebody changed what is never changed. None is the tenant's own."""
-    of = "" if dataset is None else str(dataset.id)
-    return Alert("mismatch", (of, str(seq), reason), {"reason": reason}, dataset, None, seq)
+    journal = "" if dataset is None else str(dataset.id)
+    return Alert("mismatch", (journal, str(seq), reason), {"reason": reason}, dataset, None, seq)
 
 
 def head(dataset: Parent | None, *, seq: int, facts: Mapping[str, Any]) -> Alert:
@@ -242,20 +242,20 @@ def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
 
 
 def short(
-    alerting: Alerting, dataset: Parent, key: AccountKey, limit: Amount, found: Forecast, *, now_us: int
+    alerting: Alerting, dataset: Parent, key: AccountKey, limit: Amount, outlook: Forecast, *, now_us: int
 ) -> Alert | None:
     """That a budget will not last as long as the tenant wants to know beforehand; once a week while that is so. Of what
     is used up already the threshold of 100 % tells."""
-    days = found.days_left(now_us)
+    days = outlook.days_left(now_us)
     if (
         alerting.forecast_days is None
         or days is None
         or days >= alerting.forecast_days
-        or found.lasts_until_us == now_us
+        or outlook.lasts_until_us == now_us
     ):
         return None
     name = json.dumps([key.partition, key.project])
     generation = (str(limit.mu_sq_pico), str(limit.delta_atto), str(now_us // REMIND_US))
     account = {"account": key.facts()} if key.facts() else {}
-    facts = {**account, "is_estimate": True, **forecast_facts(found, now_us=now_us)}
+    facts = {**account, "is_estimate": True, **forecast_facts(outlook, now_us=now_us)}
     return Alert("forecast", (str(dataset.id), name, *generation), facts, dataset)

@@ -50,7 +50,7 @@ class Books:
 
 
 @dataclass(slots=True)
-class Wanted:
+class ReadSet:
     """What of a dataset a group of commands has to see, beside the account that it has as a whole.
 
     partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.

@@ -56,7 +56,7 @@ def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_u
     history with a run in them, or three runs.
     """
     counted = [spend for spend in spends if since_us <= spend.at_us <= now_us]
-    spent = Amount(sum(each.amount.mu_sq_pico for each in counted), sum(each.amount.delta_atto for each in counted))
+    spent = Amount(sum(spend.amount.mu_sq_pico for spend in counted), sum(spend.amount.delta_atto for spend in counted))
     past_us = max(now_us - since_us, DAY_US)
     is_enough = len(counted) >= RUNS_ENOUGH or (bool(counted) and now_us - since_us >= HISTORY_US)
     ends: list[tuple[int, Quantity]] = []
@@ -74,15 +74,15 @@ def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_u
     )
 
 
-def forecast_facts(found: Forecast, *, now_us: int) -> dict[str, Any]:
+def forecast_facts(outlook: Forecast, *, now_us: int) -> dict[str, Any]:
     """A forecast as it stands in an answer."""
     return {
-        "since": timestamp(found.since_us),
-        "runs": found.runs,
-        "spent": found.spent.facts(),
-        "remaining": found.remaining.facts(),
-        "is_enough": found.is_enough,
-        "lasts_until": None if found.lasts_until_us is None else timestamp(found.lasts_until_us),
-        "days_left": found.days_left(now_us),
-        "quantity": found.quantity,
+        "since": timestamp(outlook.since_us),
+        "runs": outlook.runs,
+        "spent": outlook.spent.facts(),
+        "remaining": outlook.remaining.facts(),
+        "is_enough": outlook.is_enough,
+        "lasts_until": None if outlook.lasts_until_us is None else timestamp(outlook.lasts_until_us),
+        "days_left": outlook.days_left(now_us),
+        "quantity": outlook.quantity,
     }

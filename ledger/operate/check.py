@@ -29,7 +29,7 @@ UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionE
 E = TypeVar("E", Entry, TenantEntry)
 
 
-def check(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
+def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
     """One result for each journal of each tenant: `error` is None where all of it holds, and `seq` otherwise the first
     entry that is wrong or missing. witnesses: receipts and heads that the journals have to contain; a journal that is
     not there at all has a result too. Raises Misconfigured."""
@@ -76,13 +76,13 @@ def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dic
 
 def _journal_ids(store: Store, tenant_id: UUID) -> set[UUID]:
     with store.reading(tenant_id) as reading:
-        return reading.journal_ids()
+        return reading.journals.dataset_ids()
 
 
 def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
     """The tenant's own journal, held against its keys and its policy; how many entries it has. Raises JournalBroken."""
     with store.reading(tenant_id) as reading:
-        tenant = reading.tenant()
+        tenant = reading.tenants.current()
         if tenant is None:
             raise JournalBroken("is missing: the tenant is gone", seq=1)
         watch = held.watch((tenant_id, None))
@@ -94,7 +94,7 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
 
 def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
     """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
-    rows = _pages(lambda after, limit: reading.tenant_entry_page(after=after, limit=limit))
+    rows = _pages(lambda after, limit: reading.journals.tenant_page(after=after, limit=limit))
     for place, entry in enumerate(rows, start=1):
         yield entry.body, entry.hash
         mirror.demand_columns(entry, chain.parse(entry.body), place)
@@ -129,7 +129,7 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
         raise JournalBroken("leaves another alerting than the tenant's row has", seq=replayed.seq)
     after: UUID | None = None
     missing = set(replayed.keys)
-    while page := reading.keys(after=after, limit=PAGE):
+    while page := reading.keys.page(after=after, limit=PAGE):
         missing -= {key.id for key in page}
         for key in page:
             known = replayed.keys.get(key.id)
@@ -140,7 +140,7 @@ def _demand_tenant_rows(reading: Reading, tenant: Tenant, replayed: ReplayedTena
         after = page[-1].id
     if missing:
         raise JournalBroken(f"tells of the key {min(missing)}, and there is no row", seq=replayed.seq)
-    if (run_id := reading.run_nowhere()) is not None:
+    if (run_id := reading.runs.unplaced()) is not None:
         raise JournalBroken(f"is of a tenant with a row for run {run_id}, of which no journal tells", seq=replayed.seq)
 
 
@@ -166,14 +166,14 @@ def _demand_end(row: tuple[int, bytes], replayed: Replayed | ReplayedTenant, wha
 
 def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, UUID]]:
     with store.reading(tenant_id) as reading:
-        return reading.named(after=after, limit=PAGE)
+        return reading.datasets.name_page(after=after, limit=PAGE)
 
 
 def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
     """In one snapshot, so that what is decided meanwhile is not taken for an error; how many entries there are. Raises
     JournalBroken."""
     with store.reading(tenant_id) as reading:
-        dataset = reading.dataset(name)
+        dataset = reading.datasets.by_name(name)
         if dataset is None:
             raise JournalBroken("is missing: the dataset's row says that it has none", seq=1)
         demand_holds(reading, dataset, held)
@@ -183,7 +183,7 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
 def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
     """The dataset's journal adds up, to what its rows say and to what is held against it. Raises JournalBroken."""
     seen, watch = Mirror(), held.watch((reading.tenant_id, dataset.id))
-    rows = _pages(lambda after, limit: reading.entry_page(dataset.id, after=after, limit=limit))
+    rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
     entries = watch.over(seen.over(rows))
     replayed = replay.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
     watch.finish()
@@ -205,11 +205,11 @@ def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None
 def _demand_runs(reading: Reading, dataset: Dataset, replayed: Replayed, seen: Mirror) -> None:
     ids = list(replayed.runs)
     for start in range(0, len(ids), PAGE):
-        rows = reading.runs_by_id(ids[start : start + PAGE])
+        rows = reading.runs.by_id(ids[start : start + PAGE])
         for run_id in ids[start : start + PAGE]:
             seen.demand_run(run_id, rows.get(run_id), *replayed.runs[run_id])
     after: tuple[int, UUID] | None = None
-    while page := reading.place_page(dataset.id, after=after, limit=PAGE):
+    while page := reading.runs.place_page(dataset.id, after=after, limit=PAGE):
         for placed in page:
             seen.demand_place(mirror.Placed(*placed))
         after = page[-1][3], page[-1][0]
@@ -218,18 +218,18 @@ def _demand_runs(reading: Reading, dataset: Dataset, replayed: Replayed, seen: M
 
 def _demand_mirrored(reading: Reading, dataset: Dataset, seen: Mirror) -> None:
     """The rest of the rows says what the journal says."""
-    parents = reading.definitions(ids=[parent.id for parent in dataset.definition.derived_from])
+    parents = reading.datasets.definitions(ids=[parent.id for parent in dataset.definition.derived_from])
     ancestors = {id_ for parent in parents for id_ in (parent.id, *parent.ancestors)}
     seen.demand_dataset(dataset, ancestors)
-    seen.demand_projects(reading.projects_of([dataset.id]))
-    for proposal_id in sorted(reading.proposal_ids(dataset.id) | seen.proposal_ids):
-        seen.demand_proposal(proposal_id, reading.proposal(proposal_id))
+    seen.demand_projects(reading.datasets.projects([dataset.id]))
+    for proposal_id in sorted(reading.proposals.ids(dataset.id) | seen.proposal_ids):
+        seen.demand_proposal(proposal_id, reading.proposals.by_id(proposal_id))
 
 
 def _demand_accounts(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:
     after: AccountKey | None = None
     seen = 0
-    while page := reading.account_page(dataset.id, after=after, limit=PAGE):
+    while page := reading.accounts.page(dataset.id, after=after, limit=PAGE):
         for account in page:
             if account != replayed.accounts.get(account.key):
                 where = ", ".join(account.key.facts().values()) or "the dataset"

@@ -166,7 +166,7 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
             return None
         now_us = writing.now_us()
         operator = keys.mint(keys.OPERATOR)
-        writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
+        writing.keys.add_operator(uuid4(), keys.digest_of(operator), now_us=now_us)
         _, admin = add_tenant(writing, tenant, by=AT_THE_DATABASE, now_us=now_us)
         return FirstKeys(operator, tenant, admin)
 

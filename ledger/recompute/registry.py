@@ -7,7 +7,7 @@ The registry (opendp/deployments-registry-data) keeps one YAML file for each dep
 
 It knows no Gaussian differential privacy. What is written is approximate DP, (epsilon, delta), which every (mu, delta)
 implies; mu stands in the details. What only a person can know is marked with `MARK`, or, where the schema allows a few
-words only, filled with the one that fits best; `Entry.to_do` lists all of it.
+words only, filled with the one that fits best; `RegistryEntry.to_do` lists all of it.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ Layout = Literal["implementation", "accounting"]
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class RegistryEntry:
     """An entry of the registry. body: as the schema wants it. to_do: what a person has to fill in or check, by path."""
 
     body: Mapping[str, Any]
     to_do: tuple[tuple[str, str], ...]
 
 
-def entry_of(lines: Iterable[str], *, run: str | None = None, layout: Layout = "implementation") -> Entry:
+def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layout = "implementation") -> RegistryEntry:
     """The entry of an export's dataset, or of one of its runs. lines: read twice, first to verify them.
 
     layout: the section that composition and post-processing go to. Raises JournalBroken and InvalidRequest as
@@ -58,7 +58,7 @@ def entry_of(lines: Iterable[str], *, run: str | None = None, layout: Layout = "
     claim = _claim_of_run(found) if found.decision is not None else _claim_of_dataset(export, found)
     body = _body(draft, export, found, claim)
     _place(draft, body["deployment"], layout)
-    return Entry(body, tuple(draft.to_do))
+    return RegistryEntry(body, tuple(draft.to_do))
 
 
 # --- what an export says ---------------------------------------------------------------------------------------------
@@ -365,12 +365,12 @@ def _place(draft: _Draft, deployment: dict[str, Any], layout: Layout) -> None:
 # --- YAML ------------------------------------------------------------------------------------------------------------
 
 
-def as_json(entry: Entry) -> str:
+def as_json(entry: RegistryEntry) -> str:
     """The entry as JSON text."""
     return json.dumps(entry.body, ensure_ascii=False, indent=2) + "\n"
 
 
-def as_yaml(entry: Entry) -> str:
+def as_yaml(entry: RegistryEntry) -> str:
     """The entry as YAML: blocks for objects and lists, JSON for numbers and texts, literal blocks for texts of several
     lines, which the registry asks for."""
     return "\n".join(_block(entry.body, 0)) + "\n"

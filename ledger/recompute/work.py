@@ -85,25 +85,28 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
     that are neither settled nor voided. Raises JournalBroken and InvalidRequest as `reading.opened` does.
     """
     export = opened(lines)
-    book = _Book()
+    recomputation = _Recomputation()
     for entry in export.entries():
-        book.read(entry)
-    outcomes = book.replay.outcomes()
-    compositions, left_out = book.compositions(outcomes) if with_exact else (None, 0)
+        recomputation.read(entry)
+    outcomes = recomputation.replay.outcomes()
+    compositions, left_out = recomputation.compositions(outcomes) if with_exact else (None, 0)
     missing = with_opinion and not opinion.is_installed()
     found: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
     if with_opinion and not missing:
-        found = opinion.opinions(book.asked, book.accountant, at_delta=book.at_deltas[0])
+        found = opinion.opinions(recomputation.asked, recomputation.accountant, at_delta=recomputation.at_deltas[0])
     return Recomputed(
         export.verified.tenant,
         export.verified.dataset,
         export.verified.journal.seq,
         export.verified.journal.head,
         ACCOUNTANT,
-        dict(book.recorded),
-        {status: book.counts[status] for status in ("exact", "within", "undercharged", "overcharged", "unknown")},
-        (*book.differences["undercharged"], *book.differences["overcharged"]),
-        tuple(book.unknown),
+        dict(recomputation.recorded),
+        {
+            status: recomputation.counts[status]
+            for status in ("exact", "within", "undercharged", "overcharged", "unknown")
+        },
+        (*recomputation.differences["undercharged"], *recomputation.differences["overcharged"]),
+        tuple(recomputation.unknown),
         outcomes,
         compositions,
         left_out,
@@ -123,7 +126,7 @@ class _Open:
 
 
 @dataclass(slots=True)
-class _Book:
+class _Recomputation:
     """What is worked out while the entries go by."""
 
     accountant: Accountant = field(default_factory=Accountant)

@@ -15,7 +15,7 @@ from ledger.core.datasets import Dataset
 from ledger.core.people import Tenant
 from ledger.errors import NotFound
 from ledger.report.document import Report
-from ledger.report.source import Question, Sealed, Source, TenantSource
+from ledger.report.source import HashedBody, Question, Source, TenantSource
 from ledger.service.catalogue import no_dataset
 from ledger.store import Reading, Store
 
@@ -29,7 +29,7 @@ def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
     """A head that nobody has signed."""
     if dataset is not None:
         return {"seq": dataset.seq, "hash": dataset.head.hex(), "root": None, "signature": None}
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return {"seq": tenant.seq, "hash": tenant.head.hex(), "root": None, "signature": None}
@@ -52,28 +52,28 @@ def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
     if question.dataset is not None:
         only = frozenset({question.dataset}) if only is None else only & {question.dataset}
     if question.project is not None:
-        concerned = reading.datasets_of_project(question.project)
+        concerned = reading.datasets.names_in_project(question.project)
         only = concerned if only is None else only & concerned
     if question.scope == "project" and not only:
         raise NotFound("There is no project of that name.", project=question.project)
     after: str | None = None
-    while page := reading.dataset_page(after=after, limit=PAGE, only=only):
+    while page := reading.datasets.page(after=after, limit=PAGE, only=only):
         yield from page
         after = page[-1].definition.name
 
 
 def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: SignedHead) -> Source:
-    newest = reading.entry_page(dataset.id, after=dataset.seq - 1, limit=1)
+    newest = reading.journals.page(dataset.id, after=dataset.seq - 1, limit=1)
 
-    def entries() -> Iterator[Sealed]:
+    def entries() -> Iterator[HashedBody]:
         for after in range(0, dataset.seq, PAGE):
             with store.reading(reading.tenant_id) as again:
-                page = again.entry_page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
+                page = again.journals.page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
             yield from ((entry.body, entry.hash) for entry in page)
 
-    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
+    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedBody]]:
         with store.reading(reading.tenant_id) as again:
-            found = again.entries_of_runs(runs, dataset_id=dataset.id)
+            found = again.journals.run_entries(runs, dataset_id=dataset.id)
         return {
             run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq] for run, mine in found.items()
         }
@@ -89,16 +89,16 @@ def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: Signe
 
 
 def _tenant_source(store: Store, reading: Reading, signed_head: SignedHead) -> TenantSource:
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
-    newest = reading.tenant_entry_page(after=tenant.seq - 1, limit=1)
+    newest = reading.journals.tenant_page(after=tenant.seq - 1, limit=1)
     newest_at = timestamp(newest[0].at_us) if newest else ""
     return TenantSource(newest_at, signed_head(reading, None), lambda: _tenant_entries(store, tenant))
 
 
-def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[Sealed]:
+def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[HashedBody]:
     for after in range(0, tenant.seq, PAGE):
         with store.reading(tenant.id) as reading:
-            page = reading.tenant_entry_page(after=after, limit=min(PAGE, tenant.seq - after))
+            page = reading.journals.tenant_page(after=after, limit=min(PAGE, tenant.seq - after))
         yield from ((entry.body, entry.hash) for entry in page)

@@ -17,7 +17,7 @@ from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
-from ledger.report.source import Question, Sealed
+from ledger.report.source import HashedBody, Question
 from ledger.report.standing import Said, Standing
 from ledger.report.text import Encoded, encode
 from ledger.service.answers import least_remaining, show_segments
@@ -77,7 +77,9 @@ def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[
         yield from _page(page, standing, question, beside)
 
 
-def _page(page: Sequence[Sealed], standing: Standing, question: Question, beside: Beside) -> Iterator[dict[str, Any]]:
+def _page(
+    page: Sequence[HashedBody], standing: Standing, question: Question, beside: Beside
+) -> Iterator[dict[str, Any]]:
     wanted: list[dict[str, Any]] = []
     hashes: dict[int, str] = {}
     for body, hash_ in page:
@@ -102,7 +104,7 @@ def _concerns(entry: Said, question: Question) -> bool:
     return question.project is None or entry["kind"] != "project-set" or entry["project"] == question.project
 
 
-def _after(sealed: Sequence[Sealed], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+def _after(sealed: Sequence[HashedBody], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
     """What became of a run until the end of the period, by kind, each with its hash."""
     found = {}
     for body, hash_ in sealed:

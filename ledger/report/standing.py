@@ -19,7 +19,7 @@ from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay, tenant
 from ledger.errors import JournalBroken
-from ledger.report.source import Question, Sealed, Source, TenantSource
+from ledger.report.source import HashedBody, Question, Source, TenantSource
 
 POINTS_MAX: Final = 512
 """Of a figure over time. Beyond, points are left out, and never the extremes."""
@@ -243,11 +243,11 @@ def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
 class _Hashes:
     """Entries on their way to be checked, with the hash of the newest one that went by."""
 
-    def __init__(self, entries: Iterable[Sealed]) -> None:
+    def __init__(self, entries: Iterable[HashedBody]) -> None:
         self._entries = entries
         self.newest = NO_HASH.hex()
 
-    def __iter__(self) -> Iterator[Sealed]:
+    def __iter__(self) -> Iterator[HashedBody]:
         for body, hash_ in self._entries:
             self.newest = hash_.hex()
             yield body, hash_

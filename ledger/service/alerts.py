@@ -54,7 +54,7 @@ class Alerts:
         self._on_interest(actor.tenant_id)
         with self._store.reading(actor.tenant_id) as reading:
             dataset_id = None if dataset is None else find(reading, actor, dataset).id
-            rows = reading.alert_page(
+            rows = reading.outbox.page(
                 after=pages.after_moment(cursor),
                 limit=limit + 1,
                 kind=kind,
@@ -78,9 +78,9 @@ class Alerts:
 
         def set_alerting(writing: Writing, now_us: int) -> Alerting:
             alerting = replace(demand_tenant(writing).alerting, **changes)
-            writing.set_alerting(alerting)
+            writing.tenants.set_alerting(alerting)
             facts = {**alerting_facts(alerting), "reason": body.reason}
-            writing.note("alerting-set", actor.facts(), facts, now_us=now_us)
+            writing.journals.note("alerting-set", actor.facts(), facts, now_us=now_us)
             return alerting
 
         return _alerting_shown(await change_as(self._writer, actor, set_alerting))
@@ -90,8 +90,8 @@ class Alerts:
         alert = trial(uuid4(), by=actor.facts())
 
         def test(writing: Writing, now_us: int) -> KeptAlert:
-            writing.tell([alert], now_us=now_us)
-            kept = writing.alert(id_of(writing.tenant_id, alert))
+            writing.outbox.add([alert], now_us=now_us)
+            kept = writing.outbox.by_id(id_of(writing.tenant_id, alert))
             if kept is None:
                 raise NotFound("There is no such alert.")
             return kept

@@ -28,11 +28,11 @@ class Balanced:
 
     def __init__(self, reading: Reading, datasets: Collection[Dataset]) -> None:
         ids = [dataset.id for dataset in datasets]
-        self._balances: Mapping[tuple[UUID, str | None], Balance] = reading.balances(ids)
-        self._counts = reading.partition_counts(ids)
-        self._projects = reading.projects_of(ids)
+        self._balances: Mapping[tuple[UUID, str | None], Balance] = reading.accounts.balances(ids)
+        self._counts = reading.accounts.partition_counts(ids)
+        self._projects = reading.datasets.projects(ids)
         ancestors = {id_ for dataset in datasets for id_ in dataset.definition.ancestors}
-        origins = reading.definitions(ids=ancestors) if ancestors else []
+        origins = reading.datasets.definitions(ids=ancestors) if ancestors else []
         self._origins = {origin.id: origin for origin in origins}
 
     def dataset(self, dataset: Dataset, partitions: Sequence[Account] = ()) -> DatasetShown:

@@ -34,7 +34,7 @@ def demand_sight(actor: Actor, name: str) -> None:
         raise no_dataset(name)
 
 
-def demand_project(actor: Actor, project: str | None) -> None:
+def demand_project_of_key(actor: Actor, project: str | None) -> None:
     """Raises Forbidden where the caller's key is limited to projects, and this is none of them."""
     if actor.projects is not None and project not in actor.projects:
         raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))
@@ -118,7 +118,7 @@ class Catalogue:
         names = [each for each in wanted if isinstance(each, str)]
         ids = [each for each in wanted if isinstance(each, UUID)]
         with self._store.reading(tenant_id) as reading:
-            found = reading.definitions(names=names, ids=ids, with_ancestors=True)
+            found = reading.datasets.definitions(names=names, ids=ids, with_ancestors=True)
         with self._lock:
             for definition in found:
                 self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
@@ -130,7 +130,7 @@ class Catalogue:
 def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
     """The dataset of this name, in a transaction that is open. Raises NotFound."""
     demand_sight(actor, name)
-    dataset = reading.dataset(name) if "\x00" not in name else None
+    dataset = reading.datasets.by_name(name) if "\x00" not in name else None
     if dataset is None:
         raise no_dataset(name)
     return dataset
@@ -139,7 +139,7 @@ def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
 def find(reading: Reading, actor: Actor, name: str) -> Definition:
     """A dataset's definition, in a transaction that is open. Raises NotFound."""
     demand_sight(actor, name)
-    for definition in reading.definitions(names=[name]):
+    for definition in reading.datasets.definitions(names=[name]):
         return definition
     raise no_dataset(name)
 

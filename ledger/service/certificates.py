@@ -155,7 +155,7 @@ class Certificates:
         tenant_id, digest = key
         try:
             with self._store.reading(tenant_id) as reading:
-                body = reading.certificate(digest)
+                body = reading.certificates.body(digest)
             return None if body is None else read(body)
         except Exception as error:  # whatever is wrong with a cache, the cost can be computed
             log.warning("the certificate %s could not be read: %s", digest.hex(), error)
@@ -166,7 +166,7 @@ class Certificates:
         try:
             body = written(cost)
             with self._store.writing(tenant_id) as writing:
-                writing.keep_certificate(digest, body, now_us=writing.now_us(), rows_max=self._rows_max)
+                writing.certificates.keep(digest, body, now_us=writing.now_us(), rows_max=self._rows_max)
         except Exception as error:  # the request that it was computed for has its answer already
             log.warning("the certificate %s was not kept: %s", digest.hex(), error)
 

@@ -48,14 +48,14 @@ class Datasets:
             dataset = find_dataset(reading, actor, name)
             balanced = Balanced(reading, [dataset])
             if dataset.definition.is_partitioned:
-                partitions = reading.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
+                partitions = reading.accounts.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
         return balanced.dataset(dataset, partitions)
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> DatasetPage:
         """The datasets that the actor sees, by name."""
         after = pages.after_name(cursor)
         with self._store.reading(actor.tenant_id) as reading:
-            rows = reading.dataset_page(after=after, limit=limit + 1, only=actor.datasets)
+            rows = reading.datasets.page(after=after, limit=limit + 1, only=actor.datasets)
             balanced = Balanced(reading, rows)
         datasets, following = pages.cut(rows, limit=limit, position=lambda dataset: dataset.definition.name)
         return DatasetPage(items=[balanced.dataset(dataset) for dataset in datasets], next=following)
@@ -67,7 +67,7 @@ class Datasets:
         with self._store.reading(actor.tenant_id) as reading:
             dataset = find_dataset(reading, actor, name)
             if dataset.definition.is_partitioned:
-                rows = reading.partition_page(dataset.id, after=after, limit=limit + 1)
+                rows = reading.accounts.partition_page(dataset.id, after=after, limit=limit + 1)
         accounts, following = pages.cut(rows, limit=limit, position=lambda account: account.key.partition)
         return PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=following)
 

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from ledger.accounting.display import show_amount
 from ledger.core.amounts import ZERO, Amount, timestamp
-from ledger.core.books import Wanted
+from ledger.core.books import ReadSet
 from ledger.core.datasets import AccountKey, Dataset
 from ledger.core.forecast import DAY_US, WINDOW_US, Forecast, Spend
 from ledger.core.forecast import forecast as estimate
@@ -38,7 +38,7 @@ def outlooks(reading: Reading, dataset: Dataset, *, now_us: int) -> list[Outlook
     A run counts from when it was approved, with what it holds, or what it was charged once it is settled; one that was
     voided does not count. Accounts of principals have no end: what they limit is given back.
     """
-    approvals = reading.approvals_since(dataset.id, since_us=now_us - WINDOW_US, limit=RUNS_MAX)
+    approvals = reading.runs.approved_since(dataset.id, since_us=now_us - WINDOW_US, limit=RUNS_MAX)
     since_us = max(now_us - WINDOW_US, dataset.created_us)
     if len(approvals) == RUNS_MAX:
         since_us = max(since_us, approvals[-1][0].created_us)
@@ -49,7 +49,7 @@ def outlooks(reading: Reading, dataset: Dataset, *, now_us: int) -> list[Outlook
             for key in chain.accounts_of(chain.parse(entry.body)):
                 if key.principal_id is None:
                     spends.setdefault(key, []).append(Spend(run.created_us, charged[run.id]))
-    accounts = reading.books({dataset.id: _wanted(spends)}).accounts
+    accounts = reading.books.read({dataset.id: _read_set(spends)}).accounts
     estimates = [
         Outlook(key, account.limit, estimate(spends.get(key, ()), account.remaining, since_us=since_us, now_us=now_us))
         for key, account in accounts.items()
@@ -63,9 +63,9 @@ def _first_to_end(outlook: Outlook) -> tuple[bool, int, str, str]:
     return ends_us is None, ends_us or 0, outlook.key.partition or "", outlook.key.project or ""
 
 
-def _wanted(spends: Mapping[AccountKey, object]) -> Wanted:
+def _read_set(spends: Mapping[AccountKey, object]) -> ReadSet:
     partitions = {key.partition for key in spends if key.partition is not None}
-    return Wanted(partitions=partitions, projects={key.project for key in spends if key.project is not None})
+    return ReadSet(partitions=partitions, projects={key.project for key in spends if key.project is not None})
 
 
 def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, Amount]:
@@ -73,7 +73,9 @@ def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, 
     amounts = {run.id: run.cost or ZERO for run in runs}
     settled = [run.id for run in runs if run.state == "settled"]
     for start in range(0, len(settled), SETTLEMENTS_AT_ONCE):
-        for run_id, entry in reading.settlements(dataset_id, settled[start : start + SETTLEMENTS_AT_ONCE]).items():
+        for run_id, entry in reading.journals.settlements(
+            dataset_id, settled[start : start + SETTLEMENTS_AT_ONCE]
+        ).items():
             amounts[run_id] = Amount.of(chain.parse(entry.body)["charged"])
     return amounts
 

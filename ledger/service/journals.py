@@ -50,14 +50,14 @@ class Journals:
     def inclusion(self, actor: Actor, dataset: str | None, *, seq: int, size: int | None) -> dict[str, Any]:
         """The proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
-            proof = proofs.inclusion(self._heads.branch(reading, named), seq=seq, size=size)
+            proof = proofs.inclusion(self._heads.journal_tree(reading, named), seq=seq, size=size)
             return {**_about(tenant, named), **proof, "head": self._heads.signed(reading, named)}
 
     def consistency(self, actor: Actor, dataset: str | None, *, from_: int, to: int | None) -> dict[str, Any]:
         """The proof that a journal begins with a shorter one. Raises NotFound, Forbidden, and InvalidRequest beyond its
         end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
-            proof = proofs.consistency(self._heads.branch(reading, named), from_=from_, to=to)
+            proof = proofs.consistency(self._heads.journal_tree(reading, named), from_=from_, to=to)
             return {**_about(tenant, named), **proof, "head": self._heads.signed(reading, named)}
 
     def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
@@ -111,5 +111,5 @@ def _about(tenant: Tenant, dataset: Dataset | None) -> dict[str, str]:
 
 def _entries(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> Sequence[Entry | TenantEntry]:
     if dataset is None:
-        return reading.tenant_entry_page(after=after, limit=limit)
-    return reading.entry_page(dataset.id, after=after, limit=limit)
+        return reading.journals.tenant_page(after=after, limit=limit)
+    return reading.journals.page(dataset.id, after=after, limit=limit)

@@ -33,8 +33,8 @@ class Keys:
 
         def make(writing: Writing, now_us: int) -> Key:
             key = _new_key(writing, body, now_us)
-            writing.add_key(key, keys.digest_of(secret))
-            writing.note("key-made", actor.facts(), keys.facts_of(key), now_us=now_us)
+            writing.keys.add(key, keys.digest_of(secret))
+            writing.journals.note("key-made", actor.facts(), keys.facts_of(key), now_us=now_us)
             return key
 
         return _with_secret(await change_as(self._writer, actor, make), secret)
@@ -49,10 +49,10 @@ class Keys:
             if not old.is_live(now_us):
                 raise RunState("The key was revoked or has expired: make a new one.", state="ended")
             key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
-            writing.add_key(key, keys.digest_of(secret))
-            writing.end_key(old.id, at_us=now_us + overlap_us)
+            writing.keys.add(key, keys.digest_of(secret))
+            writing.keys.expire(old.id, at_us=now_us + overlap_us)
             facts = {**keys.facts_of(key), "rotates": str(old.id), "old_ends_at": timestamp(now_us + overlap_us)}
-            writing.note("key-rotated", actor.facts(), facts, now_us=now_us)
+            writing.journals.note("key-rotated", actor.facts(), facts, now_us=now_us)
             return key
 
         return _with_secret(await change_as(self._writer, actor, rotate), secret)
@@ -62,8 +62,8 @@ class Keys:
 
         def revoke(writing: Writing, now_us: int) -> None:
             if _key(writing, key_id).revoked_us is None:
-                writing.revoke_key(key_id, now_us=now_us)
-                writing.note("key-revoked", actor.facts(), {"revokes": str(key_id)}, now_us=now_us)
+                writing.keys.revoke(key_id, now_us=now_us)
+                writing.journals.note("key-revoked", actor.facts(), {"revokes": str(key_id)}, now_us=now_us)
 
         await change_as(self._writer, actor, revoke)
         self._keyring.forget()
@@ -71,7 +71,7 @@ class Keys:
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> KeyPage:
         """The tenant's keys, without their secrets."""
         with self._store.reading(actor.tenant_id) as reading:
-            rows = reading.keys(after=pages.after_id(cursor), limit=limit + 1)
+            rows = reading.keys.page(after=pages.after_id(cursor), limit=limit + 1)
         page, following = pages.cut(rows, limit=limit, position=lambda key: str(key.id))
         return KeyPage(items=[_key_shown(key) for key in page], next=following)
 
@@ -80,13 +80,13 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
     """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
     secret = keys.mint(writing.tenant_id)
     key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
-    writing.add_key(key, keys.digest_of(secret))
-    writing.note("key-made", by, keys.facts_of(key), now_us=now_us)
+    writing.keys.add(key, keys.digest_of(secret))
+    writing.journals.note("key-made", by, keys.facts_of(key), now_us=now_us)
     return key, secret
 
 
 def _key(writing: Writing, key_id: UUID) -> Key:
-    key = writing.keys_by_id([key_id]).get(key_id)
+    key = writing.keys.by_id([key_id]).get(key_id)
     if key is None:
         raise NotFound("There is no such key.")
     return key
@@ -94,7 +94,7 @@ def _key(writing: Writing, key_id: UUID) -> Key:
 
 def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:
     datasets = None if body.datasets is None else tuple(sorted(set(body.datasets)))
-    if datasets is not None and (unknown := set(datasets) - writing.dataset_names(datasets)):
+    if datasets is not None and (unknown := set(datasets) - writing.datasets.existing_names(datasets)):
         missing = min(unknown)
         raise InvalidRequest(f"datasets: there is no dataset named {missing!r}", field="datasets", dataset=missing)
     expires_us = None if body.expires_at is None else microseconds(body.expires_at)

@@ -41,4 +41,4 @@ class LastUses:
 
 
 def _write(uses: Mapping[UUID, int], writing: Writing) -> None:
-    writing.note_use(uses)
+    writing.keys.note_use(uses)

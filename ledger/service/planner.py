@@ -27,8 +27,8 @@ from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, Adjacency, Bound
-from ledger.core.decision.group import wanted_uses
-from ledger.core.decision.runs import charged_accounts, demand_project
+from ledger.core.decision.group import read_sets_of_uses
+from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
 from ledger.errors import TooLarge
 from ledger.service import answers, catalogue
@@ -140,7 +140,7 @@ class Planner:
         TooLarge where it takes too long, and Overloaded where it does not get its turn.
         """
         solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
-        catalogue.demand_project(actor, request.project)
+        catalogue.demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
         bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1
@@ -173,10 +173,10 @@ class Planner:
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
-        wanted = wanted_uses(resolved.uses, project=project, principal_id=actor.principal_id)
+        read_sets = read_sets_of_uses(resolved.uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books(wanted)
-        demand_project(books, resolved.uses, project)
+            books = reading.books.read(read_sets)
+        demand_project_share(books, resolved.uses, project)
         charged = {
             use.dataset_id: charged_accounts(books, use, project=project, principal_id=actor.principal_id)
             for use in resolved.uses

@@ -42,7 +42,7 @@ class Proposals:
         after = pages.after_moment(cursor)
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
-            rows = reading.proposal_page(after=after, limit=limit + 1, state=state, now_us=now_us)
+            rows = reading.proposals.page(after=after, limit=limit + 1, state=state, now_us=now_us)
             names = _dataset_names(reading, rows)
         proposals, following = pages.cut(rows, limit=limit, position=lambda row: [row.created_us, str(row.id)])
         items = [proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us) for proposal in proposals]
@@ -79,7 +79,7 @@ class Proposals:
 
 def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
     """A proposal and the name of its dataset. Raises NotFound."""
-    proposal = reading.proposal(proposal_id)
+    proposal = reading.proposals.by_id(proposal_id)
     if proposal is None:
         raise _no_proposal()
     name = _dataset_names(reading, [proposal])[proposal.dataset_id]
@@ -91,7 +91,7 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
 
 
 def _dataset_names(reading: Reading, proposals: Collection[Proposal]) -> dict[UUID, str]:
-    definitions = reading.definitions(ids={proposal.dataset_id for proposal in proposals})
+    definitions = reading.datasets.definitions(ids={proposal.dataset_id for proposal in proposals})
     return {definition.id: definition.name for definition in definitions}
 
 

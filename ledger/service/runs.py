@@ -27,7 +27,7 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.datasets import AccountKey
-from ledger.core.decision.group import Unrecorded, wanted_uses
+from ledger.core.decision.group import Unrecorded, read_sets_of_uses
 from ledger.core.decision.posting import Repeat
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
@@ -43,14 +43,14 @@ from ledger.errors import (
 )
 from ledger.service import answers
 from ledger.service.answers import Said
-from ledger.service.catalogue import Catalogue, Resolved, demand_project, find
+from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, find
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
 from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Results, Writer
 from ledger.signer.keyfile import Signer
-from ledger.signer.receipts import Receipts, Sealed
+from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
 
 FITS_OF_BATCH_MAX: Final = 10
@@ -96,7 +96,7 @@ class Runs:
             before = await asyncio.to_thread(self._entries, actor.tenant_id, [result.run_id])
             decisions = answers.decisions_of(before[result.run_id])
         else:
-            decisions = answers.in_order(Sealed.of(entry) for entry in result)
+            decisions = answers.in_order(ParsedEntry.of(entry) for entry in result)
         answer = await self._answer(actor, decisions, is_replayed=isinstance(result, Repeat))
         if answer.refusal is None:
             answer.body["receipt"] = await self._receipt(actor.tenant_id, decisions, decisions)
@@ -132,7 +132,7 @@ class Runs:
     async def _prepared(self, actor: Actor, item: Item) -> Ask:
         """The command that asks for a run, with its cost. Raises LedgerError."""
         request = item.request
-        demand_project(actor, request.project)
+        demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         cost, costing = await self._costed(actor, resolved, request)
         return Ask(
@@ -176,11 +176,11 @@ class Runs:
 
     def share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
         """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
-        of = wanted_uses(
+        of = read_sets_of_uses(
             [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
         )
         with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books(of)
+            books = reading.books.read(of)
         limits = [dataset.limit for dataset in books.datasets.values()]
         limits += [dataset.fair_use.held for dataset in books.datasets.values()]
         limits += [share.limit for share in books.projects.values()]
@@ -208,7 +208,7 @@ class Runs:
                     found.append(Answer({}, False, answers.refused(decisions, fits=None)))
                     continue
                 case _:
-                    decisions = answers.in_order(Sealed.of(entry) for entry in result)
+                    decisions = answers.in_order(ParsedEntry.of(entry) for entry in result)
             is_refused = decisions[0]["kind"] == "run-refused"
             with_fits = not is_refused or "delta" not in decisions[0] or next(dear_left) <= FITS_OF_BATCH_MAX
             replayed = isinstance(result, Repeat)
@@ -318,7 +318,7 @@ class Runs:
             before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
             entries = answers.repeated(before[result.run_id], result.kind, result.body)
         else:
-            entries = [Sealed.of(entry) for entry in result]
+            entries = [ParsedEntry.of(entry) for entry in result]
         return _as_decided(entries, decisions)
 
     # --- what shows runs
@@ -326,7 +326,7 @@ class Runs:
     def show(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
         """One run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
             if run is None or not _sees(actor, entries, run):
                 raise _no_run()
@@ -338,7 +338,7 @@ class Runs:
         Raises RunState where there is none: it was refused, or an answer said that it is void.
         """
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
@@ -364,7 +364,7 @@ class Runs:
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
-            found = reading.run_page(
+            found = reading.runs.page(
                 after=after,
                 limit=limit,
                 dataset_id=None if dataset is None else find(reading, actor, dataset).id,
@@ -383,7 +383,7 @@ class Runs:
     def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Said]]:
         """A run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs_by_id([run_id]).get(run_id)
+            run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
@@ -404,7 +404,7 @@ class Runs:
 
     def _tenant_name(self, tenant_id: UUID) -> str:
         with self._store.reading(tenant_id) as reading:
-            tenant = reading.tenant()
+            tenant = reading.tenants.current()
         if tenant is None:
             raise NotFound("There is no such tenant.")
         return tenant.name
@@ -415,8 +415,8 @@ class Runs:
 
 
 def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
-    found = reading.entries_of_runs(run_ids)
-    return {run_id: [Sealed.of(entry) for entry in entries] for run_id, entries in found.items()}
+    found = reading.journals.run_entries(run_ids)
+    return {run_id: [ParsedEntry.of(entry) for entry in entries] for run_id, entries in found.items()}
 
 
 def _as_decided(entries: Sequence[Said], decisions: Sequence[Said]) -> list[Said]:

@@ -65,8 +65,8 @@ class Tenants:
 
         def set_policy(writing: Writing, now_us: int) -> None:
             facts = {"second_steward": body.second_steward, "reason": body.reason}
-            writing.set_policy(second_steward=body.second_steward)
-            writing.note("policy-set", actor.facts(), facts, now_us=now_us)
+            writing.tenants.set_policy(second_steward=body.second_steward)
+            writing.journals.note("policy-set", actor.facts(), facts, now_us=now_us)
 
         await change_as(self._writer, actor, set_policy)
         return PolicyShown(second_steward=body.second_steward)
@@ -74,14 +74,14 @@ class Tenants:
 
 def add_tenant(writing: Writing, name: str, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
     """Add the tenant of this transaction; its first admin key, and the key's secret. by: who adds it."""
-    writing.add_tenant(name, now_us=now_us)
-    writing.note("tenant-made", by, {"name": name}, now_us=now_us)
+    writing.tenants.add(name, now_us=now_us)
+    writing.journals.note("tenant-made", by, {"name": name}, now_us=now_us)
     return add_admin(writing, by=by, now_us=now_us)
 
 
 def demand_tenant(reading: Reading) -> Tenant:
     """The tenant of this reading. Raises NotFound."""
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return tenant

@@ -25,7 +25,7 @@ async def change_as(writer: Writer, actor: Actor, change: Callable[[Writing, int
 
     def checked(writing: Writing) -> T:
         now_us = writing.now_us()
-        if not writing.is_live(actor, now_us=now_us):
+        if not writing.keys.is_live(actor, now_us=now_us):
             raise Unauthenticated("This key was revoked or has expired.")
         return change(writing, now_us)
 

@@ -47,7 +47,7 @@ from ledger.core.decision.group import (
     Batched,
     Unrecorded,
     decide,
-    wanted,
+    read_sets,
 )
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.entries import Draft, Entry
@@ -168,8 +168,8 @@ class Writer:
         """Queues alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
 
         def work(writing: Writing) -> int:
-            writing.tell(found, now_us=writing.now_us())
-            return len(writing.told)
+            writing.outbox.add(found, now_us=writing.now_us())
+            return len(writing.outbox.added)
 
         return self.run(tenant_id, work)
 
@@ -302,7 +302,7 @@ class Writer:
         sealed = next(_sealed(answers), None)
         try:
             with self._store.reading(tenant_id) as reading:
-                return sealed is not None and reading.has_entry(sealed)
+                return sealed is not None and reading.journals.has(sealed)
         except SQLAlchemyError:
             return False
 
@@ -314,7 +314,7 @@ class Writer:
                 answers.append(group[0].work(writing))
             else:
                 answers.extend(_decide_group(writing, [item.command for item in group if item.command is not None]))
-            told.extend(writing.told)
+            told.extend(writing.outbox.added)
 
 
 def _asks(command: Command | None) -> tuple[Ask, ...]:
@@ -342,7 +342,7 @@ def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
 def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer]:
     answers: dict[int, _Answer] = {}
     claimed = _Claimed(writing, [ask for command in commands for ask in _asks(command)])
-    named = writing.claim_names([command for command in commands if isinstance(command, Register)])
+    named = writing.datasets.claim_names([command for command in commands if isinstance(command, Register)])
     for index, command in enumerate(commands):
         if isinstance(command, Ask) and (repeated := claimed.repeated(command)) is not None:
             answers[index] = repeated
@@ -351,7 +351,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
 
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
-    books = writing.lock(wanted(open_.values()), runs)
+    books = writing.books.lock(read_sets(open_.values()), runs)
     now_us = writing.now_us()
     dead = _refuse_dead_keys(writing, commands, now_us)
     answers |= dead
@@ -382,9 +382,9 @@ class _Claimed:
 
     def __init__(self, writing: Writing, asks: Sequence[Ask]) -> None:
         self._writing = writing
-        self._taken = writing.claim({ask.run_id: (ask.actor, ask.claim) for ask in asks})
+        self._taken = writing.claims.claim({ask.run_id: (ask.actor, ask.claim) for ask in asks})
         before = [claimed.run_id for claimed in self._taken.values()]
-        runs = writing.runs_by_id(before).values() if before else ()
+        runs = writing.runs.by_id(before).values() if before else ()
         self._refused = {run.id for run in runs if run.state == "refused"}
 
     def repeated(self, ask: Ask) -> Repeat | LedgerError | None:
@@ -418,7 +418,7 @@ class _Claimed:
             for ask, one in zip(asks, of_each, strict=True):
                 if isinstance(one, LedgerError | Unrecorded) and ask.claim.key not in self._taken:
                     unbound.append(ask.claim.key)
-        self._writing.unclaim(unbound)
+        self._writing.claims.release(unbound)
 
 
 class _Sealing:
@@ -445,8 +445,8 @@ class _Sealing:
         return outcome if isinstance(outcome, Unrecorded | LedgerError) else self.seal(outcome)
 
     def write(self, after: Books) -> None:
-        self._writing.append(self._entries)
-        self._writing.save(self._before, after, self._heads)
+        self._writing.journals.append(self._entries)
+        self._writing.books.save(self._before, after, self._heads)
         self._tell()
 
     def _tell(self) -> None:
@@ -454,13 +454,13 @@ class _Sealing:
         round. Where nothing is worth telling, this asks the database nothing."""
         alerting, datasets = self._before.alerting, self._before.datasets
         refused = {
-            id_: self._writing.refusals_in_a_row(
+            id_: self._writing.journals.refusals_in_a_row(
                 id_, before=datasets[id_].seq + 1, limit=alerting.refusals_in_a_row or 0
             )
             for id_ in refused_datasets(alerting, self._drafts)
         }
         if found := raised(self._before, self._drafts, refused):
-            self._writing.tell(found, now_us=self._now_us)
+            self._writing.outbox.add(found, now_us=self._now_us)
 
 
 def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
@@ -468,7 +468,7 @@ def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int
 
     A token has no row: it ends by itself, and nothing can end it before.
     """
-    keys = writing.keys_by_id(sorted({command.actor.key_id for command in commands if command.actor.is_key}))
+    keys = writing.keys.by_id(sorted({command.actor.key_id for command in commands if command.actor.is_key}))
     return {
         index: Unauthenticated("This key was revoked or has expired.")
         for index, command in enumerate(commands)

@@ -111,7 +111,7 @@ class Tree:
         return tree.root()
 
 
-class Branch:
+class JournalTree:
     """A journal's tree as one reading sees it: its size, and the roots of its subtrees."""
 
     def __init__(self, tree: Tree, reading: Reading, dataset_id: UUID | None, size: int) -> None:
@@ -138,9 +138,9 @@ class Branch:
         """From the database; a proof asks several times for parts of the same block, which is read once."""
         number, start = divmod(after, BLOCK)
         if start + limit > BLOCK:
-            return self._reading.entry_hashes(self._dataset_id, after=after, limit=limit)
+            return self._reading.journals.hashes(self._dataset_id, after=after, limit=limit)
         if number not in self._blocks:
-            self._blocks[number] = self._reading.entry_hashes(self._dataset_id, after=after - start, limit=BLOCK)
+            self._blocks[number] = self._reading.journals.hashes(self._dataset_id, after=after - start, limit=BLOCK)
         return [(seq, hash_) for seq, hash_ in self._blocks[number] if after < seq][:limit]
 
 
@@ -152,27 +152,27 @@ class Heads:
         self._lock = threading.Lock()
         self._trees: OrderedDict[tuple[UUID, UUID | None], Tree] = OrderedDict()
 
-    def branch(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> Branch:
+    def journal_tree(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> JournalTree:
         """The tree of a dataset's journal, or of the tenant's own, as far as the dataset (or the tenant, where it was
         read before; or as it is now) says that it goes. Raises JournalBroken where the entries are others than the ones
         seen before, or end elsewhere."""
         if dataset is None:
             tenant = tenant or _tenant(reading)
-            return self._branch(reading, None, tenant.seq, tenant.head)
-        return self._branch(reading, dataset.id, dataset.seq, dataset.head)
+            return self._grown(reading, None, tenant.seq, tenant.head)
+        return self._grown(reading, dataset.id, dataset.seq, dataset.head)
 
-    def _branch(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> Branch:
+    def _grown(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> JournalTree:
         tree = self._tree(reading.tenant_id, dataset_id)
-        branch = Branch(tree, reading, dataset_id, size)
+        journal_tree = JournalTree(tree, reading, dataset_id, size)
         try:
-            tree.grow(lambda after, limit: reading.entry_hashes(dataset_id, after=after, limit=limit), size=size)
+            tree.grow(lambda after, limit: reading.journals.hashes(dataset_id, after=after, limit=limit), size=size)
             tree.demand_newest(newest, size=size)
-            if size and branch.hash_of(size) != newest:
+            if size and journal_tree.hash_of(size) != newest:
                 raise JournalBroken("is not the one that the head names", seq=size)
         except JournalBroken as error:
             log.error("a journal gets no signature: %s", error.detail)
             raise
-        return branch
+        return journal_tree
 
     def _tree(self, tenant_id: UUID, dataset_id: UUID | None) -> Tree:
         with self._lock:
@@ -185,7 +185,7 @@ class Heads:
     def payload(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
         """What a head says: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""
         tenant = tenant or _tenant(reading)
-        branch = self.branch(reading, dataset, tenant=tenant)
+        tree = self.journal_tree(reading, dataset, tenant=tenant)
         seq, hash_ = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
         named = None if dataset is None else (dataset.id, dataset.definition.name)
         return export.head_payload(
@@ -193,7 +193,7 @@ class Heads:
             named,
             seq=seq,
             hash_=hash_,
-            root=branch.root(seq),
+            root=tree.root(seq),
             at=_at(reading, dataset, seq=seq, hash_=hash_),
         )
 
@@ -216,11 +216,11 @@ class Heads:
 
     def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
         with self._store.reading(tenant_id) as reading:
-            return reading.dataset_page(after=after, limit=DATASETS_PAGE, only=None)
+            return reading.datasets.page(after=after, limit=DATASETS_PAGE, only=None)
 
 
 def _tenant(reading: Reading) -> Tenant:
-    tenant = reading.tenant()
+    tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     return tenant
@@ -231,9 +231,9 @@ def _at(reading: Reading, dataset: Dataset | None, *, seq: int, hash_: bytes) ->
     if seq == 0:
         return None
     page = (
-        reading.tenant_entry_page(after=seq - 1, limit=1)
+        reading.journals.tenant_page(after=seq - 1, limit=1)
         if dataset is None
-        else reading.entry_page(dataset.id, after=seq - 1, limit=1)
+        else reading.journals.page(dataset.id, after=seq - 1, limit=1)
     )
     if not page or chain.digest(page[0].body) != hash_:
         raise JournalBroken("is not the one that the head names", seq=seq)

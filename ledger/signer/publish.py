@@ -135,7 +135,7 @@ class Publisher:
         folder = self._folder / str(tenant_id)
         left = {path for path in folder.glob("*.jws") if self._is_read(path)}
         with self._store.reading(tenant_id) as reading:
-            if (tenant := reading.tenant()) is not None:
+            if (tenant := reading.tenants.current()) is not None:
                 self._one(reading, tenant, None, folder / "tenant.jws")
                 left.discard(folder / "tenant.jws")
         after: str | None = None
@@ -150,7 +150,7 @@ class Publisher:
 
     def _page(self, tenant_id: UUID, after: str | None) -> list[Dataset]:
         with self._store.reading(tenant_id) as reading:
-            return reading.dataset_page(after=after, limit=DATASETS_PAGE, only=None)
+            return reading.datasets.page(after=after, limit=DATASETS_PAGE, only=None)
 
     def _one(self, reading: Reading, tenant: Tenant, dataset: Dataset | None, path: Path) -> None:
         """Holds a journal against its newest published head, and publishes its newest one."""
@@ -174,10 +174,10 @@ class Publisher:
             raise JournalBroken(f"is missing: a head of {tail.seq} entries was published", seq=seq + 1)
         if seq == tail.seq and newest.hex() == tail.hash:
             return
-        branch = self._heads.branch(reading, dataset, tenant=tenant)
-        if branch.hash_of(tail.seq).hex() != tail.hash:
+        tree = self._heads.journal_tree(reading, dataset, tenant=tenant)
+        if tree.hash_of(tail.seq).hex() != tail.hash:
             raise JournalBroken("is not the one that a published head names", seq=tail.seq)
-        if branch.root(tail.seq).hex() != tail.root:
+        if tree.root(tail.seq).hex() != tail.root:
             raise JournalBroken("ends another history than the one of which a head was published", seq=tail.seq)
 
     def _contradicted(self, path: Path, detail: str, *, dataset: Dataset | None = None, seq: int = 1) -> None:

@@ -29,7 +29,7 @@ TENANTS_KNOWN_MAX: Final = 10_000
 _STATES: Final = {"run-approved": ("held", "start_by"), "run-started": ("started", "settle_by")}
 
 
-class Sealed(dict[str, Any]):
+class ParsedEntry(dict[str, Any]):
     """An entry as it is parsed, with the hash that it was sealed by beside it, since making that anew takes as long as
     signing does."""
 
@@ -37,7 +37,7 @@ class Sealed(dict[str, Any]):
     hash: str
 
     @classmethod
-    def of(cls, entry: Entry) -> Sealed:
+    def of(cls, entry: Entry) -> ParsedEntry:
         found = cls(chain.parse(entry.body))
         found.hash = entry.hash.hex()
         return found
@@ -79,7 +79,7 @@ def _place(decision: Said, entry: Said) -> dict[str, Any]:
         "id": entry["dataset_id"],
         **({} if partitions is None else {"partitions": partitions}),
         "seq": entry["seq"],
-        "hash": entry.hash if isinstance(entry, Sealed) else digest(canonical(entry)).hex(),
+        "hash": entry.hash if isinstance(entry, ParsedEntry) else digest(canonical(entry)).hex(),
     }
 
 

@@ -1,23 +1,25 @@
 """All SQL, for PostgreSQL and SQLite.
 
-A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Only `ledger.service.writer` and
-`ledger.operate.deploy` open a writing transaction, and `ledger.service.certificates` for its cache, which is no record
-and locks nothing else. Rows are locked in one order everywhere: idempotency keys (sorted), dataset names (sorted),
-datasets (by id); what hangs under a dataset (accounts, projects, runs, entries) is protected by its dataset's lock; the
-tenant's own journal comes last.
+A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Both reach rows by noun:
+`reading.runs.page(…)`, `writing.outbox.add(…)`. Only `ledger.service.writer` and `ledger.operate.deploy` open a writing
+transaction, and `ledger.service.certificates` for its cache, which is no record and locks nothing else. Rows are locked
+in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a dataset
+(accounts, projects, runs, entries) is protected by its dataset's lock; the tenant's own journal comes last.
 
 On PostgreSQL each transaction says first whose it is, for row-level security (see `ledger.store.tables`). The
 predicates on `tenant_id` in every statement do not rely on that: SQLite has none.
 
-    engines  how each database is opened, and the transactions that begin there
-    reading  what is read
-    writing  what is written
+    engines       how each database is opened, and the transactions that begin there
+    transactions  Reading and Writing: the nouns that each of them has
+    repository    what the readers and writers of all nouns have
+    rows          rows of tables as the nouns of `ledger.core`, and back
+
+The other modules but `tables` and `guards`, which declare the schema, are one noun each.
 """
 
 from ledger.core.people import Key
 from ledger.store.claims import Claimed
 from ledger.store.engines import Store, engine_for, failure_kind
-from ledger.store.reading import Reading
-from ledger.store.writing import Writing
+from ledger.store.transactions import Reading, Writing
 
 __all__ = ["Claimed", "Key", "Reading", "Store", "Writing", "engine_for", "failure_kind"]

@@ -1,24 +1,150 @@
-"""The books as the decision reads and writes them."""
+"""The books, as a decision reads and writes them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Final
+from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, select
 
-from ledger.core.books import Wanted
-from ledger.store.tables import NOBODY, accounts
+from ledger.core.books import Books, ReadSet
+from ledger.core.datasets import Dataset, Project
+from ledger.store.accounts import AccountReader, AccountWriter
+from ledger.store.datasets import DatasetReader, DatasetWriter
+from ledger.store.proposals import ProposalReader, ProposalWriter
+from ledger.store.repository import Repository
+from ledger.store.rows import alerting_of, dataset_of
+from ledger.store.runs import RunReader, RunWriter
+from ledger.store.tables import NOBODY, accounts, datasets, tenants
+from ledger.store.tenants import TenantReader
 
 NAMES_MAX: Final = 500
-"""How many partitions are asked for by name; where a group names more, all are read."""
+"""How many partitions are asked for by name. If a group names more, all are read."""
 
 
-def held_by(wanted: Iterable[Wanted]) -> ColumnElement[bool]:
+class BookReader(Repository):
+    """Reads what datasets are decided on."""
+
+    def read(self, read_sets: Mapping[UUID, ReadSet], *, run_ids: Sequence[UUID] = ()) -> Books:
+        """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
+        resolved before."""
+        return self._fill(self.connection.execute(self._decided_on(read_sets)).all(), read_sets, run_ids)
+
+    def _decided_on(self, read_sets: Mapping[UUID, ReadSet]) -> Select[Any]:
+        """The datasets, each beside the tenant's alerting, so that this takes no further statement."""
+        alerting = select(tenants.c.alerting).where(tenants.c.tenant_id == self.tenant_id).scalar_subquery()
+        query = select(datasets, alerting.label("alerting"))
+        mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(read_sets)))
+        return query.where(*mine).order_by(datasets.c.id)
+
+    def _fill(self, rows: Sequence[Row[Any]], read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
+        loaded = [dataset_of(row, ()) for row in rows]
+        books = Books(
+            datasets={dataset.id: dataset for dataset in loaded},
+            alerting=alerting_of(rows[0].alerting if rows else None),
+        )
+        self._fill_accounts(books, loaded, read_sets)
+        books.projects.update(self._projects(read_sets))
+        run_reader = RunReader(self.connection, self.tenant_id)
+        if run_ids:
+            books.runs.update(run_reader.by_id(run_ids))
+        books = self._with_policy(books, [id_ for id_, read_set in read_sets.items() if read_set.is_guarded])
+        for dataset in loaded:
+            if dataset.fair_use.runs_per_hour is not None:
+                for principal_id in read_sets[dataset.id].principals:
+                    newest = run_reader.newest_times(dataset.id, principal_id, limit=dataset.fair_use.runs_per_hour)
+                    books.recent[dataset.id, principal_id] = newest
+        return books
+
+    def _fill_accounts(self, books: Books, loaded: Sequence[Dataset], read_sets: Mapping[UUID, ReadSet]) -> None:
+        account_reader = AccountReader(self.connection, self.tenant_id)
+        for condition in _account_conditions(loaded, read_sets):
+            books.accounts.update((account.key, account) for account in account_reader.matching(condition))
+        for key in books.accounts:
+            if key.is_base and key.partition is not None:
+                books.partitions[key.dataset_id] = (*books.partitions.get(key.dataset_id, ()), key.partition)
+        for dataset in loaded:
+            if dataset.definition.is_partitioned:
+                books.partitions.setdefault(dataset.id, ())
+
+    def _projects(self, read_sets: Mapping[UUID, ReadSet]) -> dict[tuple[UUID, str], Project]:
+        ids = [id_ for id_, read_set in read_sets.items() if read_set.projects]
+        if not ids:
+            return {}
+        is_every = any(read_sets[id_].is_every_project for id_ in ids)
+        names = None if is_every else {name for id_ in ids for name in read_sets[id_].projects}
+        rows = DatasetReader(self.connection, self.tenant_id).projects(ids, names)
+        return {(project.dataset_id, project.name): project for project in rows}
+
+    def _with_policy(self, books: Books, guarded: Sequence[UUID]) -> Books:
+        """The books with what decides whether a change to these datasets takes a second person."""
+        if not guarded:
+            return books
+        tenant = TenantReader(self.connection, self.tenant_id).current()
+        overdrawn = AccountReader(self.connection, self.tenant_id).overdrawn_datasets(guarded)
+        open_proposals = ProposalReader(self.connection, self.tenant_id).open_on(guarded)
+        return replace(
+            books,
+            takes_two=tenant is not None and tenant.second_steward,
+            overdrawn=overdrawn,
+            proposals={proposal.id: proposal for proposal in open_proposals},
+        )
+
+
+class BookWriter(BookReader):
+    """Locks the books for a decision, and saves what it changed."""
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        super().__init__(connection, tenant_id)
+        self._datasets = DatasetWriter(connection, tenant_id)
+        self._accounts = AccountWriter(connection, tenant_id)
+        self._runs = RunWriter(connection, tenant_id)
+        self._proposals = ProposalWriter(connection, tenant_id)
+
+    def lock(self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
+        """Lock these datasets, in the order of their ids, and read what hangs under them.
+
+        Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
+        itself would show them as they were before the wait. The lock leaves the rows' keys alone, so that a dataset
+        that is being derived from one of them need not wait.
+        """
+        if not read_sets:
+            return Books()
+        locking = self._decided_on(read_sets).with_for_update(key_share=True)
+        return self._fill(self.connection.execute(locking).all(), read_sets, run_ids)
+
+    def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
+        """Write the rows that changed; `heads` are the journals' new hashes. Entries are appended before."""
+        self._datasets.save(before, after, heads)
+        self._accounts.save(before, after)
+        self._runs.save(before, after)
+        self._proposals.save(before, after)
+
+
+def _account_conditions(loaded: Sequence[Dataset], read_sets: Mapping[UUID, ReadSet]) -> Iterator[ColumnElement[bool]]:
+    """One for all datasets that are counted as a whole, and one for each that has partitions."""
+    whole = [dataset.id for dataset in loaded if not dataset.definition.is_partitioned]
+    if whole:
+        yield and_(
+            accounts.c.dataset_id.in_(whole), accounts.c.partition == "", _is_held_by(read_sets[id_] for id_ in whole)
+        )
+    for dataset in loaded:
+        read_set = read_sets[dataset.id]
+        if not dataset.definition.is_partitioned or read_set.partitions == set():
+            continue
+        conditions = [accounts.c.dataset_id == dataset.id, _is_held_by([read_set])]
+        if read_set.partitions is not None and len(read_set.partitions) <= NAMES_MAX:
+            conditions.append(accounts.c.partition.in_(sorted(read_set.partitions)))
+        yield and_(*conditions)
+
+
+def _is_held_by(read_sets: Iterable[ReadSet]) -> ColumnElement[bool]:
     """Of nobody, of these projects, of these principals."""
     names, ids = {""}, {NOBODY}
-    for asked in wanted:
-        names |= asked.projects
-        ids |= asked.principals
+    for read_set in read_sets:
+        names |= read_set.projects
+        ids |= read_set.principals
     # At most one of the two names somebody.
     return and_(accounts.c.project.in_(sorted(names)), accounts.c.principal_id.in_(sorted(ids)))

@@ -1,9 +1,17 @@
-"""Idempotency keys and names: claimed."""
+"""Idempotency keys, claimed by the runs that came with them."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID
+
+from sqlalchemy import delete, select
+
+from ledger.core.commands import Claim
+from ledger.core.people import Actor
+from ledger.store.repository import Repository
+from ledger.store.tables import claims
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,3 +21,38 @@ class Claimed:
     principal_id: UUID
     digest: bytes
     run_id: UUID
+
+
+class ClaimWriter(Repository):
+    """Claims idempotency keys."""
+
+    def claim(self, requests: Mapping[UUID, tuple[Actor, Claim]]) -> dict[str, Claimed]:
+        """Claim the keys of new runs (by run id), in sorted order. Return what the taken ones stand for.
+
+        The insert waits for another process that is claiming the same key, so the look-up after it, a statement of its
+        own with a newer snapshot, sees that process's commit.
+        """
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "key": claim.key,
+                "principal_id": actor.principal_id,
+                "digest": claim.digest,
+                "run_id": run_id,
+            }
+            for run_id, (actor, claim) in requests.items()
+        ]
+        rows.sort(key=lambda row: str(row["key"]))
+        if not rows:
+            return {}
+        won = set(self.connection.execute(self._insert_new(claims).returning(claims.c.key), rows).scalars())
+        lost = [row["key"] for row in rows if row["key"] not in won]
+        if not lost:
+            return {}
+        taken = select(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(lost))
+        return {row.key: Claimed(row.principal_id, row.digest, row.run_id) for row in self.connection.execute(taken)}
+
+    def release(self, keys: Sequence[str]) -> None:
+        """Release keys that were claimed in this transaction and whose requests bind nothing."""
+        if keys:
+            self.connection.execute(delete(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(keys)))

@@ -1,12 +1,187 @@
-"""Datasets, partitions and projects: read."""
+"""Datasets, where they come from, and the projects that have a share of them."""
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, and_
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+from uuid import UUID
 
-from ledger.store.tables import NOBODY, accounts
+from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, update
+
+from ledger.core.books import Books
+from ledger.core.commands import Register
+from ledger.core.datasets import NO_FAIR_USE, Dataset, Definition, Project
+from ledger.core.entries import NO_HASH
+from ledger.core.journal import chain
+from ledger.store.repository import Repository
+from ledger.store.rows import amount_row, dataset_of, definition_of, project_of
+from ledger.store.tables import datasets, lineage, places, projects, runs
 
 
-def is_base() -> ColumnElement[bool]:
-    """The condition for the account of a whole dataset."""
-    return and_(accounts.c.project == "", accounts.c.principal_id == NOBODY)
+class DatasetReader(Repository):
+    """Reads datasets and projects."""
+
+    def definitions(
+        self, *, names: Collection[str] = (), ids: Collection[UUID] = (), with_ancestors: bool = False
+    ) -> list[Definition]:
+        """The datasets of these names and ids; with_ancestors: and all that they are derived from."""
+        is_named = or_(datasets.c.name.in_(names), datasets.c.id.in_(ids))
+        rows = self.connection.execute(select(datasets).where(self._registered(), is_named)).all()
+        lines = self._lineage([row.id for row in rows])
+        definitions = [definition_of(row, lines.get(row.id, ())) for row in rows]
+        if with_ancestors and lines:
+            missing = {id_ for definition in definitions for id_ in definition.ancestors} - {row.id for row in rows}
+            definitions += self.definitions(ids=missing) if missing else []
+        return definitions
+
+    def by_name(self, name: str) -> Dataset | None:
+        rows = self._datasets(select(datasets).where(datasets.c.name == name))
+        return rows[0] if rows else None
+
+    def page(self, *, after: str | None, limit: int, only: frozenset[str] | None) -> list[Dataset]:
+        """Datasets by name, the first after `after`; only: those names, or None for all."""
+        query = select(datasets).order_by(datasets.c.name).limit(limit)
+        if after is not None:
+            query = query.where(datasets.c.name > after)
+        if only is not None:
+            query = query.where(datasets.c.name.in_(sorted(only)))
+        return self._datasets(query)
+
+    def existing_names(self, names: Sequence[str]) -> set[str]:
+        """Which of these names exist."""
+        query = select(datasets.c.name).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(names))
+        return set(self.connection.execute(query).scalars())
+
+    def name_page(self, *, after: str | None, limit: int) -> list[tuple[str, UUID]]:
+        """Names and ids of datasets by name, whatever else is in their rows."""
+        query = select(datasets.c.name, datasets.c.id).where(
+            datasets.c.tenant_id == self.tenant_id, datasets.c.name > (after or "")
+        )
+        return [(row.name, row.id) for row in self.connection.execute(query.order_by(datasets.c.name).limit(limit))]
+
+    def projects(self, dataset_ids: Collection[UUID], names: Collection[str] | None = None) -> list[Project]:
+        """The projects that have a share of these datasets, by name; names: those, or None for all."""
+        query = select(projects).where(projects.c.tenant_id == self.tenant_id, projects.c.dataset_id.in_(dataset_ids))
+        if names is not None:
+            query = query.where(projects.c.name.in_(names))
+        return [project_of(row) for row in self.connection.execute(query.order_by(projects.c.name))]
+
+    def names_in_project(self, project: str) -> frozenset[str]:
+        """The names of the datasets in which a project has a share or runs."""
+        with_share = select(projects.c.dataset_id).where(
+            projects.c.tenant_id == self.tenant_id, projects.c.name == project
+        )
+        with_runs = (
+            select(places.c.dataset_id)
+            .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
+            .where(places.c.tenant_id == self.tenant_id, runs.c.tenant_id == self.tenant_id, runs.c.project == project)
+        )
+        is_in_project = or_(datasets.c.id.in_(with_share), datasets.c.id.in_(with_runs))
+        query = select(datasets.c.name).where(self._registered(), is_in_project)
+        return frozenset(self.connection.execute(query).scalars())
+
+    def _registered(self) -> ColumnElement[bool]:
+        # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
+        return and_(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)
+
+    def _datasets(self, query: Select[Any]) -> list[Dataset]:
+        rows = self.connection.execute(query.where(self._registered())).all()
+        lines = self._lineage([row.id for row in rows])
+        return [dataset_of(row, lines.get(row.id, ())) for row in rows]
+
+    def _lineage(self, dataset_ids: Sequence[UUID]) -> dict[UUID, list[Row[Any, Any, Any, Any]]]:
+        query = (
+            select(lineage.c.dataset_id, lineage.c.ancestor_id, lineage.c.position, datasets.c.name)
+            .join(datasets, and_(datasets.c.tenant_id == lineage.c.tenant_id, datasets.c.id == lineage.c.ancestor_id))
+            .where(lineage.c.tenant_id == self.tenant_id, lineage.c.dataset_id.in_(dataset_ids))
+        )
+        lines: dict[UUID, list[Row[Any, Any, Any, Any]]] = {}
+        for row in self.connection.execute(query) if dataset_ids else ():
+            lines.setdefault(row.dataset_id, []).append(row)
+        return lines
+
+
+class DatasetWriter(DatasetReader):
+    """Adds datasets, and saves what a decision changed of them and their projects."""
+
+    def claim_names(self, commands: Sequence[Register]) -> set[UUID]:
+        """Insert the rows of new datasets, by name. Return the ids of those whose name was free."""
+        won: set[UUID] = set()
+        for command in sorted(commands, key=lambda command: command.definition.name):
+            row = {"tenant_id": self.tenant_id, **_new_row(command)}
+            new = self.connection.execute(self._insert_new(datasets).returning(datasets.c.id), [row]).scalars().all()
+            if new:
+                self._add_lineage(command.definition)
+            won.update(new)
+        return won
+
+    def _add_lineage(self, definition: Definition) -> None:
+        positions = {parent.id: position for position, parent in enumerate(definition.derived_from)}
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "dataset_id": definition.id,
+                "ancestor_id": ancestor_id,
+                "position": positions.get(ancestor_id),
+            }
+            for ancestor_id in definition.ancestors
+        ]
+        if rows:
+            self.connection.execute(insert(lineage), rows)
+
+    def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
+        """Write the datasets and projects that changed. heads: the journals' new hashes."""
+        self._save_datasets([row for id_, row in after.datasets.items() if row != before.datasets.get(id_)], heads)
+        self._save_projects([row for key, row in after.projects.items() if row != before.projects.get(key)])
+
+    def _save_datasets(self, changed: Sequence[Dataset], heads: Mapping[UUID, bytes]) -> None:
+        rows = [
+            {
+                "dataset": dataset.id,
+                "title": dataset.title,
+                "description": dataset.description,
+                "budget": None if dataset.budget is None else chain.canonical(dataset.budget),
+                **amount_row("limit", dataset.limit),
+                "fair_use": None if dataset.fair_use == NO_FAIR_USE else chain.canonical(dataset.fair_use.facts()),
+                "state": dataset.state,
+                "seq": dataset.seq,
+                "head": heads[dataset.id],
+                "created_us": dataset.created_us,
+            }
+            for dataset in changed
+        ]
+        if rows:
+            mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id == bindparam("dataset"))
+            self.connection.execute(update(datasets).where(*mine), rows)
+
+    def _save_projects(self, changed: Sequence[Project]) -> None:
+        for project in changed:
+            row = {"budget": chain.canonical(project.budget), **amount_row("limit", project.limit)}
+            key = {"tenant_id": self.tenant_id, "dataset_id": project.dataset_id, "name": project.name}
+            statement = self._insert(projects).on_conflict_do_update(
+                index_elements=["tenant_id", "dataset_id", "name"], set_=row
+            )
+            self.connection.execute(statement, [{**key, **row}])
+
+
+def _new_row(command: Register) -> dict[str, Any]:
+    """The row of a dataset before its first entry."""
+    definition = command.definition
+    return {
+        "id": definition.id,
+        "name": definition.name,
+        "title": command.title,
+        "description": command.description,
+        "privacy_unit": definition.privacy_unit,
+        "adjacency": definition.adjacency,
+        "bound": definition.bound,
+        "size": definition.size,
+        "is_partitioned": int(definition.is_partitioned),
+        **amount_row("ceiling", definition.ceiling),
+        "budget": None if command.budget is None else chain.canonical(command.budget),
+        **amount_row("limit", command.limit),
+        "state": "active",
+        "seq": 0,
+        "head": NO_HASH,
+        "created_us": 0,
+    }

@@ -22,9 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.guards import TENANT_SETTING
-from ledger.store.reading import Reading
 from ledger.store.tables import Uid, operator_keys, tenants
-from ledger.store.writing import Writing
+from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
 WAL_TRIES_MAX: Final = 20
@@ -139,11 +138,9 @@ class Store:
 
     def operator_key(self, digest: bytes) -> UUID | None:
         """The id of the operator's key with this digest, if it is live."""
-        wanted = select(operator_keys.c.id).where(
-            operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None)
-        )
+        query = select(operator_keys.c.id).where(operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None))
         with self._readers.begin() as connection:
-            return connection.execute(wanted).scalar()
+            return connection.execute(query).scalar()
 
     def tenants(self) -> list[tuple[UUID, str]]:
         """Every tenant's id and name, for whoever has the database itself."""
@@ -154,11 +151,11 @@ class Store:
     def webhook_tenants(self) -> list[UUID]:
         """The tenants that have a webhook. On PostgreSQL by a function of the owner's, which tells of them alone."""
         if self.engine.dialect.name == "postgresql":
-            wanted = select(func.public.webhook_tenants(type_=Uid()))
+            query = select(func.public.webhook_tenants(type_=Uid()))
         else:
-            wanted = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
+            query = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
         with self._readers.begin() as connection:
-            return list(connection.execute(wanted).scalars())
+            return list(connection.execute(query).scalars())
 
     def revision(self) -> str | None:
         """The schema's version in the database. Raises what the driver raises when it cannot be reached."""

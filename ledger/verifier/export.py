@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.core.journal import chain as journal
+from ledger.core.journal.chain import digest
 from ledger.errors import JournalBroken
 
 FORMAT: Final = "privacy-ledger-export"
@@ -80,7 +80,7 @@ class Line:
 
     @property
     def is_intact(self) -> bool:
-        return journal.digest(self.body) == self.hash
+        return digest(self.body) == self.hash
 
     def follows(self, before: Line) -> bool:
         try:

@@ -21,8 +21,8 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
-from ledger.core.journal import chain as journal
 from ledger.core.journal import replay
+from ledger.core.journal.chain import digest
 from ledger.core.journal.replay import Replayed
 from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
@@ -121,7 +121,7 @@ def _hashes_of(lines: Iterable[str], place: Place) -> Iterator[tuple[int, str]]:
         if line.startswith('{"head":'):
             return
         found = ENTRY.fullmatch(line.rstrip("\r\n"))
-        if found is None or int(found[1]) != seq or journal.digest(found[3]).hex() != found[2]:
+        if found is None or int(found[1]) != seq or digest(found[3]).hex() != found[2]:
             raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
         yield seq, found[2]
 

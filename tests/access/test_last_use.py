@@ -87,6 +87,6 @@ def test_last_use_is_written_while_the_process_serves(store: Store, database: Se
         tenant_id, job = writer.given.get(timeout=30)
         job.result(30)
         with store.reading(tenant_id) as reading:
-            key = reading.keys_by_id([caller.key_id])[caller.key_id]
+            key = reading.keys.by_id([caller.key_id])[caller.key_id]
     assert key.last_used_us is not None
     assert writer.given.empty()

@@ -32,6 +32,9 @@ from ledger.settings import Settings
 from ledger.signer.heads import Heads
 from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Writing
+from ledger.store.journals import JournalWriter
+from ledger.store.outbox import OutboxWriter
+from ledger.store.repository import Repository
 from ledger.verifier import jws
 from ledger.verifier.jws import SigningKey
 from tests.kit.driver import Ledger, free_port, past_the_ledger
@@ -112,7 +115,8 @@ class Post:
         self.later_us = 0
         self.outcomes: list[str] = []
         if url is not None:
-            self.desk.writer.run(self.tenant_id, lambda writing: writing.set_alerting(Alerting(webhook=url))).result()
+            alerting = Alerting(webhook=url)
+            self.desk.writer.run(self.tenant_id, lambda writing: writing.tenants.set_alerting(alerting)).result()
 
     def courier(self) -> Courier:
         return Courier(
@@ -135,7 +139,7 @@ class Post:
 
     def kept(self, **filters: Any) -> list[KeptAlert]:
         with self.desk.store.reading(self.tenant_id) as reading:
-            return reading.alert_page(after=None, limit=1000, **filters)
+            return reading.outbox.page(after=None, limit=1000, **filters)
 
     def one(self) -> KeptAlert:
         (found,) = self.kept()
@@ -314,7 +318,7 @@ def test_a_process_that_dies_while_it_sends(post: Post, receiver: Receiver) -> N
 
     def lease(writing: Writing) -> list[KeptAlert]:
         now_us = Reading.now_us(writing)
-        return writing.lease_alerts(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
+        return writing.outbox.lease(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
 
     (leased,) = post.desk.writer.run(post.tenant_id, lease).result(SECONDS)
     post.deliver()
@@ -325,7 +329,7 @@ def test_a_process_that_dies_while_it_sends(post: Post, receiver: Receiver) -> N
     assert (post.one().state, post.one().attempts) == ("delivered", 2)
 
     def late(writing: Writing) -> bool:
-        return writing.tell_alert(leased, state="failed", attempts=1, failure="late")
+        return writing.outbox.record(leased, state="failed", attempts=1, failure="late")
 
     assert post.desk.writer.run(post.tenant_id, late).result(SECONDS) is False
     assert post.one().state == "delivered"
@@ -337,7 +341,7 @@ def test_a_last_try_that_was_cut_off(post: Post, receiver: Receiver) -> None:
 
     def lease(writing: Writing) -> int:
         now_us = Reading.now_us(writing) + post.later_us
-        return len(writing.lease_alerts(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH))
+        return len(writing.outbox.lease(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH))
 
     for _ in range(TRIES):
         assert post.desk.writer.run(post.tenant_id, lease).result(SECONDS) == 1
@@ -440,10 +444,10 @@ def test_without_a_webhook_alerts_are_listed_alone(post: Post, receiver: Receive
     """Goal: turning a webhook off leaves nothing that would be sent later. Method: off while one waits, and one more;
     both stay listed, and neither is sent when there is one again."""
     post.tell()
-    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(Alerting())).result(SECONDS)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(Alerting())).result(SECONDS)
     post.tell()
     on = Alerting(webhook=receiver.url)
-    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(on)).result(SECONDS)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(on)).result(SECONDS)
     post.deliver()
     assert receiver.events() == []
     assert [alert.state for alert in post.kept()] == ["none", "none"]
@@ -469,8 +473,8 @@ def counts(desk: Desk) -> tuple[int, int]:
     """How many entries and alerts there are."""
     with desk.store.reading(desk.actor.tenant_id) as reading:
         return (
-            len(reading.entry_page(desk.dataset, after=0, limit=100)),
-            len(reading.alert_page(after=None, limit=100)),
+            len(reading.journals.page(desk.dataset, after=0, limit=100)),
+            len(reading.outbox.page(after=None, limit=100)),
         )
 
 
@@ -490,15 +494,15 @@ def test_a_decision_and_its_alert_are_one_transaction(post: Post) -> None:
         desk.ask(1).result(SECONDS)
     event.remove(desk.store.engine, "commit", fail)
     assert counts(desk) == before
-    for broken in ("tell", "append"):
+    for repository, method in ((OutboxWriter, "add"), (JournalWriter, "append")):
         with pytest.MonkeyPatch.context() as patch:
-            whole = getattr(Writing, broken)
+            whole = getattr(repository, method)
 
-            def does_and_fails(self: Writing, *given: Any, _whole: Any = whole, **named: Any) -> None:
+            def does_and_fails(self: Repository, *given: Any, _whole: Any = whole, **named: Any) -> None:
                 _whole(self, *given, **named)
                 raise ArithmeticError("for the test")
 
-            patch.setattr(Writing, broken, does_and_fails)
+            patch.setattr(repository, method, does_and_fails)
             with pytest.raises(LedgerError):
                 desk.ask(1).result(SECONDS)
         assert counts(desk) == before
@@ -524,7 +528,7 @@ def test_nothing_to_tell_asks_the_database_nothing(post: Post) -> None:
     quiet = spoken(1)
     loud = spoken(600)
     off = Alerting(thresholds=(), refusals_in_a_row=None, forecast_days=None)
-    desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(off)).result(SECONDS)
+    desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(off)).result(SECONDS)
     assert quiet == spoken(1)
     assert not any("INTO alerts" in statement for statement in quiet)
     assert len(loud) == len(quiet) + 2
@@ -661,7 +665,7 @@ def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
 
     assert sent() == []
     on = Alerting(thresholds=(), forecast_days=None, webhook=receiver.url, heads=True)
-    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(on)).result(SECONDS)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(on)).result(SECONDS)
     assert sent() == []
     post.pass_time(3_600_000_000)
     first = sent()
@@ -684,7 +688,7 @@ def test_a_journal_that_no_head_is_said_of(post: Post, receiver: Receiver) -> No
         raise JournalBroken("is not the one that stood there before", seq=1)
 
     on = Alerting(forecast_days=None, webhook=receiver.url, heads=True)
-    post.desk.writer.run(post.tenant_id, lambda writing: writing.set_alerting(on)).result(SECONDS)
+    post.desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(on)).result(SECONDS)
     courier = Courier(
         post.desk.store,
         post.desk.writer,

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from sqlalchemy import text
 
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import MNIST, Ledger, Terminal, past_the_ledger
 from tests.kit.scene import another_tenant, ok
@@ -129,7 +129,7 @@ def test_what_is_left_out_stays(hooked: Ledger, database: Settings) -> None:
         now |= becomes
         assert ok(hooked.put("/v1/alerting", {**change, "reason": "because"})) == now
         assert ok(hooked.get("/v1/alerting")) == now
-        assert [result["error"] for result in check.check(database)] == [None]
+        assert [result["error"] for result in check_journals(database)] == [None]
     entry = ok(hooked.get("/v1/entries"))["items"][-1]["entry"]
     assert {name: entry[name] for name in DEFAULTS} == now
     assert (entry["kind"], entry["reason"]) == ("alerting-set", "because")
@@ -179,11 +179,11 @@ def test_alerting_that_the_journal_does_not_tell_of_is_found(ledger: Ledger, dat
     silent = json.dumps({**DEFAULTS, "thresholds": [], "refusals_in_a_row": None, "forecast_days": None})
     engine = past_the_ledger(database)
     for _ in range(2):
-        before = [result["error"] for result in check.check(database)]
+        before = [result["error"] for result in check_journals(database)]
         with engine.execution_options(writing=True).begin() as connection:
             was = connection.execute(text("SELECT alerting FROM tenants")).scalar()
             connection.execute(text("UPDATE tenants SET alerting = :said"), {"said": silent})
-        assert ["another alerting" in str(result["error"]) for result in check.check(database)] == [True]
+        assert ["another alerting" in str(result["error"]) for result in check_journals(database)] == [True]
         with engine.execution_options(writing=True).begin() as connection:
             connection.execute(text("UPDATE tenants SET alerting = :said"), {"said": was})
         assert before == [None]

@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from ledger.access import keys
 from ledger.core.amounts import Amount as LedgersAmount
 from ledger.core.journal import chain, replay
-from ledger.operate import check as audit
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.verifier import verify
 from tests.conftest import KINDS, Templates
@@ -338,7 +338,7 @@ class Budgets(RuleBasedStateMachine):
     def _principal_id(self, ledger: Ledger) -> str:
         """No answer tells it: it is read where the server reads it."""
         with ledger.client.app.state.services.store.reading(keys.tenant_of(ledger.key)) as reading:
-            return str(reading.key_by_digest(keys.digest_of(ledger.key)).principal_id)
+            return str(reading.keys.by_digest(keys.digest_of(ledger.key)).principal_id)
 
     # --- calling, and what must come of it
 
@@ -946,7 +946,7 @@ class Budgets(RuleBasedStateMachine):
         self.check_balances(*self.model.datasets)
         for name in self.model.datasets:
             self.check_journal(name)
-        assert [found for found in audit.check(self.settings) if found["error"] is not None] == []
+        assert [found for found in check_journals(self.settings) if found["error"] is not None] == []
 
     def check_runs(self) -> None:
         """The list of runs has every decision, with its state and cost."""

@@ -19,7 +19,8 @@ from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
 from ledger.core.journal.tenant import replay_tenant
 from ledger.errors import JournalBroken
-from ledger.operate import check, deploy
+from ledger.operate import deploy
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from ledger.verifier import verify
@@ -51,7 +52,7 @@ def verified(by: Ledger) -> VerifiedTenant:
 
 def faults(settings: Settings) -> list[Json]:
     """What `check` finds wrong."""
-    return [result for result in check.check(settings) if result["error"] is not None]
+    return [result for result in check_journals(settings) if result["error"] is not None]
 
 
 @contextmanager

@@ -19,7 +19,7 @@ from ledger.core.decision.two_people import DAY_US, PROPOSALS_MAX
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay
 from ledger.errors import JournalBroken
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.kit.driver import Ledger, Served, first_keys
@@ -78,7 +78,7 @@ class Board:
 
     def holds(self, *, but: str | None = None) -> None:
         """Every journal adds up to its rows; but: a proposal whose times were moved behind the ledger's back."""
-        faults = [result["error"] for result in check.check(self.settings) if result["error"] is not None]
+        faults = [result["error"] for result in check_journals(self.settings) if result["error"] is not None]
         told = [] if but is None else [f"entry 2: leaves another created_at of proposal {but} than its row has"]
         assert faults == told
 
@@ -491,6 +491,6 @@ def test_rows_that_say_otherwise_are_found(board: Board) -> None:
     """Goal: who has the database cannot switch the policy off unseen. Method: change its row; `check` says whose."""
     with board.owner() as owner:
         owner.execute(text("UPDATE tenants SET second_steward = 0"))
-    (found,) = [result for result in check.check(board.settings) if result["error"] is not None]
+    (found,) = [result for result in check_journals(board.settings) if result["error"] is not None]
     assert (found["dataset"], found["tenant"]) == (None, "acme")
     assert "policy" in found["error"]

@@ -27,7 +27,7 @@ from ledger.core.datasets import (
 from ledger.core.decision.group import decide
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
-from ledger.core.journal import replay as chain_replay
+from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
 from tests.kit.books import ALONE, NOW_US, TENANT, actor, ask, settle, start, use, void
@@ -82,9 +82,9 @@ class Book:
         charged = {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in approvals}
         self.do(replace(do(who, self.books, command, **more), charges=charged))
 
-    def replay(self, dataset_id: UUID | None = None) -> chain_replay.Replayed:
+    def replay(self, dataset_id: UUID | None = None) -> Replayed:
         dataset_id = dataset_id or next(iter(self.journals))
-        return chain_replay.replay(self.journals[dataset_id], tenant_id=TENANT, dataset_id=dataset_id)
+        return replay(self.journals[dataset_id], tenant_id=TENANT, dataset_id=dataset_id)
 
 
 def registered(number: int, limit: Amount | None, **more: Any) -> Register:

@@ -73,7 +73,7 @@ def demand_in_order(ledger: Ledger, store: Store) -> None:
     """Every journal adds up to the rows of its dataset."""
     tenant_id = tenant_of(ledger.key)
     with store.reading(tenant_id) as reading:
-        for dataset in reading.dataset_page(after=None, limit=1000, only=None):
+        for dataset in reading.datasets.page(after=None, limit=1000, only=None):
             check.demand_holds(reading, dataset, Witnesses())
 
 

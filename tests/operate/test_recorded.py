@@ -24,8 +24,8 @@ from starlette.testclient import TestClient
 from ledger.api.app import create_app
 from ledger.client import ReceiptExpired, ReceiptForged, verify_receipt
 from ledger.errors import JournalBroken
-from ledger.operate import check as audit
 from ledger.operate import deploy
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from ledger.verifier.jws import PublicKeys, SigningKey
@@ -120,7 +120,7 @@ def faults(settings: Settings) -> dict[tuple[str, str | None], str | None]:
         held.add_receipts(receipt, keys=KEYS, source=name)
     for name, lines in BEFORE["heads"].items():
         held.add_heads(lines, keys=KEYS, source=name)
-    return {(found["tenant"], found["dataset"]): found["error"] for found in audit.check(settings, held)}
+    return {(found["tenant"], found["dataset"]): found["error"] for found in check_journals(settings, held)}
 
 
 HOLDS = {("acme", name or None): None for name in EXPORTS} | {("globex", None): None, ("globex", "mnist"): None}

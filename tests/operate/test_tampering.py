@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import tables
 from ledger.verifier import export, jws, verify
@@ -398,7 +398,7 @@ HOWS = (one_value, one_value, one_value, one_row, two_swapped, moved_run, rewrit
 def demand_found(settings: Settings, held: Witnesses, done: Tampered) -> None:
     """The audit finds it, in a journal and at an entry where it may be found."""
     what, expected = done
-    faults = [found for found in check.check(settings, held) if found["error"] is not None]
+    faults = [found for found in check_journals(settings, held) if found["error"] is not None]
     assert faults, what
     first = {fault["dataset"]: fault["seq"] for fault in faults}
     places = {name if name in expected else "" for name in first}
@@ -416,7 +416,7 @@ def test_every_tampering_with_rows_is_found(history: History, tmp_path: Path, tr
     """Goal: who owns the database, triggers and all, changes nothing that makes the record without being found by an
     auditor who kept receipts and heads. Method: seeded random changes of copies of a database, each checked."""
     settings = copied(history, tmp_path)
-    assert [found for found in check.check(settings, history.held()) if found["error"] is not None] == []
+    assert [found for found in check_journals(settings, history.held()) if found["error"] is not None] == []
     rng, found = random.Random(78), Counter[str]()
     wanted = tries(50, 4000)
     while found.total() < wanted:
@@ -437,8 +437,10 @@ def test_a_backup_that_was_put_back(history: History, tmp_path: Path) -> None:
     """Goal: a database that was set back, in which everything adds up, is told by what was kept since, and where it
     ends is named. Method: an earlier copy of the whole file; the check without receipts and heads finds nothing."""
     settings = copied(history, tmp_path, history.earlier)
-    assert {found["error"] for found in check.check(settings)} == {None}
-    faults = {found["dataset"]: found for found in check.check(settings, history.held()) if found["error"] is not None}
+    assert {found["error"] for found in check_journals(settings)} == {None}
+    faults = {
+        found["dataset"]: found for found in check_journals(settings, history.held()) if found["error"] is not None
+    }
     assert set(faults) == {None, *WATCHED}
     for fault in faults.values():
         assert (fault["seq"], "is missing" in fault["error"]) == (fault["entries"] + 1, True) or fault["entries"] == 0
@@ -464,4 +466,4 @@ def test_tampering_on_postgresql(postgresql: Settings, tmp_path: Path, tries: Ca
                 if rows:
                     connection.execute(insert(table), rows)
     owner.close()
-    assert {each["error"] for each in check.check(postgresql, history.held())} == {None}
+    assert {each["error"] for each in check_journals(postgresql, history.held())} == {None}

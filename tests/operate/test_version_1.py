@@ -24,7 +24,8 @@ from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain, replay
 from ledger.errors import JournalBroken
-from ledger.operate import check, deploy
+from ledger.operate import deploy
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import engine_for
 from tests.conftest import KINDS, Templates
@@ -208,7 +209,7 @@ def test_nothing_is_lost(migrated: Settings) -> None:
     )
     assert rows("SELECT key, principal_id, run_id FROM claims") == before("claims", "key", "principal_id", "run_id")
     assert ask(migrated, "SELECT count(*) FROM lineage") == ask(migrated, "SELECT count(*) FROM projects") == [(0,)]
-    assert [(found["dataset"], found["error"]) for found in check.check(migrated)] == [
+    assert [(found["dataset"], found["error"]) for found in check_journals(migrated)] == [
         (None, None),  # the tenant's own journal, which begins now
         ("certified", None),
         ("empty", None),
@@ -282,7 +283,7 @@ def test_runs_of_before_go_on(migrated: Settings) -> None:
         closed = ledger.post("/v1/datasets/mnist/partitions", {"names": ["a"], "disjoint": True})
         assert (closed.status_code, closed.json()["code"]) == (409, "partitions-closed")
     # The rows' times, which were moved above, are not the entries' any more; nothing else is wrong.
-    faults = [found["error"] for found in check.check(migrated) if found["error"] is not None]
+    faults = [found["error"] for found in check_journals(migrated) if found["error"] is not None]
     assert all("leaves another due of run" in fault for fault in faults), faults
     mixed = {seq: json.loads(body)["v"] for seq, body in ask(migrated, _BODIES.format(IDS["mnist"]))}
     assert set(mixed.values()) == {1, 2}

@@ -15,7 +15,7 @@ from ledger.accounting import amounts
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidRequest, NotFound
 from ledger.recompute import registry
-from ledger.recompute.registry import MARK, Entry, as_json, as_yaml, entry_of
+from ledger.recompute.registry import MARK, RegistryEntry, as_json, as_yaml, registry_entry
 from tests.accounting import oracle
 from tests.kit.driver import Ledger, Terminal
 from tests.kit.registry_schema import SCHEMA, WITH_ACCOUNTING
@@ -26,7 +26,7 @@ __all__ = ["typed"]
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
-def check(entry: Entry, schema: dict[str, Any] = SCHEMA) -> Any:
+def check(entry: RegistryEntry, schema: dict[str, Any] = SCHEMA) -> Any:
     """The deployment, after the schema, both ways of writing it and its list of things to do were checked."""
     validator = jsonschema.Draft7Validator(schema, format_checker=jsonschema.Draft7Validator.FORMAT_CHECKER)
     for text, read in ((as_json(entry), json.loads), (as_yaml(entry), yaml.safe_load)):
@@ -67,7 +67,7 @@ def test_a_dataset_is_a_valid_draft_with_the_guarantee_of_its_budget(ledger: Led
     limit = ledger.balance()["limit"]
     spent = Amount(*ledger.balance()["spent"])
     ok(ledger.put("/v1/datasets/mnist/budget", {"budget": {"epsilon": 5.9, "at_delta": 1e-5}, "reason": "less"}))
-    entry = entry_of(exported(ledger))
+    entry = registry_entry(exported(ledger))
     found = check(entry)
     assert found["basic"]["name"] == 'Zahlen: "Ω" #1'
     assert found["basic"]["data_product_type"] == "Machine learning model"
@@ -98,7 +98,7 @@ def test_a_run_is_a_valid_draft_with_what_it_was_charged(ledger: Ledger) -> None
     voided = ok(ledger.ask(GAUSSIAN))["id"]
     ok(ledger.post(f"/v1/runs/{voided}/void", {"reason": "not needed"}))
     lines = exported(ledger)
-    found = check(entry_of(lines, run=short))
+    found = check(registry_entry(lines, run=short))
     assert found["privacy_loss"]["privacy_parameters"]["epsilon"] == pytest.approx(
         truth(Amount(10**12 // 25, 0), 1e-5), rel=1e-9
     )
@@ -108,12 +108,12 @@ def test_a_run_is_a_valid_draft_with_what_it_was_charged(ledger: Ledger) -> None
         "One release",
     )
     assert "- assumed: noise is drawn from a secure generator" in found["implementation"]["mechanisms"]
-    waiting = check(entry_of(lines, run=held))
+    waiting = check(registry_entry(lines, run=held))
     assert "is not settled yet" in waiting["privacy_loss"]["privacy_parameters_details"]
     with pytest.raises(InvalidRequest, match="refused or voided"):
-        entry_of(lines, run=voided)
+        registry_entry(lines, run=voided)
     with pytest.raises(NotFound, match="no run"):
-        entry_of(lines, run="somebody-elses")
+        registry_entry(lines, run="somebody-elses")
 
 
 @ONE_DATABASE
@@ -123,7 +123,7 @@ def test_an_estimate_says_so_and_partitions_count_as_the_fullest(ledger: Ledger)
     ledger.register(partitions=["a", "b"], size=None)
     run = settled(ledger, GAUSSIAN, datasets=[{"name": "mnist", "partitions": ["a"]}])
     assert run
-    found = check(entry_of(exported(ledger)))
+    found = check(registry_entry(exported(ledger)))
     details = found["privacy_loss"]["privacy_parameters_details"]
     assert "not a guarantee" in details
     assert "2 disjoint partitions" in details
@@ -135,7 +135,7 @@ def test_an_estimate_says_so_and_partitions_count_as_the_fullest(ledger: Ledger)
     over = ok(ledger.ask({**GAUSSIAN, "count": 20}, datasets=["over"]))["id"]
     ok(ledger.post(f"/v1/runs/{over}/start"))
     assert ledger.post(f"/v1/runs/{over}/settle", {"steps": 50}).status_code == 409
-    found = check(entry_of(exported(ledger, "over")))
+    found = check(registry_entry(exported(ledger, "over")))
     epsilon = found["privacy_loss"]["privacy_parameters"]["epsilon"]
     assert epsilon == pytest.approx(truth(Amount(2 * 10**12, 0), 1e-5), rel=1e-9)
     assert "in the place of" in found["privacy_loss"]["privacy_unit_details"]
@@ -148,14 +148,14 @@ def test_the_other_layout_and_what_has_no_budget(ledger: Ledger) -> None:
     ledger.register(**CERTIFIED)
     settled(ledger, GAUSSIAN)
     lines = exported(ledger)
-    assert "composition" in check(entry_of(lines, layout="accounting"), WITH_ACCOUNTING)["accounting"]
+    assert "composition" in check(registry_entry(lines, layout="accounting"), WITH_ACCOUNTING)["accounting"]
     with pytest.raises(jsonschema.ValidationError):
-        check(entry_of(lines, layout="accounting"))
+        check(registry_entry(lines, layout="accounting"))
     with pytest.raises(jsonschema.ValidationError):
-        check(entry_of(lines), WITH_ACCOUNTING)
+        check(registry_entry(lines), WITH_ACCOUNTING)
     ok(ledger.post("/v1/datasets", {"name": "copy", "derived_from": [{"name": "mnist", "unit_preserving": True}]}))
     with pytest.raises(InvalidRequest, match="no budget"):
-        entry_of(exported(ledger, "copy"))
+        registry_entry(exported(ledger, "copy"))
 
 
 TEXTS = (
@@ -177,7 +177,7 @@ TEXTS = (
 def test_yaml_says_what_was_meant(text: str) -> None:
     """Goal: whatever a title or a purpose contains comes back as it was. Method: PyYAML reads what we write."""
     body = {"deployment": {"a": text, "b": [text, {"c": text}], "d": 1e-05, "e": 1.5e-7, "f": 3, "g": 2.5}}
-    assert yaml.safe_load(as_yaml(Entry(body, ()))) == body
+    assert yaml.safe_load(as_yaml(RegistryEntry(body, ()))) == body
 
 
 @ONE_DATABASE

@@ -625,9 +625,9 @@ def test_reports_on_every_database(ledger: Ledger, store: Store) -> None:
     found = ok(ledger.get("/v1/report"))
     assert {run["run"] for run in found["runs"]} == set(scene.runs.values())
     with store.reading(tenant_of(ledger.key)) as reading:
-        assert reading.datasets_of_project("ranking") == {"ads"}
-        assert reading.datasets_of_project("search") == {"ads", "clicks"}
-        assert reading.datasets_of_project("none") == frozenset()
+        assert reading.datasets.names_in_project("ranking") == {"ads"}
+        assert reading.datasets.names_in_project("search") == {"ads", "clicks"}
+        assert reading.datasets.names_in_project("none") == frozenset()
     for item in found["datasets"]:
         shown = ok(ledger.get(f"/v1/datasets/{item['name']}"))["balance"]
         assert (item["balance"] and exact(item["balance"]["spent"])) == (shown and exact(shown["spent"]))

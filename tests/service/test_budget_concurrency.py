@@ -20,7 +20,7 @@ import httpx
 import pytest
 from sqlalchemy import text
 
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.budget_model import Account, Json, Model, derived, gaussian, read_shown
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
@@ -169,7 +169,7 @@ def test_opposite_orders(database: Settings, tmp_path: Path, site: Any) -> None:
         model = client.settle_down()
         ask_for_batches_at_once(client, model)
         check_balances(client, model)
-        assert [found for found in check.check(database) if found["error"] is not None] == []
+        assert [found for found in check_journals(database) if found["error"] is not None] == []
     assert deadlocks(database) == 0
 
 

@@ -41,7 +41,7 @@ class Caches:
         self.store = store
         for tenant_id in (ACME, BETA):
             with store.writing(tenant_id) as writing:
-                writing.add_tenant(str(tenant_id), now_us=1)
+                writing.tenants.add(str(tenant_id), now_us=1)
         self._opened: list[Certificates] = []
 
     def open(self, accountant: Accountant, *, seconds_max: float = WAIT_SECONDS_MAX, **rest: Any) -> Certificates:
@@ -282,7 +282,7 @@ def test_a_row_that_cannot_be_read_is_computed_anew(caches: Caches, caplog: pyte
     digest = digest_of(dpsgd(), bound="certified", adjacency="replace_one", delta=Decimal("1e-8"))
     for count, body in enumerate(BROKEN, start=1):
         with caches.store.writing(ACME) as writing:
-            writing.keep_certificate(digest, body, now_us=count, rows_max=10)
+            writing.certificates.keep(digest, body, now_us=count, rows_max=10)
         accountant = Accountant()
         cache = caches.open(accountant)
         (found,) = together(cost(cache, dpsgd()))
@@ -349,7 +349,7 @@ def test_the_oldest_rows_go_first(caches: Caches) -> None:
     """Goal: "oldest" is by the time of writing. Method: rows with times out of order, and the same one again."""
     with caches.store.writing(ACME) as writing:
         for now_us in (5, 1, 4, 2, 3, 5):
-            writing.keep_certificate(bytes([now_us]) * 32, str(now_us), now_us=now_us, rows_max=3)
+            writing.certificates.keep(bytes([now_us]) * 32, str(now_us), now_us=now_us, rows_max=3)
     assert [body for _, body in caches.rows()] == ["3", "4", "5"]
 
 

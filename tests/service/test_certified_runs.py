@@ -196,13 +196,13 @@ def test_a_cost_can_be_computed_anew_from_its_entry(ledger: Ledger, store: Store
             select(tables.certificates.c.digest, tables.certificates.c.body)
         ).all()
         lower = written(dataclasses.replace(read(body), mu=0.1, mu_sq=Fraction(1, 100)))
-        writing.keep_certificate(digest, lower, now_us=writing.now_us(), rows_max=10)
+        writing.certificates.keep(digest, lower, now_us=writing.now_us(), rows_max=10)
     with counted_on(ledger, costs.cost):
         assert ledger.ask(MNIST_RUN).json()["cost"]["mu"] == 0.1
     with store.reading(tenant_id) as reading:
-        found = reading.dataset("mnist")
+        found = reading.datasets.by_name("mnist")
         assert found is not None
-        entries = [chain.parse(entry.body) for entry in reading.entry_page(found.id, after=1, limit=9)]
+        entries = [chain.parse(entry.body) for entry in reading.journals.page(found.id, after=1, limit=9)]
     assert [recomputed(entry) == Amount.of(entry["cost"]) for entry in entries] == [True, False]
 
 

@@ -17,7 +17,7 @@ import httpx
 from ledger.access import keys
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Account
-from ledger.core.journal import replay as chain_replay
+from ledger.core.journal.replay import Replayed, replay
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.kit.driver import MNIST, RELEASE, Served, first_keys
@@ -42,23 +42,23 @@ class Site:
         with self.client() as client:
             assert client.post("/v1/datasets", json={**MNIST, "name": name}).status_code == 201
 
-    def replay(self, name: str) -> chain_replay.Replayed:
+    def replay(self, name: str) -> Replayed:
         """What the journal in the database adds up to, and that the rows say the same."""
         store = Store(engine_for(self.settings.database_url.get_secret_value()))
         tenant_id = keys.tenant_of(self.key)
         with store.reading(tenant_id) as reading:
-            dataset = reading.dataset(name)
+            dataset = reading.datasets.by_name(name)
             assert dataset is not None
-            accounts = reading.account_page(dataset.id, after=None, limit=1000)
-            entries = [(entry.body, entry.hash) for entry in reading.entry_page(dataset.id, after=0, limit=100_000)]
+            accounts = reading.accounts.page(dataset.id, after=None, limit=1000)
+            entries = [(entry.body, entry.hash) for entry in reading.journals.page(dataset.id, after=0, limit=100_000)]
         store.close()
-        replayed = chain_replay.replay(entries, tenant_id=tenant_id, dataset_id=dataset.id)
+        replayed = replay(entries, tenant_id=tenant_id, dataset_id=dataset.id)
         assert list(replayed.accounts.values()) == accounts
         assert (replayed.seq, replayed.head) == (dataset.seq, dataset.head)
         return replayed
 
 
-def account_of(replayed: chain_replay.Replayed) -> Account:
+def account_of(replayed: Replayed) -> Account:
     """The one account of a dataset."""
     (account,) = replayed.accounts.values()
     return account

@@ -16,7 +16,7 @@ from sqlalchemy.exc import OperationalError
 
 from ledger.access import keys
 from ledger.core.amounts import Amount
-from ledger.core.books import Wanted
+from ledger.core.books import ReadSet
 from ledger.core.commands import (
     Ask,
     Claim,
@@ -25,7 +25,7 @@ from ledger.core.commands import (
 )
 from ledger.core.datasets import AccountKey, Definition
 from ledger.core.decision.posting import Repeat
-from ledger.core.journal import replay as chain_replay
+from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
@@ -68,18 +68,18 @@ class Desk:
     def ask(self, cost: int = 1, **rest: Any) -> Future[Any]:
         return self.writer.submit(self.actor.tenant_id, self.command(cost, **rest))
 
-    def replay(self, dataset: UUID | None = None) -> chain_replay.Replayed:
+    def replay(self, dataset: UUID | None = None) -> Replayed:
         where = dataset or self.dataset
         with self.store.reading(self.actor.tenant_id) as reading:
-            entries = reading.entry_page(where, after=0, limit=100_000)
+            entries = reading.journals.page(where, after=0, limit=100_000)
         found = [(entry.body, entry.hash) for entry in entries]
-        return chain_replay.replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
+        return replay(found, tenant_id=self.actor.tenant_id, dataset_id=where)
 
     @contextlib.contextmanager
     def holding(self, dataset: UUID | None = None) -> Iterator[None]:
         """Holds the dataset's lock (on SQLite: the file's) from another connection, so that the writer has to wait."""
         with self.store.writing(self.actor.tenant_id) as other:
-            other.lock({dataset or self.dataset: Wanted()}, [])
+            other.books.lock({dataset or self.dataset: ReadSet()}, [])
             yield
 
     def close(self) -> None:
@@ -289,7 +289,7 @@ def test_a_deadlock_is_tried_again(postgresql: Settings) -> None:
 
 def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[Future[Any]]) -> None:
     """Adds four requests whose group locks `low` and waits for `high`, which `other` has while it waits for `low`."""
-    other.lock({high: Wanted()}, [])
+    other.books.lock({high: ReadSet()}, [])
     pid = other.connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
     with desk.holding(low):
         # The first is taken alone and waits; those behind it make one group that wants both.
@@ -297,7 +297,7 @@ def _deadlock(desk: Desk, other: Writing, low: UUID, high: UUID, futures: list[F
     with desk.store.engine.connect() as watch:
         while not watch.execute(_BLOCKED_BY, {"pid": pid}).scalar():
             watch.rollback()
-    other.lock({low: Wanted()}, [])
+    other.books.lock({low: ReadSet()}, [])
 
 
 _BLOCKED_BY = text("SELECT count(*) FROM pg_stat_activity WHERE :pid = ANY(pg_blocking_pids(pid))")

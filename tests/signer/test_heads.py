@@ -142,7 +142,7 @@ def test_long_journals(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     served = ledger.client.app.state.services
     anew = Heads(served.store, served.signer)
     with served.store.reading(tenant_of(ledger.key)) as reading:
-        assert anew.signed(reading, reading.dataset("mnist")) == {
+        assert anew.signed(reading, reading.datasets.by_name("mnist")) == {
             name: value for name, value in ok(ledger.get("/v1/datasets/mnist/head")).items() if name != "dataset"
         }
     named = [dataset and dataset.definition.name for dataset, _ in anew.of_tenant(tenant_of(ledger.key))]

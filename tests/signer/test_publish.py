@@ -15,7 +15,7 @@ from uuid import UUID
 import pytest
 
 from ledger.access.keys import tenant_of
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.signer.heads import Heads
 from ledger.signer.publish import Publisher
@@ -63,7 +63,7 @@ class Published:
         if name == "tenant":
             return self.folder / str(self.tenant_id) / "tenant.jws"
         with self.services.store.reading(self.tenant_id) as reading:
-            return self.folder / str(self.tenant_id) / f"{reading.dataset(name).id}.jws"
+            return self.folder / str(self.tenant_id) / f"{reading.datasets.by_name(name).id}.jws"
 
     def seqs(self, name: str = "mnist") -> list[int]:
         keys = self.services.signer.public_keys()
@@ -146,7 +146,7 @@ def test_a_database_that_contradicts_what_was_published(
     first = 1 if how == "the dataset is gone" else 2
     told = ok(published.ledger.get("/v1/alerts", kind="mismatch"))["items"]
     assert [each["event"]["seq"] for each in told if "published" in each["event"]["reason"]] == [first]
-    faults = {found["dataset"]: found["seq"] for found in check.check(database, held) if found["error"] is not None}
+    faults = {found["dataset"]: found["seq"] for found in check_journals(database, held) if found["error"] is not None}
     assert faults["mnist"] == {"an entry is another": 2, "the end is gone": 2}.get(how, 1), faults
 
 

@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy.engine import make_url
 
-from ledger.operate import check
+from ledger.operate.check import check_journals
 from tests.conftest import Templates
 from tests.kit import postgres
 from tests.kit.driver import Ledger
@@ -137,4 +137,4 @@ def test_a_ledger_works_on_every_kind(kind: str, templates: Templates, tmp_path:
             assert ledger.post(f"/v1/runs/{first}/settle").status_code == 200
             assert ledger.post(f"/v1/runs/{second}/settle", {"steps": 2}).status_code == 409
             assert ledger.balance()["spent"] == (120_000_000_000, 0)
-        assert {result["error"] for result in check.check(settings)} == {None}
+        assert {result["error"] for result in check_journals(settings)} == {None}

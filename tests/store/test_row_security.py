@@ -299,17 +299,17 @@ def test_nothing_of_a_tenant_is_left_on_a_connection(site: Site) -> None:
 
     pid, _, _ = left()
     with store.reading(site.mine) as reading:
-        assert reading.tenant() is not None
-        assert len(reading.keys(after=None, limit=10)) > 1
+        assert reading.tenants.current() is not None
+        assert len(reading.keys.page(after=None, limit=10)) > 1
     assert left() == (pid, "", 0)
     with store.writing(site.theirs) as writing:
-        assert writing.tenant() is not None
+        assert writing.tenants.current() is not None
     assert left() == (pid, "", 0)
     with pytest.raises(IntegrityError), store.writing(site.mine) as writing:
         writing.connection.exec_driver_sql("INSERT INTO keys SELECT * FROM keys")
     assert left() == (pid, "", 0)
     with store.reading(site.theirs) as reading:
-        tenant = reading.tenant()
+        tenant = reading.tenants.current()
     assert tenant is not None
     assert tenant.id == site.theirs
     store.close()

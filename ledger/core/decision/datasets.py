@@ -10,7 +10,7 @@ from ledger.core.amounts import Amount
 from ledger.core.books import Books
 from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import Account, AccountKey, Dataset, Project
-from ledger.core.decision.posting import Drafts, Touched, write
+from ledger.core.decision.posting import Drafts, Posting, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
@@ -48,7 +48,7 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
     if definition.ceiling is not None:
         facts |= {"ceiling": command.ceiling, "ceiling_limit": definition.ceiling.facts()}
     books.partitions[dataset.id] = command.partitions
-    return write(books, [Touched(dataset, new)], command.actor, "dataset-registered", facts)
+    return write(books, [Posting(dataset, new)], command.actor, "dataset-registered", facts)
 
 
 def change(books: Books, command: Change, now_us: int) -> Drafts:
@@ -56,15 +56,15 @@ def change(books: Books, command: Change, now_us: int) -> Drafts:
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen("A retired dataset stays retired.", dataset=dataset.definition.name, state="retired")
-    asked: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
-    changed = {name: value for name, value in asked.items() if value is not None}
+    fields: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
+    changed = {name: value for name, value in fields.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
     is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
-    asked_two = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Touched(dataset)])
-    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+    guarded = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Posting(dataset)])
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
-    facts |= seconded(books, asked_two, now_us)
-    return write(books, [Touched(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
+    facts |= seconded(books, guarded, now_us)
+    return write(books, [Posting(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
 
 
 def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
@@ -92,12 +92,12 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
         "reason": command.reason,
     }
     is_raise = bool(command.limit.exceeds(before))
-    asked_two = Guarded("budget", is_raise, facts, command.actor, command.consent, [Touched(dataset)])
-    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+    guarded = Guarded("budget", is_raise, facts, command.actor, command.consent, [Posting(dataset)])
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
-    facts |= seconded(books, asked_two, now_us)
+    facts |= seconded(books, guarded, now_us)
     dataset = replace(dataset, budget=command.budget, limit=command.limit)
-    return write(books, [Touched(dataset, changed)], command.actor, "budget-set", facts)
+    return write(books, [Posting(dataset, changed)], command.actor, "budget-set", facts)
 
 
 def _base_accounts(books: Books, dataset: Dataset) -> list[Account]:
@@ -144,14 +144,14 @@ def add_partitions(books: Books, command: AddPartitions) -> Drafts:
     new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
     facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
     books.partitions[dataset.id] = (*there, *command.names)
-    return write(books, [Touched(dataset, new)], command.actor, "partitions-added", facts)
+    return write(books, [Posting(dataset, new)], command.actor, "partitions-added", facts)
 
 
 def set_project(books: Books, command: SetProject) -> Drafts:
     """Set the share of a project."""
     dataset = books.datasets[command.dataset_id]
     before = books.projects.get((dataset.id, command.project))
-    if before is None and sum(of == dataset.id for of, _ in books.projects) >= PROJECTS_MAX:
+    if before is None and sum(dataset_id == dataset.id for dataset_id, _ in books.projects) >= PROJECTS_MAX:
         raise TooLarge(f"A dataset has at most {PROJECTS_MAX} projects.", projects_max=PROJECTS_MAX)
     accounts = [
         account
@@ -168,14 +168,14 @@ def set_project(books: Books, command: SetProject) -> Drafts:
     }
     project = Project(dataset.id, command.project, command.budget, command.limit)
     books.projects[dataset.id, command.project] = project
-    return write(books, [Touched(dataset, changed)], command.actor, "project-set", facts)
+    return write(books, [Posting(dataset, changed)], command.actor, "project-set", facts)
 
 
 def set_fair_use(books: Books, command: SetFairUse) -> Drafts:
     """Limit what one principal may hold and ask for."""
     dataset = replace(books.datasets[command.dataset_id], fair_use=command.fair_use)
     facts = {"fair_use": command.fair_use.facts(), "reason": command.reason}
-    return write(books, [Touched(dataset)], command.actor, "fair-use-set", facts)
+    return write(books, [Posting(dataset)], command.actor, "fair-use-set", facts)
 
 
 def proposed_command(proposal: Proposal, actor: Actor) -> SetBudget | Change:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import assert_never
 from uuid import UUID
 
-from ledger.core.books import Books, Wanted
+from ledger.core.books import Books, ReadSet
 from ledger.core.commands import (
     AddPartitions,
     Ask,
@@ -65,9 +65,9 @@ Outcome = Drafts | Repeat | Batched | LedgerError
 def decide(books: Books, commands: Sequence[Command], *, now_us: int) -> tuple[Books, list[Outcome]]:
     """Decides the commands one after another, each on what those before it left.
 
-    `books` holds all that `wanted` names, read under the datasets' locks; what is not in it does not exist. Returns the
-    books afterwards and one outcome for each command, in order: the journal entries it leaves, the entries it repeats,
-    what came of a batch, or the error, which leaves nothing.
+    `books` holds all that `read_sets` names, read under the datasets' locks; what is not in it does not exist. Returns
+    the books afterwards and one outcome for each command, in order: the journal entries it leaves, the entries it
+    repeats, what came of a batch, or the error, which leaves nothing.
     """
     books = books.copy()
     outcomes: list[Outcome] = []
@@ -83,59 +83,59 @@ def decide(books: Books, commands: Sequence[Command], *, now_us: int) -> tuple[B
     return books, outcomes
 
 
-def wanted(commands: Iterable[Command]) -> dict[UUID, Wanted]:
+def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
     """What the books have to hold to decide these commands, by dataset."""
-    found: dict[UUID, Wanted] = {}
+    sets: dict[UUID, ReadSet] = {}
     for command in commands:
         for dataset_id in command.dataset_ids:
-            of_it = found.setdefault(dataset_id, Wanted())
-            of_it.is_guarded |= isinstance(command, SetBudget | Change | Void | RefuseProposal)
+            read_set = sets.setdefault(dataset_id, ReadSet())
+            read_set.is_guarded |= isinstance(command, SetBudget | Change | Void | RefuseProposal)
         match command:
             case SetBudget() | AddPartitions():
                 # All: each gets the new limit; how many there are is bounded.
-                found[command.dataset_id].add_partitions(None)
+                sets[command.dataset_id].add_partitions(None)
             case SetProject():
-                found[command.dataset_id].add_partitions(None)
-                found[command.dataset_id].projects.add(command.project)
-                found[command.dataset_id].is_every_project = True
+                sets[command.dataset_id].add_partitions(None)
+                sets[command.dataset_id].projects.add(command.project)
+                sets[command.dataset_id].is_every_project = True
             case Ask():
-                _want_uses(found, command.uses, project=command.project, principal_id=command.actor.principal_id)
+                _add_uses(sets, command.uses, project=command.project, principal_id=command.actor.principal_id)
             case Batch():
                 for ask in command.asks:
-                    _want_uses(found, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
+                    _add_uses(sets, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
             case Start() | Settle() | Void():
-                _want_charges(found, command)
+                _add_charges(sets, command)
             case Register() | Change() | SetFairUse() | RefuseProposal():
                 pass
             case _:
                 assert_never(command)
-    return found
+    return sets
 
 
-def wanted_uses(uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> dict[UUID, Wanted]:
+def read_sets_of_uses(uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> dict[UUID, ReadSet]:
     """What `charged_accounts` has to see of these datasets."""
-    found = {use.dataset_id: Wanted() for use in uses}
-    _want_uses(found, uses, project=project, principal_id=principal_id)
-    return found
+    sets = {use.dataset_id: ReadSet() for use in uses}
+    _add_uses(sets, uses, project=project, principal_id=principal_id)
+    return sets
 
 
-def _want_uses(found: dict[UUID, Wanted], uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> None:
+def _add_uses(sets: dict[UUID, ReadSet], uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> None:
     for use in uses:
-        found[use.dataset_id].add_partitions(use.partitions)
-        found[use.dataset_id].principals.add(principal_id)
+        sets[use.dataset_id].add_partitions(use.partitions)
+        sets[use.dataset_id].principals.add(principal_id)
         if project is not None:
-            found[use.dataset_id].projects.add(project)
+            sets[use.dataset_id].projects.add(project)
 
 
-def _want_charges(found: dict[UUID, Wanted], command: OnRun) -> None:
+def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
     for dataset_id, keys in command.charges.items():
         for key in keys:
             if key.partition is not None:
-                found[dataset_id].add_partitions([key.partition])
+                sets[dataset_id].add_partitions([key.partition])
             if key.project is not None:
-                found[dataset_id].projects.add(key.project)
+                sets[dataset_id].projects.add(key.project)
             if key.principal_id is not None:
-                found[dataset_id].principals.add(key.principal_id)
+                sets[dataset_id].principals.add(key.principal_id)
 
 
 def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:

@@ -29,7 +29,7 @@ class Repeat:
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class Posting:
     """A dataset as it becomes, with the accounts that a command touches there, and what its entry alone says."""
 
     dataset: Dataset
@@ -39,17 +39,17 @@ class Touched:
 
 def write(
     books: Books,
-    touched: Sequence[Touched],
+    postings: Sequence[Posting],
     actor: Actor,
     kind: str,
     facts: Mapping[str, Any],
     run: Run | None = None,
 ) -> Drafts:
     """Puts the new rows into the books and drafts the entries that say so. The one place where `seq` moves."""
-    changed = [[_checked(account) for account in each.accounts] for each in touched]
+    changed = [[_checked(account) for account in posting.accounts] for posting in postings]
     drafts: list[Draft] = []
-    for each, accounts in zip(touched, changed, strict=True):
-        dataset = replace(each.dataset, seq=each.dataset.seq + 1)
+    for posting, accounts in zip(postings, changed, strict=True):
+        dataset = replace(posting.dataset, seq=posting.dataset.seq + 1)
         books.datasets[dataset.id] = dataset
         books.accounts.update((account.key, account) for account in accounts)
         draft = Draft(
@@ -58,7 +58,7 @@ def write(
             seq=dataset.seq,
             kind=kind,
             actor=actor.facts(),
-            facts={**facts, **each.own, **_balances(books, dataset, accounts)},
+            facts={**facts, **posting.own, **_balances(books, dataset, accounts)},
             run_id=None if run is None else run.id,
         )
         drafts.append(draft)
@@ -71,14 +71,14 @@ def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> di
     """What an entry says of balances: `balance`, of the dataset's own account, and `accounts`, of the others that it
     touches, together where they are alike, so that a thousand partitions with one balance are a list of names."""
     own = books.accounts.get(AccountKey(dataset.id))
-    said: dict[str, Any] = {} if own is None else {"balance": own.facts()}
+    facts: dict[str, Any] = {} if own is None else {"balance": own.facts()}
     groups: dict[Account, list[str]] = {}
     for account in accounts:
         if account.key != AccountKey(dataset.id):
             alike = replace(account, key=account.key._replace(partition=None))
             groups.setdefault(alike, []).extend([account.key.partition] if account.key.partition is not None else [])
     if groups:
-        said["accounts"] = [
+        facts["accounts"] = [
             {
                 **({"partitions": sorted(names)} if names else {}),
                 **alike.key.facts(),
@@ -86,7 +86,7 @@ def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> di
             }
             for alike, names in groups.items()
         ]
-    return said
+    return facts
 
 
 def beyond(account: Account) -> Amount:

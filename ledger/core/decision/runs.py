@@ -11,7 +11,7 @@ from ledger.core.amounts import Amount, Quantity, timestamp
 from ledger.core.books import Books
 from ledger.core.commands import Ask, OnRun, Settle, Start, Void
 from ledger.core.datasets import Account, AccountKey, Dataset
-from ledger.core.decision.posting import HOUR_US, Drafts, Repeat, Touched, beyond, write
+from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, beyond, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor
 from ledger.core.runs import Place, Run, Use
@@ -26,7 +26,7 @@ def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
     for dataset_id in command.dataset_ids:
         _demand_active(books.datasets[dataset_id])
         _demand_rate(books, command.actor, dataset_id, now_us)
-    demand_project(books, command.uses, command.project)
+    demand_project_share(books, command.uses, command.project)
     charged = {
         use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=command.actor.principal_id)
         for use in command.uses
@@ -54,12 +54,12 @@ def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
         **({"project": command.project} if command.project is not None else {}),
         **command.costing,
     }
-    own: dict[UUID, dict[str, Any]] = {use.dataset_id: {"via": list(use.via)} for use in command.uses}
+    own_facts: dict[UUID, dict[str, Any]] = {use.dataset_id: {"via": list(use.via)} for use in command.uses}
     if binding:
         kind = "run-refused"
-        for dataset_id, said in own.items():
+        for dataset_id, facts_there in own_facts.items():
             others = [books.datasets[other].definition.name for other in binding if other != dataset_id]
-            said |= {"binding": binding.get(dataset_id, []), "binding_elsewhere": sorted(others)}
+            facts_there |= {"binding": binding.get(dataset_id, []), "binding_elsewhere": sorted(others)}
     else:
         kind = "run-approved"
         facts |= {"start_by": timestamp(now_us + command.valid_for_us)}
@@ -67,9 +67,9 @@ def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
             dataset_id: [replace(account, held=account.held + command.cost) for account in accounts]
             for dataset_id, accounts in charged.items()
         }
-    touched = [Touched(books.datasets[id_], accounts, own[id_]) for id_, accounts in charged.items()]
+    postings = [Posting(books.datasets[id_], accounts, own_facts[id_]) for id_, accounts in charged.items()]
     _count(books, command, now_us)
-    return write(books, touched, command.actor, kind, facts, run)
+    return write(books, postings, command.actor, kind, facts, run)
 
 
 def charged_accounts(books: Books, use: Use, *, project: str | None, principal_id: UUID) -> list[Account]:
@@ -78,21 +78,21 @@ def charged_accounts(books: Books, use: Use, *, project: str | None, principal_i
     Raises NotFound for a partition that there is not, and InvalidRequest where there is none yet.
     """
     dataset = books.datasets[use.dataset_id]
-    found: list[Account] = []
+    accounts: list[Account] = []
     for partition in _scopes(books, dataset, use):
         key = AccountKey(dataset.id, partition)
         if dataset.limit is not None:
-            found.append(books.accounts[key])
+            accounts.append(books.accounts[key])
         share = books.projects.get((dataset.id, project)) if project is not None else None
         if share is not None:
             key = AccountKey(dataset.id, partition, share.name)
-            found.append(books.accounts.get(key, Account(key, share.limit)))
+            accounts.append(books.accounts.get(key, Account(key, share.limit)))
         if dataset.fair_use.held is not None:
             key = AccountKey(dataset.id, partition, None, principal_id)
             account = books.accounts.get(key, Account(key, dataset.fair_use.held))
             # A limit that was lowered below what somebody holds takes effect as that shrinks.
-            found.append(replace(account, limit=dataset.fair_use.held.most(account.held)))
-    return found
+            accounts.append(replace(account, limit=dataset.fair_use.held.most(account.held)))
+    return accounts
 
 
 def _scopes(books: Books, dataset: Dataset, use: Use) -> Sequence[str | None]:
@@ -109,7 +109,7 @@ def _scopes(books: Books, dataset: Dataset, use: Use) -> Sequence[str | None]:
     return sorted(use.partitions)
 
 
-def demand_project(books: Books, uses: Sequence[Use], project: str | None) -> None:
+def demand_project_share(books: Books, uses: Sequence[Use], project: str | None) -> None:
     """Raises NotFound where a dataset was named of which the project has no share, there or where it comes from."""
     if project is None:
         return
@@ -168,9 +168,9 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
     if command.charged.exceeds(cost):
         raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
     whole = command.charged if command.excess is None else command.charged + command.excess.cost
-    touched = [
-        Touched(each.dataset, [_settled(account, cost, whole) for account in each.accounts])
-        for each in _charged(books, command)
+    postings = [
+        Posting(posting.dataset, [_settled(account, cost, whole) for account in posting.accounts])
+        for posting in _charged(books, command)
     ]
     facts: dict[str, Any] = {
         "request": command.body,
@@ -181,11 +181,11 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
     }
     if command.excess is not None:
         excess = command.excess
-        touched = [
-            _frozen(each) if _is_beyond(before.accounts, cost, command.charged, excess.cost) else each
-            for before, each in zip(_charged(books, command), touched, strict=True)
+        postings = [
+            _frozen(posting) if _is_beyond(before.accounts, cost, command.charged, excess.cost) else posting
+            for before, posting in zip(_charged(books, command), postings, strict=True)
         ]
-        overdrawn = sorted(each.dataset.definition.name for each in touched if "state" in each.own)
+        overdrawn = sorted(posting.dataset.definition.name for posting in postings if "state" in posting.own)
         facts["overrun"] = {
             "steps": excess.steps,
             "cost": excess.cost.facts(),
@@ -194,7 +194,7 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
             **excess.costing,
         }
     run = replace(run, state="settled", ended_us=now_us, due_us=None)
-    return write(books, touched, command.actor, "run-settled", facts, run)
+    return write(books, postings, command.actor, "run-settled", facts, run)
 
 
 def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
@@ -213,10 +213,10 @@ def _is_beyond(accounts: Sequence[Account], cost: Amount, charged: Amount, exces
     return any(excess.exceeds(account.remaining) for account in settled)
 
 
-def _frozen(touched: Touched) -> Touched:
+def _frozen(posting: Posting) -> Posting:
     """Where an overrun did not fit, the dataset waits for a steward."""
-    state = touched.dataset.state if touched.dataset.state == "retired" else "frozen"
-    return Touched(replace(touched.dataset, state=state), touched.accounts, {**touched.own, "state": state})
+    state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
+    return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
 
 
 def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
@@ -232,24 +232,24 @@ def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
             _demand_owner(command.actor, run)
     cost = _cost(run)
     charged = _charged(books, command)
-    untouched = [Touched(each.dataset) for each in charged]
+    unchanged = [Posting(posting.dataset) for posting in charged]
     is_started = run.state == "started"
-    said = {"request": command.body}
-    asked_two = Guarded("void", is_started, said, command.actor, command.consent, untouched, run_id=run.id)
-    if (proposed := propose_first(books, asked_two, now_us)) is not None:
+    proposed_facts = {"request": command.body}
+    guarded = Guarded("void", is_started, proposed_facts, command.actor, command.consent, unchanged, run_id=run.id)
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
-    touched = [
-        Touched(each.dataset, [replace(account, held=account.held - cost) for account in each.accounts])
-        for each in charged
+    postings = [
+        Posting(posting.dataset, [replace(account, held=account.held - cost) for account in posting.accounts])
+        for posting in charged
     ]
     run = replace(run, state="voided", ended_us=now_us, due_us=None)
-    facts = {"request": command.body, "returned": cost.facts(), **seconded(books, asked_two, now_us)}
-    return write(books, touched, command.actor, "run-voided", facts, run)
+    facts = {"request": command.body, "returned": cost.facts(), **seconded(books, guarded, now_us)}
+    return write(books, postings, command.actor, "run-voided", facts, run)
 
 
-def _charged(books: Books, command: OnRun) -> list[Touched]:
+def _charged(books: Books, command: OnRun) -> list[Posting]:
     return [
-        Touched(books.datasets[dataset_id], [books.accounts[key] for key in keys])
+        Posting(books.datasets[dataset_id], [books.accounts[key] for key in keys])
         for dataset_id, keys in command.charges.items()
     ]
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from ledger.core.amounts import timestamp
 from ledger.core.books import Books
 from ledger.core.commands import RefuseProposal
-from ledger.core.decision.posting import HOUR_US, Drafts, Touched, write
+from ledger.core.decision.posting import HOUR_US, Drafts, Posting, write
 from ledger.core.people import Actor, Consent, Proposal, ProposalKind
 from ledger.errors import Forbidden, ProposalState, TooLarge
 
@@ -24,7 +24,8 @@ PROPOSALS_MAX: Final = 100
 class Guarded:
     """Something that a tenant's policy can ask a second person for.
 
-    is_loosening: whether it is of that kind at all. body: what it would say. touched: whose journals tell of it.
+    is_loosening: whether it is of that kind at all. body: what its entry states. postings: in which
+    journals.
     """
 
     kind: ProposalKind
@@ -32,25 +33,27 @@ class Guarded:
     body: Mapping[str, Any]
     actor: Actor
     consent: Consent
-    touched: Sequence[Touched]
+    postings: Sequence[Posting]
     run_id: UUID | None = None
 
 
-def propose_first(books: Books, asked: Guarded, now_us: int) -> Drafts | None:
+def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | None:
     """The entries that propose it, where it takes a second person who has not spoken yet."""
-    if asked.consent.is_second or not (asked.is_loosening and books.takes_two):
+    if guarded.consent.is_second or not (guarded.is_loosening and books.takes_two):
         return None
-    first = asked.touched[0].dataset.id
-    is_open = [each for each in books.proposals.values() if each.state == "open" and each.expires_us > now_us]
-    if sum(each.dataset_id == first for each in is_open) >= PROPOSALS_MAX:
+    dataset_id = guarded.postings[0].dataset.id
+    open_proposals = [
+        proposal for proposal in books.proposals.values() if proposal.state == "open" and proposal.expires_us > now_us
+    ]
+    if sum(proposal.dataset_id == dataset_id for proposal in open_proposals) >= PROPOSALS_MAX:
         raise TooLarge(f"At most {PROPOSALS_MAX} proposals of a dataset are open at once.", proposals_max=PROPOSALS_MAX)
     proposal = Proposal(
-        id=asked.consent.proposal_id,
-        kind=asked.kind,
-        dataset_id=first,
-        run_id=asked.run_id,
-        principal_id=asked.actor.principal_id,
-        body={"request": asked.body, "by": asked.actor.facts()},
+        id=guarded.consent.proposal_id,
+        kind=guarded.kind,
+        dataset_id=dataset_id,
+        run_id=guarded.run_id,
+        principal_id=guarded.actor.principal_id,
+        body={"request": guarded.body, "by": guarded.actor.facts()},
         state="open",
         created_us=now_us,
         expires_us=now_us + DAY_US,
@@ -59,22 +62,22 @@ def propose_first(books: Books, asked: Guarded, now_us: int) -> Drafts | None:
     facts = {
         "proposal": str(proposal.id),
         "what": proposal.kind,
-        "proposes": asked.body,
+        "proposes": guarded.body,
         "approve_by": timestamp(proposal.expires_us),
-        **({"about_run": str(asked.run_id)} if asked.run_id is not None else {}),
+        **({"about_run": str(guarded.run_id)} if guarded.run_id is not None else {}),
     }
-    return write(books, asked.touched, asked.actor, "change-proposed", facts)
+    return write(books, guarded.postings, guarded.actor, "change-proposed", facts)
 
 
-def seconded(books: Books, asked: Guarded, now_us: int) -> dict[str, Any]:
+def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:
     """What the entry says of the one who proposed it, where it was. Raises Forbidden for one person as both."""
-    if not asked.consent.is_second:
+    if not guarded.consent.is_second:
         return {}
-    proposal = _open_proposal(books, asked.consent.proposal_id, asked.actor, now_us)
+    proposal = _open_proposal(books, guarded.consent.proposal_id, guarded.actor, now_us)
     if (proposal.kind, proposal.dataset_id, proposal.run_id) != (
-        asked.kind,
-        asked.touched[0].dataset.id,
-        asked.run_id,
+        guarded.kind,
+        guarded.postings[0].dataset.id,
+        guarded.run_id,
     ):
         raise ArithmeticError(f"proposal {proposal.id} is of something else")
     books.proposals[proposal.id] = replace(proposal, state="approved")
@@ -103,6 +106,6 @@ def refuse_proposal(books: Books, command: RefuseProposal, now_us: int) -> Draft
     """Refuse an open proposal."""
     proposal = _open_proposal(books, command.proposal_id, command.actor, now_us)
     books.proposals[proposal.id] = replace(proposal, state="refused")
-    touched = [Touched(books.datasets[dataset_id]) for dataset_id in command.dataset_ids]
+    postings = [Posting(books.datasets[dataset_id]) for dataset_id in command.dataset_ids]
     facts = {"proposal": str(proposal.id), "what": proposal.kind, "reason": command.reason}
-    return write(books, touched, command.actor, "proposal-refused", facts)
+    return write(books, postings, command.actor, "proposal-refused", facts)

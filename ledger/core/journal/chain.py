@@ -74,17 +74,17 @@ def seal_of_tenant(
 def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
     """The accounts that an entry says the balances of: the dataset's own, and the others that it touches."""
     dataset_id = UUID(entry["dataset_id"])
-    found: dict[AccountKey, Account] = {}
+    accounts: dict[AccountKey, Account] = {}
     if "balance" in entry:
-        found[AccountKey(dataset_id)] = _account(AccountKey(dataset_id), entry["balance"])
+        accounts[AccountKey(dataset_id)] = _account(AccountKey(dataset_id), entry["balance"])
     for group in entry.get("accounts", ()):
         principal = UUID(group["principal"]) if "principal" in group else None
         for partition in group.get("partitions", (None,)):
             key = AccountKey(dataset_id, partition, group.get("project"), principal)
-            if key in found:
+            if key in accounts:
                 raise ValueError(f"says twice what the balance of {key.facts()} is")
-            found[key] = _account(key, group)
-    return found
+            accounts[key] = _account(key, group)
+    return accounts
 
 
 def _account(key: AccountKey, facts: Mapping[str, Any]) -> Account:

@@ -38,14 +38,14 @@ def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id:
     balance is the one before plus what the entry says. Shares no arithmetic with `ledger.core.decision`. Raises
     JournalBroken with the first `seq` that is wrong.
     """
-    book = _Book(tenant_id, dataset_id)
-    check_all(book.read, entries)
-    return book.found()
+    dataset_replay = _DatasetReplay(tenant_id, dataset_id)
+    check_all(dataset_replay.read, entries)
+    return dataset_replay.result()
 
 
 def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Iterator[dict[str, Any]]:
     """The entries of a dataset's journal as they are read, each once it was checked as `replay` checks it."""
-    return read_entries(_Book(tenant_id, dataset_id).read, entries)
+    return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ class _Charged:
     keys: tuple[AccountKey, ...]
 
 
-class _Book(Chain):
+class _DatasetReplay(Chain):
     """A reader's own arithmetic over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
@@ -74,7 +74,7 @@ class _Book(Chain):
         self.runs: dict[UUID, _Charged] = {}
         self.proposals: dict[str, dict[str, Any] | None] = {}
 
-    def found(self) -> Replayed:
+    def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
 
@@ -135,15 +135,15 @@ class _Book(Chain):
 
     def _note_proposal(self, entry: dict[str, Any], demand: Demand) -> None:
         """What takes two people was proposed by one before the other one said yes or no to just that, once, in time."""
-        said = entry.get("proposal")
-        if said is None:
+        stated = entry.get("proposal")
+        if stated is None:
             return
         if entry["kind"] == "change-proposed":
-            demand(said not in self.proposals, "proposes a second time")
-            self.proposals[said] = entry
+            demand(stated not in self.proposals, "proposes a second time")
+            self.proposals[stated] = entry
             return
         is_refusal = entry["kind"] == "proposal-refused"
-        proposal = said if is_refusal else said["id"]
+        proposal = stated if is_refusal else stated["id"]
         proposed = self.proposals.get(proposal)
         if proposed is None:
             raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
@@ -152,7 +152,7 @@ class _Book(Chain):
         # Times are written so that their order as text is their order in time.
         demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
         if not is_refusal:
-            demand(said["by"]["principal"] == proposer, "was proposed by somebody else")
+            demand(stated["by"]["principal"] == proposer, "was proposed by somebody else")
             demand(_does(proposed, entry), "does something else than was proposed")
         self.proposals[proposal] = None
 
@@ -290,9 +290,9 @@ class _Book(Chain):
 def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether an entry does what was proposed. The limit before may be another by now."""
     kind = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}[proposed["what"]]
-    wanted = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
     same_run = entry.get("run") == proposed.get("about_run")
-    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in wanted.items())
+    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in facts.items())
 
 
 def _over(account: Account) -> Amount:

@@ -16,7 +16,7 @@ from ledger.errors import JournalBroken
 
 def walk_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
     """The same of a tenant's own journal, checked as `replay_tenant` checks it."""
-    return read_entries(_TenantBook(tenant_id).read, entries)
+    return read_entries(_TenantReplay(tenant_id).read, entries)
 
 
 ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook", "heads")
@@ -62,12 +62,12 @@ class ReplayedTenant:
 
 def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
     """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
-    book = _TenantBook(tenant_id)
-    check_all(book.read, entries)
-    return ReplayedTenant(book.seq, book.head, book.is_whole, book.second_steward, book.keys, book.alerting)
+    tenant_replay = _TenantReplay(tenant_id)
+    check_all(tenant_replay.read, entries)
+    return tenant_replay.result()
 
 
-class _TenantBook(Chain):
+class _TenantReplay(Chain):
     """A reader's own account of keys and policies."""
 
     def __init__(self, tenant_id: UUID) -> None:
@@ -75,6 +75,9 @@ class _TenantBook(Chain):
         self.is_whole = self.second_steward = False
         self.keys: dict[UUID, KnownKey] = {}
         self.alerting: Mapping[str, Any] | None = None
+
+    def result(self) -> ReplayedTenant:
+        return ReplayedTenant(self.seq, self.head, self.is_whole, self.second_steward, self.keys, self.alerting)
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
@@ -105,7 +108,7 @@ class _TenantBook(Chain):
     def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
         key = UUID(entry["made"])
         demand(key not in self.keys, "makes a key a second time")
-        datasets, projects = (None if entry[of] is None else tuple(entry[of]) for of in ("datasets", "projects"))
+        datasets, projects = (None if entry[name] is None else tuple(entry[name]) for name in ("datasets", "projects"))
         self.keys[key] = made = KnownKey(
             UUID(entry["principal"]), entry["name"], entry["key_role"], datasets, projects, entry["expires_at"], False
         )

@@ -1,0 +1,121 @@
+"""Accounts: limits with their balances, and the partitions that have one."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, Label, and_, bindparam, func, insert, or_, select, tuple_, update
+
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.datasets import Account, AccountKey, Balance
+from ledger.store.repository import Repository
+from ledger.store.rows import account_of, amounts_row, key_row
+from ledger.store.tables import NOBODY, accounts
+
+_QUANTITIES: Final = ("mu_sq_pico", "delta_atto")
+_PARTS: Final = ("limit", "spent", "held", "left")
+_KEY_COLUMNS: Final = ("dataset_id", "partition", "project", "principal_id")
+
+
+class AccountReader(Repository):
+    """Reads accounts, one by one and summed up."""
+
+    def matching(self, condition: ColumnElement[bool]) -> list[Account]:
+        query = select(accounts).where(accounts.c.tenant_id == self.tenant_id, condition)
+        return [account_of(row) for row in self.connection.execute(query)]
+
+    def page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
+        """All accounts of a dataset, in the order of their keys."""
+        parts = (accounts.c.project, accounts.c.principal_id, accounts.c.partition)
+        query = select(accounts).where(self._in([dataset_id]))
+        if after is not None:
+            position = tuple_(
+                after.project or "", after.principal_id or NOBODY, after.partition or "", types=[p.type for p in parts]
+            )
+            query = query.where(tuple_(*parts) > position)
+        return [account_of(row) for row in self.connection.execute(query.order_by(*parts).limit(limit))]
+
+    def balances(self, dataset_ids: Collection[UUID]) -> dict[tuple[UUID, str | None], Balance]:
+        """The balance of each of these datasets over its partitions, and of each of its projects, as (dataset,
+        project)."""
+        aggregates = [column for quantity in _QUANTITIES for column in _aggregates(quantity)]
+        query = (
+            select(accounts.c.dataset_id, accounts.c.project, *aggregates)
+            .where(self._in(dataset_ids), accounts.c.principal_id == NOBODY)
+            .group_by(accounts.c.dataset_id, accounts.c.project)
+        )
+        return {
+            (row.dataset_id, row.project or None): Balance(
+                *(Amount(*(getattr(row, f"{part}_{quantity}") for quantity in _QUANTITIES)) for part in _PARTS)
+            )
+            for row in self.connection.execute(query)
+        }
+
+    def partition_page(self, dataset_id: UUID, *, after: str | None, limit: int) -> list[Account]:
+        """A dataset's partitions by name, as their accounts."""
+        query = select(accounts).where(self._in([dataset_id]), is_base(), accounts.c.partition > (after or ""))
+        return [account_of(row) for row in self.connection.execute(query.order_by(accounts.c.partition).limit(limit))]
+
+    def partition_counts(self, dataset_ids: Collection[UUID]) -> dict[UUID, int]:
+        """How many partitions each of these datasets has."""
+        query = (
+            select(accounts.c.dataset_id, func.count())
+            .where(self._in(dataset_ids), is_base(), accounts.c.partition != "")
+            .group_by(accounts.c.dataset_id)
+        )
+        return {row[0]: row[1] for row in self.connection.execute(query)}
+
+    def overdrawn_datasets(self, dataset_ids: Collection[UUID]) -> frozenset[UUID]:
+        """Which of these datasets have an account that is overdrawn."""
+        is_overdrawn = or_(accounts.c.overdrawn_mu_sq_pico > 0, accounts.c.overdrawn_delta_atto > 0)
+        query = select(accounts.c.dataset_id).distinct().where(self._in(dataset_ids), is_overdrawn)
+        return frozenset(self.connection.execute(query).scalars())
+
+    def _in(self, dataset_ids: Collection[UUID]) -> ColumnElement[bool]:
+        return and_(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
+
+
+class AccountWriter(AccountReader):
+    """Saves what a decision changed of accounts."""
+
+    def save(self, before: Books, after: Books) -> None:
+        """Write the accounts that are new or changed."""
+        old = before.accounts
+        self._add([account for key, account in after.accounts.items() if key not in old])
+        self._update([account for key, account in after.accounts.items() if key in old and account != old[key]])
+
+    def _add(self, new: Collection[Account]) -> None:
+        if new:
+            rows = [{"tenant_id": self.tenant_id, **key_row(account.key), **amounts_row(account)} for account in new]
+            self.connection.execute(insert(accounts), rows)
+
+    def _update(self, changed: Collection[Account]) -> None:
+        rows = [
+            {**{f"of_{name}": value for name, value in key_row(account.key).items()}, **amounts_row(account)}
+            for account in changed
+        ]
+        if rows:
+            mine = [
+                accounts.c.tenant_id == self.tenant_id,
+                *(accounts.c[name] == bindparam(f"of_{name}") for name in _KEY_COLUMNS),
+            ]
+            self.connection.execute(update(accounts).where(*mine), rows)
+
+
+def _aggregates(quantity: str) -> list[Label[Any]]:
+    limit, spent, held = (accounts.c[f"{part}_{quantity}"] for part in ("limit", "spent", "held"))
+    return [
+        func.max(limit).label(f"limit_{quantity}"),
+        func.max(spent).label(f"spent_{quantity}"),
+        func.max(held).label(f"held_{quantity}"),
+        # In this order, in which no 64-bit integer overflows: held is never above the limit.
+        func.min(limit - held - spent).label(f"left_{quantity}"),
+    ]
+
+
+def is_base() -> ColumnElement[bool]:
+    """The condition for the account of a whole dataset."""
+    return and_(accounts.c.project == "", accounts.c.principal_id == NOBODY)

@@ -1,0 +1,86 @@
+"""Changes that wait for a second person, or did."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from uuid import UUID
+
+from sqlalchemy import insert, not_, select, tuple_, update
+
+from ledger.core.books import Books
+from ledger.core.journal import chain
+from ledger.core.people import Proposal
+from ledger.store.repository import Repository
+from ledger.store.rows import proposal_of
+from ledger.store.tables import proposals
+
+
+class ProposalReader(Repository):
+    """Reads proposals."""
+
+    def by_id(self, proposal_id: UUID) -> Proposal | None:
+        query = select(proposals).where(proposals.c.tenant_id == self.tenant_id, proposals.c.id == proposal_id)
+        row = self.connection.execute(query).one_or_none()
+        return None if row is None else proposal_of(row)
+
+    def page(self, *, after: tuple[int, UUID] | None, limit: int, state: str | None, now_us: int) -> list[Proposal]:
+        """Proposals, newest first; `expired` is an open one whose time is up."""
+        query = select(proposals).where(proposals.c.tenant_id == self.tenant_id)
+        if after is not None:
+            types = [proposals.c.created_us.type, proposals.c.id.type]
+            query = query.where(tuple_(proposals.c.created_us, proposals.c.id) < tuple_(*after, types=types))
+        if state is not None:
+            query = query.where(proposals.c.state == ("open" if state == "expired" else state))
+        if state in ("open", "expired"):
+            is_late = proposals.c.expires_us <= now_us
+            query = query.where(is_late if state == "expired" else not_(is_late))
+        newest_first = query.order_by(proposals.c.created_us.desc(), proposals.c.id.desc()).limit(limit)
+        return [proposal_of(row) for row in self.connection.execute(newest_first)]
+
+    def open_on(self, dataset_ids: Collection[UUID]) -> list[Proposal]:
+        """The open proposals on these datasets."""
+        query = select(proposals).where(
+            proposals.c.tenant_id == self.tenant_id,
+            proposals.c.dataset_id.in_(dataset_ids),
+            proposals.c.state == "open",
+        )
+        return [proposal_of(row) for row in self.connection.execute(query)]
+
+    def ids(self, dataset_id: UUID) -> set[UUID]:
+        """The proposals whose rows are this dataset's."""
+        query = select(proposals.c.id).where(
+            proposals.c.tenant_id == self.tenant_id, proposals.c.dataset_id == dataset_id
+        )
+        return set(self.connection.execute(query).scalars())
+
+
+class ProposalWriter(ProposalReader):
+    """Saves what a decision changed of proposals."""
+
+    def save(self, before: Books, after: Books) -> None:
+        """Write the proposals that are new or were answered."""
+        old = before.proposals
+        self._add([proposal for id_, proposal in after.proposals.items() if id_ not in old])
+        for id_, proposal in after.proposals.items():
+            if id_ in old and proposal != old[id_]:
+                mine = (proposals.c.tenant_id == self.tenant_id, proposals.c.id == id_)
+                self.connection.execute(update(proposals).where(*mine), {"state": proposal.state})
+
+    def _add(self, new: Sequence[Proposal]) -> None:
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "id": proposal.id,
+                "kind": proposal.kind,
+                "dataset_id": proposal.dataset_id,
+                "run_id": proposal.run_id,
+                "principal_id": proposal.principal_id,
+                "body": chain.canonical(proposal.body),
+                "state": proposal.state,
+                "created_us": proposal.created_us,
+                "expires_us": proposal.expires_us,
+            }
+            for proposal in new
+        ]
+        if rows:
+            self.connection.execute(insert(proposals), rows)

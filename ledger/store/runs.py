@@ -1,0 +1,196 @@
+"""Runs, and the places where they were decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from uuid import UUID
+
+from sqlalchemy import ColumnElement, and_, bindparam, insert, not_, or_, select, tuple_, update
+
+from ledger.core.books import Books
+from ledger.core.datasets import Parent
+from ledger.core.entries import Entry
+from ledger.core.runs import Run
+from ledger.store.repository import Repository
+from ledger.store.rows import run_of, run_row
+from ledger.store.tables import datasets, entries, places, runs
+
+
+class RunReader(Repository):
+    """Reads runs."""
+
+    def by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
+        query = select(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(ids))
+        return {row.id: run_of(row) for row in self.connection.execute(query)}
+
+    def page(
+        self,
+        *,
+        after: tuple[int, UUID] | None,
+        limit: int,
+        dataset_id: UUID | None = None,
+        state: str | None = None,
+        project: str | None = None,
+        due_before_us: int | None = None,
+        not_due_before_us: int | None = None,
+        principal_id: UUID | None = None,
+        within: frozenset[str] | None = None,
+    ) -> list[Run]:
+        """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
+        query = select(runs).where(runs.c.tenant_id == self.tenant_id)
+        created_us, run_id = runs.c.created_us, runs.c.id
+        if dataset_id is not None:
+            # In the order of that dataset's places, so that a page is a walk along its index.
+            query = query.join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
+            query = query.where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            created_us, run_id = places.c.created_us, places.c.run_id
+        if after is not None:
+            query = query.where(tuple_(created_us, run_id) < tuple_(*after, types=[created_us.type, run_id.type]))
+        for column, value in ((runs.c.state, state), (runs.c.project, project)):
+            if value is not None:
+                query = query.where(column == value)
+        query = query.where(*_due_between(not_due_before_us, due_before_us))
+        if principal_id is not None:
+            query = query.where(runs.c.principal_id == principal_id)
+        if within is not None:
+            query = query.where(self._is_within(within))
+        newest_first = query.order_by(created_us.desc(), run_id.desc()).limit(limit)
+        return [run_of(row) for row in self.connection.execute(newest_first)]
+
+    def _is_within(self, dataset_names: frozenset[str]) -> ColumnElement[bool]:
+        run_ids = (
+            select(places.c.run_id)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .where(places.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(dataset_names)))
+        )
+        return runs.c.id.in_(run_ids)
+
+    def place_page(
+        self, dataset_id: UUID, *, after: tuple[int, UUID] | None, limit: int
+    ) -> list[tuple[UUID, int, UUID, int]]:
+        """Where runs were decided in a dataset, oldest first: run, seq, principal, and when. after: when, and which."""
+        parts = (places.c.created_us, places.c.run_id)
+        query = select(places.c.run_id, places.c.seq, places.c.principal_id, places.c.created_us).where(
+            places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id
+        )
+        if after is not None:
+            query = query.where(tuple_(*parts) > tuple_(*after, types=[part.type for part in parts]))
+        rows = self.connection.execute(query.order_by(*parts).limit(limit))
+        return [(row.run_id, row.seq, row.principal_id, row.created_us) for row in rows]
+
+    def unplaced(self) -> UUID | None:
+        """A run that has a row and was decided in no dataset. There must be none."""
+        placed = select(places.c.run_id).where(places.c.tenant_id == self.tenant_id, places.c.run_id == runs.c.id)
+        query = select(runs.c.id).where(runs.c.tenant_id == self.tenant_id, not_(placed.exists())).limit(1)
+        run_id: UUID | None = self.connection.execute(query).scalar()
+        return run_id
+
+    def due(self, *, after: tuple[int, UUID], until_us: int, limit: int) -> list[tuple[Run, Parent, int]]:
+        """Runs that were due after the one and before the other time, the first due first.
+
+        A run is returned once for every dataset that it touches, with that dataset and the number of the entry there
+        that decided it. At most `limit` runs, the last of which is whole.
+        """
+        position = tuple_(*after, types=[runs.c.due_us.type, runs.c.id.type])
+        first = (
+            select(runs)
+            .where(runs.c.tenant_id == self.tenant_id, runs.c.due_us < until_us)
+            .where(tuple_(runs.c.due_us, runs.c.id) > position)
+            .order_by(runs.c.due_us, runs.c.id)
+            .limit(limit)
+        )
+        due = {row.id: run_of(row) for row in self.connection.execute(first)}
+        query = (
+            select(places.c.run_id, places.c.dataset_id, places.c.seq, datasets.c.name)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(due))
+        )
+        decided: dict[UUID, list[tuple[Run, Parent, int]]] = {}
+        for row in self.connection.execute(query) if due else ():
+            decided.setdefault(row.run_id, []).append((due[row.run_id], Parent(row.dataset_id, row.name), row.seq))
+        return [decision for run_id in due for decision in decided.get(run_id, ())]
+
+    def approved_since(self, dataset_id: UUID, *, since_us: int, limit: int) -> list[tuple[Run, Entry]]:
+        """The runs that a dataset approved since then, newest first, each with the entry there that approved it."""
+        query = (
+            select(runs, entries.c.seq, entries.c.kind, entries.c.at_us, entries.c.body, entries.c.hash)
+            .select_from(places)
+            .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
+            .join(
+                entries,
+                and_(
+                    entries.c.tenant_id == places.c.tenant_id,
+                    entries.c.dataset_id == places.c.dataset_id,
+                    entries.c.seq == places.c.seq,
+                ),
+            )
+            .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            .where(places.c.created_us >= since_us, runs.c.state != "refused")
+            .order_by(places.c.created_us.desc(), places.c.run_id.desc())
+            .limit(limit)
+        )
+        return [
+            (run_of(row), Entry(dataset_id, row.seq, row.kind, row.at_us, row.id, row.body, row.hash))
+            for row in self.connection.execute(query)
+        ]
+
+    def newest_times(self, dataset_id: UUID, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
+        """When a principal's newest runs on a dataset were decided, oldest first."""
+        newest = (
+            select(places.c.created_us)
+            .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
+            .where(places.c.principal_id == principal_id)
+            .order_by(places.c.created_us.desc())
+            .limit(limit)
+        )
+        return tuple(reversed(self.connection.execute(newest).scalars().all()))
+
+
+class RunWriter(RunReader):
+    """Saves what a decision changed of runs."""
+
+    def save(self, before: Books, after: Books) -> None:
+        """Write the runs that are new, with their places, or have another state."""
+        self._add([run for key, run in after.runs.items() if key not in before.runs])
+        self._move([run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]])
+
+    def _add(self, new: Sequence[Run]) -> None:
+        if not new:
+            return
+        self.connection.execute(insert(runs), [run_row(self.tenant_id, run) for run in new])
+        rows = [
+            {
+                "tenant_id": self.tenant_id,
+                "run_id": run.id,
+                "dataset_id": place.dataset_id,
+                "seq": place.seq,
+                "principal_id": run.principal_id,
+                "created_us": run.created_us,
+            }
+            for run in new
+            for place in run.places
+        ]
+        self.connection.execute(insert(places), rows)
+
+    def _move(self, moved: Sequence[Run]) -> None:
+        rows = [
+            {
+                "run": run.id,
+                "state": run.state,
+                "started_us": run.started_us,
+                "ended_us": run.ended_us,
+                "due_us": run.due_us,
+            }
+            for run in moved
+        ]
+        if rows:
+            mine = (runs.c.tenant_id == self.tenant_id, runs.c.id == bindparam("run"))
+            self.connection.execute(update(runs).where(*mine), rows)
+
+
+def _due_between(from_us: int | None, until_us: int | None) -> Iterator[ColumnElement[bool]]:
+    """Due before the one time, and not before the other; what has no due time is never due."""
+    if until_us is not None:
+        yield runs.c.due_us < until_us
+    if from_us is not None:
+        yield or_(runs.c.due_us.is_(None), runs.c.due_us >= from_us)

@@ -1,0 +1,83 @@
+"""Transactions: one tenant's rows, by noun."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sqlalchemy import Connection
+
+from ledger.store.accounts import AccountReader
+from ledger.store.books import BookReader, BookWriter
+from ledger.store.certificates import CertificateReader, CertificateWriter
+from ledger.store.claims import ClaimWriter
+from ledger.store.datasets import DatasetReader, DatasetWriter
+from ledger.store.journals import JournalReader, JournalWriter
+from ledger.store.keys import KeyReader, KeyWriter
+from ledger.store.outbox import OutboxReader, OutboxWriter
+from ledger.store.proposals import ProposalReader
+from ledger.store.runs import RunReader
+from ledger.store.tenants import TenantReader, TenantWriter
+
+
+class Reading:
+    """One tenant's rows in one snapshot."""
+
+    tenants: TenantReader
+    keys: KeyReader
+    datasets: DatasetReader
+    books: BookReader
+    journals: JournalReader
+    outbox: OutboxReader
+    certificates: CertificateReader
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        self.connection = connection
+        self.tenant_id = tenant_id
+        self.tenants = TenantReader(connection, tenant_id)
+        self.keys = KeyReader(connection, tenant_id)
+        self.datasets = DatasetReader(connection, tenant_id)
+        self.accounts = AccountReader(connection, tenant_id)
+        self.runs = RunReader(connection, tenant_id)
+        self.proposals = ProposalReader(connection, tenant_id)
+        self.books = BookReader(connection, tenant_id)
+        self.journals = JournalReader(connection, tenant_id)
+        self.outbox = OutboxReader(connection, tenant_id)
+        self.certificates = CertificateReader(connection, tenant_id)
+
+    def now_us(self) -> int:
+        """The database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were had."""
+        if self.connection.dialect.name == "postgresql":
+            sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
+        else:
+            sql = (
+                "SELECT CAST(strftime('%s', t) AS INTEGER) * 1000000"
+                " + CAST(substr(strftime('%f', t), 4) AS INTEGER) * 1000"
+                " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t)"
+            )
+        return int(self.connection.exec_driver_sql(sql).scalar_one())
+
+
+class Writing(Reading):
+    """Changes one tenant's rows, in one transaction that its opener commits.
+
+    Accounts, runs and proposals change with the books alone.
+    """
+
+    tenants: TenantWriter
+    keys: KeyWriter
+    datasets: DatasetWriter
+    books: BookWriter
+    journals: JournalWriter
+    outbox: OutboxWriter
+    certificates: CertificateWriter
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        super().__init__(connection, tenant_id)
+        self.claims = ClaimWriter(connection, tenant_id)
+        self.tenants = TenantWriter(connection, tenant_id)
+        self.keys = KeyWriter(connection, tenant_id)
+        self.datasets = DatasetWriter(connection, tenant_id)
+        self.books = BookWriter(connection, tenant_id)
+        self.journals = JournalWriter(connection, tenant_id)
+        self.outbox = OutboxWriter(connection, tenant_id)
+        self.certificates = CertificateWriter(connection, tenant_id)
