@@ -57,6 +57,8 @@ MAY_IMPORT: dict[str, set[str]] = {
         "operate",
         "client",
         "api",
+        # The types of answers, for mypy alone.
+        "service",
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -157,6 +159,23 @@ def test_the_decision_is_checked_by_what_does_not_share_it(path: Path) -> None:
         assert not {one for one in names if one.startswith("ledger.core.decision")}, f"{path} imports the decision"
     if name.startswith(("core.decision", "core.alerts")):
         assert not {one for one in names if one.startswith("ledger.core.journal")}, f"{path} imports the journal"
+
+
+ENDPOINTS = [path for path in FILES if re.search(r"^router = APIRouter", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", ENDPOINTS, ids=lambda path: str(path.name))
+def test_endpoints_are_http_alone(path: Path) -> None:
+    """Goal: use cases stand in `service`, once. Method: the syntax tree of every module that has a router.
+
+    It makes no command, reads no entry, and takes nothing from another endpoint.
+    """
+    others = {f"ledger.api.{other.stem}" for other in ENDPOINTS} - {f"ledger.api.{path.stem}"}
+    pure = ("ledger.core.commands", "ledger.core.decision", "ledger.core.journal")
+    nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+    names = imported(path) | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    assert not names & others, f"{path} imports another endpoint"
+    assert not {name for name in names if name.startswith(pure)}, f"{path} decides or reads a journal"
 
 
 def test_every_room_is_on_the_map() -> None:
