@@ -91,7 +91,7 @@ PLANTED: Final = {
     "logs": ("service.writer", "logs"),
     "settings": ("store.engines", "settings"),
     "accounting": ("operate.deploy", "accounting.costs"),
-    "store": ("recompute.work", "store.reading"),
+    "store": ("recompute.work", "store.rows"),
     "verifier": ("report.reader", "verifier.verify"),
     "access": ("signer.heads", "access.keys"),
     "signer": ("operate.check", "signer.keyfile"),
@@ -147,6 +147,23 @@ def test_each_contract_fails_when_broken(tmp_path: Path) -> None:
     reports = dict(zip(sections[::2], sections[1::2], strict=True))
     for contract, (importer, target) in PLANTED.items():
         assert f"ledger.{importer} -> ledger.{target} (l." in reports.get(names[contract], ""), linted.stdout
+
+
+ENDPOINTS = [path for path in FILES if re.search(r"^router = APIRouter", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", ENDPOINTS, ids=lambda path: str(path.name))
+def test_endpoints_are_http_alone(path: Path) -> None:
+    """Goal: use cases stand in `service`, once. Method: the syntax tree of every module that has a router.
+
+    It makes no command, reads no entry, and takes nothing from another endpoint.
+    """
+    others = {f"ledger.api.{other.stem}" for other in ENDPOINTS} - {f"ledger.api.{path.stem}"}
+    pure = ("ledger.core.commands", "ledger.core.decision", "ledger.core.journal")
+    nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+    names = imported(path) | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    assert not names & others, f"{path} imports another endpoint"
+    assert not {name for name in names if name.startswith(pure)}, f"{path} decides or reads a journal"
 
 
 def test_every_room_is_on_the_map() -> None:

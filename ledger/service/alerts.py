@@ -15,7 +15,7 @@ from ledger.core.journal.tenant import alerting_facts
 from ledger.core.people import Actor
 from ledger.errors import InvalidRequest, NotFound
 from ledger.service import pages
-from ledger.service.catalogue import find, find_dataset
+from ledger.service.catalogue import find_dataset, find_definition
 from ledger.service.forecasts import forecast_shown
 from ledger.service.requests.alerts import NewAlerting
 from ledger.service.shapes.alerts import AlertingShown, AlertPage, AlertShown, Delivery, ForecastShown, WebhookShown
@@ -53,7 +53,7 @@ class Alerts:
         """Alerts, newest first; of a key that is limited to datasets, those of its datasets. Raises NotFound."""
         self._on_interest(actor.tenant_id)
         with self._store.reading(actor.tenant_id) as reading:
-            dataset_id = None if dataset is None else find(reading, actor, dataset).id
+            dataset_id = None if dataset is None else find_definition(reading, actor, dataset).id
             rows = reading.outbox.page(
                 after=pages.after_moment(cursor),
                 limit=limit + 1,

@@ -43,7 +43,7 @@ from ledger.errors import (
 )
 from ledger.service import answers
 from ledger.service.answers import Said
-from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, find
+from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, find_definition
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
 from ledger.service.requests.runs import RunRequest, SettleRequest
@@ -367,7 +367,7 @@ class Runs:
             found = reading.runs.page(
                 after=after,
                 limit=limit,
-                dataset_id=None if dataset is None else find(reading, actor, dataset).id,
+                dataset_id=None if dataset is None else find_definition(reading, actor, dataset).id,
                 state=state,
                 project=project,
                 due_before_us=now_us if is_overdue else None,

@@ -132,6 +132,27 @@ def overdrawn(board: Board) -> None:
 # --- what takes two, and what does not -------------------------------------------------------------------------------
 
 
+def test_what_is_proposed_is_answered_as_it_is_shown(board: Board) -> None:
+    """Goal: whoever proposes gets what the second person will see.
+
+    Method: the answer to each of the three guarded acts, made of its entry, against the proposal by its id, made of its
+    row.
+    """
+
+    def check_shown(answer: Any, *, what: str, run: str | None = None) -> str:
+        proposal = proposal_of(answer)
+        shown = ok(board.two.get(f"/v1/proposals/{proposal}"))
+        assert shown == answer.json()["proposal"]
+        assert (shown["what"], shown["run"]) == (what, run)
+        return proposal
+
+    check_shown(board.raised(2), what="budget")
+    run = started(board.requester)
+    ok(approve(board.two, check_shown(board.one.post(f"/v1/runs/{run}/void", REASON), what="void", run=run)))
+    overdrawn(board)
+    check_shown(board.one.patch("/v1/datasets/mnist", {"state": "active", **REASON}), what="thaw")
+
+
 def test_without_the_policy_one_is_enough(board: Board) -> None:
     """Goal: the policy is a tenant's choice. Method: off, each guarded act by one steward; nothing is proposed."""
     ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
