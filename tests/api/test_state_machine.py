@@ -33,19 +33,15 @@ from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.verifier import verify
 from tests.conftest import KINDS, Templates
-from tests.kit import budget_model
+from tests.kit import budget_costs, budget_model
+from tests.kit.budget_costs import INT64_MAX, Amount, Json, charge, price
 from tests.kit.budget_model import (
-    INT64_MAX,
     Account,
-    Amount,
     Expected,
-    Json,
     Model,
     Run,
-    charge,
     derived,
     gaussian,
-    price,
     read_amount,
     read_balance,
     read_shown,
@@ -430,7 +426,7 @@ class Budgets(RuleBasedStateMachine):
             return not resized.declared.above(expected.left)
 
         for name, value in fits.items():
-            exact = budget_model.fraction(value)
+            exact = budget_costs.fraction(value)
             unit = Fraction(10) ** (math.floor(math.log10(value)) - 5) if name in ("noise_multiplier", "epochs") else 1
             assert does_fit(name, exact), (name, value)
             assert not does_fit(name, exact - unit if name == "noise_multiplier" else exact + unit), (name, value)
@@ -481,7 +477,7 @@ class Budgets(RuleBasedStateMachine):
                 "held": dataset.fair_use,
                 "runs_per_hour": dataset.runs_per_hour,
             }
-            ceiling = None if dataset.ceiling is None else budget_model.limit_of(dataset.ceiling)
+            ceiling = None if dataset.ceiling is None else budget_costs.limit_of(dataset.ceiling)
             assert (shown["ceiling"] and read_amount(shown["ceiling"])) == ceiling
             assert [parent["name"] for parent in shown["derived_from"]] == [*dataset.parents]
             assert set(shown["roots"]) == self.model.roots(name)
@@ -718,7 +714,7 @@ class Budgets(RuleBasedStateMachine):
         """Segments of what can have them; those of shuffled batches are whole epochs."""
         count = data.draw(st.integers(2, 3))
         mechanism = body["mechanism"]
-        if budget_model.is_shuffled(mechanism):
+        if budget_costs.is_shuffled(mechanism):
             epochs = data.draw(st.integers(1, 2))
             steps = count * epochs * 4
             body["mechanism"] = {
@@ -727,7 +723,7 @@ class Budgets(RuleBasedStateMachine):
                 "sample_rate": 0.25,
                 "steps": steps,
             }
-        elif mechanism["type"] in budget_model.STEPPED and (budget_model.planned(mechanism) or 0) < count:
+        elif mechanism["type"] in budget_costs.STEPPED and (budget_costs.planned(mechanism) or 0) < count:
             return
         body["segments"] = count
 
@@ -892,7 +888,7 @@ class Budgets(RuleBasedStateMachine):
         number = data.draw(st.sampled_from(self._runs("started")))
         run = self.model.runs[number]
         is_rational = run.mechanism["type"] != "approximate_dp"
-        if budget_model.planned(run.mechanism) is not None and (is_rational or over <= 4):
+        if budget_costs.planned(run.mechanism) is not None and (is_rational or over <= 4):
             stop = data.draw(st.sampled_from([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}]))
             self.on_run("settle", run.owner, number, {"steps": run.steps_max + over, **stop})
 
@@ -900,7 +896,7 @@ class Budgets(RuleBasedStateMachine):
         """The body of a settlement for no more than planned."""
         run = self.model.runs[number]
         body: Json = {}
-        if budget_model.planned(run.mechanism) is not None and data.draw(OFTEN):
+        if budget_costs.planned(run.mechanism) is not None and data.draw(OFTEN):
             body["steps"] = data.draw(st.integers(0, run.steps_max))
             stop = data.draw(st.sampled_from([None, "data_dependent", "data_independent", "planned"]))
             if stop is not None:

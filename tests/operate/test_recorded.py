@@ -33,11 +33,11 @@ from ledger.verifier.verify import Verified, verify
 from ledger.verifier.witness import Witnesses
 from tests.conftest import KINDS, Templates
 from tests.kit import independent_verifier
+from tests.kit.databases import Databases
 from tests.kit.driver import Ledger
 from tests.kit.record import REPEATED, recomputed, record, verdict
 from tests.kit.report_scene import SGD
 from tests.kit.scene import ok
-from tests.store.test_migrations import Place
 
 BEFORE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "cases" / "revision_0005.json").read_text("utf-8"))
 JWKS: dict[str, Any] = BEFORE["jwks"]
@@ -81,9 +81,9 @@ def fill(connection: Connection) -> None:
 
 
 @contextmanager
-def of_then(place: Place) -> Iterator[Settings]:
+def of_then(databases: Databases) -> Iterator[Settings]:
     """A database, and a folder of published heads, as the program left them."""
-    with place.empty() as settings:
+    with databases.empty() as settings:
         engine = engine_for(settings.owner_url)
         with engine.execution_options(writing=True).begin() as connection:
             config = deploy._config()
@@ -91,7 +91,7 @@ def of_then(place: Place) -> Iterator[Settings]:
             command.upgrade(config, BEFORE["revision"])
             fill(connection)
         engine.dispose()
-        folder = place.folder / "heads"
+        folder = databases.folder / "heads"
         for name, lines in BEFORE["heads"].items():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_text(lines, "ascii")
@@ -101,7 +101,7 @@ def of_then(place: Place) -> Iterator[Settings]:
 @pytest.fixture(params=KINDS)
 def migrated(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
     """The same, brought up to the newest revision."""
-    with of_then(Place(request.param, templates, tmp_path)) as settings:
+    with of_then(Databases(request.param, templates, tmp_path)) as settings:
         assert deploy.migrate(settings) == deploy.newest_revision()
         yield settings
 

@@ -30,8 +30,8 @@ from ledger.settings import Settings
 from ledger.store import engine_for
 from tests.conftest import KINDS, Templates
 from tests.kit import independent_verifier
+from tests.kit.databases import Databases, ask
 from tests.kit.driver import RELEASE, Ledger, past_the_ledger
-from tests.store.test_migrations import Place, ask
 from tests.verifier.test_verify import exported
 
 BEFORE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "cases" / "revision_0002.json").read_text("utf-8"))
@@ -71,9 +71,9 @@ def fill(connection: Connection) -> None:
 
 
 @contextmanager
-def of_revision_0002(place: Place) -> Iterator[Settings]:
+def of_revision_0002(databases: Databases) -> Iterator[Settings]:
     """A database as the program before left it."""
-    with place.empty() as settings:
+    with databases.empty() as settings:
         engine = engine_for(settings.owner_url)
         with engine.execution_options(writing=True).begin() as connection:
             config = deploy._config()
@@ -87,7 +87,7 @@ def of_revision_0002(place: Place) -> Iterator[Settings]:
 @pytest.fixture(params=KINDS)
 def migrated(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
     """The same, brought up to the newest revision."""
-    with of_revision_0002(Place(request.param, templates, tmp_path)) as settings:
+    with of_revision_0002(Databases(request.param, templates, tmp_path)) as settings:
         assert deploy.migrate(settings) == deploy.newest_revision()
         past_the_ledger(settings).dispose()
         yield settings

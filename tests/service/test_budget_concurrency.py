@@ -22,7 +22,8 @@ from sqlalchemy import text
 
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
-from tests.kit.budget_model import Account, Json, Model, derived, gaussian, read_shown
+from tests.kit.budget_costs import Json
+from tests.kit.budget_model import Account, Model, derived, gaussian, read_shown
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
 
 THREADS = 32

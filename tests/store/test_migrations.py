@@ -1,45 +1,48 @@
-"""The migrations make what `ledger.store.tables` declares, once, whoever runs them, and let the server's role in."""
+"""The migrations make what `ledger.store.tables` declares, once, whoever runs them."""
 
 from __future__ import annotations
 
 import contextlib
 import difflib
 import os
-import re
 import sqlite3
 import subprocess
 import sys
 import threading
 import time
-import traceback
 import uuid
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
-from psycopg import sql
-from pydantic import SecretStr
 from sqlalchemy import make_url
 
 import ledger
 from ledger.errors import Misconfigured, NotFound
 from ledger.operate import deploy
 from ledger.settings import Settings
-from ledger.store import engine_for, engines, guards, tables
-from tests.conftest import KINDS, SERVER_ROLE, Templates
-from tests.kit import postgres
+from ledger.store import engine_for, engines, tables
+from tests.conftest import SERVER_ROLE
+from tests.kit.databases import (
+    SECRET,
+    WAIT_SECONDS_MAX,
+    Databases,
+    ask,
+    at,
+    change,
+    file_of,
+    misconfigured,
+    owned,
+    until,
+)
 from tests.kit.driver import environment, free_port
 
 ROOT = Path(ledger.__file__).parent.parent
-WAIT_SECONDS_MAX = 30
 MIGRATE = """
 import ledger
 from ledger import settings
@@ -47,123 +50,6 @@ from ledger.operate import deploy
 print(ledger.__file__, deploy.migrate(settings.load()))
 """
 """For a process of its own: says which ledger it is and where the schema is then."""
-
-
-# --- databases -------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where databases of one kind are made."""
-
-    kind: str
-    templates: Templates
-    folder: Path
-
-    @property
-    def server(self) -> postgres.Server:
-        return self.templates.server(self.kind)
-
-    @contextlib.contextmanager
-    def empty(self) -> Iterator[Settings]:
-        """Settings that lead to a database with nothing in it."""
-        name = f"test_{uuid.uuid4().hex}"
-        if self.kind == "sqlite":
-            yield Settings(database_url=SecretStr(f"sqlite:///{self.folder / name}.db"))
-            return
-        url = postgres.create_database(self.server, name)
-        try:
-            yield self.templates.settings(url)
-        finally:
-            postgres.drop_database(self.server, name)
-
-    @contextlib.contextmanager
-    def declared(self) -> Iterator[Settings]:
-        """A database made from the declared schema, and nothing but it."""
-        with self.empty() as settings:
-            engine = engine_for(settings.owner_url)
-            tables.metadata.create_all(engine)
-            engine.dispose()
-            if self.kind != "sqlite":
-                with owned(settings) as connection:
-                    connection.execute(f"GRANT USAGE ON SCHEMA public TO {SERVER_ROLE}".encode())
-                    for table, privileges in guards.GRANTS.items():
-                        if table in tables.metadata.tables:
-                            connection.execute(f"GRANT {privileges} ON {table} TO {SERVER_ROLE}".encode())
-                    for function in guards.FUNCTION_GRANTS:
-                        connection.execute(f"GRANT EXECUTE ON FUNCTION {function} TO {SERVER_ROLE}".encode())
-            yield settings
-
-    def superuser(self, settings: Settings) -> contextlib.closing[psycopg.Connection]:
-        """A superuser's connection to a database; the test is skipped where a given server's URL names none."""
-        admin = make_url(self.server.admin_url).set(database=make_url(settings.owner_url).database)
-        connection = connected(admin.render_as_string(hide_password=False))
-        if connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() != (True,):
-            connection.close()
-            pytest.skip("the given server's URL names no superuser")
-        return contextlib.closing(connection)
-
-
-@pytest.fixture(params=KINDS)
-def place(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Place:
-    """A place for databases of each kind."""
-    return Place(request.param, templates, tmp_path)
-
-
-@pytest.fixture(params=postgres.chosen())
-def cluster(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Place:
-    """The same on PostgreSQL alone."""
-    return Place(request.param, templates, tmp_path)
-
-
-def connected(url: str) -> psycopg.Connection:
-    """A connection by a URL as SQLAlchemy writes it; each statement is its own transaction."""
-    return psycopg.connect(
-        autocommit=True, connect_timeout=10, **make_url(url).translate_connect_args(database="dbname", username="user")
-    )
-
-
-def owned(settings: Settings) -> contextlib.closing[psycopg.Connection]:
-    """The owner's connection to a PostgreSQL database."""
-    return contextlib.closing(connected(settings.owner_url))
-
-
-def served(settings: Settings) -> contextlib.closing[psycopg.Connection]:
-    """The server's connection to a PostgreSQL database."""
-    return contextlib.closing(connected(settings.database_url.get_secret_value()))
-
-
-def file_of(settings: Settings) -> str:
-    """The file of an SQLite database."""
-    return str(make_url(settings.owner_url).database)
-
-
-def change(settings: Settings, *statements: str) -> None:
-    """Runs statements as the owner, and commits them."""
-    if settings.is_sqlite:
-        with contextlib.closing(sqlite3.connect(file_of(settings), isolation_level=None)) as connection:
-            for statement in statements:
-                connection.execute(statement)
-    else:
-        with owned(settings) as connection:
-            for statement in statements:
-                connection.execute(statement.encode())
-
-
-def ask(settings: Settings, question: str) -> list[tuple[Any, ...]]:
-    """What the owner is answered."""
-    if settings.is_sqlite:
-        with contextlib.closing(sqlite3.connect(file_of(settings))) as connection:
-            return connection.execute(question).fetchall()
-    with owned(settings) as connection:
-        return connection.execute(question.encode()).fetchall()
-
-
-def until(happens: Callable[[], bool]) -> None:
-    """Asks again and again, for a bounded time."""
-    end = time.monotonic() + WAIT_SECONDS_MAX
-    while not happens():
-        assert time.monotonic() < end, "it did not happen"
 
 
 # --- the catalogue ---------------------------------------------------------------------------------------------------
@@ -271,12 +157,12 @@ def difference(migrated: Settings, declared: Settings) -> str:
     return "\n".join(difflib.unified_diff(sides[0], sides[1], "migrated", "declared", lineterm="", n=0))
 
 
-def test_migrations_make_the_declared_schema(place: Place) -> None:
+def test_migrations_make_the_declared_schema(databases: Databases) -> None:
     """Goal: a migrated database is the declared one, down to triggers, checks, owners and privileges.
 
     Method: make one by each way, and compare what the databases' own catalogues say of them.
     """
-    with place.empty() as migrated, place.declared() as declared:
+    with databases.empty() as migrated, databases.declared() as declared:
         deploy.migrate(migrated)
         assert difference(migrated, declared) == ""
         described = catalogue(declared)
@@ -330,10 +216,10 @@ CHANGES = {
 }
 
 
-def test_the_comparison_sees_every_change(place: Place) -> None:
+def test_the_comparison_sees_every_change(databases: Databases) -> None:
     """Goal: the test above can fail. Method: change one thing in a migrated database at a time, and read its name."""
-    with place.declared() as declared, place.templates.clone(place.kind, place.folder) as migrated:
-        for statement, named in CHANGES["sqlite" if place.kind == "sqlite" else "postgresql"].items():
+    with databases.declared() as declared, databases.templates.clone(databases.kind, databases.folder) as migrated:
+        for statement, named in CHANGES["sqlite" if databases.kind == "sqlite" else "postgresql"].items():
             before = difference(migrated, declared).splitlines()
             change(migrated, *(["PRAGMA writable_schema = ON"] if "sqlite_master" in statement else []), statement)
             seen = [line for line in difference(migrated, declared).splitlines() if line not in before]
@@ -343,9 +229,9 @@ def test_the_comparison_sees_every_change(place: Place) -> None:
 # --- migrating -------------------------------------------------------------------------------------------------------
 
 
-def test_migrating_again_changes_nothing(place: Place) -> None:
+def test_migrating_again_changes_nothing(databases: Databases) -> None:
     """Goal: `migrate` can be run at every start. Method: twice, with a row in between, and compare all there is."""
-    with place.empty() as settings:
+    with databases.empty() as settings:
         first = deploy.migrate(settings)
         deploy.initialise(settings, tenant="acme")
         before = catalogue(settings)
@@ -370,12 +256,12 @@ def a_tenant(settings: Settings, revision: str) -> list[str]:
     return [row] if settings.is_sqlite else [f"SELECT set_config('app.tenant_id', '{id_}', false)", row]
 
 
-def test_every_older_version_is_brought_up(place: Place) -> None:
+def test_every_older_version_is_brought_up(databases: Databases) -> None:
     """Goal: whoever upgrades keeps the rows and gets the declared schema. Method: begin at each older revision."""
     revisions = [script.revision for script in ScriptDirectory.from_config(deploy._config()).walk_revisions()]
     assert revisions[0] == deploy.newest_revision()
     for older in revisions[1:]:
-        with place.empty() as settings, place.declared() as declared:
+        with databases.empty() as settings, databases.declared() as declared:
             engine = engine_for(settings.owner_url)
             with engine.execution_options(writing=True).begin() as connection:
                 config = deploy._config()
@@ -389,14 +275,14 @@ def test_every_older_version_is_brought_up(place: Place) -> None:
             assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
 
 
-def test_of_many_that_migrate_at_once_all_succeed(place: Place) -> None:
+def test_of_many_that_migrate_at_once_all_succeed(databases: Databases) -> None:
     """Goal: replicas that start together all find a migrated database.
 
     Method: four threads migrate one empty database at the same moment, on SQLite three times over, since nothing shows
     there that they met; on PostgreSQL once, when all of them are seen to wait for the lock.
     """
-    for _ in range(3 if place.kind == "sqlite" else 1):
-        with place.empty() as settings, place.declared() as declared:
+    for _ in range(3 if databases.kind == "sqlite" else 1):
+        with databases.empty() as settings, databases.declared() as declared:
             newest = deploy.newest_revision()
             assert migrated_by_four(settings) == [newest] * 4
             assert difference(settings, declared) == ""
@@ -429,14 +315,14 @@ def waiting_for_advisory_locks(settings: Settings) -> int:
     return int(ask(settings, question)[0][0])
 
 
-def test_two_processes_migrate_at_once(place: Place) -> None:
+def test_two_processes_migrate_at_once(databases: Databases) -> None:
     """Goal: the same between processes. Method: two of them on one empty database, and what they print and leave."""
-    with place.empty() as settings, place.declared() as declared:
+    with databases.empty() as settings, databases.declared() as declared:
         running = [
             subprocess.Popen(
                 [sys.executable, "-c", MIGRATE],
                 env=environment(settings),
-                cwd=place.folder,
+                cwd=databases.folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
@@ -449,16 +335,16 @@ def test_two_processes_migrate_at_once(place: Place) -> None:
         assert difference(settings, declared) == ""
 
 
-def test_a_migration_that_cannot_have_its_lock_gives_up(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_migration_that_cannot_have_its_lock_gives_up(databases: Databases, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a deployment does not hang behind another one.
 
     Method: hold the lock, shorten the wait, and look at the clock; on PostgreSQL also with a lock on a table.
     """
     monkeypatch.setattr(deploy, "_LOCK_TIMEOUT_MS", 100)
     monkeypatch.setattr(engines, "SQLITE_BUSY_SECONDS", 0.1)
-    with place.templates.clone(place.kind, place.folder) as settings:
+    with databases.templates.clone(databases.kind, databases.folder) as settings:
         change(settings, "UPDATE alembic_version SET version_num = version_num")
-        if place.kind == "sqlite":
+        if databases.kind == "sqlite":
             with contextlib.closing(sqlite3.connect(file_of(settings), isolation_level=None)) as file:
                 file.execute("BEGIN IMMEDIATE")
                 gives_up(settings, "locked")
@@ -478,9 +364,9 @@ def gives_up(settings: Settings, why: str) -> None:
     assert time.monotonic() - begun < 8
 
 
-def test_a_migration_that_fails_leaves_nothing(place: Place) -> None:
+def test_a_migration_that_fails_leaves_nothing(databases: Databases) -> None:
     """Goal: no half schema. Method: have the last table's name taken; nothing before it stays, and then it works."""
-    with place.empty() as settings:
+    with databases.empty() as settings:
         change(settings, "CREATE TABLE claims (id integer)")
         before = catalogue(settings)
         with pytest.raises(Misconfigured, match=r"claims.*already exists"):
@@ -491,23 +377,6 @@ def test_a_migration_that_fails_leaves_nothing(place: Place) -> None:
 
 
 # --- what stands in the way ------------------------------------------------------------------------------------------
-
-SECRET = "s3cret-of-nobody"
-
-
-def misconfigured(task: Callable[[], object], *hidden: str) -> str:
-    """The message of the Misconfigured that a task raises; neither it nor its causes show what is hidden."""
-    with pytest.raises(Misconfigured) as raised:
-        task()
-    shown = "".join(traceback.format_exception(raised.value, limit=0))
-    assert not [secret for secret in hidden if secret in shown]
-    return raised.value.detail
-
-
-def at(url: str, owner_url: str | None = None) -> Settings:
-    """Settings that lead to a database by its URLs."""
-    return Settings(database_url=SecretStr(url), owner_database_url=SecretStr(owner_url) if owner_url else None)
-
 
 TASKS: dict[str, Callable[[Settings], object]] = {
     "migrate": deploy.migrate,
@@ -543,7 +412,7 @@ def test_a_database_that_is_not_there(task: str, tmp_path: Path) -> None:
         assert "postgresql://" in message
 
 
-def test_a_server_url_that_is_none(cluster: Place) -> None:
+def test_a_server_url_that_is_none(cluster: Databases) -> None:
     """Goal: the owner's right URL does not hide the server's wrong one. Method: migrate with such a pair."""
     with cluster.empty() as settings:
         wrong = at(f"postgresql://ledger:{SECRET}@127.0.0.1:port/x", settings.owner_url)
@@ -551,7 +420,7 @@ def test_a_server_url_that_is_none(cluster: Place) -> None:
         assert ask(settings, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
 
 
-def test_a_wrong_password(cluster: Place) -> None:
+def test_a_wrong_password(cluster: Databases) -> None:
     """Goal: it is said, and not shown. Method: the server's role and the owner with another password."""
     with cluster.templates.clone(cluster.kind, cluster.folder) as settings:
         for task in TASKS.values():
@@ -559,9 +428,9 @@ def test_a_wrong_password(cluster: Place) -> None:
             assert "password authentication failed" in misconfigured(partial(task, at(url)), SECRET)
 
 
-def test_a_database_that_was_not_migrated(place: Place) -> None:
+def test_a_database_that_was_not_migrated(databases: Databases) -> None:
     """Goal: a server that starts too early says what to do. Method: with nothing there, and with an older version."""
-    with place.empty() as settings:
+    with databases.empty() as settings:
         password = make_url(settings.database_url.get_secret_value()).password or SECRET
         owners = make_url(settings.owner_url).password or SECRET
         for task in ("initialise", "reset_admin", "demand_migrated"):
@@ -590,280 +459,6 @@ def test_an_admin_of_no_tenant(database: Settings) -> None:
     """Goal: a mistyped tenant is no trouble with the database. Method: reset the admin of one that is not there."""
     with pytest.raises(NotFound, match="nobody"):
         deploy.reset_admin(database, tenant="nobody")
-
-
-# --- the server's role -----------------------------------------------------------------------------------------------
-
-
-def granted() -> tuple[set[tuple[str, str]], set[tuple[str, str, str]]]:
-    """`tables.GRANTS`, as tables with privileges, and columns with theirs."""
-    whole, columns = set(), set()
-    for table, privileges in guards.GRANTS.items():
-        for privilege, listed in re.findall(r"(\w+)(?: \(([^)]*)\))?", privileges):
-            if listed:
-                columns |= {(table, column.strip(), privilege) for column in listed.split(",")}
-            else:
-                whole.add((table, privilege))
-    return whole, columns
-
-
-def held_by_server(settings: Settings) -> tuple[set[tuple[str, str]], set[tuple[str, str, str]]]:
-    """The same, as the catalogue has it for the server's role and for everybody."""
-    role = f"grantee IN (0, '{SERVER_ROLE}'::regrole)"
-    of_tables = f"""SELECT relname, privilege_type FROM pg_class, aclexplode(relacl)
-                    WHERE relnamespace = 'public'::regnamespace AND {role}"""
-    of_columns = f"""SELECT relname, attname, privilege_type FROM pg_attribute, aclexplode(attacl), pg_class c
-                     WHERE attrelid = c.oid AND relnamespace = 'public'::regnamespace AND {role}"""
-    whole, columns = ask(settings, of_tables), ask(settings, of_columns)
-    return {(table, what) for table, what in whole}, {(table, column, what) for table, column, what in columns}
-
-
-def test_the_servers_role_has_what_is_granted_and_no_more(postgresql: Settings) -> None:
-    """Goal: the role that serves can do what serving needs.
-
-    Method: compare the catalogue's privileges, its attributes, what it owns and what it belongs to with what is
-    declared, and every privilege that PostgreSQL says it has in effect, by whatever way.
-    """
-    assert held_by_server(postgresql) == granted()
-    assert {table for table, _ in granted()[0]} == {*tables.metadata.tables, "alembic_version"}
-    attributes = "rolsuper, rolbypassrls, rolcreatedb, rolcreaterole, rolreplication, rolcanlogin"
-    assert ask(postgresql, f"SELECT {attributes} FROM pg_roles WHERE rolname = '{SERVER_ROLE}'") == [
-        (False, False, False, False, False, True)
-    ]
-    role = f"'{SERVER_ROLE}'::regrole"
-    assert ask(postgresql, f"SELECT * FROM pg_shdepend WHERE refobjid = {role} AND deptype = 'o'") == []
-    assert ask(postgresql, f"SELECT * FROM pg_auth_members WHERE member = {role}") == []
-    for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE", "TRUNCATE", "REFERENCES", "TRIGGER"):
-        effective = f"""SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'
-                        AND has_table_privilege({role}, oid, '{privilege}')"""
-        assert {table for (table,) in ask(postgresql, effective)} == {
-            table for table, granted_privilege in granted()[0] if granted_privilege == privilege
-        }, privilege
-    assert ask(postgresql, f"SELECT has_schema_privilege({role}, 'public', 'CREATE')") == [(False,)]
-    assert ask(postgresql, f"SELECT has_database_privilege({role}, current_database(), 'CREATE')") == [(False,)]
-
-
-FORBIDDEN = (
-    "ALTER TABLE entries DISABLE TRIGGER ALL",
-    "ALTER TABLE entries DISABLE TRIGGER entries_keep",
-    "ALTER TABLE accounts DROP CONSTRAINT accounts_mu_sq_pico_within_limit",
-    "ALTER TABLE datasets ADD more text",
-    "ALTER TABLE runs DISABLE ROW LEVEL SECURITY",
-    "ALTER TABLE claims OWNER TO CURRENT_USER",
-    "ALTER FUNCTION entries_keep() SECURITY DEFINER",
-    "CREATE OR REPLACE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql"
-    " AS 'SELECT tenant_id FROM public.tenants'",
-    "CREATE OR REPLACE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
-    "DROP TRIGGER entries_keep ON entries",
-    "DROP FUNCTION entries_keep() CASCADE",
-    "DROP INDEX runs_newest",
-    "CREATE TRIGGER more BEFORE INSERT ON entries FOR EACH ROW EXECUTE FUNCTION entries_keep()",
-    "CREATE RULE more AS ON INSERT TO entries DO INSTEAD NOTHING",
-    "CREATE TABLE public.more (id integer)",
-    "CREATE SCHEMA more",
-    "CREATE ROLE more",
-    "SET session_replication_role = replica",
-    "SET ROLE {owner}",
-    "SET SESSION AUTHORIZATION {owner}",
-    "GRANT {owner} TO CURRENT_USER",
-    "ALTER ROLE CURRENT_USER SUPERUSER",
-    "ALTER ROLE CURRENT_USER BYPASSRLS",
-    "UPDATE entries SET body = 'forged'",
-    "DELETE FROM entries",
-    "TRUNCATE entries, runs",
-    "UPDATE datasets SET bound = 'clt'",
-    "UPDATE datasets SET adjacency = 'replace_one'",
-    "UPDATE datasets SET privacy_unit = 'user'",
-    "UPDATE datasets SET name = 'another'",
-    "UPDATE datasets SET size = 1",
-    "UPDATE keys SET role = 'admin'",
-    "UPDATE keys SET datasets = NULL",
-    "UPDATE keys SET projects = NULL",
-    "UPDATE keys SET principal_id = tenant_id",
-    "UPDATE tenants SET name = 'another'",
-    "DELETE FROM proposals",
-    "UPDATE proposals SET principal_id = tenant_id",
-    "ALTER TABLE keys DISABLE ROW LEVEL SECURITY",
-    "DROP POLICY keys_tenant ON keys",
-    "UPDATE runs SET mu_sq_pico = 0",
-    "UPDATE datasets SET is_partitioned = 1",
-    "UPDATE datasets SET ceiling_mu_sq_pico = 1000",
-    "UPDATE lineage SET position = NULL",
-    "DELETE FROM lineage",
-    "DELETE FROM projects",
-    "DELETE FROM accounts",
-    "UPDATE accounts SET partition = 'another'",
-    "UPDATE places SET seq = 1",
-    "INSERT INTO operator_keys SELECT * FROM operator_keys",
-    "UPDATE operator_keys SET revoked_us = NULL",
-    "DELETE FROM operator_keys",
-    "UPDATE alembic_version SET version_num = '9999'",
-    "COPY entries TO PROGRAM 'true'",
-    "SELECT rolpassword FROM pg_authid",
-)
-
-
-def test_the_servers_role_is_refused_everything_else(cluster: Place) -> None:
-    """Goal: a faulty or taken-over server cannot change the rules, the past, or what a dataset is.
-
-    Method: try that as the server's role, and UPDATE of every column, DELETE, TRUNCATE and DROP of every table besides;
-    exactly what is not granted is refused for want of privilege.
-    """
-    whole, columns = granted()
-    with cluster.templates.clone(cluster.kind, cluster.folder) as settings, served(settings) as connection:
-
-        def is_refused(statement: str) -> bool:
-            with connection.transaction(force_rollback=True):
-                try:
-                    connection.execute(statement.encode())
-                except psycopg.errors.InsufficientPrivilege:
-                    return True
-                return False
-
-        owner = make_url(settings.owner_url).username
-        allowed = [statement for statement in FORBIDDEN if not is_refused(statement.format(owner=owner))]
-        for table in tables.metadata.tables.values():
-            for column in table.columns:
-                may = (table.name, "UPDATE") in whole or (table.name, column.name, "UPDATE") in columns
-                if is_refused(f"UPDATE {table.name} SET {column.name} = NULL") == may:
-                    allowed.append(str(column))
-            if is_refused(f"DELETE FROM {table.name}") == ((table.name, "DELETE") in whole):
-                allowed.append(f"DELETE {table.name}")
-            allowed += [
-                f"{verb} {table.name}"
-                for verb in ("TRUNCATE", "DROP TABLE")
-                if not is_refused(f"{verb} {table.name} CASCADE")
-            ]
-        assert allowed == []
-
-
-@contextlib.contextmanager
-def new_role(place: Place, name: str) -> Iterator[str]:
-    """The name of a role that is not there yet, and is gone in the end. Databases it is let into end before."""
-    with contextlib.closing(connected(place.server.admin_url)) as connection:
-        try:
-            yield name
-        finally:
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(name)))
-
-
-def with_role(settings: Settings, role: str, password: str | None) -> Settings:
-    """The same database, served by another role."""
-    url = make_url(settings.owner_url).set(username=role, password=password)
-    if password is None:
-        url = url._replace(password=None)
-    return at(url.render_as_string(hide_password=False), settings.owner_url)
-
-
-@pytest.mark.parametrize(
-    ("role", "password"),
-    [("server_{}", "plain"), ('Sërver "{}" %s {{x}} \'', "it's %(a)s :b \\ @/:?#[] “ü” {}"), ("server_{}", "x" * 200)],
-)
-def test_a_role_that_migrate_made_can_serve(cluster: Place, role: str, password: str) -> None:
-    """Goal: any name and password will do. Method: migrate with odd ones, log in by them, and be checked as server."""
-    with new_role(cluster, role.format(uuid.uuid4().hex)) as name, cluster.empty() as empty:
-        settings = with_role(empty, name, password)
-        for _ in range(2):
-            deploy.migrate(settings)
-        deploy.demand_migrated(settings)
-        with served(settings) as connection:
-            assert connection.execute("SELECT current_user").fetchone() == (name,)
-        attributes = "rolsuper, rolbypassrls, rolcreatedb, rolcreaterole, rolreplication"
-        with owned(settings) as connection:
-            found = connection.execute(
-                f"SELECT {attributes} FROM pg_roles WHERE rolname = %s".encode(), [name]
-            ).fetchone()
-        assert found == (False,) * 5
-
-
-@pytest.mark.parametrize("made_elsewhere", [False, True])
-def test_the_password_is_neither_kept_nor_said_in_plain_text(cluster: Place, made_elsewhere: bool) -> None:
-    """Goal: no log, no view of running statements and no catalogue has it.
-
-    Method: make the role in a transaction, so that `migrate` waits with its statement in a superuser's sight, and read
-    it there. When that transaction is undone, `migrate` makes the role, with a verifier for a password; when it is
-    committed, `migrate` says so and leaves nothing, and the next one takes the role as it is.
-    """
-    with (
-        new_role(cluster, f"server_{uuid.uuid4().hex}") as role,
-        cluster.empty() as empty,
-        cluster.superuser(empty) as watcher,
-        owned(empty) as other,
-        ThreadPoolExecutor(1) as pool,
-    ):
-        settings = with_role(empty, role, SECRET)
-
-        def waiting() -> str:
-            question = "SELECT query FROM pg_stat_activity WHERE %s = ANY (pg_blocking_pids(pid))"
-            return "".join(query for (query,) in watcher.execute(question, [other.info.backend_pid]).fetchall())
-
-        with other.transaction(force_rollback=not made_elsewhere):
-            other.execute(sql.SQL("CREATE ROLE {}").format(sql.Identifier(role)))
-            migrating = pool.submit(deploy.migrate, settings)
-            until(lambda: waiting() != "")
-            statement = waiting()
-        assert "CREATE ROLE" in statement
-        assert "SCRAM-SHA-256$" in statement
-        assert SECRET not in statement
-        if made_elsewhere:
-            assert "pg_authid_rolname_index" in misconfigured(
-                lambda: migrating.result(timeout=WAIT_SECONDS_MAX), SECRET
-            )
-            assert ask(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
-            assert deploy.migrate(settings) == deploy.newest_revision()
-        assert migrating.exception(timeout=WAIT_SECONDS_MAX) is None or made_elsewhere
-        kept = watcher.execute("SELECT rolpassword FROM pg_authid WHERE rolname = %s", [role]).fetchone()
-        assert kept is not None
-        verifier = re.compile(r"SCRAM-SHA-256\$\d+:[A-Za-z0-9+/=]+\$[A-Za-z0-9+/=]+:[A-Za-z0-9+/=]+")
-        assert kept == (None,) if made_elsewhere else verifier.fullmatch(kept[0])
-        may = "SELECT has_table_privilege(%s, 'entries', 'INSERT')"
-        assert watcher.execute(may, [role]).fetchone() == (True,)
-
-
-def test_a_missing_role_without_a_password(cluster: Place) -> None:
-    """Goal: no role is made that anybody could log in as. Method: a URL without password; nothing at all is made."""
-    with new_role(cluster, f"server_{uuid.uuid4().hex}") as role, cluster.empty() as empty:
-        message = misconfigured(partial(deploy.migrate, with_role(empty, role, None)))
-        assert "LEDGER_DATABASE_URL" in message
-        assert "password" in message
-        assert ask(empty, f"SELECT 1 FROM pg_roles WHERE rolname = '{role}'") == []
-        assert ask(empty, "SELECT count(*) FROM pg_tables WHERE schemaname = 'public'") == [(0,)]
-
-
-def test_an_owner_who_may_not_make_roles(cluster: Place) -> None:
-    """Goal: it is said, as Misconfigured. Method: an owner without CREATEROLE, and a server's role that is missing."""
-    owner, role = f"owner_{uuid.uuid4().hex}", f"server_{uuid.uuid4().hex}"
-    with new_role(cluster, owner), cluster.empty() as empty, cluster.superuser(empty) as connection:
-        connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(owner), SECRET))
-        database = sql.Identifier(str(make_url(empty.owner_url).database))
-        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO {}").format(database, sql.Identifier(owner)))
-        weak = make_url(empty.owner_url).set(username=owner, password=SECRET).render_as_string(hide_password=False)
-        settings = with_role(at(weak, weak), role, SECRET + "-2")
-        assert "permission denied to create role" in misconfigured(partial(deploy.migrate, settings), SECRET)
-        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
-
-
-def test_migrating_takes_back_what_was_granted_besides(postgresql: Settings) -> None:
-    """Goal: privileges are those declared, whatever somebody added. Method: add some, take one, and migrate again."""
-    change(
-        postgresql,
-        f"GRANT ALL ON entries, operator_keys TO {SERVER_ROLE}",
-        f"GRANT UPDATE (bound, name) ON datasets TO {SERVER_ROLE}",
-        f"REVOKE INSERT ON runs FROM {SERVER_ROLE}",
-    )
-    assert held_by_server(postgresql) != granted()
-    deploy.migrate(postgresql)
-    assert held_by_server(postgresql) == granted()
-
-
-def test_one_role_for_everything(cluster: Place) -> None:
-    """Goal: a ledger whose owner serves needs no second role. Method: migrate with one URL, and with it given twice."""
-    with cluster.empty() as settings:
-        for owner_url in (None, settings.owner_url):
-            one = at(settings.owner_url, owner_url)
-            deploy.migrate(one)
-            deploy.demand_migrated(one)
-        assert held_by_server(settings) == (set(), set())
 
 
 # --- the wheel -------------------------------------------------------------------------------------------------------
