@@ -15,7 +15,7 @@ from ledger.core.datasets import Dataset
 from ledger.core.people import Tenant
 from ledger.errors import NotFound
 from ledger.report.document import Report
-from ledger.report.source import Question, Sealed, Source, TenantSource
+from ledger.report.source import HashedEntry, Question, Source, TenantSource
 from ledger.service.catalogue import no_dataset
 from ledger.store import Reading, Store
 
@@ -65,17 +65,18 @@ def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
 def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: SignedHead) -> Source:
     newest = reading.entry_page(dataset.id, after=dataset.seq - 1, limit=1)
 
-    def entries() -> Iterator[Sealed]:
+    def entries() -> Iterator[HashedEntry]:
         for after in range(0, dataset.seq, PAGE):
             with store.reading(reading.tenant_id) as again:
                 page = again.entry_page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
             yield from ((entry.body, entry.hash) for entry in page)
 
-    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
+    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedEntry]]:
         with store.reading(reading.tenant_id) as again:
-            found = again.entries_of_runs(runs, dataset_id=dataset.id)
+            entries = again.entries_of_runs(runs, dataset_id=dataset.id)
         return {
-            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq] for run, mine in found.items()
+            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq]
+            for run, mine in entries.items()
         }
 
     return Source(
@@ -97,7 +98,7 @@ def _tenant_source(store: Store, reading: Reading, signed_head: SignedHead) -> T
     return TenantSource(newest_at, signed_head(reading, None), lambda: _tenant_entries(store, tenant))
 
 
-def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[Sealed]:
+def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[HashedEntry]:
     for after in range(0, tenant.seq, PAGE):
         with store.reading(tenant.id) as reading:
             page = reading.tenant_entry_page(after=after, limit=min(PAGE, tenant.seq - after))

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from uuid import UUID
 
 Scope = Literal["dataset", "project", "tenant"]
-Sealed = tuple[str, bytes]
+HashedEntry = tuple[str, bytes]
 """An entry as (canonical JSON, hash)."""
 
 
@@ -45,8 +45,8 @@ class Source:
     name: str
     newest_at: str
     head: Mapping[str, Any]
-    entries: Callable[[], Iterator[Sealed]]
-    of_runs: Callable[[Sequence[UUID]], Mapping[UUID, Sequence[Sealed]]]
+    entries: Callable[[], Iterator[HashedEntry]]
+    of_runs: Callable[[Sequence[UUID]], Mapping[UUID, Sequence[HashedEntry]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +55,4 @@ class TenantSource:
 
     newest_at: str
     head: Mapping[str, Any]
-    entries: Callable[[], Iterator[Sealed]]
+    entries: Callable[[], Iterator[HashedEntry]]

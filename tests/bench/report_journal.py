@@ -22,7 +22,7 @@ from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
 from ledger.report import document, table
 from ledger.report.document import Report
-from ledger.report.source import Question, Sealed, Source
+from ledger.report.source import HashedEntry, Question, Source
 
 TENANT = UUID(int=7)
 DATASET = UUID(int=1)
@@ -59,7 +59,7 @@ class Journal:
         """How many entries were read of it, the last time that it was."""
         self._head, self._at_us = NO_HASH, BEGIN_US
         self._costs: dict[UUID, int] = {}
-        self._known: OrderedDict[str, list[Sealed]] = OrderedDict()
+        self._known: OrderedDict[str, list[HashedEntry]] = OrderedDict()
         self._file = folder / "journal.txt"
         random_ = random.Random(seed)
         with self._file.open("w", encoding="utf-8", newline="\n") as file:
@@ -72,14 +72,14 @@ class Journal:
         """The journal as a report reads it."""
         return Source(DATASET, "events", self.newest_at, self.head, self.sealed, self.of_runs)
 
-    def of_runs(self, ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
+    def of_runs(self, ids: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedEntry]]:
         return {run: self._known[str(run)] for run in ids}
 
-    def sealed(self) -> Iterator[Sealed]:
+    def sealed(self) -> Iterator[HashedEntry]:
         """Every entry, from the beginning."""
         self.given = 0
         self._known.clear()
-        ahead: deque[Sealed] = deque()
+        ahead: deque[HashedEntry] = deque()
         with self._file.open(encoding="utf-8", newline="\n") as file:
             for text in file:
                 run, _, body = text.removesuffix("\n").partition("\t")

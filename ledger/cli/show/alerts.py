@@ -22,11 +22,11 @@ def alerts(items: Sequence[Mapping[str, Any]]) -> None:
         if delivery["failure"] is not None and delivery["state"] != "delivered":
             state = f"{state} ({delivery['failure']})"
         dataset = escape(event.get("dataset", {}).get("name", ""))
-        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_told(event)), escape(state))
+        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_sentence(event)), escape(state))
     out.print(table)
 
 
-def _told(event: Mapping[str, Any]) -> str:
+def _sentence(event: Mapping[str, Any]) -> str:
     """An alert in a few words."""
     account = ", ".join(event.get("account", {}).values())
     where = f" of {account}" if account else ""

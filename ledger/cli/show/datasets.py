@@ -22,51 +22,51 @@ from ledger.cli.show.console import (
 )
 
 
-def dataset(shown: Mapping[str, Any]) -> None:
+def dataset(answer: Mapping[str, Any]) -> None:
     """A dataset with its balance."""
-    out.print(Text.assemble((shown["name"], "bold"), f"  {shown['title']}"))
+    out.print(Text.assemble((answer["name"], "bold"), f"  {answer['title']}"))
     grid = new_grid()
-    grid.add_row("state", shown["state"])
-    grid.add_row("privacy unit", f"{escape(shown['privacy_unit'])}, {shown['adjacency']}")
-    grid.add_row("bound", "clt, an estimate and no guarantee" if shown["is_estimate"] else "certified")
-    if shown["derived_from"]:
-        grid.add_row("derived from", ", ".join(parent["name"] for parent in shown["derived_from"]))
-        grid.add_row("its runs charge", ", ".join(shown["roots"]))
-    if shown["ceiling"] is not None:
-        grid.add_row("ceiling", f"mu {number(shown['ceiling']['mu'])}, delta {number(shown['ceiling']['delta'])}")
-    if shown["fair_use"] is not None:
-        grid.add_row("fair use", _fair_use(shown["fair_use"]))
-    if shown["balance"] is not None:
-        grid.add_row("budget", bar(shown["balance"]))
-    if shown["partition_count"] is not None:
-        counted = f"{shown['partition_count']:,}" + (", the fullest of which is shown" if shown["partitions"] else "")
+    grid.add_row("state", answer["state"])
+    grid.add_row("privacy unit", f"{escape(answer['privacy_unit'])}, {answer['adjacency']}")
+    grid.add_row("bound", "clt, an estimate and no guarantee" if answer["is_estimate"] else "certified")
+    if answer["derived_from"]:
+        grid.add_row("derived from", ", ".join(parent["name"] for parent in answer["derived_from"]))
+        grid.add_row("its runs charge", ", ".join(answer["roots"]))
+    if answer["ceiling"] is not None:
+        grid.add_row("ceiling", f"mu {number(answer['ceiling']['mu'])}, delta {number(answer['ceiling']['delta'])}")
+    if answer["fair_use"] is not None:
+        grid.add_row("fair use", _fair_use(answer["fair_use"]))
+    if answer["balance"] is not None:
+        grid.add_row("budget", bar(answer["balance"]))
+    if answer["partition_count"] is not None:
+        counted = f"{answer['partition_count']:,}" + (", the fullest of which is shown" if answer["partitions"] else "")
         grid.add_row("partitions", counted)
     out.print(grid)
-    if shown["balance"] is not None:
-        _balance(shown, shown["balance"])
+    if answer["balance"] is not None:
+        _balance(answer, answer["balance"])
     for kind in ("partition", "project"):
-        if shown[f"{kind}s"]:
-            _parts(kind, shown[f"{kind}s"], count=shown["partition_count"] if kind == "partition" else None)
+        if answer[f"{kind}s"]:
+            _parts(kind, answer[f"{kind}s"], count=answer["partition_count"] if kind == "partition" else None)
 
 
-def _fair_use(said: Mapping[str, Any]) -> str:
+def _fair_use(fair_use: Mapping[str, Any]) -> str:
     limits = []
-    if said["held"] is not None:
-        named = ", ".join(f"{name} {number(said['held'][name])}" for name in BUDGET if name in said["held"])
+    if fair_use["held"] is not None:
+        named = ", ".join(f"{name} {number(fair_use['held'][name])}" for name in BUDGET if name in fair_use["held"])
         limits.append(f"{named} held at once")
-    if said["runs_per_hour"] is not None:
-        limits.append(f"{said['runs_per_hour']:,} runs an hour")
+    if fair_use["runs_per_hour"] is not None:
+        limits.append(f"{fair_use['runs_per_hour']:,} runs an hour")
     return f"{' and '.join(limits)}, for each principal"
 
 
-def _balance(shown: Mapping[str, Any], balance: Mapping[str, Any]) -> None:
+def _balance(answer: Mapping[str, Any], balance: Mapping[str, Any]) -> None:
     table = new_table("", "mu", "delta", "mu² (1e-12)", right=("mu", "delta", "mu² (1e-12)"))
     for part in ("limit", "spent", "held", "remaining"):
         amount = balance[part]
         table.add_row(part, remaining_text(amount), number(amount["delta"]), f"{int(amount['mu_sq_pico']):,}")
     out.print(table)
-    for epsilon in shown["epsilon"]:
-        estimate = " (estimate)" if shown["is_estimate"] else ""
+    for epsilon in answer["epsilon"]:
+        estimate = " (estimate)" if answer["is_estimate"] else ""
         spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
         out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
 
@@ -92,10 +92,10 @@ def partitions(items: Sequence[Mapping[str, Any]]) -> None:
         err.print("No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint")
 
 
-def project(shown: Mapping[str, Any]) -> None:
+def project(answer: Mapping[str, Any]) -> None:
     """A project's share of a dataset."""
-    out.print(Text.assemble((shown["name"], "bold"), f"  a project of {shown['dataset']}"))
-    _parts("project", [shown])
+    out.print(Text.assemble((answer["name"], "bold"), f"  a project of {answer['dataset']}"))
+    _parts("project", [answer])
 
 
 def datasets(items: Sequence[Mapping[str, Any]]) -> None:

@@ -67,12 +67,12 @@ def proposal(item: Mapping[str, Any]) -> None:
 
 
 def _proposal(item: Mapping[str, Any]) -> Table:
-    said = item["proposes"].get("request", item["proposes"])
+    request = item["proposes"].get("request", item["proposes"])
     grid = new_grid()
     grid.add_row("proposal", item["id"])
     grid.add_row("what", _what(item))
     grid.add_row("by", escape(str(item["proposed_by"]["name"])))
-    grid.add_row("reason", escape(str(said.get("reason"))))
+    grid.add_row("reason", escape(str(request.get("reason"))))
     grid.add_row("approve by", item["approve_by"])
     return grid
 
@@ -82,8 +82,8 @@ def _what(item: Mapping[str, Any]) -> str:
     match item["what"]:
         case "budget":
             budget = item["proposes"]["budget"]
-            said = ", ".join(f"{name} {number(budget[name])}" for name in BUDGET if name in budget)
-            return f"set the budget of {item['dataset']} to {said}"
+            quantities = ", ".join(f"{name} {number(budget[name])}" for name in BUDGET if name in budget)
+            return f"set the budget of {item['dataset']} to {quantities}"
         case "thaw":
             return f"thaw {item['dataset']}"
         case _:
@@ -111,6 +111,6 @@ def secret(made: Mapping[str, Any], *, what: str) -> None:
 def signing_keys(keys: Sequence[Mapping[str, Any]]) -> None:
     """The keys that are or were signed with, the current one first."""
     table = new_table("key", "public", "")
-    for place, key in enumerate(keys):
-        table.add_row(key["kid"], key["x"], "retired" if place else "signs now")
+    for index, key in enumerate(keys):
+        table.add_row(key["kid"], key["x"], "retired" if index else "signs now")
     out.print(table)
