@@ -31,8 +31,8 @@ def alerts(
     """List what your tenant was told of, and whether it was delivered."""
     with server() as ledger:
         listing = ledger.alerts(kind=kind, dataset=dataset, state=state)
-        found = [item for _, item in zip(range(limit), listing, strict=False)]
-    print_answer(found, as_json, show.alerts.alerts)
+        newest = [item for _, item in zip(range(limit), listing, strict=False)]
+    print_answer(newest, as_json, show.alerts.alerts)
 
 
 def forecast(

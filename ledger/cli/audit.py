@@ -39,9 +39,9 @@ def export(
         _export(dataset, sys.stdout.buffer)
         return
     size = written(output, force, functools.partial(_export, dataset))
-    told = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    message = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
     facts = {"dataset": dataset, "file": str(output), "bytes": size}
-    print_answer(facts, as_json, lambda _: console.err.print(told, markup=False))
+    print_answer(facts, as_json, lambda _: console.err.print(message, markup=False))
 
 
 def _export(dataset: str | None, file: BinaryIO) -> None:
@@ -91,8 +91,8 @@ def report(
 
 def _format_of(output: Path) -> ReportFormat:
     named = output.suffix.lower().removeprefix(".")
-    found: tuple[ReportFormat, ...] = get_args(ReportFormat)
-    return next((form for form in found if form == named), "json")
+    formats: tuple[ReportFormat, ...] = get_args(ReportFormat)
+    return next((form for form in formats if form == named), "json")
 
 
 def _report(

@@ -36,10 +36,10 @@ def add_to(app: typer.Typer) -> None:
 def _budget(
     epsilon: Decimal | None, at_delta: Decimal | None, slack: Decimal | None, mu: Decimal | None, delta: Decimal | None
 ) -> dict[str, Any]:
-    found = _budget_or_none(epsilon, at_delta, slack, mu, delta)
-    if found is None:
+    budget = _budget_or_none(epsilon, at_delta, slack, mu, delta)
+    if budget is None:
         raise InvalidRequest("Give the budget as --epsilon and --at-delta, or as --mu (and --delta).", field="budget")
-    return found
+    return budget
 
 
 def _budget_or_none(
@@ -110,7 +110,7 @@ def dataset_create(
     budget_of = _budget_or_none if derived_from else _budget
     unsaid = {} if derived_from else {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "certified"}
     ceiling = _budget_or_none(ceiling_epsilon, ceiling_at_delta, None, ceiling_mu, ceiling_delta, field="ceiling")
-    said = given_fields(
+    given = given_fields(
         privacy_unit=privacy_unit,
         adjacency=adjacency,
         bound=bound,
@@ -121,7 +121,7 @@ def dataset_create(
         ceiling=ceiling,
     )
     with server() as ledger:
-        made = ledger.register(name=name, title=title, description=description, **{**unsaid, **said})
+        made = ledger.register(name=name, title=title, description=description, **{**unsaid, **given})
     print_answer(made, as_json, show.datasets.dataset)
 
 

@@ -45,11 +45,11 @@ def keys_of(file: Path) -> PublicKeys:
     return keys_in(_json(text_of(file, "jwks"), file))
 
 
-def keys_in(said: Any) -> PublicKeys:
+def keys_in(key_set: Any) -> PublicKeys:
     """The keys of a JWK set that was read. Raises SignatureInvalid."""
     from ledger.verifier.jws import PublicKeys
 
-    return PublicKeys.of(said)
+    return PublicKeys.of(key_set)
 
 
 def _json(text: str, file: Path) -> Any:
@@ -68,12 +68,12 @@ def witnesses(
         return None
     if keys is None:
         raise InvalidRequest("jwks: nothing else says by which keys receipts and heads are signed", field="jwks")
-    found = Witnesses()
+    kept = Witnesses()
     for file in receipts:
-        found.add_receipts(text_of(file, "receipt"), keys=keys, source=str(file))
+        kept.add_receipts(text_of(file, "receipt"), keys=keys, source=str(file))
     for file in heads:
-        found.add_heads(text_of(file, "head"), keys=keys, source=str(file))
-    return found
+        kept.add_heads(text_of(file, "head"), keys=keys, source=str(file))
+    return kept
 
 
 def published_in(folder: Path | None) -> list[Path]:

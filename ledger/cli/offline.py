@@ -41,9 +41,9 @@ def verify(
         with console.progress("Checking entries", quiet=as_json) as advance:
             first, lines = _begun(_lines(file, advance))
             its_own = keys
-            if keys is None and (receipt or head) and (said := _keys_in(first)) is not None:
-                its_own = held.keys_in(said)
-            found = verifier.verify(
+            if keys is None and (receipt or head) and (key_set := _keys_in(first)) is not None:
+                its_own = held.keys_in(key_set)
+            verified = verifier.verify(
                 lines,
                 keys=keys,
                 witnesses=held.witnesses(its_own, receipt, head),
@@ -56,11 +56,11 @@ def verify(
             show.evidence.broken(error, file)
         sys.exit(1)
     if as_json:
-        print(json.dumps(show.evidence.verified_facts(found), ensure_ascii=False))
-    elif isinstance(found, verifier.VerifiedTenant):
-        show.evidence.verified_tenant(found)
+        print(json.dumps(show.evidence.verified_facts(verified), ensure_ascii=False))
+    elif isinstance(verified, verifier.VerifiedTenant):
+        show.evidence.verified_tenant(verified)
     else:
-        show.evidence.verified(found)
+        show.evidence.verified(verified)
 
 
 def _begun(lines: Iterator[str]) -> tuple[str, Iterator[str]]:

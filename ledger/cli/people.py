@@ -121,8 +121,8 @@ def proposal_list(
 ) -> None:
     """List what was proposed, and what became of it."""
     with server() as ledger:
-        found = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
-    print_answer(found, as_json, show.people.proposals)
+        newest = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
+    print_answer(newest, as_json, show.people.proposals)
 
 
 @proposal_app.command("show")

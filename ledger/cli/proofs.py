@@ -70,15 +70,15 @@ def consistency(
 
 def _asked(words: list[str], names: tuple[str, ...], tenant: bool, *, required: int) -> tuple[str | None, Any, Any]:
     """The dataset, unless it is the tenant's own journal, and one or two numbers. Raises InvalidRequest."""
-    dataset, said = (None, words) if tenant else (words[0], words[1:])
-    if not required <= len(said) <= len(names):
+    dataset, typed = (None, words) if tenant else (words[0], words[1:])
+    if not required <= len(typed) <= len(names):
         usual = " ".join(names[:required]) + "".join(f" [{name}]" for name in names[required:])
         raise InvalidRequest(f"Say {'' if tenant else 'DATASET '}{usual}.", field=names[0].lower())
     numbers: list[int | None] = [None, None]
-    for place, (name, word) in enumerate(zip(names, said, strict=False)):
+    for index, (name, word) in enumerate(zip(names, typed, strict=False)):
         if not word.isascii() or not word.isdecimal() or len(word) > 19:
             raise InvalidRequest(f"{name.lower()}: {word!r} is not the number of an entry", field=name.lower())
-        numbers[place] = int(word)
+        numbers[index] = int(word)
     return dataset, numbers[0], numbers[1]
 
 
@@ -89,11 +89,11 @@ def _write(proof: Any, output: Path, as_json: bool) -> None:
         return
     console.save(output, text + "\n")
     hashes = console.counted(len(proof["path"]), "hash", "hashes")
-    told = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
+    message = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
     if as_json:
         print(json.dumps({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])}))
     else:
-        console.err.print(told, markup=False)
+        console.err.print(message, markup=False)
 
 
 @proof_app.command()
@@ -108,7 +108,7 @@ def verify(
     keys = held.keys_of(jwks)
     kept = held.witnesses(keys, receipt, head) or Witnesses()
     try:
-        found = proofs.verify(held.text_of(file, "file", length_max=proofs.TEXT_LENGTH_MAX), keys=keys, witnesses=kept)
+        proved = proofs.verify(held.text_of(file, "file", length_max=proofs.TEXT_LENGTH_MAX), keys=keys, witnesses=kept)
     except JournalBroken as error:
         if as_json:
             print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
@@ -116,6 +116,6 @@ def verify(
             show.evidence.broken(error, file)
         sys.exit(1)
     if as_json:
-        print(json.dumps(show.evidence.proved_facts(found), ensure_ascii=False))
+        print(json.dumps(show.evidence.proved_facts(proved), ensure_ascii=False))
     else:
-        show.evidence.proved(found)
+        show.evidence.proved(proved)

@@ -37,8 +37,8 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
     with server() as ledger:
         answer = ledger.receipt(run)
     check = f"Check it: privacy-ledger receipt verify {output} --jwks FILE"
-    told = f"the receipt of run {answer['run']}, {answer['state']}. {check}"
-    _written(answer, answer["receipt"], output, as_json, shown=show.evidence.received, told=told)
+    message = f"the receipt of run {answer['run']}, {answer['state']}. {check}"
+    _written(answer, answer["receipt"], output, as_json, show_answer=show.evidence.received, message=message)
 
 
 @receipt_app.command("verify")
@@ -67,7 +67,7 @@ def receipt_verify(
     keys = _object(jwks, "jwks")
     mechanism = None if mechanism_file is None else _object(mechanism_file, "mechanism_file")
     try:
-        found = verify_receipt(
+        verified = verify_receipt(
             _text(file, "file").strip(),
             jwks=keys,
             tenant=tenant,
@@ -83,30 +83,30 @@ def receipt_verify(
             show.evidence.rejected(error)
         sys.exit(1)
     if as_json:
-        print(json.dumps({"good": True, **asdict(found)}, ensure_ascii=False, default=lambda time: time.isoformat()))
+        print(json.dumps({"good": True, **asdict(verified)}, ensure_ascii=False, default=lambda time: time.isoformat()))
     else:
-        show.evidence.receipt(found)
+        show.evidence.receipt(verified)
 
 
 def jwks(output: Output = None, as_json: Json = False) -> None:
     """Get the public keys that receipts are verified with. Whoever has them believes what they signed."""
     with server() as ledger:
-        found = ledger.jwks()
-    text = json.dumps(found, indent=2)
-    keys = console.counted(len(found["keys"]), "public key")
-    told = f"{keys}. Check a receipt: privacy-ledger receipt verify FILE --jwks {output}"
-    _written(found, text, output, as_json, shown=lambda _: print(text), told=told)
+        key_set = ledger.jwks()
+    text = json.dumps(key_set, indent=2)
+    keys = console.counted(len(key_set["keys"]), "public key")
+    message = f"{keys}. Check a receipt: privacy-ledger receipt verify FILE --jwks {output}"
+    _written(key_set, text, output, as_json, show_answer=lambda _: print(text), message=message)
 
 
 def _written(
-    answer: Any, text: str, output: Path | None, as_json: bool, *, shown: Callable[[Any], None], told: str
+    answer: Any, text: str, output: Path | None, as_json: bool, *, show_answer: Callable[[Any], None], message: str
 ) -> None:
     """Writes what was asked for to a file, or shows it."""
     if output is None:
         if as_json:
             print(json.dumps(answer, ensure_ascii=False))
         else:
-            shown(answer)
+            show_answer(answer)
         return
     if str(output) == "-":
         print(text)
@@ -115,7 +115,7 @@ def _written(
     if as_json:
         print(json.dumps({"file": str(output)}, ensure_ascii=False))
     else:
-        console.err.print(f"{output}: {told}", markup=False)
+        console.err.print(f"{output}: {message}", markup=False)
 
 
 def _text(path: Path, name: str) -> str:
@@ -136,9 +136,9 @@ def _object(path: Path, name: str) -> dict[str, Any]:
     from ledger.canonical import parse
 
     try:
-        found = parse(_text(path, name))
+        value = parse(_text(path, name))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        value = None
+    if not isinstance(value, dict):
         raise InvalidRequest(f"{name}: {path} is not a JSON object", field=name)
-    return found
+    return value

@@ -82,19 +82,19 @@ def recompute(
     file does not hold."""
     from ledger import recompute as recomputing
 
-    all_found: list[Recomputed] = []
+    results: list[Recomputed] = []
     for file in files:
         with (
             console.progress(f"Reading {file.name}", quiet=as_json) as advance,
             _opened(file, advance) as lines,
         ):
-            all_found.append(recomputing.recompute(lines, with_exact=exact, with_opinion=opinion))
+            results.append(recomputing.recompute(lines, with_exact=exact, with_opinion=opinion))
     if as_json:
-        print(json.dumps({"exports": [facts(found) for found in all_found]}, ensure_ascii=False))
+        print(json.dumps({"exports": [facts(result) for result in results]}, ensure_ascii=False))
     else:
-        for found in all_found:
-            shown(found)
-    if not all(found.is_as_recorded for found in all_found):
+        for result in results:
+            show_result(result)
+    if not all(result.is_as_recorded for result in results):
         sys.exit(1)
 
 
@@ -126,80 +126,80 @@ def registry(
 # --- as JSON ---------------------------------------------------------------------------------------------------------
 
 
-def facts(found: Recomputed) -> dict[str, Any]:
+def facts(result: Recomputed) -> dict[str, Any]:
     """What recomputation found, for scripts."""
     return {
-        "as_recorded": found.is_as_recorded,
-        "tenant": found.tenant,
-        "dataset": found.dataset,
-        "seq": found.seq,
-        "hash": found.head.hex(),
-        "accountant": found.accountant,
-        "recorded_with": dict(found.recorded),
-        "amounts": dict(found.counts),
-        "differences": [_difference_facts(each) for each in found.differences],
-        "unknown": [{"seq": each.seq, "run": each.run, "reason": each.reason} for each in found.unknown],
-        "accounts": [_outcome_facts(each) for each in found.accounts],
-        "exact": None if found.compositions is None else [_composition_facts(each) for each in found.compositions],
-        "exact_left_out": found.compositions_left_out,
-        "second_opinion": None if found.opinions is None else [_opinion_facts(each) for each in found.opinions],
-        "second_opinion_left_out": found.opinions_left_out,
-        "second_opinion_missing": found.is_opinion_missing,
+        "as_recorded": result.is_as_recorded,
+        "tenant": result.tenant,
+        "dataset": result.dataset,
+        "seq": result.seq,
+        "hash": result.head.hex(),
+        "accountant": result.accountant,
+        "recorded_with": dict(result.recorded),
+        "amounts": dict(result.counts),
+        "differences": [_difference_facts(item) for item in result.differences],
+        "unknown": [{"seq": item.seq, "run": item.run, "reason": item.reason} for item in result.unknown],
+        "accounts": [_outcome_facts(item) for item in result.accounts],
+        "exact": None if result.compositions is None else [_composition_facts(item) for item in result.compositions],
+        "exact_left_out": result.compositions_left_out,
+        "second_opinion": None if result.opinions is None else [_opinion_facts(item) for item in result.opinions],
+        "second_opinion_left_out": result.opinions_left_out,
+        "second_opinion_missing": result.is_opinion_missing,
     }
 
 
-def _difference_facts(each: Difference) -> dict[str, Any]:
+def _difference_facts(difference: Difference) -> dict[str, Any]:
     return {
-        "seq": each.seq,
-        "run": each.run,
-        "what": each.what,
-        "refused": each.is_refusal,
-        "direction": each.direction,
-        "recorded": each.recorded.facts(),
-        "recomputed": each.recomputed.facts(),
-        "recorded_with": each.accountant,
+        "seq": difference.seq,
+        "run": difference.run,
+        "what": difference.what,
+        "refused": difference.is_refusal,
+        "direction": difference.direction,
+        "recorded": difference.recorded.facts(),
+        "recomputed": difference.recomputed.facts(),
+        "recorded_with": difference.accountant,
     }
 
 
-def _outcome_facts(each: Outcome) -> dict[str, Any]:
+def _outcome_facts(outcome: Outcome) -> dict[str, Any]:
     return {
-        **each.key.facts(),
-        "limit": each.limit.facts(),
-        "recorded": {"spent": each.recorded_spent.facts(), "held": each.recorded_held.facts()},
-        "recomputed": {"spent": each.spent.facts(), "held": each.held.facts()},
-        "over_by": each.over_by.facts(),
-        "most_over": each.most_over.facts(),
-        "first_over": each.first_over,
-        "recorded_over": each.recorded_over,
+        **outcome.key.facts(),
+        "limit": outcome.limit.facts(),
+        "recorded": {"spent": outcome.recorded_spent.facts(), "held": outcome.recorded_held.facts()},
+        "recomputed": {"spent": outcome.spent.facts(), "held": outcome.held.facts()},
+        "over_by": outcome.over_by.facts(),
+        "most_over": outcome.most_over.facts(),
+        "first_over": outcome.first_over,
+        "recorded_over": outcome.recorded_over,
     }
 
 
-def _composition_facts(each: Composition) -> dict[str, Any]:
-    def of(epsilons: Any) -> list[dict[str, Any]]:
-        rows = zip(each.at_deltas, epsilons.gdp, epsilons.exact, strict=True)
+def _composition_facts(composition: Composition) -> dict[str, Any]:
+    def rows_of(epsilons: Any) -> list[dict[str, Any]]:
+        rows = zip(composition.at_deltas, epsilons.gdp, epsilons.exact, strict=True)
         return [{"delta": at, "gdp": _finite(gdp), "exact": _finite(exact)} for at, gdp, exact in rows]
 
     return {
-        "accounts": [key.facts() for key in each.keys],
-        "spent": of(each.settled),
-        "spent_and_held": of(each.with_held),
-        "envelopes": list(each.envelopes),
-        "is_estimate": not each.is_bound,
+        "accounts": [key.facts() for key in composition.keys],
+        "spent": rows_of(composition.settled),
+        "spent_and_held": rows_of(composition.with_held),
+        "envelopes": list(composition.envelopes),
+        "is_estimate": not composition.is_bound,
     }
 
 
-def _opinion_facts(each: Opinion) -> dict[str, Any]:
+def _opinion_facts(opinion: Opinion) -> dict[str, Any]:
     return {
-        "seq": each.seq,
-        "runs": each.runs,
-        "mechanism": json.loads(each.mechanism),
-        "delta": each.at_delta,
-        "ours": _finite(each.ours),
-        "lower": _finite(each.lower),
-        "upper": _finite(each.upper),
-        "ratio": _finite(each.ratio),
-        "is_estimate": each.is_estimate,
-        "holds": each.holds,
+        "seq": opinion.seq,
+        "runs": opinion.runs,
+        "mechanism": json.loads(opinion.mechanism),
+        "delta": opinion.at_delta,
+        "ours": _finite(opinion.ours),
+        "lower": _finite(opinion.lower),
+        "upper": _finite(opinion.upper),
+        "ratio": _finite(opinion.ratio),
+        "is_estimate": opinion.is_estimate,
+        "holds": opinion.holds,
     }
 
 
@@ -211,32 +211,32 @@ def _finite(value: float | None) -> float | None:
 # --- for a person ----------------------------------------------------------------------------------------------------
 
 
-def shown(found: Recomputed) -> None:
+def show_result(result: Recomputed) -> None:
     """What recomputation found, in the order in which it matters."""
-    good = found.is_as_recorded
+    good = result.is_as_recorded
     verdict = Text("as recorded", style="bold green") if good else Text("not as recorded", style="bold red")
-    console.out.print(Text.assemble(verdict, f"  {found.dataset} of {found.tenant}"))
+    console.out.print(Text.assemble(verdict, f"  {result.dataset} of {result.tenant}"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
     grid.add_column()
-    grid.add_row("entries", f"{found.seq:,}")
-    grid.add_row("head", found.head.hex())
-    recorded = ", ".join(f"{name} ({count:,})" for name, count in found.recorded.items())
-    grid.add_row("accountant", f"{found.accountant}; recorded with {recorded or 'none'}")
+    grid.add_row("entries", f"{result.seq:,}")
+    grid.add_row("head", result.head.hex())
+    recorded = ", ".join(f"{name} ({count:,})" for name, count in result.recorded.items())
+    grid.add_row("accountant", f"{result.accountant}; recorded with {recorded or 'none'}")
     named = {"exact": "to the last digit", "within": "within the tolerance"}
-    counted = [f"{count:,} {named.get(status, status)}" for status, count in found.counts.items() if count]
+    counted = [f"{count:,} {named.get(status, status)}" for status, count in result.counts.items() if count]
     grid.add_row("amounts", ", ".join(counted) or "none")
     console.out.print(grid)
-    _over(found.over, len(found.accounts))
-    if found.differences:
-        _differences(found)
-    for each in found.unknown[:LINES_SHOWN_MAX]:
-        console.out.print(f"entry {each.seq} cannot be worked out: {each.reason}", markup=False)
-    if found.compositions is not None:
-        _compositions(found.compositions, found.compositions_left_out)
-    if found.opinions is not None:
-        _opinions(found.opinions, found.opinions_left_out)
-    if found.is_opinion_missing:
+    _over(result.over, len(result.accounts))
+    if result.differences:
+        _differences(result)
+    for unknown in result.unknown[:LINES_SHOWN_MAX]:
+        console.out.print(f"entry {unknown.seq} cannot be worked out: {unknown.reason}", markup=False)
+    if result.compositions is not None:
+        _compositions(result.compositions, result.compositions_left_out)
+    if result.opinions is not None:
+        _opinions(result.opinions, result.opinions_left_out)
+    if result.is_opinion_missing:
         console.out.print("No second opinion: dp-accounting is not installed (pip install dp-accounting).")
 
 
@@ -250,16 +250,21 @@ def _table(*columns: str, right: Sequence[str]) -> Table:
     return table
 
 
-def _differences(found: Recomputed) -> None:
+def _differences(result: Recomputed) -> None:
     numbers = ("seq", "recorded mu", "recomputed mu", "recorded delta", "recomputed delta")
     table = _table("", *numbers[:1], "run", "what", *numbers[1:], right=numbers)
-    for each in found.differences[:LINES_SHOWN_MAX]:
-        style = "bold red" if each.direction == "undercharged" else "yellow"
-        what = f"{each.what}{', refused' if each.is_refusal else ''}"
-        values = (_mu(each.recorded), _mu(each.recomputed), _delta(each.recorded), _delta(each.recomputed))
-        table.add_row(Text(each.direction, style=style), f"{each.seq:,}", each.run, what, *values)
+    for difference in result.differences[:LINES_SHOWN_MAX]:
+        style = "bold red" if difference.direction == "undercharged" else "yellow"
+        what = f"{difference.what}{', refused' if difference.is_refusal else ''}"
+        values = (
+            _mu(difference.recorded),
+            _mu(difference.recomputed),
+            _delta(difference.recorded),
+            _delta(difference.recomputed),
+        )
+        table.add_row(Text(difference.direction, style=style), f"{difference.seq:,}", difference.run, what, *values)
     console.out.print(table)
-    more = found.counts["undercharged"] + found.counts["overcharged"] - len(found.differences[:LINES_SHOWN_MAX])
+    more = result.counts["undercharged"] + result.counts["overcharged"] - len(result.differences[:LINES_SHOWN_MAX])
     if more > 0:
         console.out.print(f"and {more:,} more; --json has up to a thousand of either kind")
 
@@ -270,16 +275,16 @@ def _over(over: Sequence[Outcome], count: int) -> None:
         return
     numbers = ("limit", "spent and held", "over at the end by", "at the worst by", "from entry", "as recorded")
     table = _table("account", *numbers, right=numbers)
-    for each in over[:LINES_SHOWN_MAX]:
-        total = each.spent + each.held
+    for outcome in over[:LINES_SHOWN_MAX]:
+        total = outcome.spent + outcome.held
         table.add_row(
-            account_name(each.key),
-            _mu(each.limit),
+            account_name(outcome.key),
+            _mu(outcome.limit),
             _mu(total),
-            _pair(each.over_by) if each.is_over else "-",
-            _pair(each.most_over),
-            f"{each.first_over:,}",
-            "kept" if each.recorded_over is None else f"over from {each.recorded_over:,}",
+            _pair(outcome.over_by) if outcome.is_over else "-",
+            _pair(outcome.most_over),
+            f"{outcome.first_over:,}",
+            "kept" if outcome.recorded_over is None else f"over from {outcome.recorded_over:,}",
         )
     console.out.print(Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red"))
     console.out.print(table)
@@ -287,46 +292,53 @@ def _over(over: Sequence[Outcome], count: int) -> None:
         console.out.print(f"and {len(over) - LINES_SHOWN_MAX:,} more; --json has them")
 
 
-def _compositions(found: Sequence[Composition], left_out: int) -> None:
-    if not found:
+def _compositions(compositions: Sequence[Composition], left_out: int) -> None:
+    if not compositions:
         return
     numbers = ("at delta", "spent", "spent, exactly", "with held", "with held, exactly")
     table = _table("account", *numbers, "", right=numbers)
-    for each in found[:LINES_SHOWN_MAX]:
-        for place, at in enumerate(each.at_deltas):
-            name = account_name(each.keys[0]) + (f" and {len(each.keys) - 1:,} alike" if len(each.keys) > 1 else "")
-            notes = [f"{', '.join(each.envelopes)} as charged"] if each.envelopes else []
-            notes += [] if each.is_bound else ["an estimate"]
-            columns = (each.settled.gdp, each.settled.exact, each.with_held.gdp, each.with_held.exact)
-            values = [_epsilon(column[place]) for column in columns]
-            table.add_row("" if place else name, console.number(at), *values, "; ".join(notes))
+    for composition in compositions[:LINES_SHOWN_MAX]:
+        for index, at in enumerate(composition.at_deltas):
+            name = account_name(composition.keys[0]) + (
+                f" and {len(composition.keys) - 1:,} alike" if len(composition.keys) > 1 else ""
+            )
+            notes = [f"{', '.join(composition.envelopes)} as charged"] if composition.envelopes else []
+            notes += [] if composition.is_bound else ["an estimate"]
+            columns = (
+                composition.settled.gdp,
+                composition.settled.exact,
+                composition.with_held.gdp,
+                composition.with_held.exact,
+            )
+            values = [_epsilon(column[index]) for column in columns]
+            table.add_row("" if index else name, console.number(at), *values, "; ".join(notes))
     console.out.print(
         "Epsilon, for information and never a decision: as the ledger adds up, and of these runs composed"
     )
     console.out.print("exactly, as if all had been fixed beforehand.")
     console.out.print(table)
-    more = len(found) - LINES_SHOWN_MAX
+    more = len(compositions) - LINES_SHOWN_MAX
     if more > 0 or left_out:
         console.out.print(f"and {max(more, 0) + left_out:,} more; they were not all worked out")
 
 
-def _opinions(found: Sequence[Opinion], left_out: int) -> None:
+def _opinions(opinions: Sequence[Opinion], left_out: int) -> None:
     numbers = ("seq", "runs", "at delta", "ours", "theirs from", "to", "ratio")
     table = _table("", *numbers, "mechanism", right=numbers)
-    for each in found[:LINES_SHOWN_MAX]:
+    for opinion in opinions[:LINES_SHOWN_MAX]:
         verdict = Text("covers", style="green")
-        if not each.holds:
-            verdict = Text("estimate", style="yellow") if each.is_estimate else Text("too little", style="bold red")
-        values = (each.at_delta, each.ours, each.lower, each.upper, each.ratio)
+        if not opinion.holds:
+            verdict = Text("estimate", style="yellow") if opinion.is_estimate else Text("too little", style="bold red")
+        values = (opinion.at_delta, opinion.ours, opinion.lower, opinion.upper, opinion.ratio)
         table.add_row(
-            verdict, f"{each.seq:,}", f"{each.runs:,}", *map(_epsilon, values), escape(_short(each.mechanism))
+            verdict, f"{opinion.seq:,}", f"{opinion.runs:,}", *map(_epsilon, values), escape(_short(opinion.mechanism))
         )
-    if found:
+    if opinions:
         console.out.print(
             "Epsilon of single runs, beside dp-accounting's. The ledger's may be larger, and never smaller."
         )
         console.out.print(table)
-    more = len(found) - len(found[:LINES_SHOWN_MAX])
+    more = len(opinions) - len(opinions[:LINES_SHOWN_MAX])
     if more:
         console.out.print(f"and {more:,} more; --json has them")
     if left_out:
@@ -336,9 +348,9 @@ def _opinions(found: Sequence[Opinion], left_out: int) -> None:
 
 
 def _short(mechanism: str) -> str:
-    said: Mapping[str, Any] = json.loads(mechanism)
-    rest = ", ".join(f"{name} {value}" for name, value in said.items() if name != "type" and value is not None)
-    text = f"{said['type']}: {rest}"
+    members: Mapping[str, Any] = json.loads(mechanism)
+    rest = ", ".join(f"{name} {value}" for name, value in members.items() if name != "type" and value is not None)
+    text = f"{members['type']}: {rest}"
     return text if len(text) <= 70 else f"{text[:69]}…"
 
 

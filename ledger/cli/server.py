@@ -34,8 +34,8 @@ def _settings(host: str | None = None, port: int | None = None, workers: int | N
     """The environment's settings, with what the command line says instead."""
     from ledger.settings import load
 
-    said = {"LEDGER_HOST": host, "LEDGER_PORT": port, "LEDGER_WORKERS": workers}
-    os.environ.update({name: str(value) for name, value in said.items() if value is not None})
+    given = {"LEDGER_HOST": host, "LEDGER_PORT": port, "LEDGER_WORKERS": workers}
+    os.environ.update({name: str(value) for name, value in given.items() if value is not None})
     return load()
 
 
@@ -106,9 +106,9 @@ def init(
     keyfile.ensure(settings)
     if reset_admin is not None:
         secret = deploy.reset_admin(settings, tenant=reset_admin)
-        shown = {"tenant": reset_admin, "admin_key": secret}
+        facts = {"tenant": reset_admin, "admin_key": secret}
         text = f"A new admin key for {reset_admin}, shown this once:\n\n    {secret}\n"
-        print(json.dumps(shown) if as_json else text)
+        print(json.dumps(facts) if as_json else text)
         return
     first = deploy.initialise(settings, tenant=tenant)
     if first is None:
@@ -155,16 +155,16 @@ def check(
     kept = None
     if receipt or heads:
         kept = held.witnesses(_own_keys(settings) if jwks is None else held.keys_of(jwks), receipt, heads)
-    found: list[dict[str, Any]] = []
+    results: list[dict[str, Any]] = []
     with console.progress("Checking journals", quiet=as_json) as advance:
         for result in check_journals(settings, kept):
-            found.append(result)
+            results.append(result)
             advance()
-    bad = [result for result in found if result["error"] is not None]
+    bad = [result for result in results if result["error"] is not None]
     if as_json:
-        print(json.dumps({"datasets": found, "holds": not bad}, ensure_ascii=False))
+        print(json.dumps({"datasets": results, "holds": not bad}, ensure_ascii=False))
     else:
-        show.evidence.checked(found)
+        show.evidence.checked(results)
     if bad:
         sys.exit(1)
 

@@ -23,14 +23,14 @@ def server() -> Iterator[Ledger]:
         yield ledger
 
 
-def print_answer(answer: Any, as_json: bool, shown: Callable[[Any], None]) -> None:
+def print_answer(answer: Any, as_json: bool, show_answer: Callable[[Any], None]) -> None:
     """Print an answer as JSON for scripts, or as `shown` prints it for a person."""
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
     else:
-        shown(answer)
+        show_answer(answer)
 
 
-def unless_proposed(shown: Callable[[Any], None]) -> Callable[[Any], None]:
+def unless_proposed(show_answer: Callable[[Any], None]) -> Callable[[Any], None]:
     """Shows what was done; or, where the tenant's policy asks for a second steward, what was only proposed."""
-    return lambda answer: show.people.proposed(answer["proposal"]) if "proposal" in answer else shown(answer)
+    return lambda answer: show.people.proposed(answer["proposal"]) if "proposal" in answer else show_answer(answer)

@@ -41,8 +41,8 @@ def signing_key_create(
     if file is None:
         raise Misconfigured("The signing key is in LEDGER_SIGNING_KEY; say --output - for another to put there.")
     made = keyfile.create(file)
-    told = f"{file}: the signing key {made.kid}. Keep it as you keep passwords, and apart from the database."
-    print(json.dumps({"file": str(file), "kid": made.kid}) if as_json else told)
+    message = f"{file}: the signing key {made.kid}. Keep it as you keep passwords, and apart from the database."
+    print(json.dumps({"file": str(file), "kid": made.kid}) if as_json else message)
 
 
 @signing_app.command("rotate")
@@ -53,11 +53,11 @@ def signing_key_rotate(as_json: Json = False) -> None:
 
     settings = load()
     old, new = keyfile.rotate(settings)
-    told = (
+    message = (
         f"The signing key is {new.kid}; {old.kid} is retired, and goes on to verify what it signed.\n"
         "Servers sign with the new one from their next start on. Hand out the keys anew after that: privacy-ledger jwks"
     )
-    print(json.dumps({"kid": new.kid, "retired": old.kid}) if as_json else told)
+    print(json.dumps({"kid": new.kid, "retired": old.kid}) if as_json else message)
 
 
 @signing_app.command("show")

@@ -46,8 +46,8 @@ def path(*parts: str) -> str:
 
 def get(*parts: str, **params: object) -> Call:
     """Reads something."""
-    said = {name: _text(value) for name, value in params.items() if value is not None}
-    return Call("GET", path(*parts), is_repeatable=True, params=said)
+    query = {name: _text(value) for name, value in params.items() if value is not None}
+    return Call("GET", path(*parts), is_repeatable=True, params=query)
 
 
 def _text(value: object) -> str:
@@ -109,22 +109,22 @@ def ask(
 def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
     """Asks for several runs, each under its own key. Raises IdempotencyKeyMissing for what can be none."""
     keys = tuple(
-        _key(run.get("idempotency_key"), field=f"runs.{place}.idempotency_key") for place, run in enumerate(runs)
+        _key(run.get("idempotency_key"), field=f"runs.{index}.idempotency_key") for index, run in enumerate(runs)
     )
-    said = [
+    requests = [
         {**{name: value for name, value in run.items() if value is not None}, "idempotency_key": key}
         for run, key in zip(runs, keys, strict=True)
     ]
-    return replace(send("POST", "runs", "batch", is_repeatable=True, runs=said, atomic=atomic), keys=keys)
+    return replace(send("POST", "runs", "batch", is_repeatable=True, runs=requests, atomic=atomic), keys=keys)
 
 
-def _key(said: Any, *, field: str) -> str:
+def _key(given: Any, *, field: str) -> str:
     """The key that was given, or a new one."""
-    if said is None:
+    if given is None:
         return uuid4().hex
-    if not isinstance(said, str) or not _KEY.fullmatch(said):
+    if not isinstance(given, str) or not _KEY.fullmatch(given):
         raise IdempotencyKeyMissing("idempotency_key must be 1 to 255 visible ASCII characters.", field=field)
-    return said
+    return given
 
 
 def start(run: str) -> Call:

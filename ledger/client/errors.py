@@ -94,8 +94,8 @@ def of_response(response: httpx.Response, *, url: str) -> LedgerError:
     """The exception for an answer that says no."""
     problem = _problem(response)
     if problem is None:
-        said = f"{response.status_code} {response.reason_phrase}".rstrip()
-        return Unreachable(f"What answers at {url} is not the ledger, or stands before it: {said}.", url=url)
+        status = f"{response.status_code} {response.reason_phrase}".rstrip()
+        return Unreachable(f"What answers at {url} is not the ledger, or stands before it: {status}.", url=url)
     code, detail = str(problem["code"]), str(problem.get("detail", problem.get("title", "")))
     facts = {name: value for name, value in problem.items() if name not in _MEMBERS}
     kind = _KINDS.get(code)
@@ -122,8 +122,8 @@ def _broken(detail: str, facts: Mapping[str, Any]) -> JournalBroken:
 
 def retry_after_seconds(response: httpx.Response) -> float | None:
     """How long the server asks to be left alone, where it says so in seconds."""
-    said = response.headers.get("Retry-After", "").strip()
-    return float(said) if said.isascii() and said.isdecimal() and len(said) < 10 else None
+    seconds = response.headers.get("Retry-After", "").strip()
+    return float(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10 else None
 
 
 def _problem(response: httpx.Response) -> dict[str, Any] | None:
@@ -150,27 +150,29 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
     """The same of an overrun."""
     try:
         steps, cost, frozen = facts["overrun"]["steps"], facts["overrun"]["cost"], ", ".join(facts["frozen"])
-        said = f"{steps} steps more than planned were executed, and charged mu {cost['mu']:.3g} as a run of their own."
+        sentence = (
+            f"{steps} steps more than planned were executed, and charged mu {cost['mu']:.3g} as a run of their own."
+        )
     except (KeyError, TypeError, ValueError):
         return None
-    return f"{said} That did not fit: frozen until a steward has looked: {frozen}."
+    return f"{sentence} That did not fit: frozen until a steward has looked: {frozen}."
 
 
 def _binding(item: Mapping[str, Any]) -> str:
     parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
     where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
-    requested, remaining, limit = _told_apart(item["requested"], item["remaining"], item["limit"])
+    requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
     return f"{where}: it asks for {item['quantity']} {requested}, {remaining} of {limit} is left"
 
 
-def _told_apart(*numbers: float) -> list[str]:
+def _distinct(*numbers: float) -> list[str]:
     """Numbers with three digits, or with as many as it takes to see that they differ."""
-    shown: list[str] = []
+    texts: list[str] = []
     for digits in range(3, 18):
-        shown = [f"{number:.{digits}g}" for number in numbers]
-        if len(set(shown)) == len(set(numbers)):
+        texts = [f"{number:.{digits}g}" for number in numbers]
+        if len(set(texts)) == len(set(numbers)):
             break
-    return shown
+    return texts
 
 
 def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:

@@ -91,14 +91,14 @@ def done(call: Call, server: Server) -> Flow[None]:
 def read(response: httpx.Response, server: Server) -> dict[str, Any]:
     """The object in an answer. Raises Unreachable for anything else."""
     try:
-        found = json.loads(response.content)
+        answer = json.loads(response.content)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
+        answer = None
+    if not isinstance(answer, dict):
         raise Unreachable(
             f"What answers at {server.url} is not the ledger: its answer is no JSON object.", url=server.url
         )
-    return found
+    return answer
 
 
 @dataclass(frozen=True, slots=True)

@@ -153,26 +153,28 @@ def verify_receipt(
 
     Raises Misconfigured where PyJWT or cryptography is missing, InvalidRequest where `jwks` is no such set.
     """
-    said = _read(receipt, jwks)
-    found = _receipt(said)
+    payload = _read(receipt, jwks)
+    verified = _receipt(payload)
     moment = datetime.now(UTC) if now is None else now
     if moment.tzinfo is None:
         raise ValueError("now: must be an aware time")
-    if found.state != state and state == "started":
-        raise ReceiptNotStarted(run=found.run, state=found.state)
-    if moment > found.valid_until:
-        raise ReceiptExpired(f"The receipt was valid until {said['valid_until']}.", valid_until=said["valid_until"])
-    if tenant is not None and not _is_of(found, tenant):
-        raise OtherTenant(f"The receipt is of the tenant {found.tenant}.", tenant=found.tenant)
-    if run is not None and found.run != run.lower():
-        raise OtherRun(f"The receipt is of the run {found.run}.", run=found.run)
-    for use in _uses(datasets):
-        _demand_use(found, use)
-    if mechanism is not None and mechanism_digest(mechanism) != found.mechanism_digest:
-        raise OtherMechanism(
-            f"The receipt is of another mechanism, of type {found.mechanism_type}.", digest=found.mechanism_digest
+    if verified.state != state and state == "started":
+        raise ReceiptNotStarted(run=verified.run, state=verified.state)
+    if moment > verified.valid_until:
+        raise ReceiptExpired(
+            f"The receipt was valid until {payload['valid_until']}.", valid_until=payload["valid_until"]
         )
-    return found
+    if tenant is not None and not _is_of(verified, tenant):
+        raise OtherTenant(f"The receipt is of the tenant {verified.tenant}.", tenant=verified.tenant)
+    if run is not None and verified.run != run.lower():
+        raise OtherRun(f"The receipt is of the run {verified.run}.", run=verified.run)
+    for use in _uses(datasets):
+        _demand_use(verified, use)
+    if mechanism is not None and mechanism_digest(mechanism) != verified.mechanism_digest:
+        raise OtherMechanism(
+            f"The receipt is of another mechanism, of type {verified.mechanism_type}.", digest=verified.mechanism_digest
+        )
+    return verified
 
 
 def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,12 +194,12 @@ def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
         raise ReceiptForged(error.detail) from None
 
 
-def _is_of(found: Receipt, tenant: str) -> bool:
+def _is_of(receipt: Receipt, tenant: str) -> bool:
     """Whether a receipt is of this tenant, by its id; or by its name, where that looks like no id."""
     try:
-        return found.tenant_id == str(UUID(tenant))
+        return receipt.tenant_id == str(UUID(tenant))
     except ValueError:
-        return found.tenant == tenant
+        return receipt.tenant == tenant
 
 
 # --- what it says ----------------------------------------------------------------------------------------------------
@@ -205,56 +207,56 @@ def _is_of(found: Receipt, tenant: str) -> bool:
 T = TypeVar("T")
 
 
-def _receipt(said: Mapping[str, Any]) -> Receipt:
+def _receipt(payload: Mapping[str, Any]) -> Receipt:
     """A receipt's payload, every member of which has to be there as this version knows it. Raises ReceiptRejected."""
     try:
-        if (said["v"], said["type"], said["decision"]) != (VERSION, "receipt", "approved"):
+        if (payload["v"], payload["type"], payload["decision"]) != (VERSION, "receipt", "approved"):
             raise ValueError
-        if (state := said["state"]) not in ("held", "started"):
+        if (state := payload["state"]) not in ("held", "started"):
             raise ValueError
         return Receipt(
-            tenant_id=_of(str, said["tenant"]["id"]),
-            tenant=_of(str, said["tenant"]["name"]),
-            run=_of(str, said["run"]),
+            tenant_id=_typed(str, payload["tenant"]["id"]),
+            tenant=_typed(str, payload["tenant"]["name"]),
+            run=_typed(str, payload["run"]),
             state=state,
-            at=_time(said["at"]),
-            valid_until=_time(said["valid_until"]),
-            project=_of(str, said["project"]) if "project" in said else None,
-            mechanism_type=_of(str, said["mechanism"]["type"]),
-            mechanism_digest=_of(str, said["mechanism"]["digest"]),
-            mu_sq_pico=int(_of(str, said["cost"]["mu_sq_pico"])),
-            delta_atto=int(_of(str, said["cost"]["delta_atto"])),
-            datasets=tuple(_each(_on, said["datasets"])),
+            at=_time(payload["at"]),
+            valid_until=_time(payload["valid_until"]),
+            project=_typed(str, payload["project"]) if "project" in payload else None,
+            mechanism_type=_typed(str, payload["mechanism"]["type"]),
+            mechanism_digest=_typed(str, payload["mechanism"]["digest"]),
+            mu_sq_pico=int(_typed(str, payload["cost"]["mu_sq_pico"])),
+            delta_atto=int(_typed(str, payload["cost"]["delta_atto"])),
+            datasets=tuple(_items(_on, payload["datasets"])),
         )
     except (KeyError, TypeError, ValueError):
         raise ReceiptRejected("The receipt says something that this version does not know; use a newer one.") from None
 
 
-def _on(said: Mapping[str, Any]) -> ReceiptOn:
-    partitions = said.get("partitions")
+def _on(dataset: Mapping[str, Any]) -> ReceiptOn:
+    partitions = dataset.get("partitions")
     return ReceiptOn(
-        name=_of(str, said["name"]),
-        id=_of(str, said["id"]),
-        partitions=None if partitions is None else tuple(_each(lambda each: _of(str, each), partitions)),
-        seq=_of(int, said["seq"]),
-        hash=_of(str, said["hash"]),
+        name=_typed(str, dataset["name"]),
+        id=_typed(str, dataset["id"]),
+        partitions=None if partitions is None else tuple(_items(lambda partition: _typed(str, partition), partitions)),
+        seq=_typed(int, dataset["seq"]),
+        hash=_typed(str, dataset["hash"]),
     )
 
 
-def _each(read: Callable[[Any], T], said: object) -> list[T]:
-    if not isinstance(said, list) or not said:
+def _items(read: Callable[[Any], T], items: object) -> list[T]:
+    if not isinstance(items, list) or not items:
         raise TypeError
-    return [read(each) for each in said]
+    return [read(item) for item in items]
 
 
-def _of(kind: type[T], value: object) -> T:
+def _typed(kind: type[T], value: object) -> T:
     if not isinstance(value, kind) or isinstance(value, bool):
         raise TypeError
     return value
 
 
-def _time(said: object) -> datetime:
-    moment = datetime.fromisoformat(_of(str, said))
+def _time(text: object) -> datetime:
+    moment = datetime.fromisoformat(_typed(str, text))
     if moment.tzinfo is None:
         raise ValueError
     return moment
@@ -263,22 +265,22 @@ def _time(said: object) -> datetime:
 # --- what it is good for ---------------------------------------------------------------------------------------------
 
 
-def _uses(said: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
-    listed = [] if said is None else [said] if isinstance(said, str | Mapping) else list(said)
-    return [{"name": each} if isinstance(each, str) else each for each in listed]
+def _uses(datasets: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
+    listed = [] if datasets is None else [datasets] if isinstance(datasets, str | Mapping) else list(datasets)
+    return [{"name": dataset} if isinstance(dataset, str) else dataset for dataset in listed]
 
 
-def _demand_use(found: Receipt, use: Mapping[str, Any]) -> None:
+def _demand_use(receipt: Receipt, use: Mapping[str, Any]) -> None:
     """Raises OtherDataset unless the receipt is of all of this use."""
-    name, wanted = use["name"], use.get("partitions")
-    its = next((each for each in found.datasets if each.name == name), None)
-    if its is None:
-        among = ", ".join(each.name for each in found.datasets[:5])
+    name, partitions = use["name"], use.get("partitions")
+    charged = next((dataset for dataset in receipt.datasets if dataset.name == name), None)
+    if charged is None:
+        among = ", ".join(dataset.name for dataset in receipt.datasets[:5])
         raise OtherDataset(f"The receipt is not of {name}; it is of {among}.", dataset=name)
-    if its.partitions is None:
+    if charged.partitions is None:
         return
-    beyond = None if wanted is None else sorted(set(wanted) - set(its.partitions))
+    beyond = None if partitions is None else sorted(set(partitions) - set(charged.partitions))
     if beyond is None or beyond:
         what = "all of it" if beyond is None else ", ".join(beyond[:5])
-        allowed = ", ".join(its.partitions[:5]) + (", …" if len(its.partitions) > 5 else "")
+        allowed = ", ".join(charged.partitions[:5]) + (", …" if len(charged.partitions) > 5 else "")
         raise OtherDataset(f"The receipt is of {name} in {allowed} alone, not of {what}.", dataset=name)

@@ -69,8 +69,8 @@ class Run:
 
         is_failure: an exception ended the run, so a step may have been under way that was not counted.
         """
-        said: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
-        in_full = {"stop": "data_dependent", **said} if is_failure else said
+        evidence: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
+        in_full = {"stop": "data_dependent", **evidence} if is_failure else evidence
         if self._planned is None:
             return in_full
         steps, planned = self.steps, self._planned[1]
@@ -79,7 +79,7 @@ class Run:
             return in_full
         if is_failure and steps < planned:
             steps += 1
-        return {"steps": steps, **said}
+        return {"steps": steps, **evidence}
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
@@ -124,8 +124,8 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
     """Settles the run. Raises Overrun, once that is recorded, or what kept the run from being settled, unless an error
     of the training code comes first."""
     try:
-        said = run.settlement(is_failure=error is not None)
-        run.settled = yield from answered(calls.settle(run.id, **said), server)
+        settlement = run.settlement(is_failure=error is not None)
+        run.settled = yield from answered(calls.settle(run.id, **settlement), server)
         if "overrun" in run.settled:
             beyond = run.settled["overrun"]["steps"]
             log.warning("Run %s went %d steps beyond its plan. They fit, and are charged besides.", run.id, beyond)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 Tone = Literal["plain", "good", "bad", "note"]
 LineStyle = Literal["plain", "strong", "mono", "dim"]
-Said = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,12 +142,12 @@ def _verdict_on(standing: Standing) -> dict[str, Any]:
     exceeded = [
         {
             "account": key.facts(),
-            "first_seq": found.seq,
-            "first_at": found.at,
-            "most": show_amount(found.most),
+            "first_seq": overdraft.seq,
+            "first_at": overdraft.at,
+            "most": show_amount(overdraft.most),
             "now": show_amount(standing.accounts[key].overdrawn),
         }
-        for key, found in sorted(standing.exceeded.items(), key=lambda item: (item[1].seq, _order(item[0])))
+        for key, overdraft in sorted(standing.exceeded.items(), key=lambda item: (item[1].seq, _order(item[0])))
     ]
     holds = standing.broken is None
     highest = standing.limit_highest
@@ -192,7 +192,7 @@ def _tenant_journal(tenant: TenantStanding) -> dict[str, Any]:
 
 
 def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
-    said = standing.registered
+    registered = standing.registered
     balance = standing.balance(question.project)
     counts = standing.counts
     return {
@@ -200,18 +200,18 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "id": str(standing.source.dataset_id),
         "title": standing.title,
         "description": standing.description,
-        "privacy_unit": said.get("privacy_unit"),
-        "adjacency": said.get("adjacency"),
-        "bound": said.get("bound"),
+        "privacy_unit": registered.get("privacy_unit"),
+        "adjacency": registered.get("adjacency"),
+        "bound": registered.get("bound"),
         "is_estimate": standing.is_estimate,
-        "size": said.get("size"),
-        "is_partitioned": said.get("is_partitioned", False),
-        "derived_from": [parent["name"] for parent in said.get("derived_from", ())],
+        "size": registered.get("size"),
+        "is_partitioned": registered.get("is_partitioned", False),
+        "derived_from": [parent["name"] for parent in registered.get("derived_from", ())],
         "state": standing.state or None,
         "budget": standing.budget,
-        "ceiling": _amount(said.get("ceiling_limit")),
+        "ceiling": _amount(registered.get("ceiling_limit")),
         "fair_use": _fair_use(standing),
-        "registered_at": said.get("at"),
+        "registered_at": registered.get("at"),
         "balance": None if balance is None else _balance(balance),
         **_NO_RATES,
         **({} if balance is None else _of_balance(standing, question, balance)),
@@ -243,10 +243,10 @@ def _of_balance(standing: Standing, question: Question, balance: Balance) -> dic
 
 
 def _fair_use(standing: Standing) -> dict[str, Any] | None:
-    said = standing.fair_use
-    if said is None:
+    fair_use = standing.fair_use
+    if fair_use is None:
         return None
-    return {"held": said["held"], "limit": _amount(said["limit"]), "runs_per_hour": said["runs_per_hour"]}
+    return {"held": fair_use["held"], "limit": _amount(fair_use["limit"]), "runs_per_hour": fair_use["runs_per_hour"]}
 
 
 def _balance(balance: Balance) -> dict[str, Any]:
@@ -259,10 +259,10 @@ def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
     names = {*standing.shares, *standing.projects}
     if question.project is not None:
         names &= {question.project}
-    found = []
+    projects = []
     for name in sorted(names, key=lambda name: (name is not None, name)):
         share, declared = standing.shares.get(name), standing.projects.get(name or "")
-        found.append(
+        projects.append(
             {
                 "project": name,
                 "budget": None if declared is None else declared["budget"],
@@ -272,7 +272,7 @@ def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
                 "held": show_amount(ZERO if share is None else share.held),
             }
         )
-    return found
+    return projects
 
 
 def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
@@ -311,20 +311,20 @@ def _accounts(standing: Standing, question: Question) -> Iterator[dict[str, Any]
     is_wanted = question.project is None
     keys = sorted((key for key in standing.accounts if is_wanted or is_watched(key, question.project)), key=_order)
     for start in range(0, len(keys), _ACCOUNTS_AT_ONCE):
-        found = [standing.accounts[key] for key in keys[start : start + _ACCOUNTS_AT_ONCE]]
-        yield from _accounts_shown(standing, found)
+        batch = [standing.accounts[key] for key in keys[start : start + _ACCOUNTS_AT_ONCE]]
+        yield from _accounts_shown(standing, batch)
 
 
-def _accounts_shown(standing: Standing, found: Sequence[Account]) -> Iterator[dict[str, Any]]:
-    of_data = [account for account in found if account.key.principal_id is None]
+def _accounts_shown(standing: Standing, accounts: Sequence[Account]) -> Iterator[dict[str, Any]]:
+    of_data = [account for account in accounts if account.key.principal_id is None]
     keys = [account.key for account in of_data]
     which = {
         "spent": [account.spent for account in of_data],
         "committed": [account.spent + account.held for account in of_data],
         "limit": [account.limit for account in of_data],
     }
-    told = dict(zip(keys, _disclosed(standing, keys, which), strict=True))
-    for account in found:
+    disclosed = dict(zip(keys, _disclosed(standing, keys, which), strict=True))
+    for account in accounts:
         opening = None if standing.opening is None else standing.opening.get(account.key)
         yield {
             "dataset": standing.name,
@@ -335,7 +335,7 @@ def _accounts_shown(standing: Standing, found: Sequence[Account]) -> Iterator[di
             **_counted(account),
             "overdrawn": show_amount(account.overdrawn),
             "opening": None if opening is None else _counted(opening),
-            **told.get(account.key, _NO_RATES),
+            **disclosed.get(account.key, _NO_RATES),
         }
 
 
@@ -374,15 +374,15 @@ def _epsilon_at(
     delta: float, which: Mapping[str, Sequence[Amount]], standing: Standing, keys: Sequence[AccountKey]
 ) -> list[dict[str, Any]]:
     columns = {name: disclosure.epsilons(some, at_delta=delta) for name, some in which.items()}
-    shown = []
+    rows = []
     for index, key in enumerate(keys):
         row: dict[str, Any] = {"delta": delta, **{name: column[index] for name, column in columns.items()}}
         declared = (_declared(standing, key) or {}).get("epsilon")
         if declared is not None and row["limit"] is not None and delta == _declared_delta(standing, key):
             # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
             row["limit"] = min(row["limit"], float(declared))
-        shown.append(row)
-    return shown
+        rows.append(row)
+    return rows
 
 
 def _declared(standing: Standing, key: AccountKey) -> Mapping[str, Any] | None:
@@ -445,8 +445,8 @@ def _overdue(standing: Standing, question: Question, as_of: str | None) -> Itera
 
 def _heads(standings: Sequence[Standing], tenant: TenantStanding | None) -> list[dict[str, Any]]:
     """Where each journal ends, signed where heads are; and the newest entry that the report counts."""
-    found: list[dict[str, Any]] = [] if tenant is None else [_head(None, tenant)]
-    return found + [_head(standing.name, standing) for standing in standings]
+    heads: list[dict[str, Any]] = [] if tenant is None else [_head(None, tenant)]
+    return heads + [_head(standing.name, standing) for standing in standings]
 
 
 def _head(dataset: str | None, standing: Standing | TenantStanding) -> dict[str, Any]:

@@ -149,16 +149,16 @@ def _projects(drawing: Drawing, figure: Figure) -> Drawing:
         )
         for item in figure.data
     ]
-    sums.sort(key=lambda each: -(each[1] + each[2]))
+    sums.sort(key=lambda row: -(row[1] + row[2]))
     most, rest = sums[:BARS_MAX], sums[BARS_MAX:]
     if rest:
-        most.append((f"{len(rest)} others", sum(each[1] for each in rest), sum(each[2] for each in rest)))
+        most.append((f"{len(rest)} others", sum(row[1] for row in rest), sum(row[2] for row in rest)))
     places = list(range(len(most)))
-    spent, held = [each[1] for each in most], [each[2] for each in most]
+    spent, held = [row[1] for row in most], [row[2] for row in most]
     axes.barh(places, spent, height=0.62, color=SPENT, label="spent")
     axes.barh(places, held, left=spent, height=0.62, color=HELD, hatch="////", edgecolor="#7A5300", linewidth=0,
               label="held")  # fmt: skip
-    axes.set_yticks(places, [each[0] for each in most])
+    axes.set_yticks(places, [row[0] for row in most])
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
     axes.set_xlabel(_unit(figure, "mu² (adds up over runs)"))
@@ -176,7 +176,7 @@ def _short(name: str) -> str:
 
 def _trade_off(drawing: Drawing, figure: Figure) -> Drawing:
     axes = drawing.add_subplot()
-    errors = [float(each) for each in figure.data["type_i_error"]]
+    errors = [float(number) for number in figure.data["type_i_error"]]
     axes.plot([0, 1], [1, 0], color=GUIDE, linestyle=":", linewidth=1.2, label="perfect privacy")
     axes.plot(errors, _floats(figure.data["spent"]), color=SPENT, linewidth=1.6, label="spent")
     axes.plot(errors, _floats(figure.data["limit"]), color=LIMIT, linestyle=(0, (5, 2)), linewidth=1.4, label="limit")
@@ -193,7 +193,7 @@ def _trade_off(drawing: Drawing, figure: Figure) -> Drawing:
 
 def _epsilon(drawing: Drawing, figure: Figure) -> Drawing:
     axes = drawing.add_subplot()
-    deltas = [float(each) for each in figure.data["delta"]]
+    deltas = [float(number) for number in figure.data["delta"]]
     axes.plot(deltas, _floats(figure.data["spent"]), color=SPENT, linewidth=1.6, label="spent")
     axes.plot(deltas, _floats(figure.data["limit"]), color=LIMIT, linestyle=(0, (5, 2)), linewidth=1.4, label="limit")
     axes.set_xscale("log")

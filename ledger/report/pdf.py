@@ -206,9 +206,9 @@ def _flowable(block: blocks.Block) -> Iterator[Flowable]:
 
 
 def _heading(block: Heading) -> Paragraph:
-    found = Paragraph(escape(block.text), _HEADINGS[block.level])
-    found.ledger_heading = block
-    return found
+    heading = Paragraph(escape(block.text), _HEADINGS[block.level])
+    heading.ledger_heading = block
+    return heading
 
 
 def _boxed(text: str, tone: blocks.Tone, style: ParagraphStyle, *, padding: float = 5) -> Table:
@@ -265,7 +265,7 @@ def _table(block: blocks.Table) -> Iterator[Flowable]:
 
 def _least_height(block: blocks.Table) -> Any:
     """About as much as the caption, the header and the first row take: none of them stands alone on a page."""
-    lines = max((sum(1 + len(each.text) // LINE_CHARS for each in cell) for cell in block.rows[0]), default=1)
+    lines = max((sum(1 + len(text_line.text) // LINE_CHARS for text_line in cell) for cell in block.rows[0]), default=1)
     return min(20 * mm + lines * _CELL.leading, 120 * mm)
 
 
@@ -275,7 +275,7 @@ LINE_CHARS: Final = 30
 def _is_tall(block: blocks.Table) -> bool:
     """Whether a row may be taller than a page, and has to be split within itself."""
     return any(
-        sum(1 + len(each.text) // LINE_CHARS_MIN for each in lines) > LINES_OF_PAGE
+        sum(1 + len(text_line.text) // LINE_CHARS_MIN for text_line in lines) > LINES_OF_PAGE
         for row in block.rows
         for lines in row
     )
@@ -301,12 +301,12 @@ _TABLE: Final = TableStyle(
 
 def _cell(lines: Cell, style: ParagraphStyle) -> Paragraph:
     """All lines of a cell in one paragraph, which breaks long words."""
-    return Paragraph("<br/>".join(_marked(each) for each in lines), style)
+    return Paragraph("<br/>".join(_marked(text_line) for text_line in lines), style)
 
 
-def _marked(each: blocks.Line) -> str:
-    text = escape(each.text)
-    match each.style:
+def _marked(text_line: blocks.Line) -> str:
+    text = escape(text_line.text)
+    match text_line.style:
         case "strong":
             return f"<b>{text}</b>"
         case "mono":
@@ -328,7 +328,7 @@ def _image(figure: Figure, width: float) -> Image:
 
 def _pair(figures: Sequence[Figure]) -> Flowable:
     width = WIDTH / 2 - 2 * mm
-    cells = [[_image(each, width), Paragraph(escape(each.caption), _UNDER)] for each in figures]
+    cells = [[_image(figure, width), Paragraph(escape(figure.caption), _UNDER)] for figure in figures]
     table = Table([cells], colWidths=[WIDTH / 2] * len(cells))
     table.setStyle(TableStyle([("VALIGN", (0, 0), (-1, -1), "TOP"), ("LEFTPADDING", (0, 0), (-1, -1), 0)]))
     return KeepTogether([table])

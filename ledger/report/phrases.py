@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
-from ledger.report.blocks import Cell, Line, Said, line
+from ledger.report.blocks import Cell, Line, line
+from ledger.report.text import JsonObject
 
 DIGITS: Final = 5
 TEXT_SHOWN_MAX: Final = 600
@@ -55,57 +56,57 @@ def short(text: str | None) -> str:
     return flat if len(flat) <= TEXT_SHOWN_MAX else f"{flat[:TEXT_SHOWN_MAX]}… (cut; the JSON has all of it)"
 
 
-def names(found: Sequence[str] | None) -> str:
+def names(listed: Sequence[str] | None) -> str:
     """Names in a row, and how many more there are."""
-    if not found:
+    if not listed:
         return "–"
-    shown = ", ".join(found[:NAMES_SHOWN_MAX])
-    return shown if len(found) <= NAMES_SHOWN_MAX else f"{shown} and {len(found) - NAMES_SHOWN_MAX} more"
+    first = ", ".join(listed[:NAMES_SHOWN_MAX])
+    return first if len(listed) <= NAMES_SHOWN_MAX else f"{first} and {len(listed) - NAMES_SHOWN_MAX} more"
 
 
-def who(actor: Said | None) -> Cell:
+def who(actor: JsonObject | None) -> Cell:
     """Who acted."""
     if actor is None:
         return line("–", "dim")
-    found = [Line(f"{short(actor['name'])} ({actor['role']})")]
+    lines = [Line(f"{short(actor['name'])} ({actor['role']})")]
     if "principal" in actor:
-        found.append(Line(f"principal {actor['principal']}", "dim"))
-    return tuple(found)
+        lines.append(Line(f"principal {actor['principal']}", "dim"))
+    return tuple(lines)
 
 
-def amount(said: Said | None, is_estimate: bool) -> Cell:
+def amount(amounts: JsonObject | None, is_estimate: bool) -> Cell:
     """An amount: mu and delta to read, the exact integers under them. ≈ marks an estimate."""
-    if said is None:
+    if amounts is None:
         return line("–", "dim")
     about = "≈ " if is_estimate else ""
-    found = [Line(f"mu {about}{significant(said['mu'])}"), Line(f"{digits(said['mu_sq_pico'])} pico", "dim")]
-    if said["delta_atto"] != "0":
-        found += [Line(f"delta {significant(said['delta'])}"), Line(f"{digits(said['delta_atto'])} atto", "dim")]
-    return tuple(found)
+    lines = [Line(f"mu {about}{significant(amounts['mu'])}"), Line(f"{digits(amounts['mu_sq_pico'])} pico", "dim")]
+    if amounts["delta_atto"] != "0":
+        lines += [Line(f"delta {significant(amounts['delta'])}"), Line(f"{digits(amounts['delta_atto'])} atto", "dim")]
+    return tuple(lines)
 
 
-def brief(said: Said | None, is_estimate: bool) -> str:
+def brief(amounts: JsonObject | None, is_estimate: bool) -> str:
     """An amount in one line, without its integers."""
-    if said is None:
+    if amounts is None:
         return "–"
     about = "≈ " if is_estimate else ""
-    rest = "" if said["delta_atto"] == "0" else f", delta {significant(said['delta'])}"
-    return f"mu {about}{significant(said['mu'])}{rest}"
+    rest = "" if amounts["delta_atto"] == "0" else f", delta {significant(amounts['delta'])}"
+    return f"mu {about}{significant(amounts['mu'])}{rest}"
 
 
-def budget(said: Said | None) -> str:
+def budget(given: JsonObject | None) -> str:
     """A budget as it was declared."""
-    if said is None:
+    if given is None:
         return "none of its own"
-    if "epsilon" in said:
-        slack = f", slack {said['slack']}" if "slack" in said else ""
-        return f"epsilon {said['epsilon']} at delta {significant(said['at_delta'])}{slack}"
-    return f"mu {said['mu']}" + (f", delta {significant(said['delta'])}" if "delta" in said else "")
+    if "epsilon" in given:
+        slack = f", slack {given['slack']}" if "slack" in given else ""
+        return f"epsilon {given['epsilon']} at delta {significant(given['at_delta'])}{slack}"
+    return f"mu {given['mu']}" + (f", delta {significant(given['delta'])}" if "delta" in given else "")
 
 
-def account_name(said: Said) -> str:
+def account_name(key: JsonObject) -> str:
     """Which account of a dataset."""
-    return ", ".join(f"{name} {value}" for name, value in said.items()) or "the dataset's own"
+    return ", ".join(f"{name} {value}" for name, value in key.items()) or "the dataset's own"
 
 
 ADJACENCY: Final = {"add_or_remove_one": "add or remove one", "replace_one": "replace one"}

@@ -113,9 +113,10 @@ def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: Signe
 
     def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedBody]]:
         with store.reading(reading.tenant_id) as again:
-            found = again.journals.run_entries(runs, dataset_id=dataset.id)
+            entries = again.journals.run_entries(runs, dataset_id=dataset.id)
         return {
-            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq] for run, mine in found.items()
+            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq]
+            for run, mine in entries.items()
         }
 
     return Source(

@@ -13,13 +13,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import mechanisms
-from ledger.accounting.display import AmountShown, show_amount
+from ledger.accounting.display import show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
 from ledger.report.source import HashedBody, Question
-from ledger.report.standing import Said, Standing
-from ledger.report.text import Encoded, encode
+from ledger.report.standing import Standing
+from ledger.report.text import Encoded, JsonObject, encode
 from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100
@@ -44,7 +44,7 @@ class Spool:
             max_size=SPOOL_BYTES_MAX, mode="w+", encoding="utf-8", newline="\n"
         )
 
-    def add(self, item: Said) -> None:
+    def add(self, item: JsonObject) -> None:
         self._file.write(encode(item) + "\n")
 
     def items(self) -> Iterator[Encoded]:
@@ -72,7 +72,7 @@ def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[
     """The runs that were decided within the period or were open when it began, of a dataset; a project's alone, where
     the question is about one."""
     numbered = enumerate(standing.source.entries(), start=1)
-    counted = (sealed for _, sealed in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
+    counted = (entry for _, entry in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
     while page := list(islice(counted, PAGE)):
         yield from _page(page, standing, question, beside)
 
@@ -80,7 +80,7 @@ def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[
 def _page(
     page: Sequence[HashedBody], standing: Standing, question: Question, beside: Beside
 ) -> Iterator[dict[str, Any]]:
-    wanted: list[dict[str, Any]] = []
+    entries: list[dict[str, Any]] = []
     hashes: dict[int, str] = {}
     for body, hash_ in page:
         entry = chain.parse(body)
@@ -88,33 +88,33 @@ def _page(
         if entry["kind"] in ("run-approved", "run-refused"):
             is_asked = question.project is None or entry.get("project") == question.project
             if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
-                wanted.append(entry)
+                entries.append(entry)
                 hashes[entry["seq"]] = hash_.hex()
         elif is_within and not entry["kind"].startswith("run-") and _concerns(entry, question):
             beside.changes.add(change(entry))
-    approved = [UUID(entry["run"]) for entry in wanted if entry["kind"] == "run-approved"]
+    approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
     later = standing.source.of_runs(approved) if approved else {}
-    for entry in wanted:
-        told = _Told(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
-        told.note(beside, question)
-        yield told.shown()
+    for entry in entries:
+        run = _RunEntries(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
+        run.note(beside, question)
+        yield run.facts()
 
 
-def _concerns(entry: Said, question: Question) -> bool:
+def _concerns(entry: JsonObject, question: Question) -> bool:
     return question.project is None or entry["kind"] != "project-set" or entry["project"] == question.project
 
 
-def _after(sealed: Sequence[HashedBody], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+def _after(entries: Sequence[HashedBody], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
     """What became of a run until the end of the period, by kind, each with its hash."""
-    found = {}
-    for body, hash_ in sealed:
+    later = {}
+    for body, hash_ in entries:
         entry = chain.parse(body)
         if entry["seq"] <= standing.last_seq and entry["dataset_id"] == str(standing.source.dataset_id):
-            found[entry["kind"]] = (entry, hash_.hex())
-    return found
+            later[entry["kind"]] = (entry, hash_.hex())
+    return later
 
 
-class _Told:
+class _RunEntries:
     """A run by its entries in one journal."""
 
     def __init__(
@@ -135,63 +135,65 @@ class _Told:
             return str(self._ended[0]["kind"]).removeprefix("run-")
         return "started" if self._started is not None else "held"
 
-    def shown(self) -> dict[str, Any]:
+    def facts(self) -> dict[str, Any]:
         """All that is known of the run."""
-        said, request = self._decision, self._decision["request"]
+        decision, request = self._decision, self._decision["request"]
         ended = self._ended[0] if self._ended is not None else {}
         return {
-            "dataset": said["dataset"],
-            "run": said["run"],
-            "seq": said["seq"],
+            "dataset": decision["dataset"],
+            "run": decision["run"],
+            "seq": decision["seq"],
             "hash": self._hash,
-            "at": said["at"],
+            "at": decision["at"],
             "state": self._state,
-            "is_carried_in": UUID(said["run"]) in self._standing.carried,
-            "is_estimate": said["bound"] == "clt",
-            "asked_by": said["actor"],
+            "is_carried_in": UUID(decision["run"]) in self._standing.carried,
+            "is_estimate": decision["bound"] == "clt",
+            "asked_by": decision["actor"],
             "purpose": request.get("purpose"),
-            "project": said.get("project"),
+            "project": decision.get("project"),
             "labels": request.get("labels", {}),
             "code": request.get("code"),
-            "idempotency_key": said["idempotency_key"],
-            "named_as": said.get("via"),
-            "partitions": _partitions(said),
+            "idempotency_key": decision["idempotency_key"],
+            "named_as": decision.get("via"),
+            "partitions": _partitions(decision),
             "mechanism": self._mechanism,
             "mechanism_digest": chain.digest(chain.canonical(self._mechanism)).hex(),
-            "bound": said["bound"],
-            "adjacency": said["adjacency"],
-            "method": said["method"],
-            "assumptions": said["assumptions"],
-            "accountant": said["accountant"],
-            "delta_share": said.get("delta"),
-            "segments": show_segments(said["segments"]) if "segments" in said else None,
+            "bound": decision["bound"],
+            "adjacency": decision["adjacency"],
+            "method": decision["method"],
+            "assumptions": decision["assumptions"],
+            "accountant": decision["accountant"],
+            "delta_share": decision.get("delta"),
+            "segments": show_segments(decision["segments"]) if "segments" in decision else None,
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
-            "cost": show_amount(Amount.of(said["cost"])),
+            "cost": show_amount(Amount.of(decision["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
             "overrun": _overrun(ended),
-            "start_by": said.get("start_by"),
+            "start_by": decision.get("start_by"),
             "started": _event(self._started),
             "ended": _event(self._ended),
-            "left_after_decision": _left(said),
+            "left_after_decision": _left(decision),
             "left_at_end": _left(ended) if ended else None,
         }
 
     def note(self, beside: Beside, question: Question) -> None:
         """Puts what the reader looks for by itself where it is looked for, if it happened within the period."""
-        said = self._decision
-        if said["kind"] == "run-refused":
-            beside.refusals.add(refusal(said))
+        decision = self._decision
+        if decision["kind"] == "run-refused":
+            beside.refusals.add(refusal(decision))
         if self._ended is None or (question.since is not None and self._ended[0]["at"] < question.since):
             return
         ended = self._ended[0]
-        about = {name: said[name] for name in ("dataset", "run")} | {name: ended[name] for name in ("seq", "at")}
-        about |= {"by": ended["actor"], "project": said.get("project")}
+        about = {name: decision[name] for name in ("dataset", "run")} | {name: ended[name] for name in ("seq", "at")}
+        about |= {"by": ended["actor"], "project": decision.get("project")}
         if "overrun" in ended:
             steps = {"planned_steps": self._planned, "executed_steps": ended.get("steps")}
-            beside.overruns.add({**about, **steps, **(_overrun(ended) or {}), "is_estimate": said["bound"] == "clt"})
+            beside.overruns.add(
+                {**about, **steps, **(_overrun(ended) or {}), "is_estimate": decision["bound"] == "clt"}
+            )
         if ended["kind"] == "run-voided":
             proposal = ended.get("proposal")
             beside.voids.add(
@@ -206,27 +208,27 @@ class _Told:
             )
 
 
-def _amount(entry: Said, name: str) -> AmountShown | None:
+def _amount(entry: JsonObject, name: str) -> AmountShown | None:
     return show_amount(Amount.of(entry[name])) if name in entry else None
 
 
-def _overrun(entry: Said) -> dict[str, Any] | None:
-    said = entry.get("overrun")
-    if said is None:
+def _overrun(entry: JsonObject) -> AmountShown | None:
+    overrun = entry.get("overrun")
+    if overrun is None:
         return None
     return {
-        "steps": said["steps"],
-        "cost": show_amount(Amount.of(said["cost"])),
-        "fits": said["fits"],
-        "frozen": said["frozen"],
-        "method": said["method"],
+        "steps": overrun["steps"],
+        "cost": show_amount(Amount.of(overrun["cost"])),
+        "fits": overrun["fits"],
+        "frozen": overrun["frozen"],
+        "method": overrun["method"],
     }
 
 
-def _event(sealed: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
-    if sealed is None:
+def _event(entry_and_hash: tuple[dict[str, Any], str] | None) -> AmountShown | None:
+    if entry_and_hash is None:
         return None
-    entry, hash_ = sealed
+    entry, hash_ = entry_and_hash
     proposal = entry.get("proposal")
     return {
         "kind": entry["kind"].removeprefix("run-"),
@@ -241,28 +243,28 @@ def _event(sealed: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
     }
 
 
-def _left(entry: Said) -> AmountShown | None:
+def _left(entry: JsonObject) -> AmountShown | None:
     """The least that is left of the accounts that an entry touches, in each quantity for itself."""
     left = least_remaining(chain.accounts_of(entry).values())
     return None if left is None else show_amount(left)
 
 
-def _partitions(decision: Said) -> list[str] | None:
-    found = {key.partition for key in chain.accounts_of(decision) if key.partition is not None}
-    return sorted(found) if found else None
+def _partitions(decision: JsonObject) -> list[str] | None:
+    partitions = {key.partition for key in chain.accounts_of(decision) if key.partition is not None}
+    return sorted(partitions) if partitions else None
 
 
-def planned_steps(decision: Said) -> int | None:
+def planned_steps(decision: JsonObject) -> int | None:
     """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
-        found = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
+        steps = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
     except LedgerError:  # recorded by a version that took more than this one does
         return None
-    return None if found is None else found[1]
+    return None if steps is None else steps[1]
 
 
-def refusal(decision: Said) -> dict[str, Any]:
+def refusal(decision: JsonObject) -> dict[str, Any]:
     """A refusal: every account in which the run did not fit, with what it asked for and what was left."""
     cost = Amount.of(decision["cost"])
     return {
@@ -290,7 +292,7 @@ def refusal(decision: Said) -> dict[str, Any]:
 
 # --- what stewards did -----------------------------------------------------------------------------------------------
 
-_SAID: Final = (
+_CHANGED: Final = (
     "budget",
     "ceiling",
     "fair_use",
@@ -308,11 +310,11 @@ _SAID: Final = (
 _LIMITS: Final = ("limit", "limit_before", "ceiling_limit")
 
 
-def change(entry: Said) -> dict[str, Any]:
+def change(entry: JsonObject) -> dict[str, Any]:
     """What a steward did: what changed, why, who proposed it and who did or approved it."""
     proposal = entry.get("proposal")
     done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
-    details: dict[str, Any] = {name: entry[name] for name in _SAID if entry.get(name) is not None}
+    details: dict[str, Any] = {name: entry[name] for name in _CHANGED if entry.get(name) is not None}
     details |= {name: show_amount(Amount.of(entry[name])) for name in _LIMITS if entry.get(name) is not None}
     return {
         "dataset": entry["dataset"],

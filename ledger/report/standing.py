@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import reduce
 from typing import Any, Final, Literal
@@ -20,12 +20,12 @@ from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay, tenant
 from ledger.errors import JournalBroken
 from ledger.report.source import HashedBody, Question, Source, TenantSource
+from ledger.report.text import JsonObject
 
 POINTS_MAX: Final = 512
 """Of a figure over time. Beyond, points are left out, and never the extremes."""
 DISTINCT_MAX: Final = 100
 """How many different assumptions of runs are told apart."""
-Said = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class Series:
             self._points = _thinned(self._points)
 
     def points(self) -> list[Point]:
-        found = self._points
-        while len(found) > POINTS_MAX:
-            found = _thinned(found)
-        return found
+        points = self._points
+        while len(points) > POINTS_MAX:
+            points = _thinned(points)
+        return points
 
 
 def _thinned(points: list[Point]) -> list[Point]:
@@ -78,9 +78,9 @@ def _thinned(points: list[Point]) -> list[Point]:
     for start in range(0, len(middle), 8):
         stretch = middle[start : start + 8]
         chosen = {
-            choose(range(len(stretch)), key=lambda index: of(stretch[index]))
+            choose(range(len(stretch)), key=lambda index: number(stretch[index]))
             for choose in (min, max)
-            for of in (_counted, _limit)
+            for number in (_counted, _limit)
         }
         kept += [stretch[index] for index in sorted(chosen)]
     return [*kept, last]
@@ -109,7 +109,7 @@ class Greatest:
         self._values[key], self._names[name] = value, key
         heapq.heappush(self._heap, (-value, name))
         if len(self._heap) > 4 * len(self._values) + 64:
-            self._heap = [(-number, each.partition or "") for each, number in self._values.items()]
+            self._heap = [(-number, account_key.partition or "") for account_key, number in self._values.items()]
             heapq.heapify(self._heap)
 
     def top(self) -> int:
@@ -129,7 +129,7 @@ class Open:
     state: Literal["held", "started"]
     seq: int
     at: str
-    by: Said
+    by: JsonObject
     project: str | None
     cost: Amount
     due: str
@@ -165,18 +165,18 @@ class Standing:
     """
 
     source: Source
-    registered: Said = field(default_factory=dict)
+    registered: JsonObject = field(default_factory=dict)
     state: str = ""
     title: str = ""
     description: str = ""
-    budget: Said | None = None
+    budget: JsonObject | None = None
     limit: Amount | None = None
     limit_highest: Amount | None = None
     limit_raised: int = 0
-    fair_use: Said | None = None
+    fair_use: JsonObject | None = None
     accounts: dict[AccountKey, Account] = field(default_factory=dict)
     opening: dict[AccountKey, Account] | None = None
-    projects: dict[str, Said] = field(default_factory=dict)
+    projects: dict[str, JsonObject] = field(default_factory=dict)
     open: dict[UUID, Open] = field(default_factory=dict)
     carried: frozenset[UUID] = frozenset()
     shares: dict[str | None, Share] = field(default_factory=dict)
@@ -204,19 +204,19 @@ class Standing:
     def balance(self, project: str | None = None) -> Balance | None:
         """What the base accounts come to, or those of a project: the most of each that is spent and held, the least
         that is left, since disjoint partitions compose in parallel. None where there is no such account."""
-        found = [account for key, account in self.accounts.items() if is_watched(key, project)]
-        if not found:
+        watched = [account for key, account in self.accounts.items() if is_watched(key, project)]
+        if not watched:
             return None
-        limit, spent, held, left = found[0].limit, ZERO, ZERO, found[0].remaining
-        for account in found:
+        limit, spent, held, left = watched[0].limit, ZERO, ZERO, watched[0].remaining
+        for account in watched:
             limit, left = limit.least(account.limit), left.least(account.remaining)
             spent, held = spent.most(account.spent), held.most(account.held)
         return Balance(limit, spent, held, left)
 
     def committed(self, project: str | None = None) -> Amount:
         """The most that is spent and held together in any of these accounts, each quantity for itself."""
-        found = [account for key, account in self.accounts.items() if is_watched(key, project)]
-        return reduce(Amount.most, (account.spent + account.held for account in found), ZERO)
+        watched = [account for key, account in self.accounts.items() if is_watched(key, project)]
+        return reduce(Amount.most, (account.spent + account.held for account in watched), ZERO)
 
 
 def is_watched(key: AccountKey, project: str | None) -> bool:
@@ -226,18 +226,18 @@ def is_watched(key: AccountKey, project: str | None) -> bool:
 
 def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
     """Reads a journal from end to end and adds up what it says until the end of the period."""
-    found = Standing(source)
-    reader = _Reader(found, question)
+    standing = Standing(source)
+    reader = _Reader(standing, question)
     hashes = _Hashes(source.entries())
     try:
         for entry in replay.walk(hashes, tenant_id=tenant_id, dataset_id=source.dataset_id):
-            found.entries += 1
+            standing.entries += 1
             reader.read(entry, hashes.newest)
-        _demand_head(source.head, found.entries, hashes.newest)
+        _demand_head(source.head, standing.entries, hashes.newest)
     except JournalBroken as error:
-        found.broken = Broken(error.seq, error.detail.partition(": ")[2])
+        standing.broken = Broken(error.seq, error.detail.partition(": ")[2])
     reader.end()
-    return found
+    return standing
 
 
 class _Hashes:
@@ -253,7 +253,7 @@ class _Hashes:
             yield body, hash_
 
 
-def _demand_head(head: Said, entries: int, newest: str) -> None:
+def _demand_head(head: JsonObject, entries: int, newest: str) -> None:
     """Entries that are missing at the end leave a journal that holds in itself. Raises JournalBroken."""
     if head["seq"] > entries:
         raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=entries + 1)
@@ -264,8 +264,8 @@ def _demand_head(head: Said, entries: int, newest: str) -> None:
 class _Reader:
     """Adds up one entry after another."""
 
-    def __init__(self, found: Standing, question: Question) -> None:
-        self._found, self._project = found, question.project
+    def __init__(self, standing: Standing, question: Question) -> None:
+        self._standing, self._project = standing, question.project
         self._since, self._until = question.since, question.until
         self._is_over = self._is_within = False
         self._spent, self._held = Greatest(), Greatest()
@@ -279,8 +279,8 @@ class _Reader:
             return
         if not self._is_within and (self._since is None or at >= self._since):
             self._begin()
-        found = self._found
-        found.last_seq, found.last_hash, found.last_at = entry["seq"], hash_, at
+        standing = self._standing
+        standing.last_seq, standing.last_hash, standing.last_at = entry["seq"], hash_, at
         kind: str = entry["kind"]
         if kind.startswith("run-"):
             self._of_run(entry, kind)
@@ -290,16 +290,16 @@ class _Reader:
 
     def _begin(self) -> None:
         self._is_within = True
-        found = self._found
+        standing = self._standing
         if self._since is None:
             return
-        found.opening = dict(found.accounts)
-        found.carried = frozenset(found.open)
-        found.counts["listed"] += sum(self._is_of_project(run.project) for run in found.open.values())
-        for key, account in found.accounts.items():
-            self._watch_limit(key, account, found.last_seq, self._since)
+        standing.opening = dict(standing.accounts)
+        standing.carried = frozenset(standing.open)
+        standing.counts["listed"] += sum(self._is_of_project(run.project) for run in standing.open.values())
+        for key, account in standing.accounts.items():
+            self._watch_limit(key, account, standing.last_seq, self._since)
         if self._limit is not None:
-            self._add_point(self._since, found.last_seq)
+            self._add_point(self._since, standing.last_seq)
 
     def _is_of_project(self, project: str | None) -> bool:
         return self._project is None or project == self._project
@@ -308,103 +308,104 @@ class _Reader:
         """A principal's account limits what is held at once, which is no promise about the data."""
         if account.overdrawn == ZERO or key.principal_id is not None:
             return
-        known = self._found.exceeded.setdefault(key, Exceeded(seq, at, account.overdrawn))
+        known = self._standing.exceeded.setdefault(key, Exceeded(seq, at, account.overdrawn))
         known.most = known.most.most(account.overdrawn)
 
     def end(self) -> None:
         """Closes a period in which nothing happened, and counts what is held."""
         if not self._is_within:
             self._begin()
-        for run in self._found.open.values():
-            share = self._found.shares.setdefault(run.project, Share())
+        for run in self._standing.open.values():
+            share = self._standing.shares.setdefault(run.project, Share())
             share.held += run.cost
 
     # --- the dataset
 
     def _of_dataset(self, entry: dict[str, Any], kind: str) -> None:
-        found = self._found
-        found.state = entry.get("state", found.state)
-        found.title, found.description = entry.get("title", found.title), entry.get("description", found.description)
+        standing = self._standing
+        standing.state = entry.get("state", standing.state)
+        standing.title = entry.get("title", standing.title)
+        standing.description = entry.get("description", standing.description)
         match kind:
             case "dataset-registered":
-                found.registered = entry
+                standing.registered = entry
                 self._limited(entry)
             case "budget-set":
                 self._limited(entry)
             case "project-set":
-                found.projects[entry["project"]] = {"budget": entry["budget"], "limit": entry["limit"]}
+                standing.projects[entry["project"]] = {"budget": entry["budget"], "limit": entry["limit"]}
             case "fair-use-set":
-                found.fair_use = entry["fair_use"]
+                standing.fair_use = entry["fair_use"]
             case _:
                 pass
         if self._is_within:
-            found.counts[kind] += 1
+            standing.counts[kind] += 1
 
     def _limited(self, entry: dict[str, Any]) -> None:
-        found = self._found
+        standing = self._standing
         if entry["limit"] is None:
             return
         limit = Amount.of(entry["limit"])
-        if self._is_within and found.limit is not None and limit.exceeds(found.limit):
-            found.limit_raised += 1
-        found.budget, found.limit = entry["budget"], limit
-        found.limit_highest = limit if found.limit_highest is None else found.limit_highest.most(limit)
+        if self._is_within and standing.limit is not None and limit.exceeds(standing.limit):
+            standing.limit_raised += 1
+        standing.budget, standing.limit = entry["budget"], limit
+        standing.limit_highest = limit if standing.limit_highest is None else standing.limit_highest.most(limit)
 
     # --- runs
 
     def _of_run(self, entry: dict[str, Any], kind: str) -> None:
-        found, run = self._found, UUID(entry["run"])
+        standing, run = self._standing, UUID(entry["run"])
         if self._is_within:
-            found.counts[kind] += 1
+            standing.counts[kind] += 1
         match kind:
             case "run-approved":
                 due, cost = entry["start_by"], Amount.of(entry["cost"])
                 by, project = entry["actor"], entry.get("project")
-                found.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
+                standing.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
                 self._decided(entry)
             case "run-refused":
                 self._decided(entry)
             case "run-started":
-                opened = found.open[run]
+                opened = standing.open[run]
                 opened.state, opened.due = "started", entry["settle_by"]
             case "run-settled":
                 self._ended(run, Amount.of(entry["charged"]), Amount.of(entry["returned"]))
-                found.state = entry.get("state", found.state)
+                standing.state = entry.get("state", standing.state)
                 if "overrun" in entry and self._is_within:
-                    found.counts["overrun"] += 1
+                    standing.counts["overrun"] += 1
             case _:
                 self._ended(run, ZERO, Amount.of(entry["returned"]))
 
     def _decided(self, entry: dict[str, Any]) -> None:
         if not self._is_within:
             return
-        found = self._found
+        standing = self._standing
         project = entry.get("project")
-        found.counts["listed"] += self._is_of_project(project)
-        found.shares.setdefault(project, Share()).runs += 1
+        standing.counts["listed"] += self._is_of_project(project)
+        standing.shares.setdefault(project, Share()).runs += 1
         for mechanism in _parts(entry["request"].get("mechanism", {})):
             if "sampling" in mechanism:
-                found.samplings[mechanism["sampling"]] += 1
+                standing.samplings[mechanism["sampling"]] += 1
         for sentence in entry.get("assumptions", ()):
-            if sentence in found.assumed or len(found.assumed) < DISTINCT_MAX:
-                found.assumed[sentence] += 1
+            if sentence in standing.assumed or len(standing.assumed) < DISTINCT_MAX:
+                standing.assumed[sentence] += 1
 
     def _ended(self, run: UUID, charged: Amount, returned: Amount) -> None:
-        found = self._found
-        project = found.open.pop(run).project
+        standing = self._standing
+        project = standing.open.pop(run).project
         if not self._is_within:
             return
-        share = found.shares.setdefault(project, Share())
+        share = standing.shares.setdefault(project, Share())
         share.spent += charged
-        found.charged, found.returned = found.charged + charged, found.returned + returned
+        standing.charged, standing.returned = standing.charged + charged, standing.returned + returned
 
     # --- accounts
 
     def _count_accounts(self, entry: dict[str, Any]) -> None:
-        found = self._found
+        standing = self._standing
         is_touched = False
         for key, account in chain.accounts_of(entry).items():
-            found.accounts[key] = account
+            standing.accounts[key] = account
             if is_watched(key, self._project):
                 is_touched = True
                 self._spent.put(key, account.spent.mu_sq_pico)
@@ -416,10 +417,10 @@ class _Reader:
             self._add_point(entry["at"], entry["seq"])
 
     def _add_point(self, at: str, seq: int) -> None:
-        self._found.series.add(Point(at, seq, self._limit or 0, self._spent.top(), self._held.top()))
+        self._standing.series.add(Point(at, seq, self._limit or 0, self._spent.top(), self._held.top()))
 
 
-def _parts(mechanism: Said) -> Iterable[Said]:
+def _parts(mechanism: JsonObject) -> Iterable[JsonObject]:
     """The mechanism itself, or what it is composed of."""
     parts = mechanism.get("parts")
     if not isinstance(parts, list):
@@ -447,7 +448,7 @@ class TenantStanding:
 
 def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
     """Reads the tenant's own journal from end to end."""
-    found = TenantStanding(source)
+    standing = TenantStanding(source)
     is_over = False
     hashes, entries = _Hashes(source.entries()), 0
     try:
@@ -457,14 +458,14 @@ def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
             is_over = is_over or (question.until is not None and at >= question.until)
             if is_over:
                 continue
-            found.last_seq, found.last_hash = entry["seq"], hashes.newest
+            standing.last_seq, standing.last_hash = entry["seq"], hashes.newest
             if entry["kind"] == "policy-set":
-                found.second_steward = bool(entry["second_steward"])
+                standing.second_steward = bool(entry["second_steward"])
             if question.since is None or at >= question.since:
-                found.counts[entry["kind"]] += 1
+                standing.counts[entry["kind"]] += 1
                 if entry["kind"] == "policy-set":
-                    found.policies.append(entry)
+                    standing.policies.append(entry)
         _demand_head(source.head, entries, hashes.newest)
     except JournalBroken as error:
-        found.broken = Broken(error.seq, error.detail.partition(": ")[2])
-    return found
+        standing.broken = Broken(error.seq, error.detail.partition(": ")[2])
+    return standing

@@ -12,25 +12,24 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from ledger.report.text import encode
+from ledger.report.text import JsonObject, encode
 
-Said = Mapping[str, Any]
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?(e-?[0-9]+)?")
 ROWS_AT_ONCE: Final = 200
 
 
-def _within(*path: str) -> Callable[[Said], Any]:
-    def found(item: Said) -> Any:
+def _within(*path: str) -> Callable[[JsonObject], Any]:
+    def member(item: JsonObject) -> Any:
         value: Any = item
         for name in path:
             value = None if value is None else value.get(name)
         return value
 
-    return found
+    return member
 
 
-COLUMNS: Final[dict[str, Callable[[Said], Any]]] = {
+COLUMNS: Final[dict[str, Callable[[JsonObject], Any]]] = {
     "dataset": _within("dataset"),
     "run": _within("run"),
     "seq": _within("seq"),
@@ -97,7 +96,7 @@ def rows(members: Iterable[tuple[str, Any]]) -> Iterator[str]:
         if name != "runs":
             continue
         for number, item in enumerate(value, start=1):
-            writer.writerow([_cell(of(item)) for of in COLUMNS.values()])
+            writer.writerow([_cell(member(item)) for member in COLUMNS.values()])
             if number % ROWS_AT_ONCE == 0:
                 yield _taken(file)
         break

@@ -9,6 +9,9 @@ from typing import Any, Final
 
 from ledger.core.journal import chain
 
+JsonObject = Mapping[str, Any]
+"""An object of the document or of a journal's entry, as it was read."""
+
 
 class Encoded(str):
     """What is JSON already."""

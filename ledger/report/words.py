@@ -49,25 +49,25 @@ def verdict(standings: Sequence[Standing], tenant: TenantStanding | None) -> str
 
 def assumptions(standing: Standing) -> list[dict[str, str]]:
     """What the numbers of a dataset rest on, each as what it is about and a sentence."""
-    said = standing.registered
-    if not said:
+    registered = standing.registered
+    if not registered:
         return []
-    unit = said["privacy_unit"]
-    found = [
+    unit = registered["privacy_unit"]
+    sentences = [
         ("privacy unit", f"What is protected is one {unit}: whether it is in the data, and what it says."),
-        ("adjacency", _ADJACENCY[said["adjacency"]].format(unit=unit)),
-        ("bound", _bound(said["bound"])),
+        ("adjacency", _ADJACENCY[registered["adjacency"]].format(unit=unit)),
+        ("bound", _bound(registered["bound"])),
     ]
-    if said.get("is_partitioned"):
-        found.append(("disjointness", _disjoint(unit)))
-    found += [("derivation", _derived(parent["name"], unit)) for parent in said.get("derived_from", ())]
+    if registered.get("is_partitioned"):
+        sentences.append(("disjointness", _disjoint(unit)))
+    sentences += [("derivation", _derived(parent["name"], unit)) for parent in registered.get("derived_from", ())]
     for sampling, runs in sorted(standing.samplings.items()):
         if sampling in _SAMPLING:
-            found.append(("sampling", f"{_runs(runs)} declared {_SAMPLING[sampling].format(unit=unit)}"))
-    found.append(("composition", _COMPOSITION))
-    found.append(("declarations", _DECLARED))
-    found += [("runs", f"{_runs(runs)}: {sentence}") for sentence, runs in sorted(standing.assumed.items())]
-    return [{"dataset": standing.name, "about": about, "sentence": sentence} for about, sentence in found]
+            sentences.append(("sampling", f"{_runs(runs)} declared {_SAMPLING[sampling].format(unit=unit)}"))
+    sentences.append(("composition", _COMPOSITION))
+    sentences.append(("declarations", _DECLARED))
+    sentences += [("runs", f"{_runs(runs)}: {sentence}") for sentence, runs in sorted(standing.assumed.items())]
+    return [{"dataset": standing.name, "about": about, "sentence": sentence} for about, sentence in sentences]
 
 
 def _runs(count: int) -> str:
@@ -150,12 +150,12 @@ def commands(question: Question, names: Sequence[str]) -> list[str]:
         f" --{name} {value}" for name, value in (("from", question.since), ("to", question.until)) if value is not None
     )
     about = {"dataset": f" {question.dataset}", "project": f" --project {question.project}", "tenant": " --tenant"}
-    found = [f"privacy-ledger report{about[question.scope]}{period} --output report.json"]
+    lines = [f"privacy-ledger report{about[question.scope]}{period} --output report.json"]
     for name in names[:COMMANDS_MAX]:
-        found.append(f"privacy-ledger export {name} --output {name}.jsonl")
-        found.append(f"privacy-ledger verify {name}.jsonl")
-        found.append(f"privacy-ledger recompute {name}.jsonl")
-    return found
+        lines.append(f"privacy-ledger export {name} --output {name}.jsonl")
+        lines.append(f"privacy-ledger verify {name}.jsonl")
+        lines.append(f"privacy-ledger recompute {name}.jsonl")
+    return lines
 
 
 COMMANDS_MAX: Final = 20

@@ -92,10 +92,10 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
-def error(found: LedgerError) -> None:
+def error(failure: LedgerError) -> None:
     """An error in one line, its fields under it."""
-    err.print(Text.assemble(("privacy-ledger: ", "red"), found.detail))
-    problems = found.facts.get("errors", ())
+    err.print(Text.assemble(("privacy-ledger: ", "red"), failure.detail))
+    problems = failure.facts.get("errors", ())
     for problem in problems if isinstance(problems, list) and len(problems) > 1 else ():
         err.print(f"    {problem['field']}: {problem['message']}", markup=False)
 
@@ -107,6 +107,6 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance]:
         yield lambda: None
         return
     columns = (SpinnerColumn(), TextColumn("{task.description} {task.completed:,}"), TimeElapsedColumn())
-    with Progress(*columns, console=err, transient=True) as shown:
-        task = shown.add_task(what, total=None)
-        yield lambda: shown.advance(task)
+    with Progress(*columns, console=err, transient=True) as display:
+        task = display.add_task(what, total=None)
+        yield lambda: display.advance(task)

@@ -27,32 +27,32 @@ _COMPARE: Final = (
 )
 
 
-def checked(found: Sequence[Mapping[str, Any]]) -> None:
+def checked(results: Sequence[Mapping[str, Any]]) -> None:
     """What `check` found."""
     table = new_table("tenant", "dataset", "entries", "", right=("entries",))
-    for result in found:
+    for result in results:
         verdict = Text("holds", style="green")
         if result["error"] is not None:
             verdict = Text(result["error"], style="bold red")
         table.add_row(escape(result["tenant"]), result["dataset"] or "", f"{result['entries']:,}", verdict)
-    out.print(table if found else "There are no tenants yet.")
+    out.print(table if results else "There are no tenants yet.")
 
 
-def receipt(found: Receipt) -> None:
+def receipt(statement: Receipt) -> None:
     """That a receipt is good, and of what."""
-    out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {found.run}, {found.state}"))
+    out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {statement.run}, {statement.state}"))
     grid = new_grid()
-    grid.add_row("tenant", escape(f"{found.tenant} ({found.tenant_id})"))
-    for place, each in enumerate(found.datasets):
-        parts = "" if each.partitions is None else f" ({', '.join(each.partitions)})"
-        grid.add_row("" if place else "datasets", f"{each.name}{parts}, entry {each.seq:,}")
-    if found.project is not None:
-        grid.add_row("project", found.project)
-    grid.add_row("mechanism", f"{found.mechanism_type}, {found.mechanism_digest}")
-    grid.add_row("cost", _mu(Amount(found.mu_sq_pico, found.delta_atto)))
-    grid.add_row("valid until", found.valid_until.isoformat())
+    grid.add_row("tenant", escape(f"{statement.tenant} ({statement.tenant_id})"))
+    for index, dataset in enumerate(statement.datasets):
+        parts = "" if dataset.partitions is None else f" ({', '.join(dataset.partitions)})"
+        grid.add_row("" if index else "datasets", f"{dataset.name}{parts}, entry {dataset.seq:,}")
+    if statement.project is not None:
+        grid.add_row("project", statement.project)
+    grid.add_row("mechanism", f"{statement.mechanism_type}, {statement.mechanism_digest}")
+    grid.add_row("cost", _mu(Amount(statement.mu_sq_pico, statement.delta_atto)))
+    grid.add_row("valid until", statement.valid_until.isoformat())
     out.print(grid)
-    if found.state == "held":
+    if statement.state == "held":
         out.print("It is an approval, which can still be voided: no job may begin by it.")
 
 
@@ -69,46 +69,46 @@ def received(answer: Mapping[str, Any]) -> None:
     out.print(answer["receipt"], markup=False)
 
 
-def verified_facts(found: Verified | VerifiedTenant) -> dict[str, Any]:
+def verified_facts(export: Verified | VerifiedTenant) -> dict[str, Any]:
     """What an export that holds says, for --json."""
-    if isinstance(found, VerifiedTenant):
+    if isinstance(export, VerifiedTenant):
         return {
             "holds": True,
-            "tenant": found.tenant,
-            "seq": found.journal.seq,
-            "hash": found.journal.head.hex(),
-            **_vouched_facts(found.vouched),
-            "second_steward": found.journal.second_steward,
+            "tenant": export.tenant,
+            "seq": export.journal.seq,
+            "hash": export.journal.head.hex(),
+            **_vouched_facts(export.vouched),
+            "second_steward": export.journal.second_steward,
             "keys": {
                 str(id_): {"name": key.name, "role": key.role, "is_revoked": key.is_revoked}
-                for id_, key in found.journal.keys.items()
+                for id_, key in export.journal.keys.items()
             },
         }
     return {
         "holds": True,
-        "tenant": found.tenant,
-        "dataset": found.dataset,
-        "seq": found.journal.seq,
-        "hash": found.journal.head.hex(),
-        **_vouched_facts(found.vouched),
-        "state": found.journal.state,
-        "limit": _facts(found.journal.limit),
-        "limit_highest": _facts(found.journal.limit_highest),
+        "tenant": export.tenant,
+        "dataset": export.dataset,
+        "seq": export.journal.seq,
+        "hash": export.journal.head.hex(),
+        **_vouched_facts(export.vouched),
+        "state": export.journal.state,
+        "limit": _facts(export.journal.limit),
+        "limit_highest": _facts(export.journal.limit_highest),
         "accounts": [
             {**account.key.facts(), **account.facts()}
-            for account in sorted(found.journal.accounts.values(), key=lambda account: _name(account.key))
+            for account in sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
         ],
-        "runs": {str(run): state for run, (state, _) in found.journal.runs.items()},
+        "runs": {str(run): state for run, (state, _) in export.journal.runs.items()},
     }
 
 
 def _vouched_facts(vouched: Vouched) -> dict[str, Any]:
-    found = {"heads": vouched.heads, "receipts": vouched.receipts, "earlier": vouched.earlier}
+    contained = {"heads": vouched.heads, "receipts": vouched.receipts, "earlier": vouched.earlier}
     return {
         "root": vouched.root.hex(),
         "signed_by": vouched.kid,
         "is_trusted": vouched.is_trusted and vouched.kid is not None,
-        "contains": found,
+        "contains": contained,
     }
 
 
@@ -119,45 +119,45 @@ def _vouched(vouched: Vouched, grid: Table) -> None:
     elif vouched.is_trusted:
         grid.add_row("signed by", f"{vouched.kid}, one of the keys you gave")
     else:
-        told = f"{vouched.kid}, which came with the export itself: anybody could have made it. Say --jwks"
-        grid.add_row("signed by", Text(told, style="yellow"))
+        warning = f"{vouched.kid}, which came with the export itself: anybody could have made it. Say --jwks"
+        grid.add_row("signed by", Text(warning, style="yellow"))
     held = (
         (vouched.receipts, "receipt", "receipts"),
         (vouched.heads, "earlier head", "earlier heads"),
         (vouched.earlier, "entry of the earlier export", "entries of the earlier export"),
     )
     if any(count for count, *_ in held):
-        grid.add_row("contains", ", ".join(counted(*each) for each in held if each[0]))
+        grid.add_row("contains", ", ".join(counted(*words) for words in held if words[0]))
 
 
-def proved_facts(found: Proved) -> dict[str, Any]:
+def proved_facts(proof: Proved) -> dict[str, Any]:
     """What a proof that holds shows, for --json."""
     return {
         "holds": True,
-        "kind": found.kind,
-        "tenant": found.tenant,
-        "dataset": found.dataset,
-        **({"seq": found.seq, "hash": found.hash} if found.kind == "inclusion" else {"from": found.seq}),
-        "size": found.size,
-        "root": found.root,
-        "signed_by": found.kid,
-        "receipts": found.receipts,
+        "kind": proof.kind,
+        "tenant": proof.tenant,
+        "dataset": proof.dataset,
+        **({"seq": proof.seq, "hash": proof.hash} if proof.kind == "inclusion" else {"from": proof.seq}),
+        "size": proof.size,
+        "root": proof.root,
+        "signed_by": proof.kid,
+        "receipts": proof.receipts,
     }
 
 
-def proved(found: Proved) -> None:
+def proved(proof: Proved) -> None:
     """That a proof holds, and what it shows."""
-    where = f"the tenant {found.tenant}" if found.dataset is None else f"{found.dataset} of {found.tenant}"
+    where = f"the tenant {proof.tenant}" if proof.dataset is None else f"{proof.dataset} of {proof.tenant}"
     out.print(Text.assemble(("holds", "bold green"), f"  {where}"))
     grid = new_grid()
-    if found.kind == "inclusion":
-        grid.add_row("entry", f"{found.seq:,} is among the first {found.size:,}")
-        grid.add_row("its hash", str(found.hash))
-        grid.add_row("named by", f"{counted(found.receipts, 'receipt')} of it" if found.receipts else "none given")
+    if proof.kind == "inclusion":
+        grid.add_row("entry", f"{proof.seq:,} is among the first {proof.size:,}")
+        grid.add_row("its hash", str(proof.hash))
+        grid.add_row("named by", f"{counted(proof.receipts, 'receipt')} of it" if proof.receipts else "none given")
     else:
-        grid.add_row("history", f"of {found.size:,} entries begins with that of {found.seq:,}, as it was signed")
-    grid.add_row("root", found.root)
-    grid.add_row("signed by", found.kid)
+        grid.add_row("history", f"of {proof.size:,} entries begins with that of {proof.seq:,}, as it was signed")
+    grid.add_row("root", proof.root)
+    grid.add_row("signed by", proof.kid)
     out.print(grid)
 
 
@@ -170,22 +170,22 @@ def _name(key: AccountKey) -> tuple[str, ...]:
     return (key.project or "", str(key.principal_id or ""), key.partition or "")
 
 
-def verified(found: Verified) -> None:
+def verified(export: Verified) -> None:
     """That an export holds, and what it says."""
-    out.print(Text.assemble(("holds", "bold green"), f"  {found.dataset} of {found.tenant}"))
+    out.print(Text.assemble(("holds", "bold green"), f"  {export.dataset} of {export.tenant}"))
     grid = new_grid()
-    grid.add_row("entries", f"{found.journal.seq:,}")
-    grid.add_row("head", found.journal.head.hex())
-    _vouched(found.vouched, grid)
-    if found.journal.limit is not None and found.journal.limit_highest is not None:
-        grid.add_row("limit", _mu(found.journal.limit))
-        if found.journal.limit_highest != found.journal.limit:
-            grid.add_row("it was up to", _mu(found.journal.limit_highest))
-    accounts = sorted(found.journal.accounts.values(), key=lambda account: _name(account.key))
+    grid.add_row("entries", f"{export.journal.seq:,}")
+    grid.add_row("head", export.journal.head.hex())
+    _vouched(export.vouched, grid)
+    if export.journal.limit is not None and export.journal.limit_highest is not None:
+        grid.add_row("limit", _mu(export.journal.limit))
+        if export.journal.limit_highest != export.journal.limit:
+            grid.add_row("it was up to", _mu(export.journal.limit_highest))
+    accounts = sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
     if len(accounts) == 1 and not accounts[0].key.facts():
         for part in ("spent", "held", "overdrawn"):
             grid.add_row(part, _mu(getattr(accounts[0], part)))
-    states = [state for state, _ in found.journal.runs.values()]
+    states = [state for state, _ in export.journal.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     grid.add_row("runs", counted or "none")
     out.print(grid)
@@ -194,16 +194,16 @@ def verified(found: Verified) -> None:
     out.print(_COMPARE)
 
 
-def verified_tenant(found: VerifiedTenant) -> None:
+def verified_tenant(export: VerifiedTenant) -> None:
     """That an export of a tenant's own journal holds, and what it says."""
-    out.print(Text.assemble(("holds", "bold green"), f"  the tenant {found.tenant}"))
+    out.print(Text.assemble(("holds", "bold green"), f"  the tenant {export.tenant}"))
     grid = new_grid()
-    grid.add_row("entries", f"{found.journal.seq:,}")
-    grid.add_row("head", found.journal.head.hex())
-    _vouched(found.vouched, grid)
-    revoked = sum(key.is_revoked for key in found.journal.keys.values())
-    grid.add_row("keys", f"{len(found.journal.keys)} made, {revoked} of them revoked")
-    grid.add_row("takes two", "yes" if found.journal.second_steward else "no")
+    grid.add_row("entries", f"{export.journal.seq:,}")
+    grid.add_row("head", export.journal.head.hex())
+    _vouched(export.vouched, grid)
+    revoked = sum(key.is_revoked for key in export.journal.keys.values())
+    grid.add_row("keys", f"{len(export.journal.keys)} made, {revoked} of them revoked")
+    grid.add_row("takes two", "yes" if export.journal.second_steward else "no")
     out.print(grid)
     out.print(_COMPARE)
 

@@ -32,15 +32,15 @@ def approved(answer: Mapping[str, Any]) -> None:
 def _segments(grid: Table, answer: Mapping[str, Any]) -> None:
     """What a run in segments pays for being allowed to stop after any of them."""
     if "segments" in answer:
-        said = answer["segments"]
-        each = f"{said['count']:,} of {said['steps']:,} steps, mu {number(said['cost']['mu'])} each"
-        grid.add_row("segments", f"{each}; in one piece it would be mu {number(said['unsegmented']['mu'])}")
+        segments = answer["segments"]
+        text = f"{segments['count']:,} of {segments['steps']:,} steps, mu {number(segments['cost']['mu'])} each"
+        grid.add_row("segments", f"{text}; in one piece it would be mu {number(segments['unsegmented']['mu'])}")
 
 
-def _where(grid: Table, found: Sequence[Mapping[str, Any]]) -> None:
+def _where(grid: Table, datasets: Sequence[Mapping[str, Any]]) -> None:
     """What is left of each dataset that a run charges."""
-    for place, where in enumerate(found):
-        label = "" if place else "left"
+    for index, where in enumerate(datasets):
+        label = "" if index else "left"
         if where["remaining"] is None:
             grid.add_row(label, f"as much of {where['name']} as of what it is derived from")
         else:
@@ -49,22 +49,22 @@ def _where(grid: Table, found: Sequence[Mapping[str, Any]]) -> None:
 
 def planned(answer: Mapping[str, Any], *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
     """Whether a run would fit, and how much of it would, as a command to paste."""
-    found = answer["datasets"]
-    stopped = [f", {where['name']} is {where['state']}" for where in found if where["state"] != "active"]
+    datasets = answer["datasets"]
+    stopped = [f", {where['name']} is {where['state']}" for where in datasets if where["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
-    out.print(Text.assemble(verdict, f"  {', '.join(where['name'] for where in found)}{''.join(stopped)}"))
+    out.print(Text.assemble(verdict, f"  {', '.join(where['name'] for where in datasets)}{''.join(stopped)}"))
     grid = new_grid()
     grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
     _segments(grid, answer)
     for label, part in (("left", "remaining"), ("after", "after")):
-        counted = [where for where in found if where[part] is not None]
-        for place, where in enumerate(counted):
-            name = f" of {where['name']}" if len(found) > 1 else ""
+        counted = [where for where in datasets if where[part] is not None]
+        for index, where in enumerate(counted):
+            name = f" of {where['name']}" if len(datasets) > 1 else ""
             left = f"mu {remaining_text(where[part])}, delta {number(where[part]['delta'])}{name}"
-            grid.add_row("" if place else label, left)
+            grid.add_row("" if index else label, left)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
-    if answer["binding"] and len(found) + len(answer["binding"]) > 2:
+    if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
         out.print(_bindings(answer["binding"]))
     if solve_for is not None:
         _solved(answer["solution"], solve_for, suggest)
@@ -123,13 +123,15 @@ def overran(error: Overrun) -> None:
 def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], *, is_refused: bool) -> None:
     """What came of each run of a batch, a line each, in order."""
     table = new_table("", "datasets", "", "run", "mu", right=("", "mu"))
-    for place, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
+    for position, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
         names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
-        found, problem = result.get("run"), result.get("problem", {})
-        verdict = Text("approved", style="green") if found else Text(str(problem.get("code")), style="bold red")
-        cost = number(found["cost"]["mu"]) if found else ""
-        table.add_row(str(place), escape(names), verdict, str(found["id"] if found else problem.get("run", "")), cost)
+        run_answer, problem = result.get("run"), result.get("problem", {})
+        verdict = Text("approved", style="green") if run_answer else Text(str(problem.get("code")), style="bold red")
+        cost = number(run_answer["cost"]["mu"]) if run_answer else ""
+        table.add_row(
+            str(position), escape(names), verdict, str(run_answer["id"] if run_answer else problem.get("run", "")), cost
+        )
     console = err if is_refused else out
     console.print(table)
     if is_refused:
@@ -184,12 +186,12 @@ def runs(items: Sequence[Mapping[str, Any]]) -> None:
     out.print(table)
 
 
-def _use(said: str | Mapping[str, Any]) -> str:
+def _use(use: str | Mapping[str, Any]) -> str:
     """A dataset of a run as it would be typed."""
-    if isinstance(said, str):
-        return said
-    partitions = ",".join(said.get("partitions") or ())
-    return f"{said['name']}:{partitions}" if partitions else str(said["name"])
+    if isinstance(use, str):
+        return use
+    partitions = ",".join(use.get("partitions") or ())
+    return f"{use['name']}:{partitions}" if partitions else str(use["name"])
 
 
 def evaluated(answer: Mapping[str, Any]) -> None:
@@ -201,8 +203,8 @@ def evaluated(answer: Mapping[str, Any]) -> None:
         grid.add_row(f"epsilon at {number(epsilon['delta'])}", number(epsilon["value"]))
     grid.add_row("bound", "clt, an estimate and no guarantee" if answer["is_estimate"] else "certified")
     grid.add_row("method", answer["method"])
-    for place, text in enumerate(answer["assumptions"]):
-        grid.add_row("assumes" if place == 0 else "", escape(text))
+    for index, text in enumerate(answer["assumptions"]):
+        grid.add_row("assumes" if index == 0 else "", escape(text))
     out.print(grid)
     if answer.get("frontier"):
         _frontier(answer["frontier"])

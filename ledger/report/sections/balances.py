@@ -15,7 +15,6 @@ from ledger.report.blocks import (
     Heading,
     Line,
     Paragraph,
-    Said,
     Table,
     line,
 )
@@ -32,6 +31,7 @@ from ledger.report.phrases import (
     short,
     significant,
 )
+from ledger.report.text import JsonObject
 from ledger.report.view import FIGURES_MAX, View
 
 
@@ -44,8 +44,8 @@ def datasets(view: View) -> Iterator[Block]:
         "(atto). mu and delta above them are rounded to be read; epsilon and an attacker's rates are rounded up."
     )
     if view.is_cut("datasets"):
-        shown, total = len(document["datasets"]), view.totals["datasets"]
-        yield Paragraph(f"Shown are the first {shown:,} of {total:,} datasets; the JSON has all of them.", "note")
+        count, total = len(document["datasets"]), view.totals["datasets"]
+        yield Paragraph(f"Shown are the first {count:,} of {total:,} datasets; the JSON has all of them.", "note")
     drawn = 0
     for item in document["datasets"]:
         yield Heading(2, item["name"], f"dataset-{item['name']}")
@@ -64,7 +64,7 @@ def datasets(view: View) -> Iterator[Block]:
             )
 
 
-def _no_balance(document: Said, item: Said) -> str:
+def _no_balance(document: JsonObject, item: JsonObject) -> str:
     if document["about"]["scope"] == "project":
         return "The project has no share here: what its runs cost is counted against the dataset's own budget."
     if item["derived_from"]:
@@ -72,7 +72,7 @@ def _no_balance(document: Said, item: Said) -> str:
     return "It has no account yet."
 
 
-def _about(item: Said) -> Iterator[tuple[str, Cell]]:
+def _about(item: JsonObject) -> Iterator[tuple[str, Cell]]:
     if item["title"]:
         yield "Title", line(short(item["title"]))
     if item["description"]:
@@ -102,18 +102,18 @@ def _about(item: Said) -> Iterator[tuple[str, Cell]]:
     )
 
 
-def _balance(item: Said) -> Table:
+def _balance(item: JsonObject) -> Table:
     about = "≈ " if item["is_estimate"] else ""
     rows = []
     for name in ("limit", "spent", "held", "left"):
-        said = item["balance"][name]
+        amounts = item["balance"][name]
         rows.append(
             (
                 line(name, "strong"),
-                line(f"{about}{significant(said['mu'])}"),
-                line(digits(said["mu_sq_pico"])),
-                line(significant(said["delta"])),
-                line(digits(said["delta_atto"])),
+                line(f"{about}{significant(amounts['mu'])}"),
+                line(digits(amounts["mu_sq_pico"])),
+                line(significant(amounts["delta"])),
+                line(digits(amounts["delta_atto"])),
             )
         )
     titles = (
@@ -123,11 +123,11 @@ def _balance(item: Said) -> Table:
         Column("delta", 1.4, True),
         Column("-log(1 - delta), × 1e-18, exact", 2.6, True),
     )
-    of = "the partition where most is used" if item["is_partitioned"] else "the account"
-    return Table(f"The balance of {of}", titles, tuple(rows))
+    counted = "the partition where most is used" if item["is_partitioned"] else "the account"
+    return Table(f"The balance of {counted}", titles, tuple(rows))
 
 
-def _plainly(item: Said) -> Iterator[Block]:
+def _plainly(item: JsonObject) -> Iterator[Block]:
     """What the balance means: epsilon, and what an attacker gets."""
     unit = item["privacy_unit"]
     spent = item["attack"]["spent"]["true_positive_rates"][0]
@@ -173,7 +173,7 @@ def _plainly(item: Said) -> Iterator[Block]:
 _WHICH: Final = ("spent", "committed", "limit")
 
 
-def _figures(item: Said, as_of: str | None) -> Iterator[Block]:
+def _figures(item: JsonObject, as_of: str | None) -> Iterator[Block]:
     figures, is_estimate, name = item["figures"], item["is_estimate"], item["name"]
     counted = " of the partition that has most" if item["is_partitioned"] else ""
     estimate = " Estimates (bound clt)." if is_estimate else ""
@@ -198,8 +198,8 @@ def accounts(view: View) -> Iterator[Block]:
         return
     yield Heading(2, "Partitions, projects and principals", "accounts")
     if view.is_cut("accounts"):
-        shown, total = len(view.document["accounts"]), view.totals["accounts"]
-        yield Paragraph(f"Shown are the first {shown:,} of {total:,} accounts; the JSON has all of them.", "note")
+        count, total = len(view.document["accounts"]), view.totals["accounts"]
+        yield Paragraph(f"Shown are the first {count:,} of {total:,} accounts; the JSON has all of them.", "note")
     rows = []
     for item in items:
         about = item["is_estimate"]
@@ -218,14 +218,14 @@ def accounts(view: View) -> Iterator[Block]:
     yield Table("Every other account", titles, tuple(rows))
 
 
-def _disclosed(item: Said) -> Cell:
+def _disclosed(item: JsonObject) -> Cell:
     if item["attack"] is None:
         return (Line("limits what is held at once; no guarantee about the data", "dim"),)
     about = "≈ " if item["is_estimate"] else ""
-    found = [Line(f"epsilon {about}{epsilon(each['spent'])}") for each in item["epsilon"]]
+    lines = [Line(f"epsilon {about}{epsilon(row['spent'])}") for row in item["epsilon"]]
     rates = item["attack"]["spent"]["true_positive_rates"]
-    found += [
-        Line(f"{about}{percent(each['true_positive_rate'])} at {percent(each['false_positive_rate'])}", "dim")
-        for each in rates
+    lines += [
+        Line(f"{about}{percent(row['true_positive_rate'])} at {percent(row['false_positive_rate'])}", "dim")
+        for row in rates
     ]
-    return (*found, Line(f"advantage {about}{percent(item['attack']['spent']['advantage'])}", "dim"))
+    return (*lines, Line(f"advantage {about}{percent(item['attack']['spent']['advantage'])}", "dim"))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from ledger.report.blocks import Block, Column, Facts, Heading, Line, Paragraph, Said, Table, line
+from ledger.report.blocks import Block, Column, Facts, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import brief, budget, names, short, who
-from ledger.report.sections.runs import listed, place
+from ledger.report.sections.runs import listed, position
+from ledger.report.text import JsonObject
 from ledger.report.view import View
 
 
@@ -15,7 +16,7 @@ def changes(view: View) -> Iterator[Block]:
     """The changes that stewards made."""
     rows = (
         (
-            place(item),
+            position(item),
             tuple(_changed(item)),
             who(item["by"]),
             who(item["proposed_by"]),
@@ -34,7 +35,7 @@ def changes(view: View) -> Iterator[Block]:
     yield from listed(view, "changes", "Budgets, and what else was changed", none, titles, rows)
 
 
-def _changed(item: Said) -> Iterator[Line]:
+def _changed(item: JsonObject) -> Iterator[Line]:
     details = item["details"]
     yield Line(item["kind"].replace("-", " "), "strong")
     if "what" in details:
@@ -60,7 +61,7 @@ def _changed(item: Said) -> Iterator[Line]:
         yield Line("title or description worded anew")
 
 
-def assumptions(document: Said) -> Iterator[Block]:
+def assumptions(document: JsonObject) -> Iterator[Block]:
     """What the costs assume."""
     yield Heading(1, "What the numbers rest on", "assumptions")
     items = document["assumptions"]
@@ -82,7 +83,7 @@ def assumptions(document: Said) -> Iterator[Block]:
 _SHARED: Final = ("composition", "declarations")
 
 
-def heads(document: Said) -> Iterator[Block]:
+def heads(document: JsonObject) -> Iterator[Block]:
     """The signed heads of the journals."""
     yield Heading(1, "Where the journals end", "heads")
     yield Paragraph(
@@ -102,14 +103,17 @@ def heads(document: Said) -> Iterator[Block]:
         )
 
 
-def recompute(document: Said) -> Iterator[Block]:
+def recompute(document: JsonObject) -> Iterator[Block]:
     """How to recompute the report."""
-    said = document["recompute"]
+    instructions = document["recompute"]
     yield Heading(1, "How to work it out again", "recompute")
-    yield Paragraph(said["totals"])
+    yield Paragraph(instructions["totals"])
     rows = tuple(
-        (line(item["quantity"], "strong"), line(item["formula"]), line(item["source"])) for item in said["formulas"]
+        (line(item["quantity"], "strong"), line(item["formula"]), line(item["source"]))
+        for item in instructions["formulas"]
     )
     yield Table("Formulas", (Column("Quantity", 1.6), Column("Formula", 3), Column("Source", 2.6)), rows)
-    yield Facts(tuple((f"{index}.", line(command, "mono")) for index, command in enumerate(said["commands"], start=1)))
-    yield Paragraph(f"To be read beside it: {', '.join(said['documents'])}.")
+    yield Facts(
+        tuple((f"{index}.", line(command, "mono")) for index, command in enumerate(instructions["commands"], start=1))
+    )
+    yield Paragraph(f"To be read beside it: {', '.join(instructions['documents'])}.")

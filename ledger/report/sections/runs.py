@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Said, Table, line
+from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import (
     ADJACENCY,
     account_name,
@@ -17,15 +17,15 @@ from ledger.report.phrases import (
     significant,
     who,
 )
-from ledger.report.text import encode
+from ledger.report.text import JsonObject, encode
 from ledger.report.view import View
 
 
 def _cut(view: View, name: str, what: str) -> Iterator[Block]:
     if view.is_cut(name):
-        shown, total = len(view.document[name]), view.totals[name]
+        count, total = len(view.document[name]), view.totals[name]
         all_of_it = "JSON and CSV have" if name == "runs" else "JSON has"
-        yield Paragraph(f"Shown are the newest {shown:,} of {total:,} {what}; the {all_of_it} all of them.", "note")
+        yield Paragraph(f"Shown are the newest {count:,} of {total:,} {what}; the {all_of_it} all of them.", "note")
 
 
 def runs(view: View) -> Iterator[Block]:
@@ -46,11 +46,11 @@ def runs(view: View) -> Iterator[Block]:
         yield Table(f"Runs on {dataset}, in the order in which they were decided", titles, mine)
 
 
-def _run(item: Said) -> tuple[Cell, ...]:
+def _run(item: JsonObject) -> tuple[Cell, ...]:
     return (tuple(_decision(item)), tuple(_why(item)), tuple(_mechanism(item)), tuple(_cost(item)))
 
 
-def _decision(item: Said) -> Iterator[Line]:
+def _decision(item: JsonObject) -> Iterator[Line]:
     yield Line(f"{item['state']}, entry {item['seq']}", "strong")
     yield Line(moment(item["at"]))
     yield Line(item["run"], "mono")
@@ -67,7 +67,7 @@ def _decision(item: Said) -> Iterator[Line]:
         yield Line(f"{ended['kind']} {moment(ended['at'])}, entry {ended['seq']}")
 
 
-def _why(item: Said) -> Iterator[Line]:
+def _why(item: JsonObject) -> Iterator[Line]:
     yield from who(item["asked_by"])
     yield Line(f"purpose: {short(item['purpose'])}")
     if item["project"] is not None:
@@ -85,7 +85,7 @@ def _why(item: Said) -> Iterator[Line]:
         yield Line(f"voided because: {short(item['ended']['reason'])}")
 
 
-def _mechanism(item: Said) -> Iterator[Line]:
+def _mechanism(item: JsonObject) -> Iterator[Line]:
     mechanism = dict(item["mechanism"])
     yield Line(str(mechanism.pop("type")), "strong")
     for name, value in mechanism.items():
@@ -104,7 +104,7 @@ def _mechanism(item: Said) -> Iterator[Line]:
         yield Line(f"stopped: {item['stop'].replace('_', ' ')}")
 
 
-def _cost(item: Said) -> Iterator[Line]:
+def _cost(item: JsonObject) -> Iterator[Line]:
     estimate = item["is_estimate"]
     if estimate:
         yield Line("estimates", "strong")
@@ -121,7 +121,7 @@ def _cost(item: Said) -> Iterator[Line]:
         yield Line(f"left at its end: {brief(item['left_at_end'], estimate)}")
 
 
-def place(item: Said) -> Cell:
+def position(item: JsonObject) -> Cell:
     """The dataset and entry number of an item."""
     return (
         Line(item["dataset"], "strong"),
@@ -137,10 +137,10 @@ def listed(
     """A section with one table of items, or nothing if there are none."""
     yield Heading(1, heading, name)
     yield from _cut(view, name, heading.lower())
-    found = tuple(rows)
-    if found:
+    cells = tuple(rows)
+    if cells:
         first = "The longest overdue first" if name == "overdue" else "In the order in which it was recorded"
-        yield Table(first, titles, found)
+        yield Table(first, titles, cells)
     else:
         yield Paragraph(none)
 
@@ -149,7 +149,7 @@ def refusals(view: View) -> Iterator[Block]:
     """The refused runs."""
     rows = (
         (
-            place(item),
+            position(item),
             who(item["by"]),
             amount(item["asked"], item["is_estimate"]),
             tuple(_bound_by(item)),
@@ -160,12 +160,12 @@ def refusals(view: View) -> Iterator[Block]:
     yield from listed(view, "refusals", "Refusals", "No run was refused in the period.", titles, rows)
 
 
-def _bound_by(item: Said) -> Iterator[Line]:
-    for each in item["binding"]:
-        about = "≈ " if item["is_estimate"] and each["quantity"] == "mu" else ""
-        quantity = each["quantity"]
-        left, limit = (significant(each[name][quantity]) for name in ("left", "limit"))
-        yield Line(account_name(each["account"]), "strong")
+def _bound_by(item: JsonObject) -> Iterator[Line]:
+    for binding in item["binding"]:
+        about = "≈ " if item["is_estimate"] and binding["quantity"] == "mu" else ""
+        quantity = binding["quantity"]
+        left, limit = (significant(binding[name][quantity]) for name in ("left", "limit"))
+        yield Line(account_name(binding["account"]), "strong")
         yield Line(f"{quantity}: {about}{left} left of {limit}")
     if item["binding_elsewhere"]:
         yield Line(f"and did not fit in {names(item['binding_elsewhere'])}")
@@ -175,7 +175,7 @@ def overruns(view: View) -> Iterator[Block]:
     """The runs that executed more than was approved."""
     rows = (
         (
-            place(item),
+            position(item),
             who(item["by"]),
             line(f"{item['steps']:,} beyond the plan of {item['planned_steps'] or 0:,}"),
             (*amount(item["cost"], item["is_estimate"]), Line(item["method"], "dim")),
@@ -197,7 +197,7 @@ def overdue(view: View) -> Iterator[Block]:
     """The runs that should have started or settled by now."""
     rows = (
         (
-            place(item),
+            position(item),
             who(item["by"]),
             line(
                 f"{item['state']}, to be {'started' if item['state'] == 'held' else 'settled'} by {moment(item['due'])}"
@@ -215,7 +215,7 @@ def voids(view: View) -> Iterator[Block]:
     """The voided runs."""
     rows = (
         (
-            place(item),
+            position(item),
             who(item["by"]),
             who(item["proposed_by"]),
             (Line(f"was {item['was']}", "strong"), Line(short(item["reason"]))),

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final
 
-from ledger.report.blocks import Block, Cell, Column, Facts, Heading, Line, Paragraph, Said, Table, Tone, line
+from ledger.report.blocks import Block, Cell, Column, Facts, Heading, Line, Paragraph, Table, Tone, line
 from ledger.report.phrases import (
     account_name,
     amount,
@@ -19,15 +19,16 @@ from ledger.report.phrases import (
     times,
     who,
 )
+from ledger.report.text import JsonObject
 from ledger.report.view import View
 
 
-def title(document: Said) -> str:
+def title(document: JsonObject) -> str:
     """What the report is, in a line."""
     return f"Privacy budget report: {subject(document)}"
 
 
-def subject(document: Said) -> str:
+def subject(document: JsonObject) -> str:
     """What it is about."""
     about = document["about"]
     if about["scope"] == "tenant":
@@ -35,7 +36,7 @@ def subject(document: Said) -> str:
     return f"{about['scope']} {about[about['scope']]}"
 
 
-def period(document: Said) -> str:
+def period(document: JsonObject) -> str:
     """The period in words."""
     about = document["about"]
     if about["from"] is None and about["to"] is None:
@@ -44,7 +45,7 @@ def period(document: Said) -> str:
     return f"from {since} to {'the newest entry' if about['to'] is None else moment(about['to'])}"
 
 
-def tone(document: Said) -> Tone:
+def tone(document: JsonObject) -> Tone:
     """How the verdict is to be shown."""
     verdict = document["verdict"]
     if not verdict["kept"]:
@@ -100,12 +101,12 @@ def summary(view: View) -> Table | None:
 SUMMARY_MAX: Final = 12
 
 
-def _used(balance: Said) -> str:
+def _used(balance: JsonObject) -> str:
     spent, held, limit = (int(balance[name]["mu_sq_pico"]) for name in ("spent", "held", "limit"))
     return percent(Decimal(spent + held) / limit) if limit else "–"
 
 
-def verdict_blocks(document: Said) -> Iterator[Block]:
+def verdict_blocks(document: JsonObject) -> Iterator[Block]:
     """The verdict: is every budget kept?"""
     verdict = document["verdict"]
     yield Heading(1, "Is every budget kept?", "verdict")
@@ -137,21 +138,21 @@ def verdict_blocks(document: Said) -> Iterator[Block]:
         yield from _tenant(document["tenant_journal"])
 
 
-def _broken(said: Said) -> Cell:
-    return (Line(f"does not hold at entry {said['seq']}", "strong"), Line(short(said["detail"])))
+def _broken(broken: JsonObject) -> Cell:
+    return (Line(f"does not hold at entry {broken['seq']}", "strong"), Line(short(broken["detail"])))
 
 
-def _exceeded(verdict: Said) -> Iterator[Block]:
+def _exceeded(verdict: JsonObject) -> Iterator[Block]:
     rows = [
         (
             line(item["dataset"], "strong"),
-            line(account_name(each["account"])),
-            (Line(f"entry {each['first_seq']}"), Line(moment(each["first_at"]), "dim")),
-            amount(each["most"], item["is_estimate"]),
-            amount(each["now"], item["is_estimate"]),
+            line(account_name(account["account"])),
+            (Line(f"entry {account['first_seq']}"), Line(moment(account["first_at"]), "dim")),
+            amount(account["most"], item["is_estimate"]),
+            amount(account["now"], item["is_estimate"]),
         )
         for item in verdict["datasets"]
-        for each in item["exceeded"]
+        for account in item["exceeded"]
     ]
     if rows:
         titles = (
@@ -164,15 +165,15 @@ def _exceeded(verdict: Said) -> Iterator[Block]:
         yield Table("Limits that were passed", titles, tuple(rows))
 
 
-def _tenant(said: Said) -> Iterator[Block]:
+def _tenant(journal: JsonObject) -> Iterator[Block]:
     yield Heading(2, "Keys and policy", "tenant")
-    policy = "a second steward" if said["second_steward"] else "one steward"
+    policy = "a second steward" if journal["second_steward"] else "one steward"
     kept = (
-        ("Its own journal", line("holds") if said["holds"] else _broken(said["broken"])),
+        ("Its own journal", line("holds") if journal["holds"] else _broken(journal["broken"])),
         ("What loosens a budget takes", line(policy)),
         (
             "Keys within the period",
-            line(f"{said['keys_made']} made, {said['keys_rotated']} rotated, {said['keys_revoked']} revoked"),
+            line(f"{journal['keys_made']} made, {journal['keys_rotated']} rotated, {journal['keys_revoked']} revoked"),
         ),
     )
     yield Facts(kept)
@@ -184,7 +185,7 @@ def _tenant(said: Said) -> Iterator[Block]:
             who(item["by"]),
             line(short(item["reason"])),
         )
-        for item in said["policies"]
+        for item in journal["policies"]
     ]
     if rows:
         titles = (
