@@ -8,6 +8,7 @@ from typing import Final
 from tests.model.prices import Json, pure_mu_sq
 
 BUDGETS: Final = [{"mu": mu, "delta": delta} for mu in (1, 2, 0.5, 0.8, 0.3, 1.7) for delta in (2e-6, 5e-6, 1e-6, 0)]
+LARGE: Final = [{"mu": mu, "delta": 1e-5} for mu in (2, 3, 5)]
 SHARES: Final = [{"mu": mu, "delta": delta} for mu in (0.3, 0.5, 0.7) for delta in (1e-6, 0, 3e-6)]
 CLEARANCE: Final = 500
 """A cost that is no fraction stays so far from the next integer that the last digit of a double does not matter."""
@@ -31,7 +32,14 @@ class Draw(random.Random):
     def mechanism(self, bound: str) -> Json:
         """One whose cost the model knows exactly."""
         kinds = [self._gaussian, self._gaussian, self._gdp, self._pure, self._approximate, self._shuffled, self._epochs]
-        kinds += [self._identity, self._sensitivity, self._composed, *([self._full] if bound == "certified" else [])]
+        kinds += [
+            self._shuffled,
+            self._epochs,
+            self._identity,
+            self._sensitivity,
+            self._composed,
+            *([self._full] if bound == "certified" else []),
+        ]
         return self.choice(kinds)()
 
     def noise(self) -> float:

@@ -164,7 +164,7 @@ def _releases(mechanism: Json, steps: int) -> Fraction:
     if "sensitivity" in mechanism:
         return written(mechanism["sensitivity"]) ** 2
     if mechanism["type"] == "matrix_factorization":  # strategy "identity": each participation is a release of its own
-        return Fraction(min(mechanism["participations"], -(-steps // mechanism["separation"])))
+        return Fraction(min(mechanism.get("participations", 1), -(-steps // mechanism.get("separation", 1))))
     return Fraction(steps)
 
 

@@ -12,11 +12,13 @@ from tests.kit.driver import Ledger
 from tests.model import evidence, views
 from tests.model.books import UNKNOWN, Answer, Person, Problem, Refused, Run
 from tests.model.compare import Receipts, check_fits, comparable, demand_within, difference, parts_of, plain, resolved
-from tests.model.draws import BUDGETS, SHARES, Draw, derived, gaussian
+from tests.model.draws import BUDGETS, LARGE, SHARES, Draw, derived, gaussian
 from tests.model.model import Model
 from tests.model.prices import NOTHING, Json, planned
 
 REASON: Final = {"reason": "for the test"}
+STEPS_MAX: Final = 10**12
+"""The most that a settlement can say."""
 
 
 class Walk:
@@ -150,6 +152,7 @@ class Walk:
         self.register("sue", {"name": "join", "derived_from": derived("plain", "parted")})
         self._hire("lim", "requester", datasets=["copy", "plain"])
         self._hire("pia", "requester", projects=["x"])
+        self.policy()
 
     def operate(self) -> None:
         """One operation."""
@@ -158,19 +161,19 @@ class Walk:
             self.ask_again: 6,
             self.batch: 5,
             self.start: 14,
-            self.settle: 12,
-            self.overrun: 3,
+            self.settle: 11,
+            self.overrun: 6,
             self.void: 6,
             self.repeat: 5,
-            self.set_budget: 5,
-            self.change_state: 4,
-            self.thaw: 3,
+            self.set_budget: 7,
+            self.change_state: 3,
+            self.thaw: 6,
             self.add_partitions: 3,
             self.set_project: 4,
             self.set_fair_use: 2,
             self.register_any: 3,
-            self.policy: 2,
-            self.answer_proposal: 7,
+            self.policy: 1,
+            self.answer_proposal: 8,
             self.show_receipt: 4,
             self.nothing: 2,
             self.turn_keys: 1,
@@ -228,7 +231,8 @@ class Walk:
 
     def set_budget(self) -> None:
         name, who = self.draw.choice(self.names(is_active=False)), self.steward()
-        body = {"budget": self.draw.choice(BUDGETS), **REASON}
+        is_over = any(own.overdrawn != NOTHING for own in self.model.datasets[name].accounts.values())
+        body = {"budget": self.draw.choice(LARGE if is_over else BUDGETS), **REASON}
         path = f"/v1/datasets/{name}/budget"
         self.step("budget", who, "PUT", path, body, lambda person: self.model.set_budget(person, name, body))
 
@@ -239,7 +243,7 @@ class Walk:
         self._change(self.draw.choice(later if state == "retired" else self.names(is_active=False)), state)
 
     def thaw(self) -> None:
-        """Thaws something, and gives it room if it has none."""
+        """Thaws something."""
         frozen = [name for name, dataset in self.model.datasets.items() if dataset.state == "frozen"]
         if not frozen:
             return self.ask()
@@ -287,7 +291,8 @@ class Walk:
             return self.ask()
         proposal = self.draw.choice(proposals[-3:])
         others = [name for name in ("sue", "sam", "admin") if self.people[name] != proposal.by]
-        who = self.draw.choice(["sue", "sam", "ada"]) if self.seldom() else self.draw.choice(others)
+        same = next(name for name, person in self.people.items() if person == proposal.by)
+        who = self.draw.choice([*others * 3, same, same, "ada"])
         path = f"/v1/proposals/{proposal.id}"
         if self.draw.random() < 0.7:
             self.step(
@@ -448,8 +453,11 @@ class Walk:
             run.answers[call] = (body or {}, run.answers[call][1])
 
     def start(self) -> None:
-        if (run := self._some_run("held")) is None:
+        held = [run for run in self.model.runs if run.state == "held"][-12:]
+        ready = [run for run in held if {self.model.datasets[name].state for name in run.charges} == {"active"}]
+        if not held:
             return self.ask()
+        run = self.draw.choice(held if self.seldom() else ready or held)
         is_late = any(
             len(self.model.datasets[name].scopes) > len({key[0] for key in keys}) for name, keys in run.charges.items()
         )
@@ -478,9 +486,10 @@ class Walk:
         if run is None or planned(run.mechanism) is None:
             return self.settle()
         is_rational = "epsilon" not in run.mechanism
-        more = self.draw.choice([1, 2, 4, 9, 30, *([100, 10**7, 10**12] if is_rational and self.seldom() else [])])
+        more = self.draw.choice([1, 2, 3, 4, 9, 30, *([100, 10**7, 10**12] if is_rational and self.seldom() else [])])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
-        return self._on_run("settle", run, {"steps": run.steps_max + more, **stop}, kind="overrun")
+        steps = min(run.steps_max + more, STEPS_MAX)
+        return self._on_run("settle", run, {"steps": steps, **stop}, kind="overrun")
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""
