@@ -19,6 +19,7 @@ PACKAGE = ROOT / "ledger"
 CONTRACTS = ROOT / ".importlinter"
 
 ONLY_IN: dict[str, set[str]] = {
+    "cachetools": {"access.keys", "signer.heads", "service.certificates", "service.catalogue", "api"},
     "fastapi": {"api"},
     "fastapi_offline": {"api"},
     "prometheus_client": {"api"},
@@ -38,6 +39,7 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "reportlab": {"report"},
     "jinja2": {"report"},
+    "yaml": {"recompute.registry"},
     "markupsafe": {"report"},
 }
 
