@@ -19,6 +19,7 @@ PACKAGE = ROOT / "ledger"
 CONTRACTS = ROOT / ".importlinter"
 
 ONLY_IN: dict[str, set[str]] = {
+    "cachetools": {"access.keys", "signer.heads", "service.certificates", "service.catalogue", "api"},
     "fastapi": {"api"},
     "fastapi_offline": {"api"},
     "prometheus_client": {"api"},
@@ -40,6 +41,7 @@ ONLY_IN: dict[str, set[str]] = {
     # `typing` has TypedDict too, which Pydantic reads from Python 3.12 on.
     "typing_extensions": {"accounting", "service"},
     "jinja2": {"report"},
+    "yaml": {"recompute.registry"},
     "markupsafe": {"report"},
 }
 

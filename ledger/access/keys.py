@@ -17,9 +17,11 @@ import secrets
 import threading
 import time
 import zlib
-from collections import OrderedDict
-from typing import Any, Final
+from collections.abc import Callable
+from typing import Any, Final, NamedTuple
 from uuid import UUID
+
+from cachetools import TLRUCache
 
 from ledger.access.oidc import Issuers, looks_like_token
 from ledger.access.roles import Caller, Operator
@@ -68,24 +70,33 @@ def tenant_of(secret: str) -> UUID:
     return UUID(bytes=raw[:16])
 
 
+class _Known(NamedTuple):
+    """Who was recognised, and for how long that is remembered."""
+
+    caller: Caller
+    seconds: float
+
+
 class Keyring:
     """Recognises callers by their keys and tokens. Remembers a good one for half a second, and no bad one at all.
 
-    issuers: those whose tokens are taken; None is that no tokens are.
+    issuers: those whose tokens are taken; None is that no tokens are. clock: seconds that never go back.
     """
 
-    def __init__(self, store: Store, issuers: Issuers | None = None) -> None:
+    def __init__(
+        self, store: Store, issuers: Issuers | None = None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._store, self._issuers = store, issuers
         self._lock = threading.Lock()
-        self._known: OrderedDict[bytes, tuple[float, Caller]] = OrderedDict()
+        self._known = TLRUCache[bytes, _Known](CACHE_MAX, lambda _digest, known, now: now + known.seconds, clock)
         self._used: dict[UUID, dict[UUID, int]] = {}
         self._used_count = 0
 
     def remembered(self, secret: str) -> Caller | None:
         """The caller, if this key or token was recognised just now. Never waits, so that an event loop may ask."""
         with self._lock:
-            until, caller = self._known.get(digest_of(secret), (0.0, None))
-        return caller if time.monotonic() < until else None
+            known = self._known.get(digest_of(secret))
+        return None if known is None else known.caller
 
     def recognise(self, secret: str) -> Caller:
         """The caller whose key or token this is. Asks the database, and at times an issuer. Raises Unauthenticated."""
@@ -101,10 +112,7 @@ class Keyring:
         if caller is None:
             raise Unauthenticated(UNKNOWN_KEY)
         with self._lock:
-            self._known[digest] = (time.monotonic() + seconds, caller)
-            self._known.move_to_end(digest)
-            if len(self._known) > CACHE_MAX:
-                self._known.popitem(last=False)
+            self._known[digest] = _Known(caller, seconds)
         return caller
 
     def uses(self) -> dict[UUID, dict[UUID, int]]:

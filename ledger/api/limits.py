@@ -8,12 +8,12 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable
 from contextlib import asynccontextmanager
 from ipaddress import IPv6Address, ip_address
 from typing import TYPE_CHECKING, Final
 
+from cachetools import LRUCache
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from ledger.api.problems import of_error
@@ -36,8 +36,8 @@ class Buckets:
     def __init__(
         self, *, per_second: float, burst: int, size: int = BUCKETS_MAX, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._per_second, self._burst, self._size, self._clock = per_second, burst, size, clock
-        self._buckets: OrderedDict[Hashable, tuple[float, float]] = OrderedDict()
+        self._per_second, self._burst, self._clock = per_second, burst, clock
+        self._buckets = LRUCache[Hashable, tuple[float, float]](size)
 
     def wait_of(self, who: Hashable) -> float:
         """The seconds until there is a token; 0 where there is one."""
@@ -46,9 +46,6 @@ class Buckets:
     def take(self, who: Hashable) -> None:
         """Takes a token, where there is one."""
         self._buckets[who] = (max(0.0, self._left(who) - 1), self._clock())
-        self._buckets.move_to_end(who)
-        if len(self._buckets) > self._size:
-            self._buckets.popitem(last=False)
 
     def _left(self, who: Hashable) -> float:
         left, at = self._buckets.get(who, (self._burst, 0.0))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Final
 
+from cachetools import LRUCache
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -85,7 +85,7 @@ class Recognise:
     ) -> None:
         self.app, self.keyring, self.metrics = app, keyring, metrics
         self._rate, self._failures = rate, failures
-        self._familiar: OrderedDict[bytes, None] = OrderedDict()
+        self._familiar = LRUCache[bytes, None](FAMILIAR_MAX)
         self._keys, self._tokens = Lane(), Lane()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -140,8 +140,6 @@ class Recognise:
             failed_sign_in(self.metrics, scope, "unknown")
             raise
         self._familiar[digest] = None
-        if len(self._familiar) > FAMILIAR_MAX:
-            self._familiar.popitem(last=False)
         return caller
 
     def _demand_rate(self, caller: Caller) -> None:

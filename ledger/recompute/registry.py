@@ -20,6 +20,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+import yaml
+
 from ledger.accounting import amounts
 from ledger.accounting.budgets import report_deltas
 from ledger.core.amounts import ZERO, Amount
@@ -371,38 +373,16 @@ def as_json(entry: RegistryEntry) -> str:
 
 
 def as_yaml(entry: RegistryEntry) -> str:
-    """The entry as YAML: blocks for objects and lists, JSON for numbers and texts, literal blocks for texts of several
-    lines, which the registry asks for."""
-    return "\n".join(_block(entry.body, 0)) + "\n"
+    """The entry as YAML, with literal blocks for texts of several lines, which the registry asks for."""
+    return yaml.dump(entry.body, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=math.inf)
 
 
-def _block(value: Any, depth: int) -> list[str]:
-    indent = "  " * depth
-    lines: list[str] = []
-    items = value.items() if isinstance(value, Mapping) else (("-", item) for item in value)
-    for name, item in items:
-        head = f"{indent}-" if name == "-" else f"{indent}{name}:"
-        if isinstance(item, Mapping | list):
-            lines += [head, *_block(item, depth + 1)]
-        elif isinstance(item, str) and _is_literal(item):
-            lines += [f"{head} |-", *(f"{indent}  {line}" if line else "" for line in item.split("\n"))]
-        else:
-            lines.append(f"{head} {_scalar(item)}")
-    return lines
+class _Dumper(yaml.SafeDumper):
+    """Writes a text of several lines as a literal block, if that can have it."""
 
 
-def _is_literal(text: str) -> bool:
-    """Whether a text of several lines means the same in a literal block."""
-    printable = all(character.isprintable() or character == "\n" for character in text)
-    return "\n" in text and printable and not text.startswith((" ", "\n")) and not text.endswith("\n")
+def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style="|" if "\n" in text else None)
 
 
-def _scalar(value: Any) -> str:
-    if isinstance(value, str):
-        # Every JSON text is a double-quoted one of YAML, once what does not print is escaped.
-        return json.dumps(value, ensure_ascii=not value.isprintable())
-    if isinstance(value, float):
-        # YAML 1.1 takes 1e-05 for a text: its numbers with an exponent need a point.
-        text = repr(value)
-        return text.replace("e", ".0e") if "e" in text and "." not in text else text
-    return json.dumps(value)
+_Dumper.add_representer(str, _text)

@@ -212,7 +212,7 @@ def _amount(entry: JsonObject, name: str) -> AmountShown | None:
     return show_amount(Amount.of(entry[name])) if name in entry else None
 
 
-def _overrun(entry: JsonObject) -> AmountShown | None:
+def _overrun(entry: JsonObject) -> dict[str, Any] | None:
     overrun = entry.get("overrun")
     if overrun is None:
         return None
@@ -225,7 +225,7 @@ def _overrun(entry: JsonObject) -> AmountShown | None:
     }
 
 
-def _event(entry_and_hash: tuple[dict[str, Any], str] | None) -> AmountShown | None:
+def _event(entry_and_hash: tuple[dict[str, Any], str] | None) -> dict[str, Any] | None:
     if entry_and_hash is None:
         return None
     entry, hash_ = entry_and_hash

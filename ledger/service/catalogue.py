@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
+
+from cachetools import LRUCache
 
 from ledger.core.datasets import Adjacency, Bound, Dataset, Definition
 from ledger.core.people import Actor
@@ -56,7 +57,7 @@ class Catalogue:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._lock = threading.Lock()
-        self._known: OrderedDict[tuple[UUID, str | UUID], Definition] = OrderedDict()
+        self._known = LRUCache[tuple[UUID, str | UUID], Definition](DEFINITIONS_MAX)
 
     async def resolve(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
         """What a run on these datasets touches.
@@ -124,8 +125,6 @@ class Catalogue:
         with self._lock:
             for definition in definitions:
                 self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
-            while len(self._known) > DEFINITIONS_MAX:
-                self._known.popitem(last=False)
         return definitions
 
 

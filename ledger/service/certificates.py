@@ -20,7 +20,7 @@ import logging
 import math
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import ROUND_FLOOR, Context, Decimal
@@ -28,6 +28,8 @@ from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
+
+from cachetools import LRUCache
 
 from ledger.accounting import ACCOUNTANT, amounts, costs
 from ledger.accounting.costs import Cost
@@ -248,15 +250,14 @@ class _Flights(Generic[T]):
     """
 
     def __init__(self, size: int, *, seconds_max: float) -> None:
-        self._size, self._seconds_max = size, seconds_max
-        self._values: OrderedDict[Key, T] = OrderedDict()
+        self._seconds_max = seconds_max
+        self._values = LRUCache[Key, T](size)
         self._flights: dict[Key, asyncio.Task[T]] = {}
         self._jobs: dict[Key, Future[T]] = {}
 
     async def get(self, key: Key, find: Callable[[_Begun[T]], Coroutine[Any, Any, T]]) -> T:
         """The value of a key, by `find` where it is not known. Raises what `find` does, TooLarge or Overloaded."""
         if key in self._values:
-            self._values.move_to_end(key)
             return self._values[key]
         flight = self._flights.get(key)
         if flight is None:
@@ -281,8 +282,6 @@ class _Flights(Generic[T]):
         if flight.cancelled() or flight.exception() is not None:
             return  # asked for here, since nobody may be left to ask, which asyncio would complain about
         self._values[key] = flight.result()
-        if len(self._values) > self._size:
-            self._values.popitem(last=False)
 
     def _late(self, key: Key) -> TooLarge | Overloaded:
         job = self._jobs.get(key)

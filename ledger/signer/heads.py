@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any, Final
 from uuid import UUID
+
+from cachetools import LRUCache
 
 from ledger.core.datasets import Dataset
 from ledger.core.entries import NO_HASH
@@ -150,7 +151,7 @@ class Heads:
     def __init__(self, store: Store, signer: Signer) -> None:
         self._store, self._signer = store, signer
         self._lock = threading.Lock()
-        self._trees: OrderedDict[tuple[UUID, UUID | None], Tree] = OrderedDict()
+        self._trees = LRUCache[tuple[UUID, UUID | None], Tree](JOURNALS_MAX)
 
     def journal_tree(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> JournalTree:
         """The tree of a dataset's journal, or of the tenant's own, as far as the dataset (or the tenant, where it was
@@ -176,11 +177,7 @@ class Heads:
 
     def _tree(self, tenant_id: UUID, dataset_id: UUID | None) -> Tree:
         with self._lock:
-            tree = self._trees.setdefault((tenant_id, dataset_id), Tree())
-            self._trees.move_to_end((tenant_id, dataset_id))
-            while len(self._trees) > JOURNALS_MAX:
-                self._trees.popitem(last=False)
-        return tree
+            return self._trees.setdefault((tenant_id, dataset_id), Tree())
 
     def payload(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
         """What a head says: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""

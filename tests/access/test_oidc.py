@@ -20,7 +20,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
-from types import SimpleNamespace
 from typing import Any
 
 import jwt
@@ -390,15 +389,16 @@ def test_a_good_token_is_remembered_no_longer_than_it_is_good(
     """Goal: the cache of keys does not prolong a token. Method: a cache of an hour, a token of ten minutes."""
     tenant = str(tenant_of(first_keys(database).admin_key))
     rule = {"claims": {"sub": "job"}, "tenant": tenant, "role": "auditor"}
-    keyring = Keyring(store, Trust(issuer.said(rule, leeway_seconds=0)).issuers)
+    clock = Clock()
+    keyring = Keyring(store, Trust(issuer.said(rule, leeway_seconds=0)).issuers, clock=clock)
     monkeypatch.setattr(keys, "CACHE_SECONDS", 3600)
     token = issuer.token()
     actor = keyring.recognise(token)
     assert isinstance(actor, Actor)
     assert (str(actor.tenant_id), actor.is_key) == (tenant, False)
-    real = time.monotonic()
+    start = clock.now
     for later, known in ((590, actor), (601, None)):
-        monkeypatch.setattr(keys, "time", SimpleNamespace(monotonic=lambda at=real + later: at))
+        clock.now = start + later
         assert keyring.remembered(token) == known
 
 

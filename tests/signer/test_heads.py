@@ -11,6 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from cachetools import LRUCache
 from sqlalchemy import text
 
 from ledger.access.keys import tenant_of
@@ -151,10 +152,10 @@ def test_long_journals(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_trees_are_forgotten_and_read_again(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: what is kept of journals is bounded, and nothing depends on it. Method: room for two of four journals."""
-    monkeypatch.setattr(heads_module, "JOURNALS_MAX", 2)
+    kept = LRUCache[Any, Tree](2)
+    monkeypatch.setattr(ledger.client.app.state.services.heads, "_trees", kept)
     for name in ("a", "b", "c"):
         ledger.register(name=name)
-    kept = ledger.client.app.state.services.heads._trees
     for _ in range(2):
         for path in ("/v1/datasets/a", "/v1/datasets/b", "/v1", "/v1/datasets/c"):
             assert ok(ledger.get(f"{path}/head"))["root"]
