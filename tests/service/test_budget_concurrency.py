@@ -23,7 +23,7 @@ from sqlalchemy import text
 from ledger.operate import check
 from ledger.settings import Settings
 from tests.kit.budget_model import Account, Json, Model, derived, gaussian, read_shown
-from tests.kit.driver import PLAIN, Ledger, first_keys, past_the_ledger, serve
+from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
 
 THREADS = 32
 TURNS = 5
@@ -101,8 +101,7 @@ def served(settings: Settings, folder: Path) -> Iterator[Crowd]:
     with ExitStack() as stack:
         urls = [stack.enter_context(serve(settings, folder)).url for _ in range(2)]
         clients = [
-            stack.enter_context(httpx.Client(base_url=url, timeout=SECONDS_MAX, verify=PLAIN))
-            for url in urls * (THREADS // 2)
+            stack.enter_context(httpx.Client(base_url=url, timeout=SECONDS_MAX)) for url in urls * (THREADS // 2)
         ]
         yield Crowd([client.request for client in clients], operator_key)
 

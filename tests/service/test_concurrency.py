@@ -19,7 +19,7 @@ from ledger.core.datasets import Account
 from ledger.core.journal import replay as chain_replay
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests.kit.driver import MNIST, PLAIN, RELEASE, Served, first_keys
+from tests.kit.driver import MNIST, RELEASE, Served, first_keys
 
 Start = Callable[[Settings], Served]
 COST = 40_000_000_000
@@ -35,7 +35,7 @@ class Site:
 
     def client(self) -> httpx.Client:
         headers = {"Authorization": f"Bearer {self.key}"}
-        return httpx.Client(base_url=next(self.urls), headers=headers, timeout=60, verify=PLAIN)
+        return httpx.Client(base_url=next(self.urls), headers=headers, timeout=60)
 
     def register(self, name: str) -> None:
         with self.client() as client:
