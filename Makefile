@@ -6,6 +6,8 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # How many processes test at once: one more than there are processors, since tests wait for servers a fifth of the time.
 PROCESSES ?= $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
+# Whatever the environment says: the tests start many processes, and each would compile all that it imports.
+KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
 UPGRADE ?=
 
@@ -41,12 +43,12 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
-test: $(VENV)/installed-test ## All tests, in ten minutes at most
-	$(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
+test: $(VENV)/installed-test ## All tests, in five minutes at most
+	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
 prove: $(VENV)/installed-test ## The tests with their counts at full size, which they print
-	LEDGER_PROVE=1 $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
+	LEDGER_PROVE=1 $(KEEP_BYTECODE) $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: bench
 bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates

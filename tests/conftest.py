@@ -7,6 +7,7 @@ Whatever takes the fixture `database` (or `ledger`, which is built on it) runs o
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import make_url
@@ -23,6 +25,7 @@ from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.kit import postgres
 from tests.kit.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
+from tests.kit.trials import trials
 
 KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"
@@ -35,6 +38,14 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("LEDGER_") and not name.startswith(("LEDGER_TEST_", "LEDGER_PROVE")):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _certificates_are_read_once() -> Iterator[None]:
+    """Tests make clients by the thousand, nearly all for the loopback, and each would take 20 ms to read them anew."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
 
 
 class Templates:
@@ -146,7 +157,7 @@ def tries() -> Callable[[int, int], int]:
     """How many random trials to make: a sample, or the full count under `make prove`, which prints it."""
 
     def count(sample: int, full: int) -> int:
-        chosen = full if os.environ.get("LEDGER_PROVE") else sample
+        chosen = trials(sample, full)
         print(f"{chosen} random trials")
         return chosen
 

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import mechanisms
-from ledger.accounting.display import show_amount
+from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import LedgerError

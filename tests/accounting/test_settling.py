@@ -29,6 +29,7 @@ from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import FloatArray, Step, optimistic
 from tests.accounting.samples import appearances, composed, decimal, gaussian
 from tests.kit import certified
+from tests.kit.trials import trials
 
 DELTA = Fraction(1, 10**8)
 STOPS: tuple[Stop, ...] = get_args(Stop)
@@ -162,7 +163,7 @@ def test_what_has_no_steps_is_charged_whole(declared: dict[str, Any]) -> None:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=trials(50, 150), deadline=None)
 def test_releases_that_add_up_are_paid_one_by_one(data: st.DataObject) -> None:
     """Goal: each release made is charged, and no other, whatever made the run stop, in segments or not; rounded up
     once. Method: Gaussian mechanisms and DP-SGD's fallback in fractions, the rest as a run of so many."""
@@ -366,7 +367,7 @@ def run_share(amount: Amount, part: int, whole: int) -> Amount:
 
 
 @given(data=st.data())
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=trials(50, 150), deadline=None)
 def test_charges_grow_with_the_steps_and_stay_within_what_was_approved(data: st.DataObject) -> None:
     """Goal: more steps never cost less, but for what certificates vary by; no charge is above what was approved, none
     is nothing; none at all is as one; and a data-dependent stop never costs less than a data-independent one. Method:

@@ -13,11 +13,9 @@ import itertools
 import json
 import math
 import zlib
-from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -30,11 +28,10 @@ from ledger.access import keys
 from ledger.core.amounts import Amount as LedgersAmount
 from ledger.core.journal import chain, replay
 from ledger.operate.check import check_journals
-from ledger.settings import Settings
 from ledger.verifier import verify
 from tests.conftest import KINDS, Templates
-from tests.kit import budget_costs, budget_model
-from tests.kit.budget_costs import INT64_MAX, Amount, Json, charge, price
+from tests.kit import budget_costs
+from tests.kit.budget_costs import INT64_MAX, Amount, Json, charge
 from tests.kit.budget_model import (
     Account,
     Expected,
@@ -46,253 +43,16 @@ from tests.kit.budget_model import (
     read_balance,
     read_shown,
 )
+from tests.kit.drawn import BUDGETS, MECHANISMS, OFTEN, PARTITIONS, PRINCIPALS, SELDOM, SHARES, SHUFFLED
 from tests.kit.driver import Ledger
+from tests.kit.sites import Sites
 
-EXAMPLES_PER_DATABASE = 3
-"""An audit goes through all tenants of a database; each example has a tenant of its own."""
 EXAMPLES = 6
 DATASETS_MAX = 9
-PRINCIPALS = {"boss": "admin", "steward": "steward", "ada": "requester", "bo": "requester"}
-EVIDENCE = "Theorem 3"
 NO_FAIR_USE: Json = {"held": None, "runs_per_hour": None}
 
 
-# --- the model by hand -----------------------------------------------------------------------------------------------
-
-
-SHUFFLED: Json = {"type": "dpsgd", "noise_multiplier": 5, "sampling": "shuffle"}
-BY_EPOCHS: Json = {**SHUFFLED, "dataset_size": 100, "batch_size": 30, "epochs": 2}
-IDENTITY: Json = {"type": "matrix_factorization", "noise_multiplier": 5, "strategy": "identity"}
-
-PRICED: list[tuple[Json, str, int, int]] = [
-    (gaussian(5, 3), "replace_one", 120_000_000_000, 0),
-    (gaussian(3), "add_or_remove_one", 111_111_111_112, 0),
-    ({"type": "gdp", "mu": 0.3, "delta": 1e-6, "evidence": EVIDENCE}, "replace_one", 90_000_000_000, 1_000_000_500_001),
-    ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, "add_or_remove_one", 120_000_000_000, 0),
-    ({**SHUFFLED, "sample_rate": 0.25, "steps": 8}, "replace_one", 320_000_000_000, 0),
-    (BY_EPOCHS, "add_or_remove_one", 120_000_000_000, 0),  # 6.67 steps are 7, and an epoch has at least 3
-    ({**SHUFFLED, "sampling": "poisson", "sample_rate": 1, "steps": 2}, "replace_one", 320_000_000_000, 0),
-    ({**IDENTITY, "steps": 10, "participations": 3, "separation": 4}, "add_or_remove_one", 120_000_000_000, 0),
-    ({**IDENTITY, "steps": 8, "participations": 3, "separation": 4}, "add_or_remove_one", 80_000_000_000, 0),
-    # mu is -2 Phi^-1(1/(1+e^0.1)) = 0.125309012…, by bisection; delta 1e-7 + 5e-15 + …, twice.
-    (
-        {"type": "approximate_dp", "epsilon": 0.1, "delta": 1e-7, "count": 2},
-        "add_or_remove_one",
-        31_404_697_083,
-        200_000_010_001,
-    ),
-    ({"type": "composed", "parts": [gaussian(5), gaussian(2)]}, "add_or_remove_one", 290_000_000_000, 0),
-]
-
-
-@pytest.mark.parametrize(("mechanism", "adjacency", "mu", "delta"), PRICED)
-def test_prices_of_the_model(mechanism: Json, adjacency: str, mu: int, delta: int) -> None:
-    """Goal: the model's costs are those of the contract. Method: worked out by hand."""
-    assert charge(price(mechanism, adjacency)) == (mu, delta)
-
-
-def modelled(**datasets: Json) -> Model:
-    """A model with these datasets, under clt and with a budget of mu 1 unless they say otherwise."""
-    model = Model(PRINCIPALS)
-    terms = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt"}
-    for name, body in datasets.items():
-        is_root = "derived_from" not in body
-        made = model.register("steward", {"name": name, **terms, **({"budget": {"mu": 1}} if is_root else {}), **body})
-        assert made.is_fine
-    return model
-
-
-def codes(answer: Expected) -> set[str]:
-    """The codes of the errors that may be answered."""
-    return {problem.code for problem in answer.problems}
-
-
-def test_the_model_charges_every_account_or_none() -> None:
-    """Goal: the rules of lineage, partitions and projects. Method: one run through all of them, followed by hand."""
-    model = modelled(
-        root={"partitions": ["a", "b"]},
-        other={},
-        join={"derived_from": derived("root", "other"), "budget": {"mu": 0.5}},
-        copy={"derived_from": derived("join")},
-    )
-    model.set_project("steward", "root", "x", {"mu": 0.3})
-    body: Json = {"datasets": [{"name": "copy", "partitions": ["b"]}], "mechanism": gaussian(), "project": "x"}
-    first = model.ask("ada", "1", body)
-    assert first.run is not None
-    assert first.run.datasets == ("copy", "join", "other", "root")
-    assert set(first.run.accounts) == {
-        Account("root", "b"),
-        Account("root", "b", "x"),
-        Account("other"),
-        Account("join"),
-    }
-    left = {one.name: one.remaining for one in first.datasets}
-    assert left == {"copy": None, "join": (21 * 10**10, 0), "other": (96 * 10**10, 0), "root": (5 * 10**10, 0)}
-    second = model.ask("bo", "2", {**body, "datasets": ["copy"], "mechanism": gaussian(4)})
-    assert second.binding is not None
-    assert {(b.account.partition, b.account.project, b.quantity) for b in second.binding} == {("b", "x", "mu")}
-    assert model.ask("bo", "2", body).problems == {budget_model.REUSED}
-    assert model.shown("root")["balance"]["held"] == (4 * 10**10, 0)
-    assert model.shown("root")["partitions"]["a"]["remaining"] == (10**12, 0)
-    assert model.shown("root")["projects"]["x"]["remaining"] == (5 * 10**10, 0)
-    assert codes(model.ask("bo", "3", {**body, "datasets": ["join", "root"]})) == {"invalid-request"}
-    assert codes(model.ask("bo", "3", {**body, "project": "y"})) == {"not-found"}
-    assert codes(model.set_budget("steward", "join", {"mu": 0.1})) == {"budget-below-spent"}
-
-
-def test_the_model_settles() -> None:
-    """Goal: what an early stop and an overrun are charged. Method: by hand."""
-    model = modelled(root={}, copy={"derived_from": derived("root"), "budget": {"mu": 0.5}})
-    cases: list[tuple[Json, int, Json, int]] = [
-        (gaussian(10, 5), 1, {"steps": 2}, 2),
-        (gaussian(10, 5), 1, {"steps": 0}, 1),
-        (gaussian(10, 5), 1, {}, 5),
-        ({**SHUFFLED, "noise_multiplier": 10, "sample_rate": 0.25, "steps": 9}, 1, {"steps": 5}, 2),
-        ({**IDENTITY, "noise_multiplier": 10, "steps": 10, "participations": 2}, 1, {"steps": 1}, 2),
-        (
-            {**IDENTITY, "noise_multiplier": 10, "steps": 10, "participations": 2},
-            1,
-            {"steps": 1, "stop": "data_independent"},
-            1,
-        ),
-        ({**IDENTITY, "noise_multiplier": 10, "steps": 10}, 4, {"steps": 4}, 2),  # of 3 steps each
-        ({**IDENTITY, "noise_multiplier": 10, "steps": 10}, 4, {"steps": 12}, 4),
-        (gaussian(10, 5), 1, {"steps": 7}, 7),
-    ]
-    total = 0
-    for number, (mechanism, segments, said, hundredths) in enumerate(cases):
-        asked = model.ask("ada", str(number), {"datasets": ["root"], "mechanism": mechanism, "segments": segments})
-        assert asked.run is not None, mechanism
-        model.start("ada", asked.run)
-        assert model.settle("ada", asked.run, said).status == 200
-        total += hundredths
-        assert model.spent(Account("root")) == (total * 10**10, 0), mechanism
-    asked = model.ask("ada", "over", {"datasets": ["copy"], "mechanism": gaussian(5)})
-    assert asked.run is not None
-    model.start("ada", asked.run)
-    over = model.settle("ada", asked.run, {"steps": 7})
-    assert (over.status, over.overrun, over.frozen) == (409, (6, Amount(24 * 10**10, 0)), frozenset({"copy"}))
-    assert model.datasets["copy"].state == "frozen"
-    assert model.shown("copy")["balance"]["remaining"] == (-3 * 10**10, 0)
-    assert model.settle("ada", asked.run, {"steps": 7}).replay_of == "settle"
-
-
-def test_the_models_batches() -> None:
-    """Goal: all or none, or each for itself. Method: four releases of which three fit."""
-    model = modelled(root={"budget": {"mu": 0.36}})
-    items = [{"datasets": ["root"], "mechanism": gaussian(), "idempotency_key": key, "purpose": key} for key in "abcd"]
-    refused = model.batch("ada", items, is_atomic=True)
-    assert (refused.status, model.keys, model.runs, model.datasets["root"].seq) == (409, {}, [], 1)
-    assert [item.status for item in refused.items or []] == [201, 201, 201, 409]
-    apart = model.batch("ada", items, is_atomic=False)
-    assert [item.status for item in apart.items or []] == [201, 201, 201, 409]
-    assert (len(model.keys), model.datasets["root"].seq) == (4, 5)
-    again = model.batch("ada", items[:3], is_atomic=True)
-    assert [item.replay_of for item in again.items or []] == ["a", "b", "c"]
-    assert codes(model.batch("ada", items, is_atomic=True)) == {"batch-refused"}
-
-
-# --- what is drawn ---------------------------------------------------------------------------------------------------
-
-BUDGETS = [{"mu": mu, "delta": delta} for mu in (1, 2, 0.5, 0.8, 0.3) for delta in (2e-6, 5e-6, 1e-6, 0)]
-SHARES = [*({"mu": mu, "delta": delta} for mu in (0.3, 0.5, 0.2) for delta in (1e-6, 0)), *BUDGETS[:6]]
-PARTITIONS: list[list[str] | None] = [None, None, [], ["a"], ["a", "b"]]
-NOISES = st.sampled_from([5, 8, 10, 4, 3, 10, 2.5])
-FEW = st.integers(1, 4)
-MECHANISMS = st.one_of(
-    st.builds(gaussian, NOISES, FEW),
-    st.builds(
-        lambda mu, delta: {"type": "gdp", "mu": mu, "delta": delta, "evidence": EVIDENCE},
-        st.sampled_from([0.2, 0.25, 0.1, 0.3]),
-        st.sampled_from([0, 5e-7, 1e-6, 3e-7]),
-    ),
-    st.builds(
-        lambda noise, rate, steps: {**SHUFFLED, "noise_multiplier": noise, "sample_rate": rate, "steps": steps},
-        NOISES,
-        st.sampled_from([0.5, 0.25, 0.2]),
-        st.integers(1, 10),
-    ),
-    st.builds(
-        lambda noise, size, epochs: {**BY_EPOCHS, "noise_multiplier": noise, "batch_size": size, "epochs": epochs},
-        NOISES,
-        st.sampled_from([20, 30]),
-        st.sampled_from([1, 1.5, 2]),
-    ),
-    st.builds(
-        lambda noise, steps: {
-            **SHUFFLED,
-            "noise_multiplier": noise,
-            "sampling": "poisson",
-            "sample_rate": 1,
-            "steps": steps,
-        },
-        NOISES,
-        FEW,
-    ),
-    st.builds(
-        lambda noise, steps, times, apart: {
-            **IDENTITY,
-            "noise_multiplier": noise,
-            "steps": steps,
-            "participations": times,
-            "separation": apart,
-        },
-        st.sampled_from([5, 4, 2.5]),
-        st.integers(1, 10),
-        st.integers(1, 3),
-        st.integers(1, 4),
-    ),
-    st.builds(
-        lambda epsilon, delta, count: {"type": "approximate_dp", "epsilon": epsilon, "delta": delta, "count": count},
-        st.sampled_from([0.1, 0.2, 0.25]),
-        st.sampled_from([1e-7, 4e-7]),
-        st.integers(1, 3),
-    ),
-    st.builds(
-        lambda one, other: {"type": "composed", "parts": [one, other]},
-        st.builds(gaussian, NOISES, FEW),
-        st.builds(
-            lambda delta: {"type": "gdp", "mu": 0.1, "delta": delta, "evidence": EVIDENCE}, st.sampled_from([0, 3e-7])
-        ),
-    ),
-)
-OFTEN = st.sampled_from([True] * 7 + [False])
-SELDOM = st.sampled_from([False] * 7 + [True])
-
-
 # --- the ledger that is driven ---------------------------------------------------------------------------------------
-
-
-class Sites:
-    """Ledgers of one kind, a fresh one every few examples, and a fresh tenant for each."""
-
-    def __init__(self, kind: str, templates: Templates, folder: Path) -> None:
-        self.kind, self._templates, self._folder = kind, templates, folder
-        self._stack = contextlib.ExitStack()
-        self._left = 0
-        self._numbers = itertools.count()
-        self.did: Counter[str] = Counter()
-
-    def __enter__(self) -> Sites:
-        return self
-
-    def __exit__(self, *raised: tuple[type[BaseException], BaseException, TracebackType]) -> None:
-        self._stack.close()
-
-    def tenant(self) -> tuple[Ledger, Settings]:
-        """An admin of a new tenant, and the settings that lead to its database."""
-        if self._left == 0:
-            self._stack.close()
-            folder = self._folder / f"site-{next(self._numbers)}"
-            folder.mkdir()
-            self._settings = self._stack.enter_context(self._templates.clone(self.kind, folder))
-            self._opened = self._stack.enter_context(Ledger.open(self._settings))
-            self._left = EXAMPLES_PER_DATABASE
-        self._left -= 1
-        operator = self._opened.with_key(self._opened.operator_key)
-        made = operator.post("/v1/tenants", {"name": f"tenant-{next(self._numbers)}"})
-        assert made.status_code == 201, made.text
-        return self._opened.with_key(made.json()["key"]["secret"]), self._settings
 
 
 def units(own: Amount) -> LedgersAmount:

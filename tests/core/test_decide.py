@@ -32,6 +32,7 @@ from ledger.core.decision.group import Batched, Unrecorded, decide
 from ledger.core.decision.posting import Repeat
 from ledger.core.runs import Excess, Use
 from tests.kit.books import ALONE, NOW_US, actor, add_dataset, ask, use
+from tests.kit.trials import trials
 
 Real = tuple[Fraction, Fraction]
 Where = tuple[int, str | None, str | UUID | None]
@@ -332,7 +333,7 @@ def said(outcome: Any) -> Any:
             return outcome.code
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=trials(100, 300), deadline=None)
 @given(amounts, amounts, steps, st.integers(1, 8))
 def test_decisions_are_those_of_a_model_in_fractions(one: Amount, two: Amount, script: list[Any], group: int) -> None:
     """Goal: approvals, refusals, balances and states are right whatever is asked in whatever order and grouping: of

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,9 @@ from typing import Any
 import httpx
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from sqlalchemy import Engine
+from starlette.routing import BaseRoute
 from starlette.testclient import TestClient
 
 from ledger import cli
@@ -29,6 +31,7 @@ from ledger.settings import Settings
 from ledger.store import engine_for
 from ledger.store.tables import metadata
 from ledger.verifier.jws import SigningKey
+from tests.kit import forked
 
 END_SECONDS_MAX = 60
 SIGNING_KEY = SigningKey.generate().pem()
@@ -47,6 +50,18 @@ MNIST: dict[str, Any] = {
 RELEASE: dict[str, Any] = {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}}
 
 
+def application(settings: Settings) -> FastAPI:
+    """The application for these settings, with the routes of the first one, which FastAPI has compiled by now. They are
+    the same for all settings, and find what belongs to an application by way of the request."""
+    app = create_app(settings)
+    _routes.setdefault("all", app.router.routes)
+    app.router.routes = _routes["all"]
+    return app
+
+
+_routes: dict[str, list[BaseRoute]] = {}
+
+
 class Ledger:
     """A client of the application that holds a key; `as_` gives another client of the same application."""
 
@@ -58,7 +73,7 @@ class Ledger:
     @contextlib.contextmanager
     def open(cls, settings: Settings) -> Iterator[Ledger]:
         first = first_keys(settings)
-        with TestClient(create_app(settings), raise_server_exceptions=False) as client:
+        with TestClient(application(settings), raise_server_exceptions=False) as client:
             yield cls(client, first.admin_key, operator_key=first.operator_key, tenant=first.tenant)
 
     def with_key(self, key: str) -> Ledger:
@@ -132,7 +147,7 @@ class Served:
     """A running server process."""
 
     url: str
-    process: subprocess.Popen[str]
+    kill: Callable[[], None]
     said: list[str]
 
     def client(self) -> httpx.Client:
@@ -162,13 +177,26 @@ def free_port() -> int:
 
 @contextlib.contextmanager
 def serve(settings: Settings, folder: Path) -> Iterator[Served]:
-    """A real server process on a free port of the loopback, ready to answer.
+    """A real server process on a free port of the loopback, ready to answer; forked, since tests start so many.
 
     On PostgreSQL without `privacy-ledger serve`, which refuses a server whose durability is off, as it is in tests.
     """
     command = ["ledger", "serve"] if settings.is_sqlite else ["uvicorn", "ledger.api.app:create_app", "--factory"]
-    with serve_command([sys.executable, "-m", *command], folder, environment(settings)) as served:
-        yield served
+    port = free_port()
+    process, printed = forked.start([*command, "--port", str(port)], folder, environment(settings))
+    said: list[str] = []
+    with printed:
+        try:
+            _read_until_ready(printed, said)
+            reader = threading.Thread(target=lambda: said.extend(printed), daemon=True)
+            reader.start()
+            yield Served(f"http://127.0.0.1:{port}", process.kill, said)
+            process.terminate()
+            process.join(END_SECONDS_MAX)
+            reader.join()
+        finally:
+            process.kill()
+            process.join()
 
 
 @contextlib.contextmanager
@@ -186,10 +214,10 @@ def serve_command(command: list[str], folder: Path, env: dict[str, str]) -> Iter
     )
     said: list[str] = []
     try:
-        _read_until_ready(process, said)
+        _read_until_ready(process.stdout or (), said)
         reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
         reader.start()
-        yield Served(f"http://127.0.0.1:{port}", process, said)
+        yield Served(f"http://127.0.0.1:{port}", process.kill, said)
         process.terminate()
         process.wait(timeout=END_SECONDS_MAX)
         reader.join()
@@ -200,9 +228,9 @@ def serve_command(command: list[str], folder: Path, env: dict[str, str]) -> Iter
             process.stdout.close()
 
 
-def _read_until_ready(process: subprocess.Popen[str], said: list[str]) -> None:
+def _read_until_ready(printed: Iterable[str], said: list[str]) -> None:
     """Uvicorn says when it listens, which is after the application has started."""
-    for line in process.stdout or ():
+    for line in printed:
         said.append(line)
         if "Uvicorn running on" in line:
             return
@@ -227,7 +255,7 @@ def serve_here(settings: Settings) -> Iterator[str]:
     wants real HTTP, and does not care whose process it is."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
-        server = _Announced(uvicorn.Config(create_app(settings), log_config=None, access_log=False))
+        server = _Announced(uvicorn.Config(application(settings), log_config=None, access_log=False))
         thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
         thread.start()
         if not server.listens.wait(END_SECONDS_MAX):

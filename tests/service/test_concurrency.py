@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 import socket
 import threading
 from collections import Counter
@@ -185,7 +184,7 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(database: Settings, 
     for thread in threads:
         thread.start()
     assert enough.wait(60)
-    victim.process.send_signal(signal.SIGKILL)
+    victim.kill()
     for thread in threads:
         thread.join(60)
     assert len(told) >= 150

@@ -1,0 +1,57 @@
+"""Server processes that start at once: forks of one process that has imported all that a server does.
+
+To import it takes over a second of a processor each time, and the tests start a hundred servers. What is forked runs as
+`python -m` would run it: its own arguments, environment, folder and output, and nothing of the tests' process.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import runpy
+import sys
+from collections.abc import Mapping, Sequence
+from functools import cache
+from multiprocessing import get_context
+from multiprocessing.context import ForkServerContext, ForkServerProcess
+from multiprocessing.reduction import DupFd
+from pathlib import Path
+from typing import Any, TextIO, cast
+
+IMPORTED = ("ledger.api.app", "ledger.api.protocol", "ledger.cli", "ledger.logs", "uvicorn.main", "uvicorn.loops.auto")
+
+
+@cache
+def _context() -> ForkServerContext:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([*IMPORTED, __name__])
+    return context
+
+
+def start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple[ForkServerProcess, TextIO]:
+    """Start `python -m` with this module and its arguments: the process, and what it prints on either output."""
+    reading, writing = os.pipe()
+    try:
+        process = _context().Process(target=_run, args=(list(command), str(folder), dict(env), DupFd(writing)))
+        process.start()
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    return process, os.fdopen(reading, encoding="utf-8")
+
+
+def _run(command: list[str], folder: str, env: dict[str, str], output: Any) -> None:
+    """What a forked process does."""
+    descriptor = output.detach()
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+    for stream in (sys.stdout, sys.stderr):
+        cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(env)
+    sys.argv = command
+    runpy.run_module(command[0], run_name="__main__", alter_sys=True)
