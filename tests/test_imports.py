@@ -112,7 +112,7 @@ PLANTED: Final = {
     "signer-without-store": ("signer.keyfile", "store"),
     "tokens": ("access.roles", "store"),
     "writer": ("service.writer", "accounting.amounts"),
-    "watch": ("alerting.watch", "service.alerts"),
+    "watch": ("alerting.watch", "service.writer"),
     "mirror": ("operate.mirror", "store.rows"),
     "reports": ("report.source", "service.writer"),
     "tables": ("store.guards", "core.datasets"),
