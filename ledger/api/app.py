@@ -33,6 +33,7 @@ from ledger.errors import Overloaded
 from ledger.operate import deploy
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.costing import Costing
 from ledger.service.planner import Planner
 from ledger.service.runs import Runs
 from ledger.service.writer import Writer
@@ -138,7 +139,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         certificates = Certificates(store, seconds_max=chosen.certificate_seconds_max, on_computed=metrics.certificate)
         metrics.watch(writer, certificates, courier)
         catalogue = Catalogue(store)
-        made = Runs(store, writer, catalogue, certificates, signer)
+        costing = Costing(store, certificates)
         keyring = Keyring(store, issuers)
         app.state.services = Services(
             store=store,
@@ -146,8 +147,9 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             keyring=keyring,
             catalogue=catalogue,
             certificates=certificates,
-            runs=made,
-            planner=Planner(store, catalogue, certificates, made),
+            costing=costing,
+            runs=Runs(store, writer, catalogue, costing, signer),
+            planner=Planner(store, catalogue, costing),
             signer=signer,
             heads=heads,
             courier=courier,

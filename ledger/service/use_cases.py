@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ledger.access.keys import Keyring
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.costing import Costing
 from ledger.service.planner import Planner
 from ledger.service.runs import Runs
 from ledger.service.writer import Writer
@@ -24,6 +25,7 @@ class UseCases:
     keyring: Keyring
     catalogue: Catalogue
     certificates: Certificates
+    costing: Costing
     runs: Runs
     planner: Planner
     signer: Signer

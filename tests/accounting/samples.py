@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mpmath as mp
 
+from ledger.accounting import mechanisms
 from tests.accounting import oracle
 
 if TYPE_CHECKING:
@@ -146,3 +147,30 @@ def appearances(rng: random.Random, *, size: int, batch: int, steps: int, drop_l
                 seen[unit] += 1
             taken += 1
     return max(seen)
+
+
+def random_mechanism(rng: random.Random) -> dict[str, Any]:
+    """A declaration of any type by its fields alone, of which many do not go together: most are refused."""
+    type_ = rng.choice(list(mechanisms.BY_TYPE))
+    schema = mechanisms.BY_TYPE[type_].model_json_schema()
+    declared: dict[str, Any] = {"type": type_}
+    for name, field in schema["properties"].items():
+        if name != "type" and (name in schema["required"] or rng.random() < 0.5):
+            declared[name] = _random_value(rng, field)
+    return declared
+
+
+def _random_value(rng: random.Random, field: dict[str, Any]) -> Any:
+    if "anyOf" in field:
+        return _random_value(rng, field["anyOf"][0])
+    if "enum" in field:
+        return rng.choice(field["enum"])
+    match field["type"]:
+        case "integer":
+            return rng.randint(1, 10 ** rng.randint(1, 6))
+        case "number":
+            return decimal(rng, "0.001", "0.9")
+        case "string":
+            return "Theorem 3"
+        case _:
+            return [gaussian(1), POISSON]
