@@ -54,7 +54,7 @@ class LaplaceNoise:
         return _laplace(self.theta, width)
 
     def spread(self, share: float) -> tuple[float, float]:
-        return _spread(self, self.theta)
+        return spread_on_grid(self, self.theta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Response:
         return atoms_on_grid([(self.epsilon, float(large)), (-self.epsilon, float(small))], width)
 
     def spread(self, share: float) -> tuple[float, float]:
-        return _spread(self, self.epsilon)
+        return spread_on_grid(self, self.epsilon)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,8 @@ def _laplace(theta: float, width: float) -> Losses:
     return Losses(width, first, masses, (0.0, 0.0), error)
 
 
-def _spread(source: Source, extreme: float) -> tuple[float, float]:
+def spread_on_grid(source: Source, extreme: float) -> tuple[float, float]:
+    """The spread of a loss that lies between -extreme and extreme, from a grid of it."""
     grid = source.on_grid(extreme / 64, 0.0)
     mean = float(grid.masses @ grid.values)
     return float(grid.masses @ grid.values**2) - mean**2, float(np.ptp(grid.values))
