@@ -149,6 +149,28 @@ def appearances(rng: random.Random, *, size: int, batch: int, steps: int, drop_l
     return max(seen)
 
 
+STATED = {"type": "matrix_factorization", "noise_multiplier": 1, "sensitivity": 1, "evidence": "x"}
+STRATEGY = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 10}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "dpsgd": POISSON,
+    "dpsgd, fixed size": POISSON | {"sampling": "fixed_size"},
+    "dpsgd, all of it": POISSON | {"sample_rate": 1},
+    "dpsgd, by epochs": EPOCHS | {"sampling": "poisson"},
+    "dpsgd, shuffled": EPOCHS,
+    "gaussian": gaussian(1),
+    "laplace": {"type": "laplace", "noise_multiplier": 1, "count": 2},
+    "pure_dp": {"type": "pure_dp", "epsilon": 1},
+    "approximate_dp": {"type": "approximate_dp", "epsilon": 1, "delta": Decimal("0.00001")},
+    "zcdp": {"type": "zcdp", "rho": 1},
+    "gdp": {"type": "gdp", "mu": 1, "delta": Decimal("0.00001"), "evidence": "x"},
+    "matrix_factorization": STATED,
+    "matrix_factorization, tree": STRATEGY | {"strategy": "tree", "participations": 2},
+    "matrix_factorization, sqrt": STRATEGY | {"strategy": "sqrt", "bandwidth": 4},
+    "composed": composed([gaussian(1), POISSON, POISSON | {"steps": 20}]),
+}
+"""Every form of every mechanism: whoever adds one adds it here."""
+
+
 def random_mechanism(rng: random.Random) -> dict[str, Any]:
     """A declaration of any type by its fields alone, of which many do not go together: most are refused."""
     type_ = rng.choice(list(mechanisms.BY_TYPE))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 
@@ -14,20 +14,8 @@ from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 from ledger.recompute.opinion import PIECES
 from ledger.service.planner import PlanRequest
-from tests.accounting.samples import EPOCHS, POISSON, composed, gaussian
-from tests.accounting.test_mechanisms import COMPLETE, TREE
+from tests.accounting.samples import EXAMPLES
 
-EXAMPLES: dict[str, dict[str, Any]] = {
-    **COMPLETE,
-    "zcdp": {"type": "zcdp", "rho": 1},
-    "fixed size": POISSON | {"sampling": "fixed_size"},
-    "poisson by epochs": EPOCHS | {"sampling": "poisson"},
-    "full batch": POISSON | {"sample_rate": 1},
-    "tree": TREE,
-    "sqrt": TREE | {"strategy": "sqrt"},
-    "stated": {"type": "matrix_factorization", "noise_multiplier": 1, "sensitivity": 1, "evidence": "x"},
-    "composed": composed([gaussian(1), POISSON, POISSON | {"steps": 20}]),
-}
 TERMS = [
     Terms(bound=bound, adjacency=adjacency, delta=Decimal("1e-8"))
     for bound in get_args(Bound)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shlex
 import typing
@@ -18,7 +19,7 @@ from ledger.accounting import mechanisms as server
 from ledger.cli.mechanism import TYPES, option_of
 from ledger.client.mechanisms import BY_TYPE, planned_steps
 from ledger.errors import InvalidMechanism
-from tests.accounting.samples import random_mechanism
+from tests.accounting.samples import EXAMPLES, random_mechanism
 from tests.kit.driver import Terminal
 
 CLIENT_ONLY_DEFAULTS = {("dpsgd", "sampling"): "poisson"}
@@ -97,34 +98,16 @@ def test_planned_steps_of_any_mechanism(tries: Callable[[int, int], int]) -> Non
     assert {("matrix_factorization", True), ("matrix_factorization", False)} <= seen
 
 
-COMMANDS: dict[str, list[str]] = {
-    "dpsgd": ["--noise-multiplier", "1.10", "--sample-rate", "0.01", "--steps", "10"],
-    "gaussian": ["--noise-multiplier", "5", "--count", "2"],
-    "laplace": ["--noise-multiplier", "5"],
-    "pure_dp": ["--mechanism-epsilon", "0.1"],
-    "approximate_dp": ["--mechanism-epsilon", "0.1", "--mechanism-delta", "1e-9"],
-    "zcdp": ["--rho", "0.05"],
-    "gdp": ["--mechanism-mu", "0.5", "--evidence", "Theorem 3"],
-    "matrix_factorization": ["--noise-multiplier", "8", "--strategy", "tree", "--steps", "8", "--participations", "2"],
-}
-
-
-@pytest.mark.parametrize("type_", TYPES)
-def test_the_command_line_takes_every_type(type_: str, terminal: Terminal) -> None:
-    """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: one command of
-    each, whose answer is that of the same mechanism as JSON."""
-    options, names = COMMANDS[type_], {option_of(field.name): field.name for field in fields(BY_TYPE[type_])}
-    given = {names[option]: value for option, value in zip(options[::2], options[1::2], strict=True)}
-    given |= {"type": type_} | ({"sampling": "poisson"} if type_ == "dpsgd" else {})
-    whole = "{" + ", ".join(f'"{name}": {quoted(value)}' for name, value in given.items()) + "}"
+@pytest.mark.parametrize("name", [name for name, declared in EXAMPLES.items() if declared["type"] in TYPES])
+def test_the_command_line_takes_every_type(name: str, terminal: Terminal) -> None:
+    """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: one command for
+    each form, whose answer is that of the same mechanism as JSON."""
+    declared = EXAMPLES[name]
+    given = {field: value for field, value in declared.items() if field != "type"}
+    options = [word for field, value in given.items() for word in (option_of(field), str(value))]
     answers = [
         terminal(shlex.join(["evaluate", "--bound", "clt", *words, "--json"]))
-        for words in (["--type", type_, *options], ["--mechanism", whole])
+        for words in (["--type", declared["type"], *options], ["--mechanism", json.dumps(declared, default=float)])
     ]
     assert [answer.status for answer in answers] == [0, 0], answers
     assert answers[0].out == answers[1].out
-
-
-def quoted(value: str) -> str:
-    """A number as it is, a text in quotes."""
-    return value if value[0].isdigit() else f'"{value}"'
