@@ -122,9 +122,9 @@ def _opinion(declaration: Declaration, asked: Asked, pieces: list[Piece], at_del
     fine = max(_SHARE * scale / count, (4 * scale + _REACH) / _POINTS_MAX)
     # Each of their distributions counts 1e-15 as lost, in both estimates; and their transforms round.
     slack = 4e-15 + 2e-15 * count
-    lower = _theirs(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVALS[1]), is_upper=False)
+    lower = their_epsilon(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVALS[1]), is_upper=False)
     dots = min(max(_SHARE_UPPER * scale / math.sqrt(count), _INTERVALS[0]), _INTERVALS[1])
-    upper = _theirs(pieces, target, interval=dots, is_upper=True)
+    upper = their_epsilon(pieces, target, interval=dots, is_upper=True)
     return Opinion(
         asked.seq,
         asked.runs,
@@ -224,7 +224,7 @@ def _response(epsilon: Any, count: int, *, delta: float = 0.0) -> Piece:
     return Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": 2}, count, delta)
 
 
-def _theirs(pieces: list[Piece], target: float, *, interval: float, is_upper: bool) -> float:
+def their_epsilon(pieces: list[Piece], target: float, *, interval: float, is_upper: bool) -> float:
     """Epsilon at a delta by their privacy loss distributions, from above or from below."""
     composed = None
     for piece in pieces:

@@ -100,7 +100,7 @@ def test_planned_steps_of_any_mechanism(tries: Callable[[int, int], int]) -> Non
 
 @pytest.mark.parametrize("name", [name for name, declared in EXAMPLES.items() if declared["type"] in TYPES])
 def test_the_command_line_takes_every_type(name: str, terminal: Terminal) -> None:
-    """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: one command for
+    """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: a command for
     each form, whose answer is that of the same mechanism as JSON."""
     declared = EXAMPLES[name]
     given = {field: value for field, value in declared.items() if field != "type"}
