@@ -6,15 +6,8 @@ epsilon read off that curve. Deciding on it would be invalid (docs/accounting.md
 here is an upper bound all the same, by the means of the certificates: `pld` puts losses on a grid so that they
 dominate, `composition` composes them with every error bounded, and epsilon is read off the bounds.
 
-What each mechanism is made of stands in its module (`exact_parts`), in the terms of `pairs`:
-
-    gaussian, shuffled batches, correlated noise, no amplification   G_mu itself: their squares add up, in fractions
-    dpsgd, poisson or fixed_size                                     the pair of one step, as in `pld`
-    laplace                                                          Lap(0,1) against Lap(theta,1)
-    pure_dp                                                          randomised response (Kairouz, Oh & Viswanath 2015)
-    approximate_dp                                                   the same, and its delta apart: f_{eps,delta} is
-                                                                     f_{0,delta} (x) f_{eps,0} (Dong, Roth & Su 2022)
-    zcdp, gdp                                                        none is known but what was charged: its envelope
+What each mechanism is made of stands in its module (`exact_parts`), in the terms of `pairs`: G_mu itself, whose squares
+add up in fractions; the pair of one step or release; or, where no pair is known, what was charged, its envelope.
 
 *Reading epsilon off.* With S_i = P(L >= l_i) and A_i = Q(L >= l_i) the hockey-stick divergence is S_i - e^eps A_i for
 eps between l_(i-1) and l_i. An upper bound of S_i and a lower one of A_i make an upper bound of that, so that every eps
