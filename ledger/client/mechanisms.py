@@ -129,6 +129,19 @@ class ApproximateDP(_Mechanism):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RandomizedResponse(_Mechanism):
+    """k-ary randomized response on `categories` categories, `count` times for each unit.
+
+    RandomizedResponse(epsilon=1, categories=10)
+    """
+
+    type: ClassVar[str] = "randomized_response"
+    epsilon: Number
+    categories: Annotated[int, "How many answers there are."]
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class ZCdp(_Mechanism):
     """Any mechanism that satisfies rho-zero-concentrated DP, in both directions.
 
@@ -199,6 +212,7 @@ AnyMechanism = (
     | Laplace
     | PureDP
     | ApproximateDP
+    | RandomizedResponse
     | ZCdp
     | GDP
     | MatrixFactorization

@@ -29,6 +29,7 @@ from ledger.accounting.mechanisms import (
     Gaussian,
     Laplace,
     PureDp,
+    RandomizedResponse,
     segment_steps,
 )
 from ledger.core.amounts import Amount
@@ -190,6 +191,10 @@ def _approximate_dp(mechanism: ApproximateDp, _: Adjacency) -> list[Piece]:
     return [_response(mechanism.epsilon, mechanism.count, delta=float(mechanism.delta))]
 
 
+def _randomized_response(mechanism: RandomizedResponse, _: Adjacency) -> list[Piece]:
+    return [_response(mechanism.epsilon, mechanism.count, categories=mechanism.categories)]
+
+
 def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
     pieces: list[Piece] = []
     for part in mechanism.parts:
@@ -210,6 +215,7 @@ PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "laplace": _laplace,
     "pure_dp": _pure_dp,
     "approximate_dp": _approximate_dp,
+    "randomized_response": _randomized_response,
     "zcdp": _none,
     "gdp": _none,
     "matrix_factorization": _none,
@@ -218,10 +224,10 @@ PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
 """By a mechanism's `type`. Not beside the mechanism: a second opinion owes nothing to the first."""
 
 
-def _response(epsilon: Any, count: int, *, delta: float = 0.0) -> Piece:
-    """Randomised response on one bit, which says something random with this probability."""
-    noise = 2 / (1 + math.exp(min(float(Fraction(epsilon)), 700.0)))
-    return Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": 2}, count, delta)
+def _response(epsilon: Any, count: int, *, delta: float = 0.0, categories: int = 2) -> Piece:
+    """Randomised response, which says something random with this probability."""
+    noise = categories / (categories - 1 + math.exp(min(float(Fraction(epsilon)), 700.0)))
+    return Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": categories}, count, delta)
 
 
 def their_epsilon(pieces: list[Piece], target: float, *, interval: float, is_upper: bool) -> float:

@@ -161,6 +161,7 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "laplace": {"type": "laplace", "noise_multiplier": 1, "count": 2},
     "pure_dp": {"type": "pure_dp", "epsilon": 1},
     "approximate_dp": {"type": "approximate_dp", "epsilon": 1, "delta": Decimal("0.00001")},
+    "randomized_response": {"type": "randomized_response", "epsilon": 1, "categories": 10},
     "zcdp": {"type": "zcdp", "rho": 1},
     "gdp": {"type": "gdp", "mu": 1, "delta": Decimal("0.00001"), "evidence": "x"},
     "matrix_factorization": STATED,

@@ -22,6 +22,7 @@ from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
 from ledger.accounting.mechanisms.matrix_factorization import MatrixFactorization
 from ledger.accounting.mechanisms.pure_dp import PureDp
+from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
 from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
 from ledger.accounting.mechanisms.zcdp import ZCdp
 from ledger.errors import InvalidMechanism, InvalidRequest
@@ -40,6 +41,7 @@ __all__ = [
     "MatrixFactorization",
     "Mechanism",
     "PureDp",
+    "RandomizedResponse",
     "Simple",
     "ZCdp",
     "field_path",

@@ -13,7 +13,10 @@ from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
 from ledger.accounting.mechanisms.matrix_factorization import MatrixFactorization
 from ledger.accounting.mechanisms.pure_dp import PureDp
+from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
 from ledger.accounting.mechanisms.zcdp import ZCdp
 
-SimpleMechanism = DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | ZCdp | Gdp | MatrixFactorization
+SimpleMechanism = (
+    DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | RandomizedResponse | ZCdp | Gdp | MatrixFactorization
+)
 Simple = Annotated[SimpleMechanism, Field(discriminator="type")]
