@@ -11,8 +11,12 @@
     certify        certificates: a proved mu for a share of delta
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
-    mechanisms     what a run declares
-    costs          what it costs
+    terms          what a cost is asked under
+    cost           a cost, and what has to hold for it
+    pairs          what a mechanism is made of, for exact composition
+    axes           the values of a parameter that may be named, in order of what they cost
+    mechanisms/    what a run declares, and what it costs: a module for each mechanism
+    costs          the cost of any of them, under terms
     settling       what it is charged when it has ended
     budgets        what a steward declares, and its limit
     plan           the inverse: what would fit

@@ -15,14 +15,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Final
 
 from ledger.accounting.amounts import ATTO, PICO
-from ledger.accounting.costs import Cost, cost
-from ledger.accounting.mechanisms import AnyMechanism, Composed, DpSgd
-from ledger.accounting.numbers import COUNT_MAX, MODERATE
+from ledger.accounting.axes import Axis
+from ledger.accounting.cost import Cost
+from ledger.accounting.costs import cost
+from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.numbers import COUNT_MAX
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
@@ -30,14 +32,6 @@ SLACK: Final = 12
 
 _STRIDE_MAX: Final = 64
 """How far a search goes in strides before it takes the line for wrong."""
-
-_PER_DECADE: Final = 900_000
-"""Decimals of six digits are numbered in order: number 0 is 1, and each power of ten holds 900,000 of them."""
-
-_RESIZABLE: Final = ("noise_multiplier", "steps", "epochs", "count", "epsilon", "rho", "mu")
-"""What a refusal names. `sample_rate` is not among them: a smaller batch is another training, not less of this one."""
-
-_SOLVABLE: Final = (*_RESIZABLE, "sample_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,80 +52,62 @@ def _never() -> bool:
 
 def fits(
     mechanism: AnyMechanism,
+    terms: Terms,
     *,
-    bound: Bound,
-    adjacency: Adjacency,
     remaining: Amount,
-    delta: Fraction | Decimal = Fraction(0),
-    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, int | Decimal]:
     """For each parameter that alone could make the run fit in `remaining`, the value that is nearest to what was asked.
 
     Counts are integers; other parameters have six significant digits, rounded to the side that fits. A parameter for
     which no value fits is left out, and so is one that the request does not have, and one that was not found when
-    `is_late`, which is asked before each cost, says so. delta, segments: the run's, as `cost` has them; what is named
-    has as many segments.
+    `is_late`, which is asked before each cost, says so. terms: the run's; what is named has as many segments.
     """
-    found = nearest(
-        mechanism,
-        bound=bound,
-        adjacency=adjacency,
-        remaining=remaining,
-        delta=delta,
-        segments=segments,
-        is_late=is_late,
-    )
-    return {field: solution.value for field, solution in found.items()}
+    solutions = nearest(mechanism, terms, remaining=remaining, is_late=is_late)
+    return {field: solution.value for field, solution in solutions.items()}
 
 
 def nearest(
     mechanism: AnyMechanism,
+    terms: Terms,
     *,
-    bound: Bound,
-    adjacency: Adjacency,
     remaining: Amount,
-    delta: Fraction | Decimal = Fraction(0),
-    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, Solution]:
     """What `fits` names, with what each would be charged."""
-    if isinstance(mechanism, Composed):
-        return {}
-    search = _Search(mechanism, _Terms(bound, adjacency, delta, segments), remaining=remaining, is_late=is_late)
-    found: dict[str, Solution] = {}
-    for field in (field for field in _RESIZABLE if field in mechanism.model_dump(exclude_none=True)):
+    search = _Search(mechanism, terms, remaining=remaining, is_late=is_late)
+    declared = mechanism.model_dump(exclude_none=True)
+    solutions: dict[str, Solution] = {}
+    for field in mechanism.solvable:
+        if field in mechanism.unsuggested or field not in declared:
+            continue
         try:
             solution = search.solve(field, is_upwards=False)
         except _LateError:
             break
         if solution is not None:
-            found[field] = solution
-    return found
+            solutions[field] = solution
+    return solutions
 
 
 def solve(
     mechanism: AnyMechanism,
+    terms: Terms,
     *,
     solve_for: str,
-    bound: Bound,
-    adjacency: Adjacency,
     remaining: Amount,
-    delta: Fraction | Decimal = Fraction(0),
-    segments: int = 1,
     is_late: Callable[[], bool] = _never,
 ) -> Solution | None:
     """The least `noise_multiplier`, or the most of another parameter, that fits: less or more than was asked.
 
-    solve_for: as `parameter` takes it. None where no value fits. delta, segments, is_late: as for `fits`; each run has
-    its delta.
+    solve_for: as `parameter` takes it. None where no value fits. terms, is_late: as for `fits`; each run has its delta.
     Raises InvalidRequest where the mechanism has no such parameter, TooLarge where time was up, and for `runs` what
     `cost` raises.
     """
     field = parameter(mechanism, solve_for)
     if field == "runs":
-        return _runs(_Terms(bound, adjacency, delta, segments).cost(mechanism).amount, remaining)
-    search = _Search(mechanism, _Terms(bound, adjacency, delta, segments), remaining=remaining, is_late=is_late)
+        return _runs(cost(mechanism, terms).amount, remaining)
+    search = _Search(mechanism, terms, remaining=remaining, is_late=is_late)
     try:
         return search.solve(field, is_upwards=True)
     except _LateError:
@@ -149,7 +125,7 @@ def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
     """
     asked = mechanism.model_dump(exclude_none=True)
     field = "epochs" if solve_for == "steps" and "epochs" in asked else solve_for
-    if field != "runs" and (field not in asked or field not in _SOLVABLE):
+    if field != "runs" and (field not in asked or field not in mechanism.solvable):
         raise InvalidRequest(
             f"solve_for: a mechanism that is declared so has no {field} to solve for", field="solve_for"
         )
@@ -160,7 +136,7 @@ def _runs(once: Amount, remaining: Amount) -> Solution | None:
     if once.exceeds(remaining):
         return None
     pairs = ((remaining.mu_sq_pico, once.mu_sq_pico), (remaining.delta_atto, once.delta_atto))
-    count = min(COUNT_MAX, *(left // each for left, each in pairs if each))
+    count = min(COUNT_MAX, *(left // charged for left, charged in pairs if charged))
     return Solution("runs", count, Amount(once.mu_sq_pico * count, once.delta_atto * count))
 
 
@@ -171,26 +147,13 @@ class _LateError(Exception):
     """Time was up before the search ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What each cost is asked under."""
-
-    bound: Bound
-    adjacency: Adjacency
-    delta: Fraction | Decimal
-    segments: int
-
-    def cost(self, mechanism: AnyMechanism) -> Cost:
-        return cost(mechanism, bound=self.bound, adjacency=self.adjacency, delta=self.delta, segments=self.segments)
-
-
 class _Search:
     """Looks for the last value of a parameter that fits. What was asked for is costed once, for all of them."""
 
     def __init__(
         self,
         mechanism: AnyMechanism,
-        terms: _Terms,
+        terms: Terms,
         *,
         remaining: Amount,
         is_late: Callable[[], bool],
@@ -204,23 +167,23 @@ class _Search:
         if ZERO.exceeds(self._remaining):
             return None
         asked = self._declared[field]
-        axis = _axis(self._mechanism, field, segments=self._terms.segments)
+        axis = self._mechanism.axis(field, segments=self._terms.segments)
         if self._asked is None:
             self._asked = (self._cost(field, asked),)
-        (found,) = self._asked
+        (best,) = self._asked
         bracket = _Bracket(axis)
         number = axis.number_of(asked)
-        bracket.learn(number if axis.value_of(number) == asked else None, asked, self._margins(found))
+        bracket.learn(number if axis.value_of(number) == asked else None, asked, self._margins(best))
         if not is_upwards:
             bracket.above = min(bracket.above, number + 1)
         while (tried := bracket.next()) is not None:
             value = axis.value_of(tried)
             charged = self._cost(field, value)
             bracket.learn(tried, value, self._margins(charged))
-            found = charged if bracket.below == tried else found
-        if bracket.below < axis.low or found is None:
+            best = charged if bracket.below == tried else best
+        if bracket.below < axis.low or best is None:
             return None
-        return Solution(field, axis.value_of(bracket.below), found.amount)
+        return Solution(field, axis.value_of(bracket.below), best.amount)
 
     def _cost(self, field: str, value: int | Decimal) -> Cost | None:
         """What would be charged; None where there is no such mechanism, or its cost cannot be had."""
@@ -228,17 +191,17 @@ class _Search:
             raise _LateError
         try:
             resized = type(self._mechanism)(**{**self._declared, field: value})
-            return self._terms.cost(resized)
+            return cost(resized, self._terms)
         except (InvalidRequest, TooLarge, ValueError):
             return None
 
-    def _margins(self, found: Cost | None) -> _Margins:
-        if found is None:
+    def _margins(self, charged: Cost | None) -> _Margins:
+        if charged is None:
             return _Margins(False, math.inf, math.inf)
         return _Margins(
-            not found.amount.exceeds(self._remaining),
-            _log_ratio(found.mu_sq * PICO, self._remaining.mu_sq_pico),
-            _log_ratio(found.nats * ATTO, self._remaining.delta_atto),
+            not charged.amount.exceeds(self._remaining),
+            _log_ratio(charged.mu_sq * PICO, self._remaining.mu_sq_pico),
+            _log_ratio(charged.nats * ATTO, self._remaining.delta_atto),
         )
 
 
@@ -270,7 +233,7 @@ class _Bracket:
     be declared. They are the answer when they are neighbours.
     """
 
-    def __init__(self, axis: _Axis) -> None:
+    def __init__(self, axis: Axis) -> None:
         self._axis = axis
         self.below, self.above = axis.low - 1, axis.high + 1
         self._tries = (self.above - self.below).bit_length() + SLACK
@@ -353,120 +316,10 @@ class _Line:
         if not self._points:  # no share of nothing, or no cost: if anything fits, then the least
             return math.inf if self._is_nothing else -math.inf
         (x, margin), *others = sorted(self._points, key=lambda point: abs(point[1]))
-        slopes = [(other - margin) / (place - x) for place, other in others if place != x]
+        slopes = [(other - margin) / (at - x) for at, other in others if at != x]
         if not slopes:
             return x - margin
         rising = [slope for slope in slopes if slope > 0]
         if not rising:  # flat: the parameter changes nothing here, so look at the end
             return -math.inf if margin > 0 else math.inf
         return x - margin / rising[0]
-
-
-# --- the values that may be named ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """The values of one parameter, in order of what they cost.
-
-    low, high: the numbers of the first and the last. value_of, number_of: from a number to its value and back, to the
-    last one that costs no more. coordinate: in which the logarithm of the cost is nearly a line of slope 1.
-    """
-
-    low: int
-    high: int
-    value_of: Callable[[int], int | Decimal]
-    number_of: Callable[[Any], int]
-    coordinate: Callable[[float], float]
-    inverse: Callable[[float], float]
-
-    @property
-    def first(self) -> float:
-        """The coordinate of the value that costs least."""
-        return self.coordinate(float(self.value_of(self.low)))
-
-    @property
-    def last(self) -> float:
-        """The coordinate of the value that costs most."""
-        return self.coordinate(float(self.value_of(self.high)))
-
-    def floor(self, x: float) -> int:
-        """The last number whose coordinate is at most `x`, give or take one; within the ends."""
-        if x <= self.first:
-            return self.low
-        if x >= self.last:
-            return self.high
-        return max(self.low, min(self.high, self.number_of(self.inverse(x))))
-
-
-def _axis(mechanism: AnyMechanism, field: str, *, segments: int) -> _Axis:
-    match field:
-        case "steps" | "count":
-            return _Axis(segments, COUNT_MAX, int, math.floor, *_power(1))
-        case "noise_multiplier":
-            is_subsampled = isinstance(mechanism, DpSgd) and mechanism.sampling != "shuffle"
-            line = (_line_of_noise, _noise_of_line) if is_subsampled else _power(-2)
-            least, most = _number(MODERATE[0]), _number(MODERATE[1])
-            return _Axis(-most, -least, lambda number: _decimal(-number), _falling, *line)
-        case "epochs" if isinstance(mechanism, DpSgd):
-            return _Axis(_least_epochs(mechanism, steps=segments), _number(MODERATE[1]), _decimal, _rising, *_power(1))
-        case "sample_rate":
-            return _Axis(_number(MODERATE[0]), _number(Decimal(1)), _decimal, _rising, *_power(2))
-        case _:
-            power = 1 if field == "rho" else 2
-            return _Axis(_number(MODERATE[0]), _number(MODERATE[1]), _decimal, _rising, *_power(power))
-
-
-def _power(exponent: int) -> tuple[Callable[[float], float], Callable[[float], float]]:
-    """The coordinate of a cost that grows with this power of the parameter."""
-    return lambda value: exponent * math.log(value), lambda x: math.exp(x / exponent)
-
-
-def _line_of_noise(s: float) -> float:
-    """log(e^(1/s²) - 1): mu² of subsampled DP-SGD grows about as its exponential does (Bu et al. 2020, Cor. 2).
-
-    Below a noise multiplier of 0.2, where no amplification is left, it goes on as log(1/s²).
-    """
-    square = s**-2
-    if square > _SQUARE_MAX:
-        return _LINE_MAX + math.log(square / _SQUARE_MAX)
-    return math.log(math.expm1(square))
-
-
-def _noise_of_line(x: float) -> float:
-    if x > _LINE_MAX:
-        return 1 / math.sqrt(_SQUARE_MAX * math.exp(x - _LINE_MAX))
-    return 1 / math.sqrt(math.log1p(math.exp(x)))
-
-
-_SQUARE_MAX: Final = 25.0
-_LINE_MAX: Final = math.log(math.expm1(_SQUARE_MAX))
-
-
-def _rising(value: Decimal | float) -> int:
-    return _number(Decimal(value))
-
-
-def _falling(value: Decimal | float) -> int:
-    number = _number(Decimal(value))
-    return -number if _decimal(number) == value else -number - 1
-
-
-def _least_epochs(mechanism: DpSgd, *, steps: int) -> int:
-    """The number of the least epochs that are so many steps."""
-    least = steps * mechanism.rate
-    number = _number(Decimal(least.numerator) / least.denominator)
-    return number if Fraction(_decimal(number)) >= least else number + 1
-
-
-def _decimal(number: int) -> Decimal:
-    """The decimal of six digits with this number."""
-    decade, place = divmod(number, _PER_DECADE)
-    return (Decimal(place + 100_000) * Decimal(10) ** (decade - 5)).normalize()
-
-
-def _number(value: Decimal) -> int:
-    """The number of the largest decimal of six digits that is at most `value`."""
-    # By its digits: arithmetic on decimals would round one of more than 28 digits, and could round it up.
-    leading = "".join(map(str, value.as_tuple().digits[:6]))
-    return value.adjusted() * _PER_DECADE + int(leading.ljust(6, "0")) - 100_000

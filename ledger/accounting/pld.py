@@ -58,6 +58,7 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 _NODES, _WEIGHTS = (array / 2 for array in special.roots_legendre(4))
 _PANELS_PER_UNIT: Final = 32
 _CHUNK: Final = 2**16
+_SAMPLES: Final = 4096
 _DENSITY: Final = 1 / math.sqrt(2 * math.pi)
 
 
@@ -129,6 +130,28 @@ class Pair:
         below = self._above(-span[0]) if self.kind == "antipodal" else float(special.ndtr(span[0])) * (1 + 2**-20)
         # Symmetrised, what is above is below as well.
         return 2 * max(below, self._above(span[1]))
+
+    # --- as a source of an exact composition, see `pairs`
+
+    @property
+    def is_one_sided(self) -> bool:
+        """Whether it differs from itself seen from the other side."""
+        return self.kind == "removal" and self.rate < 1
+
+    def on_grid(self, width: float, share: float) -> Losses:
+        """Its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
+        return on_grid(self, width=width, span=self.span(share))
+
+    def spread(self, share: float) -> tuple[float, float]:
+        """A loss's variance, approximately, and its range: what a width is chosen by."""
+        low, high = self.span(share)
+        z = np.linspace(*self.span(1e-9), _SAMPLES)
+        weights, losses = self.densities(z)[0], self.losses(z)
+        weights = weights / weights.sum()
+        if self.kind == "symmetrised":
+            losses = np.where(losses > 0, losses, 0.0)
+        variance = float(weights @ losses**2 - (weights @ losses) ** 2)
+        return variance, float(np.ptp(self.losses(np.array([low, high]))))
 
 
 @dataclass(frozen=True, slots=True)

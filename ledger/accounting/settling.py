@@ -16,31 +16,16 @@ beforehand what `charge` is going to do.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from decimal import Decimal
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, Literal, assert_never
 
 from ledger.accounting import costs
 from ledger.accounting.amounts import ATTO, PICO
-from ledger.accounting.costs import Cost
-from ledger.accounting.mechanisms import (
-    AnyMechanism,
-    ApproximateDp,
-    Composed,
-    DpSgd,
-    Gaussian,
-    Gdp,
-    Laplace,
-    MatrixFactorization,
-    PureDp,
-    ZCdp,
-    planned_steps,
-    resized,
-    segment_steps,
-)
+from ledger.accounting.cost import Cost, root
+from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment_steps
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 
 Stop = Literal["planned", "data_independent", "data_dependent"]
@@ -63,39 +48,27 @@ class Charge:
 
 
 def charge(
-    mechanism: AnyMechanism,
-    *,
-    bound: Bound,
-    adjacency: Adjacency,
-    delta: Fraction | Decimal,
-    segments: int,
-    approved: Amount,
-    method: str,
-    steps: int | None,
-    stop: Stop,
+    mechanism: AnyMechanism, terms: Terms, *, approved: Amount, method: str, steps: int | None, stop: Stop
 ) -> Charge:
     """What a run that was approved is charged after `steps` steps, repeated ones included.
 
-    bound, adjacency, delta, segments: what it was costed under. approved, method: what it cost, and by which path.
-    steps: None where they are not known, and what was approved is charged. Whether `stop` is what the run says it was
-    is not for a computation to know.
+    terms: what it was costed under. approved, method: what it cost, and by which path. steps: None where they are not
+    known, and what was approved is charged. Whether `stop` is what the run says it was is not for a computation to
+    know.
     """
-    bill = _bill(mechanism, segments=segments, method=method, steps=steps, stop=stop)
-    terms = _Terms(bound, adjacency, Fraction(delta), segments, approved, method)
-    charged = _charged(bill, terms)
+    bill = _bill(mechanism, segments=terms.segments, method=method, steps=steps, stop=stop)
+    charged = _charged(bill, terms, approved)
     if bill.excess_steps == 0:
         return Charge(charged)
-    return Charge(charged, _excess(bill, terms), bill.excess_steps)
+    return Charge(charged, _excess(bill, terms, approved, method), bill.excess_steps)
 
 
-def is_dear(
-    mechanism: AnyMechanism, *, bound: Bound, segments: int, method: str, steps: int | None, stop: Stop
-) -> bool:
+def is_dear(mechanism: AnyMechanism, terms: Terms, *, method: str, steps: int | None, stop: Stop) -> bool:
     """Whether `charge` has to compute a certificate."""
-    bill = _bill(mechanism, segments=segments, method=method, steps=steps, stop=stop)
+    bill = _bill(mechanism, segments=terms.segments, method=method, steps=steps, stop=stop)
     computed = [] if bill.is_additive or bill.part is None else [bill.part]
     computed += [] if bill.excess is None else [bill.excess]
-    return any(costs.needs_certificate(part, bound=bound) for part in computed)
+    return any(part.needs_certificate(terms.bound) for part in computed)
 
 
 def executed(
@@ -106,11 +79,11 @@ def executed(
     Arguments as for `charge`. A run that stopped early because of what it saw counts with all that is charged for it.
     """
     bill = _bill(mechanism, segments=segments, method=method, steps=steps, stop=stop)
-    segment = mechanism if segments == 1 else resized(mechanism, segment_steps(mechanism, segments))
+    segment = mechanism if segments == 1 else mechanism.resized(segment_steps(mechanism, segments))
     again = bill.excess_segments if bill.excess is None else 0
-    found = [(segment, int(bill.approved * segments) + again)]
-    found += [(part, 1) for part in (bill.part, bill.excess) if part is not None]
-    return [(part, count) for part, count in found if count]
+    counts = [(segment, int(bill.approved * segments) + again)]
+    counts += [(part, 1) for part in (bill.part, bill.excess) if part is not None]
+    return [(part, count) for part, count in counts if count]
 
 
 # --- what is to be charged -------------------------------------------------------------------------------------------
@@ -163,8 +136,8 @@ def _short(
     # Each release is a complete mechanism, and whether there is another one may depend on all that were seen: the
     # filter "sum the squares" is valid for fully adaptive sequences (Smith & Thakurta 2022; Koskela, Tobaben & Honkela
     # 2023), and so is the sum of -log(1 - delta), by the argument in accounting.md.
-    if _is_additive(mechanism, method=method):
-        return _Bill(Fraction(0), resized(mechanism, steps), Fraction(1), is_additive=True)
+    if mechanism.is_additive(method):
+        return _Bill(Fraction(0), mechanism.resized(steps), Fraction(1), is_additive=True)
     whole, rest = divmod(steps, segment_steps(mechanism, segments))
     match stop:
         case "data_dependent":
@@ -175,24 +148,10 @@ def _short(
             # A number of steps T' that neither the data nor any output had a say in makes it a mixture of runs of T'
             # steps over public randomness, and given T' it is one. The first T' steps of matrix factorization are that
             # of T' steps, since its strategies are lower triangular: the leading block of one is the shorter one.
-            part = resized(mechanism, rest) if rest else None
+            part = mechanism.resized(rest) if rest else None
             return _Bill(Fraction(whole, segments), part, Fraction(1, segments))
         case _:
             assert_never(stop)
-
-
-def _is_additive(mechanism: AnyMechanism, *, method: str) -> bool:
-    """Whether it is charged as the sum of releases that are each a complete mechanism."""
-    match mechanism:
-        case Gaussian() | Laplace() | PureDp() | ApproximateDp():
-            return True
-        case DpSgd():
-            # By joint convexity a step is at most one Gaussian release, and so is an epoch that has each unit once.
-            return mechanism.sampling == "shuffle" or method == "fallback"
-        case MatrixFactorization() | Gdp() | ZCdp() | Composed():
-            return False
-        case _:
-            assert_never(mechanism)
 
 
 def _overrun(mechanism: AnyMechanism, most: int, *, segments: int, steps: int) -> _Bill:
@@ -202,73 +161,46 @@ def _overrun(mechanism: AnyMechanism, most: int, *, segments: int, steps: int) -
     """
     # Steps beyond the plan are the first ones of so many whole segments.
     again = -(-steps // segment_steps(mechanism, segments))
-    excess: AnyMechanism | None = resized(mechanism, steps)
-    if isinstance(mechanism, MatrixFactorization):
-        excess = None
-    elif isinstance(mechanism, DpSgd) and mechanism.sampling == "shuffle":
-        # A unit can be in a batch of the epoch that the excess begins within, and in one of each that it begins.
-        length = mechanism.steps_of_epoch
-        epochs = -(-steps // length) + (most % length > 0)
-        excess = resized(mechanism, epochs * length)
-    return _Bill(Fraction(1), excess=excess, excess_steps=steps, excess_segments=again)
+    return _Bill(Fraction(1), excess=mechanism.overrun(most, steps), excess_steps=steps, excess_segments=again)
 
 
 # --- what that costs -------------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class _Terms:
-    """What a run was costed under, and what came of it."""
-
-    bound: Bound
-    adjacency: Adjacency
-    delta: Fraction
-    segments: int
-    approved: Amount
-    method: str
-
-
-def _charged(bill: _Bill, terms: _Terms) -> Amount:
+def _charged(bill: _Bill, terms: Terms, approved: Amount) -> Amount:
     """Rounded up once. Never more than approved: neither is any part more than its part of it, nor the integers."""
-    pico, atto = (bill.approved * value for value in (terms.approved.mu_sq_pico, terms.approved.delta_atto))
+    pico, atto = (bill.approved * value for value in (approved.mu_sq_pico, approved.delta_atto))
     if bill.part is not None:
-        more = _part(bill.part, bill, terms)
+        more = _part(bill.part, bill, terms, approved)
         pico, atto = pico + more[0], atto + more[1]
     return Amount(math.ceil(pico), math.ceil(atto))
 
 
-def _part(part: AnyMechanism, bill: _Bill, terms: _Terms) -> tuple[Fraction, Fraction]:
+def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount) -> tuple[Fraction, Fraction]:
     """What a part costs, in units of amounts, or its part of what was approved, which also covers it.
 
     One or the other, for both quantities: the lesser mu with the lesser delta could be less than either proves.
     """
-    most = (bill.part_max * terms.approved.mu_sq_pico, bill.part_max * terms.approved.delta_atto)
+    most = (bill.part_max * approved.mu_sq_pico, bill.part_max * approved.delta_atto)
+    once = replace(terms, delta=Fraction(terms.delta) / terms.segments, segments=1)
     try:
-        found = _cost(part, terms, is_additive=bill.is_additive)
+        cost = part.additive_cost(once) if bill.is_additive else costs.cost(part, once)
     except (InvalidMechanism, TooLarge, ArithmeticError):
         return most
-    asked = (found.mu_sq * PICO, found.nats * ATTO)
-    return asked if all(one <= other for one, other in zip(asked, most, strict=True)) else most
+    exact = (cost.mu_sq * PICO, cost.nats * ATTO)
+    return exact if all(one <= other for one, other in zip(exact, most, strict=True)) else most
 
 
-def _cost(part: AnyMechanism, terms: _Terms, *, is_additive: bool) -> Cost:
-    if is_additive and isinstance(part, DpSgd) and part.sampling != "shuffle":
-        # Not what costs least: a certificate is for all its steps together.
-        return costs.fallback(part, adjacency=terms.adjacency)
-    share = terms.delta / terms.segments
-    return costs.cost(part, bound=terms.bound, adjacency=terms.adjacency, delta=share)
-
-
-def _excess(bill: _Bill, terms: _Terms) -> Cost:
+def _excess(bill: _Bill, terms: Terms, approved: Amount, method: str) -> Cost:
     """What was done beyond the plan, at the run's delta. It always has a cost, since it has been done."""
     if bill.excess is not None:
         try:
-            return costs.cost(bill.excess, bound=terms.bound, adjacency=terms.adjacency, delta=terms.delta)
+            return costs.cost(bill.excess, replace(terms, segments=1))
         except (InvalidMechanism, TooLarge, ArithmeticError):
             pass  # beyond all numbers of the accountant's
     # Each segment again costs what one was approved for, and the last of them does no less than what was done of it.
     # An amount was rounded up, so that its parts are not below the cost's.
     count = Fraction(bill.excess_segments, terms.segments)
-    mu_sq = count * Fraction(terms.approved.mu_sq_pico, PICO)
-    nats = count * Fraction(terms.approved.delta_atto, ATTO)
-    return Cost(costs.root(mu_sq), mu_sq, nats, terms.method, (_AGAIN,))
+    mu_sq = count * Fraction(approved.mu_sq_pico, PICO)
+    nats = count * Fraction(approved.delta_atto, ATTO)
+    return Cost(root(mu_sq), mu_sq, nats, method, (_AGAIN,))

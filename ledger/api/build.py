@@ -19,6 +19,7 @@ from ledger.operate import deploy
 from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.costing import Costing
 from ledger.service.datasets import Datasets
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
@@ -129,16 +130,18 @@ class Builder:
         )
         catalogue = Catalogue(store)
         datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
-        runs = Runs(store, writer, catalogue, certificates, self._signer)
+        costing = Costing(store, certificates)
+        runs = Runs(store, writer, catalogue, costing, self._signer)
         return Services(
             store=store,
             writer=writer,
             keyring=keyring,
             catalogue=catalogue,
             certificates=certificates,
+            costing=costing,
             datasets=datasets,
             runs=runs,
-            planner=Planner(store, catalogue, certificates, runs),
+            planner=Planner(store, catalogue, costing),
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),
             keys=Keys(store=store, writer=writer, keyring=keyring),

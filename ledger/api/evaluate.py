@@ -11,8 +11,9 @@ from fastapi import APIRouter, Request, Response
 from fastapi.concurrency import run_in_threadpool
 
 from ledger.accounting import ACCOUNTANT, costs
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost, root
 from ledger.accounting.display import show_epsilon
+from ledger.accounting.terms import Terms
 from ledger.api.gate import Reader
 from ledger.api.problems import Json
 from ledger.api.routing import Route
@@ -35,9 +36,8 @@ async def evaluate(body: Evaluation, caller: Reader, request: Request) -> Respon
     """
     certificates = services(request).certificates
     delta = DELTA if body.delta is None else body.delta
-    cost = await certificates.cost(
-        caller.tenant_id, body.mechanism, bound=body.bound, adjacency=body.adjacency, delta=delta
-    )
+    terms = Terms(bound=body.bound, adjacency=body.adjacency, delta=delta)
+    cost = await certificates.cost(caller.tenant_id, body.mechanism, terms)
     more: dict[str, Any] = {}
     if costs.needs_certificate(body.mechanism, bound=body.bound):
         pairs = await certificates.frontier(caller.tenant_id, body.mechanism, adjacency=body.adjacency)
@@ -70,5 +70,5 @@ def _epsilon(cost: Cost, at_delta: float) -> float | None:
     if cost.delta >= 1:  # as a double; what was declared is below 1
         return None
     # mu may be a double below the true value; the bound of mu² is not.
-    upper = math.nextafter(max(cost.mu, costs.root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
+    upper = math.nextafter(max(cost.mu, root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
     return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

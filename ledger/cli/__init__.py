@@ -12,6 +12,7 @@
     proofs   proofs in a journal, from a server and without one: proof
     held     the receipts, heads and keys that an auditor brings along
     recomputing  what needs neither, and the accountant: recompute, registry
+    mechanism  the options that declare a mechanism
     options, server_call   the options that commands share, and the call to a server
     show/    how answers look to a person, by noun
 

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import inspect
 import shlex
 import sys
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import show
+from ledger.cli.mechanism import option_of, takes_mechanism
 from ledger.cli.options import (
     Json,
     ProjectName,
@@ -34,69 +33,7 @@ from ledger.cli.server_call import print_answer, server, unless_proposed
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 
-def _mechanism(
-    type_: Annotated[
-        str, typer.Option("--type", help="dpsgd, gaussian, laplace, pure_dp, approximate_dp or gdp.")
-    ] = "dpsgd",
-    noise_multiplier: Annotated[
-        Decimal | None, number_option("Noise over the clip norm, or over the sensitivity.")
-    ] = None,
-    sampling: Annotated[str | None, typer.Option(help="poisson (the default), fixed_size or shuffle.")] = None,
-    sample_rate: Annotated[Decimal | None, number_option("The share of the data in a batch; with --steps.")] = None,
-    steps: Annotated[int | None, typer.Option(help="How many steps.")] = None,
-    dataset_size: Annotated[int | None, typer.Option(help="With --batch-size and --epochs, instead of a rate.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="With --dataset-size and --epochs.")] = None,
-    epochs: Annotated[Decimal | None, number_option("With --dataset-size and --batch-size.")] = None,
-    count: Annotated[int | None, typer.Option(help="How many releases, where there are no steps.")] = None,
-    epsilon: Annotated[Decimal | None, number_option("Of pure_dp and approximate_dp.", "--mechanism-epsilon")] = None,
-    delta: Annotated[Decimal | None, number_option("Of approximate_dp and gdp.", "--mechanism-delta")] = None,
-    mu: Annotated[Decimal | None, number_option("Of gdp.", "--mechanism-mu")] = None,
-    whole: Annotated[
-        str | None, typer.Option("--mechanism", help="All of it as JSON, or @FILE; instead of the rest.")
-    ] = None,
-) -> dict[str, Any]:
-    """The mechanism that these options declare."""
-    fields = given_fields(
-        noise_multiplier=noise_multiplier,
-        sampling=sampling,
-        sample_rate=sample_rate,
-        steps=steps,
-        dataset_size=dataset_size,
-        batch_size=batch_size,
-        epochs=epochs,
-        count=count,
-        epsilon=epsilon,
-        delta=delta,
-        mu=mu,
-    )
-    if whole is not None:
-        if fields:
-            raise InvalidRequest("Give --mechanism, or the options that it stands for, not both.", field="mechanism")
-        return optional_object(whole, "mechanism") or {}
-    if type_ == "dpsgd":
-        fields.setdefault("sampling", "poisson")
-    return {"type": type_, **fields}
-
-
-def _takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that declare a mechanism; it gets what they declare as `declared`."""
-    options = inspect.signature(_mechanism, eval_str=True).parameters
-    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "declared"]
-
-    @functools.wraps(command)
-    def with_options(**said: Any) -> None:
-        declared = _mechanism(**{name: said.pop(name) for name in options})
-        command(declared=declared, **said)
-
-    required = [parameter for parameter in own if parameter.default is parameter.empty]
-    optional = [parameter for parameter in own if parameter.default is not parameter.empty]
-    together = [*required, *options.values(), *optional]
-    with_options.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
-    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in together}
-    return with_options
-
-
-@_takes_mechanism
+@takes_mechanism
 def request(
     datasets: Uses,
     declared: dict[str, Any],
@@ -133,7 +70,7 @@ def request(
     print_answer(answer, as_json, show.runs.approved)
 
 
-@_takes_mechanism
+@takes_mechanism
 def plan(
     datasets: Uses,
     declared: dict[str, Any],
@@ -206,8 +143,7 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
 def _suggestion(field: str, value: Any) -> str:
     """The request to paste: the command that was typed, with one parameter as it would fit."""
     words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
-    name = {"epsilon": "mechanism-epsilon", "delta": "mechanism-delta", "mu": "mechanism-mu"}.get(field, field)
-    option = f"--{name.replace('_', '-')}"
+    option = option_of(field)
     kept: list[str] = []
     skip = False
     for word in words:
@@ -276,7 +212,7 @@ def runs(
     print_answer(found, as_json, show.runs.runs)
 
 
-@_takes_mechanism
+@takes_mechanism
 def evaluate(
     declared: dict[str, Any],
     bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",

@@ -34,6 +34,7 @@ from ledger.client.mechanisms import (
     Laplace,
     MatrixFactorization,
     PureDP,
+    RandomizedResponse,
     ZCdp,
 )
 from ledger.client.receipts import (
@@ -73,6 +74,7 @@ __all__ = [
     "PartitionsClosed",
     "ProposalState",
     "PureDP",
+    "RandomizedResponse",
     "RateLimited",
     "Receipt",
     "ReceiptExpired",

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 Number = float | Decimal
 """A Decimal is sent with all its digits, a float as the shortest decimal that reads back as it."""
@@ -19,7 +19,19 @@ Number = float | Decimal
 
 @dataclass(frozen=True, kw_only=True)
 class _Mechanism:
+    """A field is described where it first occurs: the command line asks for it in these words."""
+
     type: ClassVar[str]
+
+    @classmethod
+    def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
+        """The steps or releases of one that is declared so; None where no number says how much was done."""
+        return _exact(declared.get("count", 1)) if "count" in cls.__dataclass_fields__ else None
+
+    @classmethod
+    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:  # noqa: ARG003 (others need it)
+        """The least number of steps, at least this one, that a segment can have."""
+        return steps
 
     def to_json(self) -> dict[str, Any]:
         """The mechanism as the contract writes it; what was left out stays out."""
@@ -38,13 +50,33 @@ class DPSGD(_Mechanism):
     """
 
     type: ClassVar[str] = "dpsgd"
-    noise_multiplier: Number
-    sample_rate: Number | None = None
-    steps: int | None = None
-    dataset_size: int | None = None
-    batch_size: int | None = None
-    epochs: Number | None = None
-    sampling: Literal["poisson", "fixed_size", "shuffle"] = "poisson"
+    noise_multiplier: Annotated[Number, "Noise over the clip norm, or over the sensitivity."]
+    sample_rate: Annotated[Number | None, "The share of the data in a batch; with --steps."] = None
+    steps: Annotated[int | None, "How many steps."] = None
+    dataset_size: Annotated[int | None, "With --batch-size and --epochs, instead of a rate."] = None
+    batch_size: Annotated[int | None, "With --dataset-size and --epochs."] = None
+    epochs: Annotated[Number | None, "With --dataset-size and --batch-size."] = None
+    sampling: Annotated[
+        Literal["poisson", "fixed_size", "shuffle"],
+        "poisson (the default), fixed_size or shuffle.",
+    ] = "poisson"
+
+    @classmethod
+    def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
+        if declared.get("steps") is not None:
+            return _exact(declared["steps"])
+        return _exact(declared["epochs"]) * _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
+
+    @classmethod
+    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:
+        if declared.get("sampling") != "shuffle":
+            return steps
+        # Of shuffled batches whole epochs, each as short as its whole batches.
+        if declared.get("sample_rate") is not None:
+            epoch = math.floor(1 / _exact(declared["sample_rate"]))
+        else:
+            epoch = math.floor(_exact(declared["dataset_size"]) / _exact(declared["batch_size"]))
+        return -(-steps // epoch) * epoch
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +88,7 @@ class Gaussian(_Mechanism):
 
     type: ClassVar[str] = "gaussian"
     noise_multiplier: Number
-    count: int = 1
+    count: Annotated[int, "How many releases, where there are no steps."] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,7 +111,7 @@ class PureDP(_Mechanism):
     """
 
     type: ClassVar[str] = "pure_dp"
-    epsilon: Number
+    epsilon: Annotated[Number, "The epsilon of each release."]
     count: int = 1
 
 
@@ -92,7 +124,20 @@ class ApproximateDP(_Mechanism):
 
     type: ClassVar[str] = "approximate_dp"
     epsilon: Number
-    delta: Number
+    delta: Annotated[Number, "The delta of each release, or the one that was proved."]
+    count: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class RandomizedResponse(_Mechanism):
+    """k-ary randomized response on `categories` categories, `count` times for each unit.
+
+    RandomizedResponse(epsilon=1, categories=10)
+    """
+
+    type: ClassVar[str] = "randomized_response"
+    epsilon: Number
+    categories: Annotated[int, "How many answers there are."]
     count: int = 1
 
 
@@ -104,7 +149,7 @@ class ZCdp(_Mechanism):
     """
 
     type: ClassVar[str] = "zcdp"
-    rho: Number
+    rho: Annotated[Number, "The rho that it satisfies, in both directions."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,9 +160,9 @@ class GDP(_Mechanism):
     """
 
     type: ClassVar[str] = "gdp"
-    mu: Number
+    mu: Annotated[Number, "The mu that was proved."]
     delta: Number = 0
-    evidence: str
+    evidence: Annotated[str, "Where the cost or the sensitivity was proved."]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,13 +179,17 @@ class MatrixFactorization(_Mechanism):
 
     type: ClassVar[str] = "matrix_factorization"
     noise_multiplier: Number
-    sensitivity: Number | None = None
+    sensitivity: Annotated[Number | None, "In clip norms; with --evidence, instead of --strategy."] = None
     evidence: str | None = None
-    strategy: Literal["identity", "tree", "sqrt"] | None = None
+    strategy: Annotated[Literal["identity", "tree", "sqrt"] | None, "identity, tree or sqrt; with --steps."] = None
     steps: int | None = None
-    participations: int | None = None
-    separation: int | None = None
-    bandwidth: int | None = None
+    participations: Annotated[int | None, "In how many steps a unit takes part; 1 when left out."] = None
+    separation: Annotated[int | None, "How far apart these steps are, at least; 1 when left out."] = None
+    bandwidth: Annotated[int | None, "Where the strategy sqrt is cut."] = None
+
+    @classmethod
+    def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
+        return _exact(declared["steps"])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,12 +212,19 @@ AnyMechanism = (
     | Laplace
     | PureDP
     | ApproximateDP
+    | RandomizedResponse
     | ZCdp
     | GDP
     | MatrixFactorization
     | Composed
     | Mapping[str, Any]
 )
+
+
+BY_TYPE: Final[Mapping[str, type[_Mechanism]]] = {
+    mechanism.type: mechanism for mechanism in _Mechanism.__subclasses__()
+}
+"""Every mechanism by its `type`."""
 
 
 def declared(mechanism: AnyMechanism) -> dict[str, Any]:
@@ -182,42 +238,18 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
 
     None where no number of steps says how much was done, and where the ledger is going to refuse the numbers anyway.
     """
-    said = declared(mechanism)
+    facts = declared(mechanism)
     try:
-        exact = _steps(said)
+        kind = BY_TYPE[facts["type"]]
+        exact = kind.exact_steps(facts)
         if exact is None:
             return None
         fewest, most = math.floor(exact), math.ceil(exact)
         if segments is not None and segments > 1:
-            most = segments * _segment_steps(said, -(-most // segments))
+            most = segments * kind.restartable(facts, -(-most // segments))
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
     return fewest, most
-
-
-def _steps(said: Mapping[str, Any]) -> Fraction | None:
-    match said.get("type"):
-        case "dpsgd" if said.get("steps") is not None:
-            return _exact(said["steps"])
-        case "dpsgd":
-            return _exact(said["epochs"]) * _exact(said["dataset_size"]) / _exact(said["batch_size"])
-        case "matrix_factorization":
-            return _exact(said["steps"])
-        case "gaussian" | "laplace" | "pure_dp" | "approximate_dp":
-            return _exact(said.get("count", 1))
-        case _:
-            return None
-
-
-def _segment_steps(said: Mapping[str, Any], part: int) -> int:
-    """An equal part of the steps; of shuffled batches whole epochs, each as short as its whole batches."""
-    if said["type"] != "dpsgd" or said.get("sampling") != "shuffle":
-        return part
-    if said.get("sample_rate") is not None:
-        epoch = math.floor(1 / _exact(said["sample_rate"]))
-    else:
-        epoch = math.floor(_exact(said["dataset_size"]) / _exact(said["batch_size"]))
-    return -(-part // epoch) * epoch
 
 
 def _exact(number: Any) -> Fraction:

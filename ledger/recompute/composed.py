@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from ledger.accounting import amounts, exact, gdp, settling
-from ledger.accounting.exact import Parts
+from ledger.accounting import amounts, exact, gdp, pairs, settling
+from ledger.accounting.pairs import Parts
 from ledger.accounting.settling import Stop
 from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey
 from ledger.errors import LedgerError
-from ledger.recompute.costing import Accountant, Terms
+from ledger.recompute.costing import Accountant, Declaration
 from ledger.recompute.replay import Outcome
 
 COMPOSITIONS_MAX: Final = 24
@@ -25,9 +25,9 @@ COMPOSITIONS_MAX: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What was done: a run's terms, and how it ended. steps None and stop planned: all of it."""
+    """What was done: what a run declared, and how it ended. steps None and stop planned: all of it."""
 
-    terms: Terms
+    declaration: Declaration
     steps: int | None = None
     stop: Stop = "planned"
 
@@ -81,18 +81,18 @@ class Tally:
         """Of the accounts, those that were charged most first; and how many were left out."""
         alike: dict[tuple[frozenset[tuple[Ran, int]], frozenset[tuple[Ran, int]]], list[Outcome]] = {}
         for outcome in outcomes:
-            settled, held = (frozenset(of.get(outcome.key, Counter()).items()) for of in (self.settled, self.held))
+            settled, held = (frozenset(runs.get(outcome.key, Counter()).items()) for runs in (self.settled, self.held))
             if settled or held:
                 alike.setdefault((settled, held), []).append(outcome)
-        most_first = sorted(alike.values(), key=lambda each: -(each[0].spent + each[0].held).mu_sq_pico)
-        found = [self._composition(each, at_deltas) for each in most_first[:COMPOSITIONS_MAX]]
-        return tuple(found), sum(map(len, most_first[COMPOSITIONS_MAX:]))
+        most_first = sorted(alike.values(), key=lambda accounts: -(accounts[0].spent + accounts[0].held).mu_sq_pico)
+        compositions = [self._composition(accounts, at_deltas) for accounts in most_first[:COMPOSITIONS_MAX]]
+        return tuple(compositions), sum(map(len, most_first[COMPOSITIONS_MAX:]))
 
     def _composition(self, alike: Sequence[Outcome], at_deltas: Sequence[float]) -> Composition:
         first = alike[0]
         settled = self._together(self.settled.get(first.key, Counter()))
         held = self._together(self.held.get(first.key, Counter()))
-        both = None if settled is None or held is None else exact.together([settled, held])
+        both = None if settled is None or held is None else pairs.together([settled, held])
         known = [parts for parts in (settled, held) if parts is not None]
         return Composition(
             tuple(outcome.key for outcome in alike),
@@ -105,33 +105,30 @@ class Tally:
 
     def _together(self, runs: Counter[Ran]) -> Parts | None:
         """What these runs are made of; None where that is not known of one of them."""
-        found = []
+        known = []
         for ran, count in runs.items():
             parts = self._parts(ran)
             if parts is None:
                 return None
-            found.append(parts.times(count))
-        return exact.together(found)
+            known.append(parts.times(count))
+        return pairs.together(known)
 
     def _parts_of(self, ran: Ran) -> Parts | None:
-        worked = self._accountant.cost(ran.terms)
+        worked, terms = self._accountant.cost(ran.declaration), ran.declaration.terms
         if isinstance(worked, str):
             return None
-        done = settling.executed(
-            worked.mechanism, segments=ran.terms.segments, method=worked.method, steps=ran.steps, stop=ran.stop
+        executed = settling.executed(
+            worked.mechanism, segments=terms.segments, method=worked.method, steps=ran.steps, stop=ran.stop
         )
         try:
-            return exact.together(
-                exact.parts_of(mechanism, bound=ran.terms.bound, adjacency=ran.terms.adjacency).times(count)
-                for mechanism, count in done
-            )
+            return pairs.together(mechanism.exact_parts(terms).times(count) for mechanism, count in executed)
         except (LedgerError, ArithmeticError):
             return None
 
 
 def _epsilons(amount: Amount, parts: Parts | None, at_deltas: Sequence[float]) -> Epsilons:
-    found = (None,) * len(at_deltas) if parts is None else exact.epsilons(parts, at_deltas).epsilons
-    return Epsilons(tuple(gdp_epsilon(amount, at) for at in at_deltas), found)
+    composed = (None,) * len(at_deltas) if parts is None else exact.epsilons(parts, at_deltas).epsilons
+    return Epsilons(tuple(gdp_epsilon(amount, at) for at in at_deltas), composed)
 
 
 def gdp_epsilon(amount: Amount, at_delta: float) -> float:

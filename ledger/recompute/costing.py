@@ -19,48 +19,38 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from fractions import Fraction
 from functools import lru_cache
-from typing import Any, Final, Literal, cast
+from typing import Any, Final, Literal
 
 from ledger.accounting import costs, mechanisms, settling
-from ledger.accounting.mechanisms import AnyMechanism, Composed, MatrixFactorization
+from ledger.accounting.cost import Precision
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Stop
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.core.datasets import Adjacency, Bound
 from ledger.core.journal import chain
 from ledger.errors import LedgerError
 
 CLOSED_FORM: Final = Fraction(1, 10**12)
 CERTIFICATE: Final = Fraction(1, 10**5)
-_RATIONAL: Final = frozenset({"gaussian", "stated", "shuffle", "fallback", "matrix-factorization"})
-_CERTIFIED: Final = ("pld-", "zcdp-")
+_TOLERANCES: Final = {Precision.EXACT: None, Precision.CLOSED_FORM: CLOSED_FORM, Precision.CERTIFICATE: CERTIFICATE}
 CHARGES_KEPT: Final = 4096
 
 Status = Literal["exact", "within", "undercharged", "overcharged"]
 
 
 @dataclass(frozen=True, slots=True)
-class Terms:
-    """What a run was costed under. mechanism: its request, in canonical JSON, so that equal ones are one."""
+class Declaration:
+    """What a run was costed by. mechanism: its request, in canonical JSON, so that equal ones are one."""
 
     mechanism: str
-    bound: Bound
-    adjacency: Adjacency
-    delta: Decimal
-    segments: int
+    terms: Terms
 
     @classmethod
-    def of(cls, decision: Mapping[str, Any]) -> Terms:
-        """The terms that an approval or a refusal records."""
-        return cls(
-            chain.canonical(decision["request"]["mechanism"]),
-            cast("Bound", decision["bound"]),
-            cast("Adjacency", decision["adjacency"]),
-            Decimal(decision.get("delta", 0)),
-            int(decision["segments"]["count"]) if "segments" in decision else 1,
-        )
+    def of(cls, decision: Mapping[str, Any]) -> Declaration:
+        """The declaration that an approval or a refusal records."""
+        return cls(chain.canonical(decision["request"]["mechanism"]), Terms.of(decision))
 
     def parsed(self) -> AnyMechanism:
         """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
@@ -106,61 +96,44 @@ class Accountant:
     """Works costs out with the installed accountant, each distinct one once."""
 
     def __init__(self) -> None:
-        self._costs: dict[Terms, Worked | str] = {}
+        self._costs: dict[Declaration, Worked | str] = {}
         self.charge = lru_cache(CHARGES_KEPT)(self._charge)
 
-    def cost(self, terms: Terms) -> Worked | str:
-        """The cost of a run under these terms, or why there is none."""
-        if terms not in self._costs:
+    def cost(self, declaration: Declaration) -> Worked | str:
+        """The cost of a run that was declared so, or why there is none."""
+        if declaration not in self._costs:
             try:
-                self._costs[terms] = _worked(terms)
+                self._costs[declaration] = _worked(declaration)
             except (LedgerError, ArithmeticError, ValueError) as error:
-                self._costs[terms] = str(error)
-        return self._costs[terms]
+                self._costs[declaration] = str(error)
+        return self._costs[declaration]
 
-    def _charge(self, terms: Terms, steps: int | None, stop: Stop) -> Charged | str:
-        """What a run under these terms is charged after so many steps, or why that is not known."""
-        worked = self.cost(terms)
+    def _charge(self, declaration: Declaration, steps: int | None, stop: Stop) -> Charged | str:
+        """What a run that was declared so is charged after so many steps, or why that is not known."""
+        worked, terms = self.cost(declaration), declaration.terms
         if isinstance(worked, str):
             return worked
         try:
-            found = settling.charge(
-                worked.mechanism,
-                bound=terms.bound,
-                adjacency=terms.adjacency,
-                delta=terms.delta,
-                segments=terms.segments,
-                approved=worked.amount,
-                method=worked.method,
-                steps=steps,
-                stop=stop,
+            charge = settling.charge(
+                worked.mechanism, terms, approved=worked.amount, method=worked.method, steps=steps, stop=stop
             )
         except (LedgerError, ArithmeticError, ValueError) as error:
             return str(error)
-        excess = None if found.excess is None else found.excess.amount
+        excess = None if charge.excess is None else charge.excess.amount
         is_dear = costs.needs_certificate(worked.mechanism, bound=terms.bound)
-        total = found.charged if excess is None else found.charged + excess
+        total = charge.charged if excess is None else charge.charged + excess
         return Charged(total, excess, CERTIFICATE if is_dear else worked.tolerance)
 
 
-def _worked(terms: Terms) -> Worked:
-    mechanism = terms.parsed()
-    found = costs.cost(
-        mechanism, bound=terms.bound, adjacency=terms.adjacency, delta=terms.delta, segments=terms.segments
-    )
-    return Worked(mechanism, found.amount, found.method, tolerance_of(mechanism, found.method))
+def _worked(declaration: Declaration) -> Worked:
+    mechanism = declaration.parsed()
+    cost = costs.cost(mechanism, declaration.terms)
+    return Worked(mechanism, cost.amount, cost.method, tolerance_of(mechanism, cost.method))
 
 
 def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:
     """How far off mu² may be, relatively, for a cost of this method; None where it has to be exact."""
-    if isinstance(mechanism, Composed):
-        # Parts are named after their paths alone, so the loosest of them counts for all.
-        methods = method.removeprefix("composed: ").split(", ")
-        parts = [tolerance_of(part, name) for part in mechanism.parts for name in methods]
-        return max((found for found in parts if found is not None), default=None)
-    if method.startswith(_CERTIFIED) or (isinstance(mechanism, MatrixFactorization) and mechanism.strategy == "sqrt"):
-        return CERTIFICATE
-    return None if method in _RATIONAL else CLOSED_FORM
+    return _TOLERANCES[mechanism.precision(method)]
 
 
 def compare(*, recorded: Amount, recomputed: Amount, tolerance: Fraction | None) -> Status:

@@ -15,7 +15,7 @@ for tens of thousands of steps it comes to more, and the check is weaker.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from importlib import import_module
@@ -29,13 +29,13 @@ from ledger.accounting.mechanisms import (
     Gaussian,
     Laplace,
     PureDp,
-    resized,
+    RandomizedResponse,
     segment_steps,
 )
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
 from ledger.recompute.composed import gdp_epsilon
-from ledger.recompute.costing import Accountant, Terms
+from ledger.recompute.costing import Accountant, Declaration
 
 OPINIONS_MAX: Final = 50
 """Distinct runs that are looked at, those that cost most first: each takes up to some seconds."""
@@ -92,23 +92,27 @@ def is_installed() -> bool:
 
 
 def opinions(
-    asked: Mapping[Terms, Asked], accountant: Accountant, *, at_delta: float
+    asked: Mapping[Declaration, Asked], accountant: Accountant, *, at_delta: float
 ) -> tuple[tuple[Opinion, ...], int]:
     """Second opinions on these runs, and of how many there is none: no distribution is known, or they are too many."""
     most_first = sorted(asked.items(), key=lambda item: -item[1].least.mu_sq_pico)
-    found: list[Opinion] = []
-    for terms, each in most_first:
-        worked = accountant.cost(terms)
-        pieces = None if isinstance(worked, str) else _pieces(_whole(worked.mechanism, terms.segments), terms.adjacency)
-        opinion = None
-        if pieces is not None and len(found) < OPINIONS_MAX:
-            opinion = _opinion(terms, each, pieces, at_delta)
+    given: list[Opinion] = []
+    for declaration, runs in most_first:
+        pieces = None if len(given) >= OPINIONS_MAX else _known_pieces(declaration, accountant)
+        opinion = None if pieces is None else _opinion(declaration, runs, pieces, at_delta)
         if opinion is not None:
-            found.append(opinion)
-    return tuple(sorted(found, key=lambda opinion: (opinion.holds, opinion.seq))), len(asked) - len(found)
+            given.append(opinion)
+    return tuple(sorted(given, key=lambda opinion: (opinion.holds, opinion.seq))), len(asked) - len(given)
 
 
-def _opinion(terms: Terms, asked: Asked, pieces: list[_Piece], at_delta: float) -> Opinion | None:
+def _known_pieces(declaration: Declaration, accountant: Accountant) -> list[Piece] | None:
+    worked, terms = accountant.cost(declaration), declaration.terms
+    if isinstance(worked, str):
+        return None
+    return pieces_of(_whole(worked.mechanism, terms.segments), terms.adjacency)
+
+
+def _opinion(declaration: Declaration, asked: Asked, pieces: list[Piece], at_delta: float) -> Opinion | None:
     ours = gdp_epsilon(asked.least, at_delta)
     shown = -math.expm1(sum(piece.count * math.log1p(-piece.delta) for piece in pieces))
     target = (at_delta - shown) / (1 - shown)
@@ -119,18 +123,18 @@ def _opinion(terms: Terms, asked: Asked, pieces: list[_Piece], at_delta: float) 
     fine = max(_SHARE * scale / count, (4 * scale + _REACH) / _POINTS_MAX)
     # Each of their distributions counts 1e-15 as lost, in both estimates; and their transforms round.
     slack = 4e-15 + 2e-15 * count
-    lower = _theirs(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVALS[1]), is_upper=False)
+    lower = their_epsilon(pieces, target * (1 + 1e-9) + slack, interval=min(fine, _INTERVALS[1]), is_upper=False)
     dots = min(max(_SHARE_UPPER * scale / math.sqrt(count), _INTERVALS[0]), _INTERVALS[1])
-    upper = _theirs(pieces, target, interval=dots, is_upper=True)
+    upper = their_epsilon(pieces, target, interval=dots, is_upper=True)
     return Opinion(
         asked.seq,
         asked.runs,
-        terms.mechanism,
+        declaration.mechanism,
         at_delta,
         ours,
         lower,
         upper,
-        terms.bound == "clt",
+        declaration.terms.bound == "clt",
         ours >= lower * (1 - 1e-9),
     )
 
@@ -139,7 +143,7 @@ def _opinion(terms: Terms, asked: Asked, pieces: list[_Piece], at_delta: float) 
 
 
 @dataclass(frozen=True, slots=True)
-class _Piece:
+class Piece:
     """So many of one distribution: the function of theirs that makes it, and its arguments; and a delta apart."""
 
     make: str
@@ -150,56 +154,94 @@ class _Piece:
 
 def _whole(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
     """A run in segments with all the steps that it may execute."""
-    return mechanism if segments == 1 else resized(mechanism, segments * segment_steps(mechanism, segments))
+    return mechanism if segments == 1 else mechanism.resized(segments * segment_steps(mechanism, segments))
 
 
-def _pieces(mechanism: AnyMechanism, adjacency: Adjacency) -> list[_Piece] | None:
+def pieces_of(mechanism: AnyMechanism, adjacency: Adjacency) -> list[Piece] | None:
     """The distributions that a mechanism is made of; None where they have none for it."""
-    match mechanism:
-        case DpSgd(sampling="poisson"):
-            relation = "REPLACE_ONE" if adjacency == "replace_one" else "ADD_OR_REMOVE_ONE"
-            arguments = {
-                "standard_deviation": float(mechanism.noise_multiplier),
-                "sampling_prob": float(mechanism.rate),
-                "neighboring_relation": relation,
-            }
-            return [_Piece("from_gaussian_mechanism", arguments, math.ceil(mechanism.exact_steps))]
-        case Gaussian():
-            # n releases at s are one at s/sqrt(n), exactly.
-            deviation = float(mechanism.noise_multiplier) / math.sqrt(mechanism.count)
-            return [_Piece("from_gaussian_mechanism", {"standard_deviation": deviation}, 1)]
-        case Laplace():
-            arguments = {"parameter": float(mechanism.noise_multiplier)}
-            return [_Piece("from_laplace_mechanism", arguments, mechanism.count)]
-        case PureDp():
-            return [_response(mechanism.epsilon, mechanism.count)]
-        case ApproximateDp():
-            return [_response(mechanism.epsilon, mechanism.count, delta=float(mechanism.delta))]
-        case Composed():
-            parts = [_pieces(part, adjacency) for part in mechanism.parts]
-            return None if None in parts else [piece for part in parts if part is not None for piece in part]
-        case _:
+    return PIECES[mechanism.type](mechanism, adjacency)
+
+
+def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
+    if mechanism.sampling != "poisson":
+        return None
+    arguments = {
+        "standard_deviation": float(mechanism.noise_multiplier),
+        "sampling_prob": float(mechanism.rate),
+        "neighboring_relation": "REPLACE_ONE" if adjacency == "replace_one" else "ADD_OR_REMOVE_ONE",
+    }
+    return [Piece("from_gaussian_mechanism", arguments, mechanism.whole_steps)]
+
+
+def _gaussian(mechanism: Gaussian, _: Adjacency) -> list[Piece]:
+    # n releases at s are one at s/sqrt(n), exactly.
+    deviation = float(mechanism.noise_multiplier) / math.sqrt(mechanism.count)
+    return [Piece("from_gaussian_mechanism", {"standard_deviation": deviation}, 1)]
+
+
+def _laplace(mechanism: Laplace, _: Adjacency) -> list[Piece]:
+    return [Piece("from_laplace_mechanism", {"parameter": float(mechanism.noise_multiplier)}, mechanism.count)]
+
+
+def _pure_dp(mechanism: PureDp, _: Adjacency) -> list[Piece]:
+    return [_response(mechanism.epsilon, mechanism.count)]
+
+
+def _approximate_dp(mechanism: ApproximateDp, _: Adjacency) -> list[Piece]:
+    return [_response(mechanism.epsilon, mechanism.count, delta=float(mechanism.delta))]
+
+
+def _randomized_response(mechanism: RandomizedResponse, _: Adjacency) -> list[Piece]:
+    return [_response(mechanism.epsilon, mechanism.count, categories=mechanism.categories)]
+
+
+def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
+    pieces: list[Piece] = []
+    for part in mechanism.parts:
+        of_part = pieces_of(part, adjacency)
+        if of_part is None:
             return None
+        pieces += of_part
+    return pieces
 
 
-def _response(epsilon: Any, count: int, *, delta: float = 0.0) -> _Piece:
-    """Randomised response on one bit, which says something random with this probability."""
-    noise = 2 / (1 + math.exp(min(float(Fraction(epsilon)), 700.0)))
-    return _Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": 2}, count, delta)
+def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
+    """They have no distribution for it."""
 
 
-def _theirs(pieces: list[_Piece], target: float, *, interval: float, is_upper: bool) -> float:
+PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
+    "dpsgd": _dpsgd,
+    "gaussian": _gaussian,
+    "laplace": _laplace,
+    "pure_dp": _pure_dp,
+    "approximate_dp": _approximate_dp,
+    "randomized_response": _randomized_response,
+    "zcdp": _none,
+    "gdp": _none,
+    "matrix_factorization": _none,
+    "composed": _composed,
+}
+"""By a mechanism's `type`. Not beside the mechanism: a second opinion owes nothing to the first."""
+
+
+def _response(epsilon: Any, count: int, *, delta: float = 0.0, categories: int = 2) -> Piece:
+    """Randomised response, which says something random with this probability."""
+    noise = categories / (categories - 1 + math.exp(min(float(Fraction(epsilon)), 700.0)))
+    return Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": categories}, count, delta)
+
+
+def their_epsilon(pieces: list[Piece], target: float, *, interval: float, is_upper: bool) -> float:
     """Epsilon at a delta by their privacy loss distributions, from above or from below."""
     composed = None
     for piece in pieces:
         one = _distribution(piece, interval, is_upper=is_upper)
         several = one if piece.count == 1 else one.self_compose(piece.count)
         composed = several if composed is None else composed.compose(several)
-    found = math.inf if composed is None else float(composed.get_epsilon_for_delta(target))
-    return max(found, 0.0)
+    epsilon = math.inf if composed is None else float(composed.get_epsilon_for_delta(target))
+    return max(epsilon, 0.0)
 
 
-def _distribution(piece: _Piece, interval: float, *, is_upper: bool) -> Any:
+def _distribution(piece: Piece, interval: float, *, is_upper: bool) -> Any:
     library = import_module("dp_accounting.pld.privacy_loss_distribution")
     arguments = dict(piece.arguments)
     if "neighboring_relation" in arguments:

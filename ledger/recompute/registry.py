@@ -24,6 +24,7 @@ import yaml
 
 from ledger.accounting import amounts
 from ledger.accounting.budgets import report_deltas
+from ledger.accounting.mechanisms import BY_TYPE
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, NotFound
@@ -33,6 +34,7 @@ from ledger.recompute.reading import Export, opened
 MARK: Final = "TO BE FILLED IN: "
 MECHANISMS_MAX: Final = 20
 """Different ones that an entry names."""
+_TRAINING: Final = tuple(type_ for type_, mechanism in BY_TYPE.items() if mechanism.is_training)
 Layout = Literal["implementation", "accounting"]
 
 
@@ -193,7 +195,7 @@ def _number(value: float) -> str:
 
 
 def _is_training(mechanisms: Iterable[str]) -> bool:
-    return any('"type":"dpsgd"' in each or '"type":"matrix_factorization"' in each for each in mechanisms)
+    return any(f'"type":"{type_}"' in mechanism for mechanism in mechanisms for type_ in _TRAINING)
 
 
 # --- the entry -------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
-from ledger.recompute.costing import Accountant, Difference, Status, Terms, compare
+from ledger.recompute.costing import Accountant, Declaration, Difference, Status, compare
 from ledger.recompute.opinion import Asked, Opinion
 from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
@@ -119,7 +119,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
 class _Open:
     """A run that holds its cost: as it was recorded, and as it should have been."""
 
-    terms: Terms
+    declaration: Declaration
     cost: tuple[Amount, Amount]
     keys: tuple[AccountKey, ...]
     accountant: str
@@ -135,7 +135,7 @@ class _Recomputation:
     recorded: Counter[str] = field(default_factory=Counter)
     differences: dict[str, list[Difference]] = field(default_factory=lambda: {"undercharged": [], "overcharged": []})
     unknown: list[Unknown] = field(default_factory=list)
-    asked: dict[Terms, Asked] = field(default_factory=dict)
+    asked: dict[Declaration, Asked] = field(default_factory=dict)
     at_deltas: list[float] = field(default_factory=lambda: report_deltas({}))
     _open: dict[str, _Open] = field(default_factory=dict)
     _tally: Tally | None = None
@@ -167,15 +167,15 @@ class _Recomputation:
 
     def compositions(self, outcomes: tuple[Outcome, ...]) -> tuple[tuple[Composition, ...], int]:
         for run in self._open.values():
-            self.tally.add(Ran(run.terms), run.keys, is_held=True)
+            self.tally.add(Ran(run.declaration), run.keys, is_held=True)
         return self.tally.compositions(outcomes, self.at_deltas)
 
     def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
-        terms, amount = Terms.of(entry), Amount.of(entry["cost"])
+        declaration, amount = Declaration.of(entry), Amount.of(entry["cost"])
         cost = (amount, self._cost(entry))
-        self._open[entry["run"]] = _Open(terms, cost, keys, entry["accountant"])
+        self._open[entry["run"]] = _Open(declaration, cost, keys, entry["accountant"])
         self.replay.move(entry["seq"], keys, held=cost)
-        asked = self.asked.setdefault(terms, Asked(entry["seq"], 0, amount))
+        asked = self.asked.setdefault(declaration, Asked(entry["seq"], 0, amount))
         asked.runs += 1
         asked.least = min(asked.least, amount, key=lambda each: (each.mu_sq_pico, each.delta_atto))
 
@@ -183,7 +183,7 @@ class _Recomputation:
         """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
         recorded = Amount.of(entry["cost"])
         self.recorded[entry["accountant"]] += 1
-        worked = self.accountant.cost(Terms.of(entry))
+        worked = self.accountant.cost(Declaration.of(entry))
         if isinstance(worked, str):
             self._not_known(entry, worked)
             return recorded
@@ -195,7 +195,7 @@ class _Recomputation:
         overrun = entry.get("overrun")
         label = run.accountant if overrun is None else overrun["accountant"]
         self.recorded[label] += 1
-        found = self.accountant.charge(run.terms, steps, stop)
+        found = self.accountant.charge(run.declaration, steps, stop)
         if isinstance(found, str):
             self._not_known(entry, found)
             charged = recorded
@@ -205,7 +205,7 @@ class _Recomputation:
                 excess = ZERO if found.excess is None else found.excess
                 self._compared(entry, "overrun", Amount.of(overrun["cost"]), excess, found.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
-        self.tally.add(Ran(run.terms, steps, stop), run.keys)
+        self.tally.add(Ran(run.declaration, steps, stop), run.keys)
 
     def _compared(
         self,

@@ -32,10 +32,11 @@ from uuid import UUID
 from cachetools import LRUCache
 
 from ledger.accounting import ACCOUNTANT, amounts, costs
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.core.datasets import Adjacency, Bound
+from ledger.core.datasets import Adjacency
 from ledger.core.journal import chain
 from ledger.errors import Overloaded, TooLarge
 from ledger.store import Store
@@ -58,18 +59,10 @@ _Begun = Callable[[Future[T]], Awaitable[T]]
 """Waits for a computation, and lets those who wait for it know whether its turn has come."""
 
 
-class Costing(Protocol):
+class Compute(Protocol):
     """What works a cost out: `costs.cost`."""
 
-    def __call__(
-        self,
-        mechanism: AnyMechanism,
-        *,
-        bound: Bound,
-        adjacency: Adjacency,
-        delta: Fraction | Decimal,
-        segments: int = 1,
-    ) -> Cost: ...
+    def __call__(self, mechanism: AnyMechanism, terms: Terms, /) -> Cost: ...
 
 
 class Certificates:
@@ -82,7 +75,7 @@ class Certificates:
         seconds_max: float,
         threads: int = THREADS,
         rows_max: int = ROWS_OF_TENANT_MAX,
-        compute: Costing = costs.cost,
+        compute: Compute = costs.cost,
         on_computed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
         """on_computed: is told of each computation how many seconds it took."""
@@ -100,26 +93,16 @@ class Certificates:
         """How many computations wait for their turn or run."""
         return self._pool.waiting
 
-    async def cost(
-        self,
-        tenant_id: UUID,
-        mechanism: AnyMechanism,
-        *,
-        bound: Bound,
-        adjacency: Adjacency,
-        delta: Fraction | Decimal,
-        segments: int = 1,
-    ) -> Cost:
-        """What `costs.cost` says. delta: the run's share of the delta budget; only a certificate makes use of it.
-        segments: however many, they are alike, so that one certificate is computed.
+    async def cost(self, tenant_id: UUID, mechanism: AnyMechanism, terms: Terms) -> Cost:
+        """What `costs.cost` says. However many segments there are, they are alike: one certificate is computed.
 
         Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (it goes
         on, and its result is kept), and Overloaded where it does not get its turn.
         """
-        work = partial(self._compute, mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
-        if not costs.needs_certificate(mechanism, bound=bound):
-            return work()
-        key = tenant_id, digest_of(mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
+        if not costs.needs_certificate(mechanism, bound=terms.bound):
+            return self._compute(mechanism, terms)
+        work = partial(self._compute, mechanism, terms)
+        key = tenant_id, digest_of(mechanism, terms)
 
         async def find(begun: _Begun[Cost]) -> Cost:
             row = await asyncio.to_thread(self._look_up, key)
@@ -193,19 +176,10 @@ def _delta(atto: int) -> Decimal:
 # --- keys and rows ---------------------------------------------------------------------------------------------------
 
 
-def digest_of(
-    mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, delta: Fraction | Decimal, segments: int = 1
-) -> bytes:
+def digest_of(mechanism: AnyMechanism, terms: Terms) -> bytes:
     """What a cost is kept under: SHA-256 of all that it depends on. Numbers of one value (1.10 and 1.1) are alike."""
-    facts = {
-        "accountant": ACCOUNTANT,
-        "mechanism": mechanism.model_dump(exclude_none=True),
-        "bound": bound,
-        "adjacency": adjacency,
-        "delta": _ratio(Fraction(delta)),
-    }
-    # Left out where there is one, so that what was kept before there were segments is still found.
-    return chain.digest(chain.canonical(facts if segments == 1 else {**facts, "segments": segments}))
+    facts = {"accountant": ACCOUNTANT, "mechanism": mechanism.model_dump(exclude_none=True), **terms.facts()}
+    return chain.digest(chain.canonical(facts))
 
 
 def written(cost: Cost) -> str:

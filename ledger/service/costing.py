@@ -1,42 +1,162 @@
-"""From a request to its cost."""
+"""From a request to its cost, and from an approval to what its run is charged."""
 
 from __future__ import annotations
 
-from typing import Any, Final
+import asyncio
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import partial
+from typing import Any, Final, Protocol, TypeVar
+from uuid import UUID
 
-from ledger.accounting import ACCOUNTANT, amounts, mechanisms
-from ledger.accounting.costs import Cost
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
+from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
-from ledger.core.runs import Excess
+from ledger.accounting.terms import Terms
+from ledger.core.amounts import Amount
+from ledger.core.decision.group import read_sets_of_uses
+from ledger.core.people import Actor
+from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidRequest
+from ledger.service import answers
 from ledger.service.answers import Said
+from ledger.service.catalogue import Resolved
+from ledger.service.certificates import Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
+from ledger.store import Store
 
 FITS_COSTS_MAX: Final = 40
 """How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
 
-
-def recorded_segments(decision: Said) -> int:
-    """The number of segments that an approval records."""
-    return int(decision["segments"]["count"]) if "segments" in decision else 1
+T = TypeVar("T")
 
 
-def segments_of(mechanism: AnyMechanism, count: int, cost: Cost, *, whole: Cost) -> dict[str, Any]:
-    """What is recorded of a run in segments: how long each is and costs, and what the run would cost in one piece."""
-    each = amounts.charge(mu_sq=cost.mu_sq / count, nats=cost.nats / count)
-    steps = mechanisms.segment_steps(mechanism, count)
-    return {"count": count, "steps": steps, "cost": each.facts(), "unsegmented": whole.amount.facts()}
+class Costable(Protocol):
+    """What of a request decides what the run costs."""
+
+    @property
+    def mechanism(self) -> AnyMechanism: ...
+    @property
+    def delta(self) -> Decimal | None: ...
+    @property
+    def segments(self) -> int | None: ...
+    @property
+    def project(self) -> str | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Costed:
+    """A run's cost, and what it was costed under. whole: its cost in one piece, where it is in segments.
+
+    delta: the run's share of delta, where the cost is a certificate, which made use of it; else None.
+    """
+
+    mechanism: AnyMechanism
+    terms: Terms
+    cost: Cost
+    whole: Cost | None
+    delta: Decimal | None
+
+    def facts(self) -> dict[str, Any]:
+        """How the cost came about, for the record."""
+        segments = self.segments()
+        return {
+            "bound": self.terms.bound,
+            "adjacency": self.terms.adjacency,
+            "method": self.cost.method,
+            "assumptions": self.cost.assumptions,
+            "accountant": ACCOUNTANT,
+            **({} if self.delta is None else {"delta": self.delta}),
+            **({} if segments is None else {"segments": segments}),
+        }
+
+    def segments(self) -> dict[str, Any] | None:
+        """Of a run in segments, how long each is and costs, and what the run would cost in one piece."""
+        if self.whole is None:
+            return None
+        count = self.terms.segments
+        one = amounts.charge(mu_sq=self.cost.mu_sq / count, nats=self.cost.nats / count)
+        steps = mechanisms.segment_steps(self.mechanism, count)
+        return {"count": count, "steps": steps, "cost": one.facts(), "unsegmented": self.whole.amount.facts()}
+
+
+class Costing:
+    """Works out what runs cost, are charged, and would have fitted. Its coroutines belong to one event loop."""
+
+    def __init__(self, store: Store, certificates: Certificates) -> None:
+        self._store, self._certificates = store, certificates
+
+    async def cost(self, actor: Actor, resolved: Resolved, request: Costable) -> Costed:
+        """What a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
+        mechanism, count, delta = request.mechanism, request.segments or 1, None
+        if costs.needs_certificate(mechanism, bound=resolved.bound):
+            delta = request.delta or await asyncio.to_thread(self._share, actor, resolved.uses, request.project)
+        one_piece = Terms(bound=resolved.bound, adjacency=resolved.adjacency, delta=delta or Decimal(0))
+        terms = replace(one_piece, segments=count) if count > 1 else one_piece
+        cost = await self._certificates.cost(actor.tenant_id, mechanism, terms)
+        whole = await self._certificates.cost(actor.tenant_id, mechanism, one_piece) if count > 1 else None
+        return Costed(mechanism, terms, cost, whole, delta)
+
+    def _share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
+        """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
+        read_sets = read_sets_of_uses(
+            [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
+        )
+        with self._store.reading(actor.tenant_id) as reading:
+            books = reading.books.read(read_sets)
+        limits = [dataset.limit for dataset in books.datasets.values()]
+        limits += [dataset.fair_use.held for dataset in books.datasets.values()]
+        limits += [share.limit for share in books.projects.values()]
+        least = min((limit.delta_atto for limit in limits if limit is not None), default=0)
+        return share_of(Amount(0, least))
+
+    async def charge(self, tenant_id: UUID, cost: Amount, decision: Said, steps: int | None, stop: Stop) -> Charge:
+        """What a run is charged that was approved at this cost by this decision."""
+        mechanism, terms = mechanisms.parse(decision["request"]["mechanism"]), Terms.of(decision)
+        executed: dict[str, Any] = {"method": decision["method"], "steps": steps, "stop": stop}
+        charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
+        if not settling.is_dear(mechanism, terms, **executed):
+            return charge()
+        key = {"settle": decision["run"], "steps": steps, "stop": stop}
+        return await self._certificates.beside(tenant_id, charge, of=key)
+
+    async def fits(self, tenant_id: UUID, decisions: Sequence[Said]) -> dict[str, Any]:
+        """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""
+        first = decisions[0]
+        fits = partial(_fits, decisions)
+        return await self.invert(tenant_id, fits, is_dear="delta" in first, key={"fits": first["run"]})
+
+    async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
+        """Run what takes many costs: in a thread, or where these are certificates beside others of the same `key`."""
+        if is_dear:
+            return await self._certificates.beside(tenant_id, invert, of=key)
+        return await asyncio.to_thread(invert)
+
+
+def _fits(decisions: Sequence[Said]) -> dict[str, Any]:
+    first = decisions[0]
+    mechanism = mechanisms.parse(first["request"]["mechanism"])
+    terms, remaining = Terms.of(first), answers.remaining_of(decisions)
+    if "delta" not in first:
+        return plan.fits(mechanism, terms, remaining=remaining)
+    tried = itertools.count(1)
+    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
+
+
+# --- from a settlement to its command --------------------------------------------------------------------------------
 
 
 def excess(charged: Charge, decision: Said) -> Excess | None:
     """The part of a charge beyond what was approved, if any."""
-    found = charged.excess
-    if found is None:
+    cost = charged.excess
+    if cost is None:
         return None
     share = {name: decision[name] for name in ("delta",) if name in decision}
-    costing = {"method": found.method, "assumptions": found.assumptions, "accountant": ACCOUNTANT, **share}
-    return Excess(charged.excess_steps, found.amount, costing)
+    costing = {"method": cost.method, "assumptions": cost.assumptions, "accountant": ACCOUNTANT, **share}
+    return Excess(charged.excess_steps, cost.amount, costing)
 
 
 def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> tuple[int | None, Stop]:

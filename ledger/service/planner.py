@@ -13,37 +13,39 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, reduce
-from typing import Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import Field
 
-from ledger.accounting import ACCOUNTANT, costs, plan
-from ledger.accounting.costs import Cost
+from ledger.accounting import ACCOUNTANT, plan
+from ledger.accounting.cost import Cost
 from ledger.accounting.display import show_amount
-from ledger.accounting.mechanisms import AnyMechanism, Mechanism
+from ledger.accounting.mechanisms import SOLVABLE, AnyMechanism, Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.datasets import Account, Adjacency, Bound
+from ledger.core.datasets import Account
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
 from ledger.errors import TooLarge
 from ledger.service import answers, catalogue
 from ledger.service.catalogue import Catalogue, Resolved
-from ledger.service.certificates import Certificates
-from ledger.service.costing import FITS_COSTS_MAX, segments_of
+from ledger.service.costing import FITS_COSTS_MAX, Costing
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
-from ledger.service.runs import Runs
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
 """How long may be computed for one plan. A client waits for 30 seconds unless it is told otherwise."""
 
-Solvable = Literal["noise_multiplier", "steps", "epochs", "sample_rate", "count", "epsilon", "rho", "mu", "runs"]
+if TYPE_CHECKING:
+    Solvable = str
+else:
+    Solvable = Literal[(*SOLVABLE, "runs")]
 
 
 class PlanRequest(Strict):
@@ -71,25 +73,20 @@ class PlanRequest(Strict):
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """All that the inverse of a cost depends on."""
+    """All that the inverse of a cost depends on. is_dear: whether costs are certificates."""
 
     mechanism: AnyMechanism
-    bound: Bound
-    adjacency: Adjacency
-    delta: Decimal | None
-    segments: int
+    terms: Terms
     remaining: Amount
     solve_for: str | None
     is_fit: bool
+    is_dear: bool
 
     def facts(self) -> dict[str, Any]:
         """What tells this question from any other."""
         return {
             "plan": self.mechanism.model_dump(exclude_none=True),
-            "bound": self.bound,
-            "adjacency": self.adjacency,
-            "delta": self.delta,
-            "segments": self.segments,
+            "terms": self.terms.facts(),
             "remaining": self.remaining.facts(),
             "solve_for": self.solve_for,
         }
@@ -125,12 +122,11 @@ class Planner:
         self,
         store: Store,
         catalogue: Catalogue,
-        certificates: Certificates,
-        runs: Runs,
+        costing: Costing,
         *,
         clock_seconds: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._store, self._catalogue, self._certificates, self._runs = store, catalogue, certificates, runs
+        self._store, self._catalogue, self._costing = store, catalogue, costing
         self._clock_seconds = clock_seconds
 
     async def plan(self, actor: Actor, request: PlanRequest) -> dict[str, Any]:
@@ -143,33 +139,18 @@ class Planner:
         catalogue.demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
-        bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1
-        is_dear = costs.needs_certificate(request.mechanism, bound=bound)
-        delta = None
-        if is_dear:
-            delta = request.delta or await asyncio.to_thread(self._runs.share, actor, resolved.uses, request.project)
-        costed = partial(
-            self._certificates.cost,
-            actor.tenant_id,
-            request.mechanism,
-            bound=bound,
-            adjacency=adjacency,
-            delta=delta or Decimal(0),
-        )
-        cost = await costed(segments=count)
-        is_fit = not cost.amount.exceeds(seen.remaining)
-        question = _Question(request.mechanism, bound, adjacency, delta, count, seen.remaining, solve_for, is_fit)
-        work = partial(_invert, question, self._clock_seconds)
-        if is_fit and solve_for is None:
-            found = _Inverse({}, None)
-        elif is_dear:
-            found = await self._certificates.beside(actor.tenant_id, work, of=question.facts())
-        else:
-            found = await asyncio.to_thread(work)
-        answer = _answer(seen, cost, delta, found)
-        if count > 1:
-            said = segments_of(request.mechanism, count, cost, whole=await costed())
-            answer["segments"] = answers.show_segments(said)
+        costed = await self._costing.cost(actor, resolved, request)
+        is_fit, is_dear = not costed.cost.amount.exceeds(seen.remaining), costed.delta is not None
+        question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
+        inverse = _Inverse({}, None)
+        if not is_fit or solve_for is not None:
+            invert = partial(_invert, question, self._clock_seconds)
+            key = question.facts()
+            inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
+        answer = _answer(seen, costed.cost, costed.delta, inverse)
+        segments = costed.segments()
+        if segments is not None:
+            answer["segments"] = answers.show_segments(segments)
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
@@ -186,7 +167,7 @@ class Planner:
 
 def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse:
     until = clock_seconds() + SECONDS_MAX
-    costs = itertools.count(1)
+    tried = itertools.count(1)
 
     def is_late() -> bool:
         return clock_seconds() >= until
@@ -199,23 +180,17 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
                 seconds_max=SECONDS_MAX,
             )
         # As many as a refusal computes, so that it names the same.
-        return question.delta is not None and next(costs) > FITS_COSTS_MAX
+        return question.is_dear and next(tried) > FITS_COSTS_MAX
 
-    within: dict[str, Any] = {
-        "bound": question.bound,
-        "adjacency": question.adjacency,
-        "remaining": question.remaining,
-        "delta": question.delta or Decimal(0),
-        "segments": question.segments,
-    }
+    mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
     would_fit = {}
     if not question.is_fit:
-        would_fit = plan.nearest(question.mechanism, **within, is_late=is_late_for_a_refusal)
+        would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
     solution = None
     if question.solve_for is not None:
         # What does not fit is too much, so that what would fit is also the most that fits.
         solution = would_fit.get(question.solve_for) or plan.solve(
-            question.mechanism, solve_for=question.solve_for, **within, is_late=is_late
+            mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
         )
     return _Inverse(would_fit, solution)
 

@@ -7,14 +7,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from ledger.accounting import ACCOUNTANT, costs, mechanisms, plan, settling
-from ledger.accounting.costs import Cost
-from ledger.accounting.settling import Charge, Stop
+from ledger.accounting import mechanisms
+from ledger.accounting.settling import Charge
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.commands import (
     Ask,
@@ -27,11 +26,11 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.datasets import AccountKey
-from ledger.core.decision.group import Unrecorded, read_sets_of_uses
+from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import Run, Use
+from ledger.core.runs import Run
 from ledger.errors import (
     BudgetExceeded,
     Forbidden,
@@ -43,9 +42,8 @@ from ledger.errors import (
 )
 from ledger.service import answers
 from ledger.service.answers import Said
-from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, find_definition
-from ledger.service.certificates import Certificates, share_of
-from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
+from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
+from ledger.service.costing import Costing, excess, executed
 from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Results, Writer
@@ -80,10 +78,8 @@ class Item:
 class Runs:
     """Asks for runs, starts, settles and voids them, and shows them."""
 
-    def __init__(
-        self, store: Store, writer: Writer, catalogue: Catalogue, certificates: Certificates, signer: Signer
-    ) -> None:
-        self._store, self._writer, self._catalogue, self._certificates = store, writer, catalogue, certificates
+    def __init__(self, store: Store, writer: Writer, catalogue: Catalogue, costing: Costing, signer: Signer) -> None:
+        self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
         self._receipts = Receipts(signer, self._tenant_name)
 
     # --- asking
@@ -134,58 +130,18 @@ class Runs:
         request = item.request
         demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
-        cost, costing = await self._costed(actor, resolved, request)
+        costed = await self._costing.cost(actor, resolved, request)
         return Ask(
             actor=actor,
             run_id=uuid4(),
             claim=Claim(item.key, chain.digest(chain.canonical(item.body))),
             uses=resolved.uses,
             project=request.project,
-            cost=cost,
+            cost=costed.cost.amount,
             request=item.body,
-            costing=costing,
+            costing=costed.facts(),
             valid_for_us=request.valid_for // timedelta(microseconds=1),
         )
-
-    async def _costed(self, actor: Actor, resolved: Resolved, request: RunRequest) -> tuple[Amount, dict[str, Any]]:
-        """What the run costs, and how that was worked out, for the record."""
-        bound, adjacency, count = resolved.bound, resolved.adjacency, request.segments or 1
-        share = None
-        if costs.needs_certificate(request.mechanism, bound=bound):
-            share = request.delta or await asyncio.to_thread(self.share, actor, resolved.uses, request.project)
-        work = partial(
-            self._certificates.cost,
-            actor.tenant_id,
-            request.mechanism,
-            bound=bound,
-            adjacency=adjacency,
-            delta=share or Decimal(0),
-        )
-        cost: Cost = await work(segments=count)
-        costing = {
-            "bound": bound,
-            "adjacency": adjacency,
-            "method": cost.method,
-            "assumptions": cost.assumptions,
-            "accountant": ACCOUNTANT,
-            **({} if share is None else {"delta": share}),
-        }
-        if count > 1:
-            costing["segments"] = segments_of(request.mechanism, count, cost, whole=await work())
-        return cost.amount, costing
-
-    def share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
-        """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
-        of = read_sets_of_uses(
-            [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
-        )
-        with self._store.reading(actor.tenant_id) as reading:
-            books = reading.books.read(of)
-        limits = [dataset.limit for dataset in books.datasets.values()]
-        limits += [dataset.fair_use.held for dataset in books.datasets.values()]
-        limits += [share.limit for share in books.projects.values()]
-        least = min((limit.delta_atto for limit in limits if limit is not None), default=0)
-        return share_of(Amount(0, least))
 
     async def _answers(self, actor: Actor, decided: Results) -> list[Answer | LedgerError]:
         repeats = [result.run_id for result in decided if isinstance(result, Repeat)]
@@ -228,11 +184,8 @@ class Runs:
 
     async def _fits(self, actor: Actor, decisions: Sequence[Said]) -> dict[str, Any]:
         """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
-        work = partial(_fitting, decisions)
-        if "delta" not in decisions[0]:
-            return await asyncio.to_thread(work)
         try:
-            return await self._certificates.beside(actor.tenant_id, work, of={"fits": decisions[0]["run"]})
+            return await self._costing.fits(actor.tenant_id, decisions)
         except TooLarge as error:
             # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
             raise Overloaded("The run was refused; what would fit is still being computed.") from error
@@ -256,10 +209,12 @@ class Runs:
             charged, steps, stop = Charge(Amount(0, 0)), None, "planned"  # it was refused, and cannot be settled
         else:
             mechanism = mechanisms.parse(decision["request"]["mechanism"])
-            steps, stop = executed(mechanism, recorded_segments(decision), request)
+            steps, stop = executed(mechanism, Terms.of(decision).segments, request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
-            charged = await self._charge(actor, run.cost, decision, steps, stop) if is_new else Charge(run.cost)
+            charged = Charge(run.cost)
+            if is_new:
+                charged = await self._costing.charge(actor.tenant_id, run.cost, decision, steps, stop)
         command = Settle(
             actor,
             run_id,
@@ -271,29 +226,6 @@ class Runs:
             excess=excess(charged, decision),
         )
         return answers.moved(decision, await self._entered(command, decisions))
-
-    async def _charge(self, actor: Actor, cost: Amount, decision: Said, steps: int | None, stop: Stop) -> Charge:
-        mechanism = mechanisms.parse(decision["request"]["mechanism"])
-        segments, method = recorded_segments(decision), decision["method"]
-        work = partial(
-            settling.charge,
-            mechanism,
-            bound=decision["bound"],
-            adjacency=decision["adjacency"],
-            delta=Decimal(decision.get("delta", 0)),
-            segments=segments,
-            approved=cost,
-            method=method,
-            steps=steps,
-            stop=stop,
-        )
-        is_dear = settling.is_dear(
-            mechanism, bound=decision["bound"], segments=segments, method=method, steps=steps, stop=stop
-        )
-        if not is_dear:
-            return work()
-        of = {"settle": decision["run"], "steps": steps, "stop": stop}
-        return await self._certificates.beside(actor.tenant_id, work, of=of)
 
     async def void(
         self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent
@@ -439,18 +371,3 @@ def _sees(actor: Actor, entries: Sequence[Said], run: Run) -> bool:
 def _charges(decisions: Sequence[Said]) -> dict[UUID, tuple[AccountKey, ...]]:
     """The accounts that a run charges, by dataset, as its approval recorded them."""
     return {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in decisions}
-
-
-def _fitting(decisions: Sequence[Said]) -> dict[str, Any]:
-    first = decisions[0]
-    within: dict[str, Any] = {
-        "bound": first["bound"],
-        "adjacency": first["adjacency"],
-        "remaining": answers.remaining_of(decisions),
-        "segments": recorded_segments(first),
-    }
-    mechanism = mechanisms.parse(first["request"]["mechanism"])
-    if "delta" not in first:
-        return plan.fits(mechanism, **within)
-    made = itertools.count(1)
-    return plan.fits(mechanism, **within, delta=first["delta"], is_late=lambda: next(made) > FITS_COSTS_MAX)

@@ -8,6 +8,7 @@ from ledger.access.keys import Keyring
 from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.costing import Costing
 from ledger.service.datasets import Datasets
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
@@ -31,6 +32,7 @@ class UseCases:
     catalogue: Catalogue
     certificates: Certificates
     datasets: Datasets
+    costing: Costing
     runs: Runs
     planner: Planner
     proposals: Proposals

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import mpmath as mp
 
+from ledger.accounting import mechanisms
 from tests.accounting import oracle
 
 if TYPE_CHECKING:
@@ -146,3 +147,53 @@ def appearances(rng: random.Random, *, size: int, batch: int, steps: int, drop_l
                 seen[unit] += 1
             taken += 1
     return max(seen)
+
+
+STATED = {"type": "matrix_factorization", "noise_multiplier": 1, "sensitivity": 1, "evidence": "x"}
+STRATEGY = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 10}
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "dpsgd": POISSON,
+    "dpsgd, fixed size": POISSON | {"sampling": "fixed_size"},
+    "dpsgd, all of it": POISSON | {"sample_rate": 1},
+    "dpsgd, by epochs": EPOCHS | {"sampling": "poisson"},
+    "dpsgd, shuffled": EPOCHS,
+    "gaussian": gaussian(1),
+    "laplace": {"type": "laplace", "noise_multiplier": 1, "count": 2},
+    "pure_dp": {"type": "pure_dp", "epsilon": 1},
+    "approximate_dp": {"type": "approximate_dp", "epsilon": 1, "delta": Decimal("0.00001")},
+    "randomized_response": {"type": "randomized_response", "epsilon": 1, "categories": 10},
+    "zcdp": {"type": "zcdp", "rho": 1},
+    "gdp": {"type": "gdp", "mu": 1, "delta": Decimal("0.00001"), "evidence": "x"},
+    "matrix_factorization": STATED,
+    "matrix_factorization, tree": STRATEGY | {"strategy": "tree", "participations": 2},
+    "matrix_factorization, sqrt": STRATEGY | {"strategy": "sqrt", "bandwidth": 4},
+    "composed": composed([gaussian(1), POISSON, POISSON | {"steps": 20}]),
+}
+"""Every form of every mechanism: whoever adds one adds it here."""
+
+
+def random_mechanism(rng: random.Random) -> dict[str, Any]:
+    """A declaration of any type by its fields alone, of which many do not go together: most are refused."""
+    type_ = rng.choice(list(mechanisms.BY_TYPE))
+    schema = mechanisms.BY_TYPE[type_].model_json_schema()
+    declared: dict[str, Any] = {"type": type_}
+    for name, field in schema["properties"].items():
+        if name != "type" and (name in schema["required"] or rng.random() < 0.5):
+            declared[name] = _random_value(rng, field)
+    return declared
+
+
+def _random_value(rng: random.Random, field: dict[str, Any]) -> Any:
+    if "anyOf" in field:
+        return _random_value(rng, field["anyOf"][0])
+    if "enum" in field:
+        return rng.choice(field["enum"])
+    match field["type"]:
+        case "integer":
+            return rng.randint(1, 10 ** rng.randint(1, 6))
+        case "number":
+            return decimal(rng, "0.001", "0.9")
+        case "string":
+            return "Theorem 3"
+        case _:
+            return [gaussian(1), POISSON]

@@ -12,7 +12,8 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
 from ledger.accounting import amounts, certify, costs, gdp, mechanisms, strategies, zcdp
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost
+from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import Step, optimistic
@@ -39,7 +40,7 @@ def composed(*parts: dict[str, Any]) -> dict[str, Any]:
 
 def cost(declared: dict[str, Any], adjacency: Adjacency = "add_or_remove_one", delta: Fraction = DELTA) -> Cost:
     """What it is charged."""
-    return costs.cost(mechanisms.parse(declared), bound="certified", adjacency=adjacency, delta=delta)
+    return costs.cost(mechanisms.parse(declared), Terms(bound="certified", adjacency=adjacency, delta=delta))
 
 
 def test_a_certificate_charges_its_share_of_delta() -> None:
@@ -128,7 +129,9 @@ def test_segments_have_a_certificate_each(segments: int) -> None:
     directly; dp-accounting's optimistic composition of all steps."""
     declared = dpsgd(1, "0.01", 600)
     mechanism = mechanisms.parse(declared)
-    found = costs.cost(mechanism, bound="certified", adjacency="add_or_remove_one", delta=DELTA, segments=segments)
+    found = costs.cost(
+        mechanism, Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA, segments=segments)
+    )
     each = -(-600 // segments)
     one = cost(dpsgd(1, "0.01", each), delta=DELTA / segments)
     assert one.method == found.method == "pld-poisson"
@@ -154,7 +157,7 @@ def test_one_segment_is_the_run() -> None:
     """Goal: segments that are not asked for change nothing. Method: with one, and without."""
     for declared in (dpsgd(1, "0.01", 600), {"type": "zcdp", "rho": 1}, composed(dpsgd(1, "0.01", 60))):
         mechanism = mechanisms.parse(declared)
-        found = costs.cost(mechanism, bound="certified", adjacency="replace_one", delta=DELTA, segments=1)
+        found = costs.cost(mechanism, Terms(bound="certified", adjacency="replace_one", delta=DELTA, segments=1))
         assert found == cost(declared, "replace_one")
 
 

@@ -18,8 +18,9 @@ import mpmath as mp
 import pytest
 
 from ledger.accounting import costs, mechanisms, strategies
-from ledger.accounting.costs import MU_MAX, Cost
+from ledger.accounting.cost import MU_MAX, Cost, root
 from ledger.accounting.mechanisms import planned_steps
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
@@ -57,7 +58,7 @@ def clt_excess(noise_multiplier: Decimal) -> Fraction:
 
 def cost(declared: dict[str, Any], bound: Bound = "clt", adjacency: Adjacency = "add_or_remove_one") -> Cost:
     """The cost of a mechanism as it was declared."""
-    return costs.cost(mechanisms.parse(declared), bound=bound, adjacency=adjacency)
+    return costs.cost(mechanisms.parse(declared), Terms(bound=bound, adjacency=adjacency))
 
 
 # --- costs that are rational in what was declared --------------------------------------------------------------------
@@ -471,7 +472,7 @@ def test_no_unit_is_seen_more_often_than_was_charged(tries: Callable[[int, int],
 
 def segmented(declared: dict[str, Any], segments: int, bound: Bound, adjacency: Adjacency) -> Cost:
     """The cost of so many segments."""
-    return costs.cost(mechanisms.parse(declared), bound=bound, adjacency=adjacency, segments=segments)
+    return costs.cost(mechanisms.parse(declared), Terms(bound=bound, adjacency=adjacency, segments=segments))
 
 
 def test_segments_are_runs_of_a_part_each(tries: Callable[[int, int], int]) -> None:
@@ -620,7 +621,7 @@ def test_extremes_have_a_cost_or_a_reason_and_no_delay() -> None:
         mechanism = mechanisms.parse(declared)
         start = time.process_time()
         try:
-            found = costs.cost(mechanism, bound=bound, adjacency=adjacency)
+            found = costs.cost(mechanism, Terms(bound=bound, adjacency=adjacency))
         except InvalidMechanism as error:
             fields.add(error.field)
             refused += 1
@@ -660,9 +661,9 @@ def test_a_large_composition_is_costed_without_delay(kind: str) -> None:
                 return {"type": "approximate_dp", "epsilon": number(0), "delta": number(-300)}
 
     mechanism = mechanisms.parse(composed(part(index) for index in range(100)))
-    found = costs.cost(mechanism, bound="certified", adjacency="replace_one")
+    found = costs.cost(mechanism, Terms(bound="certified", adjacency="replace_one"))
     assert found.amount.mu_sq_pico > 0
-    assert milliseconds(lambda: costs.cost(mechanism, bound="certified", adjacency="replace_one").amount) < 50
+    assert milliseconds(lambda: costs.cost(mechanism, Terms(bound="certified", adjacency="replace_one")).amount) < 50
 
 
 def test_the_root_is_right_at_any_size(tries: Callable[[int, int], int]) -> None:
@@ -673,7 +674,7 @@ def test_the_root_is_right_at_any_size(tries: Callable[[int, int], int]) -> None
         square = Fraction(rng.randrange(1, 10 ** rng.randint(1, 600)), rng.randrange(1, 10 ** rng.randint(1, 600)))
         if not Fraction(1, 10**600) < square < 10**600:
             continue
-        root = Fraction(math.isqrt(square.numerator * 10**1400 // square.denominator), 10**700)
-        assert abs(Fraction(costs.root(square)) - root) <= root * Fraction(2, 2**53)
-    assert costs.root(Fraction(10**700)) == math.inf
-    assert costs.root(Fraction(9, 4)) == 1.5
+        exact = Fraction(math.isqrt(square.numerator * 10**1400 // square.denominator), 10**700)
+        assert abs(Fraction(root(square)) - exact) <= exact * Fraction(2, 2**53)
+    assert root(Fraction(10**700)) == math.inf
+    assert root(Fraction(9, 4)) == 1.5

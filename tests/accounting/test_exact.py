@@ -14,8 +14,10 @@ import pytest
 from dp_accounting.pld import privacy_loss_distribution as theirs
 from dp_accounting.privacy_accountant import NeighboringRelation
 
-from ledger.accounting import costs, exact, gdp, mechanisms, settling
+from ledger.accounting import costs, exact, gdp, mechanisms, pairs, settling
+from ledger.accounting.pairs import LaplaceNoise, Parts, Response, Source
 from ledger.accounting.pld import Pair
+from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle import trials
@@ -36,10 +38,10 @@ def dpsgd(noise: float, rate: float, steps: int, **more: Any) -> Declared:
     }
 
 
-def parts(declared: list[Declared], adjacency: Adjacency = "add_or_remove_one") -> exact.Parts:
+def parts(declared: list[Declared], adjacency: Adjacency = "add_or_remove_one") -> Parts:
     """What these mechanisms together are made of."""
-    return exact.together(
-        exact.parts_of(mechanisms.parse(each), bound="certified", adjacency=adjacency) for each in declared
+    return pairs.together(
+        mechanisms.parse(each).exact_parts(Terms(bound="certified", adjacency=adjacency)) for each in declared
     )
 
 
@@ -136,7 +138,7 @@ def test_each_order_of_the_pair_is_right_on_its_own(monkeypatch: pytest.MonkeyPa
     noise, rate, steps, delta = 0.9, 0.1, 30, 1e-5
     one = theirs.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=2e-4)
     composed = one.self_compose(steps)
-    sources: dict[exact.Source, int] = {Pair("removal", 1 / noise, rate): steps}
+    sources: dict[Source, int] = {Pair("removal", 1 / noise, rate): steps}
     found = [exact._one_order(sources, delta, is_reversed=order) for order in (False, True)]
     wanted = [order.get_epsilon_for_delta(delta) for order in (composed._pmf_remove, composed._pmf_add)]
     assert wanted[0] > 1.2 * wanted[1]
@@ -170,7 +172,7 @@ def test_gaussian_parts_add_up_in_squares_exactly() -> None:
     ]
     mu_sq = Fraction(3, 16) + Fraction(2, 25) + Fraction(2, 81) + Fraction(1, 25) + Fraction(1, 16)
     found = parts(declared)
-    assert found == exact.Parts(mu_sq, envelopes=frozenset({"gdp"}))
+    assert found == Parts(mu_sq, envelopes=frozenset({"gdp"}))
     composition = exact.epsilons(found, DELTAS)
     assert composition.method == "gaussian"
     for delta, value in zip(DELTAS, composition.epsilons, strict=True):
@@ -244,13 +246,13 @@ def test_losses_dominate() -> None:
     hockey-stick divergence of the grid is not below the exact one, at every point, for Laplace and response."""
     theta, epsilon = 0.7, 0.45
     points = np.linspace(0, 0.8, 33)
-    truths: dict[exact.Source, Any] = {
-        exact.LaplaceNoise(theta): -np.expm1((points - theta) / 2),
-        exact.Response(epsilon): (np.exp(epsilon) - np.exp(points)) / (1 + np.exp(epsilon)),
+    truths: dict[Source, Any] = {
+        LaplaceNoise(theta): -np.expm1((points - theta) / 2),
+        Response(epsilon): (np.exp(epsilon) - np.exp(points)) / (1 + np.exp(epsilon)),
     }
     for width in (0.3, 0.01):
         for source, truth in truths.items():
-            grid = exact._losses(source, width, 1e-9)
+            grid = source.on_grid(width, 1e-9)
             values, masses = grid.values, grid.masses
             assert masses.min() >= 0
             assert masses.sum() == pytest.approx(1, abs=1e-13)
@@ -263,7 +265,7 @@ def test_a_composition_is_no_more_than_what_the_ledger_charges() -> None:
     """Goal: for runs that have a pair, epsilon of the exact composition is below that of the sum of their costs, and
     the more so the more runs there are. Method: the same run, once and twenty times."""
     run = mechanisms.parse(dpsgd(0.9, 0.01, 300))
-    cost = costs.cost(run, bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+    cost = costs.cost(run, Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")))
     ratios = []
     for count in (1, 20):
         added = float(
@@ -271,7 +273,7 @@ def test_a_composition_is_no_more_than_what_the_ledger_charges() -> None:
                 mu=cost.mu * math.sqrt(count), delta=-math.expm1(-count * float(cost.nats)), at_delta=1e-5
             )
         )
-        of_one = exact.parts_of(run, bound="certified", adjacency="add_or_remove_one")
+        of_one = run.exact_parts(Terms(bound="certified", adjacency="add_or_remove_one"))
         (composed,) = exact.epsilons(of_one.times(count), (1e-5,)).epsilons
         assert composed is not None
         ratios.append(composed / added)
@@ -281,14 +283,16 @@ def test_a_composition_is_no_more_than_what_the_ledger_charges() -> None:
 def test_what_has_no_pair_counts_as_charged() -> None:
     """Goal: zCDP and a stated GDP come in by their envelope, and are named; an estimate is said to be one."""
     found = parts([{"type": "zcdp", "rho": 0.1}, {"type": "gdp", "mu": 1, "delta": 1e-7, "evidence": "…"}])
-    zcdp = costs.cost(mechanisms.parse({"type": "zcdp", "rho": 0.1}), bound="certified", adjacency="add_or_remove_one")
+    zcdp = costs.cost(
+        mechanisms.parse({"type": "zcdp", "rho": 0.1}), Terms(bound="certified", adjacency="add_or_remove_one")
+    )
     assert found.mu_sq == zcdp.mu_sq + 1
     assert (found.envelopes, found.is_bound) == (frozenset({"zcdp", "gdp"}), True)
     assert float(found.nats) == pytest.approx(1e-7, rel=1e-6)
     fixed = mechanisms.parse(dpsgd(1, 0.1, 10, sampling="fixed_size"))
-    estimate = exact.parts_of(fixed, bound="clt", adjacency="add_or_remove_one")
+    estimate = fixed.exact_parts(Terms(bound="clt", adjacency="add_or_remove_one"))
     assert (estimate.envelopes, estimate.is_bound) == (frozenset({"dpsgd"}), False)
-    paired = exact.parts_of(fixed, bound="certified", adjacency="replace_one")
+    paired = fixed.exact_parts(Terms(bound="certified", adjacency="replace_one"))
     assert [source.kind for source in paired.sources if isinstance(source, Pair)] == ["symmetrised"]
 
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from ledger.accounting import costs, mechanisms
-from ledger.accounting.mechanisms import DpSgd, field_path, planned_steps, resized, segment_steps
+from ledger.accounting.mechanisms import DpSgd, field_path, planned_steps, segment_steps
+from ledger.accounting.terms import Terms
 from ledger.errors import InvalidMechanism, InvalidRequest
 from tests.accounting.samples import (
     EPOCHS,
@@ -57,7 +58,7 @@ def test_either_form_gives_one_rate_and_number_of_steps() -> None:
     assert isinstance(by_rate, DpSgd)
     assert by_epochs.rate == by_rate.rate == 1
     assert by_epochs.exact_steps == by_rate.exact_steps == 50
-    first, second = (costs.cost(parsed, bound="clt", adjacency="replace_one") for parsed in (by_epochs, by_rate))
+    first, second = (costs.cost(parsed, Terms(bound="clt", adjacency="replace_one")) for parsed in (by_epochs, by_rate))
     assert first == second
 
 
@@ -108,7 +109,7 @@ def test_what_cannot_be_divided_is_refused() -> None:
         mechanism = mechanisms.parse(declared)
         for refuse in (
             partial(segment_steps, mechanism, segments),
-            partial(costs.cost, mechanism, bound="clt", adjacency="replace_one", segments=segments),
+            partial(costs.cost, mechanism, Terms(bound="clt", adjacency="replace_one", segments=segments)),
         ):
             with pytest.raises(InvalidRequest, match=r"^segments: ") as raised:
                 refuse()
@@ -123,7 +124,7 @@ def test_a_mechanism_is_resized_and_nothing_else_of_it(tries: Callable[[int, int
     for _ in range(tries(300, 10_000)):
         declared = random_training(rng, rng.choice(["poisson", "fixed_size", "shuffle"]))
         steps = rng.randint(1, 10**12)
-        found = resized(mechanisms.parse(declared), steps)
+        found = mechanisms.parse(declared).resized(steps)
         assert isinstance(found, DpSgd)
         assert found.rate == rate_and_steps(declared)[0]
         assert found.exact_steps == steps
@@ -131,11 +132,11 @@ def test_a_mechanism_is_resized_and_nothing_else_of_it(tries: Callable[[int, int
         assert (found.noise_multiplier, found.sampling) == (declared["noise_multiplier"], declared["sampling"])
     for name in ("gaussian", "laplace", "pure_dp", "approximate_dp"):
         declared = COMPLETE[name] | {"count": 5}
-        assert resized(mechanisms.parse(declared), 3) == mechanisms.parse(declared | {"count": 3})
-    assert resized(mechanisms.parse(TREE), 3) == mechanisms.parse(TREE | {"steps": 3})
+        assert mechanisms.parse(declared).resized(3) == mechanisms.parse(declared | {"count": 3})
+    assert mechanisms.parse(TREE).resized(3) == mechanisms.parse(TREE | {"steps": 3})
     for declared in (COMPLETE["gdp"], {"type": "zcdp", "rho": 1}, composed([gaussian(1)])):
         with pytest.raises(ValueError, match="has no steps"):
-            resized(mechanisms.parse(declared), 3)
+            mechanisms.parse(declared).resized(3)
 
 
 # --- what is not a mechanism -----------------------------------------------------------------------------------------
@@ -235,7 +236,7 @@ def test_dpsgd_takes_one_form_whole() -> None:
 def test_a_batch_is_no_larger_than_the_dataset() -> None:
     """Goal: a sample rate above 1 is refused in both forms. Method: one unit more than there is."""
     whole = mechanisms.parse({**EPOCHS, "batch_size": 100})
-    assert costs.cost(whole, bound="clt", adjacency="add_or_remove_one").mu_sq == 3
+    assert costs.cost(whole, Terms(bound="clt", adjacency="add_or_remove_one")).mu_sq == 3
     assert "batch_size must be at most dataset_size" in str(refused({**EPOCHS, "batch_size": 101}))
     assert refused({**POISSON, "sample_rate": Decimal("1.01")}).field == "mechanism.sample_rate"
 

@@ -13,8 +13,10 @@ from typing import Any, get_args
 
 import pytest
 
-from ledger.accounting import costs, mechanisms, plan
+from ledger.accounting import axes, costs, mechanisms, plan
+from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
@@ -42,7 +44,7 @@ SOLVABLE = {**RESIZABLE, "dpsgd": RESIZABLE["dpsgd"] | {"sample_rate"}}
 def amount(declared: dict[str, Any], bound: Bound, adjacency: Adjacency) -> Amount | None:
     """What a declaration is charged; None where it has no cost."""
     try:
-        return costs.cost(mechanisms.parse(declared), bound=bound, adjacency=adjacency).amount
+        return costs.cost(mechanisms.parse(declared), Terms(bound=bound, adjacency=adjacency)).amount
     except InvalidMechanism:
         return None
 
@@ -139,20 +141,20 @@ def dearer(field: str, value: int | Decimal) -> int | Decimal:
 class Counted:
     """Stands before the real accountant, or another, and counts the costs that are worked out."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, real: Callable[..., costs.Cost] = costs.cost) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, real: Callable[..., Cost] = costs.cost) -> None:
         self.calls = 0
         self._real = real
         monkeypatch.setattr(plan, "cost", self)
 
-    def __call__(self, mechanism: AnyMechanism, **under: Any) -> costs.Cost:
+    def __call__(self, mechanism: AnyMechanism, terms: Terms) -> Cost:
         self.calls += 1
-        return self._real(mechanism, **under)
+        return self._real(mechanism, terms)
 
 
 def check(declared: dict[str, Any], bound: Bound, adjacency: Adjacency, remaining: Amount) -> dict[str, Any]:
     """`fits` names for each field of the request the last value that fits; what it leaves out has none."""
     mechanism = mechanisms.parse(declared)
-    found = plan.fits(mechanism, bound=bound, adjacency=adjacency, remaining=remaining)
+    found = plan.fits(mechanism, Terms(bound=bound, adjacency=adjacency), remaining=remaining)
     fields = RESIZABLE[declared["type"]] & declared.keys()
     assert found.keys() <= fields
 
@@ -318,11 +320,11 @@ def test_what_is_named_has_as_many_segments(bound: Bound) -> None:
             mechanism = mechanisms.parse(declared)
 
             def charged(field: str, value: int | Decimal, declared: dict[str, Any] = declared) -> Amount:
-                return costs.cost(mechanisms.parse({**declared, field: value}), **under).amount
+                return costs.cost(mechanisms.parse({**declared, field: value}), Terms(**under)).amount
 
-            whole = costs.cost(mechanism, **under).amount
+            whole = costs.cost(mechanism, Terms(**under)).amount
             remaining = Amount(whole.mu_sq_pico // 2, whole.delta_atto)
-            found = plan.nearest(mechanism, remaining=remaining, **under)
+            found = plan.nearest(mechanism, Terms(**under), remaining=remaining)
             assert set(found) == {
                 field for field in declared if field in ("noise_multiplier", "count", "steps", "epochs")
             }
@@ -334,16 +336,16 @@ def test_what_is_named_has_as_many_segments(bound: Bound) -> None:
             size = "count" if "count" in declared else "steps" if "steps" in declared else "epochs"
             least = segments if size != "epochs" else Decimal(segments * 3) / 10
             enough = charged(size, least)
-            assert plan.fits(mechanism, remaining=enough, **under)[size] >= least
+            assert plan.fits(mechanism, Terms(**under), remaining=enough)[size] >= least
             short = Amount(enough.mu_sq_pico - 1, enough.delta_atto)
-            assert size not in plan.fits(mechanism, remaining=short, **under)
+            assert size not in plan.fits(mechanism, Terms(**under), remaining=short)
 
 
 def test_a_composition_has_no_single_parameter() -> None:
     """Goal: nothing is named for a composition. Method: one whose parts could each be resized."""
     part = {"type": "gaussian", "noise_multiplier": 1, "count": 2}
     mechanism = mechanisms.parse({"type": "composed", "parts": [part, part]})
-    assert plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=Amount(10**12, 0)) == {}
+    assert plan.fits(mechanism, Terms(bound="clt", adjacency="replace_one"), remaining=Amount(10**12, 0)) == {}
 
 
 def test_numbers_of_many_digits_are_never_exceeded() -> None:
@@ -354,7 +356,7 @@ def test_numbers_of_many_digits_are_never_exceeded() -> None:
     assert charged is not None
     assert check(asked, "certified", "add_or_remove_one", charged - Amount(1, 0)) == {"epsilon": Decimal("1.23456")}
     mechanism = mechanisms.parse(asked)
-    kept = plan.fits(mechanism, bound="certified", adjacency="add_or_remove_one", remaining=charged)
+    kept = plan.fits(mechanism, Terms(bound="certified", adjacency="add_or_remove_one"), remaining=charged)
     assert kept["epsilon"] == Decimal("1.23456")
 
 
@@ -375,12 +377,12 @@ def test_the_number_of_costs_is_bounded(monkeypatch: pytest.MonkeyPatch, tries: 
         remaining = Amount(rng.randrange(10 ** rng.randint(1, 13)), 10**17)
         for field in sorted(SOLVABLE[declared["type"]] & declared.keys()):
             counted.calls = 0
-            plan.solve(mechanism, solve_for=field, bound="clt", adjacency="replace_one", remaining=remaining)
+            plan.solve(mechanism, Terms(bound="clt", adjacency="replace_one"), solve_for=field, remaining=remaining)
             assert counted.calls <= EVALUATIONS_MAX
             if declared.get("sampling") != "shuffle" or field == "noise_multiplier":
                 smooth.append(counted.calls)
         counted.calls = 0
-        plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=remaining)
+        plan.fits(mechanism, Terms(bound="clt", adjacency="replace_one"), remaining=remaining)
         assert counted.calls <= len(RESIZABLE[declared["type"]] & declared.keys()) * EVALUATIONS_MAX
     assert len(smooth) > 300
     assert sum(calls > EVALUATIONS_TYPICAL for calls in smooth) <= len(smooth) / 100
@@ -410,7 +412,9 @@ def test_costs_are_monotone_where_the_bisection_relies_on_it(tries: Callable[[in
         charged: list[Fraction] = []
         for value in pair:
             try:
-                found = costs.cost(mechanisms.parse({**declared, field: value}), bound="clt", adjacency=adjacency)
+                found = costs.cost(
+                    mechanisms.parse({**declared, field: value}), Terms(bound="clt", adjacency=adjacency)
+                )
             except InvalidMechanism:
                 continue
             charged.append(found.mu_sq)
@@ -453,7 +457,7 @@ def test_costs_are_monotone_across_the_seams_of_their_formulas(
         charged: list[Fraction] = []
         for _ in range(length):
             mechanism = mechanisms.parse({**declared, field: value})
-            charged.append(costs.cost(mechanism, bound="clt", adjacency=adjacency).mu_sq)
+            charged.append(costs.cost(mechanism, Terms(bound="clt", adjacency=adjacency)).mu_sq)
             value = following(value)
         assert len(set(charged)) == length
         assert charged == sorted(charged, reverse=field == "noise_multiplier")
@@ -464,17 +468,17 @@ def test_decimals_of_six_digits_are_numbered_in_order() -> None:
     other. Method: across powers of ten, at both ends, and there and back at random."""
     rng = random.Random(44)
     for number in [*range(-3, 4), 899_999, 900_000, -900_000, -900_001, 12 * 900_000, -12 * 900_000]:
-        value = plan._decimal(number)
-        assert plan._number(value) == number
-        assert plan._decimal(number + 1) == following(value)
-        assert plan._decimal(number - 1) == preceding(value)
-    assert [plan._decimal(n) for n in (0, 1, -1)] == [Decimal(1), Decimal("1.00001"), Decimal("0.999999")]
-    assert [plan._decimal(n * 900_000) for n in (12, -12)] == [MOST, LEAST]
+        value = axes._decimal(number)
+        assert axes._number(value) == number
+        assert axes._decimal(number + 1) == following(value)
+        assert axes._decimal(number - 1) == preceding(value)
+    assert [axes._decimal(n) for n in (0, 1, -1)] == [Decimal(1), Decimal("1.00001"), Decimal("0.999999")]
+    assert [axes._decimal(n * 900_000) for n in (12, -12)] == [MOST, LEAST]
     for _ in range(1_000):
         value = decimal(rng, "1e-12", "1e12")
-        below = plan._decimal(plan._number(value))
+        below = axes._decimal(axes._number(value))
         assert below <= value < following(below)
-    assert math.isclose(plan._decimal(plan._number(Decimal("3.14159265"))), 3.14159)
+    assert math.isclose(axes._decimal(axes._number(Decimal("3.14159265"))), 3.14159)
 
 
 # --- solving ---------------------------------------------------------------------------------------------------------
@@ -492,8 +496,8 @@ def test_what_is_solved_for_fits_and_the_next_value_does_not(tries: Callable[[in
         bound: Bound = "clt" if declared.get("sampling") in ("poisson", "fixed_size") else rng.choice(BOUNDS)
         remaining = random_remainder(rng, amount(declared, bound, adjacency))
         field = rng.choice(sorted(SOLVABLE[declared["type"]] & declared.keys()))
-        within: dict[str, Any] = {"bound": bound, "adjacency": adjacency, "remaining": remaining}
-        found = plan.solve(mechanisms.parse(declared), solve_for=field, **within)
+        terms = Terms(bound=bound, adjacency=adjacency)
+        found = plan.solve(mechanisms.parse(declared), terms, solve_for=field, remaining=remaining)
         if found is None:
             assert not does_fit({**declared, field: easiest(declared, field)}, bound, adjacency, remaining), declared
             seen.setdefault(field, set()).add("none")
@@ -504,7 +508,7 @@ def test_what_is_solved_for_fits_and_the_next_value_does_not(tries: Callable[[in
         if found.value != hardest(field):
             assert not does_fit({**changed, field: dearer(field, found.value)}, bound, adjacency, remaining), changed
         if not does_fit(declared, bound, adjacency, remaining):
-            named = plan.fits(mechanisms.parse(declared), **within)
+            named = plan.fits(mechanisms.parse(declared), terms, remaining=remaining)
             assert field == "sample_rate" or named[field] == found.value
         is_more = found.amount.mu_sq_pico > (amount(declared, bound, adjacency) or found.amount).mu_sq_pico
         seen.setdefault(field, set()).add("more" if is_more else "less")
@@ -529,9 +533,8 @@ def test_runs_in_a_row_are_counted_exactly(tries: Callable[[int, int], int]) -> 
         remaining = Amount(left, deltas)
         found = plan.solve(
             mechanisms.parse(declared),
+            Terms(bound="clt", adjacency="add_or_remove_one"),
             solve_for="runs",
-            bound="clt",
-            adjacency="add_or_remove_one",
             remaining=remaining,
         )
         count = 0 if found is None else int(found.value)
@@ -542,7 +545,9 @@ def test_runs_in_a_row_are_counted_exactly(tries: Callable[[int, int], int]) -> 
         counts.append(count)
     assert {0, 1, 2, 7} <= set(counts)
     tiny = mechanisms.parse({"type": "gaussian", "noise_multiplier": MOST})
-    found = plan.solve(tiny, solve_for="runs", bound="clt", adjacency="replace_one", remaining=Amount(2**62, 2**62))
+    found = plan.solve(
+        tiny, Terms(bound="clt", adjacency="replace_one"), solve_for="runs", remaining=Amount(2**62, 2**62)
+    )
     assert found == plan.Solution("runs", 10**12, Amount(10**12, 0))
 
 
@@ -553,7 +558,7 @@ def test_solutions_worked_out_by_hand() -> None:
     def solved(declared: dict[str, Any], solve_for: str, remaining: Amount) -> Any:
         mechanism = mechanisms.parse(declared)
         found = plan.solve(
-            mechanism, solve_for=solve_for, bound="certified", adjacency="add_or_remove_one", remaining=remaining
+            mechanism, Terms(bound="certified", adjacency="add_or_remove_one"), solve_for=solve_for, remaining=remaining
         )
         return None if found is None else (found.solve_for, found.value, found.amount.mu_sq_pico)
 
@@ -599,15 +604,15 @@ def test_only_what_was_declared_can_be_solved_for() -> None:
 # --- costs that are dear, noisy, or not to be had --------------------------------------------------------------------
 
 
-def noisy(relative: float, *, steps_max: int = 10**12) -> Callable[..., costs.Cost]:
+def noisy(relative: float, *, steps_max: int = 10**12) -> Callable[..., Cost]:
     """The published estimate, moved up and down by as much as `relative` from one value to the next, as a certificate
     is by its grid; and none beyond `steps_max` steps."""
 
-    def cost(mechanism: AnyMechanism, **under: Any) -> costs.Cost:
+    def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
         assert isinstance(mechanism, mechanisms.DpSgd)
         if mechanism.exact_steps > steps_max:
             raise TooLarge
-        found = costs.cost(mechanism, bound="clt", adjacency=under["adjacency"])
+        found = costs.cost(mechanism, Terms(bound="clt", adjacency=terms.adjacency))
         chance = random.Random(repr([mechanism.exact_steps, mechanism.rate, mechanism.noise_multiplier.normalize()]))
         return replace(found, mu_sq=found.mu_sq * (1 + Fraction(chance.uniform(-relative, relative))))
 
@@ -619,7 +624,7 @@ def test_noise_in_costs_is_borne(relative: float, monkeypatch: pytest.MonkeyPatc
     """Goal: where costs are monotone only up to noise, the value named fits, the next does not, by the very costs that
     are charged, and it does not take many more of them. Method: the published estimate with noise on it."""
     rng = random.Random(47)
-    charged = noisy(relative)
+    charged, terms = noisy(relative), Terms(bound="clt", adjacency="replace_one")
     counted = Counted(monkeypatch, charged)
     calls: list[int] = []
     for _ in range(150):
@@ -629,13 +634,16 @@ def test_noise_in_costs_is_borne(relative: float, monkeypatch: pytest.MonkeyPatc
         field = rng.choice(["noise_multiplier", "steps", "sample_rate"])
         counted.calls = 0
         found = plan.solve(
-            mechanisms.parse(declared), solve_for=field, bound="clt", adjacency="replace_one", remaining=remaining
+            mechanisms.parse(declared),
+            terms,
+            solve_for=field,
+            remaining=remaining,
         )
         calls.append(counted.calls)
         for value, wanted in () if found is None else ((found.value, True), (dearer(field, found.value), False)):
             if value != dearer(field, hardest(field)):
                 resized = mechanisms.parse({**declared, field: value})
-                assert (not charged(resized, adjacency="replace_one").amount.exceeds(remaining)) is wanted
+                assert (not charged(resized, terms).amount.exceeds(remaining)) is wanted
     assert max(calls) <= EVALUATIONS_MAX
     # Steps are 1e-5 apart at most, for values of six digits. Noise far above that can send a search to bisection.
     assert relative > 1e-5 or sorted(calls)[len(calls) * 9 // 10] <= EVALUATIONS_TYPICAL
@@ -656,13 +664,13 @@ def test_certificates_are_inverted(monkeypatch: pytest.MonkeyPatch, tries: Calla
         remaining = Amount(int(10 ** rng.uniform(10.5, 12)), rng.choice([10**13, 10**13, 10**13, 0]))
         under: dict[str, Any] = {"bound": "certified", "adjacency": rng.choice(ADJACENCIES), "delta": Decimal("1e-8")}
         counted.calls = 0
-        found = plan.solve(mechanism, solve_for=field, **under, remaining=remaining)
+        found = plan.solve(mechanism, Terms(**under), solve_for=field, remaining=remaining)
         if remaining.delta_atto:
             calls.append(counted.calls)
         assert counted.calls <= EVALUATIONS_MAX
 
         def fit(value: int | Decimal, declared: dict[str, Any] = declared, field: str = field, **more: Any) -> bool:
-            charged = costs.cost(mechanisms.parse({**declared, field: value}), **more).amount
+            charged = costs.cost(mechanisms.parse({**declared, field: value}), Terms(**more)).amount
             return not charged.exceeds(remaining)  # noqa: B023 (called before the next trial)
 
         if found is None:
@@ -683,13 +691,13 @@ def test_a_cost_that_cannot_be_had_does_not_fit(monkeypatch: pytest.MonkeyPatch)
         mechanism = mechanisms.parse({**declared, "steps": steps})
         counted.calls = 0
         found = plan.solve(
-            mechanism, solve_for="steps", bound="clt", adjacency="replace_one", remaining=Amount(10**12, 0)
+            mechanism, Terms(bound="clt", adjacency="replace_one"), solve_for="steps", remaining=Amount(10**12, 0)
         )
         assert found is not None
         assert found.value == 123_456
         assert counted.calls <= EVALUATIONS_MAX
         if steps > 123_456:
-            named = plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=Amount(10**12, 0))
+            named = plan.fits(mechanism, Terms(bound="clt", adjacency="replace_one"), remaining=Amount(10**12, 0))
             assert named == {"steps": 123_456}
 
 
@@ -697,22 +705,22 @@ def test_time_is_bounded() -> None:
     """Goal: whoever sets a limit gets what was found by then, or is told that it was not. Method: a limit that is
     reached after so many costs as it is asked for."""
     mechanism = mechanisms.parse({"type": "gaussian", "noise_multiplier": 5, "count": 30})
-    within: dict[str, Any] = {"bound": "clt", "adjacency": "replace_one", "remaining": Amount(10**12, 0)}
+    terms, remaining = Terms(bound="clt", adjacency="replace_one"), Amount(10**12, 0)
 
     def after(costs: int) -> Callable[[], bool]:
         left = itertools.count(costs, -1)
         return lambda: next(left) <= 0
 
-    whole = plan.fits(mechanism, **within)
-    named = [plan.fits(mechanism, **within, is_late=after(costs)) for costs in range(12)]
+    whole = plan.fits(mechanism, terms, remaining=remaining)
+    named = [plan.fits(mechanism, terms, remaining=remaining, is_late=after(costs)) for costs in range(12)]
     assert [set(found) for found in named] == sorted((set(found) for found in named), key=len)
     assert named[0] == {}
     assert {"noise_multiplier": whole["noise_multiplier"]} in named
     assert named[-1] == whole
     with pytest.raises(TooLarge) as caught:
-        plan.solve(mechanism, solve_for="count", **within, is_late=after(2))
+        plan.solve(mechanism, terms, solve_for="count", remaining=remaining, is_late=after(2))
     assert caught.value.facts == {"field": "solve_for", "solve_for": "count"}
-    found = plan.solve(mechanism, solve_for="count", **within, is_late=after(12))
+    found = plan.solve(mechanism, terms, solve_for="count", remaining=remaining, is_late=after(12))
     assert found is not None
     assert found.value == 25
 
@@ -723,5 +731,5 @@ def test_an_account_without_room_takes_few_costs(monkeypatch: pytest.MonkeyPatch
     mechanism = mechanisms.parse({"type": "gaussian", "noise_multiplier": 5})
     for remaining, costs_max in ((Amount(-5, 10**18), 0), (Amount(10**12, -1), 0), (Amount(0, 10**18), 3)):
         counted.calls = 0
-        assert plan.fits(mechanism, bound="clt", adjacency="replace_one", remaining=remaining) == {}
+        assert plan.fits(mechanism, Terms(bound="clt", adjacency="replace_one"), remaining=remaining) == {}
         assert counted.calls <= costs_max

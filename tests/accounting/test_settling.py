@@ -20,9 +20,10 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from ledger.accounting import amounts, certify, costs, gdp, mechanisms, settling, strategies
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import MU_MAX, Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
@@ -60,13 +61,14 @@ class Approved:
     def amount(self) -> Amount:
         return self.cost.amount
 
+    @property
+    def terms(self) -> Terms:
+        return Terms(bound=self.bound, adjacency=self.adjacency, delta=self.delta, segments=self.segments)
+
     def settle(self, steps: int | None, stop: Stop, *, approved: Amount | None = None) -> Charge:
         return settling.charge(
             self.mechanism,
-            bound=self.bound,
-            adjacency=self.adjacency,
-            delta=self.delta,
-            segments=self.segments,
+            self.terms,
             approved=approved or self.amount,
             method=self.cost.method,
             steps=steps,
@@ -76,8 +78,7 @@ class Approved:
     def is_dear(self, steps: int | None, stop: Stop) -> bool:
         return settling.is_dear(
             self.mechanism,
-            bound=self.bound,
-            segments=self.segments,
+            self.terms,
             method=self.cost.method,
             steps=steps,
             stop=stop,
@@ -85,9 +86,9 @@ class Approved:
 
     def cost_of(self, steps: int, *, delta: Fraction | None = None) -> Cost:
         """What a run of so many steps would be approved for."""
-        resized = mechanisms.resized(self.mechanism, steps)
+        resized = self.mechanism.resized(steps)
         share = self.delta if delta is None else delta
-        return costs.cost(resized, bound=self.bound, adjacency=self.adjacency, delta=share)
+        return costs.cost(resized, Terms(bound=self.bound, adjacency=self.adjacency, delta=share))
 
 
 def approve(
@@ -100,7 +101,7 @@ def approve(
 ) -> Approved:
     """The run, costed as an approval does."""
     mechanism = mechanisms.parse(declared)
-    found = costs.cost(mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
+    found = costs.cost(mechanism, Terms(bound=bound, adjacency=adjacency, delta=delta, segments=segments))
     return Approved(mechanism, bound, adjacency, delta, segments, found)
 
 
@@ -194,10 +195,7 @@ def test_the_fallback_does_not_become_a_certificate() -> None:
     for stop in EARLY:
         found = settling.charge(
             run.mechanism,
-            bound="certified",
-            adjacency="add_or_remove_one",
-            delta=DELTA,
-            segments=1,
+            Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA, segments=1),
             approved=run.amount,
             method="fallback",
             steps=300,
@@ -455,9 +453,7 @@ def test_no_excess_is_beyond_all_numbers(exponent: int, bound: Bound) -> None:
         assert found.excess.amount.mu_sq_pico > 10**6 * run.amount.mu_sq_pico
         assert found.excess.amount.delta_atto >= 0
         assert 0 <= found.excess.delta <= 1
-        assert found.excess.is_holdable == (
-            found.excess.mu_sq <= costs.MU_MAX**2 and found.excess.nats * 10**18 < 2**63
-        )
+        assert found.excess.is_holdable == (found.excess.mu_sq <= MU_MAX**2 and found.excess.nats * 10**18 < 2**63)
 
 
 # --- how long it takes -----------------------------------------------------------------------------------------------

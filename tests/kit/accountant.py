@@ -5,17 +5,18 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 from ledger.accounting import amounts, mechanisms
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
 
 WAIT_SECONDS_MAX = 30.0
 DPSGD = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson", "sample_rate": 0.01, "steps": 1000}
 GAUSSIAN = {"type": "gaussian", "noise_multiplier": 5}
+ANY_TERMS = Terms(bound="certified", adjacency="replace_one")
 
 
 def dpsgd(**changes: Any) -> AnyMechanism:
@@ -34,14 +35,14 @@ class Accountant:
         self.go_on.set()
         self.error: Exception | None = None
 
-    def __call__(self, mechanism: AnyMechanism, *, delta: Fraction | Decimal, segments: int = 1, **_: Any) -> Cost:
+    def __call__(self, _mechanism: AnyMechanism, terms: Terms) -> Cost:
         self.calls.append(threading.current_thread().name)
-        self.segments.append(segments)
+        self.segments.append(terms.segments)
         self.begun.release()
         assert self.go_on.wait(WAIT_SECONDS_MAX)
         if self.error is not None:
             raise self.error
-        nats = amounts.nats(Fraction(delta), towards="up")
+        nats = amounts.nats(Fraction(terms.delta), towards="up")
         return Cost(0.3, Fraction(9, 100) + Fraction(1, 3), nats, "a stand-in", ("that", "“this”"))
 
 

@@ -16,11 +16,13 @@ import pytest
 
 from ledger import recompute as recomputing
 from ledger.accounting import amounts, costs, mechanisms
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost
+from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.recompute import Recomputed, opinion
-from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Terms, compare, tolerance_of
+from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Declaration, compare, tolerance_of
 from tests.kit.driver import Ledger, Terminal
 from tests.kit.scene import ok
 from tests.service.test_certified_runs import counted_on
@@ -40,17 +42,15 @@ LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
-def scaled(
-    mechanism: Any, *, bound: Any, adjacency: Any, delta: Fraction | Decimal, segments: int = 1, by: Fraction
-) -> Cost:
-    """A faulty accountant: what the right one says, times a factor of mu²."""
-    right = costs.cost(mechanism, bound=bound, adjacency=adjacency, delta=delta, segments=segments)
-    return replace(right, mu=right.mu * float(by) ** 0.5, mu_sq=right.mu_sq * by)
-
-
 def faulty(by: str) -> Callable[..., Cost]:
-    """The accountant whose mu² is so many times what is right."""
-    return lambda mechanism, **terms: scaled(mechanism, **terms, by=Fraction(by))
+    """A faulty accountant: what the right one says, times a factor of mu²."""
+    factor = Fraction(by)
+
+    def scaled(mechanism: AnyMechanism, terms: Terms) -> Cost:
+        right = costs.cost(mechanism, terms)
+        return replace(right, mu=right.mu * float(factor) ** 0.5, mu_sq=right.mu_sq * factor)
+
+    return scaled
 
 
 def settled(ledger: Ledger, mechanism: dict[str, Any], body: dict[str, Any] | None = None, **more: Any) -> str:
@@ -290,7 +290,7 @@ def test_what_is_within_the_tolerance_counts_as_it_was_recorded(ledger: Ledger) 
     """Goal: another machine's last digits are no difference, and put no budget over its limit. Method: a certificate
     that is a millionth off, in a budget that it fills exactly."""
     cost = costs.cost(
-        mechanisms.parse(POISSON), bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")
+        mechanisms.parse(POISSON), Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
     )
     off = replace(cost, mu_sq=cost.mu_sq * Fraction(999_999, 1_000_000)).amount
     mu = Decimal(off.mu_sq_pico).sqrt() / 10**6
@@ -319,9 +319,9 @@ def test_which_costs_have_to_be_exact() -> None:
         ({"type": "composed", "parts": [GAUSSIAN, POISSON, LAPLACE]}, CERTIFICATE),
     ):
         mechanism = mechanisms.parse(declared)
-        found = costs.cost(mechanism, bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+        found = costs.cost(mechanism, Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")))
         assert tolerance_of(mechanism, found.method) == tolerance, declared
-    estimate = costs.cost(mechanisms.parse(POISSON), bound="clt", adjacency="add_or_remove_one")
+    estimate = costs.cost(mechanisms.parse(POISSON), Terms(bound="clt", adjacency="add_or_remove_one"))
     assert tolerance_of(mechanisms.parse(POISSON), estimate.method) == CLOSED_FORM
 
 
@@ -338,7 +338,8 @@ def test_a_certificate_moves_by_less_than_the_tolerance_when_a_last_digit_does()
             exact = Decimal(noise) + Decimal(last) * Decimal("1e-15")
             declared = {**POISSON, "noise_multiplier": round(exact, 17), "sample_rate": rate, "steps": steps}
             cost = costs.cost(
-                mechanisms.parse(declared), bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")
+                mechanisms.parse(declared),
+                Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")),
             )
             found.append(float(cost.mu_sq))
         worst = max(worst, (max(found) - min(found)) / min(found))
@@ -454,16 +455,16 @@ def test_each_distinct_mechanism_is_worked_out_once(ledger: Ledger, monkeypatch:
     lines = exported(ledger)
     real, made = costs.cost, list[Any]()
 
-    def counting(mechanism: Any, **terms: Any) -> Cost:
+    def counting(mechanism: Any, terms: Terms) -> Cost:
         made.append(mechanism)
-        return real(mechanism, **terms)
+        return real(mechanism, terms)
 
     monkeypatch.setattr(costs, "cost", counting)
     assert quickly(lines).is_as_recorded
     assert len(made) == 2
 
 
-def test_terms_are_what_a_cost_depends_on() -> None:
+def test_a_declaration_is_what_a_cost_depends_on() -> None:
     """Goal: no two runs that cost different share a cost. Method: change one thing after the other."""
     decision: dict[str, Any] = {
         "request": {"mechanism": POISSON | {"noise_multiplier": Decimal("1.3"), "sample_rate": Decimal("0.01")}},
@@ -480,7 +481,7 @@ def test_terms_are_what_a_cost_depends_on() -> None:
         {"request": {"mechanism": decision["request"]["mechanism"] | {"steps": 61}}},
     ]
     accountant = Accountant()
-    found = [accountant.cost(Terms.of({**decision, **change})) for change in changes]
+    found = [accountant.cost(Declaration.of({**decision, **change})) for change in changes]
     assert len({each.amount for each in found if not isinstance(each, str)}) == len(changes)
 
 

@@ -20,15 +20,16 @@ import pytest
 from sqlalchemy import insert, select, text
 
 from ledger.accounting import amounts, mechanisms
-from ledger.accounting.costs import Cost
+from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.service import certificates as certificates_module
 from ledger.service.certificates import Certificates, digest_of, read, share_of, written
 from ledger.settings import Settings
 from ledger.store import Store, engine_for, engines, tables
-from tests.kit.accountant import DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
+from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
 from tests.kit.driver import past_the_ledger
 
 ACME, BETA = UUID(int=0xA), UUID(int=0xB)
@@ -72,7 +73,7 @@ def caches(store: Store) -> Iterator[Caches]:
 def cost(cache: Certificates, mechanism: AnyMechanism, *, tenant: UUID = ACME, delta: str = "1e-8", **rest: Any) -> Any:
     """The coroutine that asks a cache."""
     facts: dict[str, Any] = {"bound": "certified", "adjacency": "replace_one", **rest}
-    return cache.cost(tenant, mechanism, delta=Decimal(delta), **facts)
+    return cache.cost(tenant, mechanism, Terms(delta=Decimal(delta), **facts))
 
 
 def together(*asked: Coroutine[Any, Any, Any]) -> list[Any]:
@@ -93,38 +94,38 @@ def test_equal_parameters_have_equal_keys_and_no_others() -> None:
     Method: other ways to write the same parameters, then a change of each that a cost depends on.
     """
     facts: dict[str, Any] = {"bound": "certified", "adjacency": "replace_one", "delta": Decimal("1e-8")}
-    plain = digest_of(dpsgd(), **facts)
-    assert digest_of(dpsgd(noise_multiplier=Decimal("1.10"), sample_rate=Decimal("1e-2")), **facts) == plain
-    assert digest_of(dpsgd(dataset_size=None), **facts | {"delta": Fraction(1, 10**8)}) == plain
+    plain = digest_of(dpsgd(), Terms(**facts))
+    assert digest_of(dpsgd(noise_multiplier=Decimal("1.10"), sample_rate=Decimal("1e-2")), Terms(**facts)) == plain
+    assert digest_of(dpsgd(dataset_size=None), Terms(**facts | {"delta": Fraction(1, 10**8)})) == plain
     changed = [
-        digest_of(dpsgd(noise_multiplier=Decimal("1.1000000000000000000001")), **facts),
-        digest_of(dpsgd(steps=1001), **facts),
-        digest_of(dpsgd(sampling="fixed_size"), **facts),
-        digest_of(mechanisms.parse({"type": "composed", "parts": [DPSGD]}), **facts),
-        digest_of(dpsgd(), **facts | {"bound": "clt"}),
-        digest_of(dpsgd(), **facts | {"adjacency": "add_or_remove_one"}),
-        digest_of(dpsgd(), **facts | {"delta": Decimal("1.1e-8")}),
-        digest_of(dpsgd(), **facts, segments=2),
-        digest_of(dpsgd(), **facts, segments=3),
+        digest_of(dpsgd(noise_multiplier=Decimal("1.1000000000000000000001")), Terms(**facts)),
+        digest_of(dpsgd(steps=1001), Terms(**facts)),
+        digest_of(dpsgd(sampling="fixed_size"), Terms(**facts)),
+        digest_of(mechanisms.parse({"type": "composed", "parts": [DPSGD]}), Terms(**facts)),
+        digest_of(dpsgd(), Terms(**facts | {"bound": "clt"})),
+        digest_of(dpsgd(), Terms(**facts | {"adjacency": "add_or_remove_one"})),
+        digest_of(dpsgd(), Terms(**facts | {"delta": Decimal("1.1e-8")})),
+        digest_of(dpsgd(), Terms(**facts, segments=2)),
+        digest_of(dpsgd(), Terms(**facts, segments=3)),
     ]
-    assert digest_of(dpsgd(), **facts, segments=1) == plain
+    assert digest_of(dpsgd(), Terms(**facts, segments=1)) == plain
     # Resized by epochs, it is like nothing that can be declared: sizes with steps.
     by_epochs = mechanisms.parse(
         {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
         | {"dataset_size": 100, "batch_size": 1, "epochs": 10}
     )
-    changed += [digest_of(mechanism, **facts) for mechanism in (by_epochs, mechanisms.resized(by_epochs, 1000))]
-    changed.append(digest_of(mechanisms.resized(by_epochs, 999), **facts))
-    assert digest_of(mechanisms.resized(dpsgd(steps=7), 1000), **facts) == plain
+    changed += [digest_of(mechanism, Terms(**facts)) for mechanism in (by_epochs, by_epochs.resized(1000))]
+    changed.append(digest_of(by_epochs.resized(999), Terms(**facts)))
+    assert digest_of(dpsgd(steps=7).resized(1000), Terms(**facts)) == plain
     assert len({plain, *changed}) == len(changed) + 1
 
 
 def test_another_accountant_has_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: after an upgrade that changes costs, no old cost is found. Method: change the accountant's name."""
     facts: dict[str, Any] = {"bound": "certified", "adjacency": "replace_one", "delta": 0}
-    before = digest_of(dpsgd(), **facts)
+    before = digest_of(dpsgd(), Terms(**facts))
     monkeypatch.setattr(certificates_module, "ACCOUNTANT", "another")
-    assert digest_of(dpsgd(), **facts) != before
+    assert digest_of(dpsgd(), Terms(**facts)) != before
 
 
 def test_a_cost_survives_being_written(tries: Callable[[int, int], int]) -> None:
@@ -279,7 +280,7 @@ def test_memory_is_bounded(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_row_that_cannot_be_read_is_computed_anew(caches: Caches, caplog: pytest.LogCaptureFixture) -> None:
     """Goal: a damaged cache costs time and nothing else, and heals. Method: rows wrong in one place each."""
-    digest = digest_of(dpsgd(), bound="certified", adjacency="replace_one", delta=Decimal("1e-8"))
+    digest = digest_of(dpsgd(), Terms(bound="certified", adjacency="replace_one", delta=Decimal("1e-8")))
     for count, body in enumerate(BROKEN, start=1):
         with caches.store.writing(ACME) as writing:
             writing.certificates.keep(digest, body, now_us=count, rows_max=10)
@@ -318,7 +319,7 @@ def test_whoever_holds_the_database_does_not_hold_an_answer(
     store = Store(engine_for(database.database_url.get_secret_value()))
     caches = Caches(store)
     cache = caches.open(Accountant())
-    digest = digest_of(dpsgd(), bound="certified", adjacency="replace_one", delta=Decimal("1e-8"))
+    digest = digest_of(dpsgd(), Terms(bound="certified", adjacency="replace_one", delta=Decimal("1e-8")))
     with store.writing(ACME) as other:
         other.connection.execute(
             insert(tables.certificates), {"tenant_id": ACME, "digest": digest, "body": "", "created_us": 1}
@@ -341,7 +342,7 @@ def test_rows_are_bounded_by_tenant(caches: Caches) -> None:
     kept = {digest for digest, _ in caches.rows()}
     assert len(kept) == 3
     # SQLite's clock has milliseconds, so that of neighbours either may be the older one.
-    assert kept <= {digest_of(dpsgd(steps=steps), **facts) for steps in range(1, 8)}
+    assert kept <= {digest_of(dpsgd(steps=steps), Terms(**facts)) for steps in range(1, 8)}
     assert len(caches.rows(BETA)) == 1
 
 
@@ -405,7 +406,7 @@ def test_the_queue_is_bounded_for_each_tenant_and_for_all(caches: Caches, monkey
     cache = caches.open(accountant, threads=1)
 
     def ask(tenant: UUID, number: int) -> Coroutine[Any, Any, Cost]:
-        work = partial(accountant, dpsgd(), delta=Decimal(0))
+        work = partial(accountant, dpsgd(), ANY_TERMS)
         return cache.beside(tenant, work, of={"steps": number})
 
     async def fill(count: int) -> list[Any]:
@@ -446,7 +447,7 @@ def test_closing_ends_what_waits(caches: Caches) -> None:
     cache = caches.open(accountant, threads=1)
 
     def ask(number: int) -> Coroutine[Any, Any, Cost]:
-        return cache.beside(ACME, partial(accountant, dpsgd(), delta=Decimal(0)), of={"number": number})
+        return cache.beside(ACME, partial(accountant, dpsgd(), ANY_TERMS), of={"number": number})
 
     async def stop() -> list[Any]:
         with held(accountant):

@@ -8,7 +8,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from decimal import Decimal
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -20,14 +19,16 @@ from sqlalchemy import select
 
 from ledger.access import keys
 from ledger.accounting import costs, mechanisms
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
 from ledger.errors import TooLarge
-from ledger.service.certificates import Certificates, Costing, read, written
+from ledger.service.certificates import Certificates, Compute, read, written
+from ledger.service.costing import Costing
 from ledger.service.runs import Runs
 from ledger.store import Store, tables
 from ledger.verifier import verify
-from tests.kit.accountant import DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
+from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
 from tests.kit.driver import Ledger, Terminal
 
 BETA = UUID(int=0xB)
@@ -38,14 +39,14 @@ OF_SHARE = 10_000_000_051
 
 
 @contextmanager
-def counted_on(ledger: Ledger, accountant: Costing, **limits: Any) -> Iterator[None]:
+def counted_on(ledger: Ledger, accountant: Compute, **limits: Any) -> Iterator[None]:
     """While the application's certificates come from a stand-in for the accountant."""
     state = ledger.client.app.state
     real = state.services
     made = Certificates(real.store, compute=accountant, **{"seconds_max": WAIT_SECONDS_MAX, **limits})
-    state.services = dataclasses.replace(
-        real, certificates=made, runs=Runs(real.store, real.writer, real.catalogue, made, real.signer)
-    )
+    costing = Costing(real.store, made)
+    runs = Runs(real.store, real.writer, real.catalogue, costing, real.signer)
+    state.services = dataclasses.replace(real, certificates=made, costing=costing, runs=runs)
     try:
         yield
     finally:
@@ -157,7 +158,7 @@ def test_a_certificate_that_is_too_large(ledger: Ledger) -> None:
         with counted_on(ledger, accountant, threads=2, seconds_max=1.0), held(accountant):
             for _ in range(2 * is_full):
                 pool = ledger.client.app.state.services.certificates._pool
-                pool.submit(BETA, partial(accountant, dpsgd(), delta=Decimal(0)))
+                pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
             for call in calls:
                 answer = call(2 + is_full)
                 assert (answer.status_code, answer.json()["code"]) == (status, code)
@@ -180,7 +181,7 @@ MNIST_RUN: dict[str, Any] = {
 def recomputed(entry: dict[str, Any]) -> Amount:
     """The cost of a run, from its entry alone."""
     facts = {name: entry[name] for name in ("bound", "adjacency", "delta")}
-    return costs.cost(mechanisms.parse(entry["request"]["mechanism"]), **facts).amount
+    return costs.cost(mechanisms.parse(entry["request"]["mechanism"]), Terms(**facts)).amount
 
 
 def test_a_cost_can_be_computed_anew_from_its_entry(ledger: Ledger, store: Store) -> None:
@@ -232,7 +233,7 @@ def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
     assert ledger.post("/v1/evaluate", {"mechanism": MNIST_RUN}).status_code == 200
     accountant = Accountant()
     with counted_on(ledger, costs.cost, threads=1, seconds_max=1.0), held(accountant):
-        ledger.client.app.state.services.certificates._pool.submit(BETA, partial(accountant, dpsgd(), delta=Decimal(0)))
+        ledger.client.app.state.services.certificates._pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
         waiting = ledger.ask(MNIST_RUN, key="k")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "overloaded")
     refused = ledger.ask(MNIST_RUN, key="k")

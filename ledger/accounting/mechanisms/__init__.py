@@ -1,0 +1,113 @@
+"""What a run declares: what will be done to the data, one module for each mechanism.
+
+A module has the mechanism's fields, its cost under each bound, its steps, how it settles, what of it can be solved for,
+and what it is made of for exact composition; `base` says what each of these means. `registry` lists them. All else that
+depends on which mechanisms there are is derived here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, get_args
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from ledger.accounting.mechanisms.approximate_dp import ApproximateDp
+from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
+from ledger.accounting.mechanisms.composed import Composed
+from ledger.accounting.mechanisms.dpsgd import DpSgd
+from ledger.accounting.mechanisms.gaussian import Gaussian
+from ledger.accounting.mechanisms.gdp import Gdp
+from ledger.accounting.mechanisms.laplace import Laplace
+from ledger.accounting.mechanisms.matrix_factorization import MatrixFactorization
+from ledger.accounting.mechanisms.pure_dp import PureDp
+from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
+from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
+from ledger.accounting.mechanisms.zcdp import ZCdp
+from ledger.errors import InvalidMechanism, InvalidRequest
+
+__all__ = [
+    "ABOUT_TYPE",
+    "BY_TYPE",
+    "SOLVABLE",
+    "AnyMechanism",
+    "ApproximateDp",
+    "Composed",
+    "DpSgd",
+    "Gaussian",
+    "Gdp",
+    "Laplace",
+    "MatrixFactorization",
+    "Mechanism",
+    "PureDp",
+    "RandomizedResponse",
+    "Simple",
+    "ZCdp",
+    "field_path",
+    "parse",
+    "planned_steps",
+    "segment_steps",
+    "unsupported",
+]
+
+AnyMechanism = SimpleMechanism | Composed
+Mechanism = Annotated[AnyMechanism, Field(discriminator="type")]
+
+BY_TYPE: Final[Mapping[str, type[BaseMechanism]]] = {
+    get_args(mechanism.model_fields["type"].annotation)[0]: mechanism for mechanism in get_args(AnyMechanism)
+}
+"""Every mechanism by its `type`, in the order of the contract."""
+SOLVABLE: Final = tuple(dict.fromkeys(name for mechanism in BY_TYPE.values() for name in mechanism.solvable))
+"""Every parameter of any mechanism that can be solved for."""
+
+_ADAPTER: Final[TypeAdapter[AnyMechanism]] = TypeAdapter(Mechanism)
+ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
+"""The kinds of Pydantic's errors that are about a mechanism's `type`, though they are located at the whole of it."""
+
+
+def parse(declared: Any) -> AnyMechanism:
+    """A mechanism from JSON (numbers as int or Decimal). Raises InvalidMechanism, naming the field."""
+    try:
+        return _ADAPTER.validate_python(declared)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
+        raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
+
+
+def field_path(location: tuple[str | int, ...]) -> str:
+    """A Pydantic error's location as the path that a user would write, without the tags of discriminated unions."""
+    path: list[str] = []
+    for before, part in zip((None, *location), location, strict=False):
+        is_tag = part in BY_TYPE and (before == "mechanism" or isinstance(before, int))
+        if not is_tag and not re.match(r"function-(before|after|plain|wrap)\[", str(part)):
+            path.append(str(part))
+    return ".".join(path)
+
+
+# --- steps and segments ----------------------------------------------------------------------------------------------
+
+
+def planned_steps(mechanism: AnyMechanism, segments: int = 1) -> tuple[int, int] | None:
+    """The steps (or releases) that count as all that was planned: from the floor to the ceiling, with segments to the
+    end of the last one. None where no number of steps says how much was done. Raises as `segment_steps` does."""
+    planned = mechanism.declared_steps
+    if planned is None or segments == 1:
+        return planned
+    return planned[0], segments * segment_steps(mechanism, segments)
+
+
+def segment_steps(mechanism: AnyMechanism, segments: int) -> int:
+    """The steps of each segment: an equal part of them, rounded up to what can be restarted.
+
+    Raises InvalidRequest where the mechanism has no steps, or fewer than segments.
+    """
+    planned = mechanism.declared_steps
+    if planned is None:
+        raise InvalidRequest("segments: the mechanism has no steps or releases to be divided", field="segments")
+    fewest, most = planned
+    if not 1 <= segments <= fewest:
+        raise InvalidRequest(f"segments: must be between 1 and the {fewest} steps of the mechanism", field="segments")
+    steps = -(-most // segments)
+    return mechanism.restartable(steps) if segments > 1 else steps

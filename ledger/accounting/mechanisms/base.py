@@ -1,0 +1,135 @@
+"""What every mechanism answers: its cost, its steps, how it settles, what of it can be solved for."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Annotated, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ledger.accounting import axes
+from ledger.accounting.axes import Axis
+from ledger.accounting.cost import Cost, Precision
+from ledger.accounting.pairs import Parts
+from ledger.accounting.terms import Terms
+from ledger.core.datasets import Bound
+from ledger.errors import InvalidMechanism
+
+Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+class BaseMechanism(BaseModel):
+    """A mechanism as the contract has it. A subclass declares its fields and its cost, and whatever else it can do.
+
+    methods: the names that its cost's method can have, and how closely each is worked out. solvable: the parameters
+    that can be solved for, in the order in which they are named; unsuggested: those of them that a refusal does not
+    name. is_training: whether its product is a model, or else statistics.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    methods: ClassVar[Mapping[str, Precision]] = {}
+    solvable: ClassVar[tuple[str, ...]] = ()
+    unsuggested: ClassVar[frozenset[str]] = frozenset()
+    is_training: ClassVar[bool] = False
+
+    type: str
+
+    # --- cost
+
+    @abstractmethod
+    def cost(self, terms: Terms, *, path: str) -> Cost:
+        """What it costs, under terms of one segment whose delta is a fraction, 0 under `clt`.
+
+        path: of the mechanism within the request, for errors. Raises as `costs.cost`, which is what others call.
+        """
+
+    def needs_certificate(self, bound: Bound) -> bool:
+        """Whether its cost is a certificate: dear to compute, and most of them dependent on the run's delta."""
+        return False
+
+    def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
+        """(delta, mu) at each of these shares of delta, where its cost is a certificate."""
+        return [
+            (
+                float(delta),
+                self.cost(Terms(bound=terms.bound, adjacency=terms.adjacency, delta=delta), path="mechanism").mu,
+            )
+            for delta in deltas
+        ]
+
+    def exact_parts(self, terms: Terms) -> Parts:
+        """What it is made of, for exact composition. Numbers are read as the doubles that cost no less.
+
+        terms: the bound only matters where no pair is known, which `certified` refuses and `clt` estimates; delta and
+        segments do not. By default it is its envelope: what it is charged. Raises as `cost`.
+        """
+        cost = self.cost(Terms(bound="certified", adjacency=terms.adjacency), path="mechanism")
+        return Parts(cost.mu_sq, cost.nats, envelopes=frozenset({self.type}))
+
+    def precision(self, method: str) -> Precision:
+        """How closely a cost of this method is worked out."""
+        return self.methods.get(method, Precision.CLOSED_FORM)
+
+    # --- steps
+
+    @property
+    def declared_steps(self) -> tuple[int, int] | None:
+        """Its steps or releases, from the floor to the ceiling; None where no number says how much was done."""
+        return None
+
+    def resized(self, steps: int) -> Self:
+        """The same mechanism with exactly so many steps or releases, at the very same rate.
+
+        Nobody can declare what this makes of epochs: sizes with steps, since batch_size/dataset_size is rarely a
+        decimal. Raises ValueError where the mechanism has no steps.
+        """
+        raise ValueError(f"{self.type} has no steps here")
+
+    def restartable(self, steps: int) -> int:
+        """The least number of steps, at least this one, that a segment can have."""
+        return steps
+
+    # --- settling
+
+    def is_additive(self, method: str) -> bool:
+        """Whether it is charged as the sum of releases that are each a complete mechanism. method: its cost's."""
+        return False
+
+    def additive_cost(self, terms: Terms) -> Cost:
+        """What it costs as that sum, where `is_additive`."""
+        return self.cost(terms, path="mechanism")
+
+    def overrun(self, planned: int, steps: int) -> Self | None:
+        """What was run in so many steps beyond the planned ones; None where only whole segments are mechanisms."""
+        return self.resized(steps)
+
+    # --- solving
+
+    def axis(self, parameter: str, *, segments: int) -> Axis:
+        """The values of a solvable parameter, in order of what they cost."""
+        return axes.axis_of(parameter, least_count=segments)
+
+
+class Releases(BaseMechanism):
+    """So many releases, each of which is a complete mechanism."""
+
+    if TYPE_CHECKING:
+        count: int
+
+    @property
+    def declared_steps(self) -> tuple[int, int] | None:
+        return self.count, self.count
+
+    def resized(self, steps: int) -> Self:
+        return self.model_copy(update={"count": steps})
+
+    def is_additive(self, method: str) -> bool:
+        return True
+
+
+def unsupported(detail: str, *, field: str) -> InvalidMechanism:
+    """The error for what the contract has and this version does not."""
+    return InvalidMechanism(f"{field}: {detail}", field=field)

@@ -1,0 +1,273 @@
+"""DP-SGD."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar, Final, Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
+from ledger.accounting import amounts, axes, certify, clt
+from ledger.accounting.axes import Axis
+from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
+from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
+from ledger.accounting.numbers import Count, Positive, Rate
+from ledger.accounting.pairs import Parts
+from ledger.accounting.pld import Pair
+from ledger.accounting.terms import Terms
+from ledger.core.datasets import Adjacency, Bound
+from ledger.errors import InvalidMechanism
+
+_FALLBACK: Final = "no amplification by sampling is claimed: each step counts as one release without sampling"
+_ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: the true cost can be higher"
+_SHUFFLED: Final = (
+    "every unit is in exactly one batch of each epoch, the first step begins one, and every step has full noise",
+    "removing a unit leaves its place in the batch empty; no amplification by shuffling is claimed",
+)
+
+
+class DpSgd(BaseMechanism):
+    """DP-SGD: a sum of per-unit gradients clipped to norm C, with Gaussian noise of `noise_multiplier`·C on it."""
+
+    methods: ClassVar = {
+        "shuffle": Precision.EXACT,
+        "fallback": Precision.EXACT,
+        "clt-poisson": Precision.CLOSED_FORM,
+        "clt-fixed-size": Precision.CLOSED_FORM,
+        "pld-poisson": Precision.CERTIFICATE,
+        "pld-fixed-size": Precision.CERTIFICATE,
+        "pld-poisson-fixed-size": Precision.CERTIFICATE,
+        "pld-fixed-size-poisson": Precision.CERTIFICATE,
+    }
+    solvable: ClassVar = ("noise_multiplier", "steps", "epochs", "sample_rate")
+    # A smaller batch is another training, not less of this one.
+    unsuggested: ClassVar = frozenset({"sample_rate"})
+    is_training: ClassVar = True
+
+    type: Literal["dpsgd"]
+    noise_multiplier: Positive
+    sampling: Literal["poisson", "fixed_size", "shuffle"]
+    sample_rate: Rate | None = None
+    steps: Count | None = None
+    dataset_size: Count | None = None
+    batch_size: Count | None = None
+    epochs: Positive | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> DpSgd:
+        by_rate = (self.sample_rate, self.steps)
+        by_epochs = (self.dataset_size, self.batch_size, self.epochs)
+        if all(by_rate) == all(by_epochs) or (any(by_rate) and any(by_epochs)):
+            raise PydanticCustomError(
+                "form", "give either sample_rate and steps, or dataset_size, batch_size and epochs, and nothing of both"
+            )
+        if self.dataset_size and self.batch_size and self.batch_size > self.dataset_size:
+            raise PydanticCustomError("form", "batch_size must be at most dataset_size")
+        if self.exact_steps < 1:
+            # As planned is up to the next whole step, which would go far beyond what was charged.
+            raise PydanticCustomError("form", "epochs must be at least batch_size/dataset_size, which is one step")
+        return self
+
+    # --- steps
+
+    @property
+    def rate(self) -> Fraction:
+        """Expected share of the units in a batch: sample_rate, or batch_size/dataset_size."""
+        if self.sample_rate is not None:
+            return Fraction(self.sample_rate)
+        return Fraction(self.batch_size or 1, self.dataset_size or 1)
+
+    @property
+    def exact_steps(self) -> Fraction:
+        """Steps as the published formula has them: epochs·dataset_size/batch_size need not be an integer."""
+        if self.steps is not None:
+            return Fraction(self.steps)
+        return Fraction(self.epochs or 1) / self.rate
+
+    @property
+    def steps_of_epoch(self) -> int:
+        """The least steps that an epoch of shuffled batches has: where the last one is partial, it may be dropped."""
+        return math.floor(1 / self.rate)
+
+    @property
+    def whole_steps(self) -> int:
+        """Its steps, the last one whole."""
+        return math.ceil(self.exact_steps)
+
+    @property
+    def declared_steps(self) -> tuple[int, int] | None:
+        return math.floor(self.exact_steps), math.ceil(self.exact_steps)
+
+    def resized(self, steps: int) -> Self:
+        return self.model_copy(update={"steps": steps, "epochs": None})
+
+    def restartable(self, steps: int) -> int:
+        # Each segment restarts with a new order, so that it has whole epochs.
+        return self._epochs(steps) * self.steps_of_epoch if self.is_shuffled else steps
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether its batches are the parts of a random order."""
+        return self.sampling == "shuffle"
+
+    def _epochs(self, steps: int) -> int:
+        return -(-steps // self.steps_of_epoch)
+
+    # --- cost
+
+    def cost(self, terms: Terms, *, path: str) -> Cost:
+        if self.is_shuffled:
+            return self._shuffle_cost(terms.adjacency)
+        if terms.bound == "certified":
+            return certified([(path, self)], terms)
+        return self._estimate(terms.adjacency, path=path)
+
+    def needs_certificate(self, bound: Bound) -> bool:
+        return bound == "certified" and not self.is_shuffled
+
+    def _shuffle_cost(self, adjacency: Adjacency) -> Cost:
+        # Each unit is in one batch of an epoch, so an epoch is one Gaussian release of it, and a random order is a
+        # mixture of fixed ones: (sqrt(k)/s, 0) for k epochs touched, by joint convexity; no amplification is claimed
+        # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). An epoch has floor(N/B) steps or more.
+        factor = _sensitivity_sq(adjacency)
+        mu_sq = factor * self._epochs(self.whole_steps) / Fraction(self.noise_multiplier) ** 2
+        return rational(mu_sq, "shuffle", (*SGD, *_SHUFFLED))
+
+    def _estimate(self, adjacency: Adjacency, *, path: str) -> Cost:
+        s, q, steps = float(self.noise_multiplier), float(self.rate), float(self.exact_steps)
+        # Reading s, q and T as doubles moves mu by less than (1.06 + 4/s²) + 1 + 1/2 units of 2^-53: d ln mu / d ln s
+        # is above -(1.06 + s^-2), for fixed size under replace_one, which takes s/2 for s, above -(1.06 + 4/s²).
+        reading = (3 + 4 / s**2) * ROUNDING
+        if self.sampling == "poisson":
+            mu = float(clt.mu_poisson(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=adjacency))
+            error = float(clt.mu_poisson_relative_error(noise_multiplier=s))
+            method = "clt-poisson"
+        else:
+            mu = float(clt.mu_fixed_size(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=adjacency))
+            error = float(clt.mu_fixed_size_relative_error(noise_multiplier=s, adjacency=adjacency))
+            method = "clt-fixed-size"
+        if not math.isfinite(mu):
+            field = f"{path}.noise_multiplier"
+            raise InvalidMechanism(f"{field}: the cost is beyond any number; there is too little noise", field=field)
+        mu_sq = amounts.outward(mu, error + reading) ** 2
+        return Cost(mu, mu_sq, Fraction(0), method, (_ESTIMATE, *SGD, self.sampled(adjacency)))
+
+    def sampled(self, adjacency: Adjacency) -> str:
+        """What is assumed of its batches, where they are sampled."""
+        if self.sampling == "poisson":
+            return "each unit is in a batch independently with probability sample_rate; no cap on the batch size"
+        if adjacency == "replace_one":
+            return (
+                "batches of a fixed size are drawn uniformly without replacement, anew at each step; replacing a unit "
+                "moves the sum of clipped gradients by up to 2C"
+            )
+        return (
+            "batches of a fixed size are drawn uniformly without replacement; noise_multiplier is used as it stands, "
+            "the published convention for add_or_remove_one"
+        )
+
+    # --- certificates
+
+    def pair(self, adjacency: Adjacency, *, path: str) -> Pair | None:
+        """The dominating pair of one step, read so that it costs no less; None where sampling hides nothing."""
+        if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
+            raise unsupported(
+                "no certified cost is known of fixed_size sampling under add_or_remove_one; declare poisson or shuffle "
+                "sampling, or register the dataset with adjacency replace_one",
+                field=f"{path}.sampling",
+            )
+        noise = certify.at_most(Fraction(self.noise_multiplier))
+        rate = certify.at_least(self.rate)
+        if rate >= 1 or noise < certify.NOISE_MULTIPLIER_MIN:
+            return None
+        sampling: certify.Sampling = "poisson" if self.sampling == "poisson" else "fixed_size"
+        return certify.pair_for(noise_multiplier=noise, sample_rate=rate, adjacency=adjacency, sampling=sampling)
+
+    def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
+        pair = self.pair(terms.adjacency, path="mechanism")
+        if pair is None or self.whole_steps == 1:
+            return super().frontier(terms, deltas)
+        curve = certify.curve([certify.Steps(pair, self.whole_steps)], delta_min=float(deltas[-1]))
+        plain = self.cost(Terms(bound=terms.bound, adjacency=terms.adjacency), path="mechanism").mu
+        return [(float(delta), min(curve.mu(float(delta)), plain)) for delta in deltas]
+
+    def exact_parts(self, terms: Terms) -> Parts:
+        if self.is_shuffled:
+            return Parts(self._shuffle_cost(terms.adjacency).mu_sq)
+        if terms.bound == "clt" and self.sampling == "fixed_size" and terms.adjacency == "add_or_remove_one":
+            # No pair is known; `certified` says so, and what `clt` says is an estimate.
+            estimate = self._estimate(terms.adjacency, path="mechanism")
+            return Parts(estimate.mu_sq, envelopes=frozenset({self.type}), is_bound=False)
+        pair = self.pair(terms.adjacency, path="mechanism")
+        if pair is None:
+            return Parts(fallback([self], terms.adjacency).mu_sq)
+        return Parts(sources=Counter({pair: self.whole_steps}))
+
+    # --- settling
+
+    def is_additive(self, method: str) -> bool:
+        # By joint convexity a step is at most one Gaussian release, and so is an epoch that has each unit once.
+        return self.is_shuffled or method == "fallback"
+
+    def additive_cost(self, terms: Terms) -> Cost:
+        # Not what costs least: a certificate is for all its steps together.
+        return self._shuffle_cost(terms.adjacency) if self.is_shuffled else fallback([self], terms.adjacency)
+
+    def overrun(self, planned: int, steps: int) -> Self | None:
+        if not self.is_shuffled:
+            return self.resized(steps)
+        # A unit can be in a batch of the epoch that the excess begins within, and in one of each that it begins.
+        epochs = self._epochs(steps) + (planned % self.steps_of_epoch > 0)
+        return self.resized(epochs * self.steps_of_epoch)
+
+    # --- solving
+
+    def axis(self, parameter: str, *, segments: int) -> Axis:
+        if parameter == "noise_multiplier" and not self.is_shuffled:
+            return axes.SUBSAMPLED_NOISE
+        if parameter == "epochs":
+            return axes.decimals(1, least=segments * self.rate)
+        return super().axis(parameter, segments=segments)
+
+
+# --- several of them together ----------------------------------------------------------------------------------------
+
+
+def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
+    """The certificate of several DP-SGD parts together, each with its path, or the fallback where that is less."""
+    pairs = [run.pair(terms.adjacency, path=path) for path, run in runs]
+    plain = fallback([run for _, run in runs], terms.adjacency)
+    delta = Fraction(terms.delta)
+    share = certify.at_most(delta)
+    counts: dict[Pair, int] = {}
+    for (_, run), pair in zip(runs, pairs, strict=True):
+        if pair is None or share < certify.DELTA_MIN:
+            return plain
+        counts[pair] = counts.get(pair, 0) + run.whole_steps
+    mu = certify.curve([certify.Steps(pair, count) for pair, count in counts.items()], delta_min=share).mu(share)
+    if not math.isfinite(mu) or Fraction(mu) ** 2 >= plain.mu_sq:
+        return plain
+    method = "pld-" + "-".join(dict.fromkeys(run.sampling.replace("_", "-") for _, run in runs))
+    assumptions = _assumptions([run for _, run in runs], terms.adjacency)
+    return Cost(mu, Fraction(mu) ** 2, amounts.nats(delta, towards="up"), method, assumptions)
+
+
+def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
+    """DP-SGD with no use made of its sampling. It is exact, and additive by step: each is a release of its own."""
+    # Without sampling a step is one Gaussian release, by joint convexity.
+    factor = _sensitivity_sq(adjacency)
+    mu_sq = sum((factor * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs), Fraction(0))
+    return rational(mu_sq, "fallback", (*_assumptions(runs, adjacency), _FALLBACK))
+
+
+def _assumptions(runs: Sequence[DpSgd], adjacency: Adjacency) -> tuple[str, ...]:
+    return tuple(dict.fromkeys((*SGD, *(run.sampled(adjacency) for run in runs))))
+
+
+def _sensitivity_sq(adjacency: Adjacency) -> int:
+    # Replacing a unit moves its clipped gradient by up to 2C, twice what adding or removing one does.
+    return 4 if adjacency == "replace_one" else 1

@@ -1,0 +1,103 @@
+"""Training with correlated noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import ClassVar, Literal, Self
+
+from pydantic import model_validator
+from pydantic_core import PydanticCustomError
+
+from ledger.accounting import strategies
+from ledger.accounting.cost import SGD, Cost, Precision, rational
+from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
+from ledger.accounting.numbers import Count, Positive
+from ledger.accounting.pairs import Parts
+from ledger.accounting.terms import Terms
+from ledger.core.datasets import Bound
+from ledger.errors import TooLarge
+
+
+class MatrixFactorization(BaseMechanism):
+    """Training with correlated noise: the matrix mechanism, of which DP-FTRL is one.
+
+    Its sensitivity, in clip norms, is that of a strategy by name, or stated with the evidence for it.
+    """
+
+    methods: ClassVar = {"matrix-factorization": Precision.EXACT}
+    solvable: ClassVar = ("noise_multiplier", "steps")
+    is_training: ClassVar = True
+
+    type: Literal["matrix_factorization"]
+    noise_multiplier: Positive
+    sensitivity: Positive | None = None
+    evidence: Evidence | None = None
+    strategy: Literal["identity", "tree", "sqrt"] | None = None
+    steps: Count | None = None
+    participations: Count = 1
+    separation: Count = 1
+    bandwidth: Count | None = None
+
+    @model_validator(mode="after")
+    def _one_form(self) -> MatrixFactorization:
+        named = (self.strategy, self.steps)
+        if all(named) == (self.sensitivity is not None) or (any(named) and not all(named)):
+            raise PydanticCustomError("form", "give either sensitivity and evidence, or strategy and steps")
+        if (self.sensitivity is None) != (self.evidence is None):
+            raise PydanticCustomError("form", "a stated sensitivity needs evidence that says where it was proved")
+        if self.strategy is None and (self.participations, self.separation) != (1, 1):
+            raise PydanticCustomError("form", "participations and separation belong to a strategy")
+        if self.bandwidth is not None and self.strategy != "sqrt":
+            raise PydanticCustomError("form", "bandwidth belongs to the strategy sqrt")
+        return self
+
+    def cost(self, terms: Terms, *, path: str) -> Cost:
+        # The noise is Gaussian and the strategy lower triangular, so that choosing gradients by earlier outputs costs
+        # nothing more (Denisov et al. 2022, Thm. 2.1; Choquette-Choo et al. 2023 for several participations).
+        factor = 4 if terms.adjacency == "replace_one" else 1
+        squared, assumption = self._stated() if self.sensitivity is not None else self._of_strategy(path)
+        mu_sq = factor * squared / Fraction(self.noise_multiplier) ** 2
+        return rational(mu_sq, "matrix-factorization", (*SGD, assumption))
+
+    def _stated(self) -> tuple[Fraction, str]:
+        """The square of the sensitivity, and what is assumed for it."""
+        return Fraction(self.sensitivity or 1) ** 2, "the stated sensitivity was proved elsewhere, as the evidence says"
+
+    def _of_strategy(self, path: str) -> tuple[Fraction, str]:
+        try:
+            squared = strategies.sensitivity_sq(
+                strategy=self.strategy or "identity",
+                steps=self.steps or 1,
+                participations=self.participations,
+                separation=self.separation,
+                bandwidth=self.bandwidth,
+            )
+        except ValueError as error:
+            raise TooLarge(f"{path}: {error}", field=f"{path}.steps") from error
+        return squared, (
+            f"a unit takes part in at most {self.participations} steps, any two at least {self.separation} "
+            "apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1)"
+        )
+
+    def needs_certificate(self, bound: Bound) -> bool:
+        return self.strategy == "sqrt"
+
+    def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
+        return []  # dear, but of no delta
+
+    def exact_parts(self, terms: Terms) -> Parts:
+        return Parts(self.cost(terms, path="mechanism").mu_sq)
+
+    def precision(self, method: str) -> Precision:
+        return Precision.CERTIFICATE if self.strategy == "sqrt" else super().precision(method)
+
+    @property
+    def declared_steps(self) -> tuple[int, int] | None:
+        return None if self.steps is None else (self.steps, self.steps)
+
+    def resized(self, steps: int) -> Self:
+        return super().resized(steps) if self.steps is None else self.model_copy(update={"steps": steps})
+
+    def overrun(self, planned: int, steps: int) -> Self | None:
+        return None

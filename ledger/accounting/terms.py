@@ -1,0 +1,47 @@
+"""What a cost is asked under."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from typing import Any, cast
+
+from ledger.core.datasets import Adjacency, Bound
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """All that a cost depends on beside the mechanism.
+
+    bound, adjacency: the dataset's. delta: the run's share of the delta budget, at least 0 and below 1; only a
+    certificate makes use of it. segments: where more than 1, what is costed are so many runs of a part of the steps
+    each, see `mechanisms.segment_steps`.
+    """
+
+    bound: Bound
+    adjacency: Adjacency
+    delta: Fraction | Decimal = Fraction(0)
+    segments: int = 1
+
+    @classmethod
+    def of(cls, decision: Mapping[str, Any]) -> Terms:
+        """The terms that an approval or a refusal records."""
+        return cls(
+            bound=cast("Bound", decision["bound"]),
+            adjacency=cast("Adjacency", decision["adjacency"]),
+            delta=Decimal(decision.get("delta", 0)),
+            segments=int(decision["segments"]["count"]) if "segments" in decision else 1,
+        )
+
+    def facts(self) -> dict[str, Any]:
+        """What tells these terms from any others, in the terms of `journal.canonical`: 1.10 and 1.1 are alike."""
+        delta = Fraction(self.delta)
+        facts: dict[str, Any] = {
+            "bound": self.bound,
+            "adjacency": self.adjacency,
+            "delta": f"{delta.numerator}/{delta.denominator}",
+        }
+        # Left out where there is one, so that certificates kept before there were segments are still found.
+        return facts if self.segments == 1 else {**facts, "segments": self.segments}

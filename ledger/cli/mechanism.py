@@ -1,0 +1,91 @@
+"""The options that declare a mechanism: a field of each of the client's classes is an option of the same name."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
+from decimal import Decimal
+from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
+
+import typer
+
+from ledger.cli.options import given_fields, number_option, optional_object
+from ledger.client.mechanisms import BY_TYPE, Composed
+from ledger.errors import InvalidRequest
+
+TYPES: Final = tuple(type_ for type_, mechanism in BY_TYPE.items() if mechanism is not Composed)
+"""What `--type` knows: all but what is made of others, which `--mechanism` takes."""
+_RENAMED: Final = {name: f"mechanism_{name}" for name in ("epsilon", "delta", "mu")}
+"""Fields that share their name with an option of the commands."""
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {"dpsgd": {"sampling": "poisson"}}
+"""What is sent for what was left out, where the server has no default."""
+
+
+def option_of(field: str) -> str:
+    """The option that sets a field of a mechanism."""
+    return "--" + _RENAMED.get(field, field).replace("_", "-")
+
+
+def takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options that declare a mechanism; it gets what they declare as `declared`."""
+    own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "declared"]
+
+    @functools.wraps(command)
+    def with_options(**arguments: Any) -> None:
+        declared = _declared(**{name: arguments.pop(name) for name in _OPTIONS})
+        command(declared=declared, **arguments)
+
+    required = [parameter for parameter in own if parameter.default is parameter.empty]
+    optional = [parameter for parameter in own if parameter.default is not parameter.empty]
+    together = [*required, *_OPTIONS.values(), *optional]
+    with_options.__signature__ = inspect.Signature(together)  # type: ignore[attr-defined]
+    with_options.__annotations__ = {parameter.name: parameter.annotation for parameter in together}
+    return with_options
+
+
+def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
+    """The mechanism that these options declare."""
+    given = given_fields(**options)
+    if whole is not None:
+        if given:
+            raise InvalidRequest("Give --mechanism, or the options that it stands for, not both.", field="mechanism")
+        return optional_object(whole, "mechanism") or {}
+    return {"type": type_, **_DEFAULTS.get(type_, {}), **given}
+
+
+# --- the options -----------------------------------------------------------------------------------------------------
+
+
+def _options() -> Iterator[inspect.Parameter]:
+    types = f"{TYPES[0]} (the default), {', '.join(TYPES[1:-1])} or {TYPES[-1]}."
+    yield _parameter("type_", str, typer.Option("--type", help=types), default=TYPES[0])
+    descriptions: dict[str, tuple[Any, str]] = {}
+    users: dict[str, list[str]] = {}
+    for type_ in TYPES:
+        hints = get_type_hints(BY_TYPE[type_], include_extras=True)
+        for field in fields(BY_TYPE[type_]):
+            users.setdefault(field.name, []).append(type_)
+            if get_origin(hints[field.name]) is Annotated:
+                descriptions[field.name] = get_args(hints[field.name])
+    for name, (hint, description) in descriptions.items():
+        help_ = description if TYPES[0] in users[name] else f"{description} Of {', '.join(users[name])}."
+        yield _field_parameter(name, hint, help_)
+    whole = typer.Option("--mechanism", help="All of it as JSON, or @FILE; instead of the rest.")
+    yield _parameter("whole", str | None, whole)
+
+
+def _field_parameter(name: str, hint: Any, help_: str) -> inspect.Parameter:
+    kinds = {hint, *get_args(hint)}
+    if Decimal in kinds:
+        return _parameter(name, Decimal | None, number_option(help_, option_of(name)))
+    return _parameter(name, int | None if int in kinds else str | None, typer.Option(option_of(name), help=help_))
+
+
+def _parameter(name: str, type_: Any, option: Any, *, default: Any = None) -> inspect.Parameter:
+    annotation = Annotated[type_, option]
+    return inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation)
+
+
+_OPTIONS: Final = {parameter.name: parameter for parameter in _options()}
