@@ -170,7 +170,7 @@ def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, 
     settled = [run.id for run in runs if run.state == "settled"]
     for start in range(0, len(settled), PAGE):
         for run_id, entry in reading.journals.settlements(dataset_id, settled[start : start + PAGE]).items():
-            amounts[run_id] = Amount.of(chain.parse(entry.body)["charged"])
+            amounts[run_id] = Amount.from_facts(chain.parse(entry.body)["charged"])
     return amounts
 
 

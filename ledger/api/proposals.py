@@ -67,7 +67,7 @@ async def approve(id: UUID, caller: Steward, request: Request) -> Response:  # n
         answer, _ = await served.runs.void(caller, proposal.run_id, body=said["request"], consent=consent)
         return Json(answer)
     if proposal.kind == "budget":
-        limit = Amount.of(said["limit"])
+        limit = Amount.from_facts(said["limit"])
         command: SetBudget | Change = SetBudget(
             caller, proposal.dataset_id, said["budget"], limit, said["reason"], consent
         )

@@ -168,7 +168,7 @@ class _Told:
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
-            "cost": show_amount(Amount.of(said["cost"])),
+            "cost": show_amount(Amount.from_facts(said["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
             "overrun": _overrun(ended),
@@ -207,7 +207,7 @@ class _Told:
 
 
 def _amount(entry: Said, name: str) -> dict[str, Any] | None:
-    return show_amount(Amount.of(entry[name])) if name in entry else None
+    return show_amount(Amount.from_facts(entry[name])) if name in entry else None
 
 
 def _overrun(entry: Said) -> dict[str, Any] | None:
@@ -216,7 +216,7 @@ def _overrun(entry: Said) -> dict[str, Any] | None:
         return None
     return {
         "steps": said["steps"],
-        "cost": show_amount(Amount.of(said["cost"])),
+        "cost": show_amount(Amount.from_facts(said["cost"])),
         "fits": said["fits"],
         "frozen": said["frozen"],
         "method": said["method"],
@@ -264,7 +264,7 @@ def planned_steps(decision: Said) -> int | None:
 
 def refusal(decision: Said) -> dict[str, Any]:
     """A refusal: every account in which the run did not fit, with what it asked for and what was left."""
-    cost = Amount.of(decision["cost"])
+    cost = Amount.from_facts(decision["cost"])
     return {
         "dataset": decision["dataset"],
         "run": decision["run"],
@@ -313,7 +313,7 @@ def change(entry: Said) -> dict[str, Any]:
     proposal = entry.get("proposal")
     done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
     details: dict[str, Any] = {name: entry[name] for name in _SAID if entry.get(name) is not None}
-    details |= {name: show_amount(Amount.of(entry[name])) for name in _LIMITS if entry.get(name) is not None}
+    details |= {name: show_amount(Amount.from_facts(entry[name])) for name in _LIMITS if entry.get(name) is not None}
     return {
         "dataset": entry["dataset"],
         "seq": entry["seq"],

@@ -344,7 +344,7 @@ class _Reader:
         found = self._found
         if entry["limit"] is None:
             return
-        limit = Amount.of(entry["limit"])
+        limit = Amount.from_facts(entry["limit"])
         if self._is_within and found.limit is not None and limit.exceeds(found.limit):
             found.limit_raised += 1
         found.budget, found.limit = entry["budget"], limit
@@ -358,7 +358,7 @@ class _Reader:
             found.counts[kind] += 1
         match kind:
             case "run-approved":
-                due, cost = entry["start_by"], Amount.of(entry["cost"])
+                due, cost = entry["start_by"], Amount.from_facts(entry["cost"])
                 by, project = entry["actor"], entry.get("project")
                 found.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
                 self._decided(entry)
@@ -368,12 +368,12 @@ class _Reader:
                 opened = found.open[run]
                 opened.state, opened.due = "started", entry["settle_by"]
             case "run-settled":
-                self._ended(run, Amount.of(entry["charged"]), Amount.of(entry["returned"]))
+                self._ended(run, Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"]))
                 found.state = entry.get("state", found.state)
                 if "overrun" in entry and self._is_within:
                     found.counts["overrun"] += 1
             case _:
-                self._ended(run, ZERO, Amount.of(entry["returned"]))
+                self._ended(run, ZERO, Amount.from_facts(entry["returned"]))
 
     def _decided(self, entry: dict[str, Any]) -> None:
         if not self._is_within:
