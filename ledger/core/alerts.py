@@ -164,10 +164,10 @@ _Stated = tuple[AccountKey, Mapping[str, Any], int]
 def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[Alert]:
     """That these accounts of one holder passed a threshold: an alert each, or one for all where they are many."""
     for key, facts, _ in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
-        limit = Amount.of(facts["limit"])
+        limit = Amount.from_facts(facts["limit"])
         more: dict[str, Any] = {
             "percent": percent,
-            "quantities": _passed(Amount.of(facts["spent"]) + Amount.of(facts["held"]), limit, percent),
+            "quantities": _passed(Amount.from_facts(facts["spent"]) + Amount.from_facts(facts["held"]), limit, percent),
             "balance": {part: facts[part] for part in ("limit", "spent", "held")},
         }
         account = key.facts()

@@ -71,12 +71,9 @@ class Amount:
         return {"mu_sq_pico": str(self.mu_sq_pico), "delta_atto": str(self.delta_atto)}
 
     @classmethod
-    def of(cls, facts: Mapping[str, str]) -> Amount:
+    def from_facts(cls, facts: Mapping[str, str]) -> Amount:
         """The inverse of `facts`."""
         return cls(int(facts["mu_sq_pico"]), int(facts["delta_atto"]))
 
 
 ZERO = Amount(0, 0)
-
-
-# What can be asked. Each command that succeeds leaves exactly one entry in the journal of each dataset that it touches.

@@ -1,4 +1,7 @@
-"""What can be asked of the decision."""
+"""What can be asked of the decision.
+
+Each command that succeeds leaves exactly one entry in the journal of each dataset that it touches.
+"""
 
 from __future__ import annotations
 

@@ -165,7 +165,7 @@ class Mirror:
             said, seq = left.pop(project.name, (None, None))
             if said is None or seq is None:
                 raise JournalBroken(f"tells of no project {project.name}, and there is a row", seq=self._newest)
-            same = said[0] == project.budget and Amount.of(said[1]) == project.limit
+            same = said[0] == project.budget and Amount.from_facts(said[1]) == project.limit
             _demand(same, f"leaves another share of {project.name} than its row has", seq)
         for name, (_, seq) in left.items():
             raise JournalBroken(f"tells of the project {name}, and there is no row", seq=seq)

@@ -142,7 +142,7 @@ class _Claim:
 
 def _claim_of_run(found: _Found) -> _Claim:
     decision, settling = found.decision or {}, found.settling
-    amount = Amount.of(decision["cost"] if settling is None else settling["charged"])
+    amount = Amount.from_facts(decision["cost"] if settling is None else settling["charged"])
     mechanism = chain.canonical(decision["request"]["mechanism"])
     said = "it was charged" if settling is not None else "it is not settled yet, and was approved for"
     words = f"This is one run, with the method {decision['method']}: {said} {_pair(amount)}."

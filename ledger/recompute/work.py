@@ -171,7 +171,7 @@ class _Recomputation:
         return self.tally.compositions(outcomes, self.at_deltas)
 
     def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
-        declaration, amount = Declaration.of(entry), Amount.of(entry["cost"])
+        declaration, amount = Declaration.of(entry), Amount.from_facts(entry["cost"])
         cost = (amount, self._cost(entry))
         self._open[entry["run"]] = _Open(declaration, cost, keys, entry["accountant"])
         self.replay.move(entry["seq"], keys, held=cost)
@@ -181,7 +181,7 @@ class _Recomputation:
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
         """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
-        recorded = Amount.of(entry["cost"])
+        recorded = Amount.from_facts(entry["cost"])
         self.recorded[entry["accountant"]] += 1
         worked = self.accountant.cost(Declaration.of(entry))
         if isinstance(worked, str):
@@ -191,7 +191,7 @@ class _Recomputation:
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run = self._open.pop(entry["run"])
-        recorded, steps, stop = Amount.of(entry["charged"]), entry["steps"], entry["stop"]
+        recorded, steps, stop = Amount.from_facts(entry["charged"]), entry["steps"], entry["stop"]
         overrun = entry.get("overrun")
         label = run.accountant if overrun is None else overrun["accountant"]
         self.recorded[label] += 1
@@ -203,7 +203,7 @@ class _Recomputation:
             charged = self._compared(entry, "charged", recorded, found.total, found.tolerance, label)
             if overrun is not None:
                 excess = ZERO if found.excess is None else found.excess
-                self._compared(entry, "overrun", Amount.of(overrun["cost"]), excess, found.tolerance, label)
+                self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, found.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
         self.tally.add(Ran(run.declaration, steps, stop), run.keys)
 

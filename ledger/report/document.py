@@ -233,7 +233,7 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
 
 
 def _amount(facts: Mapping[str, str] | None) -> AmountShown | None:
-    return None if facts is None else show_amount(Amount.of(facts))
+    return None if facts is None else show_amount(Amount.from_facts(facts))
 
 
 def _of_balance(standing: Standing, question: Question, balance: Balance) -> dict[str, Any]:

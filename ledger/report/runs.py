@@ -168,7 +168,7 @@ class _RunEntries:
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
-            "cost": show_amount(Amount.of(decision["cost"])),
+            "cost": show_amount(Amount.from_facts(decision["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
             "overrun": _overrun(ended),
@@ -209,7 +209,7 @@ class _RunEntries:
 
 
 def _amount(entry: JsonObject, name: str) -> AmountShown | None:
-    return show_amount(Amount.of(entry[name])) if name in entry else None
+    return show_amount(Amount.from_facts(entry[name])) if name in entry else None
 
 
 def _overrun(entry: JsonObject) -> dict[str, Any] | None:
@@ -218,7 +218,7 @@ def _overrun(entry: JsonObject) -> dict[str, Any] | None:
         return None
     return {
         "steps": overrun["steps"],
-        "cost": show_amount(Amount.of(overrun["cost"])),
+        "cost": show_amount(Amount.from_facts(overrun["cost"])),
         "fits": overrun["fits"],
         "frozen": overrun["frozen"],
         "method": overrun["method"],
@@ -266,7 +266,7 @@ def planned_steps(decision: JsonObject) -> int | None:
 
 def refusal(decision: JsonObject) -> dict[str, Any]:
     """A refusal: every account in which the run did not fit, with what it asked for and what was left."""
-    cost = Amount.of(decision["cost"])
+    cost = Amount.from_facts(decision["cost"])
     return {
         "dataset": decision["dataset"],
         "run": decision["run"],
@@ -315,7 +315,7 @@ def change(entry: JsonObject) -> dict[str, Any]:
     proposal = entry.get("proposal")
     done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
     details: dict[str, Any] = {name: entry[name] for name in _CHANGED if entry.get(name) is not None}
-    details |= {name: show_amount(Amount.of(entry[name])) for name in _LIMITS if entry.get(name) is not None}
+    details |= {name: show_amount(Amount.from_facts(entry[name])) for name in _LIMITS if entry.get(name) is not None}
     return {
         "dataset": entry["dataset"],
         "seq": entry["seq"],

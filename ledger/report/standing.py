@@ -345,7 +345,7 @@ class _Reader:
         standing = self._standing
         if entry["limit"] is None:
             return
-        limit = Amount.of(entry["limit"])
+        limit = Amount.from_facts(entry["limit"])
         if self._is_within and standing.limit is not None and limit.exceeds(standing.limit):
             standing.limit_raised += 1
         standing.budget, standing.limit = entry["budget"], limit
@@ -359,7 +359,7 @@ class _Reader:
             standing.counts[kind] += 1
         match kind:
             case "run-approved":
-                due, cost = entry["start_by"], Amount.of(entry["cost"])
+                due, cost = entry["start_by"], Amount.from_facts(entry["cost"])
                 by, project = entry["actor"], entry.get("project")
                 standing.open[run] = Open("held", entry["seq"], entry["at"], by, project, cost, due)
                 self._decided(entry)
@@ -369,12 +369,12 @@ class _Reader:
                 opened = standing.open[run]
                 opened.state, opened.due = "started", entry["settle_by"]
             case "run-settled":
-                self._ended(run, Amount.of(entry["charged"]), Amount.of(entry["returned"]))
+                self._ended(run, Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"]))
                 standing.state = entry.get("state", standing.state)
                 if "overrun" in entry and self._is_within:
                     standing.counts["overrun"] += 1
             case _:
-                self._ended(run, ZERO, Amount.of(entry["returned"]))
+                self._ended(run, ZERO, Amount.from_facts(entry["returned"]))
 
     def _decided(self, entry: dict[str, Any]) -> None:
         if not self._is_within:

@@ -90,8 +90,8 @@ def show_segments(said: Said) -> dict[str, Any]:
     return {
         "count": said["count"],
         "steps": said["steps"],
-        "cost": show_amount(Amount.of(said["cost"])),
-        "unsegmented": show_amount(Amount.of(said["unsegmented"])),
+        "cost": show_amount(Amount.from_facts(said["cost"])),
+        "unsegmented": show_amount(Amount.from_facts(said["unsegmented"])),
     }
 
 
@@ -102,7 +102,7 @@ def approved(decisions: Sequence[Said]) -> dict[str, Any]:
         "id": first["run"],
         "state": "held",
         "decision": "approved",
-        "cost": show_amount(Amount.of(first["cost"])),
+        "cost": show_amount(Amount.from_facts(first["cost"])),
         "datasets": _where(decisions),
         "start_by": first["start_by"],
         **({"project": first["project"]} if "project" in first else {}),
@@ -113,7 +113,7 @@ def approved(decisions: Sequence[Said]) -> dict[str, Any]:
 def refused(decisions: Sequence[Said], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
     """The answer to a run that was refused: every account that binds. `fits` is left out where it was not computed."""
     first = decisions[0]
-    cost = Amount.of(first["cost"])
+    cost = Amount.from_facts(first["cost"])
     binding = [
         item for entry in decisions for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost)
     ]
@@ -140,7 +140,7 @@ def moved(decision: Said, entries: Sequence[Said]) -> dict[str, Any]:
     shown = {
         "id": first["run"],
         "state": first["kind"].removeprefix("run-"),
-        "cost": show_amount(Amount.of(decision["cost"])),
+        "cost": show_amount(Amount.from_facts(decision["cost"])),
         "datasets": _where(entries),
         "at": first["at"],
         **_ended(first),
@@ -154,13 +154,13 @@ def moved(decision: Said, entries: Sequence[Said]) -> dict[str, Any]:
 
 def _ended(entry: Said) -> dict[str, Any]:
     shown: dict[str, Any] = {
-        name: show_amount(Amount.of(entry[name])) for name in ("charged", "returned") if name in entry
+        name: show_amount(Amount.from_facts(entry[name])) for name in ("charged", "returned") if name in entry
     }
     if "overrun" in entry:
         said = entry["overrun"]
         shown["overrun"] = {
             "steps": said["steps"],
-            "cost": show_amount(Amount.of(said["cost"])),
+            "cost": show_amount(Amount.from_facts(said["cost"])),
             "fits": said["fits"],
             "method": said["method"],
         }
@@ -210,7 +210,7 @@ def describe(run: Run, entries: Sequence[Said], *, now_us: int) -> dict[str, Any
         "state": run.state,
         "decision": "refused" if run.state == "refused" else "approved",
         "is_overdue": run.due_us is not None and run.due_us < now_us,
-        "cost": show_amount(Amount.of(decision["cost"])),
+        "cost": show_amount(Amount.from_facts(decision["cost"])),
         "datasets": [{"name": entry["dataset"], "seq": entry["seq"]} for entry in decisions],
         "request": decision["request"],
         "project": run.project,

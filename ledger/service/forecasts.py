@@ -76,7 +76,7 @@ def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, 
         for run_id, entry in reading.journals.settlements(
             dataset_id, settled[start : start + SETTLEMENTS_AT_ONCE]
         ).items():
-            amounts[run_id] = Amount.of(chain.parse(entry.body)["charged"])
+            amounts[run_id] = Amount.from_facts(chain.parse(entry.body)["charged"])
     return amounts
 
 

@@ -37,10 +37,10 @@ class ParsedEntry(dict[str, Any]):
     hash: str
 
     @classmethod
-    def of(cls, entry: Entry) -> ParsedEntry:
-        found = cls(chain.parse(entry.body))
-        found.hash = entry.hash.hex()
-        return found
+    def parse(cls, entry: Entry) -> ParsedEntry:
+        parsed = cls(chain.parse(entry.body))
+        parsed.hash = entry.hash.hex()
+        return parsed
 
 
 def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) -> dict[str, Any]:

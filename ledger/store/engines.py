@@ -118,18 +118,18 @@ class Store:
     @contextmanager
     def reading(self, tenant_id: UUID) -> Iterator[Reading]:
         with self._readers.begin() as connection:
-            self._say_tenant(connection, tenant_id)
+            self._set_tenant(connection, tenant_id)
             yield Reading(connection, tenant_id)
 
     @contextmanager
     def writing(self, tenant_id: UUID) -> Iterator[Writing]:
         """Commits when the block ends, rolls back when it raises."""
         with self._writers.begin() as connection:
-            self._say_tenant(connection, tenant_id)
+            self._set_tenant(connection, tenant_id)
             yield Writing(connection, tenant_id)
 
     @staticmethod
-    def _say_tenant(connection: Connection, tenant_id: UUID) -> None:
+    def _set_tenant(connection: Connection, tenant_id: UUID) -> None:
         """For this transaction alone: SET LOCAL ends with it, however it ends."""
         if not isinstance(tenant_id, UUID):
             raise TypeError("a tenant's id is a UUID")

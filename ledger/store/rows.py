@@ -113,7 +113,7 @@ def _fair_use(text: str | None) -> FairUse:
     if text is None:
         return NO_FAIR_USE
     facts = chain.parse(text)
-    held = None if facts["limit"] is None else Amount.of(facts["limit"])
+    held = None if facts["limit"] is None else Amount.from_facts(facts["limit"])
     return FairUse(facts["held"], held, facts["runs_per_hour"])
 
 

@@ -204,7 +204,7 @@ def test_a_cost_can_be_computed_anew_from_its_entry(ledger: Ledger, store: Store
         found = reading.datasets.by_name("mnist")
         assert found is not None
         entries = [chain.parse(entry.body) for entry in reading.journals.page(found.id, after=1, limit=9)]
-    assert [recomputed(entry) == Amount.of(entry["cost"]) for entry in entries] == [True, False]
+    assert [recomputed(entry) == Amount.from_facts(entry["cost"]) for entry in entries] == [True, False]
 
 
 def test_evaluate_shows_what_another_delta_would_cost(ledger: Ledger) -> None:

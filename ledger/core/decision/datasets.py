@@ -182,7 +182,7 @@ def proposed_command(proposal: Proposal, actor: Actor) -> SetBudget | Change:
     """The command that a proposal of `set_budget` or `change` stands for, as the second person's."""
     facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
     if proposal.kind == "budget":
-        limit = Amount.of(facts["limit"])
+        limit = Amount.from_facts(facts["limit"])
         return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent)
     return Change(
         actor,

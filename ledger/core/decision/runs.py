@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final, assert_never
 from uuid import UUID
@@ -14,7 +14,7 @@ from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, beyond, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor
-from ledger.core.runs import Place, Run, Use
+from ledger.core.runs import Excess, Place, Run, Use
 from ledger.errors import DatasetFrozen, Forbidden, InvalidRequest, NotFound, RateLimited, RunState
 
 SETTLE_WITHIN_US: Final = 30 * 86_400 * 1_000_000
@@ -36,40 +36,65 @@ def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
         for dataset_id, accounts in charged.items()
         if (bound := binding_quantities(command.cost, accounts))
     }
-    run = Run(
+    _count(books, command, now_us)
+    return _refuse(books, command, charged, binding, now_us) if binding else _approve(books, command, charged, now_us)
+
+
+_ByDataset = Mapping[UUID, Sequence[Account]]
+
+
+def _approve(books: Books, command: Ask, charged: _ByDataset, now_us: int) -> Drafts:
+    due_us = now_us + command.valid_for_us
+    run = replace(_new_run(books, command, now_us), state="held", cost=command.cost, due_us=due_us)
+    postings = [
+        Posting(
+            books.datasets[use.dataset_id],
+            [replace(account, held=account.held + command.cost) for account in charged[use.dataset_id]],
+            {"via": list(use.via)},
+        )
+        for use in command.uses
+    ]
+    facts = {**_request_facts(command), "start_by": timestamp(due_us)}
+    return write(books, postings, command.actor, "run-approved", facts, run)
+
+
+def _refuse(
+    books: Books, command: Ask, charged: _ByDataset, binding: Mapping[UUID, list[Quantity]], now_us: int
+) -> Drafts:
+    run = replace(_new_run(books, command, now_us), state="refused", ended_us=now_us)
+    postings: list[Posting] = []
+    for use in command.uses:
+        others = [books.datasets[other].definition.name for other in binding if other != use.dataset_id]
+        own = {
+            "via": list(use.via),
+            "binding": binding.get(use.dataset_id, []),
+            "binding_elsewhere": sorted(others),
+        }
+        postings.append(Posting(books.datasets[use.dataset_id], charged[use.dataset_id], own))
+    return write(books, postings, command.actor, "run-refused", _request_facts(command), run)
+
+
+def _new_run(books: Books, command: Ask, now_us: int) -> Run:
+    """The run, in the next entry of each dataset that it uses; not decided yet."""
+    return Run(
         id=command.run_id,
         principal_id=command.actor.principal_id,
-        state="refused" if binding else "held",
-        cost=None if binding else command.cost,
+        state="held",
+        cost=None,
         created_us=now_us,
         project=command.project,
-        ended_us=now_us if binding else None,
-        due_us=None if binding else now_us + command.valid_for_us,
-        places=tuple(Place(dataset_id, books.datasets[dataset_id].seq + 1) for dataset_id in charged),
+        places=tuple(Place(use.dataset_id, books.datasets[use.dataset_id].seq + 1) for use in command.uses),
     )
-    facts = {
+
+
+def _request_facts(command: Ask) -> dict[str, Any]:
+    return {
         "request": command.request,
         "cost": command.cost.facts(),
         "idempotency_key": command.claim.key,
         **({"project": command.project} if command.project is not None else {}),
         **command.costing,
     }
-    own_facts: dict[UUID, dict[str, Any]] = {use.dataset_id: {"via": list(use.via)} for use in command.uses}
-    if binding:
-        kind = "run-refused"
-        for dataset_id, facts_there in own_facts.items():
-            others = [books.datasets[other].definition.name for other in binding if other != dataset_id]
-            facts_there |= {"binding": binding.get(dataset_id, []), "binding_elsewhere": sorted(others)}
-    else:
-        kind = "run-approved"
-        facts |= {"start_by": timestamp(now_us + command.valid_for_us)}
-        charged = {
-            dataset_id: [replace(account, held=account.held + command.cost) for account in accounts]
-            for dataset_id, accounts in charged.items()
-        }
-    postings = [Posting(books.datasets[id_], accounts, own_facts[id_]) for id_, accounts in charged.items()]
-    _count(books, command, now_us)
-    return write(books, postings, command.actor, kind, facts, run)
 
 
 def charged_accounts(books: Books, use: Use, *, project: str | None, principal_id: UUID) -> list[Account]:
@@ -167,10 +192,12 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
     cost = _cost(run)
     if command.charged.exceeds(cost):
         raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
-    whole = command.charged if command.excess is None else command.charged + command.excess.cost
+    excess = command.excess
+    whole = command.charged if excess is None else command.charged + excess.cost
+    charged = _charged(books, command)
     postings = [
         Posting(posting.dataset, [_settled(account, cost, whole) for account in posting.accounts])
-        for posting in _charged(books, command)
+        for posting in charged
     ]
     facts: dict[str, Any] = {
         "request": command.body,
@@ -179,22 +206,25 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
         "charged": whole.facts(),
         "returned": (cost - command.charged).facts(),
     }
-    if command.excess is not None:
-        excess = command.excess
+    if excess is not None:
         postings = [
             _frozen(posting) if _is_beyond(before.accounts, cost, command.charged, excess.cost) else posting
-            for before, posting in zip(_charged(books, command), postings, strict=True)
+            for before, posting in zip(charged, postings, strict=True)
         ]
-        overdrawn = sorted(posting.dataset.definition.name for posting in postings if "state" in posting.own)
-        facts["overrun"] = {
-            "steps": excess.steps,
-            "cost": excess.cost.facts(),
-            "fits": not overdrawn,
-            "frozen": overdrawn,
-            **excess.costing,
-        }
+        facts["overrun"] = _overrun_facts(excess, postings)
     run = replace(run, state="settled", ended_us=now_us, due_us=None)
     return write(books, postings, command.actor, "run-settled", facts, run)
+
+
+def _overrun_facts(excess: Excess, postings: Sequence[Posting]) -> dict[str, Any]:
+    overdrawn = sorted(posting.dataset.definition.name for posting in postings if "state" in posting.own)
+    return {
+        "steps": excess.steps,
+        "cost": excess.cost.facts(),
+        "fits": not overdrawn,
+        "frozen": overdrawn,
+        **excess.costing,
+    }
 
 
 def _settled(account: Account, cost: Amount, charged: Amount) -> Account:

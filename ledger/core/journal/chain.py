@@ -88,7 +88,7 @@ def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
 
 
 def _account(key: AccountKey, facts: Mapping[str, Any]) -> Account:
-    limit, spent, held, overdrawn = (Amount.of(facts[part]) for part in ("limit", "spent", "held", "overdrawn"))
+    limit, spent, held, overdrawn = (Amount.from_facts(facts[part]) for part in ("limit", "spent", "held", "overdrawn"))
     return Account(key, limit, spent, held, overdrawn)
 
 

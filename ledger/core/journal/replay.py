@@ -110,12 +110,12 @@ class _DatasetReplay(Chain):
             case "partitions-added":
                 return self._partitions_added(entry, demand)
             case "project-set":
-                self.projects[entry["project"]] = limit = Amount.of(entry["limit"])
+                self.projects[entry["project"]] = limit = Amount.from_facts(entry["limit"])
                 its = [account for key, account in self.accounts.items() if key.project == entry["project"]]
                 return self._limited(its, limit, demand)
             case "fair-use-set":
                 held = entry["fair_use"]["limit"]
-                self.held_limit = None if held is None else Amount.of(held)
+                self.held_limit = None if held is None else Amount.from_facts(held)
                 return ()
             case "run-approved":
                 return self._approved(entry, demand)
@@ -162,7 +162,7 @@ class _DatasetReplay(Chain):
         self.is_registered = True
         self.is_partitioned = entry.get("is_partitioned", False)
         if "ceiling_limit" in entry:
-            self.ceiling = Amount.of(entry["ceiling_limit"])
+            self.ceiling = Amount.from_facts(entry["ceiling_limit"])
         if entry["limit"] is None:
             demand(bool(entry["derived_from"]), "has neither a budget nor anything that it is derived from")
             return ()
@@ -175,7 +175,7 @@ class _DatasetReplay(Chain):
         return key.is_base and (key.partition is not None) == self.is_partitioned
 
     def _new_limit(self, entry: dict[str, Any], demand: Demand) -> Amount:
-        self.limit = limit = Amount.of(entry["limit"])
+        self.limit = limit = Amount.from_facts(entry["limit"])
         demand(self.ceiling is None or not limit.exceeds(self.ceiling), "sets a limit above the ceiling")
         self.limit_highest = limit if self.limit_highest is None else self.limit_highest.most(limit)
         return limit
@@ -193,7 +193,7 @@ class _DatasetReplay(Chain):
 
     def _partitions_added(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(self.is_partitioned and entry["disjoint"] is True, "adds partitions that are not said to be disjoint")
-        limit = Amount.of(entry["limit"])
+        limit = Amount.from_facts(entry["limit"])
         demand(limit == self.limit, "gives partitions another limit than the dataset's")
         keys = [AccountKey(self.dataset_id, name) for name in entry["names"]]
         demand(not any(key in self.accounts for key in keys), "adds a partition a second time")
@@ -240,9 +240,9 @@ class _DatasetReplay(Chain):
 
     def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         cost, accounts = self._move_run(entry, ("started",), "settled", demand)
-        charged, returned = Amount.of(entry["charged"]), Amount.of(entry["returned"])
+        charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
         overrun = entry.get("overrun")
-        planned = charged if overrun is None else charged - Amount.of(overrun["cost"])
+        planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
         demand(planned + returned == cost, "charges and returns something else than was approved")
         demand(not ZERO.exceeds(planned) and not ZERO.exceeds(returned), "charges more than was approved")
         after: list[Account] = []
@@ -257,7 +257,7 @@ class _DatasetReplay(Chain):
             demand(not froze, "is frozen, and nothing was overdrawn")
         else:
             # As for a new run: it fits, or not, in what is left once the run itself is settled.
-            excess, spent = Amount.of(overrun["cost"]), charged - Amount.of(overrun["cost"])
+            excess, spent = Amount.from_facts(overrun["cost"]), charged - Amount.from_facts(overrun["cost"])
             left = [
                 replace(account, held=account.held - cost, spent=(account.spent + spent).saturated).remaining
                 for account in accounts
@@ -270,7 +270,7 @@ class _DatasetReplay(Chain):
         return after
 
     def _new_run(self, entry: dict[str, Any], state: str, charged: list[Account], demand: Demand) -> Amount:
-        run, cost = UUID(entry["run"]), Amount.of(entry["cost"])
+        run, cost = UUID(entry["run"]), Amount.from_facts(entry["cost"])
         demand(run not in self.runs, "decides a run that was decided before")
         demand(not ZERO.exceeds(cost), "has a negative cost")
         self.runs[run] = _Charged(state, cost, tuple(account.key for account in charged))
