@@ -18,8 +18,8 @@ def show_amount(amount: Amount) -> dict[str, Any]:
 
     What is left after an overrun can be below zero: the digits say so, the doubles end at 0.
     """
-    shown = amount.most(ZERO)
-    return {"mu": amounts.mu_of(shown), "delta": amounts.delta_of(shown), **amount.facts()}
+    held = amount.most(ZERO)
+    return {"mu": amounts.mu_of(held), "delta": amounts.delta_of(held), **amount.facts()}
 
 
 def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:

@@ -91,14 +91,14 @@ def parsed_object(text: str, name: str) -> dict[str, Any]:
 
 def uses_of(datasets: list[str]) -> list[str | dict[str, Any]]:
     """The datasets of a run as they are typed: NAME, or NAME:PARTITION,PARTITION."""
-    found: list[str | dict[str, Any]] = []
-    for said in datasets:
-        name, colon, partitions = said.partition(":")
+    uses: list[str | dict[str, Any]] = []
+    for typed in datasets:
+        name, colon, partitions = typed.partition(":")
         names = partitions.split(",")
         if colon and not all(names):
-            raise InvalidRequest(f"datasets: {said!r} is not NAME:PARTITION,PARTITION", field="datasets")
-        found.append({"name": name, "partitions": names} if colon else name)
-    return found
+            raise InvalidRequest(f"datasets: {typed!r} is not NAME:PARTITION,PARTITION", field="datasets")
+        uses.append({"name": name, "partitions": names} if colon else name)
+    return uses
 
 
 def parse_labels(given: list[str] | None) -> dict[str, str] | None:

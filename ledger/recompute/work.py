@@ -68,7 +68,7 @@ class Recomputed:
     @property
     def too_little(self) -> tuple[Opinion, ...]:
         """The guarantees that claim less than the second opinion allows."""
-        return tuple(each for each in self.opinions or () if not (each.holds or each.is_estimate))
+        return tuple(second for second in self.opinions or () if not (second.holds or second.is_estimate))
 
     @property
     def is_as_recorded(self) -> bool:
@@ -91,9 +91,9 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
     outcomes = book.replay.outcomes()
     compositions, left_out = book.compositions(outcomes) if with_exact else (None, 0)
     missing = with_opinion and not opinion.is_installed()
-    found: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
+    second_opinions: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
     if with_opinion and not missing:
-        found = opinion.opinions(book.asked, book.accountant, at_delta=book.at_deltas[0])
+        second_opinions = opinion.opinions(book.asked, book.accountant, at_delta=book.at_deltas[0])
     return Recomputed(
         export.verified.tenant,
         export.verified.dataset,
@@ -107,7 +107,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
         outcomes,
         compositions,
         left_out,
-        *found,
+        *second_opinions,
         missing,
     )
 
@@ -174,7 +174,7 @@ class _Book:
         self.replay.move(entry["seq"], keys, held=cost)
         asked = self.asked.setdefault(declaration, Asked(entry["seq"], 0, amount))
         asked.runs += 1
-        asked.least = min(asked.least, amount, key=lambda each: (each.mu_sq_pico, each.delta_atto))
+        asked.least = min(asked.least, amount, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
         """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
@@ -192,15 +192,15 @@ class _Book:
         overrun = entry.get("overrun")
         label = run.accountant if overrun is None else overrun["accountant"]
         self.recorded[label] += 1
-        found = self.accountant.charge(run.declaration, steps, stop)
-        if isinstance(found, str):
-            self._not_known(entry, found)
+        charge = self.accountant.charge(run.declaration, steps, stop)
+        if isinstance(charge, str):
+            self._not_known(entry, charge)
             charged = recorded
         else:
-            charged = self._compared(entry, "charged", recorded, found.total, found.tolerance, label)
+            charged = self._compared(entry, "charged", recorded, charge.total, charge.tolerance, label)
             if overrun is not None:
-                excess = ZERO if found.excess is None else found.excess
-                self._compared(entry, "overrun", Amount.of(overrun["cost"]), excess, found.tolerance, label)
+                excess = ZERO if charge.excess is None else charge.excess
+                self._compared(entry, "overrun", Amount.of(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
         self.tally.add(Ran(run.declaration, steps, stop), run.keys)
 
