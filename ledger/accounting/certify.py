@@ -150,10 +150,10 @@ def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list
     """The vertices of each plan, by tilt."""
     sides, width, grids = dict[bool, list[Vertices]](), 0.0, list[Losses]()
     for plan in sorted(plans, key=lambda plan: plan.width):
-        wanted = max(plan.width, plan.width_min)
+        least = max(plan.width, plan.width_min)
         # The two orders share a grid where the finer one is not much dearer.
-        if not grids or wanted > 2 * width:
-            width = wanted
+        if not grids or least > 2 * width:
+            width = least
             grids = [on_grid(part.pair, width=width, span=part.pair.span(share)) for part in steps]
         parts = [
             Part(grid.reversed() if plan.is_reversed else grid, part.count)
@@ -177,10 +177,10 @@ def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
     span = pair.span(max(delta * 2.0**-30, 1e-290))
     middle = pair.points(np.zeros(1))
     edges = _rising(pair, np.concatenate((np.linspace(*span, 1024), middle)))
-    found, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
+    bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
     before, tolerance = math.inf, 1e-2
     while edges.size < _EDGES_MAX:
-        values = found.values(delta)
+        values = bounds.values(delta)
         best = float(values.max(initial=-math.inf))
         if best <= 0 or (before - best <= 1e-9 * best and tolerance < 1e-6):
             break
@@ -190,8 +190,8 @@ def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
         steps = np.arange(1, 8) / 8
         finer = edges[cells, np.newaxis] + np.diff(edges)[cells, np.newaxis] * steps
         edges = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
-        found, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
-    return found
+        bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
+    return bounds
 
 
 def _rising(pair: Pair, edges: FloatArray) -> FloatArray:
@@ -298,8 +298,8 @@ class _Plan:
         low, high = -1.0, 0.0
         for _ in range(_ROUNDS):
             exponents = np.linspace(low, high, _SECTIONS + 1)
-            place = int(np.searchsorted(self._moments.at(exponents)[1], 0.0))
-            low, high = float(exponents[max(place - 1, 0)]), float(exponents[min(place, _SECTIONS)])
+            index = int(np.searchsorted(self._moments.at(exponents)[1], 0.0))
+            low, high = float(exponents[max(index - 1, 0)]), float(exponents[min(index, _SECTIONS)])
         return low
 
     def _last(self, log_tail: float, deviation: float) -> float:
@@ -311,8 +311,8 @@ class _Plan:
             # Chernoff's bound is more than the tail by this factor of the saddle-point approximation, or about that.
             factor = np.log(np.maximum(exponents * np.sqrt(variances * 2 * math.pi), 1.0))
             fallen = logs - exponents * means - factor <= log_tail
-            place = int(np.argmax(fallen)) if fallen.any() else exponents.size - 1
-            low, high = float(exponents[max(place - 1, 0)]), float(exponents[place])
+            index = int(np.argmax(fallen)) if fallen.any() else exponents.size - 1
+            low, high = float(exponents[max(index - 1, 0)]), float(exponents[index])
             exponents = np.linspace(low, high, _SECTIONS + 1)
         return high
 
@@ -348,7 +348,7 @@ class _Plan:
 
     def _tilt(self, exponents: FloatArray, variances: FloatArray, stretch: _Stretch, resolution: float) -> Tilt:
         """Of the tilts that can serve a stretch the one with the shortest window."""
-        found = []
+        tilts = []
         for index, divergence in zip(stretch.tilts, stretch.divergences, strict=True):
             exponent = float(exponents[index])
             log_outside = float(divergence) + _SLACK_LOG - resolution
@@ -358,8 +358,8 @@ class _Plan:
             lows = -(self._moments.at(exponent - beside)[0] - log_moment + log_outside) / beside
             up, down = int(np.argmin(highs)), int(np.argmax(lows))
             window = (min(float(lows[down]), stretch.low), max(float(highs[up]), stretch.high))
-            found.append(Tilt(exponent, window, (stretch.low, stretch.high), (float(beside[down]), float(beside[up]))))
-        return min(found, key=lambda tilt: tilt.window[1] - tilt.window[0])
+            tilts.append(Tilt(exponent, window, (stretch.low, stretch.high), (float(beside[down]), float(beside[up]))))
+        return min(tilts, key=lambda tilt: tilt.window[1] - tilt.window[0])
 
 
 @dataclass(frozen=True, slots=True)
@@ -395,9 +395,9 @@ def _stretches(
         worse: FloatArray = bounds[usable] - bounds.min()
         return worse
 
-    found: list[_Stretch] = []
+    stretches: list[_Stretch] = []
     at = start
-    while at < end or not found:
+    while at < end or not stretches:
         here = divergence(at)
         ahead = np.append(means[usable][means[usable] > at], end)
         ahead = ahead[ahead <= end]
@@ -407,9 +407,9 @@ def _stretches(
         worst = np.maximum(here, divergence(high))
         able = np.flatnonzero(worst <= max(resolved, float(worst.min())))
         able = able[:: max(able.size // _CANDIDATES, 1)]
-        found.append(_Stretch(at, high, usable[able], worst[able]))
+        stretches.append(_Stretch(at, high, usable[able], worst[able]))
         at = high
-    return found
+    return stretches
 
 
 def _range(pair: Pair, share: float) -> float:

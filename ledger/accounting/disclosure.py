@@ -20,21 +20,21 @@ DELTAS: Final = tuple(float(f"{lead}e-{power}") for power in range(10, 1, -1) fo
 _DELTA_MAX: Final = 1.0 - 2.0**-53
 
 
-def _points(found: Sequence[Amount]) -> tuple[Any, Any]:
+def _points(spent: Sequence[Amount]) -> tuple[Any, Any]:
     """(mu, delta) as arrays. What was overrun beyond all measure has a delta that rounds to 1."""
-    mu = [amounts.mu_of(amount) for amount in found]
-    delta = [min(amounts.delta_of(amount), _DELTA_MAX) for amount in found]
+    mu = [amounts.mu_of(amount) for amount in spent]
+    delta = [min(amounts.delta_of(amount), _DELTA_MAX) for amount in spent]
     return mu, delta
 
 
-def epsilons(found: Sequence[Amount], *, at_delta: float) -> list[float | None]:
+def epsilons(spent: Sequence[Amount], *, at_delta: float) -> list[float | None]:
     """The epsilon of each amount at this delta, rounded up; None where no epsilon holds.
 
     Source: Dong, Roth & Su 2022, Cor. 2.13, inverted.
     """
-    if not found:
+    if not spent:
         return []
-    mu, delta = _points(found)
+    mu, delta = _points(spent)
     values = gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta).tolist()
     return [value if math.isfinite(value) else None for value in values]
 
@@ -46,27 +46,27 @@ def epsilon_curve(amount: Amount) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values]
 
 
-def true_positive_rates(found: Sequence[Amount], *, false_positive_rate: float) -> list[float]:
+def true_positive_rates(spent: Sequence[Amount], *, false_positive_rate: float) -> list[float]:
     """The best true-positive rate of a membership attack against each amount, at this false-positive rate: never less
     than that, which is what guessing gets.
 
     Source: Dong, Roth & Su 2022, section 2.3.
     """
-    if not found:
+    if not spent:
         return []
-    mu, delta = _points(found)
+    mu, delta = _points(spent)
     rates = gdp.true_positive_rate(mu=mu, delta=delta, false_positive_rate=false_positive_rate).tolist()
     return [max(rate, false_positive_rate) for rate in rates]
 
 
-def advantages(found: Sequence[Amount]) -> list[float]:
+def advantages(spent: Sequence[Amount]) -> list[float]:
     """The best membership advantage, true- minus false-positive rate, against each amount.
 
     Source: Dong, Roth & Su 2022, Cor. 2.13 at epsilon 0.
     """
-    if not found:
+    if not spent:
         return []
-    mu, delta = _points(found)
+    mu, delta = _points(spent)
     values: list[float] = gdp.advantage(mu=mu, delta=delta).tolist()
     return values
 

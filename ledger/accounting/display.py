@@ -30,10 +30,10 @@ def show_amount(amount: Amount) -> AmountShown:
 
     What is left after an overrun can be below zero: the digits say so, the doubles end at 0.
     """
-    shown = amount.most(ZERO)
+    held = amount.most(ZERO)
     return AmountShown(
-        mu=amounts.mu_of(shown),
-        delta=amounts.delta_of(shown),
+        mu=amounts.mu_of(held),
+        delta=amounts.delta_of(held),
         mu_sq_pico=str(amount.mu_sq_pico),
         delta_atto=str(amount.delta_atto),
     )

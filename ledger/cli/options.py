@@ -92,11 +92,11 @@ def parsed_object(text: str, name: str) -> dict[str, Any]:
 def uses_of(datasets: list[str]) -> list[str | dict[str, Any]]:
     """The datasets of a run as they are typed: NAME, or NAME:PARTITION,PARTITION."""
     uses: list[str | dict[str, Any]] = []
-    for use in datasets:
-        name, colon, partitions = use.partition(":")
+    for typed in datasets:
+        name, colon, partitions = typed.partition(":")
         names = partitions.split(",")
         if colon and not all(names):
-            raise InvalidRequest(f"datasets: {use!r} is not NAME:PARTITION,PARTITION", field="datasets")
+            raise InvalidRequest(f"datasets: {typed!r} is not NAME:PARTITION,PARTITION", field="datasets")
         uses.append({"name": name, "partitions": names} if colon else name)
     return uses
 

@@ -133,11 +133,11 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
         runs = parsed(text, "file")
         if not all(isinstance(run, dict) for run in runs):
             raise InvalidRequest("file: every run must be a JSON object", field="file")
-        found: list[dict[str, Any]] = runs
-        return found
+        requests: list[dict[str, Any]] = runs
+        return requests
     # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
-    lines = ((place, line) for place, line in enumerate(text.split("\n"), start=1) if line.strip())
-    return [parsed_object(line, f"file, line {place}") for place, line in lines]
+    lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
+    return [parsed_object(line, f"file, line {number}") for number, line in lines]
 
 
 def _suggestion(field: str, value: Any) -> str:
@@ -178,10 +178,10 @@ def settle(
     as_json: Json = False,
 ) -> None:
     """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
-    said = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
     with server() as ledger:
         try:
-            answer = ledger.settle(run, **said)
+            answer = ledger.settle(run, **executed)
         except Overrun as error:
             if as_json:
                 raise
@@ -208,8 +208,8 @@ def runs(
     """List runs."""
     filters = given_fields(dataset=dataset, state=state, project=project, overdue=overdue or None)
     with server() as ledger:
-        found = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
-    print_answer(found, as_json, show.runs.runs)
+        newest = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
+    print_answer(newest, as_json, show.runs.runs)
 
 
 @takes_mechanism

@@ -49,7 +49,7 @@ def opened(lines: Iterable[str]) -> Export:
     Raises JournalBroken where it does not hold, InvalidRequest where it is a tenant's own journal, which has no costs.
     """
     kept = list(lines) if isinstance(lines, Iterator) else lines
-    found = verify.verify(kept)
-    if not isinstance(found, Verified):
+    verified = verify.verify(kept)
+    if not isinstance(verified, Verified):
         raise InvalidRequest("export: is a tenant's own journal, in which nothing costs anything", field="export")
-    return Export(found, kept)
+    return Export(verified, kept)

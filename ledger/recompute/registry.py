@@ -53,15 +53,15 @@ def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layo
     `reading.opened` does, NotFound where there is no such run, and InvalidRequest where it used no data.
     """
     export = opened(lines)
-    found = _read(export, run)
-    if run is not None and found.decision is None:
+    facts = _read(export, run)
+    if run is not None and facts.decision is None:
         raise NotFound(f"There is no run {run} in this export.")
-    if found.ended in ("run-refused", "run-voided"):
+    if facts.ended in ("run-refused", "run-voided"):
         raise InvalidRequest("run: was refused or voided, so that nothing of it was published", field="run")
     draft = _Draft()
-    claim = _claim_of_run(found) if found.decision is not None else _claim_of_dataset(export, found)
-    body = _body(draft, export, found, claim)
-    _place(draft, body["deployment"], layout)
+    claim = _claim_of_run(facts) if facts.decision is not None else _claim_of_dataset(export, facts)
+    body = _body(draft, export, facts, claim)
+    _put_accounting(draft, body["deployment"], layout)
     return RegistryEntry(body, tuple(draft.to_do))
 
 
@@ -69,7 +69,7 @@ def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layo
 
 
 @dataclass(slots=True)
-class _Found:
+class _Facts:
     """What is needed of the entries."""
 
     registered: Mapping[str, Any] = field(default_factory=dict)
@@ -85,42 +85,42 @@ class _Found:
     ended: str = ""
 
 
-def _read(export: Export, run: str | None) -> _Found:
-    found = _Found()
+def _read(export: Export, run: str | None) -> _Facts:
+    facts = _Facts()
     open_runs: dict[str, str] = {}
     for entry in export.entries():
         kind = entry["kind"]
         if kind == "dataset-registered":
-            found.registered, found.budget = entry, entry["budget"] or {}
+            facts.registered, facts.budget = entry, entry["budget"] or {}
         if kind == "budget-set":
-            found.budget = entry["budget"]
-        found.has_new_partitions |= kind == "partitions-added"
-        found.about |= {name: entry[name] for name in ("title", "description") if isinstance(entry.get(name), str)}
+            facts.budget = entry["budget"]
+        facts.has_new_partitions |= kind == "partitions-added"
+        facts.about |= {name: entry[name] for name in ("title", "description") if isinstance(entry.get(name), str)}
         if kind == "run-approved":
             open_runs[entry["run"]] = chain.canonical(entry["request"]["mechanism"])
-            _note_code(found, entry["request"].get("code"))
+            _note_code(facts, entry["request"].get("code"))
         if kind in ("run-settled", "run-voided"):
             mechanism = open_runs.pop(entry["run"])
             if kind == "run-settled":
-                found.mechanisms[mechanism] += 1
-                found.settled, found.last_at = found.settled + 1, entry["at"]
+                facts.mechanisms[mechanism] += 1
+                facts.settled, facts.last_at = facts.settled + 1, entry["at"]
         if run is not None and entry.get("run") == run:
-            _note_run(found, entry)
-    found.mechanisms.update(open_runs.values())
-    return found
+            _note_run(facts, entry)
+    facts.mechanisms.update(open_runs.values())
+    return facts
 
 
-def _note_code(found: _Found, code: Any) -> None:
-    if isinstance(code, dict) and len(found.codes) < MECHANISMS_MAX:
-        found.codes[" at commit ".join(str(code[name]) for name in ("repository", "commit") if name in code)] = None
+def _note_code(facts: _Facts, code: Any) -> None:
+    if isinstance(code, dict) and len(facts.codes) < MECHANISMS_MAX:
+        facts.codes[" at commit ".join(str(code[name]) for name in ("repository", "commit") if name in code)] = None
 
 
-def _note_run(found: _Found, entry: Mapping[str, Any]) -> None:
+def _note_run(facts: _Facts, entry: Mapping[str, Any]) -> None:
     if entry["kind"] in ("run-approved", "run-refused"):
-        found.decision = entry
+        facts.decision = entry
     if entry["kind"] == "run-settled":
-        found.settling = entry
-    found.ended = entry["kind"]
+        facts.settling = entry
+    facts.ended = entry["kind"]
 
 
 # --- what is claimed -------------------------------------------------------------------------------------------------
@@ -140,17 +140,17 @@ class _Claim:
     is_many: bool
 
 
-def _claim_of_run(found: _Found) -> _Claim:
-    decision, settling = found.decision or {}, found.settling
+def _claim_of_run(facts: _Facts) -> _Claim:
+    decision, settling = facts.decision or {}, facts.settling
     amount = Amount.from_facts(decision["cost"] if settling is None else settling["charged"])
     mechanism = chain.canonical(decision["request"]["mechanism"])
-    said = "it was charged" if settling is not None else "it is not settled yet, and was approved for"
-    words = f"This is one run, with the method {decision['method']}: {said} {_pair(amount)}."
+    standing = "it was charged" if settling is not None else "it is not settled yet, and was approved for"
+    words = f"This is one run, with the method {decision['method']}: {standing} {_pair(amount)}."
     return _Claim(
         f"{decision['dataset']}, run {decision['run']}",
         (settling or decision)["at"],
         amount,
-        report_deltas(dict(found.budget))[0],
+        report_deltas(dict(facts.budget))[0],
         words,
         {mechanism: 1},
         _is_training([mechanism]),
@@ -158,7 +158,7 @@ def _claim_of_run(found: _Found) -> _Claim:
     )
 
 
-def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
+def _claim_of_dataset(export: Export, facts: _Facts) -> _Claim:
     replayed = export.verified.journal
     accounts = [account for account in replayed.accounts.values() if account.key.is_base]
     limit = replayed.limit_highest or ZERO
@@ -171,7 +171,7 @@ def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
         raise InvalidRequest(
             "export: this dataset has no budget of its own; what it is derived from has", field="export"
         )
-    at_delta = report_deltas(dict(found.budget))[0]
+    at_delta = report_deltas(dict(facts.budget))[0]
     words = (
         f"The parameters are those of the highest budget that the dataset ever had, {_pair(limit)}, which holds for all"
         f" runs together, chosen one after another. Spent so far is {_pair(spent)}, epsilon"
@@ -179,10 +179,10 @@ def _claim_of_dataset(export: Export, found: _Found) -> _Claim:
     )
     if len(accounts) > 1:
         words += f" The data is in {len(accounts):,} disjoint partitions, each with this budget."
-    names = list(found.mechanisms)
-    at = found.last_at or found.registered["at"]
-    name = found.registered["dataset"]
-    return _Claim(name, at, limit, at_delta, words, found.mechanisms, _is_training(names), found.settled > 1)
+    names = list(facts.mechanisms)
+    at = facts.last_at or facts.registered["at"]
+    name = facts.registered["dataset"]
+    return _Claim(name, at, limit, at_delta, words, facts.mechanisms, _is_training(names), facts.settled > 1)
 
 
 def _pair(amount: Amount) -> str:
@@ -218,16 +218,16 @@ class _Draft:
         return value
 
 
-def _body(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[str, Any]:
+def _body(draft: _Draft, export: Export, facts: _Facts, claim: _Claim) -> dict[str, Any]:
     return {
         "url_slug": _slug(f"{claim.name} {export.verified.tenant} {claim.at[:4]}"),
         "deployment": {
-            "basic": _basic(draft, export, found, claim),
-            "dp_variant": _variant(draft, found),
-            "privacy_loss": _privacy_loss(draft, found, claim),
-            "deployment_model": _model(draft, found, claim),
-            "accounting": _accounting(draft, found),
-            "implementation": _implementation(draft, found, claim),
+            "basic": _basic(draft, export, facts, claim),
+            "dp_variant": _variant(draft, facts),
+            "privacy_loss": _privacy_loss(draft, facts, claim),
+            "deployment_model": _model(draft, facts, claim),
+            "accounting": _accounting(draft, facts),
+            "implementation": _implementation(draft, facts, claim),
             "administrative": {
                 "status": "Draft",
                 "registry_authors": [draft.mark("administrative.registry_authors", "who wrote this entry")],
@@ -241,15 +241,15 @@ def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
-def _basic(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[str, Any]:
+def _basic(draft: _Draft, export: Export, facts: _Facts, claim: _Claim) -> dict[str, Any]:
     product = "Machine learning model" if claim.is_training else "Summary statistics"
-    purpose = (found.decision or {"request": {}})["request"].get("purpose")
+    purpose = (facts.decision or {"request": {}})["request"].get("purpose")
     if isinstance(purpose, str) and purpose:
         use = draft.guess("basic.intended_use", purpose, "the purpose that the run was declared with")
     else:
         use = draft.mark("basic.intended_use", "what the data product is meant for")
-    title = found.about.get("title") or claim.name
-    described = found.about.get("description")
+    title = facts.about.get("title") or claim.name
+    described = facts.about.get("description")
     curator = {
         "data_curator_name": export.verified.tenant,
         "data_curator_type": draft.guess(
@@ -258,7 +258,7 @@ def _basic(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[
     }
     draft.guess("basic.data_curators.0.data_curator_name", export.verified.tenant, "the tenant's name in the ledger")
     return {
-        "name": title if found.decision is None else f"{title}, run {found.decision['run']}",
+        "name": title if facts.decision is None else f"{title}, run {facts.decision['run']}",
         "data_curators": [curator],
         "description": described or draft.mark("basic.description", "what the data product is"),
         "intended_use": use,
@@ -270,11 +270,11 @@ def _basic(draft: _Draft, export: Export, found: _Found, claim: _Claim) -> dict[
     }
 
 
-def _variant(draft: _Draft, found: _Found) -> dict[str, Any]:
+def _variant(draft: _Draft, facts: _Facts) -> dict[str, Any]:
     domain = draft.mark("dp_variant.data_domain", "which datasets could have been there: columns, their ranges")
     unprotected = draft.mark("dp_variant.unprotected_quantities", "what is published with no protection, if anything")
-    if found.registered["size"] is not None:
-        unprotected += f" (the ledger was told the size of the dataset, {found.registered['size']:,}, as public)"
+    if facts.registered["size"] is not None:
+        unprotected += f" (the ledger was told the size of the dataset, {facts.registered['size']:,}, as public)"
     return {"variant_name": "Approximate DP", "data_domain": domain, "unprotected_quantities": unprotected}
 
 
@@ -284,8 +284,8 @@ _ADJACENT: Final = {
 }
 
 
-def _privacy_loss(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]:
-    unit = found.registered["privacy_unit"]
+def _privacy_loss(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]:
+    unit = facts.registered["privacy_unit"]
     epsilon = gdp_epsilon(claim.amount, claim.at_delta)
     parameters: dict[str, float] = {"delta": claim.at_delta}
     if math.isfinite(epsilon):
@@ -293,22 +293,22 @@ def _privacy_loss(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]
     else:
         draft.mark("privacy_loss.privacy_parameters.epsilon", "there is none at this delta; choose a larger delta")
     words = [claim.words, "Epsilon is rounded up; every (mu, delta) implies an (epsilon, delta) for each larger delta."]
-    if found.registered["bound"] == "clt":
+    if facts.registered["bound"] == "clt":
         words.append("All of it is an estimate by the central limit theorem, not a guarantee: the loss can be higher.")
-    found_loss = {
+    loss = {
         "privacy_unit": unit,
-        "privacy_unit_details": _ADJACENT[found.registered["adjacency"]].format(unit=unit),
+        "privacy_unit_details": _ADJACENT[facts.registered["adjacency"]].format(unit=unit),
         "privacy_parameters": dict(sorted(parameters.items(), reverse=True)),
         "privacy_parameters_details": "\n\n".join(words),
     }
-    if unit == "record" and found.registered["size"] is not None:
-        found_loss["number_of_privacy_units"] = found.registered["size"]
-    return found_loss
+    if unit == "record" and facts.registered["size"] is not None:
+        loss["number_of_privacy_units"] = facts.registered["size"]
+    return loss
 
 
-def _model(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]:
+def _model(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]:
     many = "Many releases" if claim.is_many else "One release"
-    source = "Dynamic" if found.has_new_partitions else "Static"
+    source = "Dynamic" if facts.has_new_partitions else "Static"
     section = "deployment_model"
     return {
         "model_name": draft.guess(f"{section}.model_name", "Central", "whoever runs the mechanisms sees the data"),
@@ -319,28 +319,28 @@ def _model(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, Any]:
     }
 
 
-def _accounting(draft: _Draft, found: _Found) -> dict[str, str]:
+def _accounting(draft: _Draft, facts: _Facts) -> dict[str, str]:
     words = (
         "Every run is approved before it touches data, where mu² and -log(1 - delta) of all runs together stay within"
         " limits that were fixed beforehand: a privacy filter for Gaussian differential privacy, valid also where runs"
         " are chosen by what earlier ones showed. Runs at the same time count together."
     )
-    if found.registered.get("is_partitioned"):
+    if facts.registered.get("is_partitioned"):
         words += " Disjoint partitions compose in parallel."
     post = draft.mark("accounting.post_processing", "what was done to the results afterwards")
     return {"composition": words, "post_processing": post}
 
 
-def _implementation(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, str]:
+def _implementation(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, str]:
     listed = Counter(claim.mechanisms).most_common(MECHANISMS_MAX)
     lines = [f"- {count:,} × `{mechanism}`" for mechanism, count in listed]
     left = len(claim.mechanisms) - len(listed)
     lines += [f"- and {left:,} other kinds of runs"] if left else []
-    decision = found.decision
+    decision = facts.decision
     lines += [f"- assumed: {text}" for text in (decision["assumptions"] if decision is not None else ())]
-    _note = found.codes if decision is None else {}
+    _note = facts.codes if decision is None else {}
     if decision is not None and isinstance(decision["request"].get("code"), dict):
-        only = _Found()
+        only = _Facts()
         _note_code(only, decision["request"]["code"])
         _note = only.codes
     lines += [f"- code: {code}" for code in _note]
@@ -358,7 +358,7 @@ def _implementation(draft: _Draft, found: _Found, claim: _Claim) -> dict[str, st
     }
 
 
-def _place(draft: _Draft, deployment: dict[str, Any], layout: Layout) -> None:
+def _put_accounting(draft: _Draft, deployment: dict[str, Any], layout: Layout) -> None:
     """Puts composition and post-processing where the version of the schema has them."""
     if layout == "accounting":
         return

@@ -103,10 +103,10 @@ class Replay:
 
     def outcomes(self) -> tuple[Outcome, ...]:
         """Every account, in the order of its name."""
-        found = []
+        outcomes = []
         for key, account in sorted(self._accounts.items(), key=lambda item: _order(item[0])):
             over = _over(account.spent + account.held, account.limit)
-            found.append(
+            outcomes.append(
                 Outcome(
                     key,
                     account.limit,
@@ -120,7 +120,7 @@ class Replay:
                     account.recorded_over,
                 )
             )
-        return tuple(found)
+        return tuple(outcomes)
 
 
 def _order(key: AccountKey) -> tuple[str, str]:

@@ -68,7 +68,7 @@ class Recomputed:
     @property
     def too_little(self) -> tuple[Opinion, ...]:
         """The guarantees that claim less than the second opinion allows."""
-        return tuple(each for each in self.opinions or () if not (each.holds or each.is_estimate))
+        return tuple(second for second in self.opinions or () if not (second.holds or second.is_estimate))
 
     @property
     def is_as_recorded(self) -> bool:
@@ -91,9 +91,11 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
     outcomes = recomputation.replay.outcomes()
     compositions, left_out = recomputation.compositions(outcomes) if with_exact else (None, 0)
     missing = with_opinion and not opinion.is_installed()
-    found: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
+    second_opinions: tuple[tuple[Opinion, ...] | None, int] = (None, 0)
     if with_opinion and not missing:
-        found = opinion.opinions(recomputation.asked, recomputation.accountant, at_delta=recomputation.at_deltas[0])
+        second_opinions = opinion.opinions(
+            recomputation.asked, recomputation.accountant, at_delta=recomputation.at_deltas[0]
+        )
     return Recomputed(
         export.verified.tenant,
         export.verified.dataset,
@@ -110,7 +112,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
         outcomes,
         compositions,
         left_out,
-        *found,
+        *second_opinions,
         missing,
     )
 
@@ -177,7 +179,7 @@ class _Recomputation:
         self.replay.move(entry["seq"], keys, held=cost)
         asked = self.asked.setdefault(declaration, Asked(entry["seq"], 0, amount))
         asked.runs += 1
-        asked.least = min(asked.least, amount, key=lambda each: (each.mu_sq_pico, each.delta_atto))
+        asked.least = min(asked.least, amount, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
         """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
@@ -195,15 +197,15 @@ class _Recomputation:
         overrun = entry.get("overrun")
         label = run.accountant if overrun is None else overrun["accountant"]
         self.recorded[label] += 1
-        found = self.accountant.charge(run.declaration, steps, stop)
-        if isinstance(found, str):
-            self._not_known(entry, found)
+        charge = self.accountant.charge(run.declaration, steps, stop)
+        if isinstance(charge, str):
+            self._not_known(entry, charge)
             charged = recorded
         else:
-            charged = self._compared(entry, "charged", recorded, found.total, found.tolerance, label)
+            charged = self._compared(entry, "charged", recorded, charge.total, charge.tolerance, label)
             if overrun is not None:
-                excess = ZERO if found.excess is None else found.excess
-                self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, found.tolerance, label)
+                excess = ZERO if charge.excess is None else charge.excess
+                self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
         self.tally.add(Ran(run.declaration, steps, stop), run.keys)
 

@@ -116,23 +116,23 @@ class Certificates:
         self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency
     ) -> list[tuple[float, float]]:
         """Pairs (delta, mu), each a certificate of the mechanism; none where it needs none. Raises as `cost` does."""
-        work = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency)
-        of = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
-        return await self.beside(tenant_id, work, of=of)
+        compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency)
+        facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
+        return await self.beside(tenant_id, compute, key=facts)
 
-    async def beside(self, tenant_id: UUID, work: Callable[[], T], *, of: Mapping[str, Any]) -> T:
-        """Runs `work` that computes certificates as `cost` does: in the same threads, once for all who ask.
+    async def beside(self, tenant_id: UUID, compute: Callable[[], T], *, key: Mapping[str, Any]) -> T:
+        """Runs what computes certificates as `cost` does: in the same threads, once for all who ask.
 
-        of: what tells it from any other work, in the terms of `journal.canonical`. The process remembers the result.
-        Raises what `work` does, and TooLarge and Overloaded as `cost` does.
+        key: what tells it from any other, in the terms of `journal.canonical`. The process remembers the result.
+        Raises what `compute` does, and TooLarge and Overloaded as `cost` does.
         """
 
         async def find(begun: _Begun[T]) -> T:
-            return await begun(self._pool.submit(tenant_id, work))
+            return await begun(self._pool.submit(tenant_id, compute))
 
-        key = tenant_id, chain.digest(chain.canonical({"accountant": ACCOUNTANT, **of}))
-        found: T = await self._results.get(key, find)
-        return found
+        digest = chain.digest(chain.canonical({"accountant": ACCOUNTANT, **key}))
+        result: T = await self._results.get((tenant_id, digest), find)
+        return result
 
     # --- the database
 
@@ -204,10 +204,10 @@ def read(body: str) -> Cost:
     mu, mu_sq, nats = float(row["mu"]), Fraction(row["mu_sq"]), Fraction(row["nats"])
     if not (math.isfinite(mu) and mu >= 0 and mu_sq >= 0 and nats >= 0):
         raise ValueError("a cost is finite and not negative")
-    found = Cost(mu, mu_sq, nats, str(row["method"]), tuple(map(str, row["assumptions"])))
-    if written(found) != body:  # any other type, form or member
+    cost = Cost(mu, mu_sq, nats, str(row["method"]), tuple(map(str, row["assumptions"])))
+    if written(cost) != body:  # any other type, form or member
         raise ValueError("is not a cost in canonical form")
-    return found
+    return cost
 
 
 def _ratio(value: Fraction) -> str:

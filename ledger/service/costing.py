@@ -121,7 +121,7 @@ class Costing:
         if not settling.is_dear(mechanism, terms, **executed):
             return charge()
         key = {"settle": decision["run"], "steps": steps, "stop": stop}
-        return await self._certificates.beside(tenant_id, charge, of=key)
+        return await self._certificates.beside(tenant_id, charge, key=key)
 
     async def fits(self, tenant_id: UUID, decisions: Sequence[Said]) -> dict[str, Any]:
         """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""
@@ -132,7 +132,7 @@ class Costing:
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
         """Run what takes many costs: in a thread, or where these are certificates beside others of the same `key`."""
         if is_dear:
-            return await self._certificates.beside(tenant_id, invert, of=key)
+            return await self._certificates.beside(tenant_id, invert, key=key)
         return await asyncio.to_thread(invert)
 
 

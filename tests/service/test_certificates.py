@@ -407,7 +407,7 @@ def test_the_queue_is_bounded_for_each_tenant_and_for_all(caches: Caches, monkey
 
     def ask(tenant: UUID, number: int) -> Coroutine[Any, Any, Cost]:
         work = partial(accountant, dpsgd(), ANY_TERMS)
-        return cache.beside(tenant, work, of={"steps": number})
+        return cache.beside(tenant, work, key={"steps": number})
 
     async def fill(count: int) -> list[Any]:
         order = [ACME] * 5 + [BETA] * count
@@ -447,7 +447,7 @@ def test_closing_ends_what_waits(caches: Caches) -> None:
     cache = caches.open(accountant, threads=1)
 
     def ask(number: int) -> Coroutine[Any, Any, Cost]:
-        return cache.beside(ACME, partial(accountant, dpsgd(), ANY_TERMS), of={"number": number})
+        return cache.beside(ACME, partial(accountant, dpsgd(), ANY_TERMS), key={"number": number})
 
     async def stop() -> list[Any]:
         with held(accountant):
@@ -473,11 +473,11 @@ def test_other_work_runs_beside(caches: Caches) -> None:
         return "done"
 
     async def thrice() -> list[str]:
-        same = [cache.beside(ACME, work, of={"fits": "a", "at": Decimal(at)}) for at in ("1.0", "1", "1.00")]
+        same = [cache.beside(ACME, work, key={"fits": "a", "at": Decimal(at)}) for at in ("1.0", "1", "1.00")]
         return await asyncio.gather(*same)
 
     assert asyncio.run(thrice()) == ["done"] * 3
-    assert asyncio.run(cache.beside(BETA, work, of={"fits": "a", "at": 1})) == "done"
+    assert asyncio.run(cache.beside(BETA, work, key={"fits": "a", "at": 1})) == "done"
     assert len(ran) == 2
     assert all(name.startswith("ledger-certificates") for name in ran)
 
