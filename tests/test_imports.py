@@ -23,7 +23,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "access": {"errors", "core", "store"},
     "verifier": {"errors", "core"},
     "signer": {"errors", "canonical", "settings", "core", "store", "verifier"},
-    "service": {"errors", "core", "accounting", "store", "access", "signer"},
+    "service": {"errors", "core", "accounting", "store", "access", "verifier", "signer"},
     "alerting": {"errors", "core", "store", "verifier", "service"},
     "report": {"errors", "core", "accounting", "store", "service"},
     "recompute": {"errors", "core", "accounting", "verifier"},
@@ -82,7 +82,7 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "reportlab": {"report"},
     # `typing` has TypedDict too, which Pydantic reads from Python 3.12 on.
-    "typing_extensions": {"accounting", "service"},
+    "typing_extensions": {"accounting", "service", "signer", "api"},
     "jinja2": {"report"},
     "markupsafe": {"report"},
 }

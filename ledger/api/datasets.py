@@ -26,12 +26,6 @@ from ledger.api.schemas.datasets import (
     PartitionPage,
     ProjectShown,
 )
-from ledger.api.schemas.journals import (
-    ConsistencyProof,
-    EntryPage,
-    Head,
-    InclusionProof,
-)
 from ledger.api.services import services
 from ledger.core.commands import (
     AddPartitions,
@@ -58,6 +52,12 @@ from ledger.service.requests.datasets import (
     ProjectShare,
 )
 from ledger.service.requests.fields import NAME_PATTERN
+from ledger.service.shapes.journals import (
+    ConsistencyProof,
+    EntryPage,
+    Head,
+    InclusionProof,
+)
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]

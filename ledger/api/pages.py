@@ -29,6 +29,15 @@ def page(found: Sequence[T], *, limit: int, show: Callable[[T], Any], place: Cal
     return {"items": [show(item) for item in shown], "next": _encode(place(shown[-1])) if more else None}
 
 
+def cut(rows: Sequence[T], *, limit: int, last: Callable[[T], Any]) -> tuple[Sequence[T], str | None]:
+    """At most `limit` of the rows, of which there is one more if another page follows, and the cursor of that page.
+
+    last: what a cursor says of the last row of a page.
+    """
+    page = rows[:limit]
+    return page, _encode(last(page[-1])) if len(rows) > limit else None
+
+
 class _Hashed(Protocol):
     """An entry of any journal."""
 

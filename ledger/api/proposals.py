@@ -14,7 +14,6 @@ from ledger.api.gate import Reader, Steward
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.schemas.datasets import DatasetShown
-from ledger.api.schemas.runs import RunMoved
 from ledger.api.schemas.tenants import ProposalPage, ProposalShown, ProposalStateShown
 from ledger.api.services import services
 from ledger.core.amounts import Amount
@@ -23,6 +22,7 @@ from ledger.core.people import Actor, Consent
 from ledger.errors import Forbidden
 from ledger.service.proposals import found, look_up, names_of_datasets, shown
 from ledger.service.requests.tenants import Refusal
+from ledger.service.shapes.runs import RunMoved
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 

@@ -22,12 +22,6 @@ from ledger.api.gate import (
 )
 from ledger.api.problems import Json
 from ledger.api.routing import Route
-from ledger.api.schemas.journals import (
-    EntryPage,
-    TenantConsistencyProof,
-    TenantHead,
-    TenantInclusionProof,
-)
 from ledger.api.schemas.tenants import (
     KeyPage,
     Me,
@@ -40,6 +34,12 @@ from ledger.core.amounts import microseconds, timestamp
 from ledger.errors import InvalidRequest, NotFound, RunState
 from ledger.service.keys import add_admin, me_shape, shown, tenant_shape, written
 from ledger.service.requests.tenants import NewKey, NewPolicy, NewTenant, Rotation
+from ledger.service.shapes.journals import (
+    EntryPage,
+    TenantConsistencyProof,
+    TenantHead,
+    TenantInclusionProof,
+)
 from ledger.store import Key, Writing
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])

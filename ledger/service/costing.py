@@ -8,16 +8,16 @@ from ledger.accounting import ACCOUNTANT, amounts, mechanisms
 from ledger.accounting.costs import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.settling import Charge, Stop
+from ledger.core.entries import Record
 from ledger.core.runs import Excess
 from ledger.errors import InvalidRequest
-from ledger.service.answers import Said
 from ledger.service.requests.runs import SettleRequest
 
 FITS_COSTS_MAX: Final = 40
 """How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
 
 
-def recorded_segments(decision: Said) -> int:
+def recorded_segments(decision: Record) -> int:
     """The number of segments that an approval records."""
     return int(decision["segments"]["count"]) if "segments" in decision else 1
 
@@ -29,7 +29,7 @@ def segments_of(mechanism: AnyMechanism, count: int, cost: Cost, *, whole: Cost)
     return {"count": count, "steps": steps, "cost": each.facts(), "unsegmented": whole.amount.facts()}
 
 
-def excess(charged: Charge, decision: Said) -> Excess | None:
+def excess(charged: Charge, decision: Record) -> Excess | None:
     """The part of a charge beyond what was approved, if any."""
     found = charged.excess
     if found is None:

@@ -26,7 +26,7 @@ from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.datasets import Account, Adjacency, Bound
+from ledger.core.datasets import Account, Adjacency, Bound, DatasetState
 from ledger.core.decision.group import wanted_uses
 from ledger.core.decision.runs import charged_accounts, demand_project
 from ledger.core.people import Actor
@@ -38,6 +38,8 @@ from ledger.service.costing import FITS_COSTS_MAX, segments_of
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.runs import Runs
+from ledger.service.shapes.accountant import Planned, PlannedOn
+from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -133,7 +135,7 @@ class Planner:
         self._store, self._catalogue, self._certificates, self._runs = store, catalogue, certificates, runs
         self._clock_seconds = clock_seconds
 
-    async def plan(self, actor: Actor, request: PlanRequest) -> dict[str, Any]:
+    async def plan(self, actor: Actor, request: PlanRequest) -> Planned:
         """What a run would cost and leave now, and how much of it would fit.
 
         Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest where the mechanism has no such parameter,
@@ -161,15 +163,15 @@ class Planner:
         question = _Question(request.mechanism, bound, adjacency, delta, count, seen.remaining, solve_for, is_fit)
         work = partial(_invert, question, self._clock_seconds)
         if is_fit and solve_for is None:
-            found = _Inverse({}, None)
+            inverse = _Inverse({}, None)
         elif is_dear:
-            found = await self._certificates.beside(actor.tenant_id, work, of=question.facts())
+            inverse = await self._certificates.beside(actor.tenant_id, work, of=question.facts())
         else:
-            found = await asyncio.to_thread(work)
-        answer = _answer(seen, cost, delta, found)
+            inverse = await asyncio.to_thread(work)
+        answer = _answer(seen, cost, delta, inverse)
         if count > 1:
-            said = segments_of(request.mechanism, count, cost, whole=await costed())
-            answer["segments"] = answers.show_segments(said)
+            segments = segments_of(request.mechanism, count, cost, whole=await costed())
+            answer["segments"] = answers.show_segments(segments)
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
@@ -220,49 +222,48 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
     return _Inverse(would_fit, solution)
 
 
-def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, found: _Inverse) -> dict[str, Any]:
+def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
     is_fit = not cost.amount.exceeds(seen.remaining)
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
-    return {
-        "fits": is_fit,
-        "cost": show_amount(cost.amount),
-        "bound": seen.resolved.bound,
-        "method": cost.method,
-        "assumptions": cost.assumptions,
-        "accountant": ACCOUNTANT,
-        "is_estimate": seen.resolved.bound == "clt",
-        "delta": delta,
-        "datasets": [
-            _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
-            for id_, accounts in seen.charged.items()
-        ],
-        "binding": [
-            item
-            for id_, accounts in seen.charged.items()
-            for item in answers.bindings(names[id_], accounts, cost.amount)
-        ],
-        "would_fit": {field: solution.value for field, solution in found.would_fit.items()},
-        "solution": _solution(found.solution),
-    }
+    datasets = [
+        _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
+        for id_, accounts in seen.charged.items()
+    ]
+    binding = [
+        item for id_, accounts in seen.charged.items() for item in answers.bindings(names[id_], accounts, cost.amount)
+    ]
+    return Planned(
+        fits=is_fit,
+        cost=show_amount(cost.amount),
+        bound=seen.resolved.bound,
+        method=cost.method,
+        assumptions=list(cost.assumptions),
+        accountant=ACCOUNTANT,
+        is_estimate=seen.resolved.bound == "clt",
+        delta=None if delta is None else float(delta),
+        datasets=datasets,
+        binding=binding,
+        would_fit={field: _number(solution.value) for field, solution in inverse.would_fit.items()},
+        solution=_solution(inverse.solution),
+    )
 
 
-def _planned_on(name: str, state: str, accounts: Sequence[Account], cost: Amount | None) -> dict[str, Any]:
+def _planned_on(name: str, state: DatasetState, accounts: Sequence[Account], cost: Amount | None) -> PlannedOn:
     """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone."""
     remaining = answers.least_remaining(accounts)
     if remaining is None:
-        return {"name": name, "state": state, "limit": None, "remaining": None, "after": None}
+        return PlannedOn(name=name, state=state, limit=None, remaining=None, after=None)
     limit = reduce(Amount.least, (account.limit for account in accounts))
     after = None if cost is None else show_amount(remaining - cost)
-    return {
-        "name": name,
-        "state": state,
-        "limit": show_amount(limit),
-        "remaining": show_amount(remaining),
-        "after": after,
-    }
+    return PlannedOn(name=name, state=state, limit=show_amount(limit), remaining=show_amount(remaining), after=after)
 
 
-def _solution(found: Solution | None) -> dict[str, Any] | None:
-    if found is None:
+def _solution(solution: Solution | None) -> SolutionShown | None:
+    if solution is None:
         return None
-    return {"solve_for": found.solve_for, "value": found.value, "cost": show_amount(found.amount)}
+    return SolutionShown(solve_for=solution.solve_for, value=_number(solution.value), cost=show_amount(solution.amount))
+
+
+def _number(value: int | Decimal) -> int | float:
+    """A parameter as answers give it: an exact decimal as the double nearest to it."""
+    return value if isinstance(value, int) else float(value)

@@ -1,28 +1,26 @@
-"""Answers that are HTTP's alone: problems, and whether the process is well."""
+"""What HTTP alone answers with: problems, and whether the process is well."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import Field
+from typing_extensions import TypedDict
 
 
-class Problem(BaseModel):
+# PEP 728, which Pydantic knows and mypy does not yet.
+class Problem(TypedDict, extra_items=Any):  # type: ignore[call-arg]
     """RFC 9457. Facts that belong to the code stand beside these members."""
 
-    model_config = ConfigDict(extra="allow")
     type: str
     title: str
     status: int
     code: str
     detail: str
-    field: str | None = None
-    request_id: Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")] = None
+    field: NotRequired[str | None]
+    request_id: NotRequired[Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")]]
 
 
-class Health(BaseModel):
+# No docstring: OpenAPI would show it as a description.
+class Health(TypedDict):
     status: Literal["ok"]
