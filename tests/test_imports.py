@@ -57,6 +57,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "operate",
         "client",
         "api",
+        "service",
     },
     "__main__": {"cli"},
     "__init__": set(),
@@ -157,6 +158,20 @@ def test_the_decision_is_checked_by_what_does_not_share_it(path: Path) -> None:
         assert not {one for one in names if one.startswith("ledger.core.decision")}, f"{path} imports the decision"
     if name.startswith(("core.decision", "core.alerts")):
         assert not {one for one in names if one.startswith("ledger.core.journal")}, f"{path} imports the journal"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "cli").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_command_line_knows_answers_as_types_alone(path: Path) -> None:
+    """Goal: a client's command line runs without the server's libraries. Method: what the file imports of `service`,
+    without the blocks that only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typed = {id(node) for block in types for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typed:
+            assert not (node.module or "").startswith(("ledger.service", "ledger.api.schemas")), path
 
 
 def test_every_room_is_on_the_map() -> None:
