@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "ledger"
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "canonical": set(),
+    "encoding": {"canonical"},
     "logs": {"errors"},
     "settings": {"errors"},
     "core": {"errors", "canonical"},
@@ -25,11 +26,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signer": {"errors", "canonical", "settings", "core", "store", "verifier"},
     "service": {"errors", "core", "accounting", "store", "access", "verifier", "signer"},
     "alerting": {"errors", "core", "store", "verifier", "service"},
-    "report": {"errors", "core", "accounting", "store", "service"},
+    "report": {"errors", "encoding", "core", "accounting", "store", "service"},
     "recompute": {"errors", "core", "accounting", "verifier"},
     "operate": {"errors", "settings", "core", "store", "access", "verifier", "service"},
     "api": {
         "errors",
+        "encoding",
         "logs",
         "settings",
         "core",
@@ -89,7 +91,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 
-ROOT_MODULES = {"errors", "canonical", "settings", "logs"}
+ROOT_MODULES = {"errors", "canonical", "encoding", "settings", "logs"}
 
 
 def room_of(path: Path) -> str:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
@@ -43,14 +41,3 @@ def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:
     """Epsilon for display, rounded up; None for infinity, which JSON does not have."""
     value = float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))
     return value if math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """For an answer's encoder: an exact decimal as the double nearest to it."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, Amount):
-        return show_amount(value)
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in an answer")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,9 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from ledger import logs
-from ledger.accounting.display import plain
+from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
 from ledger.api.schemas.common import Problem as ProblemShown
+from ledger.core.amounts import Amount
+from ledger.encoding import rounding_encoder
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
 from ledger.store import failure_kind
 
@@ -56,14 +57,22 @@ DISCONNECTED: Final = 499
 """Stands in log and metrics for the status of a request whose client went away before it was answered, as in nginx."""
 
 
+def _convert(value: Any) -> Any:
+    if isinstance(value, Amount):
+        return show_amount(value)
+    raise TypeError(f"{type(value).__name__} has no place in an answer")
+
+
+_ENCODE: Final = rounding_encoder(_convert)
+
+
 class Json(Response):
     """A JSON answer whose exact decimals become numbers. Refuses NaN and infinities, which JSON does not have."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)
-        return text.encode()
+        return _ENCODE(content).encode()
 
 
 class Problem(Json):

@@ -16,10 +16,10 @@ from ledger.accounting import mechanisms
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
+from ledger.encoding import Encoded, encode
 from ledger.errors import LedgerError
 from ledger.report.source import Question, Sealed
 from ledger.report.standing import Said, Standing
-from ledger.report.text import Encoded, encode
 from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100

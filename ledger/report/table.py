@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final
 
-from ledger.report.text import encode
+from ledger.encoding import encode
 
 Said = Mapping[str, Any]
 _FORMULA: Final = ("=", "+", "-", "@", "\t", "\r", "\n")
