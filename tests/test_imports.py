@@ -59,6 +59,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "operate",
         "client",
         "api",
+        # The types of answers, for mypy alone.
         "service",
     },
     "__main__": {"cli"},
@@ -174,6 +175,23 @@ def test_the_command_line_knows_answers_as_types_alone(path: Path) -> None:
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and id(node) not in typed:
             assert not (node.module or "").startswith(("ledger.service", "ledger.api.schemas")), path
+
+
+ENDPOINTS = [path for path in FILES if re.search(r"^router = APIRouter", path.read_text(), re.MULTILINE)]
+
+
+@pytest.mark.parametrize("path", ENDPOINTS, ids=lambda path: str(path.name))
+def test_endpoints_are_http_alone(path: Path) -> None:
+    """Goal: use cases stand in `service`, once. Method: the syntax tree of every module that has a router.
+
+    It makes no command, reads no entry, and takes nothing from another endpoint.
+    """
+    others = {f"ledger.api.{other.stem}" for other in ENDPOINTS} - {f"ledger.api.{path.stem}"}
+    pure = ("ledger.core.commands", "ledger.core.decision", "ledger.core.journal")
+    nodes = (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom))
+    names = imported(path) | {f"{node.module}.{alias.name}" for node in nodes for alias in node.names}
+    assert not names & others, f"{path} imports another endpoint"
+    assert not {name for name in names if name.startswith(pure)}, f"{path} decides or reads a journal"
 
 
 def test_every_room_is_on_the_map() -> None:

@@ -17,24 +17,14 @@ from ledger.core.alerts import (
     overdue,
     short,
 )
-from ledger.core.amounts import ZERO, Amount
-from ledger.core.books import Wanted
-from ledger.core.datasets import AccountKey, Dataset, Parent
+from ledger.core.datasets import Dataset, Parent
 from ledger.core.entries import NO_HASH, Entry, TenantEntry
-from ledger.core.forecast import (
-    WINDOW_US,
-    Forecast,
-    Spend,
-    forecast,
-)
 from ledger.core.journal import chain
-from ledger.core.runs import Run
 from ledger.errors import JournalBroken
+from ledger.service.forecasts import outlooks
 from ledger.store import Reading
 
 PAGE: Final = 500
-RUNS_MAX: Final = 2000
-"""How many runs of a dataset a forecast looks at: where there were more, those since then are a shorter past."""
 ALERTS_MAX: Final = 100_000
 """How many alerts of a tenant are kept, the newest."""
 NOTHING_DUE: Final = (0, UUID(int=0))
@@ -118,60 +108,6 @@ def _head(reading: Reading, dataset: Dataset | None, said_of: SignedHead) -> Ale
 
 
 # --- budgets that will not last --------------------------------------------------------------------------------------
-
-
-class Outlook(NamedTuple):
-    """An account with its limit, and how long it lasts."""
-
-    key: AccountKey
-    limit: Amount
-    found: Forecast
-
-
-def outlooks(reading: Reading, dataset: Dataset, *, now_us: int) -> list[Outlook]:
-    """How long each account lasts that the dataset's runs charged lately, and its own; the first to end first.
-
-    A run counts from when it was approved, with what it holds, or what it was charged once it is settled; one that was
-    voided does not count. Accounts of principals have no end: what they limit is given back.
-    """
-    approvals = reading.approvals_since(dataset.id, since_us=now_us - WINDOW_US, limit=RUNS_MAX)
-    since_us = max(now_us - WINDOW_US, dataset.created_us)
-    if len(approvals) == RUNS_MAX:
-        since_us = max(since_us, approvals[-1][0].created_us)
-    spends: dict[AccountKey, list[Spend]] = {}
-    charged = _charged(reading, dataset.id, [run for run, _ in approvals])
-    for run, entry in approvals:
-        if run.state != "voided":
-            for key in chain.accounts_of(chain.parse(entry.body)):
-                if key.principal_id is None:
-                    spends.setdefault(key, []).append(Spend(run.created_us, charged[run.id]))
-    accounts = reading.books({dataset.id: _wanted(spends)}).accounts
-    found = [
-        Outlook(key, account.limit, forecast(spends.get(key, ()), account.remaining, since_us=since_us, now_us=now_us))
-        for key, account in accounts.items()
-        if key in spends or key == AccountKey(dataset.id)
-    ]
-    return sorted(found, key=_first_to_end)
-
-
-def _first_to_end(outlook: Outlook) -> tuple[bool, int, str, str]:
-    ends_us = outlook.found.lasts_until_us
-    return ends_us is None, ends_us or 0, outlook.key.partition or "", outlook.key.project or ""
-
-
-def _wanted(spends: Mapping[AccountKey, object]) -> Wanted:
-    partitions = {key.partition for key in spends if key.partition is not None}
-    return Wanted(partitions=partitions, projects={key.project for key in spends if key.project is not None})
-
-
-def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, Amount]:
-    """What each of these runs holds or was charged."""
-    amounts = {run.id: run.cost or ZERO for run in runs}
-    settled = [run.id for run in runs if run.state == "settled"]
-    for start in range(0, len(settled), PAGE):
-        for run_id, entry in reading.settlements(dataset_id, settled[start : start + PAGE]).items():
-            amounts[run_id] = Amount.of(chain.parse(entry.body)["charged"])
-    return amounts
 
 
 def short_budgets(reading: Reading, alerting: Alerting, *, now_us: int) -> Iterator[Alert]:

@@ -6,7 +6,11 @@ middleware what every request passes before a route: its size, and who is callin
 gate       keys and roles of a call
 routing    the route class: JSON bodies by our own rules
 problems   errors as RFC 9457 problems; the one table of HTTP statuses
-pages      lists, limits and cursors
-schemas/   the shapes of answers, by noun, for the OpenAPI document; those of requests are in `service.requests`
-tenants, datasets, runs, evaluate, system    the calls
+pages      the parameters of lists
+done       answers to what can take two people
+journals   what the calls of any journal share
+schemas/   the shapes of answers that HTTP alone has; all others are in `service.shapes`, requests in `service.requests`
+services   what a call works with
+tenants, datasets, runs, proposals, alerts, evaluate, plan, reports, system    the calls: each parses, calls one method
+           of a service, and returns its result
 """

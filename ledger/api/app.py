@@ -31,10 +31,16 @@ from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.datasets import Datasets
+from ledger.service.journals import Journals
+from ledger.service.keys import Keys
 from ledger.service.planner import Planner
+from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
+from ledger.service.tenants import Tenants
 from ledger.service.writer import Writer
 from ledger.settings import Settings, load
 from ledger.signer import keyfile
@@ -139,6 +145,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         metrics.watch(writer, certificates, courier)
         catalogue = Catalogue(store)
         made = Runs(store, writer, catalogue, certificates, signer)
+        registered = Datasets(store=store, writer=writer, catalogue=catalogue)
         keyring = Keyring(store, issuers)
         app.state.services = Services(
             store=store,
@@ -146,8 +153,14 @@ def create_app(settings: Settings | None = None) -> FastAPI:
             keyring=keyring,
             catalogue=catalogue,
             certificates=certificates,
+            datasets=registered,
             runs=made,
             planner=Planner(store, catalogue, certificates, made),
+            proposals=Proposals(store=store, writer=writer, datasets=registered, runs=made),
+            tenants=Tenants(store=store, writer=writer),
+            keys=Keys(store=store, writer=writer, keyring=keyring),
+            alerts=Alerts(store=store, writer=writer, objection=courier.objection, on_interest=courier.saw),
+            journals=Journals(store=store, heads=heads, signer=signer),
             signer=signer,
             heads=heads,
             courier=courier,

@@ -1,18 +1,15 @@
-"""What the calls about journals share, those of a dataset and the tenant's own: parameters and answers."""
+"""What the calls of any journal share, a dataset's or the tenant's own: parameters, and entries and exports as text."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final
 
 from fastapi import Query, Response
 from starlette.responses import StreamingResponse
 
-from ledger.api.problems import Json
-from ledger.api.services import Services
-from ledger.core.datasets import Dataset
-from ledger.core.people import Tenant
-from ledger.service import journals
-from ledger.store import Reading
+from ledger.core.entries import Entry, TenantEntry
+from ledger.core.journal import chain
 
 EXPORTED: Final[dict[int | str, dict[str, Any]]] = {
     200: {"content": {"application/jsonl": {}}, "description": "JSON Lines: a header, the entries, the signed head."}
@@ -26,25 +23,18 @@ From = Annotated[int, Query(alias="from", ge=1, le=2**63 - 1, description="How m
 To = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="How many there were later; all there are now.")]
 
 
-def head(served: Services, reading: Reading, tenant: Tenant, dataset: Dataset | None) -> Response:
-    """The signed head."""
-    return Json(journals.head(served, reading, tenant, dataset))
+def entries(page: tuple[Sequence[Entry | TenantEntry], str | None]) -> Response:
+    """One page of a journal. Entries stand in it byte for byte as they were hashed, so it is put together as text."""
+    rows, following = page
+    items = ",".join(map(_entry, rows))
+    text = f'{{"items":[{items}],"next":{chain.canonical(following)}}}'
+    return Response(text.encode(), media_type="application/json")
 
 
-def inclusion(
-    served: Services, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, seq: int, size: int | None
-) -> Response:
-    """The proof that an entry is in the journal."""
-    return Json(journals.inclusion(served, reading, tenant, dataset, seq=seq, size=size))
+def _entry(entry: Entry | TenantEntry) -> str:
+    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}}}'
 
 
-def consistency(
-    served: Services, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, from_: int, to: int | None
-) -> Response:
-    """The proof that the journal goes on from an earlier one."""
-    return Json(journals.consistency(served, reading, tenant, dataset, from_=from_, to=to))
-
-
-def export(served: Services, tenant: Tenant, dataset: Dataset | None) -> Response:
-    """The whole journal as it was when the dataset, or the tenant, was read."""
-    return StreamingResponse(journals.export(served, tenant, dataset), media_type="application/jsonl")
+def export(lines: Iterator[str]) -> Response:
+    """A whole journal, sent while it is read."""
+    return StreamingResponse(lines, media_type="application/jsonl")

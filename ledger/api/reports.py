@@ -20,14 +20,11 @@ from starlette.types import Receive, Scope, Send
 from ledger.api.gate import Auditor
 from ledger.api.routing import Route
 from ledger.api.services import Services, services
-from ledger.core.amounts import microseconds, timestamp
 from ledger.core.datasets import Dataset
-from ledger.core.people import Actor
-from ledger.errors import InvalidRequest, JournalBroken, Overloaded
+from ledger.errors import JournalBroken, Overloaded
 from ledger.report import document, reader, table
 from ledger.report.document import Report
 from ledger.report.source import Question
-from ledger.service.catalogue import demand_sight, no_dataset
 from ledger.service.requests.fields import NAME_PATTERN, Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
@@ -74,11 +71,9 @@ def report_dataset(
     name: str, caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
 ) -> Response:
     """Report on a dataset: whether its budget is kept, what is spent, every run, and how to work it out again."""
-    demand_sight(caller, name)
-    if "\x00" in name:
-        raise no_dataset(name)
-    question = _question(services(request), caller, since, until, scope="dataset", dataset=name)
-    return _answer(services(request), question, form)
+    served = services(request)
+    question = reader.question_of(served.store, caller, scope="dataset", dataset=name, since=since, until=until)
+    return _answer(served, question, form)
 
 
 @router.get("/projects/{project}/report", **_SHAPE)
@@ -91,8 +86,9 @@ def report_project(
     until: Until = None,
 ) -> Response:
     """Report on a project over all datasets in which it has a share or runs."""
-    question = _question(services(request), caller, since, until, scope="project", project=project)
-    return _answer(services(request), question, form)
+    served = services(request)
+    question = reader.question_of(served.store, caller, scope="project", project=project, since=since, until=until)
+    return _answer(served, question, form)
 
 
 @router.get("/report", **_SHAPE)
@@ -100,31 +96,9 @@ def report_tenant(
     caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
 ) -> Response:
     """Report on all datasets that the key sees, and on the tenant's own journal where it sees all."""
-    question = _question(services(request), caller, since, until, scope="tenant")
-    return _answer(services(request), question, form)
-
-
-def _question(served: Services, caller: Actor, since: Moment | None, until: Moment | None, **about: Any) -> Question:
-    begin, end = _at("from", since), _at("to", until)
-    if begin is not None and end is not None and begin >= end:
-        raise InvalidRequest("to: is not after from", field="to")
-    with served.store.reading(caller.tenant_id) as reading:
-        tenant = reading.tenant()
-    return Question(
-        tenant_id=caller.tenant_id,
-        tenant="" if tenant is None else tenant.name,
-        since=begin,
-        until=end,
-        restricted_to=None if caller.datasets is None else tuple(sorted(caller.datasets)),
-        **about,
-    )
-
-
-def _at(field: str, moment: Moment | None) -> str | None:
-    try:
-        return None if moment is None else timestamp(microseconds(moment))
-    except OverflowError:
-        raise InvalidRequest(f"{field}: is beyond the years that can be said", field=field) from None
+    served = services(request)
+    question = reader.question_of(served.store, caller, scope="tenant", since=since, until=until)
+    return _answer(served, question, form)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -155,10 +129,10 @@ def _page(report: Report, form: Literal["html", "pdf"]) -> tuple[bytes, dict[str
     # Here, since these load what draws and sets pages, which a server that is asked for none need not.
     from ledger.report import html, pdf, view
 
-    seen = view.view_of(document.parts(report))
+    page = view.view_of(document.parts(report))
     if form == "pdf":
-        return pdf.page(seen), {}
-    return html.page(seen).encode(), {"Content-Security-Policy": html.POLICY}
+        return pdf.page(page), {}
+    return html.page(page).encode(), {"Content-Security-Policy": html.POLICY}
 
 
 _pages = threading.BoundedSemaphore(PAGES_AT_ONCE_MAX)

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
 
 from ledger.api import observe, pages
-from ledger.api.done import PROPOSED
+from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route
@@ -220,8 +220,7 @@ async def void(
 ) -> Response:
     """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word."""
     consent = Consent(uuid4())
-    answer, is_done = await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent)
-    return Json(answer, status_code=200 if is_done else 202)
+    return answered(await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent))
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)
@@ -238,17 +237,16 @@ def list_runs(
     cursor: pages.Cursor = None,
 ) -> Response:
     """List the runs that the key sees, newest first."""
-    runs = services(request).runs.page(
+    page = services(request).runs.page(
         caller,
-        after=pages.after_run(cursor),
-        limit=limit + 1,
+        limit=limit,
+        cursor=cursor,
         dataset=dataset,
         state=state,
         project=project,
         is_overdue=overdue,
     )
-    rows, next_ = pages.cut(runs, limit=limit, last=lambda pair: [pair[0].created_us, str(pair[0].id)])
-    return Json(RunPage(items=[run for _, run in rows], next=next_))
+    return Json(page)
 
 
 @router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)

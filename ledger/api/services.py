@@ -19,5 +19,5 @@ class Services(UseCases):
 
 def services(request: Request) -> Services:
     """The services of the application that got this request."""
-    found: Services = request.app.state.services
-    return found
+    started: Services = request.app.state.services
+    return started

@@ -9,8 +9,7 @@ from starlette.responses import RedirectResponse, Response
 
 from ledger.api.metrics import MEDIA_TYPE
 from ledger.api.problems import Json, of_error
-from ledger.api.schemas.common import Health
-from ledger.api.schemas.tenants import KeySet
+from ledger.api.schemas.common import Health, KeySet
 from ledger.api.services import services
 from ledger.errors import Overloaded
 

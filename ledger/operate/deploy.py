@@ -25,6 +25,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from ledger.access import keys
 from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.service.keys import add_admin
+from ledger.service.tenants import add_tenant
 from ledger.settings import Settings
 from ledger.store import Store, Writing, engine_for
 from ledger.store.guards import FUNCTION_GRANTS, GRANTS
@@ -166,9 +167,8 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
         now_us = writing.now_us()
         operator = keys.mint(keys.OPERATOR)
         writing.add_operator_key(uuid4(), keys.digest_of(operator), now_us=now_us)
-        writing.add_tenant(tenant, now_us=now_us)
-        writing.note("tenant-made", AT_THE_DATABASE, {"name": tenant}, now_us=now_us)
-        return FirstKeys(operator, tenant, add_admin(writing, by=AT_THE_DATABASE, now_us=now_us)[1])
+        _, admin = add_tenant(writing, tenant, by=AT_THE_DATABASE, now_us=now_us)
+        return FirstKeys(operator, tenant, admin)
 
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:

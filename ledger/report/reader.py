@@ -7,22 +7,62 @@ of them in one snapshot, and every page after that ends there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.core.amounts import timestamp
+from ledger.core.amounts import microseconds, timestamp
 from ledger.core.datasets import Dataset
-from ledger.core.people import Tenant
-from ledger.errors import NotFound
+from ledger.core.people import Actor, Tenant
+from ledger.errors import InvalidRequest, NotFound
 from ledger.report.document import Report
-from ledger.report.source import Question, Sealed, Source, TenantSource
-from ledger.service.catalogue import no_dataset
+from ledger.report.source import Question, Scope, Sealed, Source, TenantSource
+from ledger.service.catalogue import demand_sight, no_dataset
 from ledger.store import Reading, Store
 
 PAGE: Final = 500
 
 SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
 """Where a dataset's journal ends, or the tenant's own: `seq`, `hash`, and `root` and `signature` where it is signed."""
+
+
+def question_of(
+    store: Store,
+    actor: Actor,
+    *,
+    scope: Scope,
+    dataset: str | None = None,
+    project: str | None = None,
+    since: datetime | None,
+    until: datetime | None,
+) -> Question:
+    """The question of an actor, limited to what its key sees. Raises NotFound and InvalidRequest."""
+    if dataset is not None:
+        demand_sight(actor, dataset)
+        if "\x00" in dataset:
+            raise no_dataset(dataset)
+    begin, end = _at("from", since), _at("to", until)
+    if begin is not None and end is not None and begin >= end:
+        raise InvalidRequest("to: is not after from", field="to")
+    with store.reading(actor.tenant_id) as reading:
+        tenant = reading.tenant()
+    return Question(
+        scope=scope,
+        tenant_id=actor.tenant_id,
+        tenant="" if tenant is None else tenant.name,
+        dataset=dataset,
+        project=project,
+        since=begin,
+        until=end,
+        restricted_to=None if actor.datasets is None else tuple(sorted(actor.datasets)),
+    )
+
+
+def _at(field: str, moment: datetime | None) -> str | None:
+    try:
+        return None if moment is None else timestamp(microseconds(moment))
+    except OverflowError:
+        raise InvalidRequest(f"{field}: is beyond the years that can be said", field=field) from None
 
 
 def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:

@@ -1,1 +1,8 @@
-"""The use cases, one module for each noun, for HTTP, the command line and the background alike. Knows no HTTP."""
+"""The use cases, one module for each noun, for HTTP, the command line and the background alike. Knows no HTTP.
+
+runs, planner, datasets, proposals, tenants, keys, alerts, journals    the use cases; `use_cases` holds one of each
+requests/, shapes/    what comes in, checked; what goes out, described once
+catalogue, definitions, balances, forecasts, two_people, pages, answers    what use cases share
+costing, certificates    what a run costs
+writer, transactions    the only place that commits a decision, and how a coroutine waits for it
+"""

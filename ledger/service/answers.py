@@ -267,22 +267,6 @@ def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
     ]
 
 
-def proposed(entry: Record) -> dict[str, Any]:
-    """The answer to what only a second person can do, by the entry that proposes it."""
-    shown = {
-        "id": entry["proposal"],
-        "what": entry["what"],
-        "dataset": entry["dataset"],
-        "run": entry.get("about_run"),
-        "proposes": entry["proposes"],
-        "proposed_by": entry["actor"],
-        "state": "open",
-        "created_at": entry["at"],
-        "approve_by": entry["approve_by"],
-    }
-    return {"proposal": shown}
-
-
 def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
     """The entries that a repeated command already left, if it was the same command. Raises RunState."""
     entries = [entry for entry in entries if entry["kind"] == kind]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-from ledger.core.datasets import Adjacency, Bound, Definition
+from ledger.core.datasets import Adjacency, Bound, Dataset, Definition
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import Forbidden, InvalidRequest, NotFound, UnitMismatch
@@ -29,13 +29,13 @@ def no_dataset(name: str) -> NotFound:
 
 
 def demand_sight(actor: Actor, name: str) -> None:
-    """Raises NotFound where the caller's key is limited to other datasets."""
+    """Raises NotFound when the caller's key is limited to other datasets."""
     if actor.datasets is not None and name not in actor.datasets:
         raise no_dataset(name)
 
 
 def demand_project(actor: Actor, project: str | None) -> None:
-    """Raises Forbidden where the caller's key is limited to projects, and this is none of them."""
+    """Raises Forbidden when the caller's key is limited to projects, and this is none of them."""
     if actor.projects is not None and project not in actor.projects:
         raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))
 
@@ -68,11 +68,12 @@ class Catalogue:
         for name in names:
             demand_sight(actor, name)
         named = await self.named(actor, names)
-        for place, definition in enumerate(named):
-            if definition in named[:place]:
+        for index, definition in enumerate(named):
+            if definition in named[:index]:
                 raise InvalidRequest(f"datasets: names {definition.name} twice", field="datasets")
-        reached = await self._by_id(actor, {id_ for each in named for id_ in each.ancestors})
-        definitions = {each.id: each for each in (*named, *sorted(reached, key=lambda each: each.name))}
+        reached = await self._by_id(actor, {id_ for definition in named for id_ in definition.ancestors})
+        in_order = (*named, *sorted(reached, key=lambda definition: definition.name))
+        definitions = {definition.id: definition for definition in in_order}
         via = _demand_apart(named, definitions)
         bound, adjacency = demand_one_unit(named)
         stated = {
@@ -80,54 +81,64 @@ class Catalogue:
             for definition, use in zip(named, datasets, strict=True)
         }
         uses = tuple(
-            Use(id_, _partitions(definition, [stated[each.id] for each in via[id_]]), tuple(d.name for d in via[id_]))
+            Use(id_, _partitions(definition, [stated[d.id] for d in via[id_]]), tuple(d.name for d in via[id_]))
             for id_, definition in definitions.items()
         )
         for definition in named:
-            of_it = [definitions[id_] for id_ in (definition.id, *definition.ancestors)]
-            if stated[definition.id] and not any(each.is_partitioned for each in of_it):
+            lineage = [definitions[id_] for id_ in (definition.id, *definition.ancestors)]
+            if stated[definition.id] and not any(origin.is_partitioned for origin in lineage):
                 raise InvalidRequest(f"datasets: {definition.name} has no partitions", field="datasets")
         return Resolved(uses, definitions, bound, adjacency)
 
     async def named(self, actor: Actor, names: Sequence[str]) -> list[Definition]:
         """The definitions of these names, in order. Raises NotFound."""
-        found = await self._found(actor.tenant_id, names)
+        definitions = await self._look_up(actor.tenant_id, names)
         for name in names:
-            if name not in found:
+            if name not in definitions:
                 raise no_dataset(name)
-        return [found[name] for name in names]
+        return [definitions[name] for name in names]
 
     async def _by_id(self, actor: Actor, ids: Iterable[UUID]) -> list[Definition]:
-        wanted = list(ids)
-        found = await self._found(actor.tenant_id, wanted)
-        if len(found) < len(wanted):
+        keys = list(ids)
+        definitions = await self._look_up(actor.tenant_id, keys)
+        if len(definitions) < len(keys):
             raise ArithmeticError("a dataset's ancestor is not there: its runs would not be charged")
-        return list(found.values())
+        return list(definitions.values())
 
-    async def _found(self, tenant_id: UUID, wanted: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
+    async def _look_up(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
+        """The definitions that there are, by the names or ids that were asked for."""
         with self._lock:
-            known = {each: self._known[tenant_id, each] for each in wanted if (tenant_id, each) in self._known}
-        missing = [each for each in wanted if each not in known]
+            known = {key: self._known[tenant_id, key] for key in keys if (tenant_id, key) in self._known}
+        missing = [key for key in keys if key not in known]
         if not missing:
             return known
-        found = await asyncio.to_thread(self._look_up, tenant_id, missing)
-        by_any = {each: definition for definition in found for each in (definition.name, definition.id)}
-        return known | {each: by_any[each] for each in missing if each in by_any}
+        read = await asyncio.to_thread(self._read, tenant_id, missing)
+        by_key = {key: definition for definition in read for key in (definition.name, definition.id)}
+        return known | {key: by_key[key] for key in missing if key in by_key}
 
-    def _look_up(self, tenant_id: UUID, wanted: Sequence[str | UUID]) -> list[Definition]:
-        names = [each for each in wanted if isinstance(each, str)]
-        ids = [each for each in wanted if isinstance(each, UUID)]
+    def _read(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> list[Definition]:
+        names = [key for key in keys if isinstance(key, str)]
+        ids = [key for key in keys if isinstance(key, UUID)]
         with self._store.reading(tenant_id) as reading:
-            found = reading.definitions(names=names, ids=ids, with_ancestors=True)
+            definitions = reading.definitions(names=names, ids=ids, with_ancestors=True)
         with self._lock:
-            for definition in found:
+            for definition in definitions:
                 self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
             while len(self._known) > DEFINITIONS_MAX:
                 self._known.popitem(last=False)
-        return found
+        return definitions
 
 
-def find(reading: Reading, actor: Actor, name: str) -> Definition:
+def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
+    """The dataset of this name, in a transaction that is open. Raises NotFound."""
+    demand_sight(actor, name)
+    dataset = reading.dataset(name) if "\x00" not in name else None
+    if dataset is None:
+        raise no_dataset(name)
+    return dataset
+
+
+def find_definition(reading: Reading, actor: Actor, name: str) -> Definition:
     """A dataset's definition, in a transaction that is open. Raises NotFound."""
     demand_sight(actor, name)
     for definition in reading.definitions(names=[name]):
@@ -142,9 +153,9 @@ def _demand_apart(named: Sequence[Definition], definitions: dict[UUID, Definitio
     for definition in named:
         for id_ in (definition.id, *definition.ancestors):
             via[id_].append(definition)
-    for id_, by in via.items():
-        if len(by) > 1 and not definitions[id_].ancestors:
-            root, names = definitions[id_].name, [each.name for each in by]
+    for id_, reached_by in via.items():
+        if len(reached_by) > 1 and not definitions[id_].ancestors:
+            root, names = definitions[id_].name, [definition.name for definition in reached_by]
             raise InvalidRequest(
                 f"datasets: {' and '.join(names)} hold units of {root}, which would be used twice and charged once;"
                 f" name {root} itself, or one dataset that is derived from all of them",
@@ -165,16 +176,16 @@ def _partitions(definition: Definition, stated: Sequence[tuple[str, ...] | None]
     return None
 
 
-def demand_one_unit(used: Sequence[Definition]) -> tuple[Bound, Adjacency]:
+def demand_one_unit(together: Sequence[Definition]) -> tuple[Bound, Adjacency]:
     """What datasets that are used together have in common. Raises UnitMismatch."""
-    first = used[0]
-    for other in used[1:]:
-        for what in ("privacy_unit", "adjacency", "bound"):
-            if getattr(other, what) != getattr(first, what):
+    first = together[0]
+    for other in together[1:]:
+        for field in ("privacy_unit", "adjacency", "bound"):
+            if getattr(other, field) != getattr(first, field):
                 raise UnitMismatch(
-                    f"{first.name} and {other.name} differ in {what}: datasets that are used together have one privacy"
+                    f"{first.name} and {other.name} differ in {field}: datasets that are used together have one privacy"
                     " unit, one adjacency and one bound.",
-                    what=what,
-                    datasets=[{"name": each.name, what: getattr(each, what)} for each in (first, other)],
+                    what=field,
+                    datasets=[{"name": used.name, field: getattr(used, field)} for used in (first, other)],
                 )
     return first.bound, first.adjacency

@@ -1,221 +1,167 @@
-"""Datasets: register, change, show."""
+"""Datasets: register, change, show; and their budgets, partitions, projects and fair use."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import asyncio
 from typing import Any, Final
-from uuid import UUID, uuid4
+from uuid import uuid4
 
-from ledger.accounting import amounts
-from ledger.accounting.budgets import Budget, limit_of, report_deltas
-from ledger.accounting.display import show_amount, show_epsilon
-from ledger.core.amounts import Amount, timestamp
-from ledger.core.datasets import Account, Balance, Bound, Dataset, Definition, FairUse, Parent
-from ledger.core.people import Actor, Tenant
-from ledger.errors import InvalidRequest, NotFound, UnitMismatch
-from ledger.service.catalogue import demand_one_unit, demand_sight, no_dataset
-from ledger.service.requests.datasets import NewDataset
-from ledger.service.use_cases import UseCases
-from ledger.store import Reading
+from ledger.accounting.budgets import Budget, limit_of
+from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
+from ledger.core.datasets import Account, Dataset, FairUse
+from ledger.core.journal import chain
+from ledger.core.people import Actor, Consent
+from ledger.errors import InvalidRequest
+from ledger.service import pages
+from ledger.service.balances import Balanced, partition_shown
+from ledger.service.catalogue import Catalogue, find_dataset
+from ledger.service.definitions import define
+from ledger.service.requests.datasets import (
+    DatasetChange,
+    NewBudget,
+    NewDataset,
+    NewFairUse,
+    NewPartitions,
+    ProjectShare,
+)
+from ledger.service.shapes.datasets import DatasetPage, DatasetShown, PartitionPage, ProjectShown
+from ledger.service.transactions import submit
+from ledger.service.two_people import Outcome, proposed
+from ledger.service.writer import Writer
+from ledger.store import Store
 
-ANCESTORS_MAX: Final = 100
-"""Of one dataset: a run on it locks and charges all of them."""
 PARTITIONS_SHOWN_MAX: Final = 1000
 
 
-async def defined(served: UseCases, caller: Actor, body: NewDataset) -> Definition:
-    """What is to be registered. What is derived is of its roots' unit, adjacency and bound. Raises UnitMismatch."""
-    unit, adjacency, bound = body.privacy_unit, body.adjacency, body.bound or "certified"
-    parents: list[Definition] = []
-    if body.derived_from:
-        parents = await _parents(served, caller, [parent.name for parent in body.derived_from])
-        bound, _ = demand_one_unit(parents)
-        for what in ("privacy_unit", "adjacency", "bound"):
-            said, theirs = getattr(body, what), getattr(parents[0], what)
-            if said is not None and said != theirs:
-                raise UnitMismatch(
-                    f"{what} is {theirs} where it is derived from, and never another.",
-                    what=what,
-                    datasets=[{"name": body.name, what: said}, {"name": parents[0].name, what: theirs}],
-                )
-        unit, adjacency = parents[0].privacy_unit, parents[0].adjacency
-    ancestors = {id_ for parent in parents for id_ in (parent.id, *parent.ancestors)}
-    if len(ancestors) > ANCESTORS_MAX:
-        raise InvalidRequest(
-            f"derived_from: comes from {len(ancestors)} datasets, and {ANCESTORS_MAX} are the most",
-            field="derived_from",
-        )
-    if unit is None or adjacency is None:
-        raise InvalidRequest("privacy_unit: is required", field="privacy_unit")
-    return Definition(
-        uuid4(),
-        body.name,
-        unit,
-        adjacency,
-        bound,
-        body.size,
-        is_partitioned=body.partitions is not None,
-        ceiling=None if body.ceiling is None else _ceiling(body.ceiling, bound),
-        derived_from=tuple(Parent(parent.id, parent.name) for parent in parents),
-        ancestors=tuple(sorted(ancestors)),
-    )
+class Datasets:
+    """Registers, changes and shows datasets."""
 
+    def __init__(self, *, store: Store, writer: Writer, catalogue: Catalogue) -> None:
+        self._store, self._writer, self._catalogue = store, writer, catalogue
 
-async def _parents(served: UseCases, caller: Actor, names: Sequence[str]) -> list[Definition]:
-    try:
-        for name in names:
-            demand_sight(caller, name)
-        return await served.catalogue.named(caller, names)
-    except NotFound as error:
-        raise InvalidRequest(f"derived_from: {error.detail}", field="derived_from", **error.facts) from None
+    # --- what shows datasets
 
-
-def _ceiling(ceiling: Budget, bound: Bound) -> Amount:
-    try:
-        return limit_of(ceiling, bound=bound)
-    except InvalidRequest as error:
-        field = str(error.field).replace("budget", "ceiling", 1)
-        raise InvalidRequest(error.detail.replace("budget", "ceiling", 1), field=field) from None
-
-
-def declared_budget(budget: Budget | None) -> dict[str, Any] | None:
-    """A budget as it was declared."""
-    return None if budget is None else budget.model_dump(exclude_none=True)
-
-
-@contextmanager
-def read(served: UseCases, caller: Actor, name: str) -> Iterator[tuple[Reading, Tenant, Dataset]]:
-    """A dataset and its tenant, in one snapshot with what is read of its journal."""
-    demand_sight(caller, name)
-    with served.store.reading(caller.tenant_id) as reading:
-        tenant = reading.tenant()
-        dataset = reading.dataset(name) if "\x00" not in name else None
-        if tenant is None or dataset is None:
-            raise no_dataset(name)
-        yield reading, tenant, dataset
-
-
-def find_dataset(served: UseCases, caller: Actor, name: str) -> Dataset:
-    """The dataset of this name that the caller sees. Raises NotFound."""
-    demand_sight(caller, name)
-    with served.store.reading(caller.tenant_id) as reading:
-        found = reading.dataset(name) if "\x00" not in name else None
-    if found is None:
-        raise no_dataset(name)
-    return found
-
-
-def dataset_shape(served: UseCases, caller: Actor, name: str) -> dict[str, Any]:
-    """One dataset as GET shows it, with its partitions."""
-    demand_sight(caller, name)
-    with served.store.reading(caller.tenant_id) as reading:
-        dataset = reading.dataset(name) if "\x00" not in name else None
-        if dataset is None:
-            raise no_dataset(name)
-        balanced = Balanced(reading, [dataset])
+    def show(self, actor: Actor, name: str) -> DatasetShown:
+        """A dataset with its balance and its partitions. Raises NotFound."""
         partitions: list[Account] = []
-        if dataset.definition.is_partitioned:
-            partitions = reading.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
-    return balanced.shown(dataset, partitions)
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            balanced = Balanced(reading, [dataset])
+            if dataset.definition.is_partitioned:
+                partitions = reading.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
+        return balanced.dataset(dataset, partitions)
+
+    def page(self, actor: Actor, *, limit: int, cursor: str | None) -> DatasetPage:
+        """The datasets that the actor sees, by name."""
+        after = pages.after_name(cursor)
+        with self._store.reading(actor.tenant_id) as reading:
+            rows = reading.dataset_page(after=after, limit=limit + 1, only=actor.datasets)
+            balanced = Balanced(reading, rows)
+        datasets, following = pages.cut(rows, limit=limit, position=lambda dataset: dataset.definition.name)
+        return DatasetPage(items=[balanced.dataset(dataset) for dataset in datasets], next=following)
+
+    def partitions(self, actor: Actor, name: str, *, limit: int, cursor: str | None) -> PartitionPage:
+        """A dataset's partitions, by name. Raises NotFound."""
+        after = pages.after_name(cursor)
+        rows: list[Account] = []
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            if dataset.definition.is_partitioned:
+                rows = reading.partition_page(dataset.id, after=after, limit=limit + 1)
+        accounts, following = pages.cut(rows, limit=limit, position=lambda account: account.key.partition)
+        return PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=following)
+
+    # --- what changes them
+
+    async def register(self, actor: Actor, body: NewDataset) -> DatasetShown:
+        """Register a dataset with its budget. Raises UnitMismatch, NameTaken and InvalidRequest."""
+        definition = await define(self._catalogue, actor, body)
+        command = Register(
+            actor=actor,
+            definition=definition,
+            title=body.title,
+            description=body.description,
+            budget=_declared_or_none(body.budget),
+            limit=None if body.budget is None else limit_of(body.budget, bound=definition.bound),
+            ceiling=_declared_or_none(body.ceiling),
+            partitions=tuple(body.partitions or ()),
+        )
+        if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
+            raise InvalidRequest("budget: is above the ceiling", field="budget")
+        await submit(self._writer, command)
+        return await asyncio.to_thread(self.show, actor, body.name)
+
+    async def change(self, actor: Actor, name: str, body: DatasetChange) -> Outcome[DatasetShown]:
+        """Freeze, thaw or retire a dataset, or change its title and description."""
+        dataset = await self._find(actor, name)
+        consent = Consent(uuid4())
+        command = Change(actor, dataset.id, body.state, body.title, body.description, body.reason, consent)
+        return await self.apply(command, name)
+
+    async def set_budget(self, actor: Actor, name: str, body: NewBudget) -> Outcome[DatasetShown]:
+        """Set a new limit, of every partition too. Raises BudgetBelowSpent and InvalidRequest."""
+        dataset = await self._find(actor, name)
+        command = SetBudget(
+            actor=actor,
+            dataset_id=dataset.id,
+            budget=_declared(body.budget),
+            limit=limit_of(body.budget, bound=dataset.definition.bound),
+            reason=body.reason,
+            consent=Consent(uuid4()),
+        )
+        return await self.apply(command, name)
+
+    async def apply(self, command: SetBudget | Change, name: str) -> Outcome[DatasetShown]:
+        """Submit what can take two people; the answer is the dataset of this name, or the proposal."""
+        result = await submit(self._writer, command)
+        if isinstance(result, tuple) and result[0].kind == "change-proposed":
+            return Outcome(proposed(chain.parse(result[0].body)), is_done=False)
+        return Outcome(await asyncio.to_thread(self.show, command.actor, name), is_done=True)
+
+    async def add_partitions(self, actor: Actor, name: str, body: NewPartitions) -> PartitionPage:
+        """Add partitions, each with the dataset's limit. Raises PartitionsClosed, NameTaken and TooLarge."""
+        dataset = await self._find(actor, name)
+        entries = await submit(self._writer, AddPartitions(actor, dataset.id, tuple(body.names)))
+        if not isinstance(entries, tuple):
+            raise TypeError("partitions are added once")
+        accounts = chain.accounts_of(chain.parse(entries[0].body)).values()
+        return PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=None)
+
+    async def set_project(self, actor: Actor, name: str, project: str, body: ProjectShare) -> ProjectShown:
+        """Set a project's share. Raises BudgetBelowSpent and TooLarge."""
+        dataset = await self._find(actor, name)
+        command = SetProject(
+            actor=actor,
+            dataset_id=dataset.id,
+            project=project,
+            budget=_declared(body.budget),
+            limit=limit_of(body.budget, bound=dataset.definition.bound),
+            reason=body.reason,
+        )
+        await submit(self._writer, command)
+        changed = await asyncio.to_thread(self.show, actor, name)
+        share = next(share for share in changed["projects"] if share["name"] == project)
+        return {"dataset": name, **share}
+
+    async def set_fair_use(self, actor: Actor, name: str, body: NewFairUse) -> DatasetShown:
+        """Limit what one principal may hold of the dataset at once, and ask for in an hour."""
+        dataset = await self._find(actor, name)
+        held = None if body.held is None else limit_of(body.held, bound=dataset.definition.bound)
+        fair_use = FairUse(_declared_or_none(body.held), held, body.runs_per_hour)
+        await submit(self._writer, SetFairUse(actor, dataset.id, fair_use, body.reason))
+        return await asyncio.to_thread(self.show, actor, name)
+
+    async def _find(self, actor: Actor, name: str) -> Dataset:
+        return await asyncio.to_thread(self._read, actor, name)
+
+    def _read(self, actor: Actor, name: str) -> Dataset:
+        with self._store.reading(actor.tenant_id) as reading:
+            return find_dataset(reading, actor, name)
 
 
-class Balanced:
-    """All that is read to show several datasets, in as many statements as for one."""
-
-    def __init__(self, reading: Reading, datasets: Collection[Dataset]) -> None:
-        ids = [dataset.id for dataset in datasets]
-        self._balances: Mapping[tuple[UUID, str | None], Balance] = reading.balances(ids)
-        self._counts = reading.partition_counts(ids)
-        self._projects = reading.projects_of(ids)
-        ancestors = {id_ for dataset in datasets for id_ in dataset.definition.ancestors}
-        self._origins = {each.id: each for each in reading.definitions(ids=ancestors)} if ancestors else {}
-
-    def shown(self, dataset: Dataset, partitions: Sequence[Account] = ()) -> dict[str, Any]:
-        definition = dataset.definition
-        is_partitioned = definition.is_partitioned
-        balance = self._balances.get((dataset.id, None))
-        if balance is None and dataset.limit is not None:  # no partition yet
-            balance = _untouched(dataset.limit)
-        return {
-            "name": definition.name,
-            "title": dataset.title,
-            "description": dataset.description,
-            "privacy_unit": definition.privacy_unit,
-            "adjacency": definition.adjacency,
-            "size": definition.size,
-            "bound": definition.bound,
-            "is_estimate": definition.bound == "clt",
-            "budget": dataset.budget,
-            "ceiling": None if definition.ceiling is None else show_amount(definition.ceiling),
-            "derived_from": [{"name": parent.name, "unit_preserving": True} for parent in definition.derived_from],
-            "roots": self._roots(definition),
-            "state": dataset.state,
-            "balance": None if balance is None else _balance(balance),
-            "epsilon": [] if balance is None else _epsilons(dataset.budget, balance),
-            "partitions": [partition(dataset, account) for account in partitions] if is_partitioned else None,
-            "partition_count": self._counts.get(dataset.id, 0) if is_partitioned else None,
-            "projects": [
-                {
-                    "name": project.name,
-                    "budget": project.budget,
-                    **_counted(
-                        project.budget,
-                        self._balances.get((dataset.id, project.name)) or _untouched(project.limit),
-                    ),
-                }
-                for project in self._projects
-                if project.dataset_id == dataset.id
-            ],
-            "fair_use": _fair_use(dataset.fair_use),
-            "seq": dataset.seq,
-            "created_at": timestamp(dataset.created_us),
-        }
-
-    def _roots(self, definition: Definition) -> list[str]:
-        if not definition.ancestors:
-            return [definition.name]
-        origins = (self._origins[id_] for id_ in definition.ancestors)
-        return sorted(origin.name for origin in origins if not origin.ancestors)
+def _declared(budget: Budget) -> dict[str, Any]:
+    return budget.model_dump(exclude_none=True)
 
 
-def _untouched(limit: Amount) -> Balance:
-    return Balance(limit, Amount(0, 0), Amount(0, 0), limit)
-
-
-def _fair_use(fair_use: FairUse) -> dict[str, Any] | None:
-    if fair_use.held is None and fair_use.runs_per_hour is None:
-        return None
-    return {"held": fair_use.budget, "runs_per_hour": fair_use.runs_per_hour}
-
-
-def partition(dataset: Dataset, account: Account) -> dict[str, Any]:
-    """A partition as it is answered."""
-    balance = Balance(account.limit, account.spent, account.held, account.remaining)
-    return {"name": account.key.partition, **_counted(dataset.budget, balance)}
-
-
-def _counted(budget: Mapping[str, Any] | None, balance: Balance) -> dict[str, Any]:
-    return {"balance": _balance(balance), "epsilon": _epsilons(budget, balance)}
-
-
-def _balance(balance: Balance) -> dict[str, Any]:
-    parts = {"limit": balance.limit, "spent": balance.spent, "held": balance.held, "remaining": balance.remaining}
-    return {name: show_amount(amount) for name, amount in parts.items()}
-
-
-def _epsilons(budget: Mapping[str, Any] | None, balance: Balance) -> list[dict[str, Any]]:
-    declared = dict(budget or {})
-    return [_epsilon(declared, balance, at_delta) for at_delta in report_deltas(declared)]
-
-
-def _epsilon(budget: Mapping[str, Any], balance: Balance, at_delta: float) -> dict[str, Any]:
-    spent, limit = (
-        show_epsilon(mu=amounts.mu_of(amount), delta=amounts.delta_of(amount), at_delta=at_delta)
-        for amount in (balance.spent, balance.limit)
-    )
-    declared = budget.get("epsilon")
-    if declared is not None and limit is not None:
-        # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
-        limit = min(limit, float(declared))
-    return {"delta": at_delta, "spent": spent, "limit": limit}
+def _declared_or_none(budget: Budget | None) -> dict[str, Any] | None:
+    return None if budget is None else _declared(budget)

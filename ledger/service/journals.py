@@ -1,18 +1,19 @@
-"""Any journal's head, proofs and export: a dataset's, or the tenant's own.
-
-`dataset` is None for the tenant's own journal.
-"""
+"""Journals, a dataset's or the tenant's own: entries, head, proofs, export."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final
 
+from ledger.access.roles import demand_whole
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
-from ledger.core.people import Tenant
+from ledger.core.people import Actor, Tenant
 from ledger.errors import JournalBroken
+from ledger.service import pages
+from ledger.service.catalogue import find_dataset
 from ledger.service.shapes.journals import (
     Consistency,
     ConsistencyProof,
@@ -23,8 +24,10 @@ from ledger.service.shapes.journals import (
     TenantHead,
     TenantInclusionProof,
 )
-from ledger.service.use_cases import UseCases
-from ledger.store import Reading
+from ledger.service.tenants import demand_tenant
+from ledger.signer.heads import Heads
+from ledger.signer.keyfile import Signer
+from ledger.store import Reading, Store
 from ledger.verifier import proofs
 from ledger.verifier.export import entry_line, head_line, header
 from ledger.verifier.merkle import Frontier
@@ -34,87 +37,116 @@ EXPORT_PAGE: Final = 500
 log = logging.getLogger(__name__)
 
 
-def head(served: UseCases, reading: Reading, tenant: Tenant, dataset: Dataset | None) -> Head | TenantHead:
-    """The signed head. Raises JournalBroken."""
-    signed = served.heads.signed(reading, dataset)
-    if dataset is None:
-        return TenantHead(tenant=tenant.name, **signed)
-    return Head(dataset=dataset.definition.name, **signed)
+class Journals:
+    """Reads journals. A dataset is named; without one, it is the tenant's own, which takes a key that sees all."""
+
+    def __init__(self, *, store: Store, heads: Heads, signer: Signer) -> None:
+        self._store, self._heads, self._signer = store, heads, signer
+
+    def entries(
+        self, actor: Actor, dataset: str | None, *, limit: int, cursor: str | None
+    ) -> tuple[Sequence[Entry | TenantEntry], str | None]:
+        """A page of a journal, oldest first, and the cursor of the next one. Raises NotFound and Forbidden."""
+        after = pages.after_seq(cursor)
+        with self._reading(actor, dataset) as (reading, _, named):
+            rows = _entries(reading, named, after=after, limit=limit + 1)
+        return pages.cut(rows, limit=limit, position=lambda entry: entry.seq)
+
+    def head(self, actor: Actor, dataset: str | None) -> Head | TenantHead:
+        """The signed head of a journal. Raises NotFound and Forbidden."""
+        with self._reading(actor, dataset) as (reading, tenant, named):
+            signed = self._heads.signed(reading, named)
+        if named is None:
+            return TenantHead(tenant=tenant.name, **signed)
+        return Head(dataset=named.definition.name, **signed)
+
+    def inclusion(
+        self, actor: Actor, dataset: str | None, *, seq: int, size: int | None
+    ) -> InclusionProof | TenantInclusionProof:
+        """The proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its end."""
+        with self._reading(actor, dataset) as (reading, tenant, named):
+            proof = proofs.inclusion(self._heads.branch(reading, named), seq=seq, size=size)
+            head = self._heads.signed(reading, named)
+        shared = Inclusion(
+            kind="inclusion",
+            seq=proof.seq,
+            hash=proof.hash,
+            size=proof.size,
+            root=proof.root,
+            path=proof.path,
+            head=head,
+        )
+        if named is None:
+            return TenantInclusionProof(tenant=tenant.name, **shared)
+        return InclusionProof(dataset=named.definition.name, **shared)
+
+    def consistency(
+        self, actor: Actor, dataset: str | None, *, from_: int, to: int | None
+    ) -> ConsistencyProof | TenantConsistencyProof:
+        """The proof that a journal begins with a shorter one. Raises NotFound, Forbidden, and InvalidRequest beyond its
+        end."""
+        with self._reading(actor, dataset) as (reading, tenant, named):
+            proof = proofs.consistency(self._heads.branch(reading, named), from_=from_, to=to)
+            head = self._heads.signed(reading, named)
+        shared: Consistency = {
+            "kind": "consistency",
+            "from": proof.old_size,
+            "from_root": proof.old_root,
+            "to": proof.size,
+            "root": proof.root,
+            "path": proof.path,
+            "head": head,
+        }
+        if named is None:
+            return TenantConsistencyProof(tenant=tenant.name, **shared)
+        return ConsistencyProof(dataset=named.definition.name, **shared)
+
+    def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
+        """The lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first line."""
+        with self._reading(actor, dataset) as (_, tenant, named):
+            return self._lines(tenant, named)
+
+    @contextmanager
+    def _reading(self, actor: Actor, name: str | None) -> Iterator[tuple[Reading, Tenant, Dataset | None]]:
+        """A tenant and the dataset named, in one snapshot with what is read of the journal."""
+        if name is None:
+            demand_whole(actor)
+        with self._store.reading(actor.tenant_id) as reading:
+            tenant = demand_tenant(reading)
+            yield reading, tenant, None if name is None else find_dataset(reading, actor, name)
+
+    def _lines(self, tenant: Tenant, dataset: Dataset | None) -> Iterator[str]:
+        """The lines, a page of the journal at a time. Entries never change, so no transaction has to stay open for a
+        slow reader: the export ends where the head was when it began, and its head is that of the entries that it has.
+        """
+        seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
+        id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
+        keys = self._signer.jwks()
+        yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
+        tree = Frontier()
+        for after in range(0, seq, EXPORT_PAGE):
+            with self._store.reading(tenant.id) as reading:
+                entries = _entries(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))
+            for entry in entries:
+                tree.append(entry.hash)
+            yield "".join(entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in entries)
+        root = tree.root()
+        yield head_line(seq=seq, hash_=newest, root=root, signature=self._signature(tenant, dataset, root)) + "\n"
+
+    def _signature(self, tenant: Tenant, dataset: Dataset | None, root: bytes) -> str | None:
+        """The head's signature; None where the journal is broken, which the export is to show and not to hide."""
+        try:
+            with self._store.reading(tenant.id) as reading:
+                signed = self._heads.signed(reading, dataset, tenant=tenant)
+        except JournalBroken:
+            return None  # it was logged where it was found
+        if signed["root"] != root.hex():
+            log.error("an export gets no signature: its entries are others than those that this process knows")
+            return None
+        return signed["signature"]
 
 
-def inclusion(
-    served: UseCases, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, seq: int, size: int | None
-) -> InclusionProof | TenantInclusionProof:
-    """The proof that an entry is in the journal. Raises InvalidRequest if the journal has fewer entries."""
-    proof = proofs.inclusion(served.heads.branch(reading, dataset), seq=seq, size=size)
-    shared = Inclusion(
-        kind="inclusion",
-        seq=proof.seq,
-        hash=proof.hash,
-        size=proof.size,
-        root=proof.root,
-        path=proof.path,
-        head=served.heads.signed(reading, dataset),
-    )
-    if dataset is None:
-        return TenantInclusionProof(tenant=tenant.name, **shared)
-    return InclusionProof(dataset=dataset.definition.name, **shared)
-
-
-def consistency(
-    served: UseCases, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, from_: int, to: int | None
-) -> ConsistencyProof | TenantConsistencyProof:
-    """The proof that the journal goes on from an earlier one. Raises InvalidRequest if it has fewer entries."""
-    proof = proofs.consistency(served.heads.branch(reading, dataset), from_=from_, to=to)
-    shared: Consistency = {
-        "kind": "consistency",
-        "from": proof.old_size,
-        "from_root": proof.old_root,
-        "to": proof.size,
-        "root": proof.root,
-        "path": proof.path,
-        "head": served.heads.signed(reading, dataset),
-    }
-    if dataset is None:
-        return TenantConsistencyProof(tenant=tenant.name, **shared)
-    return ConsistencyProof(dataset=dataset.definition.name, **shared)
-
-
-def export(served: UseCases, tenant: Tenant, dataset: Dataset | None) -> Iterator[str]:
-    """The lines of the whole journal, as it was when `tenant` or `dataset` was read, a page of it at a time.
-
-    Entries never change, so no transaction has to stay open for a slow reader: the export ends where the head was when
-    it began, and its head is that of the entries that it has.
-    """
-    seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
-    id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
-    keys = served.signer.jwks()
-    yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
-    tree = Frontier()
-    for after in range(0, seq, EXPORT_PAGE):
-        with served.store.reading(tenant.id) as reading:
-            page = _page(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))
-        for entry in page:
-            tree.append(entry.hash)
-        yield "".join(entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in page)
-    root = tree.root()
-    yield head_line(seq=seq, hash_=newest, root=root, signature=_signature(served, tenant, dataset, root)) + "\n"
-
-
-def _page(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> list[Entry] | list[TenantEntry]:
+def _entries(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> Sequence[Entry | TenantEntry]:
     if dataset is None:
         return reading.tenant_entry_page(after=after, limit=limit)
     return reading.entry_page(dataset.id, after=after, limit=limit)
-
-
-def _signature(served: UseCases, tenant: Tenant, dataset: Dataset | None, root: bytes) -> str | None:
-    """The head's signature; None if the journal is broken, which the export must show and not hide."""
-    try:
-        with served.store.reading(tenant.id) as reading:
-            signed = served.heads.signed(reading, dataset, tenant=tenant)
-    except JournalBroken:
-        return None  # it was logged where it was found
-    if signed["root"] != root.hex():
-        log.error("an export gets no signature: its entries are others than those that this process knows")
-        return None
-    return signed["signature"]

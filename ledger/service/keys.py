@@ -1,19 +1,79 @@
-"""Keys and tenants: make, rotate, revoke, show."""
+"""Keys: make, rotate, revoke, list."""
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
-from uuid import uuid4
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
 
 from ledger.access import keys
-from ledger.access.roles import Caller, Operator
-from ledger.core.amounts import timestamp
-from ledger.core.people import Actor, Tenant
-from ledger.errors import NotFound, Unauthenticated
-from ledger.service.use_cases import UseCases
-from ledger.store import Key, Reading, Writing
+from ledger.access.keys import Keyring
+from ledger.core.amounts import microseconds, timestamp
+from ledger.core.people import Actor
+from ledger.errors import InvalidRequest, NotFound, RunState
+from ledger.service import pages
+from ledger.service.requests.tenants import NewKey, Rotation
+from ledger.service.shapes.tenants import KeyPage, KeyShown, SecretShown
+from ledger.service.transactions import change_as
+from ledger.service.writer import Writer
+from ledger.store import Key, Store, Writing
+
+
+class Keys:
+    """Makes, rotates and revokes a tenant's keys, and lists them."""
+
+    def __init__(self, *, store: Store, writer: Writer, keyring: Keyring) -> None:
+        self._store, self._writer, self._keyring = store, writer, keyring
+
+    async def make(self, actor: Actor, body: NewKey) -> SecretShown:
+        """Make a key for a new principal. Raises InvalidRequest."""
+        secret = keys.mint(actor.tenant_id)
+
+        def make(writing: Writing, now_us: int) -> Key:
+            key = _new_key(writing, body, now_us)
+            writing.add_key(key, keys.digest_of(secret))
+            writing.note("key-made", actor.facts(), keys.facts_of(key), now_us=now_us)
+            return key
+
+        return _with_secret(await change_as(self._writer, actor, make), secret)
+
+    async def rotate(self, actor: Actor, key_id: UUID, body: Rotation) -> SecretShown:
+        """Make a new key for the same principal; the old one ends after the overlap. Raises NotFound and RunState."""
+        secret = keys.mint(actor.tenant_id)
+        overlap_us = body.overlap // timedelta(microseconds=1)
+
+        def rotate(writing: Writing, now_us: int) -> Key:
+            old = _key(writing, key_id)
+            if not old.is_live(now_us):
+                raise RunState("The key was revoked or has expired: make a new one.", state="ended")
+            key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
+            writing.add_key(key, keys.digest_of(secret))
+            writing.end_key(old.id, at_us=now_us + overlap_us)
+            facts = {**keys.facts_of(key), "rotates": str(old.id), "old_ends_at": timestamp(now_us + overlap_us)}
+            writing.note("key-rotated", actor.facts(), facts, now_us=now_us)
+            return key
+
+        return _with_secret(await change_as(self._writer, actor, rotate), secret)
+
+    async def revoke(self, actor: Actor, key_id: UUID) -> None:
+        """Revoke a key: this process refuses it at once. Raises NotFound."""
+
+        def revoke(writing: Writing, now_us: int) -> None:
+            if _key(writing, key_id).revoked_us is None:
+                writing.revoke_key(key_id, now_us=now_us)
+                writing.note("key-revoked", actor.facts(), {"revokes": str(key_id)}, now_us=now_us)
+
+        await change_as(self._writer, actor, revoke)
+        self._keyring.forget()
+
+    def page(self, actor: Actor, *, limit: int, cursor: str | None) -> KeyPage:
+        """The tenant's keys, without their secrets."""
+        with self._store.reading(actor.tenant_id) as reading:
+            rows = reading.keys(after=pages.after_id(cursor), limit=limit + 1)
+        page, following = pages.cut(rows, limit=limit, position=lambda key: str(key.id))
+        return KeyPage(items=[_key_shown(key) for key in page], next=following)
 
 
 def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
@@ -25,60 +85,43 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
     return key, secret
 
 
-T = TypeVar("T")
+def _key(writing: Writing, key_id: UUID) -> Key:
+    key = writing.keys_by_id([key_id]).get(key_id)
+    if key is None:
+        raise NotFound("There is no such key.")
+    return key
 
 
-def me_shape(caller: Caller, served: UseCases) -> dict[str, Any]:
-    """The caller as the ledger knows them."""
-    if isinstance(caller, Operator):
-        return {"role": "operator"}
-    with served.store.reading(caller.tenant_id) as reading:
-        tenant = tenant_shape(reading)
-    return {
-        "role": caller.role,
-        "tenant": {"id": str(tenant.id), "name": tenant.name},
-        "principal": str(caller.principal_id),
-        "name": caller.name,
-        "datasets": None if caller.datasets is None else sorted(caller.datasets),
-        "projects": None if caller.projects is None else sorted(caller.projects),
-        "expires_at": None if caller.expires_us is None else timestamp(caller.expires_us),
-    }
+def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:
+    datasets = None if body.datasets is None else tuple(sorted(set(body.datasets)))
+    if datasets is not None and (unknown := set(datasets) - writing.dataset_names(datasets)):
+        missing = min(unknown)
+        raise InvalidRequest(f"datasets: there is no dataset named {missing!r}", field="datasets", dataset=missing)
+    expires_us = None if body.expires_at is None else microseconds(body.expires_at)
+    if expires_us is not None and expires_us <= now_us:
+        raise InvalidRequest("expires_at: is in the past", field="expires_at")
+    projects = None if body.projects is None else tuple(sorted(set(body.projects)))
+    return Key(uuid4(), uuid4(), body.name, body.role, datasets, now_us, expires_us, None, projects)
 
 
-def tenant_shape(reading: Reading) -> Tenant:
-    """The tenant of this reading. Raises NotFound."""
-    tenant = reading.tenant()
-    if tenant is None:
-        raise NotFound("There is no such tenant.")
-    return tenant
+def _key_shown(key: Key) -> KeyShown:
+    return KeyShown(
+        id=str(key.id),
+        name=key.name,
+        role=key.role,
+        datasets=None if key.datasets is None else list(key.datasets),
+        projects=None if key.projects is None else list(key.projects),
+        principal=str(key.principal_id),
+        created_at=timestamp(key.created_us),
+        expires_at=_timestamp(key.expires_us),
+        revoked_at=_timestamp(key.revoked_us),
+        last_used_at=_timestamp(key.last_used_us),
+    )
 
 
-async def written(served: UseCases, caller: Actor, work: Callable[[Writing, int], T]) -> T:
-    """Does some work in a transaction of its own, in which the caller's key is looked at once more."""
-
-    def checked(writing: Writing) -> T:
-        now_us = writing.now_us()
-        if not writing.is_live(caller, now_us=now_us):
-            raise Unauthenticated("This key was revoked or has expired.")
-        return work(writing, now_us)
-
-    return await asyncio.wrap_future(served.writer.run(caller.tenant_id, checked))
+def _with_secret(key: Key, secret: str) -> SecretShown:
+    return {**_key_shown(key), "secret": secret}
 
 
-def shown(key: Key) -> dict[str, Any]:
-    """A key as it is answered, without its secret."""
-    times = {
-        "expires_at": key.expires_us,
-        "revoked_at": key.revoked_us,
-        "last_used_at": key.last_used_us,
-    }
-    return {
-        "id": str(key.id),
-        "principal": str(key.principal_id),
-        "name": key.name,
-        "role": key.role,
-        "datasets": None if key.datasets is None else list(key.datasets),
-        "projects": None if key.projects is None else list(key.projects),
-        "created_at": timestamp(key.created_us),
-        **{name: None if at_us is None else timestamp(at_us) for name, at_us in times.items()},
-    }
+def _timestamp(at_us: int | None) -> str | None:
+    return None if at_us is None else timestamp(at_us)

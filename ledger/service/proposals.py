@@ -1,58 +1,99 @@
-"""Proposals: find, approve, refuse, show."""
+"""Proposals: show, approve, refuse."""
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+from collections.abc import Collection
 from uuid import UUID
 
-from ledger.core.amounts import timestamp
-from ledger.core.people import Actor, Proposal
-from ledger.errors import NotFound, ProposalState
+from ledger.core.commands import RefuseProposal
+from ledger.core.decision.datasets import proposed_command
+from ledger.core.people import Actor, Consent, Proposal
+from ledger.errors import Forbidden, NotFound, ProposalState
+from ledger.service import pages
 from ledger.service.catalogue import demand_sight
-from ledger.service.use_cases import UseCases
-from ledger.store import Reading
+from ledger.service.datasets import Datasets
+from ledger.service.runs import Runs
+from ledger.service.shapes.datasets import DatasetShown
+from ledger.service.shapes.runs import RunMoved
+from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown, Proposed
+from ledger.service.transactions import submit
+from ledger.service.two_people import proposal_shown
+from ledger.service.writer import Writer
+from ledger.store import Reading, Store
 
 
-def found(served: UseCases, caller: Actor, proposal_id: UUID) -> dict[str, Any]:
-    """A proposal as GET shows it. Raises NotFound."""
-    proposal, name = look_up(served, caller, proposal_id)
-    with served.store.reading(caller.tenant_id) as reading:
-        return shown(proposal, name, now_us=reading.now_us())
+class Proposals:
+    """Shows what one steward proposed, and carries it out or drops it when a second one approves or refuses."""
+
+    def __init__(self, *, store: Store, writer: Writer, datasets: Datasets, runs: Runs) -> None:
+        self._store, self._writer, self._datasets, self._runs = store, writer, datasets, runs
+
+    def show(self, actor: Actor, proposal_id: UUID) -> ProposalShown:
+        """A proposal. Raises NotFound."""
+        with self._store.reading(actor.tenant_id) as reading:
+            proposal, dataset = _find(reading, actor, proposal_id)
+            return proposal_shown(proposal, dataset, now_us=reading.now_us())
+
+    def page(self, actor: Actor, *, state: ProposalStateShown | None, limit: int, cursor: str | None) -> ProposalPage:
+        """Proposals, newest first. Raises Forbidden for a key that is limited to datasets."""
+        if actor.datasets is not None:
+            raise Forbidden("A key limited to datasets shows a proposal by its id, and lists none.")
+        after = pages.after_moment(cursor)
+        with self._store.reading(actor.tenant_id) as reading:
+            now_us = reading.now_us()
+            rows = reading.proposal_page(after=after, limit=limit + 1, state=state, now_us=now_us)
+            names = _dataset_names(reading, rows)
+        proposals, following = pages.cut(rows, limit=limit, position=lambda row: [row.created_us, str(row.id)])
+        items = [proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us) for proposal in proposals]
+        return ProposalPage(items=items, next=following)
+
+    async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | RunMoved | Proposed:
+        """Do what another steward proposed; the dataset or the run that it was done to.
+
+        Raises NotFound, ProposalState, Forbidden for the one who proposed it, and what the change itself raises.
+        """
+        proposal, dataset = await asyncio.to_thread(self._open, actor, proposal_id)
+        if proposal.run_id is not None:
+            body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True)
+            return (await self._runs.void(actor, proposal.run_id, body=body, consent=consent)).answer
+        return (await self._datasets.apply(proposed_command(proposal, actor), dataset)).answer
+
+    async def refuse(self, actor: Actor, proposal_id: UUID, *, reason: str) -> ProposalShown:
+        """Refuse what another steward proposed. Raises NotFound, ProposalState and Forbidden."""
+        proposal, _ = await asyncio.to_thread(self._open, actor, proposal_id)
+        if proposal.run_id is not None:
+            await self._runs.refuse_void(actor, proposal.run_id, proposal_id=proposal.id, reason=reason)
+        else:
+            await submit(self._writer, RefuseProposal(actor, proposal.id, (proposal.dataset_id,), reason))
+        return await asyncio.to_thread(self.show, actor, proposal_id)
+
+    def _open(self, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
+        """A proposal that is open, and the name of its dataset. Raises NotFound and ProposalState."""
+        with self._store.reading(actor.tenant_id) as reading:
+            proposal, dataset = _find(reading, actor, proposal_id)
+        if proposal.state != "open":
+            raise ProposalState(f"The proposal is {proposal.state}.", state=proposal.state)
+        return proposal, dataset
 
 
-def look_up(served: UseCases, caller: Actor, proposal_id: UUID, *, is_open: bool = False) -> tuple[Proposal, str]:
+def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
     """A proposal and the name of its dataset. Raises NotFound."""
-    with served.store.reading(caller.tenant_id) as reading:
-        proposal = reading.proposal(proposal_id)
-        if proposal is None:
-            raise NotFound("There is no such proposal.")
-        name = names_of_datasets(reading, [proposal])[proposal.dataset_id]
+    proposal = reading.proposal(proposal_id)
+    if proposal is None:
+        raise _no_proposal()
+    name = _dataset_names(reading, [proposal])[proposal.dataset_id]
     try:
-        demand_sight(caller, name)
+        demand_sight(actor, name)
     except NotFound:
-        raise NotFound("There is no such proposal.") from None
-    if is_open and proposal.state != "open":
-        raise ProposalState(f"The proposal is {proposal.state}.", state=proposal.state)
+        raise _no_proposal() from None
     return proposal, name
 
 
-def names_of_datasets(reading: Reading, proposals: list[Proposal]) -> dict[UUID, str]:
-    """The names of the datasets that the proposals are about."""
+def _dataset_names(reading: Reading, proposals: Collection[Proposal]) -> dict[UUID, str]:
     definitions = reading.definitions(ids={proposal.dataset_id for proposal in proposals})
     return {definition.id: definition.name for definition in definitions}
 
 
-def shown(proposal: Proposal, dataset: str, *, now_us: int) -> dict[str, Any]:
-    """A proposal in an answer."""
-    is_late = proposal.state == "open" and proposal.expires_us <= now_us
-    return {
-        "id": str(proposal.id),
-        "what": proposal.kind,
-        "dataset": dataset,
-        "run": None if proposal.run_id is None else str(proposal.run_id),
-        "proposes": proposal.body["request"],
-        "proposed_by": proposal.body["by"],
-        "state": "expired" if is_late else proposal.state,
-        "created_at": timestamp(proposal.created_us),
-        "approve_by": timestamp(proposal.expires_us),
-    }
+def _no_proposal() -> NotFound:
+    return NotFound("There is no such proposal.")

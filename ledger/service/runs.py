@@ -42,12 +42,13 @@ from ledger.errors import (
     RunState,
     TooLarge,
 )
-from ledger.service import answers
-from ledger.service.catalogue import Catalogue, Resolved, demand_project, find
+from ledger.service import answers, pages
+from ledger.service.catalogue import Catalogue, Resolved, demand_project, find_definition
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_segments, segments_of
 from ledger.service.requests.runs import RunRequest, SettleRequest
-from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunShown, RunStarted
+from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import Receipts, Sealed
@@ -280,15 +281,13 @@ class Runs:
         of = {"settle": decision["run"], "steps": steps, "stop": stop}
         return await self._certificates.beside(actor.tenant_id, work, of=of)
 
-    async def void(
-        self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent
-    ) -> tuple[RunMoved | dict[str, Any], bool]:
-        """Says that no output of the run was ever seen: the answer, and whether that is done or only proposed."""
+    async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
+        """Say that no output of the run was ever seen. A started run can take a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
         if entries[0]["kind"] == "change-proposed":
-            return answers.proposed(entries[0]), False
-        return answers.moved(decisions[0], entries), True
+            return Outcome(proposed(entries[0]), is_done=False)
+        return Outcome(answers.moved(decisions[0], entries), is_done=True)
 
     async def refuse_void(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
         """Says no to what somebody else proposed."""
@@ -338,21 +337,22 @@ class Runs:
         self,
         actor: Actor,
         *,
-        after: tuple[int, UUID] | None,
         limit: int,
+        cursor: str | None,
         dataset: str | None,
         state: str | None,
         project: str | None,
         is_overdue: bool | None,
-    ) -> list[tuple[Run, RunShown]]:
-        """Runs that the caller may see, newest first."""
+    ) -> RunPage:
+        """Runs that the caller may see, newest first. Raises NotFound for the dataset."""
+        after = pages.after_moment(cursor)
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
-            runs = reading.run_page(
+            rows = reading.run_page(
                 after=after,
-                limit=limit,
-                dataset_id=None if dataset is None else find(reading, actor, dataset).id,
+                limit=limit + 1,
+                dataset_id=None if dataset is None else find_definition(reading, actor, dataset).id,
                 state=state,
                 project=project,
                 due_before_us=now_us if is_overdue else None,
@@ -360,8 +360,9 @@ class Runs:
                 principal_id=actor.principal_id if limited else None,
                 within=actor.datasets,
             )
+            runs, following = pages.cut(rows, limit=limit, position=lambda run: [run.created_us, str(run.id)])
             entries = _parsed(reading, [run.id for run in runs])
-        return [(run, answers.describe(run, entries[run.id], now_us=now_us)) for run in runs]
+        return RunPage(items=[answers.describe(run, entries[run.id], now_us=now_us) for run in runs], next=following)
 
     # --- looking things up
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ledger.access.keys import Keyring
+from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
+from ledger.service.datasets import Datasets
+from ledger.service.journals import Journals
+from ledger.service.keys import Keys
 from ledger.service.planner import Planner
+from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
+from ledger.service.tenants import Tenants
 from ledger.service.writer import Writer
 from ledger.signer.heads import Heads
 from ledger.signer.keyfile import Signer
@@ -24,8 +30,14 @@ class UseCases:
     keyring: Keyring
     catalogue: Catalogue
     certificates: Certificates
+    datasets: Datasets
     runs: Runs
     planner: Planner
+    proposals: Proposals
+    tenants: Tenants
+    keys: Keys
+    alerts: Alerts
+    journals: Journals
     signer: Signer
     heads: Heads
     schema_revision: str

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic import TypeAdapter, ValidationError
 from typing_extensions import is_typeddict
 
 from ledger.api.problems import STATUS
-from ledger.api.schemas import alerts, common, datasets, problems, tenants
-from ledger.service.shapes import accountant, journals, runs
+from ledger.api.schemas import common, problems
+from ledger.service.shapes import accountant, alerts, datasets, journals, runs, tenants
 from ledger.service.shapes import common as shared
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
@@ -76,20 +76,20 @@ CALLS = {
 }
 """The calls of this version."""
 
-MODELS: dict[str, type] = {
-    name: model
+SHAPES: dict[str, type] = {
+    name: shape
     for module in (accountant, alerts, common, datasets, journals, problems, runs, shared, tenants)
-    for name, model in vars(module).items()
-    if isinstance(model, type) and (is_typeddict(model) or issubclass(model, BaseModel))
+    for name, shape in vars(module).items()
+    if is_typeddict(shape)
 }
-"""The types of answers, by the name that the document gives them."""
+"""The shapes of answers, by the name that the document gives them."""
 
 OF_CODE = {
     "budget-exceeded": problems.RunRefused,
     "overrun": problems.RunOverran,
     "batch-refused": problems.BatchWasRefused,
 }
-"""The types of problems that have more members than every problem, by their code."""
+"""The shapes of problems that have more members than every problem, by their code."""
 
 
 @pytest.fixture
@@ -246,16 +246,16 @@ def test_every_example_is_accepted(here: Ledger, document: dict[str, Any]) -> No
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def models_of(call: dict[str, Any], status: int) -> list[type]:
-    """The types that the document declares for an answer, in its order."""
+def shapes_of(call: dict[str, Any], status: int) -> list[type]:
+    """The shapes that the document declares for an answer, in its order."""
     declared = call["responses"].get(str(status), call["responses"]["default"])
     ((_, content),) = declared["content"].items()
-    return [MODELS[one["$ref"].rpartition("/")[2]] for one in alternatives(content["schema"])]
+    return [SHAPES[one["$ref"].rpartition("/")[2]] for one in alternatives(content["schema"])]
 
 
-def as_read(model: type, content: bytes) -> Any:
-    """An answer read through a type and written again; None if the type does not take it."""
-    adapter: TypeAdapter[Any] = TypeAdapter(model)
+def as_read(shape: type, content: bytes) -> Any:
+    """An answer read through a shape and written again; None if the shape does not take it."""
+    adapter: TypeAdapter[Any] = TypeAdapter(shape)
     try:
         answer = adapter.validate_json(content, strict=True)
     except ValidationError:
@@ -264,7 +264,7 @@ def as_read(model: type, content: bytes) -> Any:
 
 
 class Checked:
-    """Sends requests and holds every answer against the type that the document declares for it."""
+    """Sends requests and holds every answer against the shape that the document declares for it."""
 
     def __init__(self, ledger: Ledger, document: dict[str, Any]) -> None:
         self.ledger, self.document = ledger, document
@@ -287,23 +287,23 @@ class Checked:
         is_report = path.endswith("/report") and answer.is_success  # in one of four formats, as it was asked for
         assert media in declared if is_report else [media] == list(declared), (method, path)
         if "schema" not in declared[answer.headers["content-type"].partition(";")[0]]:
-            return None  # no JSON, so nothing that a type could describe
-        models = models_of(call, answer.status_code)
+            return None  # no JSON, so nothing that a shape could describe
+        shapes = shapes_of(call, answer.status_code)
         if answer.is_error:
             assert STATUS[answer.json()["code"]] == answer.status_code
             # Any problem could pass for one of no other members than every problem has.
-            model = OF_CODE.get(answer.json()["code"], common.Problem)
-            assert model in models, (method, path)
-            models = [model]
-        # What a type does not declare would be missing here, and what it reads differently would differ.
-        assert answer.json() in [as_read(model, answer.content) for model in models], (method, path)
+            shape = OF_CODE.get(answer.json()["code"], common.Problem)
+            assert shape in shapes, (method, path)
+            shapes = [shape]
+        # What a shape does not declare would be missing here, and what it reads differently would differ.
+        assert answer.json() in [as_read(shape, answer.content) for shape in shapes], (method, path)
         return answer.json()
 
 
 def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None:
     """Goal: documentation and answers cannot drift apart.
 
-    Method: make every call succeed, and fail in many ways, and read each answer through its declared type, strictly:
+    Method: make every call succeed, and fail in many ways, and read each answer through its declared shape, strictly:
     no member may be missing, undeclared or of another type.
     """
     send = Checked(here, document)

@@ -1,4 +1,4 @@
-"""What HTTP alone answers with: problems, and whether the process is well."""
+"""Answers that are HTTP's alone: problems, whether the process is well, and its public keys."""
 
 from __future__ import annotations
 
@@ -21,6 +21,20 @@ class Problem(TypedDict, extra_items=Any):  # type: ignore[call-arg]
     request_id: NotRequired[Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")]]
 
 
-# No docstring: OpenAPI would show it as a description.
 class Health(TypedDict):
     status: Literal["ok"]
+
+
+class PublicKey(TypedDict):
+    kty: Literal["OKP"]
+    crv: Literal["Ed25519"]
+    x: str
+    kid: Annotated[str, Field(description="The key's thumbprint by RFC 7638.")]
+    use: Literal["sig"]
+    alg: Literal["EdDSA"]
+
+
+class KeySet(TypedDict):
+    """A JWK set: the key that is signed with now, then those before it."""
+
+    keys: list[PublicKey]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
 from ledger.cli.show.console import err, new_grid, new_table, number, out
 
+if TYPE_CHECKING:
+    from ledger.service.shapes.alerts import AlertingShown, AlertShown, ForecastShown
 
-def alerts(items: Sequence[Mapping[str, Any]]) -> None:
+
+def alerts(items: Sequence[AlertShown]) -> None:
     """Alerts, a line each, newest first."""
     if not items:
         err.print("No alerts.")
@@ -18,15 +21,17 @@ def alerts(items: Sequence[Mapping[str, Any]]) -> None:
     table = new_table("at", "kind", "dataset", "what", "delivery")
     for item in items:
         event, delivery = item["event"], item["delivery"]
-        state = "not sent" if delivery["state"] == "none" else delivery["state"]
+        state: str = "not sent" if delivery["state"] == "none" else delivery["state"]
         if delivery["failure"] is not None and delivery["state"] != "delivered":
             state = f"{state} ({delivery['failure']})"
         dataset = escape(event.get("dataset", {}).get("name", ""))
-        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_told(event)), escape(state))
+        table.add_row(
+            item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_event_text(event)), escape(state)
+        )
     out.print(table)
 
 
-def _told(event: Mapping[str, Any]) -> str:
+def _event_text(event: Mapping[str, Any]) -> str:
     """An alert in a few words."""
     account = ", ".join(event.get("account", {}).values())
     where = f" of {account}" if account else ""
@@ -52,7 +57,7 @@ def _told(event: Mapping[str, Any]) -> str:
             return "a test"
 
 
-def alerting(answer: Mapping[str, Any]) -> None:
+def alerting(answer: AlertingShown) -> None:
     """What a tenant is told of."""
     refusals, days, webhook = answer["refusals_in_a_row"], answer["forecast_days"], answer["webhook"]
     grid = new_grid()
@@ -64,7 +69,7 @@ def alerting(answer: Mapping[str, Any]) -> None:
     out.print(grid)
 
 
-def tested(item: Mapping[str, Any]) -> None:
+def tested(item: AlertShown) -> None:
     """What came of a test alert."""
     if item["delivery"]["state"] == "none":
         out.print("Raised. There is no webhook, so it is only listed: privacy-ledger alerts")
@@ -72,7 +77,7 @@ def tested(item: Mapping[str, Any]) -> None:
         out.print("Raised, and on its way. What comes of it: privacy-ledger alerts --kind test")
 
 
-def forecast(answer: Mapping[str, Any]) -> None:
+def forecast(answer: ForecastShown) -> None:
     """How long a budget lasts, by the rate of the last weeks."""
     out.print(f"At the rate of the last {answer['window_days']} days. An estimate; it decides nothing.")
     table = new_table(

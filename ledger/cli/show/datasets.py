@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.text import Text
@@ -21,60 +21,76 @@ from ledger.cli.show.console import (
     remaining_text,
 )
 
+if TYPE_CHECKING:
+    from ledger.service.shapes.common import AmountShown
+    from ledger.service.shapes.datasets import (
+        BalanceShown,
+        DatasetShown,
+        FairUseShown,
+        PartitionShown,
+        ProjectOfDataset,
+        ProjectShown,
+    )
 
-def dataset(shown: Mapping[str, Any]) -> None:
+
+def dataset(item: DatasetShown) -> None:
     """A dataset with its balance."""
-    out.print(Text.assemble((shown["name"], "bold"), f"  {shown['title']}"))
+    out.print(Text.assemble((item["name"], "bold"), f"  {item['title']}"))
     grid = new_grid()
-    grid.add_row("state", shown["state"])
-    grid.add_row("privacy unit", f"{escape(shown['privacy_unit'])}, {shown['adjacency']}")
-    grid.add_row("bound", "clt, an estimate and no guarantee" if shown["is_estimate"] else "certified")
-    if shown["derived_from"]:
-        grid.add_row("derived from", ", ".join(parent["name"] for parent in shown["derived_from"]))
-        grid.add_row("its runs charge", ", ".join(shown["roots"]))
-    if shown["ceiling"] is not None:
-        grid.add_row("ceiling", f"mu {number(shown['ceiling']['mu'])}, delta {number(shown['ceiling']['delta'])}")
-    if shown["fair_use"] is not None:
-        grid.add_row("fair use", _fair_use(shown["fair_use"]))
-    if shown["balance"] is not None:
-        grid.add_row("budget", bar(shown["balance"]))
-    if shown["partition_count"] is not None:
-        counted = f"{shown['partition_count']:,}" + (", the fullest of which is shown" if shown["partitions"] else "")
+    grid.add_row("state", item["state"])
+    grid.add_row("privacy unit", f"{escape(item['privacy_unit'])}, {item['adjacency']}")
+    grid.add_row("bound", "clt, an estimate and no guarantee" if item["is_estimate"] else "certified")
+    if item["derived_from"]:
+        grid.add_row("derived from", ", ".join(parent["name"] for parent in item["derived_from"]))
+        grid.add_row("its runs charge", ", ".join(item["roots"]))
+    if item["ceiling"] is not None:
+        grid.add_row("ceiling", f"mu {number(item['ceiling']['mu'])}, delta {number(item['ceiling']['delta'])}")
+    if item["fair_use"] is not None:
+        grid.add_row("fair use", _fair_use(item["fair_use"]))
+    if item["balance"] is not None:
+        grid.add_row("budget", bar(item["balance"]))
+    if item["partition_count"] is not None:
+        counted = f"{item['partition_count']:,}" + (", the fullest of which is shown" if item["partitions"] else "")
         grid.add_row("partitions", counted)
     out.print(grid)
-    if shown["balance"] is not None:
-        _balance(shown, shown["balance"])
-    for kind in ("partition", "project"):
-        if shown[f"{kind}s"]:
-            _parts(kind, shown[f"{kind}s"], count=shown["partition_count"] if kind == "partition" else None)
+    if item["balance"] is not None:
+        _balance(item, item["balance"])
+    if item["partitions"]:
+        _parts("partition", item["partitions"], count=item["partition_count"])
+    if item["projects"]:
+        _parts("project", item["projects"])
 
 
-def _fair_use(said: Mapping[str, Any]) -> str:
+def _fair_use(fair_use: FairUseShown) -> str:
     limits = []
-    if said["held"] is not None:
-        named = ", ".join(f"{name} {number(said['held'][name])}" for name in BUDGET if name in said["held"])
+    if fair_use["held"] is not None:
+        named = ", ".join(f"{name} {number(fair_use['held'][name])}" for name in BUDGET if name in fair_use["held"])
         limits.append(f"{named} held at once")
-    if said["runs_per_hour"] is not None:
-        limits.append(f"{said['runs_per_hour']:,} runs an hour")
+    if fair_use["runs_per_hour"] is not None:
+        limits.append(f"{fair_use['runs_per_hour']:,} runs an hour")
     return f"{' and '.join(limits)}, for each principal"
 
 
-def _balance(shown: Mapping[str, Any], balance: Mapping[str, Any]) -> None:
+def _balance(item: DatasetShown, balance: BalanceShown) -> None:
     table = new_table("", "mu", "delta", "mu² (1e-12)", right=("mu", "delta", "mu² (1e-12)"))
     for part in ("limit", "spent", "held", "remaining"):
         amount = balance[part]
-        table.add_row(part, remaining_text(amount), number(amount["delta"]), f"{int(amount['mu_sq_pico']):,}")
+        table.add_row(part, remaining_text(amount), number(amount["delta"]), f"{_mu_sq_pico(amount):,}")
     out.print(table)
-    for epsilon in shown["epsilon"]:
-        estimate = " (estimate)" if shown["is_estimate"] else ""
+    for epsilon in item["epsilon"]:
+        estimate = " (estimate)" if item["is_estimate"] else ""
         spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
         out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
 
 
-def _parts(what: str, items: Sequence[Mapping[str, Any]], *, count: int | None = None) -> None:
+def _mu_sq_pico(amount: AmountShown) -> int:
+    return int(amount["mu_sq_pico"] or 0)  # a balance always has its digits
+
+
+def _parts(what: str, items: Sequence[PartitionShown | ProjectOfDataset], *, count: int | None = None) -> None:
     """Partitions or projects, a line each, the fullest first, as many as a person reads."""
     table = new_table(what, "mu left", "of", "budget", right=("mu left", "of"))
-    fullest = sorted(items, key=lambda item: int(item["balance"]["remaining"]["mu_sq_pico"]))
+    fullest = sorted(items, key=lambda item: _mu_sq_pico(item["balance"]["remaining"]))
     for item in fullest[:ACCOUNTS_SHOWN_MAX]:
         left, limit = (remaining_text(item["balance"]["remaining"]), number(item["balance"]["limit"]["mu"]))
         table.add_row(item["name"], left, limit, bar(item["balance"], width=BAR_WIDTH // 4))
@@ -84,7 +100,7 @@ def _parts(what: str, items: Sequence[Mapping[str, Any]], *, count: int | None =
         out.print(f"and {more:,} more; --json has them")
 
 
-def partitions(items: Sequence[Mapping[str, Any]]) -> None:
+def partitions(items: Sequence[PartitionShown]) -> None:
     """Partitions, a line each."""
     if items:
         _parts("partition", items)
@@ -92,13 +108,13 @@ def partitions(items: Sequence[Mapping[str, Any]]) -> None:
         err.print("No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint")
 
 
-def project(shown: Mapping[str, Any]) -> None:
+def project(item: ProjectShown) -> None:
     """A project's share of a dataset."""
-    out.print(Text.assemble((shown["name"], "bold"), f"  a project of {shown['dataset']}"))
-    _parts("project", [shown])
+    out.print(Text.assemble((item["name"], "bold"), f"  a project of {item['dataset']}"))
+    _parts("project", [item])
 
 
-def datasets(items: Sequence[Mapping[str, Any]]) -> None:
+def datasets(items: Sequence[DatasetShown]) -> None:
     """Datasets, a line each."""
     if not items:
         err.print("No datasets yet. Register one: privacy-ledger dataset create NAME --epsilon 3 --at-delta 1e-5")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 from rich.table import Table
@@ -11,14 +11,17 @@ from rich.text import Text
 
 from ledger.cli.show.console import BUDGET, err, new_grid, new_table, number, out
 
+if TYPE_CHECKING:
+    from ledger.service.shapes.tenants import KeyShown, Me, PolicyShown, ProposalShown, SecretShown
 
-def keys(items: Sequence[Mapping[str, Any]]) -> None:
+
+def keys(items: Sequence[KeyShown]) -> None:
     """Keys, a line each."""
     projects = ["projects"] if any(item["projects"] is not None for item in items) else []
     table = new_table("id", "name", "role", "datasets", *projects, "created", "last used", "until")
     for item in items:
         until = "revoked" if item["revoked_at"] else (item["expires_at"] or "")[:19].replace("T", " ")
-        limits = [_limited(item[name]) for name in ("datasets", *projects)]
+        limits = [_limited(item["datasets"]), *([_limited(item["projects"])] if projects else [])]
         created = item["created_at"][:19].replace("T", " ")
         used = (item["last_used_at"] or "")[:16].replace("T", " ")
         table.add_row(item["id"], escape(item["name"]), item["role"], *limits, created, used, until)
@@ -30,14 +33,15 @@ def _limited(names: Sequence[str] | None) -> str:
     return "all" if names is None else ", ".join(names)
 
 
-def me(answer: Mapping[str, Any]) -> None:
+def me(answer: Me) -> None:
     """Whom the ledger takes the caller for."""
-    if answer["role"] == "operator":
+    tenant = answer.get("tenant")
+    if tenant is None:
         out.print("The operator, who makes tenants and reads nothing of theirs.")
         return
-    out.print(Text.assemble((answer["name"], "bold"), f"  {answer['role']} of {answer['tenant']['name']}"))
+    out.print(Text.assemble((answer["name"] or "", "bold"), f"  {answer['role']} of {tenant['name']}"))
     grid = new_grid()
-    grid.add_row("tenant", answer["tenant"]["id"])
+    grid.add_row("tenant", tenant["id"])
     grid.add_row("principal", answer["principal"])
     for name in ("datasets", "projects"):
         grid.add_row(name, _limited(answer[name]))
@@ -45,13 +49,13 @@ def me(answer: Mapping[str, Any]) -> None:
     out.print(grid)
 
 
-def policy(answer: Mapping[str, Any]) -> None:
+def policy(answer: PolicyShown) -> None:
     """What takes two people."""
     who = "take a second steward within a day" if answer["second_steward"] else "take one steward"
     out.print(f"Raising a budget, thawing an overdrawn dataset and voiding a started run {who}.")
 
 
-def proposed(item: Mapping[str, Any]) -> None:
+def proposed(item: ProposalShown) -> None:
     """What a command only proposed, and who has to do what now."""
     out.print(Text("proposed", style="bold yellow"))
     out.print(_proposal(item))
@@ -60,37 +64,37 @@ def proposed(item: Mapping[str, Any]) -> None:
     out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …", markup=False)
 
 
-def proposal(item: Mapping[str, Any]) -> None:
+def proposal(item: ProposalShown) -> None:
     """A proposal, and what became of it."""
     out.print(Text(item["state"], style="bold"))
     out.print(_proposal(item))
 
 
-def _proposal(item: Mapping[str, Any]) -> Table:
-    said = item["proposes"].get("request", item["proposes"])
+def _proposal(item: ProposalShown) -> Table:
+    request = item["proposes"].get("request", item["proposes"])
     grid = new_grid()
     grid.add_row("proposal", item["id"])
-    grid.add_row("what", _what(item))
+    grid.add_row("what", _change(item))
     grid.add_row("by", escape(str(item["proposed_by"]["name"])))
-    grid.add_row("reason", escape(str(said.get("reason"))))
+    grid.add_row("reason", escape(str(request.get("reason"))))
     grid.add_row("approve by", item["approve_by"])
     return grid
 
 
-def _what(item: Mapping[str, Any]) -> str:
+def _change(item: ProposalShown) -> str:
     """What is proposed, in a few words."""
     match item["what"]:
         case "budget":
             budget = item["proposes"]["budget"]
-            said = ", ".join(f"{name} {number(budget[name])}" for name in BUDGET if name in budget)
-            return f"set the budget of {item['dataset']} to {said}"
+            parts = ", ".join(f"{name} {number(budget[name])}" for name in BUDGET if name in budget)
+            return f"set the budget of {item['dataset']} to {parts}"
         case "thaw":
             return f"thaw {item['dataset']}"
         case _:
             return f"void run {item['run']}"
 
 
-def proposals(items: Sequence[Mapping[str, Any]]) -> None:
+def proposals(items: Sequence[ProposalShown]) -> None:
     """Proposals, a line each, newest first."""
     if not items:
         err.print("No proposals.")
@@ -98,11 +102,11 @@ def proposals(items: Sequence[Mapping[str, Any]]) -> None:
     table = new_table("id", "state", "what", "by", "approve by")
     for item in items:
         by, until = escape(str(item["proposed_by"]["name"])), item["approve_by"][:19].replace("T", " ")
-        table.add_row(item["id"], item["state"], _what(item), by, until)
+        table.add_row(item["id"], item["state"], _change(item), by, until)
     out.print(table)
 
 
-def secret(made: Mapping[str, Any], *, what: str) -> None:
+def secret(made: SecretShown, *, what: str) -> None:
     """A new key, whose secret is shown this once."""
     out.print(f"{what} The secret is shown this once:\n")
     out.print(f"    {made['secret']}\n")
@@ -111,6 +115,6 @@ def secret(made: Mapping[str, Any], *, what: str) -> None:
 def signing_keys(keys: Sequence[Mapping[str, Any]]) -> None:
     """The keys that are or were signed with, the current one first."""
     table = new_table("key", "public", "")
-    for place, key in enumerate(keys):
-        table.add_row(key["kid"], key["x"], "retired" if place else "signs now")
+    for index, key in enumerate(keys):
+        table.add_row(key["kid"], key["x"], "retired" if index else "signs now")
     out.print(table)

@@ -12,6 +12,7 @@ from ledger.core.commands import AddPartitions, Change, Register, SetBudget, Set
 from ledger.core.datasets import Account, AccountKey, Dataset, Project
 from ledger.core.decision.posting import Drafts, Touched, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
+from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
 
 PARTITIONS_MAX: Final = 4096
@@ -175,3 +176,20 @@ def set_fair_use(books: Books, command: SetFairUse) -> Drafts:
     dataset = replace(books.datasets[command.dataset_id], fair_use=command.fair_use)
     facts = {"fair_use": command.fair_use.facts(), "reason": command.reason}
     return write(books, [Touched(dataset)], command.actor, "fair-use-set", facts)
+
+
+def proposed_command(proposal: Proposal, actor: Actor) -> SetBudget | Change:
+    """The command that a proposal of `set_budget` or `change` stands for, as the second person's."""
+    facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
+    if proposal.kind == "budget":
+        limit = Amount.of(facts["limit"])
+        return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent)
+    return Change(
+        actor,
+        proposal.dataset_id,
+        facts.get("state"),
+        facts.get("title"),
+        facts.get("description"),
+        facts.get("reason"),
+        consent,
+    )

@@ -64,10 +64,10 @@ _DURATION: Final = re.compile(
 def _duration(value: Any) -> timedelta:
     if isinstance(value, timedelta):
         return value
-    found = _DURATION.fullmatch(value) if isinstance(value, str) else None
-    if found is None:
+    match = _DURATION.fullmatch(value) if isinstance(value, str) else None
+    if match is None:
         raise PydanticCustomError("duration", "must be an ISO 8601 duration such as P1D, P2W or PT12H")
-    weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in found.groups())
+    weeks, days, hours, minutes, seconds = (Decimal(number or 0) for number in match.groups())
     whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
     duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
     if duration > timedelta(days=VALID_FOR_DAYS_MAX):

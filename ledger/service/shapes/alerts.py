@@ -1,25 +1,26 @@
-"""Alerts, webhooks and forecasts as they are answered."""
+"""Alerts, what a tenant is told of, and forecasts."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
-from uuid import UUID
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from ledger.core.alerting import AlertKind, DeliveryState
 from ledger.core.amounts import Quantity
-from ledger.service.shapes.common import AmountShown
+from ledger.service.shapes.common import AmountShown, Id
 
 
-class WebhookShown(BaseModel):
+class WebhookShown(TypedDict):
     """Where alerts go. The rest of the URL may be a secret, and is not shown."""
 
     host: str
     sha256: Annotated[str, Field(description="Of the whole URL.")]
 
 
-class AlertingShown(BaseModel):
+class AlertingShown(TypedDict):
     thresholds: Annotated[list[int], Field(description="Percent of an account's budget, spent and held together.")]
     refusals_in_a_row: Annotated[int | None, Field(description="Of one dataset; null is never.")]
     forecast_days: Annotated[int | None, Field(description="Below how many days left; null is never.")]
@@ -27,7 +28,7 @@ class AlertingShown(BaseModel):
     heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")]
 
 
-class Delivery(BaseModel):
+class Delivery(TypedDict):
     state: Annotated[
         DeliveryState,
         Field(description="none: there was no webhook. failed: it was tried as often as it is ever tried."),
@@ -38,20 +39,20 @@ class Delivery(BaseModel):
     delivered_at: str | None
 
 
-class AlertShown(BaseModel):
-    id: UUID
+class AlertShown(TypedDict):
+    id: Id
     kind: AlertKind
     at: str
-    event: Annotated[dict[str, Any], Field(description="As it is signed and sent; docs/alerts.md has the members.")]
+    event: Annotated[Mapping[str, Any], Field(description="As it is signed and sent; docs/alerts.md has the members.")]
     delivery: Delivery
 
 
-class AlertPage(BaseModel):
+class AlertPage(TypedDict):
     items: list[AlertShown]
     next: str | None
 
 
-class AccountForecast(BaseModel):
+class AccountForecast(TypedDict):
     partition: str | None
     project: str | None
     since: Annotated[str, Field(description="Where the time begins that the estimate looks at.")]
@@ -66,7 +67,7 @@ class AccountForecast(BaseModel):
     quantity: Annotated[Quantity | None, Field(description="What is used up first.")]
 
 
-class ForecastShown(BaseModel):
+class ForecastShown(TypedDict):
     """An estimate, by the rate of the last weeks. It decides nothing."""
 
     dataset: str

@@ -1,29 +1,31 @@
-"""Datasets, partitions and projects as they are answered."""
+"""Datasets, partitions and projects."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.service.shapes.common import AmountShown
 
 
-class BalanceShown(BaseModel):
+class BalanceShown(TypedDict):
     limit: AmountShown
     spent: AmountShown
     held: AmountShown
     remaining: AmountShown
 
 
-class EpsilonOfBudget(BaseModel):
+class EpsilonOfBudget(TypedDict):
     delta: float
     spent: Annotated[float | None, Field(description="null is infinity")]
     limit: Annotated[float | None, Field(description="null is infinity")]
 
 
-class Counted(BaseModel):
+class Counted(TypedDict):
     """A budget, or a part of one: what is left of it, and what that is as epsilon."""
 
     balance: BalanceShown
@@ -36,24 +38,24 @@ class PartitionShown(Counted):
 
 class ProjectOfDataset(Counted):
     name: str
-    budget: dict[str, Any]
+    budget: Mapping[str, Any]
 
 
 class ProjectShown(ProjectOfDataset):
     dataset: str
 
 
-class ParentShown(BaseModel):
+class ParentShown(TypedDict):
     name: str
     unit_preserving: Literal[True]
 
 
-class FairUseShown(BaseModel):
-    held: dict[str, Any] | None
+class FairUseShown(TypedDict):
+    held: Mapping[str, Any] | None
     runs_per_hour: int | None
 
 
-class DatasetShown(BaseModel):
+class DatasetShown(TypedDict):
     name: str
     title: str
     description: str
@@ -62,7 +64,7 @@ class DatasetShown(BaseModel):
     size: int | None
     bound: Bound
     is_estimate: bool
-    budget: Annotated[dict[str, Any] | None, Field(description="null: its runs charge what it is derived from.")]
+    budget: Annotated[Mapping[str, Any] | None, Field(description="null: its runs charge what it is derived from.")]
     ceiling: AmountShown | None
     derived_from: list[ParentShown]
     roots: Annotated[list[str], Field(description="Where it comes from in the end; itself, if from nowhere.")]
@@ -82,11 +84,11 @@ class DatasetShown(BaseModel):
     created_at: str
 
 
-class PartitionPage(BaseModel):
+class PartitionPage(TypedDict):
     items: list[PartitionShown]
     next: str | None
 
 
-class DatasetPage(BaseModel):
+class DatasetPage(TypedDict):
     items: list[DatasetShown]
     next: str | None

@@ -1,0 +1,67 @@
+"""Pages of lists, and cursors. A cursor is opaque: it names where the page before ended."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+from ledger.errors import InvalidRequest
+
+T = TypeVar("T")
+
+
+def cut(rows: Sequence[T], *, limit: int, position: Callable[[T], Any]) -> tuple[Sequence[T], str | None]:
+    """At most `limit` of the rows, and the cursor of the next page. There is one where there are more rows than that.
+
+    position: of a row in the order of the list, as JSON.
+    """
+    page = rows[:limit]
+    return page, _encode(position(page[-1])) if len(rows) > limit else None
+
+
+def _encode(position: Any) -> str:
+    return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
+
+
+def _decode(cursor: str | None, read: Callable[[Any], T]) -> T | None:
+    if cursor is None:
+        return None
+    try:
+        return read(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
+    except (ValueError, TypeError, LookupError, RecursionError):
+        raise InvalidRequest("cursor: is not one that this ledger gave", field="cursor") from None
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value.isascii() or "\x00" in value:
+        raise ValueError("not a name")
+    return value
+
+
+def _number(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
+        raise ValueError("not a number of an entry")
+    return value
+
+
+def after_name(cursor: str | None) -> str | None:
+    """The name that the page before ended with. This and the next three raise InvalidRequest."""
+    return _decode(cursor, _text)
+
+
+def after_seq(cursor: str | None) -> int:
+    """The number of the entry that the page before ended with, or 0."""
+    return _decode(cursor, _number) or 0
+
+
+def after_id(cursor: str | None) -> UUID | None:
+    """The id that the page before ended with."""
+    return _decode(cursor, lambda value: UUID(_text(value)))
+
+
+def after_moment(cursor: str | None) -> tuple[int, UUID] | None:
+    """When that happened which the page before ended with, and its id."""
+    return _decode(cursor, lambda value: (_number(value[0]), UUID(_text(value[1]))))

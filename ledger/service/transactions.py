@@ -1,0 +1,32 @@
+"""Waiting for the writer: for what a command left, or for a change that is no command."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from ledger.core.commands import Single
+from ledger.core.people import Actor
+from ledger.errors import Unauthenticated
+from ledger.service.writer import Result, Writer
+from ledger.store import Writing
+
+T = TypeVar("T")
+
+
+async def submit(writer: Writer, command: Single) -> Result:
+    """What a command is answered with, after the commit. Raises LedgerError."""
+    return await asyncio.wrap_future(writer.submit(command.actor.tenant_id, command))
+
+
+async def change_as(writer: Writer, actor: Actor, change: Callable[[Writing, int], T]) -> T:
+    """Make a change in a transaction of its own, which checks the actor's key again. Raises LedgerError."""
+
+    def checked(writing: Writing) -> T:
+        now_us = writing.now_us()
+        if not writing.is_live(actor, now_us=now_us):
+            raise Unauthenticated("This key was revoked or has expired.")
+        return change(writing, now_us)
+
+    return await asyncio.wrap_future(writer.run(actor.tenant_id, checked))

@@ -1,0 +1,59 @@
+"""What came of a change that can take two people, and how a proposal is answered."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+from uuid import UUID
+
+from ledger.core.amounts import microseconds, timestamp
+from ledger.core.people import Proposal
+from ledger.service.shapes.tenants import ProposalShown, Proposed
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome(Generic[T]):
+    """The answer to a change: what it led to or, while that takes a second person, the proposal."""
+
+    answer: T | Proposed
+    is_done: bool
+
+
+def proposed(entry: Mapping[str, Any]) -> Proposed:
+    """The answer to a change that is only proposed, by the entry that proposes it."""
+    proposal = Proposal(
+        id=UUID(entry["proposal"]),
+        kind=entry["what"],
+        dataset_id=UUID(entry["dataset_id"]),
+        run_id=UUID(entry["about_run"]) if "about_run" in entry else None,
+        principal_id=UUID(entry["actor"]["principal"]),
+        body={"request": entry["proposes"], "by": entry["actor"]},
+        state="open",
+        created_us=_us(entry["at"]),
+        expires_us=_us(entry["approve_by"]),
+    )
+    return Proposed(proposal=proposal_shown(proposal, entry["dataset"], now_us=proposal.created_us))
+
+
+def _us(moment: str) -> int:
+    return microseconds(datetime.fromisoformat(moment))
+
+
+def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> ProposalShown:
+    """A proposal as it is answered. dataset: the name of the one that it is about."""
+    is_late = proposal.state == "open" and proposal.expires_us <= now_us
+    return ProposalShown(
+        id=str(proposal.id),
+        what=proposal.kind,
+        dataset=dataset,
+        run=None if proposal.run_id is None else str(proposal.run_id),
+        proposes=proposal.body["request"],
+        proposed_by=proposal.body["by"],
+        state="expired" if is_late else proposal.state,
+        created_at=timestamp(proposal.created_us),
+        approve_by=timestamp(proposal.expires_us),
+    )
