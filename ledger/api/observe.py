@@ -73,7 +73,7 @@ class Observe:
         if not log.isEnabledFor(logging.INFO):
             return
         level = logging.ERROR if status == 500 else logging.WARNING if status in (401, 429, 503) else logging.INFO
-        said = {
+        line = {
             "method": method,
             "route": route,
             "status": status,
@@ -82,7 +82,7 @@ class Observe:
             "run": _run(scope, route),
             **facts,
         }
-        log.log(level, "%s %s %s", method, route, status, extra={"facts": said})
+        log.log(level, "%s %s %s", method, route, status, extra={"facts": line})
 
 
 def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:

@@ -216,11 +216,11 @@ class Runs:
 
     async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
         """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
-        work = partial(_fitting, decisions)
+        compute = partial(_fitting, decisions)
         if "delta" not in decisions[0]:
-            return await asyncio.to_thread(work)
+            return await asyncio.to_thread(compute)
         try:
-            return await self._certificates.beside(actor.tenant_id, work, of={"fits": decisions[0]["run"]})
+            return await self._certificates.beside(actor.tenant_id, compute, of={"fits": decisions[0]["run"]})
         except TooLarge as error:
             # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
             raise Overloaded("The run was refused; what would fit is still being computed.") from error
@@ -380,9 +380,9 @@ class Runs:
     # --- receipts
 
     async def _receipt(self, tenant_id: UUID, decisions: Sequence[Record], entries: Sequence[Record]) -> str:
-        work = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
+        sign = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
         # A thread costs more than a signature; the first one of a tenant reads its name from the database.
-        return work() if self._receipts.knows(tenant_id) else await asyncio.to_thread(work)
+        return sign() if self._receipts.knows(tenant_id) else await asyncio.to_thread(sign)
 
     def _receipts_of(self, tenant_id: UUID, decided: Sequence[Sequence[Record]]) -> list[str | None]:
         """The receipt of each run that was approved; None for the others."""
