@@ -39,14 +39,14 @@ ONLY_IN: dict[str, set[str]] = {
     "matplotlib": {"report"},
     "reportlab": {"report"},
     # `typing` has TypedDict too, which Pydantic reads from Python 3.12 on.
-    "typing_extensions": {"accounting", "service"},
+    "typing_extensions": {"accounting", "service", "signer", "api"},
     "jinja2": {"report"},
     "yaml": {"recompute.registry"},
     "markupsafe": {"report"},
 }
 
 
-ROOT_MODULES = {"errors", "canonical", "settings", "logs", "background"}
+ROOT_MODULES = {"errors", "canonical", "encoding", "settings", "logs", "background"}
 
 
 def room_of(path: Path) -> str:
@@ -149,6 +149,20 @@ def test_each_contract_fails_when_broken(tmp_path: Path) -> None:
     reports = dict(zip(sections[::2], sections[1::2], strict=True))
     for contract, (importer, target) in PLANTED.items():
         assert f"ledger.{importer} -> ledger.{target} (l." in reports.get(names[contract], ""), linted.stdout
+
+
+@pytest.mark.parametrize(
+    "path", sorted((PACKAGE / "cli").rglob("*.py")), ids=lambda path: str(path.relative_to(PACKAGE))
+)
+def test_the_command_line_knows_answers_as_types_alone(path: Path) -> None:
+    """Goal: a client's command line runs without the server's libraries. Method: what the file imports of `service`,
+    without the blocks that only a type checker reads."""
+    tree = ast.parse(path.read_text())
+    types = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    typed = {id(node) for block in types for node in ast.walk(block)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and id(node) not in typed:
+            assert not (node.module or "").startswith(("ledger.service", "ledger.api.schemas")), path
 
 
 ENDPOINTS = [path for path in FILES if re.search(r"^router = APIRouter", path.read_text(), re.MULTILINE)]

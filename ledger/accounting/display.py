@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-from decimal import Decimal
-from typing import Annotated, Any, Final
-from uuid import UUID
+from typing import Annotated, Final
 
 from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
@@ -30,10 +28,10 @@ def show_amount(amount: Amount) -> AmountShown:
 
     What is left after an overrun can be below zero: the digits say so, the doubles end at 0.
     """
-    held = amount.most(ZERO)
+    nonnegative = amount.most(ZERO)
     return AmountShown(
-        mu=amounts.mu_of(held),
-        delta=amounts.delta_of(held),
+        mu=amounts.mu_of(nonnegative),
+        delta=amounts.delta_of(nonnegative),
         mu_sq_pico=str(amount.mu_sq_pico),
         delta_atto=str(amount.delta_atto),
     )
@@ -43,14 +41,3 @@ def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:
     """Epsilon for display, rounded up; None for infinity, which JSON does not have."""
     value = float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))
     return value if math.isfinite(value) else None
-
-
-def plain(value: Any) -> Any:
-    """For an answer's encoder: an exact decimal as the double nearest to it."""
-    if isinstance(value, Decimal):
-        return float(value)
-    if isinstance(value, Amount):
-        return show_amount(value)
-    if isinstance(value, UUID):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in an answer")

@@ -17,12 +17,6 @@ from ledger.api.gate import (
 )
 from ledger.api.problems import Json
 from ledger.api.routing import Route
-from ledger.api.schemas.journals import (
-    ConsistencyProof,
-    EntryPage,
-    Head,
-    InclusionProof,
-)
 from ledger.api.services import services
 from ledger.service.requests.datasets import (
     DatasetChange,
@@ -38,6 +32,12 @@ from ledger.service.shapes.datasets import (
     DatasetShown,
     PartitionPage,
     ProjectShown,
+)
+from ledger.service.shapes.journals import (
+    ConsistencyProof,
+    EntryPage,
+    Head,
+    InclusionProof,
 )
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])

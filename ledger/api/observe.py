@@ -20,6 +20,7 @@ from ledger import logs
 from ledger.access.roles import Operator
 from ledger.api.metrics import Metrics
 from ledger.api.problems import DISCONNECTED
+from ledger.errors import BudgetExceeded
 from ledger.service.runs import Answer
 
 log = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ class Observe:
         if not log.isEnabledFor(logging.INFO):
             return
         level = logging.ERROR if status == 500 else logging.WARNING if status in (401, 429, 503) else logging.INFO
-        said = {
+        line = {
             "method": method,
             "route": route,
             "status": status,
@@ -81,7 +82,7 @@ class Observe:
             "run": _run(scope, route),
             **facts,
         }
-        log.log(level, "%s %s %s", method, route, status, extra={"facts": said})
+        log.log(level, "%s %s %s", method, route, status, extra={"facts": line})
 
 
 def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:
@@ -90,14 +91,18 @@ def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:
     metrics.decisions(outcomes)
     if len(answers) == 1:
         (answer,) = answers
-        run = answer.body["id"] if answer.refusal is None else answer.refusal.facts["run"]
-        logs.note(run=run, decision=_decision(answer), replayed=answer.is_replayed or None)
+        logs.note(run=_run_of(answer), decision=_decision(answer), replayed=answer.is_replayed or None)
     else:
         logs.note(**Counter(outcomes))
 
 
 def _decision(answer: Answer) -> str:
-    return "approved" if answer.refusal is None else "refused"
+    return "refused" if answer.is_refused else "approved"
+
+
+def _run_of(answer: Answer) -> str:
+    decision = answer.decision
+    return str(decision.facts["run"]) if isinstance(decision, BudgetExceeded) else decision["id"]
 
 
 def failed_sign_in(metrics: Metrics, scope: Scope, reason: str) -> None:

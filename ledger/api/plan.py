@@ -9,9 +9,9 @@ from fastapi import APIRouter, Body, Request, Response
 from ledger.api.gate import Reader
 from ledger.api.problems import Json
 from ledger.api.routing import Route
-from ledger.api.schemas.accountant import Planned
 from ledger.api.services import services
 from ledger.service.planner import PlanRequest
+from ledger.service.shapes.accountant import Planned
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from http import HTTPStatus
 from typing import Any, Final
@@ -15,8 +14,11 @@ from starlette.responses import Response
 from starlette.routing import Match
 
 from ledger import logs
-from ledger.accounting.display import plain
+from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
+from ledger.api.schemas.common import Problem as ProblemShown
+from ledger.core.amounts import Amount
+from ledger.encoding import rounding_encoder
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
 from ledger.store import failure_kind
 
@@ -55,14 +57,22 @@ DISCONNECTED: Final = 499
 """Stands in log and metrics for the status of a request whose client went away before it was answered, as in nginx."""
 
 
+def _convert(value: Any) -> Any:
+    if isinstance(value, Amount):
+        return show_amount(value)
+    raise TypeError(f"{type(value).__name__} has no place in an answer")
+
+
+_ENCODE: Final = rounding_encoder(_convert)
+
+
 class Json(Response):
     """A JSON answer whose exact decimals become numbers. Refuses NaN and infinities, which JSON does not have."""
 
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=plain)
-        return text.encode()
+        return _ENCODE(content).encode()
 
 
 class Problem(Json):
@@ -71,17 +81,14 @@ class Problem(Json):
     media_type = "application/problem+json"
 
 
-def shape(code: str, detail: str, facts: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A problem's members: those that every one has, and its facts."""
+def shape(code: str, detail: str, facts: Any = None) -> ProblemShown:
+    """A problem's members: those that every one has, and its facts, a mapping."""
     status = STATUS[code]
-    return {
-        "type": f"urn:privacy-ledger:problem:{code}",
-        "title": HTTPStatus(status).phrase,
-        "status": status,
-        "code": code,
-        "detail": detail,
-        **(facts or {}),
-    }
+    kind = f"urn:privacy-ledger:problem:{code}"
+    problem = ProblemShown(type=kind, title=HTTPStatus(status).phrase, status=status, code=code, detail=detail)
+    if facts is not None:
+        problem.update(facts)
+    return problem
 
 
 def problem(
@@ -93,12 +100,12 @@ def problem(
     """
     status = STATUS[code]
     logs.note(code=code)
-    asked = logs.request_id() if status >= 500 else None
-    named = {} if asked is None else {"request_id": asked}
+    request_id = logs.request_id() if status >= 500 else None
+    named = {} if request_id is None else {"request_id": request_id}
     return Problem(shape(code, detail, {**(facts or {}), **named}), status_code=status, headers=headers)
 
 
-def shape_of(error: LedgerError) -> dict[str, Any]:
+def shape_of(error: LedgerError) -> ProblemShown:
     """An error of the ledger as a problem's members."""
     code = error.code if error.code in STATUS else "internal"
     return shape(code, error.detail, error.facts)
@@ -117,19 +124,19 @@ def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Pr
 
 def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
     """What Pydantic found wrong with a request, every field named."""
-    found = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
-    first = found[0]
-    in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in found)
+    items = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
+    first = items[0]
+    in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in items)
     kind = InvalidMechanism if in_mechanism else InvalidRequest
-    return kind(f"{first['field']}: {first['message']}", field=first["field"], errors=found)
+    return kind(f"{first['field']}: {first['message']}", field=first["field"], errors=items)
 
 
 def _field(error: dict[str, Any]) -> str:
-    place, *rest = error["loc"]
+    part, *rest = error["loc"]
     if error["type"] in ABOUT_TYPE:
         rest.append("type")
-    path = field_path(tuple(rest)) if place == "body" else ".".join(map(str, rest))
-    return path or str(place)
+    path = field_path(tuple(rest)) if part == "body" else ".".join(map(str, rest))
+    return path or str(part)
 
 
 def _message(error: dict[str, Any]) -> str:

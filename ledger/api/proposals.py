@@ -11,10 +11,10 @@ from ledger.api import pages
 from ledger.api.gate import Reader, Steward
 from ledger.api.problems import Json
 from ledger.api.routing import Route
-from ledger.api.schemas.runs import RunMoved
 from ledger.api.services import services
 from ledger.service.requests.tenants import Refusal
 from ledger.service.shapes.datasets import DatasetShown
+from ledger.service.shapes.runs import RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])

@@ -15,26 +15,22 @@ from ledger.api.gate import Ender, Reader, Requester
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route
 from ledger.api.schemas.common import Problem
-from ledger.api.schemas.runs import (
-    Batched,
-    BatchWasRefused,
-    ReceiptShown,
-    RunApproved,
-    RunMoved,
-    RunOverran,
-    RunPage,
-    RunRefused,
-    RunShown,
-    RunStarted,
-)
+from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
-from ledger.errors import BatchRefused, IdempotencyKeyMissing, InvalidMechanism, InvalidRequest, LedgerError
-from ledger.service.pages import after_moment, cut
+from ledger.errors import (
+    BatchRefused,
+    BudgetExceeded,
+    IdempotencyKeyMissing,
+    InvalidMechanism,
+    InvalidRequest,
+    LedgerError,
+)
 from ledger.service.requests.fields import DatasetName, ProjectName
 from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
 from ledger.service.runs import Answer, Item
+from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -123,9 +119,9 @@ async def ask(
     answer = await services(request).runs.ask(caller, Item(idempotency_key, body, await request.json()))
     observe.decided(request.app.state.metrics, [answer])
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
-    if answer.refusal is not None:
-        return of_error(answer.refusal, headers=headers)
-    return Json(answer.body, status_code=201, headers=headers)
+    if isinstance(answer.decision, BudgetExceeded):
+        return of_error(answer.decision, headers=headers)
+    return Json(answer.decision, status_code=201, headers=headers)
 
 
 @router.post(
@@ -145,56 +141,56 @@ async def ask_batch(
         for item in items:
             if isinstance(item, LedgerError):
                 raise item
-    found, is_refused = await services(request).runs.ask_batch(caller, items, is_atomic=body.atomic)
-    results = [_result(each) for each in found]
+    answers, is_refused = await services(request).runs.ask_batch(caller, items, is_atomic=body.atomic)
+    results = [_result(answer) for answer in answers]
     if is_refused:
         return of_error(BatchRefused(results=results))
-    observe.decided(request.app.state.metrics, [each for each in found if isinstance(each, Answer)])
-    return Json({"results": results})
+    observe.decided(request.app.state.metrics, [answer for answer in answers if isinstance(answer, Answer)])
+    return Json(Batched(results=results))
 
 
 def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
     """The runs of a batch, and what is wrong with those that are none. Raises InvalidRequest for a key that is there
     twice."""
     items: list[Item | LedgerError] = []
-    places: dict[str, int] = {}
-    for place, said in enumerate(runs):
-        body = {name: value for name, value in said.items() if name != "idempotency_key"}
-        key = said.get("idempotency_key")
+    indexes: dict[str, int] = {}
+    for index, run in enumerate(runs):
+        body = {name: value for name, value in run.items() if name != "idempotency_key"}
+        key = run.get("idempotency_key")
         if not isinstance(key, str) or not _KEY.fullmatch(key):
-            items.append(IdempotencyKeyMissing(field=f"runs.{place}.idempotency_key"))
+            items.append(IdempotencyKeyMissing(field=f"runs.{index}.idempotency_key"))
             continue
-        if key in places:
+        if key in indexes:
             raise InvalidRequest(
-                f"runs.{place}.idempotency_key: is that of runs.{places[key]} too",
-                field=f"runs.{place}.idempotency_key",
+                f"runs.{index}.idempotency_key: is that of runs.{indexes[key]} too",
+                field=f"runs.{index}.idempotency_key",
             )
-        places[key] = place
-        try:
-            items.append(Item(key, RunRequest.model_validate(body), body))
-        except ValidationError as error:
-            items.append(
-                _within(of_validation([{**each, "loc": ("body", *each["loc"])} for each in error.errors()]), place)
-            )
+        indexes[key] = index
+        items.append(_item(key, body, index))
     return items
 
 
-def _within(error: LedgerError, place: int) -> LedgerError:
+def _item(key: str, body: dict[str, Any], index: int) -> Item | LedgerError:
+    try:
+        return Item(key, RunRequest.model_validate(body), body)
+    except ValidationError as error:
+        return _within(of_validation([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]), index)
+
+
+def _within(error: LedgerError, index: int) -> LedgerError:
     """An error of one run, whose fields are named from the batch on."""
     kind = InvalidMechanism if isinstance(error, InvalidMechanism) else InvalidRequest
-    found = [{**each, "field": f"runs.{place}.{each['field']}"} for each in error.facts["errors"]]
-    return kind(f"runs.{place}.{error.detail}", field=found[0]["field"], errors=found)
+    errors = [{**item, "field": f"runs.{index}.{item['field']}"} for item in error.facts["errors"]]
+    return kind(f"runs.{index}.{error.detail}", field=errors[0]["field"], errors=errors)
 
 
-def _result(found: Answer | LedgerError) -> dict[str, Any]:
-    if isinstance(found, Answer) and found.refusal is None:
-        return {"status": 201, "replayed": found.is_replayed, "run": found.body}
-    error = found.refusal if isinstance(found, Answer) else found
-    if error is None:
-        raise TypeError("neither approved nor refused")
-    problem = shape_of(error)
-    replayed = isinstance(found, Answer) and found.is_replayed
-    return {"status": problem["status"], "replayed": replayed, "problem": problem}
+def _result(answer: Answer | LedgerError) -> BatchResult:
+    outcome = answer.decision if isinstance(answer, Answer) else answer
+    is_replayed = isinstance(answer, Answer) and answer.is_replayed
+    if isinstance(outcome, LedgerError):
+        problem = shape_of(outcome)
+        return BatchResult(status=problem["status"], replayed=is_replayed, problem=problem)
+    return BatchResult(status=201, replayed=is_replayed, run=outcome)
 
 
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
@@ -211,8 +207,8 @@ async def settle(
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
     """Charge a started run for what it executed, and return the rest where that is sound."""
-    said = {} if body is None else await request.json()
-    return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=said))
+    requested = {} if body is None else await request.json()
+    return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
@@ -241,17 +237,16 @@ def list_runs(
     cursor: pages.Cursor = None,
 ) -> Response:
     """List the runs that the key sees, newest first."""
-    rows = services(request).runs.page(
+    page = services(request).runs.page(
         caller,
-        after=after_moment(cursor),
-        limit=limit + 1,
+        limit=limit,
+        cursor=cursor,
         dataset=dataset,
         state=state,
         project=project,
         is_overdue=overdue,
     )
-    runs, following = cut(rows, limit=limit, position=lambda row: [row[0].created_us, str(row[0].id)])
-    return Json({"items": [run for _, run in runs], "next": following})
+    return Json(page)
 
 
 @router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)

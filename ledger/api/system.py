@@ -22,7 +22,7 @@ router = APIRouter(tags=["system"])
 @router.get("/healthz", responses={200: {"model": Health}}, response_model=None)
 def healthz() -> Response:
     """The process lives."""
-    return Json({"status": "ok"})
+    return Json(Health(status="ok"))
 
 
 @router.get("/readyz", responses={200: {"model": Health}}, response_model=None)
@@ -31,10 +31,12 @@ def readyz(request: Request) -> Response:
     served = services(request)
     if not served.writer.is_alive:
         return of_error(Overloaded("A writer thread of this process died; it has to be started anew."))
-    found = served.store.revision()
-    if found != served.schema_revision:
-        return of_error(Overloaded(f"The schema is at {found}, this code needs {served.schema_revision}: run migrate."))
-    return Json({"status": "ok"})
+    revision = served.store.revision()
+    if revision != served.schema_revision:
+        return of_error(
+            Overloaded(f"The schema is at {revision}, this code needs {served.schema_revision}: run migrate.")
+        )
+    return Json(Health(status="ok"))
 
 
 @router.get(

@@ -18,18 +18,18 @@ from ledger.api.gate import (
 )
 from ledger.api.problems import Json
 from ledger.api.routing import Route
-from ledger.api.schemas.journals import (
-    EntryPage,
-    TenantConsistencyProof,
-    TenantHead,
-    TenantInclusionProof,
-)
 from ledger.api.services import services
 from ledger.service.requests.tenants import (
     NewKey,
     NewPolicy,
     NewTenant,
     Rotation,
+)
+from ledger.service.shapes.journals import (
+    EntryPage,
+    TenantConsistencyProof,
+    TenantHead,
+    TenantInclusionProof,
 )
 from ledger.service.shapes.tenants import (
     KeyPage,

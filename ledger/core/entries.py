@@ -9,6 +9,9 @@ from uuid import UUID
 
 NO_HASH: Final = bytes(32)
 
+Record = Mapping[str, Any]
+"""An entry of a journal, or a part of one, as it is parsed."""
+
 
 @dataclass(frozen=True, slots=True)
 class TenantEntry:

@@ -17,11 +17,11 @@ from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
+from ledger.encoding import encode
 from ledger.report import words
 from ledger.report.runs import Beside, runs_of
 from ledger.report.source import Question, Source, TenantSource
 from ledger.report.standing import Standing, TenantStanding, is_watched, stand, stand_tenant
-from ledger.report.text import encode
 
 FORMAT: Final = "privacy-ledger-report"
 VERSION: Final = 1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from decimal import ROUND_CEILING, ROUND_HALF_EVEN, Context, Decimal
 from typing import Any, Final
 
+from ledger.encoding import JsonObject
 from ledger.report.blocks import Cell, Line, line
-from ledger.report.text import JsonObject
 
 DIGITS: Final = 5
 TEXT_SHOWN_MAX: Final = 600

@@ -16,10 +16,10 @@ from ledger.accounting import mechanisms
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
+from ledger.encoding import Encoded, JsonObject, encode
 from ledger.errors import LedgerError
 from ledger.report.source import HashedBody, Question
 from ledger.report.standing import Standing
-from ledger.report.text import Encoded, JsonObject, encode
 from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100

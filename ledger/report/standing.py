@@ -18,9 +18,9 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay, tenant
+from ledger.encoding import JsonObject
 from ledger.errors import JournalBroken
 from ledger.report.source import HashedBody, Question, Source, TenantSource
-from ledger.report.text import JsonObject
 
 POINTS_MAX: Final = 512
 """Of a figure over time. Beyond, points are left out, and never the extremes."""

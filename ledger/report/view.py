@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ledger.report.text import decode, encode
+from ledger.encoding import decode, encode
 
 RUNS_OF_DATASET_MAX: Final = 200
 RUNS_MAX: Final = 1000

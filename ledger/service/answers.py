@@ -9,25 +9,65 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
-from typing import Any, Final
+from typing import Any, Final, Literal, NotRequired
+
+from typing_extensions import TypedDict
 
 from ledger.accounting.display import PLAIN, show_amount
-from ledger.core.amounts import (
-    ZERO,
-    Amount,
-    Quantity,
-    timestamp,
-)
-from ledger.core.datasets import Account
+from ledger.core.amounts import ZERO, Amount, timestamp
+from ledger.core.datasets import Account, AccountKey, Bound
+from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.service.shapes.runs import (
+    Binding,
+    Overdrawn,
+    OverrunShown,
+    RunApproved,
+    RunEvent,
+    RunMoved,
+    RunOnDataset,
+    RunShown,
+    SegmentsShown,
+)
 
-Said = Mapping[str, Any]
-"""What an entry says, parsed."""
+_EVENTS: Final[tuple[Literal["started", "settled", "voided"], ...]] = ("started", "settled", "voided")
+_REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
+_RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
+_AT_END: Final[tuple[Literal["charged", "returned"], ...]] = ("charged", "returned")
 
-_COSTED: Final = ("bound", "method", "assumptions", "accountant", "delta")
-"""How a cost came about. `delta`, the run's share, is there where a certificate made use of it."""
+
+class _Costed(TypedDict):
+    """How a cost came about. `delta`, the run's share, is there if a certificate made use of it."""
+
+    bound: Bound
+    method: str
+    assumptions: list[str]
+    accountant: str
+    delta: NotRequired[float]
+    segments: NotRequired[SegmentsShown]
+
+
+class _OfProject(TypedDict):
+    project: NotRequired[str]
+
+
+class _OfShare(TypedDict):
+    """What tells an account from the others of its dataset, if it is no principal's."""
+
+    partition: NotRequired[str]
+    project: NotRequired[str]
+
+
+class _OfPrincipal(TypedDict):
+    principal: NotRequired[str]
+
+
+class _Events(TypedDict):
+    started: NotRequired[RunEvent]
+    settled: NotRequired[RunEvent]
+    voided: NotRequired[RunEvent]
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
@@ -35,205 +75,252 @@ _COSTED: Final = ("bound", "method", "assumptions", "accountant", "delta")
 
 def least_remaining(accounts: Iterable[Account]) -> Amount | None:
     """What is left for one who charges all of these; None of none."""
-    found = [account.remaining for account in accounts]
-    return reduce(Amount.least, found) if found else None
+    amounts = [account.remaining for account in accounts]
+    return reduce(Amount.least, amounts) if amounts else None
 
 
-def bindings(dataset: str, accounts: Iterable[Account], cost: Amount) -> list[dict[str, Any]]:
+def bindings(dataset: str, accounts: Iterable[Account], cost: Amount) -> list[Binding]:
     """What of these accounts a cost does not fit in, and by how much."""
     return [
-        {
-            "name": dataset,
-            **account.key.facts(),
-            "quantity": quantity,
-            "requested": PLAIN[quantity](cost),
-            "remaining": PLAIN[quantity](account.remaining.most(ZERO)),
-            "limit": PLAIN[quantity](account.limit),
-        }
+        Binding(
+            name=dataset,
+            **_of_share(account.key),
+            **_of_principal(account.key),
+            quantity=quantity,
+            requested=PLAIN[quantity](cost),
+            remaining=PLAIN[quantity](account.remaining.most(ZERO)),
+            limit=PLAIN[quantity](account.limit),
+        )
         for account in accounts
         for quantity in cost.exceeds(account.remaining)
     ]
 
 
-def in_order(entries: Iterable[Said]) -> list[Said]:
+def _of_share(key: AccountKey) -> _OfShare:
+    names = _OfShare()
+    if key.partition is not None:
+        names["partition"] = key.partition
+    if key.project is not None:
+        names["project"] = key.project
+    return names
+
+
+def _of_principal(key: AccountKey) -> _OfPrincipal:
+    return _OfPrincipal() if key.principal_id is None else _OfPrincipal(principal=str(key.principal_id))
+
+
+def in_order(entries: Iterable[Record]) -> list[Record]:
     """A run's entries of one kind: of the datasets that it names as it names them, then of those they come from."""
-    found = list(entries)
-    if not found:
-        return found
-    named = [use if isinstance(use, str) else use["name"] for use in found[0]["request"].get("datasets", ())]
-    places = {name: place for place, name in enumerate(named)}
-    return sorted(found, key=lambda entry: (places.get(entry["dataset"], len(places)), entry["dataset"]))
+    entries = list(entries)
+    if not entries:
+        return entries
+    uses = entries[0]["request"].get("datasets", ())
+    rank = {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
+    return sorted(entries, key=lambda entry: (rank.get(entry["dataset"], len(rank)), entry["dataset"]))
 
 
-def _where(entries: Iterable[Said]) -> list[dict[str, Any]]:
-    found = []
+def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
+    datasets = []
     for entry in entries:
-        left = least_remaining(chain.accounts_of(entry).values())
-        found.append(
-            {"name": entry["dataset"], "seq": entry["seq"], "remaining": None if left is None else show_amount(left)}
-        )
-    return found
+        remaining = least_remaining(chain.accounts_of(entry).values())
+        amount = None if remaining is None else show_amount(remaining)
+        datasets.append(RunOnDataset(name=entry["dataset"], seq=entry["seq"], remaining=amount))
+    return datasets
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 
-def _costed(decision: Said) -> dict[str, Any]:
-    shown = {name: decision[name] for name in _COSTED if name in decision}
+def _costed(decision: Record) -> _Costed:
+    costed = _Costed(
+        bound=decision["bound"],
+        method=decision["method"],
+        assumptions=decision["assumptions"],
+        accountant=decision["accountant"],
+    )
+    if "delta" in decision:
+        costed["delta"] = decision["delta"]
     if "segments" in decision:
-        shown["segments"] = show_segments(decision["segments"])
-    return shown
+        costed["segments"] = show_segments(decision["segments"])
+    return costed
 
 
-def show_segments(said: Said) -> dict[str, Any]:
+def show_segments(segments: Record) -> SegmentsShown:
     """The segments of a run, with the cost of one, and what the run would cost without any."""
-    return {
-        "count": said["count"],
-        "steps": said["steps"],
-        "cost": show_amount(Amount.from_facts(said["cost"])),
-        "unsegmented": show_amount(Amount.from_facts(said["unsegmented"])),
-    }
+    return SegmentsShown(
+        count=segments["count"],
+        steps=segments["steps"],
+        cost=show_amount(Amount.from_facts(segments["cost"])),
+        unsegmented=show_amount(Amount.from_facts(segments["unsegmented"])),
+    )
 
 
-def approved(decisions: Sequence[Said]) -> dict[str, Any]:
+def approved(decisions: Sequence[Record], *, receipt: str) -> RunApproved:
     """The answer to a run that was approved."""
     first = decisions[0]
-    return {
-        "id": first["run"],
-        "state": "held",
-        "decision": "approved",
-        "cost": show_amount(Amount.from_facts(first["cost"])),
-        "datasets": _where(decisions),
-        "start_by": first["start_by"],
-        **({"project": first["project"]} if "project" in first else {}),
+    return RunApproved(
+        id=first["run"],
+        state="held",
+        decision="approved",
+        cost=show_amount(Amount.from_facts(first["cost"])),
+        datasets=_on_datasets(decisions),
+        start_by=first["start_by"],
+        **_of_project(first),
         **_costed(first),
-    }
+        receipt=receipt,
+    )
 
 
-def refused(decisions: Sequence[Said], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
-    """The answer to a run that was refused: every account that binds. `fits` is left out where it was not computed."""
+def _of_project(decision: Record) -> _OfProject:
+    return _OfProject(project=decision["project"]) if "project" in decision else _OfProject()
+
+
+def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
+    """The answer to a run that was refused: every account that binds. `fits` is left out if it was not computed."""
     first = decisions[0]
     cost = Amount.from_facts(first["cost"])
     binding = [
         item for entry in decisions for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost)
     ]
-    shown = {name: first[name] for name in ("run", "delta", "project") if name in first}
+    facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
     if fits is not None:
-        shown["fits"] = fits
-    return BudgetExceeded(**shown, datasets=binding, seq=first["seq"])
+        facts["fits"] = fits
+    return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
 
 
-def remaining_of(decisions: Sequence[Said]) -> Amount:
+def remaining_of(decisions: Sequence[Record]) -> Amount:
     """The least that was left of any account that a run was to charge."""
-    left = least_remaining(account for entry in decisions for account in chain.accounts_of(entry).values())
-    if left is None:
+    remaining = least_remaining(account for entry in decisions for account in chain.accounts_of(entry).values())
+    if remaining is None:
         raise ArithmeticError("a run that charges no account")
-    return left
+    return remaining
 
 
 # --- what became of a run --------------------------------------------------------------------------------------------
 
 
-def moved(decision: Said, entries: Sequence[Said]) -> dict[str, Any]:
-    """The answer to start, settle and void. Raises Overrun where more was executed than fits."""
+def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
+    """The answer to start, settle and void. Raises Overrun if more was executed than fits."""
     first = entries[0]
-    shown = {
-        "id": first["run"],
-        "state": first["kind"].removeprefix("run-"),
-        "cost": show_amount(Amount.from_facts(decision["cost"])),
-        "datasets": _where(entries),
-        "at": first["at"],
-        **_ended(first),
-    }
+    answer = RunMoved(
+        id=first["run"],
+        state=first["kind"].removeprefix("run-"),
+        cost=show_amount(Amount.from_facts(decision["cost"])),
+        datasets=_on_datasets(entries),
+        at=first["at"],
+    )
+    _add_end(answer, first)
     if "settle_by" in first:
-        shown["settle_by"] = first["settle_by"]
+        answer["settle_by"] = first["settle_by"]
     if "overrun" in first and not first["overrun"]["fits"]:
-        raise _overrun(shown, first, entries)
-    return shown
+        raise _overran(answer, first, entries)
+    return answer
 
 
-def _ended(entry: Said) -> dict[str, Any]:
-    shown: dict[str, Any] = {
-        name: show_amount(Amount.from_facts(entry[name])) for name in ("charged", "returned") if name in entry
-    }
+def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
+    """Adds what was charged in the end."""
+    for name in _AT_END:
+        if name in entry:
+            answer[name] = show_amount(Amount.from_facts(entry[name]))
     if "overrun" in entry:
-        said = entry["overrun"]
-        shown["overrun"] = {
-            "steps": said["steps"],
-            "cost": show_amount(Amount.from_facts(said["cost"])),
-            "fits": said["fits"],
-            "method": said["method"],
-        }
-    return shown
+        overrun = entry["overrun"]
+        answer["overrun"] = OverrunShown(
+            steps=overrun["steps"],
+            cost=show_amount(Amount.from_facts(overrun["cost"])),
+            fits=overrun["fits"],
+            method=overrun["method"],
+        )
 
 
-def _overrun(shown: dict[str, Any], first: Said, entries: Sequence[Said]) -> Overrun:
-    overdrawn = [
-        {
-            "name": entry["dataset"],
-            **account.key.facts(),
-            "quantity": quantity,
-            **{part: PLAIN[quantity](getattr(account, part)) for part in ("limit", "spent", "held", "overdrawn")},
-        }
+def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Overrun:
+    accounts = [
+        overdrawn
         for entry in entries
         for account in chain.accounts_of(entry).values()
-        for quantity in _overdrawn(account)
+        for overdrawn in _overdrawn(entry["dataset"], account)
     ]
-    about = {name: shown[name] for name in ("state", "cost", "charged", "overrun", "at")}
-    return Overrun(run=first["run"], **about, frozen=first["overrun"]["frozen"], datasets=overdrawn)
+    return Overrun(
+        run=first["run"],
+        state=answer["state"],
+        cost=answer["cost"],
+        charged=answer["charged"],
+        overrun=answer["overrun"],
+        at=answer["at"],
+        frozen=first["overrun"]["frozen"],
+        datasets=accounts,
+    )
 
 
-def _overdrawn(account: Account) -> list[Quantity]:
-    return account.overdrawn.exceeds(ZERO)
+def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
+    """The quantities in which an account is overdrawn. A principal's never is: it limits what is held alone."""
+    return [
+        Overdrawn(
+            name=dataset,
+            **_of_share(account.key),
+            quantity=quantity,
+            limit=PLAIN[quantity](account.limit),
+            spent=PLAIN[quantity](account.spent),
+            held=PLAIN[quantity](account.held),
+            overdrawn=PLAIN[quantity](account.overdrawn),
+        )
+        for quantity in account.overdrawn.exceeds(ZERO)
+    ]
 
 
-def repeated(entries: Iterable[Said], kind: str, body: Mapping[str, Any]) -> list[Said]:
+def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
     """The entries that a repeated command already left, if it was the same command. Raises RunState."""
-    found = [entry for entry in entries if entry["kind"] == kind]
-    if found[0].get("request", {}) != body:
+    entries = [entry for entry in entries if entry["kind"] == kind]
+    if entries[0].get("request", {}) != body:
         state = kind.removeprefix("run-")
         raise RunState(f"The run is already {state}, with another body.", state=state)
-    return found
+    return entries
 
 
-def decisions_of(entries: Iterable[Said]) -> list[Said]:
+def decisions_of(entries: Iterable[Record]) -> list[Record]:
     """The entries by which a run was approved or refused, in the order in which answers name its datasets."""
     return in_order(entry for entry in entries if entry["kind"] in ("run-approved", "run-refused"))
 
 
-def describe(run: Run, entries: Sequence[Said], *, now_us: int) -> dict[str, Any]:
+def describe(run: Run, entries: Sequence[Record], *, now_us: int) -> RunShown:
     """A run as GET shows it: what was asked and decided, and what came of it."""
     decisions = decisions_of(entries)
     decision = decisions[0]
-    shown: dict[str, Any] = {
-        "id": str(run.id),
-        "state": run.state,
-        "decision": "refused" if run.state == "refused" else "approved",
-        "is_overdue": run.due_us is not None and run.due_us < now_us,
-        "cost": show_amount(Amount.from_facts(decision["cost"])),
-        "datasets": [{"name": entry["dataset"], "seq": entry["seq"]} for entry in decisions],
-        "request": decision["request"],
-        "project": run.project,
-        "idempotency_key": decision["idempotency_key"],
-        "asked_by": decision["actor"],
-        "adjacency": decision["adjacency"],
+    return RunShown(
+        id=str(run.id),
+        state=run.state,
+        decision="refused" if run.state == "refused" else "approved",
+        is_overdue=run.due_us is not None and run.due_us < now_us,
+        cost=show_amount(Amount.from_facts(decision["cost"])),
+        datasets=[{"name": entry["dataset"], "seq": entry["seq"]} for entry in decisions],
+        request=decision["request"],
+        project=run.project,
+        idempotency_key=decision["idempotency_key"],
+        asked_by=decision["actor"],
+        adjacency=decision["adjacency"],
         **_costed(decision),
-        "created_at": timestamp(run.created_us),
-        "start_by": decision.get("start_by"),
-    }
-    later = {entry["kind"]: entry for entry in entries if entry["dataset"] == decision["dataset"]}
-    for kind in ("run-started", "run-settled", "run-voided"):
-        if kind in later:
-            shown[kind.removeprefix("run-")] = _event(later[kind])
-    return shown
+        created_at=timestamp(run.created_us),
+        start_by=decision.get("start_by"),
+        **_events([entry for entry in entries if entry["dataset"] == decision["dataset"]]),
+    )
 
 
-def _event(entry: Said) -> dict[str, Any]:
-    return {
-        "at": entry["at"],
-        "by": entry["actor"],
-        "seq": entry["seq"],
-        **entry.get("request", {}),
-        **{name: entry[name] for name in ("steps", "stop", "settle_by") if entry.get(name) is not None},
-        **_ended(entry),
-    }
+def _events(entries: Iterable[Record]) -> _Events:
+    by_kind = {entry["kind"]: entry for entry in entries}
+    events = _Events()
+    for state in _EVENTS:
+        if f"run-{state}" in by_kind:
+            events[state] = _event(by_kind[f"run-{state}"])
+    return events
+
+
+def _event(entry: Record) -> RunEvent:
+    event = RunEvent(at=entry["at"], by=entry["actor"], seq=entry["seq"])
+    request = entry.get("request", {})
+    for name in _REQUESTED:
+        if name in request:
+            event[name] = request[name]
+    for recorded in _RECORDED:
+        if entry.get(recorded) is not None:
+            event[recorded] = entry[recorded]
+    _add_end(event, entry)
+    return event

@@ -18,11 +18,11 @@ from ledger.accounting.settling import Charge, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.decision.group import read_sets_of_uses
+from ledger.core.entries import Record
 from ledger.core.people import Actor
 from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidRequest
 from ledger.service import answers
-from ledger.service.answers import Said
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
@@ -113,7 +113,7 @@ class Costing:
         least = min((limit.delta_atto for limit in limits if limit is not None), default=0)
         return share_of(Amount(0, least))
 
-    async def charge(self, tenant_id: UUID, cost: Amount, decision: Said, steps: int | None, stop: Stop) -> Charge:
+    async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, steps: int | None, stop: Stop) -> Charge:
         """What a run is charged that was approved at this cost by this decision."""
         mechanism, terms = mechanisms.parse(decision["request"]["mechanism"]), Terms.of(decision)
         executed: dict[str, Any] = {"method": decision["method"], "steps": steps, "stop": stop}
@@ -123,7 +123,7 @@ class Costing:
         key = {"settle": decision["run"], "steps": steps, "stop": stop}
         return await self._certificates.beside(tenant_id, charge, key=key)
 
-    async def fits(self, tenant_id: UUID, decisions: Sequence[Said]) -> dict[str, Any]:
+    async def fits(self, tenant_id: UUID, decisions: Sequence[Record]) -> dict[str, Any]:
         """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""
         first = decisions[0]
         fits = partial(_fits, decisions)
@@ -136,7 +136,7 @@ class Costing:
         return await asyncio.to_thread(invert)
 
 
-def _fits(decisions: Sequence[Said]) -> dict[str, Any]:
+def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     first = decisions[0]
     mechanism = mechanisms.parse(first["request"]["mechanism"])
     terms, remaining = Terms.of(first), answers.remaining_of(decisions)
@@ -149,7 +149,7 @@ def _fits(decisions: Sequence[Said]) -> dict[str, Any]:
 # --- from a settlement to its command --------------------------------------------------------------------------------
 
 
-def excess(charged: Charge, decision: Said) -> Excess | None:
+def excess(charged: Charge, decision: Record) -> Excess | None:
     """The part of a charge beyond what was approved, if any."""
     cost = charged.excess
     if cost is None:

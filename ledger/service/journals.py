@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Final
 
 from ledger.access.roles import demand_whole
 from ledger.core.datasets import Dataset
@@ -14,6 +14,16 @@ from ledger.core.people import Actor, Tenant
 from ledger.errors import JournalBroken
 from ledger.service import pages
 from ledger.service.catalogue import find_dataset
+from ledger.service.shapes.journals import (
+    Consistency,
+    ConsistencyProof,
+    Head,
+    Inclusion,
+    InclusionProof,
+    TenantConsistencyProof,
+    TenantHead,
+    TenantInclusionProof,
+)
 from ledger.service.tenants import demand_tenant
 from ledger.signer.heads import Heads
 from ledger.signer.keyfile import Signer
@@ -42,23 +52,54 @@ class Journals:
             rows = _entries(reading, named, after=after, limit=limit + 1)
         return pages.cut(rows, limit=limit, position=lambda entry: entry.seq)
 
-    def head(self, actor: Actor, dataset: str | None) -> dict[str, Any]:
+    def head(self, actor: Actor, dataset: str | None) -> Head | TenantHead:
         """The signed head of a journal. Raises NotFound and Forbidden."""
         with self._reading(actor, dataset) as (reading, tenant, named):
-            return {**_about(tenant, named), **self._heads.signed(reading, named)}
+            signed = self._heads.signed(reading, named)
+        if named is None:
+            return TenantHead(tenant=tenant.name, **signed)
+        return Head(dataset=named.definition.name, **signed)
 
-    def inclusion(self, actor: Actor, dataset: str | None, *, seq: int, size: int | None) -> dict[str, Any]:
+    def inclusion(
+        self, actor: Actor, dataset: str | None, *, seq: int, size: int | None
+    ) -> InclusionProof | TenantInclusionProof:
         """The proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
             proof = proofs.inclusion(self._heads.journal_tree(reading, named), seq=seq, size=size)
-            return {**_about(tenant, named), **proof, "head": self._heads.signed(reading, named)}
+            head = self._heads.signed(reading, named)
+        shared = Inclusion(
+            kind="inclusion",
+            seq=proof.seq,
+            hash=proof.hash,
+            size=proof.size,
+            root=proof.root,
+            path=proof.path,
+            head=head,
+        )
+        if named is None:
+            return TenantInclusionProof(tenant=tenant.name, **shared)
+        return InclusionProof(dataset=named.definition.name, **shared)
 
-    def consistency(self, actor: Actor, dataset: str | None, *, from_: int, to: int | None) -> dict[str, Any]:
+    def consistency(
+        self, actor: Actor, dataset: str | None, *, from_: int, to: int | None
+    ) -> ConsistencyProof | TenantConsistencyProof:
         """The proof that a journal begins with a shorter one. Raises NotFound, Forbidden, and InvalidRequest beyond its
         end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
             proof = proofs.consistency(self._heads.journal_tree(reading, named), from_=from_, to=to)
-            return {**_about(tenant, named), **proof, "head": self._heads.signed(reading, named)}
+            head = self._heads.signed(reading, named)
+        shared: Consistency = {
+            "kind": "consistency",
+            "from": proof.old_size,
+            "from_root": proof.old_root,
+            "to": proof.size,
+            "root": proof.root,
+            "path": proof.path,
+            "head": head,
+        }
+        if named is None:
+            return TenantConsistencyProof(tenant=tenant.name, **shared)
+        return ConsistencyProof(dataset=named.definition.name, **shared)
 
     def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
         """The lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first line."""
@@ -102,11 +143,7 @@ class Journals:
         if signed["root"] != root.hex():
             log.error("an export gets no signature: its entries are others than those that this process knows")
             return None
-        return str(signed["signature"])
-
-
-def _about(tenant: Tenant, dataset: Dataset | None) -> dict[str, str]:
-    return {"tenant": tenant.name} if dataset is None else {"dataset": dataset.definition.name}
+        return signed["signature"]
 
 
 def _entries(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> Sequence[Entry | TenantEntry]:

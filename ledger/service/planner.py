@@ -27,7 +27,7 @@ from ledger.accounting.plan import Solution
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.datasets import Account
+from ledger.core.datasets import Account, DatasetState
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
@@ -37,6 +37,8 @@ from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.costing import FITS_COSTS_MAX, Costing
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
+from ledger.service.shapes.accountant import Planned, PlannedOn
+from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -129,7 +131,7 @@ class Planner:
         self._store, self._catalogue, self._costing = store, catalogue, costing
         self._clock_seconds = clock_seconds
 
-    async def plan(self, actor: Actor, request: PlanRequest) -> dict[str, Any]:
+    async def plan(self, actor: Actor, request: PlanRequest) -> Planned:
         """What a run would cost and leave now, and how much of it would fit.
 
         Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest where the mechanism has no such parameter,
@@ -195,49 +197,48 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
     return _Inverse(would_fit, solution)
 
 
-def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, found: _Inverse) -> dict[str, Any]:
+def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
     is_fit = not cost.amount.exceeds(seen.remaining)
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
-    return {
-        "fits": is_fit,
-        "cost": show_amount(cost.amount),
-        "bound": seen.resolved.bound,
-        "method": cost.method,
-        "assumptions": cost.assumptions,
-        "accountant": ACCOUNTANT,
-        "is_estimate": seen.resolved.bound == "clt",
-        "delta": delta,
-        "datasets": [
-            _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
-            for id_, accounts in seen.charged.items()
-        ],
-        "binding": [
-            item
-            for id_, accounts in seen.charged.items()
-            for item in answers.bindings(names[id_], accounts, cost.amount)
-        ],
-        "would_fit": {field: solution.value for field, solution in found.would_fit.items()},
-        "solution": _solution(found.solution),
-    }
+    datasets = [
+        _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
+        for id_, accounts in seen.charged.items()
+    ]
+    binding = [
+        item for id_, accounts in seen.charged.items() for item in answers.bindings(names[id_], accounts, cost.amount)
+    ]
+    return Planned(
+        fits=is_fit,
+        cost=show_amount(cost.amount),
+        bound=seen.resolved.bound,
+        method=cost.method,
+        assumptions=list(cost.assumptions),
+        accountant=ACCOUNTANT,
+        is_estimate=seen.resolved.bound == "clt",
+        delta=None if delta is None else float(delta),
+        datasets=datasets,
+        binding=binding,
+        would_fit={field: _number(solution.value) for field, solution in inverse.would_fit.items()},
+        solution=_solution(inverse.solution),
+    )
 
 
-def _planned_on(name: str, state: str, accounts: Sequence[Account], cost: Amount | None) -> dict[str, Any]:
+def _planned_on(name: str, state: DatasetState, accounts: Sequence[Account], cost: Amount | None) -> PlannedOn:
     """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone."""
     remaining = answers.least_remaining(accounts)
     if remaining is None:
-        return {"name": name, "state": state, "limit": None, "remaining": None, "after": None}
+        return PlannedOn(name=name, state=state, limit=None, remaining=None, after=None)
     limit = reduce(Amount.least, (account.limit for account in accounts))
     after = None if cost is None else show_amount(remaining - cost)
-    return {
-        "name": name,
-        "state": state,
-        "limit": show_amount(limit),
-        "remaining": show_amount(remaining),
-        "after": after,
-    }
+    return PlannedOn(name=name, state=state, limit=show_amount(limit), remaining=show_amount(remaining), after=after)
 
 
-def _solution(found: Solution | None) -> dict[str, Any] | None:
-    if found is None:
+def _solution(solution: Solution | None) -> SolutionShown | None:
+    if solution is None:
         return None
-    return {"solve_for": found.solve_for, "value": found.value, "cost": show_amount(found.amount)}
+    return SolutionShown(solve_for=solution.solve_for, value=_number(solution.value), cost=show_amount(solution.amount))
+
+
+def _number(value: int | Decimal) -> int | float:
+    """A parameter as answers give it: an exact decimal as the double nearest to it."""
+    return value if isinstance(value, int) else float(value)

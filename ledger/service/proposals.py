@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Collection
-from typing import Any
 from uuid import UUID
 
 from ledger.core.commands import RefuseProposal
@@ -16,6 +15,7 @@ from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
 from ledger.service.runs import Runs
 from ledger.service.shapes.datasets import DatasetShown
+from ledger.service.shapes.runs import RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown, Proposed
 from ledger.service.transactions import submit
 from ledger.service.two_people import proposal_shown
@@ -48,7 +48,7 @@ class Proposals:
         items = [proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us) for proposal in proposals]
         return ProposalPage(items=items, next=following)
 
-    async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | Proposed | dict[str, Any]:
+    async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | RunMoved | Proposed:
         """Do what another steward proposed; the dataset or the run that it was done to.
 
         Raises NotFound, ProposalState, Forbidden for the one who proposed it, and what the change itself raises.

@@ -28,6 +28,7 @@ from ledger.core.commands import (
 from ledger.core.datasets import AccountKey
 from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
+from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import Run
@@ -40,13 +41,13 @@ from ledger.errors import (
     RunState,
     TooLarge,
 )
-from ledger.service import answers
-from ledger.service.answers import Said
+from ledger.service import answers, pages
 from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
 from ledger.service.costing import Costing, excess, executed
 from ledger.service.requests.runs import RunRequest, SettleRequest
+from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed
-from ledger.service.writer import Results, Writer
+from ledger.service.writer import Result, Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
@@ -59,11 +60,14 @@ COSTED_AT_ONCE_MAX: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a run's decision is answered with; `refusal` where it was refused."""
+    """What a run's decision is answered with."""
 
-    body: dict[str, Any]
+    decision: RunApproved | BudgetExceeded
     is_replayed: bool
-    refusal: BudgetExceeded | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        return isinstance(self.decision, BudgetExceeded)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +92,17 @@ class Runs:
         """Asks for approval of a run. Raises LedgerError; a refusal is an Answer."""
         command = await self._prepared(actor, item)
         result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
+        is_replayed = isinstance(result, Repeat)
         if isinstance(result, Repeat):
             before = await asyncio.to_thread(self._entries, actor.tenant_id, [result.run_id])
             decisions = answers.decisions_of(before[result.run_id])
         else:
             decisions = answers.in_order(ParsedEntry.parse(entry) for entry in result)
-        answer = await self._answer(actor, decisions, is_replayed=isinstance(result, Repeat))
-        if answer.refusal is None:
-            answer.body["receipt"] = await self._receipt(actor.tenant_id, decisions, decisions)
-        return answer
+        if _is_approved(decisions):
+            receipt = await self._receipt(actor.tenant_id, decisions, decisions)
+            return Answer(answers.approved(decisions, receipt=receipt), is_replayed)
+        fits = await self._fits(actor, decisions)
+        return Answer(answers.refused(decisions, fits=fits), is_replayed)
 
     async def ask_batch(
         self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
@@ -120,10 +126,10 @@ class Runs:
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
-        results = iter(await self._answers(actor, decided))
-        found = [next(results) if isinstance(command, Ask) else command for command in commands]
-        is_refused = is_atomic and any(isinstance(each, LedgerError) or each.refusal for each in found)
-        return found, is_refused
+        decided_answers = iter(await self._answers(actor, decided))
+        results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
+        is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
+        return results, is_refused
 
     async def _prepared(self, actor: Actor, item: Item) -> Ask:
         """The command that asks for a run, with its cost. Raises LedgerError."""
@@ -144,45 +150,27 @@ class Runs:
         )
 
     async def _answers(self, actor: Actor, decided: Results) -> list[Answer | LedgerError]:
+        """The answers to the runs of a batch, in order."""
         repeats = [result.run_id for result in decided if isinstance(result, Repeat)]
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeats) if repeats else {}
-        dear_left = itertools.count(1)
-        found: list[Answer | LedgerError] = []
-        approved: list[tuple[Answer, Sequence[Said]]] = []
-        for result in decided:
-            match result:
-                case LedgerError():
-                    found.append(result)
-                    continue
-                case Repeat():
-                    decisions = answers.decisions_of(before[result.run_id])
-                case Unrecorded():
-                    decisions = answers.in_order(
-                        {**draft.facts, "dataset": draft.dataset, "dataset_id": str(draft.dataset_id), "seq": None}
-                        for draft in result.drafts
-                    )
-                    found.append(Answer({}, False, answers.refused(decisions, fits=None)))
-                    continue
-                case _:
-                    decisions = answers.in_order(ParsedEntry.parse(entry) for entry in result)
-            is_refused = decisions[0]["kind"] == "run-refused"
-            with_fits = not is_refused or "delta" not in decisions[0] or next(dear_left) <= FITS_OF_BATCH_MAX
-            replayed = isinstance(result, Repeat)
-            found.append(answer := await self._answer(actor, decisions, is_replayed=replayed, with_fits=with_fits))
-            if answer.refusal is None:
-                approved.append((answer, decisions))
-        await asyncio.to_thread(self._sign_all, actor.tenant_id, approved)
-        return found
+        decisions = [_decisions(result, before) for result in decided]
+        receipts = await asyncio.to_thread(self._receipts_of, actor.tenant_id, decisions)
+        dear = itertools.count(1)
+        results: list[Answer | LedgerError] = []
+        for result, entries, receipt in zip(decided, decisions, receipts, strict=True):
+            is_replayed = isinstance(result, Repeat)
+            if isinstance(result, LedgerError):
+                results.append(result)
+            elif receipt is not None:
+                results.append(Answer(answers.approved(entries, receipt=receipt), is_replayed))
+            else:
+                is_free = "delta" not in entries[0]
+                has_fits = not isinstance(result, Unrecorded) and (is_free or next(dear) <= FITS_OF_BATCH_MAX)
+                fits = await self._fits(actor, entries) if has_fits else None
+                results.append(Answer(answers.refused(entries, fits=fits), is_replayed))
+        return results
 
-    async def _answer(
-        self, actor: Actor, decisions: Sequence[Said], *, is_replayed: bool, with_fits: bool = True
-    ) -> Answer:
-        if decisions[0]["kind"] == "run-approved":
-            return Answer(answers.approved(decisions), is_replayed)
-        fits = await self._fits(actor, decisions) if with_fits else None
-        return Answer({}, is_replayed, answers.refused(decisions, fits=fits))
-
-    async def _fits(self, actor: Actor, decisions: Sequence[Said]) -> dict[str, Any]:
+    async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
         """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
         try:
             return await self._costing.fits(actor.tenant_id, decisions)
@@ -192,16 +180,14 @@ class Runs:
 
     # --- what changes a run
 
-    async def start(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
+    async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
         """Says that the run now touches the data."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Start(actor, run_id, _charges(decisions)), decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
-        return {**answers.moved(decisions[0], entries), "receipt": receipt}
+        return RunStarted(**answers.moved(decisions[0], entries), receipt=receipt)
 
-    async def settle(
-        self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]
-    ) -> dict[str, Any]:
+    async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settles a run for what it executed, as far as that is sound. Raises Overrun where that was more than fits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         decision = decisions[0]
@@ -227,9 +213,7 @@ class Runs:
         )
         return answers.moved(decision, await self._entered(command, decisions))
 
-    async def void(
-        self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent
-    ) -> Outcome[dict[str, Any]]:
+    async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Say that no output of the run was ever seen. A started run can take a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
@@ -243,7 +227,7 @@ class Runs:
         command = RefuseProposal(actor, proposal_id, tuple(_charges(decisions)), reason)
         await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
 
-    async def _entered(self, command: OnRun, decisions: Sequence[Said]) -> list[Said]:
+    async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """The entries that a command leaves, or left before, in the order of the decision's."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
         if isinstance(result, Repeat):
@@ -255,7 +239,7 @@ class Runs:
 
     # --- what shows runs
 
-    def show(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
+    def show(self, actor: Actor, run_id: UUID) -> RunShown:
         """One run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
@@ -264,7 +248,7 @@ class Runs:
                 raise _no_run()
             return answers.describe(run, entries, now_us=reading.now_us())
 
-    def receipt(self, actor: Actor, run_id: UUID) -> dict[str, Any]:
+    def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """The receipt of a run's start, also once it is settled; before that, of its approval.
 
         Raises RunState where there is none: it was refused, or an answer said that it is void.
@@ -279,26 +263,27 @@ class Runs:
         decisions = answers.decisions_of(entries)
         started = _as_decided([entry for entry in entries if entry["kind"] == "run-started"], decisions)
         receipt = self._receipts.sign(decisions, started or decisions, tenant_id=actor.tenant_id)
-        return {"run": str(run_id), "state": "started" if started else "held", "receipt": receipt}
+        return ReceiptShown(run=str(run_id), state="started" if started else "held", receipt=receipt)
 
     def page(
         self,
         actor: Actor,
         *,
-        after: tuple[int, UUID] | None,
         limit: int,
+        cursor: str | None,
         dataset: str | None,
         state: str | None,
         project: str | None,
         is_overdue: bool | None,
-    ) -> list[tuple[Run, dict[str, Any]]]:
-        """Runs that the caller may see, newest first."""
+    ) -> RunPage:
+        """Runs that the caller may see, newest first. Raises NotFound for the dataset."""
+        after = pages.after_moment(cursor)
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
-            found = reading.runs.page(
+            rows = reading.runs.page(
                 after=after,
-                limit=limit,
+                limit=limit + 1,
                 dataset_id=None if dataset is None else find_definition(reading, actor, dataset).id,
                 state=state,
                 project=project,
@@ -307,12 +292,13 @@ class Runs:
                 principal_id=actor.principal_id if limited else None,
                 within=actor.datasets,
             )
-            entries = _parsed(reading, [run.id for run in found])
-        return [(run, answers.describe(run, entries[run.id], now_us=now_us)) for run in found]
+            runs, following = pages.cut(rows, limit=limit, position=lambda run: [run.created_us, str(run.id)])
+            entries = _parsed(reading, [run.id for run in runs])
+        return RunPage(items=[answers.describe(run, entries[run.id], now_us=now_us) for run in runs], next=following)
 
     # --- looking things up
 
-    def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Said]]:
+    def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Record]]:
         """A run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
@@ -325,14 +311,17 @@ class Runs:
 
     # --- receipts
 
-    async def _receipt(self, tenant_id: UUID, decisions: Sequence[Said], entries: Sequence[Said]) -> str:
-        work = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
+    async def _receipt(self, tenant_id: UUID, decisions: Sequence[Record], entries: Sequence[Record]) -> str:
+        sign = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
         # A thread costs more than a signature; the first one of a tenant reads its name from the database.
-        return work() if self._receipts.knows(tenant_id) else await asyncio.to_thread(work)
+        return sign() if self._receipts.knows(tenant_id) else await asyncio.to_thread(sign)
 
-    def _sign_all(self, tenant_id: UUID, approved: Sequence[tuple[Answer, Sequence[Said]]]) -> None:
-        for answer, decisions in approved:
-            answer.body["receipt"] = self._receipts.sign(decisions, decisions, tenant_id=tenant_id)
+    def _receipts_of(self, tenant_id: UUID, decided: Sequence[Sequence[Record]]) -> list[str | None]:
+        """The receipt of each run that was approved; None for the others."""
+        return [
+            self._receipts.sign(decisions, decisions, tenant_id=tenant_id) if _is_approved(decisions) else None
+            for decisions in decided
+        ]
 
     def _tenant_name(self, tenant_id: UUID) -> str:
         with self._store.reading(tenant_id) as reading:
@@ -341,19 +330,45 @@ class Runs:
             raise NotFound("There is no such tenant.")
         return tenant.name
 
-    def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
+    def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
         with self._store.reading(tenant_id) as reading:
             return _parsed(reading, run_ids)
 
 
-def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
-    found = reading.journals.run_entries(run_ids)
-    return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in found.items()}
+def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
+    sealed = reading.journals.run_entries(run_ids)
+    return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
 
 
-def _as_decided(entries: Sequence[Said], decisions: Sequence[Said]) -> list[Said]:
+def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]) -> list[Record]:
+    """The entries that decide a run, as answers name its datasets; none of an error."""
+    match result:
+        case LedgerError():
+            return []
+        case Repeat():
+            return answers.decisions_of(before[result.run_id])
+        case Unrecorded():
+            return answers.in_order(
+                {
+                    **draft.facts,
+                    "kind": draft.kind,
+                    "dataset": draft.dataset,
+                    "dataset_id": str(draft.dataset_id),
+                    "seq": None,
+                }
+                for draft in result.drafts
+            )
+        case _:
+            return answers.in_order(ParsedEntry.parse(entry) for entry in result)
+
+
+def _is_approved(decisions: Sequence[Record]) -> bool:
+    return bool(decisions) and decisions[0]["kind"] == "run-approved"
+
+
+def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:
     """Entries of a run in the order in which its decision names the datasets."""
-    order = {entry["dataset"]: place for place, entry in enumerate(decisions)}
+    order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
     return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
@@ -361,13 +376,13 @@ def _no_run() -> NotFound:
     return NotFound("There is no such run.")
 
 
-def _sees(actor: Actor, entries: Sequence[Said], run: Run) -> bool:
+def _sees(actor: Actor, entries: Sequence[Record], run: Run) -> bool:
     """A key limited to datasets sees, of their runs, its own."""
     if actor.datasets is None:
         return True
     return run.principal_id == actor.principal_id and any(entry["dataset"] in actor.datasets for entry in entries)
 
 
-def _charges(decisions: Sequence[Said]) -> dict[UUID, tuple[AccountKey, ...]]:
+def _charges(decisions: Sequence[Record]) -> dict[UUID, tuple[AccountKey, ...]]:
     """The accounts that a run charges, by dataset, as its approval recorded them."""
     return {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in decisions}

@@ -14,10 +14,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Annotated, Any, Final
 from uuid import UUID
 
 from cachetools import LRUCache
+from pydantic import Field
+from typing_extensions import TypedDict
 
 from ledger.core.datasets import Dataset
 from ledger.core.entries import NO_HASH
@@ -41,6 +43,13 @@ Read = Callable[[int, int], list[tuple[int, bytes]]]
 """Reads numbers and hashes of a journal: after which number, and how many at most."""
 
 log = logging.getLogger(__name__)
+
+
+class SignedHead(TypedDict):  # noqa: D101 (a docstring would stand in the OpenAPI document)
+    seq: int
+    hash: str
+    root: Annotated[str, Field(description="The Merkle root over the hashes of all entries, RFC 9162.")]
+    signature: Annotated[str, Field(description="All of that as a compact JWS, by a key of /.well-known/jwks.json.")]
 
 
 class Tree:
@@ -194,13 +203,13 @@ class Heads:
             at=_at(reading, dataset, seq=seq, hash_=hash_),
         )
 
-    def signed(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
-        """The head with its signature: `seq`, `hash`, `root`, `signature`. Raises JournalBroken."""
-        said = self.payload(reading, dataset, tenant=tenant)
-        signature = self._signer.sign(chain.canonical(said), jws.HEAD)
-        return {"seq": said["seq"], "hash": said["hash"], "root": said["root"], "signature": signature}
+    def signed(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> SignedHead:
+        """The head with its signature. Raises JournalBroken."""
+        payload = self.payload(reading, dataset, tenant=tenant)
+        signature = self._signer.sign(chain.canonical(payload), jws.HEAD)
+        return SignedHead(seq=payload["seq"], hash=payload["hash"], root=payload["root"], signature=signature)
 
-    def of_tenant(self, tenant_id: UUID) -> Iterator[tuple[Dataset | None, dict[str, Any]]]:
+    def of_tenant(self, tenant_id: UUID) -> Iterator[tuple[Dataset | None, SignedHead]]:
         """The signed heads of a tenant's own journal and of all its datasets', by name. Raises JournalBroken."""
         with self._store.reading(tenant_id) as reading:
             yield None, self.signed(reading, None)

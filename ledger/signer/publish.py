@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Literal
+from typing import BinaryIO, Final, Literal
 from uuid import UUID
 
 from ledger.background import Background
@@ -27,7 +27,7 @@ from ledger.core.alerting import Alert
 from ledger.core.datasets import Dataset, Parent
 from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
-from ledger.signer.heads import Heads
+from ledger.signer.heads import Heads, SignedHead
 from ledger.store import Reading, Store
 from ledger.verifier import jws
 from ledger.verifier.jws import PublicKeys
@@ -218,7 +218,7 @@ class Publisher:
             raise jws.SignatureInvalid("The head in this file is of another journal.")
         return _Tail(number_of(said["seq"]), hash_of(said["hash"]), hash_of(said["root"]))
 
-    def _append(self, path: Path, head: dict[str, Any]) -> None:
+    def _append(self, path: Path, head: SignedHead) -> None:
         """Adds a line, unless another process has published this head or a newer one. Raises OSError."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with _locked(path) as file:

@@ -11,18 +11,15 @@ still be voided by whoever asked for it, so that only `started` lets a job train
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 from uuid import UUID
 
 from ledger.canonical import canonical, digest
-from ledger.core.entries import Entry
+from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
 from ledger.signer.keyfile import Signer
 from ledger.verifier.jws import RECEIPT
-
-Said = Mapping[str, Any]
-"""What an entry says, parsed."""
 
 VERSION: Final = 1
 TENANTS_KNOWN_MAX: Final = 10_000
@@ -43,7 +40,7 @@ class ParsedEntry(dict[str, Any]):
         return parsed
 
 
-def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) -> dict[str, Any]:
+def payload(decisions: Sequence[Record], entries: Sequence[Record], *, tenant: str) -> dict[str, Any]:
     """What the receipt of a run says.
 
     decisions: the entries that approved it, one of each dataset's journal; entries: those, or the ones that started it,
@@ -54,7 +51,7 @@ def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) 
         raise ValueError(f"no receipt is made of {first['kind']}")
     state, until = _STATES[first["kind"]]
     mechanism = decision["request"]["mechanism"]
-    of = {entry["dataset"]: entry for entry in decisions}
+    by_dataset = {entry["dataset"]: entry for entry in decisions}
     return {
         "v": VERSION,
         "type": "receipt",
@@ -67,11 +64,11 @@ def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) 
         **({"project": decision["project"]} if "project" in decision else {}),
         "mechanism": {"type": mechanism["type"], "digest": digest(canonical(mechanism)).hex()},
         "cost": decision["cost"],
-        "datasets": [_place(of[entry["dataset"]], entry) for entry in entries],
+        "datasets": [_position(by_dataset[entry["dataset"]], entry) for entry in entries],
     }
 
 
-def _place(decision: Said, entry: Said) -> dict[str, Any]:
+def _position(decision: Record, entry: Record) -> dict[str, Any]:
     """Where in a dataset's journal the entry stands. Its bytes are canonical, so that its hash can be had again."""
     partitions = _partitions(decision)
     return {
@@ -83,7 +80,7 @@ def _place(decision: Said, entry: Said) -> dict[str, Any]:
     }
 
 
-def _partitions(decision: Said) -> list[str] | None:
+def _partitions(decision: Record) -> list[str] | None:
     """The partitions that a run is limited to in this dataset; None where it has all of it."""
     named = {
         use if isinstance(use, str) else use["name"]: None if isinstance(use, str) else use.get("partitions")
@@ -93,12 +90,12 @@ def _partitions(decision: Said) -> list[str] | None:
     is_in_parts = any(key.partition is not None for key in chain.accounts_of(decision))
     if not (is_in_parts or decision["dataset"] in named):
         return None
-    found: set[str] = set()
-    for each in stated:
-        if each is None:
+    partitions: set[str] = set()
+    for names in stated:
+        if names is None:
             return None
-        found.update(each)
-    return sorted(found)
+        partitions.update(names)
+    return sorted(partitions)
 
 
 class Receipts:
@@ -116,10 +113,10 @@ class Receipts:
         """Whether signing for this tenant takes no look into the database."""
         return tenant_id in self._names
 
-    def sign(self, decisions: Sequence[Said], entries: Sequence[Said], *, tenant_id: UUID) -> str:
+    def sign(self, decisions: Sequence[Record], entries: Sequence[Record], *, tenant_id: UUID) -> str:
         """The receipt, as a compact JWS. Signing takes microseconds; it is never done in a transaction."""
-        said = payload(decisions, entries, tenant=self._name(tenant_id))
-        return self._signer.sign(canonical(said), RECEIPT)
+        claims = payload(decisions, entries, tenant=self._name(tenant_id))
+        return self._signer.sign(canonical(claims), RECEIPT)
 
     def _name(self, tenant_id: UUID) -> str:
         name = self._names.get(tenant_id)

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, Literal, Protocol
+from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import merkle
@@ -51,36 +51,46 @@ class Branch(Protocol):
 # --- making them -----------------------------------------------------------------------------------------------------
 
 
-def inclusion(branch: Branch, *, seq: int, size: int | None) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class Inclusion:
+    """A proof that entry `seq`, of this hash, is among the first `size` entries, whose root this is."""
+
+    seq: int
+    hash: str
+    size: int
+    root: str
+    path: list[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Consistency:
+    """A proof that the first `size` entries begin with the first `old_size`."""
+
+    old_size: int
+    old_root: str
+    size: int
+    root: str
+    path: list[str]
+
+
+def inclusion(branch: Branch, *, seq: int, size: int | None) -> Inclusion:
     """That entry `seq` is among the first `size`, or among all that there are. Raises InvalidRequest."""
     size = branch.size if size is None else size
     _demand(1 <= size <= branch.size, "size", f"is not between 1 and {branch.size}, the number of entries")
     _demand(1 <= seq <= size, "seq", f"is not between 1 and {size}, so it is not among these entries")
     path = merkle.proof(merkle.inclusion_ranges(seq - 1, size), branch.root_between)
-    return {
-        "kind": "inclusion",
-        "seq": seq,
-        "hash": branch.hash_of(seq).hex(),
-        "size": size,
-        "root": branch.root(size).hex(),
-        "path": [step.hex() for step in path],
-    }
+    hash_, root = branch.hash_of(seq).hex(), branch.root(size).hex()
+    return Inclusion(seq, hash_, size, root, [step.hex() for step in path])
 
 
-def consistency(branch: Branch, *, from_: int, to: int | None) -> dict[str, Any]:
+def consistency(branch: Branch, *, from_: int, to: int | None) -> Consistency:
     """That the first `to` entries, or all that there are, begin with the first `from_`. Raises InvalidRequest."""
     size = branch.size if to is None else to
     _demand(1 <= size <= branch.size, "to", f"is not between 1 and {branch.size}, the number of entries")
     _demand(1 <= from_ <= size, "from", f"is not between 1 and {size}, so these entries do not begin with it")
     path = merkle.proof(merkle.consistency_ranges(from_, size), branch.root_between)
-    return {
-        "kind": "consistency",
-        "from": from_,
-        "from_root": branch.root(from_).hex(),
-        "to": size,
-        "root": branch.root(size).hex(),
-        "path": [step.hex() for step in path],
-    }
+    old_root, root = branch.root(from_).hex(), branch.root(size).hex()
+    return Consistency(from_, old_root, size, root, [step.hex() for step in path])
 
 
 def _demand(holds: bool, field: str, what: str) -> None:

@@ -23,12 +23,12 @@ from sqlalchemy import text
 
 from ledger.access.keys import tenant_of
 from ledger.api import reports
+from ledger.encoding import decode, encode
 from ledger.report import document, figures, html, pdf, reader, table, view
 from ledger.report.blocks import Figure
 from ledger.report.document import Report
 from ledger.report.phrases import significant
 from ledger.report.source import Question, Source
-from ledger.report.text import decode, encode
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.conftest import Templates

@@ -2,33 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import Field
+from typing_extensions import TypedDict
 
 
-class Problem(BaseModel):
+# PEP 728, which Pydantic knows and mypy does not yet.
+class Problem(TypedDict, extra_items=Any):  # type: ignore[call-arg]
     """RFC 9457. Facts that belong to the code stand beside these members."""
 
-    model_config = ConfigDict(extra="allow")
     type: str
     title: str
     status: int
     code: str
     detail: str
-    field: str | None = None
-    request_id: Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")] = None
+    field: NotRequired[str | None]
+    request_id: NotRequired[Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")]]
 
 
-class Health(BaseModel):
+class Health(TypedDict):
     status: Literal["ok"]
 
 
-class PublicKey(BaseModel):
+class PublicKey(TypedDict):
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]
     x: str
@@ -37,7 +34,7 @@ class PublicKey(BaseModel):
     alg: Literal["EdDSA"]
 
 
-class KeySet(BaseModel):
+class KeySet(TypedDict):
     """A JWK set: the key that is signed with now, then those before it."""
 
     keys: list[PublicKey]

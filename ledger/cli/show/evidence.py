@@ -20,6 +20,7 @@ from ledger.verifier.verify import Verified, VerifiedTenant, Vouched
 
 if TYPE_CHECKING:
     from ledger.client.receipts import Receipt
+    from ledger.service.shapes.runs import ReceiptShown
 
 
 _COMPARE: Final = (
@@ -61,7 +62,7 @@ def rejected(error: LedgerError) -> None:
     err.print(Text.assemble(("not good", "bold red"), f"  {error.detail}"))
 
 
-def received(answer: Mapping[str, Any]) -> None:
+def received(answer: ReceiptShown) -> None:
     """A receipt as the server gives it."""
     err.print(Text.assemble((answer["state"], "bold"), f"  run {answer['run']}"))
     if answer["state"] == "held":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
@@ -13,14 +13,28 @@ from rich.text import Text
 from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, err, new_grid, new_table, number, out, remaining_text
 from ledger.errors import BudgetExceeded, Overrun
 
+if TYPE_CHECKING:
+    from ledger.api.schemas.problems import BatchResult
+    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, Solution
+    from ledger.service.shapes.common import AmountShown
+    from ledger.service.shapes.runs import (
+        Binding,
+        Overdrawn,
+        RunApproved,
+        RunMoved,
+        RunOnDataset,
+        RunShown,
+        SegmentsShown,
+    )
 
-def approved(answer: Mapping[str, Any]) -> None:
+
+def approved(answer: RunApproved) -> None:
     """An approval, and what to type next."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
-    grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
-    _segments(grid, answer)
-    _where(grid, answer["datasets"])
+    grid.add_row("cost", _amount(answer["cost"]))
+    _segments(grid, answer.get("segments"))
+    _remaining(grid, answer["datasets"])
     if "project" in answer:
         grid.add_row("project", answer["project"])
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
@@ -29,39 +43,39 @@ def approved(answer: Mapping[str, Any]) -> None:
     out.print(f"Before it touches the data: privacy-ledger start {answer['id']}")
 
 
-def _segments(grid: Table, answer: Mapping[str, Any]) -> None:
+def _amount(amount: AmountShown) -> str:
+    return f"mu {number(amount['mu'])}, delta {number(amount['delta'])}"
+
+
+def _segments(grid: Table, segments: SegmentsShown | None) -> None:
     """What a run in segments pays for being allowed to stop after any of them."""
-    if "segments" in answer:
-        segments = answer["segments"]
-        text = f"{segments['count']:,} of {segments['steps']:,} steps, mu {number(segments['cost']['mu'])} each"
-        grid.add_row("segments", f"{text}; in one piece it would be mu {number(segments['unsegmented']['mu'])}")
+    if segments is not None:
+        cost, whole = number(segments["cost"]["mu"]), number(segments["unsegmented"]["mu"])
+        pieces = f"{segments['count']:,} of {segments['steps']:,} steps, mu {cost} each"
+        grid.add_row("segments", f"{pieces}; in one piece it would be mu {whole}")
 
 
-def _where(grid: Table, datasets: Sequence[Mapping[str, Any]]) -> None:
+def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
     """What is left of each dataset that a run charges."""
-    for index, where in enumerate(datasets):
+    for index, dataset in enumerate(datasets):
         label = "" if index else "left"
-        if where["remaining"] is None:
-            grid.add_row(label, f"as much of {where['name']} as of what it is derived from")
+        if dataset["remaining"] is None:
+            grid.add_row(label, f"as much of {dataset['name']} as of what it is derived from")
         else:
-            grid.add_row(label, f"mu {remaining_text(where['remaining'])} of {where['name']}")
+            grid.add_row(label, f"mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
 
 
-def planned(answer: Mapping[str, Any], *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
+def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
     """Whether a run would fit, and how much of it would, as a command to paste."""
     datasets = answer["datasets"]
-    stopped = [f", {where['name']} is {where['state']}" for where in datasets if where["state"] != "active"]
+    stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
-    out.print(Text.assemble(verdict, f"  {', '.join(where['name'] for where in datasets)}{''.join(stopped)}"))
+    out.print(Text.assemble(verdict, f"  {', '.join(dataset['name'] for dataset in datasets)}{''.join(stopped)}"))
     grid = new_grid()
-    grid.add_row("cost", f"mu {number(answer['cost']['mu'])}, delta {number(answer['cost']['delta'])}")
-    _segments(grid, answer)
-    for label, part in (("left", "remaining"), ("after", "after")):
-        counted = [where for where in datasets if where[part] is not None]
-        for index, where in enumerate(counted):
-            name = f" of {where['name']}" if len(datasets) > 1 else ""
-            left = f"mu {remaining_text(where[part])}, delta {number(where[part]['delta'])}{name}"
-            grid.add_row("" if index else label, left)
+    grid.add_row("cost", _amount(answer["cost"]))
+    _segments(grid, answer.get("segments"))
+    _left(grid, "left", {dataset["name"]: dataset["remaining"] for dataset in datasets})
+    _left(grid, "after", {dataset["name"]: dataset["after"] for dataset in datasets})
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
@@ -72,7 +86,16 @@ def planned(answer: Mapping[str, Any], *, solve_for: str | None, suggest: Callab
         _fitting(out, answer["would_fit"], suggest)
 
 
-def _solved(solution: Mapping[str, Any] | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
+def _left(grid: Table, label: str, amounts: Mapping[str, AmountShown | None]) -> None:
+    """What is left of each dataset, by name, now or after a run; those that are counted in others alone have none."""
+    for name, amount in amounts.items():
+        if amount is not None:
+            which = f" of {name}" if len(amounts) > 1 else ""
+            grid.add_row(label, f"mu {remaining_text(amount)}, delta {number(amount['delta'])}{which}")
+            label = ""
+
+
+def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
     if solution is None:
         out.print(f"{solve_for}: none fits", markup=False)
     elif solution["solve_for"] == "runs":
@@ -93,19 +116,26 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     _fitting(err, error.facts.get("fits", {}), suggest)
 
 
-def _bindings(items: Sequence[Mapping[str, Any]]) -> Table:
+def _bindings(items: Sequence[Binding]) -> Table:
     """What binds, an account and quantity a line."""
-    numbers = {"asks for": "requested", "left": "remaining", "limit": "limit"}
+    numbers = {
+        "asks for": [item["requested"] for item in items],
+        "left": [item["remaining"] for item in items],
+        "limit": [item["limit"] for item in items],
+    }
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, Any]], numbers: Mapping[str, str]) -> Table:
-    """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column."""
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float]]) -> Table:
+    """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column.
+
+    numbers: a column each, in the order of the accounts.
+    """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
     table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
-    for item in items[:ACCOUNTS_SHOWN_MAX]:
-        which = (str(item.get(name, "")) for name in named)
-        table.add_row(item["name"], *which, item["quantity"], *(number(item[field]) for field in numbers.values()))
+    for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX]):
+        which = (str(item.get(name, "")) for name in ("name", *named, "quantity"))
+        table.add_row(*which, *(number(column[index]) for column in numbers.values()))
     return table
 
 
@@ -114,28 +144,38 @@ def overran(error: Overrun) -> None:
     facts = error.facts
     err.print(Text.assemble(("overrun", "bold red"), f"  run {facts.get('run')} is settled"))
     err.print(escape(error.detail))
-    parts = {"limit": "limit", "spent": "spent", "held": "held", "overdrawn": "overdrawn"}
-    err.print(_accounts_named(facts.get("datasets", ()), parts))
+    items: Sequence[Overdrawn] = facts.get("datasets", ())
+    numbers = {
+        "limit": [item["limit"] for item in items],
+        "spent": [item["spent"] for item in items],
+        "held": [item["held"] for item in items],
+        "overdrawn": [item["overdrawn"] for item in items],
+    }
+    err.print(_accounts_named(items, numbers))
     for name in facts.get("frozen", ()):
         err.print(f"    privacy-ledger dataset thaw {name} --reason …", markup=False)
 
 
-def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[Mapping[str, Any]], *, is_refused: bool) -> None:
+def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
     """What came of each run of a batch, a line each, in order."""
     table = new_table("", "datasets", "", "run", "mu", right=("", "mu"))
-    for position, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
+    for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
         names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
-        run_answer, problem = result.get("run"), result.get("problem", {})
-        verdict = Text("approved", style="green") if run_answer else Text(str(problem.get("code")), style="bold red")
-        cost = number(run_answer["cost"]["mu"]) if run_answer else ""
-        table.add_row(
-            str(position), escape(names), verdict, str(run_answer["id"] if run_answer else problem.get("run", "")), cost
-        )
+        table.add_row(str(index), escape(names), *_outcome(result))
     console = err if is_refused else out
     console.print(table)
     if is_refused:
         console.print("Not every run can be approved, so nothing was recorded.")
+
+
+def _outcome(result: BatchResult) -> tuple[Text, str, str]:
+    """What came of a run of a batch: the verdict, its id and what it costs."""
+    approval = result.get("run")
+    if approval is not None:
+        return Text("approved", style="green"), approval["id"], number(approval["cost"]["mu"])
+    problem: Mapping[str, object] = result.get("problem") or {}
+    return Text(str(problem.get("code")), style="bold red"), str(problem.get("run", "")), ""
 
 
 def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
@@ -147,24 +187,25 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
         console.print(f"    {suggest(name, value)}", markup=False)
 
 
-def moved(answer: Mapping[str, Any]) -> None:
+def moved(answer: RunMoved) -> None:
     """What start, settle and void did."""
     grid = new_grid()
     grid.add_row("run", answer["id"])
-    for name in ("charged", "returned"):
-        if name in answer:
-            grid.add_row(name, f"mu {number(answer[name]['mu'])}, delta {number(answer[name]['delta'])}")
-    if "overrun" in answer:
-        beyond = answer["overrun"]
-        grid.add_row("overrun", f"{beyond['steps']:,} steps beyond the plan, mu {number(beyond['cost']['mu'])} of that")
-    _where(grid, answer["datasets"])
+    for name, amount in (("charged", answer.get("charged")), ("returned", answer.get("returned"))):
+        if amount is not None:
+            grid.add_row(name, _amount(amount))
+    overrun = answer.get("overrun")
+    if overrun is not None:
+        mu = number(overrun["cost"]["mu"])
+        grid.add_row("overrun", f"{overrun['steps']:,} steps beyond the plan, mu {mu} of that")
+    _remaining(grid, answer["datasets"])
     if "settle_by" in answer:
         grid.add_row("settle by", answer["settle_by"])
     out.print(Text(answer["state"], style="bold"))
     out.print(grid)
 
 
-def runs(items: Sequence[Mapping[str, Any]]) -> None:
+def runs(items: Sequence[RunShown]) -> None:
     """Runs, a line each, newest first."""
     if not items:
         err.print("No runs.")
@@ -194,7 +235,7 @@ def _use(use: str | Mapping[str, Any]) -> str:
     return f"{use['name']}:{partitions}" if partitions else str(use["name"])
 
 
-def evaluated(answer: Mapping[str, Any]) -> None:
+def evaluated(answer: Evaluated) -> None:
     """What a mechanism costs."""
     grid = new_grid()
     grid.add_row("mu", str(answer["cost"]["mu"]))
@@ -206,11 +247,12 @@ def evaluated(answer: Mapping[str, Any]) -> None:
     for index, text in enumerate(answer["assumptions"]):
         grid.add_row("assumes" if index == 0 else "", escape(text))
     out.print(grid)
-    if answer.get("frontier"):
-        _frontier(answer["frontier"])
+    frontier = answer.get("frontier")
+    if frontier:
+        _frontier(frontier)
 
 
-def _frontier(points: Sequence[Mapping[str, Any]]) -> None:
+def _frontier(points: Sequence[Certified]) -> None:
     """What another share of the delta budget would make of mu."""
     table = new_table("with delta", "mu is", right=("with delta", "mu is"))
     for point in points:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final
 
+from ledger.encoding import JsonObject
 from ledger.report.blocks import (
     Block,
     Cell,
@@ -31,7 +32,6 @@ from ledger.report.phrases import (
     short,
     significant,
 )
-from ledger.report.text import JsonObject
 from ledger.report.view import FIGURES_MAX, View
 
 

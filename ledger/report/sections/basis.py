@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from ledger.encoding import JsonObject
 from ledger.report.blocks import Block, Column, Facts, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import brief, budget, names, short, who
 from ledger.report.sections.runs import listed, position
-from ledger.report.text import JsonObject
 from ledger.report.view import View
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from ledger.encoding import JsonObject, encode
 from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Table, line
 from ledger.report.phrases import (
     ADJACENCY,
@@ -17,7 +18,6 @@ from ledger.report.phrases import (
     significant,
     who,
 )
-from ledger.report.text import JsonObject, encode
 from ledger.report.view import View
 
 

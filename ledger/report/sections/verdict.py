@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from decimal import Decimal
 from typing import Final
 
+from ledger.encoding import JsonObject
 from ledger.report.blocks import Block, Cell, Column, Facts, Heading, Line, Paragraph, Table, Tone, line
 from ledger.report.phrases import (
     account_name,
@@ -19,7 +20,6 @@ from ledger.report.phrases import (
     times,
     who,
 )
-from ledger.report.text import JsonObject
 from ledger.report.view import View
 
 

@@ -1,17 +1,19 @@
-"""Evaluations and plans as they are answered."""
+"""Evaluations and plans, as answers give them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, NotRequired
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+from typing_extensions import TypedDict
 
-from ledger.api.schemas.runs import Binding, SegmentsShown, Used
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.service.shapes.common import AmountShown, EpsilonShown
+from ledger.service.shapes.runs import Binding, SegmentsShown, Used
 
 
-class PlannedOn(BaseModel):
+# Few docstrings here: OpenAPI shows them as descriptions.
+class PlannedOn(TypedDict):
     name: str
     state: DatasetState
     limit: AmountShown | None
@@ -21,13 +23,13 @@ class PlannedOn(BaseModel):
     after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
 
 
-class Solution(BaseModel):
+class Solution(TypedDict):
     solve_for: str
     value: int | float
     cost: Annotated[AmountShown, Field(description="What this value would be charged; of all `runs` together.")]
 
 
-class Planned(BaseModel):
+class Planned(TypedDict):
     fits: bool
     cost: AmountShown
     bound: Bound
@@ -44,17 +46,23 @@ class Planned(BaseModel):
     solution: Annotated[
         Solution | None, Field(description="For `solve_for`; null where no value fits, or nothing was asked.")
     ]
-    segments: SegmentsShown | None = None
+    segments: NotRequired[SegmentsShown | None]
 
 
-class Certified(BaseModel):
+class Certified(TypedDict):
     """A point on the line along which a certificate trades mu for delta."""
 
     delta: float
     mu: float
 
 
-class Evaluated(BaseModel):
+Frontier = Annotated[
+    list[Certified] | None,
+    Field(description="Where the cost is a certificate: what it would be for other shares of the delta budget."),
+]
+
+
+class Evaluated(TypedDict):
     cost: AmountShown
     epsilon: list[EpsilonShown]
     bound: Bound
@@ -63,7 +71,11 @@ class Evaluated(BaseModel):
     method: str
     assumptions: list[str]
     accountant: str
-    frontier: Annotated[
-        list[Certified] | None,
-        Field(description="Where the cost is a certificate: what it would be for other shares of the delta budget."),
-    ] = None
+    frontier: NotRequired[
+        Annotated[
+            list[Certified] | None,
+            Field(
+                description="Where the cost is a certificate: what it would be for other shares of the delta budget."
+            ),
+        ]
+    ]

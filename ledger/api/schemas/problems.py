@@ -1,0 +1,52 @@
+"""Problems that say more than every problem does, and batches, in which answers and problems stand side by side."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from ledger.api.schemas.common import Problem
+from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.runs import Binding, Overdrawn, OverrunShown, RunApproved, Used
+
+
+# Few docstrings here: OpenAPI shows them as descriptions.
+class RunRefused(Problem):
+    run: Id
+    datasets: list[Binding]
+    fits: Annotated[dict[str, float], Field(description="Each value alone would make the run fit.")]
+    seq: int
+    delta: NotRequired[Used]
+    project: NotRequired[str | None]
+
+
+class BatchResult(TypedDict):
+    status: int
+    replayed: bool
+    run: NotRequired[RunApproved | None]
+    problem: NotRequired[
+        Annotated[Problem | None, Field(description="As for one run; `fits` may be missing of a certified cost.")]
+    ]
+
+
+class Batched(TypedDict):
+    results: list[BatchResult]
+
+
+class BatchWasRefused(Problem):
+    results: list[BatchResult]
+
+
+class RunOverran(Problem):
+    """More was executed than fits. It is charged all the same."""
+
+    run: Id
+    state: Literal["settled"]
+    cost: AmountShown
+    charged: AmountShown
+    overrun: OverrunShown
+    frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]
+    datasets: list[Overdrawn]
+    at: str

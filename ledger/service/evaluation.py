@@ -1,0 +1,74 @@
+"""The accountant alone: what a mechanism costs, with no dataset and nothing recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from decimal import Decimal
+from fractions import Fraction
+from typing import Final
+
+from ledger.accounting import ACCOUNTANT, costs
+from ledger.accounting.cost import Cost, root
+from ledger.accounting.display import AmountShown, show_epsilon
+from ledger.accounting.terms import Terms
+from ledger.core.people import Actor
+from ledger.service.certificates import Certificates
+from ledger.service.requests.accountant import Evaluation
+from ledger.service.shapes.accountant import Certified, Evaluated
+from ledger.service.shapes.common import EpsilonShown
+
+REPORT_DELTAS: Final = (1e-5, 1e-6)
+DELTA: Final = Decimal("1e-8")
+"""The share of a delta budget that a certificate gets by default."""
+
+
+async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation) -> Evaluated:
+    """What a mechanism costs, and its epsilon at each delta; with other shares of delta, if it takes a certificate.
+
+    Raises as `Certificates.cost` does.
+    """
+    delta = DELTA if request.delta is None else request.delta
+    terms = Terms(bound=request.bound, adjacency=request.adjacency, delta=delta)
+    cost = await certificates.cost(actor.tenant_id, request.mechanism, terms)
+    pairs: list[tuple[float, float]] | None = None
+    if costs.needs_certificate(request.mechanism, bound=request.bound):
+        pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency)
+    answer = await asyncio.to_thread(_answer, request, cost)
+    if pairs is not None:
+        answer["frontier"] = [Certified(delta=delta, mu=mu) for delta, mu in pairs if math.isfinite(mu)]
+    return answer
+
+
+def _answer(request: Evaluation, cost: Cost) -> Evaluated:
+    # A delta of many nines reads as the double 1, which is none.
+    deltas = [min(float(delta), math.nextafter(1, 0)) for delta in request.report_deltas or ()]
+    return Evaluated(
+        cost=_show_cost(cost),
+        epsilon=[EpsilonShown(delta=delta, value=_epsilon(cost, delta)) for delta in deltas or REPORT_DELTAS],
+        bound=request.bound,
+        adjacency=request.adjacency,
+        is_estimate=request.bound == "clt",
+        method=cost.method,
+        assumptions=list(cost.assumptions),
+        accountant=ACCOUNTANT,
+    )
+
+
+def _show_cost(cost: Cost) -> AmountShown:
+    """A cost with the double before rounding; the integers are null if no balance could hold them."""
+    amount = cost.amount if cost.is_holdable else None
+    return AmountShown(
+        mu=cost.mu,
+        delta=cost.delta,
+        mu_sq_pico=None if amount is None else str(amount.mu_sq_pico),
+        delta_atto=None if amount is None else str(amount.delta_atto),
+    )
+
+
+def _epsilon(cost: Cost, at_delta: float) -> float | None:
+    if cost.delta >= 1:  # as a double; what was declared is below 1
+        return None
+    # mu may be a double below the true value; the bound of mu² is not.
+    upper = math.nextafter(max(cost.mu, root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
+    return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

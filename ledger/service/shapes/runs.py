@@ -1,0 +1,159 @@
+"""Runs, as answers give them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, NotRequired
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from ledger.core.amounts import Quantity
+from ledger.core.datasets import Adjacency, Bound
+from ledger.core.runs import RunStateName
+from ledger.service.shapes.common import AmountShown, Id
+
+
+# Few docstrings here: OpenAPI shows them as descriptions.
+class RunOnDataset(TypedDict):
+    name: str
+    seq: int
+    remaining: Annotated[
+        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+    ]
+
+
+class SegmentsShown(TypedDict):
+    """A run that may stop after any of its pieces."""
+
+    count: int
+    steps: int
+    cost: Annotated[AmountShown, Field(description="Of each.")]
+    unsegmented: Annotated[AmountShown, Field(description="What the run would cost in one piece.")]
+
+
+Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
+Receipt = Annotated[
+    str,
+    Field(
+        pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$",
+        description="The signed decision: a compact JWS (EdDSA), to be checked with `/.well-known/jwks.json`.",
+    ),
+]
+
+
+class RunApproved(TypedDict):
+    id: Id
+    state: Literal["held"]
+    decision: Literal["approved"]
+    cost: AmountShown
+    datasets: list[RunOnDataset]
+    receipt: Receipt
+    start_by: str
+    bound: Bound
+    method: str
+    assumptions: list[str]
+    accountant: str
+    delta: NotRequired[Used]
+    project: NotRequired[str | None]
+    segments: NotRequired[SegmentsShown | None]
+
+
+class Binding(TypedDict):
+    name: str
+    partition: NotRequired[str | None]
+    project: NotRequired[str | None]
+    principal: NotRequired[Id | None]
+    quantity: Quantity
+    requested: float
+    remaining: float
+    limit: float
+
+
+class OverrunShown(TypedDict):
+    """What was executed beyond the plan, charged as a run of its own."""
+
+    steps: int
+    cost: AmountShown
+    fits: bool
+    method: str
+
+
+class Overdrawn(TypedDict):
+    name: str
+    partition: NotRequired[str | None]
+    project: NotRequired[str | None]
+    quantity: Quantity
+    limit: float
+    spent: float
+    held: float
+    overdrawn: float
+
+
+class RunMoved(TypedDict):
+    id: Id
+    state: RunStateName
+    cost: AmountShown
+    datasets: list[RunOnDataset]
+    at: str
+    charged: NotRequired[AmountShown | None]
+    returned: NotRequired[AmountShown | None]
+    overrun: NotRequired[OverrunShown | None]
+    settle_by: NotRequired[str | None]
+
+
+class RunStarted(RunMoved):
+    """A run that may touch its data now. Only this receipt says so."""
+
+    receipt: Receipt
+
+
+class ReceiptShown(TypedDict):
+    run: Id
+    state: Annotated[Literal["held", "started"], Field(description="Only `started` lets a job train.")]
+    receipt: Receipt
+
+
+class RunEvent(TypedDict):
+    """What became of a run: when it was started, settled or voided, by whom, and what was said."""
+
+    at: str
+    by: dict[str, Any]
+    seq: int
+    settle_by: NotRequired[str | None]
+    steps: NotRequired[int | None]
+    stop: NotRequired[str | None]
+    evidence: NotRequired[dict[str, Any] | None]
+    reason: NotRequired[str | None]
+    charged: NotRequired[AmountShown | None]
+    returned: NotRequired[AmountShown | None]
+    overrun: NotRequired[OverrunShown | None]
+
+
+class RunShown(TypedDict):
+    id: Id
+    state: RunStateName
+    decision: Literal["approved", "refused"]
+    is_overdue: bool
+    cost: AmountShown
+    datasets: list[dict[str, Any]]
+    request: dict[str, Any]
+    project: str | None
+    idempotency_key: str
+    asked_by: dict[str, Any]
+    bound: Bound
+    adjacency: Adjacency
+    method: str
+    assumptions: list[str]
+    accountant: str
+    delta: NotRequired[Used]
+    segments: NotRequired[SegmentsShown | None]
+    created_at: str
+    start_by: str | None
+    started: NotRequired[RunEvent | None]
+    settled: NotRequired[RunEvent | None]
+    voided: NotRequired[RunEvent | None]
+
+
+class RunPage(TypedDict):
+    items: list[RunShown]
+    next: str | None
