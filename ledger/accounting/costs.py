@@ -19,7 +19,6 @@ from ledger.errors import InvalidMechanism
 _RESTARTED: Final = (
     "each segment restarts with fresh randomness, noise and sampling alike, and shares none with another"
 )
-_NO_DELTA: Final = Fraction(0)
 _FRONTIER: Final = tuple(Fraction(1, 10**exponent) for exponent in range(4, 16))
 
 
@@ -34,14 +33,11 @@ def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
     Raises InvalidMechanism where no cost is known, or where it is beyond what a double can hold, and InvalidRequest
     where the mechanism cannot be divided into so many segments.
     """
-    # A clt run charges no delta of its own, so that what is certified there too has to do without.
-    share = Fraction(terms.delta) if terms.bound == "certified" else _NO_DELTA
     if terms.segments == 1:
-        once = Terms(bound=terms.bound, adjacency=terms.adjacency, delta=share)
-        return mechanism.cost(once, path="mechanism")
+        return mechanism.cost(terms, path="mechanism")
     segment = mechanism.resized(segment_steps(mechanism, terms.segments))
     # -log(1 - x) is convex and 0 at 0, so that k of -log(1 - delta/k) are at most one of -log(1 - delta).
-    once = Terms(bound=terms.bound, adjacency=terms.adjacency, delta=share / terms.segments)
+    once = Terms(bound=terms.bound, adjacency=terms.adjacency, delta=Fraction(terms.delta) / terms.segments)
     return _restarted(segment.cost(once, path="mechanism"), terms.segments)
 
 

@@ -43,5 +43,7 @@ class Terms:
             "adjacency": self.adjacency,
             "delta": f"{delta.numerator}/{delta.denominator}",
         }
-        # Left out where there is one, so that certificates kept before there were segments are still found.
-        return facts if self.segments == 1 else {**facts, "segments": self.segments}
+        # Left out where there is one, as it was before there were segments, for the certificates that were kept then.
+        if self.segments > 1:
+            facts["segments"] = self.segments
+        return facts

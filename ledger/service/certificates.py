@@ -178,7 +178,8 @@ def _delta(atto: int) -> Decimal:
 
 def digest_of(mechanism: AnyMechanism, terms: Terms) -> bytes:
     """What a cost is kept under: SHA-256 of all that it depends on. Numbers of one value (1.10 and 1.1) are alike."""
-    facts = {"accountant": ACCOUNTANT, "mechanism": mechanism.model_dump(exclude_none=True), **terms.facts()}
+    facts = terms.facts()
+    facts["accountant"], facts["mechanism"] = ACCOUNTANT, mechanism.model_dump(exclude_none=True)
     return chain.digest(chain.canonical(facts))
 
 

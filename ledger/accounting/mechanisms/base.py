@@ -41,9 +41,10 @@ class BaseMechanism(BaseModel):
 
     @abstractmethod
     def cost(self, terms: Terms, *, path: str) -> Cost:
-        """What it costs, under terms of one segment whose delta is a fraction, 0 under `clt`.
+        """What it costs, under terms of one segment.
 
-        path: of the mechanism within the request, for errors. Raises as `costs.cost`, which is what others call.
+        A `clt` run charges no delta of its own, so that what is certified there too has to do without. path: of the
+        mechanism within the request, for errors. Raises as `costs.cost`, which is what others call.
         """
 
     def needs_certificate(self, bound: Bound) -> bool:
