@@ -8,25 +8,19 @@ Arguments are converted exactly, so that errors measured against these values ar
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import mpmath as mp
+
+from tests.kit.trials import trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 DIGITS = 50
 # LEDGER_PROVE=1 runs ten times as many random cases.
-PROOF = 10 if os.environ.get("LEDGER_PROVE") == "1" else 1
-
-
-def trials(sample: int, full: int) -> int:
-    """How many random trials to make: a sample, or all of them under `make prove`."""
-    return full if PROOF > 1 else sample
-
-
+PROOF = trials(1, 10)
 _CASES = json.loads((Path(__file__).parents[1] / "cases" / "gdp_reference.json").read_text(encoding="utf-8"))
 REFERENCE: dict[str, dict[str, Any]] = {case["id"]: case for case in _CASES["cases"]}
 

@@ -20,7 +20,7 @@ from ledger.accounting.pld import Pair
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency
 from tests.accounting import oracle, oracle_curves
-from tests.accounting.oracle import trials
+from tests.kit.trials import trials
 
 DELTAS = (1e-5, 1e-8)
 Declared = dict[str, Any]

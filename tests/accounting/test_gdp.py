@@ -11,6 +11,7 @@ import pytest
 
 from ledger.accounting import gdp
 from tests.accounting import oracle
+from tests.kit.trials import trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,7 +77,7 @@ def test_epsilon_is_within_its_bound_of_50_digits() -> None:
 
     Everywhere the stated absolute bound; relative 1e-12 wherever epsilon is more than 0.02 of mu + mu^2/2.
     """
-    targets = random_targets(20220101, oracle.trials(600, 20_000))
+    targets = random_targets(20220101, trials(300, 20_000))
     nearest = gdp.epsilon(**targets)
     worst = worst_relative = 0.0
     for value, mu, delta, at_delta in zip(nearest, *targets.values(), strict=True):
@@ -92,7 +93,7 @@ def test_epsilon_is_within_its_bound_of_50_digits() -> None:
 
 def test_epsilon_upper_is_never_below_the_true_value() -> None:
     """Goal: what is displayed is rounded up. Method: delta_mu at epsilon_upper, at 50 digits, is at most its target."""
-    targets = random_targets(20220102, oracle.trials(2_000, 40_000))
+    targets = random_targets(20220102, trials(1_000, 40_000))
     upper, nearest = gdp.epsilon_upper(**targets), gdp.epsilon(**targets)
     for value, mu, delta, at_delta in zip(upper, *targets.values(), strict=True):
         assert oracle.delta(oracle.exact(mu), oracle.exact(value)) <= oracle.room(delta, at_delta)
@@ -102,7 +103,7 @@ def test_epsilon_upper_is_never_below_the_true_value() -> None:
 
 def test_epsilon_upper_stays_up_where_at_delta_is_an_ulp_from_the_edge() -> None:
     """Goal: sound where conditioning is worst. Method: at_delta a few ulps around the exact delta_mu(0)."""
-    for mu in 10 ** np.random.default_rng(20220103).uniform(-8, 1.2, oracle.trials(100, 3_000)):
+    for mu in 10 ** np.random.default_rng(20220103).uniform(-8, 1.2, trials(50, 3_000)):
         at_zero = float(oracle.delta(oracle.exact(mu), mp.mpf(0)))
         for steps in range(-3, 4):
             at_delta = min(at_zero + steps * float(np.spacing(at_zero)), LARGEST_BELOW_ONE)
@@ -189,7 +190,7 @@ def test_delta_at_its_limits() -> None:
 def test_mu_for_epsilon_is_within_its_bound_of_50_digits() -> None:
     """Goal: the stated relative error of a budget's limit, epsilon from 0 to 1e6. Method: 1,000 bracketed roots."""
     generator = np.random.default_rng(20220105)
-    targets = random_targets(20220106, oracle.trials(400, 10_000), mu_decades=(-3, 3))
+    targets = random_targets(20220106, trials(200, 10_000), mu_decades=(-3, 3))
     count = targets["mu"].size
     epsilon = np.where(generator.random(count) < 0.05, 0.0, 10 ** generator.uniform(-8, 6, count))
     values = gdp.mu_for_epsilon(epsilon=epsilon, delta=targets["delta"], at_delta=targets["at_delta"])
@@ -203,7 +204,7 @@ def test_mu_for_epsilon_is_within_its_bound_of_50_digits() -> None:
 def test_mu_for_epsilon_less_its_error_is_never_above_the_true_value() -> None:
     """Goal: the stated error suffices for a limit. Method: delta_mu there, at 50 digits, is at most a target."""
     generator = np.random.default_rng(20220107)
-    targets = random_targets(20220108, oracle.trials(2_000, 40_000))
+    targets = random_targets(20220108, trials(1_000, 40_000))
     count = targets["mu"].size
     epsilon = np.where(generator.random(count) < 0.05, 0.0, 10 ** generator.uniform(-8, 6, count))
     nearest = gdp.mu_for_epsilon(epsilon=epsilon, delta=targets["delta"], at_delta=targets["at_delta"])

@@ -244,7 +244,7 @@ def test_a_run_that_stopped_because_of_what_it_saw_is_charged_whole(bound: Bound
 
 
 @given(segments=st.integers(2, 40), steps=st.integers(0, 99), declared=st.sampled_from([POISSON, TREE]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=trials(20, 60), deadline=None)
 def test_segments_that_were_started_are_paid_in_full(segments: int, steps: int, declared: dict[str, Any]) -> None:
     """Goal: as many as were begun, one at least, and at most a unit of rounding more. Method: the segment's own cost in
     fractions; they are counted one by one."""

@@ -47,7 +47,7 @@ from tests.kit.drawn import BUDGETS, MECHANISMS, OFTEN, PARTITIONS, PRINCIPALS, 
 from tests.kit.driver import Ledger
 from tests.kit.sites import Sites
 
-EXAMPLES = 6
+EXAMPLES = 4
 DATASETS_MAX = 9
 NO_FAIR_USE: Json = {"held": None, "runs_per_hour": None}
 

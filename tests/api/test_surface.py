@@ -35,7 +35,7 @@ from ledger.api.limits import Buckets, neighbourhood
 from ledger.api.middleware import KEY_LENGTH_MAX
 from ledger.settings import Settings
 from tests.conftest import Templates
-from tests.kit.driver import Ledger, Served, environment, first_keys, serve_command
+from tests.kit.driver import Ledger, Served, environment, first_keys, serve_forked
 
 
 @pytest.fixture
@@ -452,11 +452,7 @@ def test_origins_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
 def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
     """A real server that loses its patience after a second."""
     first_keys(settings)
-    code = (
-        "import sys; from ledger.api import protocol; from ledger.cli import main; protocol.Patient.seconds_max = 1.0;"
-        " sys.argv[1:1] = ['serve']; main()"
-    )
-    with serve_command([sys.executable, "-c", code], tmp_path, environment(settings)) as process:
+    with serve_forked(["tests.kit.impatient", "serve"], tmp_path, environment(settings)) as process:
         yield process
 
 
@@ -551,7 +547,7 @@ def test_proxies_are_trusted_by_name(settings: Settings, tmp_path: Path) -> None
     first_keys(settings)
     for proxies, wanted in (("127.0.0.1", "192.0.2.9"), ("192.0.2.1", "127.0.0.1")):
         env = {**environment(settings), "LEDGER_TRUSTED_PROXIES": proxies, "LEDGER_LOG_FORMAT": "json"}
-        with serve_command([sys.executable, "-m", "ledger", "serve"], tmp_path, env) as process:
+        with serve_forked(["ledger", "serve"], tmp_path, env) as process:
             given = {"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https"}
             answer = httpx.get(f"{process.url}/v1/datasets", headers=given)
             assert ("strict-transport-security" in answer.headers) == (wanted == "192.0.2.9")

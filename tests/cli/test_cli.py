@@ -13,6 +13,7 @@ import pytest
 
 from ledger.settings import Settings
 from tests.conftest import Templates
+from tests.kit import forked
 from tests.kit.driver import MNIST, environment, serve
 
 KEY = re.compile(r"pbl_[a-z2-7]{64}")
@@ -22,9 +23,8 @@ def run(
     *arguments: str, folder: Path, env: dict[str, str] | None = None, **said: str
 ) -> subprocess.CompletedProcess[str]:
     """Runs `privacy-ledger` to its end in this folder."""
-    command = [sys.executable, "-m", "ledger", *arguments]
     given = {**(env or {}), "PATH": "/usr/bin:/bin", "NO_COLOR": "1", **said}
-    return subprocess.run(command, cwd=folder, env=given, capture_output=True, text=True, timeout=120, check=False)
+    return forked.run(["ledger", *arguments], folder, given, seconds_max=120)
 
 
 def test_serve_with_no_configuration_makes_a_ledger_and_prints_its_keys_once(tmp_path: Path) -> None:

@@ -103,6 +103,20 @@ def test_the_chain_can_be_checked_with_a_json_parser_and_sha256(book: Book) -> N
         prev = stated.hex()
 
 
+def test_an_entry_that_was_made_anew_is_found_by_the_next_one(book: Book) -> None:
+    """Goal: replay follows the chain. Method: change what no arithmetic rests on, and make the hash of that entry
+    right, but not those after it."""
+    whole = list(book.entries)
+    for at in range(len(whole) - 1):
+        entry = chain.parse(whole[at][0])
+        entry["actor"]["name"] = "somebody else"
+        body = chain.canonical(entry)
+        book.entries = [*whole[:at], (body, chain.digest(body)), *whole[at + 1 :]]
+        with pytest.raises(JournalBroken, match="does not follow") as broken:
+            book.replay()
+        assert broken.value.seq == at + 2
+
+
 @pytest.mark.parametrize("which", ["book", "parts"])
 def test_replay_adds_up_to_the_books(which: str, request: pytest.FixtureRequest) -> None:
     """Goal: replay, which shares no arithmetic with decide, gives the same balances, limits, states and heads."""

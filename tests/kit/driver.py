@@ -182,8 +182,15 @@ def serve(settings: Settings, folder: Path) -> Iterator[Served]:
     On PostgreSQL without `privacy-ledger serve`, which refuses a server whose durability is off, as it is in tests.
     """
     command = ["ledger", "serve"] if settings.is_sqlite else ["uvicorn", "ledger.api.app:create_app", "--factory"]
+    with serve_forked(command, folder, environment(settings)) as served:
+        yield served
+
+
+@contextlib.contextmanager
+def serve_forked(command: list[str], folder: Path, env: dict[str, str]) -> Iterator[Served]:
+    """What `python -m` with this module and its arguments serves with uvicorn, ready to answer."""
     port = free_port()
-    process, printed = forked.start([*command, "--port", str(port)], folder, environment(settings))
+    process, printed = forked.start([*command, "--port", str(port)], folder, env)
     said: list[str] = []
     with printed:
         try:

@@ -1,6 +1,6 @@
-"""Server processes that start at once: forks of one process that has imported all that a server does.
+"""Processes of the server's commands that start at once: forks of one process that has imported all that a server does.
 
-To import it takes over a second of a processor each time, and the tests start a hundred servers. What is forked runs as
+To import it takes over a second of a processor each time, and the tests start hundreds of them. What is forked runs as
 `python -m` would run it: its own arguments, environment, folder and output, and nothing of the tests' process.
 """
 
@@ -16,6 +16,8 @@ from multiprocessing import get_context
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from multiprocessing.reduction import DupFd
 from pathlib import Path
+from subprocess import CompletedProcess, TimeoutExpired
+from tempfile import TemporaryFile
 from typing import Any, TextIO, cast
 
 IMPORTED = ("ledger.api.app", "ledger.api.protocol", "ledger.cli", "ledger.logs", "uvicorn.main", "uvicorn.loops.auto")
@@ -32,8 +34,7 @@ def start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple
     """Start `python -m` with this module and its arguments: the process, and what it prints on either output."""
     reading, writing = os.pipe()
     try:
-        process = _context().Process(target=_run, args=(list(command), str(folder), dict(env), DupFd(writing)))
-        process.start()
+        process = _begin(command, folder, env, (writing, writing))
     except BaseException:
         os.close(reading)
         raise
@@ -42,12 +43,33 @@ def start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple
     return process, os.fdopen(reading, encoding="utf-8")
 
 
-def _run(command: list[str], folder: str, env: dict[str, str], output: Any) -> None:
+def run(command: Sequence[str], folder: Path, env: Mapping[str, str], *, seconds_max: float) -> CompletedProcess[str]:
+    """Run `python -m` with this module and its arguments to its end. Raises TimeoutExpired."""
+    with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
+        process = _begin(command, folder, env, (out.fileno(), err.fileno()))
+        process.join(seconds_max)
+        if process.exitcode is None:
+            process.kill()
+            process.join()
+            raise TimeoutExpired(list(command), seconds_max)
+        out.seek(0)
+        err.seek(0)
+        return CompletedProcess(list(command), process.exitcode, out.read(), err.read())
+
+
+def _begin(command: Sequence[str], folder: Path, env: Mapping[str, str], outputs: tuple[int, int]) -> ForkServerProcess:
+    given = tuple(DupFd(descriptor) for descriptor in outputs)
+    process = _context().Process(target=_become, args=(list(command), str(folder), dict(env), given))
+    process.start()
+    return process
+
+
+def _become(command: list[str], folder: str, env: dict[str, str], outputs: tuple[Any, Any]) -> None:
     """What a forked process does."""
-    descriptor = output.detach()
-    for standard in (1, 2):
+    for standard, output in enumerate(outputs, start=1):
+        descriptor = output.detach()
         os.dup2(descriptor, standard)
-    os.close(descriptor)
+        os.close(descriptor)
     for stream in (sys.stdout, sys.stderr):
         cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)
     os.chdir(folder)

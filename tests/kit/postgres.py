@@ -55,6 +55,8 @@ OPTIONS = {
     "shared_buffers": "64MB",
     "fsync": "off",
     "full_page_writes": "off",
+    # No database lives long enough to need it.
+    "autovacuum": "off",
 }
 # Its standard input ends when the tests close it, and also when they die; either way this then clears everything away.
 WATCHDOG = 'read -r _; "$1/bin/pg_ctl" -D "$1/data" -m immediate -w -t 20 stop; rm -rf -- "$1"'

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +19,7 @@ from ledger.errors import Misconfigured
 from ledger.operate import deploy
 from ledger.settings import Settings
 from tests.conftest import SERVER_ROLE, Templates
-from tests.kit import postgres
+from tests.kit import forked, postgres
 from tests.kit.driver import Ledger, environment, first_keys, free_port, serve_command
 
 SECONDS_MAX = 60
@@ -91,10 +90,8 @@ def refused(settings: Settings, folder: Path) -> str:
 
     It is the command itself, in a process of its own, and it ends by itself.
     """
-    command = [sys.executable, "-m", "ledger", "serve", "--port", str(free_port())]
-    told = subprocess.run(
-        command, cwd=folder, env=environment(settings), capture_output=True, text=True, timeout=SECONDS_MAX, check=False
-    )
+    command = ["ledger", "serve", "--port", str(free_port())]
+    told = forked.run(command, folder, environment(settings), seconds_max=SECONDS_MAX)
     assert told.returncode == MISUSED, told.stdout + told.stderr
     assert told.stdout == ""
     assert "Traceback" not in told.stderr
