@@ -44,7 +44,7 @@ def inclusion(
     served: Services, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, seq: int, size: int | None
 ) -> Response:
     """The proof that an entry is in the journal. Raises InvalidRequest where there are not so many."""
-    proof = proofs.inclusion(served.heads.branch(reading, dataset), seq=seq, size=size)
+    proof = proofs.inclusion(served.heads.view(reading, dataset), seq=seq, size=size)
     return Json({**_about(tenant, dataset), **proof, "head": served.heads.signed(reading, dataset)})
 
 
@@ -52,7 +52,7 @@ def consistency(
     served: Services, reading: Reading, tenant: Tenant, dataset: Dataset | None, *, from_: int, to: int | None
 ) -> Response:
     """The proof that the journal goes on from an earlier one. Raises InvalidRequest where there are not so many."""
-    proof = proofs.consistency(served.heads.branch(reading, dataset), from_=from_, to=to)
+    proof = proofs.consistency(served.heads.view(reading, dataset), from_=from_, to=to)
     return Json({**_about(tenant, dataset), **proof, "head": served.heads.signed(reading, dataset)})
 
 
