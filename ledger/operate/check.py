@@ -85,9 +85,9 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
         tenant = reading.tenants.current()
         if tenant is None:
             raise JournalBroken("is missing: the tenant is gone", seq=1)
-        watch = held.watch((tenant_id, None))
-        replayed = replay_tenant(watch.over(_tenant_entries(reading)), tenant_id=tenant_id)
-        watch.finish()
+        comparison = held.compare((tenant_id, None))
+        replayed = replay_tenant(comparison.over(_tenant_entries(reading)), tenant_id=tenant_id)
+        comparison.finish()
         _demand_tenant_rows(reading, tenant, replayed)
     return tenant.seq
 
@@ -182,11 +182,11 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
 
 def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
     """The dataset's journal adds up, to what its rows say and to what is held against it. Raises JournalBroken."""
-    seen, watch = Mirror(), held.watch((reading.tenant_id, dataset.id))
+    seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
-    entries = watch.over(seen.over(rows))
+    entries = comparison.over(seen.over(rows))
     replayed = replay.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
-    watch.finish()
+    comparison.finish()
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)
     _demand_runs(reading, dataset, replayed, seen)

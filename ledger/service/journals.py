@@ -65,7 +65,7 @@ class Journals:
     ) -> InclusionProof | TenantInclusionProof:
         """The proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
-            proof = proofs.inclusion(self._heads.journal_tree(reading, named), seq=seq, size=size)
+            proof = proofs.inclusion(self._heads.view(reading, named), seq=seq, size=size)
             head = self._heads.signed(reading, named)
         shared = Inclusion(
             kind="inclusion",
@@ -86,7 +86,7 @@ class Journals:
         """The proof that a journal begins with a shorter one. Raises NotFound, Forbidden, and InvalidRequest beyond its
         end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
-            proof = proofs.consistency(self._heads.journal_tree(reading, named), from_=from_, to=to)
+            proof = proofs.consistency(self._heads.view(reading, named), from_=from_, to=to)
             head = self._heads.signed(reading, named)
         shared: Consistency = {
             "kind": "consistency",

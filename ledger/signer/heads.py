@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from typing import Annotated, Any, Final
+from typing import Annotated, Final
 from uuid import UUID
 
 from cachetools import LRUCache
@@ -28,7 +28,8 @@ from ledger.core.people import Tenant
 from ledger.errors import JournalBroken, NotFound
 from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Store
-from ledger.verifier import export, jws
+from ledger.verifier import jws
+from ledger.verifier.heads import Head
 from ledger.verifier.merkle import HASH_BYTES, Frontier
 
 BLOCK_LEVEL: Final = 10
@@ -121,7 +122,7 @@ class Tree:
         return tree.root()
 
 
-class JournalTree:
+class TreeView:
     """A journal's tree as one reading sees it: its size, and the roots of its subtrees."""
 
     def __init__(self, tree: Tree, reading: Reading, dataset_id: UUID | None, size: int) -> None:
@@ -162,52 +163,46 @@ class Heads:
         self._lock = threading.Lock()
         self._trees = LRUCache[tuple[UUID, UUID | None], Tree](JOURNALS_MAX)
 
-    def journal_tree(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> JournalTree:
+    def view(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> TreeView:
         """The tree of a dataset's journal, or of the tenant's own, as far as the dataset (or the tenant, where it was
         read before; or as it is now) says that it goes. Raises JournalBroken where the entries are others than the ones
         seen before, or end elsewhere."""
         if dataset is None:
             tenant = tenant or _tenant(reading)
-            return self._grown(reading, None, tenant.seq, tenant.head)
-        return self._grown(reading, dataset.id, dataset.seq, dataset.head)
+            return self._view(reading, None, tenant.seq, tenant.head)
+        return self._view(reading, dataset.id, dataset.seq, dataset.head)
 
-    def _grown(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> JournalTree:
+    def _view(self, reading: Reading, dataset_id: UUID | None, size: int, newest: bytes) -> TreeView:
         tree = self._tree(reading.tenant_id, dataset_id)
-        journal_tree = JournalTree(tree, reading, dataset_id, size)
+        view = TreeView(tree, reading, dataset_id, size)
         try:
             tree.grow(lambda after, limit: reading.journals.hashes(dataset_id, after=after, limit=limit), size=size)
             tree.demand_newest(newest, size=size)
-            if size and journal_tree.hash_of(size) != newest:
+            if size and view.hash_of(size) != newest:
                 raise JournalBroken("is not the one that the head names", seq=size)
         except JournalBroken as error:
             log.error("a journal gets no signature: %s", error.detail)
             raise
-        return journal_tree
+        return view
 
     def _tree(self, tenant_id: UUID, dataset_id: UUID | None) -> Tree:
         with self._lock:
             return self._trees.setdefault((tenant_id, dataset_id), Tree())
 
-    def payload(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> dict[str, Any]:
-        """What a head says: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""
+    def head(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> Head:
+        """The head, unsigned: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""
         tenant = tenant or _tenant(reading)
-        tree = self.journal_tree(reading, dataset, tenant=tenant)
+        view = self.view(reading, dataset, tenant=tenant)
         seq, hash_ = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
         named = None if dataset is None else (dataset.id, dataset.definition.name)
-        return export.head_payload(
-            (tenant.id, tenant.name),
-            named,
-            seq=seq,
-            hash_=hash_,
-            root=tree.root(seq),
-            at=_at(reading, dataset, seq=seq, hash_=hash_),
-        )
+        at = _at(reading, dataset, seq=seq, hash_=hash_)
+        return Head.of((tenant.id, tenant.name), named, seq=seq, hash_=hash_, root=view.root(seq), at=at)
 
     def signed(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> SignedHead:
         """The head with its signature. Raises JournalBroken."""
-        payload = self.payload(reading, dataset, tenant=tenant)
-        signature = self._signer.sign(chain.canonical(payload), jws.HEAD)
-        return SignedHead(seq=payload["seq"], hash=payload["hash"], root=payload["root"], signature=signature)
+        head = self.head(reading, dataset, tenant=tenant)
+        signature = self._signer.sign(chain.canonical(head.payload()), jws.HEAD)
+        return SignedHead(seq=head.seq, hash=head.hash, root=head.root, signature=signature)
 
     def of_tenant(self, tenant_id: UUID) -> Iterator[tuple[Dataset | None, SignedHead]]:
         """The signed heads of a tenant's own journal and of all its datasets', by name. Raises JournalBroken."""

@@ -30,8 +30,8 @@ from ledger.errors import JournalBroken
 from ledger.signer.heads import Heads, SignedHead
 from ledger.store import Reading, Store
 from ledger.verifier import jws
+from ledger.verifier.heads import read
 from ledger.verifier.jws import PublicKeys
-from ledger.verifier.statements import hash_of, number_of, place_of
 
 GATHER_SECONDS: Final = 5.0
 """How long journals may move before their heads are published: at most so often is there a round."""
@@ -174,10 +174,10 @@ class Publisher:
             raise JournalBroken(f"is missing: a head of {tail.seq} entries was published", seq=seq + 1)
         if seq == tail.seq and newest.hex() == tail.hash:
             return
-        tree = self._heads.journal_tree(reading, dataset, tenant=tenant)
-        if tree.hash_of(tail.seq).hex() != tail.hash:
+        view = self._heads.view(reading, dataset, tenant=tenant)
+        if view.hash_of(tail.seq).hex() != tail.hash:
             raise JournalBroken("is not the one that a published head names", seq=tail.seq)
-        if tree.root(tail.seq).hex() != tail.root:
+        if view.root(tail.seq).hex() != tail.root:
             raise JournalBroken("ends another history than the one of which a head was published", seq=tail.seq)
 
     def _contradicted(self, path: Path, detail: str, *, dataset: Dataset | None = None, seq: int = 1) -> None:
@@ -212,11 +212,11 @@ class Publisher:
             file.truncate(size - len(lines[-1]))
         if len(lines) < 2:
             return None
-        said = jws.read(lines[-2].decode("ascii", errors="replace"), keys=self._keys, typ=jws.HEAD)
-        place, _ = place_of(said["tenant"], said.get("dataset"))
-        if (str(place[0]), str(place[1] or "tenant")) != (path.parent.name, path.stem):
+        head = read(lines[-2].decode("ascii", errors="replace"), keys=self._keys, source=path.name)
+        tenant_id, dataset_id = head.journal_id
+        if (str(tenant_id), str(dataset_id or "tenant")) != (path.parent.name, path.stem):
             raise jws.SignatureInvalid("The head in this file is of another journal.")
-        return _Tail(number_of(said["seq"]), hash_of(said["hash"]), hash_of(said["root"]))
+        return _Tail(head.seq, head.hash, head.root)
 
     def _append(self, path: Path, head: SignedHead) -> None:
         """Adds a line, unless another process has published this head or a newer one. Raises OSError."""

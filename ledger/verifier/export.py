@@ -47,29 +47,6 @@ def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> 
     return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
 
 
-def head_payload(
-    tenant: tuple[UUID, str],
-    dataset: tuple[UUID, str] | None,
-    *,
-    seq: int,
-    hash_: bytes,
-    root: bytes,
-    at: str | None,
-) -> dict[str, Any]:
-    """What a head's signature says. tenant, dataset: id and name; no dataset for a tenant's own journal. at: of the
-    newest entry, None where there is none."""
-    return {
-        "v": 1,
-        "type": "head",
-        "tenant": {"id": str(tenant[0]), "name": tenant[1]},
-        **({} if dataset is None else {"dataset": {"id": str(dataset[0]), "name": dataset[1]}}),
-        "seq": seq,
-        "hash": hash_.hex(),
-        "root": root.hex(),
-        **({} if at is None else {"at": at}),
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Line:
     """An entry as it stands in an export."""

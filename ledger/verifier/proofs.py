@@ -18,13 +18,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.verifier import merkle
+from ledger.verifier import heads, merkle
 from ledger.verifier.statements import (
     hash_of,
     kid_of,
     number_of,
-    place_of,
-    shaped,
 )
 from ledger.verifier.witness import HeldHead, HeldReceipt, Witnesses
 
@@ -35,7 +33,7 @@ TEXT_LENGTH_MAX: Final = 1024 * 1024
 """Of a proof that is read, in characters; one in the longest journal has about ten thousand."""
 
 
-class Branch(Protocol):
+class JournalTree(Protocol):
     """A journal's Merkle tree: how many entries it has, their hashes, and the roots of its subtrees."""
 
     @property
@@ -73,23 +71,23 @@ class Consistency:
     path: list[str]
 
 
-def inclusion(branch: Branch, *, seq: int, size: int | None) -> Inclusion:
+def inclusion(tree: JournalTree, *, seq: int, size: int | None) -> Inclusion:
     """That entry `seq` is among the first `size`, or among all that there are. Raises InvalidRequest."""
-    size = branch.size if size is None else size
-    _demand(1 <= size <= branch.size, "size", f"is not between 1 and {branch.size}, the number of entries")
+    size = tree.size if size is None else size
+    _demand(1 <= size <= tree.size, "size", f"is not between 1 and {tree.size}, the number of entries")
     _demand(1 <= seq <= size, "seq", f"is not between 1 and {size}, so it is not among these entries")
-    path = merkle.proof(merkle.inclusion_ranges(seq - 1, size), branch.root_between)
-    hash_, root = branch.hash_of(seq).hex(), branch.root(size).hex()
+    path = merkle.proof(merkle.inclusion_ranges(seq - 1, size), tree.root_between)
+    hash_, root = tree.hash_of(seq).hex(), tree.root(size).hex()
     return Inclusion(seq, hash_, size, root, [step.hex() for step in path])
 
 
-def consistency(branch: Branch, *, from_: int, to: int | None) -> Consistency:
+def consistency(tree: JournalTree, *, from_: int, to: int | None) -> Consistency:
     """That the first `to` entries, or all that there are, begin with the first `from_`. Raises InvalidRequest."""
-    size = branch.size if to is None else to
-    _demand(1 <= size <= branch.size, "to", f"is not between 1 and {branch.size}, the number of entries")
+    size = tree.size if to is None else to
+    _demand(1 <= size <= tree.size, "to", f"is not between 1 and {tree.size}, the number of entries")
     _demand(1 <= from_ <= size, "from", f"is not between 1 and {size}, so these entries do not begin with it")
-    path = merkle.proof(merkle.consistency_ranges(from_, size), branch.root_between)
-    old_root, root = branch.root(from_).hex(), branch.root(size).hex()
+    path = merkle.proof(merkle.consistency_ranges(from_, size), tree.root_between)
+    old_root, root = tree.root(from_).hex(), tree.root(size).hex()
     return Consistency(from_, old_root, size, root, [step.hex() for step in path])
 
 
@@ -124,30 +122,26 @@ def verify(text: str, *, keys: PublicKeys, witnesses: Witnesses) -> Proved:
     Raises SignatureInvalid, JournalBroken where the proof does not show what it says, and InvalidRequest where it
     cannot be read, or says nothing of what is held: where no head is held for a size that is not the newest one's.
     """
-    from ledger.verifier import jws
-
     proof = _read(text)
-    said = jws.read(proof.token, keys=keys, typ=jws.HEAD)
-    with shaped("file"):
-        place, names = place_of(said["tenant"], said.get("dataset"))
-        newest, roots = number_of(said["seq"]), {number_of(said["seq"]): hash_of(said["root"])}
-    witnesses.demand_only(place)
-    for held in witnesses.held.get(place, ()):
+    newest = heads.read(proof.token, keys=keys, source="file")
+    roots = {newest.seq: newest.root}
+    witnesses.demand_only(newest.journal_id)
+    for held in witnesses.held.get(newest.journal_id, ()):
         if isinstance(held, HeldHead) and roots.setdefault(held.seq, held.root) != held.root:
             raise JournalBroken(f"ends another history in {held.source} than in the proof's head", seq=held.seq)
     root = _signed_root(roots, proof.size, proof.root)
-    receipts = [held for held in witnesses.held.get(place, ()) if isinstance(held, HeldReceipt)]
+    receipts = [held for held in witnesses.held.get(newest.journal_id, ()) if isinstance(held, HeldReceipt)]
     if proof.kind == "inclusion":
         _demand_included(proof, root, receipts)
     else:
         if receipts:
             raise InvalidRequest("receipt: a consistency proof is about no entry", field="receipt")
         _demand_continued(proof, _signed_root(roots, proof.seq, proof.from_root), root)
-    used = {proof.size, newest} | ({proof.seq} if proof.kind == "consistency" else set())
+    used = {proof.size, newest.seq} | ({proof.seq} if proof.kind == "consistency" else set())
     if unused := sorted(roots.keys() - used):
         raise InvalidRequest(f"head: this proof says nothing of a head of {unused[0]} entries", field="head")
     entry = proof.hash if proof.kind == "inclusion" else None
-    return Proved(proof.kind, *names, proof.seq, entry, proof.size, root, kid_of(proof.token), len(receipts))
+    return Proved(proof.kind, *newest.names, proof.seq, entry, proof.size, root, kid_of(proof.token), len(receipts))
 
 
 def _signed_root(roots: Mapping[int, str], size: int, stated: str) -> str:
@@ -209,17 +203,17 @@ def _read(text: str) -> _Proof:
     try:
         if len(text) > TEXT_LENGTH_MAX:
             raise ValueError("too long")
-        said = json.loads(text)
-        is_inclusion = {"inclusion": True, "consistency": False}[said["kind"]]
+        answer = json.loads(text)
+        is_inclusion = {"inclusion": True, "consistency": False}[answer["kind"]]
         return _Proof(
             kind="inclusion" if is_inclusion else "consistency",
-            seq=number_of(said["seq" if is_inclusion else "from"]),
-            hash=hash_of(said["hash"]) if is_inclusion else "",
-            from_root="" if is_inclusion else hash_of(said["from_root"]),
-            size=number_of(said["size" if is_inclusion else "to"]),
-            root=hash_of(said["root"]),
-            path=[bytes.fromhex(hash_of(step)) for step in said["path"]],
-            token=str(said["head"]["signature"]),
+            seq=number_of(answer["seq" if is_inclusion else "from"]),
+            hash=hash_of(answer["hash"]) if is_inclusion else "",
+            from_root="" if is_inclusion else hash_of(answer["from_root"]),
+            size=number_of(answer["size" if is_inclusion else "to"]),
+            root=hash_of(answer["root"]),
+            path=[bytes.fromhex(hash_of(step)) for step in answer["path"]],
+            token=str(answer["head"]["signature"]),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
         raise InvalidRequest("file: is not a proof as the ledger answers it", field="file") from None

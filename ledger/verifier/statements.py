@@ -12,7 +12,7 @@ from uuid import UUID
 
 from ledger.errors import InvalidRequest
 
-Place = tuple[UUID, UUID | None]
+JournalId = tuple[UUID, UUID | None]
 """Whose journal: a tenant, and one of its datasets or, where that is None, itself."""
 
 
@@ -25,7 +25,9 @@ def shaped(source: str) -> Iterator[None]:
         raise InvalidRequest(f"{source}: is of a version that is not known", field=source) from None
 
 
-def place_of(tenant: Mapping[str, Any], dataset: Mapping[str, Any] | None) -> tuple[Place, tuple[str, str | None]]:
+def journal_of(
+    tenant: Mapping[str, Any], dataset: Mapping[str, Any] | None
+) -> tuple[JournalId, tuple[str, str | None]]:
     """Whose journal a signed text speaks of, and what it calls the two. This and the next two raise KeyError,
     TypeError, ValueError or AttributeError where it is of another shape."""
     named = str(tenant["name"]), None if dataset is None else str(dataset["name"])

@@ -26,8 +26,9 @@ from ledger.core.journal.chain import digest
 from ledger.core.journal.replay import Replayed
 from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.verifier.export import ENTRY, FORMAT, LINE_LENGTH_MAX, VERSION, Line, head_payload, parsed_head
-from ledger.verifier.statements import Place, kid_of
+from ledger.verifier.export import ENTRY, FORMAT, LINE_LENGTH_MAX, VERSION, Line, parsed_head
+from ledger.verifier.heads import Head
+from ledger.verifier.statements import JournalId, kid_of
 from ledger.verifier.witness import Witnesses
 
 if TYPE_CHECKING:
@@ -86,20 +87,20 @@ def verify(
     """
     source = _Lines(iter(lines))
     about = source.header()
-    place: Place = UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None
+    journal_id: JournalId = UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None
     held = witnesses or Witnesses()
-    held.demand_only(place)
-    watch = held.watch(place, earlier=() if earlier is None else _hashes_of(earlier, place))
-    entries = watch.over(source.entries())
+    held.demand_only(journal_id)
+    comparison = held.compare(journal_id, earlier=() if earlier is None else _hashes_of(earlier, journal_id))
+    entries = comparison.over(source.entries())
     found: Replayed | ReplayedTenant
-    if place[1] is None:
-        found = replay_tenant(entries, tenant_id=place[0])
+    if journal_id[1] is None:
+        found = replay_tenant(entries, tenant_id=journal_id[0])
     else:
-        found = replay.replay(entries, tenant_id=place[0], dataset_id=place[1])
+        found = replay.replay(entries, tenant_id=journal_id[0], dataset_id=journal_id[1])
     source.demand_head(found)
-    watch.finish()
-    kid = source.demand_signature(about, watch.root, keys)
-    vouched = Vouched(watch.root, kid, keys is not None, watch.heads, watch.receipts, watch.earlier)
+    comparison.finish()
+    kid = source.demand_signature(about, comparison.root, keys)
+    vouched = Vouched(comparison.root, kid, keys is not None, comparison.heads, comparison.receipts, comparison.earlier)
     if isinstance(found, ReplayedTenant):
         return VerifiedTenant(about["tenant"]["name"], found, vouched)
     if found.seq == 0:
@@ -107,7 +108,7 @@ def verify(
     return Verified(about["tenant"]["name"], about["dataset"]["name"], found, vouched)
 
 
-def _hashes_of(lines: Iterable[str], place: Place) -> Iterator[tuple[int, str]]:
+def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[int, str]]:
     """The numbers and hashes of an export made earlier. Raises InvalidRequest where it is none of this journal, and
     while it is read where an entry does not have its hash."""
     source = iter(lines)
@@ -115,7 +116,7 @@ def _hashes_of(lines: Iterable[str], place: Place) -> Iterator[tuple[int, str]]:
         about = _Lines(source).header()
     except JournalBroken as error:
         raise InvalidRequest(f"earlier: is not an export: {error.detail}", field="earlier") from None
-    if place != (UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None):
+    if journal_id != (UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None):
         raise InvalidRequest("earlier: is an export of another journal", field="earlier")
     for seq, line in enumerate(chain(source, [""]), start=1):
         if line.startswith('{"head":'):
@@ -227,7 +228,7 @@ class _Lines:
         dataset = (UUID(about["dataset"]["id"]), about["dataset"]["name"]) if "dataset" in about else None
         at = json.loads(self._newest)["at"] if seq else None
         hash_ = bytes.fromhex(head["hash"])
-        expected = head_payload(tenant, dataset, seq=seq, hash_=hash_, root=root, at=at)
+        expected = Head.of(tenant, dataset, seq=seq, hash_=hash_, root=root, at=at).payload()
         if any(said.get(part) != expected.get(part) for part in ("tenant", "dataset")):
             raise JournalBroken("the header names another journal than the head's signature does", seq=0)
         if said != expected:

@@ -18,8 +18,9 @@ from uuid import UUID
 
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
+from ledger.verifier import heads
 from ledger.verifier.merkle import Frontier
-from ledger.verifier.statements import Place, hash_of, number_of, place_of, shaped
+from ledger.verifier.statements import JournalId, hash_of, journal_of, number_of, shaped
 
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
@@ -36,7 +37,7 @@ _STATES: Final = {"held": "run-approved", "started": "run-started"}
 class HeldHead:
     """A signed head: what the newest entry was, and the root over all of them. source: where it was read."""
 
-    place: Place
+    journal_id: JournalId
     seq: int
     hash: str
     root: str
@@ -47,7 +48,7 @@ class HeldHead:
 class HeldReceipt:
     """A receipt, as far as it speaks of one dataset. decided: state, cost and mechanism digest of the run."""
 
-    place: Place
+    journal_id: JournalId
     seq: int
     hash: str
     run: str
@@ -62,67 +63,61 @@ Held = HeldHead | HeldReceipt
 class Witnesses:
     """All that is held, by whose journal it speaks of. names: what the datasets and tenants are called in it."""
 
-    held: dict[Place, list[Held]] = field(default_factory=dict)
-    names: dict[Place, tuple[str, str | None]] = field(default_factory=dict)
+    held: dict[JournalId, list[Held]] = field(default_factory=dict)
+    names: dict[JournalId, tuple[str, str | None]] = field(default_factory=dict)
     count: int = 0
 
     def add_heads(self, text: str, *, keys: PublicKeys, source: str) -> None:
         """Signed heads: as a call answers them, or as many tokens as there are lines. Raises SignatureInvalid where one
         was not signed by any of the keys, InvalidRequest where it cannot be read. source: how to name it."""
-        from ledger.verifier import jws
-
         for token in _tokens(text, "signature", source):
-            said = jws.read(token, keys=keys, typ=jws.HEAD)
-            with shaped(source):
-                place, names = place_of(said["tenant"], said.get("dataset"))
-                found = HeldHead(place, number_of(said["seq"]), hash_of(said["hash"]), hash_of(said["root"]), source)
-                self._add(found, names)
+            head = heads.read(token, keys=keys, source=source)
+            self._add(HeldHead(head.journal_id, head.seq, head.hash, head.root, source), head.names)
 
     def add_receipts(self, text: str, *, keys: PublicKeys, source: str) -> None:
         """Receipts, in the same two ways. Raises as `add_heads` does."""
         from ledger.verifier import jws
 
         for token in _tokens(text, "receipt", source):
-            said = jws.read(token, keys=keys, typ=jws.RECEIPT)
+            receipt = jws.read(token, keys=keys, typ=jws.RECEIPT)
             with shaped(source):
-                decided = (str(said["state"]), dict(said["cost"]), str(said["mechanism"]["digest"]))
-                for dataset in said["datasets"]:
-                    place, names = place_of(said["tenant"], dataset)
+                decided = (str(receipt["state"]), dict(receipt["cost"]), str(receipt["mechanism"]["digest"]))
+                for dataset in receipt["datasets"]:
+                    journal_id, names = journal_of(receipt["tenant"], dataset)
                     seq, hash_ = number_of(dataset["seq"]), hash_of(dataset["hash"])
-                    found = HeldReceipt(place, seq, hash_, str(UUID(said["run"])), decided, source)
-                    self._add(found, names)
+                    self._add(HeldReceipt(journal_id, seq, hash_, str(UUID(receipt["run"])), decided, source), names)
 
-    def _add(self, found: Held, names: tuple[str, str | None]) -> None:
-        if found.seq == 0:  # a journal before its first entry, with which every one agrees
+    def _add(self, held: Held, names: tuple[str, str | None]) -> None:
+        if held.seq == 0:  # a journal before its first entry, with which every one agrees
             return
         self.count += 1
         if self.count > HELD_MAX:
-            raise InvalidRequest(f"{HELD_MAX} receipts and heads are the most", field=found.source)
-        self.names.setdefault(found.place, names)
-        self.held.setdefault(found.place, []).append(found)
+            raise InvalidRequest(f"{HELD_MAX} receipts and heads are the most", field=held.source)
+        self.names.setdefault(held.journal_id, names)
+        self.held.setdefault(held.journal_id, []).append(held)
 
-    def watch(self, place: Place, *, earlier: Iterable[tuple[int, str]] = ()) -> Watch:
+    def compare(self, journal_id: JournalId, *, earlier: Iterable[tuple[int, str]] = ()) -> Comparison:
         """What is held against one journal. earlier: all its numbers and hashes, as an export had them."""
-        return Watch(self.held.get(place, ()), iter(earlier))
+        return Comparison(self.held.get(journal_id, ()), iter(earlier))
 
-    def demand_only(self, place: Place) -> None:
+    def demand_only(self, journal_id: JournalId) -> None:
         """Raises InvalidRequest where something is held that says nothing of this journal."""
-        speaking = {held.source for held in self.held.get(place, ())}
+        speaking = {held.source for held in self.held.get(journal_id, ())}
         for other in self.held.values():
             for held in other:
                 if held.source not in speaking:
                     raise InvalidRequest(f"{held.source}: is of another journal", field=held.source)
 
 
-class Watch:
+class Comparison:
     """Looks at a journal's entries, in order, and holds against them what is held."""
 
     def __init__(self, held: Iterable[Held], earlier: Iterator[tuple[int, str]]) -> None:
         self._held: dict[int, list[Held]] = {}
-        for each in held:
-            self._held.setdefault(each.seq, []).append(each)
-        receipts = [each for ones in self._held.values() for each in ones if isinstance(each, HeldReceipt)]
-        self._approvals: dict[str, tuple[Any, str] | None] = {each.run: None for each in receipts}
+        for statement in held:
+            self._held.setdefault(statement.seq, []).append(statement)
+        receipts = [held for ones in self._held.values() for held in ones if isinstance(held, HeldReceipt)]
+        self._approvals: dict[str, tuple[Any, str] | None] = {receipt.run: None for receipt in receipts}
         self._earlier = earlier
         self._tree = Frontier()
         self._agreed = 0
@@ -211,9 +206,9 @@ def _tokens(text: str, member: str, source: str) -> Iterator[str]:
         yield from filter(None, map(str.strip, text.split("\n")))
         return
     try:
-        found = json.loads(text)[member]
+        token = json.loads(text)[member]
     except (ValueError, KeyError, RecursionError):
-        found = None
-    if not isinstance(found, str):
+        token = None
+    if not isinstance(token, str):
         raise InvalidRequest(f"{source}: is no token, and has no member {member!r} that is one", field=source)
-    yield found
+    yield token

@@ -26,6 +26,7 @@ from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import tables
 from ledger.verifier import export, jws, verify
+from ledger.verifier.heads import Head
 from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.witness import Witnesses
 from tests.conftest import Templates
@@ -129,7 +130,7 @@ def resigned(lines: list[str], key: SigningKey) -> list[str]:
     newest = entries[-1]
     tenant, dataset = ((UUID(header[of]["id"]), header[of]["name"]) for of in ("tenant", "dataset"))
     root, hash_ = trees.root_of(bytes.fromhex(e["hash"]) for e in entries), bytes.fromhex(newest["hash"])
-    said = export.head_payload(tenant, dataset, seq=len(entries), hash_=hash_, root=root, at=newest["entry"]["at"])
+    said = Head.of(tenant, dataset, seq=len(entries), hash_=hash_, root=root, at=newest["entry"]["at"]).payload()
     signature = jws.sign(chain.canonical(said), key=key, typ=jws.HEAD)
     header["keys"] = {"keys": [key.public_jwk()]}
     head = export.head_line(seq=len(entries), hash_=hash_, root=root, signature=signature)

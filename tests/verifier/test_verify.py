@@ -21,9 +21,9 @@ from ledger.verifier import jws, verify
 from ledger.verifier.export import (
     entry_line,
     head_line,
-    head_payload,
     header,
 )
+from ledger.verifier.heads import Head
 from tests.core.test_journal_forgeries import FORGERIES
 from tests.core.test_journal_forgeries import forge as break_one
 from tests.kit import independent_verifier, trees
@@ -130,7 +130,7 @@ def exported(dataset_id: UUID, entries: Sequence[tuple[str, bytes]], *, tenant_i
     lines = [entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
     newest, hash_ = entries[-1]
     root, at = trees.root_of(each for _, each in entries), chain.parse(newest)["at"]
-    said = head_payload((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at)
+    said = Head.of((tenant_id, "acme"), (dataset_id, "x"), seq=len(lines), hash_=hash_, root=root, at=at).payload()
     signature = jws.sign(chain.canonical(said), key=KEY, typ=jws.HEAD)
     return [about, *lines, head_line(seq=len(lines), hash_=hash_, root=root, signature=signature)]
 
