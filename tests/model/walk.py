@@ -566,7 +566,7 @@ class Walk:
         demand_within(self.model.journal, own.entries)
         self.check_runs()
         partitions = {n: {s for s in d.scopes if s is not None} for n, d in self.model.datasets.items()}
-        self.receipts.check_places(journals, partitions)
+        self.receipts.check_entries(journals, partitions)
 
     def check_sums(self) -> None:
         """The model against itself: every account added up anew from all runs that ever touched it."""
