@@ -128,7 +128,7 @@ class Receipts:
         assert payload["mechanism"] == {"type": run.mechanism["type"], "digest": digest}
         self.payloads.append((run, payload))
 
-    def check_places(self, journals: dict[str, evidence.Journal], partitions: dict[str, set[str]]) -> None:
+    def check_entries(self, journals: dict[str, evidence.Journal], partitions: dict[str, set[str]]) -> None:
         """Each names its entries, and permits what the entries of the approval charged."""
         self.permit_more = 0
         for run, payload in self.payloads:

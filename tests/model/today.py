@@ -1,4 +1,7 @@
-"""What the ledger does today and is to do otherwise. Change the constant with the ledger: the model then demands it."""
+"""What the ledger does today and is to do otherwise. Change the constant with the ledger: the model then demands it.
+
+B1 to B7 are the points of the issue "Never charge too little, never permit more than was charged".
+"""
 
 from __future__ import annotations
 

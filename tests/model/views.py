@@ -44,19 +44,22 @@ def fullest(own: Dataset, keys: Sequence[Key], budget: Json) -> Json:
     """Several accounts of one budget as one: the most of each part, and the least that remains ("Partitions")."""
     limit = limit_of(budget)
     balances = [own.accounts.get(key, Balance(limit)) for key in keys] or [Balance(limit)]
-    most = {part: functools.reduce(Amount.most, (getattr(it, part) for it in balances)) for part in ("spent", "held")}
+    most = {
+        part: functools.reduce(Amount.most, (getattr(balance, part) for balance in balances))
+        for part in ("spent", "held")
+    }
     remaining = functools.reduce(Amount.least, (balance.remaining for balance in balances))
     return {name: amount.json() for name, amount in {"limit": limit, **most, "remaining": remaining}.items()}
 
 
 def moved(datasets: Datasets, run: Run) -> Json:
     """What answers tell of a run: its cost, and what is left of all that it charges in each dataset."""
-    places = []
+    rows = []
     for name, keys in run.charges.items():
         amounts = [datasets[name].accounts[key].remaining for key in keys]
         left = functools.reduce(Amount.least, amounts).json() if amounts else None
-        places.append({"name": name, "seq": len(datasets[name].journal), "remaining": left})
-    return {"id": run, "state": run.state, "cost": run.cost.json(), "datasets": places}
+        rows.append({"name": name, "seq": len(datasets[name].journal), "remaining": left})
+    return {"id": run, "state": run.state, "cost": run.cost.json(), "datasets": rows}
 
 
 # --- docs/receipts.md -------------------------------------------------------------------------------------------------
