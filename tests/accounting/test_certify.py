@@ -172,7 +172,7 @@ def test_no_certificate_is_below_what_is_known(
     losses, whose error rates are computed from below, dp-accounting's optimistic curve and prv-accountant's lower
     bound. How many runs each oracle could tell something of is counted, and has a least share.
     """
-    rng, told, count = random.Random(seed), Counter[str](), tries(5, 250)
+    rng, told, count = random.Random(seed), Counter[str](), tries(10, 250)
     for _ in range(count):
         run = draw(rng)
         certificate = run.certificate()

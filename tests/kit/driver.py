@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import shlex
@@ -17,6 +18,7 @@ from typing import Any
 
 import httpx
 import pytest
+import typer.main
 import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
@@ -287,11 +289,16 @@ class Said:
         return json.loads(self.out)
 
 
+_command = functools.cache(typer.main.get_command)
+"""The command line that a Typer stands for, made once: it would be made anew for each command that is typed."""
+
+
 class Terminal:
     """Types commands: the very entry point of `privacy-ledger`, in this process, with its exit status and output."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
         self._monkeypatch, self._capfd = monkeypatch, capfd
+        monkeypatch.setattr(typer.main, "get_command", _command)
 
     def __call__(self, line: str) -> Said:
         words = shlex.split(line)
