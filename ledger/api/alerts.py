@@ -144,7 +144,7 @@ def show_forecast(name: str, caller: Reader, request: Request) -> Response:
 
 
 def _forecast(outlook: watch.Outlook, now_us: int) -> dict[str, Any]:
-    found, ends_us = outlook.found, outlook.found.lasts_until_us
+    found, ends_us = outlook.forecast, outlook.forecast.lasts_until_us
     return {
         "partition": outlook.key.partition,
         "project": outlook.key.project,

@@ -18,7 +18,7 @@ from ledger.errors import JournalBroken
 from ledger.store import Reading
 from ledger.verifier import proofs
 from ledger.verifier.export import entry_line, head_line, header
-from ledger.verifier.merkle import Frontier
+from ledger.verifier.merkle import CompactTree
 
 EXPORT_PAGE: Final = 500
 EXPORTED: Final[dict[int | str, dict[str, Any]]] = {
@@ -72,7 +72,7 @@ def _lines(served: Services, tenant: Tenant, dataset: Dataset | None) -> Iterato
     id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
     keys = served.signer.jwks()
     yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
-    tree = Frontier()
+    tree = CompactTree()
     for after in range(0, seq, EXPORT_PAGE):
         with served.store.reading(tenant.id) as reading:
             page = _page(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))

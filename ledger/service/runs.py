@@ -49,7 +49,7 @@ from ledger.service.costing import FITS_COSTS_MAX, excess, executed, recorded_se
 from ledger.service.shapes import RunRequest, SettleRequest
 from ledger.service.writer import Results, Writer
 from ledger.signer.keyfile import Signer
-from ledger.signer.receipts import Receipts, Sealed
+from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
 
 FITS_OF_BATCH_MAX: Final = 10
@@ -95,7 +95,7 @@ class Runs:
             before = await asyncio.to_thread(self._entries, actor.tenant_id, [result.run_id])
             decisions = answers.decisions_of(before[result.run_id])
         else:
-            decisions = answers.in_order(Sealed.of(entry) for entry in result)
+            decisions = answers.in_order(ParsedEntry.of(entry) for entry in result)
         answer = await self._answer(actor, decisions, is_replayed=isinstance(result, Repeat))
         if answer.refusal is None:
             answer.body["receipt"] = await self._receipt(actor.tenant_id, decisions, decisions)
@@ -207,7 +207,7 @@ class Runs:
                     found.append(Answer({}, False, answers.refused(decisions, fits=None)))
                     continue
                 case _:
-                    decisions = answers.in_order(Sealed.of(entry) for entry in result)
+                    decisions = answers.in_order(ParsedEntry.of(entry) for entry in result)
             is_refused = decisions[0]["kind"] == "run-refused"
             with_fits = not is_refused or "delta" not in decisions[0] or next(dear_left) <= FITS_OF_BATCH_MAX
             replayed = isinstance(result, Repeat)
@@ -317,7 +317,7 @@ class Runs:
             before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
             entries = answers.repeated(before[result.run_id], result.kind, result.body)
         else:
-            entries = [Sealed.of(entry) for entry in result]
+            entries = [ParsedEntry.of(entry) for entry in result]
         return _as_decided(entries, decisions)
 
     # --- what shows runs
@@ -415,7 +415,7 @@ class Runs:
 
 def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Said]]:
     found = reading.entries_of_runs(run_ids)
-    return {run_id: [Sealed.of(entry) for entry in entries] for run_id, entries in found.items()}
+    return {run_id: [ParsedEntry.of(entry) for entry in entries] for run_id, entries in found.items()}
 
 
 def _as_decided(entries: Sequence[Said], decisions: Sequence[Said]) -> list[Said]:

@@ -21,7 +21,7 @@ from ledger.core.journal import chain
 from ledger.signer.keyfile import Signer
 from ledger.verifier.jws import RECEIPT
 
-Said = Mapping[str, Any]
+Facts = Mapping[str, Any]
 """What an entry says, parsed."""
 
 VERSION: Final = 1
@@ -29,7 +29,7 @@ TENANTS_KNOWN_MAX: Final = 10_000
 _STATES: Final = {"run-approved": ("held", "start_by"), "run-started": ("started", "settle_by")}
 
 
-class Sealed(dict[str, Any]):
+class ParsedEntry(dict[str, Any]):
     """An entry as it is parsed, with the hash that it was sealed by beside it, since making that anew takes as long as
     signing does."""
 
@@ -37,13 +37,13 @@ class Sealed(dict[str, Any]):
     hash: str
 
     @classmethod
-    def of(cls, entry: Entry) -> Sealed:
-        found = cls(chain.parse(entry.body))
-        found.hash = entry.hash.hex()
-        return found
+    def of(cls, entry: Entry) -> ParsedEntry:
+        sealed = cls(chain.parse(entry.body))
+        sealed.hash = entry.hash.hex()
+        return sealed
 
 
-def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) -> dict[str, Any]:
+def payload(decisions: Sequence[Facts], entries: Sequence[Facts], *, tenant: str) -> dict[str, Any]:
     """What the receipt of a run says.
 
     decisions: the entries that approved it, one of each dataset's journal; entries: those, or the ones that started it,
@@ -54,7 +54,7 @@ def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) 
         raise ValueError(f"no receipt is made of {first['kind']}")
     state, until = _STATES[first["kind"]]
     mechanism = decision["request"]["mechanism"]
-    of = {entry["dataset"]: entry for entry in decisions}
+    by_dataset = {entry["dataset"]: entry for entry in decisions}
     return {
         "v": VERSION,
         "type": "receipt",
@@ -67,11 +67,11 @@ def payload(decisions: Sequence[Said], entries: Sequence[Said], *, tenant: str) 
         **({"project": decision["project"]} if "project" in decision else {}),
         "mechanism": {"type": mechanism["type"], "digest": digest(canonical(mechanism)).hex()},
         "cost": decision["cost"],
-        "datasets": [_place(of[entry["dataset"]], entry) for entry in entries],
+        "datasets": [_dataset_entry(by_dataset[entry["dataset"]], entry) for entry in entries],
     }
 
 
-def _place(decision: Said, entry: Said) -> dict[str, Any]:
+def _dataset_entry(decision: Facts, entry: Facts) -> dict[str, Any]:
     """Where in a dataset's journal the entry stands. Its bytes are canonical, so that its hash can be had again."""
     partitions = _partitions(decision)
     return {
@@ -79,11 +79,11 @@ def _place(decision: Said, entry: Said) -> dict[str, Any]:
         "id": entry["dataset_id"],
         **({} if partitions is None else {"partitions": partitions}),
         "seq": entry["seq"],
-        "hash": entry.hash if isinstance(entry, Sealed) else digest(canonical(entry)).hex(),
+        "hash": entry.hash if isinstance(entry, ParsedEntry) else digest(canonical(entry)).hex(),
     }
 
 
-def _partitions(decision: Said) -> list[str] | None:
+def _partitions(decision: Facts) -> list[str] | None:
     """The partitions that a run is limited to in this dataset; None where it has all of it."""
     named = {
         use if isinstance(use, str) else use["name"]: None if isinstance(use, str) else use.get("partitions")
@@ -93,12 +93,12 @@ def _partitions(decision: Said) -> list[str] | None:
     is_in_parts = any(key.partition is not None for key in chain.accounts_of(decision))
     if not (is_in_parts or decision["dataset"] in named):
         return None
-    found: set[str] = set()
-    for each in stated:
-        if each is None:
+    partitions: set[str] = set()
+    for names in stated:
+        if names is None:
             return None
-        found.update(each)
-    return sorted(found)
+        partitions.update(names)
+    return sorted(partitions)
 
 
 class Receipts:
@@ -116,10 +116,10 @@ class Receipts:
         """Whether signing for this tenant takes no look into the database."""
         return tenant_id in self._names
 
-    def sign(self, decisions: Sequence[Said], entries: Sequence[Said], *, tenant_id: UUID) -> str:
+    def sign(self, decisions: Sequence[Facts], entries: Sequence[Facts], *, tenant_id: UUID) -> str:
         """The receipt, as a compact JWS. Signing takes microseconds; it is never done in a transaction."""
-        said = payload(decisions, entries, tenant=self._name(tenant_id))
-        return self._signer.sign(canonical(said), RECEIPT)
+        statement = payload(decisions, entries, tenant=self._name(tenant_id))
+        return self._signer.sign(canonical(statement), RECEIPT)
 
     def _name(self, tenant_id: UUID) -> str:
         name = self._names.get(tenant_id)
