@@ -67,8 +67,8 @@ def safe(text: str) -> str:
     return _CONTROL.sub(_escaped, SECRET.sub("***", text[: 2 * LENGTH_MAX])[:LENGTH_MAX])
 
 
-def _escaped(found: re.Match[str]) -> str:
-    return found.group().encode("unicode_escape", "surrogatepass").decode()
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape", "surrogatepass").decode()
 
 
 def brief(error: BaseException) -> str:
@@ -98,17 +98,17 @@ def trace(error: BaseException) -> Iterator[str]:
     while cause is not None and cause not in chain and len(chain) < CAUSES_MAX:
         chain.append(cause)
         cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
-    for each in reversed(chain):
-        for frame in traceback.extract_tb(each.__traceback__)[-FRAMES_MAX:]:
+    for link in reversed(chain):
+        for frame in traceback.extract_tb(link.__traceback__)[-FRAMES_MAX:]:
             yield f"{frame.filename}:{frame.lineno} {frame.name}: {frame.line}"
-        yield brief(each)
+        yield brief(link)
 
 
 def _message(record: logging.LogRecord) -> str:
     """The message, with exceptions among its arguments as `brief` has them."""
     arguments: Any = record.args
     if isinstance(arguments, tuple):
-        arguments = tuple(brief(each) if isinstance(each, BaseException) else each for each in arguments)
+        arguments = tuple(brief(value) if isinstance(value, BaseException) else value for value in arguments)
     try:
         text = str(record.msg) % arguments if arguments else str(record.msg)
     except (TypeError, ValueError):
@@ -120,8 +120,8 @@ def _facts(record: logging.LogRecord) -> dict[str, Any]:
     """What a record says beside its message: its own facts, or else the request that it came up in."""
     given: Mapping[str, Any] | None = getattr(record, "facts", None)
     if given is None:
-        found = request_id()
-        return {} if found is None else {"request_id": found}
+        current = request_id()
+        return {} if current is None else {"request_id": current}
     return {
         name: safe(value) if isinstance(value, str) else value for name, value in given.items() if value is not None
     }
@@ -156,7 +156,7 @@ class Json(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         moment = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
-        said: dict[str, Any] = {
+        line: dict[str, Any] = {
             "time": moment.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
@@ -164,8 +164,8 @@ class Json(logging.Formatter):
             **_facts(record),
         }
         if lines := _trace_of(record):
-            said["trace"] = lines
-        return _ENCODE(said)
+            line["trace"] = lines
+        return _ENCODE(line)
 
 
 def configuration(form: Format) -> dict[str, Any]:

@@ -89,8 +89,8 @@ class Settings(BaseSettings):
 
     @field_validator("cors_origins", "webhook_hosts", mode="before")
     @classmethod
-    def _listed(cls, said: Any) -> Any:
-        return [each.strip() for each in said.split(",") if each.strip()] if isinstance(said, str) else said
+    def _listed(cls, value: Any) -> Any:
+        return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
     @property
     def is_sqlite(self) -> bool:

@@ -118,8 +118,8 @@ class Keyring:
     def uses(self) -> dict[UUID, dict[UUID, int]]:
         """When keys were used last, by tenant and key, as far as that was not told before."""
         with self._lock:
-            found, self._used, self._used_count = self._used, {}, 0
-        return found
+            uses, self._used, self._used_count = self._used, {}, 0
+        return uses
 
     def _note_use(self, tenant_id: UUID, key_id: UUID, at_us: int) -> None:
         with self._lock:

@@ -117,7 +117,7 @@ def _issuer_url(text: str) -> str:
     return text
 
 
-def _wanted(value: str | bool | int) -> str | bool | int:
+def _claim_value(value: str | bool | int) -> str | bool | int:
     """What a rule wants of a claim. A `*` elsewhere than at the end, or alone, would not mean what it looks like."""
     if isinstance(value, str) and (value == "*" or "*" in value[:-1]):
         raise PydanticCustomError("wildcard", "a * may stand once, at the end, after what the claim has to begin with")
@@ -142,17 +142,17 @@ class _Strict(BaseModel):
 class Rule(_Strict):
     """Who has these claims acts in this tenant, in this role, within these limits."""
 
-    claims: Annotated[dict[Text, Annotated[Text | bool | int, AfterValidator(_wanted)]], Field(min_length=1)]
+    claims: Annotated[dict[Text, Annotated[Text | bool | int, AfterValidator(_claim_value)]], Field(min_length=1)]
     tenant: Annotated[UUID, AfterValidator(_tenant)]
     role: Role
     datasets: Names | None = None
     projects: Names | None = None
 
     def matches(self, claims: Mapping[str, Any]) -> bool:
-        return all(_has(claims.get(name), wanted) for name, wanted in self.claims.items())
+        return all(_has(claims.get(name), expected) for name, expected in self.claims.items())
 
 
-class IssuerSaid(_Strict):
+class IssuerConfig(_Strict):
     """An issuer as the configuration has it. Without `jwks_uri` its keys are found by discovery."""
 
     issuer: Annotated[Url, AfterValidator(_issuer_url)]
@@ -163,32 +163,32 @@ class IssuerSaid(_Strict):
     rules: Annotated[list[Rule], Field(min_length=1)]
 
 
-def _distinct(said: list[IssuerSaid]) -> list[IssuerSaid]:
-    if len({one.issuer for one in said}) < len(said):
+def _distinct(issuers: list[IssuerConfig]) -> list[IssuerConfig]:
+    if len({one.issuer for one in issuers}) < len(issuers):
         raise PydanticCustomError("distinct", "an issuer stands there twice; give one all its rules")
-    return said
+    return issuers
 
 
 class Configuration(_Strict):
     """What the file says."""
 
-    issuers: Annotated[list[IssuerSaid], Field(min_length=1, max_length=100), AfterValidator(_distinct)]
+    issuers: Annotated[list[IssuerConfig], Field(min_length=1, max_length=100), AfterValidator(_distinct)]
 
 
-def _has(value: object, wanted: str | bool | int) -> bool:
+def _has(value: object, expected: str | bool | int) -> bool:
     """Whether a claim is what a rule wants, or a list that contains it."""
     if isinstance(value, list):
-        return any(not isinstance(item, list) and _has(item, wanted) for item in value)
-    if isinstance(value, str) and isinstance(wanted, str) and wanted.endswith("*"):
-        return value.startswith(wanted[:-1])
-    return type(value) is type(wanted) and value == wanted  # in Python true is 1
+        return any(not isinstance(item, list) and _has(item, expected) for item in value)
+    if isinstance(value, str) and isinstance(expected, str) and expected.endswith("*"):
+        return value.startswith(expected[:-1])
+    return type(value) is type(expected) and value == expected  # in Python true is 1
 
 
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise Misconfigured("a name stands twice in one of its objects")
-    return found
+    return members
 
 
 def configuration(path: Path) -> Configuration:
@@ -227,12 +227,12 @@ class Issuers:
 
     def __init__(
         self,
-        said: Configuration,
+        configured: Configuration,
         *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         slots = threading.BoundedSemaphore(WAITING_MAX)
-        self._issuers = {one.issuer: _Issuer(one, _Keys(one, slots, clock)) for one in said.issuers}
+        self._issuers = {one.issuer: _Issuer(one, _Keys(one, slots, clock)) for one in configured.issuers}
 
     @classmethod
     def load(cls, path: Path) -> Issuers:
@@ -267,13 +267,13 @@ class Issuers:
 class _Issuer:
     """One issuer: what it has to have signed, and whom its claims stand for."""
 
-    def __init__(self, said: IssuerSaid, keys: _Keys) -> None:
-        self._said, self._keys = said, keys
-        self._host = httpx.URL(said.issuer).host
+    def __init__(self, config: IssuerConfig, keys: _Keys) -> None:
+        self._config, self._keys = config, keys
+        self._host = httpx.URL(config.issuer).host
 
     def recognise(self, token: str, header: Mapping[str, Any]) -> Actor:
         algorithm, kid, kind = header.get("alg"), header.get("kid"), header.get("typ", "jwt")
-        if algorithm not in self._said.algorithms:
+        if algorithm not in self._config.algorithms:
             self._refuse("algorithm")
         if not isinstance(kind, str) or kind.lower() not in _TYPES:
             self._refuse("type")
@@ -286,10 +286,10 @@ class _Issuer:
             return jwt.decode(
                 token,
                 key,  # which is bound to its algorithm
-                algorithms=self._said.algorithms,
-                audience=self._said.audience,
-                issuer=self._said.issuer,
-                leeway=self._said.leeway_seconds,
+                algorithms=self._config.algorithms,
+                audience=self._config.audience,
+                issuer=self._config.issuer,
+                leeway=self._config.leeway_seconds,
                 options={"require": _REQUIRED, "enforce_minimum_key_length": True},
             )
         except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm) as error:
@@ -302,10 +302,10 @@ class _Issuer:
             self._refuse("claims", ": sub")
         if not isinstance(end, int | float) or isinstance(end, bool) or end > END_SECONDS_MAX:
             self._refuse("claims", ": exp")
-        rule = next((rule for rule in self._said.rules if rule.matches(claims)), None)
+        rule = next((rule for rule in self._config.rules if rule.matches(claims)), None)
         if rule is None:
             self._refuse("rules", f": none is for the subject {subject!r}")
-        principal_id = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, self._said.issuer), subject)
+        principal_id = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, self._config.issuer), subject)
         return Actor(
             tenant_id=rule.tenant,
             key_id=principal_id,
@@ -314,11 +314,11 @@ class _Issuer:
             role=rule.role,
             datasets=None if rule.datasets is None else frozenset(rule.datasets),
             projects=None if rule.projects is None else frozenset(rule.projects),
-            expires_us=(int(end) + self._said.leeway_seconds) * 1_000_000,
+            expires_us=(int(end) + self._config.leeway_seconds) * 1_000_000,
         )
 
     def _refuse(self, reason: Reason, detail: str = "") -> NoReturn:
-        raise _Refused(reason, issuer=self._said.issuer, detail=detail)
+        raise _Refused(reason, issuer=self._config.issuer, detail=detail)
 
 
 def _reason(error: Exception) -> Reason:
@@ -352,8 +352,8 @@ class _Unusable(Exception):
 class _Keys:
     """An issuer's keys, as it published them last. Any thread may ask; one at a time fetches."""
 
-    def __init__(self, said: IssuerSaid, slots: threading.BoundedSemaphore, clock: Callable[[], float]) -> None:
-        self._said, self._slots, self._clock = said, slots, clock
+    def __init__(self, config: IssuerConfig, slots: threading.BoundedSemaphore, clock: Callable[[], float]) -> None:
+        self._config, self._slots, self._clock = config, slots, clock
         self._fetching = threading.Lock()
         self._held = _Held({}, -math.inf)
         self._tried = -math.inf
@@ -369,9 +369,9 @@ class _Keys:
             held = self._held
             key = held.keys.get((kid, algorithm))
         if self._clock() - held.fetched >= STALE_SECONDS:
-            raise _Refused("no-keys", issuer=self._said.issuer)
+            raise _Refused("no-keys", issuer=self._config.issuer)
         if key is None:
-            raise _Refused("kid", issuer=self._said.issuer)
+            raise _Refused("kid", issuer=self._config.issuer)
         return key
 
     def _refresh(self, seen: _Held, *, may_wait: bool) -> None:
@@ -396,30 +396,30 @@ class _Keys:
 
     def _fetch(self) -> None:
         try:
-            keys = _usable(_document(self._where()), self._said.algorithms)
+            keys = _usable(_document(self._where()), self._config.algorithms)
         except _Unusable as error:
-            log.warning("the keys of %s could not be fetched: %s", self._said.issuer, error)
+            log.warning("the keys of %s could not be fetched: %s", self._config.issuer, error)
         else:
             if not keys:
-                log.warning("%s publishes no key for the configured algorithms", self._said.issuer)
+                log.warning("%s publishes no key for the configured algorithms", self._config.issuer)
             self._held = _Held(keys, self._clock())
         finally:
             self._tried = self._clock()  # afterwards, so that those who waited do not try one after another
 
     def _where(self) -> str:
         """OpenID Connect Discovery 1.0, 4: the document is the issuer's own only where it says the very same name."""
-        if self._said.jwks_uri is not None:
-            return self._said.jwks_uri
-        found = _document(self._said.issuer.rstrip("/") + "/.well-known/openid-configuration")
-        if found.get("issuer") != self._said.issuer:
+        if self._config.jwks_uri is not None:
+            return self._config.jwks_uri
+        document = _document(self._config.issuer.rstrip("/") + "/.well-known/openid-configuration")
+        if document.get("issuer") != self._config.issuer:
             raise _Unusable("the discovery document is another issuer's")
-        where = found.get("jwks_uri")
+        where = document.get("jwks_uri")
         try:
             url = httpx.URL(_url(where)) if isinstance(where, str) else None
         except PydanticCustomError:
             url = None
         # An issuer elsewhere has no business with what listens on this machine.
-        if url is None or (_is_loopback(url) and not _is_loopback(httpx.URL(self._said.issuer))):
+        if url is None or (_is_loopback(url) and not _is_loopback(httpx.URL(self._config.issuer))):
             raise _Unusable("the discovery document has no jwks_uri that may be fetched")
         return str(url)
 
@@ -429,15 +429,15 @@ def _usable(document: Mapping[str, Any], algorithms: list[Algorithm]) -> dict[tu
     published = document.get("keys")
     if not isinstance(published, list):
         raise _Unusable("the JWKS document has no list of keys")
-    found: dict[tuple[str, str], jwt.PyJWK] = {}
+    usable: dict[tuple[str, str], jwt.PyJWK] = {}
     for jwk in published:
         if not isinstance(jwk, dict) or not isinstance(jwk.get("kid"), str) or jwk.get("use", "sig") != "sig":
             continue
         for algorithm in algorithms:
             key = _key(jwk, algorithm)
             if key is not None:
-                found.setdefault((jwk["kid"], algorithm), key)
-    return found
+                usable.setdefault((jwk["kid"], algorithm), key)
+    return usable
 
 
 def _key(jwk: dict[str, Any], algorithm: Algorithm) -> jwt.PyJWK | None:
@@ -469,11 +469,11 @@ def _document(where: str) -> dict[str, Any]:
                 body += chunk
                 if len(body) > DOCUMENT_BYTES_MAX or time.monotonic() > deadline:
                     raise _Unusable(f"{where} is too large or too slow")
-        found = json.loads(bytes(body))
+        document = json.loads(bytes(body))
     except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
         raise _Unusable(f"{where} cannot be reached: {type(error).__name__}") from None
     except (ValueError, RecursionError):
         raise _Unusable(f"{where} is not JSON") from None
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise _Unusable(f"{where} is not a JSON object")
-    return found
+    return document

@@ -98,12 +98,13 @@ class Hosts:
             return "must have a host, and neither a user nor a fragment"
         if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
             return "must begin with https:// (http:// is for loopback addresses alone)"
-        if not any(_place(httpx.URL(f"{parsed.scheme}://{each}")) == _place(parsed) for each in self.allowed):
+        allowed = (httpx.URL(f"{parsed.scheme}://{host}") for host in self.allowed)
+        if _host_and_port(parsed) not in map(_host_and_port, allowed):
             return "its host is not among those that the operator allows"
         return None
 
 
-def _place(url: httpx.URL) -> tuple[str, int | None]:
+def _host_and_port(url: httpx.URL) -> tuple[str, int | None]:
     return url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
 
 
@@ -124,14 +125,14 @@ class _Bag:
     tenant_id: UUID
     url: str
     alerts: Sequence[KeptAlert]
-    told: dict[UUID, str | None] = field(default_factory=dict)
+    failures: dict[UUID, str | None] = field(default_factory=dict)
 
     @property
     def has_failed(self) -> bool:
-        return any(failure is not None for failure in self.told.values())
+        return any(failure is not None for failure in self.failures.values())
 
 
-def _sent(body: str, signature: str) -> bytes:
+def _request_body(body: str, signature: str) -> bytes:
     """A request's body. The event stands in it twice: to be read, and signed, which is what to believe."""
     return f'{{"alert":{body},"signature":"{signature}"}}'.encode()
 
@@ -148,7 +149,7 @@ async def _post(client: httpx.AsyncClient, url: str, alert: KeptAlert, signature
         async with (
             asyncio.timeout(POST_SECONDS_MAX),
             client.stream(
-                "POST", url, content=_sent(alert.body, signature), headers=headers, follow_redirects=False
+                "POST", url, content=_request_body(alert.body, signature), headers=headers, follow_redirects=False
             ) as response,
         ):
             size = 0
@@ -251,7 +252,7 @@ class Courier:
         for tenant_id in with_webhook:
             self.saw(tenant_id)
         with self._lock:
-            looked = sorted(self._seen.items(), key=lambda each: each[1].at)
+            looked = sorted(self._seen.items(), key=lambda item: item[1].at)
             self._woken_for.clear()
         for tenant_id, state in looked:
             if self._background.is_closing:
@@ -274,15 +275,15 @@ class Courier:
                 return
             now_us = self._clock(reading)
             late = watch.late_runs(reading, after=looked.after, now_us=now_us)
-            found = [*watch.broken_journals(reading), *late.alerts]
+            alerts = [*watch.broken_journals(reading), *late.alerts]
             is_time = looked.hourly_us is None or now_us - looked.hourly_us >= HOURLY_US
             heads: list[Alert] = []
             if is_time:
-                found += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
+                alerts += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
             if is_time and tenant.alerting.heads and tenant.alerting.webhook is not None:
                 heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
-                found += heads
-            new = _not_in(reading, found)
+                alerts += heads
+            new = _not_in(reading, alerts)
             is_full = reading.outbox.has_more_than(watch.ALERTS_MAX)
             looked.pending = reading.outbox.pending_count()
         if new:
@@ -290,13 +291,13 @@ class Courier:
         if is_full:
             self._write(tenant_id, lambda writing: writing.outbox.prune(rows_max=watch.ALERTS_MAX))
         looked.after = late.last
-        for each in heads:
-            if each.kind == "head":
-                looked.heads[None if each.dataset is None else each.dataset.id] = each.seq or 0
+        for alert in heads:
+            if alert.kind == "head":
+                looked.heads[None if alert.dataset is None else alert.dataset.id] = alert.seq or 0
         looked.hourly_us = now_us if is_time else looked.hourly_us
 
-    def _write(self, tenant_id: UUID, work: Callable[[Writing], Any]) -> Any:
-        return self._writer.run(tenant_id, work).result(WRITE_SECONDS_MAX)
+    def _write(self, tenant_id: UUID, write: Callable[[Writing], Any]) -> Any:
+        return self._writer.run(tenant_id, write).result(WRITE_SECONDS_MAX)
 
     # --- delivering
 
@@ -312,7 +313,7 @@ class Courier:
             with suppress(asyncio.CancelledError):
                 asyncio.run(self._send_all(bags))
             for bag in bags:
-                self._tell(bag)
+                self._record(bag)
             waiting = {bag.tenant_id for bag in bags if len(bag.alerts) == BATCH and not bag.has_failed}
 
     def _leased(self, tenant_id: UUID) -> _Bag | None:
@@ -326,8 +327,8 @@ class Courier:
             now_us = self._clock(writing)
             return writing.outbox.lease(now_us=now_us, until_us=now_us + LEASE_US, limit=BATCH)
 
-        found: list[KeptAlert] = self._write(tenant_id, lease)
-        return _Bag(tenant_id, tenant.alerting.webhook, found) if found else None
+        alerts: list[KeptAlert] = self._write(tenant_id, lease)
+        return _Bag(tenant_id, tenant.alerting.webhook, alerts) if alerts else None
 
     async def _send_all(self, bags: Sequence[_Bag]) -> None:
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
@@ -345,7 +346,7 @@ class Courier:
         is_local = _is_loopback(urlsplit(bag.url).hostname or "")
         async with turns, httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
             for alert in bag.alerts:
-                bag.told[alert.id] = failure = await self._try(client, bag.url, alert)
+                bag.failures[alert.id] = failure = await self._try(client, bag.url, alert)
                 if failure is not None:
                     return
 
@@ -356,7 +357,7 @@ class Courier:
             return "given up: the process that tried it last ended meanwhile"
         return await _post(client, url, alert, self._signer.sign(alert.body, ALERT))
 
-    def _tell(self, bag: _Bag) -> None:
+    def _record(self, bag: _Bag) -> None:
         """Writes down what came of a batch: delivered, to be tried again, given up, or given back untried."""
         outcomes: list[Outcome] = []
 
@@ -364,35 +365,37 @@ class Courier:
             now_us = self._clock(writing)
             outcomes.clear()
             for alert in bag.alerts:
-                outcomes.extend(_told(writing, alert, bag, now_us=now_us))
+                outcomes.extend(_record_outcome(writing, alert, bag, now_us=now_us))
 
         self._write(bag.tenant_id, work)
         for outcome in outcomes:
             self._on_delivery(outcome)
         for alert in bag.alerts:
-            failure = bag.told.get(alert.id)
+            failure = bag.failures.get(alert.id)
             if failure is not None:
                 host = urlsplit(bag.url).netloc
                 log.warning("alert %s of tenant %s not taken by %s: %s", alert.id, bag.tenant_id, host, failure)
 
 
-def _told(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: int) -> list[Outcome]:
-    if alert.id not in bag.told:
+def _record_outcome(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: int) -> list[Outcome]:
+    if alert.id not in bag.failures:
         # Another one of the same receiver failed, or the process ends: it was not tried, and is due when that one is.
         next_us = now_us + (_wait_us(1) if bag.has_failed else 0)
         attempts = alert.attempts - 1
         writing.outbox.record(alert, state="pending", attempts=attempts, next_us=next_us, failure=alert.failure)
         return []
-    failure = bag.told[alert.id]
+    failure = bag.failures[alert.id]
     if failure is None:
-        is_told = writing.outbox.record(alert, state="delivered", attempts=alert.attempts, delivered_us=now_us)
-        return ["delivered"] if is_told else []
+        is_recorded = writing.outbox.record(alert, state="delivered", attempts=alert.attempts, delivered_us=now_us)
+        return ["delivered"] if is_recorded else []
     if alert.attempts >= TRIES:
-        is_told = writing.outbox.record(alert, state="failed", attempts=min(alert.attempts, TRIES), failure=failure)
-        return ["failed"] if is_told else []
+        is_recorded = writing.outbox.record(alert, state="failed", attempts=min(alert.attempts, TRIES), failure=failure)
+        return ["failed"] if is_recorded else []
     next_us = now_us + _wait_us(alert.attempts)
-    is_told = writing.outbox.record(alert, state="pending", attempts=alert.attempts, next_us=next_us, failure=failure)
-    return ["retried"] if is_told else []
+    is_recorded = writing.outbox.record(
+        alert, state="pending", attempts=alert.attempts, next_us=next_us, failure=failure
+    )
+    return ["retried"] if is_recorded else []
 
 
 def _wait_us(attempts: int) -> int:
@@ -402,8 +405,8 @@ def _wait_us(attempts: int) -> int:
     return int(FIRST_WAIT_US * 2 ** (attempts - 1) * spread)
 
 
-def _not_in(reading: Reading, found: Sequence[Alert]) -> list[Alert]:
+def _not_in(reading: Reading, alerts: Sequence[Alert]) -> list[Alert]:
     """Those that the tenant was not told of before."""
-    ids = {id_of(reading.tenant_id, alert): alert for alert in found}
+    ids = {id_of(reading.tenant_id, alert): alert for alert in alerts}
     known = reading.outbox.known_ids(list(ids)) if ids else set()
     return [alert for id_, alert in ids.items() if id_ not in known]

@@ -43,11 +43,11 @@ class Late(NamedTuple):
 
 def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late:
     """The runs that were due after the one named and before now, the first due first, a page of them at most."""
-    found = reading.runs.due(after=after, until_us=now_us, limit=PAGE)
+    rows = reading.runs.due(after=after, until_us=now_us, limit=PAGE)
     alerts = [
-        overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq) for run, dataset, seq in found
+        overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq) for run, dataset, seq in rows
     ]
-    last = max(((run.due_us or 0, run.id) for run, _, _ in found), default=after)
+    last = max(((run.due_us or 0, run.id) for run, _, _ in rows), default=after)
     return Late(alerts, last)
 
 
@@ -71,11 +71,11 @@ def broken_journals(reading: Reading) -> Iterator[Alert]:
 
 def _broken(dataset: Parent | None, seq: int, head: bytes, newest: Entry | TenantEntry | None) -> Iterator[Alert]:
     """At most one alert, that names the first number of which this can say that it is wrong."""
-    found = (0, NO_HASH) if newest is None else (newest.seq, newest.hash)
+    end = (0, NO_HASH) if newest is None else (newest.seq, newest.hash)
     if newest is not None and chain.digest(newest.body) != newest.hash:
         yield mismatch(dataset, seq=newest.seq, reason="its bytes do not have its hash")
-    elif found != (seq, head):
-        first = seq if found[0] == seq else min(found[0], seq) + 1
+    elif end != (seq, head):
+        first = seq if end[0] == seq else min(end[0], seq) + 1
         yield mismatch(dataset, seq=first, reason="the journal does not end where the row says")
 
 
@@ -85,26 +85,26 @@ SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
 """Says of a journal its `seq`, `hash`, and what else is said of a head; None is the tenant's own."""
 
 
-def moved_heads(reading: Reading, told: Mapping[UUID | None, int], said_of: SignedHead) -> Iterator[Alert]:
+def moved_heads(reading: Reading, sent: Mapping[UUID | None, int], signed_head: SignedHead) -> Iterator[Alert]:
     """The heads of the journals that are elsewhere than where they were `told` to be, or why there is none."""
     tenant = reading.tenants.current()
-    if tenant is not None and tenant.seq not in (0, told.get(None)):
-        yield _head(reading, None, said_of)
+    if tenant is not None and tenant.seq not in (0, sent.get(None)):
+        yield _head(reading, None, signed_head)
     after: str | None = None
     while page := reading.datasets.page(after=after, limit=PAGE, only=None):
         for dataset in page:
-            if dataset.seq != told.get(dataset.id):
-                yield _head(reading, dataset, said_of)
+            if dataset.seq != sent.get(dataset.id):
+                yield _head(reading, dataset, signed_head)
         after = page[-1].definition.name
 
 
-def _head(reading: Reading, dataset: Dataset | None, said_of: SignedHead) -> Alert:
+def _head(reading: Reading, dataset: Dataset | None, signed_head: SignedHead) -> Alert:
     name = None if dataset is None else Parent(dataset.id, dataset.definition.name)
     try:
-        said = said_of(reading, dataset)
+        signed = signed_head(reading, dataset)
     except JournalBroken as error:  # no head is said of a journal that does not hold
         return mismatch(name, seq=error.seq, reason=error.detail.removeprefix(f"entry {error.seq}: "))
-    return head(name, seq=said["seq"], facts={part: value for part, value in said.items() if part != "seq"})
+    return head(name, seq=signed["seq"], facts={part: value for part, value in signed.items() if part != "seq"})
 
 
 # --- budgets that will not last --------------------------------------------------------------------------------------
@@ -116,8 +116,8 @@ def short_budgets(reading: Reading, alerting: Alerting, *, now_us: int) -> Itera
     while alerting.forecast_days is not None and (page := reading.datasets.page(after=after, limit=PAGE, only=None)):
         for dataset in page:
             name = Parent(dataset.id, dataset.definition.name)
-            for key, limit, found in outlooks(reading, dataset, now_us=now_us) if dataset.state == "active" else ():
-                alert = short(alerting, name, key, limit, found, now_us=now_us)
+            for key, limit, expected in outlooks(reading, dataset, now_us=now_us) if dataset.state == "active" else ():
+                alert = short(alerting, name, key, limit, expected, now_us=now_us)
                 if alert is not None:
                     yield alert
         after = page[-1].definition.name

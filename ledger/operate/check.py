@@ -48,30 +48,30 @@ def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> It
                     yield _result(tenant, name, partial(_checked, store, tenant_id, name, held))
                 after = names[-1][0]
             for dataset_id in sorted(unlisted):
-                told = "has entries or accounts, and no dataset's row that anybody could find"
+                reason = "has entries or accounts, and no dataset's row that anybody could find"
                 yield {
                     "tenant": tenant,
                     "dataset": str(dataset_id),
                     "entries": 0,
                     "seq": 1,
-                    "error": f"entry 1: {told}",
+                    "error": f"entry 1: {reason}",
                 }
-    for place, (tenant, dataset) in left.items():
-        first = min(held.held[place], key=lambda each: each.seq)
-        told = f"is missing, with its whole journal: {first.source} names entry {first.seq}"
-        yield {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": 1, "error": f"entry 1: {told}"}
+    for journal_id, (tenant, dataset) in left.items():
+        first = min(held.held[journal_id], key=lambda statement: statement.seq)
+        reason = f"is missing, with its whole journal: {first.source} names entry {first.seq}"
+        yield {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": 1, "error": f"entry 1: {reason}"}
 
 
 def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dict[str, Any]:
     """What came of checking one journal. A row that cannot even be read is no reason to look at no others."""
-    found: dict[str, Any] = {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": None, "error": None}
+    result: dict[str, Any] = {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": None, "error": None}
     try:
-        found["entries"] = checked()
+        result["entries"] = checked()
     except JournalBroken as error:
-        found |= {"seq": error.seq, "error": error.detail}
+        result |= {"seq": error.seq, "error": error.detail}
     except UNREADABLE as error:
-        found |= {"seq": 1, "error": f"rows of this journal cannot be read: {error!r}"}
-    return found
+        result |= {"seq": 1, "error": f"rows of this journal cannot be read: {error!r}"}
+    return result
 
 
 def _journal_ids(store: Store, tenant_id: UUID) -> set[UUID]:
@@ -95,9 +95,9 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
 def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
     """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
     rows = _pages(lambda after, limit: reading.journals.tenant_page(after=after, limit=limit))
-    for place, entry in enumerate(rows, start=1):
+    for seq, entry in enumerate(rows, start=1):
         yield entry.body, entry.hash
-        mirror.demand_columns(entry, chain.parse(entry.body), place)
+        mirror.demand_columns(entry, chain.parse(entry.body), seq)
 
 
 def _pages(read: Callable[[int, int], list[E]]) -> Iterator[E]:

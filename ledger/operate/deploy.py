@@ -268,8 +268,8 @@ def opened_by_owner(settings: Settings) -> Iterator[Store]:
         yield store
 
 
-def _demand_newest(found: str | None) -> None:
-    if found != newest_revision():
+def _demand_newest(revision: str | None) -> None:
+    if revision != newest_revision():
         raise DatabaseUnusable(
-            f"The schema is at {found}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
+            f"The schema is at {revision}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
         )

@@ -22,7 +22,7 @@ from ledger.errors import JournalBroken
 
 _DUE: Final = {"run-approved": "start_by", "run-started": "settle_by"}
 _ENDS: Final = frozenset({"run-refused", "run-settled", "run-voided"})
-_UNSAID: Final = {"held": None, "limit": None, "runs_per_hour": None}
+_NO_FAIR_USE: Final = {"held": None, "limit": None, "runs_per_hour": None}
 
 
 class Placed(NamedTuple):
@@ -62,13 +62,13 @@ class Mirror:
     def over(self, entries: Iterable[Entry]) -> Iterator[tuple[str, bytes]]:
         """The same entries, as `replay` wants them; each is noted once the reader, who judges it by itself, asks for
         the next. Raises JournalBroken where a row's other columns are not what its entry says."""
-        for place, entry in enumerate(entries, start=1):
+        for seq, entry in enumerate(entries, start=1):
             yield entry.body, entry.hash
-            said = chain.parse(entry.body)
-            demand_columns(entry, said, place)
+            facts = chain.parse(entry.body)
+            demand_columns(entry, facts, seq)
             run_id = None if entry.run_id is None else str(entry.run_id)
-            _demand(said.get("run") == run_id, "has another run in its row", place)
-            self._note(said)
+            _demand(facts.get("run") == run_id, "has another run in its row", seq)
+            self._note(facts)
 
     def _note(self, entry: Mapping[str, Any]) -> None:
         seq, kind = entry["seq"], entry["kind"]
@@ -102,7 +102,7 @@ class Mirror:
     def _register(self, entry: Mapping[str, Any]) -> None:
         plain = ("privacy_unit", "adjacency", "bound", "size", "title", "description", "budget")
         facts = {name: entry.get(name) for name in plain}
-        facts |= {"name": entry["dataset"], "created_at": entry["at"], "fair_use": _UNSAID}
+        facts |= {"name": entry["dataset"], "created_at": entry["at"], "fair_use": _NO_FAIR_USE}
         facts |= {"is_partitioned": entry.get("is_partitioned", False), "ceiling": entry.get("ceiling_limit")}
         facts["derived_from"] = [parent["id"] for parent in entry.get("derived_from", ())]
         self._say(entry["seq"], facts)
@@ -139,7 +139,7 @@ class Mirror:
     def demand_dataset(self, dataset: Dataset, ancestors: Iterable[UUID]) -> None:
         """ancestors: all that it is derived from, as the rows of its parents have it. Raises JournalBroken."""
         definition = dataset.definition
-        found = {
+        row = {
             "name": definition.name,
             "privacy_unit": definition.privacy_unit,
             "adjacency": definition.adjacency,
@@ -149,36 +149,36 @@ class Mirror:
             "description": dataset.description,
             "budget": dataset.budget,
             "created_at": timestamp(dataset.created_us),
-            "fair_use": _UNSAID if dataset.fair_use == NO_FAIR_USE else dataset.fair_use.facts(),
+            "fair_use": _NO_FAIR_USE if dataset.fair_use == NO_FAIR_USE else dataset.fair_use.facts(),
             "is_partitioned": definition.is_partitioned,
             "ceiling": None if definition.ceiling is None else definition.ceiling.facts(),
             "derived_from": [str(parent.id) for parent in definition.derived_from],
         }
-        for name, (said, seq) in self._dataset.items():
-            _demand(found[name] == said, f"leaves another {name} than the dataset's row has", seq)
+        for name, (stated, seq) in self._dataset.items():
+            _demand(row[name] == stated, f"leaves another {name} than the dataset's row has", seq)
         _demand(sorted(ancestors) == sorted(definition.ancestors), "is derived from others than its rows say", 1)
 
     def demand_projects(self, projects: Iterable[Project]) -> None:
         """Raises JournalBroken."""
         left = dict(self._projects)
         for project in projects:
-            said, seq = left.pop(project.name, (None, None))
-            if said is None or seq is None:
+            stated, seq = left.pop(project.name, (None, None))
+            if stated is None or seq is None:
                 raise JournalBroken(f"tells of no project {project.name}, and there is a row", seq=self._newest)
-            same = said[0] == project.budget and Amount.from_facts(said[1]) == project.limit
+            same = stated[0] == project.budget and Amount.from_facts(stated[1]) == project.limit
             _demand(same, f"leaves another share of {project.name} than its row has", seq)
         for name, (_, seq) in left.items():
             raise JournalBroken(f"tells of the project {name}, and there is no row", seq=seq)
 
     def demand_run(self, run_id: UUID, run: Run | None, state: str, cost: Amount) -> None:
         """state, cost: as the journal was replayed; a refused run's row has none. Raises JournalBroken."""
-        said = self._runs[run_id]
+        stated = self._runs[run_id]
         if run is None or run.state != state or run.cost != (None if state == "refused" else cost):
-            raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=said.moved)
+            raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=stated.moved)
         times = (run.created_us, run.started_us, run.due_us, run.ended_us)
-        found = (str(run.principal_id), run.project, *(None if us is None else timestamp(us) for us in times))
-        for name, value, theirs in zip(_Run._fields, said, found, strict=False):
-            _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", said.moved)
+        row = (str(run.principal_id), run.project, *(None if us is None else timestamp(us) for us in times))
+        for name, value, theirs in zip(_Run._fields, stated, row, strict=False):
+            _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)
 
     def demand_place(self, placed: Placed) -> None:
         """Raises JournalBroken."""
@@ -186,14 +186,14 @@ class Mirror:
         if run is None:
             raise JournalBroken(f"tells of no run {placed.run_id}, and it has a place here", seq=self._newest)
         self._unplaced.discard(placed.run_id)
-        found = (placed.seq, str(placed.principal_id), timestamp(placed.created_us))
-        said = (run.decided, run.principal, run.created)
-        _demand(found == said, f"decides run {placed.run_id}, whose place says otherwise", run.decided)
+        row = (placed.seq, str(placed.principal_id), timestamp(placed.created_us))
+        stated = (run.decided, run.principal, run.created)
+        _demand(row == stated, f"decides run {placed.run_id}, whose place says otherwise", run.decided)
 
     def demand_all_placed(self) -> None:
         """Once every place was asked for. Raises JournalBroken."""
         if self._unplaced:
-            run_id = min(self._unplaced, key=lambda each: self._runs[each].decided)
+            run_id = min(self._unplaced, key=lambda unplaced: self._runs[unplaced].decided)
             raise JournalBroken(f"decides run {run_id}, which has no place here", seq=self._runs[run_id].decided)
 
     @property
@@ -203,11 +203,11 @@ class Mirror:
 
     def demand_proposal(self, proposal_id: UUID, proposal: Proposal | None) -> None:
         """Raises JournalBroken."""
-        said, seq = self._proposals.get(proposal_id, (None, self._newest))
-        if said is None or proposal is None:
-            told = "no proposal" if said is None else "the proposal"
-            raise JournalBroken(f"tells of {told} {proposal_id}, and its rows do not agree", seq=seq)
-        found = {
+        stated, seq = self._proposals.get(proposal_id, (None, self._newest))
+        if stated is None or proposal is None:
+            what = "no proposal" if stated is None else "the proposal"
+            raise JournalBroken(f"tells of {what} {proposal_id}, and its rows do not agree", seq=seq)
+        row = {
             "kind": proposal.kind,
             "principal": str(proposal.principal_id),
             "created_at": timestamp(proposal.created_us),
@@ -216,15 +216,15 @@ class Mirror:
             "body": proposal.body,
             "state": proposal.state,
         }
-        for name, value in said.items():
-            _demand(found[name] == value, f"leaves another {name} of proposal {proposal_id} than its row has", seq)
+        for name, value in stated.items():
+            _demand(row[name] == value, f"leaves another {name} of proposal {proposal_id} than its row has", seq)
 
 
-def demand_columns(entry: Entry | TenantEntry, said: Mapping[str, Any], place: int) -> None:
+def demand_columns(entry: Entry | TenantEntry, facts: Mapping[str, Any], seq: int) -> None:
     """A row of a journal says of an entry what the entry says. Raises JournalBroken. place: which one it is."""
-    _demand(entry.seq == place, f"is numbered {entry.seq} in its row", place)
-    _demand(entry.kind == said["kind"], f"is {entry.kind!r} in its row", place)
-    _demand(timestamp(entry.at_us) == said["at"], "has another time in its row", place)
+    _demand(entry.seq == seq, f"is numbered {entry.seq} in its row", seq)
+    _demand(entry.kind == facts["kind"], f"is {entry.kind!r} in its row", seq)
+    _demand(timestamp(entry.at_us) == facts["at"], "has another time in its row", seq)
 
 
 def _demand(holds: bool, what: str, seq: int) -> None:

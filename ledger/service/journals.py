@@ -30,7 +30,7 @@ from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Store
 from ledger.verifier import proofs
 from ledger.verifier.export import entry_line, head_line, header
-from ledger.verifier.merkle import Frontier
+from ledger.verifier.merkle import CompactTree
 
 EXPORT_PAGE: Final = 500
 
@@ -123,7 +123,7 @@ class Journals:
         id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
         keys = self._signer.jwks()
         yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
-        tree = Frontier()
+        tree = CompactTree()
         for after in range(0, seq, EXPORT_PAGE):
             with self._store.reading(tenant.id) as reading:
                 entries = _entries(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))

@@ -30,7 +30,7 @@ from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Store
 from ledger.verifier import jws
 from ledger.verifier.heads import Head
-from ledger.verifier.merkle import HASH_BYTES, Frontier
+from ledger.verifier.merkle import HASH_BYTES, CompactTree
 
 BLOCK_LEVEL: Final = 10
 BLOCK: Final = 1 << BLOCK_LEVEL
@@ -59,7 +59,7 @@ class Tree:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size, self._newest = 0, NO_HASH
-        self._closed, self._open = Frontier(), Frontier()  # of complete blocks, and of what comes after them
+        self._closed, self._open = CompactTree(), CompactTree()  # of complete blocks, and of what comes after them
         self._blocks = bytearray()  # the roots of complete blocks, one after another
 
     def grow(self, read: Read, *, size: int) -> None:
@@ -70,9 +70,9 @@ class Tree:
                 known = self._size
                 before = max(0, known - 1)  # with the newest that is known, which has to be there as it was
                 page = read(before, min(PAGE, size - before))
-                for place, (seq, hash_) in enumerate(page, start=before + 1):
-                    if seq != place:
-                        raise JournalBroken("is missing", seq=place)
+                for expected, (seq, hash_) in enumerate(page, start=before + 1):
+                    if seq != expected:
+                        raise JournalBroken("is missing", seq=expected)
                     if seq > known:
                         self._append(hash_)
                     elif hash_ != self._newest:
@@ -92,7 +92,7 @@ class Tree:
         if self._open.size == BLOCK:
             self._blocks += (root := self._open.root())
             self._closed.append_subtree(root, level=BLOCK_LEVEL)
-            self._open = Frontier()
+            self._open = CompactTree()
 
     def root(self, read: Read, *, size: int) -> bytes:
         """The root over the first `size` entries. Raises JournalBroken as `grow` does."""
@@ -104,13 +104,13 @@ class Tree:
 
     def root_between(self, read: Read, *, start: int, end: int) -> bytes:
         """The root over the entries `start + 1` to `end`, a subtree of what `grow` took in. Raises JournalBroken."""
-        tree = Frontier()
+        tree = CompactTree()
         at = start
         if start % BLOCK == 0:
             with self._lock:
                 blocks = bytes(self._blocks[start // BLOCK * HASH_BYTES : end // BLOCK * HASH_BYTES])
-            for place in range(0, len(blocks), HASH_BYTES):
-                tree.append_subtree(blocks[place : place + HASH_BYTES], level=BLOCK_LEVEL)
+            for offset in range(0, len(blocks), HASH_BYTES):
+                tree.append_subtree(blocks[offset : offset + HASH_BYTES], level=BLOCK_LEVEL)
             at += tree.size
         for seq, hash_ in read(at, end - at) if at < end else ():
             at += 1
@@ -132,10 +132,10 @@ class TreeView:
 
     def hash_of(self, seq: int) -> bytes:
         """The hash of an entry. Raises JournalBroken."""
-        found = self._read(seq - 1, 1)
-        if not found or found[0][0] != seq:
+        page = self._read(seq - 1, 1)
+        if not page or page[0][0] != seq:
             raise JournalBroken("is missing", seq=seq)
-        return found[0][1]
+        return page[0][1]
 
     def root(self, size: int) -> bytes:
         """The root over the first `size` entries. Raises JournalBroken."""

@@ -68,7 +68,7 @@ class Signer:
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """The public keys as a JWK set: the current one first, then those that were retired."""
-        return {"keys": [self._key.public_jwk(), *(each for each in self._retired if each["kid"] != self.kid)]}
+        return {"keys": [self._key.public_jwk(), *(jwk for jwk in self._retired if jwk["kid"] != self.kid)]}
 
     def public_keys(self) -> PublicKeys:
         """The same, to check something with."""
@@ -181,7 +181,7 @@ def rotate(settings: Settings) -> tuple[SigningKey, SigningKey]:
         raise Misconfigured(f"{places.file} is a link to what something else keeps: make the new key there.")
     with _alone(places.file.parent):
         old = _read_key(places)
-        retired = {each["kid"]: each for each in _retired(places, may_be_missing=True)} | {old.kid: old.public_jwk()}
+        retired = {jwk["kid"]: jwk for jwk in _retired(places, may_be_missing=True)} | {old.kid: old.public_jwk()}
         if len(retired) >= KEYS_MAX:
             raise Misconfigured(f"{places.retired} has {KEYS_MAX} keys, which is as many as anyone reads.")
         new = SigningKey.generate()
@@ -278,8 +278,8 @@ def _read_key(places: Places) -> SigningKey:
             f"LEDGER_SIGNING_KEY_FILE: there is no {path}. Make it: privacy-ledger signing-key create"
         ) from None
     except OSError as error:
-        said = "is a link, and not the file that this ledger made" if error.errno == errno.ELOOP else error.strerror
-        raise Misconfigured(f"The signing key {path} cannot be read: {said}.") from None
+        reason = "is a link, and not the file that this ledger made" if error.errno == errno.ELOOP else error.strerror
+        raise Misconfigured(f"The signing key {path} cannot be read: {reason}.") from None
     try:
         _demand_private(path, os.fstat(opened))
         raw = os.read(opened, PEM_BYTES_MAX)
@@ -291,17 +291,17 @@ def _read_key(places: Places) -> SigningKey:
         raise Misconfigured(f"{path}: The signing key is not PEM text.") from None
 
 
-def _demand_private(path: Path, found: os.stat_result) -> None:
+def _demand_private(path: Path, status: os.stat_result) -> None:
     """Raises Misconfigured unless the file is this user's alone, or root's with at most its group let in: so mounted
     secrets are, and so PostgreSQL takes its server's key."""
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise Misconfigured(f"The signing key {path} is not a file.")
-    mode = stat.S_IMODE(found.st_mode)
-    is_private = not mode & 0o077 if found.st_uid == os.geteuid() else found.st_uid == 0 and not mode & 0o037
+    mode = stat.S_IMODE(status.st_mode)
+    is_private = not mode & 0o077 if status.st_uid == os.geteuid() else status.st_uid == 0 and not mode & 0o037
     if not is_private:
         raise Misconfigured(
-            f"The signing key {path} is open to others (mode {mode:04o}, of user {found.st_uid}). If nobody else had it"
-            f" yet: chmod 600 {path}. Otherwise also: privacy-ledger signing-key rotate"
+            f"The signing key {path} is open to others (mode {mode:04o}, of user {status.st_uid}). If nobody else had"
+            f" it yet: chmod 600 {path}. Otherwise also: privacy-ledger signing-key rotate"
         )
 
 
@@ -333,14 +333,14 @@ def _retired(places: Places, *, may_be_missing: bool = False) -> tuple[dict[str,
 
 def _public_keys(raw: bytes, path: Path) -> tuple[dict[str, str], ...]:
     try:
-        said: Any = json.loads(raw) if len(raw) <= JWKS_BYTES_MAX else None
-        if said == {"keys": []}:
+        jwks: Any = json.loads(raw) if len(raw) <= JWKS_BYTES_MAX else None
+        if jwks == {"keys": []}:
             return ()
-        known = PublicKeys.of(said).kids
+        known = PublicKeys.of(jwks).kids
     except (ValueError, RecursionError):
         raise Misconfigured(f"The retired keys {path} are not JSON.") from None
     except SignatureInvalid as error:
         raise Misconfigured(f"The retired keys {path}: {error.detail}") from None
     full = {"use": "sig", "alg": "EdDSA"}
-    found = {each.get("kid"): {**full, **each} for each in said["keys"]}
-    return tuple({name: found[kid][name] for name in _PUBLIC} for kid in found if kid in known)
+    by_kid = {jwk.get("kid"): {**full, **jwk} for jwk in jwks["keys"]}
+    return tuple({name: by_kid[kid][name] for name in _PUBLIC} for kid in by_kid if kid in known)

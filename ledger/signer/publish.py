@@ -109,7 +109,7 @@ class Publisher:
     def _known(self) -> set[UUID]:
         """The tenants of which something was published. A server's role cannot list tenants, nor has it to."""
         try:
-            names = [each.name for each in self._folder.iterdir() if each.is_dir()]
+            names = [path.name for path in self._folder.iterdir() if path.is_dir()]
         except FileNotFoundError:
             return set()
         except OSError as error:
@@ -183,9 +183,9 @@ class Publisher:
     def _contradicted(self, path: Path, detail: str, *, dataset: Dataset | None = None, seq: int = 1) -> None:
         log.critical("THE JOURNAL CONTRADICTS ITS PUBLISHED HEAD %s: %s", path, detail)
         self._on_outcome("contradicted")
-        of = None if dataset is None else Parent(dataset.id, dataset.definition.name)
+        parent = None if dataset is None else Parent(dataset.id, dataset.definition.name)
         reason = detail.removeprefix(f"entry {seq}: ")
-        self._on_contradiction(UUID(path.parent.name), alerts.mismatch(of, seq=seq, reason=reason))
+        self._on_contradiction(UUID(path.parent.name), alerts.mismatch(parent, seq=seq, reason=reason))
 
     # --- files
 
@@ -252,8 +252,8 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 def _settle(folder: Path) -> None:
     """Has the names in a folder, and its own, on disk."""
-    for each in (folder, folder.parent):
-        opened = os.open(each, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    for path in (folder, folder.parent):
+        opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(opened)
         finally:

@@ -68,7 +68,7 @@ class Line:
 
 def parsed_head(line: str, version: int, seq: int) -> dict[str, Any]:
     """The head line of an export. Raises JournalBroken."""
-    found = _HEAD.fullmatch(line)
-    if found is None or (version == 1) != (',"signature":' not in line):
+    match = _HEAD.fullmatch(line)
+    if match is None or (version == 1) != (',"signature":' not in line):
         raise JournalBroken("the head, which ends an export, cannot be read", seq=seq)
-    return {"seq": int(found[1]), "hash": found[2], "root": found[3], "signature": found[4]}
+    return {"seq": int(match[1]), "hash": match[2], "root": match[3], "signature": match[4]}

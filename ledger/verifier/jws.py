@@ -64,10 +64,10 @@ def _decoded(text: str) -> bytes:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    members = dict(pairs)
+    if len(members) < len(pairs):
         raise ValueError("a name stands twice in one object")
-    return found
+    return members
 
 
 def _no_number(name: str) -> NoReturn:
@@ -77,12 +77,12 @@ def _no_number(name: str) -> NoReturn:
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     """A JSON object, its fractions as exact decimals. Raises SignatureInvalid."""
     try:
-        found = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=Decimal)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=Decimal)
     except (ValueError, RecursionError):
         raise SignatureInvalid(f"The {what} is not JSON, or has a name twice.") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise SignatureInvalid(f"The {what} is not a JSON object.")
-    return found
+    return value
 
 
 def _thumbprint(x: str) -> str:
@@ -105,12 +105,12 @@ class SigningKey:
     def from_pem(cls, text: str) -> SigningKey:
         """The key of a PKCS #8 PEM text without a password. Raises Misconfigured, which repeats nothing of it."""
         try:
-            found = serialization.load_pem_private_key(text.encode(), password=None)
+            key = serialization.load_pem_private_key(text.encode(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
             raise Misconfigured("The signing key is not an Ed25519 private key as PEM without a password.") from None
-        if not isinstance(found, Ed25519PrivateKey):
+        if not isinstance(key, Ed25519PrivateKey):
             raise Misconfigured("The signing key is a private key of another kind; it has to be Ed25519.")
-        return cls._of(found)
+        return cls._of(key)
 
     @classmethod
     def _of(cls, private: Ed25519PrivateKey) -> SigningKey:
@@ -141,10 +141,10 @@ class PublicKeys:
     def of(cls, jwks: object) -> PublicKeys:
         """The keys of a JWK set. Keys of other kinds are passed over, as RFC 7517, 5 says; a set without any of ours
         is refused. Raises SignatureInvalid."""
-        said = jwks.get("keys") if isinstance(jwks, Mapping) else None
-        if not isinstance(said, list) or len(said) > KEYS_MAX:
+        listed = jwks.get("keys") if isinstance(jwks, Mapping) else None
+        if not isinstance(listed, list) or len(listed) > KEYS_MAX:
             raise SignatureInvalid(f"A key set is an object with a list `keys` of at most {KEYS_MAX} keys.")
-        known = dict(found for place, one in enumerate(said) for found in _public(one, f"keys.{place}"))
+        known = dict(pair for number, one in enumerate(listed) for pair in _public(one, f"keys.{number}"))
         if not known:
             raise SignatureInvalid("The key set has no Ed25519 key.")
         return cls(known)
@@ -157,20 +157,20 @@ class PublicKeys:
         return self._known.get(kid) if isinstance(kid, str) else None
 
 
-def _public(said: object, where: str) -> Iterable[tuple[str, Ed25519PublicKey]]:
+def _public(jwk: object, where: str) -> Iterable[tuple[str, Ed25519PublicKey]]:
     """A member of a key set by its kid, or nothing where it is of another kind."""
-    if not isinstance(said, Mapping):
+    if not isinstance(jwk, Mapping):
         raise SignatureInvalid(f"{where}: is not an object")
-    if (said.get("kty"), said.get("crv")) != ("OKP", "Ed25519"):
+    if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
         return []
-    if "d" in said:
+    if "d" in jwk:
         raise SignatureInvalid(f"{where}: is a private key, which no key set may have; make a new one")
-    if said.get("use", "sig") != "sig" or said.get("alg", ALGORITHM) != ALGORITHM:
+    if jwk.get("use", "sig") != "sig" or jwk.get("alg", ALGORITHM) != ALGORITHM:
         raise SignatureInvalid(f"{where}: is not a key for {ALGORITHM} signatures")
-    x = said.get("x")
+    x = jwk.get("x")
     if not isinstance(x, str) or len(x) != 43 or not re.fullmatch("[A-Za-z0-9_-]+", x):
         raise SignatureInvalid(f"{where}.x: is not a public key of 32 bytes as base64url")
-    if said.get("kid") != _thumbprint(x):
+    if jwk.get("kid") != _thumbprint(x):
         raise SignatureInvalid(f"{where}.kid: is not the key's thumbprint by RFC 7638")
     return [(_thumbprint(x), Ed25519PublicKey.from_public_bytes(_decoded(x)))]
 
@@ -183,10 +183,10 @@ def sign(payload: str, *, key: SigningKey, typ: str) -> str:
 
 def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
     """The payload of a token of this `typ` that one of the keys signed. Raises SignatureInvalid, and nothing else."""
-    found = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX else None
-    if found is None:
+    match = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX else None
+    if match is None:
         raise SignatureInvalid("That is not a compact JWS: three parts of base64url, with dots between them.")
-    header = _object(_decoded(found[1]), "header")
+    header = _object(_decoded(match[1]), "header")
     if header.keys() != _HEADER or header["alg"] != ALGORITHM:
         raise SignatureInvalid(f"The header has to have alg {ALGORITHM}, kid and typ, and nothing else.")
     if header["typ"] != typ:
@@ -195,7 +195,7 @@ def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
     if key is None:
         raise SignatureInvalid("The token is signed by none of these keys: its kid is not among them.")
     try:
-        payload = _JWS.decode(found[0], key, algorithms=[ALGORITHM])
+        payload = _JWS.decode(match[0], key, algorithms=[ALGORITHM])
     except jwt.InvalidTokenError:
         raise SignatureInvalid("The signature is not that of this text.") from None
     return _object(payload, "payload")

@@ -39,7 +39,7 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class Frontier:
+class CompactTree:
     """A tree of which only the roots of its largest complete subtrees are kept, at most one for each bit of its size.
 
     That is enough to add leaves, each in O(log n) time at worst and O(1) on average, and to say the root.
@@ -66,10 +66,10 @@ class Frontier:
         self._peaks.append(root)
         self.size += 1 << level
 
-    def root_with(self, right: Frontier) -> bytes:
+    def root_with(self, right: CompactTree) -> bytes:
         """The root of a tree with these leaves and, after them, those of another one. The size must be a multiple of
         the largest complete subtree of that."""
-        both = Frontier()
+        both = CompactTree()
         both.size, both._peaks = self.size, list(self._peaks)
         levels = [level for level in range(right.size.bit_length()) if right.size >> level & 1]
         for peak, level in zip(right._peaks, reversed(levels), strict=True):
@@ -94,17 +94,17 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
     its order. Raises ValueError unless 0 <= index < size."""
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of {size}")
-    found: list[Range] = []
+    ranges: list[Range] = []
     start, end = 0, size
     while end - start > 1:
         middle = start + _split(end - start)
         if index < middle:
-            found.append((middle, end))
+            ranges.append((middle, end))
             end = middle
         else:
-            found.append((start, middle))
+            ranges.append((start, middle))
             start = middle
-    return found[::-1]
+    return ranges[::-1]
 
 
 def consistency_ranges(old: int, new: int) -> list[Range]:
@@ -112,20 +112,20 @@ def consistency_ranges(old: int, new: int) -> list[Range]:
     9162, 2.1.4.1, in its order. Raises ValueError unless 0 < old <= new."""
     if not 0 < old <= new:
         raise ValueError(f"a tree of {new} does not begin with one of {old}")
-    found: list[Range] = []
+    ranges: list[Range] = []
     start, end = 0, new
     is_whole = True  # whether what is proved is all of the old tree, whose root the verifier has: SUBPROOF's b
     while old != end:
         middle = start + _split(end - start)
         if old <= middle:
-            found.append((middle, end))
+            ranges.append((middle, end))
             end = middle
         else:
-            found.append((start, middle))
+            ranges.append((start, middle))
             start, is_whole = middle, False
     if not is_whole:
-        found.append((start, end))
-    return found[::-1]
+        ranges.append((start, end))
+    return ranges[::-1]
 
 
 def _split(size: int) -> int:
@@ -146,18 +146,18 @@ def includes(data: bytes, *, index: int, size: int, path: Sequence[bytes], root:
     if not 0 <= index < size or not _is_path(path):
         return False
     fn, sn = index, size - 1
-    found = leaf_hash(data)
+    node = leaf_hash(data)
     for step in path:
         if sn == 0:
             return False
         if fn & 1 or fn == sn:
-            found = node_hash(step, found)
+            node = node_hash(step, node)
             while not fn & 1 and fn:  # nothing stands to the right of it on these levels
                 fn, sn = fn >> 1, sn >> 1
         else:
-            found = node_hash(found, step)
+            node = node_hash(node, step)
         fn, sn = fn >> 1, sn >> 1
-    return sn == 0 and found == root
+    return sn == 0 and node == root
 
 
 def continues(*, old: int, new: int, path: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:

@@ -34,18 +34,18 @@ def journal_of(
     return (UUID(tenant["id"]), None if dataset is None else UUID(dataset["id"])), named
 
 
-def number_of(said: Any) -> int:
+def number_of(value: Any) -> int:
     """The number of an entry, or 0."""
-    if isinstance(said, bool) or not isinstance(said, int) or not 0 <= said < 2**63:
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError("not a number of an entry")
-    return said
+    return value
 
 
-def hash_of(said: Any) -> str:
+def hash_of(value: Any) -> str:
     """A hash, in hexadecimal."""
-    if not isinstance(said, str) or not re.fullmatch("[0-9a-f]{64}", said):
+    if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError("not a hash")
-    return said
+    return value
 
 
 def kid_of(token: str) -> str:

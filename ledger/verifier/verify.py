@@ -92,20 +92,20 @@ def verify(
     held.demand_only(journal_id)
     comparison = held.compare(journal_id, earlier=() if earlier is None else _hashes_of(earlier, journal_id))
     entries = comparison.over(source.entries())
-    found: Replayed | ReplayedTenant
+    replayed: Replayed | ReplayedTenant
     if journal_id[1] is None:
-        found = replay_tenant(entries, tenant_id=journal_id[0])
+        replayed = replay_tenant(entries, tenant_id=journal_id[0])
     else:
-        found = replay.replay(entries, tenant_id=journal_id[0], dataset_id=journal_id[1])
-    source.demand_head(found)
+        replayed = replay.replay(entries, tenant_id=journal_id[0], dataset_id=journal_id[1])
+    source.demand_head(replayed)
     comparison.finish()
     kid = source.demand_signature(about, comparison.root, keys)
     vouched = Vouched(comparison.root, kid, keys is not None, comparison.heads, comparison.receipts, comparison.earlier)
-    if isinstance(found, ReplayedTenant):
-        return VerifiedTenant(about["tenant"]["name"], found, vouched)
-    if found.seq == 0:
+    if isinstance(replayed, ReplayedTenant):
+        return VerifiedTenant(about["tenant"]["name"], replayed, vouched)
+    if replayed.seq == 0:
         raise JournalBroken("is missing: the journal has no entries", seq=1)
-    return Verified(about["tenant"]["name"], about["dataset"]["name"], found, vouched)
+    return Verified(about["tenant"]["name"], about["dataset"]["name"], replayed, vouched)
 
 
 def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[int, str]]:
@@ -121,10 +121,10 @@ def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[in
     for seq, line in enumerate(chain(source, [""]), start=1):
         if line.startswith('{"head":'):
             return
-        found = ENTRY.fullmatch(line.rstrip("\r\n"))
-        if found is None or int(found[1]) != seq or digest(found[3]).hex() != found[2]:
+        match = ENTRY.fullmatch(line.rstrip("\r\n"))
+        if match is None or int(match[1]) != seq or digest(match[3]).hex() != match[2]:
             raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
-        yield seq, found[2]
+        yield seq, match[2]
 
 
 class _Lines:
@@ -148,8 +148,8 @@ class _Lines:
         if not known:
             raise JournalBroken(f"the format {about['format']!r} version {about['version']!r} is not known", seq=0)
         self._version = about["version"]
-        found: dict[str, Any] = about
-        return found
+        header: dict[str, Any] = about
+        return header
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """The entries as `replay` wants them, except that an entry which someone changed, and gave a new hash, is found
@@ -190,26 +190,26 @@ class _Lines:
         if text.startswith('{"head":'):
             self._head = parsed_head(text, self._version, seq)
             return None
-        found = ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
-        if found is None:
+        match = ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
+        if match is None:
             raise JournalBroken("cannot be read", seq=seq)
-        if int(found[1]) != seq:
-            raise JournalBroken(f"is missing: number {found[1]} stands in its place", seq=seq)
+        if int(match[1]) != seq:
+            raise JournalBroken(f"is missing: number {match[1]} stands in its place", seq=seq)
         self._read = seq
-        return Line(seq, found[3], bytes.fromhex(found[2]))
+        return Line(seq, match[3], bytes.fromhex(match[2]))
 
-    def demand_head(self, found: Replayed | ReplayedTenant) -> None:
+    def demand_head(self, replayed: Replayed | ReplayedTenant) -> None:
         head = self._head
         if head is None:
-            raise JournalBroken("is missing, or the head that ends an export is", seq=found.seq + 1)
-        if head["seq"] > found.seq:
-            raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=found.seq + 1)
-        if head["seq"] < found.seq:
+            raise JournalBroken("is missing, or the head that ends an export is", seq=replayed.seq + 1)
+        if head["seq"] > replayed.seq:
+            raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=replayed.seq + 1)
+        if head["seq"] < replayed.seq:
             raise JournalBroken(f"is one too many: the head says that there are {head['seq']}", seq=head["seq"] + 1)
-        if head["hash"] != found.head.hex():
-            raise JournalBroken("is not the one that the head names", seq=found.seq)
+        if head["hash"] != replayed.head.hex():
+            raise JournalBroken("is not the one that the head names", seq=replayed.seq)
         if next(self._lines, "").strip():
-            raise JournalBroken("stands after the head", seq=found.seq + 1)
+            raise JournalBroken("stands after the head", seq=replayed.seq + 1)
 
     def demand_signature(self, about: Mapping[str, Any], root: bytes, keys: PublicKeys | None) -> str | None:
         """The kid of the key that signed the head, once that says what this export is. Raises JournalBroken."""
@@ -223,15 +223,15 @@ class _Lines:
             raise JournalBroken("ends a history with another Merkle root than the head says", seq=seq)
         if head["signature"] is None:
             raise JournalBroken("is the last one, and the ledger did not sign this head", seq=seq)
-        said, kid = _signed(head["signature"], about, keys, seq)
+        stated, kid = _signed(head["signature"], about, keys, seq)
         tenant = UUID(about["tenant"]["id"]), about["tenant"]["name"]
         dataset = (UUID(about["dataset"]["id"]), about["dataset"]["name"]) if "dataset" in about else None
         at = json.loads(self._newest)["at"] if seq else None
         hash_ = bytes.fromhex(head["hash"])
         expected = Head.of(tenant, dataset, seq=seq, hash_=hash_, root=root, at=at).payload()
-        if any(said.get(part) != expected.get(part) for part in ("tenant", "dataset")):
+        if any(stated.get(part) != expected.get(part) for part in ("tenant", "dataset")):
             raise JournalBroken("the header names another journal than the head's signature does", seq=0)
-        if said != expected:
+        if stated != expected:
             raise JournalBroken("is the last one, and the head's signature is that of another head", seq=seq)
         return kid
 

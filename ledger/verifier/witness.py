@@ -19,7 +19,7 @@ from uuid import UUID
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import heads
-from ledger.verifier.merkle import Frontier
+from ledger.verifier.merkle import CompactTree
 from ledger.verifier.statements import JournalId, hash_of, journal_of, number_of, shaped
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ class Comparison:
         receipts = [held for ones in self._held.values() for held in ones if isinstance(held, HeldReceipt)]
         self._approvals: dict[str, tuple[Any, str] | None] = {receipt.run: None for receipt in receipts}
         self._earlier = earlier
-        self._tree = Frontier()
+        self._tree = CompactTree()
         self._agreed = 0
         self.heads = self.receipts = self.earlier = 0
         """How many of each were found in the journal; of an export made earlier, how many entries."""

@@ -9,7 +9,7 @@ from ledger.verifier import merkle
 
 def root_of(leaves: Iterable[bytes]) -> bytes:
     """The root of the tree with these leaves, given by their data."""
-    tree = merkle.Frontier()
+    tree = merkle.CompactTree()
     for data in leaves:
         tree.append(data)
     return tree.root()

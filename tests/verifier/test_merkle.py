@@ -74,7 +74,7 @@ def some(count: int, seed: int = 1) -> list[bytes]:
 def test_roots_are_those_of_the_definition() -> None:
     """Goal: the root after each leaf is the definition's. Method: one tree that grows, and one made at once."""
     leaves = some(300)
-    tree = merkle.Frontier()
+    tree = merkle.CompactTree()
     assert tree.root() == mth([]) == trees.root_of([])
     for size, leaf in enumerate(leaves, start=1):
         tree.append(leaf)
@@ -211,9 +211,9 @@ def test_subtrees_are_added_whole_where_they_fit() -> None:
     """Goal: a tree made of its complete subtrees is the one made of its leaves. Method: every way to begin with blocks
     of eight; a block where none can stand is refused."""
     leaves = some(45)
-    tree = closed = rest = merkle.Frontier()
+    tree = closed = rest = merkle.CompactTree()
     for blocks in range(6):
-        tree, closed, rest = (merkle.Frontier() for _ in range(3))
+        tree, closed, rest = (merkle.CompactTree() for _ in range(3))
         for block in range(blocks):
             tree.append_subtree(mth(leaves[8 * block : 8 * block + 8]), level=3)
             closed.append_subtree(mth(leaves[8 * block : 8 * block + 8]), level=3)
