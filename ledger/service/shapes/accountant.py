@@ -56,12 +56,6 @@ class Certified(TypedDict):
     mu: float
 
 
-Frontier = Annotated[
-    list[Certified] | None,
-    Field(description="Where the cost is a certificate: what it would be for other shares of the delta budget."),
-]
-
-
 class Evaluated(TypedDict):
     cost: AmountShown
     epsilon: list[EpsilonShown]
