@@ -489,7 +489,8 @@ class Walk:
         more = self.draw.choice([1, 2, 3, 4, 9, 30, *([100, 10**7, 10**12] if is_rational and self.seldom() else [])])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
         steps = min(run.steps_max + more, STEPS_MAX)
-        return self._on_run("settle", run, {"steps": steps, **stop}, kind="overrun")
+        none: Json = {"restarts": []} if self.draw.random() < 0.7 else {}
+        return self._on_run("settle", run, {"steps": steps, **none, **stop}, kind="overrun")
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""
