@@ -23,7 +23,7 @@ from typing import Final, Literal, assert_never
 from ledger.accounting import costs
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.cost import Cost, root
-from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment_steps
+from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment, segment_steps
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidMechanism, TooLarge
@@ -79,9 +79,9 @@ def executed(
     Arguments as for `charge`. A run that stopped early because of what it saw counts with all that is charged for it.
     """
     bill = _bill(mechanism, segments=segments, method=method, steps=steps, stop=stop)
-    segment = mechanism if segments == 1 else mechanism.resized(segment_steps(mechanism, segments))
+    one = segment(mechanism, segments) if segments > 1 else mechanism
     again = bill.excess_segments if bill.excess is None else 0
-    counts = [(segment, int(bill.approved * segments) + again)]
+    counts = [(one, int(bill.approved * segments) + again)]
     counts += [(part, 1) for part in (bill.part, bill.excess) if part is not None]
     return [(part, count) for part, count in counts if count]
 
