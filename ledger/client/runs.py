@@ -110,7 +110,7 @@ class Run:
     @property
     def _planned_most(self) -> int:
         """The plan, and the steps that are run again with the same batches, which `restarts` states beside it."""
-        again = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
+        again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
         return again + (0 if self._planned is None else self._planned[1])
 
     def _reserve_step(self) -> bool:

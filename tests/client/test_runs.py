@@ -189,6 +189,17 @@ def test_a_step_beyond_the_plan_raises(ledger: Ledger, client: Client) -> None:
         run.step(1_000_000)
 
 
+def test_the_plan_leaves_room_for_steps_that_are_run_again() -> None:
+    """Goal: steps that are stated to be run again are no steps beyond the plan, unless they draw new batches."""
+    again = {"from_step": 3, "to_step": 5, "new_batches": False}
+    for restarts, most in (([again], 12), ([again, again], 15), ([{**again, "new_batches": True}], 9), ([], 9)):
+        run = Run(STARTED, planned=(9, 9), steps_done=5, is_resumed=True, restarts=restarts)
+        run.step(most - 5)
+        with pytest.raises(PlanExceeded):
+            run.step()
+        assert run.steps == most
+
+
 class Sampler:
     """Batches without end, and how many were drawn."""
 
@@ -240,7 +251,7 @@ def test_a_sampler_that_fails() -> None:
     with pytest.raises(OSError, match="disk"):
         for _ in run.batches(sampler()):
             pass
-    assert (run.steps, run.settlement(is_failure=True)) == (1, {"steps": 2})
+    assert (run.steps, run.settlement(is_failure=True)) == (1, {"steps": 2, "restarts": []})
 
 
 def test_asynchronous_batches_end_with_the_plan(ledger: Ledger) -> None:
