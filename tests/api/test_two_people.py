@@ -487,7 +487,7 @@ def test_forged_journals_are_found(board: Board) -> None:
     ok(approve(board.two, proposal_of(board.raised(2))))
     proposal_of(board.raised(3))
     good = board.journal()
-    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    where: dict[str, Any] = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
     assert replay.replay(resealed(good), **where).seq == len(good)
     tried = []
     for name, entries, told in forgeries(good):
@@ -502,7 +502,7 @@ def test_a_forged_void_is_found(board: Board) -> None:
     first, second = started(board.requester), started(board.requester)
     ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{first}/void", REASON))))
     good = board.journal()
-    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    where: dict[str, Any] = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
     assert replay.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
     with pytest.raises(JournalBroken, match="something else"):
         replay.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)

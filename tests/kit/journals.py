@@ -44,6 +44,7 @@ class Book:
 
     def __init__(self, *registered: Register) -> None:
         self.books = Books()
+        self.now_us = NOW_US
         self.journals: dict[UUID, list[tuple[str, bytes]]] = {}
         for command in registered:
             blank = Dataset(command.definition, "", "", command.budget, command.limit, "active", 0, NO_HASH)
@@ -60,13 +61,13 @@ class Book:
         self.journals[next(iter(self.journals))] = value
 
     def do(self, *commands: Any) -> list[Any]:
-        self.books, outcomes = decide(self.books, commands, now_us=NOW_US)
+        self.books, outcomes = decide(self.books, commands, now_us=self.now_us)
         for outcome in outcomes:
             assert not isinstance(outcome, LedgerError), outcome
             for draft in outcome if isinstance(outcome, tuple) else ():
                 mine = self.journals.setdefault(draft.dataset_id, [])
                 prev = mine[-1][1] if mine else NO_HASH
-                entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=NOW_US)
+                entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=self.now_us)
                 mine.append((entry.body, entry.hash))
         return outcomes
 

@@ -33,7 +33,7 @@ from tests.kit import independent_verifier
 from tests.kit.clocks import set_clock
 from tests.kit.databases import Databases, ask
 from tests.kit.driver import RELEASE, Ledger, past_the_ledger
-from tests.verifier.test_verify import exported
+from tests.kit.exports import exported
 
 BEFORE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "cases" / "revision_0002.json").read_text("utf-8"))
 TABLES: dict[str, list[dict[str, Any]]] = BEFORE["tables"]

@@ -22,8 +22,8 @@ SETTLE_WITHIN: Final = timedelta(days=30)
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a journal adds up to: its newest number and hash, every account, and every run's state and cost. name: what
-    its entries call the dataset. alone: what one person did that can take two.
+    """What a journal adds up to: its newest number and hash, every account, and every run's state and cost. alone:
+    what one person did that can take two.
 
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
     had one. It may have been higher in one at one time and in the other at another.
@@ -36,20 +36,19 @@ class Replayed:
     limit_highest: Amount | None
     accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
-    name: str = ""
     alone: Sequence[Alone] = ()
 
 
-def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Replayed:
+def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
     """Recomputes a dataset's balances from its entries, given oldest first as (canonical JSON, hash).
 
     Checks the bytes, the numbering, the chain, the members of each entry, who may do it and when, which accounts each
     run charges by its request, every approval against their limits, every refusal (it must really not have fitted, here
     or where it says), every transition of a run and of the dataset, and that each balance is the one before plus what
-    the entry says. Shares no arithmetic with `ledger.core.decision`. Raises JournalBroken with the first `seq` that is
-    wrong.
+    the entry says. name: what the dataset must be called, if that is known. Shares no arithmetic with
+    `ledger.core.decision`. Raises JournalBroken with the first `seq` that is wrong.
     """
-    dataset_replay = _DatasetReplay(tenant_id, dataset_id)
+    dataset_replay = _DatasetReplay(tenant_id, dataset_id, name)
     check_all(dataset_replay.read, entries)
     return dataset_replay.result()
 
@@ -73,10 +72,10 @@ class _Charged:
 class _DatasetReplay(Chain):
     """A reader's own arithmetic over one journal."""
 
-    def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
+    def __init__(self, tenant_id: UUID, dataset_id: UUID, name: str = "") -> None:
         super().__init__(tenant_id)
         self.dataset_id = dataset_id
-        self.state = self.name = self.bound = self.adjacency = ""
+        self.name, self.state, self.bound, self.adjacency = name, "", "", ""
         self.is_derived = False
         self.is_registered = self.is_partitioned = False
         self.limit: Amount | None = None
@@ -107,14 +106,14 @@ class _DatasetReplay(Chain):
     def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         limits = self.limit, self.limit_highest
-        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, self.name, self.proposals.alone)
+        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, self.proposals.alone)
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
         demand_dataset_entry(entry, demand)
         demand_role(entry, demand)
-        demand(self.name in ("", entry["dataset"]), "calls the dataset something else than the entry before it")
+        demand(self.name in ("", entry["dataset"]), "calls the dataset something else than what is before it")
         touched = {account.key: account for account in self._after(entry, demand)}
         own = self.accounts.get(AccountKey(self.dataset_id))
         if own is not None:
@@ -203,8 +202,8 @@ class _DatasetReplay(Chain):
 
     def _budget_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(self.limit is not None, "sets the budget of a dataset that has none")
-        demand(_facts_of(self.limit) == entry["limit_before"], "says another limit before it")
         self.proposals.note_done(entry, "budget", takes_two=self._is_raise(entry), demand=demand)
+        demand(_facts_of(self.limit) == entry["limit_before"], "says another limit before it")
         limit = self._new_limit(entry, demand)
         return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
 
