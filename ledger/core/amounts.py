@@ -14,8 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 INT64_MAX: Final = 2**63 - 1
-DIGITS_MAX: Final = 400
-"""Of an amount, its sign included."""
+DIGITS_MAX: Final = 4300
+"""Of an amount, its sign included: what is beyond has no decimal text in Python."""
 _INTEGER: Final = re.compile("0|-?[1-9][0-9]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 

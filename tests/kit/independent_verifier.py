@@ -145,7 +145,7 @@ def amount(stated: dict[str, str]) -> list[int]:
     if sorted(stated) != sorted(QUANTITIES):
         raise ValueError("an amount with other members")
     for text in stated.values():
-        if len(text) > 400 or not re.fullmatch("0|-?[1-9][0-9]*", text, re.ASCII):
+        if len(text) > 4300 or not re.fullmatch("0|-?[1-9][0-9]*", text, re.ASCII):
             raise ValueError("an amount in another form")
     return [int(stated[quantity]) for quantity in QUANTITIES]
 
@@ -472,7 +472,8 @@ class Journal:
             named = by_name[via[0]] if len(via) == 1 else None
             self.demand(named is None or 0 < len(named) == len(set(named)), "no partitions, or one twice")
         if not self.is_partitioned:
-            self.demand(named is None or self.is_derived, "partitions of a dataset that has none")
+            is_own = entry["v"] > 1 and entry["dataset"] in entry["via"] and not self.is_derived
+            self.demand(named is None or not is_own, "partitions of a dataset that has none")
             return [None]
         scopes = self.partitions if named is None else named
         self.demand(bool(scopes) and set(scopes) <= set(self.partitions), "partitions that there are not")

@@ -286,7 +286,9 @@ class _DatasetReplay(Chain):
         demand(entry.get("project") == entry["request"].get("project"), "is of another project than was asked for")
         named = requested.partitions(entry, demand) if entry["v"] > 1 else None
         if not self.is_partitioned:
-            demand(named is None or self.is_derived, "names partitions of a dataset that has none")
+            is_named = entry["v"] > 1 and entry["via"] == [entry["dataset"]]
+            # Of a dataset that is derived, they are those of what it is derived from.
+            demand(named is None or self.is_derived or not is_named, "names partitions of a dataset that has none")
             return (None,)
         scopes = self.partitions if named is None else set(named)
         demand(bool(scopes), "charges a partitioned dataset in none of its partitions")
