@@ -40,14 +40,16 @@ def exported(
     *,
     tenant_id: UUID = TENANT,
     key: jws.SigningKey = KEY,
+    name: str | None = None,
 ) -> list[str]:
-    """The lines of an export of a dataset's journal, or of the tenant's own where there is no id."""
-    name = "" if dataset_id is None else chain.parse(entries[0][0])["dataset"]
+    """The lines of an export of a dataset's journal, or of the tenant's own where there is no id. name: the dataset's,
+    if the first entry does not tell."""
+    name = name or ("" if dataset_id is None else chain.parse(entries[0][0])["dataset"])
     keys = jwks_of(key)
     about = header(tenant_id=tenant_id, tenant="acme", dataset_id=dataset_id, dataset=name, keys=keys)
     lines = [entry_line(seq=seq, hash_=hash_, body=body) for seq, (body, hash_) in enumerate(entries, start=1)]
     newest, hash_ = entries[-1]
-    root, at = trees.root_of(each for _, each in entries), chain.parse(newest)["at"]
+    root, at = trees.root_of(each for _, each in entries), chain.parse(newest).get("at")
     dataset = None if dataset_id is None else (dataset_id, name)
     head = Head.of((tenant_id, "acme"), dataset, seq=len(lines), hash_=hash_, root=root, at=at)
     signature = jws.sign(chain.canonical(head.payload()), key=key, typ=jws.HEAD)
