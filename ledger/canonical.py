@@ -12,7 +12,12 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping
 from decimal import Decimal
-from typing import Any, Final
+from typing import Any, Final, NoReturn
+
+EXPONENT_MAX: Final = 400
+"""How many places before or after its point a number may have: none that a server takes has more."""
+NUMBER_LENGTH_MAX: Final = 2 * EXPONENT_MAX + 2
+"""Of a number as it is written, with all its places."""
 
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
@@ -51,8 +56,48 @@ def _positional(number: Decimal) -> str:
 
 
 def parse(text: str) -> Any:
-    """What `canonical` wrote, with every number that is not an integer as an exact Decimal."""
-    return json.loads(text, parse_float=Decimal)
+    """A JSON text, with every number that is not an integer as an exact Decimal.
+
+    Raises ValueError for a number beyond all use: the digits of 1e999999999 would fill the memory.
+    """
+    return _DECODER.decode(text)
+
+
+def parse_canonical(text: str) -> Any:
+    """What `canonical` wrote. Raises ValueError for every other text of the same value too."""
+    value = _POSITIONAL.decode(text)
+    if canonical(value) != text:
+        raise ValueError("is not in canonical form")
+    return value
+
+
+def _integer(text: str) -> int:
+    if len(text) > NUMBER_LENGTH_MAX:
+        raise ValueError(f"a number has more than {NUMBER_LENGTH_MAX} characters")
+    return int(text)
+
+
+def _decimal(text: str) -> Decimal:
+    if len(text) > NUMBER_LENGTH_MAX:
+        raise ValueError(f"a number has more than {NUMBER_LENGTH_MAX} characters")
+    number = Decimal(text)
+    if abs(number.adjusted()) > EXPONENT_MAX:
+        raise ValueError(f"a number is not between 1e-{EXPONENT_MAX} and 1e{EXPONENT_MAX}")
+    return number
+
+
+def _fraction(text: str) -> Decimal:
+    if "e" in text or "E" in text:  # of a few characters each, many would take a hundred times the room
+        raise ValueError("a number is written with an exponent")
+    return _decimal(text)
+
+
+def _no_number(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not JSON")
+
+
+_DECODER: Final = json.JSONDecoder(parse_int=_integer, parse_float=_decimal, parse_constant=_no_number)
+_POSITIONAL: Final = json.JSONDecoder(parse_int=_integer, parse_float=_fraction, parse_constant=_no_number)
 
 
 def digest(text: str) -> bytes:

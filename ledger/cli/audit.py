@@ -39,7 +39,7 @@ def export(
         _export(dataset, sys.stdout.buffer)
         return
     size = written(output, force, functools.partial(_export, dataset))
-    message = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))}"
+    message = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))} --jwks jwks.json"
     facts = {"dataset": dataset, "file": str(output), "bytes": size}
     print_answer(facts, as_json, lambda _: console.err.print(message, markup=False))
 

@@ -33,9 +33,22 @@ def verify(
     earlier: Annotated[
         Path | None, typer.Option("--earlier", help="An export made earlier, which this one has to begin with.")
     ] = None,
+    tenant: Annotated[
+        Path | None,
+        typer.Option("--tenant", help="An export of the tenant's own journal: what took two people was done by two."),
+    ] = None,
+    unsigned: Annotated[
+        bool, typer.Option("--unsigned", help="Be content with a journal that holds in itself, whoever made it.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check an export with no database and no network. Exit status 1 where it does not hold."""
+    """Check an export with no database and no network.
+
+    Exit status 1 if it does not hold, or if it is not signed by one of the keys in --jwks; with --unsigned the
+    signature decides nothing.
+    """
+    if unsigned and jwks is not None:
+        raise InvalidRequest("unsigned: give the keys, or do without; not both", field="unsigned")
     keys = None if jwks is None else held.keys_of(jwks)
     try:
         with console.progress("Checking entries", quiet=as_json) as advance:
@@ -48,6 +61,7 @@ def verify(
                 keys=keys,
                 witnesses=held.witnesses(its_own, receipt, head),
                 earlier=None if earlier is None else _lines(earlier, lambda: None),
+                tenant=None if tenant is None else _lines(tenant, lambda: None),
             )
     except JournalBroken as error:
         if as_json:
@@ -55,12 +69,15 @@ def verify(
         else:
             show.evidence.broken(error, file)
         sys.exit(1)
+    is_vouched = unsigned or verified.vouched.is_trusted
     if as_json:
-        print(json.dumps(show.evidence.verified_facts(verified), ensure_ascii=False))
+        print(json.dumps(show.evidence.verified_facts(verified, is_vouched), ensure_ascii=False))
     elif isinstance(verified, verifier.VerifiedTenant):
-        show.evidence.verified_tenant(verified)
+        show.evidence.verified_tenant(verified, is_vouched)
     else:
-        show.evidence.verified(verified)
+        show.evidence.verified(verified, is_vouched)
+    if not is_vouched:
+        sys.exit(1)
 
 
 def _begun(lines: Iterator[str]) -> tuple[str, Iterator[str]]:

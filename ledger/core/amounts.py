@@ -7,12 +7,16 @@ in these coordinates Gaussian differential privacy composes by plain addition. T
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Literal
 
 INT64_MAX: Final = 2**63 - 1
+DIGITS_MAX: Final = 4300
+"""Of an amount, its sign included: what is beyond has no decimal text in Python."""
+_INTEGER: Final = re.compile("0|-?[1-9][0-9]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Quantity = Literal["mu", "delta"]
@@ -72,8 +76,17 @@ class Amount:
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, str]) -> Amount:
-        """The inverse of `facts`."""
-        return cls(int(facts["mu_sq_pico"]), int(facts["delta_atto"]))
+        """The inverse of `facts`. Raises ValueError for what that never writes, such as 0_1000, 007 or another script's
+        digits, and KeyError if a quantity is missing."""
+        if len(facts) != 2:
+            raise ValueError("an amount has exactly mu_sq_pico and delta_atto")
+        return cls(_integer(facts["mu_sq_pico"]), _integer(facts["delta_atto"]))
+
+
+def _integer(text: object) -> int:
+    if not isinstance(text, str) or len(text) > DIGITS_MAX or not _INTEGER.fullmatch(text):
+        raise ValueError(f"an amount is not an integer written in ASCII digits: {str(text)[:40]!r}")
+    return int(text)
 
 
 ZERO = Amount(0, 0)

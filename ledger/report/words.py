@@ -151,9 +151,10 @@ def commands(question: Question, names: Sequence[str]) -> list[str]:
     )
     about = {"dataset": f" {question.dataset}", "project": f" --project {question.project}", "tenant": " --tenant"}
     lines = [f"privacy-ledger report{about[question.scope]}{period} --output report.json"]
+    lines.append("privacy-ledger jwks --output jwks.json")
     for name in names[:COMMANDS_MAX]:
         lines.append(f"privacy-ledger export {name} --output {name}.jsonl")
-        lines.append(f"privacy-ledger verify {name}.jsonl")
+        lines.append(f"privacy-ledger verify {name}.jsonl --jwks jwks.json")
         lines.append(f"privacy-ledger recompute {name}.jsonl")
     return lines
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, func, insert, select, update
+from sqlalchemy import Row, and_, false, func, insert, or_, select, update
 
+from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
 from ledger.errors import NotFound
@@ -76,6 +77,12 @@ class JournalReader(Repository):
             .where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids), entries.c.seq == newest_seq)
         )
         return {row.dataset_id: entry_of(row) for row in self.connection.execute(query)}
+
+    def newest_us(self, rows: Iterable[Dataset]) -> int:
+        """The latest time in the journals of these datasets, as their rows say where those end; 0 if there is none."""
+        ends = [and_(entries.c.dataset_id == row.id, entries.c.seq == row.seq) for row in rows if row.seq]
+        query = select(func.max(entries.c.at_us)).where(entries.c.tenant_id == self.tenant_id, or_(false(), *ends))
+        return (self.connection.execute(query).scalar_one() or 0) if ends else 0
 
     def newest_of_tenant(self) -> TenantEntry | None:
         """The newest entry of the tenant's own journal."""
@@ -163,10 +170,13 @@ class JournalWriter(JournalReader):
         tenant = TenantWriter(self.connection, self.tenant_id).lock()
         if tenant is None:
             raise NotFound("There is no such tenant.")
+        newest = self.newest_of_tenant()
+        # A journal's times never go back, whatever is done to the clock, and whoever waited longer for the lock.
+        at_us = now_us if newest is None else max(now_us, newest.at_us)
         entry = chain.seal_of_tenant(
-            kind, actor, facts, tenant_id=self.tenant_id, seq=tenant.seq + 1, prev=tenant.head, at_us=now_us
+            kind, actor, facts, tenant_id=self.tenant_id, seq=tenant.seq + 1, prev=tenant.head, at_us=at_us
         )
-        row = {"seq": entry.seq, "kind": kind, "at_us": now_us, "body": entry.body, "hash": entry.hash}
+        row = {"seq": entry.seq, "kind": kind, "at_us": at_us, "body": entry.body, "hash": entry.hash}
         self.connection.execute(insert(tenant_entries), {"tenant_id": self.tenant_id, **row})
         self.connection.execute(
             update(tenants).where(tenants.c.tenant_id == self.tenant_id), {"seq": entry.seq, "head": entry.hash}

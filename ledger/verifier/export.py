@@ -36,6 +36,29 @@ def header(
     return json.dumps({**about, "keys": keys}, ensure_ascii=False, separators=(",", ":"))
 
 
+def parsed_header(line: str) -> dict[str, Any]:
+    """An export's first line, of a version that is known. Raises JournalBroken, and what a text of another shape may
+    raise: ValueError, TypeError, KeyError, AttributeError, RecursionError."""
+    about: dict[str, Any] = json.loads(line, object_pairs_hook=_once)
+    version = about["version"]
+    if about["format"] != FORMAT or type(version) is not int or version not in (1, VERSION):
+        raise JournalBroken(f"the format {about['format']!r} version {version!r} is not known", seq=0)
+    names = {"format", "version", "tenant"} | ({"keys"} if version > 1 else set())
+    parts = [about[part] for part in ("tenant", "dataset") if part in about]
+    if about.keys() - {"dataset"} != names or not all(part.keys() == {"id", "name"} for part in parts):
+        raise ValueError("has other members than a header")
+    if not all(str(UUID(part["id"])) == part["id"] and isinstance(part["name"], str) for part in parts):
+        raise ValueError("names no tenant or dataset")
+    return about
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) < len(pairs):
+        raise ValueError("a member stands twice")
+    return members
+
+
 def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
     """One entry's line."""
     return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'

@@ -15,24 +15,31 @@ root nor signature. `docs/export.md` says all that someone needs who writes a ve
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from ledger.core.journal import replay
 from ledger.core.journal.chain import digest
 from ledger.core.journal.replay import Replayed
+from ledger.core.journal.requested import after
 from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.verifier.export import ENTRY, FORMAT, LINE_LENGTH_MAX, VERSION, Line, parsed_head
+from ledger.verifier.export import ENTRY, LINE_LENGTH_MAX, VERSION, Line, parsed_head, parsed_header
 from ledger.verifier.heads import Head
 from ledger.verifier.statements import JournalId, kid_of
 from ledger.verifier.witness import Witnesses
 
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
+
+DECIDED_WITHIN: Final = timedelta(minutes=1)
+"""How long a decision can take after it read the policy: one that changed meanwhile does not judge it."""
+_HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,7 @@ class Verified:
 class VerifiedTenant:
     """What an export of a tenant's own journal says that holds."""
 
+    tenant_id: UUID
     tenant: str
     journal: ReplayedTenant
     vouched: Vouched
@@ -77,14 +85,18 @@ def verify(
     keys: PublicKeys | None = None,
     witnesses: Witnesses | None = None,
     earlier: Iterable[str] | None = None,
+    tenant: Iterable[str] | None = None,
 ) -> Verified | VerifiedTenant:
     """Checks an export, line by line; what is kept in memory is each run's state and cost.
 
     keys: by which the head has to be signed; where there are none, those that the export has itself, which shows that
     it was not damaged and not who made it. witnesses: receipts and heads that it has to contain; earlier: the lines of
-    an earlier export that it has to begin with. Raises JournalBroken, with the first `seq` that is wrong or missing (0
-    stands for the header), and InvalidRequest where what it is held against is of another journal.
+    an earlier export that it has to begin with; tenant: those of an export of the tenant's own journal, by whose policy
+    one person may have done alone what takes two. Raises JournalBroken, with the first `seq` that is wrong or missing
+    (0 stands for the header), and InvalidRequest where what it is held against is of another journal, or is not sound
+    itself.
     """
+    policy = None if tenant is None else _policy(tenant, keys)
     source = _Lines(iter(lines))
     about = source.header()
     journal_id: JournalId = UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None
@@ -96,16 +108,47 @@ def verify(
     if journal_id[1] is None:
         replayed = replay_tenant(entries, tenant_id=journal_id[0])
     else:
-        replayed = replay.replay(entries, tenant_id=journal_id[0], dataset_id=journal_id[1])
+        name = about["dataset"]["name"]
+        replayed = replay.replay(entries, tenant_id=journal_id[0], dataset_id=journal_id[1], name=name)
     source.demand_head(replayed)
     comparison.finish()
     kid = source.demand_signature(about, comparison.root, keys)
     vouched = Vouched(comparison.root, kid, keys is not None, comparison.heads, comparison.receipts, comparison.earlier)
     if isinstance(replayed, ReplayedTenant):
-        return VerifiedTenant(about["tenant"]["name"], replayed, vouched)
+        if policy is not None:
+            raise InvalidRequest("tenant: is for an export of a dataset's journal", field="tenant")
+        return VerifiedTenant(journal_id[0], about["tenant"]["name"], replayed, vouched)
     if replayed.seq == 0:
         raise JournalBroken("is missing: the journal has no entries", seq=1)
+    if policy is not None:
+        policy.demand_two(journal_id, replayed)
     return Verified(about["tenant"]["name"], about["dataset"]["name"], replayed, vouched)
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """What a tenant's own journal says of what takes two people."""
+
+    tenant_id: UUID
+    journal: ReplayedTenant
+
+    def demand_two(self, journal_id: JournalId, replayed: Replayed) -> None:
+        """Nobody did alone what took two then. Raises JournalBroken, and InvalidRequest for another tenant's."""
+        if journal_id[0] != self.tenant_id:
+            raise InvalidRequest("tenant: is an export of another tenant's own journal", field="tenant")
+        for seq, at, what in replayed.alone:
+            if self.journal.asked_for_two(after(at, -DECIDED_WITHIN), at):
+                raise JournalBroken(f"is a {what} by one person, and the tenant's policy asked for two", seq=seq)
+
+
+def _policy(lines: Iterable[str], keys: PublicKeys | None) -> _Policy:
+    try:
+        verified = verify(lines, keys=keys)
+    except JournalBroken as error:
+        raise InvalidRequest(f"tenant: does not hold itself: {error.detail}", field="tenant") from None
+    if not isinstance(verified, VerifiedTenant):
+        raise InvalidRequest("tenant: is not an export of the tenant's own journal", field="tenant")
+    return _Policy(verified.tenant_id, verified.journal)
 
 
 def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[int, str]]:
@@ -121,7 +164,7 @@ def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[in
     for seq, line in enumerate(chain(source, [""]), start=1):
         if line.startswith('{"head":'):
             return
-        match = ENTRY.fullmatch(line.rstrip("\r\n"))
+        match = ENTRY.fullmatch(line.removesuffix("\n"))
         if match is None or int(match[1]) != seq or digest(match[3]).hex() != match[2]:
             raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
         yield seq, match[2]
@@ -139,17 +182,11 @@ class _Lines:
 
     def header(self) -> dict[str, Any]:
         try:
-            about = json.loads(next(self._lines))
-            known = about["format"] == FORMAT and about["version"] in (1, VERSION)
-            for part in ("tenant", "dataset") if "dataset" in about else ("tenant",):
-                UUID(about[part]["id"]), str(about[part]["name"])
+            about = parsed_header(next(self._lines))
         except (StopIteration, ValueError, TypeError, KeyError, AttributeError, RecursionError):
             raise JournalBroken("the header is missing or cannot be read", seq=0) from None
-        if not known:
-            raise JournalBroken(f"the format {about['format']!r} version {about['version']!r} is not known", seq=0)
         self._version = about["version"]
-        header: dict[str, Any] = about
-        return header
+        return about
 
     def entries(self) -> Iterator[tuple[str, bytes]]:
         """The entries as `replay` wants them, except that an entry which someone changed, and gave a new hash, is found
@@ -186,11 +223,13 @@ class _Lines:
         text = next(self._lines, None)
         if text is None:
             raise JournalBroken("is missing, or the head that ends an export is", seq=seq)
-        text = text.rstrip("\r\n")
+        text = text.removesuffix("\n")
         if text.startswith('{"head":'):
             self._head = parsed_head(text, self._version, seq)
             return None
-        match = ENTRY.fullmatch(text) if len(text) <= LINE_LENGTH_MAX else None
+        # A half of a surrogate pair stands for bytes that are not UTF-8, and has no bytes itself.
+        is_text = len(text) <= LINE_LENGTH_MAX and _HALVES.search(text) is None
+        match = ENTRY.fullmatch(text) if is_text else None
         if match is None:
             raise JournalBroken("cannot be read", seq=seq)
         if int(match[1]) != seq:
@@ -208,7 +247,7 @@ class _Lines:
             raise JournalBroken(f"is one too many: the head says that there are {head['seq']}", seq=head["seq"] + 1)
         if head["hash"] != replayed.head.hex():
             raise JournalBroken("is not the one that the head names", seq=replayed.seq)
-        if next(self._lines, "").strip():
+        if next(self._lines, None) is not None:
             raise JournalBroken("stands after the head", seq=replayed.seq + 1)
 
     def demand_signature(self, about: Mapping[str, Any], root: bytes, keys: PublicKeys | None) -> str | None:

@@ -309,21 +309,22 @@ def test_forged_journals_are_found(ledger: Ledger) -> None:
         entries[place[name]] |= changes
         return entries
 
+    last = {"at": good[-1]["at"]}
     rotated, revoked = good[place["key-rotated"]], good[place["key-revoked"]]
     forgeries = {
         "rights other than": changed("key-rotated", key_role="admin"),
         "rights other": changed("key-rotated", datasets=None),
         "other rights": changed("key-rotated", expires_at="2200-01-01T00:00:00.000000Z"),
         "rotates a key that was never made": changed("key-rotated", rotates=NOBODY),
-        "rotates a key that was revoked": [*good, {**rotated, "made": NOBODY, "rotates": revoked["revokes"]}],
+        "rotates a key that was revoked": [*good, {**rotated, **last, "made": NOBODY, "rotates": revoked["revokes"]}],
         "rotates a key that had expired": [
             *good,
             {**rotated, "made": NOBODY, "at": rotated["old_ends_at"], "expires_at": rotated["old_ends_at"]},
         ],
         "revokes a key that was never made": changed("key-revoked", revokes=NOBODY),
-        "revokes a key a second time": [*good, revoked],
-        "makes a key a second time": [*good, good[place["plain"]]],
-        "makes the tenant a second time": [*good, good[0]],
+        "revokes a key a second time": [*good, revoked | last],
+        "makes a key a second time": [*good, good[place["plain"]] | last],
+        "makes the tenant a second time": [*good, good[0] | last],
         "unknown kind": changed("policy-set", kind="policy-forgotten"),
         "another tenant": changed("policy-set", tenant=NOBODY),
         "cannot be read": changed("plain", made="nobody"),

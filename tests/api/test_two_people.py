@@ -470,8 +470,9 @@ def forgeries(good: list[Json]) -> Iterator[tuple[str, list[Json], str]]:
     yield "of somebody else's", changed(done, proposal={**said, "by": entry["actor"]}), "somebody else"
     yield "approved twice", [*good[: done + 1], entry], "answered before"
     yield "proposed twice", [*good[:done], good[proposal], *good[done:]], "a second time"
-    later = {"approve_by": good[proposal]["at"]}
-    yield "approved too late", changed(proposal, **later), "had expired"
+    yield "approved too late", changed(done, at=good[proposal]["approve_by"]), "had expired"
+    later = {"approve_by": good[-1]["approve_by"]}
+    yield "proposed for longer", changed(proposal, **later), "another time to approve"
     more = changed(done, limit=tenfold, balance={**entry["balance"], "limit": tenfold})
     yield "more than was proposed", more, "something else"
     yield "for another reason", changed(done, reason="another"), "something else"
@@ -487,14 +488,14 @@ def test_forged_journals_are_found(board: Board) -> None:
     ok(approve(board.two, proposal_of(board.raised(2))))
     proposal_of(board.raised(3))
     good = board.journal()
-    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    where: dict[str, Any] = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
     assert replay.replay(resealed(good), **where).seq == len(good)
     tried = []
     for name, entries, told in forgeries(good):
         with pytest.raises(JournalBroken, match=told):
             replay.replay(resealed(entries), **where)
         tried.append(name)
-    assert len(tried) == len(set(tried)) == 11
+    assert len(tried) == len(set(tried)) == 12
 
 
 def test_a_forged_void_is_found(board: Board) -> None:
@@ -502,7 +503,7 @@ def test_a_forged_void_is_found(board: Board) -> None:
     first, second = started(board.requester), started(board.requester)
     ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{first}/void", REASON))))
     good = board.journal()
-    where = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
+    where: dict[str, Any] = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
     assert replay.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
     with pytest.raises(JournalBroken, match="something else"):
         replay.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)

@@ -57,7 +57,7 @@ class Journal:
         self.spent = self.held = self.entries = 0
         self.given = 0
         """How many entries were read of it, the last time that it was."""
-        self._head, self._at_us = NO_HASH, BEGIN_US
+        self._head, self._at_us, self._step_us = NO_HASH, BEGIN_US, YEAR_US // (3 * runs + 1)
         self._costs: dict[UUID, int] = {}
         self._known: OrderedDict[str, list[HashedBody]] = OrderedDict()
         self._file = folder / "journal.txt"
@@ -133,6 +133,7 @@ class Journal:
             "datasets": ["events"],
             "mechanism": {"type": "gaussian", "noise_multiplier": 1000, "count": 4},
             "purpose": f"run {number}",
+            "valid_for": "P366D",
             "code": {"repository": "https://git.example/r", "commit": f"{number:040x}"},
             **({} if project is None else {"project": project}),
         }
@@ -149,11 +150,11 @@ class Journal:
             **({} if project is None else {"project": project}),
         }
         if not fits:
-            return self._seal("run-refused", actor, {**said, "binding": ["mu"]}, run)
+            return self._seal("run-refused", actor, {**said, "binding": ["mu"], "binding_elsewhere": []}, run)
         self.held += cost
         self._costs[run] = cost
         open_.append((run, actor))
-        return self._seal("run-approved", actor, {**said, "start_by": timestamp(self._at_us + 86_400_000_000)}, run)
+        return self._seal("run-approved", actor, {**said, "start_by": self._in_days(366)}, run)
 
     def _ended(self, run: UUID, actor: dict[str, Any], random_: random.Random) -> Iterator[str]:
         cost = self._costs.pop(run)
@@ -161,7 +162,7 @@ class Journal:
             self.held -= cost
             yield self._seal("run-voided", actor, {"request": {"reason": "cancelled"}, "returned": facts(cost)}, run)
             return
-        yield self._seal("run-started", actor, {"settle_by": timestamp(self._at_us + 7 * 86_400_000_000)}, run)
+        yield self._seal("run-started", actor, {"settle_by": self._in_days(30)}, run)
         steps = random_.choice((4, 4, 4, 2))
         charged = cost * steps // 4
         self.held -= cost
@@ -172,14 +173,18 @@ class Journal:
             "run-settled", actor, {"request": {"steps": steps}, "steps": steps, "stop": stop, **amounts}, run
         )
 
+    def _in_days(self, days: int) -> str:
+        """So long after the next entry."""
+        return timestamp(self._at_us + self._step_us + days * 86_400_000_000)
+
     def _seal(self, kind: str, actor: Mapping[str, Any], said: Mapping[str, Any], run: UUID | None = None) -> str:
         self.entries += 1
-        self._at_us += YEAR_US // (3 * self.runs + 1)
+        self._at_us += self._step_us
         balance = {"limit": self.limit, "spent": self.spent, "held": self.held, "overdrawn": 0}
         body = chain.canonical(
             {
                 **said,
-                "v": 2,
+                "v": 3,
                 "tenant": str(TENANT),
                 "dataset": "events",
                 "dataset_id": str(DATASET),

@@ -14,6 +14,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.settings import Settings
+from ledger.verifier.jws import SigningKey
 from tests.api.test_acceptance import PICO, RUNS, exact_cost
 from tests.kit.driver import Terminal, past_the_ledger
 
@@ -55,15 +56,17 @@ def test_the_published_runs_by_command_line_until_verify(terminal: Terminal, tmp
 
     file = tmp_path / "mnist.jsonl"
     assert terminal(f"export mnist --output {file}").status == 0
-    verified = terminal(f"verify {file} --json")
+    keys = tmp_path / "jwks.json"
+    assert terminal(f"jwks --output {keys}").status == 0
+    verified = terminal(f"verify {file} --jwks {keys} --json")
     (account,) = verified.json["accounts"]
     assert (verified.status, account["held"]["mu_sq_pico"]) == (0, str(held))
-    assert "holds" in terminal(f"verify {file}").out
+    assert terminal(f"verify {file} --jwks {keys}").out.startswith("holds")
     lines = file.read_text().split("\n")
     at = next(place for place, line in enumerate(lines) if '"epochs":60' in line)
     lines[at] = lines[at].replace('"epochs":60', '"epochs":61')
     file.write_text("\n".join(lines))
-    broken = terminal(f"verify {file}")
+    broken = terminal(f"verify {file} --jwks {keys}")
     assert (broken.status, "does not hold" in broken.err, f"entry {at}:" in broken.err) == (1, True, True)
     assert terminal("check --json").json == {
         "datasets": [
@@ -167,7 +170,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
     for name in ("clicks", "no-bots"):
         file = tmp_path / name
         assert terminal(f"export {name} --output {file}").status == 0
-        assert "holds" in terminal(f"verify {file}").out
+        assert terminal(f"verify {file} --unsigned").out.startswith("holds")
     assert terminal("check --json").json["holds"]
 
 
@@ -374,9 +377,9 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
 
     file = tmp_path / "acme.jsonl"
     assert "verify" in terminal(f"export --tenant --output {file}").err
-    held = terminal(f"verify {file}").out
+    held = terminal(f"verify {file} --unsigned").out
     assert ("the tenant acme" in held, bool(re.search(r"takes two\s+yes", held))) == (True, True)
-    found = terminal(f"verify {file} --json").json
+    found = terminal(f"verify {file} --unsigned --json").json
     assert (found["second_steward"], sorted(key["role"] for key in found["keys"].values())) == (
         True,
         ["admin", "steward"],
@@ -517,3 +520,26 @@ def test_check_finds_a_balance_that_was_changed(terminal: Terminal, database: Se
     assert errors["b"] is None
     assert "another balance" in errors["a"]
     assert "another balance" in terminal("check").out
+
+
+def test_verify_asks_for_keys(terminal: Terminal, tmp_path: Path) -> None:
+    """Goal: a script that looks at the exit status alone believes nobody. Method: an export of the ledger, with its
+    keys, with another's, with none, and with none by intent; in words and in JSON."""
+    terminal("dataset create mnist --mu 1 --bound clt --size 60000")
+    export, keys, others = (tmp_path / name for name in ("mnist.jsonl", "jwks.json", "others.json"))
+    terminal(f"export mnist --output {export}")
+    terminal(f"jwks --output {keys}")
+    others.write_text(json.dumps({"keys": [SigningKey.generate().public_jwk()]}))
+    for options, status, holds in (
+        (f"--jwks {keys}", 0, True),
+        ("--unsigned", 0, True),
+        ("", 1, False),
+        (f"--jwks {others}", 1, False),
+    ):
+        told = terminal(f"verify {export} {options}")
+        assert (told.status, told.out.startswith("holds")) == (status, holds), options
+        told = terminal(f"verify {export} {options} --json")
+        assert (told.status, told.json["holds"]) == (status, holds), options
+    told = terminal(f"verify {export}")
+    assert ("--jwks" in told.err, "--unsigned" in told.err, "nobody vouches" in told.out) == (True, True, True)
+    assert terminal(f"verify {export} --unsigned --jwks {keys}").status == 2

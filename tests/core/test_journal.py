@@ -25,6 +25,7 @@ from tests.kit.journals import (
     ONE,
     TWO,
     Book,
+    become_approval,
     journal_of_a_whole,
     journals_of_parts,
     kind_at,
@@ -99,7 +100,7 @@ def test_the_chain_can_be_checked_with_a_json_parser_and_sha256(book: Book) -> N
     for seq, (body, stated) in enumerate(book.entries, start=1):
         entry = json.loads(body)
         assert hashlib.sha256(body.encode()).digest() == stated
-        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 2)
+        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 3)
         prev = stated.hex()
 
 
@@ -209,7 +210,7 @@ FORGERIES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("run-approved", lambda entry: entry.update(dataset_id=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(tenant=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(seq=99)),
-    ("run-approved", lambda entry: entry.update(v=3)),
+    ("run-approved", lambda entry: entry.update(v=4)),
     ("run-approved", lambda entry: entry.update(kind="gift")),
     ("run-approved", lambda entry: entry.pop("balance")),
 ]
@@ -231,11 +232,7 @@ def test_an_approval_beyond_the_limit_is_found(book: Book) -> None:
     """Goal: replay holds approvals to the limit. Method: a forged journal, consistent but for one approval too many."""
     index = kind_at(book.entries, "run-refused")
 
-    def approve(entry: dict[str, Any]) -> None:
-        entry["kind"] = "run-approved"
-        entry["balance"]["held"]["mu_sq_pico"] = str(int(entry["balance"]["held"]["mu_sq_pico"]) + 900)
-
-    reseal(book.entries, index, approve)
+    reseal(book.entries, index, become_approval)
     with pytest.raises(JournalBroken, match="more spent and held than the limit") as caught:
         book.replay()
     assert caught.value.seq == index + 1

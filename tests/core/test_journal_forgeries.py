@@ -13,7 +13,20 @@ from ledger.core.commands import Change, SetBudget, SetProject
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
 from tests.kit.books import ALONE, settle, start, use
-from tests.kit.journals import ADMIN, ONE, STEWARD, TWO, Book, journals_of_parts, less, registered, reseal
+from tests.kit.journals import (
+    ADMIN,
+    ONE,
+    STEWARD,
+    TWO,
+    Book,
+    become,
+    become_approval,
+    become_refusal,
+    journals_of_parts,
+    less,
+    registered,
+    reseal,
+)
 
 Change_ = Callable[[dict[str, Any]], object]
 Which = Callable[[dict[str, Any]], bool]
@@ -77,7 +90,8 @@ def leave_out_a_partition(entry: dict[str, Any]) -> None:
 
 
 def rename_a_partition(entry: dict[str, Any]) -> None:
-    """Another one is charged than there is."""
+    """Another one is asked for and charged than there is."""
+    entry["request"]["datasets"][0]["partitions"] = ["z", "c"]
     for each in entry["accounts"]:
         each["partitions"] = ["z" if name == "a" else name for name in each["partitions"]]
 
@@ -85,21 +99,6 @@ def rename_a_partition(entry: dict[str, Any]) -> None:
 def name_twice(entry: dict[str, Any]) -> None:
     """One account has two balances."""
     entry["accounts"].append(dict(entry["accounts"][0]))
-
-
-def refuse(entry: dict[str, Any]) -> None:
-    """An approval becomes a refusal of what fits, with balances as they would be."""
-    entry["kind"] = "run-refused"
-    entry |= {"binding": [], "binding_elsewhere": []}
-    for each in entry["accounts"]:
-        each["held"] = {name: str(int(value) - int(entry["cost"][name])) for name, value in each["held"].items()}
-
-
-def approve(entry: dict[str, Any]) -> None:
-    """A refusal becomes an approval, with balances as they would be."""
-    entry["kind"] = "run-approved"
-    for each in [*entry.get("accounts", ()), *([entry["balance"]] if "balance" in entry else [])]:
-        each["held"] = {name: str(int(value) + int(entry["cost"][name])) for name, value in each["held"].items()}
 
 
 def rename_to_a(entry: dict[str, Any]) -> None:
@@ -111,20 +110,19 @@ def rename_to_a(entry: dict[str, Any]) -> None:
 
 def partitions_of_a_whole(entry: dict[str, Any]) -> None:
     """The entry of a run becomes one that adds partitions."""
-    del entry["run"]
     limit = entry["balance"]["limit"]
     more = {"limit": limit, "spent": NOTHING, "held": NOTHING, "overdrawn": NOTHING}
-    entry |= {"kind": "partitions-added", "names": ["a"], "disjoint": True, "limit": limit}
+    become(entry, "partitions-added", names=["a"], disjoint=True, limit=limit, accounts=[{"partitions": ["a"], **more}])
+    entry["actor"]["role"] = "steward"
     entry["balance"]["held"] = NOTHING
-    entry["accounts"] = [{"partitions": ["a"], **more}]
 
 
 def budget_of_nothing(entry: dict[str, Any]) -> None:
     """The entry of a run becomes one that gives a derived dataset a budget."""
-    del entry["run"]
     limit = amount(10**6, 10**6)
-    entry |= {"kind": "budget-set", "limit": limit}
-    entry["balance"] = {"limit": limit, "spent": NOTHING, "held": NOTHING, "overdrawn": NOTHING}
+    balance = {"limit": limit, "spent": NOTHING, "held": NOTHING, "overdrawn": NOTHING}
+    become(entry, "budget-set", budget={}, limit=limit, limit_before=None, reason="r", balance=balance)
+    entry["actor"]["role"] = "steward"
 
 
 def charge_a_part(entry: dict[str, Any]) -> None:
@@ -135,8 +133,12 @@ def charge_a_part(entry: dict[str, Any]) -> None:
 
 def register_again(entry: dict[str, Any]) -> None:
     """The entry of a run becomes one that registers the dataset."""
-    del entry["run"]
-    entry |= {"kind": "dataset-registered", "limit": None, "derived_from": [{"name": "x"}]}
+    texts = dict.fromkeys(("title", "description", "privacy_unit"), "x")
+    origin = {"id": str(ONE), "name": "x", "unit_preserving": True}
+    terms = {"adjacency": "add_or_remove_one", "bound": "clt", "size": None, "budget": None, "limit": None}
+    more = {"is_partitioned": False, "derived_from": [origin], "state": "active"}
+    become(entry, "dataset-registered", **texts, **terms, **more)
+    entry["actor"]["role"] = "steward"
 
 
 early = of_kind("run-settled", charged=amount(100, 3))
@@ -218,7 +220,7 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         LATER,
     ),
     "fair use that is taken away": (
-        *(TWO, of_kind("fair-use-set"), lambda entry: entry["fair_use"].update(limit=None)),
+        *(TWO, of_kind("fair-use-set"), lambda entry: entry["fair_use"].update(held=None, limit=None)),
         LATER,
     ),
     # which accounts a run charges
@@ -227,12 +229,19 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     "a run that leaves out its partitions": (TWO, in_project, without(), "add up to"),
     "a run that charges nothing": (
         *(TWO, in_project, lambda entry: entry.pop("accounts")),
-        "in none of its partitions",
+        "add up to",
     ),
-    "a run that leaves out one of its partitions, and ends there": (TWO, in_project, leave_out_a_partition, LATER),
+    "a run that leaves out one of its partitions": (TWO, in_project, leave_out_a_partition, "add up to"),
     "a run on a partition that there is not": (TWO, in_project, rename_a_partition, "that there is not"),
     "a run with two balances of one account": (TWO, in_project, name_twice, "says twice"),
-    "a run of another project": (TWO, in_project, lambda entry: entry.update(project="q"), "add up to"),
+    "a run of another project": (
+        *(TWO, in_project, lambda entry: (entry.update(project="q"), entry["request"].update(project="q"))),
+        "add up to",
+    ),
+    "a run of another project than was asked for": (
+        *(TWO, in_project, lambda entry: entry.update(project="q")),
+        "another project than was asked for",
+    ),
     "a run of another's principal": (
         *(TWO, all_three, lambda entry: entry["actor"].update(principal=str(uuid4()))),
         "add up to",
@@ -250,9 +259,15 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         "add up to",
     ),
     # decisions
-    "a refusal of what fits": (TWO, in_project, refuse, "refuses a run that fits"),
-    "an approval of what does not fit": (TWO, of_kind("run-refused", project="p"), approve, "more spent and held"),
-    "an approval of what does not fit in a whole": (ONE, of_kind("run-refused"), approve, "more spent and held"),
+    "a refusal of what fits": (TWO, in_project, become_refusal, "refuses a run that fits"),
+    "an approval of what does not fit": (
+        *(TWO, of_kind("run-refused", project="p"), become_approval),
+        "more spent and held",
+    ),
+    "an approval of what does not fit in a whole": (
+        *(ONE, of_kind("run-refused"), become_approval),
+        "more spent and held",
+    ),
     "a refusal that says another reason": (
         *(TWO, of_kind("run-refused", project="p"), lambda entry: entry.update(binding=["delta"])),
         "does not say what",
@@ -309,10 +324,10 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(ONE, of_kind("run-settled"), lambda entry: entry["balance"].update(overdrawn=amount(51, 1))),
         "add up to",
     ),
-    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=3), "not known"),
+    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=4), "not known"),
     "a run that is not a run": (
         *(THREE, of_kind("run-approved"), lambda entry: entry.pop("run")),
-        "not of the kind",
+        "other members than",
     ),
 }
 
@@ -356,7 +371,7 @@ def test_an_overdraft_that_comes_back_is_found() -> None:
         SetBudget(STEWARD, ONE, {}, Amount(150, 0), "r", ALONE), Change(ADMIN, ONE, "active", None, None, "r", ALONE)
     )
     made.ask(use(1), cost=Amount(1, 0))
-    seq = forge(made, ONE, of_kind("run-refused"), approve)
+    seq = forge(made, ONE, of_kind("run-refused"), become_approval)
     with pytest.raises(JournalBroken, match="more spent and held") as caught:
         made.replay(ONE)
     assert caught.value.seq == seq

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ledger.core.amounts import Amount
@@ -35,6 +35,8 @@ NOW_US = 1_800_000_000_000_000
 DAY_US = 86_400_000_000
 ALONE = Consent(UUID(int=9))
 """What is asked for by one person, whose tenant asks for no second one."""
+COSTING: Final = {"method": "gaussian", "assumptions": [], "accountant": "gdp-2"}
+TERMS: Final = {"bound": "clt", "adjacency": "add_or_remove_one"}
 
 
 def actor(role: Role, number: int = 1) -> Actor:
@@ -98,17 +100,21 @@ def use(number: int, partitions: Sequence[str] | None = (), *, via: int | None =
 def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | None = None, **more: Any) -> Ask:
     """A run of this cost on datasets, whole ones by their numbers."""
     run = run or uuid4()
+    all_uses = tuple(use(each) if isinstance(each, int) else each for each in uses)
+    project = more.get("project")
+    request = {"datasets": _named(all_uses), **({} if project is None else {"project": project})}
+    claim = Claim(str(run), bytes(32))
     return Ask(
-        who or actor("requester"),
-        run,
-        Claim(str(run), bytes(32)),
-        tuple(use(each) if isinstance(each, int) else each for each in uses),
-        more.get("project"),
-        cost,
-        {"datasets": []},
-        {},
-        valid_for_us=DAY_US,
+        who or actor("requester"), run, claim, all_uses, project, cost, request, COSTING | TERMS, valid_for_us=DAY_US
     )
+
+
+def _named(uses: Sequence[Use]) -> list[Any]:
+    """The datasets as a request names them by which these uses come about."""
+    named: dict[str, Any] = {}
+    for name, partitions in ((name, one.partitions) for one in uses for name in one.via):
+        named[name] = {"name": name, "partitions": list(partitions)} if partitions else named.get(name, name)
+    return list(named.values())
 
 
 def charges(books: Books, command: Ask) -> dict[UUID, tuple[AccountKey, ...]]:
@@ -138,7 +144,7 @@ def settle(
     who: Actor, books: Books, command: Ask, *, charged: Amount | None = None, excess: Amount | None = None
 ) -> Settle:
     """Settles an approved run, for all of it unless something else is said."""
-    beyond = None if excess is None else Excess(7, excess, {"method": "gaussian"})
+    beyond = None if excess is None else Excess(7, excess, COSTING)
     return Settle(
         who,
         command.run_id,

@@ -1,12 +1,18 @@
 """A verifier that somebody else could have written from docs/export.md: it imports nothing of the ledger.
 
-python independent_verifier.py EXPORT     prints what the journal adds up to, or the first entry that is wrong
+python independent_verifier.py EXPORT [TENANT]     prints what the journal adds up to, or the first entry that is wrong
+
+TENANT is an export of the tenant's own journal: by it, what takes two people was done by two. The signature of the head
+and the Merkle root are independent_auditor.py's.
 """
 
 import hashlib
 import json
 import pathlib
+import re
 import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
 from typing import Any
 
 QUANTITIES = ("mu_sq_pico", "delta_atto")
@@ -14,12 +20,167 @@ PARTS = ("limit", "spent", "held", "overdrawn")
 INT64_MAX = 2**63 - 1
 Key = tuple[str | None, str | None, str | None]  # partition, project, principal
 Account = dict[str, list[int]]  # by part; mu and delta
+Entry = dict[str, Any]
 OWN = (None, None, None)
+ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z"
+DURATION = "P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)(?:[.]([0-9]{1,6}))?S)?)?)"
+DAY, MONTH, MINUTE = timedelta(days=1), timedelta(days=30), timedelta(minutes=1)
+
+# --- members: those that are there, then those that can be -----------------------------------------------------------
+
+COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
+COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
+ONCE = "title description privacy_unit adjacency bound size budget limit state"
+MEMBERS = {
+    "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
+    "dataset-changed": ("", "state title description reason proposal"),
+    "budget-set": ("budget limit limit_before reason", "proposal"),
+    "partitions-added": ("names disjoint limit", ""),
+    "project-set": ("project budget limit limit_before", "reason"),
+    "fair-use-set": ("fair_use reason", ""),
+    "run-approved": ("run via start_by " + COSTED, "project segments delta"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
+    "run-started": ("run settle_by", ""),
+    "run-settled": ("run request steps stop charged returned", "overrun state"),
+    "run-voided": ("run request returned", "proposal"),
+    "change-proposed": ("proposal what proposes approve_by", "about_run"),
+    "proposal-refused": ("proposal what reason", ""),
+}
+MEMBERS_1 = {
+    "dataset-registered": ("account " + ONCE, ""),
+    "dataset-changed": ("", "state title description reason"),
+    "budget-set": ("budget limit limit_before reason", ""),
+    "run-approved": ("run start_by " + COSTED, "delta"),
+    "run-refused": ("run binding " + COSTED, "delta"),
+    "run-started": ("run settle_by", ""),
+    "run-settled": ("run request steps stop charged returned", ""),
+    "run-voided": ("run request returned", ""),
+}
+WITHIN = {
+    "actor": ("key principal name role", ""),
+    "balance": ("limit spent held overdrawn", ""),
+    "fair_use": ("held runs_per_hour limit", ""),
+    "segments": ("count steps cost unsegmented", ""),
+    "overrun": ("steps cost fits frozen method assumptions accountant", "delta"),
+}
+GROUP = ("limit spent held overdrawn", "partitions project principal")
+PROPOSES = {
+    "budget": ("budget limit limit_before reason", ""),
+    "thaw": ("state", "title description reason"),
+    "void": ("request", ""),
+}
+DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}
+TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
+TEXTS |= {"accountant", "name"}
+LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere"}
+ONE_OF = {
+    "stop": ("planned", "data_independent", "data_dependent"),
+    "state": ("active", "frozen", "retired"),
+    "bound": ("certified", "clt"),
+    "adjacency": ("add_or_remove_one", "replace_one"),
+}
+STEWARDS = ("admin", "steward")
+ROLES: dict[str, tuple[str, ...]] = dict.fromkeys(
+    ("run-approved", "run-refused", "run-started", "run-settled"), ("admin", "requester")
+)
+ROLES["run-voided"] = ("admin", "steward", "requester")
 
 
-def amount(said: dict[str, str]) -> list[int]:
+def fits(names: Iterable[str], shape: tuple[str, str]) -> bool:
+    """Whether an object has the members that it must have, and no others than it can have."""
+    required, optional = (set(names.split()) for names in shape)
+    return required <= set(names) <= required | optional
+
+
+# --- reading ---------------------------------------------------------------------------------------------------------
+
+
+class Number(str):
+    """A number that is no integer, as it is written."""
+
+    __slots__ = ()
+
+
+def fraction(text: str) -> Number:
+    """The text of a number, if it has no exponent and no zeros too many."""
+    if len(text) > 802 or not re.fullmatch(r"-?(0|[1-9][0-9]*)[.][0-9]*[1-9]", text, re.ASCII):
+        raise ValueError("a number in another form")
+    return Number(text)
+
+
+def integer(text: str) -> int:
+    """An integer that is not too long."""
+    if len(text) > 802:
+        raise ValueError("a number in another form")
+    return int(text)
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object in which no member stands twice."""
+    if len(dict(pairs)) < len(pairs):
+        raise ValueError("a member stands twice")
+    return dict(pairs)
+
+
+def load(text: str) -> Any:
+    """A JSON text."""
+    decoder = json.JSONDecoder(object_pairs_hook=once, parse_float=fraction, parse_int=integer, parse_constant=fraction)
+    return decoder.decode(text)
+
+
+def canonical(value: Any) -> str:
+    """The one text of a value."""
+    if isinstance(value, Number):
+        return str(value)
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{canonical(name)}:{canonical(value[name])}" for name in sorted(value)) + "}"
+    if isinstance(value, list):
+        return "[" + ",".join(map(canonical, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def amount(stated: dict[str, str]) -> list[int]:
     """Mu and delta, as integers."""
-    return [int(said[quantity]) for quantity in QUANTITIES]
+    if sorted(stated) != sorted(QUANTITIES):
+        raise ValueError("an amount with other members")
+    for text in stated.values():
+        if len(text) > 4300 or not re.fullmatch("0|-?[1-9][0-9]*", text, re.ASCII):
+            raise ValueError("an amount in another form")
+    return [int(stated[quantity]) for quantity in QUANTITIES]
+
+
+def limit_of(stated: dict[str, str]) -> list[int]:
+    """An amount that an account can have as its limit."""
+    found = amount(stated)
+    if not all(0 <= value <= INT64_MAX for value in found):
+        raise ValueError("a limit that no account can have")
+    return found
+
+
+def moment(text: str) -> datetime:
+    """A time in the one form."""
+    if not re.fullmatch(TIME, text, re.ASCII):
+        raise ValueError("a time in another form")
+    return datetime.fromisoformat(text)
+
+
+def later(at: str, wait: timedelta) -> str:
+    """The time so much later."""
+    return (moment(at) + wait).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def duration(text: str) -> timedelta:
+    """A duration of ISO 8601 without years and months."""
+    match = re.fullmatch(DURATION, text, re.ASCII) if len(text) <= 100 else None
+    if match is None:
+        raise ValueError("a duration in another form")
+    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:5])
+    parts = int((match[6] or "").ljust(6, "0"))
+    return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=parts)
+
+
+# --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
 def add(one: list[int], other: list[int], sign: int = 1) -> list[int]:
@@ -27,141 +188,409 @@ def add(one: list[int], other: list[int], sign: int = 1) -> list[int]:
     return [a + sign * b for a, b in zip(one, other, strict=True)]
 
 
+def exceeds(one: list[int], other: list[int]) -> bool:
+    """Whether one is more, in either quantity."""
+    return any(a > b for a, b in zip(one, other, strict=True))
+
+
+def left(account: Account) -> list[int]:
+    """What is left of the limit."""
+    return add(add(account["limit"], account["spent"], -1), account["held"], -1)
+
+
 def over(account: Account) -> list[int]:
     """By how much more is spent and held than the limit."""
-    used = add(account["spent"], account["held"])
-    return [max(0, a - b) for a, b in zip(used, account["limit"], strict=True)]
+    return [max(0, -value) for value in left(account)]
 
 
-def fresh(limit: list[int] | None) -> Account:
+def fresh(limit: list[int]) -> Account:
     """An account with nothing in it."""
-    return {"limit": limit or [], "spent": [0, 0], "held": [0, 0], "overdrawn": [0, 0]}
+    return {"limit": limit, "spent": [0, 0], "held": [0, 0], "overdrawn": [0, 0]}
 
 
-def stated(entry: dict[str, Any]) -> dict[Key, Account]:
-    """The balances that an entry says."""
+def stated_in(entry: Entry) -> dict[Key, Account]:
+    """The balances that an entry states."""
     found: dict[Key, Account] = {}
-    groups = [*entry.get("accounts", ()), *([entry["balance"]] if "balance" in entry else [])]
-    for group in groups:
+    for group in [*entry.get("accounts", ()), *([entry["balance"]] if "balance" in entry else [])]:
         for partition in group.get("partitions", [None]):
             key = (partition, group.get("project"), group.get("principal"))
             if key in found:
-                raise ValueError(f"{entry['seq']}: one account stands twice")
+                raise ValueError("one account stands twice")
             found[key] = {part: amount(group[part]) for part in PARTS}
     return found
 
 
-def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (in one piece, to be read from top to bottom)
-    """Return (entries, accounts), or raise ValueError naming the first entry that is wrong."""
-    header = json.loads(lines[0])
-    if header["format"] != "privacy-ledger-export" or header["version"] not in (1, 2):
-        raise ValueError("0: unknown format")
-    prev, state, is_partitioned = "0" * 64, "", False
-    limit: list[int] | None = None
-    ceiling: list[int] | None = None
-    fair: list[int] | None = None
-    shares: dict[str, list[int]] = {}
-    runs: dict[str, tuple[str, list[int], list[Key]]] = {}
-    accounts: dict[Key, Account] = {}
+# --- a journal -------------------------------------------------------------------------------------------------------
 
-    for seq, line in enumerate(lines[1:-1], start=1):
 
-        def demand(holds: bool, what: str, seq: int = seq) -> None:
-            if not holds:
-                raise ValueError(f"{seq}: {what}")
+class Journal:
+    """What a dataset's entries add up to, so far."""
 
-        body = line.split('"entry":', 1)[1][:-1]
-        item, entry = json.loads(line), json.loads(body)
-        demand(hashlib.sha256(body.encode()).hexdigest() == item["hash"], "its hash is wrong")
-        demand((entry["seq"], entry["prev"]) == (seq, prev) and item["seq"] == seq, "it does not follow")
-        demand(entry["dataset_id"] == header["dataset"]["id"], "another dataset's")
-        demand(entry["v"] in (1, 2), "an unknown version")
-        demand(entry["tenant"] == header["tenant"]["id"], "another tenant's")
-        prev, kind, said, run = item["hash"], entry["kind"], stated(entry), entry.get("run", "")
-        touched: dict[Key, Account] = {OWN: dict(accounts[OWN])} if OWN in accounts else {}
-        if kind in ("dataset-registered", "budget-set") and entry["limit"] is not None:
-            limit = amount(entry["limit"])
-        if kind == "dataset-registered":
-            is_partitioned = entry.get("is_partitioned", False)
-            ceiling = amount(entry["ceiling_limit"]) if "ceiling_limit" in entry else None
-            demand(limit is not None or bool(entry["derived_from"]), "neither a budget nor an origin")
-            names = [key[0] for key in said] if is_partitioned else [None] * (limit is not None)
-            touched = {(name, None, None): fresh(limit) for name in names}
-        elif kind == "partitions-added":
-            demand(entry["disjoint"] is True, "not said to be disjoint")
-            demand(is_partitioned and not any((n, None, None) in accounts for n in entry["names"]), "not new")
-            for name in entry["names"]:
-                touched[name, None, None] = fresh(limit)
-        elif kind in ("budget-set", "project-set"):
-            whose = entry.get("project") if kind == "project-set" else None
-            new = amount(entry["limit"])
-            shares |= {whose: new} if whose is not None else {}
-            for key in (key for key in accounts if key[1:] == (whose, None)):
-                touched[key] = accounts[key] | {"limit": new}
-        elif kind == "fair-use-set":
-            fair = None if entry["fair_use"]["limit"] is None else amount(entry["fair_use"]["limit"])
-        elif kind in ("run-approved", "run-refused"):
-            demand(run not in runs and (kind == "run-refused" or state == "active"), "the dataset was not active")
-            cost, who = amount(entry["cost"]), entry["actor"]["principal"]
-            for scope in {key[0] for key in said} if is_partitioned else {None}:
-                limits = [((scope, None, None), limit), ((scope, None, who), fair)]
-                if entry.get("project") in shares:
-                    limits.append(((scope, entry["project"], None), shares[entry["project"]]))
-                for key, its in limits:
-                    if its is not None:
-                        demand(key in accounts or key[1:] != (None, None), "there is no such partition")
-                        touched[key] = accounts.get(key, fresh(its))
-                        least = touched[key]["held"] if key[2] is not None else [0, 0]
-                        now = [max(pair) for pair in zip(its, least, strict=True)]
-                        touched[key] = touched[key] | {"limit": now}
-            rests = [add(add(a["limit"], a["spent"], -1), a["held"], -1) for a in touched.values()]
-            bound = [name for at, name in enumerate(("mu", "delta")) if any(cost[at] > rest[at] for rest in rests)]
-            elsewhere = entry.get("binding_elsewhere", [])
-            demand(bool(bound or elsewhere) == (kind == "run-refused"), "the decision is wrong")
-            demand(bound == entry.get("binding", []), "the decision says another reason")
-            runs[run] = ("held" if kind == "run-approved" else "refused", cost, list(touched))
-            if kind == "run-approved":
-                touched = {key: a | {"held": add(a["held"], cost)} for key, a in touched.items()}
-        elif kind in ("run-started", "run-settled", "run-voided"):
-            was, cost, keys = runs[run]
-            allowed = {"run-started": ("held",), "run-settled": ("started",), "run-voided": ("held", "started")}
-            demand(was in allowed[kind] and (kind != "run-started" or state == "active"), "a run that cannot get there")
-            runs[run] = (kind.removeprefix("run-"), cost, keys)
-            charged = amount(entry["charged"]) if kind == "run-settled" else [0, 0]
-            beyond = amount(entry["overrun"]["cost"]) if "overrun" in entry else [0, 0]
-            if kind == "run-settled":
-                demand(add(add(charged, beyond, -1), amount(entry["returned"])) == cost, "not what was approved")
-                demand(min(amount(entry["returned"])) >= 0, "more than was approved")
-            is_beyond = False
-            for key in keys:
-                touched[key] = dict(accounts[key])
-                if kind != "run-started":
-                    touched[key]["held"] = add(touched[key]["held"], cost, -1)
-                if key[2] is None:
-                    spent = add(touched[key]["spent"], add(charged, beyond, -1))
-                    capped = [min(value, INT64_MAX) for value in spent]
-                    left = add(add(touched[key]["limit"], capped, -1), touched[key]["held"], -1)
-                    is_beyond |= "overrun" in entry and any(b > c for b, c in zip(beyond, left, strict=True))
-                    touched[key]["spent"] = [min(value, INT64_MAX) for value in add(spent, beyond)]
-                if "overrun" in entry:
-                    touched[key]["overdrawn"] = over(touched[key])
-            said_of_it = entry.get("overrun", {"frozen": [], "fits": True})
-            demand((entry["dataset"] in said_of_it["frozen"]) == is_beyond, "what was overdrawn is not said")
-            demand(said_of_it["fits"] == (not said_of_it["frozen"]), "whether the overrun fits is not said")
-            demand(is_beyond == (entry.get("state") in ("frozen", "retired")), "frozen for nothing, or not frozen")
+    def __init__(self, header: dict[str, Any]) -> None:
+        self.header, self.prev, self.version, self.at = header, "0" * 64, 1, ""
+        self.state, self.terms, self.is_partitioned, self.is_derived = "", ("", ""), False, False
+        self.limit: list[int] | None = None
+        self.ceiling: list[int] | None = None
+        self.fair: list[int] | None = None
+        self.shares: dict[str, list[int]] = {}
+        self.partitions: list[str] = []
+        self.accounts: dict[Key, Account] = {}
+        self.runs: dict[str, dict[str, Any]] = {}
+        self.proposals: dict[str, Entry | None] = {}
+        self.alone: list[tuple[int, str]] = []
+
+    def demand(self, holds: bool, what: str) -> None:
+        """A rule."""
+        if not holds:
+            raise ValueError(what)
+
+    def read(self, seq: int, line: str) -> None:
+        """The next line. Raises ValueError and others where it is none that could follow."""
+        match = re.fullmatch(r'\{"seq":([1-9][0-9]*),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', line, re.DOTALL)
+        self.demand(match is not None and match[1] == str(seq), "it is another line than one of an entry")
+        assert match is not None
+        entry = load(match[3])
+        self.demand(hashlib.sha256(match[3].encode()).hexdigest() == match[2], "its hash is wrong")
+        self.demand(canonical(entry) == match[3], "it is not in canonical form")
+        self.follow(seq, entry)
+        self.check_members(entry)
+        self.demand(entry["actor"]["role"] in ROLES.get(entry["kind"], STEWARDS), "a role that may not")
+        touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
+        self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
+        touched |= getattr(self, entry["kind"].replace("-", "_"))(entry)
         for account in touched.values():
-            eased = [min(a, b) for a, b in zip(account["overdrawn"], over(account), strict=True)]
-            account["overdrawn"] = eased
-            demand(over(account) == eased, "more than the limit")
-        demand(ceiling is None or limit is None or all(a <= b for a, b in zip(limit, ceiling, strict=True)), "ceiling")
-        demand(said == touched, "its balances are not what the entries add up to")
-        accounts |= touched
-        state = entry.get("state", state)
-    head = json.loads(lines[-1])["head"]
-    if (head["seq"], head["hash"]) != (len(lines) - 2, prev):
-        raise ValueError(f"{len(lines) - 1}: the head names another entry")
-    return len(lines) - 2, accounts
+            account["overdrawn"] = [min(pair) for pair in zip(account["overdrawn"], over(account), strict=True)]
+            self.demand(over(account) == account["overdrawn"], "more than the limit")
+        self.demand(stated_in(entry) == touched, "its balances are not what the entries add up to")
+        self.accounts |= touched
+        self.prev, self.at, self.version = match[2], entry["at"], entry["v"]
+        self.state = entry.get("state", self.state)
+
+    def follow(self, seq: int, entry: Entry) -> None:
+        """Whose it is, and what it follows."""
+        self.demand(type(entry["v"]) is int and self.version <= entry["v"] <= 3, "an unknown or older version")
+        self.demand(type(entry["seq"]) is int and (entry["seq"], entry["prev"]) == (seq, self.prev), "does not follow")
+        self.demand(entry["tenant"] == self.header["tenant"]["id"], "another tenant's")
+        self.demand(entry["dataset_id"] == self.header["dataset"]["id"], "another dataset's")
+        self.demand(entry["dataset"] == self.header["dataset"]["name"], "of a dataset of another name")
+        moment(entry["at"])
+        self.demand(entry["v"] < 3 or entry["at"] >= self.at, "older than the one before")
+
+    def check_members(self, entry: Entry) -> None:
+        """Which members there are, and of which form."""
+        is_old, kind = entry["v"] == 1, entry["kind"]
+        shapes = MEMBERS_1 if is_old else MEMBERS
+        self.demand(kind in shapes, "an unknown kind")
+        rest = set(entry) - COMMON - {"dataset", "dataset_id", "balance"} - (set() if is_old else {"accounts"})
+        self.demand(fits(rest, shapes[kind]) and ("balance" in entry or not is_old), "other members")
+        self.demand(all(fits(entry[name], shape) for name, shape in WITHIN.items() if name in entry), "other members")
+        self.demand(all(fits(group, GROUP) for group in entry.get("accounts", ())), "other members of a balance")
+        for name, value in (entry | {"key": entry["actor"]["key"], "principal": entry["actor"]["principal"]}).items():
+            if name in ("run", "about_run", "key", "principal"):
+                self.demand(re.fullmatch(ID, value, re.ASCII) is not None, f"{name} is no id")
+            self.demand(name not in TEXTS or isinstance(value, str), f"{name} is no text")
+            is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
+            self.demand(name not in LISTS or is_list, f"{name} is no list of texts")
+            self.demand(name not in ONE_OF or value in ONE_OF[name], f"{name} is none that there is")
+            is_count = value is None or (type(value) is int and value >= 0)
+            self.demand(name not in ("steps", "size") or is_count, f"{name} is no number")
+            self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
+            self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
+        if kind == "change-proposed":
+            self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
+            self.demand(("about_run" in entry) == (entry["what"] == "void"), "proposes it of a run, or of none")
+        elif kind != "proposal-refused" and "proposal" in entry:
+            proposal = entry["proposal"]
+            self.demand(fits(proposal, ("id by at", "")) and fits(proposal["by"], WITHIN["actor"]), "other members")
+
+    # --- the dataset
+
+    def dataset_registered(self, entry: Entry) -> dict[Key, Account]:
+        self.is_partitioned, self.is_derived = entry.get("is_partitioned", False), bool(entry.get("derived_from"))
+        self.terms = entry["bound"], entry["adjacency"]
+        for origin in entry.get("derived_from", ()):
+            is_whole = set(origin) == {"id", "name", "unit_preserving"} and origin["unit_preserving"] is True
+            self.demand(is_whole, "derived in another way")
+        self.demand(entry["state"] == "active", "not active at first")
+        self.demand(("ceiling" in entry) == ("ceiling_limit" in entry), "half a ceiling")
+        self.demand((entry["budget"] is None) == (entry["limit"] is None), "half a budget")
+        self.ceiling = amount(entry["ceiling_limit"]) if "ceiling_limit" in entry else None
+        self.demand(entry["limit"] is not None or self.is_derived, "neither a budget nor an origin")
+        if entry["limit"] is None:
+            return {}
+        limit = self.new_limit(entry)
+        if not self.is_partitioned:
+            return {OWN: fresh(limit)}
+        names = list(stated_in(entry))
+        self.demand(all(key[0] is not None and key[1:] == (None, None) for key in names), "somebody's account")
+        self.partitions = [key[0] for key in names if key[0] is not None]
+        return {key: fresh(limit) for key in names}
+
+    def new_limit(self, entry: Entry) -> list[int]:
+        """The dataset's limit, from here on."""
+        self.limit = limit_of(entry["limit"])
+        self.demand(self.ceiling is None or not exceeds(self.limit, self.ceiling), "above the ceiling")
+        return self.limit
+
+    def dataset_changed(self, entry: Entry) -> dict[Key, Account]:
+        state = entry.get("state", self.state)
+        self.demand(self.state != "retired" or state == "retired", "out of retirement")
+        self.done(entry, state == "active" and self.is_overdrawn())
+        return {}
+
+    def is_overdrawn(self) -> bool:
+        """Whether to thaw it takes two people, if the policy asks for that."""
+        return self.state != "active" and any(account["overdrawn"] != [0, 0] for account in self.accounts.values())
+
+    def budget_set(self, entry: Entry) -> dict[Key, Account]:
+        self.demand(self.limit is not None and amount(entry["limit_before"]) == self.limit, "another limit before")
+        assert self.limit is not None
+        self.done(entry, exceeds(amount(entry["limit"]), self.limit))
+        return self.limited(None, self.new_limit(entry))
+
+    def limited(self, project: str | None, limit: list[int]) -> dict[Key, Account]:
+        """The accounts with a new limit, which none of them may be above."""
+        after = {key: a | {"limit": limit} for key, a in self.accounts.items() if key[1:] == (project, None)}
+        self.demand(not any(exceeds(over(account), [0, 0]) for account in after.values()), "more than the new limit")
+        return after
+
+    def partitions_added(self, entry: Entry) -> dict[Key, Account]:
+        self.demand(self.state != "retired", "of a dataset that is retired")
+        self.demand(self.is_partitioned and entry["disjoint"] is True, "not said to be disjoint")
+        self.demand(self.limit is not None and amount(entry["limit"]) == self.limit, "another limit")
+        names = entry["names"]
+        self.demand(0 < len(names) == len(set(names)) and not set(names) & set(self.partitions), "not new")
+        self.partitions += names
+        return {(name, None, None): fresh(self.limit or []) for name in names}
+
+    def project_set(self, entry: Entry) -> dict[Key, Account]:
+        before, project = entry["limit_before"], entry["project"]
+        self.demand((None if before is None else amount(before)) == self.shares.get(project), "another limit before")
+        self.shares[project] = limit_of(entry["limit"])
+        return self.limited(project, self.shares[project])
+
+    def fair_use_set(self, entry: Entry) -> dict[Key, Account]:
+        use = entry["fair_use"]
+        rate = use["runs_per_hour"]
+        self.demand((use["held"] is None) == (use["limit"] is None), "half a limit")
+        self.demand(rate is None or (type(rate) is int and rate > 0), "no number of runs")
+        self.fair = None if use["limit"] is None else limit_of(use["limit"])
+        return {}
+
+    # --- two people
+
+    def change_proposed(self, entry: Entry) -> dict[Key, Account]:
+        proposes, what = entry["proposes"], entry["what"]
+        self.demand(entry["proposal"] not in self.proposals, "proposed twice")
+        self.demand(entry["approve_by"] == later(entry["at"], DAY), "not for a day")
+        if what == "budget":
+            self.demand(self.limit is not None and amount(proposes["limit_before"]) == self.limit, "another limit")
+            self.demand(exceeds(amount(proposes["limit"]), self.limit or [0, 0]), "no more than before")
+        elif what == "thaw":
+            self.demand(proposes["state"] == "active" and self.is_overdrawn(), "takes no second person")
+        else:
+            self.demand(self.runs[entry["about_run"]]["state"] == "started", "of a run that was not started")
+        self.proposals[entry["proposal"]] = entry
+        return {}
+
+    def proposal_refused(self, entry: Entry) -> dict[Key, Account]:
+        self.demand(self.answer(entry, entry["proposal"])["what"] == entry["what"], "answers something else")
+        return {}
+
+    def answer(self, entry: Entry, proposal: str) -> Entry:
+        """What was proposed, and is answered here, by another one and in time."""
+        proposed = self.proposals[proposal]
+        self.demand(proposed is not None, "answered twice")
+        assert proposed is not None
+        self.demand(proposed["actor"]["principal"] != entry["actor"]["principal"], "by one person alone")
+        self.demand(entry["at"] < proposed["approve_by"], "too late")
+        self.proposals[proposal] = None
+        return proposed
+
+    def done(self, entry: Entry, takes_two: bool) -> None:
+        """It was proposed before, just so; or done by one person."""
+        if "proposal" not in entry:
+            self.alone += [(entry["seq"], entry["at"])] if takes_two else []
+            return
+        proposed = self.answer(entry, entry["proposal"]["id"])
+        stated = (entry["proposal"]["by"], entry["proposal"]["at"], entry["kind"], entry.get("run"))
+        kind = DONE_BY[proposed["what"]]
+        self.demand(stated == (proposed["actor"], proposed["at"], kind, proposed.get("about_run")), "not so proposed")
+        self.demand(entry["actor"]["role"] in STEWARDS, "by no steward")
+        facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+        self.demand(all(entry.get(name) == value for name, value in facts.items()), "something else than proposed")
+
+    # --- runs
+
+    def run_approved(self, entry: Entry) -> dict[Key, Account]:
+        valid_for = entry["request"].get("valid_for")
+        wait = DAY if valid_for is None else duration(valid_for)
+        self.demand(entry["start_by"] == later(entry["at"], wait), "another time to start")
+        touched, bound, cost = self.decided(entry)
+        self.demand(not bound, "approved, and does not fit")
+        return {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
+
+    def run_refused(self, entry: Entry) -> dict[Key, Account]:
+        touched, bound, _ = self.decided(entry)
+        elsewhere = entry.get("binding_elsewhere", [])
+        self.demand(entry["binding"] == bound, "refused for another reason")
+        self.demand(elsewhere == sorted(set(elsewhere) - {entry["dataset"]}), "refused elsewhere in another form")
+        self.demand(bool(bound or elsewhere), "refused, and fits")
+        return touched
+
+    def decided(self, entry: Entry) -> tuple[dict[Key, Account], list[str], list[int]]:
+        """The accounts that a run charges, before it; the quantities in which it does not fit; its cost."""
+        cost, who, run = amount(entry["cost"]), entry["actor"]["principal"], entry["run"]
+        self.demand(self.state == "active" and run not in self.runs and min(cost) >= 0, "not to be decided")
+        self.demand((entry["bound"], entry["adjacency"]) == self.terms, "other terms than the dataset's")
+        touched: dict[Key, Account] = {}
+        for scope in self.scopes(entry):
+            limits: list[tuple[Key, list[int] | None]] = [((scope, None, None), self.limit)]
+            limits.append(((scope, entry.get("project"), None), self.shares.get(entry.get("project", ""))))
+            limits.append(((scope, None, who), self.fair))
+            for key, limit in limits:
+                if limit is not None:
+                    account = self.accounts.get(key, fresh(limit))
+                    least = account["held"] if key[2] is not None else [0, 0]
+                    touched[key] = account | {"limit": [max(pair) for pair in zip(limit, least, strict=True)]}
+        rests = [left(account) for account in touched.values()]
+        bound = [name for at, name in enumerate(("mu", "delta")) if any(cost[at] > rest[at] for rest in rests)]
+        state = "held" if entry["kind"] == "run-approved" else "refused"
+        self.runs[run] = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
+        return touched, bound, cost
+
+    def scopes(self, entry: Entry) -> list[Any]:
+        """The partitions that the request names, here or by what reaches this dataset; or all; or the whole."""
+        request, named = entry["request"], None
+        self.demand(entry.get("project") == request.get("project"), "another project than asked for")
+        if entry["v"] > 1:
+            uses = [use if isinstance(use, dict) else {"name": use} for use in request["datasets"]]
+            by_name, via = {use["name"]: use.get("partitions") for use in uses}, entry["via"]
+            self.demand(len(by_name) == len(uses), "a dataset is named twice")
+            self.demand(0 < len(via) == len(set(via)) and set(via) <= set(by_name), "reached by what is not named")
+            self.demand(entry["dataset"] not in by_name or via == [entry["dataset"]], "named, and reached otherwise")
+            named = by_name[via[0]] if len(via) == 1 else None
+            self.demand(named is None or 0 < len(named) == len(set(named)), "no partitions, or one twice")
+        if not self.is_partitioned:
+            is_own = entry["v"] > 1 and entry["dataset"] in entry["via"] and not self.is_derived
+            self.demand(named is None or not is_own, "partitions of a dataset that has none")
+            return [None]
+        scopes = self.partitions if named is None else named
+        self.demand(bool(scopes) and set(scopes) <= set(self.partitions), "partitions that there are not")
+        return list(scopes)
+
+    def moved(self, entry: Entry, *came_from: str) -> tuple[dict[str, Any], dict[Key, Account]]:
+        """The run that an entry moves, as it was, and its accounts."""
+        run = self.runs[entry["run"]]
+        self.demand(run["state"] in came_from, "a run that cannot get there")
+        self.runs[entry["run"]] = run | {"state": entry["kind"].removeprefix("run-")}
+        return run, {key: dict(self.accounts[key]) for key in run["keys"]}
+
+    def is_owner(self, entry: Entry, run: dict[str, Any]) -> bool:
+        """Whether the run is the actor's own, or as if it were."""
+        return bool(entry["actor"]["role"] == "admin" or entry["actor"]["principal"] == run["who"])
+
+    def run_started(self, entry: Entry) -> dict[Key, Account]:
+        run, touched = self.moved(entry, "held")
+        self.demand(self.state == "active" and self.is_owner(entry, run), "not to be started, or not by this one")
+        self.demand(entry["at"] <= run["by"], "started too late")
+        self.demand(entry["settle_by"] == later(entry["at"], MONTH), "another time to settle")
+        return touched
+
+    def run_voided(self, entry: Entry) -> dict[Key, Account]:
+        run, touched = self.moved(entry, "held", "started")
+        is_started = run["state"] == "started"
+        may = entry["actor"]["role"] in STEWARDS or (not is_started and self.is_owner(entry, run))
+        self.demand(may and amount(entry["returned"]) == run["cost"], "not by this one, or another amount")
+        self.done(entry, is_started)
+        return {key: account | {"held": add(account["held"], run["cost"], -1)} for key, account in touched.items()}
+
+    def run_settled(self, entry: Entry) -> dict[Key, Account]:
+        run, touched = self.moved(entry, "started")
+        request, over_run = entry["request"], entry.get("overrun")
+        self.demand(self.is_owner(entry, run), "not by this one")
+        for name in ("steps", "stop"):
+            self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
+        charged, returned = amount(entry["charged"]), amount(entry["returned"])
+        beyond = [0, 0] if over_run is None else amount(over_run["cost"])
+        planned = add(charged, beyond, -1)
+        self.demand(add(planned, returned) == run["cost"] and min(planned + returned) >= 0, "not what was approved")
+        is_beyond = False
+        for key, account in touched.items():
+            account["held"] = add(account["held"], run["cost"], -1)
+            if key[2] is None:
+                spent = [min(value, INT64_MAX) for value in add(account["spent"], planned)]
+                is_beyond |= over_run is not None and exceeds(beyond, left(account | {"spent": spent}))
+                account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], charged)]
+            if over_run is not None:
+                account["overdrawn"] = over(account)
+        froze = ("retired" if self.state == "retired" else "frozen") if is_beyond else None
+        self.demand(entry.get("state") == froze, "frozen for nothing, or not frozen")
+        if over_run is not None:
+            self.demand((entry["dataset"] in over_run["frozen"]) == is_beyond, "what was overdrawn is not said")
+            self.demand(over_run["fits"] is (not over_run["frozen"]), "whether it fits is not said")
+        return touched
+
+
+# --- an export -------------------------------------------------------------------------------------------------------
+
+
+def header_of(line: str) -> dict[str, Any]:
+    """The first line. Raises ValueError."""
+    header = json.loads(line, object_pairs_hook=once)
+    keys = {"keys"} if header["version"] == 2 else set()
+    names = {"format", "version", "tenant"} | keys
+    if header["format"] != "privacy-ledger-export" or header["version"] not in (1, 2):
+        raise ValueError("unknown format")
+    if type(header["version"]) is not int or set(header) - {"dataset"} != names:
+        raise ValueError("other members")
+    for part in ("tenant", "dataset"):
+        if part in header and (set(header[part]) != {"id", "name"} or not re.fullmatch(ID, header[part]["id"])):
+            raise ValueError("other members")
+    found: dict[str, Any] = header
+    return found
+
+
+def verify(lines: list[str], tenant: list[str] | None = None) -> tuple[int, dict[Key, Account]]:
+    """Return (entries, accounts), or raise ValueError naming the first entry that is wrong."""
+    seq = 0
+    try:
+        journal = Journal(header_of(lines[0]))
+        for seq, line in enumerate(lines[1:-1], start=1):
+            journal.read(seq, line)
+        head = json.loads(lines[-1], object_pairs_hook=once)["head"]
+        journal.demand(type(head["seq"]) is int and (head["seq"], head["hash"]) == (seq, journal.prev), "another head")
+        policies = [] if tenant is None else policies_of(tenant, journal.header["tenant"]["id"])
+        for seq, at in journal.alone:  # noqa: B007 (named where it is wrong)
+            journal.demand(not asked_for_two(policies, at), "one person did what took two")
+    except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
+        raise ValueError(f"{seq}: {error}") from error
+    return len(lines) - 2, journal.accounts
+
+
+def policies_of(lines: list[str], tenant: str) -> list[tuple[str, bool]]:
+    """From when on the policy asked for two people, and from when on not, by the tenant's own journal."""
+    prev, policies = "0" * 64, []
+    if header_of(lines[0])["tenant"]["id"] != tenant or "dataset" in header_of(lines[0]):
+        raise ValueError("the export is none of this tenant's own journal")
+    for seq, line in enumerate(lines[1:-1], start=1):
+        entry, body = load(line)["entry"], line.split('"entry":', 1)[1][:-1]
+        if (entry["seq"], entry["prev"], entry["tenant"]) != (seq, prev, tenant):
+            raise ValueError("the tenant's own journal does not follow")
+        prev = hashlib.sha256(body.encode()).hexdigest()
+        policies += [(entry["at"], entry["second_steward"])] if entry["kind"] == "policy-set" else []
+    if load(lines[-1])["head"]["hash"] != prev:
+        raise ValueError("the tenant's own journal has another head")
+    return policies
+
+
+def asked_for_two(policies: list[tuple[str, bool]], at: str) -> bool:
+    """Whether the policy asked for two people then, and all the minute before: a decision can take that long."""
+    since = later(at, -MINUTE)
+    before = [asks for from_, asks in policies if from_ <= since]
+    return before[-1:] == [True] and all(asks for from_, asks in policies if since < from_ <= at)
 
 
 if __name__ == "__main__":
-    print(*verify(pathlib.Path(sys.argv[1]).read_text(encoding="utf-8").split("\n")[:-1]))
+    exports = [pathlib.Path(name).read_text(encoding="utf-8").split("\n")[:-1] for name in sys.argv[1:3]]
+    print(*verify(*exports))

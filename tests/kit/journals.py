@@ -26,7 +26,7 @@ from ledger.core.datasets import (
 )
 from ledger.core.decision.group import decide
 from ledger.core.entries import NO_HASH
-from ledger.core.journal import chain
+from ledger.core.journal import chain, requested
 from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
@@ -44,6 +44,7 @@ class Book:
 
     def __init__(self, *registered: Register) -> None:
         self.books = Books()
+        self.now_us = NOW_US
         self.journals: dict[UUID, list[tuple[str, bytes]]] = {}
         for command in registered:
             blank = Dataset(command.definition, "", "", command.budget, command.limit, "active", 0, NO_HASH)
@@ -60,13 +61,13 @@ class Book:
         self.journals[next(iter(self.journals))] = value
 
     def do(self, *commands: Any) -> list[Any]:
-        self.books, outcomes = decide(self.books, commands, now_us=NOW_US)
+        self.books, outcomes = decide(self.books, commands, now_us=self.now_us)
         for outcome in outcomes:
             assert not isinstance(outcome, LedgerError), outcome
             for draft in outcome if isinstance(outcome, tuple) else ():
                 mine = self.journals.setdefault(draft.dataset_id, [])
                 prev = mine[-1][1] if mine else NO_HASH
-                entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=NOW_US)
+                entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=self.now_us)
                 mine.append((entry.body, entry.hash))
         return outcomes
 
@@ -184,3 +185,33 @@ def less(part: str) -> Callable[[dict[str, Any]], object]:
         entry[part]["mu_sq_pico"] = str(int(entry[part]["mu_sq_pico"]) - 1)
 
     return change
+
+
+_OF_ALL = ("v", "tenant", "dataset", "dataset_id", "seq", "at", "prev", "actor", "balance", "accounts")
+
+
+def become(entry: dict[str, Any], kind: str, **members: Any) -> None:
+    """The entry turns into one of another kind, with its members alone."""
+    kept = {name: entry[name] for name in _OF_ALL if name in entry}
+    entry.clear()
+    entry |= kept | {"kind": kind} | members
+
+
+def become_approval(entry: dict[str, Any]) -> None:
+    """A refusal turns into an approval, with balances as they would be."""
+    del entry["binding"], entry["binding_elsewhere"]
+    entry |= {"kind": "run-approved", "start_by": requested.start_by(entry)}
+    _move_held(entry, 1)
+
+
+def become_refusal(entry: dict[str, Any]) -> None:
+    """An approval turns into a refusal of what fits, with balances as they would be."""
+    del entry["start_by"]
+    entry |= {"kind": "run-refused", "binding": [], "binding_elsewhere": []}
+    _move_held(entry, -1)
+
+
+def _move_held(entry: dict[str, Any], sign: int) -> None:
+    for group in [*entry.get("accounts", ()), *([entry["balance"]] if "balance" in entry else [])]:
+        held = {name: int(value) + sign * int(entry["cost"][name]) for name, value in group["held"].items()}
+        group["held"] = {name: str(value) for name, value in held.items()}

@@ -46,7 +46,7 @@ class Stewards:
         for key in keys:
             dataset.accounts[key].settle_overdrawn("overrun" in facts)
         accounts = {key: dataset.accounts[key].json() for key in {*keys, OWN} & dataset.accounts.keys()}
-        entry = {"v": 2, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
+        entry = {"v": 3, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
         dataset.journal.append({**entry, **facts, "accounts": accounts})
 
     @staticmethod

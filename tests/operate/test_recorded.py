@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from ledger.errors import JournalBroken
 from ledger.operate import deploy
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
+from ledger.store import engine_for
 from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.verify import Verified, verify
 from ledger.verifier.witness import Witnesses
 from tests.conftest import KINDS, Templates
 from tests.kit import independent_verifier
+from tests.kit.clocks import set_clock
 from tests.kit.databases import Databases
 from tests.kit.driver import Ledger
 from tests.kit.record import REPEATED, recomputed, record, verdict
@@ -47,9 +48,10 @@ SHOWN: dict[str, Any] = BEFORE["shown"]
 TENANT: dict[str, str] = SHOWN["/v1/me"]["tenant"]
 EXPORTS: dict[str, str] = {**BEFORE["exports"], "": BEFORE["tenant_export"]}
 """By the dataset's name; of the tenant's own journal under none."""
-YEAR_3000_US = 32_503_680_000_000_000
-OF_NOW = {"is_overdue", "last_used_at"}
-"""Members of an answer that tell of the time at which it is given."""
+LATER = datetime.fromisoformat("2026-11-29T03:10:00Z")
+"""When the set was recorded, and a few minutes."""
+OF_NOW = {"is_overdue", "last_used_at", "commands"}
+"""Members of an answer that tell of the time at which it is given, or of what this version is to be told."""
 
 
 def said_of(path: str, id_: str) -> dict[str, Any]:
@@ -241,30 +243,15 @@ def test_what_was_shown_is_shown(migrated: Settings) -> None:
         assert by["other"].get(f"/v1/runs/{RUNS['held']}").status_code == 404
 
 
-def still_valid(settings: Settings, run: str) -> None:
-    """Lets an approval be used whose day was long ago."""
-    with (
-        closing(Store(engine_for(settings.owner_url))) as store,
-        store.writing(UUID(TENANT["id"])) as writing,
-    ):
-        moved = writing.connection.execute(
-            text(f"UPDATE runs SET due_us = {YEAR_3000_US} WHERE tenant_id = :tenant AND id = :id"),
-            {
-                name: cell("id", value, writing.connection.dialect.name)
-                for name, value in (("tenant", TENANT["id"]), ("id", run))
-            },
-        )
-        assert moved.rowcount == 1
-
-
 RECEIPT_OF_RUNNING = f"/v1/runs/{RUNS['running']}/receipt"
 
 
-def test_runs_of_then_go_on(migrated: Settings) -> None:
+def test_runs_of_then_go_on(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: what was held is started and settled, what was started is settled, and what is new is decided on what was
     there. Method: do so, and add the balance up by hand; the audit; and new exports, which have to begin with the old
-    ones, with receipts and heads that stand beside those of then."""
-    still_valid(migrated, RUNS["held"])
+    ones, with receipts and heads that stand beside those of then. All a few minutes later: an approval holds for a
+    day."""
+    set_clock(monkeypatch, LATER)
     with opened(migrated) as by:
         requester = by["requester"]
 
@@ -274,7 +261,8 @@ def test_runs_of_then_go_on(migrated: Settings) -> None:
 
         before = requester.balance("ads")
         started = end("held", "start")
-        receipt = verify_receipt(started["receipt"], jwks=JWKS, tenant=TENANT["id"], datasets="ads", run=RUNS["held"])
+        asked: dict[str, Any] = {"tenant": TENANT["id"], "datasets": "ads", "run": RUNS["held"]}
+        receipt = verify_receipt(started["receipt"], jwks=JWKS, now=LATER, **asked)
         cost = receipt.mu_sq_pico
         assert cost == int(said_of("/v1/runs", RUNS["held"])["cost"]["mu_sq_pico"]) > 0
         assert requester.balance("ads") == before

@@ -304,7 +304,7 @@ def test_where_the_journals_end_and_how_to_go_on(scene: Told) -> None:
         assert (head["seq"], head["hash"]) == (shown["seq"], shown["hash"])
         assert (head["counted_seq"], head["counted_hash"]) == (head["seq"], head["hash"])
     assert [head["dataset"] for head in found["heads"]] == [None, "ads", "ads.eu", "clicks", "papers"]
-    assert "privacy-ledger verify ads.jsonl" in found["recompute"]["commands"]
+    assert "privacy-ledger verify ads.jsonl --jwks jwks.json" in found["recompute"]["commands"]
     assert {each["quantity"] for each in found["recompute"]["formulas"]} >= {"mu", "delta", "best advantage"}
 
 

@@ -34,7 +34,7 @@ from ledger.service.writer import Writer
 from ledger.settings import Settings
 from ledger.store import Store, Writing, engine_for
 from ledger.store.tables import datasets
-from tests.kit.books import ALONE
+from tests.kit.books import ALONE, COSTING, TERMS
 from tests.kit.driver import Ledger
 
 SECONDS = 60
@@ -63,7 +63,9 @@ class Desk:
         claim = Claim(key or str(uuid4()), bytes([digest]) * 32)
         where = dataset or self.dataset
         use = Use(where, (), ("data",))
-        return Ask(self.actor, uuid4(), claim, (use,), None, Amount(cost, 0), {}, {}, valid_for_us=10**12)
+        request = {"datasets": ["data"], "valid_for": "PT1000000S"}
+        costing = COSTING | TERMS
+        return Ask(self.actor, uuid4(), claim, (use,), None, Amount(cost, 0), request, costing, valid_for_us=10**12)
 
     def ask(self, cost: int = 1, **rest: Any) -> Future[Any]:
         return self.writer.submit(self.actor.tenant_id, self.command(cost, **rest))

@@ -26,6 +26,10 @@ if TYPE_CHECKING:
 _COMPARE: Final = (
     "Compare the head with one that you got from elsewhere: an export alone cannot show that it is the newest."
 )
+_NOT_VOUCHED: Final = (
+    "No key that you gave signed this export: anybody could have made it. Give the keys with --jwks FILE, as"
+    " /.well-known/jwks.json had them; or say --unsigned to check the journal alone."
+)
 
 
 def checked(results: Sequence[Mapping[str, Any]]) -> None:
@@ -73,8 +77,12 @@ def received(answer: ReceiptShown) -> None:
     out.print(answer["receipt"], markup=False)
 
 
-def verified_facts(export: Verified | VerifiedTenant) -> dict[str, Any]:
-    """What an export that holds says, for --json."""
+def verified_facts(export: Verified | VerifiedTenant, is_vouched: bool) -> dict[str, Any]:
+    """What an export says that adds up, for --json. is_vouched: its signature counts, or nobody asks for one."""
+    return _facts_of_export(export) | ({} if is_vouched else {"holds": False, "detail": _NOT_VOUCHED})
+
+
+def _facts_of_export(export: Verified | VerifiedTenant) -> dict[str, Any]:
     if isinstance(export, VerifiedTenant):
         return {
             "holds": True,
@@ -123,7 +131,7 @@ def _vouched(vouched: Vouched, grid: Table) -> None:
     elif vouched.is_trusted:
         grid.add_row("signed by", f"{vouched.kid}, one of the keys you gave")
     else:
-        warning = f"{vouched.kid}, which came with the export itself: anybody could have made it. Say --jwks"
+        warning = f"{vouched.kid}, which came with the export itself"
         grid.add_row("signed by", Text(warning, style="yellow"))
     held = (
         (vouched.receipts, "receipt", "receipts"),
@@ -174,9 +182,16 @@ def _name(key: AccountKey) -> tuple[str, ...]:
     return (key.project or "", str(key.principal_id or ""), key.partition or "")
 
 
-def verified(export: Verified) -> None:
-    """That an export holds, and what it says."""
-    out.print(Text.assemble(("holds", "bold green"), f"  {export.dataset} of {export.tenant}"))
+def _verdict(about: str, is_vouched: bool) -> None:
+    word = ("holds", "bold green") if is_vouched else ("adds up, and nobody vouches for it", "bold red")
+    out.print(Text.assemble(word, f"  {about}"))
+    if not is_vouched:
+        err.print(_NOT_VOUCHED, markup=False)
+
+
+def verified(export: Verified, is_vouched: bool) -> None:
+    """Whether an export holds, and what it says."""
+    _verdict(f"{export.dataset} of {export.tenant}", is_vouched)
     grid = new_grid()
     grid.add_row("entries", f"{export.journal.seq:,}")
     grid.add_row("head", export.journal.head.hex())
@@ -198,9 +213,9 @@ def verified(export: Verified) -> None:
     out.print(_COMPARE)
 
 
-def verified_tenant(export: VerifiedTenant) -> None:
-    """That an export of a tenant's own journal holds, and what it says."""
-    out.print(Text.assemble(("holds", "bold green"), f"  the tenant {export.tenant}"))
+def verified_tenant(export: VerifiedTenant, is_vouched: bool) -> None:
+    """Whether an export of a tenant's own journal holds, and what it says."""
+    _verdict(f"the tenant {export.tenant}", is_vouched)
     grid = new_grid()
     grid.add_row("entries", f"{export.journal.seq:,}")
     grid.add_row("head", export.journal.head.hex())

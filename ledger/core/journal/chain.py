@@ -7,14 +7,17 @@ zeros in the first). Whoever has the bytes can check all of it with a JSON parse
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
 from ledger.canonical import canonical as canonical
 from ledger.canonical import digest as digest
 from ledger.canonical import parse as parse
-from ledger.core.amounts import Amount, timestamp
+from ledger.canonical import parse_canonical
+from ledger.core.amounts import Amount, microseconds, timestamp
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import (
     NO_HASH,
@@ -24,9 +27,12 @@ from ledger.core.entries import (
 )
 from ledger.errors import JournalBroken
 
-VERSION: Final = 2
-"""Of an entry. Version 1 knew one account for each dataset; what it says means the same in version 2."""
-VERSIONS: Final = frozenset({1, 2})
+VERSION: Final = 3
+"""Of an entry. Version 1 knew one account for each dataset; since version 3 the times of a journal never go back. What
+an older one says means the same."""
+VERSIONS: Final = frozenset({1, 2, VERSION})
+MONOTONE_SINCE: Final = 3
+_TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
 
 # --- the chain -------------------------------------------------------------------------------------------------------
@@ -123,6 +129,7 @@ class Chain:
     def __init__(self, tenant_id: UUID) -> None:
         self.tenant_id = tenant_id
         self.seq, self.head = 0, NO_HASH
+        self.version, self.at = min(VERSIONS), ""
 
     def follow(self, seq: int, body: str, stated: bytes) -> tuple[dict[str, Any], Demand]:
         """The entry, and what to hold it to. Raises JournalBroken."""
@@ -132,11 +139,25 @@ class Chain:
                 raise JournalBroken(what, seq=seq)
 
         demand(digest(body) == stated, "its bytes do not have its hash")
-        entry: dict[str, Any] = parse(body)
-        demand(canonical(entry) == body, "its bytes are not in canonical form")
-        demand(entry["v"] in VERSIONS, f"format version {entry['v']} is not known")
-        demand(entry["seq"] == seq, f"is numbered {entry['seq']}")
+        entry: dict[str, Any] = parse_canonical(body)
+        version = entry["v"]
+        demand(type(version) is int and version in VERSIONS, f"format version {version} is not known")
+        demand(version >= self.version, f"is of version {version}, after one of version {self.version}")
+        demand(type(entry["seq"]) is int and entry["seq"] == seq, f"is numbered {entry['seq']}")
         demand(entry["prev"] == self.head.hex(), "does not follow the entry before it")
         demand(entry["tenant"] == str(self.tenant_id), "belongs to another tenant")
-        self.seq, self.head = seq, stated
+        demand(is_time(entry["at"]), "has a time that no ledger writes")
+        # Times are written so that their order as text is their order in time.
+        demand(version < MONOTONE_SINCE or entry["at"] >= self.at, "is older than the entry before it")
+        self.seq, self.head, self.version, self.at = seq, stated, version, entry["at"]
         return entry, demand
+
+
+def is_time(text: object) -> bool:
+    """Whether that is a time as `timestamp` writes it, of a day that there was."""
+    if not isinstance(text, str) or _TIME.fullmatch(text) is None:
+        return False
+    try:
+        return timestamp(microseconds(datetime.fromisoformat(text))) == text
+    except ValueError:
+        return False

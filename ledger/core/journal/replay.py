@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
+from ledger.core.journal import requested
 from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, read_entries
+from ledger.core.journal.proposals import Alone, Proposals
+from ledger.core.journal.rights import demand_owner, demand_role, is_owner, is_steward
+from ledger.core.journal.shapes import demand_dataset_entry
 from ledger.errors import JournalBroken
+
+SETTLE_WITHIN: Final = timedelta(days=30)
 
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """What a journal adds up to: its newest number and hash, every account, and every run's state and cost.
+    """What a journal adds up to: its newest number and hash, every account, and every run's state and cost. alone:
+    what one person did that can take two.
 
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
     had one. It may have been higher in one at one time and in the other at another.
@@ -28,17 +36,19 @@ class Replayed:
     limit_highest: Amount | None
     accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
+    alone: Sequence[Alone] = ()
 
 
-def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Replayed:
+def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
     """Recomputes a dataset's balances from its entries, given oldest first as (canonical JSON, hash).
 
-    Checks the bytes, the numbering, the chain, which accounts each run charges, every approval against their limits,
-    every refusal (it must really not have fitted, here or where it says), every transition of a run, and that each
-    balance is the one before plus what the entry says. Shares no arithmetic with `ledger.core.decision`. Raises
-    JournalBroken with the first `seq` that is wrong.
+    Checks the bytes, the numbering, the chain, the members of each entry, who may do it and when, which accounts each
+    run charges by its request, every approval against their limits, every refusal (it must really not have fitted, here
+    or where it says), every transition of a run and of the dataset, and that each balance is the one before plus what
+    the entry says. name: what the dataset must be called, if that is known. Shares no arithmetic with
+    `ledger.core.decision`. Raises JournalBroken with the first `seq` that is wrong.
     """
-    dataset_replay = _DatasetReplay(tenant_id, dataset_id)
+    dataset_replay = _DatasetReplay(tenant_id, dataset_id, name)
     check_all(dataset_replay.read, entries)
     return dataset_replay.result()
 
@@ -50,20 +60,23 @@ def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: U
 
 @dataclass(slots=True)
 class _Charged:
-    """A run as a journal knows it."""
+    """A run as a journal knows it. principal: who asked for it; start_by: None if it was refused."""
 
     state: str
     cost: Amount
     keys: tuple[AccountKey, ...]
+    principal: str
+    start_by: str | None
 
 
 class _DatasetReplay(Chain):
     """A reader's own arithmetic over one journal."""
 
-    def __init__(self, tenant_id: UUID, dataset_id: UUID) -> None:
+    def __init__(self, tenant_id: UUID, dataset_id: UUID, name: str = "") -> None:
         super().__init__(tenant_id)
         self.dataset_id = dataset_id
-        self.state = ""
+        self.name, self.state, self.bound, self.adjacency = name, "", "", ""
+        self.is_derived = False
         self.is_registered = self.is_partitioned = False
         self.limit: Amount | None = None
         self.limit_highest: Amount | None = None
@@ -72,16 +85,35 @@ class _DatasetReplay(Chain):
         self.held_limit: Amount | None = None
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, _Charged] = {}
-        self.proposals: dict[str, dict[str, Any] | None] = {}
+        self.proposals = Proposals()
+        self.partitions: set[str] = set()
+        self._by_kind: Mapping[str, Callable[[dict[str, Any], Demand], Iterable[Account]]] = {
+            "dataset-registered": self._registered,
+            "dataset-changed": self._changed,
+            "budget-set": self._budget_set,
+            "partitions-added": self._partitions_added,
+            "project-set": self._project_set,
+            "fair-use-set": self._fair_use_set,
+            "run-approved": self._approved,
+            "run-refused": self._refused,
+            "run-started": self._started,
+            "run-settled": self._settled,
+            "run-voided": self._voided,
+            "change-proposed": self._proposed,
+            "proposal-refused": self._refused_proposal,
+        }
 
     def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
-        return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
+        limits = self.limit, self.limit_highest
+        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, self.proposals.alone)
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
-        demand(("run" in entry) == entry["kind"].startswith("run-"), "is not of the kind that it says")
+        demand_dataset_entry(entry, demand)
+        demand_role(entry, demand)
+        demand(self.name in ("", entry["dataset"]), "calls the dataset something else than what is before it")
         touched = {account.key: account for account in self._after(entry, demand)}
         own = self.accounts.get(AccountKey(self.dataset_id))
         if own is not None:
@@ -91,84 +123,65 @@ class _DatasetReplay(Chain):
             within = not (account.spent + account.held).exceeds(account.limit + account.overdrawn)
             demand(within, "leaves more spent and held than the limit allows")
         self.accounts.update(touched)
-        self.state = entry.get("state", self.state)
+        self.name, self.state = entry["dataset"], entry.get("state", self.state)
         return entry
 
     def _after(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         """The accounts that an entry touches, as they are after it."""
         kind = entry["kind"]
         demand(self.is_registered != (kind == "dataset-registered"), "registers the dataset not once, and first")
-        match kind:
-            case "dataset-registered":
-                return self._registered(entry, demand)
-            case "dataset-changed" | "change-proposed" | "proposal-refused":
-                self._note_proposal(entry, demand)
-                return ()
-            case "budget-set":
-                self._note_proposal(entry, demand)
-                return self._budget_set(entry, demand)
-            case "partitions-added":
-                return self._partitions_added(entry, demand)
-            case "project-set":
-                self.projects[entry["project"]] = limit = Amount.from_facts(entry["limit"])
-                its = [account for key, account in self.accounts.items() if key.project == entry["project"]]
-                return self._limited(its, limit, demand)
-            case "fair-use-set":
-                held = entry["fair_use"]["limit"]
-                self.held_limit = None if held is None else Amount.from_facts(held)
-                return ()
-            case "run-approved":
-                return self._approved(entry, demand)
-            case "run-refused":
-                return self._refused(entry, demand)
-            case "run-started":
-                demand(self.state == "active", "starts a run on a dataset that is not active")
-                return self._move_run(entry, ("held",), "started", demand)[1]
-            case "run-settled":
-                return self._settled(entry, demand)
-            case "run-voided":
-                self._note_proposal(entry, demand)
-                cost, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
-                return [_eased(replace(account, held=account.held - cost)) for account in accounts]
-            case _:
-                raise JournalBroken(f"is of the unknown kind {kind!r}", seq=entry["seq"])
+        return self._by_kind[kind](entry, demand)
 
-    def _note_proposal(self, entry: dict[str, Any], demand: Demand) -> None:
-        """What takes two people was proposed by one before the other one said yes or no to just that, once, in time."""
-        stated = entry.get("proposal")
-        if stated is None:
-            return
-        if entry["kind"] == "change-proposed":
-            demand(stated not in self.proposals, "proposes a second time")
-            self.proposals[stated] = entry
-            return
-        is_refusal = entry["kind"] == "proposal-refused"
-        proposal = stated if is_refusal else stated["id"]
-        proposed = self.proposals.get(proposal)
-        if proposed is None:
-            raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
-        proposer = proposed["actor"]["principal"]
-        demand(proposer != entry["actor"]["principal"], "is proposed and answered by the same person")
-        # Times are written so that their order as text is their order in time.
-        demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
-        if not is_refusal:
-            demand(stated["by"]["principal"] == proposer, "was proposed by somebody else")
-            demand(_does(proposed, entry), "does something else than was proposed")
-        self.proposals[proposal] = None
+    def _refused_proposal(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        self.proposals.answer(entry, entry["proposal"], demand)
+        return ()
+
+    # --- two people
+
+    def _proposed(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        """What is proposed is what takes two people."""
+        self.proposals.propose(entry, demand)
+        proposes = entry["proposes"]
+        match entry["what"]:
+            case "budget":
+                demand(_facts_of(self.limit) == proposes["limit_before"], "proposes from another limit than there is")
+                demand(self._is_raise(proposes), "proposes a budget that is no more than before")
+            case "thaw":
+                demand(proposes["state"] == "active" and self._is_thaw(), "proposes to thaw what is not overdrawn")
+            case _:
+                run = self.runs.get(UUID(entry["about_run"]))
+                demand(run is not None and run.state == "started", "proposes to void a run that was not started")
+        return ()
+
+    def _is_raise(self, entry: Mapping[str, Any]) -> bool:
+        return self.limit is not None and bool(Amount.from_facts(entry["limit"]).exceeds(self.limit))
+
+    def _is_thaw(self) -> bool:
+        return self.state != "active" and any(account.overdrawn != ZERO for account in self.accounts.values())
 
     # --- the dataset
 
     def _registered(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         self.is_registered = True
         self.is_partitioned = entry.get("is_partitioned", False)
+        self.bound, self.adjacency = entry["bound"], entry["adjacency"]
+        origins = entry.get("derived_from", ())
+        self.is_derived = bool(origins)
+        demand(entry["state"] == "active", "registers a dataset that is not active")
+        demand(all(_is_origin(origin) for origin in origins), "is derived from something as no ledger writes it")
+        demand(("ceiling" in entry) == ("ceiling_limit" in entry), "has half a ceiling")
+        demand(
+            (entry["budget"] is None) == (entry["limit"] is None), "has a budget and no limit, or the other way round"
+        )
         if "ceiling_limit" in entry:
             self.ceiling = Amount.from_facts(entry["ceiling_limit"])
         if entry["limit"] is None:
-            demand(bool(entry["derived_from"]), "has neither a budget nor anything that it is derived from")
+            demand(self.is_derived, "has neither a budget nor anything that it is derived from")
             return ()
         limit = self._new_limit(entry, demand)
         stated = accounts_of(entry) if self.is_partitioned else [AccountKey(self.dataset_id)]
         demand(all(self._is_base(key) for key in stated), "registers accounts that belong to somebody")
+        self.partitions.update(key.partition for key in stated if key.partition is not None)
         return [Account(key, limit) for key in stated]
 
     def _is_base(self, key: AccountKey) -> bool:
@@ -176,12 +189,21 @@ class _DatasetReplay(Chain):
 
     def _new_limit(self, entry: dict[str, Any], demand: Demand) -> Amount:
         self.limit = limit = Amount.from_facts(entry["limit"])
+        demand(limit.fits_int64, "sets a limit that no account can have")
         demand(self.ceiling is None or not limit.exceeds(self.ceiling), "sets a limit above the ceiling")
         self.limit_highest = limit if self.limit_highest is None else self.limit_highest.most(limit)
         return limit
 
+    def _changed(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        state = entry.get("state", self.state)
+        demand(state == "retired" or self.state != "retired", "brings back a dataset that was retired")
+        self.proposals.note_done(entry, "thaw", takes_two=state == "active" and self._is_thaw(), demand=demand)
+        return ()
+
     def _budget_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(self.limit is not None, "sets the budget of a dataset that has none")
+        self.proposals.note_done(entry, "budget", takes_two=self._is_raise(entry), demand=demand)
+        demand(_facts_of(self.limit) == entry["limit_before"], "says another limit before it")
         limit = self._new_limit(entry, demand)
         return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
 
@@ -191,18 +213,39 @@ class _DatasetReplay(Chain):
         demand(not any(account.overdrawn != ZERO for account in after), "sets a limit below what is spent and held")
         return after
 
+    def _project_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        project, limit = entry["project"], Amount.from_facts(entry["limit"])
+        demand(limit.fits_int64, "sets a limit that no account can have")
+        demand(_facts_of(self.projects.get(project)) == entry["limit_before"], "says another limit before it")
+        self.projects[project] = limit
+        return self._limited(
+            [account for key, account in self.accounts.items() if key.project == project], limit, demand
+        )
+
+    def _fair_use_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        stated = entry["fair_use"]
+        demand((stated["held"] is None) == (stated["limit"] is None), "declares one limit and sets another")
+        rate = stated["runs_per_hour"]
+        demand(rate is None or (type(rate) is int and rate > 0), "allows a number of runs that is none")
+        self.held_limit = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
+        demand(self.held_limit is None or self.held_limit.fits_int64, "sets a limit that no account can have")
+        return ()
+
     def _partitions_added(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        demand(self.state != "retired", "adds partitions to a dataset that was retired")
         demand(self.is_partitioned and entry["disjoint"] is True, "adds partitions that are not said to be disjoint")
         limit = Amount.from_facts(entry["limit"])
         demand(limit == self.limit, "gives partitions another limit than the dataset's")
         keys = [AccountKey(self.dataset_id, name) for name in entry["names"]]
+        demand(bool(keys) and len(set(keys)) == len(keys), "adds no partition, or one twice")
         demand(not any(key in self.accounts for key in keys), "adds a partition a second time")
+        self.partitions.update(entry["names"])
         return [Account(key, limit) for key in keys]
 
     # --- runs
 
     def _approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        demand(self.state == "active", "approves a run on a dataset that is not active")
+        demand(entry["start_by"] == requested.start_by(entry), "gives another time to start than was asked for")
         charged = self._charged(entry, demand)
         cost = self._new_run(entry, "held", charged, demand)
         return [replace(account, held=account.held + cost) for account in charged]
@@ -211,24 +254,24 @@ class _DatasetReplay(Chain):
         charged = self._charged(entry, demand)
         cost = self._new_run(entry, "refused", charged, demand)
         exceeded = {quantity for account in charged for quantity in cost.exceeds(account.remaining)}
-        demand(exceeded == set(entry["binding"]), "does not say what of the run does not fit")
-        demand(bool(exceeded or entry.get("binding_elsewhere")), "refuses a run that fits")
+        in_order = [quantity for quantity in ("mu", "delta") if quantity in exceeded]
+        elsewhere = entry.get("binding_elsewhere", [])
+        demand(in_order == entry["binding"], "does not say what of the run does not fit")
+        demand(elsewhere == sorted(set(elsewhere) - {self.name}), "does not say where else the run does not fit")
+        demand(bool(exceeded or elsewhere), "refuses a run that fits")
         return charged
 
     def _charged(self, entry: dict[str, Any], demand: Demand) -> list[Account]:
-        """The accounts that a run has to be charged to, as they are before: which partitions it used, the entry says,
-        and everything else follows. One that was never charged before begins with nothing in it."""
-        stated = accounts_of(entry)
-        scopes: list[str | None] = [None]
-        if self.is_partitioned:
-            scopes = [*sorted({key.partition for key in stated if key.partition is not None})]
-            demand(bool(scopes), "charges a partitioned dataset in none of its partitions")
+        """The accounts that a run has to be charged to, as they are before: what its request names decides. One that
+        was never charged before begins with nothing in it."""
+        demand(self.state == "active", "decides a run on a dataset that is not active")
+        demand((entry["bound"], entry["adjacency"]) == (self.bound, self.adjacency), "is costed for another dataset")
+        scopes = self._scopes(entry, demand)
         keys: list[tuple[AccountKey, Amount]] = []
         project = entry.get("project")
         for scope in scopes:
             if self.limit is not None:
                 key = AccountKey(self.dataset_id, scope)
-                demand(key in self.accounts, "charges a partition that there is not")
                 keys.append((key, self.accounts[key].limit))
             if project in self.projects:
                 keys.append((AccountKey(self.dataset_id, scope, project), self.projects[project]))
@@ -238,8 +281,46 @@ class _DatasetReplay(Chain):
                 keys.append((key, self.held_limit.most(held)))
         return [replace(self.accounts.get(key, Account(key, limit)), limit=limit) for key, limit in keys]
 
+    def _scopes(self, entry: dict[str, Any], demand: Demand) -> Sequence[str | None]:
+        """The partitions that a run uses; one that is None where the dataset is counted as a whole."""
+        demand(entry.get("project") == entry["request"].get("project"), "is of another project than was asked for")
+        named = requested.partitions(entry, demand) if entry["v"] > 1 else None
+        if not self.is_partitioned:
+            is_named = entry["v"] > 1 and entry["via"] == [entry["dataset"]]
+            # Of a dataset that is derived, they are those of what it is derived from.
+            demand(named is None or self.is_derived or not is_named, "names partitions of a dataset that has none")
+            return (None,)
+        scopes = self.partitions if named is None else set(named)
+        demand(bool(scopes), "charges a partitioned dataset in none of its partitions")
+        demand(scopes <= self.partitions, "charges a partition that there is not")
+        return sorted(scopes)
+
+    def _started(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        demand(self.state == "active", "starts a run on a dataset that is not active")
+        run, accounts = self._move_run(entry, ("held",), "started", demand)
+        demand_owner(entry["actor"], run.principal, demand)
+        demand(run.start_by is not None and entry["at"] <= run.start_by, "starts a run later than it may be")
+        demand(entry["settle_by"] == requested.after(entry["at"], SETTLE_WITHIN), "gives another time to settle")
+        return accounts
+
+    def _voided(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        actor = entry["actor"]
+        before = self.runs.get(UUID(entry["run"]))
+        was_started = before is not None and before.state == "started"
+        run, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
+        may = is_steward(actor) or (not was_started and is_owner(actor, run.principal))
+        demand(may, "voids a run that only others may void")
+        demand(Amount.from_facts(entry["returned"]) == run.cost, "returns something else than was approved")
+        self.proposals.note_done(entry, "void", takes_two=was_started, demand=demand)
+        return [_eased(replace(account, held=account.held - run.cost)) for account in accounts]
+
     def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        cost, accounts = self._move_run(entry, ("started",), "settled", demand)
+        run, accounts = self._move_run(entry, ("started",), "settled", demand)
+        demand_owner(entry["actor"], run.principal, demand)
+        for name in ("steps", "stop"):
+            stated = entry["request"].get(name)
+            demand(stated is None or stated == entry[name], f"records other {name} than were sent")
+        cost = run.cost
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
         demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
         overrun = entry.get("overrun")
@@ -253,7 +334,9 @@ class _DatasetReplay(Chain):
                 ended = replace(ended, spent=(ended.spent + charged).saturated)
             # Only what was executed beyond the plan may draw an account further down.
             after.append(_eased(ended) if overrun is None else replace(ended, overdrawn=_over(ended)))
-        froze = entry.get("state") in ("frozen", "retired")
+        froze = "state" in entry
+        state = "retired" if self.state == "retired" else "frozen"
+        demand(entry.get("state", state) == state, "is overdrawn and not frozen, or frozen and not overdrawn")
         if overrun is None:
             demand(not froze, "is frozen, and nothing was overdrawn")
         else:
@@ -274,26 +357,28 @@ class _DatasetReplay(Chain):
         run, cost = UUID(entry["run"]), Amount.from_facts(entry["cost"])
         demand(run not in self.runs, "decides a run that was decided before")
         demand(not ZERO.exceeds(cost), "has a negative cost")
-        self.runs[run] = _Charged(state, cost, tuple(account.key for account in charged))
+        keys = tuple(account.key for account in charged)
+        self.runs[run] = _Charged(state, cost, keys, entry["actor"]["principal"], entry.get("start_by"))
         return cost
 
     def _move_run(
         self, entry: dict[str, Any], came_from: tuple[str, ...], to: str, demand: Demand
-    ) -> tuple[Amount, list[Account]]:
+    ) -> tuple[_Charged, list[Account]]:
         run = self.runs.get(UUID(entry["run"]))
         if run is None:
             raise JournalBroken("names a run that was never approved", seq=entry["seq"])
         demand(run.state in came_from, f"moves a run that is {run.state} to {to}")
         run.state = to
-        return run.cost, [self.accounts[key] for key in run.keys]
+        return run, [self.accounts[key] for key in run.keys]
 
 
-def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    """Whether an entry does what was proposed. The limit before may be another by now."""
-    kind = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}[proposed["what"]]
-    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
-    same_run = entry.get("run") == proposed.get("about_run")
-    return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in facts.items())
+def _facts_of(amount: Amount | None) -> dict[str, str] | None:
+    return None if amount is None else amount.facts()
+
+
+def _is_origin(origin: Mapping[str, Any]) -> bool:
+    """Whether a dataset's entry names one that it is derived from as a ledger does."""
+    return origin.keys() == {"id", "name", "unit_preserving"} and origin["unit_preserving"] is True
 
 
 def _over(account: Account) -> Amount:

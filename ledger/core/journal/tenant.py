@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +11,8 @@ from uuid import UUID
 from ledger.canonical import digest
 from ledger.core.alerting import Alerting
 from ledger.core.journal.chain import Chain, Demand, check_all, read_entries
+from ledger.core.journal.rights import demand_role
+from ledger.core.journal.shapes import demand_tenant_entry
 from ledger.errors import JournalBroken
 
 
@@ -49,7 +51,8 @@ class KnownKey(NamedTuple):
 class ReplayedTenant:
     """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it.
 
-    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none.
+    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none. policies:
+    from when on a second steward was asked for, and from when on not, oldest first.
     """
 
     seq: int
@@ -58,6 +61,16 @@ class ReplayedTenant:
     second_steward: bool
     keys: Mapping[UUID, KnownKey]
     alerting: Mapping[str, Any] | None = None
+    policies: Sequence[tuple[str, bool]] = ()
+
+    def asked_for_two(self, since: str, at: str) -> bool:
+        """Whether the policy asked for a second steward all the time from `since` to `at`."""
+        asks = False
+        for from_, second_steward in self.policies:
+            if from_ > at:
+                break
+            asks = second_steward and (asks or from_ <= since)
+        return asks
 
 
 def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
@@ -75,13 +88,17 @@ class _TenantReplay(Chain):
         self.is_whole = self.second_steward = False
         self.keys: dict[UUID, KnownKey] = {}
         self.alerting: Mapping[str, Any] | None = None
+        self.policies: list[tuple[str, bool]] = []
 
     def result(self) -> ReplayedTenant:
-        return ReplayedTenant(self.seq, self.head, self.is_whole, self.second_steward, self.keys, self.alerting)
+        known = self.is_whole, self.second_steward, self.keys, self.alerting, self.policies
+        return ReplayedTenant(self.seq, self.head, *known)
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
         demand("dataset_id" not in entry, "belongs to a dataset")
+        demand_tenant_entry(entry, demand)
+        demand_role(entry, demand)
         match entry["kind"]:
             case "tenant-made":
                 demand(seq == 1, "makes the tenant a second time")
@@ -98,7 +115,9 @@ class _TenantReplay(Chain):
                     demand(not known.is_revoked, "revokes a key a second time")
                     self.keys[key] = known._replace(is_revoked=True)
             case "policy-set":
-                self.second_steward = bool(entry["second_steward"])
+                demand(isinstance(entry["second_steward"], bool), "sets a policy that is neither yes nor no")
+                self.second_steward = entry["second_steward"]
+                self.policies.append((entry["at"], self.second_steward))
             case "alerting-set":
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:

@@ -1,0 +1,72 @@
+"""What takes two people, as a journal has it: proposed by one, and answered by another."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+from ledger.core.journal.chain import Demand
+from ledger.core.journal.requested import after
+from ledger.core.journal.rights import is_steward
+from ledger.errors import JournalBroken
+
+APPROVE_WITHIN: Final = timedelta(days=1)
+_KINDS: Final = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}
+"""By what is proposed: the kind of the entry that does it."""
+
+
+class Alone(NamedTuple):
+    """An entry by which one person did what takes two if the tenant's policy asks for that."""
+
+    seq: int
+    at: str
+    what: str
+
+
+class Proposals:
+    """The proposals of a journal, None once they are answered; and what was done without one."""
+
+    def __init__(self) -> None:
+        self._proposed: dict[str, dict[str, Any] | None] = {}
+        self.alone: list[Alone] = []
+
+    def propose(self, entry: dict[str, Any], demand: Demand) -> None:
+        """Somebody proposes something, once and for a day."""
+        demand(entry["proposal"] not in self._proposed, "proposes a second time")
+        demand(entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives another time to approve than a day")
+        self._proposed[entry["proposal"]] = entry
+
+    def note_done(self, entry: dict[str, Any], what: str, *, takes_two: bool, demand: Demand) -> None:
+        """Who did it was the second person, or did it alone, which only the tenant's policy can forbid."""
+        if (stated := entry.get("proposal")) is None:
+            if takes_two:
+                self.alone.append(Alone(entry["seq"], entry["at"], what))
+            return
+        proposed = self.answer(entry, stated["id"], demand)
+        demand(stated["by"] == proposed["actor"], "was proposed by somebody else")
+        demand(stated["at"] == proposed["at"], "was proposed at another time")
+        demand(is_steward(entry["actor"]), "was approved by somebody who is no steward")
+        demand(_does(proposed, entry), "does something else than was proposed")
+
+    def answer(self, entry: dict[str, Any], proposal: str, demand: Demand) -> dict[str, Any]:
+        """It was proposed by one before the other one said yes or no to just that, once, in time. Return the entry
+        that proposed it. Raises JournalBroken."""
+        proposed = self._proposed.get(proposal)
+        if proposed is None:
+            raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
+        is_same = proposed["actor"]["principal"] == entry["actor"]["principal"]
+        demand(not is_same, "is proposed and answered by the same person")
+        # Times are written so that their order as text is their order in time.
+        demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
+        demand(entry.get("what", proposed["what"]) == proposed["what"], "answers something else than was proposed")
+        self._proposed[proposal] = None
+        return proposed
+
+
+def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether an entry does what was proposed. The limit before may be another by now."""
+    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    same_run = entry.get("run") == proposed.get("about_run")
+    is_it = entry["kind"] == _KINDS[proposed["what"]]
+    return is_it and same_run and all(entry.get(name) == value for name, value in facts.items())

@@ -1,0 +1,47 @@
+"""Who may do what: the roles that an entry of each kind can be of. Whose run it is, replay knows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from ledger.core.journal.chain import Demand
+
+_STEWARDS: Final = frozenset({"admin", "steward"})
+_ASKERS: Final = frozenset({"admin", "requester"})
+_OPERATORS: Final = frozenset({"admin", "operator"})
+
+_MAY: Final[Mapping[str, frozenset[str]]] = {
+    "run-approved": _ASKERS,
+    "run-refused": _ASKERS,
+    "run-started": _ASKERS,
+    "run-settled": _ASKERS,
+    "run-voided": _STEWARDS | _ASKERS,
+    "tenant-made": frozenset({"operator"}),
+    "key-made": _OPERATORS,
+    "key-rotated": frozenset({"admin"}),
+    "key-revoked": frozenset({"admin"}),
+    "policy-set": frozenset({"admin"}),
+}
+"""Every other kind is a steward's."""
+
+
+def demand_role(entry: Mapping[str, Any], demand: Demand) -> None:
+    """The actor's role may do what the entry records."""
+    role = entry["actor"]["role"]
+    demand(role in _MAY.get(entry["kind"], _STEWARDS), f"was done by a {role}, who may not")
+
+
+def demand_owner(actor: Mapping[str, Any], principal: str, demand: Demand) -> None:
+    """The actor is who asked for the run, or an admin."""
+    demand(is_owner(actor, principal), "is of another principal than the one that asked for the run")
+
+
+def is_owner(actor: Mapping[str, Any], principal: str) -> bool:
+    """Whether the run is the actor's own, or as if it were."""
+    return bool(actor["role"] == "admin" or actor["principal"] == principal)
+
+
+def is_steward(actor: Mapping[str, Any]) -> bool:
+    """Whether the actor's role manages datasets."""
+    return actor["role"] in _STEWARDS

@@ -1,0 +1,182 @@
+"""Which members an entry of each kind has, by its version: exactly these, since a ledger writes no others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+from uuid import UUID
+
+from ledger.core.journal.chain import Demand
+
+_COMMON: Final = frozenset({"v", "tenant", "seq", "at", "prev", "kind", "actor"})
+_OF_DATASET: Final = frozenset({"dataset", "dataset_id"})
+_BALANCES: Final = frozenset({"balance", "accounts"})
+
+
+class Shape(NamedTuple):
+    """The members that are always there, and those that can be."""
+
+    required: frozenset[str]
+    optional: frozenset[str] = frozenset()
+
+    def fits(self, members: Iterable[str]) -> bool:
+        """Whether an object has all that it must have, and nothing else."""
+        names = set(members)
+        return self.required <= names <= self.required | self.optional
+
+
+def _shape(required: str, optional: str = "") -> Shape:
+    return Shape(frozenset(required.split()), frozenset(optional.split()))
+
+
+_COSTED: Final = "request cost idempotency_key bound adjacency method assumptions accountant"
+_REGISTERED: Final = "title description privacy_unit adjacency bound size budget limit state"
+
+DATASET_KINDS: Final[Mapping[str, Shape]] = {
+    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
+    "dataset-changed": _shape("", "state title description reason proposal"),
+    "budget-set": _shape("budget limit limit_before reason", "proposal"),
+    "partitions-added": _shape("names disjoint limit"),
+    "project-set": _shape("project budget limit limit_before", "reason"),
+    "fair-use-set": _shape("fair_use reason"),
+    "run-approved": _shape(f"run {_COSTED} via start_by", "project segments delta"),
+    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
+    "run-started": _shape("run settle_by"),
+    "run-settled": _shape("run request steps stop charged returned", "overrun state"),
+    "run-voided": _shape("run request returned", "proposal"),
+    "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
+    "proposal-refused": _shape("proposal what reason"),
+}
+"""Of a dataset's journal, beside what every entry has and the balances."""
+
+_OF_VERSION_1: Final[Mapping[str, Shape]] = {
+    "dataset-registered": _shape(f"account {_REGISTERED}"),
+    "dataset-changed": _shape("", "state title description reason"),
+    "budget-set": _shape("budget limit limit_before reason"),
+    "run-approved": _shape(f"run {_COSTED} start_by", "delta"),
+    "run-refused": _shape(f"run {_COSTED} binding", "delta"),
+    "run-started": _shape("run settle_by"),
+    "run-settled": _shape("run request steps stop charged returned"),
+    "run-voided": _shape("run request returned"),
+}
+
+TENANT_KINDS: Final[Mapping[str, Shape]] = {
+    "tenant-made": _shape("name"),
+    "key-made": _shape("made principal name key_role datasets projects expires_at"),
+    "key-rotated": _shape("made principal name key_role datasets projects expires_at rotates old_ends_at"),
+    "key-revoked": _shape("revokes"),
+    "policy-set": _shape("second_steward reason"),
+    "alerting-set": _shape("thresholds refusals_in_a_row forecast_days webhook heads reason"),
+}
+"""Of a tenant's own journal."""
+
+_ACTOR: Final = _shape("key principal name role")
+_OPERATOR: Final = _shape("name role", "key")
+_BALANCE: Final = _shape("limit spent held overdrawn")
+_GROUP: Final = _shape("limit spent held overdrawn", "partitions project principal")
+
+_PARTS: Final[Mapping[str, Shape]] = {
+    "actor": _ACTOR,
+    "balance": _BALANCE,
+    "fair_use": _shape("held runs_per_hour limit"),
+    "segments": _shape("count steps cost unsegmented"),
+    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta"),
+}
+_TEXTS: Final = _shape(
+    "dataset title description privacy_unit reason project idempotency_key method accountant name"
+).required
+_PROPOSES: Final[Mapping[str, Shape]] = {
+    "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset()),
+    "thaw": _shape("state", "title description reason"),
+    "void": _shape("request"),
+}
+
+
+def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
+    """An entry of a dataset's journal has the members of its kind and version, each of its form."""
+    kinds = _OF_VERSION_1 if entry["v"] == 1 else DATASET_KINDS
+    shape = _of_kind(kinds, entry, demand)
+    is_balanced = "balance" in entry or entry["v"] > 1
+    members = set(entry) - _COMMON - _OF_DATASET - (_BALANCES if entry["v"] > 1 else {"balance"})
+    demand(is_balanced and shape.fits(members) and entry.keys() >= _OF_DATASET, _other_members(entry))
+    _demand_parts(entry, demand)
+    demand(all(is_id(entry["actor"][name]) for name in ("key", "principal")), "was done by nobody that can be")
+    for group in entry.get("accounts", ()):
+        demand(_GROUP.fits(group), "has a balance with other members than a ledger writes")
+    if entry["kind"] == "change-proposed":
+        _demand_proposed(entry, demand)
+    elif entry["kind"] != "proposal-refused" and "proposal" in entry:
+        demand(_shape("id by at").fits(entry["proposal"]), "does not say who proposed it, and when")
+        demand(_ACTOR.fits(entry["proposal"]["by"]), "was proposed by nobody that a ledger writes")
+
+
+def demand_tenant_entry(entry: Mapping[str, Any], demand: Demand) -> None:
+    """An entry of a tenant's own journal has the members of its kind."""
+    shape = _of_kind(TENANT_KINDS, entry, demand)
+    demand(shape.fits(set(entry) - _COMMON), _other_members(entry))
+    actor = entry["actor"]
+    demand((_OPERATOR if actor["role"] == "operator" else _ACTOR).fits(actor), "was done by nobody that can be")
+    _demand_texts(entry, demand)
+
+
+def _of_kind(kinds: Mapping[str, Shape], entry: Mapping[str, Any], demand: Demand) -> Shape:
+    kind = entry["kind"]
+    demand(kind in kinds, f"is of the unknown kind {kind!r}")
+    return kinds[kind]
+
+
+def _other_members(entry: Mapping[str, Any]) -> str:
+    return f"has other members than a {entry['kind']} of version {entry['v']}"
+
+
+def _demand_parts(entry: Mapping[str, Any], demand: Demand) -> None:
+    for name, shape in _PARTS.items():
+        if name in entry:
+            demand(shape.fits(entry[name]), f"has other members in {name!r} than a ledger writes")
+    _demand_texts(entry, demand)
+    for name, is_it in _FORMS.items():
+        demand(name not in entry or is_it(entry[name]), f"has something in {name!r} that no ledger writes")
+
+
+def _demand_texts(entry: Mapping[str, Any], demand: Demand) -> None:
+    for name in _TEXTS & entry.keys():
+        demand(isinstance(entry[name], str), f"has a {name!r} that is no text")
+
+
+def _demand_proposed(entry: Mapping[str, Any], demand: Demand) -> None:
+    what = entry["what"]
+    demand(what in _PROPOSES, "proposes what takes no second person")
+    demand(_PROPOSES[what].fits(entry["proposes"]), "proposes something else than it says")
+    demand(("about_run" in entry) == (what == "void"), "proposes it of a run, or of none, as that is not done")
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def is_id(value: Any) -> bool:
+    """Whether that is an id as a ledger writes it."""
+    return isinstance(value, str) and str(UUID(value)) == value
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value >= 0
+
+
+_FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
+    "run": is_id,
+    "about_run": is_id,
+    "request": lambda value: isinstance(value, dict),
+    "steps": lambda value: value is None or _is_count(value),
+    "stop": lambda value: value in ("planned", "data_independent", "data_dependent"),
+    "state": lambda value: value in ("active", "frozen", "retired"),
+    "bound": lambda value: value in ("certified", "clt"),
+    "adjacency": lambda value: value in ("add_or_remove_one", "replace_one"),
+    "size": lambda value: value is None or _is_count(value),
+    "is_partitioned": lambda value: isinstance(value, bool),
+    "via": _is_texts,
+    "names": _is_texts,
+    "assumptions": _is_texts,
+    "binding": _is_texts,
+    "binding_elsewhere": _is_texts,
+}
