@@ -524,6 +524,7 @@ class Journal:
         self.demand(self.is_owner(entry, run), "not by this one")
         for name in ("steps", "stop"):
             self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
+        self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
         charged, returned = amount(entry["charged"]), amount(entry["returned"])
         beyond = [0, 0] if over_run is None else amount(over_run["cost"])
         planned = add(charged, beyond, -1)
