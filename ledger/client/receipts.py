@@ -256,7 +256,7 @@ def _receipt(payload: Mapping[str, Any]) -> Receipt:
 def _on(dataset: Mapping[str, Any], *, version: int) -> ReceiptOn:
     partitions = dataset.get("partitions")
     if version == 1 and partitions is not None:
-        _items(partial(_typed, str), partitions)
+        _items(partial(_typed, str), partitions)  # one at least, and no ranges
     return ReceiptOn(
         name=_typed(str, dataset["name"]),
         id=_typed(str, dataset["id"]),

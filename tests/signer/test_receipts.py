@@ -473,6 +473,32 @@ def test_what_lets_a_job_begin(scene: Scene) -> None:
         read(f"{signed}.{scene.before.rpartition('.')[2]}", scene.jwks)
 
 
+def test_a_receipt_of_version_1(scene: Scene) -> None:
+    """Goal: a receipt of before is judged as it was: good until `valid_until`, of every partition if it lists none, and
+    otherwise of those that it lists, by their names."""
+    until = datetime.now(UTC) + timedelta(days=30)
+    on = scene.said["datasets"][0]
+
+    def first_version(**changes: Any) -> str:
+        dataset = {**on, **changes}
+        said: dict[str, Any] = {"v": 1, "valid_until": until.isoformat(), "begin_by": None, "settle_by": None}
+        return scene.signed(**said, datasets=[dataset])
+
+    whole = first_version()
+    for use in ("mnist", {"name": "mnist", "partitions": ["a", "never heard of"]}):
+        found = verify_receipt(whole, jwks=scene.jwks, datasets=[use], now=until)
+        assert (found.version, found.begin_by, found.due, found.datasets[0].partitions) == (1, until, until, None)
+    with pytest.raises(ReceiptExpired):
+        verify_receipt(whole, jwks=scene.jwks, now=until + timedelta(microseconds=1))
+    verify_receipt(first_version(partitions=["a"]), jwks=scene.jwks, datasets={"name": "mnist", "partitions": ["a"]})
+    for use in ("mnist", {"name": "mnist", "partitions": ["a", "b"]}):
+        with pytest.raises(OtherDataset):
+            verify_receipt(first_version(partitions=["a"]), jwks=scene.jwks, datasets=[use])
+    for partitions in ([], [["a1", "a3"]], None):
+        with pytest.raises(ReceiptRejected, match="does not know"):
+            verify_receipt(first_version(partitions=partitions), jwks=scene.jwks)
+
+
 def test_mistakes_of_the_caller(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a key set that is none and a time without a zone are the caller's mistakes, and no verdict; without PyJWT
     it says what to install."""
@@ -549,6 +575,20 @@ def test_no_job_begins_without_its_receipt(scene: Scene, tmp_path: Path) -> None
 
 
 # --- on the command line ---------------------------------------------------------------------------------------------
+
+
+def test_a_start_that_is_over_has_a_new_receipt(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: `start` of a run that was started long ago answers with a receipt by which a job may begin. Method: a clock
+    by which the first one is over."""
+    terminal("dataset create mnist --mu 1 --delta 1e-6")
+    run = terminal("request mnist --type gaussian --noise-multiplier 20 --json").json["id"]
+    first, again = (terminal(f"start {run} --json").json for _ in range(2))
+    assert first == again
+    monkeypatch.setattr("ledger.cli.runs.is_over", lambda _: True)
+    renewed = terminal(f"start {run} --json").json
+    assert renewed["begin_by"] > first["begin_by"]
+    assert read(renewed["receipt"], terminal("jwks --json").json)["begin_by"] == renewed["begin_by"]
+    assert {**renewed, "receipt": first["receipt"], "begin_by": first["begin_by"]} == first
 
 
 def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:

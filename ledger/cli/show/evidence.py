@@ -49,7 +49,7 @@ def receipt(statement: Receipt) -> None:
     grid = new_grid()
     grid.add_row("tenant", escape(f"{statement.tenant} ({statement.tenant_id})"))
     for index, dataset in enumerate(statement.datasets):
-        parts = "" if dataset.partitions is None else f" ({', '.join(dataset.partitions)})"
+        parts = "" if dataset.partitions is None else f" ({_listed(dataset.partitions)})"
         grid.add_row("" if index else "datasets", f"{dataset.name}{parts}, entry {dataset.seq:,}")
     if statement.project is not None:
         grid.add_row("project", statement.project)
@@ -60,6 +60,12 @@ def receipt(statement: Receipt) -> None:
     out.print(grid)
     if statement.state == "held":
         out.print("It is an approval, which can still be voided: no job may begin by it.")
+
+
+def _listed(partitions: Sequence[str]) -> str:
+    more = len(partitions) - ACCOUNTS_SHOWN_MAX
+    names = ", ".join(partitions[:ACCOUNTS_SHOWN_MAX]) or "no partition"
+    return f"{names} and {more:,} more" if more > 0 else names
 
 
 def rejected(error: LedgerError) -> None:
