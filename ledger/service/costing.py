@@ -115,7 +115,7 @@ class Costing:
 
     async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, steps: int | None, stop: Stop) -> Charge:
         """What a run is charged that was approved at this cost by this decision."""
-        mechanism, terms = mechanisms.parse(decision["request"]["mechanism"]), Terms.of(decision)
+        mechanism, terms = mechanisms.recorded(decision["request"]["mechanism"]), Terms.of(decision)
         executed: dict[str, Any] = {"method": decision["method"], "steps": steps, "stop": stop}
         charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
         if not settling.is_dear(mechanism, terms, **executed):
@@ -138,7 +138,7 @@ class Costing:
 
 def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     first = decisions[0]
-    mechanism = mechanisms.parse(first["request"]["mechanism"])
+    mechanism = mechanisms.recorded(first["request"]["mechanism"])
     terms, remaining = Terms.of(first), answers.remaining_of(decisions)
     if "delta" not in first:
         return plan.fits(mechanism, terms, remaining=remaining)

@@ -194,7 +194,7 @@ class Runs:
         if run.cost is None:
             charged, steps, stop = Charge(Amount(0, 0)), None, "planned"  # it was refused, and cannot be settled
         else:
-            mechanism = mechanisms.parse(decision["request"]["mechanism"])
+            mechanism = mechanisms.recorded(decision["request"]["mechanism"])
             steps, stop = executed(mechanism, Terms.of(decision).segments, request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
