@@ -66,6 +66,13 @@ class History:
         """All that were executed."""
         return sum(attempt.last - attempt.first + 1 for attempt in self.attempts)
 
+    def within(self, first: int, last: int) -> History:
+        """What was done of the steps from `first` to `last`, which are the first ones of a segment of their own."""
+        clipped = [(max(a.first, first), min(a.last, last), a.is_new) for a in self.attempts]
+        kept = [(low - first + 1, high - first + 1, is_new) for low, high, is_new in clipped if low <= high]
+        attempts = tuple(Attempt(low, high, is_new and place > 0) for place, (low, high, is_new) in enumerate(kept))
+        return History(max((attempt.last for attempt in attempts), default=0), attempts)
+
 
 def straight(steps: int) -> History:
     """A job that was never restarted."""
