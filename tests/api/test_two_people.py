@@ -515,3 +515,27 @@ def test_rows_that_say_otherwise_are_found(board: Board) -> None:
     (found,) = [result for result in check_journals(board.settings) if result["error"] is not None]
     assert (found["dataset"], found["tenant"]) == (None, "acme")
     assert "policy" in found["error"]
+
+
+def test_what_one_person_did_under_the_policy_is_found(board: Board) -> None:
+    """Goal: who has the database cannot switch the policy off for a moment. Method: the row says no, one steward
+    raises, the row says yes again; and a proposal that no policy asked for. `check` names the entry; before the policy
+    of record was set, and after it was lifted, one person is enough."""
+    ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
+    ok(board.raised(2))
+    ok(board.admin.put("/v1/policy", {"second_steward": True, **REASON}))
+    ok(approve(board.two, proposal_of(board.raised(3))))
+    board.holds()
+    for name, is_on, answered in (("alone", 0, 200), ("two", 1, 202)):
+        board.admin.register(name=name)
+        ok(board.admin.put("/v1/policy", {"second_steward": not is_on, **REASON}))
+        with board.owner() as owner:
+            owner.execute(text("UPDATE tenants SET second_steward = :is_on"), {"is_on": is_on})
+        assert board.one.put(f"/v1/datasets/{name}/budget", {"budget": {"mu": 2}, **REASON}).status_code == answered
+        with board.owner() as owner:
+            owner.execute(text("UPDATE tenants SET second_steward = 1 - second_steward"))
+    faults = {result["dataset"]: result["error"] for result in check_journals(board.settings) if result["error"]}
+    assert faults == {
+        "alone": "entry 2: is done by one person and takes two, by the policy of its time",
+        "two": "entry 2: proposes what takes one person, by the policy of its time",
+    }

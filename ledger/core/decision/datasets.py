@@ -59,7 +59,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts:
     fields: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
     changed = {name: value for name, value in fields.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
-    is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
+    is_thaw = command.state == "active" and dataset.state != "active" and books.is_overdrawn(dataset.id)
     guarded = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
