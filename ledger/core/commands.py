@@ -18,7 +18,7 @@ from ledger.core.runs import Excess, Use
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An idempotency key, whose it is, and the digest of the body it stands for."""
+    """An idempotency key, which is its principal's own, and the digest of the body it stands for."""
 
     key: str
     digest: bytes

@@ -10,7 +10,7 @@ from uuid import UUID
 from ledger.core.alerting import DEFAULT_ALERTING, Alerting
 
 Role = Literal["admin", "steward", "requester", "auditor"]
-ProposalKind = Literal["budget", "thaw", "void"]
+ProposalKind = Literal["budget", "thaw", "void", "partitions", "project", "fair-use", "correction"]
 ProposalState = Literal["open", "approved", "refused"]
 
 

@@ -46,7 +46,7 @@ from ledger.service.catalogue import Catalogue, demand_project_of_key, find_defi
 from ledger.service.costing import Costing, excess, executed
 from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
-from ledger.service.two_people import Outcome, proposed
+from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts
@@ -216,7 +216,16 @@ class Runs:
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Say that no output of the run was ever seen. A started run can take a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
+        command = Void(actor, run_id, _charges(decisions), body=body, consent=consent)
+        return await self._guarded(command, decisions)
+
+    async def _guarded(self, command: Void, decisions: Sequence[Record]) -> Outcome[RunMoved]:
+        """What came of a command that can take two people, or its proposal."""
+        result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        if isinstance(result, Repeat) and (proposal := result.proposal) is not None:
+            names = {UUID(entry["dataset_id"]): entry["dataset"] for entry in decisions}
+            return Outcome(proposed_before(proposal, names[proposal.dataset_id]), is_done=False)
+        entries = await self._entries_of(command, result, decisions)
         if entries[0]["kind"] == "change-proposed":
             return Outcome(proposed(entries[0]), is_done=False)
         return Outcome(answers.moved(decisions[0], entries), is_done=True)
@@ -230,6 +239,9 @@ class Runs:
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """The entries that a command leaves, or left before, in the order of the decision's."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        return await self._entries_of(command, result, decisions)
+
+    async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:
         if isinstance(result, Repeat):
             before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
             entries = answers.repeated(before[result.run_id], result.kind, result.body)

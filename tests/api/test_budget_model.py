@@ -76,7 +76,7 @@ def test_the_model_charges_every_account_or_none() -> None:
     second = model.ask("bo", "2", {**body, "datasets": ["copy"], "mechanism": gaussian(4)})
     assert second.binding is not None
     assert {(b.account.partition, b.account.project, b.quantity) for b in second.binding} == {("b", "x", "mu")}
-    assert model.ask("bo", "2", body).problems == {budget_model.REUSED}
+    assert model.ask("bo", "2", {**body, "purpose": "another"}).problems == {budget_model.REUSED}
     assert model.shown("root")["balance"]["held"] == (4 * 10**10, 0)
     assert model.shown("root")["partitions"]["a"]["remaining"] == (10**12, 0)
     assert model.shown("root")["projects"]["x"]["remaining"] == (5 * 10**10, 0)
@@ -133,5 +133,5 @@ def test_the_models_batches() -> None:
     assert [item.status for item in apart.items or []] == [201, 201, 201, 409]
     assert (len(model.keys), model.datasets["root"].seq) == (4, 5)
     again = model.batch("ada", items[:3], is_atomic=True)
-    assert [item.replay_of for item in again.items or []] == ["a", "b", "c"]
+    assert [item.replay_of for item in again.items or []] == ["ada: a", "ada: b", "ada: c"]
     assert codes(model.batch("ada", items, is_atomic=True)) == {"batch-refused"}

@@ -235,6 +235,11 @@ class Resolved:
     problems: set[Problem] = field(default_factory=set)
 
 
+def own_key(who: str, key: str) -> str:
+    """An idempotency key as its principal's own."""
+    return f"{who}: {key}"
+
+
 class Model:
     """The ledger of one tenant. Principals are `name: role`."""
 
@@ -242,8 +247,8 @@ class Model:
         self.roles = dict(principals)
         self.datasets: dict[str, Dataset] = {}
         self.runs: list[Run] = []
-        self.keys: dict[str, tuple[str, str, Run]] = {}
-        """By idempotency key: whose it is, its body, and the run that was decided on."""
+        self.keys: dict[str, tuple[str, str, str, Run]] = {}
+        """By `own_key`: whose it is, the idempotency key, its body, and the run that was decided on."""
 
     # --- balances
 
@@ -506,9 +511,11 @@ class Model:
         """Asks for a run under an idempotency key."""
         if self.roles[who] not in ("admin", "requester"):
             return wrong(FORBIDDEN)
-        bound = self.keys.get(key)
-        if bound is not None and bound[:2] == (who, canonical(body)):
-            return Expected(replay_of=key, run=bound[2], status=409 if bound[2].state == "refused" else 201)
+        bound = self.keys.get(own_key(who, key))
+        if bound is not None and bound[2] == canonical(body):
+            return Expected(
+                replay_of=own_key(who, key), run=bound[3], status=409 if bound[3].state == "refused" else 201
+            )
         resolved = self.resolve(body)
         problems = resolved.problems | self._wrong_run(body) | self._wrong_segments(body)
         if bound is not None:
@@ -520,7 +527,7 @@ class Model:
         answer = self._decided(who, body, resolved)
         assert answer.run is not None
         self.runs.append(answer.run)
-        self.keys[key] = who, canonical(body), answer.run
+        self.keys[own_key(who, key)] = who, key, canonical(body), answer.run
         for name in answer.run.datasets:
             self.datasets[name].seq += 1
         answer.datasets = tuple(self._on_dataset(name, answer.run) for name in answer.run.datasets)
@@ -578,10 +585,10 @@ class Model:
         before = copy.deepcopy(self.__dict__) if is_atomic else {}
         answers = []
         for key, item in zip(asked, items, strict=True):
-            is_new = key not in self.keys
+            is_new = own_key(who, key) not in self.keys
             answer = self.ask(who, key, {name: value for name, value in item.items() if name != "idempotency_key"})
             if is_atomic and is_new and answer.binding is not None:
-                del self.keys[key]  # a refusal in an atomic batch is none: nothing is recorded
+                del self.keys[own_key(who, key)]  # a refusal in an atomic batch is none: nothing is recorded
                 self.runs.pop()
             answers.append(answer)
         if not is_atomic or all(answer.is_fine and answer.status == 201 for answer in answers):

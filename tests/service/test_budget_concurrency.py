@@ -200,7 +200,7 @@ def ask_at_once(client: Crowd, model: Model) -> dict[int, str]:
 
 def end_at_once(client: Crowd, model: Model, ids: dict[int, str]) -> None:
     """Half of the runs are settled and half voided, while stewards change whatever takes the same locks."""
-    runs = {int(key): run for key, (_, _, run) in model.keys.items() if run.state == "held"}
+    runs = {int(key): run for _, key, _, run in model.keys.values() if run.state == "held"}
     mine = {thread: sorted(runs)[thread::THREADS] for thread in range(THREADS)}
 
     def end(thread: int) -> list[Any]:

@@ -50,10 +50,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
 
         An exception of your code always passes unchanged; where settling fails besides, it gets a note that says so.
         A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
-        Started again with the same `idempotency_key`, it finds its run and goes on, and says by `steps_done` how many
-        steps the processes before it executed, those that are now repeated included; left out, the run settles for all
-        that was planned. A key whose run was settled or voided raises RunState, and a refused one stays refused. One
-        run is one execution: never let two processes work under one key at the same time.
+        Started again by the same principal with the same `idempotency_key`, it finds its run and goes on, and says by
+        `steps_done` how many steps the processes before it executed, those that are now repeated included; left out,
+        the run settles for all that was planned. A key whose run was settled or voided raises RunState, and a refused
+        one stays refused. One run is one execution: never let two processes work under one key at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):

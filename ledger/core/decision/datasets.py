@@ -10,7 +10,7 @@ from ledger.core.amounts import Amount
 from ledger.core.books import Books
 from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import Account, AccountKey, Dataset, Project
-from ledger.core.decision.posting import Drafts, Posting, write
+from ledger.core.decision.posting import Drafts, Posting, Repeat, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
@@ -51,7 +51,7 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
     return write(books, [Posting(dataset, new)], command.actor, "dataset-registered", facts)
 
 
-def change(books: Books, command: Change, now_us: int) -> Drafts:
+def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     """Change the state, title or description of a dataset."""
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
@@ -59,7 +59,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts:
     fields: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
     changed = {name: value for name, value in fields.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
-    is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
+    is_thaw = command.state == "active" and dataset.state != "active" and books.is_overdrawn(dataset.id)
     guarded = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
@@ -67,7 +67,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts:
     return write(books, [Posting(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
 
 
-def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
+def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat:
     """Set a new budget, of the dataset and of every partition."""
     dataset = books.datasets[command.dataset_id]
     definition, before = dataset.definition, dataset.limit

@@ -105,7 +105,10 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
                     _add_uses(sets, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
             case Start() | Settle() | Void():
                 _add_charges(sets, command)
-            case Register() | Change() | SetFairUse() | RefuseProposal():
+            case SetFairUse(fair_use=fair_use):
+                read_set = sets[command.dataset_id]
+                read_set.runs_per_hour = max(read_set.runs_per_hour, fair_use.runs_per_hour or 0)
+            case Register() | Change() | RefuseProposal():
                 pass
             case _:
                 assert_never(command)

@@ -318,10 +318,10 @@ def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> N
 
 
 def _count(books: Books, command: Ask, now_us: int) -> None:
+    # Also where there is no limit: a later command of the same group may set one.
     for dataset_id in command.dataset_ids:
-        if books.datasets[dataset_id].fair_use.runs_per_hour is not None:
-            key = dataset_id, command.actor.principal_id
-            books.recent[key] = (*books.recent.get(key, ()), now_us)
+        key = dataset_id, command.actor.principal_id
+        books.recent[key] = (*books.recent.get(key, ()), now_us)
 
 
 def _demand_state(run: Run, needed: str) -> None:

@@ -10,6 +10,7 @@ from uuid import UUID
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, read_entries
+from ledger.core.journal.policy import Loosening
 from ledger.errors import JournalBroken
 
 
@@ -18,7 +19,8 @@ class Replayed:
     """What a journal adds up to: its newest number and hash, every account, and every run's state and cost.
 
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
-    had one. It may have been higher in one at one time and in the other at another.
+    had one. It may have been higher in one at one time and in the other at another. loosenings: what a tenant's policy
+    has a say in, proposed or done by one person.
     """
 
     seq: int
@@ -28,6 +30,7 @@ class Replayed:
     limit_highest: Amount | None
     accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
+    loosenings: tuple[Loosening, ...] = ()
 
 
 def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Replayed:
@@ -73,10 +76,12 @@ class _DatasetReplay(Chain):
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, _Charged] = {}
         self.proposals: dict[str, dict[str, Any] | None] = {}
+        self.loosenings: list[Loosening] = []
 
     def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
-        return Replayed(self.seq, self.head, self.state, self.limit, self.limit_highest, self.accounts, runs)
+        limits = (self.limit, self.limit_highest)
+        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, tuple(self.loosenings))
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
@@ -103,6 +108,7 @@ class _DatasetReplay(Chain):
                 return self._registered(entry, demand)
             case "dataset-changed" | "change-proposed" | "proposal-refused":
                 self._note_proposal(entry, demand)
+                self._note_thaw(entry)
                 return ()
             case "budget-set":
                 self._note_proposal(entry, demand)
@@ -128,6 +134,8 @@ class _DatasetReplay(Chain):
                 return self._settled(entry, demand)
             case "run-voided":
                 self._note_proposal(entry, demand)
+                run = self.runs.get(UUID(entry["run"]))
+                self._note_loosening(entry, "void", is_loosening=run is not None and run.state == "started")
                 cost, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
                 return [_eased(replace(account, held=account.held - cost)) for account in accounts]
             case _:
@@ -141,6 +149,7 @@ class _DatasetReplay(Chain):
         if entry["kind"] == "change-proposed":
             demand(stated not in self.proposals, "proposes a second time")
             self.proposals[stated] = entry
+            self.loosenings.append(Loosening(entry["seq"], entry["at"], entry["what"], is_proposal=True))
             return
         is_refusal = entry["kind"] == "proposal-refused"
         proposal = stated if is_refusal else stated["id"]
@@ -155,6 +164,16 @@ class _DatasetReplay(Chain):
             demand(stated["by"]["principal"] == proposer, "was proposed by somebody else")
             demand(_does(proposed, entry), "does something else than was proposed")
         self.proposals[proposal] = None
+
+    def _note_loosening(self, entry: dict[str, Any], what: str, *, is_loosening: bool) -> None:
+        """Note what loosens a budget and was done by one person. What two did was proposed."""
+        if is_loosening and "proposal" not in entry:
+            self.loosenings.append(Loosening(entry["seq"], entry["at"], what, is_proposal=False))
+
+    def _note_thaw(self, entry: dict[str, Any]) -> None:
+        is_thaw = entry.get("state") == "active" and self.state != "active"
+        is_overdrawn = is_thaw and any(account.overdrawn != ZERO for account in self.accounts.values())
+        self._note_loosening(entry, "thaw", is_loosening=is_overdrawn)
 
     # --- the dataset
 
@@ -181,8 +200,10 @@ class _DatasetReplay(Chain):
         return limit
 
     def _budget_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        demand(self.limit is not None, "sets the budget of a dataset that has none")
+        before = self.limit
+        demand(before is not None, "sets the budget of a dataset that has none")
         limit = self._new_limit(entry, demand)
+        self._note_loosening(entry, "budget", is_loosening=before is not None and bool(limit.exceeds(before)))
         return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
 
     @staticmethod

@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger.canonical import digest
 from ledger.core.alerting import Alerting
 from ledger.core.journal.chain import Chain, Demand, check_all, read_entries
+from ledger.core.journal.policy import GUARDED_AT_FIRST, Policy
 from ledger.errors import JournalBroken
 
 
@@ -49,7 +50,8 @@ class KnownKey(NamedTuple):
 class ReplayedTenant:
     """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it.
 
-    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none.
+    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none. policies:
+    every one that was set, oldest first.
     """
 
     seq: int
@@ -58,6 +60,7 @@ class ReplayedTenant:
     second_steward: bool
     keys: Mapping[UUID, KnownKey]
     alerting: Mapping[str, Any] | None = None
+    policies: tuple[Policy, ...] = ()
 
 
 def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
@@ -75,9 +78,11 @@ class _TenantReplay(Chain):
         self.is_whole = self.second_steward = False
         self.keys: dict[UUID, KnownKey] = {}
         self.alerting: Mapping[str, Any] | None = None
+        self.policies: list[Policy] = []
 
     def result(self) -> ReplayedTenant:
-        return ReplayedTenant(self.seq, self.head, self.is_whole, self.second_steward, self.keys, self.alerting)
+        end = (self.seq, self.head, self.is_whole, self.second_steward)
+        return ReplayedTenant(*end, self.keys, self.alerting, tuple(self.policies))
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
@@ -99,6 +104,8 @@ class _TenantReplay(Chain):
                     self.keys[key] = known._replace(is_revoked=True)
             case "policy-set":
                 self.second_steward = bool(entry["second_steward"])
+                guards = frozenset(entry.get("guards", GUARDED_AT_FIRST)) if self.second_steward else frozenset()
+                self.policies.append(Policy(entry["at"], guards))
             case "alerting-set":
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:

@@ -1,0 +1,52 @@
+"""What a tenant's policy asked for when something was done: a dataset's journal against the tenant's own. Pure."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from ledger.errors import JournalBroken
+
+GUARDED_AT_FIRST: Final = frozenset({"budget", "thaw", "void"})
+"""What a policy takes two people for whose entry does not say it."""
+
+
+class Policy(NamedTuple):
+    """From when on a tenant takes two people, and for what; for nothing where it takes one for everything."""
+
+    at: str
+    guards: frozenset[str]
+
+
+class Loosening(NamedTuple):
+    """An entry that a policy decides about, of a journal that adds up.
+
+    what: the kind of proposal that it is or would have been. is_proposal: a second person is waited for; otherwise it
+    was done, by one person alone.
+    """
+
+    seq: int
+    at: str
+    what: str
+    is_proposal: bool
+
+
+def demand_policy(policies: Sequence[Policy], loosenings: Iterable[Loosening]) -> None:
+    """A journal's entries are by the policy of their time: what it took two people for, nobody did alone, and nothing
+    else was proposed. policies: oldest first; before the first, and where there is none, one person is enough.
+
+    An entry of the very moment at which a policy was set may have come before or after it. Raises JournalBroken.
+    """
+    times = [policy.at for policy in policies]
+    for loosening in loosenings:
+        # Times are written so that their order as text is their order in time.
+        first, last = bisect_left(times, loosening.at), bisect_right(times, loosening.at)
+        in_force = [
+            policies[first - 1].guards if first else frozenset(),
+            *(each.guards for each in policies[first:last]),
+        ]
+        if any((loosening.what in guards) == loosening.is_proposal for guards in in_force):
+            continue
+        told = "proposes what takes one person" if loosening.is_proposal else "is done by one person and takes two"
+        raise JournalBroken(f"{told}, by the policy of its time", seq=loosening.seq)
