@@ -174,8 +174,11 @@ def reached(case: Case, rng: random.Random, charge: tuple[float, float], *, is_c
         return math.sqrt(case.factor * _releases(case, rng)) / float(case.declared["noise_multiplier"]) / mu
     epsilons = np.linspace(0.0, mu * mu / 2 + 6 * mu, 80)
     curves = [oracle_runs.leaks(parts, epsilons) for parts in _sampled(case)]
-    curves += _optimistic(case, epsilons) if is_confirmed else []
-    return oracle_runs.asked(np.maximum.reduce(curves), delta=delta, epsilons=epsilons) / mu
+    asked = [oracle_runs.asked(curve, delta=delta, epsilons=epsilons) for curve in curves]
+    few = epsilons[(epsilons < 50) & (np.arange(epsilons.size) % 8 == 0)]
+    if is_confirmed:
+        asked += [oracle_runs.asked(curve, delta=delta, epsilons=few) for curve in _optimistic(case, few)]
+    return max(asked) / mu
 
 
 def test_no_charge_is_too_low() -> None:
@@ -189,7 +192,8 @@ def test_no_charge_is_too_low() -> None:
         case = draw(rng, FAMILIES[number % len(FAMILIES)])
         method, charge = charged(case)
         share = reached(case, rng, charge, is_confirmed=number % 40 == 0)
-        if share > ENOUGH: print(number, case, share)
+        if share > ENOUGH:
+            print(number, case, share)
         worst[method] = max(worst[method], share)
     for method, share in sorted(worst.items()):
         print(f"{method}: at worst a mu of {share:.9f} of the one charged")

@@ -184,4 +184,6 @@ class Answer:
     """Dataset, account, quantity, requested, remaining, limit: all that a refused run does not fit in."""
     left: Amount | None = None
     """What remains, in each quantity for itself, of all the accounts that a refused run was to charge."""
+    overdrawn: set[tuple[str, Key, str]] = field(default_factory=set)
+    """Dataset, account, quantity: all that an overrun went beyond."""
     results: list[Answer | Refused] = field(default_factory=list)

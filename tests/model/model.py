@@ -251,6 +251,12 @@ class Model(Stewards):
         answer.body["overrun"] = over
         if frozen:
             answer.status, answer.body = 409, {"code": "overrun", "overrun": over, "frozen": frozen}
+            accounts = [(name, key) for name, keys in run.charges.items() for key in keys]
+            answer.overdrawn = {
+                (name, key, quantity)
+                for name, key in accounts
+                for quantity in self.datasets[name].accounts[key].overdrawn.exceeds(NOTHING)
+            }
         return answer
 
     def void(self, who: Person, run: Run, body: Json) -> Answer:

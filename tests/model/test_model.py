@@ -10,6 +10,7 @@ from typing import Final
 
 import pytest
 
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger
 from tests.model import prices, today
@@ -63,7 +64,9 @@ def test_the_ledger_follows_the_model(ledger: Ledger, database: Settings, tries:
         walk = Walk(ledger.with_key(made.json()["key"]["secret"]), f"tenant-{number}", seed + number, counts)
         for _ in range(2):
             walk.run_steps(STEPS_OF_TENANT // 2)
+        walk.ask_all_again()
         counts["receipts that permit what nobody charged"] += walk.receipts.permit_more
+    assert [result for result in check_journals(database) if result["error"] is not None] == []
     print(*(f"{count:7} {kind}" for kind, count in sorted(counts.items())), sep="\n")
     for kind, least in LEAST.items():
         assert sum(count for name, count in counts.items() if name.startswith(kind)) >= least, kind
