@@ -97,7 +97,7 @@ def pure_mu_sq(epsilon: float) -> Fraction:
 
 def limit_of(budget: Json) -> Amount:
     """The limit of a budget in mu and delta is rounded down."""
-    return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget["delta"]) * 10**18))
+    return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget.get("delta", 0)) * 10**18))
 
 
 # --- mechanisms: docs/accounting.md, the table of "Two bounds, never mixed" -------------------------------------------

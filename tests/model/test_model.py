@@ -14,6 +14,9 @@ from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger
 from tests.model import prices, today
+from tests.model.books import INVALID, OWN, REUSED, UNKNOWN, Answer, Person, Refused
+from tests.model.draws import derived, gaussian
+from tests.model.model import Model
 from tests.model.prices import NOTHING, Amount, Json, beyond_plan, limit_of, price, segmented, within_plan
 from tests.model.walk import Walk
 
@@ -138,3 +141,61 @@ def test_settling(mechanism: Json, segments: int, steps: int, stop: str, hundred
     terms = mechanism, "", segments, approved
     more = beyond_plan(*terms, steps - most) if steps > most else NOTHING
     assert (approved if steps > most else within_plan(*terms, steps, stop)) + more == Amount(hundredths * 10**10)
+
+
+BOSS: Final = Person("boss", "admin", "boss")
+
+
+def modelled(**datasets: Json) -> Model:
+    """A model with these datasets, and with a budget of mu 1 unless they say otherwise."""
+    model = Model([])
+    terms = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt"}
+    for name, body in datasets.items():
+        budget = {} if "derived_from" in body else {"budget": {"mu": 1}}
+        model.register(BOSS, {"name": name, **terms, **budget, **body})
+    return model
+
+
+def test_every_account_or_none() -> None:
+    """Goal: the model has the rules of lineage, partitions and projects. Method: runs through all of them, by hand."""
+    model = modelled(
+        root={"partitions": ["a", "b"]},
+        other={},
+        join={"derived_from": derived("root", "other"), "budget": {"mu": 0.5}},
+        copy={"derived_from": derived("join")},
+    )
+    model.set_project(BOSS, "root", "x", {"budget": {"mu": 0.3}})
+    once = gaussian(5)
+    body: Json = {"datasets": [{"name": "copy", "partitions": ["b"]}], "mechanism": once, "project": "x"}
+    first = model.ask(BOSS, "1", body)
+    assert first.run is not None
+    assert first.run.charges == {
+        "copy": [],
+        "join": [OWN],
+        "other": [OWN],
+        "root": [("b", None, None), ("b", "x", None)],
+    }
+    left = {on["name"]: on["remaining"] for on in first.body["datasets"]}
+    hundredths = {name: on and int(on["mu_sq_pico"]) // 10**10 for name, on in left.items()}
+    assert hundredths == {"copy": None, "join": 21, "other": 96, "root": 5}
+    second = model.ask(BOSS, "2", {**body, "datasets": ["copy"], "mechanism": gaussian(4)})
+    assert {row[:3] for row in second.binding} == {("root", ("b", "x", None), "mu")}
+    for key, wrong, problem in (
+        ("2", body, REUSED),
+        ("3", {**body, "datasets": ["join", "root"]}, INVALID),
+        ("3", {**body, "project": "y"}, UNKNOWN),
+    ):
+        with pytest.raises(Refused) as refused:
+            model.ask(BOSS, key, wrong)
+        assert refused.value.problems == {problem}
+
+
+def test_batches() -> None:
+    """Goal: all or none, or each for itself. Method: four releases of which three fit."""
+    model = modelled(root={"budget": {"mu": 0.36}})
+    items = [{"datasets": ["root"], "mechanism": gaussian(5), "idempotency_key": key} for key in "abcd"]
+    assert model.batch(BOSS, items, True).status == 409
+    assert (model.keys, model.runs, len(model.datasets["root"].journal)) == ({}, [], 1)
+    apart = model.batch(BOSS, items, False)
+    assert [result.status for result in apart.results if isinstance(result, Answer)] == [201, 201, 201, 409]
+    assert (len(model.keys), len(model.datasets["root"].journal)) == (4, 5)
