@@ -14,6 +14,7 @@
     terms          what a cost is asked under
     cost           a cost, and what has to hold for it
     pairs          what a mechanism is made of, for exact composition
+    restarts       steps that were run again, and what they come to
     axes           the values of a parameter that may be named, in order of what they cost
     mechanisms/    what a run declares, and what it costs: a module for each mechanism
     costs          the cost of any of them, under terms
@@ -27,5 +28,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-2"
+ACCOUNTANT: Final = "gdp-3"
 """Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""

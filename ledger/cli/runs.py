@@ -25,6 +25,7 @@ from ledger.cli.options import (
     number_option,
     optional_object,
     parse_labels,
+    parse_restarts,
     parsed,
     parsed_object,
     uses_of,
@@ -174,11 +175,21 @@ def settle(
             " neither the data nor any output had a say in it."
         ),
     ] = None,
+    restarts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FROM-TO[:new]",
+            help="Steps that were run again after a restart, such as 401-500, with :new where batches were drawn anew; "
+            "or JSON, [] where no step was. Say it again for more, in the order in which they happened.",
+        ),
+    ] = None,
     evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
     """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
-    executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    executed = given_fields(
+        steps=steps, stop=stop, restarts=parse_restarts(restarts), evidence=optional_object(evidence, "evidence")
+    )
     with server() as ledger:
         try:
             answer = ledger.settle(run, **executed)

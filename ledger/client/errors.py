@@ -150,9 +150,12 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
     """The same of an overrun."""
     try:
         steps, cost, frozen = facts["overrun"]["steps"], facts["overrun"]["cost"], ", ".join(facts["frozen"])
-        sentence = (
-            f"{steps} steps more than planned were executed, and charged mu {cost['mu']:.3g} as a run of their own."
+        which = (
+            "more than planned were executed"
+            if facts["overrun"].get("repeated") == 0
+            else "were beyond the plan or run again"
         )
+        sentence = f"{steps} steps {which}, and charged mu {cost['mu']:.3g} as a run of their own."
     except (KeyError, TypeError, ValueError):
         return None
     return f"{sentence} That did not fit: frozen until a steward has looked: {frozen}."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
@@ -29,7 +29,13 @@ class Run:
     """
 
     def __init__(
-        self, started: dict[str, Any], *, planned: tuple[int, int] | None, steps_done: int | None, is_resumed: bool
+        self,
+        started: dict[str, Any],
+        *,
+        planned: tuple[int, int] | None,
+        steps_done: int | None,
+        is_resumed: bool,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
@@ -43,6 +49,7 @@ class Run:
         self.evidence: dict[str, Any] = {}
         self._planned = planned
         self._steps_before = steps_done
+        self._restarts = restarts
         self._steps_here = 0
         self._lock = threading.Lock()
 
@@ -69,17 +76,26 @@ class Run:
 
         is_failure: an exception ended the run, so a step may have been under way that was not counted.
         """
-        evidence: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
-        in_full = {"stop": "data_dependent", **evidence} if is_failure else evidence
+        beside: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
         if self._planned is None:
-            return in_full
+            return {"stop": "data_dependent", **beside} if is_failure else beside
+        beside |= self._stated_restarts()
+        in_full = {"stop": "data_dependent", **beside} if is_failure else beside
         steps, planned = self.steps, self._planned[1]
         is_uncounted = self._steps_here == 0 or (self.is_resumed and self._steps_before is None)
         if is_uncounted and steps <= planned:
             return in_full
         if is_failure and steps < planned:
             steps += 1
-        return {"steps": steps, **evidence}
+        return {"steps": steps, **beside}
+
+    def _stated_restarts(self) -> dict[str, Any]:
+        """What is known of restarts: what the caller knows; that there was none, where one process began the run and
+        ends it; else nothing."""
+        if self._restarts is not None:
+            return {"restarts": self._restarts}
+        is_whole = not self.is_resumed and self._steps_before is None
+        return {"restarts": []} if is_whole else {}
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
@@ -92,6 +108,7 @@ class Plan:
     ask: Call
     planned: tuple[int, int] | None
     steps_done: int | None
+    restarts: Sequence[Mapping[str, Any]] | None = None
 
     def __post_init__(self) -> None:
         if self.steps_done is not None and self.steps_done < 0:
@@ -117,7 +134,13 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
     except LedgerError as error:
         error.add_note(f"Run {run} is approved and held in full: start it, or void it if it will not be used.")
         raise
-    return Run(started, planned=plan.planned, steps_done=plan.steps_done, is_resumed=is_resumed)
+    return Run(
+        started,
+        planned=plan.planned,
+        steps_done=plan.steps_done,
+        is_resumed=is_resumed,
+        restarts=plan.restarts,
+    )
 
 
 def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
@@ -128,7 +151,9 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
         run.settled = yield from answered(calls.settle(run.id, **settlement), server)
         if "overrun" in run.settled:
             beyond = run.settled["overrun"]["steps"]
-            log.warning("Run %s went %d steps beyond its plan. They fit, and are charged besides.", run.id, beyond)
+            log.warning(
+                "Run %s executed %d steps beyond its plan, or again. They fit, and are charged besides.", run.id, beyond
+            )
     except Exception as failure:
         if isinstance(failure, Overrun):
             run.settled = failure.facts

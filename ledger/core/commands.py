@@ -6,7 +6,7 @@ Each command that succeeds leaves exactly one entry in the journal of each datas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
@@ -158,7 +158,8 @@ class Start(_OnRun):
 class Settle(_OnRun):
     """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
 
-    charged: for what was executed of the plan; never more than was approved.
+    charged: for what was executed of the plan; never more than was approved. costing: how that was worked out, and from
+    which restarts, for the record.
     """
 
     body: Mapping[str, Any]
@@ -166,6 +167,7 @@ class Settle(_OnRun):
     stop: str
     charged: Amount
     excess: Excess | None = None
+    costing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,12 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """What was executed beyond the plan, costed as a run of its own."""
+    """What was executed beyond the plan, or again, costed as a run of its own.
+
+    repeated: how many of its steps were run again, and met the same units; None where that is not known.
+    """
 
     steps: int
     cost: Amount
     costing: Mapping[str, Any]
+    repeated: int | None = 0

@@ -43,7 +43,7 @@ from ledger.errors import (
 )
 from ledger.service import answers, pages
 from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
-from ledger.service.costing import Costing, excess, executed
+from ledger.service.costing import Costing, Execution, excess, executed, settled_costing
 from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
@@ -192,24 +192,25 @@ class Runs:
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         decision = decisions[0]
         if run.cost is None:
-            charged, steps, stop = Charge(Amount(0, 0)), None, "planned"  # it was refused, and cannot be settled
+            charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, it cannot be settled
         else:
             mechanism = mechanisms.parse(decision["request"]["mechanism"])
-            steps, stop = executed(mechanism, Terms.of(decision).segments, request)
+            execution = executed(mechanism, Terms.of(decision).segments, request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
             charged = Charge(run.cost)
             if is_new:
-                charged = await self._costing.charge(actor.tenant_id, run.cost, decision, steps, stop)
+                charged = await self._costing.charge(actor.tenant_id, run.cost, decision, execution)
         command = Settle(
             actor,
             run_id,
             _charges(decisions),
             body=body,
-            steps=steps,
-            stop=stop,
+            steps=execution.steps,
+            stop=execution.stop,
             charged=charged.charged,
             excess=excess(charged, decision),
+            costing=settled_costing(charged, execution),
         )
         return answers.moved(decision, await self._entered(command, decisions))
 

@@ -6,6 +6,7 @@ certificates asked for directly; epochs with simulated loaders.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -65,7 +66,14 @@ class Approved:
     def terms(self) -> Terms:
         return Terms(bound=self.bound, adjacency=self.adjacency, delta=self.delta, segments=self.segments)
 
-    def settle(self, steps: int | None, stop: Stop, *, approved: Amount | None = None) -> Charge:
+    def settle(
+        self,
+        steps: int | None,
+        stop: Stop,
+        *,
+        approved: Amount | None = None,
+        restarts: settling.Restarts = (),
+    ) -> Charge:
         return settling.charge(
             self.mechanism,
             self.terms,
@@ -73,15 +81,17 @@ class Approved:
             method=self.cost.method,
             steps=steps,
             stop=stop,
+            restarts=restarts,
         )
 
-    def is_dear(self, steps: int | None, stop: Stop) -> bool:
+    def is_dear(self, steps: int | None, stop: Stop, *, restarts: settling.Restarts = ()) -> bool:
         return settling.is_dear(
             self.mechanism,
             self.terms,
             method=self.cost.method,
             steps=steps,
             stop=stop,
+            restarts=restarts,
         )
 
     def cost_of(self, steps: int, *, delta: Fraction | None = None) -> Cost:
@@ -390,17 +400,46 @@ def test_charges_grow_with_the_steps_and_stay_within_what_was_approved(data: st.
 # --- more steps ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", STOPS)
-def test_an_overrun_is_a_run_of_its_own(stop: Stop) -> None:
+def test_an_overrun_that_nothing_secret_caused_is_a_run_of_its_own() -> None:
     """Goal: the excess has its own certificate and its own delta, and costs far more than the difference of two
     certificates. Method: a run of so many steps, asked for anew; and of all of them together."""
     anew, together = approve(POISSON | {"steps": 300}), approve(POISSON | {"steps": 900})
     for segments in (1, 4):
         run = approve(POISSON, segments=segments)
-        found = run.settle(900, stop)
+        found = run.settle(900, "data_independent")
         assert (found.charged, found.excess, found.excess_steps) == (run.amount, anew.cost, 300)
     assert anew.amount.delta_atto == 10**10 + 51
     assert anew.cost.mu_sq > Fraction(11, 10) * (together.cost.mu_sq - approve(POISSON).cost.mu_sq)
+
+
+@pytest.mark.parametrize("stop", ["planned", "data_dependent"])
+@pytest.mark.parametrize("bound", get_args(Bound))
+def test_an_overrun_that_outputs_may_have_caused_is_whole_plans(stop: Stop, bound: Bound) -> None:
+    """Goal: outputs may have decided how many more steps there were, so that their own certificate proves nothing: as
+    many whole plans, or segments, as they begin, in mu and in delta. Method: in fractions."""
+    for adjacency in get_args(Adjacency):
+        whole = approve(POISSON, bound=bound, adjacency=adjacency)
+        parted = approve(POISSON, bound=bound, adjacency=adjacency, segments=4)
+        for steps, plans, segments in ((601, 1, 1), (750, 1, 1), (751, 1, 2), (1200, 1, 4), (1201, 2, 5)):
+            for run, count, parts in ((whole, plans, 1), (parted, segments, 4)):
+                found = run.settle(steps, stop)
+                assert found.excess is not None
+                assert found.excess.amount == run_share(run.amount, count, parts)
+                assert (found.charged, found.excess_steps) == (run.amount, steps - 600)
+                assert not run.is_dear(steps, stop)
+
+
+def test_an_overrun_without_amplification_is_paid_by_step() -> None:
+    """Goal: each step that was charged as a release is one beyond the plan too, and never becomes a certificate, whose
+    length outputs may have decided. Method: a run approved without a delta, settled under terms that have one."""
+    run = approve(POISSON, delta=Fraction(0))
+    assert run.cost.method == "fallback"
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA)
+    found = settling.charge(
+        run.mechanism, terms, approved=run.amount, method="fallback", steps=700, stop="data_dependent", restarts=()
+    )
+    assert found.excess is not None
+    assert found.excess.amount == Amount(100 * 10**12, 0)
 
 
 def test_overruns_worked_out_by_hand() -> None:
@@ -485,12 +524,13 @@ def test_what_is_dear_is_known_beforehand(computed: list[str]) -> None:
             for segments, delta in ((1, DELTA), (4, DELTA), (1, Fraction(0))):
                 run = approve(declared, bound=bound, segments=segments, delta=delta)
                 for steps in (None, 0, 1, 15, 29, 45, 60, 500):
-                    for stop in STOPS:
+                    for stop, restarts in itertools.product(STOPS, ((), None)):
                         computed.clear()
-                        run.settle(steps, stop)
-                        is_dear = run.is_dear(steps, stop)
+                        run.settle(steps, stop, restarts=restarts)
+                        is_dear = run.is_dear(steps, stop, restarts=restarts)
                         # Where no delta is to be spent there is nothing to compute, which only `cost` knows.
                         assert is_dear >= bool(computed), (declared, bound, segments, steps, stop)
                         assert is_dear == bool(computed) or delta == 0
                         seen.add((is_dear, stop))
-    assert len(seen) == 6
+    # Only a number of steps that nothing secret decided has a certificate of its own.
+    assert seen == {(False, stop) for stop in STOPS} | {(True, "data_independent")}

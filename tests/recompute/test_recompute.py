@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,14 +16,15 @@ from typing import Any
 import pytest
 
 from ledger import recompute as recomputing
-from ledger.accounting import amounts, costs, mechanisms
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.recompute import Recomputed, opinion
-from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Declaration, compare, tolerance_of
+from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Declaration, Ended, compare, tolerance_of
 from tests.kit.driver import Ledger, Terminal
 from tests.kit.scene import ok
 from tests.service.test_certified_runs import counted_on
@@ -39,6 +41,7 @@ POISSON: dict[str, Any] = {
 }
 GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 4}
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
+ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
@@ -149,12 +152,59 @@ def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -
     assert all(each.direction == "undercharged" for each in found.differences)
     first = found.differences[0]
     assert (first.recorded, first.recomputed) == (Amount(28_000_000_000, 0), Amount(40_000_000_000, 0))
-    assert (first.what, first.seq, first.accountant) == ("cost", 2, "gdp-2")
+    assert (first.what, first.seq, first.accountant) == ("cost", 2, ACCOUNTANT)
     assert found.over == (account,)
     assert account.over_by == account.most_over == Amount(10 * 40_000_000_000, 0)
     assert account.recorded_over is None
     approvals = [json.loads(line)["seq"] for line in lines if '"kind":"run-approved"' in line]
     assert account.first_over == approvals[25]
+
+
+RESTARTED = [{"from_step": 41, "to_step": 60, "new_batches": False}]
+
+
+@ONE_DATABASE
+def test_restarts_are_charged_again_as_they_were(ledger: Ledger) -> None:
+    """Goal: what was settled with restarts, or without a word of them, comes out alike, and counts in the exact
+    composition with all that was repeated. Method: every way to say it, within the plan and beyond."""
+    ledger.register(bound="certified", budget={"mu": 1000, "delta": 1e-2})
+    shuffled = {**POISSON, "sampling": "shuffle"}
+    bodies: list[dict[str, Any]] = [
+        {"restarts": []},
+        {"restarts": RESTARTED},
+        {"steps": 130, "restarts": RESTARTED, "stop": "data_independent"},
+        {"steps": 110},
+    ]
+    for mechanism in (POISSON, shuffled, ROWS):
+        for body in bodies:
+            settled(ledger, {**mechanism, "steps": 100}, body)
+    found = recomputing.recompute(exported(ledger), with_opinion=False)
+    assert found.is_as_recorded, found.differences
+    assert found.compositions is not None
+    for added, exact in zip(found.compositions[0].settled.gdp, found.compositions[0].settled.exact, strict=True):
+        assert exact is None or 0 < exact <= added
+
+
+def test_a_settling_of_before_is_worked_out_by_its_own_rule() -> None:
+    """Goal: an entry that names no accountant was charged by the rules of then, an overrun as a run of so many steps
+    whatever decided their number; one that does, by those of now. Method: the same settling, both ways."""
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+    declaration, anew = (
+        Declaration(chain.canonical(chain.parse(json.dumps({**POISSON, "steps": steps}))), terms) for steps in (100, 50)
+    )
+    entry: dict[str, Any] = {"steps": 150, "stop": "planned", "charged": {}, "overrun": {}}
+    accountant = Accountant()
+    charges = []
+    for written in (entry, entry | {"accountant": "gdp-3", "restarts": []}, entry | {"accountant": "gdp-3"}):
+        charge = accountant.charge(declaration, Ended.of(written))
+        assert not isinstance(charge, str)
+        assert charge.excess is not None
+        charges.append(charge.excess)
+    costs_of = [accountant.cost(asked) for asked in (anew, declaration)]
+    alone, whole = (cost.amount for cost in costs_of if not isinstance(cost, str))
+    once = 10**12 / Fraction(str(POISSON["noise_multiplier"])) ** 2
+    assert charges == [alone, whole, Amount(math.ceil(149 * once), whole.delta_atto)]
+    assert Ended.of({"steps": 40, "stop": "data_dependent"}) == Ended(40, "data_dependent", ())
 
 
 @ONE_DATABASE

@@ -18,6 +18,7 @@ from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.numbers import Count, Positive, Rate
 from ledger.accounting.pairs import Parts
 from ledger.accounting.pld import Pair
+from ledger.accounting.restarts import Division, Repeats, Restart, epochs_touched, repeated
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
@@ -217,12 +218,44 @@ class DpSgd(BaseMechanism):
         # Not what costs least: a certificate is for all its steps together.
         return self._shuffle_cost(terms.adjacency) if self.is_shuffled else fallback([self], terms.adjacency)
 
-    def overrun(self, planned: int, steps: int) -> Self | None:
+    def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
         if not self.is_shuffled:
-            return self.resized(steps)
+            # A certificate is for a number of steps that was fixed before any of them; else whole runs are mechanisms.
+            return self.resized(steps) if is_fixed or method == "fallback" else None
         # A unit can be in a batch of the epoch that the excess begins within, and in one of each that it begins.
         epochs = self._epochs(steps) + (planned % self.steps_of_epoch > 0)
         return self.resized(epochs * self.steps_of_epoch)
+
+    def has_releases(self, method: str) -> bool:
+        return method == "fallback"
+
+    def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
+        once = self._unsampled(adjacency)
+        if self.is_shuffled:
+            return Repeats(mu_sq=once * sum(self._epochs_again(restart, division) for restart in restarts))
+        # One that draws a new batch is a further step. One that meets the same batch is a release without sampling,
+        # given all that was released before: the unit is then in the batch with some other probability than the sample
+        # rate. For a fixed size, which has others in the batch in its place, think of a batch without the unit in which
+        # it stands in for a random one: the centres are still at most 2C apart.
+        new = sum(restart.steps for restart in restarts if restart.new_batches)
+        return Repeats(steps=new, mu_sq=once * (repeated(restarts) - new))
+
+    def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
+        return Repeats(mu_sq=self._unsampled(adjacency) * steps)
+
+    def _unsampled(self, adjacency: Adjacency) -> Fraction:
+        """The mu² of a step without sampling."""
+        return _sensitivity_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
+
+    def _epochs_again(self, restart: Restart, division: Division) -> int:
+        """The batches that a unit can be in beside one in each epoch: one for each epoch of the repeated steps, and at
+        least one after a new order, which can have it once more in the epoch that it begins within."""
+        lengths = (self.steps_of_epoch, math.ceil(1 / self.rate))
+        epochs = sum(
+            count * max(epochs_touched(first, last, length) for length in lengths)
+            for first, last, count in division.stretches(restart)
+        )
+        return max(epochs, int(restart.new_batches))
 
     # --- solving
 

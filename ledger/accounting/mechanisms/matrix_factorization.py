@@ -14,8 +14,9 @@ from ledger.accounting.cost import SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
 from ledger.accounting.numbers import Count, Positive
 from ledger.accounting.pairs import Parts
+from ledger.accounting.restarts import Division, Repeats, Restart
 from ledger.accounting.terms import Terms
-from ledger.core.datasets import Bound
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import TooLarge
 
 
@@ -99,5 +100,29 @@ class MatrixFactorization(BaseMechanism):
     def resized(self, steps: int) -> Self:
         return super().resized(steps) if self.steps is None else self.model_copy(update={"steps": steps})
 
-    def overrun(self, planned: int, steps: int) -> Self | None:
+    # --- settling
+
+    def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
         return None
+
+    def has_releases(self, method: str) -> bool:
+        return False
+
+    def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
+        # Whatever follows a restart goes on from the steps before it. What was run of these and then given up, the
+        # stretch, is a part of the rows of a training of its own, and all that was not given up is one training. After
+        # n restarts with new batches a unit takes part in n + 1 orders, and by the triangle inequality moves the rows
+        # at most n + 1 times as far: a stretch is charged (n + 1)² times, and so is all that goes on.
+        segments, orders = 0, 1
+        for restart in restarts:
+            touched = division.touched(restart)
+            if restart.steps:
+                segments += touched * orders**2
+            if restart.new_batches:
+                segments += touched * ((orders + 1) ** 2 - orders**2)
+                orders += 1
+        return Repeats(segments=segments)
+
+    def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
+        # Each step by itself, with new batches: 2² + 3² + ... + (steps + 1)².
+        return Repeats(segments=(steps + 1) * (steps + 2) * (2 * steps + 3) // 6 - 1)

@@ -30,6 +30,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
         steps_done: int | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
     ) -> Scope:
         """A run around the code that trains (`async with` on an AsyncLedger).
 
@@ -41,9 +42,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
           releases are charged one by one, and a run in `segments` for those that were begun; other DP-SGD is charged in
           full. An exception counts the step that was under way; one that comes before the first `step()` settles for
           all that was planned, since a release may have happened;
-        - more than planned: what was beyond is charged besides, as a run of its own. Where that fits, `run.settled` has
-          it as `overrun`, and a warning is logged; where it does not, it is recorded all the same, the run is settled,
-          the datasets are frozen, and then Overrun is raised.
+        - more than planned: what was beyond is charged besides, DP-SGD and correlated noise as whole runs or segments,
+          since what was seen may have made it go on. Where that fits, `run.settled` has it as `overrun`, and a warning
+          is logged; where it does not, it is recorded all the same, the run is settled, the datasets are frozen, and
+          then Overrun is raised.
 
         With `segments` the run is reserved as so many pieces, each restarted with fresh randomness; it may go on to the
         end of the last one, which `run.planned_steps` says.
@@ -52,7 +54,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
         Started again by the same principal with the same `idempotency_key`, it finds its run and goes on, and says by
         `steps_done` how many steps the processes before it executed, those that are now repeated included; left out,
-        the run settles for all that was planned. A key whose run was settled or voided raises RunState, and a refused
+        the run settles for all that was planned. `restarts` says which of them were run again, as for `settle`. A run
+        that one process begins and ends says by itself that none was; where nothing is said, the record has it as an
+        assumption that none was, and beyond the plan the worst is charged. A key whose run was settled or voided raises
+        RunState, and a refused
         one stays refused. One run is one execution: never let two processes work under one key at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
@@ -74,7 +79,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             valid_for=valid_for,
             idempotency_key=idempotency_key,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done))
+        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts))
 
     def ask(
         self,
@@ -141,19 +146,29 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.start(run))
 
     def settle(
-        self, run: str, *, steps: int | None = None, stop: str | None = None, evidence: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        steps: int | None = None,
+        stop: str | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Charge a started run for what it executed: all that was planned, where nothing else is said.
 
         With fewer `steps` the run is charged for what is sound whatever made it stop (`data_dependent`): separate
         releases one by one, segments begun, otherwise all. `stop="data_independent"` is your word that neither the data
         nor any output, also of a later run, had a say in where it stopped: it is charged as a run of so many steps.
-        Raises Overrun where there were more than fit; they are charged all the same.
+        `restarts` lists the restarts from an earlier step, in their order, as `{"from_step", "to_step",
+        "new_batches"}`: the steps that were run again, counted from 1 (`to_step` is `from_step` - 1 where none was),
+        and whether batches were drawn, or the units put in order, anew from there on; `steps` counts them again. An
+        empty list says that no step was run again. Left out, the worst is charged where there were more steps than the
+        plan can give. Raises Overrun where more was executed than fits; it is charged all the same.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
-        return self._send(calls.settle(run, steps=steps, stop=stop, evidence=evidence))
+        return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
     def void(self, run: str, *, reason: str) -> Answer:
         """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.

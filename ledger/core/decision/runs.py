@@ -205,6 +205,7 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
         "stop": command.stop,
         "charged": whole.facts(),
         "returned": (cost - command.charged).facts(),
+        **command.costing,
     }
     if excess is not None:
         postings = [
@@ -220,6 +221,7 @@ def _overrun_facts(excess: Excess, postings: Sequence[Posting]) -> dict[str, Any
     overdrawn = sorted(posting.dataset.definition.name for posting in postings if "state" in posting.own)
     return {
         "steps": excess.steps,
+        "repeated": excess.repeated,
         "cost": excess.cost.facts(),
         "fits": not overdrawn,
         "frozen": overdrawn,

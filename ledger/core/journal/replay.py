@@ -262,6 +262,7 @@ class _DatasetReplay(Chain):
     def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         cost, accounts = self._move_run(entry, ("started",), "settled", demand)
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
+        demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
         overrun = entry.get("overrun")
         planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
         demand(planned + returned == cost, "charges and returns something else than was approved")

@@ -69,13 +69,27 @@ class Binding(TypedDict):
     limit: float
 
 
+class RestartShown(TypedDict):
+    from_step: int
+    to_step: int
+    new_batches: bool
+
+
 class OverrunShown(TypedDict):
-    """What was executed beyond the plan, charged as a run of its own."""
+    """What was executed beyond the plan, or again, charged as a run of its own."""
 
     steps: int
+    repeated: Annotated[
+        int | None,
+        Field(description="How many of them were run again and met the same units; null where that is not known."),
+    ]
     cost: AmountShown
     fits: bool
     method: str
+
+
+Stated = Annotated[list[RestartShown], Field(description="The restarts that it was settled with, where it said any.")]
+Assumed = Annotated[list[str], Field(description="What is assumed for what was charged, beside the approval's.")]
 
 
 class Overdrawn(TypedDict):
@@ -98,6 +112,8 @@ class RunMoved(TypedDict):
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
     overrun: NotRequired[OverrunShown | None]
+    restarts: NotRequired[Stated]
+    assumptions: NotRequired[Assumed]
     settle_by: NotRequired[str | None]
 
 
@@ -127,6 +143,8 @@ class RunEvent(TypedDict):
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
     overrun: NotRequired[OverrunShown | None]
+    restarts: NotRequired[Stated]
+    assumptions: NotRequired[Assumed]
 
 
 class RunShown(TypedDict):
