@@ -57,8 +57,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         the run settles for all that was planned. `restarts` says which of them were run again, as for `settle`. A run
         that one process begins and ends says by itself that none was; where nothing is said, the record has it as an
         assumption that none was, and beyond the plan the worst is charged. A key whose run was settled or voided raises
-        RunState, and a refused
-        one stays refused. One run is one execution: never let two processes work under one key at the same time.
+        RunState, and a refused one stays refused. One run is one execution: never let two processes work under one key
+        at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
