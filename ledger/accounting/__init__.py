@@ -9,6 +9,7 @@
     pld            privacy loss distributions of one step of DP-SGD, on a grid
     composition    many steps together, by FFT, with every error bounded
     certify        certificates: a proved mu for a share of delta
+    deadline       when a computation has to end
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
     terms          what a cost is asked under

@@ -24,7 +24,7 @@ from typing import Final, Literal, assert_never
 from ledger.accounting import costs
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.cost import Cost, root
-from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment_steps
+from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment, segment_steps
 from ledger.accounting.restarts import Division, Repeats, Restart, repeated
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
@@ -107,11 +107,11 @@ def executed(
     """
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
     segments = terms.segments
-    segment = mechanism if segments == 1 else mechanism.resized(segment_steps(mechanism, segments))
+    one = segment(mechanism, segments) if segments > 1 else mechanism
     again = max((excess.segments for excess in bill.excesses), default=0)
     parts = [excess.part for excess in bill.excesses if excess.part is not None]
     longest = max(parts, key=lambda part: part.declared_steps or (0, 0), default=None)
-    counts = [(segment, int(bill.approved * segments) + again)]
+    counts = [(one, int(bill.approved * segments) + again)]
     counts += [(part, 1) for part in (bill.part, longest) if part is not None]
     mu_sq = max((excess.mu_sq for excess in bill.excesses), default=Fraction(0))
     return [(part, count) for part, count in counts if count], mu_sq

@@ -29,7 +29,7 @@ from typing import Final, Literal, assert_never
 
 import numpy as np
 
-from ledger.accounting import amounts
+from ledger.accounting import amounts, deadline
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 
 Strategy = Literal["identity", "tree", "sqrt"]
@@ -121,16 +121,18 @@ def _shifted_sum(column: FloatArray, *, count: int, gap: int) -> FloatArray:
     """
     total, offset = np.zeros_like(column), 0
     doubled, reach = column, gap
-    while True:
+    for _ in range(count.bit_length()):
+        deadline.check()
         if count % 2:
             total[offset:] += doubled[: column.size - offset]
             offset += reach
         count //= 2
         # Further copies begin beyond the end.
-        if count == 0 or offset >= column.size:
-            return total
+        if offset >= column.size:
+            break
         if reach < column.size:
             following = doubled.copy()
             following[reach:] += doubled[:-reach]
             doubled = following
         reach *= 2
+    return total

@@ -29,9 +29,13 @@ class _Mechanism:
         return _exact(declared.get("count", 1)) if "count" in cls.__dataclass_fields__ else None
 
     @classmethod
-    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:  # noqa: ARG003 (others need it)
-        """The least number of steps, at least this one, that a segment can have."""
-        return steps
+    def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
+        """The steps that count as all that was planned by one that is declared so, see the function of this name."""
+        exact = cls.exact_steps(declared)
+        if exact is None:
+            return None
+        most = math.ceil(exact)
+        return math.floor(exact), segments * -(-most // segments)
 
     def to_json(self) -> dict[str, Any]:
         """The mechanism as the contract writes it; what was left out stays out."""
@@ -68,15 +72,23 @@ class DPSGD(_Mechanism):
         return _exact(declared["epochs"]) * _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
 
     @classmethod
-    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:
-        if declared.get("sampling") != "shuffle":
-            return steps
-        # Of shuffled batches whole epochs, each as short as its whole batches.
-        if declared.get("sample_rate") is not None:
-            epoch = math.floor(1 / _exact(declared["sample_rate"]))
-        else:
-            epoch = math.floor(_exact(declared["dataset_size"]) / _exact(declared["batch_size"]))
-        return -(-steps // epoch) * epoch
+    def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
+        exact = cls.exact_steps(declared)
+        if exact is None or declared.get("sampling") != "shuffle":
+            return super().planned_steps(declared, segments)
+        if declared.get("epochs") is None:
+            # Segments are whole epochs, each as short as its whole batches.
+            epoch, most = math.floor(1 / _exact(declared["sample_rate"])), math.ceil(exact)
+            if segments > 1:
+                epochs_each = math.ceil(Fraction(math.ceil(Fraction(most, segments)), epoch))
+                most = segments * epochs_each * epoch
+            return math.floor(exact), most
+        # An epoch has its whole batches, and one more where the partial one is kept.
+        epochs, batches = _exact(declared["epochs"]), _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
+        fewest = min(math.ceil(epochs * math.floor(batches)), math.floor(exact))
+        if segments > 1:
+            epochs = Fraction(segments * -(-math.ceil(epochs) // segments))
+        return fewest, math.ceil(epochs * math.ceil(batches))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,16 +252,10 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
     """
     facts = declared(mechanism)
     try:
-        kind = BY_TYPE[facts["type"]]
-        exact = kind.exact_steps(facts)
-        if exact is None:
-            return None
-        fewest, most = math.floor(exact), math.ceil(exact)
-        if segments is not None and segments > 1:
-            most = segments * kind.restartable(facts, -(-most // segments))
+        at_least_one = 1 if segments is None else max(segments, 1)
+        return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-    return fewest, most
 
 
 def _exact(number: Any) -> Fraction:

@@ -23,7 +23,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from ledger.accounting import costs, mechanisms, settling
+from ledger.accounting import ACCOUNTANT, costs, mechanisms, settling
 from ledger.accounting.cost import Precision
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.restarts import Restart
@@ -38,7 +38,7 @@ CERTIFICATE: Final = Fraction(1, 10**5)
 _TOLERANCES: Final = {Precision.EXACT: None, Precision.CLOSED_FORM: CLOSED_FORM, Precision.CERTIFICATE: CERTIFICATE}
 CHARGES_KEPT: Final = 4096
 
-Status = Literal["exact", "within", "undercharged", "overcharged"]
+Status = Literal["exact", "within", "undercharged", "overcharged", "dearer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,8 +172,18 @@ def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:
     return _TOLERANCES[mechanism.precision(method)]
 
 
+def is_earlier(accountant: str) -> bool:
+    """Whether an accountant is an earlier version of the installed one."""
+    series, _, number = accountant.rpartition("-")
+    installed, _, latest = ACCOUNTANT.rpartition("-")
+    return series == installed and number.isdecimal() and int(number) < int(latest)
+
+
 def compare(*, recorded: Amount, recomputed: Amount, tolerance: Fraction | None) -> Status:
-    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged."""
+    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged.
+
+    Never `dearer`, which an overcharge by an earlier accountant is.
+    """
     recorded, recomputed = recorded.saturated, recomputed.saturated
     if recorded == recomputed:
         return "exact"

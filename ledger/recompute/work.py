@@ -15,7 +15,7 @@ from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
-from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, compare
+from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, compare, is_earlier
 from ledger.recompute.opinion import Asked, Opinion
 from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
@@ -105,7 +105,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
         dict(recomputation.recorded),
         {
             status: recomputation.counts[status]
-            for status in ("exact", "within", "undercharged", "overcharged", "unknown")
+            for status in ("exact", "within", "undercharged", "overcharged", "dearer", "unknown")
         },
         (*recomputation.differences["undercharged"], *recomputation.differences["overcharged"]),
         tuple(recomputation.unknown),
@@ -220,8 +220,11 @@ class _Recomputation:
     ) -> Amount:
         """Counts and lists how two amounts compare; the one that is right."""
         status = compare(recorded=recorded, recomputed=recomputed, tolerance=tolerance)
+        if status == "overcharged" and is_earlier(label):
+            # Rules that charged more than these do: what was charged by them stays what it was.
+            status = "dearer"
         self.counts[status] += 1
-        if status == "exact" or status == "within":
+        if status == "exact" or status == "within" or status == "dearer":
             return recorded
         listed = self.differences[status]
         if len(listed) < DIFFERENCES_MAX:

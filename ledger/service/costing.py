@@ -25,7 +25,7 @@ from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidRequest
 from ledger.service import answers
 from ledger.service.catalogue import Resolved
-from ledger.service.certificates import Certificates, share_of
+from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
 from ledger.store import Store
 
@@ -134,7 +134,7 @@ class Costing:
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
         """Run what takes many costs: in a thread, or where these are certificates beside others of the same `key`."""
         if is_dear:
-            return await self._certificates.beside(tenant_id, invert, key=key)
+            return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
         return await asyncio.to_thread(invert)
 
 

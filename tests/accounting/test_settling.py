@@ -227,15 +227,19 @@ def test_no_unit_is_in_more_epochs_than_a_stopped_run_is_charged(tries: Callable
         planned = mechanisms.planned_steps(mechanisms.parse(declared))
         assert planned is not None
         run = approve(declared, segments=rng.randint(1, min(6, planned[0])))
-        segment = mechanisms.segment_steps(run.mechanism, run.segments)
         done = rng.randint(1, 100)
         found = run.settle(done, rng.choice(EARLY))
-        if run.segments == 1:  # one training, that goes on beyond its plan without a restart
-            pieces = [done]
-        else:  # the last segment goes on
-            whole = min((done - 1) // segment, run.segments - 1)
-            pieces = [segment] * whole + [done - whole * segment]
+        most = (mechanisms.planned_steps(run.mechanism, run.segments) or (0, 0))[1]
         for drop_last in (True, False):
+            epoch = size // batch if drop_last else -(-size // batch)
+            if run.segments == 1:  # one training, that goes on beyond its plan without a restart
+                ends, pieces = math.ceil(Fraction(epochs) * epoch), [done]
+            else:  # the last segment goes on
+                segment = -(-math.ceil(epochs) // run.segments) * epoch
+                whole = min((done - 1) // segment, run.segments - 1)
+                ends, pieces = run.segments * segment, [segment] * whole + [done - whole * segment]
+            if ends < done <= most:  # it has begun more epochs than were declared
+                continue
             seen = sum(appearances(rng, size=size, batch=batch, steps=piece, drop_last=drop_last) for piece in pieces)
             excess = 0 if found.excess is None else found.excess.amount.mu_sq_pico
             assert seen * 10**12 <= found.charged.mu_sq_pico + excess

@@ -72,7 +72,10 @@ def _declared(rng: random.Random, family: str) -> dict[str, Any]:
             declared |= {"bandwidth": rng.randint(1, 5)} if strategy == "sqrt" and rng.random() < 0.5 else {}
         case "shuffle":
             rate = _digits(rng.choice([0.1, 0.3, 0.25, rng.uniform(0.05, 1)]))
-            declared = {"sampling": "shuffle", "sample_rate": rate, "steps": rng.randint(1, 60)}
+            batch, epochs = rng.randint(1, 8), Decimal(rng.choice(["1", "2", "3", "4", "1.5", "2.3"]))
+            sizes = {"dataset_size": rng.randint(batch, 40), "batch_size": batch, "epochs": epochs}
+            by_steps = {"sample_rate": rate, "steps": rng.randint(1, 60)}
+            declared = {"sampling": "shuffle", **rng.choice([sizes, by_steps])}
         case _:
             rate = _digits(1 if rng.random() < 0.06 else math.exp(rng.uniform(math.log(2e-3), math.log(0.7))))
             declared = {"sampling": family, "sample_rate": rate, "steps": round(math.exp(rng.uniform(0, 5.5)))}
@@ -84,8 +87,10 @@ def draw(rng: random.Random, family: str) -> Case:
     """A run, and how it went: as planned, stopped early or too late, with restarts or without."""
     declared = _declared(rng, family)
     adjacency: Adjacency = "replace_one" if family == "fixed_size" else rng.choice(["add_or_remove_one", "replace_one"])
-    segments = rng.choice([1, 1, 1, rng.randint(1, min(4, declared["steps"]))])
-    most = segments * mechanisms.segment_steps(mechanisms.parse(declared), segments)
+    fewest, most = mechanisms.planned_steps(mechanisms.parse(declared)) or (1, 1)
+    segments = rng.choice([1, 1, 1, rng.randint(1, min(4, fewest))])
+    if segments > 1:
+        most = segments * mechanisms.segment_steps(mechanisms.parse(declared), segments)
     progress = rng.choice([most, most, rng.randint(1, most), most + rng.randint(1, most + 3)])
     history = oracle_runs.interrupted(rng, progress, rng.choice([0, 0, 1, 1, 2, 3]))
     delta = Fraction(1, 10 ** rng.randint(4, 7))
@@ -156,16 +161,31 @@ def _releases(case: Case, rng: random.Random) -> float:
     history, declared = case.history, case.declared
     length = mechanisms.segment_steps(mechanisms.parse(declared), case.segments)
     if "sampling" in declared:
-        rate = Fraction(declared["sample_rate"])
-        segment = length if case.segments > 1 else history.progress
-        epochs = {math.floor(1 / rate), math.ceil(1 / rate)}
-        return max(oracle_runs.shuffled(history, epoch=epoch, segment=segment) for epoch in epochs)
+        return max(oracle_runs.shuffled(history, epoch=epoch, segment=part) for epoch, part in _epochs(case, length))
     shape = {name: declared[name] for name in ("participations", "separation")}
     allowed = [*oracle_runs.patterns(length, **shape)]
     rows = oracle_runs.strategy_rows(declared["strategy"], length, bandwidth=declared.get("bandwidth"))
     firsts = range(1, history.progress + 1, length)
     parts = [history.within(first, first + length - 1) for first in firsts]
     return sum(oracle_runs.factorized(part, rows, allowed=allowed, rng=rng) for part in parts)
+
+
+def _epochs(case: Case, length: int) -> Iterator[tuple[int, int]]:
+    """The steps that an epoch and a segment can have had. Epochs that were declared are no more than that many, unless
+    the run went on beyond them."""
+    declared, progress = case.declared, case.history.progress
+    if "sample_rate" in declared:
+        rate = Fraction(declared["sample_rate"])
+    else:
+        rate = Fraction(declared["batch_size"], declared["dataset_size"])
+    for epoch in {math.floor(1 / rate), math.ceil(1 / rate)}:
+        if "sample_rate" in declared:
+            yield epoch, length if case.segments > 1 else progress
+            continue
+        epochs = math.ceil(Fraction(math.ceil(declared["epochs"]), case.segments))
+        part = epochs * epoch if case.segments > 1 else progress
+        if progress > case.segments * epochs * math.ceil(1 / rate) or progress <= case.segments * epochs * epoch:
+            yield epoch, part
 
 
 def reached(case: Case, rng: random.Random, charge: tuple[float, float], *, is_confirmed: bool) -> float:

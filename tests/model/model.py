@@ -37,6 +37,7 @@ from tests.model.prices import (
     Json,
     beyond_plan,
     limit_of,
+    one_segment,
     planned,
     price,
     segment_steps,
@@ -84,7 +85,7 @@ class Model(Stewards):
         if run.segments == 1:
             return {}
         steps = segment_steps(run.mechanism, run.segments)
-        one = price(run.mechanism, run.adjacency, steps).rounded().json()
+        one = one_segment(run.mechanism, run.adjacency, run.segments).rounded().json()
         whole = price(run.mechanism, run.adjacency).rounded().json()
         return {"segments": {"count": run.segments, "steps": steps, "cost": one, "unsegmented": whole}}
 

@@ -102,7 +102,7 @@ GAUSSIAN: Final[Json] = {"type": "gaussian", "noise_multiplier": 5, "count": 3}
         ({**GAUSSIAN, "noise_multiplier": 3, "count": 1}, "add_or_remove_one", 111_111_111_112, 0),
         ({"type": "gdp", "mu": 0.3, "delta": 1e-6}, "replace_one", 90_000_000_000, 1_000_000_500_001),
         ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, "add_or_remove_one", 120_000_000_000, 0),
-        (BY_EPOCHS, "replace_one", 480_000_000_000, 0),  # 6.67 steps are 7, and an epoch has at least 3
+        (BY_EPOCHS, "replace_one", 320_000_000_000, 0),  # two epochs, as declared
         ({**IDENTITY, "participations": 3, "separation": 4}, "add_or_remove_one", 120_000_000_000, 0),
         # mu is -2 Phi^-1(1/(1+e^0.1)) = 0.125309012…, by bisection; delta 1e-7 + 5e-15 + …, twice.
         (

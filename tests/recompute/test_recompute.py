@@ -103,7 +103,14 @@ def test_what_the_right_accountant_recorded_comes_out_to_the_last_digit(ledger: 
     found = quickly(lines)
     assert found.is_as_recorded
     # 13 approvals, a refusal, 11 settlings, and the overrun within one of these.
-    assert dict(found.counts) == {"exact": 26, "within": 0, "undercharged": 0, "overcharged": 0, "unknown": 0}
+    assert dict(found.counts) == {
+        "exact": 26,
+        "within": 0,
+        "undercharged": 0,
+        "overcharged": 0,
+        "dearer": 0,
+        "unknown": 0,
+    }
     assert (found.tenant, found.dataset, found.over, found.differences) == ("acme", "mnist", (), ())
     (account,) = found.accounts
     shown = ledger.balance()
@@ -147,6 +154,7 @@ def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -
     ends = runs // 2
     assert dict(found.counts) == {"exact": 0, "within": 0, "undercharged": runs + refusals + ends} | {
         "overcharged": 0,
+        "dearer": 0,
         "unknown": 0,
     }
     assert all(each.direction == "undercharged" for each in found.differences)
@@ -590,3 +598,22 @@ def test_amounts_are_compared_as_a_balance_can_say_them() -> None:
     enormous = Amount(2**70, 0)
     assert compare(recorded=enormous.saturated, recomputed=enormous, tolerance=None) == "exact"
     assert amounts.mu_of(enormous.saturated) < amounts.mu_of(enormous)
+
+
+@ONE_DATABASE
+def test_what_an_earlier_accountant_charged_more_stays(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a newer accountant that charges less finds nothing wrong with what was charged before; one that charges
+    more does. Method: runs at wrong costs under this accountant's name, read by a later one of the series."""
+    ledger.register(**CERTIFIED)
+    with counted_on(ledger, faulty("3/2")):
+        settled(ledger, GAUSSIAN)
+    lines = exported(ledger)
+    assert not quickly(lines).is_as_recorded
+    series, _, number = ACCOUNTANT.rpartition("-")
+    monkeypatch.setattr("ledger.recompute.costing.ACCOUNTANT", f"{series}-{int(number) + 1}")
+    found = quickly(lines)
+    assert (found.is_as_recorded, found.differences) == (True, ())
+    assert found.counts["dearer"] == 2  # its approval, and its settling
+    with counted_on(ledger, faulty("9/10")):
+        settled(ledger, GAUSSIAN)
+    assert not quickly(exported(ledger)).is_as_recorded

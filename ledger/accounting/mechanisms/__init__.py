@@ -47,6 +47,7 @@ __all__ = [
     "field_path",
     "parse",
     "planned_steps",
+    "segment",
     "segment_steps",
     "unsupported",
 ]
@@ -99,15 +100,20 @@ def planned_steps(mechanism: AnyMechanism, segments: int = 1) -> tuple[int, int]
 
 
 def segment_steps(mechanism: AnyMechanism, segments: int) -> int:
-    """The steps of each segment: an equal part of them, rounded up to what can be restarted.
+    """The most steps that each segment has. Raises as `segment`."""
+    _, most = segment(mechanism, segments).declared_steps or (0, 0)
+    return most
+
+
+def segment(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
+    """One of so many equal segments, as a mechanism of its own: all of it where there is only one.
 
     Raises InvalidRequest where the mechanism has no steps, or fewer than segments.
     """
     planned = mechanism.declared_steps
     if planned is None:
         raise InvalidRequest("segments: the mechanism has no steps or releases to be divided", field="segments")
-    fewest, most = planned
+    fewest, _ = planned
     if not 1 <= segments <= fewest:
         raise InvalidRequest(f"segments: must be between 1 and the {fewest} steps of the mechanism", field="segments")
-    steps = -(-most // segments)
-    return mechanism.restartable(steps) if segments > 1 else steps
+    return mechanism.segment(segments) if segments > 1 else mechanism

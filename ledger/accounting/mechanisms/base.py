@@ -94,6 +94,14 @@ class BaseMechanism(BaseModel):
         """The least number of steps, at least this one, that a segment can have."""
         return steps
 
+    def segment(self, segments: int) -> Self:
+        """One of so many equal segments, two or more: its part of the steps, rounded up to what can be restarted.
+
+        Raises ValueError where the mechanism has no steps.
+        """
+        _, most = self.declared_steps or (0, 0)
+        return self.resized(self.restartable(-(-most // segments)))
+
     # --- settling
 
     def is_additive(self, method: str) -> bool:
