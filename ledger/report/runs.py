@@ -168,6 +168,8 @@ class _RunEntries:
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
+            "restarts": ended.get("restarts"),
+            "settled_assuming": ended.get("assumptions", []),
             "cost": show_amount(Amount.from_facts(decision["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
@@ -218,6 +220,7 @@ def _overrun(entry: JsonObject) -> dict[str, Any] | None:
         return None
     return {
         "steps": overrun["steps"],
+        "repeated": overrun.get("repeated", 0),
         "cost": show_amount(Amount.from_facts(overrun["cost"])),
         "fits": overrun["fits"],
         "frozen": overrun["frozen"],

@@ -42,6 +42,7 @@ from tests.model.prices import (
     price,
     segment_steps,
     within_plan,
+    worst_beyond,
 )
 from tests.model.stewards import Stewards
 
@@ -217,10 +218,12 @@ class Model(Stewards):
         terms = run.mechanism, run.adjacency, run.segments, run.cost
         charged = within_plan(*terms, steps or 0, stop) if is_short else run.cost
         facts = {"request": body, "steps": steps if steps is not None else count and count[1], "stop": stop}
+        facts |= {"restarts": body["restarts"]} if "restarts" in body else {}
         facts |= {"charged": charged.json(), "returned": (run.cost - charged).json()}
         if steps is not None and steps > run.steps_max:
             more = steps - run.steps_max
-            return self._overrun(who, run, facts, beyond_plan(*terms, more), more)
+            excess = beyond_plan(*terms, more) if "restarts" in body else worst_beyond(*terms, steps, more)
+            return self._overrun(who, run, facts, excess, more)
         self._release(run, charged)
         return self._advance(who, run, "settled", facts)
 

@@ -222,18 +222,32 @@ def _capped(cost: Amount, most: Amount) -> Amount:
     return most if cost.exceeds(most) else cost
 
 
+def worst_beyond(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int, beyond: int) -> Amount:
+    """What so many steps, some beyond the plan, cost besides where nobody said what was repeated ("restarts")."""
+    terms = mechanism, adjacency, segments, approved
+    if mechanism["type"] == "matrix_factorization":  # 2² + 3² + … + steps² strategies, one for each repeated step
+        return approved.part(Fraction(steps * (steps + 1) * (2 * steps + 1) // 6 - 1, segments))
+    if not is_shuffled(mechanism):
+        return beyond_plan(*terms, beyond)
+    length = segment_steps(mechanism, segments)
+    new = (1, (beyond - 1) // length * length + 1, beyond)  # and the others repeated; or all but one were
+    batches = [steps - 1, *(epochs_beyond(mechanism, segments, some) + beyond - some for some in new)]
+    return price(mechanism, adjacency, 1).times(max(batches)).rounded()
+
+
+def epochs_beyond(mechanism: Json, segments: int, steps: int) -> int:
+    """One epoch more if the excess begins within one; of epochs that were declared, all that can have been touched."""
+    epoch, plan = epoch_steps(mechanism), segments * segment_steps(mechanism, segments)
+    if "epochs" in mechanism:
+        return max(-(-(plan + steps) // epoch) - -(-plan // long_epoch_steps(mechanism)), -(-steps // epoch))
+    return -(-steps // epoch) + (plan % epoch > 0)
+
+
 def beyond_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int) -> Amount:
     """What so many steps beyond the plan cost, as a run of their own ("overrun")."""
     length = segment_steps(mechanism, segments)
     if mechanism["type"] == "matrix_factorization":
         return approved.part(Fraction(-(-steps // length), segments))  # as many restarts of the approved strategy
     if is_shuffled(mechanism):
-        epoch = epoch_steps(mechanism)
-        if "epochs" in mechanism:
-            # All that the steps can touch, less the epochs that the plan was charged for.
-            charged = -(-segments * length // long_epoch_steps(mechanism))
-            touched = -(-(segments * length + steps) // epoch)
-            return price(mechanism, adjacency, max(touched - charged, -(-steps // epoch)) * epoch).rounded()
-        is_within = segments * length % epoch > 0  # one epoch more if the excess begins within one
-        return price(mechanism, adjacency, (-(-steps // epoch) + is_within) * epoch).rounded()
+        return price(mechanism, adjacency, 1).times(epochs_beyond(mechanism, segments, steps)).rounded()
     return price(mechanism, adjacency, steps).rounded()

@@ -517,7 +517,8 @@ class Walk:
             more = self.draw.choice([60, 100, 10**12 if self.seldom() else 10**4])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
         steps = min(run.steps_max + more, STEPS_MAX)
-        return self._on_run("settle", run, {"steps": steps, **stop}, kind="overrun")
+        none: Json = {"restarts": []} if self.draw.random() < 0.7 else {}
+        return self._on_run("settle", run, {"steps": steps, **none, **stop}, kind="overrun")
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""

@@ -200,8 +200,8 @@ def moved(answer: RunMoved) -> None:
     if overrun is not None:
         mu = number(overrun["cost"]["mu"])
         grid.add_row("overrun", f"{overrun_text(overrun)}, mu {mu} of that")
-    for restart in answer.get("restarts", ()):
-        grid.add_row("run again", _restart(restart))
+    for index, restart in enumerate(answer.get("restarts", ())):
+        grid.add_row("" if index else "run again", _restart(restart))
     _remaining(grid, answer["datasets"])
     for index, text in enumerate(answer.get("assumptions", ())):
         grid.add_row("" if index else "assumes", escape(text))
