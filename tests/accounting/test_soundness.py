@@ -95,9 +95,9 @@ def draw(rng: random.Random, family: str) -> Case:
     history = oracle_runs.interrupted(rng, progress, rng.choice([0, 0, 1, 1, 2, 3]))
     delta = Fraction(1, 10 ** rng.randint(4, 7))
     stop: Stop = rng.choice(["data_independent", "data_dependent"])
-    # Where nothing is said, it is assumed that each planned step was done, that no more steps were repeated than go
-    # beyond the plan, and that who went on with new batches had repeated one.
-    is_assumed = progress >= most and all(first <= last for first, last, _ in history.restarts)
+    # Where nothing is said, it is assumed that no step within the plan was repeated, and that who went on with new
+    # batches had repeated one.
+    is_assumed = history.steps > most and all(first <= last for first, last, _ in history.restarts)
     is_listed = rng.random() < 0.6 or not (is_assumed or len(history.attempts) == 1)
     return Case(declared, adjacency, delta, segments, history, stop, is_listed)
 

@@ -13,11 +13,11 @@ import pytest
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger
-from tests.model import prices, today
+from tests.model import today
 from tests.model.books import INVALID, OWN, REUSED, UNKNOWN, Answer, Person, Refused
 from tests.model.draws import derived, gaussian
 from tests.model.model import Model
-from tests.model.prices import NOTHING, Amount, Json, beyond_plan, limit_of, price, segmented, within_plan
+from tests.model.prices import NOTHING, Amount, Json, limit_of, price, segmented, settled
 from tests.model.walk import Walk
 
 SEED: Final = 20
@@ -39,6 +39,7 @@ LEAST: Final = {
     "starts beside partitions that were not charged": 5,
     "partitions added beside held runs": 2,
     "settle: 200": 15,
+    "settled with restarts": 5,
     "overrun: 200": 3,
     "overrun: 409 overrun": 2,
     "frozen: 200": 5,
@@ -120,27 +121,43 @@ def test_prices(mechanism: Json, adjacency: str, mu: int, delta: int) -> None:
     assert limit_of({"mu": 0.3, "delta": 1e-6}) == Amount(90_000_000_000, 1_000_000_500_000)
 
 
+def restart(first: int, last: int, is_new: bool = False) -> Json:
+    """After which these steps were run again."""
+    return {"from_step": first, "to_step": last, "new_batches": is_new}
+
+
+NINE: Final = {**SHUFFLED, "sample_rate": 0.25, "steps": 9}
+TWICE: Final = {**IDENTITY, "participations": 2}
+
+
 @pytest.mark.parametrize(
-    ("mechanism", "segments", "steps", "stop", "hundredths"),
+    ("mechanism", "segments", "steps", "stop", "restarts", "hundredths"),
     [
-        ({**GAUSSIAN, "count": 5}, 1, 2, "data_dependent", 8),
-        ({**GAUSSIAN, "count": 5}, 1, 0, "data_dependent", 4),
-        ({**GAUSSIAN, "count": 5}, 1, 7, "planned", 28),
-        ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, 1, 5, "data_dependent", 8),
-        ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, 1, 10, "planned", 12 + 8),
-        ({**IDENTITY, "participations": 2}, 1, 1, "data_dependent", 8),
-        ({**IDENTITY, "participations": 2}, 1, 1, "data_independent", 4),
-        ({**IDENTITY, "participations": 1}, 4, 4, "data_dependent", 8),
-        ({**IDENTITY, "participations": 1}, 4, 13, "planned", 16 + 4),
+        ({**GAUSSIAN, "count": 5}, 1, 2, "data_dependent", None, 8),
+        ({**GAUSSIAN, "count": 5}, 1, 0, "data_dependent", None, 4),
+        ({**GAUSSIAN, "count": 5}, 1, 7, "planned", [restart(1, 2)], 28),
+        (NINE, 1, 5, "data_dependent", None, 8),
+        (NINE, 1, 10, "planned", [], 12 + 8),
+        (NINE, 1, 13, "planned", [restart(3, 6)], 12 + 8),  # a stretch in two epochs
+        (NINE, 1, 9, "planned", [restart(4, 3, True)], 12 + 4),  # a new order within an epoch
+        (NINE, 1, 10, "planned", None, 12 + 36),  # one step, and the same nine times more
+        (TWICE, 1, 1, "data_dependent", None, 8),
+        (TWICE, 1, 1, "data_independent", None, 4),
+        (TWICE, 1, 12, "planned", [restart(1, 2)], 8 + 8),
+        (TWICE, 1, 12, "planned", [restart(1, 2, True), restart(1, 0, True)], 8 + 8 + 24 + 40),  # 1 + 3 + 5 more
+        (TWICE, 1, 11, "planned", None, 8 * 506),  # 1² + 2² + … + 11²
+        (IDENTITY, 4, 4, "data_dependent", None, 8),
+        (IDENTITY, 4, 13, "planned", [], 16 + 4),
+        (IDENTITY, 4, 13, "planned", [restart(3, 4)], 16 + 8),  # of 3 steps each, and in two of them
     ],
 )
-def test_settling(mechanism: Json, segments: int, steps: int, stop: str, hundredths: int) -> None:
-    """Goal: an early stop and an overrun are charged as the documentation has it. Method: by hand."""
+def test_settling(
+    mechanism: Json, segments: int, steps: int, stop: str, restarts: list[Json] | None, hundredths: int
+) -> None:
+    """Goal: early stops, overruns and restarts are charged as the documentation has it. Method: by hand."""
     approved = segmented(mechanism, "", segments).rounded()
-    most = segments * prices.segment_steps(mechanism, segments)
-    terms = mechanism, "", segments, approved
-    more = beyond_plan(*terms, steps - most) if steps > most else NOTHING
-    assert (approved if steps > most else within_plan(*terms, steps, stop)) + more == Amount(hundredths * 10**10)
+    bill = settled((mechanism, "", segments, approved), steps, stop, restarts)
+    assert bill.charged + (bill.excess or NOTHING) == Amount(hundredths * 10**10)
 
 
 BOSS: Final = Person("boss", "admin", "boss")

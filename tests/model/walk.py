@@ -500,6 +500,7 @@ class Walk:
             body["steps"] = self.draw.randint(0, run.steps_max)
             stop = self.draw.choice([None, "data_dependent", "data_independent", "planned"])
             body |= {"stop": stop} if stop is not None else {}
+            body |= self._restarts(body["steps"])
         elif self.seldom():
             body["steps"] = 1
         if self.seldom():
@@ -517,8 +518,28 @@ class Walk:
             more = self.draw.choice([60, 100, 10**12 if self.seldom() else 10**4])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
         steps = min(run.steps_max + more, STEPS_MAX)
-        none: Json = {"restarts": []} if self.draw.random() < 0.7 else {}
-        return self._on_run("settle", run, {"steps": steps, **none, **stop}, kind="overrun")
+        restarts: Json = {"restarts": []} if self.draw.random() < 0.5 else {}
+        if steps < 1000:
+            restarts = self._restarts(steps) or restarts
+        return self._on_run("settle", run, {"steps": steps, **stop, **restarts}, kind="overrun")
+
+    def _restarts(self, steps: int) -> Json:
+        """What is said of restarts, after so many steps: mostly what can have been."""
+        if self.draw.random() < 0.6:
+            return {}
+        restarts: list[Json] = []
+        reached = steps
+        for _ in range(self.draw.randint(0, 3)):
+            first = self.draw.randint(1, max(reached, 1))
+            last = self.draw.randint(
+                first - 1, max(reached, 1) if self.seldom() else max((first + reached) // 2, first - 1)
+            )
+            reached -= last - first + 1
+            restarts.append({"from_step": first, "to_step": last, "new_batches": self.draw.random() < 0.4})
+        if not self.seldom():
+            restarts = [restart for restart in restarts if restart["to_step"] <= reached]
+        self.counts["settled with restarts"] += bool(restarts)
+        return {"restarts": restarts}
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""
