@@ -31,6 +31,7 @@ from ledger.cli.options import (
     uses_of,
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 
@@ -160,9 +161,13 @@ def _suggestion(field: str, value: Any) -> str:
 
 
 def start(run: RunId, as_json: Json = False) -> None:
-    """Say that a run now touches the data."""
+    """Say that a run now touches the data. Its receipt is renewed if it was started so long ago that it is over."""
     with server() as ledger:
-        print_answer(ledger.start(run), as_json, show.runs.moved)
+        answer = ledger.start(run)
+        if is_over(answer):
+            renewed = ledger.receipt(run)
+            answer |= {name: renewed[name] for name in ("receipt", "begin_by")}
+        print_answer(answer, as_json, show.runs.started)
 
 
 def settle(

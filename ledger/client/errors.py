@@ -5,6 +5,7 @@ LedgerError
 │   ├── BudgetExceeded  with what a refusal is about as attributes
 │   ├── Overrun         with what was charged and frozen
 │   └── BatchRefused    with what came of each run
+├── PlanExceeded        raised by `run.step()`, before anything is executed
 └── Unreachable
 """
 
@@ -82,6 +83,12 @@ class BatchRefused(errors.BatchRefused):
     def results(self) -> list[dict[str, Any]]:
         """What came of each run, in order: `{"status", "problem"}`. Of one that would fit, its code is that of this."""
         return list(self.facts.get("results", ()))
+
+
+class PlanExceeded(LedgerError):
+    """The next step is not in the plan that was approved. It was not counted, and must not be executed."""
+
+    code = "plan-exceeded"
 
 
 class Unreachable(LedgerError):
@@ -185,9 +192,9 @@ def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
 
 
 # The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code stands for Internal. The
-# two that are left out never come over the wire.
+# three that are left out never come over the wire.
 _KINDS: Final[dict[str, type[LedgerError]]] = {
     kind.code: kind
     for kind in _tree(LedgerError)
-    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, Unreachable))
+    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, PlanExceeded, Unreachable))
 } | {errors.Internal.code: errors.Internal}

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from ledger.core.amounts import Amount
 
+BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
+"""How long a receipt lets a job begin by default; also of the receipts of entries that do not record it."""
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
 
 

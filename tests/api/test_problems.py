@@ -280,7 +280,9 @@ class _Failing:
         raise RuntimeError(f"{SECRET}: {name}")
 
 
-@pytest.mark.parametrize("service", ["store", "writer", "runs", "keyring"])
+@pytest.mark.parametrize(
+    "service", ["datasets", "proposals", "tenants", "keys", "alerts", "journals", "runs", "keyring"]
+)
 def test_failures_say_nothing_of_themselves(
     here: Ledger, service: str, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -294,8 +296,12 @@ def test_failures_say_nothing_of_themselves(
     }
     monkeypatch.setattr(state, "services", type(state.services)(**broken))
     calls: dict[str, Callable[[], Any]] = {
-        "store": lambda: here.get("/v1/datasets/mnist"),
-        "writer": lambda: here.put("/v1/datasets/mnist/budget", {"budget": {"mu": 2}, "reason": "more"}),
+        "datasets": lambda: here.put("/v1/datasets/mnist/budget", {"budget": {"mu": 2}, "reason": "more"}),
+        "proposals": lambda: here.get("/v1/proposals"),
+        "tenants": lambda: here.get("/v1/me"),
+        "keys": lambda: here.get("/v1/keys"),
+        "alerts": lambda: here.get("/v1/alerts"),
+        "journals": lambda: here.get("/v1/datasets/mnist/head"),
         "runs": here.ask,
         "keyring": lambda: here.get("/v1/datasets"),
     }

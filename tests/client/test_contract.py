@@ -235,7 +235,9 @@ def test_every_member_of_every_request_can_be_sent() -> None:
 def test_run_takes_what_ask_takes() -> None:
     """Goal: whatever can be asked for can be asked for around a training job too."""
     ask, run = (inspect.signature(method).parameters for method in (Ledger.ask, Ledger.run))
-    assert dict(ask) == {name: parameter for name, parameter in run.items() if name not in ("steps_done", "restarts")}
+    assert dict(ask) == {
+        name: parameter for name, parameter in run.items() if name not in ("steps_done", "restarts", "allow_overrun")
+    }
 
 
 def test_mechanisms_have_the_fields_of_the_document() -> None:
@@ -297,7 +299,7 @@ def test_a_run_that_is_gone_on_with_reads_what_is_in_the_document() -> None:
 
     with connected(replaying) as client:
         mechanism = Gaussian(noise_multiplier=5)
-        with client.run(datasets=["a"], mechanism=mechanism, steps_done=1) as run:
+        with client.run(datasets=["a"], mechanism=mechanism, steps_done=1, allow_overrun=True) as run:
             run.step()
         assert run.settled is not None
         assert run.settled["overrun"]["steps"] == 1

@@ -181,7 +181,9 @@ def create_database(server: Server, name: str, template: str | None = None) -> s
     """Make a database that the owner owns, empty or as a copy of another of the owner's; the owner's URL of it."""
     source = sql.Identifier("template1" if template is None else template)
     with _connect(make_url(server.owner_url)) as connection:
-        connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), source))
+        # Not by the log: with fsync off, to copy files takes half of the time.
+        created = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(sql.Identifier(name), source)
+        connection.execute(created)
     return _shown(make_url(server.owner_url).set(database=name))
 
 

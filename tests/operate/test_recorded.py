@@ -22,7 +22,7 @@ from sqlalchemy import Connection, column, insert, table, text
 from starlette.testclient import TestClient
 
 from ledger.api.app import create_app
-from ledger.client import ReceiptExpired, ReceiptForged, verify_receipt
+from ledger.client import OtherDataset, ReceiptExpired, ReceiptForged, verify_receipt
 from ledger.errors import JournalBroken
 from ledger.operate import deploy
 from ledger.operate.check import check_journals
@@ -257,6 +257,9 @@ def still_valid(settings: Settings, run: str) -> None:
         assert moved.rowcount == 1
 
 
+RECEIPT_OF_RUNNING = f"/v1/runs/{RUNS['running']}/receipt"
+
+
 def test_runs_of_then_go_on(migrated: Settings) -> None:
     """Goal: what was held is started and settled, what was started is settled, and what is new is decided on what was
     there. Method: do so, and add the balance up by hand; the audit; and new exports, which have to begin with the old
@@ -280,6 +283,13 @@ def test_runs_of_then_go_on(migrated: Settings) -> None:
         assert after["spent"] == (before["spent"][0] + cost, before["spent"][1])
         assert after["held"] == (before["held"][0] - cost, before["held"][1])
         running = said_of("/v1/runs", RUNS["running"])
+        (use,) = running["request"]["datasets"]
+        for answer in (ok(requester.post(f"/v1/runs/{RUNS['running']}/start")), ok(requester.get(RECEIPT_OF_RUNNING))):
+            at: Any = {"now": datetime.fromisoformat(running["started"]["at"])}
+            receipt = verify_receipt(answer["receipt"], jwks=JWKS, datasets=[use], **at)
+            assert (receipt.version, receipt.datasets[0].partitions) == (2, tuple(use["partitions"]))
+            with pytest.raises(OtherDataset):
+                verify_receipt(answer["receipt"], jwks=JWKS, datasets="clicks", **at)
         assert end("running", "settle")["charged"] == running["cost"]
         first = said_of("/v1/runs", RUNS["baseline"])
         again = ok(requester.ask(SGD, datasets=["ads"], delta=first["delta"], key="again"))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
         RunMoved,
         RunOnDataset,
         RunShown,
+        RunStarted,
         SegmentsShown,
     )
 
@@ -187,6 +188,13 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
     console.print("Each of these would fit:")
     for name, value in fits.items():
         console.print(f"    {suggest(name, value)}", markup=False)
+
+
+def started(answer: RunStarted) -> None:
+    """What start did, and until when a job may begin by its receipt."""
+    moved(answer)
+    if "begin_by" in answer:  # a server of before has none
+        out.print(f"Until {answer['begin_by']} a job may begin by: privacy-ledger receipt show {answer['id']}")
 
 
 def moved(answer: RunMoved) -> None:

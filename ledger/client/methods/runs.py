@@ -31,6 +31,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         idempotency_key: str | None = None,
         steps_done: int | None = None,
         restarts: Sequence[Mapping[str, Any]] | None = None,
+        allow_overrun: bool = False,
     ) -> Scope:
         """A run around the code that trains (`async with` on an AsyncLedger).
 
@@ -42,10 +43,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
           releases are charged one by one, and a run in `segments` for those that were begun; other DP-SGD is charged in
           full. An exception counts the step that was under way; one that comes before the first `step()` settles for
           all that was planned, since a release may have happened;
-        - more than planned: what was beyond is charged besides, DP-SGD and correlated noise as whole runs or segments,
-          since what was seen may have made it go on. Where that fits, `run.settled` has it as `overrun`, and a warning
-          is logged; where it does not, it is recorded all the same, the run is settled, the datasets are frozen, and
-          then Overrun is raised.
+        - more than planned, which takes `allow_overrun=True`: what was beyond is charged besides, DP-SGD and correlated
+          noise as whole runs or segments, since what was seen may have made it go on. If that fits, `run.settled` has
+          it as `overrun`, and a warning is logged; if not, it is recorded all the same, the run is settled, the
+          datasets are frozen, and then Overrun is raised.
+
+        Steps are counted before they touch the data: `for batch in run.batches(loader)` counts each and ends with the
+        plan; `run.step()` raises PlanExceeded beyond it. With `allow_overrun=True` neither stops the run.
 
         With `segments` the run is reserved as so many pieces, each restarted with fresh randomness; it may go on to the
         end of the last one, which `run.planned_steps` says.
@@ -62,8 +66,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
-        ...         # release something
         ...         run.step()
+        ...         # release something
         >>> run.settled["state"]
         'settled'
         """
@@ -79,7 +83,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             valid_for=valid_for,
             idempotency_key=idempotency_key,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts))
+        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts, allow_overrun))
 
     def ask(
         self,
@@ -138,12 +142,32 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.ask_batch(runs, atomic=atomic))
 
     def start(self, run: str) -> Answer:
-        """Say that the run now touches the data.
+        """Say that the run now touches the data. By the `receipt` in the answer a job may begin until `begin_by`.
 
         >>> ledger.start(asked["id"])["state"]
         'started'
         """
         return self._send(calls.start(run))
+
+    def receipt(self, run: str) -> Answer:
+        """The signed receipt of a run's start, or of its approval before that, and until when a job may begin by it:
+        `{"run", "state", "begin_by", "receipt"}`. Each call renews it.
+
+        Only one in state `started` lets a job train. Raises RunState if the run was refused, voided or settled.
+
+        >>> ledger.receipt(asked["id"])["state"]
+        'started'
+        """
+        return self._send(calls.receipt(run))
+
+    def jwks(self) -> Answer:
+        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
+
+        >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
+        >>> receipt.run == asked["id"]
+        True
+        """
+        return self._send(calls.jwks())
 
     def settle(
         self,
@@ -189,25 +213,6 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         {'log': 's3://training/17'}
         """
         return self._send(calls.run_info(run))
-
-    def receipt(self, run: str) -> Answer:
-        """The signed receipt of a run's start, or of its approval before that: `{"run", "state", "receipt"}`.
-
-        Only one in state `started` lets a job train. Raises RunState where the run was refused or voided.
-
-        >>> ledger.receipt(asked["id"])["state"]
-        'started'
-        """
-        return self._send(calls.receipt(run))
-
-    def jwks(self) -> Answer:
-        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
-
-        >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
-        >>> receipt.run == asked["id"]
-        True
-        """
-        return self._send(calls.jwks())
 
     def runs(
         self,

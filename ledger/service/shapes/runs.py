@@ -32,6 +32,9 @@ class SegmentsShown(TypedDict):
 
 
 Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
+BeginBy = Annotated[
+    str, Field(description="Until when a job may begin by this receipt. Reading the receipt renews it.")
+]
 Receipt = Annotated[
     str,
     Field(
@@ -120,12 +123,14 @@ class RunMoved(TypedDict):
 class RunStarted(RunMoved):
     """A run that may touch its data now. Only this receipt says so."""
 
+    begin_by: BeginBy
     receipt: Receipt
 
 
 class ReceiptShown(TypedDict):
     run: Id
     state: Annotated[Literal["held", "started"], Field(description="Only `started` lets a job train.")]
+    begin_by: BeginBy
     receipt: Receipt
 
 
