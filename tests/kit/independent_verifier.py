@@ -130,6 +130,7 @@ def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (i
             charged = amount(entry["charged"]) if kind == "run-settled" else [0, 0]
             beyond = amount(entry["overrun"]["cost"]) if "overrun" in entry else [0, 0]
             if kind == "run-settled":
+                demand(entry.get("restarts") == entry["request"].get("restarts"), "restarts that nobody stated")
                 demand(add(add(charged, beyond, -1), amount(entry["returned"])) == cost, "not what was approved")
                 demand(min(amount(entry["returned"])) >= 0, "more than was approved")
             is_beyond = False
