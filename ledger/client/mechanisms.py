@@ -182,10 +182,12 @@ class MatrixFactorization(_Mechanism):
     """Training with correlated noise: the matrix mechanism, of which DP-FTRL is one.
 
     `noise_multiplier` is the standard deviation of the noise over the clip norm. Give a `strategy` with its `steps`, in
-    how many of which a unit takes part and how far apart (1 and 1 where left out), and for "sqrt" the `bandwidth` if it
-    is cut; or a `sensitivity`, in clip norms, and the `evidence` that says where it is proved:
+    how many of which a unit takes part and how far apart (left out where it is 1), for "tree" whether it is completed
+    to the next power of two, and for "sqrt" the `bandwidth` if it is cut; or a `sensitivity`, in clip norms, and the
+    `evidence` that says where it is proved:
 
-        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_048, participations=4, separation=512)
+        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_000, participations=20, separation=100,
+                            completion="power_of_two")
         MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3 of the appendix")
     """
 
@@ -195,8 +197,12 @@ class MatrixFactorization(_Mechanism):
     evidence: str | None = None
     strategy: Annotated[Literal["identity", "tree", "sqrt"] | None, "identity, tree or sqrt; with --steps."] = None
     steps: int | None = None
-    participations: Annotated[int | None, "In how many steps a unit takes part; 1 when left out."] = None
-    separation: Annotated[int | None, "How far apart these steps are, at least; 1 when left out."] = None
+    participations: Annotated[int | None, "In how many steps, of each segment, a unit takes part."] = None
+    separation: Annotated[int | None, "How far apart these are, at least; 1 if reshuffled between epochs."] = None
+    completion: Annotated[
+        Literal["none", "power_of_two"] | None,
+        "none, or power_of_two where the tree is completed to that.",
+    ] = None
     bandwidth: Annotated[int | None, "Where the strategy sqrt is cut."] = None
 
     @classmethod

@@ -55,7 +55,7 @@ class Declaration:
 
     def parsed(self) -> AnyMechanism:
         """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
-        return mechanisms.parse(chain.parse(self.mechanism))
+        return mechanisms.recorded(chain.parse(self.mechanism))
 
 
 @dataclass(frozen=True, slots=True)

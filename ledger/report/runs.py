@@ -261,7 +261,7 @@ def planned_steps(decision: JsonObject) -> int | None:
     """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
-        steps = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
+        steps = mechanisms.planned_steps(mechanisms.recorded(decision["request"].get("mechanism")), segments)
     except LedgerError:  # recorded by a version that took more than this one does
         return None
     return None if steps is None else steps[1]

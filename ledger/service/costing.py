@@ -116,7 +116,7 @@ class Costing:
 
     async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, execution: Execution) -> Charge:
         """What a run is charged that was approved at this cost by this decision."""
-        mechanism, terms = mechanisms.parse(decision["request"]["mechanism"]), Terms.of(decision)
+        mechanism, terms = mechanisms.recorded(decision["request"]["mechanism"]), Terms.of(decision)
         executed: dict[str, Any] = {"method": decision["method"], "steps": execution.steps, "stop": execution.stop}
         executed |= {"restarts": execution.restarts}
         charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
@@ -140,7 +140,7 @@ class Costing:
 
 def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     first = decisions[0]
-    mechanism = mechanisms.parse(first["request"]["mechanism"])
+    mechanism = mechanisms.recorded(first["request"]["mechanism"])
     terms, remaining = Terms.of(first), answers.remaining_of(decisions)
     if "delta" not in first:
         return plan.fits(mechanism, terms, remaining=remaining)

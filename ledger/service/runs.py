@@ -206,7 +206,7 @@ class Runs:
         if run.cost is None:
             charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, it cannot be settled
         else:
-            mechanism = mechanisms.parse(decision["request"]["mechanism"])
+            mechanism = mechanisms.recorded(decision["request"]["mechanism"])
             execution = executed(mechanism, Terms.of(decision).segments, request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"

@@ -325,7 +325,8 @@ def test_what_a_delta_leaves_no_room_for_and_what_is_too_large() -> None:
         (dpsgd(1, 0.1, 40), 1, 47, "planned", [(40, 2)]),
         ({"type": "gaussian", "noise_multiplier": 1, "count": 9}, 1, 4, "data_dependent", [(4, 1)]),
         (
-            {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8},
+            {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8}
+            | {"participations": 1, "completion": "none"},
             1,
             11,
             "planned",

@@ -71,6 +71,7 @@ def test_either_form_gives_one_rate_and_number_of_steps() -> None:
 # --- segments --------------------------------------------------------------------------------------------------------
 
 TREE = {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 10}
+TREE |= {"participations": 1, "completion": "none"}
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,10 @@ STOPS: tuple[Stop, ...] = get_args(Stop)
 EARLY: tuple[Stop, ...] = ("data_independent", "data_dependent")
 POISSON = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "poisson", "sample_rate": Decimal("0.01"), "steps": 600}
 SHUFFLED = POISSON | {"sampling": "shuffle", "sample_rate": Decimal("0.25"), "steps": 40}
-TREE = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "tree", "steps": 100, "participations": 3}
+SQRT = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "sqrt", "steps": 100, "participations": 3}
+SQRT |= {"separation": 1}
+TREE = SQRT | {"strategy": "tree", "completion": "none"}
+CORRELATED = {"tree": TREE, "sqrt": SQRT, "identity": SQRT | {"strategy": "identity"}}
 ADDITIVE: list[dict[str, Any]] = [
     gaussian(5, 30),
     {"type": "laplace", "noise_multiplier": 3, "count": 30},
@@ -249,7 +252,7 @@ def test_no_unit_is_in_more_epochs_than_a_stopped_run_is_charged(tries: Callable
 def test_a_run_that_stopped_because_of_what_it_saw_is_charged_whole(bound: Bound) -> None:
     """Goal: no refund of amplified DP-SGD, nor of correlated noise, without segments: the stop depends on the outputs,
     and what was certified was all steps together. Method: every way to stop early."""
-    for declared in (POISSON, TREE, TREE | {"strategy": "sqrt"}):
+    for declared in (POISSON, TREE, SQRT):
         run = approve(declared, bound=bound)
         assert run.cost.method != "fallback"
         for steps in (0, 1, 50, 99):
@@ -310,7 +313,7 @@ def test_a_part_of_correlated_noise_is_the_shorter_strategy() -> None:
     """Goal: stopped by nothing secret, matrix factorization costs what so many steps of its strategy do. Method: the
     sensitivity from the first rows and columns of the strategy's matrix, in NumPy."""
     for strategy in ("identity", "tree", "sqrt"):
-        run = approve(TREE | {"strategy": strategy, "separation": 10, "steps": 64})
+        run = approve(CORRELATED[strategy] | {"separation": 10, "steps": 64})
         for steps in (1, 13, 40, 63):
             charged = run.settle(steps, "data_independent").charged
             leading = _matrix(strategy, 64)[:, :steps]
@@ -384,7 +387,7 @@ def test_charges_grow_with_the_steps_and_stay_within_what_was_approved(data: st.
     """Goal: more steps never cost less, but for what certificates vary by; no charge is above what was approved, none
     is nothing; none at all is as one; and a data-dependent stop never costs less than a data-independent one. Method:
     random runs of every kind."""
-    declared = data.draw(st.sampled_from([*ADDITIVE, POISSON, SHUFFLED, TREE, TREE | {"strategy": "sqrt"}]))
+    declared = data.draw(st.sampled_from([*ADDITIVE, POISSON, SHUFFLED, TREE, SQRT]))
     if "count" not in declared:
         declared = declared | {"steps": 30}
     bound, segments = data.draw(st.sampled_from(get_args(Bound))), data.draw(st.integers(1, 7))
@@ -470,13 +473,13 @@ def test_correlated_noise_begins_again_beyond_its_plan() -> None:
     """Goal: so many whole restarts of the strategy, or of a segment's, as the excess touches. Method: in fractions, and
     nothing dear about it."""
     for strategy in ("tree", "sqrt"):
-        run = approve(TREE | {"strategy": strategy})
+        run = approve(CORRELATED[strategy])
         for steps, restarts in ((101, 1), (200, 1), (201, 2), (1000, 9)):
             excess = run.settle(steps, "data_dependent").excess
             assert excess is not None
             assert excess.amount == Amount(restarts * run.amount.mu_sq_pico, 0)
             assert not run.is_dear(steps, "data_dependent")
-        run = approve(TREE | {"strategy": strategy}, segments=3)
+        run = approve(CORRELATED[strategy], segments=3)
         each = strategies.sensitivity_sq(strategy="tree" if strategy == "tree" else "sqrt", steps=34, participations=3)
         excess = run.settle(102 + 35, "data_dependent").excess
         assert excess is not None
@@ -523,7 +526,7 @@ def test_what_is_dear_is_known_beforehand(computed: list[str]) -> None:
     """Goal: whoever serves others meanwhile knows whether settling computes a certificate. Method: every kind of run
     and stop, and whether one was computed."""
     seen = set()
-    for declared in (*ADDITIVE, POISSON | {"steps": 60}, SHUFFLED, TREE, TREE | {"strategy": "sqrt"}):
+    for declared in (*ADDITIVE, POISSON | {"steps": 60}, SHUFFLED, TREE, SQRT):
         for bound in get_args(Bound):
             for segments, delta in ((1, DELTA), (4, DELTA), (1, Fraction(0))):
                 run = approve(declared, bound=bound, segments=segments, delta=delta)

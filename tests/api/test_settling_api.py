@@ -59,7 +59,8 @@ ADDITIVE: list[dict[str, Any]] = [
 ]
 WHOLE: list[dict[str, Any]] = [
     {**SGD, "steps": 12},
-    {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "tree", "steps": 12},
+    {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "tree", "steps": 12}
+    | {"participations": 1, "completion": "none"},
 ]
 
 

@@ -91,7 +91,11 @@ def test_the_model_stands_alone() -> None:
 
 SHUFFLED: Final[Json] = {"type": "dpsgd", "noise_multiplier": 5, "sampling": "shuffle"}
 BY_EPOCHS: Final[Json] = {**SHUFFLED, "dataset_size": 100, "batch_size": 30, "epochs": 2}
-IDENTITY: Final[Json] = {"type": "matrix_factorization", "noise_multiplier": 5, "strategy": "identity", "steps": 10}
+IDENTITY: Final[Json] = {"type": "matrix_factorization", "noise_multiplier": 5, "strategy": "identity"} | {
+    "steps": 10,
+    "participations": 1,
+    "separation": 1,
+}
 GAUSSIAN: Final[Json] = {"type": "gaussian", "noise_multiplier": 5, "count": 3}
 
 

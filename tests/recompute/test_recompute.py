@@ -29,6 +29,7 @@ from tests.kit.driver import Ledger, Terminal
 from tests.kit.scene import ok
 from tests.service.test_certified_runs import counted_on
 
+CORRELATED = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 8, "participations": 1}
 ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """What an export says does not depend on which database wrote it."""
 
@@ -88,7 +89,10 @@ def busy(ledger: Ledger) -> list[str]:
     settled(ledger, {"type": "zcdp", "rho": 0.01})
     settled(ledger, {"type": "composed", "parts": [GAUSSIAN, {"type": "pure_dp", "epsilon": 0.1}]})
     settled(ledger, {"type": "approximate_dp", "epsilon": 0.1, "delta": 1e-8, "count": 3})
-    settled(ledger, {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "sqrt", "steps": 20})
+    settled(
+        ledger,
+        {**CORRELATED, "noise_multiplier": 9, "strategy": "sqrt", "steps": 20} | {"participations": 1},
+    )
     settled(ledger, {"type": "gdp", "mu": 0.1, "delta": 1e-9, "evidence": "a paper"})
     voided = ok(ledger.ask(GAUSSIAN))["id"]
     ok(ledger.post(f"/v1/runs/{voided}/void", {"reason": "not needed"}))
@@ -371,8 +375,8 @@ def test_which_costs_have_to_be_exact() -> None:
         ({**POISSON, "noise_multiplier": 0.05}, None),
         ({**POISSON, "sampling": "shuffle"}, None),
         ({"type": "zcdp", "rho": 0.1}, CERTIFICATE),
-        ({"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8}, None),
-        ({"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "sqrt", "steps": 8}, CERTIFICATE),
+        ({**CORRELATED, "strategy": "tree", "completion": "none"}, None),
+        ({**CORRELATED, "strategy": "sqrt"}, CERTIFICATE),
         ({"type": "composed", "parts": [GAUSSIAN, LAPLACE]}, CLOSED_FORM),
         ({"type": "composed", "parts": [GAUSSIAN, POISSON, LAPLACE]}, CERTIFICATE),
     ):

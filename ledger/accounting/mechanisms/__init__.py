@@ -47,6 +47,7 @@ __all__ = [
     "field_path",
     "parse",
     "planned_steps",
+    "recorded",
     "segment",
     "segment_steps",
     "unsupported",
@@ -75,6 +76,25 @@ def parse(declared: Any) -> AnyMechanism:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
         raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
+
+
+def recorded(declared: Any) -> AnyMechanism:
+    """A mechanism from a record, with what it did not have to say when it was recorded. Raises as `parse`."""
+    return parse(_as_then(declared))
+
+
+def _as_then(declared: Any) -> Any:
+    """With the defaults of correlated noise that are no longer any."""
+    if not isinstance(declared, Mapping):
+        return declared
+    if declared.get("type") == "composed" and isinstance(declared.get("parts"), list):
+        return {**declared, "parts": [_as_then(part) for part in declared["parts"]]}
+    if declared.get("type") != "matrix_factorization" or declared.get("strategy") is None:
+        return declared
+    defaults: dict[str, Any] = {"participations": 1, "separation": 1}
+    defaults |= {"completion": "none"} if declared["strategy"] == "tree" else {}
+    given = {name: value for name, value in declared.items() if value is not None}
+    return defaults | given
 
 
 def field_path(location: tuple[str | int, ...]) -> str:

@@ -36,8 +36,9 @@ class MatrixFactorization(BaseMechanism):
     evidence: Evidence | None = None
     strategy: Literal["identity", "tree", "sqrt"] | None = None
     steps: Count | None = None
-    participations: Count = 1
-    separation: Count = 1
+    participations: Count | None = None
+    separation: Count | None = None
+    completion: Literal["none", "power_of_two"] | None = None
     bandwidth: Count | None = None
 
     @model_validator(mode="after")
@@ -47,8 +48,26 @@ class MatrixFactorization(BaseMechanism):
             raise PydanticCustomError("form", "give either sensitivity and evidence, or strategy and steps")
         if (self.sensitivity is None) != (self.evidence is None):
             raise PydanticCustomError("form", "a stated sensitivity needs evidence that says where it was proved")
-        if self.strategy is None and (self.participations, self.separation) != (1, 1):
-            raise PydanticCustomError("form", "participations and separation belong to a strategy")
+        if self.strategy is None:
+            if (self.participations or 1, self.separation or 1) != (1, 1):
+                raise PydanticCustomError("form", "participations and separation belong to a strategy")
+        elif self.participations is None:
+            raise PydanticCustomError(
+                "form", "a strategy needs participations: in how many steps, of each segment, a unit takes part"
+            )
+        elif self.participations > 1 and self.separation is None:
+            raise PydanticCustomError(
+                "form",
+                "more than one of participations needs separation: how many steps apart any two of them are at least;"
+                " 1 where batches are reshuffled between epochs",
+            )
+        if (self.completion is not None) != (self.strategy == "tree"):
+            raise PydanticCustomError(
+                "form",
+                "the strategy tree, and no other, needs completion: none where only steps of the training release"
+                " nodes, power_of_two where the tree is completed to the next power of two at its end, and before each"
+                " restart",
+            )
         if self.bandwidth is not None and self.strategy != "sqrt":
             raise PydanticCustomError("form", "bandwidth belongs to the strategy sqrt")
         return self
@@ -70,15 +89,21 @@ class MatrixFactorization(BaseMechanism):
             squared = strategies.sensitivity_sq(
                 strategy=self.strategy or "identity",
                 steps=self.steps or 1,
-                participations=self.participations,
-                separation=self.separation,
+                participations=self.participations or 1,
+                separation=self.separation or 1,
                 bandwidth=self.bandwidth,
+                is_completed=self.completion == "power_of_two",
             )
         except ValueError as error:
             raise TooLarge(f"{path}: {error}", field=f"{path}.steps") from error
+        tree = {
+            None: "",
+            "none": "; the tree is not completed: no node is released that ends after the last step",
+            "power_of_two": "; the tree is completed to the next power of two, by steps without data",
+        }[self.completion]
         return squared, (
-            f"a unit takes part in at most {self.participations} steps, any two at least {self.separation} "
-            "apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1)"
+            f"a unit takes part in at most {self.participations} steps, any two at least {self.separation or 1} "
+            f"apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1){tree}"
         )
 
     def needs_certificate(self, bound: Bound) -> bool:
