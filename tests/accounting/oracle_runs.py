@@ -160,14 +160,14 @@ def _moved(history: History, rows: Sequence[FloatArray], chosen: list[FloatArray
 
 
 def strategy_rows(
-    strategy: str, steps: int, *, bandwidth: int | None = None, whole: int | None = None
+    strategy: str, steps: int, *, bandwidth: int | None = None, is_completed: bool = False
 ) -> list[FloatArray]:
     """By step, the rows of the strategy's matrix that are released at it.
 
-    bandwidth: of `sqrt`. whole: of `tree`, the leaves that the tree is completed to, at the last step.
+    bandwidth: of `sqrt`. is_completed: at the last step of a `tree`, up to the next power of two.
     """
     if strategy == "tree":
-        return _tree_rows(steps, whole or steps)
+        return _tree_rows(steps, 1 << (steps - 1).bit_length() if is_completed else steps)
     coefficients = [1.0]
     for index in range(1, steps):
         coefficients.append(coefficients[-1] * (2 * index - 1) / (2 * index) if strategy == "sqrt" else 0.0)

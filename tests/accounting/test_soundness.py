@@ -69,6 +69,7 @@ def _declared(rng: random.Random, family: str) -> dict[str, Any]:
             strategy = rng.choice(["identity", "tree", "sqrt"])
             declared = {"strategy": strategy, "steps": rng.randint(1, 9)}
             declared |= {"participations": rng.randint(1, 3), "separation": rng.randint(1, 4)}
+            declared |= {"completion": rng.choice(["none", "power_of_two"])} if strategy == "tree" else {}
             declared |= {"bandwidth": rng.randint(1, 5)} if strategy == "sqrt" and rng.random() < 0.5 else {}
         case "shuffle":
             rate = _digits(rng.choice([0.1, 0.3, 0.25, rng.uniform(0.05, 1)]))
@@ -164,7 +165,10 @@ def _releases(case: Case, rng: random.Random) -> float:
         return max(oracle_runs.shuffled(history, epoch=epoch, segment=part) for epoch, part in _epochs(case, length))
     shape = {name: declared[name] for name in ("participations", "separation")}
     allowed = [*oracle_runs.patterns(length, **shape)]
-    rows = oracle_runs.strategy_rows(declared["strategy"], length, bandwidth=declared.get("bandwidth"))
+    is_completed = declared.get("completion") == "power_of_two"
+    rows = oracle_runs.strategy_rows(
+        declared["strategy"], length, bandwidth=declared.get("bandwidth"), is_completed=is_completed
+    )
     firsts = range(1, history.progress + 1, length)
     parts = [history.within(first, first + length - 1) for first in firsts]
     return sum(oracle_runs.factorized(part, rows, allowed=allowed, rng=rng) for part in parts)
