@@ -139,6 +139,19 @@ def settle(
     return send("POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, evidence=evidence)
 
 
+def correct(
+    run: str,
+    *,
+    reason: str,
+    steps: int | None = None,
+    stop: str | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> Call:
+    """Says what a run executed in place of what it reported."""
+    given: dict[str, Any] = {"steps": steps, "stop": stop, "evidence": evidence}
+    return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **given)
+
+
 def run_info(run: str) -> Call:
     """Reads what a run is and what became of it."""
     return get("runs", run)

@@ -148,12 +148,46 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         With fewer `steps` the run is charged for what is sound whatever made it stop (`data_dependent`): separate
         releases one by one, segments begun, otherwise all. `stop="data_independent"` is your word that neither the data
         nor any output, also of a later run, had a say in where it stopped: it is charged as a run of so many steps.
-        Raises Overrun where there were more than fit; they are charged all the same.
+        Raises Overrun where there were more than fit; they are charged all the same. Where no budget there could cover
+        them, nothing is charged until a steward has called `confirm` or `correct`: `error.state` is `started`.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
         return self._send(calls.settle(run, steps=steps, stop=stop, evidence=evidence))
+
+    def confirm(self, run: str, *, reason: str) -> Answer:
+        """Say, as a steward, that a run did execute what it reported and no budget there covers: it is charged.
+
+        >>> try:
+        ...     ledger.confirm(asked["id"], reason="the log has every step")
+        ... except RunState as error:
+        ...     print(error.detail)
+        No number of this run waits for a steward.
+        """
+        return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
+
+    def correct(
+        self,
+        run: str,
+        *,
+        reason: str,
+        steps: int | None = None,
+        stop: str | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Settle a run, as a steward, for what it really executed, in place of what it reported.
+
+        The arguments are those of `settle`. Where the tenant's policy asks for a second steward, this answers
+        `{"proposal": …}`: nothing is settled before another one has called `approve`.
+
+        >>> try:
+        ...     ledger.correct(asked["id"], steps=100, reason="samples were reported in place of steps")
+        ... except RunState as error:
+        ...     print(error.code)
+        run-state
+        """
+        return self._send(calls.correct(run, reason=reason, steps=steps, stop=stop, evidence=evidence))
 
     def void(self, run: str, *, reason: str) -> Answer:
         """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.

@@ -114,7 +114,7 @@ class ReceiptShown(TypedDict):
 
 
 class RunEvent(TypedDict):
-    """What became of a run: when it was started, settled or voided, by whom, and what was said."""
+    """What became of a run: when it was started, reported, settled or voided, by whom, and what was said."""
 
     at: str
     by: dict[str, Any]
@@ -127,6 +127,12 @@ class RunEvent(TypedDict):
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
     overrun: NotRequired[OverrunShown | None]
+    report: NotRequired[
+        Annotated[
+            Literal["confirmed", "corrected"] | None,
+            Field(description="What a steward said of the number that was reported."),
+        ]
+    ]
 
 
 class RunShown(TypedDict):
@@ -150,6 +156,7 @@ class RunShown(TypedDict):
     created_at: str
     start_by: str | None
     started: NotRequired[RunEvent | None]
+    reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
     voided: NotRequired[RunEvent | None]
 
