@@ -21,7 +21,8 @@ class Books:
     accounts: with every overdrawn one of a dataset where something is asked that can take a second person.
     projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
     proposals: those that are asked about, and the open ones of a dataset. takes_two: the tenant's policy. alerting:
-    what it wants to be told of.
+    what it wants to be told of. reported: of a dataset, the runs whose numbers wait for a steward; read where it is
+    frozen, as it is from the report on.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -31,6 +32,7 @@ class Books:
     projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
     recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
+    reported: dict[UUID, frozenset[UUID]] = field(default_factory=dict)
     takes_two: bool = False
     alerting: Alerting = DEFAULT_ALERTING
 
@@ -44,6 +46,7 @@ class Books:
             dict(self.projects),
             dict(self.recent),
             dict(self.proposals),
+            dict(self.reported),
             self.takes_two,
             self.alerting,
         )

@@ -87,6 +87,8 @@ class BookReader(Repository):
         tenant = self._tenant()
         overdrawn = AccountReader(self.connection, self.tenant_id).overdrawn(guarded)
         books.accounts.update((account.key, account) for account in overdrawn)
+        frozen = [id_ for id_ in guarded if id_ in books.datasets and books.datasets[id_].state == "frozen"]
+        books.reported.update(RunReader(self.connection, self.tenant_id).reported(frozen) if frozen else {})
         open_proposals = ProposalReader(self.connection, self.tenant_id).open_on(guarded)
         return replace(
             books,

@@ -124,7 +124,7 @@ def started(by: Ledger, *datasets: str) -> str:
 def overdrawn(board: Board) -> None:
     """Draws the dataset down by an overrun, which freezes it."""
     ok(board.admin.put("/v1/datasets/mnist/budget", {"budget": {"mu": 0.2}, **REASON}))
-    answer = board.requester.post(f"/v1/runs/{started(board.requester)}/settle", {"steps": 3})
+    answer = board.requester.post(f"/v1/runs/{started(board.requester)}/settle", {"steps": 2})
     assert code(answer) == (409, "overrun")
     assert ok(board.admin.get("/v1/datasets/mnist"))["state"] == "frozen"
 

@@ -17,8 +17,10 @@ from ledger.core.commands import (
     Change,
     Claim,
     Command,
+    OnDataset,
     RefuseProposal,
     Register,
+    Ruling,
     SetBudget,
     SetFairUse,
     SetProject,
@@ -31,7 +33,7 @@ from ledger.core.datasets import AccountKey, Definition, FairUse
 from ledger.core.decision.posting import Repeat
 from ledger.core.journal import chain
 from ledger.core.journal.tenant import replay_tenant
-from ledger.core.people import Actor, Consent, Key, Role
+from ledger.core.people import GUARDED, Actor, Consent, Key, Role
 from ledger.core.runs import Excess, Use
 from ledger.errors import LedgerError
 from ledger.operate import check
@@ -39,6 +41,7 @@ from ledger.service.tenants import add_tenant
 from ledger.service.writer import Writer
 from ledger.store import Store
 from ledger.verifier.witness import Witnesses
+from tests.kit.books import ALONE
 
 SECONDS: Final = 60
 WHOLE, FAIR, PARTED = (UUID(int=number) for number in (1, 2, 3))
@@ -70,7 +73,8 @@ class Twin:
                 key = Key(actor.key_id, actor.principal_id, actor.name, actor.role, None, now_us, None, None)
                 writing.keys.add(key, actor.key_id.bytes * 2)
             writing.tenants.set_policy(second_steward=True)
-            writing.journals.note("policy-set", self.admin.facts(), {"second_steward": True}, now_us=now_us)
+            policy = {"second_steward": True, "guards": sorted(GUARDED)}
+            writing.journals.note("policy-set", self.admin.facts(), policy, now_us=now_us)
         self.charges: dict[UUID, dict[UUID, tuple[AccountKey, ...]]] = {}
 
     def _person(self, number: int, role: Role) -> Actor:
@@ -176,10 +180,16 @@ def script(twin: Twin, rng: random.Random, length: int) -> Iterator[Command]:
         consent = Consent(UUID(int=1000 + number))
         command: Command
         match rng.choice(
-            ("settle", "settle", "void", "change", "change", "budget", "fair", "ask", "ask", "more", "two")
+            (
+                *("settle", "settle", "rule", "void", "change", "change"),
+                *("budget", "fair", "ask", "ask", "more", "two"),
+            )
         ):
             case "settle":
                 command = twin.settle(run_id, rng.choice((None, 5, 90, 1000)))
+            case "rule":
+                ruling = Ruling(rng.choice(("confirmed", "corrected")), "r", consent)
+                command = replace(twin.settle(run_id, rng.choice((None, 1000))), actor=twin.one, ruling=ruling)
             case "void":
                 command = Void(
                     rng.choice((twin.one, twin.asking)), run_id, twin.charges[run_id], {"reason": "r"}, consent
@@ -191,16 +201,18 @@ def script(twin: Twin, rng: random.Random, length: int) -> Iterator[Command]:
             case "fair":
                 held = rng.choice((None, amount))
                 fair_use = FairUse(None if held is None else {}, held, rng.choice((None, 1, 2, 4)))
-                command = SetFairUse(twin.one, dataset_id, fair_use, "r")
+                command = SetFairUse(twin.one, dataset_id, fair_use, "r", consent)
             case "ask":
                 command = twin.ask(200 + number, dataset_id, cost=1)
             case "more":
-                more = AddPartitions(twin.one, PARTED, (rng.choice("bcd"),))
-                command = rng.choice((more, SetProject(twin.one, dataset_id, "p", {}, amount, None)))
+                more = AddPartitions(twin.one, PARTED, (rng.choice("bcd"),), consent)
+                command = rng.choice((more, SetProject(twin.one, dataset_id, "p", {}, amount, None, consent)))
             case _:
                 before = rng.choice(proposed) if proposed else twin.change(WHOLE, "active", consent)
                 command = _answered(twin, before, rng)
-        if isinstance(command, Change | SetBudget | Void) and not command.consent.is_second:
+        if isinstance(command, OnDataset | Void) and not command.consent.is_second:
+            proposed.append(command)
+        if isinstance(command, Settle) and command.ruling is not None and not command.ruling.consent.is_second:
             proposed.append(command)
         yield command
 
@@ -208,10 +220,14 @@ def script(twin: Twin, rng: random.Random, length: int) -> Iterator[Command]:
 def _answered(twin: Twin, before: Any, rng: random.Random) -> Command:
     """A yes or a no to what may have been proposed, by somebody who may be the one who did."""
     by = rng.choice((twin.two, twin.two, twin.one))
+    ruling = before.ruling if isinstance(before, Settle) else None
+    consent = before.consent if ruling is None else ruling.consent
     if rng.random() < 0.3:
-        return RefuseProposal(by, before.consent.proposal_id, before.dataset_ids, "r")
-    command: Command = replace(before, actor=by, consent=before.consent._replace(is_second=True))
-    return command
+        return RefuseProposal(by, consent.proposal_id, before.dataset_ids, "r")
+    second = consent._replace(is_second=True)
+    changes: dict[str, Any] = {"consent": second} if ruling is None else {"ruling": replace(ruling, consent=second)}
+    changed: Command = replace(before, actor=by, **changes)
+    return changed
 
 
 def test_a_group_is_decided_as_its_commands_one_by_one(
@@ -231,6 +247,7 @@ def test_a_group_is_decided_as_its_commands_one_by_one(
         assert answers[0] == answers[1], seed
         kinds |= {answer[0]["kind"] if isinstance(answer, list) else str(answer) for answer in answers[0]}
     assert {"change-proposed", "run-settled", "run-approved", "fair-use-set", "dataset-changed"} <= kinds
+    assert {"run-reported", "partitions-added", "proposal-refused", "budget-set"} <= kinds
 
 
 def test_an_overrun_and_a_thaw_in_one_group_take_two(twins: Callable[[], tuple[Twin, Twin]]) -> None:
@@ -245,12 +262,12 @@ def test_an_overrun_and_a_thaw_in_one_group_take_two(twins: Callable[[], tuple[T
 
 def test_fair_use_counts_within_a_group(twins: Callable[[], tuple[Twin, Twin]]) -> None:
     """Goal: a limit of so many runs an hour holds from its own entry on, also for what was asked before it. Method:
-    two runs were asked for before; in one group come another, then a limit of four, then two more; then no limit, one
-    more, and a limit of three."""
+    two runs were asked for before; in one group come another, a limit of four, two more, a limit of three, and one
+    more."""
     for twin in twins():
         asks: list[Single] = [twin.ask(200 + number, FAIR, cost=1) for number in range(5)]
-        limits = [SetFairUse(twin.one, FAIR, FairUse(None, None, limit), "r") for limit in (4, None, 3)]
-        answers = twin.decided(asks[0], limits[0], asks[1], asks[2], limits[2], asks[3])
+        limits = [SetFairUse(twin.one, FAIR, FairUse(None, None, limit), "r", ALONE) for limit in (4, 3)]
+        answers = twin.decided(asks[0], limits[0], asks[1], asks[2], limits[1], asks[3])
         assert [_short(answer) for answer in answers] == [
             *("run-approved", "fair-use-set", "run-approved", "rate-limited", "fair-use-set", "rate-limited")
         ]

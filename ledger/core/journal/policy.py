@@ -12,13 +12,6 @@ GUARDED_AT_FIRST: Final = frozenset({"budget", "thaw", "void"})
 """What a policy takes two people for whose entry does not say it."""
 
 
-class Policy(NamedTuple):
-    """From when on a tenant takes two people, and for what; for nothing where it takes one for everything."""
-
-    at: str
-    guards: frozenset[str]
-
-
 class Loosening(NamedTuple):
     """An entry that a policy decides about, of a journal that adds up.
 
@@ -32,6 +25,25 @@ class Loosening(NamedTuple):
     is_proposal: bool
 
 
+class Policy(NamedTuple):
+    """From when on a tenant takes two people, and for what; for nothing where it takes one for everything.
+
+    is_older: the entry does not say for what; then what was not guarded at first may take one person or two.
+    """
+
+    at: str
+    guards: frozenset[str]
+    is_older: bool = False
+
+    def allows(self, loosening: Loosening) -> bool:
+        """Whether what takes two people is proposed, and what takes one is done."""
+        is_guarded = loosening.what in self.guards
+        return is_guarded == loosening.is_proposal or (self.is_older and not is_guarded)
+
+
+_NO_POLICY: Final = Policy("", frozenset())
+
+
 def demand_policy(policies: Sequence[Policy], loosenings: Iterable[Loosening]) -> None:
     """A journal's entries are by the policy of their time: what it took two people for, nobody did alone, and nothing
     else was proposed. policies: oldest first; before the first, and where there is none, one person is enough.
@@ -42,11 +54,8 @@ def demand_policy(policies: Sequence[Policy], loosenings: Iterable[Loosening]) -
     for loosening in loosenings:
         # Times are written so that their order as text is their order in time.
         first, last = bisect_left(times, loosening.at), bisect_right(times, loosening.at)
-        in_force = [
-            policies[first - 1].guards if first else frozenset(),
-            *(each.guards for each in policies[first:last]),
-        ]
-        if any((loosening.what in guards) == loosening.is_proposal for guards in in_force):
+        before = policies[first - 1] if first else _NO_POLICY
+        if any(policy.allows(loosening) for policy in (before, *policies[first:last])):
             continue
         told = "proposes what takes one person" if loosening.is_proposal else "is done by one person and takes two"
         raise JournalBroken(f"{told}, by the policy of its time", seq=loosening.seq)

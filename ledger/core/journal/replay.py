@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
@@ -53,11 +53,12 @@ def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: U
 
 @dataclass(slots=True)
 class _Charged:
-    """A run as a journal knows it."""
+    """A run as a journal knows it. is_reported: its number was reported, and a steward has to confirm or correct it."""
 
     state: str
     cost: Amount
     keys: tuple[AccountKey, ...]
+    is_reported: bool = False
 
 
 class _DatasetReplay(Chain):
@@ -73,6 +74,7 @@ class _DatasetReplay(Chain):
         self.ceiling: Amount | None = None
         self.projects: dict[str, Amount] = {}
         self.held_limit: Amount | None = None
+        self.runs_per_hour: int | None = None
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, _Charged] = {}
         self.proposals: dict[str, dict[str, Any] | None] = {}
@@ -114,15 +116,24 @@ class _DatasetReplay(Chain):
                 self._note_proposal(entry, demand)
                 return self._budget_set(entry, demand)
             case "partitions-added":
+                self._note_proposal(entry, demand)
+                self._note_loosening(entry, "partitions", is_loosening=True)
                 return self._partitions_added(entry, demand)
             case "project-set":
+                self._note_proposal(entry, demand)
+                self._note_share(entry)
                 self.projects[entry["project"]] = limit = Amount.from_facts(entry["limit"])
                 its = [account for key, account in self.accounts.items() if key.project == entry["project"]]
                 return self._limited(its, limit, demand)
             case "fair-use-set":
-                held = entry["fair_use"]["limit"]
-                self.held_limit = None if held is None else Amount.from_facts(held)
+                self._note_proposal(entry, demand)
+                self._fair_use_set(entry)
                 return ()
+            case _:
+                return self._of_run(entry, demand)
+
+    def _of_run(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        match entry["kind"]:
             case "run-approved":
                 return self._approved(entry, demand)
             case "run-refused":
@@ -130,7 +141,11 @@ class _DatasetReplay(Chain):
             case "run-started":
                 demand(self.state == "active", "starts a run on a dataset that is not active")
                 return self._move_run(entry, ("held",), "started", demand)[1]
+            case "run-reported":
+                return self._reported(entry, demand)
             case "run-settled":
+                self._note_proposal(entry, demand)
+                self._note_loosening(entry, "correction", is_loosening=entry.get("report") == "corrected")
                 return self._settled(entry, demand)
             case "run-voided":
                 self._note_proposal(entry, demand)
@@ -139,7 +154,7 @@ class _DatasetReplay(Chain):
                 cost, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
                 return [_eased(replace(account, held=account.held - cost)) for account in accounts]
             case _:
-                raise JournalBroken(f"is of the unknown kind {kind!r}", seq=entry["seq"])
+                raise JournalBroken(f"is of the unknown kind {entry['kind']!r}", seq=entry["seq"])
 
     def _note_proposal(self, entry: dict[str, Any], demand: Demand) -> None:
         """What takes two people was proposed by one before the other one said yes or no to just that, once, in time."""
@@ -174,6 +189,24 @@ class _DatasetReplay(Chain):
         is_thaw = entry.get("state") == "active" and self.state != "active"
         is_overdrawn = is_thaw and any(account.overdrawn != ZERO for account in self.accounts.values())
         self._note_loosening(entry, "thaw", is_loosening=is_overdrawn)
+        waits = is_thaw and any(run.is_reported and run.state == "started" for run in self.runs.values())
+        if waits:
+            raise JournalBroken("opens the dataset while a reported number waits for a steward", seq=entry["seq"])
+
+    def _note_share(self, entry: dict[str, Any]) -> None:
+        """The first share of a project lets somebody else spend."""
+        before = self.projects.get(entry["project"])
+        is_more = before is None or bool(Amount.from_facts(entry["limit"]).exceeds(before))
+        self._note_loosening(entry, "project", is_loosening=is_more)
+
+    def _fair_use_set(self, entry: dict[str, Any]) -> None:
+        stated = entry["fair_use"]
+        held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
+        rate, before = stated["runs_per_hour"], self.runs_per_hour
+        more_held = self.held_limit is not None and (held is None or bool(held.exceeds(self.held_limit)))
+        more_runs = before is not None and (rate is None or rate > before)
+        self._note_loosening(entry, "fair-use", is_loosening=more_held or more_runs)
+        self.held_limit, self.runs_per_hour = held, rate
 
     # --- the dataset
 
@@ -259,7 +292,24 @@ class _DatasetReplay(Chain):
                 keys.append((key, self.held_limit.most(held)))
         return [replace(self.accounts.get(key, Account(key, limit)), limit=limit) for key, limit in keys]
 
+    def _reported(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        """A number that no budget could cover: nothing moves but the dataset's state."""
+        _, accounts = self._move_run(entry, ("started",), "started", demand)
+        run, overrun = self.runs[UUID(entry["run"])], entry["overrun"]
+        demand(not run.is_reported, "reports a run a second time")
+        run.is_reported = True
+        demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "is reported and not frozen")
+        excess = Amount.from_facts(overrun["cost"])
+        lasting = [account for account in accounts if account.key.principal_id is None]
+        passes = any(excess.exceeds(account.limit) for account in lasting)
+        demand((entry["dataset"] in overrun["beyond_limits"]) == passes, "does not say whose whole limit it passes")
+        demand(bool(overrun["beyond_limits"]), "reports what a budget could cover")
+        return accounts
+
     def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        run = self.runs.get(UUID(entry["run"]))
+        is_reported = run is not None and run.is_reported
+        demand(entry.get("report") in (("confirmed", "corrected") if is_reported else (None,)), "answers no report")
         cost, accounts = self._move_run(entry, ("started",), "settled", demand)
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
         demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
@@ -309,10 +359,24 @@ class _DatasetReplay(Chain):
         return run.cost, [self.accounts[key] for key in run.keys]
 
 
+_DONE_BY: Final = {
+    "budget": "budget-set",
+    "thaw": "dataset-changed",
+    "void": "run-voided",
+    "correction": "run-settled",
+    "partitions": "partitions-added",
+    "project": "project-set",
+    "fair-use": "fair-use-set",
+}
+"""The kind of entry that does what was proposed."""
+_AS_OF_THEN: Final = frozenset({"limit_before"})
+"""What a proposal says of how things were."""
+
+
 def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether an entry does what was proposed. The limit before may be another by now."""
-    kind = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}[proposed["what"]]
-    facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+    kind = _DONE_BY[proposed["what"]]
+    facts = {name: value for name, value in proposed["proposes"].items() if name not in _AS_OF_THEN}
     same_run = entry.get("run") == proposed.get("about_run")
     return entry["kind"] == kind and same_run and all(entry.get(name) == value for name, value in facts.items())
 

@@ -104,13 +104,16 @@ class _TenantReplay(Chain):
                     self.keys[key] = known._replace(is_revoked=True)
             case "policy-set":
                 self.second_steward = bool(entry["second_steward"])
-                guards = frozenset(entry.get("guards", GUARDED_AT_FIRST)) if self.second_steward else frozenset()
-                self.policies.append(Policy(entry["at"], guards))
+                self._set_policy(entry)
             case "alerting-set":
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
         return entry
+
+    def _set_policy(self, entry: Mapping[str, Any]) -> None:
+        guards = frozenset(entry.get("guards", GUARDED_AT_FIRST)) if self.second_steward else frozenset[str]()
+        self.policies.append(Policy(entry["at"], guards, is_older=self.second_steward and "guards" not in entry))
 
     def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
         key = UUID(entry["made"])
