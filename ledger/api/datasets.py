@@ -74,10 +74,12 @@ async def set_budget(name: str, body: NewBudget, caller: Steward, request: Reque
     return answered(await services(request).datasets.set_budget(caller, name, body))
 
 
-@router.post("/{name}/partitions", status_code=201, responses={201: {"model": PartitionPage}}, response_model=None)
+@router.post(
+    "/{name}/partitions", status_code=201, responses={201: {"model": PartitionPage}, **PROPOSED}, response_model=None
+)
 async def add_partitions(name: str, body: NewPartitions, caller: Steward, request: Request) -> Response:
     """Add partitions, each with the dataset's limit. That no privacy unit is in two of them is the steward's word."""
-    return Json(await services(request).datasets.add_partitions(caller, name, body), status_code=201)
+    return answered(await services(request).datasets.add_partitions(caller, name, body), done=201)
 
 
 @router.get("/{name}/partitions", responses={200: {"model": PartitionPage}}, response_model=None)
@@ -88,18 +90,18 @@ def list_partitions(
     return Json(services(request).datasets.partitions(caller, name, limit=limit, cursor=cursor))
 
 
-@router.put("/{name}/projects/{project}", responses={200: {"model": ProjectShown}}, response_model=None)
+@router.put("/{name}/projects/{project}", responses={200: {"model": ProjectShown}, **PROPOSED}, response_model=None)
 async def set_project(
     name: str, project: ProjectPath, body: ProjectShare, caller: Steward, request: Request
 ) -> Response:
     """Set a project's share: runs that name it are charged to both, so that it can only tighten."""
-    return Json(await services(request).datasets.set_project(caller, name, project, body))
+    return answered(await services(request).datasets.set_project(caller, name, project, body))
 
 
-@router.put("/{name}/fair-use", responses={200: {"model": DatasetShown}}, response_model=None)
+@router.put("/{name}/fair-use", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)
 async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Request) -> Response:
     """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
-    return Json(await services(request).datasets.set_fair_use(caller, name, body))
+    return answered(await services(request).datasets.set_fair_use(caller, name, body))
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)

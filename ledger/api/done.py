@@ -13,6 +13,6 @@ PROPOSED: Final[dict[int | str, dict[str, Any]]] = {
 }
 
 
-def answered(outcome: Outcome[Any]) -> Json:
-    """The answer: 200 where the change is made, 202 where it is only proposed."""
-    return Json(outcome.answer, status_code=200 if outcome.is_done else 202)
+def answered(outcome: Outcome[Any], *, done: int = 200) -> Json:
+    """The answer: with the status `done` where the change is made, 202 where it is only proposed."""
+    return Json(outcome.answer, status_code=done if outcome.is_done else 202)

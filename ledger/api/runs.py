@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from ledger.api import observe, pages
 from ledger.api.done import PROPOSED, answered
-from ledger.api.gate import Ender, Reader, Requester
+from ledger.api.gate import Ender, Reader, Requester, Steward
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route
 from ledger.api.schemas.common import Problem
@@ -28,7 +28,14 @@ from ledger.errors import (
     LedgerError,
 )
 from ledger.service.requests.fields import DatasetName, ProjectName
-from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
+from ledger.service.requests.runs import (
+    ConfirmRequest,
+    CorrectRequest,
+    NewBatch,
+    RunRequest,
+    SettleRequest,
+    VoidRequest,
+)
 from ledger.service.runs import Answer, Item
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 
@@ -73,6 +80,12 @@ _SETTLED: Final[dict[str, Any]] = {
 _VOIDED: Final[dict[str, Any]] = {
     "unused": {"summary": "Never started", "value": {"reason": "The job was cancelled before it read the data."}}
 }
+_CONFIRMED: Final[dict[str, Any]] = {
+    "resumed": {"summary": "It is right", "value": {"reason": "The job looped over a weekend; the log has every step."}}
+}
+_CORRECTED: Final[dict[str, Any]] = {
+    "slip": {"summary": "It was a slip", "value": {"steps": 9000, "reason": "Samples were reported in place of steps."}}
+}
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     409: {
         "model": RunRefused | Problem,
@@ -82,7 +95,8 @@ _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
 _OVERRAN: Final[dict[int | str, dict[str, Any]]] = {
     409: {
         "model": RunOverran | Problem,
-        "description": "`overrun`: more was executed than fits; it is charged, and its datasets are frozen. "
+        "description": "`overrun`: more was executed than fits; it is charged, and its datasets are frozen. Where no "
+        "budget there could cover it, `state` is `started`, and a steward confirms or corrects the number. "
         "Or the run's state does not allow it.",
     }
 }
@@ -210,6 +224,29 @@ async def settle(
     """Charge a started run for what it executed, and return the rest where that is sound."""
     requested = {} if body is None else await request.json()
     return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
+
+
+@router.post("/{id}/confirm", responses={200: {"model": RunMoved}}, response_model=None)
+async def confirm(
+    id: UUID,  # noqa: A002 (the contract's name)
+    body: Annotated[ConfirmRequest, Body(openapi_examples=_CONFIRMED)],
+    caller: Steward,
+    request: Request,
+) -> Response:
+    """Say that a run did execute what it reported and no budget there covers: it is charged as an overrun."""
+    return Json(await services(request).runs.confirm(caller, id, reason=body.reason))
+
+
+@router.post("/{id}/correct", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
+async def correct(
+    id: UUID,  # noqa: A002 (the contract's name)
+    body: Annotated[CorrectRequest, Body(openapi_examples=_CORRECTED)],
+    caller: Steward,
+    request: Request,
+) -> Response:
+    """Settle a run for what it really executed, in place of what it reported and no budget there covers."""
+    consent, sent = Consent(uuid4()), await request.json()
+    return answered(await services(request).runs.correct(caller, id, request=body, body=sent, consent=consent))
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)

@@ -181,7 +181,8 @@ def dataset_add_partitions(
         )
     with server() as ledger:
         made = ledger.add_partitions(name, partitions, disjoint=True)
-    print_answer(made["items"], as_json, show.datasets.partitions)
+    answer = made if "proposal" in made else made["items"]
+    print_answer(answer, as_json, unless_proposed(show.datasets.partitions))
 
 
 @dataset_app.command("project")
@@ -199,7 +200,8 @@ def dataset_project(
     """Set a project's share of a dataset: a limit on the runs that name it, beside the dataset's own."""
     budget = _budget(epsilon, at_delta, slack, mu, delta)
     with server() as ledger:
-        print_answer(ledger.set_project(name, project, budget=budget, reason=reason), as_json, show.datasets.project)
+        answer = ledger.set_project(name, project, budget=budget, reason=reason)
+    print_answer(answer, as_json, unless_proposed(show.datasets.project))
 
 
 @dataset_app.command("fair-use")
@@ -224,7 +226,7 @@ def dataset_fair_use(
         )
     with server() as ledger:
         changed = ledger.set_fair_use(name, held=held, runs_per_hour=runs_per_hour, reason=reason)
-    print_answer(changed, as_json, show.datasets.dataset)
+    print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 
 def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:

@@ -206,6 +206,27 @@ def settle(
     print_answer(answer, as_json, show.runs.moved)
 
 
+def confirm(run: RunId, reason: Reason, as_json: Json = False) -> None:
+    """Say that a run did execute what it reported and no budget there covers: it is charged as an overrun."""
+    with server() as ledger:
+        print_answer(ledger.confirm(run, reason=reason), as_json, show.runs.moved)
+
+
+def correct(
+    run: RunId,
+    reason: Reason,
+    steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
+    stop: Annotated[str | None, typer.Option(help="As for settle.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Settle a run for what it really executed, in place of what it reported; it may take a second steward."""
+    executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    with server() as ledger:
+        answer = ledger.correct(run, reason=reason, **executed)
+    print_answer(answer, as_json, unless_proposed(show.runs.moved))
+
+
 def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
     """Say that no output of a run was ever seen, so that nothing is charged; once started, it may take a second
     steward."""
@@ -252,5 +273,5 @@ def evaluate(
 
 def add_to(app: typer.Typer) -> None:
     """Adds these commands to the command line."""
-    for command in (request, batch, plan, start, settle, void, runs, evaluate):
+    for command in (request, batch, plan, start, settle, confirm, correct, void, runs, evaluate):
         app.command(rich_help_panel="Runs")(command)

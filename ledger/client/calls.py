@@ -147,6 +147,21 @@ def settle(
     )
 
 
+def correct(
+    run: str,
+    *,
+    reason: str,
+    steps: int | None = None,
+    stop: str | None = None,
+    restarts: Sequence[Mapping[str, Any]] | None = None,
+    evidence: Mapping[str, Any] | None = None,
+) -> Call:
+    """Says what a run executed in place of what it reported."""
+    stated = None if restarts is None else [*map(dict, restarts)]
+    given: dict[str, Any] = {"steps": steps, "stop": stop, "restarts": stated, "evidence": evidence}
+    return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **given)
+
+
 def run_info(run: str) -> Call:
     """Reads what a run is and what became of it."""
     return get("runs", run)

@@ -49,18 +49,26 @@ class BudgetExceeded(errors.BudgetExceeded):
 
 
 class Overrun(errors.Overrun):
-    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen."""
+    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen.
+
+    Where no budget there could cover it, nothing is charged until a steward has confirmed or corrected the number.
+    """
 
     code = "overrun"
 
     @property
+    def state(self) -> str:
+        """`settled`; or `started`, where the number waits for a steward and the run is held in full."""
+        return str(self.facts.get("state", "settled"))
+
+    @property
     def run(self) -> str:
-        """The run that it is about. It is settled."""
+        """The run that it is about. It is settled, or waits for a steward."""
         return str(self.facts.get("run", ""))
 
     @property
     def charged(self) -> dict[str, Any]:
-        """All that the run was charged: what was approved, and what was executed beyond that."""
+        """All that the run was charged: what was approved, and what was executed beyond that. Empty if it waits."""
         return dict(self.facts.get("charged", {}))
 
     @property
@@ -163,6 +171,12 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
             else "were beyond the plan or run again"
         )
         sentence = f"{steps} steps {which}, and charged mu {cost['mu']:.3g} as a run of their own."
+        if facts["state"] == "started":
+            return (
+                f"{steps} steps more than planned were reported, mu {cost['mu']:.3g}, which no budget there covers."
+                " Nothing is charged, and the run stays held in full, until a steward confirms or corrects the number;"
+                f" frozen: {frozen}."
+            )
     except (KeyError, TypeError, ValueError):
         return None
     return f"{sentence} That did not fit: frozen until a steward has looked: {frozen}."

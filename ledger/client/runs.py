@@ -246,7 +246,8 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
     except Exception as failure:
         if isinstance(failure, Overrun):
             run.settled = failure.facts
-            note = f"Run {run.id} is settled, for more than was approved. {run.steps} steps were counted."
+            outcome = "waits for a steward" if failure.state == "started" else "is settled, for more than was approved"
+            note = f"Run {run.id} {outcome}. {run.steps} steps were counted."
         else:
             note = (
                 f"Settling run {run.id} failed: until it is settled it stays held in full. "

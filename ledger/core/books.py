@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from uuid import UUID
 
 from ledger.core.alerting import DEFAULT_ALERTING, Alerting
+from ledger.core.amounts import ZERO
 from ledger.core.datasets import Account, AccountKey, Dataset, Project
 from ledger.core.people import Proposal
 from ledger.core.runs import Run
@@ -17,9 +18,11 @@ class Books:
     """The locked rows that a group of commands is decided on, and what they become.
 
     partitions: the names of a dataset's partitions, complete where a command asks for all of them.
+    accounts: with every overdrawn one of a dataset where something is asked that can take a second person.
     projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
-    proposals: those that are asked about, and the open ones of a dataset. overdrawn: the datasets with an account that
-    is. takes_two: the tenant's policy. alerting: what it wants to be told of.
+    proposals: those that are asked about, and the open ones of a dataset. takes_two: the tenant's policy. alerting:
+    what it wants to be told of. reported: of a dataset, the runs whose numbers wait for a steward; read where it is
+    frozen, as it is from the report on.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -29,7 +32,7 @@ class Books:
     projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
     recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
-    overdrawn: frozenset[UUID] = frozenset()
+    reported: dict[UUID, frozenset[UUID]] = field(default_factory=dict)
     takes_two: bool = False
     alerting: Alerting = DEFAULT_ALERTING
 
@@ -43,10 +46,14 @@ class Books:
             dict(self.projects),
             dict(self.recent),
             dict(self.proposals),
-            self.overdrawn,
+            dict(self.reported),
             self.takes_two,
             self.alerting,
         )
+
+    def is_overdrawn(self, dataset_id: UUID) -> bool:
+        """Whether an account of a dataset is overdrawn as the books are now, whatever they were when they were read."""
+        return any(key.dataset_id == dataset_id and account.overdrawn != ZERO for key, account in self.accounts.items())
 
 
 @dataclass(slots=True)
@@ -55,7 +62,8 @@ class ReadSet:
 
     partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
     is_every_project: what every project's share is, to know how many there are. is_guarded: whether what is asked can
-    take a second person.
+    take a second person. runs_per_hour: the most that a command sets; so many of a principal's newest runs are seen,
+    where the dataset's own limit is lower.
     """
 
     partitions: set[str] | None = field(default_factory=set)
@@ -63,6 +71,7 @@ class ReadSet:
     principals: set[UUID] = field(default_factory=set)
     is_every_project: bool = False
     is_guarded: bool = False
+    runs_per_hour: int = 0
 
     def add_partitions(self, names: Sequence[str] | None) -> None:
         """These too; None is all."""

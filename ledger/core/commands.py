@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from ledger.core.amounts import Amount
@@ -18,7 +18,7 @@ from ledger.core.runs import BEGIN_WITHIN_US, Excess, Use
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An idempotency key, whose it is, and the digest of the body it stands for."""
+    """An idempotency key, which is its principal's own, and the digest of the body it stands for."""
 
     key: str
     digest: bytes
@@ -80,6 +80,7 @@ class AddPartitions(_OnDataset):
     """A steward adds partitions, and affirms that no privacy unit lies in two."""
 
     names: tuple[str, ...]
+    consent: Consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,7 @@ class SetProject(_OnDataset):
     budget: Mapping[str, Any]
     limit: Amount
     reason: str | None
+    consent: Consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,7 @@ class SetFairUse(_OnDataset):
 
     fair_use: FairUse
     reason: str
+    consent: Consent
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,11 +164,21 @@ class Start(_OnRun):
 
 
 @dataclass(frozen=True, slots=True)
+class Ruling:
+    """What a steward says of a number that no budget could cover: that it is right, or that another one is."""
+
+    says: Literal["confirmed", "corrected"]
+    reason: str
+    consent: Consent
+
+
+@dataclass(frozen=True, slots=True)
 class Settle(_OnRun):
     """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
 
     charged: for what was executed of the plan; never more than was approved. costing: how that was worked out, and from
-    which restarts, for the record.
+    which restarts, for the record. ruling: of a steward, who settles a run whose number was reported; None where it is
+    the run's own principal that settles it.
     """
 
     body: Mapping[str, Any]
@@ -174,6 +187,7 @@ class Settle(_OnRun):
     charged: Amount
     excess: Excess | None = None
     costing: Mapping[str, Any] = field(default_factory=dict)
+    ruling: Ruling | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,5 +209,7 @@ class RefuseProposal:
 
 
 OnRun = Start | Settle | Void
-Single = Register | Change | SetBudget | AddPartitions | SetProject | SetFairUse | Ask | OnRun | RefuseProposal
+OnDataset = Change | SetBudget | AddPartitions | SetProject | SetFairUse
+"""What a steward does to a dataset, and can take a second one."""
+Single = Register | OnDataset | Ask | OnRun | RefuseProposal
 Command = Single | Batch

@@ -112,6 +112,14 @@ class FairUse:
             "limit": None if self.held is None else self.held.facts(),
         }
 
+    def loosens(self, before: FairUse) -> bool:
+        """Whether somebody may hold or ask for more than before, in anything."""
+        more_held = before.held is not None and (self.held is None or bool(self.held.exceeds(before.held)))
+        more_runs = before.runs_per_hour is not None and (
+            self.runs_per_hour is None or self.runs_per_hour > before.runs_per_hour
+        )
+        return more_held or more_runs
+
 
 NO_FAIR_USE: Final = FairUse(None, None, None)
 

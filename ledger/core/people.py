@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple, get_args
 from uuid import UUID
 
 from ledger.core.alerting import DEFAULT_ALERTING, Alerting
 
 Role = Literal["admin", "steward", "requester", "auditor"]
-ProposalKind = Literal["budget", "thaw", "void"]
+ProposalKind = Literal["budget", "thaw", "void", "partitions", "project", "fair-use", "correction"]
+GUARDED: Final = frozenset(get_args(ProposalKind))
+"""What a policy of a second steward takes two people for."""
 ProposalState = Literal["open", "approved", "refused"]
 
 

@@ -25,7 +25,8 @@ class Place(NamedTuple):
 class Run:
     """What of a run can change, or decides what may happen to it. The rest stands in its journal entries.
 
-    places: one for each dataset that it touches; known when it is decided, and not read again.
+    places: one for each dataset that it touches; known when it is decided, and not read again. reported_us: when a
+    number was reported that no budget could cover.
     """
 
     id: UUID
@@ -38,6 +39,12 @@ class Run:
     ended_us: int | None = None
     due_us: int | None = None
     places: tuple[Place, ...] = ()
+    reported_us: int | None = None
+
+    @property
+    def is_reported(self) -> bool:
+        """Whether a steward is waited for, who confirms or corrects that number."""
+        return self.state == "started" and self.reported_us is not None
 
 
 @dataclass(frozen=True, slots=True)

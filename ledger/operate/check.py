@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -12,6 +12,7 @@ from ledger.core.amounts import timestamp
 from ledger.core.datasets import AccountKey, Dataset
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain, replay
+from ledger.core.journal.policy import Policy, demand_policy
 from ledger.core.journal.replay import Replayed
 from ledger.core.journal.tenant import KnownKey, ReplayedTenant, alerting_facts, replay_tenant
 from ledger.core.people import Tenant
@@ -39,13 +40,14 @@ def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> It
         for tenant_id, tenant in deploy.tenants_of(store):
             left.pop((tenant_id, None), None)
             yield _result(tenant, None, partial(_checked_tenant, store, tenant_id, held))
+            policies = _Policies()
             unlisted = _journal_ids(store, tenant_id)
             after = None
             while names := _names(store, tenant_id, after):
                 for name, dataset_id in names:
                     unlisted.discard(dataset_id)
                     left.pop((tenant_id, dataset_id), None)
-                    yield _result(tenant, name, partial(_checked, store, tenant_id, name, held))
+                    yield _result(tenant, name, partial(_checked, store, tenant_id, name, held, policies))
                 after = names[-1][0]
             for dataset_id in sorted(unlisted):
                 reason = "has entries or accounts, and no dataset's row that anybody could find"
@@ -169,19 +171,40 @@ def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, 
         return reading.datasets.name_page(after=after, limit=PAGE)
 
 
-def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses) -> int:
+class _Policies:
+    """The policies of a tenant, read anew only where its own journal has grown."""
+
+    def __init__(self) -> None:
+        self._end: tuple[int, bytes] | None = None
+        self._policies: tuple[Policy, ...] | None = None
+
+    def of(self, reading: Reading) -> tuple[Policy, ...] | None:
+        """In the snapshot of this reading; None where the tenant's own journal does not hold, which is said of that."""
+        tenant = reading.tenants.current()
+        end = None if tenant is None else (tenant.seq, tenant.head)
+        if end is None or end != self._end:
+            try:
+                self._policies = replay_tenant(_tenant_entries(reading), tenant_id=reading.tenant_id).policies
+            except (JournalBroken, *UNREADABLE):
+                self._policies = None
+            self._end = end
+        return self._policies
+
+
+def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies: _Policies) -> int:
     """In one snapshot, so that what is decided meanwhile is not taken for an error; how many entries there are. Raises
     JournalBroken."""
     with store.reading(tenant_id) as reading:
         dataset = reading.datasets.by_name(name)
         if dataset is None:
             raise JournalBroken("is missing: the dataset's row says that it has none", seq=1)
-        demand_holds(reading, dataset, held)
+        demand_holds(reading, dataset, held, policies.of(reading))
     return dataset.seq
 
 
-def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
-    """The dataset's journal adds up, to what its rows say and to what is held against it. Raises JournalBroken."""
+def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None) -> None:
+    """The dataset's journal adds up, to what its rows say and to what is held against it: witnesses, and the policies
+    of its tenant, if they are known. Raises JournalBroken."""
     seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
     entries = comparison.over(seen.over(rows))
@@ -191,6 +214,8 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses) -> None:
     _demand_rows(reading, dataset, replayed)
     _demand_runs(reading, dataset, replayed, seen)
     _demand_mirrored(reading, dataset, seen)
+    if policies is not None:
+        demand_policy(policies, replayed.loosenings)
 
 
 def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:

@@ -44,6 +44,7 @@ class _Run(NamedTuple):
     started: str | None
     due: str | None
     ended: str | None
+    reported: str | None
     decided: int
     moved: int
 
@@ -112,13 +113,14 @@ class Mirror:
         if kind in ("run-approved", "run-refused"):
             self._unplaced.add(run_id)
             # One text for all runs of a principal.
-            run = _Run(intern(entry["actor"]["principal"]), entry.get("project"), at, None, None, None, seq, seq)
+            run = _Run(intern(entry["actor"]["principal"]), entry.get("project"), at, None, None, None, None, seq, seq)
         else:
             run = self._runs[run_id]
         self._runs[run_id] = run._replace(
             started=at if kind == "run-started" else run.started,
-            due=entry[_DUE[kind]] if kind in _DUE else None,
+            due=entry[_DUE[kind]] if kind in _DUE else run.due if kind == "run-reported" else None,
             ended=at if kind in _ENDS else None,
+            reported=at if kind == "run-reported" else run.reported,
             moved=seq,
         )
 
@@ -175,7 +177,7 @@ class Mirror:
         stated = self._runs[run_id]
         if run is None or run.state != state or run.cost != (None if state == "refused" else cost):
             raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=stated.moved)
-        times = (run.created_us, run.started_us, run.due_us, run.ended_us)
+        times = (run.created_us, run.started_us, run.due_us, run.ended_us, run.reported_us)
         row = (str(run.principal_id), run.project, *(None if us is None else timestamp(us) for us in times))
         for name, value, theirs in zip(_Run._fields, stated, row, strict=False):
             _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)

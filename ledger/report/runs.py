@@ -90,7 +90,7 @@ def _page(
             if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
                 entries.append(entry)
                 hashes[entry["seq"]] = hash_.hex()
-        elif is_within and not entry["kind"].startswith("run-") and _concerns(entry, question):
+        elif is_within and _is_change(entry) and _concerns(entry, question):
             beside.changes.add(change(entry))
     approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
     later = standing.source.of_runs(approved) if approved else {}
@@ -98,6 +98,11 @@ def _page(
         run = _RunEntries(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
         run.note(beside, question)
         yield run.facts()
+
+
+def _is_change(entry: JsonObject) -> bool:
+    """Whether it is listed among the changes; of what is said of runs, a number that a steward has to look at."""
+    return entry["kind"] == "run-reported" or not entry["kind"].startswith("run-")
 
 
 def _concerns(entry: JsonObject, question: Question) -> bool:
@@ -314,10 +319,12 @@ _LIMITS: Final = ("limit", "limit_before", "ceiling_limit")
 
 
 def change(entry: JsonObject) -> dict[str, Any]:
-    """What a steward did: what changed, why, who proposed it and who did or approved it."""
+    """What a steward did: what changed, why, who proposed it and who did or approved it. Or what waits for one."""
     proposal = entry.get("proposal")
     done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
     details: dict[str, Any] = {name: entry[name] for name in _CHANGED if entry.get(name) is not None}
+    if entry["kind"] == "run-reported":
+        details["about_run"] = entry["run"]
     details |= {name: show_amount(Amount.from_facts(entry[name])) for name in _LIMITS if entry.get(name) is not None}
     return {
         "dataset": entry["dataset"],

@@ -368,6 +368,8 @@ class _Reader:
             case "run-started":
                 opened = standing.open[run]
                 opened.state, opened.due = "started", entry["settle_by"]
+            case "run-reported":
+                standing.state = entry["state"]
             case "run-settled":
                 self._ended(run, Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"]))
                 standing.state = entry.get("state", standing.state)

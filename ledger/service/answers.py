@@ -32,7 +32,13 @@ from ledger.service.shapes.runs import (
     SegmentsShown,
 )
 
-_EVENTS: Final[tuple[Literal["started", "settled", "voided"], ...]] = ("started", "settled", "voided")
+_EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] = (
+    *("started", "reported", "settled", "voided"),
+)
+_REPORTED: Final = (
+    "No budget here could cover what was reported. Nothing is charged yet, and the run stays held in full, until a"
+    " steward confirms or corrects the number."
+)
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
 _AT_END: Final[tuple[Literal["charged", "returned"], ...]] = ("charged", "returned")
@@ -66,6 +72,7 @@ class _OfPrincipal(TypedDict):
 
 class _Events(TypedDict):
     started: NotRequired[RunEvent]
+    reported: NotRequired[RunEvent]
     settled: NotRequired[RunEvent]
     voided: NotRequired[RunEvent]
 
@@ -201,10 +208,19 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
 
 def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
     """The answer to start, settle and void. Raises Overrun if more was executed than fits."""
+    answer, first = ended(decision, entries), entries[0]
+    if "overrun" in first and not first["overrun"]["fits"]:
+        raise _overran(answer, first, entries)
+    return answer
+
+
+def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
+    """The same answer to a steward, who knows that more was executed than fits."""
     first = entries[0]
+    is_reported = first["kind"] == "run-reported"
     answer = RunMoved(
         id=first["run"],
-        state=first["kind"].removeprefix("run-"),
+        state="started" if is_reported else first["kind"].removeprefix("run-"),
         cost=show_amount(Amount.from_facts(decision["cost"])),
         datasets=_on_datasets(entries),
         at=first["at"],
@@ -212,8 +228,6 @@ def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
     _add_end(answer, first)
     if "settle_by" in first:
         answer["settle_by"] = first["settle_by"]
-    if "overrun" in first and not first["overrun"]["fits"]:
-        raise _overran(answer, first, entries)
     return answer
 
 
@@ -244,11 +258,13 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         for account in chain.accounts_of(entry).values()
         for overdrawn in _overdrawn(entry["dataset"], account)
     ]
+    is_reported = first["kind"] == "run-reported"
     return Overrun(
+        _REPORTED if is_reported else None,
         run=first["run"],
         state=answer["state"],
         cost=answer["cost"],
-        charged=answer["charged"],
+        **({} if is_reported else {"charged": answer["charged"]}),
         overrun=answer["overrun"],
         at=answer["at"],
         frozen=first["overrun"]["frozen"],
@@ -274,11 +290,14 @@ def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
 
 def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
     """The entries that a repeated command already left, if it was the same command. Raises RunState."""
-    entries = [entry for entry in entries if entry["kind"] == kind]
-    if entries[0].get("request", {}) != body:
-        state = kind.removeprefix("run-")
-        raise RunState(f"The run is already {state}, with another body.", state=state)
-    return entries
+    entries = list(entries)
+    # What was reported keeps its answer, also once a steward has settled the run.
+    for same in (kind, "run-reported") if kind == "run-settled" else (kind,):
+        left = [entry for entry in entries if entry["kind"] == same]
+        if left and left[0].get("request", {}) == body:
+            return left
+    state = kind.removeprefix("run-")
+    raise RunState(f"The run is already {state}, with another body.", state=state)
 
 
 def decisions_of(entries: Iterable[Record]) -> list[Record]:
@@ -320,6 +339,8 @@ def _events(entries: Iterable[Record]) -> _Events:
 
 def _event(entry: Record) -> RunEvent:
     event = RunEvent(at=entry["at"], by=entry["actor"], seq=entry["seq"])
+    if "report" in entry:
+        event["report"], event["reason"] = entry["report"], entry["reason"]
     request = entry.get("request", {})
     for name in _REQUESTED:
         if name in request:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import uuid4
 
 from ledger.accounting.budgets import Budget, limit_of
-from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
+from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import Account, Dataset, FairUse
+from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.errors import InvalidRequest
@@ -31,6 +32,13 @@ from ledger.service.writer import Writer
 from ledger.store import Store
 
 PARTITIONS_SHOWN_MAX: Final = 1000
+
+
+class _Entered(NamedTuple):
+    """What a command left."""
+
+    answer: Record
+    is_done: bool
 
 
 class Datasets:
@@ -111,23 +119,32 @@ class Datasets:
         )
         return await self.apply(command, name)
 
-    async def apply(self, command: SetBudget | Change, name: str) -> Outcome[DatasetShown]:
+    async def apply(self, command: OnDataset, name: str) -> Outcome[DatasetShown]:
         """Submit what can take two people; the answer is the dataset of this name, or the proposal."""
-        result = await submit(self._writer, command)
-        if isinstance(result, tuple) and result[0].kind == "change-proposed":
-            return Outcome(proposed(chain.parse(result[0].body)), is_done=False)
+        outcome = await self._submit(command)
+        if not outcome.is_done:
+            return Outcome(proposed(outcome.answer), is_done=False)
         return Outcome(await asyncio.to_thread(self.show, command.actor, name), is_done=True)
 
-    async def add_partitions(self, actor: Actor, name: str, body: NewPartitions) -> PartitionPage:
+    async def _submit(self, command: OnDataset) -> _Entered:
+        """The entry that a command left, and whether it does what was asked or only proposes it."""
+        entries = await submit(self._writer, command)
+        if not isinstance(entries, tuple):
+            raise TypeError("what is done to a dataset repeats nothing")
+        entry = chain.parse(entries[0].body)
+        return _Entered(entry, is_done=entry["kind"] != "change-proposed")
+
+    async def add_partitions(self, actor: Actor, name: str, body: NewPartitions) -> Outcome[PartitionPage]:
         """Add partitions, each with the dataset's limit. Raises PartitionsClosed, NameTaken and TooLarge."""
         dataset = await self._find(actor, name)
-        entries = await submit(self._writer, AddPartitions(actor, dataset.id, tuple(body.names)))
-        if not isinstance(entries, tuple):
-            raise TypeError("partitions are added once")
-        accounts = chain.accounts_of(chain.parse(entries[0].body)).values()
-        return PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=None)
+        outcome = await self._submit(AddPartitions(actor, dataset.id, tuple(body.names), Consent(uuid4())))
+        if not outcome.is_done:
+            return Outcome(proposed(outcome.answer), is_done=False)
+        accounts = chain.accounts_of(outcome.answer).values()
+        page = PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=None)
+        return Outcome(page, is_done=True)
 
-    async def set_project(self, actor: Actor, name: str, project: str, body: ProjectShare) -> ProjectShown:
+    async def set_project(self, actor: Actor, name: str, project: str, body: ProjectShare) -> Outcome[ProjectShown]:
         """Set a project's share. Raises BudgetBelowSpent and TooLarge."""
         dataset = await self._find(actor, name)
         command = SetProject(
@@ -137,19 +154,21 @@ class Datasets:
             budget=_declared(body.budget),
             limit=limit_of(body.budget, bound=dataset.definition.bound),
             reason=body.reason,
+            consent=Consent(uuid4()),
         )
-        await submit(self._writer, command)
+        outcome = await self._submit(command)
+        if not outcome.is_done:
+            return Outcome(proposed(outcome.answer), is_done=False)
         changed = await asyncio.to_thread(self.show, actor, name)
         share = next(share for share in changed["projects"] if share["name"] == project)
-        return {"dataset": name, **share}
+        return Outcome({"dataset": name, **share}, is_done=True)
 
-    async def set_fair_use(self, actor: Actor, name: str, body: NewFairUse) -> DatasetShown:
+    async def set_fair_use(self, actor: Actor, name: str, body: NewFairUse) -> Outcome[DatasetShown]:
         """Limit what one principal may hold of the dataset at once, and ask for in an hour."""
         dataset = await self._find(actor, name)
         held = None if body.held is None else limit_of(body.held, bound=dataset.definition.bound)
         fair_use = FairUse(_declared_or_none(body.held), held, body.runs_per_hour)
-        await submit(self._writer, SetFairUse(actor, dataset.id, fair_use, body.reason))
-        return await asyncio.to_thread(self.show, actor, name)
+        return await self.apply(SetFairUse(actor, dataset.id, fair_use, body.reason, Consent(uuid4())), name)
 
     async def _find(self, actor: Actor, name: str) -> Dataset:
         return await asyncio.to_thread(self._read, actor, name)

@@ -13,6 +13,7 @@ from ledger.errors import Forbidden, NotFound, ProposalState
 from ledger.service import pages
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
+from ledger.service.requests.runs import CorrectRequest
 from ledger.service.runs import Runs
 from ledger.service.shapes.datasets import DatasetShown
 from ledger.service.shapes.runs import RunMoved
@@ -55,15 +56,21 @@ class Proposals:
         """
         proposal, dataset = await asyncio.to_thread(self._open, actor, proposal_id)
         if proposal.run_id is not None:
-            body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True)
-            return (await self._runs.void(actor, proposal.run_id, body=body, consent=consent)).answer
+            return await self._approve_on_run(actor, proposal, proposal.run_id)
         return (await self._datasets.apply(proposed_command(proposal, actor), dataset)).answer
+
+    async def _approve_on_run(self, actor: Actor, proposal: Proposal, run_id: UUID) -> RunMoved | Proposed:
+        body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True)
+        if proposal.kind == "void":
+            return (await self._runs.void(actor, run_id, body=body, consent=consent)).answer
+        request = CorrectRequest.model_validate(body)
+        return (await self._runs.correct(actor, run_id, request=request, body=body, consent=consent)).answer
 
     async def refuse(self, actor: Actor, proposal_id: UUID, *, reason: str) -> ProposalShown:
         """Refuse what another steward proposed. Raises NotFound, ProposalState and Forbidden."""
         proposal, _ = await asyncio.to_thread(self._open, actor, proposal_id)
         if proposal.run_id is not None:
-            await self._runs.refuse_void(actor, proposal.run_id, proposal_id=proposal.id, reason=reason)
+            await self._runs.refuse_on_run(actor, proposal.run_id, proposal_id=proposal.id, reason=reason)
         else:
             await submit(self._writer, RefuseProposal(actor, proposal.id, (proposal.dataset_id,), reason))
         return await asyncio.to_thread(self.show, actor, proposal_id)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from functools import partial
 from typing import Any, Final
@@ -21,6 +21,7 @@ from ledger.core.commands import (
     Claim,
     OnRun,
     RefuseProposal,
+    Ruling,
     Settle,
     Start,
     Void,
@@ -44,9 +45,9 @@ from ledger.errors import (
 from ledger.service import answers, pages
 from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
 from ledger.service.costing import Costing, Execution, excess, executed, settled_costing
-from ledger.service.requests.runs import RunRequest, SettleRequest
+from ledger.service.requests.runs import CorrectRequest, RunRequest, SettleRequest
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
-from ledger.service.two_people import Outcome, proposed
+from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
@@ -202,6 +203,35 @@ class Runs:
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settles a run for what it executed, as far as that is sound. Raises Overrun where that was more than fits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        command = await self._settling(actor, run, decisions, request=request, body=body)
+        return answers.moved(decisions[0], await self._entered(command, decisions))
+
+    async def confirm(self, actor: Actor, run_id: UUID, *, reason: str) -> RunMoved:
+        """Charge a run for the number that it reported, which no budget covers. Raises RunState where none waits."""
+        run, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        reported = await asyncio.to_thread(self._reported, actor, run_id)
+        command = await self._settling(actor, run, decisions, request=reported, body={"reason": reason})
+        command = replace(command, ruling=Ruling("confirmed", reason, Consent(uuid4())))
+        return answers.ended(decisions[0], await self._entered(command, decisions))
+
+    async def correct(
+        self, actor: Actor, run_id: UUID, *, request: CorrectRequest, body: Mapping[str, Any], consent: Consent
+    ) -> Outcome[RunMoved]:
+        """Settle a run for another number than it reported, which can take a second person."""
+        run, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        command = await self._settling(actor, run, decisions, request=request, body=body)
+        return await self._guarded(replace(command, ruling=Ruling("corrected", request.reason, consent)), decisions)
+
+    async def _settling(
+        self,
+        actor: Actor,
+        run: Run,
+        decisions: Sequence[Record],
+        *,
+        request: SettleRequest,
+        body: Mapping[str, Any],
+    ) -> Settle:
+        """The command that settles a run for what it executed, with what that is charged."""
         decision = decisions[0]
         if run.cost is None:
             charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, it cannot be settled
@@ -213,9 +243,9 @@ class Runs:
             charged = Charge(run.cost)
             if is_new:
                 charged = await self._costing.charge(actor.tenant_id, run.cost, decision, execution)
-        command = Settle(
+        return Settle(
             actor,
-            run_id,
+            run.id,
             _charges(decisions),
             body=body,
             steps=execution.steps,
@@ -224,17 +254,32 @@ class Runs:
             excess=excess(charged, decision),
             costing=settled_costing(charged, execution),
         )
-        return answers.moved(decision, await self._entered(command, decisions))
+
+    def _reported(self, actor: Actor, run_id: UUID) -> SettleRequest:
+        """What a run reported, as it was sent. Raises RunState where it reported nothing that a steward has to see."""
+        for entry in self._entries(actor.tenant_id, [run_id]).get(run_id, ()):
+            if entry["kind"] == "run-reported":
+                return SettleRequest.model_validate(entry["request"])
+        raise RunState("No number of this run waits for a steward.")
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Say that no output of the run was ever seen. A started run can take a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        entries = await self._entered(Void(actor, run_id, _charges(decisions), body=body, consent=consent), decisions)
+        command = Void(actor, run_id, _charges(decisions), body=body, consent=consent)
+        return await self._guarded(command, decisions)
+
+    async def _guarded(self, command: Void | Settle, decisions: Sequence[Record]) -> Outcome[RunMoved]:
+        """What came of a command that can take two people, or its proposal."""
+        result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        if isinstance(result, Repeat) and (proposal := result.proposal) is not None:
+            names = {UUID(entry["dataset_id"]): entry["dataset"] for entry in decisions}
+            return Outcome(proposed_before(proposal, names[proposal.dataset_id]), is_done=False)
+        entries = await self._entries_of(command, result, decisions)
         if entries[0]["kind"] == "change-proposed":
             return Outcome(proposed(entries[0]), is_done=False)
-        return Outcome(answers.moved(decisions[0], entries), is_done=True)
+        return Outcome(answers.ended(decisions[0], entries), is_done=True)
 
-    async def refuse_void(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
+    async def refuse_on_run(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
         """Says no to what somebody else proposed."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = RefuseProposal(actor, proposal_id, tuple(_charges(decisions)), reason)
@@ -243,6 +288,9 @@ class Runs:
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """The entries that a command leaves, or left before, in the order of the decision's."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        return await self._entries_of(command, result, decisions)
+
+    async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:
         if isinstance(result, Repeat):
             before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
             entries = answers.repeated(before[result.run_id], result.kind, result.body)
@@ -272,6 +320,8 @@ class Runs:
             now_us = reading.now_us()
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
+        if run.is_reported:
+            raise RunState("The run has ended: a steward has to look at the number that it reported.", state=run.state)
         if run.state not in ("held", "started"):
             raise _no_receipt(run)
         decisions = answers.decisions_of(entries)

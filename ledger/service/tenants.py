@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from ledger.access.roles import Caller, Operator
 from ledger.core.amounts import timestamp
-from ledger.core.people import Actor, Tenant
+from ledger.core.people import GUARDED, Actor, Tenant
 from ledger.errors import NotFound
 from ledger.service.keys import add_admin
 from ledger.service.requests.tenants import NewPolicy, NewTenant
@@ -64,7 +64,11 @@ class Tenants:
         """Set whether what loosens a budget takes a second steward."""
 
         def set_policy(writing: Writing, now_us: int) -> None:
-            facts = {"second_steward": body.second_steward, "reason": body.reason}
+            facts = {
+                "second_steward": body.second_steward,
+                "reason": body.reason,
+                **({"guards": sorted(GUARDED)} if body.second_steward else {}),
+            }
             writing.tenants.set_policy(second_steward=body.second_steward)
             writing.journals.note("policy-set", actor.facts(), facts, now_us=now_us)
 

@@ -39,6 +39,11 @@ def proposed(entry: Mapping[str, Any]) -> Proposed:
     return Proposed(proposal=proposal_shown(proposal, entry["dataset"], now_us=proposal.created_us))
 
 
+def proposed_before(proposal: Proposal, dataset: str) -> Proposed:
+    """The same answer once more, to whoever asks for what is proposed already."""
+    return Proposed(proposal=proposal_shown(proposal, dataset, now_us=proposal.created_us))
+
+
 def _us(moment: str) -> int:
     return microseconds(datetime.fromisoformat(moment))
 

@@ -61,7 +61,7 @@ from ledger.errors import (
     Overloaded,
     Unauthenticated,
 )
-from ledger.store import Key, Store, Writing, failure_kind
+from ledger.store import Key, OwnKey, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
 
@@ -86,8 +86,8 @@ class _Item:
     work: Callable[[Writing], Any] | None = None
 
     @property
-    def keys(self) -> set[str]:
-        return {ask.claim.key for ask in _asks(self.command)}
+    def keys(self) -> set[OwnKey]:
+        return {_key(ask) for ask in _asks(self.command)}
 
     @property
     def weight(self) -> int:
@@ -217,7 +217,7 @@ class Writer:
         queue = self._queues[tenant_id]
         queue.is_served = True
         group: list[_Item] = []
-        keys: set[str] = set()
+        keys: set[OwnKey] = set()
         weight = 0
         while queue.items:
             item = queue.items[0]
@@ -327,6 +327,10 @@ def _asks(command: Command | None) -> tuple[Ask, ...]:
             return ()
 
 
+def _key(ask: Ask) -> OwnKey:
+    return OwnKey(ask.actor.principal_id, ask.claim.key)
+
+
 def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
     """The entries among answers, those of a batch too."""
     for answer in answers:
@@ -391,10 +395,10 @@ class _Claimed:
 
     def repeated(self, ask: Ask) -> Repeat | LedgerError | None:
         """What a request is answered whose key was taken; None where it is new."""
-        claimed = self._taken.get(ask.claim.key)
+        claimed = self._taken.get(_key(ask))
         if claimed is None:
             return None
-        same = (claimed.principal_id, claimed.digest) == (ask.actor.principal_id, ask.claim.digest)
+        same = claimed.digest == ask.claim.digest
         return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused()
 
     def rest(self, command: Command) -> Command:
@@ -411,15 +415,15 @@ class _Claimed:
 
     def let_go(self, commands: Sequence[Command], answers: Sequence[_Answer]) -> None:
         """Undoes the claims of requests that came to nothing."""
-        unbound: list[str] = []
+        unbound: list[OwnKey] = []
         for command, answer in zip(commands, answers, strict=True):
             asks = _asks(command)
             of_each: Sequence[Any] = [answer] * len(asks)
             if isinstance(command, Batch) and isinstance(answer, tuple):
                 of_each = answer
             for ask, one in zip(asks, of_each, strict=True):
-                if isinstance(one, LedgerError | Unrecorded) and ask.claim.key not in self._taken:
-                    unbound.append(ask.claim.key)
+                if isinstance(one, LedgerError | Unrecorded) and _key(ask) not in self._taken:
+                    unbound.append(_key(ask))
         self._writing.claims.release(unbound)
 
 

@@ -68,11 +68,10 @@ class AccountReader(Repository):
         )
         return {row[0]: row[1] for row in self.connection.execute(query)}
 
-    def overdrawn_datasets(self, dataset_ids: Collection[UUID]) -> frozenset[UUID]:
-        """Which of these datasets have an account that is overdrawn."""
+    def overdrawn(self, dataset_ids: Collection[UUID]) -> list[Account]:
+        """The accounts of these datasets that are overdrawn."""
         is_overdrawn = or_(accounts.c.overdrawn_mu_sq_pico > 0, accounts.c.overdrawn_delta_atto > 0)
-        query = select(accounts.c.dataset_id).distinct().where(self._in(dataset_ids), is_overdrawn)
-        return frozenset(self.connection.execute(query).scalars())
+        return self.matching(and_(accounts.c.dataset_id.in_(dataset_ids), is_overdrawn))
 
     def _in(self, dataset_ids: Collection[UUID]) -> ColumnElement[bool]:
         return and_(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, and_, select
 
 from ledger.core.books import Books, ReadSet
 from ledger.core.datasets import Dataset, Project
+from ledger.core.people import Tenant
 from ledger.store.accounts import AccountReader, AccountWriter
 from ledger.store.datasets import DatasetReader, DatasetWriter
 from ledger.store.proposals import ProposalReader, ProposalWriter
@@ -18,7 +19,7 @@ from ledger.store.repository import Repository
 from ledger.store.rows import alerting_of, dataset_of
 from ledger.store.runs import RunReader, RunWriter
 from ledger.store.tables import NOBODY, accounts, datasets, tenants
-from ledger.store.tenants import TenantReader
+from ledger.store.tenants import TenantReader, TenantWriter
 
 NAMES_MAX: Final = 500
 """How many partitions are asked for by name. If a group names more, all are read."""
@@ -52,9 +53,10 @@ class BookReader(Repository):
             books.runs.update(run_reader.by_id(run_ids))
         books = self._with_policy(books, [id_ for id_, read_set in read_sets.items() if read_set.is_guarded])
         for dataset in loaded:
-            if dataset.fair_use.runs_per_hour is not None:
-                for principal_id in read_sets[dataset.id].principals:
-                    newest = run_reader.newest_times(dataset.id, principal_id, limit=dataset.fair_use.runs_per_hour)
+            read_set = read_sets[dataset.id]
+            if most := max(dataset.fair_use.runs_per_hour or 0, read_set.runs_per_hour):
+                for principal_id in read_set.principals:
+                    newest = run_reader.newest_times(dataset.id, principal_id, limit=most)
                     books.recent[dataset.id, principal_id] = newest
         return books
 
@@ -82,15 +84,21 @@ class BookReader(Repository):
         """The books with what decides whether a change to these datasets takes a second person."""
         if not guarded:
             return books
-        tenant = TenantReader(self.connection, self.tenant_id).current()
-        overdrawn = AccountReader(self.connection, self.tenant_id).overdrawn_datasets(guarded)
+        tenant = self._tenant()
+        overdrawn = AccountReader(self.connection, self.tenant_id).overdrawn(guarded)
+        books.accounts.update((account.key, account) for account in overdrawn)
+        frozen = [id_ for id_ in guarded if id_ in books.datasets and books.datasets[id_].state == "frozen"]
+        books.reported.update(RunReader(self.connection, self.tenant_id).reported(frozen) if frozen else {})
         open_proposals = ProposalReader(self.connection, self.tenant_id).open_on(guarded)
         return replace(
             books,
             takes_two=tenant is not None and tenant.second_steward,
-            overdrawn=overdrawn,
             proposals={proposal.id: proposal for proposal in open_proposals},
         )
+
+    def _tenant(self) -> Tenant | None:
+        """The tenant with its policy."""
+        return TenantReader(self.connection, self.tenant_id).current()
 
 
 class BookWriter(BookReader):
@@ -114,6 +122,10 @@ class BookWriter(BookReader):
             return Books()
         locking = self._decided_on(read_sets).with_for_update(key_share=True)
         return self._fill(self.connection.execute(locking).all(), read_sets, run_ids)
+
+    def _tenant(self) -> Tenant | None:
+        """Locked against a change of the policy, so that what is decided now is on record before the next policy."""
+        return TenantWriter(self.connection, self.tenant_id).lock_policy()
 
     def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
         """Write the rows that changed; `heads` are the journals' new hashes. Entries are appended before."""

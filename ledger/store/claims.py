@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID
 
-from sqlalchemy import delete, select
+from sqlalchemy import ColumnElement, delete, select, tuple_
 
 from ledger.core.commands import Claim
 from ledger.core.people import Actor
@@ -14,11 +15,17 @@ from ledger.store.repository import Repository
 from ledger.store.tables import claims
 
 
+class OwnKey(NamedTuple):
+    """An idempotency key and whose it is: two principals may use the same one."""
+
+    principal_id: UUID
+    key: str
+
+
 @dataclass(frozen=True, slots=True)
 class Claimed:
     """What an idempotency key already stands for."""
 
-    principal_id: UUID
     digest: bytes
     run_id: UUID
 
@@ -26,7 +33,7 @@ class Claimed:
 class ClaimWriter(Repository):
     """Claims idempotency keys."""
 
-    def claim(self, requests: Mapping[UUID, tuple[Actor, Claim]]) -> dict[str, Claimed]:
+    def claim(self, requests: Mapping[UUID, tuple[Actor, Claim]]) -> dict[OwnKey, Claimed]:
         """Claim the keys of new runs (by run id), in sorted order. Return what the taken ones stand for.
 
         The insert waits for another process that is claiming the same key, so the look-up after it, a statement of its
@@ -42,17 +49,25 @@ class ClaimWriter(Repository):
             }
             for run_id, (actor, claim) in requests.items()
         ]
-        rows.sort(key=lambda row: str(row["key"]))
+        rows.sort(key=lambda row: (str(row["principal_id"]), str(row["key"])))
         if not rows:
             return {}
-        won = set(self.connection.execute(self._insert_new(claims).returning(claims.c.key), rows).scalars())
-        lost = [row["key"] for row in rows if row["key"] not in won]
+        new = self._insert_new(claims).returning(claims.c.principal_id, claims.c.key)
+        won = {OwnKey(*row) for row in self.connection.execute(new, rows)}
+        wanted = [OwnKey(actor.principal_id, claim.key) for actor, claim in requests.values()]
+        lost = [key for key in wanted if key not in won]
         if not lost:
             return {}
-        taken = select(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(lost))
-        return {row.key: Claimed(row.principal_id, row.digest, row.run_id) for row in self.connection.execute(taken)}
+        taken = select(claims).where(claims.c.tenant_id == self.tenant_id, self._among(lost))
+        return {
+            OwnKey(row.principal_id, row.key): Claimed(row.digest, row.run_id) for row in self.connection.execute(taken)
+        }
 
-    def release(self, keys: Sequence[str]) -> None:
+    def release(self, keys: Sequence[OwnKey]) -> None:
         """Release keys that were claimed in this transaction and whose requests bind nothing."""
         if keys:
-            self.connection.execute(delete(claims).where(claims.c.tenant_id == self.tenant_id, claims.c.key.in_(keys)))
+            self.connection.execute(delete(claims).where(claims.c.tenant_id == self.tenant_id, self._among(keys)))
+
+    @staticmethod
+    def _among(keys: Sequence[OwnKey]) -> ColumnElement[bool]:
+        return tuple_(claims.c.principal_id, claims.c.key).in_(keys)

@@ -149,6 +149,7 @@ def run_of(row: Row[Any]) -> Run:
         started_us=row.started_us,
         ended_us=row.ended_us,
         due_us=row.due_us,
+        reported_us=row.reported_us,
     )
 
 
@@ -166,6 +167,7 @@ def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
         "started_us": run.started_us,
         "ended_us": run.ended_us,
         "due_us": run.due_us,
+        "reported_us": run.reported_us,
     }
 
 

@@ -110,6 +110,19 @@ class RunReader(Repository):
             decided.setdefault(row.run_id, []).append((due[row.run_id], Parent(row.dataset_id, row.name), row.seq))
         return [decision for run_id in due for decision in decided.get(run_id, ())]
 
+    def reported(self, dataset_ids: Sequence[UUID]) -> dict[UUID, frozenset[UUID]]:
+        """Of each of these datasets the runs whose reported numbers wait for a steward."""
+        query = (
+            select(places.c.dataset_id, places.c.run_id)
+            .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
+            .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id.in_(dataset_ids))
+            .where(runs.c.state == "started", runs.c.due_us.is_not(None), runs.c.reported_us.is_not(None))
+        )
+        waiting: dict[UUID, frozenset[UUID]] = {}
+        for row in self.connection.execute(query):
+            waiting[row.dataset_id] = waiting.get(row.dataset_id, frozenset()) | {row.run_id}
+        return waiting
+
     def approved_since(self, dataset_id: UUID, *, since_us: int, limit: int) -> list[tuple[Run, Entry]]:
         """The runs that a dataset approved since then, newest first, each with the entry there that approved it."""
         query = (
@@ -180,6 +193,7 @@ class RunWriter(RunReader):
                 "started_us": run.started_us,
                 "ended_us": run.ended_us,
                 "due_us": run.due_us,
+                "reported_us": run.reported_us,
             }
             for run in moved
         ]

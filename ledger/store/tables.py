@@ -260,6 +260,7 @@ runs = _of_tenant(
     Column("started_us", Big),
     Column("ended_us", Big),
     Column("due_us", Big),
+    Column("reported_us", Big),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="runs_tenant_fkey"),
     CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
     CheckConstraint(
@@ -333,23 +334,26 @@ proposals = _of_tenant(
     Column("created_us", Big, nullable=False),
     Column("expires_us", Big, nullable=False),
     _references("proposals_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
-    CheckConstraint("kind IN ('budget', 'thaw', 'void')", name="proposals_kind"),
+    CheckConstraint(
+        "kind IN ('budget', 'thaw', 'void', 'partitions', 'project', 'fair-use', 'correction')", name="proposals_kind"
+    ),
     CheckConstraint("state IN ('open', 'approved', 'refused')", name="proposals_state"),
-    CheckConstraint("(kind = 'void') = (run_id IS NOT NULL)", name="proposals_run"),
+    CheckConstraint("(kind IN ('void', 'correction')) = (run_id IS NOT NULL)", name="proposals_run"),
     Index("proposals_newest", "tenant_id", "created_us", "id"),
     Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
     key=("id",),
 )
 
+# Idempotency keys are a principal's own: nobody takes another's, nor learns which ones there are.
 claims = _of_tenant(
     "claims",
-    Column("key", Text, nullable=False),
     Column("principal_id", Uid, nullable=False),
+    Column("key", Text, nullable=False),
     Column("digest", LargeBinary, nullable=False),
     Column("run_id", Uid, nullable=False),
     CheckConstraint("length(digest) = 32", name="claims_digest_length"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="claims_tenant_fkey"),
-    key=("key",),
+    key=("principal_id", "key"),
 )
 
 # What a tenant is told of, and how far the telling came: an outbox, filled in the transaction that gave the reason.

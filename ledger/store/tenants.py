@@ -34,6 +34,10 @@ class TenantWriter(TenantReader):
         """The tenant, locked, which protects its own journal: the last lock that a transaction takes."""
         return self._one(select(tenants).with_for_update(key_share=True))
 
+    def lock_policy(self) -> Tenant | None:
+        """The tenant, locked against changes, together with others who lock it so."""
+        return self._one(select(tenants).with_for_update(read=True))
+
     def add(self, name: str, *, now_us: int) -> None:
         row = {
             "tenant_id": self.tenant_id,

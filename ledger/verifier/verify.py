@@ -18,15 +18,14 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from ledger.core.journal import replay
 from ledger.core.journal.chain import digest
+from ledger.core.journal.policy import demand_policy
 from ledger.core.journal.replay import Replayed
-from ledger.core.journal.requested import after
 from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier.export import ENTRY, LINE_LENGTH_MAX, VERSION, Line, parsed_head, parsed_header
@@ -37,8 +36,6 @@ from ledger.verifier.witness import Witnesses
 if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
 
-DECIDED_WITHIN: Final = timedelta(minutes=1)
-"""How long a decision can take after it read the policy: one that changed meanwhile does not judge it."""
 _HALVES: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -133,12 +130,10 @@ class _Policy:
     journal: ReplayedTenant
 
     def demand_two(self, journal_id: JournalId, replayed: Replayed) -> None:
-        """Nobody did alone what took two then. Raises JournalBroken, and InvalidRequest for another tenant's."""
+        """What took two people then was done by two. Raises JournalBroken, and InvalidRequest for another tenant's."""
         if journal_id[0] != self.tenant_id:
             raise InvalidRequest("tenant: is an export of another tenant's own journal", field="tenant")
-        for seq, at, what in replayed.alone:
-            if self.journal.asked_for_two(after(at, -DECIDED_WITHIN), at):
-                raise JournalBroken(f"is a {what} by one person, and the tenant's policy asked for two", seq=seq)
+        demand_policy(self.journal.policies, replayed.loosenings)
 
 
 def _policy(lines: Iterable[str], keys: PublicKeys | None) -> _Policy:

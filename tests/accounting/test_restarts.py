@@ -188,22 +188,21 @@ def test_no_unit_is_in_more_batches_than_shuffled_restarts_are_charged(tries: Ca
     rng = random.Random(151)
     tight = 0
     for _ in range(tries(600, 20_000)):
-        size, segments = rng.randint(2, 12), rng.choice([1, 1, 2, 3])
-        batch = rng.randint(1, size)
-        epochs = Decimal(-(-rng.randint(segments, 30) * batch * 10**20 // size)).scaleb(-20)
+        segments = rng.choice([1, 1, 2, 3])
+        rate = Decimal(rng.choice(["1", "0.5", "0.25", "0.2", "0.125", "0.1", "0.7", "0.4", "0.3", "0.15"]))
         declared = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "shuffle"}
-        declared |= {"dataset_size": size, "batch_size": batch, "epochs": epochs}
+        declared |= {"sample_rate": rate, "steps": rng.randint(segments, 30)}
         run = approve(declared, segments=segments)
         length = mechanisms.segment_steps(run.mechanism, segments)
         plan = (mechanisms.planned_steps(run.mechanism, segments) or (0, 0))[1]
         training = random_training(rng, plan=plan, segment_steps=length, restarts_max=4, most=plan + 5)
         if segments == 1:
             training.segment_steps = 10**6
-        for epoch in {size // batch, -(-size // batch)}:
+        for epoch in {math.floor(1 / rate), math.ceil(1 / rate)}:
             seen = worst_of_shuffle(training, epoch=epoch, plan=plan if segments > 1 else 0)
             charged = run.total(len(training.executed), tuple(training.restarts))
             assert seen * 10**12 <= charged.mu_sq_pico, training
-            tight += size % batch == 0 and seen * 10**12 == charged.mu_sq_pico
+            tight += 1 % rate == 0 and seen * 10**12 == charged.mu_sq_pico
     assert tight > 50
 
 

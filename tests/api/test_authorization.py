@@ -76,6 +76,8 @@ TABLE = """
     POST   /v1/runs/{id}/settle                   x      -        o        -       -        o       o
     POST   /v1/runs/{id}/void                     x      x        o        -       -        o       o
     POST   /v1/runs/{id}/void   once started      x      x        -        -       -        o       -
+    POST   /v1/runs/{id}/confirm                  x      x        -        -       -        o       -
+    POST   /v1/runs/{id}/correct                  x      x        -        -       -        o       -
     POST   /v1/evaluate                           x      x        x        x       -        x       x
     POST   /v1/plan                               x      x        x        x       -        x       x
     GET    /healthz                               x      x        x        x       x        x       x
@@ -85,8 +87,10 @@ TABLE = """
 """
 """x: allowed. -: forbidden. o: on one's own runs alone; another's is forbidden, or not there for who may not see it."""
 
+OVERRUN = [f"overrun-{number}" for number in range(26)]
+"""Datasets to be frozen by a run that reports too much."""
 LIMITS: dict[str, tuple[str, dict[str, list[str]]]] = {
-    "limited": ("admin", {"datasets": ["mnist", "mnist.parts"]}),
+    "limited": ("admin", {"datasets": ["mnist", "mnist.parts", *OVERRUN]}),
     "project": ("requester", {"projects": ["ranking"]}),
 }
 ASKED: dict[str, Any] = {**RELEASE, "datasets": ["mnist"], "project": "ranking"}
@@ -122,6 +126,8 @@ class Scene:
     def __init__(self, ledger: Ledger) -> None:
         self.things = furnished(ledger)
         self.admin = ledger
+        for name in OVERRUN:
+            ledger.register(name=name)
         self.clients = {
             who: ledger.as_(LIMITS.get(who, (who,))[0], **LIMITS.get(who, ("", {}))[1])
             for who in WHO
@@ -130,6 +136,7 @@ class Scene:
         self.clients["operator"] = ledger.with_key(ledger.operator_key)
         self.somebody = ledger.as_("requester")
         self._numbers = itertools.count()
+        self._overrun = iter(OVERRUN)
 
     def run(self, by: Ledger, *, is_started: bool) -> str:
         """A new run."""
@@ -137,6 +144,14 @@ class Scene:
         if is_started:
             ok(by.post(f"/v1/runs/{made}/start"))
         return made
+
+    def reported_run(self, by: Ledger) -> str:
+        """A new run, on a dataset of its own, that settled with far too many steps."""
+        asker, name = (self.somebody if by is self.clients["project"] else by), next(self._overrun)
+        run = str(ok(asker.ask(datasets=[name], key=name))["id"])
+        ok(asker.post(f"/v1/runs/{run}/start"))
+        assert asker.post(f"/v1/runs/{run}/settle", {"steps": 10**9}).json()["state"] == "started"
+        return run
 
     def new(self) -> str:
         return f"new-{next(self._numbers)}"
@@ -158,6 +173,8 @@ class Scene:
             "POST /v1/runs": lambda: ASKED,
             "POST /v1/runs/batch": lambda: {"runs": [{**ASKED, "idempotency_key": self.new()}]},
             "POST /v1/runs/{id}/void": lambda: REASON,
+            "POST /v1/runs/{id}/confirm": lambda: REASON,
+            "POST /v1/runs/{id}/correct": lambda: {"steps": 1, **REASON},
             "POST /v1/evaluate": lambda: {"mechanism": RELEASE["mechanism"]},
             "POST /v1/plan": lambda: ASKED,
         }
@@ -167,6 +184,8 @@ class Scene:
     def target(self, row: Row, run_of: Ledger) -> str:
         """The path of a call, to a thing that it can be done to once."""
         match row.path.split("/")[1:]:
+            case ["v1", "runs", "{id}", "confirm" | "correct"]:
+                return row.path.replace("{id}", self.reported_run(run_of))
             case ["v1", "runs", "{id}", *rest]:
                 is_started = row.is_started or rest == ["settle"]
                 return row.path.replace("{id}", self.run(run_of, is_started=is_started))

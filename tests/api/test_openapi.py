@@ -70,6 +70,8 @@ CALLS = {
     ("get", "/v1/runs/{id}/receipt"),
     ("post", "/v1/runs/{id}/start"),
     ("post", "/v1/runs/{id}/settle"),
+    ("post", "/v1/runs/{id}/confirm"),
+    ("post", "/v1/runs/{id}/correct"),
     ("post", "/v1/runs/{id}/void"),
     ("post", "/v1/evaluate"),
     ("post", "/v1/plan"),
@@ -213,8 +215,13 @@ def subject_of(ledger: Ledger, path: str, count: int) -> str:
         assert ledger.put("/v1/policy", {**policy, "second_steward": False}).is_success
         return str(raised.json()["proposal"]["id"])
     run = str(ledger.ask(key=f"{path} {count}".replace(" ", "-")).json()["id"])
-    if path.endswith("/settle"):
+    if path.endswith(("/confirm", "/correct")):
+        ledger.register(name=f"overrun-{count}")
+        run = str(ledger.ask(key=f"overrun-{count}", datasets=[f"overrun-{count}"]).json()["id"])
+    if path.endswith(("/settle", "/confirm", "/correct")):
         ledger.post(f"/v1/runs/{run}/start")
+    if path.endswith(("/confirm", "/correct")):
+        ledger.post(f"/v1/runs/{run}/settle", {"steps": 10**9})
     return run
 
 
@@ -411,10 +418,24 @@ def send_proposals(send: Checked) -> None:
     send("get", "/v1/proposals")
     over = send("post", "/v1/runs", {**RELEASE, "datasets": ["guarded"]}, key="over")["id"]
     send("post", "/v1/runs/{id}/start", id=over)
+    send("post", "/v1/runs/{id}/confirm", {"reason": "r"}, id=over)
     send("post", "/v1/runs/{id}/settle", {"steps": 1000}, id=over)
+    slip = {"steps": 900, "reason": "r"}
+    fixed = send("post", "/v1/runs/{id}/correct", slip, id=over)["proposal"]["id"]
+    send("post", "/v1/runs/{id}/correct", slip, id=over, by=second)
+    send("post", "/v1/proposals/{id}/approve", id=fixed, by=second)
+    send("get", "/v1/runs/{id}", id=over)
+    send("put", "/v1/datasets/{name}/projects/{project}", {"budget": {"mu": 9}}, name="guarded", project="p")
+    send("put", "/v1/datasets/{name}/fair-use", {"runs_per_hour": 9, "reason": "r"}, name="guarded")
+    send("put", "/v1/datasets/{name}/fair-use", {"reason": "r"}, name="guarded")
     thaw = send("patch", "/v1/datasets/{name}", {"state": "active", "reason": "r"}, name="guarded")["proposal"]["id"]
     send("post", "/v1/proposals/{id}/approve", id=thaw, by=second)
     send("put", "/v1/policy", {"second_steward": False, "reason": "r"})
+    send("post", "/v1/datasets", {**MNIST, "name": "confirmed"})
+    confirmed = send("post", "/v1/runs", {**RELEASE, "datasets": ["confirmed"]}, key="confirmed")["id"]
+    send("post", "/v1/runs/{id}/start", id=confirmed)
+    send("post", "/v1/runs/{id}/settle", {"steps": 1000}, id=confirmed)
+    send("post", "/v1/runs/{id}/confirm", {"reason": "r"}, id=confirmed)
     for path in ("/v1/entries", "/v1/head", "/v1/export"):
         send("get", path)
     for number in (1, 10_000):
@@ -477,7 +498,7 @@ def send_parts(send: Checked) -> None:
     assert [item["status"] for item in overruns] == [201, 201, 409, 400, 404]
     send("post", "/v1/runs/batch", {"runs": [*items[:3], large], "atomic": True})
     send("post", "/v1/runs/batch", {"runs": [*items[:3], wrong[0]], "atomic": True})
-    for result, steps in zip(overruns[:2], (2, 50), strict=True):
+    for result, steps in zip(overruns[:2], (2, 26), strict=True):
         run_id = result["run"]["id"]
         send("post", "/v1/runs/{id}/start", id=run_id)
         send("post", "/v1/runs/{id}/settle", {"steps": steps}, id=run_id)

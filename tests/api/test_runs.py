@@ -165,15 +165,20 @@ def test_the_same_key_gets_the_same_answer_for_ever(ledger: Ledger) -> None:
     assert kinds(ledger).count("run-approved") == 1
 
 
-def test_a_key_stands_for_one_body_and_one_principal(ledger: Ledger) -> None:
-    """Goal: another body, or another principal's use of the key, is refused and changes nothing."""
+def test_a_key_stands_for_one_body_of_one_principal(ledger: Ledger) -> None:
+    """Goal: another body is refused and changes nothing; another principal's key of the same name is another key, so
+    that nobody takes somebody else's, nor learns of it."""
     ledger.register()
     assert ledger.ask(key="k").status_code == 201
     other_body = ledger.ask(key="k", purpose="another")
-    other_principal = ledger.as_("requester").ask(key="k")
-    for answer in (other_body, other_principal):
-        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency-key-reused")
+    assert (other_body.status_code, other_body.json()["code"]) == (422, "idempotency-key-reused")
     assert ledger.balance()["held"] == (COST, 0)
+    other = ledger.as_("requester")
+    theirs = other.ask(key="k", purpose="another")
+    assert (theirs.status_code, "idempotent-replayed" in theirs.headers) == (201, False)
+    assert other.ask(key="k", purpose="another").json() == theirs.json()
+    assert other.ask(key="k").json()["code"] == "idempotency-key-reused"
+    assert ledger.balance()["held"] == (2 * COST, 0)
 
 
 def test_only_decisions_bind_a_key(ledger: Ledger) -> None:

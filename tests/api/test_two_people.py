@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import Connection, text
 
 from ledger.access.keys import tenant_of
-from ledger.core.decision.two_people import DAY_US, PROPOSALS_MAX
+from ledger.core.decision.two_people import DAY_US, PROPOSALS_MAX, PROPOSALS_OF_ONE_MAX
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay
 from ledger.errors import JournalBroken
@@ -124,7 +124,7 @@ def started(by: Ledger, *datasets: str) -> str:
 def overdrawn(board: Board) -> None:
     """Draws the dataset down by an overrun, which freezes it."""
     ok(board.admin.put("/v1/datasets/mnist/budget", {"budget": {"mu": 0.2}, **REASON}))
-    answer = board.requester.post(f"/v1/runs/{started(board.requester)}/settle", {"steps": 3})
+    answer = board.requester.post(f"/v1/runs/{started(board.requester)}/settle", {"steps": 2})
     assert code(answer) == (409, "overrun")
     assert ok(board.admin.get("/v1/datasets/mnist"))["state"] == "frozen"
 
@@ -348,14 +348,18 @@ def test_a_budget_that_no_longer_holds_what_is_spent(board: Board) -> None:
 
 @pytest.mark.parametrize("ended", ["settled", "voided"])
 def test_a_run_that_ended_meanwhile(board: Board, ended: str) -> None:
-    """Goal: an approval does not undo what is final. Method: propose to void a run; it is settled, or voided by another
-    proposal; the approval is refused, changes nothing, and leaves the proposal to be refused or to expire."""
+    """Goal: an approval does not undo what is final. Method: propose to void a run; it is settled, or voided while
+    one person was enough; the approval is refused, changes nothing, and leaves the proposal to be refused or to
+    expire."""
     run = started(board.requester)
     proposal = proposal_of(board.one.post(f"/v1/runs/{run}/void", REASON))
     if ended == "settled":
         ok(board.requester.post(f"/v1/runs/{run}/settle"))
     else:
-        ok(approve(board.two, proposal_of(board.one.post(f"/v1/runs/{run}/void", REASON))))
+        # Without the policy one person voids it, with the proposal still open.
+        ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
+        ok(board.one.post(f"/v1/runs/{run}/void", REASON))
+        ok(board.admin.put("/v1/policy", {"second_steward": True, **REASON}))
     before = board.admin.get("/v1/datasets/mnist").text
     answer = approve(board.two, proposal)
     assert code(answer) == (409, "run-state")
@@ -386,11 +390,17 @@ def test_a_proposer_whose_key_is_gone(board: Board) -> None:
 
 
 def test_open_proposals_are_bounded(board: Board) -> None:
-    """Goal: nobody fills a dataset's books with proposals. Method: as many as there may be, and one more; one that
-    expired, and one that was answered, make room for another."""
-    made = [proposal_of(board.raised(2)) for _ in range(PROPOSALS_MAX)]
-    full = board.raised(2)
-    assert (*code(full), full.json()["proposals_max"]) == (413, "too-large", PROPOSALS_MAX)
+    """Goal: nobody fills a dataset's books with proposals, and no one person keeps others from proposing. Method: as
+    many as one may have, and one more; as many as there may be, and one more; one that expired, and one that was
+    answered, make room for another."""
+    made: list[str] = []
+    for by in [*(board.admin.as_("steward") for _ in range(PROPOSALS_MAX // PROPOSALS_OF_ONE_MAX - 1)), board.one]:
+        made = [*(proposal_of(board.raised(2, by=by)) for _ in range(PROPOSALS_OF_ONE_MAX)), *made]
+        full = board.raised(2, by=by)
+        most = PROPOSALS_MAX if by is board.one else PROPOSALS_OF_ONE_MAX
+        assert (*code(full), full.json()["proposals_max"]) == (413, "too-large", most)
+    assert len(made) == PROPOSALS_MAX
+    assert code(board.raised(2, by=board.two)) == (413, "too-large")
     board.a_day_later(made[0])
     proposal_of(board.raised(2))
     assert code(board.raised(2)) == (413, "too-large")
@@ -405,6 +415,26 @@ def test_open_proposals_are_bounded(board: Board) -> None:
             break
     assert len(seen) == len(set(seen)) == PROPOSALS_MAX + 2
     assert set(made) <= set(seen)
+
+
+def test_a_run_has_one_open_proposal_to_void_it(board: Board) -> None:
+    """Goal: who asks again because an answer was lost proposes nothing a second time, and so does a colleague who did
+    not know of it. Method: the same void by both; a day later, and once it was refused, it can be proposed anew."""
+    run = started(board.requester)
+    path = f"/v1/runs/{run}/void"
+    first = board.one.post(path, REASON)
+    proposal = proposal_of(first)
+    for by in (board.one, board.two):
+        again = by.post(path, REASON)
+        assert (again.status_code, again.json()) == (202, first.json())
+    assert board.kinds().count("change-proposed") == 1
+    ok(board.two.post(f"/v1/proposals/{proposal}/refuse", REASON))
+    second = proposal_of(board.one.post(path, REASON))
+    board.holds()
+    board.a_day_later(second)
+    third = proposal_of(board.two.post(path, REASON))
+    assert len({proposal, second, third}) == 3
+    ok(approve(board.one, third))
 
 
 def test_two_approvals_at_once(database: Settings, start_server: Callable[[Settings], Served]) -> None:
@@ -516,3 +546,27 @@ def test_rows_that_say_otherwise_are_found(board: Board) -> None:
     (found,) = [result for result in check_journals(board.settings) if result["error"] is not None]
     assert (found["dataset"], found["tenant"]) == (None, "acme")
     assert "policy" in found["error"]
+
+
+def test_what_one_person_did_under_the_policy_is_found(board: Board) -> None:
+    """Goal: who has the database cannot switch the policy off for a moment. Method: the row says no, one steward
+    raises, the row says yes again; and a proposal that no policy asked for. `check` names the entry; before the policy
+    of record was set, and after it was lifted, one person is enough."""
+    ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
+    ok(board.raised(2))
+    ok(board.admin.put("/v1/policy", {"second_steward": True, **REASON}))
+    ok(approve(board.two, proposal_of(board.raised(3))))
+    board.holds()
+    for name, is_on, answered in (("alone", 0, 200), ("two", 1, 202)):
+        board.admin.register(name=name)
+        ok(board.admin.put("/v1/policy", {"second_steward": not is_on, **REASON}))
+        with board.owner() as owner:
+            owner.execute(text("UPDATE tenants SET second_steward = :is_on"), {"is_on": is_on})
+        assert board.one.put(f"/v1/datasets/{name}/budget", {"budget": {"mu": 2}, **REASON}).status_code == answered
+        with board.owner() as owner:
+            owner.execute(text("UPDATE tenants SET second_steward = 1 - second_steward"))
+    faults = {result["dataset"]: result["error"] for result in check_journals(board.settings) if result["error"]}
+    assert faults == {
+        "alone": "entry 2: is done by one person and takes two, by the policy of its time",
+        "two": "entry 2: proposes what takes one person, by the policy of its time",
+    }

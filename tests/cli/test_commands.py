@@ -200,13 +200,23 @@ def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
     assert (beyond.status, "2 steps beyond the plan" in beyond.out) == (0, True)
     run = terminal(counts).json["id"]
     terminal(f"start {run}")
-    overrun = terminal(f"settle {run} --steps 1000")
+    overrun = terminal(f"settle {run} --steps 104")
     assert overrun.status == 1
-    assert "996 steps more than planned" in overrun.err
+    assert "100 steps more than planned" in overrun.err
     assert re.search(r"dataset\s+quantity\s+limit\s+spent\s+held\s+overdrawn", overrun.err)
     assert "privacy-ledger dataset thaw mnist" in overrun.err
-    again = terminal(f"settle {run} --steps 1000 --json")
+    again = terminal(f"settle {run} --steps 104 --json")
     assert (again.status, again.json["code"], again.json["frozen"]) == (1, "overrun", ["mnist"])
+
+    terminal("dataset create other --mu 1 --delta 1e-6")
+    for said, steps in (("correct {} --steps 4 --reason 'a slip'", "settled"), ("confirm {} --reason seen", "overrun")):
+        run = terminal(counts.replace("mnist", "other")).json["id"]
+        terminal(f"start {run}")
+        reported = terminal(f"settle {run} --steps 1000")
+        assert (reported.status, "waits for a steward" in reported.err) == (1, True)
+        assert f"privacy-ledger correct {run}" in reported.err
+        assert steps in terminal(said.format(run)).out
+        terminal("dataset thaw other --reason 'looked at'")
     shown = terminal("dataset show mnist").out
     assert re.search(r"remaining\s+-\d", shown)
     assert "frozen" in shown
@@ -333,7 +343,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     """Goal: a steward who is one of two is told what the other one has to type, and that does it; the policy and both
     people's keys stand in the tenant's own journal, which verifies. Method: a raise, a thaw and a void."""
     terminal("dataset create mnist --mu 1 --bound clt")
-    assert "take one steward" in terminal("policy show").out
+    assert "each takes one steward" in terminal("policy show").out
     assert "second steward" in terminal("policy set --second-steward --reason agreed").out
     assert "No proposals" in terminal("proposal list").err
     second = terminal("key create two --role steward --json").json["secret"]
@@ -372,7 +382,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
 
     run = terminal(counts).json["id"]
     terminal(f"start {run}")
-    assert terminal(f"settle {run} --steps 1000").status == 1
+    assert terminal(f"settle {run} --steps 101").status == 1
     assert "active" in approve(terminal("dataset thaw mnist --reason looked").out).out
 
     file = tmp_path / "acme.jsonl"

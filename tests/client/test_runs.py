@@ -354,22 +354,22 @@ def test_more_steps_than_planned_are_charged_besides(
     assert [record.levelname for record in caplog.records if run.id in record.message] == ["WARNING"]
 
     with pytest.raises(Overrun) as caught, client.run(**allowed) as run:
-        run.step(100)
+        run.step(26)
     overrun = caught.value
-    assert (overrun.run, overrun.frozen, overrun.charged["mu_sq_pico"]) == (run.id, ["mnist"], str(100 * COST))
+    assert (overrun.run, overrun.frozen, overrun.charged["mu_sq_pico"]) == (run.id, ["mnist"], str(26 * COST))
     (drawn,) = overrun.datasets
     assert (drawn["name"], drawn["quantity"], drawn["limit"], drawn["held"]) == ("mnist", "mu", 1, 0)
     assert str(overrun) == (
-        "99 steps more than planned were executed, and charged mu 1.99 as a run of their own. "
+        "25 steps more than planned were executed, and charged mu 1 as a run of their own. "
         "That did not fit: frozen until a steward has looked: mnist."
     )
-    assert any("100 steps" in note and "settled" in note for note in overrun.__notes__)
+    assert any("26 steps" in note and "settled" in note for note in overrun.__notes__)
     assert run.settled is not None
     assert (run.settled["state"], client.run_info(run.id)["state"]) == ("settled", "settled")
-    assert ledger.balance()["spent"] == (103 * COST, 0)
+    assert ledger.balance()["spent"] == (29 * COST, 0)
     assert (str(copied(overrun)), copied(overrun).frozen) == (str(overrun), ["mnist"])
     with pytest.raises(Overrun) as again:
-        client.settle(run.id, steps=100, restarts=[])
+        client.settle(run.id, steps=26, restarts=[])
     assert again.value.facts == overrun.facts
 
     ledger.patch("/v1/datasets/mnist", {"state": "active", "reason": "a look was had"})
@@ -377,6 +377,26 @@ def test_more_steps_than_planned_are_charged_besides(
     with pytest.raises(ValueError, match="mine") as mine, client.run(**allowed) as run:
         raise_after(run, 100, ValueError("mine"))
     assert any(run.id in note and "100 steps" in note for note in mine.value.__notes__)
+
+
+def test_what_no_budget_could_cover_waits_for_a_steward(ledger: Ledger, client: Client) -> None:
+    """Goal: whoever reports a number that ends a dataset is told that it is not charged yet, and a steward corrects or
+    confirms it."""
+    with connect(ledger.as_("requester")) as job:
+        with (
+            pytest.raises(Overrun, match="stays held in full") as caught,
+            job.run(datasets=["mnist"], mechanism=RELEASE) as run,
+        ):
+            run.step(1000)
+        assert (caught.value.state, caught.value.charged, caught.value.frozen) == ("started", {}, ["mnist"])
+        assert any("waits for a steward" in note for note in caught.value.__notes__)
+        assert client.correct(run.id, steps=1, reason="a slip")["charged"]["mu_sq_pico"] == str(COST)
+        client.change("mnist", state="active", reason="it was a slip")
+        asked = job.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
+        job.start(asked)
+        with pytest.raises(Overrun):
+            job.settle(asked, steps=1000)
+        assert client.confirm(asked, reason="the log has every step")["overrun"]["steps"] == 999
 
 
 def test_leaving_between_segments_is_cheaper(ledger: Ledger, client: Client) -> None:

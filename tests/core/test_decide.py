@@ -260,21 +260,21 @@ class Play:
                 is_right = model.lowered(number, "p", real(amount))
                 if is_right:
                     model.projects[number, "p"] = real(amount)
-                command = SetProject(ADMIN, id_, "p", {}, amount, None)
+                command = SetProject(ADMIN, id_, "p", {}, amount, None, ALONE)
                 return command, "project-set" if is_right else "budget-below-spent"
             case "fair use":
                 if pick // 4 % 4 == 0:
                     model.fair.pop(number, None)
-                    return SetFairUse(ADMIN, id_, FairUse(None, None, None), "r"), "fair-use-set"
+                    return SetFairUse(ADMIN, id_, FairUse(None, None, None), "r", ALONE), "fair-use-set"
                 model.fair[number] = real(amount)
-                return SetFairUse(ADMIN, id_, FairUse({}, amount, None), "r"), "fair-use-set"
+                return SetFairUse(ADMIN, id_, FairUse({}, amount, None), "r", ALONE), "fair-use-set"
             case "freeze" | "thaw":
                 state: Any = "frozen" if what == "freeze" else "active"
                 model.states[number] = state
                 return Change(ADMIN, id_, state, None, None, "r", ALONE), "dataset-changed"
             case "partition":
                 name = "abcdef"[pick % 6]
-                command_ = AddPartitions(ADMIN, UUID(int=2), (name,))
+                command_ = AddPartitions(ADMIN, UUID(int=2), (name,), ALONE)
                 if name in model.partitions[2]:
                     return command_, "name-taken"
                 model.partitions[2].append(name)

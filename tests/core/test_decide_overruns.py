@@ -8,7 +8,21 @@ from ledger.core.amounts import INT64_MAX, Amount
 from ledger.core.commands import Change, SetBudget
 from ledger.core.decision.posting import Repeat
 from ledger.errors import BudgetBelowSpent
-from tests.kit.books import ALONE, actor, ask, key, only, opened, parted, settle, started, use, void, with_project
+from tests.kit.books import (
+    ALONE,
+    CONFIRMED,
+    actor,
+    ask,
+    key,
+    only,
+    opened,
+    parted,
+    settle,
+    started,
+    use,
+    void,
+    with_project,
+)
 
 ONE = UUID(int=1)
 
@@ -100,7 +114,9 @@ def test_an_overrun_past_64_bits_saturates() -> None:
     command, more = ask(1, cost=Amount(50, 0)), ask(1, cost=Amount(50, 0))
     books = started(started(books, command), more)
     for each in (command, more):
-        books, draft = only(books, settle(each.actor, books, each, excess=Amount(10**40, 1)))
+        books, reported = only(books, settle(each.actor, books, each, excess=Amount(10**40, 1)))
+        assert (reported.kind, books.accounts[key(1)].held.mu_sq_pico) == ("run-reported", 50 if each is more else 100)
+        books, draft = only(books, settle(actor("steward"), books, each, excess=Amount(10**40, 1), ruling=CONFIRMED))
         assert draft.facts["charged"]["mu_sq_pico"] == str(10**40 + 50)
         assert (draft.facts["overrun"]["fits"], draft.facts["state"]) == (False, "frozen")
         books, _ = only(books, Change(actor("steward"), ONE, "active", None, None, "r", ALONE))

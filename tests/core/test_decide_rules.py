@@ -249,7 +249,7 @@ def test_an_entry_groups_accounts_that_are_alike() -> None:
 def test_all_partitions_are_those_of_the_decision() -> None:
     """Goal: one that is added between two runs counts for the second. Method: all three in one group."""
     first, second = (ask(use(2, None), cost=Amount(10, 0)) for _ in range(2))
-    add = AddPartitions(actor("steward"), UUID(int=2), ("d",))
+    add = AddPartitions(actor("steward"), UUID(int=2), ("d",), ALONE)
     books, _ = decide(parted(), [first, add, second], now_us=NOW_US)
     assert {name: books.accounts[key(2, name)].held.mu_sq_pico for name in "abcd"} == {
         **dict.fromkeys("abc", 20),
@@ -268,10 +268,10 @@ def test_errors_of_partitions() -> None:
     wrong: list[tuple[Books, Command, type[LedgerError], dict[str, Any]]] = [
         (books, ask(use(2, ["a", "z"]), cost=Amount(1, 0)), NotFound, {"partition": "z"}),
         (books, ask(use(3, None), cost=Amount(1, 0)), InvalidRequest, {"field": "datasets"}),
-        (books, AddPartitions(steward, ONE, ("a",)), PartitionsClosed, {"dataset": "data-1"}),
-        (books, AddPartitions(steward, UUID(int=2), ("d", "b")), NameTaken, {"partition": "b"}),
-        (retired, AddPartitions(steward, UUID(int=2), ("d",)), DatasetFrozen, {"state": "retired"}),
-        (full, AddPartitions(steward, UUID(int=2), ("x", "y")), TooLarge, {"there": PARTITIONS_MAX - 1}),
+        (books, AddPartitions(steward, ONE, ("a",), ALONE), PartitionsClosed, {"dataset": "data-1"}),
+        (books, AddPartitions(steward, UUID(int=2), ("d", "b"), ALONE), NameTaken, {"partition": "b"}),
+        (retired, AddPartitions(steward, UUID(int=2), ("d",), ALONE), DatasetFrozen, {"state": "retired"}),
+        (full, AddPartitions(steward, UUID(int=2), ("x", "y"), ALONE), TooLarge, {"there": PARTITIONS_MAX - 1}),
     ]
     for among, command, error, facts in wrong:
         after, outcome = only(among, command)
@@ -279,8 +279,8 @@ def test_errors_of_partitions() -> None:
         assert facts.items() <= outcome.facts.items()
         assert after == among
     for among, command in [
-        (frozen, AddPartitions(steward, UUID(int=2), ("d",))),
-        (full, AddPartitions(steward, UUID(int=2), ("x",))),
+        (frozen, AddPartitions(steward, UUID(int=2), ("d",), ALONE)),
+        (full, AddPartitions(steward, UUID(int=2), ("x",), ALONE)),
     ]:
         assert only(among, command)[1].kind == "partitions-added"
 
@@ -289,7 +289,7 @@ def test_a_new_partition_has_the_limit_of_the_day_and_all_follow_a_new_one() -> 
     """Goal: a budget is that of every partition, and binds on the fullest."""
     steward = actor("steward")
     books, _ = only(parted(), SetBudget(steward, UUID(int=2), {}, Amount(200, 100), "r", ALONE))
-    books, _ = only(books, AddPartitions(steward, UUID(int=2), ("d",)))
+    books, _ = only(books, AddPartitions(steward, UUID(int=2), ("d",), ALONE))
     assert {books.accounts[key(2, name)].limit for name in "abcd"} == {Amount(200, 100)}
     books, _ = only(books, ask(use(2, ["b"]), cost=Amount(150, 10)))
     after, outcome = only(books, SetBudget(steward, UUID(int=2), {}, Amount(149, 9), "r", ALONE))
@@ -364,16 +364,16 @@ def test_errors_of_projects() -> None:
         if not is_right:
             assert (type(outcome), outcome.facts["project"]) == (NotFound, "p")
     books, _ = only(books, ask(1, cost=Amount(40, 0), project="p"))
-    after, outcome = only(books, SetProject(actor("steward"), ONE, "p", {}, Amount(39, 0), "r"))
+    after, outcome = only(books, SetProject(actor("steward"), ONE, "p", {}, Amount(39, 0), "r", ALONE))
     assert (type(outcome), outcome.facts["accounts"], after) == (BudgetBelowSpent, [{"project": "p"}], books)
-    books, draft = only(books, SetProject(actor("steward"), ONE, "p", {}, Amount(40, 0), "r"))
+    books, draft = only(books, SetProject(actor("steward"), ONE, "p", {}, Amount(40, 0), "r", ALONE))
     assert draft.facts["limit_before"] == Amount(50, 0).facts()
     assert books.accounts[key(1, project="p")].limit == Amount(40, 0)
     for number in range(PROJECTS_MAX):
         with_project(books, 2, Amount(1, 0), f"p{number}")
-    _, outcome = only(books, SetProject(actor("steward"), UUID(int=2), "one more", {}, Amount(1, 0), None))
+    _, outcome = only(books, SetProject(actor("steward"), UUID(int=2), "one more", {}, Amount(1, 0), None, ALONE))
     assert isinstance(outcome, TooLarge)
-    _, outcome = only(books, SetProject(actor("steward"), UUID(int=2), "p7", {}, Amount(2, 0), None))
+    _, outcome = only(books, SetProject(actor("steward"), UUID(int=2), "p7", {}, Amount(2, 0), None, ALONE))
     assert outcome.kind == "project-set"
 
 
@@ -401,14 +401,14 @@ def test_lowered_fair_use_takes_nothing_back() -> None:
     set_fair_use(books, 1, held=Amount(50, 0))
     first, second = ask(1, cost=Amount(30, 0)), ask(1, cost=Amount(20, 0))
     books, _ = decide(books, [first, second], now_us=NOW_US)
-    books, outcome = only(books, SetFairUse(actor("steward"), ONE, FairUse({"mu": 1}, Amount(25, 0), None), "r"))
+    books, outcome = only(books, SetFairUse(actor("steward"), ONE, FairUse({"mu": 1}, Amount(25, 0), None), "r", ALONE))
     assert outcome.kind == "fair-use-set"
     assert only(books, ask(1, cost=Amount(1, 0)))[1].kind == "run-refused"
     books, _ = only(books, start(first.actor, books, first))
     books, _ = only(books, void(actor("steward"), books, first))
     assert only(books, ask(1, cost=Amount(6, 0)))[1].kind == "run-refused"
     assert only(books, ask(1, cost=Amount(5, 0)))[1].kind == "run-approved"
-    books, _ = only(books, SetFairUse(actor("steward"), ONE, FairUse(None, None, None), "r"))
+    books, _ = only(books, SetFairUse(actor("steward"), ONE, FairUse(None, None, None), "r", ALONE))
     assert only(books, ask(1, cost=Amount(80, 0)))[1].kind == "run-approved"
 
 
@@ -530,8 +530,8 @@ def test_books_of_their_own() -> None:
     before = books.copy()
     commands: list[Command] = [
         ask(use(2, None), cost=Amount(1, 0), project="p"),
-        AddPartitions(actor("steward"), UUID(int=2), ("z",)),
-        SetProject(actor("steward"), ONE, "q", {}, Amount(1, 0), None),
+        AddPartitions(actor("steward"), UUID(int=2), ("z",), ALONE),
+        SetProject(actor("steward"), ONE, "q", {}, Amount(1, 0), None, ALONE),
         Batch(actor("requester"), (ask(1, cost=Amount(1, 0)),), is_atomic=False),
     ]
     after, _ = decide(books, commands, now_us=NOW_US)

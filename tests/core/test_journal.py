@@ -19,7 +19,7 @@ from ledger.core.commands import SetBudget
 from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
-from tests.kit.books import ALONE, settle, start, void
+from tests.kit.books import ALONE, CONFIRMED, settle, start, void
 from tests.kit.journals import (
     ADMIN,
     ONE,
@@ -142,7 +142,7 @@ def test_the_journals_have_what_they_are_to_show(book: Book, parts: Book) -> Non
     entries = [chain.parse(body) for made in (book, parts) for mine in made.journals.values() for body, _ in mine]
     assert {entry["kind"] for entry in entries} == {
         *("dataset-registered", "dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set"),
-        *("run-approved", "run-refused", "run-started", "run-settled", "run-voided"),
+        *("run-approved", "run-refused", "run-started", "run-reported", "run-settled", "run-voided"),
     }
     said = {(tuple(entry.get("binding", "-")), tuple(entry.get("binding_elsewhere", "-"))) for entry in entries}
     assert {(("mu",), ()), ((), ("data-1",)), (("mu",), ("data-1",)), (("mu",), ("data-2",)), (("-",), ("-",))} <= said
@@ -187,13 +187,14 @@ def test_an_overdraft_that_shrinks_replays() -> None:
 
 
 def test_a_saturated_balance_replays() -> None:
-    """Goal: a journal stays readable whatever was executed. Method: an overrun past 64 bits, and another after it."""
+    """Goal: a journal stays readable whatever was executed. Method: an overrun past 64 bits, confirmed, and another."""
     made = Book(registered(1, Amount(100, 100)))
     runs = [made.ask(1, cost=Amount(50, 0)) for _ in range(2)]
     for run in runs:
         made.move(start, run)
     for run in runs:
-        made.move(settle, run, excess=Amount(10**40, 1))
+        for ruling in (None, CONFIRMED):
+            made.move(settle, run, excess=Amount(10**40, 1), ruling=ruling)
     found = made.replay().accounts[AccountKey(ONE)]
     assert (found.spent, found.overdrawn) == (Amount(INT64_MAX, 2), Amount(INT64_MAX - 100, 0))
 

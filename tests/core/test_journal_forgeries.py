@@ -101,6 +101,11 @@ def name_twice(entry: dict[str, Any]) -> None:
     entry["accounts"].append(dict(entry["accounts"][0]))
 
 
+def open_again(entry: dict[str, Any]) -> None:
+    """The entry that settles a run becomes one that opens its dataset."""
+    become(entry, "dataset-changed", state="active")
+
+
 def rename_to_a(entry: dict[str, Any]) -> None:
     """The second new partition is called `a`, in the balances too."""
     entry["names"] = ["d", "a"]
@@ -328,6 +333,34 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(ONE, of_kind("run-settled"), lambda entry: entry["balance"].update(overdrawn=amount(51, 1))),
         "add up to",
     ),
+    # numbers that no budget could cover
+    "a report that freezes nothing": (TWO, of_kind("run-reported"), lambda entry: entry.pop("state"), "not frozen"),
+    "a report of what a budget could cover": (
+        *(TWO, of_kind("run-reported"), lambda entry: entry["overrun"].update(cost=amount(1100))),
+        "whose whole limit",
+    ),
+    "a report that names no limit": (
+        *(TWO, of_kind("run-reported"), lambda entry: entry["overrun"].update(beyond_limits=[])),
+        "whose whole limit",
+    ),
+    "a report for nothing": (
+        TWO,
+        of_kind("run-reported"),
+        lambda entry: entry["overrun"].update(cost=amount(1), beyond_limits=[]),
+        "what a budget could cover",
+    ),
+    "a report that was never answered": (
+        *(TWO, of_kind("run-settled", report="confirmed"), lambda entry: entry.pop("report")),
+        "answers no report",
+    ),
+    "an answer to no report": (
+        *(ONE, of_kind("run-settled"), lambda entry: entry.update(report="confirmed")),
+        "answers no report",
+    ),
+    "a dataset that is opened while a number waits": (
+        *(TWO, of_kind("run-settled", report="confirmed"), open_again),
+        "while a reported number waits",
+    ),
     "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=4), "not known"),
     "a run that is not a run": (
         *(THREE, of_kind("run-approved"), lambda entry: entry.pop("run")),
@@ -403,7 +436,7 @@ def test_a_budget_that_leaves_an_overdraft_is_found() -> None:
 def test_a_share_that_was_never_set_is_found() -> None:
     """Goal: which projects have a share, the journal says. Method: a run of a project whose share is taken out."""
     made = Book(registered(1, Amount(100, 0)))
-    made.do(SetProject(STEWARD, ONE, "p", {}, Amount(10, 0), None))
+    made.do(SetProject(STEWARD, ONE, "p", {}, Amount(10, 0), None, ALONE))
     made.ask(use(1), cost=Amount(5, 0), project="p")
     made.replay()
     forge(made, ONE, of_kind("project-set"), lambda entry: entry.update(project="q"))

@@ -12,6 +12,7 @@ from ledger.core.books import Books
 from ledger.core.commands import (
     Ask,
     Claim,
+    Ruling,
     Settle,
     Start,
     Void,
@@ -30,6 +31,8 @@ from ledger.core.entries import NO_HASH
 from ledger.core.people import Actor, Consent, Role
 from ledger.core.runs import Excess, Use
 
+CONFIRMED = Ruling("confirmed", "the log has every step", Consent(UUID(int=9)))
+"""A steward says that a reported number is right."""
 TENANT = UUID(int=7)
 NOW_US = 1_800_000_000_000_000
 DAY_US = 86_400_000_000
@@ -141,9 +144,18 @@ def start(who: Actor, books: Books, command: Ask) -> Start:
 
 
 def settle(
-    who: Actor, books: Books, command: Ask, *, charged: Amount | None = None, excess: Amount | None = None
+    who: Actor,
+    books: Books,
+    command: Ask,
+    *,
+    charged: Amount | None = None,
+    excess: Amount | None = None,
+    ruling: Ruling | None = None,
 ) -> Settle:
-    """Settles an approved run, for all of it unless something else is said."""
+    """Settles an approved run, for all of it unless something else is said.
+
+    ruling: of a steward, on what it reported.
+    """
     beyond = None if excess is None else Excess(7, excess, COSTING)
     return Settle(
         who,
@@ -155,6 +167,7 @@ def settle(
         charged=command.cost if charged is None else charged,
         excess=beyond,
         costing={"accountant": COSTING["accountant"]},
+        ruling=ruling,
     )
 
 

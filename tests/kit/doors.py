@@ -254,6 +254,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "started_us": None,
             "ended_us": None,
             "due_us": 2,
+            "reported_us": None,
         },
         "places": {
             "run_id": SPARE_RUN,

@@ -58,9 +58,9 @@ def story() -> Story:
         registered(2, Amount(10 * CENT.mu_sq_pico, 0), partitions=["a"], ceiling=Amount(10**12, 0)),
         registered(1, None, derived_from=(Parent(TWO, "data-2"),)),
     )
-    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(8 * CENT.mu_sq_pico, 0), "a share"))
-    made.do(AddPartitions(STEWARD, TWO, ("b",)))
-    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(9 * CENT.mu_sq_pico, 0), 100), "for all"))
+    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(8 * CENT.mu_sq_pico, 0), "a share", ALONE))
+    made.do(AddPartitions(STEWARD, TWO, ("b",), ALONE))
+    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(9 * CENT.mu_sq_pico, 0), 100), "for all", ALONE))
     whole = made.run(1, use(2, None), count=2, project="p")
     made.run(2, use(2, ["b"]), count=9)  # refused
     made.move(start, whole, WHO)

@@ -36,18 +36,25 @@ MEMBERS = {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
     "budget-set": ("budget limit limit_before reason", "proposal"),
-    "partitions-added": ("names disjoint limit", ""),
-    "project-set": ("project budget limit limit_before", "reason"),
-    "fair-use-set": ("fair_use reason", ""),
+    "partitions-added": ("names disjoint limit", "proposal"),
+    "project-set": ("project budget limit limit_before", "reason proposal"),
+    "fair-use-set": ("fair_use reason", "proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
     "run-started": ("run settle_by begin_by", ""),
-    "run-settled": ("run request steps stop charged returned accountant", "overrun state restarts assumptions"),
+    "run-settled": (
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal",
+    ),
+    "run-reported": ("run request steps stop overrun state", ""),
     "run-voided": ("run request returned", "proposal"),
     "change-proposed": ("proposal what proposes approve_by", "about_run"),
     "proposal-refused": ("proposal what reason", ""),
 }
-MEMBERS_2 = MEMBERS | {
+MEMBERS_2 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-reported"} | {
+    "partitions-added": ("names disjoint limit", ""),
+    "project-set": ("project budget limit limit_before", "reason"),
+    "fair-use-set": ("fair_use reason", ""),
     "run-approved": ("run via start_by " + COSTED, "project segments delta"),
     "run-started": ("run settle_by", ""),
     "run-settled": ("run request steps stop charged returned", "overrun state"),
@@ -67,15 +74,21 @@ WITHIN = {
     "balance": ("limit spent held overdrawn", ""),
     "fair_use": ("held runs_per_hour limit", ""),
     "segments": ("count steps cost unsegmented", ""),
-    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated"),
+    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits"),
 }
 GROUP = ("limit spent held overdrawn", "partitions project principal")
 PROPOSES = {
     "budget": ("budget limit limit_before reason", ""),
     "thaw": ("state", "title description reason"),
     "void": ("request", ""),
+    "partitions": ("names disjoint", ""),
+    "project": ("project budget limit limit_before", "reason"),
+    "fair-use": ("fair_use reason", ""),
+    "correction": ("request report reason", ""),
 }
-DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}
+DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
+DONE_BY |= {"project": "project-set", "fair-use": "fair-use-set", "correction": "run-settled"}
+GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
 TEXTS |= {"accountant", "name"}
 LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere"}
@@ -87,9 +100,9 @@ ONE_OF = {
 }
 STEWARDS = ("admin", "steward")
 ROLES: dict[str, tuple[str, ...]] = dict.fromkeys(
-    ("run-approved", "run-refused", "run-started", "run-settled"), ("admin", "requester")
+    ("run-approved", "run-refused", "run-started", "run-reported"), ("admin", "requester")
 )
-ROLES["run-voided"] = ("admin", "steward", "requester")
+ROLES["run-voided"] = ROLES["run-settled"] = ("admin", "steward", "requester")
 
 
 def fits(names: Iterable[str], shape: tuple[str, str]) -> bool:
@@ -242,7 +255,8 @@ class Journal:
         self.accounts: dict[Key, Account] = {}
         self.runs: dict[str, dict[str, Any]] = {}
         self.proposals: dict[str, Entry | None] = {}
-        self.alone: list[tuple[int, str]] = []
+        self.rate: int | None = None
+        self.guarded: list[tuple[Entry, str, bool]] = []  # what a policy decides about, and whether it is proposed
 
     def demand(self, holds: bool, what: str) -> None:
         """A rule."""
@@ -303,7 +317,8 @@ class Journal:
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
         if kind == "change-proposed":
             self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
-            self.demand(("about_run" in entry) == (entry["what"] == "void"), "proposes it of a run, or of none")
+            is_of_run = entry["what"] in ("void", "correction")
+            self.demand(("about_run" in entry) == is_of_run, "proposes it of a run, or of none")
         elif kind != "proposal-refused" and "proposal" in entry:
             proposal = entry["proposal"]
             self.demand(fits(proposal, ("id by at", "")) and fits(proposal["by"], WITHIN["actor"]), "other members")
@@ -340,7 +355,9 @@ class Journal:
     def dataset_changed(self, entry: Entry) -> dict[Key, Account]:
         state = entry.get("state", self.state)
         self.demand(self.state != "retired" or state == "retired", "out of retirement")
-        self.done(entry, state == "active" and self.is_overdrawn())
+        waits = any(run.get("reported") is not None and run["state"] == "started" for run in self.runs.values())
+        self.demand(state != "active" or self.state == "active" or not waits, "opened while a number waits")
+        self.done(entry, "thaw", state == "active" and self.is_overdrawn())
         return {}
 
     def is_overdrawn(self) -> bool:
@@ -350,7 +367,7 @@ class Journal:
     def budget_set(self, entry: Entry) -> dict[Key, Account]:
         self.demand(self.limit is not None and amount(entry["limit_before"]) == self.limit, "another limit before")
         assert self.limit is not None
-        self.done(entry, exceeds(amount(entry["limit"]), self.limit))
+        self.done(entry, "budget", exceeds(amount(entry["limit"]), self.limit))
         return self.limited(None, self.new_limit(entry))
 
     def limited(self, project: str | None, limit: list[int]) -> dict[Key, Account]:
@@ -363,6 +380,7 @@ class Journal:
         self.demand(self.state != "retired", "of a dataset that is retired")
         self.demand(self.is_partitioned and entry["disjoint"] is True, "not said to be disjoint")
         self.demand(self.limit is not None and amount(entry["limit"]) == self.limit, "another limit")
+        self.done(entry, "partitions", True)
         names = entry["names"]
         self.demand(0 < len(names) == len(set(names)) and not set(names) & set(self.partitions), "not new")
         self.partitions += names
@@ -371,6 +389,7 @@ class Journal:
     def project_set(self, entry: Entry) -> dict[Key, Account]:
         before, project = entry["limit_before"], entry["project"]
         self.demand((None if before is None else amount(before)) == self.shares.get(project), "another limit before")
+        self.done(entry, "project", self.is_more_of(entry))
         self.shares[project] = limit_of(entry["limit"])
         return self.limited(project, self.shares[project])
 
@@ -379,8 +398,20 @@ class Journal:
         rate = use["runs_per_hour"]
         self.demand((use["held"] is None) == (use["limit"] is None), "half a limit")
         self.demand(rate is None or (type(rate) is int and rate > 0), "no number of runs")
-        self.fair = None if use["limit"] is None else limit_of(use["limit"])
+        self.done(entry, "fair-use", self.is_more_use(use))
+        self.fair, self.rate = (None if use["limit"] is None else limit_of(use["limit"])), rate
         return {}
+
+    def is_more_of(self, entry: Entry) -> bool:
+        """Whether a project may spend more than before; the first share lets it spend at all."""
+        before = self.shares.get(entry["project"])
+        return before is None or exceeds(amount(entry["limit"]), before)
+
+    def is_more_use(self, use: dict[str, Any]) -> bool:
+        """Whether one principal may hold or ask for more than before."""
+        held, rate = use["limit"], use["runs_per_hour"]
+        more_held = self.fair is not None and (held is None or exceeds(amount(held), self.fair))
+        return more_held or (self.rate is not None and (rate is None or rate > self.rate))
 
     # --- two people
 
@@ -393,9 +424,21 @@ class Journal:
             self.demand(exceeds(amount(proposes["limit"]), self.limit or [0, 0]), "no more than before")
         elif what == "thaw":
             self.demand(proposes["state"] == "active" and self.is_overdrawn(), "takes no second person")
+        elif what == "partitions":
+            self.demand(self.is_partitioned and proposes["disjoint"] is True, "not to be added")
+        elif what == "project":
+            before = self.shares.get(proposes["project"])
+            stated = proposes["limit_before"]
+            self.demand((None if stated is None else amount(stated)) == before, "another limit")
+            self.demand(self.is_more_of(proposes), "no more than before")
+        elif what == "fair-use":
+            self.demand(self.is_more_use(proposes["fair_use"]), "no more than before")
         else:
-            self.demand(self.runs[entry["about_run"]]["state"] == "started", "of a run that was not started")
+            run = self.runs[entry["about_run"]]
+            self.demand(run["state"] == "started", "of a run that was not started")
+            self.demand(what == "void" or run.get("reported") is not None, "of a number that nobody reported")
         self.proposals[entry["proposal"]] = entry
+        self.guarded.append((entry, what, True))
         return {}
 
     def proposal_refused(self, entry: Entry) -> dict[Key, Account]:
@@ -412,10 +455,10 @@ class Journal:
         self.proposals[proposal] = None
         return proposed
 
-    def done(self, entry: Entry, takes_two: bool) -> None:
+    def done(self, entry: Entry, what: str, takes_two: bool) -> None:
         """It was proposed before, just so; or done by one person."""
         if "proposal" not in entry:
-            self.alone += [(entry["seq"], entry["at"])] if takes_two else []
+            self.guarded += [(entry, what, False)] if takes_two else []
             return
         proposed = self.answer(entry, entry["proposal"]["id"])
         stated = (entry["proposal"]["by"], entry["proposal"]["at"], entry["kind"], entry.get("run"))
@@ -515,13 +558,35 @@ class Journal:
         is_started = run["state"] == "started"
         may = entry["actor"]["role"] in STEWARDS or (not is_started and self.is_owner(entry, run))
         self.demand(may and amount(entry["returned"]) == run["cost"], "not by this one, or another amount")
-        self.done(entry, is_started)
+        self.done(entry, "void", is_started)
         return {key: account | {"held": add(account["held"], run["cost"], -1)} for key, account in touched.items()}
+
+    def passes(self, touched: dict[Key, Account], over_run: dict[str, Any]) -> bool:
+        """Whether an overrun is more than a whole limit, other than a principal's."""
+        cost = amount(over_run["cost"])
+        return any(key[2] is None and exceeds(cost, account["limit"]) for key, account in touched.items())
+
+    def run_reported(self, entry: Entry) -> dict[Key, Account]:
+        run, touched = self.moved(entry, "started")
+        over_run = entry["overrun"]
+        self.demand(self.is_owner(entry, run) and run.get("reported") is None, "not by this one, or a second time")
+        self.demand(entry["state"] == ("retired" if self.state == "retired" else "frozen"), "not frozen")
+        named = entry["dataset"] in over_run["beyond_limits"]
+        self.demand(bool(over_run["beyond_limits"]) and named == self.passes(touched, over_run), "another limit passed")
+        self.runs[entry["run"]] |= {"state": "started", "reported": entry["request"]}
+        return touched
 
     def run_settled(self, entry: Entry) -> dict[Key, Account]:
         run, touched = self.moved(entry, "started")
-        request, over_run = entry["request"], entry.get("overrun")
-        self.demand(self.is_owner(entry, run), "not by this one")
+        request, over_run, reported = entry["request"], entry.get("overrun"), run.get("reported")
+        report = entry.get("report")
+        self.demand(report in ((None,) if reported is None else ("confirmed", "corrected")), "answers no report")
+        may = self.is_owner(entry, run) if reported is None else entry["actor"]["role"] in STEWARDS
+        self.demand(may, "not by this one")
+        request = (reported or {}) if report == "confirmed" else request
+        self.done(entry, "correction", report == "corrected")
+        huge = entry["v"] > 2 and over_run is not None and self.passes(touched, over_run)
+        self.demand(reported is not None or not huge, "no budget covers it, and it was not reported")
         for name in ("steps", "stop"):
             self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
         self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
@@ -575,16 +640,17 @@ def verify(lines: list[str], tenant: list[str] | None = None) -> tuple[int, dict
         head = json.loads(lines[-1], object_pairs_hook=once)["head"]
         journal.demand(type(head["seq"]) is int and (head["seq"], head["hash"]) == (seq, journal.prev), "another head")
         policies = [] if tenant is None else policies_of(tenant, journal.header["tenant"]["id"])
-        for seq, at in journal.alone:  # noqa: B007 (named where it is wrong)
-            journal.demand(not asked_for_two(policies, at), "one person did what took two")
+        for entry, what, is_proposal in journal.guarded if tenant is not None else ():
+            seq = entry["seq"]
+            journal.demand(is_allowed(policies, entry, what, is_proposal), "not as the policy of its time asked")
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"{seq}: {error}") from error
     return len(lines) - 2, journal.accounts
 
 
-def policies_of(lines: list[str], tenant: str) -> list[tuple[str, bool]]:
-    """From when on the policy asked for two people, and from when on not, by the tenant's own journal."""
-    prev, policies = "0" * 64, []
+def policies_of(lines: list[str], tenant: str) -> list[tuple[str, set[str], bool]]:
+    """From when on what took two people, and whether the policy is of the time when it did not say for what."""
+    prev, policies = "0" * 64, list[tuple[str, set[str], bool]]()
     if header_of(lines[0])["tenant"]["id"] != tenant or "dataset" in header_of(lines[0]):
         raise ValueError("the export is none of this tenant's own journal")
     for seq, line in enumerate(lines[1:-1], start=1):
@@ -592,17 +658,24 @@ def policies_of(lines: list[str], tenant: str) -> list[tuple[str, bool]]:
         if (entry["seq"], entry["prev"], entry["tenant"]) != (seq, prev, tenant):
             raise ValueError("the tenant's own journal does not follow")
         prev = hashlib.sha256(body.encode()).hexdigest()
-        policies += [(entry["at"], entry["second_steward"])] if entry["kind"] == "policy-set" else []
+        if entry["kind"] == "policy-set":
+            guards = set(entry.get("guards", GUARDED_AT_FIRST)) if entry["second_steward"] else set[str]()
+            policies.append((entry["at"], guards, entry["second_steward"] and "guards" not in entry))
     if load(lines[-1])["head"]["hash"] != prev:
         raise ValueError("the tenant's own journal has another head")
     return policies
 
 
-def asked_for_two(policies: list[tuple[str, bool]], at: str) -> bool:
-    """Whether the policy asked for two people then, and all the minute before: a decision can take that long."""
-    since = later(at, -MINUTE)
-    before = [asks for from_, asks in policies if from_ <= since]
-    return before[-1:] == [True] and all(asks for from_, asks in policies if since < from_ <= at)
+def is_allowed(policies: list[tuple[str, set[str], bool]], entry: Entry, what: str, is_proposal: bool) -> bool:
+    """Whether what took two people then is proposed, and what took one is done. An entry before version 3 may be by the
+    policy of a minute ago; one of the very moment of a policy by that or by the one before."""
+    since = entry["at"] if entry["v"] > 2 else later(entry["at"], -MINUTE)
+    before = [policy for policy in policies if policy[0] < since][-1:] or [("", set(), False)]
+    meanwhile = [policy for policy in policies if since <= policy[0] <= entry["at"]]
+    return any(
+        (what in guards) == is_proposal or (is_older and what not in guards)
+        for _, guards, is_older in (*before, *meanwhile)
+    )
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from ledger.core.journal import chain, requested
 from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
-from tests.kit.books import ALONE, NOW_US, TENANT, actor, ask, settle, start, use, void
+from tests.kit.books import ALONE, CONFIRMED, NOW_US, TENANT, actor, ask, settle, start, use, void
 
 ONE = UUID(int=1)
 STEWARD = actor("steward", 3)
@@ -135,28 +135,29 @@ def journals_of_parts() -> Book:
     )
     all_three = (use(3), use(2, None, via=3), use(1, via=3))
     made.ask(use(2, ["b"]), cost=Amount(10, 0))
-    made.do(AddPartitions(STEWARD, TWO, ("d", "c")))
-    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(400, 400), "a share"))
+    made.do(AddPartitions(STEWARD, TWO, ("d", "c"), ALONE))
+    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(400, 400), "a share", ALONE))
     early = made.ask(use(2, ["a", "c"]), cost=Amount(300, 3), project="p")
     made.ask(use(2, ["c"]), cost=Amount(101, 0), project="p")  # refused by the project alone
-    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(700, 700), 1000), "for all"))
+    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(700, 700), 1000), "for all", ALONE))
     held = made.ask(*all_three, cost=Amount(200, 0))
     made.ask(*all_three, cost=Amount(301, 0))  # refused by data-1 alone
     made.ask(*all_three, cost=Amount(501, 0))  # refused by two of them
     made.move(start, early)
     made.move(settle, early, charged=Amount(100, 3))
-    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(150, 150), None), "less"))
+    made.do(SetFairUse(STEWARD, TWO, FairUse({"mu": 1}, Amount(150, 150), None), "less", ALONE))
     small = made.ask(use(2, ["d"]), cost=Amount(0, 1))
     made.move(start, small)
     made.move(settle, small, excess=Amount(3, 0))  # fits
     made.move(start, held)
     made.move(settle, held, excess=Amount(350, 0))  # does not fit in data-1
     made.do(SetBudget(STEWARD, TWO, {"mu": 2}, Amount(1100, 1000), "more", ALONE))
-    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(450, 400), None))
+    made.do(SetProject(STEWARD, TWO, "p", {"mu": 1}, Amount(450, 400), None, ALONE))
     late = made.ask(use(2, ["a", "d"]), cost=Amount(20, 0))
     made.move(start, late)
     gone = made.ask(use(2, None), cost=Amount(40, 0))
-    made.move(settle, late, excess=Amount(5000, 0))  # does not fit here
+    made.move(settle, late, excess=Amount(5000, 0))  # more than any budget here could cover
+    made.move(settle, late, excess=Amount(5000, 0), ruling=CONFIRMED)
     made.move(void, gone)
     return made
 

@@ -109,7 +109,8 @@ def _second_half(found: Told) -> None:
     most = {"budget": {"epsilon": 6, "at_delta": 1e-5}, "reason": "a little more still"}
     declined = ok(one.put("/v1/datasets/ads/budget", most))["proposal"]["id"]
     ok(two.post(f"/v1/proposals/{declined}/refuse", {"reason": "the board did not agree to that"}))
-    ok(one.post("/v1/datasets/clicks/partitions", {"names": ["2026-11"], "disjoint": True}))
+    added = ok(one.post("/v1/datasets/clicks/partitions", {"names": ["2026-11"], "disjoint": True}))["proposal"]["id"]
+    ok(two.post(f"/v1/proposals/{added}/approve"))
     found.ask("held", "ads", gaussian(12), project="search", purpose="held and not started")
     found.ask("void", "ads", gaussian(11), project="search")
     ok(found.requester.post(f"/v1/runs/{found.runs['void']}/void", {"reason": "the job was cancelled"}))
@@ -120,7 +121,7 @@ def _second_half(found: Told) -> None:
     found.ask("over fits", "papers", gaussian(20, 3), purpose="one release too many")
     found.settle("over fits", steps=4)
     found.ask("over", "papers", gaussian(5, 3), purpose="went on and on")
-    found.settle("over", steps=90)
+    found.settle("over", steps=27)
     ok(one.patch("/v1/datasets/clicks", {"state": "frozen", "reason": "a look at the loader"}))
     ok(one.patch("/v1/datasets/clicks", {"state": "active", "reason": "looked at"}))
     found.ask("running", {"name": "clicks", "partitions": ["2026-09", "2026-11"]}, gaussian(7), project="search")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from tests.model.prices import NOTHING, Amount, Json, segment_steps, segmented
+from tests.model.prices import NOTHING, Amount, Json, segmented, steps_most
 
 Key = tuple[str | None, str | None, str | None]
 """Of an account in its dataset: partition, project, principal."""
@@ -147,8 +147,7 @@ class Run:
 
     @property
     def steps_max(self) -> int:
-        """The most steps that are as planned: to the end of the last segment."""
-        return self.segments * segment_steps(self.mechanism, self.segments)
+        return steps_most(self.mechanism, self.segments)
 
     @property
     def is_open(self) -> bool:
@@ -184,4 +183,6 @@ class Answer:
     """Dataset, account, quantity, requested, remaining, limit: all that a refused run does not fit in."""
     left: Amount | None = None
     """What remains, in each quantity for itself, of all the accounts that a refused run was to charge."""
+    overdrawn: set[tuple[str, Key, str]] = field(default_factory=set)
+    """Dataset, account, quantity: all that an overrun went beyond."""
     results: list[Answer | Refused] = field(default_factory=list)

@@ -67,7 +67,7 @@ def comparable(entry: Json) -> Json:
     if isinstance(proposal := kept.get("proposal"), dict):
         kept["proposal"] = {"id": proposal["id"], "by": _without(proposal["by"], "key")}
     if "overrun" in kept:
-        kept["overrun"] = {name: kept["overrun"][name] for name in ("steps", "cost", "fits", "frozen")}
+        kept["overrun"] = {name: kept["overrun"][name] for name in ("steps", "repeated", "cost", "fits", "frozen")}
     return kept
 
 

@@ -34,15 +34,15 @@ from tests.model.prices import (
     FULL,
     NOTHING,
     Amount,
+    Bill,
     Json,
-    beyond_plan,
     limit_of,
     one_segment,
     planned,
     price,
+    repeated,
     segment_steps,
-    within_plan,
-    worst_beyond,
+    settled,
 )
 from tests.model.stewards import Stewards
 
@@ -210,21 +210,22 @@ class Model(Stewards):
         problems = self._on_run(who, run)
         if run.state == "settled" and not problems[0][1] and run.answers["settle"][0] == body:
             return self._again(run, "settle")
-        steps, count = body.get("steps"), planned(run.mechanism)
-        is_short = steps is not None and count is not None and steps < count[0]
-        is_wrong = (steps is not None and count is None) or (is_short and body.get("stop") == "planned")
+        steps, count, restarts = body.get("steps"), planned(run.mechanism), body.get("restarts")
+        reached = (count[1] if steps is None else steps - repeated(restarts)) if count is not None else 0
+        is_short = count is not None and reached < count[0]
+        is_wrong = count is None and (steps, restarts) != (None, None)
+        is_wrong |= is_short and body.get("stop") == "planned"
+        is_wrong |= any(restart["to_step"] > reached for restart in restarts or [])
         demand(*problems, (INVALID, is_wrong), (RUN_STATE, run.state != "started"))
-        stop = body.get("stop") or ("data_dependent" if is_short else "planned")
-        terms = run.mechanism, run.adjacency, run.segments, run.cost
-        charged = within_plan(*terms, steps or 0, stop) if is_short else run.cost
-        facts = {"request": body, "steps": steps if steps is not None else count and count[1], "stop": stop}
-        facts |= {"restarts": body["restarts"]} if "restarts" in body else {}
-        facts |= {"charged": charged.json(), "returned": (run.cost - charged).json()}
-        if steps is not None and steps > run.steps_max:
-            more = steps - run.steps_max
-            excess = beyond_plan(*terms, more) if "restarts" in body else worst_beyond(*terms, steps, more)
-            return self._overrun(who, run, facts, excess, more)
-        self._release(run, charged)
+        stop, bill = body.get("stop") or ("data_dependent" if is_short else "planned"), Bill(run.cost)
+        if count is not None:
+            steps = count[1] + repeated(restarts) if steps is None else steps
+            bill = settled((run.mechanism, run.adjacency, run.segments, run.cost), steps, stop, restarts)
+        facts = {"request": body, "steps": steps, "stop": stop, **({} if restarts is None else {"restarts": restarts})}
+        facts |= {"charged": bill.charged.json(), "returned": (run.cost - bill.charged).json()}
+        self._release(run, bill.charged)
+        if bill.excess is not None:
+            return self._overrun(who, run, facts, bill, bill.excess)
         return self._advance(who, run, "settled", facts)
 
     def _release(self, run: Run, charged: Amount) -> None:
@@ -235,26 +236,31 @@ class Model(Stewards):
             own.held -= run.cost
             own.spent = (own.spent + (charged if key[2] is None else NOTHING)).least(FULL)
 
-    def _overrun(self, who: Person, run: Run, facts: Json, excess: Amount, steps: int) -> Answer:
+    def _overrun(self, who: Person, run: Run, facts: Json, bill: Bill, excess: Amount) -> Answer:
         """Charged all the same; a dataset is frozen if it did not fit there once the run itself was settled."""
         lasting = [
             (name, self.datasets[name].accounts[key]) for name in run.charges for key in run.charges[name] if not key[2]
         ]
         if not today.HUGE_OVERRUNS_ARE_SETTLED and any(excess.exceeds(own.limit) for _, own in lasting):
             return Answer(409, {"code": "overrun"}, run)  # and what is written then is still to be decided
-        self._release(run, run.cost)
         frozen = sorted({name for name, own in lasting if excess.exceeds(own.remaining)})
         for _, own in lasting:
             own.spent = (own.spent + excess).least(FULL)
         for name in frozen:
             self.datasets[name].state = "retired" if self.datasets[name].state == "retired" else "frozen"
-        run.charged = run.cost + excess
-        over = {"steps": steps, "cost": excess.json(), "fits": not frozen}
+        run.charged = bill.charged + excess
+        over = {"steps": bill.steps, "repeated": bill.repeated, "cost": excess.json(), "fits": not frozen}
         facts = {**facts, "charged": run.charged.json(), "overrun": {**over, "frozen": frozen}}
         answer = self._advance(who, run, "settled", facts)
         answer.body["overrun"] = over
         if frozen:
             answer.status, answer.body = 409, {"code": "overrun", "overrun": over, "frozen": frozen}
+            accounts = [(name, key) for name, keys in run.charges.items() for key in keys]
+            answer.overdrawn = {
+                (name, key, quantity)
+                for name, key in accounts
+                for quantity in self.datasets[name].accounts[key].overdrawn.exceeds(NOTHING)
+            }
         return answer
 
     def void(self, who: Person, run: Run, body: Json) -> Answer:

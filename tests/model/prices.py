@@ -12,6 +12,8 @@ from typing import Any, Final
 import mpmath
 
 Json = dict[str, Any]
+Terms = tuple[Json, str, int, "Amount"]
+"""Of a run: mechanism, adjacency, segments, and what was approved."""
 DIGITS: Final = 50
 LARGEST: Final = 2**63 - 1
 """A sum that passes it stays there (docs/export.md, "An entry")."""
@@ -97,7 +99,7 @@ def pure_mu_sq(epsilon: float) -> Fraction:
 
 def limit_of(budget: Json) -> Amount:
     """The limit of a budget in mu and delta is rounded down."""
-    return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget["delta"]) * 10**18))
+    return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget.get("delta", 0)) * 10**18))
 
 
 # --- mechanisms: docs/accounting.md, the table of "Two bounds, never mixed" -------------------------------------------
@@ -142,7 +144,9 @@ def epoch_steps(mechanism: Json) -> int:
 
 
 def long_epoch_steps(mechanism: Json) -> int:
-    """ceil(N/B): with the batch that is not whole."""
+    """ceil(1/q): with the batch that is not whole."""
+    if "sample_rate" in mechanism:
+        return math.ceil(1 / written(mechanism["sample_rate"]))
     return -(-int(mechanism["dataset_size"]) // int(mechanism["batch_size"]))
 
 
@@ -202,12 +206,46 @@ def one_segment(mechanism: Json, adjacency: str, segments: int) -> Price:
     return price(mechanism, adjacency, segment_steps(mechanism, segments))
 
 
-# --- "Settling" -------------------------------------------------------------------------------------------------------
+# --- "Settling", and "Steps that were run again" ----------------------------------------------------------------------
 
 
-def within_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int, stop: str) -> Amount:
-    """What fewer steps than planned are charged: by release, by segment, or all; never more than was approved."""
-    steps = max(steps, 1)
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a settlement comes to. excess: of so many steps besides, of which so many were run again."""
+
+    charged: Amount
+    excess: Amount | None = None
+    steps: int = 0
+    repeated: int | None = 0
+
+
+def repeated(restarts: list[Json] | None) -> int:
+    """How many steps were run again."""
+    return sum(restart["to_step"] - restart["from_step"] + 1 for restart in restarts or [])
+
+
+def settled(run: Terms, steps: int, stop: str, restarts: list[Json] | None) -> Bill:
+    """What is charged for so many steps of a run, repeated ones included."""
+    mechanism, _, segments, approved = run
+    is_by_step = mechanism["type"] in BY_RELEASE or mechanism.get("sampling") == "poisson"
+    again = 0 if is_by_step else repeated(restarts)
+    reached, fewest = steps - again, (planned(mechanism) or (0, 0))[0]
+    charged = _within(run, max(reached, 1), stop) if reached < fewest and stop != "planned" else approved
+    beyond = max(reached - steps_most(mechanism, segments), 0)
+    if restarts is None and beyond and not is_by_step:
+        return Bill(charged, _unstated(run, steps, beyond), beyond, None)
+    excess = _beside(run, _beyond(mechanism, segments, beyond) + _again(mechanism, segments, restarts or []))
+    return Bill(charged, None if excess == NOTHING else excess, beyond + again, again)
+
+
+def steps_most(mechanism: Json, segments: int) -> int:
+    """The most steps that are as planned: to the end of the last segment."""
+    return segments * segment_steps(mechanism, segments)
+
+
+def _within(run: Terms, steps: int, stop: str) -> Amount:
+    """Fewer steps than planned: by release, by segment, or all; never more than was approved."""
+    mechanism, adjacency, segments, approved = run
     if is_additive(mechanism):
         return _capped(price(mechanism, adjacency, steps).rounded(), approved)
     whole, rest = divmod(steps, segment_steps(mechanism, segments))
@@ -222,34 +260,64 @@ def _capped(cost: Amount, most: Amount) -> Amount:
     return most if cost.exceeds(most) else cost
 
 
-def worst_beyond(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int, beyond: int) -> Amount:
-    """What so many steps, some beyond the plan, cost besides where nobody said what was repeated ("restarts")."""
-    terms = mechanism, adjacency, segments, approved
-    if mechanism["type"] == "matrix_factorization":  # 2² + 3² + … + steps² strategies, one for each repeated step
-        return approved.part(Fraction(steps * (steps + 1) * (2 * steps + 1) // 6 - 1, segments))
-    if not is_shuffled(mechanism):
-        return beyond_plan(*terms, beyond)
-    length = segment_steps(mechanism, segments)
-    new = (1, (beyond - 1) // length * length + 1, beyond)  # and the others repeated; or all but one were
-    batches = [steps - 1, *(epochs_beyond(mechanism, segments, some) + beyond - some for some in new)]
-    return price(mechanism, adjacency, 1).times(max(batches)).rounded()
+def _beside(run: Terms, count: int) -> Amount:
+    """So many segments as approved, or epochs, or releases, beside what was planned."""
+    mechanism, adjacency, segments, approved = run
+    if mechanism["type"] == "matrix_factorization":
+        return approved.part(Fraction(count, segments))
+    return price(mechanism, adjacency, 1).times(count).rounded()
 
 
-def epochs_beyond(mechanism: Json, segments: int, steps: int) -> int:
-    """All epochs that the steps can touch, less those that the plan was charged for, if it was declared in epochs; else
-    one epoch more if the excess begins within one."""
-    epoch, planned = epoch_steps(mechanism), segments * segment_steps(mechanism, segments)
-    if "epochs" in mechanism:
-        charged = -(-planned // long_epoch_steps(mechanism))
-        return max(-(-(planned + steps) // epoch) - charged, -(-steps // epoch))
-    return -(-steps // epoch) + (planned % epoch > 0)
-
-
-def beyond_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int) -> Amount:
-    """What so many steps beyond the plan cost, as a run of their own ("overrun")."""
+def _beyond(mechanism: Json, segments: int, steps: int) -> int:
+    """The segments, epochs or releases of so many new steps beyond the plan."""
     length = segment_steps(mechanism, segments)
     if mechanism["type"] == "matrix_factorization":
-        return approved.part(Fraction(-(-steps // length), segments))  # as many restarts of the approved strategy
-    if is_shuffled(mechanism):
-        return price(mechanism, adjacency, 1).times(epochs_beyond(mechanism, segments, steps)).rounded()
-    return price(mechanism, adjacency, steps).rounded()
+        return -(-steps // length)
+    if not is_shuffled(mechanism) or not steps:
+        return steps
+    epoch, plan = epoch_steps(mechanism), segments * length
+    if "epochs" in mechanism:  # all that can have been touched, less what the plan was charged for
+        return max(-(-(plan + steps) // epoch) - -(-plan // long_epoch_steps(mechanism)), -(-steps // epoch))
+    return -(-steps // epoch) + (plan % epoch > 0)  # one more if the excess begins within one
+
+
+def _again(mechanism: Json, segments: int, restarts: list[Json]) -> int:
+    """The segments or epochs of repeated steps, beside the releases that these are anyway."""
+    length, total, orders = segment_steps(mechanism, segments), 0, 1
+    for restart in restarts:
+        stretch, is_new = range(restart["from_step"] - 1, restart["to_step"]), restart["new_batches"]
+        if mechanism["type"] == "matrix_factorization":
+            touched = len({step // length for step in stretch}) or 1
+            total += touched * (orders**2 * bool(stretch) + ((orders + 1) ** 2 - orders**2) * is_new)
+            orders += is_new
+        elif is_shuffled(mechanism):
+            total += max(_epochs_of(mechanism, segments, stretch), is_new)
+    return total
+
+
+def _epochs_of(mechanism: Json, segments: int, steps: range) -> int:
+    """The epochs that steps are in, by the longest and by the shortest; beyond the plan the last segment goes on, or
+    there are more."""
+    lengths = (epoch_steps(mechanism), long_epoch_steps(mechanism))
+    if "epochs" in mechanism:
+        return max(len({step // length for step in steps}) for length in lengths)
+    size, most = segment_steps(mechanism, segments), 0
+    for last in (segments - 1, math.inf):
+        parts: dict[int, list[int]] = {}
+        for step in steps:
+            part = int(min(step // size, last))
+            parts.setdefault(part, []).append(step - part * size)
+        touched = [max(len({step // length for step in part}) for length in lengths) for part in parts.values()]
+        most = max(most, sum(touched))
+    return most
+
+
+def _unstated(run: Terms, steps: int, beyond: int) -> Amount:
+    """The worst of all that may have been where nobody said what was repeated: all steps but one, or some of those
+    beyond the plan."""
+    mechanism, _, segments, _ = run
+    if mechanism["type"] == "matrix_factorization":  # 2² + 3² + … + steps² strategies, one for each repeated step
+        return _beside(run, steps * (steps + 1) * (2 * steps + 1) // 6 - 1)
+    length = segment_steps(mechanism, segments)
+    new = (1, (beyond - 1) // length * length + 1, beyond)
+    return _beside(run, max(steps - 1, *(_beyond(mechanism, segments, some) + beyond - some for some in new)))

@@ -128,6 +128,7 @@ class Stewards:
             (TAKEN, name in self.datasets),
             (INVALID, len(known) < len(parents) or (parents and is_partitioned) or not (parents or limit)),
             (INVALID, limit and ceiling and limit.exceeds(ceiling)),
+            (INVALID, not all(parent["unit_preserving"] for parent in body.get("derived_from", []))),
             (MISMATCH, known and {*known} != {terms}),
         )
         self.datasets[name] = dataset = Dataset(
@@ -194,7 +195,8 @@ class Stewards:
             limit = limit_of(dataset.budget or {})
             new = [dataset.open((partition, None, None), limit) for partition in names]
             self.write(name, "partitions-added", actor, {**body, "limit": limit.json(), **consent}, new)
-            return Answer(201)
+            balances = [{"name": key[0], "balance": views.fullest(dataset, [key], dataset.budget or {})} for key in new]
+            return Answer(201, {"items": balances})
 
         return self.guarded(True, Proposal("partitions", who, [name], check, do), body)
 
@@ -214,7 +216,7 @@ class Stewards:
             dataset.relimit(keys, limit)
             facts = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
             self.write(name, "project-set", actor, {**facts, **consent}, keys)
-            return Answer(200, {"name": project, "dataset": name, "budget": body["budget"]})
+            return Answer(200, {"dataset": name, **views.share(dataset, project)})
 
         is_raise = before is not None and bool(limit.exceeds(before))
         return self.guarded(is_raise, Proposal("project", who, [name], check, do), body)

@@ -10,10 +10,13 @@ from typing import Final
 
 import pytest
 
+from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger
-from tests.model import prices
-from tests.model.prices import NOTHING, Amount, Json, beyond_plan, limit_of, price, segmented, within_plan
+from tests.model.books import INVALID, OWN, REUSED, UNKNOWN, Answer, Person, Refused
+from tests.model.draws import derived, gaussian
+from tests.model.model import Model
+from tests.model.prices import NOTHING, Amount, Json, limit_of, price, segmented, settled
 from tests.model.walk import Walk
 
 SEED: Final = 20
@@ -27,7 +30,7 @@ LEAST: Final = {
     "ask: 409 budget-exceeded": 20,
     "ask: 409 dataset-frozen": 3,
     "ask: 422": 5,
-    "ask again: 422 idempotency-key-reused": 3,
+    "ask again: 422 idempotency-key-reused": 2,
     "the first answer again": 10,
     "batch, atomic: 200": 1,
     "batch, atomic: 409 batch-refused": 3,
@@ -35,6 +38,7 @@ LEAST: Final = {
     "starts beside partitions that were not charged": 5,
     "partitions added beside held runs": 2,
     "settle: 200": 15,
+    "settled with restarts": 5,
     "overrun: 200": 3,
     "overrun: 409 overrun": 2,
     "frozen: 200": 5,
@@ -63,7 +67,9 @@ def test_the_ledger_follows_the_model(ledger: Ledger, database: Settings, tries:
         walk = Walk(ledger.with_key(made.json()["key"]["secret"]), f"tenant-{number}", seed + number, counts)
         for _ in range(2):
             walk.run_steps(STEPS_OF_TENANT // 2)
+        walk.ask_all_again()
         counts["receipts that permit what nobody charged"] += walk.receipts.permit_more
+    assert [result for result in check_journals(database) if result["error"] is not None] == []
     print(*(f"{count:7} {kind}" for kind, count in sorted(counts.items())), sep="\n")
     for kind, least in LEAST.items():
         assert sum(count for name, count in counts.items() if name.startswith(kind)) >= least, kind
@@ -118,24 +124,98 @@ def test_prices(mechanism: Json, adjacency: str, mu: int, delta: int) -> None:
     assert limit_of({"mu": 0.3, "delta": 1e-6}) == Amount(90_000_000_000, 1_000_000_500_000)
 
 
+def restart(first: int, last: int, is_new: bool = False) -> Json:
+    """After which these steps were run again."""
+    return {"from_step": first, "to_step": last, "new_batches": is_new}
+
+
+NINE: Final = {**SHUFFLED, "sample_rate": 0.25, "steps": 9}
+TWICE: Final = {**IDENTITY, "participations": 2}
+
+
 @pytest.mark.parametrize(
-    ("mechanism", "segments", "steps", "stop", "hundredths"),
+    ("mechanism", "segments", "steps", "stop", "restarts", "hundredths"),
     [
-        ({**GAUSSIAN, "count": 5}, 1, 2, "data_dependent", 8),
-        ({**GAUSSIAN, "count": 5}, 1, 0, "data_dependent", 4),
-        ({**GAUSSIAN, "count": 5}, 1, 7, "planned", 28),
-        ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, 1, 5, "data_dependent", 8),
-        ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, 1, 10, "planned", 12 + 8),
-        ({**IDENTITY, "participations": 2}, 1, 1, "data_dependent", 8),
-        ({**IDENTITY, "participations": 2}, 1, 1, "data_independent", 4),
-        ({**IDENTITY, "participations": 1}, 4, 4, "data_dependent", 8),
-        ({**IDENTITY, "participations": 1}, 4, 13, "planned", 16 + 4),
+        ({**GAUSSIAN, "count": 5}, 1, 2, "data_dependent", None, 8),
+        ({**GAUSSIAN, "count": 5}, 1, 0, "data_dependent", None, 4),
+        ({**GAUSSIAN, "count": 5}, 1, 7, "planned", [restart(1, 2)], 28),
+        (NINE, 1, 5, "data_dependent", None, 8),
+        (NINE, 1, 10, "planned", [], 12 + 8),
+        (NINE, 1, 13, "planned", [restart(3, 6)], 12 + 8),  # a stretch in two epochs
+        (NINE, 1, 9, "planned", [restart(4, 3, True)], 12 + 4),  # a new order within an epoch
+        (NINE, 1, 10, "planned", None, 12 + 36),  # one step, and the same nine times more
+        (TWICE, 1, 1, "data_dependent", None, 8),
+        (TWICE, 1, 1, "data_independent", None, 4),
+        (TWICE, 1, 12, "planned", [restart(1, 2)], 8 + 8),
+        (TWICE, 1, 12, "planned", [restart(1, 2, True), restart(1, 0, True)], 8 + 8 + 24 + 40),  # 1 + 3 + 5 more
+        (TWICE, 1, 11, "planned", None, 8 * 506),  # 1² + 2² + … + 11²
+        (IDENTITY, 4, 4, "data_dependent", None, 8),
+        (IDENTITY, 4, 13, "planned", [], 16 + 4),
+        (IDENTITY, 4, 13, "planned", [restart(3, 4)], 16 + 8),  # of 3 steps each, and in two of them
     ],
 )
-def test_settling(mechanism: Json, segments: int, steps: int, stop: str, hundredths: int) -> None:
-    """Goal: an early stop and an overrun are charged as the documentation has it. Method: by hand."""
+def test_settling(
+    mechanism: Json, segments: int, steps: int, stop: str, restarts: list[Json] | None, hundredths: int
+) -> None:
+    """Goal: early stops, overruns and restarts are charged as the documentation has it. Method: by hand."""
     approved = segmented(mechanism, "", segments).rounded()
-    most = segments * prices.segment_steps(mechanism, segments)
-    terms = mechanism, "", segments, approved
-    more = beyond_plan(*terms, steps - most) if steps > most else NOTHING
-    assert (approved if steps > most else within_plan(*terms, steps, stop)) + more == Amount(hundredths * 10**10)
+    bill = settled((mechanism, "", segments, approved), steps, stop, restarts)
+    assert bill.charged + (bill.excess or NOTHING) == Amount(hundredths * 10**10)
+
+
+BOSS: Final = Person("boss", "admin", "boss")
+
+
+def modelled(**datasets: Json) -> Model:
+    """A model with these datasets, and with a budget of mu 1 unless they say otherwise."""
+    model = Model([])
+    terms = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt"}
+    for name, body in datasets.items():
+        budget = {} if "derived_from" in body else {"budget": {"mu": 1}}
+        model.register(BOSS, {"name": name, **terms, **budget, **body})
+    return model
+
+
+def test_every_account_or_none() -> None:
+    """Goal: the model has the rules of lineage, partitions and projects. Method: runs through all of them, by hand."""
+    model = modelled(
+        root={"partitions": ["a", "b"]},
+        other={},
+        join={"derived_from": derived("root", "other"), "budget": {"mu": 0.5}},
+        copy={"derived_from": derived("join")},
+    )
+    model.set_project(BOSS, "root", "x", {"budget": {"mu": 0.3}})
+    once = gaussian(5)
+    body: Json = {"datasets": [{"name": "copy", "partitions": ["b"]}], "mechanism": once, "project": "x"}
+    first = model.ask(BOSS, "1", body)
+    assert first.run is not None
+    assert first.run.charges == {
+        "copy": [],
+        "join": [OWN],
+        "other": [OWN],
+        "root": [("b", None, None), ("b", "x", None)],
+    }
+    left = {on["name"]: on["remaining"] for on in first.body["datasets"]}
+    hundredths = {name: on and int(on["mu_sq_pico"]) // 10**10 for name, on in left.items()}
+    assert hundredths == {"copy": None, "join": 21, "other": 96, "root": 5}
+    second = model.ask(BOSS, "2", {**body, "datasets": ["copy"], "mechanism": gaussian(4)})
+    assert {row[:3] for row in second.binding} == {("root", ("b", "x", None), "mu")}
+    for key, wrong, problem in (
+        ("2", body, REUSED),
+        ("3", {**body, "datasets": ["join", "root"]}, INVALID),
+        ("3", {**body, "project": "y"}, UNKNOWN),
+    ):
+        with pytest.raises(Refused) as refused:
+            model.ask(BOSS, key, wrong)
+        assert refused.value.problems == {problem}
+
+
+def test_batches() -> None:
+    """Goal: all or none, or each for itself. Method: four releases of which three fit."""
+    model = modelled(root={"budget": {"mu": 0.36}})
+    items = [{"datasets": ["root"], "mechanism": gaussian(5), "idempotency_key": key} for key in "abcd"]
+    assert model.batch(BOSS, items, True).status == 409
+    assert (model.keys, model.runs, len(model.datasets["root"].journal)) == ({}, [], 1)
+    apart = model.batch(BOSS, items, False)
+    assert [result.status for result in apart.results if isinstance(result, Answer)] == [201, 201, 201, 409]
+    assert (len(model.keys), len(model.datasets["root"].journal)) == (4, 5)

@@ -12,8 +12,8 @@ stays started until a steward confirms or corrects the number."""
 TAKES_TWO = frozenset({"budget", "thaw", "void"})
 """B6. What the policy of a second steward guards. Wanted: "partitions", "project" and "fair-use" too."""
 
-KEYS_BELONG_TO_PRINCIPALS = False
+KEYS_BELONG_TO_PRINCIPALS = True
 """B7. Today idempotency keys are one space for the whole tenant. Wanted: True, one for each principal."""
 
-PROPOSALS_ARE_REPEATED = True
+PROPOSALS_ARE_REPEATED = False
 """B7. Today the same void can be proposed again while it is open. Wanted: False, the open proposal is the answer."""

@@ -29,14 +29,20 @@ def dataset(datasets: Datasets, name: str) -> Json:
     own = datasets[name]
     body = {"name": name, "state": own.state, "seq": len(own.journal), "budget": own.budget}
     body |= {"balance": own.budget and fullest(own, own.base, own.budget), "roots": roots(datasets, name)}
-    body["projects"] = [
-        {"name": project, "budget": share, "balance": fullest(own, [(s, project, None) for s in own.scopes], share)}
-        for project, share in sorted(own.projects.items())
-    ]
+    body |= {"ceiling": own.ceiling and own.ceiling.json(), "derived_from": [{"name": name} for name in own.parents]}
+    body |= {"partition_count": len(own.base)} if own.is_partitioned else {}
+    body["projects"] = [share(own, project) for project in sorted(own.projects)]
     body["partitions"] = [
         {"name": key[0], "balance": fullest(own, [key], own.budget or {})} for key in sorted(own.base) if key[0]
     ]
     return {**body, "fair_use": own.fair_use if any(own.fair_use.values()) else None}
+
+
+def share(own: Dataset, project: str) -> Json:
+    """What a project has of a dataset."""
+    keys: list[Key] = [(scope, project, None) for scope in own.scopes]
+    budget = own.projects[project]
+    return {"name": project, "budget": budget, "balance": fullest(own, keys, budget)}
 
 
 def fullest(own: Dataset, keys: Sequence[Key], budget: Json) -> Json:

@@ -8,17 +8,25 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from ledger.verifier import verify
 from tests.kit.driver import Ledger
 from tests.model import evidence, views
-from tests.model.books import INVALID, MECHANISM, UNKNOWN, Answer, Person, Problem, Refused, Run
+from tests.model.books import INVALID, MECHANISM, UNKNOWN, Answer, Key, Person, Problem, Refused, Run
 from tests.model.compare import Receipts, check_fits, comparable, demand_within, difference, parts_of, plain, resolved
 from tests.model.draws import BUDGETS, LARGE, SHARES, Draw, derived, gaussian
 from tests.model.model import Model
 from tests.model.prices import FULL, NOTHING, Json, planned
 
 REASON: Final = {"reason": "for the test"}
+FACTS: Final = {"run-state": {"state"}, "dataset-frozen": {"dataset", "state"}, "invalid-mechanism": {"field"}}
+"""What an error says besides."""
 STEPS_MAX: Final = 10**12
 """The most that a settlement can say."""
+
+
+def _place(on: Json) -> tuple[str, Key]:
+    """The dataset and the account that an error names."""
+    return on["name"], (on.get("partition"), on.get("project"), on.get("principal"))
 
 
 class Walk:
@@ -81,12 +89,16 @@ class Walk:
         )
         self.counts[f"{kind}: {response.status_code} {answer.get('code', '')}".strip()] += 1
         self.check(expected, response.status_code, answer)
+        if path == "/v1/runs":
+            is_again = isinstance(expected, Answer) and expected.first is not None
+            assert response.headers.get("idempotent-replayed") == ("true" if is_again else None)
         return answer
 
     def check(self, expected: Answer | Refused, status: int, answer: Json) -> None:
         """The answer is one that the model allows."""
         if isinstance(expected, Refused):
             assert (status, answer.get("code")) in expected.problems, (status, answer, expected.problems)
+            assert FACTS.get(answer["code"], frozenset()) <= answer.keys(), answer
             return
         assert status == expected.status, (status, answer, expected.status, expected.body)
         if expected.first is not None:
@@ -99,13 +111,15 @@ class Walk:
             self._check_run(expected.run, answer)
         if expected.binding:
             self._check_binding(expected, answer)
+        if expected.overdrawn:
+            assert {(*_place(on), on["quantity"]) for on in answer["datasets"]} == expected.overdrawn
         if expected.left is not None and expected.run is not None:
             check_fits(expected.run, expected.left, answer["fits"])
         demand_within(resolved(expected.body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
         if expected.results:
-            results = [(result["status"], result.get("run", result.get("problem"))) for result in answer["results"]]
-            for mine, (its_status, its_body) in zip(expected.results, results, strict=True):
-                self.check(mine, its_status, its_body)
+            for mine, result in zip(expected.results, answer["results"], strict=True):
+                self.check(mine, result["status"], result["run"] if "run" in result else result["problem"])
+                assert result["replayed"] == (isinstance(mine, Answer) and mine.first is not None)
 
     def _check_run(self, run: Run, answer: Json) -> None:
         call = {"held": "ask", "refused": "ask", "started": "start", "settled": "settle", "voided": "void"}[run.state]
@@ -117,10 +131,7 @@ class Walk:
 
     def _check_binding(self, expected: Answer, answer: Json) -> None:
         """A refusal names exactly the accounts in which the run does not fit, and by how much."""
-        actual = {
-            (on["name"], (on.get("partition"), on.get("project"), on.get("principal")), on["quantity"]): on
-            for on in answer["datasets"]
-        }
+        actual = {(*_place(on), on["quantity"]): on for on in answer["datasets"]}
         assert len(actual) == len(answer["datasets"])
         assert set(actual) == {row[:3] for row in expected.binding}
         for dataset, key, quantity, requested, remaining, limit in expected.binding:
@@ -222,6 +233,9 @@ class Walk:
             {"name": name, "derived_from": derived(some, "nobody")},
             {"name": name, "derived_from": derived(some), "privacy_unit": "household"},
             {"name": name, "derived_from": derived(some), "partitions": ["a"]},
+            {"name": name, "derived_from": derived(name)},
+            {"name": name, "derived_from": [{"name": some, "unit_preserving": False}]},
+            {**root, "budget": None},
             {**root, "budget": {"mu": 2, "delta": 1e-6}, "ceiling": {"mu": 1, "delta": 1e-6}},
         ]
         if len(self.model.datasets) < 12 or self.seldom():
@@ -260,7 +274,7 @@ class Walk:
         name = self.draw.choice([*self.model.datasets] if self.seldom() else ["parted", *parted])
         fresh = f"p{len(self.model.datasets[name].scopes)}"
         names = self.draw.choice([[fresh], [fresh], [fresh, f"{fresh}.1"], ["a", fresh]])
-        body, path = {"names": names, "disjoint": True}, f"/v1/datasets/{name}/partitions"
+        body, path = {"names": names, "disjoint": not self.seldom()}, f"/v1/datasets/{name}/partitions"
         held = any(run.state == "held" and any(key[0] for key in run.charges.get(name, ())) for run in self.model.runs)
         before = len(self.model.datasets[name].accounts)
         who = self.steward()
@@ -486,6 +500,7 @@ class Walk:
             body["steps"] = self.draw.randint(0, run.steps_max)
             stop = self.draw.choice([None, "data_dependent", "data_independent", "planned"])
             body |= {"stop": stop} if stop is not None else {}
+            body |= self._restarts(body["steps"])
         elif self.seldom():
             body["steps"] = 1
         if self.seldom():
@@ -503,8 +518,28 @@ class Walk:
             more = self.draw.choice([60, 100, 10**12 if self.seldom() else 10**4])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
         steps = min(run.steps_max + more, STEPS_MAX)
-        none: Json = {"restarts": []} if self.draw.random() < 0.7 else {}
-        return self._on_run("settle", run, {"steps": steps, **none, **stop}, kind="overrun")
+        restarts: Json = {"restarts": []} if self.draw.random() < 0.5 else {}
+        if steps < 1000:
+            restarts = self._restarts(steps) or restarts
+        return self._on_run("settle", run, {"steps": steps, **stop, **restarts}, kind="overrun")
+
+    def _restarts(self, steps: int) -> Json:
+        """What is said of restarts, after so many steps: mostly what can have been."""
+        if self.draw.random() < 0.6:
+            return {}
+        restarts: list[Json] = []
+        reached = steps
+        for _ in range(self.draw.randint(0, 3)):
+            first = self.draw.randint(1, max(reached, 1))
+            last = self.draw.randint(
+                first - 1, max(reached, 1) if self.seldom() else max((first + reached) // 2, first - 1)
+            )
+            reached -= last - first + 1
+            restarts.append({"from_step": first, "to_step": last, "new_batches": self.draw.random() < 0.4})
+        if not self.seldom():
+            restarts = [restart for restart in restarts if restart["to_step"] <= reached]
+        self.counts["settled with restarts"] += bool(restarts)
+        return {"restarts": restarts}
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""
@@ -557,7 +592,9 @@ class Walk:
                 resolved(views.dataset(self.model.datasets, name)),
                 {**evidence.exact(json.dumps(answer)), **parts_of(answer)},
             )
-            journals[name] = evidence.journal(self.admin.get(f"/v1/datasets/{name}/export").text, self.jwks)
+            export = self.admin.get(f"/v1/datasets/{name}/export").text
+            journals[name] = evidence.journal(export, self.jwks)
+            assert verify.verify(export.splitlines(keepends=True)).journal.seq == len(dataset.journal)
             assert len(journals[name].entries) == len(dataset.journal)
             for mine, theirs in zip(dataset.journal, journals[name].entries, strict=True):
                 actual, expected = comparable(theirs), resolved(mine)
@@ -568,6 +605,12 @@ class Walk:
         self.check_runs()
         partitions = {n: {s for s in d.scopes if s is not None} for n, d in self.model.datasets.items()}
         self.receipts.check_entries(journals, partitions)
+
+    def ask_all_again(self) -> None:
+        """Every key, in the end, still has its first answer."""
+        names = {person: name for name, person in self.people.items()}
+        for (_, key), (person, body, _) in [*self.model.keys.items()]:
+            self._ask("in the end", names[person], key, body)
 
     def check_sums(self) -> None:
         """The model against itself: every account added up anew from all runs that ever touched it."""

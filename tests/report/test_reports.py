@@ -254,7 +254,7 @@ def test_what_stands_beside_the_runs(scene: Told) -> None:
     fits, over = found["overruns"]
     assert (fits["repeated"], over["repeated"]) == (0, 0)
     assert (fits["run"], fits["steps"], fits["fits"]) == (scene.runs["over fits"], 1, True)
-    assert (over["run"], over["steps"], over["frozen"]) == (scene.runs["over"], 87, ["papers"])
+    assert (over["run"], over["steps"], over["frozen"]) == (scene.runs["over"], 24, ["papers"])
     (late,) = found["overdue"]
     assert (late["run"], late["state"]) == (scene.runs["late"], "held")
     assert late["due"] < found["about"]["as_of"]

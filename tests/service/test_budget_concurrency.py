@@ -6,6 +6,7 @@ wait for ever, fail, or be counted other than exactly.
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections import Counter
@@ -22,10 +23,15 @@ from sqlalchemy import text
 
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
-from tests.kit.budget_costs import Json
-from tests.kit.budget_model import Account, Model, derived, gaussian, read_shown
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
+from tests.model import evidence, views
+from tests.model.books import OWN, Person
+from tests.model.compare import demand_within, parts_of, resolved
+from tests.model.draws import derived, gaussian
+from tests.model.model import Model
+from tests.model.prices import Amount, Json
 
+BOSS = Person("boss", "admin", "boss")
 THREADS = 32
 TURNS = 5
 SECONDS_MAX = 120
@@ -84,14 +90,14 @@ class Crowd:
         self._key = self._operator_key
         made = self(0)("POST", "/v1/tenants", json={"name": f"tenant of {time.monotonic_ns()}"})
         self._key = made.json()["key"]["secret"]
-        model = Model({"boss": "admin"})
+        model = Model([])
         for name, body in DATASETS.items():
             assert self(0)("POST", "/v1/datasets", json={"name": name, **body}).status_code == 201
-            assert model.register("boss", {"name": name, **body}).is_fine
+            model.register(BOSS, {"name": name, **body})
         for name in ("left", "parted"):
             path = f"/v1/datasets/{name}/projects/x"
             assert self(0)("PUT", path, json={"budget": {"mu": 3}}).status_code == 200
-            assert model.set_project("boss", name, "x", {"mu": 3}).is_fine
+            model.set_project(BOSS, name, "x", {"budget": {"mu": 3}})
         return model
 
 
@@ -138,7 +144,10 @@ def in_threads(work: Callable[[int], list[Any]]) -> list[Any]:
 def check_balances(client: Crowd, model: Model) -> None:
     """Every balance is exactly the model's."""
     for name in DATASETS:
-        assert read_shown(client(0)("GET", f"/v1/datasets/{name}").json()) == model.shown(name), name
+        answer = client(0)("GET", f"/v1/datasets/{name}").json()
+        expected = views.dataset(model.datasets, name)
+        mine = {part: expected[part] for part in ("balance", "partitions", "projects")}
+        demand_within(resolved(mine), evidence.exact(json.dumps({**answer, **parts_of(answer)})), name)
 
 
 def deadlocks(settings: Settings) -> int:
@@ -164,7 +173,7 @@ def test_opposite_orders(database: Settings, tmp_path: Path, site: Any) -> None:
         model = client.settle_down()
         ids = ask_at_once(client, model)
         check_balances(client, model)
-        assert model.held(Account("left")) == (10**12, 0)
+        assert model.datasets["left"].accounts[OWN].held == Amount(10**12)
         end_at_once(client, model, ids)
         check_balances(client, model)
         model = client.settle_down()
@@ -187,10 +196,10 @@ def ask_at_once(client: Crowd, model: Model) -> dict[int, str]:
     answers = in_threads(ask)
     assert Counter(answer.status_code for _, answer in answers) == {201: FIT, 409: THREADS * TURNS - FIT}
     for number, answer in sorted(answers, key=lambda pair: int(pair[1].status_code)):
-        expected = model.ask("boss", str(number), run_body(number))
+        expected = model.ask(BOSS, str(number), run_body(number))
         assert expected.status == answer.status_code
         if answer.status_code == 409:
-            assert {binding.account.dataset for binding in expected.binding or ()} == {"left"}
+            assert {name for name, *_ in expected.binding} == {"left"}
             assert {item["name"] for item in answer.json()["datasets"]} == {"left"}
     approved = {number: answer.json() for number, answer in answers if answer.status_code == 201}
     places = [(on["name"], on["seq"]) for run in approved.values() for on in run["datasets"]]
@@ -200,7 +209,7 @@ def ask_at_once(client: Crowd, model: Model) -> dict[int, str]:
 
 def end_at_once(client: Crowd, model: Model, ids: dict[int, str]) -> None:
     """Half of the runs are settled and half voided, while stewards change whatever takes the same locks."""
-    runs = {int(key): run for key, (_, _, run) in model.keys.items() if run.state == "held"}
+    runs = {int(key): run for (_, key), (_, _, run) in model.keys.items() if run.state == "held"}
     mine = {thread: sorted(runs)[thread::THREADS] for thread in range(THREADS)}
 
     def end(thread: int) -> list[Any]:
@@ -218,10 +227,10 @@ def end_at_once(client: Crowd, model: Model, ids: dict[int, str]) -> None:
     assert {answer.status_code for answer in in_threads(end)} == {200}
     for number, run in runs.items():
         if number % 2:
-            model.start("boss", run)
-            model.settle("boss", run, {})
+            model.start(BOSS, run)
+            model.settle(BOSS, run, {})
         else:
-            model.void("boss", run, {"reason": "unused"})
+            model.void(BOSS, run, {"reason": "unused"})
 
 
 def ask_for_batches_at_once(client: Crowd, model: Model) -> None:
@@ -248,5 +257,5 @@ def ask_for_batches_at_once(client: Crowd, model: Model) -> None:
         for number, status in zip(numbers, statuses, strict=True):
             if status == 201:
                 approved += 1
-                assert model.ask("boss", str(number), run_body(number)).status == 201
+                assert model.ask(BOSS, str(number), run_body(number)).status == 201
     assert FIT - 2 <= approved <= FIT

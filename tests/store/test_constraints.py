@@ -281,7 +281,7 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         ("tenant_entries", "seq"): {"seq": 1},
         ("proposals", "id"): {"id": MAIN_RUN},
         ("runs", "id"): {"id": MAIN_RUN},
-        ("claims", "key"): {"key": "once"},
+        ("claims", "principal_id", "key"): {"key": "once"},
         ("certificates", "digest"): {"digest": bytes(32)},
         ("alerts", "id"): {"id": MAIN_RUN},
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -273,6 +274,49 @@ def test_every_older_version_is_brought_up(databases: Databases) -> None:
             assert deploy.migrate(settings) == revisions[0]
             assert difference(settings, declared) == ""
             assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
+
+
+def test_claims_become_their_principals_own(databases: Databases) -> None:
+    """Goal: a key that was claimed before stays claimed, by who claimed it, and proposals stay what they are. Method:
+    at revision 0005 a claim and a proposal; afterwards the same rows, and room for another principal's key."""
+    with databases.empty() as settings:
+        engine = engine_for(settings.owner_url)
+        with engine.execution_options(writing=True).begin() as connection:
+            config = deploy._config()
+            config.attributes["connection"] = connection
+            command.upgrade(config, "0005")
+        engine.dispose()
+        tenant = a_tenant(settings, "0005")
+        id_, dataset, one, two, run = (str(uuid.uuid4()) for _ in range(5))
+        tenant = [line.replace(re.findall("[0-9a-f-]{36}", tenant[-1])[0], id_) for line in tenant]
+        digest = "zeroblob(32)" if settings.is_sqlite else "decode(repeat('00', 32), 'hex')"
+        change(
+            settings,
+            *tenant,
+            "INSERT INTO datasets (tenant_id, id, name, title, description, privacy_unit, adjacency, bound,"
+            " is_partitioned, state, seq, head, created_us)"
+            f" VALUES ('{id_}', '{dataset}', 'd', '', '', 'u', 'replace_one', 'clt', 0, 'active', 1, {digest}, 1)",
+            "INSERT INTO claims (tenant_id, key, principal_id, digest, run_id)"
+            f" VALUES ('{id_}', 'nightly', '{one}', {digest}, '{run}')",
+            "INSERT INTO proposals (tenant_id, id, kind, dataset_id, run_id, principal_id, body, state, created_us,"
+            f" expires_us) VALUES ('{id_}', '{run}', 'void', '{dataset}', '{run}', '{one}', '{{}}', 'open', 1, 2)",
+        )
+        deploy.migrate(settings)
+        mine = () if settings.is_sqlite else (f"SELECT set_config('app.tenant_id', '{id_}', false)",)
+        change(
+            settings,
+            *mine,
+            "INSERT INTO claims (tenant_id, key, principal_id, digest, run_id)"
+            f" VALUES ('{id_}', 'nightly', '{two}', {digest}, '{dataset}')",
+            f"UPDATE proposals SET kind = 'correction' WHERE tenant_id = '{id_}' AND state = 'open' AND expires_us = 2",
+        )
+        with owned(settings) if not settings.is_sqlite else sqlite3.connect(file_of(settings)) as connection:
+            for statement in mine:
+                connection.execute(statement)
+            rows = connection.execute("SELECT principal_id, run_id FROM claims WHERE key = 'nightly'").fetchall()
+            kinds = connection.execute("SELECT kind FROM proposals").fetchall()
+        assert {(str(principal), str(of)) for principal, of in rows} == {(one, run), (two, dataset)}
+        assert kinds == [("correction",)]
 
 
 def test_of_many_that_migrate_at_once_all_succeed(databases: Databases) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import ClassVar, Final, Literal, Self
@@ -16,7 +17,7 @@ from ledger.accounting import amounts, axes, certify, clt
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
-from ledger.accounting.numbers import Count, Positive, Rate
+from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
 from ledger.accounting.pld import Pair
 from ledger.accounting.restarts import Division, Repeats, Restart, epochs_touched, repeated
@@ -281,12 +282,20 @@ class DpSgd(BaseMechanism):
     def _epochs_again(self, restart: Restart, division: Division) -> int:
         """The batches that a unit can be in beside one in each epoch: one for each epoch of the repeated steps, and at
         least one after a new order, which can have it once more in the epoch that it begins within."""
+        if self._is_by_shuffled_epochs:
+            # Segments of epochs that were declared end where an epoch does, however many steps it has.
+            readings = [[(restart.from_step, restart.to_step, 1)]]
+        else:
+            # Beyond the plan the last segment goes on, or there are more of them.
+            readings = [division.stretches(restart), replace(division, segments=COUNT_MAX).stretches(restart)]
         lengths = (self.steps_of_epoch, math.ceil(1 / self.rate))
-        epochs = sum(
-            count * max(epochs_touched(first, last, length) for length in lengths)
-            for first, last, count in division.stretches(restart)
-        )
-        return max(epochs, int(restart.new_batches))
+        epochs = [
+            sum(
+                count * max(epochs_touched(first, last, length) for length in lengths) for first, last, count in reading
+            )
+            for reading in readings
+        ]
+        return max(*epochs, int(restart.new_batches))
 
     # --- solving
 

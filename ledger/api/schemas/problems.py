@@ -40,12 +40,13 @@ class BatchWasRefused(Problem):
 
 
 class RunOverran(Problem):
-    """More was executed than fits. It is charged all the same."""
+    """More was executed than fits. It is charged all the same; but where no budget there could cover it, the run stays
+    started and held in full until a steward confirms or corrects the number."""
 
     run: Id
-    state: Literal["settled"]
+    state: Literal["settled", "started"]
     cost: AmountShown
-    charged: AmountShown
+    charged: NotRequired[Annotated[AmountShown | None, Field(description="Left out of a run that is still started.")]]
     overrun: OverrunShown
     frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]
     datasets: list[Overdrawn]

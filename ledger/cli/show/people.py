@@ -51,8 +51,11 @@ def me(answer: Me) -> None:
 
 def policy(answer: PolicyShown) -> None:
     """What takes two people."""
-    who = "take a second steward within a day" if answer["second_steward"] else "take one steward"
-    out.print(f"Raising a budget, thawing an overdrawn dataset and voiding a started run {who}.")
+    who = "a second steward within a day" if answer["second_steward"] else "one steward"
+    out.print(
+        "Raising a budget, a project's share or what one may have, adding partitions, thawing an overdrawn dataset,"
+        f" voiding a started run and correcting what one reported: each takes {who}."
+    )
 
 
 def proposed(item: ProposalShown) -> None:
@@ -90,6 +93,16 @@ def _change(item: ProposalShown) -> str:
             return f"set the budget of {item['dataset']} to {parts}"
         case "thaw":
             return f"thaw {item['dataset']}"
+        case "partitions":
+            names = item["proposes"]["names"]
+            return f"add {len(names):,} partitions to {item['dataset']}: {', '.join(names[:5])}"
+        case "project":
+            return f"set the share of {item['proposes']['project']} in {item['dataset']}"
+        case "fair-use":
+            return f"set what one principal may have of {item['dataset']}"
+        case "correction":
+            steps = item["proposes"]["request"].get("steps")
+            return f"correct what run {item['run']} reported to {'all' if steps is None else format(steps, ',')} steps"
         case _:
             return f"void run {item['run']}"
 

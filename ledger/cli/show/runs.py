@@ -145,8 +145,14 @@ def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str,
 def overran(error: Overrun) -> None:
     """An overrun that did not fit: what is overdrawn, and what waits for a steward."""
     facts = error.facts
-    err.print(Text.assemble(("overrun", "bold red"), f"  run {facts.get('run')} is settled"))
+    is_reported = facts.get("state") == "started"
+    outcome = "waits for a steward" if is_reported else "is settled"
+    err.print(Text.assemble(("overrun", "bold red"), f"  run {facts.get('run')} {outcome}"))
     err.print(escape(error.detail))
+    if is_reported:
+        err.print(f"    privacy-ledger confirm {facts.get('run')} --reason …", markup=False)
+        err.print(f"    privacy-ledger correct {facts.get('run')} --steps … --reason …", markup=False)
+        return
     items: Sequence[Overdrawn] = facts.get("datasets", ())
     numbers = {
         "limit": [item["limit"] for item in items],

@@ -56,12 +56,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
 
         An exception of your code always passes unchanged; where settling fails besides, it gets a note that says so.
         A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
-        Started again with the same `idempotency_key`, it finds its run and goes on, and says by `steps_done` how many
-        steps the processes before it executed, those that are now repeated included; left out, the run settles for all
-        that was planned. `restarts` says which of them were run again, as for `settle`. A run that one process begins
-        and ends says by itself that none was; where nothing is said, the record has it as an assumption that none was,
-        and beyond the plan the worst is charged. A key whose run was settled or voided raises RunState, and a refused
-        one stays refused. One run is one execution: never let two processes work under one key at the same time.
+        Started again by the same principal with the same `idempotency_key`, it finds its run and goes on, and says by
+        `steps_done` how many steps the processes before it executed, those that are now repeated included; left out,
+        the run settles for all that was planned. `restarts` says which of them were run again, as for `settle`. A run
+        that one process begins and ends says by itself that none was; where nothing is said, the record has it as an
+        assumption that none was, and beyond the plan the worst is charged. A key whose run was settled or voided raises
+        RunState, and a refused one stays refused. One run is one execution: never let two processes work under one key
+        at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
@@ -186,12 +187,49 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         "new_batches"}`: the steps that were run again, counted from 1 (`to_step` is `from_step` - 1 where none was),
         and whether batches were drawn, or the units put in order, anew from there on; `steps` counts them again. An
         empty list says that no step was run again. Left out, the worst is charged where there were more steps than the
-        plan can give. Raises Overrun where more was executed than fits; it is charged all the same.
+        plan can give. Raises Overrun where more was executed than fits; it is charged all the same. Where no
+        budget there could cover it, nothing is charged until a steward has called `confirm` or `correct`: `error.state`
+        is `started`.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
         return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
+
+    def confirm(self, run: str, *, reason: str) -> Answer:
+        """Say, as a steward, that a run did execute what it reported and no budget there covers: it is charged.
+
+        >>> try:
+        ...     ledger.confirm(asked["id"], reason="the log has every step")
+        ... except RunState as error:
+        ...     print(error.detail)
+        No number of this run waits for a steward.
+        """
+        return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
+
+    def correct(
+        self,
+        run: str,
+        *,
+        reason: str,
+        steps: int | None = None,
+        stop: str | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        evidence: Mapping[str, Any] | None = None,
+    ) -> Answer:
+        """Settle a run, as a steward, for what it really executed, in place of what it reported.
+
+        The arguments are those of `settle`. Where the tenant's policy asks for a second steward, this answers
+        `{"proposal": …}`: nothing is settled before another one has called `approve`.
+
+        >>> try:
+        ...     ledger.correct(asked["id"], steps=100, reason="samples were reported in place of steps")
+        ... except RunState as error:
+        ...     print(error.code)
+        run-state
+        """
+        correct = calls.correct(run, reason=reason, steps=steps, stop=stop, restarts=restarts, evidence=evidence)
+        return self._send(correct)
 
     def void(self, run: str, *, reason: str) -> Answer:
         """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.

@@ -8,9 +8,9 @@ from typing import Any, Final
 
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
-from ledger.core.commands import AddPartitions, Change, Register, SetBudget, SetFairUse, SetProject
-from ledger.core.datasets import Account, AccountKey, Dataset, Project
-from ledger.core.decision.posting import Drafts, Posting, write
+from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
+from ledger.core.datasets import Account, AccountKey, Dataset, FairUse, Project
+from ledger.core.decision.posting import Drafts, Posting, Repeat, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
@@ -51,15 +51,22 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
     return write(books, [Posting(dataset, new)], command.actor, "dataset-registered", facts)
 
 
-def change(books: Books, command: Change, now_us: int) -> Drafts:
+def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     """Change the state, title or description of a dataset."""
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen("A retired dataset stays retired.", dataset=dataset.definition.name, state="retired")
+    if command.state == "active" and (reported := books.reported.get(dataset.id)):
+        raise DatasetFrozen(
+            "A run reported more than any budget here could cover: confirm or correct its number first.",
+            dataset=dataset.definition.name,
+            state=dataset.state,
+            reported=sorted(str(run_id) for run_id in reported)[:NAMED_MAX],
+        )
     fields: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
     changed = {name: value for name, value in fields.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
-    is_thaw = command.state == "active" and dataset.state != "active" and dataset.id in books.overdrawn
+    is_thaw = command.state == "active" and dataset.state != "active" and books.is_overdrawn(dataset.id)
     guarded = Guarded("thaw", is_thaw, facts, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
@@ -67,7 +74,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts:
     return write(books, [Posting(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
 
 
-def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts:
+def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat:
     """Set a new budget, of the dataset and of every partition."""
     dataset = books.datasets[command.dataset_id]
     definition, before = dataset.definition, dataset.limit
@@ -127,8 +134,8 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
     )
 
 
-def add_partitions(books: Books, command: AddPartitions) -> Drafts:
-    """Add partitions, each with the limit of the dataset."""
+def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts | Repeat:
+    """Add partitions, each with the limit of the dataset: fresh budget, so that it can take a second person."""
     dataset = books.datasets[command.dataset_id]
     name = dataset.definition.name
     if not dataset.definition.is_partitioned or dataset.limit is None:
@@ -143,12 +150,18 @@ def add_partitions(books: Books, command: AddPartitions) -> Drafts:
         raise TooLarge(f"names: a dataset has at most {PARTITIONS_MAX} partitions", field="names", there=len(there))
     new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
     facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
+    # Without the limit, which may be another one by the time that they are added.
+    names = {name: facts[name] for name in ("names", "disjoint")}
+    guarded = Guarded("partitions", True, names, command.actor, command.consent, [Posting(dataset)])
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
+        return proposed
+    facts |= seconded(books, guarded, now_us)
     books.partitions[dataset.id] = (*there, *command.names)
     return write(books, [Posting(dataset, new)], command.actor, "partitions-added", facts)
 
 
-def set_project(books: Books, command: SetProject) -> Drafts:
-    """Set the share of a project."""
+def set_project(books: Books, command: SetProject, now_us: int) -> Drafts | Repeat:
+    """Set the share of a project. The first one lets somebody else spend, a larger one more of it."""
     dataset = books.datasets[command.dataset_id]
     before = books.projects.get((dataset.id, command.project))
     if before is None and sum(dataset_id == dataset.id for dataset_id, _ in books.projects) >= PROJECTS_MAX:
@@ -166,24 +179,45 @@ def set_project(books: Books, command: SetProject) -> Drafts:
         "limit_before": None if before is None else before.limit.facts(),
         **({"reason": command.reason} if command.reason is not None else {}),
     }
+    is_more = before is None or bool(command.limit.exceeds(before.limit))
+    guarded = Guarded("project", is_more, facts, command.actor, command.consent, [Posting(dataset)])
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
+        return proposed
+    facts |= seconded(books, guarded, now_us)
     project = Project(dataset.id, command.project, command.budget, command.limit)
     books.projects[dataset.id, command.project] = project
     return write(books, [Posting(dataset, changed)], command.actor, "project-set", facts)
 
 
-def set_fair_use(books: Books, command: SetFairUse) -> Drafts:
+def set_fair_use(books: Books, command: SetFairUse, now_us: int) -> Drafts | Repeat:
     """Limit what one principal may hold and ask for."""
-    dataset = replace(books.datasets[command.dataset_id], fair_use=command.fair_use)
-    facts = {"fair_use": command.fair_use.facts(), "reason": command.reason}
-    return write(books, [Posting(dataset)], command.actor, "fair-use-set", facts)
+    dataset = books.datasets[command.dataset_id]
+    facts: dict[str, Any] = {"fair_use": command.fair_use.facts(), "reason": command.reason}
+    is_more = command.fair_use.loosens(dataset.fair_use)
+    guarded = Guarded("fair-use", is_more, facts, command.actor, command.consent, [Posting(dataset)])
+    if (proposed := propose_first(books, guarded, now_us)) is not None:
+        return proposed
+    facts |= seconded(books, guarded, now_us)
+    changed = replace(dataset, fair_use=command.fair_use)
+    return write(books, [Posting(changed)], command.actor, "fair-use-set", facts)
 
 
-def proposed_command(proposal: Proposal, actor: Actor) -> SetBudget | Change:
-    """The command that a proposal of `set_budget` or `change` stands for, as the second person's."""
+def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
+    """The command that a proposal about a dataset stands for, as the second person's."""
     facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])
         return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent)
+    if proposal.kind == "partitions":
+        return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent)
+    if proposal.kind == "project":
+        limit, name = Amount.from_facts(facts["limit"]), facts["project"]
+        return SetProject(actor, proposal.dataset_id, name, facts["budget"], limit, facts.get("reason"), consent)
+    if proposal.kind == "fair-use":
+        stated = facts["fair_use"]
+        held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
+        fair_use = FairUse(stated["held"], held, stated["runs_per_hour"])
+        return SetFairUse(actor, proposal.dataset_id, fair_use, facts["reason"], consent)
     return Change(
         actor,
         proposal.dataset_id,

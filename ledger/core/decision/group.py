@@ -21,6 +21,7 @@ from ledger.core.commands import (
     Batch,
     Change,
     Command,
+    OnDataset,
     OnRun,
     RefuseProposal,
     Register,
@@ -89,7 +90,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
     for command in commands:
         for dataset_id in command.dataset_ids:
             read_set = sets.setdefault(dataset_id, ReadSet())
-            read_set.is_guarded |= isinstance(command, SetBudget | Change | Void | RefuseProposal)
+            read_set.is_guarded |= isinstance(command, OnDataset | Void | RefuseProposal) or _is_ruling(command)
         match command:
             case SetBudget() | AddPartitions():
                 # All: each gets the new limit; how many there are is bounded.
@@ -105,7 +106,10 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
                     _add_uses(sets, ask.uses, project=ask.project, principal_id=ask.actor.principal_id)
             case Start() | Settle() | Void():
                 _add_charges(sets, command)
-            case Register() | Change() | SetFairUse() | RefuseProposal():
+            case SetFairUse(fair_use=fair_use):
+                read_set = sets[command.dataset_id]
+                read_set.runs_per_hour = max(read_set.runs_per_hour, fair_use.runs_per_hour or 0)
+            case Register() | Change() | RefuseProposal():
                 pass
             case _:
                 assert_never(command)
@@ -125,6 +129,10 @@ def _add_uses(sets: dict[UUID, ReadSet], uses: Iterable[Use], *, project: str | 
         sets[use.dataset_id].principals.add(principal_id)
         if project is not None:
             sets[use.dataset_id].projects.add(project)
+
+
+def _is_ruling(command: Command) -> bool:
+    return isinstance(command, Settle) and command.ruling is not None
 
 
 def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
@@ -152,11 +160,11 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
         case SetBudget():
             return set_budget(books, command, now_us)
         case AddPartitions():
-            return add_partitions(books, command)
+            return add_partitions(books, command, now_us)
         case SetProject():
-            return set_project(books, command)
+            return set_project(books, command, now_us)
         case SetFairUse():
-            return set_fair_use(books, command)
+            return set_fair_use(books, command, now_us)
         case Ask():
             return ask_run(books, command, now_us)
         case RefuseProposal():

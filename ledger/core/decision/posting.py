@@ -11,7 +11,7 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.entries import Draft
-from ledger.core.people import Actor
+from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
 
 HOUR_US: Final = 3_600 * 1_000_000
@@ -21,11 +21,15 @@ Drafts = tuple[Draft, ...]
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """The command was carried out before; the answer is the entries of this kind that the run already has."""
+    """The command was carried out before; the answer is the entries of this kind that the run already has.
+
+    proposal: the command was proposed before, which is the answer; no entry is looked up.
+    """
 
     run_id: UUID
     kind: str
     body: Mapping[str, Any]
+    proposal: Proposal | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -186,14 +186,24 @@ def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
 
 
 def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
-    run = _run(books, command)
-    _demand_owner(command.actor, run)
-    if run.state == "settled":
+    run, ruling = _run(books, command), command.ruling
+    if ruling is None:
+        _demand_owner(command.actor, run)
+    if run.state == "settled" and not (ruling is not None and ruling.consent.is_second):
         return Repeat(run.id, "run-settled", command.body)
     _demand_state(run, "started")
+    if ruling is None and run.is_reported:
+        return Repeat(run.id, "run-reported", command.body)
+    if ruling is not None and not run.is_reported:
+        raise RunState("No number of this run waits for a steward.", state=run.state)
     cost = _cost(run)
     if command.charged.exceeds(cost):
         raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
+    if ruling is None and command.excess is not None and (beyond_limits := _beyond_limits(books, command)):
+        return _report(books, command, command.excess, beyond_limits, now_us)
+    guarded = _correction(books, command)
+    if guarded is not None and (proposed := propose_first(books, guarded, now_us)) is not None:
+        return proposed
     excess = command.excess
     whole = command.charged if excess is None else command.charged + excess.cost
     charged = _charged(books, command)
@@ -215,8 +225,56 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
             for before, posting in zip(charged, postings, strict=True)
         ]
         facts["overrun"] = _overrun_facts(excess, postings)
+    if ruling is not None:
+        facts |= {"report": ruling.says, "reason": ruling.reason}
+    if guarded is not None:
+        facts |= seconded(books, guarded, now_us)
+    _forget_report(books, command)
     run = replace(run, state="settled", ended_us=now_us, due_us=None)
     return write(books, postings, command.actor, "run-settled", facts, run)
+
+
+def _beyond_limits(books: Books, command: Settle) -> list[str]:
+    """The datasets with an account whose whole limit an overrun passes, so that no budget there could cover it."""
+    excess = command.excess
+    if excess is None:
+        return []
+    return sorted(
+        posting.dataset.definition.name
+        for posting in _charged(books, command)
+        if any(excess.cost.exceeds(account.limit) for account in posting.accounts if account.key.principal_id is None)
+    )
+
+
+def _report(books: Books, command: Settle, excess: Excess, beyond_limits: list[str], now_us: int) -> Drafts:
+    """Record a number that may be a slip and would end a dataset for good. Nothing is charged and nothing given back:
+    every dataset of the run is frozen until a steward has confirmed or corrected the number."""
+    postings = [_frozen(posting) for posting in _charged(books, command)]
+    facts = {
+        "request": command.body,
+        "steps": command.steps,
+        "stop": command.stop,
+        "overrun": {**_overrun_facts(excess, postings), "beyond_limits": beyond_limits},
+    }
+    for dataset_id in command.dataset_ids:
+        books.reported[dataset_id] = books.reported.get(dataset_id, frozenset()) | {command.run_id}
+    run = replace(_run(books, command), reported_us=now_us)
+    return write(books, postings, command.actor, "run-reported", facts, run)
+
+
+def _correction(books: Books, command: Settle) -> Guarded | None:
+    """Another number in place of a reported one, which takes two people."""
+    if command.ruling is None or command.ruling.says != "corrected":
+        return None
+    facts = {"request": command.body, "report": "corrected", "reason": command.ruling.reason}
+    unchanged = [Posting(posting.dataset) for posting in _charged(books, command)]
+    return Guarded("correction", True, facts, command.actor, command.ruling.consent, unchanged, run_id=command.run_id)
+
+
+def _forget_report(books: Books, command: OnRun) -> None:
+    for dataset_id in command.dataset_ids:
+        if dataset_id in books.reported:
+            books.reported[dataset_id] -= {command.run_id}
 
 
 def _overrun_facts(excess: Excess, postings: Sequence[Posting]) -> dict[str, Any]:
@@ -278,6 +336,7 @@ def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
     ]
     run = replace(run, state="voided", ended_us=now_us, due_us=None)
     facts = {"request": command.body, "returned": cost.facts(), **seconded(books, guarded, now_us)}
+    _forget_report(books, command)
     return write(books, postings, command.actor, "run-voided", facts, run)
 
 
@@ -322,10 +381,10 @@ def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> N
 
 
 def _count(books: Books, command: Ask, now_us: int) -> None:
+    # Also where there is no limit: a later command of the same group may set one.
     for dataset_id in command.dataset_ids:
-        if books.datasets[dataset_id].fair_use.runs_per_hour is not None:
-            key = dataset_id, command.actor.principal_id
-            books.recent[key] = (*books.recent.get(key, ()), now_us)
+        key = dataset_id, command.actor.principal_id
+        books.recent[key] = (*books.recent.get(key, ()), now_us)
 
 
 def _demand_state(run: Run, needed: str) -> None:

@@ -10,7 +10,7 @@ from uuid import UUID
 from ledger.core.amounts import timestamp
 from ledger.core.books import Books
 from ledger.core.commands import RefuseProposal
-from ledger.core.decision.posting import HOUR_US, Drafts, Posting, write
+from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, write
 from ledger.core.people import Actor, Consent, Proposal, ProposalKind
 from ledger.errors import Forbidden, ProposalState, TooLarge
 
@@ -18,6 +18,8 @@ DAY_US: Final = 24 * HOUR_US
 """How long a second person has to approve what takes two."""
 PROPOSALS_MAX: Final = 100
 """Open at the same time, of one dataset."""
+PROPOSALS_OF_ONE_MAX: Final = 20
+"""Of these, by one principal, so that nobody keeps the others from proposing anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +39,19 @@ class Guarded:
     run_id: UUID | None = None
 
 
-def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | None:
-    """The entries that propose it, where it takes a second person who has not spoken yet."""
+def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repeat | None:
+    """The entries that propose it, where it takes a second person who has not spoken yet. Of a run there is one open
+    proposal of a kind: who asks again is answered with it."""
     if guarded.consent.is_second or not (guarded.is_loosening and books.takes_two):
         return None
     dataset_id = guarded.postings[0].dataset.id
     open_proposals = [
         proposal for proposal in books.proposals.values() if proposal.state == "open" and proposal.expires_us > now_us
     ]
-    if sum(proposal.dataset_id == dataset_id for proposal in open_proposals) >= PROPOSALS_MAX:
-        raise TooLarge(f"At most {PROPOSALS_MAX} proposals of a dataset are open at once.", proposals_max=PROPOSALS_MAX)
+    for proposal in open_proposals:
+        if guarded.run_id is not None and (proposal.run_id, proposal.kind) == (guarded.run_id, guarded.kind):
+            return Repeat(guarded.run_id, "change-proposed", {}, proposal)
+    _demand_room([proposal for proposal in open_proposals if proposal.dataset_id == dataset_id], guarded.actor)
     proposal = Proposal(
         id=guarded.consent.proposal_id,
         kind=guarded.kind,
@@ -67,6 +72,17 @@ def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | None:
         **({"about_run": str(guarded.run_id)} if guarded.run_id is not None else {}),
     }
     return write(books, guarded.postings, guarded.actor, "change-proposed", facts)
+
+
+def _demand_room(open_proposals: Sequence[Proposal], actor: Actor) -> None:
+    """Raises TooLarge where a dataset has as many as it may have, or one principal does there."""
+    own = sum(proposal.principal_id == actor.principal_id for proposal in open_proposals)
+    for count, most, whose in (
+        (len(open_proposals), PROPOSALS_MAX, ""),
+        (own, PROPOSALS_OF_ONE_MAX, " by one principal"),
+    ):
+        if count >= most:
+            raise TooLarge(f"At most {most} proposals{whose} on a dataset are open at once.", proposals_max=most)
 
 
 def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:

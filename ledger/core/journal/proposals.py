@@ -4,50 +4,55 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from ledger.core.journal.chain import Demand
+from ledger.core.journal.policy import Loosening
 from ledger.core.journal.requested import after
 from ledger.core.journal.rights import is_steward
 from ledger.errors import JournalBroken
 
 APPROVE_WITHIN: Final = timedelta(days=1)
-_KINDS: Final = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided"}
+_KINDS: Final = {
+    "budget": "budget-set",
+    "thaw": "dataset-changed",
+    "void": "run-voided",
+    "partitions": "partitions-added",
+    "project": "project-set",
+    "fair-use": "fair-use-set",
+    "correction": "run-settled",
+}
 """By what is proposed: the kind of the entry that does it."""
 
 
-class Alone(NamedTuple):
-    """An entry by which one person did what takes two if the tenant's policy asks for that."""
-
-    seq: int
-    at: str
-    what: str
-
-
 class Proposals:
-    """The proposals of a journal, None once they are answered; and what was done without one."""
+    """The proposals of a journal, None once they are answered; and what the tenant's policy decides about."""
 
     def __init__(self) -> None:
         self._proposed: dict[str, dict[str, Any] | None] = {}
-        self.alone: list[Alone] = []
+        self.loosenings: list[Loosening] = []
 
     def propose(self, entry: dict[str, Any], demand: Demand) -> None:
         """Somebody proposes something, once and for a day."""
         demand(entry["proposal"] not in self._proposed, "proposes a second time")
         demand(entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives another time to approve than a day")
         self._proposed[entry["proposal"]] = entry
+        self._note(entry, entry["what"], is_proposal=True)
 
     def note_done(self, entry: dict[str, Any], what: str, *, takes_two: bool, demand: Demand) -> None:
         """Who did it was the second person, or did it alone, which only the tenant's policy can forbid."""
         if (stated := entry.get("proposal")) is None:
             if takes_two:
-                self.alone.append(Alone(entry["seq"], entry["at"], what))
+                self._note(entry, what, is_proposal=False)
             return
         proposed = self.answer(entry, stated["id"], demand)
         demand(stated["by"] == proposed["actor"], "was proposed by somebody else")
         demand(stated["at"] == proposed["at"], "was proposed at another time")
         demand(is_steward(entry["actor"]), "was approved by somebody who is no steward")
         demand(_does(proposed, entry), "does something else than was proposed")
+
+    def _note(self, entry: dict[str, Any], what: str, *, is_proposal: bool) -> None:
+        self.loosenings.append(Loosening(entry["seq"], entry["at"], what, is_proposal, entry["v"]))
 
     def answer(self, entry: dict[str, Any], proposal: str, demand: Demand) -> dict[str, Any]:
         """It was proposed by one before the other one said yes or no to just that, once, in time. Return the entry

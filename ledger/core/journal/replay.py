@@ -12,7 +12,8 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.journal import requested
 from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, is_time, read_entries
-from ledger.core.journal.proposals import Alone, Proposals
+from ledger.core.journal.policy import Loosening
+from ledger.core.journal.proposals import Proposals
 from ledger.core.journal.rights import demand_owner, demand_role, is_owner, is_steward
 from ledger.core.journal.shapes import demand_dataset_entry
 from ledger.errors import JournalBroken
@@ -26,7 +27,8 @@ class Replayed:
     what one person did that can take two.
 
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
-    had one. It may have been higher in one at one time and in the other at another.
+    had one. It may have been higher in one at one time and in the other at another. loosenings: what a tenant's policy
+    has a say in, proposed or done by one person.
     """
 
     seq: int
@@ -36,7 +38,7 @@ class Replayed:
     limit_highest: Amount | None
     accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
-    alone: Sequence[Alone] = ()
+    loosenings: tuple[Loosening, ...] = ()
 
 
 def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
@@ -60,13 +62,15 @@ def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: U
 
 @dataclass(slots=True)
 class _Charged:
-    """A run as a journal knows it. principal: who asked for it; start_by: None if it was refused."""
+    """A run as a journal knows it. principal: who asked for it; start_by: None if it was refused; reported: the request
+    by which a number was reported that a steward has to confirm or correct."""
 
     state: str
     cost: Amount
     keys: tuple[AccountKey, ...]
     principal: str
     start_by: str | None
+    reported: Mapping[str, Any] | None = None
 
 
 class _DatasetReplay(Chain):
@@ -83,6 +87,7 @@ class _DatasetReplay(Chain):
         self.ceiling: Amount | None = None
         self.projects: dict[str, Amount] = {}
         self.held_limit: Amount | None = None
+        self.runs_per_hour: int | None = None
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, _Charged] = {}
         self.proposals = Proposals()
@@ -97,6 +102,7 @@ class _DatasetReplay(Chain):
             "run-approved": self._approved,
             "run-refused": self._refused,
             "run-started": self._started,
+            "run-reported": self._reported,
             "run-settled": self._settled,
             "run-voided": self._voided,
             "change-proposed": self._proposed,
@@ -106,7 +112,7 @@ class _DatasetReplay(Chain):
     def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         limits = self.limit, self.limit_highest
-        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, self.proposals.alone)
+        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, tuple(self.proposals.loosenings))
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
         entry, demand = self.follow(seq, body, stated)
@@ -148,10 +154,32 @@ class _DatasetReplay(Chain):
                 demand(self._is_raise(proposes), "proposes a budget that is no more than before")
             case "thaw":
                 demand(proposes["state"] == "active" and self._is_thaw(), "proposes to thaw what is not overdrawn")
-            case _:
+            case "partitions":
+                demand(self.is_partitioned and proposes["disjoint"] is True, "proposes partitions that cannot be added")
+            case "project":
+                before = self.projects.get(proposes["project"])
+                demand(_facts_of(before) == proposes["limit_before"], "proposes from another limit than there is")
+                demand(self._is_more_of_project(proposes), "proposes a share that is no more than before")
+            case "fair-use":
+                demand(self._is_more_use(proposes["fair_use"]), "proposes fair use that is no more than before")
+            case what:
                 run = self.runs.get(UUID(entry["about_run"]))
-                demand(run is not None and run.state == "started", "proposes to void a run that was not started")
+                demand(run is not None and run.state == "started", f"proposes the {what} of a run that was not started")
+                waits = what != "correction" or (run is not None and run.reported is not None)
+                demand(waits, "proposes to correct a number that was not reported")
         return ()
+
+    def _is_more_of_project(self, entry: Mapping[str, Any]) -> bool:
+        """The first share of a project lets somebody else spend, a larger one more of it."""
+        before = self.projects.get(entry["project"])
+        return before is None or bool(Amount.from_facts(entry["limit"]).exceeds(before))
+
+    def _is_more_use(self, stated: Mapping[str, Any]) -> bool:
+        """Whether one principal may hold or ask for more than before."""
+        held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
+        rate, before = stated["runs_per_hour"], self.runs_per_hour
+        more_held = self.held_limit is not None and (held is None or bool(held.exceeds(self.held_limit)))
+        return more_held or (before is not None and (rate is None or rate > before))
 
     def _is_raise(self, entry: Mapping[str, Any]) -> bool:
         return self.limit is not None and bool(Amount.from_facts(entry["limit"]).exceeds(self.limit))
@@ -197,6 +225,9 @@ class _DatasetReplay(Chain):
     def _changed(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         state = entry.get("state", self.state)
         demand(state == "retired" or self.state != "retired", "brings back a dataset that was retired")
+        waits = any(run.reported is not None and run.state == "started" for run in self.runs.values())
+        is_opened = state == "active" and self.state != "active"
+        demand(not (is_opened and waits), "opens the dataset while a reported number waits for a steward")
         self.proposals.note_done(entry, "thaw", takes_two=state == "active" and self._is_thaw(), demand=demand)
         return ()
 
@@ -217,6 +248,7 @@ class _DatasetReplay(Chain):
         project, limit = entry["project"], Amount.from_facts(entry["limit"])
         demand(limit.fits_int64, "sets a limit that no account can have")
         demand(_facts_of(self.projects.get(project)) == entry["limit_before"], "says another limit before it")
+        self.proposals.note_done(entry, "project", takes_two=self._is_more_of_project(entry), demand=demand)
         self.projects[project] = limit
         return self._limited(
             [account for key, account in self.accounts.items() if key.project == project], limit, demand
@@ -227,13 +259,16 @@ class _DatasetReplay(Chain):
         demand((stated["held"] is None) == (stated["limit"] is None), "declares one limit and sets another")
         rate = stated["runs_per_hour"]
         demand(rate is None or (type(rate) is int and rate > 0), "allows a number of runs that is none")
+        self.proposals.note_done(entry, "fair-use", takes_two=self._is_more_use(stated), demand=demand)
         self.held_limit = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
+        self.runs_per_hour = rate
         demand(self.held_limit is None or self.held_limit.fits_int64, "sets a limit that no account can have")
         return ()
 
     def _partitions_added(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(self.state != "retired", "adds partitions to a dataset that was retired")
         demand(self.is_partitioned and entry["disjoint"] is True, "adds partitions that are not said to be disjoint")
+        self.proposals.note_done(entry, "partitions", takes_two=True, demand=demand)
         limit = Amount.from_facts(entry["limit"])
         demand(limit == self.limit, "gives partitions another limit than the dataset's")
         keys = [AccountKey(self.dataset_id, name) for name in entry["names"]]
@@ -316,16 +351,42 @@ class _DatasetReplay(Chain):
         self.proposals.note_done(entry, "void", takes_two=was_started, demand=demand)
         return [_eased(replace(account, held=account.held - run.cost)) for account in accounts]
 
+    def _reported(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
+        """A number that no budget could cover: nothing moves but the dataset's state."""
+        run, accounts = self._move_run(entry, ("started",), "started", demand)
+        demand_owner(entry["actor"], run.principal, demand)
+        demand(run.reported is None, "reports a run a second time")
+        demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "is reported and not frozen")
+        overrun = entry["overrun"]
+        passes = _passes_a_limit(accounts, overrun)
+        demand((entry["dataset"] in overrun["beyond_limits"]) == passes, "does not say whose whole limit it passes")
+        demand(bool(overrun["beyond_limits"]), "reports what a budget could cover")
+        run.reported = entry["request"]
+        return accounts
+
+    def _demand_stated(self, entry: dict[str, Any], run: _Charged, demand: Demand) -> None:
+        """It is settled by whom, and for what, that could be. Of a reported run a steward confirms the number, or two
+        correct it."""
+        report, stated = entry.get("report"), entry["request"]
+        demand(report in ((None,) if run.reported is None else ("confirmed", "corrected")), "answers no report")
+        if run.reported is None:
+            demand_owner(entry["actor"], run.principal, demand)
+        else:
+            demand(is_steward(entry["actor"]), "rules on a number, and is no steward's")
+            stated = run.reported if report == "confirmed" else stated
+        self.proposals.note_done(entry, "correction", takes_two=report == "corrected", demand=demand)
+        for name in ("steps", "stop"):
+            demand(stated.get(name) in (None, entry[name]), f"records other {name} than were sent")
+        demand(entry.get("restarts") == stated.get("restarts"), "settles for other restarts than were stated")
+
     def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         run, accounts = self._move_run(entry, ("started",), "settled", demand)
-        demand_owner(entry["actor"], run.principal, demand)
-        for name in ("steps", "stop"):
-            stated = entry["request"].get(name)
-            demand(stated is None or stated == entry[name], f"records other {name} than were sent")
+        self._demand_stated(entry, run, demand)
         cost = run.cost
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
-        demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
         overrun = entry.get("overrun")
+        is_huge = entry["v"] > 2 and overrun is not None and _passes_a_limit(accounts, overrun)
+        demand(run.reported is not None or not is_huge, "settles what no budget could cover, and was not reported")
         planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
         demand(planned + returned == cost, "charges and returns something else than was approved")
         demand(not ZERO.exceeds(planned) and not ZERO.exceeds(returned), "charges more than was approved")
@@ -381,6 +442,12 @@ def _demand_begin(entry: Mapping[str, Any], due: str, demand: Demand) -> None:
         demand(
             entry["at"] <= entry["begin_by"] <= entry[due], "lets a job begin before it was decided, or when it is due"
         )
+
+
+def _passes_a_limit(accounts: Iterable[Account], overrun: Mapping[str, Any]) -> bool:
+    """Whether an overrun is more than the whole limit of an account that is not a principal's."""
+    excess = Amount.from_facts(overrun["cost"])
+    return any(excess.exceeds(account.limit) for account in accounts if account.key.principal_id is None)
 
 
 def _facts_of(amount: Amount | None) -> dict[str, str] | None:

@@ -36,13 +36,17 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),
-    "partitions-added": _shape("names disjoint limit"),
-    "project-set": _shape("project budget limit limit_before", "reason"),
-    "fair-use-set": _shape("fair_use reason"),
+    "partitions-added": _shape("names disjoint limit", "proposal"),
+    "project-set": _shape("project budget limit limit_before", "reason proposal"),
+    "fair-use-set": _shape("fair_use reason", "proposal"),
     "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
     "run-started": _shape("run settle_by begin_by"),
-    "run-settled": _shape("run request steps stop charged returned accountant", "overrun state restarts assumptions"),
+    "run-settled": _shape(
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal",
+    ),
+    "run-reported": _shape("run request steps stop overrun state"),
     "run-voided": _shape("run request returned", "proposal"),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
@@ -50,7 +54,10 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
 """Of a dataset's journal, beside what every entry has and the balances."""
 
 _OF_VERSION_2: Final[Mapping[str, Shape]] = {
-    **DATASET_KINDS,
+    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-reported"},
+    "partitions-added": _shape("names disjoint limit"),
+    "project-set": _shape("project budget limit limit_before", "reason"),
+    "fair-use-set": _shape("fair_use reason"),
     "run-approved": _shape(f"run {_COSTED} via start_by", "project segments delta"),
     "run-started": _shape("run settle_by"),
     "run-settled": _shape("run request steps stop charged returned", "overrun state"),
@@ -72,7 +79,7 @@ TENANT_KINDS: Final[Mapping[str, Shape]] = {
     "key-made": _shape("made principal name key_role datasets projects expires_at"),
     "key-rotated": _shape("made principal name key_role datasets projects expires_at rotates old_ends_at"),
     "key-revoked": _shape("revokes"),
-    "policy-set": _shape("second_steward reason"),
+    "policy-set": _shape("second_steward reason", "guards"),
     "alerting-set": _shape("thresholds refusals_in_a_row forecast_days webhook heads reason"),
 }
 """Of a tenant's own journal."""
@@ -87,7 +94,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "balance": _BALANCE,
     "fair_use": _shape("held runs_per_hour limit"),
     "segments": _shape("count steps cost unsegmented"),
-    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated"),
+    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits"),
 }
 _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
@@ -96,6 +103,10 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
     "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset()),
     "thaw": _shape("state", "title description reason"),
     "void": _shape("request"),
+    "partitions": _shape("names disjoint"),
+    "project": _shape("project budget limit limit_before", "reason"),
+    "fair-use": _shape("fair_use reason"),
+    "correction": _shape("request report reason"),
 }
 
 
@@ -154,7 +165,8 @@ def _demand_proposed(entry: Mapping[str, Any], demand: Demand) -> None:
     what = entry["what"]
     demand(what in _PROPOSES, "proposes what takes no second person")
     demand(_PROPOSES[what].fits(entry["proposes"]), "proposes something else than it says")
-    demand(("about_run" in entry) == (what == "void"), "proposes it of a run, or of none, as that is not done")
+    is_of_run = what in ("void", "correction")
+    demand(("about_run" in entry) == is_of_run, "proposes it of a run, or of none, as that is not done")
 
 
 def _is_texts(value: Any) -> bool:

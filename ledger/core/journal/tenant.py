@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger.canonical import digest
 from ledger.core.alerting import Alerting
 from ledger.core.journal.chain import Chain, Demand, check_all, read_entries
+from ledger.core.journal.policy import GUARDED_AT_FIRST, Policy
 from ledger.core.journal.rights import demand_role
 from ledger.core.journal.shapes import demand_tenant_entry
 from ledger.errors import JournalBroken
@@ -61,16 +62,7 @@ class ReplayedTenant:
     second_steward: bool
     keys: Mapping[UUID, KnownKey]
     alerting: Mapping[str, Any] | None = None
-    policies: Sequence[tuple[str, bool]] = ()
-
-    def asked_for_two(self, since: str, at: str) -> bool:
-        """Whether the policy asked for a second steward all the time from `since` to `at`."""
-        asks = False
-        for from_, second_steward in self.policies:
-            if from_ > at:
-                break
-            asks = second_steward and (asks or from_ <= since)
-        return asks
+    policies: tuple[Policy, ...] = ()
 
 
 def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
@@ -88,10 +80,10 @@ class _TenantReplay(Chain):
         self.is_whole = self.second_steward = False
         self.keys: dict[UUID, KnownKey] = {}
         self.alerting: Mapping[str, Any] | None = None
-        self.policies: list[tuple[str, bool]] = []
+        self.policies: list[Policy] = []
 
     def result(self) -> ReplayedTenant:
-        known = self.is_whole, self.second_steward, self.keys, self.alerting, self.policies
+        known = self.is_whole, self.second_steward, self.keys, self.alerting, tuple(self.policies)
         return ReplayedTenant(self.seq, self.head, *known)
 
     def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
@@ -117,12 +109,16 @@ class _TenantReplay(Chain):
             case "policy-set":
                 demand(isinstance(entry["second_steward"], bool), "sets a policy that is neither yes nor no")
                 self.second_steward = entry["second_steward"]
-                self.policies.append((entry["at"], self.second_steward))
+                self._set_policy(entry)
             case "alerting-set":
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:
                 raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
         return entry
+
+    def _set_policy(self, entry: Mapping[str, Any]) -> None:
+        guards = frozenset(entry.get("guards", GUARDED_AT_FIRST)) if self.second_steward else frozenset[str]()
+        self.policies.append(Policy(entry["at"], guards, is_older=self.second_steward and "guards" not in entry))
 
     def _make(self, entry: Mapping[str, Any], demand: Demand) -> KnownKey:
         key = UUID(entry["made"])

@@ -155,6 +155,18 @@ class SettleRequest(Strict):
     evidence: dict[str, Any] | None = None
 
 
+class ConfirmRequest(Strict):
+    """Why a reported number is right."""
+
+    reason: LongText
+
+
+class CorrectRequest(SettleRequest):
+    """What was executed, in place of what was reported, and how that is known."""
+
+    reason: LongText
+
+
 class VoidRequest(Strict):
     """Why no output was ever seen."""
 

@@ -135,7 +135,7 @@ class ReceiptShown(TypedDict):
 
 
 class RunEvent(TypedDict):
-    """What became of a run: when it was started, settled or voided, by whom, and what was said."""
+    """What became of a run: when it was started, reported, settled or voided, by whom, and what was said."""
 
     at: str
     by: dict[str, Any]
@@ -150,6 +150,12 @@ class RunEvent(TypedDict):
     overrun: NotRequired[OverrunShown | None]
     restarts: NotRequired[Stated]
     assumptions: NotRequired[Assumed]
+    report: NotRequired[
+        Annotated[
+            Literal["confirmed", "corrected"] | None,
+            Field(description="What a steward said of the number that was reported."),
+        ]
+    ]
 
 
 class RunShown(TypedDict):
@@ -173,6 +179,7 @@ class RunShown(TypedDict):
     created_at: str
     start_by: str | None
     started: NotRequired[RunEvent | None]
+    reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
     voided: NotRequired[RunEvent | None]
 
