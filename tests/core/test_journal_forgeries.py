@@ -334,7 +334,10 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         "add up to",
     ),
     # numbers that no budget could cover
-    "a report that freezes nothing": (TWO, of_kind("run-reported"), lambda entry: entry.pop("state"), "not frozen"),
+    "a report that freezes nothing": (
+        *(TWO, of_kind("run-reported"), lambda entry: entry.update(state="active")),
+        "not frozen",
+    ),
     "a report of what a budget could cover": (
         *(TWO, of_kind("run-reported"), lambda entry: entry["overrun"].update(cost=amount(1100))),
         "whose whole limit",

@@ -11,7 +11,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import Amount, microseconds, timestamp
-from ledger.core.commands import AddPartitions, Change, SetBudget, SetFairUse, SetProject
+from ledger.core.commands import AddPartitions, Change, Ruling, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import FairUse, Parent
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
@@ -73,13 +73,18 @@ def story() -> Story:
     made.do(replace(raised, actor=SECOND, consent=second(501)))
     made.do(replace(raised, limit=Amount(30 * CENT.mu_sq_pico, 0), consent=Consent(UUID(int=502))))
     made.books = replace(made.books, takes_two=False)
-    made.move(settle, derived, WHO, excess=Amount(50 * CENT.mu_sq_pico, 0))  # does not fit
+    made.move(settle, derived, WHO, excess=Amount(20 * CENT.mu_sq_pico, 0))  # does not fit
     made.do(Change(STEWARD, TWO, "active", None, None, "looked at", ALONE))
     held = made.run(4, use(2, ["b"]))
     made.move(void, held, WHO)
     late = made.run(5, use(2, ["b"]))
     made.move(start, late, WHO)
     made.move(void, late, STEWARD)
+    huge = made.run(6, use(2, ["b"]))
+    made.move(start, huge, WHO)
+    made.move(settle, huge, WHO, excess=Amount(1000 * CENT.mu_sq_pico, 0))  # reported
+    made.move(settle, huge, STEWARD, ruling=Ruling("corrected", "a slip", ALONE))
+    made.do(Change(STEWARD, TWO, "active", None, None, "corrected", ALONE))
     made.do(Change(STEWARD, TWO, "retired", None, None, "enough", ALONE))
     return made
 
