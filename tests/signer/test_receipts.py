@@ -498,3 +498,9 @@ def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
         assert terminal(mistake).status == 2, mistake
     terminal(f"settle {run}")
     assert terminal(f"receipt show {run} --output -").out.strip() == (tmp_path / "started.jws").read_text().strip()
+
+
+def test_a_mechanism_beyond_all_numbers_has_no_digest() -> None:
+    """Goal: a job that names nonsense is told so, and its memory stays."""
+    with pytest.raises(InvalidRequest, match="mechanism"):
+        mechanism_digest({"type": "gaussian", "noise_multiplier": Decimal("1e999999999")})

@@ -112,7 +112,7 @@ def test_both_verifiers_agree(tries: Callable[[int, int], int]) -> None:
     of_parts = journals_of_parts().journals.items()
     journals = [(TWO, parsed()), *((id_, [chain.parse(body) for body, _ in mine]) for id_, mine in of_parts)]
     verdicts: Counter[str] = Counter()
-    for _ in range(tries(400, 20_000)):
+    for _ in range(tries(200, 20_000)):
         dataset_id, entries = rng.choice(journals)
         changed = copy.deepcopy(entries)
         for _ in range(rng.choice((1, 1, 2))):
