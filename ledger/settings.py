@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     certificate_seconds_max: Annotated[int, Field(ge=1, le=600)] = Field(
         30, description="How long a request waits for a certificate to be computed before the answer is 413."
     )
+    begin_within_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = Field(
+        3600, description="How long after a start, or after its receipt was renewed, a job may begin by the receipt."
+    )
     body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         1024 * 1024, description="The largest request body, in bytes."
     )

@@ -72,7 +72,7 @@ def squeezed(text: str) -> str:
     return "\n".join(" ".join(line.split()) for line in text.strip().splitlines())
 
 
-@pytest.mark.parametrize(("page", "examples"), [("README.md", 11), ("docs/modelling.md", 30)])
+@pytest.mark.parametrize(("page", "examples"), [("README.md", 11), ("docs/modelling.md", 31)])
 def test_the_walk_prints_what_the_page_says(
     page: str, examples: int, terminal: Terminal, capfd: pytest.CaptureFixture[str]
 ) -> None:

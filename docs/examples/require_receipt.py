@@ -69,7 +69,7 @@ def main() -> int:
     except (LedgerError, OSError, ValueError) as error:
         sys.stderr.write(f"refused: {error}\n")
         return 1
-    sys.stdout.write(f"run {found.run} may begin, until {found.valid_until.isoformat()}\n")
+    sys.stdout.write(f"run {found.run} may begin, until {found.begin_by.isoformat()}\n")
     return 0
 
 

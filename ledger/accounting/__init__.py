@@ -9,11 +9,13 @@
     pld            privacy loss distributions of one step of DP-SGD, on a grid
     composition    many steps together, by FFT, with every error bounded
     certify        certificates: a proved mu for a share of delta
+    deadline       when a computation has to end
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
     terms          what a cost is asked under
     cost           a cost, and what has to hold for it
     pairs          what a mechanism is made of, for exact composition
+    restarts       steps that were run again, and what they come to
     axes           the values of a parameter that may be named, in order of what they cost
     mechanisms/    what a run declares, and what it costs: a module for each mechanism
     costs          the cost of any of them, under terms
@@ -27,5 +29,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-2"
+ACCOUNTANT: Final = "gdp-3"
 """Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""

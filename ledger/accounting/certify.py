@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ledger.accounting import deadline
 from ledger.accounting.composition import UNRESOLVED, Part, Tilt, Vertices, running, running_error, vertices
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 from ledger.accounting.pld import Losses, Pair, on_grid, split
@@ -59,6 +60,8 @@ _SECTIONS: Final = 16
 _ROUNDS: Final = 4
 _TILTS: Final = 64
 _EDGES_MAX: Final = 50_000
+_REFINEMENTS_MAX: Final = 64
+"""Each cuts the cells that bind into eight, and so 64 of them any cell into less than doubles tell apart."""
 _MEAN_MAX: Final = 14.0
 """No plan is made where loss 0 lies more deviations below the mean, that is, for mu beyond 28 or so, where tails of Q
 would be below the least double."""
@@ -114,6 +117,7 @@ def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
         return Curve(tuple(_single(steps[0].pair, delta_min, is_reversed=order) for order in orders), delta_min)
     share = _share(sum(part.count for part in steps), delta_min)
     for attempt in range(_ATTEMPTS):
+        deadline.check()
         log_tail = math.log(delta_min) - 1 - 3 * attempt
         plans = [_Plan(steps, share=share, log_tail=log_tail, is_reversed=order) for order in orders]
         if not all(plan.tilts for plan in plans):
@@ -179,18 +183,25 @@ def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
     edges = _rising(pair, np.concatenate((np.linspace(*span, 1024), middle)))
     bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
     before, tolerance = math.inf, 1e-2
-    while edges.size < _EDGES_MAX:
+    for _ in range(_REFINEMENTS_MAX):
+        deadline.check()
         values = bounds.values(delta)
         best = float(values.max(initial=-math.inf))
-        if best <= 0 or (before - best <= 1e-9 * best and tolerance < 1e-6):
+        if best <= 0 or math.isnan(best) or (before - best <= 1e-9 * best and tolerance < 1e-6):
             break
         before, tolerance = best, max(tolerance / 8, 1e-7)
         binding = index[values >= best * (1 - tolerance)]
         cells = np.unique(np.clip(np.concatenate((binding - 1, binding)), 0, edges.size - 2))
         steps = np.arange(1, 8) / 8
         finer = edges[cells, np.newaxis] + np.diff(edges)[cells, np.newaxis] * steps
-        edges = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
+        refined = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
+        # Where no loss rises between the edges that bind, no grid of doubles does better.
+        if refined.size == edges.size:
+            break
+        edges = refined
         bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
+        if edges.size >= _EDGES_MAX:
+            break
     return bounds
 
 
@@ -228,10 +239,14 @@ def _on_edges(
     summing = running_error(edges.size)
     tail = running((masses * (1 + errors))[::-1])[::-1][index] * (1 + summing) + missing
     other = running((others * (1 - errors))[::-1])[::-1][index] * (1 - summing)
-    rest = 1 - np.minimum(tail, 1.0)
-    if pair.kind != "symmetrised":
-        before = np.append(0.0, running(masses * (1 - errors))[:-1])
-        rest = np.maximum(rest, before[index] * (1 - summing))
+    # Where S is near 1, what is below keeps the digits; symmetrised, P has below loss 0 what Q has above it.
+    kept = masses * (1 - errors)
+    below = 0.0
+    if pair.kind == "symmetrised":
+        kept[: at[0]] = 0.0
+        below = float(other[1]) if other.size > 1 else 0.0
+    before = (below + np.append(0.0, running(kept)[:-1])[index] * (1 - summing)) * (1 - UNIT_ROUNDOFF)
+    rest = np.maximum(1 - np.minimum(tail, 1.0), before)
     return Vertices(np.minimum(tail, 1.0), rest, other), at
 
 
@@ -397,7 +412,9 @@ def _stretches(
 
     stretches: list[_Stretch] = []
     at = start
-    while at < end or not stretches:
+    # Each stretch ends at a later mean, or at the end.
+    for _ in range(usable.size + 1):
+        deadline.check()
         here = divergence(at)
         ahead = np.append(means[usable][means[usable] > at], end)
         ahead = ahead[ahead <= end]
@@ -409,6 +426,8 @@ def _stretches(
         able = able[:: max(able.size // _CANDIDATES, 1)]
         stretches.append(_Stretch(at, high, usable[able], worst[able]))
         at = high
+        if not at < end:
+            break
     return stretches
 
 

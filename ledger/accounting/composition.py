@@ -41,6 +41,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import fft, special
 
+from ledger.accounting import deadline
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 from ledger.accounting.pld import Losses
 
@@ -107,11 +108,14 @@ def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) 
     with np.errstate(invalid="ignore"):
         level = np.clip((tail - delta) / kept, 0.0, 1.0)
         upper = np.where(level < 0.5, special.ndtri(level), -special.ndtri(np.minimum(rest / kept, 1.0)))
-        lower = special.ndtri(np.minimum(other / kept, 1.0))
+        # Near 1 its quantile has few digits, and what rounding takes from 1 counts: so it is rounded down.
+        part = other / kept * (1 - 4 * UNIT_ROUNDOFF)
+        lower = special.ndtri(np.minimum(part, 1.0))
         # ndtri is within a few units of itself or of 1, whichever is more.
         asked = upper - lower + 16 * UNIT_ROUNDOFF * (2 + np.abs(upper) + np.abs(lower))
-    # A vertex with no other tail at all asks for more than there is.
-    return np.where(tail > delta, np.where(np.isnan(asked), math.inf, asked), -math.inf)
+    # f_{0,delta} is 0 from 1 - delta on, where nothing is asked; one with no other tail asks for more than there is.
+    binds = (tail > delta) & (part < 1)
+    return np.where(binds, np.where(np.isnan(asked), math.inf, asked), -math.inf)
 
 
 def _log_moment(losses: Losses, exponent: float) -> float:
@@ -167,13 +171,11 @@ class _Spectrum:
 
 def _folded(values: FloatArray, first: int, length: int) -> FloatArray:
     """Values at the indices from `first` on, added up modulo a length."""
-    folded = np.zeros(length)
-    start, position = first % length, 0
-    while position < values.size:
-        count = min(length - start, values.size - position)
-        folded[start : start + count] += values[position : position + count]
-        position, start = position + count, 0
-    return folded
+    start = first % length
+    rows = -(-(start + values.size) // length)
+    padded = np.zeros(rows * length)
+    padded[start : start + values.size] = values
+    return np.asarray(padded.reshape(rows, length).sum(axis=0))
 
 
 def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float, length: int) -> _Spectrum:
@@ -260,6 +262,7 @@ def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
     error = np.zeros(length // 2 + 1)
     centre, log_moment = 0, 0.0
     for part in parts:
+        deadline.check()
         moment = _log_moment(part.losses, tilt.exponent)
         spectrum = _spectrum(part.losses, steps=part.steps, exponent=tilt.exponent, log_moment=moment, length=length)
         total += part.steps * spectrum.logarithm
@@ -284,6 +287,7 @@ def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
 
 def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
     """Bounds at the losses >= 0 that a tilt serves. All parts share one width."""
+    deadline.check()
     width = parts[0].losses.width
     if _steps_error(parts, tilt) > _ERROR_MAX:
         return UNRESOLVED

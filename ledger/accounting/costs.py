@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Final
 
 from ledger.accounting.cost import Cost, root
-from ledger.accounting.mechanisms import AnyMechanism, segment_steps
+from ledger.accounting.mechanisms import AnyMechanism, segment
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
@@ -35,19 +35,19 @@ def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
     """
     if terms.segments == 1:
         return mechanism.cost(terms, path="mechanism")
-    segment = mechanism.resized(segment_steps(mechanism, terms.segments))
+    one = segment(mechanism, terms.segments)
     # -log(1 - x) is convex and 0 at 0, so that k of -log(1 - delta/k) are at most one of -log(1 - delta).
     once = Terms(bound=terms.bound, adjacency=terms.adjacency, delta=Fraction(terms.delta) / terms.segments)
-    return _restarted(segment.cost(once, path="mechanism"), terms.segments)
+    return _restarted(one.cost(once, path="mechanism"), terms.segments)
 
 
-def _restarted(segment: Cost, count: int) -> Cost:
+def _restarted(one: Cost, count: int) -> Cost:
     """So many of it, each with fresh randomness, so that they compose: mu² and nats add up (Dong, Roth & Su 2022)."""
-    mu_sq = count * segment.mu_sq
+    mu_sq = count * one.mu_sq
     mu = root(mu_sq)
     if not math.isfinite(mu):
         raise InvalidMechanism("mechanism: its segments' cost together is beyond any number", field="mechanism")
-    return Cost(mu, mu_sq, count * segment.nats, segment.method, (*segment.assumptions, _RESTARTED))
+    return Cost(mu, mu_sq, count * one.nats, one.method, (*one.assumptions, _RESTARTED))
 
 
 def frontier(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency) -> list[tuple[float, float]]:

@@ -24,7 +24,7 @@ from typing import Final, Literal
 import numpy as np
 from scipy import special
 
-from ledger.accounting import composition, gdp
+from ledger.accounting import composition, deadline, gdp
 from ledger.accounting.composition import Part, Tilt, Vertices
 from ledger.accounting.cost import root
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
@@ -48,6 +48,7 @@ _OUTSIDE_LOG: Final = 32.0
 _MISSING_SHARE: Final = 2.0**-12
 _SAMPLES: Final = 4096
 _DOUBLINGS: Final = 40
+_BISECTIONS: Final = 64
 
 
 # --- epsilon ---------------------------------------------------------------------------------------------------------
@@ -95,6 +96,7 @@ def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) 
     share = max(target * _MISSING_SHARE / (2 * sum(sources.values())), 1e-290)
     width = _width(sources, share)
     for _ in range(2):
+        deadline.check()
         grids = [(source.on_grid(width, share), count) for source, count in sources.items()]
         parts = [Part(grid.reversed() if is_reversed else grid, count) for grid, count in grids]
         tilt = _tilt(parts, target, _Rough(parts))
@@ -210,11 +212,15 @@ def _exponent(rough: _Rough, target: float, width: float) -> float:
     goal = math.log(target)
     low, high = 0.0, 1 / math.sqrt(max(rough.at(0.0)[2], width**2))
     for _ in range(_DOUBLINGS):
+        deadline.check()
         log_moment, mean, variance = rough.at(high)
         if log_moment - high * mean <= goal or variance < (4 * width) ** 2:
             break
         high *= 2
-    while high - low > 1e-3 * high:
+    for _ in range(_BISECTIONS):
+        deadline.check()
+        if high - low <= 1e-3 * high:
+            break
         middle = (low + high) / 2
         log_moment, mean, variance = rough.at(middle)
         is_beyond = log_moment - middle * mean <= goal or variance < (4 * width) ** 2

@@ -17,6 +17,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
+from ledger.accounting import deadline
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import Cost
@@ -187,6 +188,7 @@ class _Search:
 
     def _cost(self, field: str, value: int | Decimal) -> Cost | None:
         """What would be charged; None where there is no such mechanism, or its cost cannot be had."""
+        deadline.check()
         if self._is_late():
             raise _LateError
         try:

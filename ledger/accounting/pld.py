@@ -53,6 +53,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ledger.accounting import deadline
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 
 _NODES, _WEIGHTS = (array / 2 for array in special.roots_legendre(4))
@@ -235,6 +236,7 @@ def on_grid(pair: Pair, *, width: float, span: tuple[float, float]) -> Losses:
     masses = np.zeros(losses.size)
     at_zero = 0.0
     for start in range(0, losses.size - 1, _CHUNK):
+        deadline.check()
         part = slice(start, min(start + _CHUNK + 1, losses.size))
         lower, upper = split(pair, np.clip(pair.points(losses[part]), low, high), losses[part])
         masses[part][:-1] += lower

@@ -15,8 +15,8 @@ pattern never lowers it: only patterns of k = min(participations, ceil(steps / s
     tree       A row of C for every node of the binary tree over the steps, the sum of the leaves under it: the nodes
                are the intervals [j 2^l, (j+1) 2^l) that end by the last step (Kairouz et al. 2021). Where the number of
                steps is no power of two, nodes that would reach beyond the last step are never released, and so are no
-               rows; who releases them declares the next power of two as the number of steps. How the nodes are then
-               combined (Honaker's estimate) is B's affair.
+               rows. Completed, the tree goes on to the next power of two: its last steps have no gradient, but release
+               the nodes that real ones are under. How the nodes are then combined (Honaker's estimate) is B's affair.
     sqrt       The lower triangular Toeplitz matrix with coefficients f_j = binom(2j, j) / 4^j, whose square is A
                (Fichtenberger, Henzinger & Upadhyay 2023); with a bandwidth, only the first so many of them: the banded
                square root (Kalinin & Lampert 2024).
@@ -29,7 +29,7 @@ from typing import Final, Literal, assert_never
 
 import numpy as np
 
-from ledger.accounting import amounts
+from ledger.accounting import amounts, deadline
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 
 Strategy = Literal["identity", "tree", "sqrt"]
@@ -39,14 +39,22 @@ SQRT_STEPS_MAX: Final = 10**6
 
 
 def sensitivity_sq(
-    *, strategy: Strategy, steps: int, participations: int = 1, separation: int = 1, bandwidth: int | None = None
+    *,
+    strategy: Strategy,
+    steps: int,
+    participations: int = 1,
+    separation: int = 1,
+    bandwidth: int | None = None,
+    is_completed: bool = False,
 ) -> Fraction:
     """An upper bound of sens^2, in squared clip norms, as the module describes it.
 
     identity: exact. tree: exact for one participation, and where the separation is a power of two. sqrt: above the
     exact value by a relative 12 (steps + 10) u at most, u = 2^-53. Grows with steps and participations and falls with
-    the separation, for sqrt within that error. `bandwidth` counts coefficients; None means all.
-    ValueError: an argument below 1, a bandwidth without sqrt, or more than SQRT_STEPS_MAX steps with it.
+    the separation, for sqrt within that error. `bandwidth` counts coefficients; None means all. `is_completed`: the
+    tree goes on to the next power of two.
+    ValueError: an argument below 1, a bandwidth without sqrt, completion without tree, or more than SQRT_STEPS_MAX
+    steps with sqrt.
     """
     given = {"steps": steps, "participations": participations, "separation": separation, "bandwidth": bandwidth}
     for name, value in given.items():
@@ -54,12 +62,16 @@ def sensitivity_sq(
             raise ValueError(f"{name} must be at least 1, got {value!r}")
     if bandwidth is not None and strategy != "sqrt":
         raise ValueError(f"bandwidth belongs to the strategy sqrt, not to {strategy}")
+    if is_completed and strategy != "tree":
+        raise ValueError(f"completion belongs to the strategy tree, not to {strategy}")
     pattern_length = min(participations, _ceil_div(steps, separation))
     match strategy:
         case "identity":
             return Fraction(pattern_length)
         case "tree":
-            return Fraction(_tree(steps=steps, pattern_length=pattern_length, separation=separation))
+            # The steps that complete it have no gradient, and so are in no pattern.
+            released = 1 << (steps - 1).bit_length() if is_completed else steps
+            return Fraction(_tree(steps=released, pattern_length=pattern_length, separation=separation))
         case "sqrt":
             if steps > SQRT_STEPS_MAX:
                 raise ValueError(f"steps must be at most {SQRT_STEPS_MAX} for the strategy sqrt, got {steps!r}")
@@ -121,16 +133,18 @@ def _shifted_sum(column: FloatArray, *, count: int, gap: int) -> FloatArray:
     """
     total, offset = np.zeros_like(column), 0
     doubled, reach = column, gap
-    while True:
+    for _ in range(count.bit_length()):
+        deadline.check()
         if count % 2:
             total[offset:] += doubled[: column.size - offset]
             offset += reach
         count //= 2
         # Further copies begin beyond the end.
-        if count == 0 or offset >= column.size:
-            return total
+        if offset >= column.size:
+            break
         if reach < column.size:
             following = doubled.copy()
             following[reach:] += doubled[:-reach]
             doubled = following
         reach *= 2
+    return total

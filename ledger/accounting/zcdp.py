@@ -48,6 +48,7 @@ from typing import Final
 import numpy as np
 from scipy import special
 
+from ledger.accounting import deadline
 from ledger.accounting.closed_forms import RELATIVE_ERROR, mu_pure_dp
 from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 
@@ -202,6 +203,7 @@ def _largest_shift(t: FloatArray, k: FloatArray, *, rho: float, mu: float) -> Fl
     """The largest t - s, about, for which y = Phi(-s) is allowed at x = Phi(-t) by these orders 1 + k."""
     low, high = np.zeros_like(t), np.full_like(t, 1.1 * mu)
     for _ in range(_BISECTIONS):
+        deadline.check()
         middle = (low + high) / 2
         is_allowed = (_excess(t, middle, k, rho=rho) <= 0).all(axis=0)
         low, high = np.where(is_allowed, middle, low), np.where(is_allowed, high, middle)

@@ -131,7 +131,8 @@ class Builder:
         catalogue = Catalogue(store)
         datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
         costing = Costing(store, certificates)
-        runs = Runs(store, writer, catalogue, costing, self._signer)
+        begin_within_us = self._settings.begin_within_seconds * 1_000_000
+        runs = Runs(store, writer, catalogue, costing, self._signer, begin_within_us=begin_within_us)
         return Services(
             store=store,
             writer=writer,

@@ -195,7 +195,8 @@ def _result(answer: Answer | LedgerError) -> BatchResult:
 
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
 async def start(id: UUID, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Say that the run now touches the data. Not possible after `start_by`. Its `receipt` lets a job train."""
+    """Say that the run now touches the data. Not possible after `start_by`. A job may begin by its `receipt` until
+    `begin_by`."""
     return Json(await services(request).runs.start(caller, id))
 
 
@@ -257,5 +258,6 @@ def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A
 
 @router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)
 def show_receipt(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Show the receipt of a run's start, or of its approval before that. `run-state` for one refused or voided."""
+    """Renew the receipt of a run's start, or of its approval before that. `run-state` for a run that was refused or has
+    ended."""
     return Json(services(request).runs.receipt(caller, id))

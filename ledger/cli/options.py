@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, Any, BinaryIO, Final
 from uuid import uuid4
 
 import typer
@@ -110,6 +111,27 @@ def parse_labels(given: list[str] | None) -> dict[str, str] | None:
             raise InvalidRequest(f"label: {label!r} is not NAME=VALUE", field="labels")
         labels[name] = value
     return labels or None
+
+
+_STRETCH: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(:new)?")
+
+
+def parse_restarts(given: list[str] | None) -> list[Any] | None:
+    """Parse restarts as they are typed: FROM-TO, FROM-TO:new, or JSON of one or of a list. Raises InvalidRequest."""
+    if not given:
+        return None
+    restarts: list[Any] = []
+    for typed in given:
+        stretch = _STRETCH.fullmatch(typed)
+        if stretch is not None:
+            first, last, new = stretch.groups()
+            restarts.append({"from_step": int(first), "to_step": int(last), "new_batches": new is not None})
+        elif typed.lstrip()[:1] in ("[", "{"):
+            value = parsed(typed, "restarts")
+            restarts += value if isinstance(value, list) else [value]
+        else:
+            raise InvalidRequest(f"restarts: {typed!r} is not FROM-TO or FROM-TO:new, nor JSON", field="restarts")
+    return restarts
 
 
 def written(output: Path, force: bool, write: Callable[[BinaryIO], object]) -> int:

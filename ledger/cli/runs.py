@@ -25,11 +25,13 @@ from ledger.cli.options import (
     number_option,
     optional_object,
     parse_labels,
+    parse_restarts,
     parsed,
     parsed_object,
     uses_of,
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 
@@ -159,9 +161,13 @@ def _suggestion(field: str, value: Any) -> str:
 
 
 def start(run: RunId, as_json: Json = False) -> None:
-    """Say that a run now touches the data."""
+    """Say that a run now touches the data. Its receipt is renewed if it was started so long ago that it is over."""
     with server() as ledger:
-        print_answer(ledger.start(run), as_json, show.runs.moved)
+        answer = ledger.start(run)
+        if is_over(answer):
+            renewed = ledger.receipt(run)
+            answer |= {name: renewed[name] for name in ("receipt", "begin_by")}
+        print_answer(answer, as_json, show.runs.started)
 
 
 def settle(
@@ -174,11 +180,21 @@ def settle(
             " neither the data nor any output had a say in it."
         ),
     ] = None,
+    restarts: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="FROM-TO[:new]",
+            help="Steps that were run again after a restart, such as 401-500, with :new where batches were drawn anew; "
+            "or JSON, [] where no step was. Say it again for more, in the order in which they happened.",
+        ),
+    ] = None,
     evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
     """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
-    executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    executed = given_fields(
+        steps=steps, stop=stop, restarts=parse_restarts(restarts), evidence=optional_object(evidence, "evidence")
+    )
     with server() as ledger:
         try:
             answer = ledger.settle(run, **executed)

@@ -5,9 +5,8 @@
     ledger = Ledger()  # LEDGER_URL and LEDGER_KEY, or Ledger("http://127.0.0.1:8000", key=…)
     mechanism = DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062)
     with ledger.run(datasets=["mnist"], mechanism=mechanism) as run:
-        for batch in batches:
+        for batch in run.batches(sampler):  # ends with the plan
             train(batch)
-            run.step()
 
 A run that does not fit raises BudgetExceeded before any data is touched, and says what would fit. Every error is a
 `LedgerError`: the server's by their code, as `ledger.errors` has them, and Unreachable where there was no answer.
@@ -23,7 +22,7 @@ A run that does not fit raises BudgetExceeded before any data is touched, and sa
     ledgers      the two clients, which do what a flow says
 """
 
-from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, Unreachable
+from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, PlanExceeded, Unreachable
 from ledger.client.ledgers import AsyncLedger, Ledger
 from ledger.client.mechanisms import (
     DPSGD,
@@ -72,6 +71,7 @@ __all__ = [
     "OtherTenant",
     "Overrun",
     "PartitionsClosed",
+    "PlanExceeded",
     "ProposalState",
     "PureDP",
     "RandomizedResponse",

@@ -133,10 +133,18 @@ def start(run: str) -> Call:
 
 
 def settle(
-    run: str, *, steps: int | None = None, stop: str | None = None, evidence: Mapping[str, Any] | None = None
+    run: str,
+    *,
+    steps: int | None = None,
+    stop: str | None = None,
+    restarts: Sequence[Mapping[str, Any]] | None = None,
+    evidence: Mapping[str, Any] | None = None,
 ) -> Call:
     """Says what a run executed."""
-    return send("POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, evidence=evidence)
+    stated = None if restarts is None else [*map(dict, restarts)]
+    return send(
+        "POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, restarts=stated, evidence=evidence
+    )
 
 
 def run_info(run: str) -> Call:

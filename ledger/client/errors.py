@@ -5,6 +5,7 @@ LedgerError
 │   ├── BudgetExceeded  with what a refusal is about as attributes
 │   ├── Overrun         with what was charged and frozen
 │   └── BatchRefused    with what came of each run
+├── PlanExceeded        raised by `run.step()`, before anything is executed
 └── Unreachable
 """
 
@@ -84,6 +85,12 @@ class BatchRefused(errors.BatchRefused):
         return list(self.facts.get("results", ()))
 
 
+class PlanExceeded(LedgerError):
+    """The next step is not in the plan that was approved. It was not counted, and must not be executed."""
+
+    code = "plan-exceeded"
+
+
 class Unreachable(LedgerError):
     """The ledger did not answer, or what answered is not a ledger."""
 
@@ -150,9 +157,12 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
     """The same of an overrun."""
     try:
         steps, cost, frozen = facts["overrun"]["steps"], facts["overrun"]["cost"], ", ".join(facts["frozen"])
-        sentence = (
-            f"{steps} steps more than planned were executed, and charged mu {cost['mu']:.3g} as a run of their own."
+        which = (
+            "more than planned were executed"
+            if facts["overrun"].get("repeated") == 0
+            else "were beyond the plan or run again"
         )
+        sentence = f"{steps} steps {which}, and charged mu {cost['mu']:.3g} as a run of their own."
     except (KeyError, TypeError, ValueError):
         return None
     return f"{sentence} That did not fit: frozen until a steward has looked: {frozen}."
@@ -182,9 +192,9 @@ def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
 
 
 # The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code stands for Internal. The
-# two that are left out never come over the wire.
+# three that are left out never come over the wire.
 _KINDS: Final[dict[str, type[LedgerError]]] = {
     kind.code: kind
     for kind in _tree(LedgerError)
-    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, Unreachable))
+    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, PlanExceeded, Unreachable))
 } | {errors.Internal.code: errors.Internal}

@@ -29,9 +29,13 @@ class _Mechanism:
         return _exact(declared.get("count", 1)) if "count" in cls.__dataclass_fields__ else None
 
     @classmethod
-    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:  # noqa: ARG003 (others need it)
-        """The least number of steps, at least this one, that a segment can have."""
-        return steps
+    def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
+        """The steps that count as all that was planned by one that is declared so, see the function of this name."""
+        exact = cls.exact_steps(declared)
+        if exact is None:
+            return None
+        most = math.ceil(exact)
+        return math.floor(exact), segments * -(-most // segments)
 
     def to_json(self) -> dict[str, Any]:
         """The mechanism as the contract writes it; what was left out stays out."""
@@ -68,15 +72,23 @@ class DPSGD(_Mechanism):
         return _exact(declared["epochs"]) * _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
 
     @classmethod
-    def restartable(cls, declared: Mapping[str, Any], steps: int) -> int:
-        if declared.get("sampling") != "shuffle":
-            return steps
-        # Of shuffled batches whole epochs, each as short as its whole batches.
-        if declared.get("sample_rate") is not None:
-            epoch = math.floor(1 / _exact(declared["sample_rate"]))
-        else:
-            epoch = math.floor(_exact(declared["dataset_size"]) / _exact(declared["batch_size"]))
-        return -(-steps // epoch) * epoch
+    def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
+        exact = cls.exact_steps(declared)
+        if exact is None or declared.get("sampling") != "shuffle":
+            return super().planned_steps(declared, segments)
+        if declared.get("epochs") is None:
+            # Segments are whole epochs, each as short as its whole batches.
+            epoch, most = math.floor(1 / _exact(declared["sample_rate"])), math.ceil(exact)
+            if segments > 1:
+                epochs_each = math.ceil(Fraction(math.ceil(Fraction(most, segments)), epoch))
+                most = segments * epochs_each * epoch
+            return math.floor(exact), most
+        # An epoch has its whole batches, and one more where the partial one is kept.
+        epochs, batches = _exact(declared["epochs"]), _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
+        fewest = min(math.ceil(epochs * math.floor(batches)), math.floor(exact))
+        if segments > 1:
+            epochs = Fraction(segments * -(-math.ceil(epochs) // segments))
+        return fewest, math.ceil(epochs * math.ceil(batches))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,10 +182,12 @@ class MatrixFactorization(_Mechanism):
     """Training with correlated noise: the matrix mechanism, of which DP-FTRL is one.
 
     `noise_multiplier` is the standard deviation of the noise over the clip norm. Give a `strategy` with its `steps`, in
-    how many of which a unit takes part and how far apart (1 and 1 where left out), and for "sqrt" the `bandwidth` if it
-    is cut; or a `sensitivity`, in clip norms, and the `evidence` that says where it is proved:
+    how many of which a unit takes part and how far apart (left out where it is 1), for "tree" whether it is completed
+    to the next power of two, and for "sqrt" the `bandwidth` if it is cut; or a `sensitivity`, in clip norms, and the
+    `evidence` that says where it is proved:
 
-        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_048, participations=4, separation=512)
+        MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_000, participations=20, separation=100,
+                            completion="power_of_two")
         MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3 of the appendix")
     """
 
@@ -183,8 +197,12 @@ class MatrixFactorization(_Mechanism):
     evidence: str | None = None
     strategy: Annotated[Literal["identity", "tree", "sqrt"] | None, "identity, tree or sqrt; with --steps."] = None
     steps: int | None = None
-    participations: Annotated[int | None, "In how many steps a unit takes part; 1 when left out."] = None
-    separation: Annotated[int | None, "How far apart these steps are, at least; 1 when left out."] = None
+    participations: Annotated[int | None, "In how many steps, of each segment, a unit takes part."] = None
+    separation: Annotated[int | None, "How far apart these are, at least; 1 if reshuffled between epochs."] = None
+    completion: Annotated[
+        Literal["none", "power_of_two"] | None,
+        "none, or power_of_two where the tree is completed to that.",
+    ] = None
     bandwidth: Annotated[int | None, "Where the strategy sqrt is cut."] = None
 
     @classmethod
@@ -240,16 +258,10 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
     """
     facts = declared(mechanism)
     try:
-        kind = BY_TYPE[facts["type"]]
-        exact = kind.exact_steps(facts)
-        if exact is None:
-            return None
-        fewest, most = math.floor(exact), math.ceil(exact)
-        if segments is not None and segments > 1:
-            most = segments * kind.restartable(facts, -(-most // segments))
+        at_least_one = 1 if segments is None else max(segments, 1)
+        return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-    return fewest, most
 
 
 def _exact(number: Any) -> Fraction:

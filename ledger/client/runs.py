@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Awaitable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
 from ledger.client import calls
 from ledger.client.calls import Call
-from ledger.client.errors import Overrun
+from ledger.client.errors import Overrun, PlanExceeded
 from ledger.client.flows import Flow, Server, answered, carry_out, log, read
 from ledger.errors import LedgerError, RunState
 
@@ -24,12 +25,20 @@ class Run:
     it, by name, None of one that is only charged to those it is derived from. started, settled: the ledger's answers in
     full; `settled` is None until the run is left, and the facts of the error after an overrun that did not fit.
     planned_steps: all of its steps, None where no number says that. is_resumed: another process had started it.
-    receipt: the signed word that it may, for whatever lets jobs begin; None of an older server.
+    receipt: the signed statement that it may, for whatever lets jobs begin; begin_by: until when they may begin by it.
+    For jobs that wait longer, `Ledger.receipt(run.id)` returns a new one. Both are None of an older server.
     evidence: what is settled with it, for you to fill; nothing computed from protected data, unless it was charged for.
     """
 
     def __init__(
-        self, started: dict[str, Any], *, planned: tuple[int, int] | None, steps_done: int | None, is_resumed: bool
+        self,
+        started: dict[str, Any],
+        *,
+        planned: tuple[int, int] | None,
+        steps_done: int | None,
+        is_resumed: bool,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        allows_overrun: bool = False,
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
@@ -38,20 +47,86 @@ class Run:
         }
         self.started = started
         self.receipt: str | None = started.get("receipt")
+        self.begin_by: str | None = started.get("begin_by")
         self.settled: dict[str, Any] | None = None
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}
         self._planned = planned
         self._steps_before = steps_done
+        self._restarts = restarts
+        self._allows_overrun = allows_overrun
         self._steps_here = 0
+        self._is_under_way = False
         self._lock = threading.Lock()
 
     def step(self, n: int = 1) -> None:
-        """Counts `n` steps (or releases) that were executed. From any thread, and cheap enough for every batch."""
+        """Count the next `n` steps (or releases), before they touch the data. Cheap, and from any thread.
+
+        Raises PlanExceeded, and counts nothing, if they are beyond the plan and the run was not begun with
+        `allow_overrun=True`. Code that can count a step only once it was executed needs that.
+        """
         if n < 1:
             raise ValueError("n: count at least one step")
         with self._lock:
+            if not self._is_allowed(n):
+                raise _beyond(self.steps + n, self._planned_most)
             self._steps_here += n
+            self._is_under_way = False
+
+    def batches(self, loader: Iterable[T]) -> Iterator[T]:
+        """Count a step for each batch, and end with the plan: no batch beyond it is taken from the loader.
+
+        The loader may be endless, and may be used again for another epoch. With `allow_overrun=True` it ends with the
+        loader.
+        """
+        batches = iter(loader)
+        while self._reserve_step():
+            try:
+                batch = next(batches)
+            except BaseException as error:
+                self._release_step()
+                if isinstance(error, StopIteration):
+                    return
+                raise
+            yield batch
+
+    async def async_batches(self, loader: AsyncIterable[T]) -> AsyncIterator[T]:
+        """The same for `async for`."""
+        batches = aiter(loader)
+        while self._reserve_step():
+            try:
+                batch = await anext(batches)
+            except BaseException as error:
+                self._release_step()
+                if isinstance(error, StopAsyncIteration):
+                    return
+                raise
+            yield batch
+
+    def _is_allowed(self, n: int) -> bool:
+        """Whether that many more steps may be executed."""
+        return self._allows_overrun or self._planned is None or self.steps + n <= self._planned_most
+
+    @property
+    def _planned_most(self) -> int:
+        """The plan, and the steps that are run again with the same batches, which `restarts` states beside it."""
+        again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
+        return again + (0 if self._planned is None else self._planned[1])
+
+    def _reserve_step(self) -> bool:
+        """Count the next step, if it may be executed."""
+        with self._lock:
+            if not self._is_allowed(1):
+                return False
+            self._steps_here += 1
+            self._is_under_way = True
+            return True
+
+    def _release_step(self) -> None:
+        """There was no batch for the step that was counted."""
+        with self._lock:
+            self._steps_here -= 1
+            self._is_under_way = False
 
     @property
     def steps(self) -> int:
@@ -67,19 +142,29 @@ class Run:
     def settlement(self, *, is_failure: bool) -> dict[str, Any]:
         """What to say when settling. It never says less than was executed: in doubt, all that was planned.
 
-        is_failure: an exception ended the run, so a step may have been under way that was not counted.
+        is_failure: an exception ended the run, so a step may have been under way that was not counted; `batches` counts
+        the one that is under way.
         """
-        evidence: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
-        in_full = {"stop": "data_dependent", **evidence} if is_failure else evidence
+        beside: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
         if self._planned is None:
-            return in_full
+            return {"stop": "data_dependent", **beside} if is_failure else beside
+        beside |= self._stated_restarts()
+        in_full = {"stop": "data_dependent", **beside} if is_failure else beside
         steps, planned = self.steps, self._planned[1]
         is_uncounted = self._steps_here == 0 or (self.is_resumed and self._steps_before is None)
         if is_uncounted and steps <= planned:
             return in_full
-        if is_failure and steps < planned:
+        if is_failure and steps < planned and not self._is_under_way:
             steps += 1
-        return {"steps": steps, **evidence}
+        return {"steps": steps, **beside}
+
+    def _stated_restarts(self) -> dict[str, Any]:
+        """What is known of restarts: what the caller knows; that there was none, where one process began the run and
+        ends it; else nothing."""
+        if self._restarts is not None:
+            return {"restarts": self._restarts}
+        is_whole = not self.is_resumed and self._steps_before is None
+        return {"restarts": []} if is_whole else {}
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
@@ -92,6 +177,8 @@ class Plan:
     ask: Call
     planned: tuple[int, int] | None
     steps_done: int | None
+    restarts: Sequence[Mapping[str, Any]] | None = None
+    allows_overrun: bool = False
 
     def __post_init__(self) -> None:
         if self.steps_done is not None and self.steps_done < 0:
@@ -114,10 +201,35 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
         is_resumed = state == "started"
     try:
         started = yield from answered(calls.start(run), server)
+        if (is_resumed and "begin_by" in started) or is_over(started):
+            renewed = yield from answered(calls.receipt(run), server)
+            started |= {name: renewed[name] for name in ("receipt", "begin_by")}
     except LedgerError as error:
         error.add_note(f"Run {run} is approved and held in full: start it, or void it if it will not be used.")
         raise
-    return Run(started, planned=plan.planned, steps_done=plan.steps_done, is_resumed=is_resumed)
+    return Run(
+        started,
+        planned=plan.planned,
+        steps_done=plan.steps_done,
+        is_resumed=is_resumed,
+        restarts=plan.restarts,
+        allows_overrun=plan.allows_overrun,
+    )
+
+
+def _beyond(step: int, planned: int) -> PlanExceeded:
+    return PlanExceeded(
+        f"Step {step:,} is beyond the plan of {planned:,}. It was not approved and is not counted: do not execute it."
+        " End the loop there, or begin the run with allow_overrun=True to be charged for more.",
+        step=step,
+        planned=planned,
+    )
+
+
+def is_over(started: dict[str, Any]) -> bool:
+    """Whether no job may begin by this receipt any more, by this machine's clock."""
+    # Times are written so that their order as text is their order in time.
+    return bool(started.get("begin_by", "Z") < datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
 
 def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
@@ -128,7 +240,9 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
         run.settled = yield from answered(calls.settle(run.id, **settlement), server)
         if "overrun" in run.settled:
             beyond = run.settled["overrun"]["steps"]
-            log.warning("Run %s went %d steps beyond its plan. They fit, and are charged besides.", run.id, beyond)
+            log.warning(
+                "Run %s executed %d steps beyond its plan, or again. They fit, and are charged besides.", run.id, beyond
+            )
     except Exception as failure:
         if isinstance(failure, Overrun):
             run.settled = failure.facts

@@ -6,14 +6,14 @@ Each command that succeeds leaves exactly one entry in the journal of each datas
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
 from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import Excess, Use
+from ledger.core.runs import BEGIN_WITHIN_US, Excess, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,10 @@ class SetFairUse(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out."""
+    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out.
+
+    begin_within_us: how long the approval's receipt is good for.
+    """
 
     actor: Actor
     run_id: UUID
@@ -113,6 +116,7 @@ class Ask:
     request: Mapping[str, Any]
     costing: Mapping[str, Any]
     valid_for_us: int
+    begin_within_us: int = BEGIN_WITHIN_US
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -151,14 +155,17 @@ class _OnRun:
 
 @dataclass(frozen=True, slots=True)
 class Start(_OnRun):
-    """A held run now touches the data."""
+    """A held run now touches the data. begin_within_us: how long the start's receipt lets a job begin."""
+
+    begin_within_us: int = BEGIN_WITHIN_US
 
 
 @dataclass(frozen=True, slots=True)
 class Settle(_OnRun):
     """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
 
-    charged: for what was executed of the plan; never more than was approved.
+    charged: for what was executed of the plan; never more than was approved. costing: how that was worked out, and from
+    which restarts, for the record.
     """
 
     body: Mapping[str, Any]
@@ -166,6 +173,7 @@ class Settle(_OnRun):
     stop: str
     charged: Amount
     excess: Excess | None = None
+    costing: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

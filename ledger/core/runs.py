@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from ledger.core.amounts import Amount
 
+BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
+"""How long a receipt lets a job begin by default; also of the receipts of entries that do not record it."""
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
 
 
@@ -53,8 +55,12 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """What was executed beyond the plan, costed as a run of its own."""
+    """What was executed beyond the plan, or again, costed as a run of its own.
+
+    repeated: how many of its steps were run again, and met the same units; None where that is not known.
+    """
 
     steps: int
     cost: Amount
     costing: Mapping[str, Any]
+    repeated: int | None = 0

@@ -12,11 +12,10 @@ from typing import Final
 
 from ledger.accounting import amounts, exact, gdp, pairs, settling
 from ledger.accounting.pairs import Parts
-from ledger.accounting.settling import Stop
 from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey
 from ledger.errors import LedgerError
-from ledger.recompute.costing import Accountant, Declaration
+from ledger.recompute.costing import AS_PLANNED, Accountant, Declaration, Ended
 from ledger.recompute.replay import Outcome
 
 COMPOSITIONS_MAX: Final = 24
@@ -25,11 +24,10 @@ COMPOSITIONS_MAX: Final = 24
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What was done: what a run declared, and how it ended. steps None and stop planned: all of it."""
+    """What was done: what a run declared, and how it ended."""
 
     declaration: Declaration
-    steps: int | None = None
-    stop: Stop = "planned"
+    ended: Ended = AS_PLANNED
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +112,20 @@ class Tally:
         return pairs.together(known)
 
     def _parts_of(self, ran: Ran) -> Parts | None:
-        worked, terms = self._accountant.cost(ran.declaration), ran.declaration.terms
+        worked, terms, ended = self._accountant.cost(ran.declaration), ran.declaration.terms, ran.ended
         if isinstance(worked, str):
             return None
-        executed = settling.executed(
-            worked.mechanism, segments=terms.segments, method=worked.method, steps=ran.steps, stop=ran.stop
+        executed, repeated_mu_sq = settling.executed(
+            worked.mechanism,
+            terms,
+            method=worked.method,
+            steps=ended.steps,
+            stop=ended.stop,
+            restarts=ended.restarts,
         )
         try:
-            return pairs.together(mechanism.exact_parts(terms).times(count) for mechanism, count in executed)
+            parts = [mechanism.exact_parts(terms).times(count) for mechanism, count in executed]
+            return pairs.together([*parts, Parts(repeated_mu_sq)])
         except (LedgerError, ArithmeticError):
             return None
 

@@ -23,10 +23,11 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from ledger.accounting import costs, mechanisms, settling
+from ledger.accounting import ACCOUNTANT, costs, mechanisms, settling
 from ledger.accounting.cost import Precision
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.accounting.settling import Stop
+from ledger.accounting.restarts import Restart
+from ledger.accounting.settling import Restarts, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
@@ -37,7 +38,7 @@ CERTIFICATE: Final = Fraction(1, 10**5)
 _TOLERANCES: Final = {Precision.EXACT: None, Precision.CLOSED_FORM: CLOSED_FORM, Precision.CERTIFICATE: CERTIFICATE}
 CHARGES_KEPT: Final = 4096
 
-Status = Literal["exact", "within", "undercharged", "overcharged"]
+Status = Literal["exact", "within", "undercharged", "overcharged", "dearer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Declaration:
 
     def parsed(self) -> AnyMechanism:
         """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
-        return mechanisms.parse(chain.parse(self.mechanism))
+        return mechanisms.recorded(chain.parse(self.mechanism))
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,35 @@ class Charged:
     total: Amount
     excess: Amount | None
     tolerance: Fraction | None
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a run ended, as its settling is charged: all of it, where nothing else is said."""
+
+    steps: int | None = None
+    stop: Stop = "planned"
+    restarts: Restarts = None
+
+    @classmethod
+    def of(cls, entry: Mapping[str, Any]) -> Ended:
+        """What a settling records.
+
+        Before it said by which accountant it was worked out (version 2 of the rules), what was beyond the plan counted
+        as a run of so many steps whatever had decided their number, and nobody asked for restarts.
+        """
+        if "accountant" not in entry:
+            return cls(entry["steps"], "data_independent" if "overrun" in entry else entry["stop"], ())
+        stated = entry.get("restarts")
+        restarts = None if stated is None else tuple(_restart(restart) for restart in stated)
+        return cls(entry["steps"], entry["stop"], restarts)
+
+
+AS_PLANNED: Final = Ended()
+
+
+def _restart(stated: Mapping[str, Any]) -> Restart:
+    return Restart(int(stated["from_step"]), int(stated["to_step"]), bool(stated["new_batches"]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,14 +138,20 @@ class Accountant:
                 self._costs[declaration] = str(error)
         return self._costs[declaration]
 
-    def _charge(self, declaration: Declaration, steps: int | None, stop: Stop) -> Charged | str:
-        """What a run that was declared so is charged after so many steps, or why that is not known."""
+    def _charge(self, declaration: Declaration, ended: Ended) -> Charged | str:
+        """What a run that was declared so is charged when it ended so, or why that is not known."""
         worked, terms = self.cost(declaration), declaration.terms
         if isinstance(worked, str):
             return worked
         try:
             charge = settling.charge(
-                worked.mechanism, terms, approved=worked.amount, method=worked.method, steps=steps, stop=stop
+                worked.mechanism,
+                terms,
+                approved=worked.amount,
+                method=worked.method,
+                steps=ended.steps,
+                stop=ended.stop,
+                restarts=ended.restarts,
             )
         except (LedgerError, ArithmeticError, ValueError) as error:
             return str(error)
@@ -136,8 +172,18 @@ def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:
     return _TOLERANCES[mechanism.precision(method)]
 
 
+def is_earlier(accountant: str) -> bool:
+    """Whether an accountant is an earlier version of the installed one."""
+    series, _, number = accountant.rpartition("-")
+    installed, _, latest = ACCOUNTANT.rpartition("-")
+    return series == installed and number.isdecimal() and int(number) < int(latest)
+
+
 def compare(*, recorded: Amount, recomputed: Amount, tolerance: Fraction | None) -> Status:
-    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged."""
+    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged.
+
+    Never `dearer`, which an overcharge by an earlier accountant is.
+    """
     recorded, recomputed = recorded.saturated, recomputed.saturated
     if recorded == recomputed:
         return "exact"

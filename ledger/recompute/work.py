@@ -15,7 +15,7 @@ from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
-from ledger.recompute.costing import Accountant, Declaration, Difference, Status, compare
+from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, compare, is_earlier
 from ledger.recompute.opinion import Asked, Opinion
 from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
@@ -105,7 +105,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
         dict(recomputation.recorded),
         {
             status: recomputation.counts[status]
-            for status in ("exact", "within", "undercharged", "overcharged", "unknown")
+            for status in ("exact", "within", "undercharged", "overcharged", "dearer", "unknown")
         },
         (*recomputation.differences["undercharged"], *recomputation.differences["overcharged"]),
         tuple(recomputation.unknown),
@@ -193,11 +193,11 @@ class _Recomputation:
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run = self._open.pop(entry["run"])
-        recorded, steps, stop = Amount.from_facts(entry["charged"]), entry["steps"], entry["stop"]
+        recorded, ended = Amount.from_facts(entry["charged"]), Ended.of(entry)
         overrun = entry.get("overrun")
-        label = run.accountant if overrun is None else overrun["accountant"]
+        label = entry.get("accountant") or (run.accountant if overrun is None else overrun["accountant"])
         self.recorded[label] += 1
-        charge = self.accountant.charge(run.declaration, steps, stop)
+        charge = self.accountant.charge(run.declaration, ended)
         if isinstance(charge, str):
             self._not_known(entry, charge)
             charged = recorded
@@ -207,7 +207,7 @@ class _Recomputation:
                 excess = ZERO if charge.excess is None else charge.excess
                 self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
-        self.tally.add(Ran(run.declaration, steps, stop), run.keys)
+        self.tally.add(Ran(run.declaration, ended), run.keys)
 
     def _compared(
         self,
@@ -220,8 +220,11 @@ class _Recomputation:
     ) -> Amount:
         """Counts and lists how two amounts compare; the one that is right."""
         status = compare(recorded=recorded, recomputed=recomputed, tolerance=tolerance)
+        if status == "overcharged" and is_earlier(label):
+            # Rules that charged more than these do: what was charged by them stays what it was.
+            status = "dearer"
         self.counts[status] += 1
-        if status == "exact" or status == "within":
+        if status == "exact" or status == "within" or status == "dearer":
             return recorded
         listed = self.differences[status]
         if len(listed) < DIFFERENCES_MAX:

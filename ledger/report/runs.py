@@ -168,6 +168,8 @@ class _RunEntries:
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
+            "restarts": ended.get("restarts"),
+            "settled_assuming": ended.get("assumptions", []),
             "cost": show_amount(Amount.from_facts(decision["cost"])),
             "charged": _amount(ended, "charged"),
             "returned": _amount(ended, "returned"),
@@ -218,6 +220,7 @@ def _overrun(entry: JsonObject) -> dict[str, Any] | None:
         return None
     return {
         "steps": overrun["steps"],
+        "repeated": overrun.get("repeated", 0),
         "cost": show_amount(Amount.from_facts(overrun["cost"])),
         "fits": overrun["fits"],
         "frozen": overrun["frozen"],
@@ -258,7 +261,7 @@ def planned_steps(decision: JsonObject) -> int | None:
     """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
-        steps = mechanisms.planned_steps(mechanisms.parse(decision["request"].get("mechanism")), segments)
+        steps = mechanisms.planned_steps(mechanisms.recorded(decision["request"].get("mechanism")), segments)
     except LedgerError:  # recorded by a version that took more than this one does
         return None
     return None if steps is None else steps[1]

@@ -371,8 +371,9 @@ class _Reader:
             case "run-settled":
                 self._ended(run, Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"]))
                 standing.state = entry.get("state", standing.state)
-                if "overrun" in entry and self._is_within:
-                    standing.counts["overrun"] += 1
+                if self._is_within:
+                    standing.counts["overrun"] += "overrun" in entry
+                    self._assumes(entry)
             case _:
                 self._ended(run, ZERO, Amount.from_facts(entry["returned"]))
 
@@ -386,6 +387,10 @@ class _Reader:
         for mechanism in _parts(entry["request"].get("mechanism", {})):
             if "sampling" in mechanism:
                 standing.samplings[mechanism["sampling"]] += 1
+        self._assumes(entry)
+
+    def _assumes(self, entry: dict[str, Any]) -> None:
+        standing = self._standing
         for sentence in entry.get("assumptions", ()):
             if sentence in standing.assumed or len(standing.assumed) < DISTINCT_MAX:
                 standing.assumed[sentence] += 1

@@ -226,10 +226,15 @@ def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
         overrun = entry["overrun"]
         answer["overrun"] = OverrunShown(
             steps=overrun["steps"],
+            repeated=overrun.get("repeated", 0),
             cost=show_amount(Amount.from_facts(overrun["cost"])),
             fits=overrun["fits"],
             method=overrun["method"],
         )
+    if "restarts" in entry:
+        answer["restarts"] = entry["restarts"]
+    if entry["kind"] == "run-settled" and "assumptions" in entry:
+        answer["assumptions"] = entry["assumptions"]
 
 
 def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Overrun:

@@ -26,12 +26,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import partial
+from time import monotonic
 from typing import Any, Final, Generic, Protocol, TypeVar
 from uuid import UUID
 
 from cachetools import LRUCache
 
-from ledger.accounting import ACCOUNTANT, amounts, costs
+from ledger.accounting import ACCOUNTANT, amounts, costs, deadline
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
@@ -47,6 +48,10 @@ THREADS: Final = 2
 WAITING_MAX: Final = 64
 WAITING_OF_TENANT_MAX: Final = 16
 """How many computations may wait or run, of everybody's and of one tenant's."""
+COMPUTATION_SECONDS_MAX: Final = 60
+"""How long one certificate may take; it takes a few seconds at most, so that what takes longer would never end."""
+INVERSION_SECONDS_MAX: Final = 600
+"""How long a search may take that computes many of them."""
 COSTS_MAX: Final = 4096
 RESULTS_MAX: Final = 1024
 ROWS_OF_TENANT_MAX: Final = 10_000
@@ -85,7 +90,7 @@ class Certificates:
         self._results = _Flights[Any](RESULTS_MAX, seconds_max=seconds_max)
 
     def close(self) -> None:
-        """Ends the threads, after the computations that run; those that wait are dropped."""
+        """Ends the threads, and what runs in them at its next `deadline.check`; those that wait are dropped."""
         self._pool.close()
 
     @property
@@ -97,7 +102,7 @@ class Certificates:
         """What `costs.cost` says. However many segments there are, they are alike: one certificate is computed.
 
         Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (it goes
-        on, and its result is kept), and Overloaded where it does not get its turn.
+        on, and its result is kept) or takes longer than any may, and Overloaded where it does not get its turn.
         """
         if not costs.needs_certificate(mechanism, bound=terms.bound):
             return self._compute(mechanism, terms)
@@ -120,15 +125,23 @@ class Certificates:
         facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
         return await self.beside(tenant_id, compute, key=facts)
 
-    async def beside(self, tenant_id: UUID, compute: Callable[[], T], *, key: Mapping[str, Any]) -> T:
+    async def beside(
+        self,
+        tenant_id: UUID,
+        compute: Callable[[], T],
+        *,
+        key: Mapping[str, Any],
+        limit_seconds: float = COMPUTATION_SECONDS_MAX,
+    ) -> T:
         """Runs what computes certificates as `cost` does: in the same threads, once for all who ask.
 
-        key: what tells it from any other, in the terms of `journal.canonical`. The process remembers the result.
-        Raises what `compute` does, and TooLarge and Overloaded as `cost` does.
+        limit_seconds: how long the computation may take. key: what tells it from any other, in the terms of
+        `journal.canonical`. The process remembers the result. Raises what `compute` does, and TooLarge and Overloaded
+        as `cost` does.
         """
 
         async def find(begun: _Begun[T]) -> T:
-            return await begun(self._pool.submit(tenant_id, compute))
+            return await begun(self._pool.submit(tenant_id, compute, limit_seconds=limit_seconds))
 
         digest = chain.digest(chain.canonical({"accountant": ACCOUNTANT, **key}))
         result: T = await self._results.get((tenant_id, digest), find)
@@ -278,21 +291,32 @@ class _Pool:
         self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ledger-certificates")
         self._lock = threading.Lock()
         self._waiting: Counter[UUID] = Counter()
+        self._stopping = threading.Event()
 
     @property
     def waiting(self) -> int:
         with self._lock:
             return self._waiting.total()
 
-    def submit(self, tenant_id: UUID, work: Callable[[], T], *, then: Callable[[T], None] | None = None) -> Future[T]:
-        """Runs `work`, answers, and only then runs `then` with its result. Raises Overloaded when the queue is full."""
+    def submit(
+        self,
+        tenant_id: UUID,
+        work: Callable[[], T],
+        *,
+        then: Callable[[T], None] | None = None,
+        limit_seconds: float = COMPUTATION_SECONDS_MAX,
+    ) -> Future[T]:
+        """Runs `work`, answers, and only then runs `then` with its result. Raises Overloaded when the queue is full.
+
+        The answer is TooLarge where the work takes longer than its limit, and Overloaded where the pool is closed.
+        """
         with self._lock:
             if self._waiting.total() >= WAITING_MAX or self._waiting[tenant_id] >= WAITING_OF_TENANT_MAX:
                 raise Overloaded("Too many certificates are waiting to be computed.", retry_after_seconds=5)
             self._waiting[tenant_id] += 1
         job: Future[T] = Future()
         try:
-            turn = self._threads.submit(_do, job, partial(self._timed, work), then)
+            turn = self._threads.submit(_do, job, partial(self._timed, work, limit_seconds), then)
         except RuntimeError as error:  # after `close`
             self._ended(tenant_id, job, job)
             raise Overloaded("The ledger is shutting down.", retry_after_seconds=5) from error
@@ -300,12 +324,23 @@ class _Pool:
         return job
 
     def close(self) -> None:
+        self._stopping.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _timed(self, work: Callable[[], T]) -> T:
+    def _timed(self, work: Callable[[], T], limit_seconds: float) -> T:
         begun = time.perf_counter()
         try:
-            return work()
+            with deadline.until(monotonic() + limit_seconds, self._stopping):
+                return work()
+        except deadline.Expired as error:
+            raise TooLarge(
+                f"mechanism: computing its certificate takes longer than {limit_seconds:g} seconds; declare less in one"
+                " run",
+                field="mechanism",
+                seconds_max=limit_seconds,
+            ) from error
+        except deadline.Stopped as error:
+            raise Overloaded("The ledger is shutting down.", retry_after_seconds=5) from error
         finally:
             self._on_computed(time.perf_counter() - begun)
 

@@ -14,7 +14,8 @@ from uuid import UUID
 from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.accounting.settling import Charge, Stop
+from ledger.accounting.restarts import Restart, repeated
+from ledger.accounting.settling import Charge, Restarts, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.decision.group import read_sets_of_uses
@@ -24,7 +25,7 @@ from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidRequest
 from ledger.service import answers
 from ledger.service.catalogue import Resolved
-from ledger.service.certificates import Certificates, share_of
+from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
 from ledger.store import Store
 
@@ -113,14 +114,15 @@ class Costing:
         least = min((limit.delta_atto for limit in limits if limit is not None), default=0)
         return share_of(Amount(0, least))
 
-    async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, steps: int | None, stop: Stop) -> Charge:
+    async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, execution: Execution) -> Charge:
         """What a run is charged that was approved at this cost by this decision."""
-        mechanism, terms = mechanisms.parse(decision["request"]["mechanism"]), Terms.of(decision)
-        executed: dict[str, Any] = {"method": decision["method"], "steps": steps, "stop": stop}
+        mechanism, terms = mechanisms.recorded(decision["request"]["mechanism"]), Terms.of(decision)
+        executed: dict[str, Any] = {"method": decision["method"], "steps": execution.steps, "stop": execution.stop}
+        executed |= {"restarts": execution.restarts}
         charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
         if not settling.is_dear(mechanism, terms, **executed):
             return charge()
-        key = {"settle": decision["run"], "steps": steps, "stop": stop}
+        key = {"settle": decision["run"], "steps": execution.steps, "stop": execution.stop, **execution.facts()}
         return await self._certificates.beside(tenant_id, charge, key=key)
 
     async def fits(self, tenant_id: UUID, decisions: Sequence[Record]) -> dict[str, Any]:
@@ -132,13 +134,13 @@ class Costing:
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
         """Run what takes many costs: in a thread, or where these are certificates beside others of the same `key`."""
         if is_dear:
-            return await self._certificates.beside(tenant_id, invert, key=key)
+            return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
         return await asyncio.to_thread(invert)
 
 
 def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     first = decisions[0]
-    mechanism = mechanisms.parse(first["request"]["mechanism"])
+    mechanism = mechanisms.recorded(first["request"]["mechanism"])
     terms, remaining = Terms.of(first), answers.remaining_of(decisions)
     if "delta" not in first:
         return plan.fits(mechanism, terms, remaining=remaining)
@@ -156,26 +158,67 @@ def excess(charged: Charge, decision: Record) -> Excess | None:
         return None
     share = {name: decision[name] for name in ("delta",) if name in decision}
     costing = {"method": cost.method, "assumptions": cost.assumptions, "accountant": ACCOUNTANT, **share}
-    return Excess(charged.excess_steps, cost.amount, costing)
+    return Excess(charged.excess_steps, cost.amount, costing, charged.repeated)
 
 
-def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> tuple[int | None, Stop]:
-    """The steps and the stop to record. Raises InvalidRequest, naming the field."""
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What was executed of a run, as it is recorded. restarts: None where nothing was said of them."""
+
+    steps: int | None
+    stop: Stop
+    restarts: Restarts = None
+
+    def facts(self) -> dict[str, Any]:
+        """The restarts, as an entry has them."""
+        return {} if self.restarts is None else {"restarts": [restart.facts() for restart in self.restarts]}
+
+
+def settled_costing(charged: Charge, execution: Execution) -> dict[str, Any]:
+    """How a charge came about, for the record."""
+    assumptions = {"assumptions": charged.assumptions} if charged.assumptions else {}
+    return {"accountant": ACCOUNTANT, **execution.facts(), **assumptions}
+
+
+def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> Execution:
+    """The steps, the stop and the restarts to record. Raises InvalidRequest, naming the field."""
     planned = mechanisms.planned_steps(mechanism, segments)
     if planned is None:
-        if request.steps is not None:
-            raise InvalidRequest("steps: this mechanism has none; leave it out", field="steps")
-        return None, request.stop or "planned"
-    lowest, _ = planned
+        for field, value in (("steps", request.steps), ("restarts", request.restarts)):
+            if value is not None:
+                raise InvalidRequest(f"{field}: this mechanism has no steps; leave it out", field=field)
+        return Execution(None, request.stop or "planned")
+    restarts = _restarts(request)
+    again = repeated(restarts or ())
     if request.steps is None:
-        _, steps = mechanisms.planned_steps(mechanism) or planned
+        _, most = mechanisms.planned_steps(mechanism) or planned
+        steps = most + again
     else:
         steps = request.steps
-    stop: Stop = request.stop or ("planned" if steps >= lowest else "data_dependent")
-    if stop == "planned" and steps < lowest:
+    progress = steps - again
+    _demand_reached(restarts or (), progress)
+    lowest, _ = planned
+    stop: Stop = request.stop or ("planned" if progress >= lowest else "data_dependent")
+    if stop == "planned" and progress < lowest:
         raise InvalidRequest(
-            f"stop: {lowest} were planned, so {steps} is not all that was planned; say data_dependent, or"
+            f"stop: {lowest} were planned, so {progress} is not all that was planned; say data_dependent, or"
             " data_independent where that is true",
             field="stop",
         )
-    return steps, stop
+    return Execution(steps, stop, restarts)
+
+
+def _restarts(request: SettleRequest) -> Restarts:
+    if request.restarts is None:
+        return None
+    return tuple(Restart(stated.from_step, stated.to_step, stated.new_batches) for stated in request.restarts)
+
+
+def _demand_reached(restarts: Sequence[Restart], progress: int) -> None:
+    for index, restart in enumerate(restarts):
+        if restart.to_step > progress:
+            field = f"restarts.{index}.to_step"
+            raise InvalidRequest(
+                f"{field}: the run came to step {max(progress, 0)}, the executed steps less the repeated ones",
+                field=field,
+            )

@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 from ledger.accounting import mechanisms
 from ledger.accounting.settling import Charge
 from ledger.accounting.terms import Terms
-from ledger.core.amounts import Amount
+from ledger.core.amounts import Amount, timestamp
 from ledger.core.commands import (
     Ask,
     Batch,
@@ -31,7 +31,7 @@ from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import Run
+from ledger.core.runs import BEGIN_WITHIN_US, Run
 from ledger.errors import (
     BudgetExceeded,
     Forbidden,
@@ -43,13 +43,13 @@ from ledger.errors import (
 )
 from ledger.service import answers, pages
 from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
-from ledger.service.costing import Costing, excess, executed
+from ledger.service.costing import Costing, Execution, excess, executed, settled_costing
 from ledger.service.requests.runs import RunRequest, SettleRequest
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.keyfile import Signer
-from ledger.signer.receipts import ParsedEntry, Receipts
+from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
 from ledger.store import Reading, Store
 
 FITS_OF_BATCH_MAX: Final = 10
@@ -80,10 +80,21 @@ class Item:
 
 
 class Runs:
-    """Asks for runs, starts, settles and voids them, and shows them."""
+    """Asks for runs, starts, settles and voids them, and shows them. begin_within_us: how long a job may begin by a
+    receipt."""
 
-    def __init__(self, store: Store, writer: Writer, catalogue: Catalogue, costing: Costing, signer: Signer) -> None:
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        catalogue: Catalogue,
+        costing: Costing,
+        signer: Signer,
+        *,
+        begin_within_us: int = BEGIN_WITHIN_US,
+    ) -> None:
         self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
+        self._begin_within_us = begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
 
     # --- asking
@@ -147,6 +158,7 @@ class Runs:
             request=item.body,
             costing=costed.facts(),
             valid_for_us=request.valid_for // timedelta(microseconds=1),
+            begin_within_us=self._begin_within_us,
         )
 
     async def _answers(self, actor: Actor, decided: Results) -> list[Answer | LedgerError]:
@@ -183,33 +195,34 @@ class Runs:
     async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
         """Says that the run now touches the data."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        entries = await self._entered(Start(actor, run_id, _charges(decisions)), decisions)
+        entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
-        return RunStarted(**answers.moved(decisions[0], entries), receipt=receipt)
+        return RunStarted(**answers.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
 
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settles a run for what it executed, as far as that is sound. Raises Overrun where that was more than fits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         decision = decisions[0]
         if run.cost is None:
-            charged, steps, stop = Charge(Amount(0, 0)), None, "planned"  # it was refused, and cannot be settled
+            charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, it cannot be settled
         else:
-            mechanism = mechanisms.parse(decision["request"]["mechanism"])
-            steps, stop = executed(mechanism, Terms.of(decision).segments, request)
+            mechanism = mechanisms.recorded(decision["request"]["mechanism"])
+            execution = executed(mechanism, Terms.of(decision).segments, request)
             # One that was settled already repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
             charged = Charge(run.cost)
             if is_new:
-                charged = await self._costing.charge(actor.tenant_id, run.cost, decision, steps, stop)
+                charged = await self._costing.charge(actor.tenant_id, run.cost, decision, execution)
         command = Settle(
             actor,
             run_id,
             _charges(decisions),
             body=body,
-            steps=steps,
-            stop=stop,
+            steps=execution.steps,
+            stop=execution.stop,
             charged=charged.charged,
             excess=excess(charged, decision),
+            costing=settled_costing(charged, execution),
         )
         return answers.moved(decision, await self._entered(command, decisions))
 
@@ -249,21 +262,24 @@ class Runs:
             return answers.describe(run, entries, now_us=reading.now_us())
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
-        """The receipt of a run's start, also once it is settled; before that, of its approval.
+        """The receipt of a run's start or, before that, of its approval, renewed: good from now on, as long as one is.
 
-        Raises RunState where there is none: it was refused, or an answer said that it is void.
+        Raises RunState if the run was refused or has ended: no job may begin by it.
         """
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
             entries = _parsed(reading, [run_id])[run_id] if run is not None else []
+            now_us = reading.now_us()
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
-        if run.state in ("refused", "voided"):
-            raise RunState(f"The run is {run.state}: there is no receipt that lets anything begin.", state=run.state)
+        if run.state not in ("held", "started"):
+            raise _no_receipt(run)
         decisions = answers.decisions_of(entries)
         started = _as_decided([entry for entry in entries if entry["kind"] == "run-started"], decisions)
-        receipt = self._receipts.sign(decisions, started or decisions, tenant_id=actor.tenant_id)
-        return ReceiptShown(run=str(run_id), state="started" if started else "held", receipt=receipt)
+        latest = started or decisions
+        until = renewed(latest[0], timestamp(now_us + self._begin_within_us))
+        receipt = self._receipts.sign(decisions, latest, tenant_id=actor.tenant_id, until=until)
+        return ReceiptShown(run=str(run_id), state="started" if started else "held", begin_by=until, receipt=receipt)
 
     def page(
         self,
@@ -370,6 +386,14 @@ def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[
     """Entries of a run in the order in which its decision names the datasets."""
     order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
     return sorted(entries, key=lambda entry: order[entry["dataset"]])
+
+
+def _no_receipt(run: Run) -> RunState:
+    return RunState(
+        f"Run {run.id} is {run.state}. Only a held or started run has a receipt, so that no job begins after it ended. "
+        "To use the data again, ask for a new run.",
+        state=run.state,
+    )
 
 
 def _no_run() -> NotFound:

@@ -30,7 +30,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Kind = Literal["removal", "antipodal", "symmetrised"]
 
-DIGITS = 40
+DIGITS = 120
 _DENSE, _ZOOMS = 20_001, 12
 _CELLS_PER_DEVIATION = 12
 _LENGTH_MAX = 2**19

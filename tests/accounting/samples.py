@@ -165,8 +165,9 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "zcdp": {"type": "zcdp", "rho": 1},
     "gdp": {"type": "gdp", "mu": 1, "delta": Decimal("0.00001"), "evidence": "x"},
     "matrix_factorization": STATED,
-    "matrix_factorization, tree": STRATEGY | {"strategy": "tree", "participations": 2},
-    "matrix_factorization, sqrt": STRATEGY | {"strategy": "sqrt", "bandwidth": 4},
+    "matrix_factorization, tree": STRATEGY
+    | {"strategy": "tree", "participations": 2, "separation": 3, "completion": "none"},
+    "matrix_factorization, sqrt": STRATEGY | {"strategy": "sqrt", "bandwidth": 4, "participations": 1},
     "composed": composed([gaussian(1), POISSON, POISSON | {"steps": 20}]),
 }
 """Every form of every mechanism: whoever adds one adds it here."""

@@ -182,7 +182,8 @@ def test_no_certificate_is_below_what_is_known(
             told.update(compare(run, certificate.mu, certificate.delta))
     print(f"{draw.__name__}: of {count} runs {dict(told)}")
     for name, share in least.items():
-        assert told[name] >= share * count, name
+        # In a sample a kind of which there are few need not be.
+        assert told[name] >= math.floor(share * count), name
 
 
 @pytest.mark.parametrize(
@@ -263,6 +264,37 @@ def test_one_step_is_nearly_exact(tries: Callable[[int, int], int]) -> None:
             assert least * (1 - ROUNDING) <= certificate.mu <= least * (1 + 1e-6) + 1e-12, run
             nontrivial += least > 0
     assert nontrivial >= count // 2
+
+
+WITH_LITTLE_NOISE: Final = (
+    # In each of these a tail rounds to 1, or 1 - delta is passed: the search for the worst vertex met no number.
+    Run("symmetrised", 0.12, 0.001, 1, 1e-8),
+    Run("symmetrised", 0.2129734473224394, 1.1242983538321189e-06, 1, 3.5044089313338607e-06),
+    Run("removal", 0.11071604512492637, 5.4012061968109216e-05, 1, 8.162620320933348e-05),
+    Run("antipodal", 0.1, 0.001, 1, 1e-8),
+)
+
+
+def with_little_noise(rng: random.Random) -> Run:
+    """One step with noise 0.1 to 2."""
+    return Run(
+        rng.choice(KINDS),
+        noise_multiplier=_log_uniform(rng, 0.1, 2),
+        sample_rate=_log_uniform(rng, 1e-6, 1),
+        steps=1,
+        delta=_log_uniform(rng, 1e-16, 1e-4),
+    )
+
+
+def test_one_step_with_little_noise_ends(tries: Callable[[int, int], int]) -> None:
+    """Goal: where little noise makes tails round to 1, the search for the worst vertex ends, with a certificate that is
+    the least there is. Method: runs in which it never did, and random ones, beside the exact least mu."""
+    rng = random.Random(15)
+    for run in (*WITH_LITTLE_NOISE, *(with_little_noise(rng) for _ in range(tries(40, 2_000)))):
+        certificate = run.certificate()
+        least = run.step.least_mu(run.delta)
+        assert certificate.method == "pld", run
+        assert least * (1 - ROUNDING) <= certificate.mu <= least * (1 + 1e-6) + 1e-12, run
 
 
 # --- the antipodal pair, of which `pld` has a proof -------------------------------------------------------------------

@@ -77,7 +77,9 @@ def exact_mu_sq(declared: dict[str, Any], adjacency: Adjacency) -> Fraction:
                 rate.denominator // rate.numerator,
                 -(-steps.numerator // steps.denominator),
             )
-            touched = -(-whole_steps // steps_of_an_epoch)
+            # As many as were declared, or as many as steps can touch.
+            is_by_epochs = "epochs" in declared
+            touched = math.ceil(declared["epochs"]) if is_by_epochs else -(-whole_steps // steps_of_an_epoch)
             sensitivity = 2 if adjacency == "replace_one" else 1
             return touched * (sensitivity / Fraction(declared["noise_multiplier"])) ** 2
         case "composed":
@@ -430,20 +432,34 @@ def epochs_charged(adjacency: Adjacency = "add_or_remove_one", **declared: Any) 
         ({"dataset_size": 1000, "batch_size": 250, "epochs": Decimal("2.25")}, 3),
         ({"dataset_size": 1000, "batch_size": 250, "epochs": Decimal("0.25")}, 1),
         ({"dataset_size": 1000, "batch_size": 1000, "epochs": Decimal("2.5")}, 3),
-        # 1000/256 is 3.9: three whole steps; 3 epochs are 11.7, so 12 steps, which can touch four epochs of three.
-        ({"dataset_size": 1000, "batch_size": 256, "epochs": 3}, 4),
+        # 1000/256 is 3.9: three whole steps; 12 steps can touch four epochs of three, but three were declared.
+        ({"dataset_size": 1000, "batch_size": 256, "epochs": 3}, 3),
+        ({"sample_rate": Decimal("0.256"), "steps": 12}, 4),
         ({"dataset_size": 1000, "batch_size": 256, "epochs": Decimal("2.304")}, 3),
-        ({"dataset_size": 1000, "batch_size": 256, "epochs": Decimal("2.305")}, 4),
-        ({"dataset_size": 1000, "batch_size": 501, "epochs": 1}, 2),
-        ({"dataset_size": 60000, "batch_size": 256, "epochs": 60}, 61),
+        ({"dataset_size": 1000, "batch_size": 256, "epochs": Decimal("3.0001")}, 4),
+        ({"dataset_size": 1000, "batch_size": 501, "epochs": 1}, 1),
+        ({"dataset_size": 60000, "batch_size": 256, "epochs": 60}, 60),
+        # Published: mu sqrt(3)/5, sqrt(10)/5 and 1 at noise 5, 5 and 1.
+        ({"dataset_size": 67349, "batch_size": 1000, "epochs": 3}, 3),
+        ({"dataset_size": 100, "batch_size": 60, "epochs": 10}, 10),
+        ({"dataset_size": 150, "batch_size": 100, "epochs": 1}, 1),
         ({"dataset_size": 1, "batch_size": 1, "epochs": 10**12}, 10**12),
     ],
 )
 def test_shuffle_is_charged_for_every_epoch_it_touches(declared: dict[str, Any], epochs: int) -> None:
-    """Goal: ceil(steps / floor(N/B)) epochs; replacing a unit counts twice in mu. Method: cases worked out by hand."""
+    """Goal: the epochs declared, or of steps ceil(steps / floor(N/B)); replacing a unit counts twice in mu.
+
+    Method: cases worked out by hand.
+    """
     assert epochs_charged(**declared) == epochs
     assert epochs_charged(adjacency="replace_one", **declared) == 4 * epochs
     assert epochs_charged(**{**declared, "noise_multiplier": 3}) == Fraction(epochs, 9)
+
+
+def passed(rng: random.Random, *, size: int, batch: int, epochs: Decimal | int, drop_last: bool) -> int:
+    """Trains so many epochs; the most batches that one unit was in."""
+    steps = math.ceil(Fraction(epochs) * (size // batch if drop_last else -(-size // batch)))
+    return appearances(rng, size=size, batch=batch, steps=steps, drop_last=drop_last)
 
 
 def test_no_unit_is_seen_more_often_than_was_charged(tries: Callable[[int, int], int]) -> None:
@@ -455,8 +471,7 @@ def test_no_unit_is_seen_more_often_than_was_charged(tries: Callable[[int, int],
         batch = rng.randint(1, size)
         epochs = Decimal(rng.randint(1, 60)) / 10
         epochs = max(epochs, one_step(batch, size))
-        planned = math.ceil(Fraction(epochs) * size / batch)
-        worst = max(appearances(rng, size=size, batch=batch, steps=planned, drop_last=drop) for drop in (True, False))
+        worst = max(passed(rng, size=size, batch=batch, epochs=epochs, drop_last=drop) for drop in (True, False))
         assert epochs_charged(dataset_size=size, batch_size=batch, epochs=epochs) == worst
         steps = rng.randint(1, 60)
         worst = max(appearances(rng, size=size, batch=batch, steps=steps, drop_last=drop) for drop in (True, False))
@@ -495,6 +510,7 @@ def test_segments_are_runs_of_a_part_each(tries: Callable[[int, int], int]) -> N
         assert segmented(released, segments, bound, adjacency).mu_sq == segments * each * once.mu_sq
         assert segmented(released, segments, bound, adjacency).nats == segments * each * once.nats
     tree = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "tree", "steps": 100}
+    tree |= {"participations": 1, "completion": "none"}
     assert segmented(tree, 3, "certified", "replace_one").mu_sq == 3 * strategies.sensitivity_sq(
         strategy="tree", steps=34
     )
@@ -529,14 +545,15 @@ def test_no_unit_is_in_more_epochs_than_segments_are_charged(tries: Callable[[in
     for _ in range(tries(500, 10_000)):
         size = rng.randint(1, 20)
         batch = rng.randint(1, size)
+        epochs = max(Decimal(1), Decimal(rng.randint(1, 60)) / 10)
         declared = {"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": 1}
-        declared |= {"dataset_size": size, "batch_size": batch, "epochs": max(1, Decimal(rng.randint(1, 60)) / 10)}
+        declared |= {"dataset_size": size, "batch_size": batch, "epochs": epochs}
         mechanism = mechanisms.parse(declared)
         planned = planned_steps(mechanism)
         assert planned is not None
         segments = rng.randint(1, min(planned[0], 6))
-        each = mechanisms.segment_steps(mechanism, segments)
-        worst = max(appearances(rng, size=size, batch=batch, steps=each, drop_last=drop) for drop in (True, False))
+        each = -(-math.ceil(epochs) // segments)
+        worst = max(passed(rng, size=size, batch=batch, epochs=each, drop_last=drop) for drop in (True, False))
         assert segmented(declared, segments, "certified", "add_or_remove_one").mu_sq == segments * worst
 
 

@@ -321,10 +321,12 @@ def test_what_a_delta_leaves_no_room_for_and_what_is_too_large() -> None:
         (dpsgd(1, 0.1, 40), 4, 12, "data_dependent", [(10, 2)]),
         (dpsgd(1, 0.1, 40), 4, 12, "data_independent", [(10, 1), (2, 1)]),
         (dpsgd(1, 0.1, 40), 4, None, "planned", [(10, 4)]),
-        (dpsgd(1, 0.1, 40), 1, 47, "planned", [(40, 1), (7, 1)]),
+        (dpsgd(1, 0.1, 40), 1, 47, "data_independent", [(40, 1), (7, 1)]),
+        (dpsgd(1, 0.1, 40), 1, 47, "planned", [(40, 2)]),
         ({"type": "gaussian", "noise_multiplier": 1, "count": 9}, 1, 4, "data_dependent", [(4, 1)]),
         (
-            {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8},
+            {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8}
+            | {"participations": 1, "completion": "none"},
             1,
             11,
             "planned",
@@ -334,7 +336,9 @@ def test_what_a_delta_leaves_no_room_for_and_what_is_too_large() -> None:
 )
 def test_what_a_settled_run_executed(declared: Declared, segments: int, steps: Any, stop: Any, wanted: Any) -> None:
     """Goal: what is composed is what was charged for. Method: every way to end, counted by hand."""
-    found = settling.executed(
-        mechanisms.parse(declared), segments=segments, method="pld-poisson", steps=steps, stop=stop
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", segments=segments)
+    found, repeated = settling.executed(
+        mechanisms.parse(declared), terms, method="pld-poisson", steps=steps, stop=stop, restarts=()
     )
+    assert repeated == 0
     assert [(getattr(each, "steps", None) or getattr(each, "count", 0), count) for each, count in found] == wanted

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from decimal import Decimal
+from fractions import Fraction
 from functools import partial
 from itertools import product
 from typing import Any
@@ -34,6 +36,10 @@ def test_steps_that_count_as_planned(tries: Callable[[int, int], int]) -> None:
         declared = random_training(rng, rng.choice(["poisson", "fixed_size", "shuffle"]))
         _, steps = rate_and_steps(declared)
         expected = (steps.numerator // steps.denominator, -(-steps.numerator // steps.denominator))
+        if declared["sampling"] == "shuffle" and "epochs" in declared:
+            # An epoch of shuffled batches has its partial batch or not.
+            batches, epochs = rate_and_steps(declared | {"epochs": 1})[1], Fraction(declared["epochs"])
+            expected = min(math.ceil(epochs * math.floor(batches)), expected[0]), math.ceil(epochs * math.ceil(batches))
         assert planned_steps(mechanisms.parse(declared)) == expected
     assert planned_steps(mechanisms.parse(declaration("A07P"))) == (2060, 2061)
     assert planned_steps(mechanisms.parse(gaussian(1, 7))) == (7, 7)
@@ -65,6 +71,7 @@ def test_either_form_gives_one_rate_and_number_of_steps() -> None:
 # --- segments --------------------------------------------------------------------------------------------------------
 
 TREE = {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 10}
+TREE |= {"participations": 1, "completion": "none"}
 
 
 @pytest.mark.parametrize(
@@ -85,7 +92,8 @@ TREE = {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree
         (EPOCHS, 30, 10, (30, 300)),
         (EPOCHS | {"epochs": Decimal("2.5")}, 1, 25, (25, 25)),
         (EPOCHS | {"epochs": Decimal("2.5")}, 5, 10, (25, 50)),
-        (EPOCHS | {"batch_size": 30}, 2, 6, (10, 12)),  # 100/30 is 3 whole steps
+        (EPOCHS | {"batch_size": 30}, 2, 8, (9, 16)),  # 100/30 is 3 whole steps, or 4 with the partial one
+        (EPOCHS | {"batch_size": 30}, 3, 4, (9, 12)),
     ],
 )
 def test_segments_divide_the_steps(

@@ -263,11 +263,11 @@ def test_examples_worked_out_by_hand() -> None:
         "noise_multiplier": Decimal(5),
         "steps": 4,
     }
-    # An epoch has three whole steps; 9 of them are 2.304 epochs.
+    # Three epochs are charged as three, whether they have three steps each or four.
     by_epochs = {**shuffled, "dataset_size": 1000, "batch_size": 256, "epochs": 10}
     assert check(by_epochs, "certified", "add_or_remove_one", Amount(3 * 10**12, 0)) == {
-        "noise_multiplier": Decimal("2.16025"),  # 40 steps touch 14 epochs; sqrt(14/3) = 2.160246…
-        "epochs": Decimal("2.304"),
+        "noise_multiplier": Decimal("1.82575"),  # sqrt(10/3) = 1.825741…
+        "epochs": Decimal(3),
     }
     # One step is 0.333333… epochs, and the least of six digits that may be declared.
     thirds = {**shuffled, "dataset_size": 3, "batch_size": 1, "epochs": 2}

@@ -6,6 +6,7 @@ certificates asked for directly; epochs with simulated loaders.
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Callable
@@ -37,7 +38,10 @@ STOPS: tuple[Stop, ...] = get_args(Stop)
 EARLY: tuple[Stop, ...] = ("data_independent", "data_dependent")
 POISSON = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "poisson", "sample_rate": Decimal("0.01"), "steps": 600}
 SHUFFLED = POISSON | {"sampling": "shuffle", "sample_rate": Decimal("0.25"), "steps": 40}
-TREE = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "tree", "steps": 100, "participations": 3}
+SQRT = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "sqrt", "steps": 100, "participations": 3}
+SQRT |= {"separation": 1}
+TREE = SQRT | {"strategy": "tree", "completion": "none"}
+CORRELATED = {"tree": TREE, "sqrt": SQRT, "identity": SQRT | {"strategy": "identity"}}
 ADDITIVE: list[dict[str, Any]] = [
     gaussian(5, 30),
     {"type": "laplace", "noise_multiplier": 3, "count": 30},
@@ -65,7 +69,14 @@ class Approved:
     def terms(self) -> Terms:
         return Terms(bound=self.bound, adjacency=self.adjacency, delta=self.delta, segments=self.segments)
 
-    def settle(self, steps: int | None, stop: Stop, *, approved: Amount | None = None) -> Charge:
+    def settle(
+        self,
+        steps: int | None,
+        stop: Stop,
+        *,
+        approved: Amount | None = None,
+        restarts: settling.Restarts = (),
+    ) -> Charge:
         return settling.charge(
             self.mechanism,
             self.terms,
@@ -73,15 +84,17 @@ class Approved:
             method=self.cost.method,
             steps=steps,
             stop=stop,
+            restarts=restarts,
         )
 
-    def is_dear(self, steps: int | None, stop: Stop) -> bool:
+    def is_dear(self, steps: int | None, stop: Stop, *, restarts: settling.Restarts = ()) -> bool:
         return settling.is_dear(
             self.mechanism,
             self.terms,
             method=self.cost.method,
             steps=steps,
             stop=stop,
+            restarts=restarts,
         )
 
     def cost_of(self, steps: int, *, delta: Fraction | None = None) -> Cost:
@@ -217,15 +230,19 @@ def test_no_unit_is_in_more_epochs_than_a_stopped_run_is_charged(tries: Callable
         planned = mechanisms.planned_steps(mechanisms.parse(declared))
         assert planned is not None
         run = approve(declared, segments=rng.randint(1, min(6, planned[0])))
-        segment = mechanisms.segment_steps(run.mechanism, run.segments)
         done = rng.randint(1, 100)
         found = run.settle(done, rng.choice(EARLY))
-        if run.segments == 1:  # one training, that goes on beyond its plan without a restart
-            pieces = [done]
-        else:  # the last segment goes on
-            whole = min((done - 1) // segment, run.segments - 1)
-            pieces = [segment] * whole + [done - whole * segment]
+        most = (mechanisms.planned_steps(run.mechanism, run.segments) or (0, 0))[1]
         for drop_last in (True, False):
+            epoch = size // batch if drop_last else -(-size // batch)
+            if run.segments == 1:  # one training, that goes on beyond its plan without a restart
+                ends, pieces = math.ceil(Fraction(epochs) * epoch), [done]
+            else:  # the last segment goes on
+                segment = -(-math.ceil(epochs) // run.segments) * epoch
+                whole = min((done - 1) // segment, run.segments - 1)
+                ends, pieces = run.segments * segment, [segment] * whole + [done - whole * segment]
+            if ends < done <= most:  # it has begun more epochs than were declared
+                continue
             seen = sum(appearances(rng, size=size, batch=batch, steps=piece, drop_last=drop_last) for piece in pieces)
             excess = 0 if found.excess is None else found.excess.amount.mu_sq_pico
             assert seen * 10**12 <= found.charged.mu_sq_pico + excess
@@ -235,7 +252,7 @@ def test_no_unit_is_in_more_epochs_than_a_stopped_run_is_charged(tries: Callable
 def test_a_run_that_stopped_because_of_what_it_saw_is_charged_whole(bound: Bound) -> None:
     """Goal: no refund of amplified DP-SGD, nor of correlated noise, without segments: the stop depends on the outputs,
     and what was certified was all steps together. Method: every way to stop early."""
-    for declared in (POISSON, TREE, TREE | {"strategy": "sqrt"}):
+    for declared in (POISSON, TREE, SQRT):
         run = approve(declared, bound=bound)
         assert run.cost.method != "fallback"
         for steps in (0, 1, 50, 99):
@@ -296,7 +313,7 @@ def test_a_part_of_correlated_noise_is_the_shorter_strategy() -> None:
     """Goal: stopped by nothing secret, matrix factorization costs what so many steps of its strategy do. Method: the
     sensitivity from the first rows and columns of the strategy's matrix, in NumPy."""
     for strategy in ("identity", "tree", "sqrt"):
-        run = approve(TREE | {"strategy": strategy, "separation": 10, "steps": 64})
+        run = approve(CORRELATED[strategy] | {"separation": 10, "steps": 64})
         for steps in (1, 13, 40, 63):
             charged = run.settle(steps, "data_independent").charged
             leading = _matrix(strategy, 64)[:, :steps]
@@ -370,7 +387,7 @@ def test_charges_grow_with_the_steps_and_stay_within_what_was_approved(data: st.
     """Goal: more steps never cost less, but for what certificates vary by; no charge is above what was approved, none
     is nothing; none at all is as one; and a data-dependent stop never costs less than a data-independent one. Method:
     random runs of every kind."""
-    declared = data.draw(st.sampled_from([*ADDITIVE, POISSON, SHUFFLED, TREE, TREE | {"strategy": "sqrt"}]))
+    declared = data.draw(st.sampled_from([*ADDITIVE, POISSON, SHUFFLED, TREE, SQRT]))
     if "count" not in declared:
         declared = declared | {"steps": 30}
     bound, segments = data.draw(st.sampled_from(get_args(Bound))), data.draw(st.integers(1, 7))
@@ -390,17 +407,46 @@ def test_charges_grow_with_the_steps_and_stay_within_what_was_approved(data: st.
 # --- more steps ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("stop", STOPS)
-def test_an_overrun_is_a_run_of_its_own(stop: Stop) -> None:
+def test_an_overrun_that_nothing_secret_caused_is_a_run_of_its_own() -> None:
     """Goal: the excess has its own certificate and its own delta, and costs far more than the difference of two
     certificates. Method: a run of so many steps, asked for anew; and of all of them together."""
     anew, together = approve(POISSON | {"steps": 300}), approve(POISSON | {"steps": 900})
     for segments in (1, 4):
         run = approve(POISSON, segments=segments)
-        found = run.settle(900, stop)
+        found = run.settle(900, "data_independent")
         assert (found.charged, found.excess, found.excess_steps) == (run.amount, anew.cost, 300)
     assert anew.amount.delta_atto == 10**10 + 51
     assert anew.cost.mu_sq > Fraction(11, 10) * (together.cost.mu_sq - approve(POISSON).cost.mu_sq)
+
+
+@pytest.mark.parametrize("stop", ["planned", "data_dependent"])
+@pytest.mark.parametrize("bound", get_args(Bound))
+def test_an_overrun_that_outputs_may_have_caused_is_whole_plans(stop: Stop, bound: Bound) -> None:
+    """Goal: outputs may have decided how many more steps there were, so that their own certificate proves nothing: as
+    many whole plans, or segments, as they begin, in mu and in delta. Method: in fractions."""
+    for adjacency in get_args(Adjacency):
+        whole = approve(POISSON, bound=bound, adjacency=adjacency)
+        parted = approve(POISSON, bound=bound, adjacency=adjacency, segments=4)
+        for steps, plans, segments in ((601, 1, 1), (750, 1, 1), (751, 1, 2), (1200, 1, 4), (1201, 2, 5)):
+            for run, count, parts in ((whole, plans, 1), (parted, segments, 4)):
+                found = run.settle(steps, stop)
+                assert found.excess is not None
+                assert found.excess.amount == run_share(run.amount, count, parts)
+                assert (found.charged, found.excess_steps) == (run.amount, steps - 600)
+                assert not run.is_dear(steps, stop)
+
+
+def test_an_overrun_without_amplification_is_paid_by_step() -> None:
+    """Goal: each step that was charged as a release is one beyond the plan too, and never becomes a certificate, whose
+    length outputs may have decided. Method: a run approved without a delta, settled under terms that have one."""
+    run = approve(POISSON, delta=Fraction(0))
+    assert run.cost.method == "fallback"
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA)
+    found = settling.charge(
+        run.mechanism, terms, approved=run.amount, method="fallback", steps=700, stop="data_dependent", restarts=()
+    )
+    assert found.excess is not None
+    assert found.excess.amount == Amount(100 * 10**12, 0)
 
 
 def test_overruns_worked_out_by_hand() -> None:
@@ -427,13 +473,13 @@ def test_correlated_noise_begins_again_beyond_its_plan() -> None:
     """Goal: so many whole restarts of the strategy, or of a segment's, as the excess touches. Method: in fractions, and
     nothing dear about it."""
     for strategy in ("tree", "sqrt"):
-        run = approve(TREE | {"strategy": strategy})
+        run = approve(CORRELATED[strategy])
         for steps, restarts in ((101, 1), (200, 1), (201, 2), (1000, 9)):
             excess = run.settle(steps, "data_dependent").excess
             assert excess is not None
             assert excess.amount == Amount(restarts * run.amount.mu_sq_pico, 0)
             assert not run.is_dear(steps, "data_dependent")
-        run = approve(TREE | {"strategy": strategy}, segments=3)
+        run = approve(CORRELATED[strategy], segments=3)
         each = strategies.sensitivity_sq(strategy="tree" if strategy == "tree" else "sqrt", steps=34, participations=3)
         excess = run.settle(102 + 35, "data_dependent").excess
         assert excess is not None
@@ -480,17 +526,18 @@ def test_what_is_dear_is_known_beforehand(computed: list[str]) -> None:
     """Goal: whoever serves others meanwhile knows whether settling computes a certificate. Method: every kind of run
     and stop, and whether one was computed."""
     seen = set()
-    for declared in (*ADDITIVE, POISSON | {"steps": 60}, SHUFFLED, TREE, TREE | {"strategy": "sqrt"}):
+    for declared in (*ADDITIVE, POISSON | {"steps": 60}, SHUFFLED, TREE, SQRT):
         for bound in get_args(Bound):
             for segments, delta in ((1, DELTA), (4, DELTA), (1, Fraction(0))):
                 run = approve(declared, bound=bound, segments=segments, delta=delta)
                 for steps in (None, 0, 1, 15, 29, 45, 60, 500):
-                    for stop in STOPS:
+                    for stop, restarts in itertools.product(STOPS, ((), None)):
                         computed.clear()
-                        run.settle(steps, stop)
-                        is_dear = run.is_dear(steps, stop)
+                        run.settle(steps, stop, restarts=restarts)
+                        is_dear = run.is_dear(steps, stop, restarts=restarts)
                         # Where no delta is to be spent there is nothing to compute, which only `cost` knows.
                         assert is_dear >= bool(computed), (declared, bound, segments, steps, stop)
                         assert is_dear == bool(computed) or delta == 0
                         seen.add((is_dear, stop))
-    assert len(seen) == 6
+    # Only a number of steps that nothing secret decided has a certificate of its own.
+    assert seen == {(False, stop) for stop in STOPS} | {(True, "data_independent")}

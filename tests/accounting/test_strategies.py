@@ -38,9 +38,14 @@ def matrix(strategy: str, steps: int, bandwidth: int | None) -> list[list[Fracti
     ]
 
 
-def sensitivities(strategy: str, steps: int, bandwidth: int | None = None) -> dict[tuple[int, int], Fraction]:
-    """sens^2 by (participations, separation): the largest sum of |(C^T C)_ij| over every pattern there is."""
-    columns = list(zip(*matrix(strategy, steps, bandwidth), strict=True))
+def sensitivities(
+    strategy: str, steps: int, bandwidth: int | None = None, *, released: int | None = None
+) -> dict[tuple[int, int], Fraction]:
+    """sens^2 by (participations, separation): the largest sum of |(C^T C)_ij| over every pattern there is.
+
+    released: the steps that release something, where that is more than those with gradients.
+    """
+    columns = list(zip(*matrix(strategy, released or steps, bandwidth), strict=True))[:steps]
     gram = [[abs(sum(a * b for a, b in zip(left, right, strict=True))) for right in columns] for left in columns]
     best: dict[tuple[int, int], Fraction] = {}
     for size in range(1, steps + 1):
@@ -78,6 +83,24 @@ def test_every_pattern_of_short_runs(steps: int) -> None:
                 strategy="sqrt", steps=steps, participations=k, separation=b, bandwidth=width
             )
             assert truth <= value <= truth * (1 + allowed_error(steps)), (k, b, width)
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 5, 6, 7, 8, 9, 11])
+def test_every_pattern_of_completed_trees(steps: int) -> None:
+    """Goal: completed, a tree is a bound, exact for one participation, and where it is complete by itself what it was.
+    Method: the tree over the next power of two written out, the columns of the steps with gradients, every pattern."""
+    released = next(2**level for level in itertools.count() if 2**level >= steps)
+    loosest = Fraction(1)
+    for (k, b), truth in sensitivities("tree", steps, released=released).items():
+        declared: dict[str, Any] = {"strategy": "tree", "steps": steps, "participations": k, "separation": b}
+        value = strategies.sensitivity_sq(**declared, is_completed=True)
+        plain = strategies.sensitivity_sq(**declared)
+        assert value == truth if k == 1 else value >= truth, (k, b)
+        assert value == plain if released == steps else value > plain
+        loosest = max(loosest, value / truth)
+    assert loosest < 2
+    with pytest.raises(ValueError, match="completion belongs to the strategy tree"):
+        strategies.sensitivity_sq(strategy="sqrt", steps=steps, is_completed=True)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ PRICED: list[tuple[Json, str, int, int]] = [
     ({"type": "gdp", "mu": 0.3, "delta": 1e-6, "evidence": EVIDENCE}, "replace_one", 90_000_000_000, 1_000_000_500_001),
     ({**SHUFFLED, "sample_rate": 0.25, "steps": 9}, "add_or_remove_one", 120_000_000_000, 0),
     ({**SHUFFLED, "sample_rate": 0.25, "steps": 8}, "replace_one", 320_000_000_000, 0),
-    (BY_EPOCHS, "add_or_remove_one", 120_000_000_000, 0),  # 6.67 steps are 7, and an epoch has at least 3
+    (BY_EPOCHS, "add_or_remove_one", 80_000_000_000, 0),  # two epochs, as declared
     ({**SHUFFLED, "sampling": "poisson", "sample_rate": 1, "steps": 2}, "replace_one", 320_000_000_000, 0),
     ({**IDENTITY, "steps": 10, "participations": 3, "separation": 4}, "add_or_remove_one", 120_000_000_000, 0),
     ({**IDENTITY, "steps": 8, "participations": 3, "separation": 4}, "add_or_remove_one", 80_000_000_000, 0),

@@ -342,6 +342,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     }
     stepped = send("post", "/v1/runs", by_epochs, key="d")["id"]
     send("post", "/v1/runs/{id}/start", id=stepped)
+    send("get", "/v1/runs/{id}/receipt", id=stepped)
     send("post", "/v1/runs/{id}/settle", id=stepped)
     for run in (settled, voided, stepped):
         send("get", "/v1/runs/{id}", id=run)

@@ -29,7 +29,8 @@ MECHANISMS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"type": "gdp", "mu": 0.3, "delta": 1e-7, "evidence": "Theorem 3"}, ("mu", "runs")),
     ({"type": "zcdp", "rho": 0.05}, ("rho", "runs")),
     (
-        {"type": "matrix_factorization", "noise_multiplier": 3, "strategy": "tree", "steps": 100},
+        {"type": "matrix_factorization", "noise_multiplier": 3, "strategy": "tree", "steps": 100}
+        | {"participations": 1, "completion": "none"},
         ("noise_multiplier", "steps", "runs"),
     ),
     ({"type": "composed", "parts": [{"type": "gaussian", "noise_multiplier": 7}]}, ("runs",)),

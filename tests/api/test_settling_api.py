@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ledger.accounting import ACCOUNTANT
 from ledger.core.amounts import INT64_MAX
 from ledger.store import Store
 from tests.kit.driver import Ledger
@@ -58,7 +59,8 @@ ADDITIVE: list[dict[str, Any]] = [
 ]
 WHOLE: list[dict[str, Any]] = [
     {**SGD, "steps": 12},
-    {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "tree", "steps": 12},
+    {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "tree", "steps": 12}
+    | {"participations": 1, "completion": "none"},
 ]
 
 
@@ -288,12 +290,13 @@ def test_an_overrun_past_64_bits(ledger: Ledger, store: Store) -> None:
 def test_what_an_overrun_costs(
     ledger: Ledger, mechanism: dict[str, Any], segments: int | None, steps: int, declared: dict[str, Any]
 ) -> None:
-    """Goal: the excess is a run of its own, at the run's delta, never the difference of two certificates. Method: what
-    the accountant says of a run of so many steps; with segments what was reserved is not yet excess."""
+    """Goal: the excess that nothing secret decided is a run of its own, at the run's delta, never the difference of two
+    certificates. Method: what the accountant says of a run of so many steps; with segments what was reserved is not
+    yet excess."""
     ledger.register(**ROOM)
     more = {} if segments is None else {"segments": segments}
     run = started(ledger, "mnist", mechanism=mechanism, delta=1e-6, **more)
-    answer = settled(ledger, run, steps=steps)
+    answer = settled(ledger, run, steps=steps, stop="data_independent", restarts=[])
     alone = ledger.post("/v1/evaluate", {"mechanism": declared, "delta": 1e-6}).json()["cost"]
     assert answer["overrun"]["cost"]["mu_sq_pico"] == alone["mu_sq_pico"]
     assert mu_sq(answer["charged"]) == mu_sq(answer["cost"]) + mu_sq(alone)
@@ -305,5 +308,104 @@ def test_an_overrun_of_correlated_noise_starts_again(ledger: Ledger) -> None:
     ledger.register(**ROOM)
     for steps, again in ((17, 1), (32, 1), (33, 2)):
         run = started(ledger, "mnist", mechanism={**WHOLE[1], "steps": 16})
-        answer = settled(ledger, run, steps=steps)
+        answer = settled(ledger, run, steps=steps, restarts=[])
         assert mu_sq(answer["overrun"]["cost"]) == again * mu_sq(answer["cost"])
+
+
+def test_an_overrun_that_outputs_may_have_decided_is_whole_plans(ledger: Ledger) -> None:
+    """Goal: as many plans, or segments, as the excess begins. Method: against what was approved, to the unit."""
+    ledger.register(**ROOM)
+    for segments, steps, plans, parts in ((None, 101, 1, 1), (None, 301, 3, 1), (4, 101, 1, 4), (4, 130, 2, 4)):
+        more = {} if segments is None else {"segments": segments}
+        run = started(ledger, "mnist", mechanism=SGD, delta=1e-6, **more)
+        answer = settled(ledger, run, steps=steps, restarts=[])
+        assert mu_sq(answer["overrun"]["cost"]) == -(-plans * mu_sq(answer["cost"]) // parts)
+        assert (answer["overrun"]["steps"], answer["overrun"]["repeated"]) == (steps - 100, 0)
+
+
+# --- restarts --------------------------------------------------------------------------------------------------------
+
+SHUFFLED: dict[str, Any] = {**SGD, "sampling": "shuffle", "sample_rate": 0.1}
+
+
+def test_repeated_steps_are_charged_and_shown(ledger: Ledger, store: Store) -> None:
+    """Goal: what was run again is charged besides, recorded as it was said, and answered alike ever after. Method: a
+    shuffled run of ten epochs, of which a stretch in two of them was run again, and a new order."""
+    ledger.register(**ROOM)
+    restarts = [
+        {"from_step": 5, "to_step": 14, "new_batches": False},
+        {"from_step": 96, "to_step": 95, "new_batches": True},
+    ]
+    run = started(ledger, "mnist", mechanism=SHUFFLED)
+    body = {"steps": 110, "restarts": restarts}
+    answer = settled(ledger, run, **body)
+    assert mu_sq(answer["charged"]) == (10 + 2 + 1) * 10**12 // 4
+    assert mu_sq(answer["returned"]) == 0
+    assert (answer["overrun"]["steps"], answer["overrun"]["repeated"]) == (10, 10)
+    assert (answer["restarts"], "assumptions" in answer) == (restarts, False)
+    shown = ledger.get(f"/v1/runs/{run}").json()["settled"]
+    assert (shown["steps"], shown["restarts"], shown["stop"]) == (110, restarts, "planned")
+    assert settled(ledger, run, **body) == answer
+    entry = ledger.get("/v1/datasets/mnist/entries").json()["items"][-1]["entry"]
+    assert (entry["restarts"], entry["accountant"]) == (restarts, ACCOUNTANT)
+    demand_in_order(ledger, store)
+
+
+def test_steps_that_are_left_out_are_all_that_was_planned_and_repeated(ledger: Ledger) -> None:
+    """Goal: restarts alone are enough to settle by. Method: with and without the number."""
+    ledger.register(**ROOM)
+    restarts = [{"from_step": 41, "to_step": 60, "new_batches": False}]
+    runs = [started(ledger, "mnist", mechanism=SHUFFLED) for _ in range(2)]
+    told = [settled(ledger, runs[0], restarts=restarts), settled(ledger, runs[1], restarts=restarts, steps=120)]
+    assert told[0]["charged"] == told[1]["charged"]
+    assert [ledger.get(f"/v1/runs/{run}").json()["settled"]["steps"] for run in runs] == [120, 120]
+
+
+def test_what_nobody_said_of_restarts(ledger: Ledger) -> None:
+    """Goal: within the plan the record says that none is assumed, and nothing else changes; beyond it every step but
+    one may have been repeated; releases count whatever they were. Method: with no word, and with an empty list."""
+    ledger.register(**ROOM)
+    answers = {}
+    for name, body in (("silent", {}), ("none", {"restarts": []}), ("beyond", {"steps": 101})):
+        run = started(ledger, "mnist", mechanism=SHUFFLED)
+        answers[name] = settled(ledger, run, **body)
+        assert ledger.get(f"/v1/runs/{run}").json()["settled"].get("assumptions") == answers[name].get("assumptions")
+    assert answers["silent"]["charged"] == answers["none"]["charged"] == answers["none"]["cost"]
+    (assumed,) = answers["silent"]["assumptions"]
+    assert "it is assumed that no step was run again" in assumed
+    assert "assumptions" not in answers["none"]
+    assert mu_sq(answers["beyond"]["charged"]) == (10 + 100) * 10**12 // 4
+    assert answers["beyond"]["overrun"]["repeated"] is None
+    releases = settled(ledger, started(ledger, "mnist", mechanism=gaussian(count=3)), steps=5)
+    assert (mu_sq(releases["charged"]), "assumptions" in releases) == (5 * ONCE, False)
+
+
+@pytest.mark.parametrize(
+    ("restarts", "field"),
+    [
+        ([{"from_step": 0, "to_step": 3, "new_batches": False}], "restarts.0.from_step"),
+        ([{"from_step": 5, "to_step": 3, "new_batches": False}], "restarts.0"),
+        ([{"from_step": 5, "to_step": 6}], "restarts.0.new_batches"),
+        ([{"from_step": 5, "to_step": 6, "new_batches": "no"}], "restarts.0.new_batches"),
+        ([{"from_step": 5, "to_step": 6, "new_batches": False, "why": 1}], "restarts.0.why"),
+        ([{"from_step": 1, "to_step": 1, "new_batches": False}] * 1001, "restarts"),
+        ([{"from_step": 1, "to_step": 2, "new_batches": False}, {"from_step": 90, "to_step": 99}], "restarts.1"),
+        ([{"from_step": 1, "to_step": 60, "new_batches": False}], "restarts.0.to_step"),
+    ],
+)
+def test_restarts_that_cannot_have_been(ledger: Ledger, restarts: Any, field: str) -> None:
+    """Goal: a stretch has an order, lies within what was reached, and a list an end; the field is named. Method: one
+    hundred steps executed."""
+    ledger.register(**ROOM)
+    run = started(ledger, "mnist", mechanism=SHUFFLED)
+    status, code, named = error(ledger.post(f"/v1/runs/{run}/settle", {"steps": 100, "restarts": restarts}))
+    assert (status, code) == (422, "invalid-request")
+    assert str(named).startswith(field)
+    assert ledger.get(f"/v1/runs/{run}").json()["state"] == "started"
+
+
+def test_a_mechanism_without_steps_has_no_restarts(ledger: Ledger) -> None:
+    """Goal: the field is named, also of an empty list."""
+    ledger.register(**ROOM)
+    run = started(ledger, "mnist", mechanism={"type": "gdp", "mu": 0.1, "evidence": "Theorem 3"})
+    assert error(ledger.post(f"/v1/runs/{run}/settle", {"restarts": []})) == (422, "invalid-request", "restarts")

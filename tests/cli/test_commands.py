@@ -214,6 +214,31 @@ def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
     assert "mnist is frozen" in terminal("plan mnist --type gaussian --noise-multiplier 5").out
 
 
+def test_restarts_as_they_are_typed(terminal: Terminal) -> None:
+    """Goal: stretches as FROM-TO, with :new, or as JSON, in their order; an empty list says that none was; what was run
+    again is shown, and what is assumed where nothing is said; what is none of these is named."""
+    terminal("dataset create mnist --mu 20 --delta 1e-6")
+    asked = "request mnist --noise-multiplier 2 --sampling shuffle --sample-rate 0.1 --steps 100 --json"
+    runs = [terminal(asked).json["id"] for _ in range(4)]
+    for run in runs:
+        terminal(f"start {run}")
+    typed = "--restarts 5-14 --restarts 96-95:new"
+    settled = terminal(f"settle {runs[0]} {typed} --json").json
+    assert settled["restarts"] == [
+        {"from_step": 5, "to_step": 14, "new_batches": False},
+        {"from_step": 96, "to_step": 95, "new_batches": True},
+    ]
+    assert settled["charged"]["mu_sq_pico"] == str(13 * 10**12 // 4)
+    as_json = '--restarts \'[{"from_step": 5, "to_step": 14, "new_batches": false}]\' --restarts 96-95:new'
+    shown = terminal(f"settle {runs[1]} {as_json}").out
+    assert re.search(r"run again\s+steps 5 to 14, with the same batches\s+no step, from 96 on with new batches", shown)
+    assert "0 steps beyond the plan, 10 repeated" in shown
+    assert "assumed" in terminal(f"settle {runs[2]}").out
+    assert terminal(f"settle {runs[3]} --restarts [] --json").json["restarts"] == []
+    wrong = terminal(f"settle {runs[3]} --restarts 5:14")
+    assert (wrong.status, "restarts: '5:14' is not FROM-TO" in wrong.err) == (2, True)
+
+
 def test_fair_use_is_set_and_binds(terminal: Terminal) -> None:
     """Goal: what one principal may hold and how often it may ask, set, shown, met and removed."""
     terminal("dataset create mnist --mu 1 --bound clt")

@@ -235,7 +235,8 @@ def test_every_member_of_every_request_can_be_sent() -> None:
 def test_run_takes_what_ask_takes() -> None:
     """Goal: whatever can be asked for can be asked for around a training job too."""
     ask, run = (inspect.signature(method).parameters for method in (Ledger.ask, Ledger.run))
-    assert dict(ask) == {name: parameter for name, parameter in run.items() if name != "steps_done"}
+    of_run_alone = ("steps_done", "restarts", "allow_overrun")
+    assert dict(ask) == {name: parameter for name, parameter in run.items() if name not in of_run_alone}
 
 
 def test_mechanisms_have_the_fields_of_the_document() -> None:
@@ -297,7 +298,7 @@ def test_a_run_that_is_gone_on_with_reads_what_is_in_the_document() -> None:
 
     with connected(replaying) as client:
         mechanism = Gaussian(noise_multiplier=5)
-        with client.run(datasets=["a"], mechanism=mechanism, steps_done=1) as run:
+        with client.run(datasets=["a"], mechanism=mechanism, steps_done=1, allow_overrun=True) as run:
             run.step()
         assert run.settled is not None
         assert run.settled["overrun"]["steps"] == 1
@@ -332,7 +333,7 @@ def test_what_an_error_reads_is_in_the_document(kind: type[LedgerError]) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "part"), [(BudgetExceeded, "partition a, project a, principal a"), (Overrun, "1 steps more")]
+    ("kind", "part"), [(BudgetExceeded, "partition a, project a, principal a"), (Overrun, "1 steps were beyond")]
 )
 def test_what_an_error_says_is_made_of_what_is_in_the_document(kind: type[LedgerError], part: str) -> None:
     """Goal: the messages for people find every member that they are made of; otherwise they fall back to `detail`."""

@@ -46,15 +46,20 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
 
 
 def test_a_training_job_has_its_receipt_before_it_begins(client: Client) -> None:
-    """Goal: inside `ledger.run(…)` the receipt of the start is at hand, the same that the ledger gives to who asks for
-    it, and good for this job; a process that goes on under the key has it again; a voided run has none."""
+    """Goal: inside `ledger.run(…)` the receipt of the start is at hand, and good for this job; it can be renewed; a
+    process that goes on under the key has a new one, also if the first one is over by then; a voided run has none."""
     keys = client.jwks()
     with client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="job") as run:
         assert run.receipt is not None
-        assert client.receipt(run.id)["receipt"] == run.receipt
+        assert (renewed := client.receipt(run.id))["begin_by"] > str(run.begin_by)
+        assert verify_receipt(renewed["receipt"], jwks=keys, datasets="mnist", run=run.id).state == "started"
         found = verify_receipt(run.receipt, jwks=keys, datasets="mnist", run=run.id, mechanism=RELEASE)
         assert found.state == "started"
         assert client.start(run.id)["receipt"] == run.receipt
+        again = client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="job").__enter__()
+        assert (again.id, again.is_resumed) == (run.id, True)
+        assert again.receipt is not None
+        assert verify_receipt(again.receipt, jwks=keys).begin_by.isoformat() > str(run.begin_by)
     voided = client.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
     client.void(voided, reason="not needed")
     with pytest.raises(errors.RunState):

@@ -7,7 +7,8 @@ import io
 import json
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -24,6 +25,7 @@ from ledger.client import (
     Gaussian,
     Overrun,
     PartitionsClosed,
+    PlanExceeded,
     RateLimited,
     Run,
     UnitMismatch,
@@ -31,6 +33,7 @@ from ledger.client import (
 )
 from ledger.client import Ledger as Client
 from ledger.client.mechanisms import planned_steps
+from ledger.client.runs import is_over
 from ledger.settings import Settings
 from tests.kit.clients import (
     COST,
@@ -98,7 +101,8 @@ def test_what_is_said_when_settling(mechanism: Any, counted: int, is_failure: bo
     """Goal: never less than was executed: all of it where nothing was counted; after an exception the step that was
     under way counts too."""
     sent = settled_with(mechanism, counted=counted, is_failure=is_failure)
-    assert sent == said
+    # One process began it and ends it, so that no step was repeated; where there are none there is nothing to say.
+    assert sent == (said if mechanism is PROVED else said | {"restarts": []})
 
 
 @pytest.mark.parametrize(
@@ -118,18 +122,170 @@ def test_what_a_restarted_job_says(
     is_resumed: bool, steps_done: int | None, counted: int, said: dict[str, Any]
 ) -> None:
     """Goal: the steps of earlier processes count as told; where they are unknown, the run settles in full."""
-    assert settled_with(SGD, counted=counted, is_resumed=is_resumed, steps_done=steps_done) == said
+    resumed: dict[str, Any] = {"counted": counted, "is_resumed": is_resumed, "steps_done": steps_done}
+    assert settled_with(SGD, **resumed) == said
+    again = [{"from_step": 3, "to_step": 4, "new_batches": False}]
+    assert settled_with(SGD, **resumed, restarts=again) == said | {"restarts": again}
+    assert settled_with(SGD, **resumed, restarts=[]) == said | {"restarts": []}
 
 
 def settled_with(
-    mechanism: Any, *, counted: int, is_failure: bool = False, is_resumed: bool = False, steps_done: int | None = None
+    mechanism: Any,
+    *,
+    counted: int,
+    is_failure: bool = False,
+    is_resumed: bool = False,
+    steps_done: int | None = None,
+    restarts: Any = None,
 ) -> dict[str, Any]:
     """What a run says when it is left."""
-    started = {"id": "a", "cost": {}, "datasets": []}
-    run = Run(started, planned=planned_steps(mechanism), steps_done=steps_done, is_resumed=is_resumed)
+    run = Run(
+        STARTED,
+        planned=planned_steps(mechanism),
+        steps_done=steps_done,
+        is_resumed=is_resumed,
+        restarts=restarts,
+        allows_overrun=True,
+    )
     for _ in range(counted):
         run.step()
     return run.settlement(is_failure=is_failure)
+
+
+def test_a_step_beyond_the_plan_raises(ledger: Ledger, client: Client) -> None:
+    """Goal: a run stops at its plan, before the data is touched, and is settled for the plan alone; several steps at
+    once count all or none; what has no number of steps is never stopped; nor is a run that may go on."""
+    planned: dict[str, Any] = {"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=5, count=3)}
+    executed: list[int] = []
+
+    def train(run: Run) -> None:
+        while True:
+            run.step()
+            executed.append(run.steps)
+
+    with pytest.raises(PlanExceeded) as caught, client.run(**planned) as run:
+        train(run)
+    assert (executed, run.steps, caught.value.facts) == ([1, 2, 3], 3, {"step": 4, "planned": 3})
+    for part in ("Step 4 is beyond the plan of 3.", "do not execute it", "allow_overrun=True"):
+        assert part in str(caught.value)
+    shown = client.run_info(run.id)
+    assert (shown["settled"]["steps"], shown["settled"]["charged"], "overrun" in shown["settled"]) == (
+        3,
+        shown["cost"],
+        False,
+    )
+    assert ledger.balance()["spent"] == (3 * COST, 0)
+    with client.run(**planned) as run:
+        run.step(2)
+        with pytest.raises(PlanExceeded):
+            run.step(2)
+        assert run.steps == 2
+        run.step()
+    with client.run(**planned, segments=1, steps_done=2) as run:
+        run.step()
+        with pytest.raises(PlanExceeded):
+            run.step()
+    with client.run(datasets=["mnist"], mechanism=PROVED) as run:
+        run.step(1_000_000)
+
+
+def test_the_plan_leaves_room_for_steps_that_are_run_again() -> None:
+    """Goal: steps that are stated to be run again are no steps beyond the plan, unless they draw new batches."""
+    again = {"from_step": 3, "to_step": 5, "new_batches": False}
+    for restarts, most in (([again], 12), ([again, again], 15), ([{**again, "new_batches": True}], 9), ([], 9)):
+        run = Run(STARTED, planned=(9, 9), steps_done=5, is_resumed=True, restarts=restarts)
+        run.step(most - 5)
+        with pytest.raises(PlanExceeded):
+            run.step()
+        assert run.steps == most
+
+
+class Sampler:
+    """Batches without end, and how many were drawn."""
+
+    drawn = 0
+
+    def __iter__(self) -> Iterator[int]:
+        while True:
+            self.drawn += 1
+            yield self.drawn
+
+    async def __aiter__(self) -> AsyncIterator[int]:
+        for batch in self:
+            await asyncio.sleep(0)
+            yield batch
+
+
+def test_a_loop_over_batches_ends_with_the_plan(client: Client) -> None:
+    """Goal: no batch beyond the plan is drawn, over as many epochs as there are; and each that was drawn counts, also
+    the one that the loop was left at or that failed, once. Method: an endless sampler, and lists as epochs."""
+    three = Gaussian(noise_multiplier=20, count=3)
+    with client.run(datasets=["mnist"], mechanism=three) as run:
+        sampler = Sampler()
+        assert [*run.batches(sampler)] == [1, 2, 3]
+        assert ([*run.batches(sampler)], sampler.drawn) == ([], 3)
+    assert client.run_info(run.id)["settled"]["steps"] == 3
+    with client.run(datasets=["mnist"], mechanism=three) as run:
+        assert [batch for _ in range(5) for batch in run.batches("ab")] == ["a", "b", "a"]
+    with client.run(datasets=["mnist"], mechanism=three) as run:
+        for _ in run.batches(sampler):
+            break
+    assert client.run_info(run.id)["settled"]["steps"] == 1
+    with pytest.raises(ZeroDivisionError), client.run(datasets=["mnist"], mechanism=three) as run:
+        assert [batch / 0 for batch in run.batches(sampler)] == []
+    assert client.run_info(run.id)["settled"]["steps"] == 1
+    with client.run(datasets=["mnist"], mechanism=three, allow_overrun=True) as run:
+        assert len([*run.batches(range(5))]) == 5
+    assert run.settled is not None
+    assert run.settled["overrun"]["steps"] == 2
+
+
+def test_a_sampler_that_fails() -> None:
+    """Goal: a step whose batch never came is not counted, and the error passes; what may have been under way is."""
+    run = Run(STARTED, planned=(9, 9), steps_done=None, is_resumed=False)
+
+    def sampler() -> Iterator[int]:
+        yield 1
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="disk"):
+        for _ in run.batches(sampler()):
+            pass
+    assert (run.steps, run.settlement(is_failure=True)) == (1, {"steps": 2, "restarts": []})
+
+
+def test_asynchronous_batches_end_with_the_plan(ledger: Ledger) -> None:
+    """Goal: the same on an event loop, by `step()` and by `async for`."""
+    ledger.register()
+
+    async def work() -> None:
+        async with connect_async(ledger) as client:
+            sampler = Sampler()
+            three = Gaussian(noise_multiplier=20, count=3)
+            async with client.run(datasets=["mnist"], mechanism=three) as run:
+                assert [batch async for batch in run.async_batches(sampler)] == [1, 2, 3]
+                assert ([batch async for batch in run.async_batches(sampler)], sampler.drawn) == ([], 3)
+            assert (await client.run_info(run.id))["settled"]["steps"] == 3
+            with pytest.raises(PlanExceeded):
+                async with client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+                    run.step(2)
+            async with client.run(datasets=["mnist"], mechanism=RELEASE, allow_overrun=True) as run:
+                run.step(2)
+            assert run.settled is not None
+            assert run.settled["overrun"]["steps"] == 1
+
+    asyncio.run(work())
+
+
+def test_when_a_receipt_is_over() -> None:
+    """Goal: a start that is answered again long after is seen to be, by this machine's clock; an older server's has no
+    such time."""
+    for begin_by, is_past in ((datetime.now(UTC) - timedelta(seconds=1), True), (datetime(3000, 1, 1), False)):  # noqa: DTZ001
+        assert is_over({"begin_by": begin_by.strftime("%Y-%m-%dT%H:%M:%S.%fZ")}) == is_past
+    assert not is_over({})
+
+
+STARTED = {"id": "a", "cost": {}, "datasets": []}
 
 
 def test_leaving_early_by_break(ledger: Ledger, client: Client) -> None:
@@ -190,13 +346,14 @@ def test_more_steps_than_planned_are_charged_besides(
 ) -> None:
     """Goal: an overrun is never hidden and never free: where it fits, the answer and a warning say so; where it does
     not, Overrun is raised once that is recorded, or is a note on the training code's own exception."""
-    with client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+    allowed: dict[str, Any] = {"datasets": ["mnist"], "mechanism": RELEASE, "allow_overrun": True}
+    with client.run(**allowed) as run:
         run.step(3)
     assert run.settled is not None
     assert (run.settled["overrun"]["steps"], run.settled["charged"]["mu_sq_pico"]) == (2, str(3 * COST))
     assert [record.levelname for record in caplog.records if run.id in record.message] == ["WARNING"]
 
-    with pytest.raises(Overrun) as caught, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+    with pytest.raises(Overrun) as caught, client.run(**allowed) as run:
         run.step(100)
     overrun = caught.value
     assert (overrun.run, overrun.frozen, overrun.charged["mu_sq_pico"]) == (run.id, ["mnist"], str(100 * COST))
@@ -212,12 +369,12 @@ def test_more_steps_than_planned_are_charged_besides(
     assert ledger.balance()["spent"] == (103 * COST, 0)
     assert (str(copied(overrun)), copied(overrun).frozen) == (str(overrun), ["mnist"])
     with pytest.raises(Overrun) as again:
-        client.settle(run.id, steps=100)
+        client.settle(run.id, steps=100, restarts=[])
     assert again.value.facts == overrun.facts
 
     ledger.patch("/v1/datasets/mnist", {"state": "active", "reason": "a look was had"})
     ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 2.1}, "reason": "for what was done"})
-    with pytest.raises(ValueError, match="mine") as mine, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+    with pytest.raises(ValueError, match="mine") as mine, client.run(**allowed) as run:
         raise_after(run, 100, ValueError("mine"))
     assert any(run.id in note and "100 steps" in note for note in mine.value.__notes__)
 

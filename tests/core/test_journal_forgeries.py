@@ -316,6 +316,10 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         "does not say what was overdrawn",
     ),
     "an overrun that freezes for nothing": (TWO, fitting, lambda entry: entry.update(state="frozen"), "not overdrawn"),
+    "restarts that nobody stated": (
+        *(TWO, early, lambda entry: entry.update(restarts=[])),
+        "settles for other restarts than were stated",
+    ),
     "an overdraft without an overrun": (
         *(ONE, of_kind("run-settled"), lambda entry: entry.pop("overrun")),
         "something else than was approved",

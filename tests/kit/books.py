@@ -154,6 +154,7 @@ def settle(
         stop="planned",
         charged=command.cost if charged is None else charged,
         excess=beyond,
+        costing={"accountant": COSTING["accountant"]},
     )
 
 

@@ -105,6 +105,27 @@ def per_epoch(mechanism: Json) -> int:
     return int(mechanism["dataset_size"] // mechanism["batch_size"])
 
 
+def longest_epoch(mechanism: Json) -> int:
+    """The most steps that an epoch has: ceil(N/B)."""
+    return -(-int(mechanism["dataset_size"]) // int(mechanism["batch_size"]))
+
+
+def are_epochs_declared(mechanism: Json) -> bool:
+    """Whether it says how many epochs of shuffled batches there are, and not how many steps."""
+    return is_shuffled(mechanism) and "epochs" in mechanism
+
+
+def planned_range(mechanism: Json) -> tuple[int, int] | None:
+    """The steps that count as all that it declares."""
+    steps = planned(mechanism)
+    if steps is None or not are_epochs_declared(mechanism):
+        return None if steps is None else (math.floor(steps), math.ceil(steps))
+    epochs = fraction(mechanism["epochs"])
+    return min(math.ceil(epochs * per_epoch(mechanism)), math.floor(steps)), math.ceil(
+        epochs * longest_epoch(mechanism)
+    )
+
+
 def is_shuffled(mechanism: Json) -> bool:
     """Whether it is DP-SGD over shuffled batches, which counts by epochs."""
     return (mechanism["type"], mechanism.get("sampling")) == ("dpsgd", "shuffle")
@@ -115,6 +136,8 @@ def price(mechanism: Json, adjacency: str, steps: int | None = None) -> tuple[Fr
     declared = planned(mechanism)
     if steps is None and declared is not None:
         steps = math.ceil(declared)
+        if are_epochs_declared(mechanism):
+            steps = math.ceil(fraction(mechanism["epochs"])) * per_epoch(mechanism)
     count = Fraction(steps or 0)
     factor = 4 if adjacency == "replace_one" else 1
     noise = Fraction(1) if "noise_multiplier" not in mechanism else 1 / fraction(mechanism["noise_multiplier"]) ** 2

@@ -24,11 +24,15 @@ from tests.kit.budget_costs import (
     Amount,
     Json,
     Quantity,
+    are_epochs_declared,
     charge,
+    fraction,
     is_shuffled,
     limit_of,
+    longest_epoch,
     per_epoch,
     planned,
+    planned_range,
     price,
 )
 
@@ -123,6 +127,10 @@ class Run:
     @property
     def one_segment(self) -> tuple[int, tuple[Fraction, Fraction]]:
         """The steps and the price of one segment."""
+        if are_epochs_declared(self.mechanism):
+            epochs = math.ceil(math.ceil(fraction(self.mechanism["epochs"])) / self.segments)
+            cost = price(self.mechanism, self.adjacency, epochs * per_epoch(self.mechanism))
+            return epochs * longest_epoch(self.mechanism), cost
         steps = math.ceil(math.ceil(planned(self.mechanism) or 0) / self.segments)
         return steps, price(self.mechanism, self.adjacency, steps)
 
@@ -149,7 +157,7 @@ class Run:
         """The most steps that are as planned."""
         if self.segments > 1:
             return self.segments * self.one_segment[0]
-        return math.ceil(planned(self.mechanism) or 0)
+        return (planned_range(self.mechanism) or (0, 0))[1]
 
 
 # --- what is answered ------------------------------------------------------------------------------------------------
@@ -639,8 +647,8 @@ class Model:
         if run.state != "started":
             problems.add(RUN_STATE)
         steps, stop = body.get("steps"), body.get("stop")
-        declared = planned(run.mechanism)
-        fewer = steps if steps is not None and declared is not None and steps < math.floor(declared) else None
+        declared = planned_range(run.mechanism)
+        fewer = steps if steps is not None and declared is not None and steps < declared[0] else None
         if (steps is not None and declared is None) or (fewer is not None and stop == "planned"):
             problems.add(Problem(422, "invalid-request"))
         if problems:
@@ -665,6 +673,11 @@ class Model:
         """What so many steps beyond the plan cost, as a run of their own."""
         if is_shuffled(run.mechanism):
             length = per_epoch(run.mechanism)
+            if are_epochs_declared(run.mechanism):
+                charged = math.ceil(run.steps_max / longest_epoch(run.mechanism))
+                touched = math.ceil(Fraction(run.steps_max + steps, length))
+                epochs = max(touched - charged, math.ceil(Fraction(steps, length)))
+                return charge(price(run.mechanism, run.adjacency, epochs * length))
             # Where an epoch ends is only known if all have the same number of steps.
             is_whole = run.mechanism.get("dataset_size", 0) % run.mechanism.get("batch_size", 1) == 0
             is_within = not is_whole or run.steps_max % length > 0

@@ -12,6 +12,7 @@ EVIDENCE = "Theorem 3"
 SHUFFLED: Json = {"type": "dpsgd", "noise_multiplier": 5, "sampling": "shuffle"}
 BY_EPOCHS: Json = {**SHUFFLED, "dataset_size": 100, "batch_size": 30, "epochs": 2}
 IDENTITY: Json = {"type": "matrix_factorization", "noise_multiplier": 5, "strategy": "identity"}
+IDENTITY |= {"participations": 1, "separation": 1}
 BUDGETS = [{"mu": mu, "delta": delta} for mu in (1, 2, 0.5, 0.8, 0.3) for delta in (2e-6, 5e-6, 1e-6, 0)]
 SHARES = [*({"mu": mu, "delta": delta} for mu in (0.3, 0.5, 0.2) for delta in (1e-6, 0)), *BUDGETS[:6]]
 PARTITIONS: list[list[str] | None] = [None, None, [], ["a"], ["a", "b"]]

@@ -171,7 +171,7 @@ def move(place: Place, by_us: int) -> Change_:
     def change(entries: Entries) -> None:
         entry = place(entries)
         entry["at"] = _moved(entry["at"], by_us)
-        for name in {"start_by", "settle_by", "approve_by"} & entry.keys():
+        for name in {"start_by", "settle_by", "begin_by", "approve_by"} & entry.keys():
             entry[name] = _moved(entry[name], by_us)
 
     return change

@@ -39,13 +39,18 @@ MEMBERS = {
     "partitions-added": ("names disjoint limit", ""),
     "project-set": ("project budget limit limit_before", "reason"),
     "fair-use-set": ("fair_use reason", ""),
-    "run-approved": ("run via start_by " + COSTED, "project segments delta"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
-    "run-started": ("run settle_by", ""),
-    "run-settled": ("run request steps stop charged returned", "overrun state"),
+    "run-started": ("run settle_by begin_by", ""),
+    "run-settled": ("run request steps stop charged returned accountant", "overrun state restarts assumptions"),
     "run-voided": ("run request returned", "proposal"),
     "change-proposed": ("proposal what proposes approve_by", "about_run"),
     "proposal-refused": ("proposal what reason", ""),
+}
+MEMBERS_2 = MEMBERS | {
+    "run-approved": ("run via start_by " + COSTED, "project segments delta"),
+    "run-started": ("run settle_by", ""),
+    "run-settled": ("run request steps stop charged returned", "overrun state"),
 }
 MEMBERS_1 = {
     "dataset-registered": ("account " + ONCE, ""),
@@ -62,7 +67,7 @@ WITHIN = {
     "balance": ("limit spent held overdrawn", ""),
     "fair_use": ("held runs_per_hour limit", ""),
     "segments": ("count steps cost unsegmented", ""),
-    "overrun": ("steps cost fits frozen method assumptions accountant", "delta"),
+    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated"),
 }
 GROUP = ("limit spent held overdrawn", "partitions project principal")
 PROPOSES = {
@@ -279,7 +284,7 @@ class Journal:
     def check_members(self, entry: Entry) -> None:
         """Which members there are, and of which form."""
         is_old, kind = entry["v"] == 1, entry["kind"]
-        shapes = MEMBERS_1 if is_old else MEMBERS
+        shapes = {1: MEMBERS_1, 2: MEMBERS_2, 3: MEMBERS}[entry["v"]]
         self.demand(kind in shapes, "an unknown kind")
         rest = set(entry) - COMMON - {"dataset", "dataset_id", "balance"} - (set() if is_old else {"accounts"})
         self.demand(fits(rest, shapes[kind]) and ("balance" in entry or not is_old), "other members")
@@ -426,6 +431,7 @@ class Journal:
         valid_for = entry["request"].get("valid_for")
         wait = DAY if valid_for is None else duration(valid_for)
         self.demand(entry["start_by"] == later(entry["at"], wait), "another time to start")
+        self.check_begin(entry, "start_by")
         touched, bound, cost = self.decided(entry)
         self.demand(not bound, "approved, and does not fit")
         return {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
@@ -490,11 +496,18 @@ class Journal:
         """Whether the run is the actor's own, or as if it were."""
         return bool(entry["actor"]["role"] == "admin" or entry["actor"]["principal"] == run["who"])
 
+    def check_begin(self, entry: Entry, due: str) -> None:
+        """Until when a job may begin by the receipt of an approval or a start."""
+        if entry["v"] > 2:
+            moment(entry["begin_by"])
+            self.demand(entry["at"] <= entry["begin_by"] <= entry[due], "another time to begin")
+
     def run_started(self, entry: Entry) -> dict[Key, Account]:
         run, touched = self.moved(entry, "held")
         self.demand(self.state == "active" and self.is_owner(entry, run), "not to be started, or not by this one")
         self.demand(entry["at"] <= run["by"], "started too late")
         self.demand(entry["settle_by"] == later(entry["at"], MONTH), "another time to settle")
+        self.check_begin(entry, "settle_by")
         return touched
 
     def run_voided(self, entry: Entry) -> dict[Key, Account]:
@@ -511,6 +524,7 @@ class Journal:
         self.demand(self.is_owner(entry, run), "not by this one")
         for name in ("steps", "stop"):
             self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
+        self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
         charged, returned = amount(entry["charged"]), amount(entry["returned"])
         beyond = [0, 0] if over_run is None else amount(over_run["cost"])
         planned = add(charged, beyond, -1)

@@ -200,13 +200,13 @@ def become(entry: dict[str, Any], kind: str, **members: Any) -> None:
 def become_approval(entry: dict[str, Any]) -> None:
     """A refusal turns into an approval, with balances as they would be."""
     del entry["binding"], entry["binding_elsewhere"]
-    entry |= {"kind": "run-approved", "start_by": requested.start_by(entry)}
+    entry |= {"kind": "run-approved", "start_by": requested.start_by(entry), "begin_by": entry["at"]}
     _move_held(entry, 1)
 
 
 def become_refusal(entry: dict[str, Any]) -> None:
     """An approval turns into a refusal of what fits, with balances as they would be."""
-    del entry["start_by"]
+    del entry["start_by"], entry["begin_by"]
     entry |= {"kind": "run-refused", "binding": [], "binding_elsewhere": []}
     _move_held(entry, -1)
 

@@ -88,7 +88,7 @@ def _first_half(found: Told) -> None:
     found.ask("baseline", "ads", SGD, purpose="a baseline for the ranking model", **about)
     found.settle("baseline", steps=3515)
     found.ask("early", "ads", gaussian(20, 12), purpose=FORMULA, **about)
-    found.settle("early", steps=5)
+    found.settle("early", steps=5, restarts=[])
     found.ask("derived", "ads.eu", gaussian(9), purpose="a histogram of the European part")
     found.settle("derived")
     found.ask("refused", "ads", gaussian(1.2), purpose="a count with too little noise", **about)

@@ -7,12 +7,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from tests.model import evidence, today, views
+from tests.model import evidence, views
 from tests.model.books import Key, Proposal, Run
 from tests.model.prices import Amount, Json, segmented, written
 
 WITHOUT_MODEL: Final = frozenset(
-    {"at", "start_by", "settle_by", "approve_by", "method", "assumptions", "accountant", "delta"}
+    {"at", "start_by", "settle_by", "begin_by", "approve_by", "method", "assumptions", "accountant", "delta"}
     | {"tenant", "dataset_id", "prev"}
 )
 """Members of an entry that are times, words, the share of a certificate (which no cost here uses), or places, which
@@ -123,6 +123,8 @@ class Receipts:
     def check(self, run: Run, state: str, token: str) -> None:
         """Its signature holds, and it says what was decided."""
         payload = evidence.signed(token, "receipt", self._jwks)
+        for on in payload["datasets"]:
+            on.update({"partitions": evidence.names(on["partitions"])} if "partitions" in on else {})
         demand_within(resolved(views.receipt(run, state)), payload)
         digest = evidence.digest(evidence.canonical(resolved(run.mechanism)))
         assert payload["mechanism"] == {"type": run.mechanism["type"], "digest": digest}
@@ -141,11 +143,12 @@ class Receipts:
                 entry = journal.entries[on["seq"] - 1]
                 assert (entry["kind"], entry["run"]) == (kind, run.id)
                 assert (journal.hashes[on["seq"] - 1], entry["dataset_id"]) == (on["hash"], on["id"])
-                assert (entry["at"], entry[until]) == (payload["at"], payload["valid_until"])
+                assert (entry["at"], entry[until]) == (payload["at"], payload[until])
+                assert entry["at"] < entry["begin_by"] <= payload["begin_by"] <= entry[until]
                 assert journal.header["tenant"] == payload["tenant"]
                 charged = {key[0] for key in comparable(entry)["accounts"] if key[0] is not None}
                 permitted = set(on.get("partitions", partitions[on["name"]] if charged else ()))
                 assert charged <= permitted
-                assert charged == permitted or not (charged and today.RECEIPTS_LIST_CHARGED_PARTITIONS)
-                is_more |= permitted > charged
+                assert charged == permitted or not charged
+                is_more |= bool(charged) and permitted > charged
             self.permit_more += is_more

@@ -65,6 +65,17 @@ def signed(token: str, kind: str, jwks: Json) -> Json:
     return dict(exact(text))
 
 
+def names(items: list[Any]) -> list[str]:
+    """The partitions that a receipt lists, each by itself or in a range; docs/receipts.md, "Partitions"."""
+    listed: list[str] = []
+    for item in items:
+        first, last = [item, item] if isinstance(item, str) else item
+        width = len(first) - len(first.rstrip("0123456789")) if first != last else 0
+        numbers = range(int(first[-width:]), int(last[-width:]) + 1) if width else ()
+        listed += [f"{first[:-width]}{number:0{width}}" for number in numbers] or [item]
+    return listed
+
+
 @dataclass(frozen=True)
 class Journal:
     """An export whose chain, root and signature hold."""

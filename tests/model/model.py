@@ -37,10 +37,12 @@ from tests.model.prices import (
     Json,
     beyond_plan,
     limit_of,
+    one_segment,
     planned,
     price,
     segment_steps,
     within_plan,
+    worst_beyond,
 )
 from tests.model.stewards import Stewards
 
@@ -84,7 +86,7 @@ class Model(Stewards):
         if run.segments == 1:
             return {}
         steps = segment_steps(run.mechanism, run.segments)
-        one = price(run.mechanism, run.adjacency, steps).rounded().json()
+        one = one_segment(run.mechanism, run.adjacency, run.segments).rounded().json()
         whole = price(run.mechanism, run.adjacency).rounded().json()
         return {"segments": {"count": run.segments, "steps": steps, "cost": one, "unsegmented": whole}}
 
@@ -216,10 +218,12 @@ class Model(Stewards):
         terms = run.mechanism, run.adjacency, run.segments, run.cost
         charged = within_plan(*terms, steps or 0, stop) if is_short else run.cost
         facts = {"request": body, "steps": steps if steps is not None else count and count[1], "stop": stop}
+        facts |= {"restarts": body["restarts"]} if "restarts" in body else {}
         facts |= {"charged": charged.json(), "returned": (run.cost - charged).json()}
         if steps is not None and steps > run.steps_max:
             more = steps - run.steps_max
-            return self._overrun(who, run, facts, beyond_plan(*terms, more), more)
+            excess = beyond_plan(*terms, more) if "restarts" in body else worst_beyond(*terms, steps, more)
+            return self._overrun(who, run, facts, excess, more)
         self._release(run, charged)
         return self._advance(who, run, "settled", facts)
 

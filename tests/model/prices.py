@@ -119,6 +119,12 @@ def planned(mechanism: Json) -> tuple[int, int] | None:
     """The steps or releases that count as all that were planned: a part of a step counts either way."""
     if mechanism["type"] in BY_RELEASE:
         steps = Fraction(mechanism.get("count", 1))
+    elif "epochs" in mechanism and is_shuffled(mechanism):
+        # With the partial batch of each epoch, or without.
+        epochs = written(mechanism["epochs"])
+        steps = epochs * mechanism["dataset_size"] / mechanism["batch_size"]
+        fewest = min(math.ceil(epochs * epoch_steps(mechanism)), math.floor(steps))
+        return fewest, math.ceil(epochs * long_epoch_steps(mechanism))
     elif "epochs" in mechanism:
         steps = written(mechanism["epochs"]) * mechanism["dataset_size"] / mechanism["batch_size"]
     elif "steps" in mechanism:
@@ -135,8 +141,20 @@ def epoch_steps(mechanism: Json) -> int:
     return int(mechanism["dataset_size"] // mechanism["batch_size"])
 
 
+def long_epoch_steps(mechanism: Json) -> int:
+    """ceil(N/B): with the batch that is not whole."""
+    return -(-int(mechanism["dataset_size"]) // int(mechanism["batch_size"]))
+
+
+def segment_epochs(mechanism: Json, segments: int) -> int:
+    """Of epochs that were declared."""
+    return -(-math.ceil(written(mechanism["epochs"])) // segments)
+
+
 def segment_steps(mechanism: Json, segments: int) -> int:
     """ceil(T/k) steps; shuffle segments are whole epochs ("Segments")."""
+    if segments > 1 and is_shuffled(mechanism) and "epochs" in mechanism:
+        return segment_epochs(mechanism, segments) * long_epoch_steps(mechanism)
     steps = -(-(planned(mechanism) or (0, 0))[1] // segments)
     if segments > 1 and is_shuffled(mechanism):
         return -(-steps // epoch_steps(mechanism)) * epoch_steps(mechanism)
@@ -150,6 +168,8 @@ def price(mechanism: Json, adjacency: str, steps: int | None = None) -> Price:
     if mechanism["type"] == "gdp":
         return Price(written(mechanism["mu"]) ** 2, nats(mechanism.get("delta", 0)))
     count = steps if steps is not None else (planned(mechanism) or (1, 1))[1]
+    if steps is None and is_shuffled(mechanism) and "epochs" in mechanism:
+        count = segment_epochs(mechanism, 1) * epoch_steps(mechanism)  # as many epochs as were declared
     if mechanism["type"] in ("pure_dp", "approximate_dp"):
         return Price(pure_mu_sq(mechanism["epsilon"]), nats(mechanism.get("delta", 0))).times(count)
     return Price(_releases(mechanism, count) / written(mechanism["noise_multiplier"]) ** 2).times(
@@ -170,9 +190,16 @@ def _releases(mechanism: Json, steps: int) -> Fraction:
 
 def segmented(mechanism: Json, adjacency: str, segments: int) -> Price:
     """The cost of a run in k segments: that of k runs of one segment's steps."""
+    return one_segment(mechanism, adjacency, segments).times(segments)
+
+
+def one_segment(mechanism: Json, adjacency: str, segments: int) -> Price:
+    """The cost of one of k segments."""
     if segments == 1:
         return price(mechanism, adjacency)
-    return price(mechanism, adjacency, segment_steps(mechanism, segments)).times(segments)
+    if is_shuffled(mechanism) and "epochs" in mechanism:
+        return price(mechanism, adjacency, segment_epochs(mechanism, segments) * epoch_steps(mechanism))
+    return price(mechanism, adjacency, segment_steps(mechanism, segments))
 
 
 # --- "Settling" -------------------------------------------------------------------------------------------------------
@@ -195,13 +222,34 @@ def _capped(cost: Amount, most: Amount) -> Amount:
     return most if cost.exceeds(most) else cost
 
 
+def worst_beyond(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int, beyond: int) -> Amount:
+    """What so many steps, some beyond the plan, cost besides where nobody said what was repeated ("restarts")."""
+    terms = mechanism, adjacency, segments, approved
+    if mechanism["type"] == "matrix_factorization":  # 2² + 3² + … + steps² strategies, one for each repeated step
+        return approved.part(Fraction(steps * (steps + 1) * (2 * steps + 1) // 6 - 1, segments))
+    if not is_shuffled(mechanism):
+        return beyond_plan(*terms, beyond)
+    length = segment_steps(mechanism, segments)
+    new = (1, (beyond - 1) // length * length + 1, beyond)  # and the others repeated; or all but one were
+    batches = [steps - 1, *(epochs_beyond(mechanism, segments, some) + beyond - some for some in new)]
+    return price(mechanism, adjacency, 1).times(max(batches)).rounded()
+
+
+def epochs_beyond(mechanism: Json, segments: int, steps: int) -> int:
+    """All epochs that the steps can touch, less those that the plan was charged for, if it was declared in epochs; else
+    one epoch more if the excess begins within one."""
+    epoch, planned = epoch_steps(mechanism), segments * segment_steps(mechanism, segments)
+    if "epochs" in mechanism:
+        charged = -(-planned // long_epoch_steps(mechanism))
+        return max(-(-(planned + steps) // epoch) - charged, -(-steps // epoch))
+    return -(-steps // epoch) + (planned % epoch > 0)
+
+
 def beyond_plan(mechanism: Json, adjacency: str, segments: int, approved: Amount, steps: int) -> Amount:
     """What so many steps beyond the plan cost, as a run of their own ("overrun")."""
     length = segment_steps(mechanism, segments)
     if mechanism["type"] == "matrix_factorization":
         return approved.part(Fraction(-(-steps // length), segments))  # as many restarts of the approved strategy
     if is_shuffled(mechanism):
-        epoch = epoch_steps(mechanism)
-        is_within = segments * length % epoch > 0  # one epoch more if the excess begins within one
-        return price(mechanism, adjacency, (-(-steps // epoch) + is_within) * epoch).rounded()
+        return price(mechanism, adjacency, 1).times(epochs_beyond(mechanism, segments, steps)).rounded()
     return price(mechanism, adjacency, steps).rounded()

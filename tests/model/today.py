@@ -5,13 +5,6 @@ B1 to B7 are the points of the issue "Never charge too little, never permit more
 
 from __future__ import annotations
 
-RECEIPTS_LIST_CHARGED_PARTITIONS = False
-"""B1. Today a receipt lists the partitions that were requested, and none if none were named, so that it permits those
-that are added later. Wanted: True, always the partitions that were charged."""
-
-ENDED_RUNS_HAVE_RECEIPTS = True
-"""B3. Today the receipt of a start is also given out when the run was settled. Wanted: False."""
-
 HUGE_OVERRUNS_ARE_SETTLED = True
 """B4. Today an excess that no budget can cover is charged, for good. Wanted: False, the dataset is frozen and the run
 stays started until a steward confirms or corrects the number."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-from tests.model import today
 from tests.model.books import Balance, Dataset, Key, Run
 from tests.model.prices import Amount, Json, limit_of
 
@@ -66,26 +65,22 @@ def moved(datasets: Datasets, run: Run) -> Json:
 
 
 def receipt_state(run: Run) -> str | None:
-    """Which receipt a run has: of its start, or before that of its approval; none if it was refused or voided."""
-    if run.state in ("refused", "voided") or (run.state == "settled" and not today.ENDED_RUNS_HAVE_RECEIPTS):
-        return None
-    return "held" if run.state == "held" else "started"
+    """Which receipt a run has: of its start, or before that of its approval; none if it was refused or has ended."""
+    return run.state if run.is_open else None
 
 
 def receipt(run: Run, state: str) -> Json:
     """What a receipt says ("What it says"), beside the tenant, the mechanism's digest and the entries that it names."""
-    body = {"v": 1, "type": "receipt", "run": run.id, "state": state, "decision": "approved", "cost": run.cost.json()}
+    body = {"v": 2, "type": "receipt", "run": run.id, "state": state, "decision": "approved", "cost": run.cost.json()}
     project = {"project": run.body["project"]} if "project" in run.body else {}
     return {**body, **project, "datasets": [{"name": name, **permitted(run, name)} for name in run.charges]}
 
 
 def permitted(run: Run, name: str) -> Json:
-    """The partitions of a dataset that a receipt permits; all that there will ever be if it lists none."""
-    charged = sorted({key[0] for key in run.charges[name] if key[0] is not None})
-    if today.RECEIPTS_LIST_CHARGED_PARTITIONS:
-        return {"partitions": charged} if charged else {}
-    named = {use["name"]: use.get("partitions") for use in run.body["datasets"] if isinstance(use, dict)}
-    requested = [named.get(via) for via in run.via[name]]
-    if None in requested or not (charged or run.via[name] == [name]):
-        return {}
-    return {"partitions": sorted({part for parts in requested for part in parts or []})}
+    """The partitions of a dataset that a receipt permits: those that were charged or, if it has none, those that were
+    charged in all that was reached by the same name."""
+    charged = {other: {key[0] for key in keys if key[0] is not None} for other, keys in run.charges.items()}
+    reached = [parts for other, parts in charged.items() if parts and {*run.via[other]} & {*run.via[name]}]
+    if parts := charged[name]:
+        reached = [parts]
+    return {"partitions": sorted(set[str].intersection(*reached))} if reached else {}

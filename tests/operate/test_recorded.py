@@ -22,7 +22,7 @@ from sqlalchemy import Connection, column, insert, table, text
 from starlette.testclient import TestClient
 
 from ledger.api.app import create_app
-from ledger.client import ReceiptExpired, ReceiptForged, verify_receipt
+from ledger.client import OtherDataset, ReceiptExpired, ReceiptForged, verify_receipt
 from ledger.errors import JournalBroken
 from ledger.operate import deploy
 from ledger.operate.check import check_journals
@@ -170,6 +170,7 @@ def test_a_recomputation_comes_to_the_same(name: str) -> None:
     """Goal: no accountant changes what was charged without anybody's notice. Method: every cost of the exports again,
     certificates included, beside what it came to then; exact means to the last digit."""
     found = recomputed(EXPORTS[name])
+    assert not found["counts"].pop("dearer")
     assert found == BEFORE["recomputed"][name]
     assert found["counts"]["exact"] == sum(found["counts"].values()) > 0
 
@@ -242,6 +243,9 @@ def test_what_was_shown_is_shown(migrated: Settings) -> None:
         assert by["other"].get(f"/v1/runs/{RUNS['held']}").status_code == 404
 
 
+RECEIPT_OF_RUNNING = f"/v1/runs/{RUNS['running']}/receipt"
+
+
 def test_runs_of_then_go_on(migrated: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: what was held is started and settled, what was started is settled, and what is new is decided on what was
     there. Method: do so, and add the balance up by hand; the audit; and new exports, which have to begin with the old
@@ -267,6 +271,13 @@ def test_runs_of_then_go_on(migrated: Settings, monkeypatch: pytest.MonkeyPatch)
         assert after["spent"] == (before["spent"][0] + cost, before["spent"][1])
         assert after["held"] == (before["held"][0] - cost, before["held"][1])
         running = said_of("/v1/runs", RUNS["running"])
+        (use,) = running["request"]["datasets"]
+        for answer in (ok(requester.post(f"/v1/runs/{RUNS['running']}/start")), ok(requester.get(RECEIPT_OF_RUNNING))):
+            at: Any = {"now": datetime.fromisoformat(running["started"]["at"])}
+            receipt = verify_receipt(answer["receipt"], jwks=JWKS, datasets=[use], **at)
+            assert (receipt.version, receipt.datasets[0].partitions) == (2, tuple(use["partitions"]))
+            with pytest.raises(OtherDataset):
+                verify_receipt(answer["receipt"], jwks=JWKS, datasets="clicks", **at)
         assert end("running", "settle")["charged"] == running["cost"]
         first = said_of("/v1/runs", RUNS["baseline"])
         again = ok(requester.ask(SGD, datasets=["ads"], delta=first["delta"], key="again"))

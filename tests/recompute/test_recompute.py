@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,18 +16,20 @@ from typing import Any
 import pytest
 
 from ledger import recompute as recomputing
-from ledger.accounting import amounts, costs, mechanisms
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.recompute import Recomputed, opinion
-from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Declaration, compare, tolerance_of
+from ledger.recompute.costing import CERTIFICATE, CLOSED_FORM, Accountant, Declaration, Ended, compare, tolerance_of
 from tests.kit.driver import Ledger, Terminal
 from tests.kit.scene import ok
 from tests.service.test_certified_runs import counted_on
 
+CORRELATED = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 8, "participations": 1}
 ONE_DATABASE = pytest.mark.parametrize("database", ["sqlite"], indirect=True)
 """What an export says does not depend on which database wrote it."""
 
@@ -39,6 +42,7 @@ POISSON: dict[str, Any] = {
 }
 GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 4}
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
+ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
@@ -85,7 +89,10 @@ def busy(ledger: Ledger) -> list[str]:
     settled(ledger, {"type": "zcdp", "rho": 0.01})
     settled(ledger, {"type": "composed", "parts": [GAUSSIAN, {"type": "pure_dp", "epsilon": 0.1}]})
     settled(ledger, {"type": "approximate_dp", "epsilon": 0.1, "delta": 1e-8, "count": 3})
-    settled(ledger, {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "sqrt", "steps": 20})
+    settled(
+        ledger,
+        {**CORRELATED, "noise_multiplier": 9, "strategy": "sqrt", "steps": 20} | {"participations": 1},
+    )
     settled(ledger, {"type": "gdp", "mu": 0.1, "delta": 1e-9, "evidence": "a paper"})
     voided = ok(ledger.ask(GAUSSIAN))["id"]
     ok(ledger.post(f"/v1/runs/{voided}/void", {"reason": "not needed"}))
@@ -100,7 +107,14 @@ def test_what_the_right_accountant_recorded_comes_out_to_the_last_digit(ledger: 
     found = quickly(lines)
     assert found.is_as_recorded
     # 13 approvals, a refusal, 11 settlings, and the overrun within one of these.
-    assert dict(found.counts) == {"exact": 26, "within": 0, "undercharged": 0, "overcharged": 0, "unknown": 0}
+    assert dict(found.counts) == {
+        "exact": 26,
+        "within": 0,
+        "undercharged": 0,
+        "overcharged": 0,
+        "dearer": 0,
+        "unknown": 0,
+    }
     assert (found.tenant, found.dataset, found.over, found.differences) == ("acme", "mnist", (), ())
     (account,) = found.accounts
     shown = ledger.balance()
@@ -144,17 +158,65 @@ def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -
     ends = runs // 2
     assert dict(found.counts) == {"exact": 0, "within": 0, "undercharged": runs + refusals + ends} | {
         "overcharged": 0,
+        "dearer": 0,
         "unknown": 0,
     }
     assert all(each.direction == "undercharged" for each in found.differences)
     first = found.differences[0]
     assert (first.recorded, first.recomputed) == (Amount(28_000_000_000, 0), Amount(40_000_000_000, 0))
-    assert (first.what, first.seq, first.accountant) == ("cost", 2, "gdp-2")
+    assert (first.what, first.seq, first.accountant) == ("cost", 2, ACCOUNTANT)
     assert found.over == (account,)
     assert account.over_by == account.most_over == Amount(10 * 40_000_000_000, 0)
     assert account.recorded_over is None
     approvals = [json.loads(line)["seq"] for line in lines if '"kind":"run-approved"' in line]
     assert account.first_over == approvals[25]
+
+
+RESTARTED = [{"from_step": 41, "to_step": 60, "new_batches": False}]
+
+
+@ONE_DATABASE
+def test_restarts_are_charged_again_as_they_were(ledger: Ledger) -> None:
+    """Goal: what was settled with restarts, or without a word of them, comes out alike, and counts in the exact
+    composition with all that was repeated. Method: every way to say it, within the plan and beyond."""
+    ledger.register(bound="certified", budget={"mu": 1000, "delta": 1e-2})
+    shuffled = {**POISSON, "sampling": "shuffle"}
+    bodies: list[dict[str, Any]] = [
+        {"restarts": []},
+        {"restarts": RESTARTED},
+        {"steps": 130, "restarts": RESTARTED, "stop": "data_independent"},
+        {"steps": 110},
+    ]
+    for mechanism in (POISSON, shuffled, ROWS):
+        for body in bodies:
+            settled(ledger, {**mechanism, "steps": 100}, body)
+    found = recomputing.recompute(exported(ledger), with_opinion=False)
+    assert found.is_as_recorded, found.differences
+    assert found.compositions is not None
+    for added, exact in zip(found.compositions[0].settled.gdp, found.compositions[0].settled.exact, strict=True):
+        assert exact is None or 0 < exact <= added
+
+
+def test_a_settling_of_before_is_worked_out_by_its_own_rule() -> None:
+    """Goal: an entry that names no accountant was charged by the rules of then, an overrun as a run of so many steps
+    whatever decided their number; one that does, by those of now. Method: the same settling, both ways."""
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+    declaration, anew = (
+        Declaration(chain.canonical(chain.parse(json.dumps({**POISSON, "steps": steps}))), terms) for steps in (100, 50)
+    )
+    entry: dict[str, Any] = {"steps": 150, "stop": "planned", "charged": {}, "overrun": {}}
+    accountant = Accountant()
+    charges = []
+    for written in (entry, entry | {"accountant": "gdp-3", "restarts": []}, entry | {"accountant": "gdp-3"}):
+        charge = accountant.charge(declaration, Ended.of(written))
+        assert not isinstance(charge, str)
+        assert charge.excess is not None
+        charges.append(charge.excess)
+    costs_of = [accountant.cost(asked) for asked in (anew, declaration)]
+    alone, whole = (cost.amount for cost in costs_of if not isinstance(cost, str))
+    once = 10**12 / Fraction(str(POISSON["noise_multiplier"])) ** 2
+    assert charges == [alone, whole, Amount(math.ceil(149 * once), whole.delta_atto)]
+    assert Ended.of({"steps": 40, "stop": "data_dependent"}) == Ended(40, "data_dependent", ())
 
 
 @ONE_DATABASE
@@ -313,8 +375,8 @@ def test_which_costs_have_to_be_exact() -> None:
         ({**POISSON, "noise_multiplier": 0.05}, None),
         ({**POISSON, "sampling": "shuffle"}, None),
         ({"type": "zcdp", "rho": 0.1}, CERTIFICATE),
-        ({"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "tree", "steps": 8}, None),
-        ({"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "sqrt", "steps": 8}, CERTIFICATE),
+        ({**CORRELATED, "strategy": "tree", "completion": "none"}, None),
+        ({**CORRELATED, "strategy": "sqrt"}, CERTIFICATE),
         ({"type": "composed", "parts": [GAUSSIAN, LAPLACE]}, CLOSED_FORM),
         ({"type": "composed", "parts": [GAUSSIAN, POISSON, LAPLACE]}, CERTIFICATE),
     ):
@@ -540,3 +602,22 @@ def test_amounts_are_compared_as_a_balance_can_say_them() -> None:
     enormous = Amount(2**70, 0)
     assert compare(recorded=enormous.saturated, recomputed=enormous, tolerance=None) == "exact"
     assert amounts.mu_of(enormous.saturated) < amounts.mu_of(enormous)
+
+
+@ONE_DATABASE
+def test_what_an_earlier_accountant_charged_more_stays(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a newer accountant that charges less finds nothing wrong with what was charged before; one that charges
+    more does. Method: runs at wrong costs under this accountant's name, read by a later one of the series."""
+    ledger.register(**CERTIFIED)
+    with counted_on(ledger, faulty("3/2")):
+        settled(ledger, GAUSSIAN)
+    lines = exported(ledger)
+    assert not quickly(lines).is_as_recorded
+    series, _, number = ACCOUNTANT.rpartition("-")
+    monkeypatch.setattr("ledger.recompute.costing.ACCOUNTANT", f"{series}-{int(number) + 1}")
+    found = quickly(lines)
+    assert (found.is_as_recorded, found.differences) == (True, ())
+    assert found.counts["dearer"] == 2  # its approval, and its settling
+    with counted_on(ledger, faulty("9/10")):
+        settled(ledger, GAUSSIAN)
+    assert not quickly(exported(ledger)).is_as_recorded

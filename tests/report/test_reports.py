@@ -226,10 +226,16 @@ def test_every_run(scene: Told) -> None:
         if run["state"] == "settled":
             assert (run["charged"], run["returned"]) == (shown["settled"]["charged"], shown["settled"]["returned"])
             assert (run["executed_steps"], run["stop"]) == (shown["settled"].get("steps"), shown["settled"]["stop"])
+            assert run["restarts"] == shown["settled"].get("restarts")
+            assert run["settled_assuming"] == shown["settled"].get("assumptions", [])
         entries = ok(scene.admin.get(f"/v1/datasets/{run['dataset']}/entries", limit=1000))["items"]
         assert of(entries, seq=run["seq"])["hash"] == run["hash"]
     early, estimate = (of(found, run=scene.runs[name]) for name in ("early", "estimate"))
     assert (early["planned_steps"], early["executed_steps"], early["stop"]) == (12, 5, "data_dependent")
+    assert (early["restarts"], estimate["restarts"]) == ([], None)
+    assert "it is assumed that no step was run again" in estimate["settled_assuming"][0]
+    assumed = [item["sentence"] for item in report(scene)["assumptions"]]
+    assert any(estimate["settled_assuming"][0] in sentence for sentence in assumed)
     assert (early["is_estimate"], estimate["is_estimate"], estimate["planned_steps"]) == (False, True, 3515)
     # What is left after a run is what the next one finds: the exact remainder of the tightest account.
     assert exact(early["left_at_end"]) == exact(of(found, run=scene.runs["refused"])["left_after_decision"])
@@ -246,6 +252,7 @@ def test_what_stands_beside_the_runs(scene: Told) -> None:
     ]  # fmt: skip
     assert all(exact(refused["asked"])[0] > exact(each["left"])[0] for each in refused["binding"])
     fits, over = found["overruns"]
+    assert (fits["repeated"], over["repeated"]) == (0, 0)
     assert (fits["run"], fits["steps"], fits["fits"]) == (scene.runs["over fits"], 1, True)
     assert (over["run"], over["steps"], over["frozen"]) == (scene.runs["over"], 87, ["papers"])
     (late,) = found["overdue"]

@@ -7,6 +7,7 @@ everything else, the database above all, is what serves.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterator
@@ -19,14 +20,22 @@ from uuid import UUID
 import pytest
 from sqlalchemy import insert, select, text
 
-from ledger.accounting import amounts, mechanisms
+from ledger.accounting import amounts, deadline, mechanisms
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.service import certificates as certificates_module
-from ledger.service.certificates import Certificates, digest_of, read, share_of, written
+from ledger.service.certificates import (
+    COMPUTATION_SECONDS_MAX,
+    Certificates,
+    Compute,
+    digest_of,
+    read,
+    share_of,
+    written,
+)
 from ledger.settings import Settings
 from ledger.store import Store, engine_for, engines, tables
 from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
@@ -45,7 +54,7 @@ class Caches:
                 writing.tenants.add(str(tenant_id), now_us=1)
         self._opened: list[Certificates] = []
 
-    def open(self, accountant: Accountant, *, seconds_max: float = WAIT_SECONDS_MAX, **rest: Any) -> Certificates:
+    def open(self, accountant: Compute, *, seconds_max: float = WAIT_SECONDS_MAX, **rest: Any) -> Certificates:
         made = Certificates(self.store, seconds_max=seconds_max, compute=accountant, **rest)
         self._opened.append(made)
         return made
@@ -461,6 +470,51 @@ def test_closing_ends_what_waits(caches: Caches) -> None:
     done, *refused = asyncio.run(stop())
     assert done.mu == 0.3
     assert [type(error) for error in refused] == [Overloaded, Overloaded]
+
+
+def endless(begun: threading.Event) -> Callable[[AnyMechanism, Terms], Cost]:
+    """An accountant that never comes to an end by itself."""
+
+    def compute(_mechanism: AnyMechanism, _terms: Terms) -> Cost:
+        while True:
+            begun.set()
+            deadline.check()
+
+    return compute
+
+
+def test_closing_ends_what_never_would(caches: Caches) -> None:
+    """Goal: shutdown does not wait for what has no end. Method: plant it, close, and look at its answer."""
+    begun = threading.Event()
+    cache = Certificates(caches.store, seconds_max=WAIT_SECONDS_MAX, compute=endless(begun))
+
+    async def ask_and_close() -> Any:
+        asking = asyncio.ensure_future(cost(cache, dpsgd()))
+        assert await asyncio.to_thread(begun.wait, WAIT_SECONDS_MAX)
+        await asyncio.to_thread(cache.close)
+        return (await asyncio.gather(asking, return_exceptions=True))[0]
+
+    told = asyncio.run(ask_and_close())
+    assert isinstance(told, Overloaded)
+    assert "shutting down" in str(told)
+
+
+def test_a_deadline_ends_what_never_would(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a computation without an end is given up, and its thread is free for the next one.
+
+    Method: plant one for the only thread, with a clock that a second passes on whenever it is looked at, so that it is
+    turns that are counted and not seconds; then ask for what does not come to the accountant.
+    """
+    clock = itertools.count()
+    monkeypatch.setattr(deadline, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(certificates_module, "monotonic", lambda: float(next(clock)))
+    cache = caches.open(endless(threading.Event()), threads=1)
+    (told,) = together(cost(cache, dpsgd()))
+    assert isinstance(told, TooLarge)
+    assert f"longer than {COMPUTATION_SECONDS_MAX} seconds" in str(told)
+    assert next(clock) <= COMPUTATION_SECONDS_MAX + 3
+    assert together(cache.beside(ACME, lambda: 7, key={"is": "free"})) == [7]
+    assert cache.waiting == 0
 
 
 def test_other_work_runs_beside(caches: Caches) -> None:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,11 @@ def test_a_receipt_says_what_the_journal_says(ledger: Ledger) -> None:
         assert place["hash"] == item["hash"]
         assert (said["run"], said["at"], said["tenant"]["id"]) == (entry["run"], entry["at"], entry["tenant"])
         assert (place["name"], place["id"]) == ("mnist", entry["dataset_id"])
-        assert said["valid_until"] == entry[until] == answer[until]
+        assert said[until] == entry[until] == answer[until]
+        assert said["begin_by"] == entry["begin_by"]
+        assert seconds_of(said["at"], said["begin_by"]) == 3600
         assert said["state"] == answer["state"]
-        assert (said["v"], said["type"], said["decision"]) == (1, "receipt", "approved")
+        assert (said["v"], said["type"], said["decision"]) == (2, "receipt", "approved")
         assert said["tenant"]["name"] == "acme"
         assert said["cost"] == {name: answer["cost"][name] for name in ("mu_sq_pico", "delta_atto")}
         assert "project" not in said
@@ -123,6 +126,7 @@ def test_a_receipt_says_what_the_journal_says(ledger: Ledger) -> None:
             "digest": hashlib.sha256(mechanism.encode()).hexdigest(),
         }
     assert held["datasets"] != started["datasets"]
+    assert start["begin_by"] == started["begin_by"]
     # Whoever has an export can make both again.
     lines = map(parse, ledger.get("/v1/datasets/mnist/export").text.splitlines())
     entries = {line["entry"]["kind"]: line["entry"] for line in lines if "entry" in line}
@@ -134,8 +138,8 @@ def test_a_receipt_says_what_the_journal_says(ledger: Ledger) -> None:
 
 
 def test_a_receipt_of_several_datasets(ledger: Ledger) -> None:
-    """Goal: every dataset that a run charges is in its receipt, in the answer's order, with the partitions that it is
-    limited to, and without any where it has all of it; and its project."""
+    """Goal: every dataset that a run charges is in its receipt, in the answer's order, with the partitions that were
+    charged; and its project."""
     budget = {"mu": 9, "delta": 1e-3}
     for name in ("clicks", "views"):
         ledger.register(name=name, partitions=["a", "b", "c"], budget=budget)
@@ -147,7 +151,7 @@ def test_a_receipt_of_several_datasets(ledger: Ledger) -> None:
     answer = ok(ledger.ask(datasets=uses, project="ranking"))
     said = read(ok(ledger.post(f"/v1/runs/{answer['id']}/start"))["receipt"], keys_of(ledger))
     places = [(place["name"], place.get("partitions")) for place in said["datasets"]]
-    assert places == [("no-bots", ["a", "b"]), ("views", None), ("clicks", ["a", "b"])]
+    assert places == [("no-bots", ["a", "b"]), ("views", ["a", "b", "c"]), ("clicks", ["a", "b"])]
     assert [place["name"] for place in answer["datasets"]] == [name for name, _ in places]
     assert said["project"] == "ranking"
     for place in said["datasets"]:
@@ -155,35 +159,87 @@ def test_a_receipt_of_several_datasets(ledger: Ledger) -> None:
 
 
 def test_a_receipt_comes_again(ledger: Ledger) -> None:
-    """Goal: the same question gets the same receipt, letter by letter: by idempotency key, by a repeated start, by GET,
-    and once the run is settled still that of its start."""
+    """Goal: the same question gets the same receipt, letter by letter: by idempotency key, by a repeated start."""
     ledger.register()
     first = ok(ledger.ask(key="k"))
     path = f"/v1/runs/{first['id']}"
     assert ok(ledger.ask(key="k")) == first
-    assert ok(ledger.get(f"{path}/receipt")) == {"run": first["id"], "state": "held", "receipt": first["receipt"]}
     started = ok(ledger.post(f"{path}/start"))
     assert ok(ledger.post(f"{path}/start")) == started
     assert started["receipt"] != first["receipt"]
-    shown = {"run": first["id"], "state": "started", "receipt": started["receipt"]}
-    assert ok(ledger.get(f"{path}/receipt")) == shown
     ok(ledger.post(f"{path}/settle"))
-    assert ok(ledger.get(f"{path}/receipt")) == shown
     assert ok(ledger.ask(key="k")) == first
 
 
+def test_a_receipt_is_renewed(ledger: Ledger) -> None:
+    """Goal: while a run is held or started, reading its receipt gives a new one, from now on good for as long as the
+    first one was, and the same in all else; a repeated request or start still has the first one."""
+    ledger.register()
+    first = ok(ledger.ask(key="k"))
+    path, keys = f"/v1/runs/{first['id']}", keys_of(ledger)
+    started: dict[str, Any] = {}
+    for state in ("held", "started"):
+        given = read((started or first)["receipt"], keys)
+        renewed = [ok(ledger.get(f"{path}/receipt")) for _ in range(2)]
+        ends = [given["begin_by"], *(answer["begin_by"] for answer in renewed)]
+        assert ends[0] < ends[1] < ends[2]
+        for answer in renewed:
+            assert answer.keys() == {"run", "state", "begin_by", "receipt"}
+            assert (answer["run"], answer["state"]) == (first["id"], state)
+            assert read(answer["receipt"], keys) == {**given, "begin_by": answer["begin_by"]}
+        started = ok(ledger.post(f"{path}/start"))
+    assert ok(ledger.ask(key="k")) == first
+    assert ok(ledger.post(f"{path}/start")) == started
+
+
+def test_how_long_a_job_may_begin(database: Settings) -> None:
+    """Goal: the setting decides, and never lets a job begin after the approval or the run is due; what was recorded
+    stays as it was under another setting. Method: two servers with other settings on one database."""
+    limited, patient = (database.model_copy(update={"begin_within_seconds": seconds}) for seconds in (90, 30 * 86_400))
+    with Ledger.open(limited) as ledger:
+        ledger.register()
+        first = ok(ledger.ask(key="k"))
+        path, keys = f"/v1/runs/{first['id']}", keys_of(ledger)
+        held, started = read(first["receipt"], keys), ok(ledger.post(f"{path}/start"))
+        assert seconds_of(held["at"], held["begin_by"]) == seconds_of(started["at"], started["begin_by"]) == 90
+        key = ledger.key
+    with TestClient(create_app(patient)) as client:
+        ledger = Ledger(client, key)
+        assert ok(ledger.ask(key="k")) == first
+        assert ok(ledger.post(f"{path}/start")) == started
+        assert ok(ledger.get(f"{path}/receipt"))["begin_by"] == started["settle_by"]
+        brief = read(ok(ledger.ask(valid_for="PT1M"))["receipt"], keys_of(ledger))
+        assert brief["begin_by"] == brief["start_by"]
+        assert seconds_of(brief["at"], brief["begin_by"]) == 60
+
+
+def seconds_of(begin: str, end: str) -> float:
+    """How long it is from one time to the other."""
+    return (datetime.fromisoformat(end) - datetime.fromisoformat(begin)).total_seconds()
+
+
 def test_what_has_no_receipt(ledger: Ledger) -> None:
-    """Goal: a run that was refused or voided has none, whether it had one before or not; nor has a run that is not."""
+    """Goal: a run that was refused, voided or settled has none, whether it had one before or not; nor has a run that is
+    not. Whoever reads the error learns which run, why, and what to do."""
     ledger.register()
     refused = ledger.ask({"type": "gaussian", "noise_multiplier": 0.5})
     assert "receipt" not in refused.json()
-    held, started = (ok(ledger.ask())["id"] for _ in range(2))
-    ok(ledger.post(f"/v1/runs/{started}/start"))
+    held, started, settled = (ok(ledger.ask())["id"] for _ in range(3))
+    for run in (started, settled):
+        ok(ledger.post(f"/v1/runs/{run}/start"))
+    assert "receipt" not in ok(ledger.post(f"/v1/runs/{settled}/settle"))
     for run in (held, started):
         assert "receipt" not in ok(ledger.post(f"/v1/runs/{run}/void", REASON))
-    for run, state in ((refused.json()["run"], "refused"), (held, "voided"), (started, "voided")):
+    for run, state in (
+        (refused.json()["run"], "refused"),
+        (held, "voided"),
+        (started, "voided"),
+        (settled, "settled"),
+    ):
         answer = ledger.get(f"/v1/runs/{run}/receipt")
         assert (answer.status_code, answer.json()["code"], answer.json()["state"]) == (409, "run-state", state)
+        for part in (f"Run {run} is {state}.", "Only a held or started run has a receipt", "ask for a new run"):
+            assert part in answer.json()["detail"]
     answer = ledger.get("/v1/runs/00000000-0000-0000-0000-000000000001/receipt")
     assert answer.json()["code"] == "not-found"
 
@@ -235,6 +291,10 @@ class Scene:
     key: SigningKey
     said: dict[str, Any]
 
+    def of_partitions(self, items: Any) -> str:
+        """A receipt that lists these partitions."""
+        return self.signed(datasets=[{**self.said["datasets"][0], "partitions": items}])
+
     def signed(self, typ: str = RECEIPT, **changes: Any) -> str:
         """A statement by the ledger's own key that no ledger made."""
         said = {name: value for name, value in {**self.said, **changes}.items() if value is not None}
@@ -274,7 +334,8 @@ def made(settings: Settings, folder: Path) -> Scene:
             (before, ok(admin.post(f"/v1/runs/{first['id']}/start"))["receipt"]),
             (first["receipt"], ok(admin.ask(key="first"))["receipt"]),
         ):
-            assert read(old, jwks) == read(again, jwks)
+            renewed = {"begin_by": read(again, jwks)["begin_by"]}
+            assert {**read(old, jwks), **renewed} == read(again, jwks)
             assert json.loads(un64(again.split(".")[0]))["kid"] == jwks["keys"][0]["kid"] != jwks["keys"][1]["kid"]
     pem = (folder / "ledger.db.signing-key.pem").read_text()
     said = read(started, jwks)
@@ -287,7 +348,9 @@ def test_what_a_receipt_is_read_as(scene: Scene) -> None:
     found = verify_receipt(scene.started, jwks=scene.jwks, mechanism=RELEASE["mechanism"], **demands)
     assert isinstance(found, Receipt)
     said = scene.said
-    assert (found.run, found.state, found.project) == (scene.run, "started", None)
+    assert (found.version, found.run, found.state, found.project) == (2, scene.run, "started", None)
+    ends = (found.begin_by.isoformat(), found.due.isoformat())
+    assert ends == tuple(scene.said[name].replace("Z", "+00:00") for name in ("begin_by", "settle_by"))
     assert found.at.isoformat().replace("+00:00", "Z") == said["at"]
     assert (found.mu_sq_pico, found.delta_atto) == (40_000_000_000, 0)
     assert (found.mechanism_type, found.mechanism_digest) == ("gaussian", said["mechanism"]["digest"])
@@ -315,7 +378,7 @@ def test_a_mechanism_is_known_by_what_was_sent(scene: Scene) -> None:
 REJECTED: dict[str, tuple[Callable[[Scene], str], dict[str, Any], type[ReceiptRejected]]] = {
     "an approval": (lambda scene: scene.held, {}, ReceiptNotStarted),
     "an approval that was voided": (lambda scene: scene.voided, {}, ReceiptNotStarted),
-    "its time is over": (lambda scene: scene.started, {"now": datetime.now(UTC) + timedelta(days=31)}, ReceiptExpired),
+    "its time is over": (lambda scene: scene.started, {"now": datetime.now(UTC) + timedelta(hours=2)}, ReceiptExpired),
     "an approval's time is over": (
         lambda scene: scene.held,
         {"now": datetime.now(UTC) + timedelta(days=2), "state": "held"},
@@ -339,18 +402,44 @@ REJECTED: dict[str, tuple[Callable[[Scene], str], dict[str, Any], type[ReceiptRe
     ),
     "a head": (lambda scene: scene.signed(HEAD), {}, ReceiptForged),
     "no receipt": (lambda _: "", {}, ReceiptForged),
-    "of a later version": (lambda scene: scene.signed(v=2), {}, ReceiptRejected),
+    "of a later version": (lambda scene: scene.signed(v=3), {}, ReceiptRejected),
+    "of a version that is no number": (lambda scene: scene.signed(v=True), {}, ReceiptRejected),
+    "of an earlier version, in the form of this one": (lambda scene: scene.signed(v=1), {}, ReceiptRejected),
     "of another type": (lambda scene: scene.signed(type="head"), {}, ReceiptRejected),
     "not approved": (lambda scene: scene.signed(decision="refused"), {}, ReceiptRejected),
     "in a state that there is not": (lambda scene: scene.signed(state="settled"), {}, ReceiptRejected),
     "of no datasets": (lambda scene: scene.signed(datasets=[]), {}, ReceiptRejected),
-    "with no end": (lambda scene: scene.signed(valid_until=None), {}, ReceiptRejected),
-    "with an end in no zone": (lambda scene: scene.signed(valid_until="2100-01-01T00:00:00"), {}, ReceiptRejected),
-    "with partitions that are none": (
-        lambda scene: scene.signed(datasets=[{**scene.said["datasets"][0], "partitions": []}]),
-        {},
-        ReceiptRejected,
+    "with no end": (lambda scene: scene.signed(begin_by=None), {}, ReceiptRejected),
+    "with no time to settle by": (lambda scene: scene.signed(settle_by=None), {}, ReceiptRejected),
+    "with an end in no zone": (lambda scene: scene.signed(begin_by="2100-01-01T00:00:00"), {}, ReceiptRejected),
+    "of no partition": (lambda scene: scene.of_partitions([]), {"datasets": "mnist"}, OtherDataset),
+    "a part of what has no parts": (
+        lambda scene: scene.started,
+        {"datasets": {"name": "mnist", "partitions": ["a"]}},
+        OtherDataset,
     ),
+    "a name that no range has": (
+        lambda scene: scene.of_partitions([["d-08", "d-11"]]),
+        {"datasets": {"name": "mnist", "partitions": ["d-08", "d-9"]}},
+        OtherDataset,
+    ),
+    **{
+        f"with the partitions {items}": (partial(Scene.of_partitions, items=items), {}, ReceiptRejected)
+        for items in (
+            "d-01",
+            None,
+            [["d-01"]],
+            [["d-01", "d-02", "d-03"]],
+            [["d-01", "e-02"]],
+            [["d-1", "d-02"]],
+            [["d-02", "d-01"]],
+            [["d", "e"]],
+            [["d-1", 2]],
+            [{"d-1": 1, "d-2": 2}],
+            [1],
+            [["000000000", "999999999"]],
+        )
+    },
 }
 
 
@@ -367,7 +456,7 @@ def test_what_lets_nothing_begin(scene: Scene, case: str) -> None:
 def test_what_lets_a_job_begin(scene: Scene) -> None:
     """Goal: a start's receipt does, until the last moment of its time; an approval's where that is all that is asked;
     of a part, for that part; and one that a retired key signed, by the keys of today."""
-    until = datetime.fromisoformat(scene.said["valid_until"])
+    until = datetime.fromisoformat(scene.said["begin_by"])
     verify_receipt(scene.started, jwks=scene.jwks, now=until)
     with pytest.raises(ReceiptExpired):
         verify_receipt(scene.started, jwks=scene.jwks, now=until + timedelta(microseconds=1))
@@ -382,6 +471,32 @@ def test_what_lets_a_job_begin(scene: Scene) -> None:
     signed, _, _ = scene.started.rpartition(".")
     with pytest.raises(InvalidSignature):
         read(f"{signed}.{scene.before.rpartition('.')[2]}", scene.jwks)
+
+
+def test_a_receipt_of_version_1(scene: Scene) -> None:
+    """Goal: a receipt of before is judged as it was: good until `valid_until`, of every partition if it lists none, and
+    otherwise of those that it lists, by their names."""
+    until = datetime.now(UTC) + timedelta(days=30)
+    on = scene.said["datasets"][0]
+
+    def first_version(**changes: Any) -> str:
+        dataset = {**on, **changes}
+        said: dict[str, Any] = {"v": 1, "valid_until": until.isoformat(), "begin_by": None, "settle_by": None}
+        return scene.signed(**said, datasets=[dataset])
+
+    whole = first_version()
+    for use in ("mnist", {"name": "mnist", "partitions": ["a", "never heard of"]}):
+        found = verify_receipt(whole, jwks=scene.jwks, datasets=[use], now=until)
+        assert (found.version, found.begin_by, found.due, found.datasets[0].partitions) == (1, until, until, None)
+    with pytest.raises(ReceiptExpired):
+        verify_receipt(whole, jwks=scene.jwks, now=until + timedelta(microseconds=1))
+    verify_receipt(first_version(partitions=["a"]), jwks=scene.jwks, datasets={"name": "mnist", "partitions": ["a"]})
+    for use in ("mnist", {"name": "mnist", "partitions": ["a", "b"]}):
+        with pytest.raises(OtherDataset):
+            verify_receipt(first_version(partitions=["a"]), jwks=scene.jwks, datasets=[use])
+    for partitions in ([], [["a1", "a3"]], None):
+        with pytest.raises(ReceiptRejected, match="does not know"):
+            verify_receipt(first_version(partitions=partitions), jwks=scene.jwks)
 
 
 def test_mistakes_of_the_caller(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -444,7 +559,7 @@ def test_no_job_begins_without_its_receipt(scene: Scene, tmp_path: Path) -> None
         "which can still": gate.begins(scene.voided),
         "not of faces": gate.begins(scene.started, dataset="faces"),
         "another mechanism": gate.begins(scene.started, "--mechanism-file", "other.json"),
-        "valid until 2026": gate.begins(scene.signed(valid_until="2026-01-01T00:00:00.000000Z")),
+        "could begin until 2026": gate.begins(scene.signed(begin_by="2026-01-01T00:00:00.000000Z")),
         "none of these keys": gate.begins(forged),
     }
     let_in = [
@@ -462,6 +577,20 @@ def test_no_job_begins_without_its_receipt(scene: Scene, tmp_path: Path) -> None
 # --- on the command line ---------------------------------------------------------------------------------------------
 
 
+def test_a_start_that_is_over_has_a_new_receipt(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: `start` of a run that was started long ago answers with a receipt by which a job may begin. Method: a clock
+    by which the first one is over."""
+    terminal("dataset create mnist --mu 1 --delta 1e-6")
+    run = terminal("request mnist --type gaussian --noise-multiplier 20 --json").json["id"]
+    first, again = (terminal(f"start {run} --json").json for _ in range(2))
+    assert first == again
+    monkeypatch.setattr("ledger.cli.runs.is_over", lambda _: True)
+    renewed = terminal(f"start {run} --json").json
+    assert renewed["begin_by"] > first["begin_by"]
+    assert read(renewed["receipt"], terminal("jwks --json").json)["begin_by"] == renewed["begin_by"]
+    assert {**renewed, "receipt": first["receipt"], "begin_by": first["begin_by"]} == first
+
+
 def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
     """Goal: a receipt and the keys are fetched into files and checked from them; exit status 0 is good, 1 is not good
     for this, 2 is a mistake; scripts get JSON."""
@@ -471,20 +600,23 @@ def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "jwks.json").read_text()) == terminal("jwks --json").json
     shown = terminal(f"receipt show {run}")
     assert "No job may begin by it" in shown.err
-    assert shown.out.strip() == terminal(f"receipt show {run} --json").json["receipt"]
+    keys = terminal("jwks --json").json
+    renewed = terminal(f"receipt show {run} --json").json
+    assert {**read(shown.out.strip(), keys), "begin_by": renewed["begin_by"]} == read(renewed["receipt"], keys)
     terminal(f"receipt show {run} --output held.jws")
     check = "receipt verify --jwks jwks.json"
     refused = terminal(f"{check} held.jws")
     assert (refused.status, "can still be voided" in refused.err) == (1, True)
     held = terminal(f"{check} held.jws --state held")
     assert (held.status, "no job may begin by it" in held.out) == (0, True)
-    terminal(f"start {run}")
+    begun = terminal(f"start {run}")
+    assert "a job may begin by: privacy-ledger receipt show" in begun.out
     told = terminal(f"receipt show {run} --output started.jws")
     assert "receipt verify" in told.err
     (tmp_path / "mechanism.json").write_text('{"noise_multiplier": 20.0, "type": "gaussian"}')
     good = terminal(f"{check} started.jws --tenant acme --dataset mnist --run {run} --mechanism-file mechanism.json")
     assert (good.status, good.out.split()[0]) == (0, "good"), good.err
-    for words in (run, "acme", "mnist", "mu 0.05", "valid until"):
+    for words in (run, "acme", "mnist", "mu 0.05", "begin by", "settle by"):
         assert words in good.out
     facts = terminal(f"{check} started.jws --json").json
     assert (facts["good"], facts["run"], facts["datasets"][0]["name"]) == (True, run, "mnist")
@@ -497,7 +629,8 @@ def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
     for mistake in (*(f"{check} {words}" for words in mistakes), "receipt verify started.jws --jwks started.jws"):
         assert terminal(mistake).status == 2, mistake
     terminal(f"settle {run}")
-    assert terminal(f"receipt show {run} --output -").out.strip() == (tmp_path / "started.jws").read_text().strip()
+    ended = terminal(f"receipt show {run} --output -")
+    assert (ended.status, f"Run {run} is settled." in " ".join(ended.err.split())) == (1, True)
 
 
 def test_a_mechanism_beyond_all_numbers_has_no_digest() -> None:

@@ -47,6 +47,8 @@ __all__ = [
     "field_path",
     "parse",
     "planned_steps",
+    "recorded",
+    "segment",
     "segment_steps",
     "unsupported",
 ]
@@ -76,6 +78,25 @@ def parse(declared: Any) -> AnyMechanism:
         raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
 
 
+def recorded(declared: Any) -> AnyMechanism:
+    """A mechanism from a record, with what it did not have to say when it was recorded. Raises as `parse`."""
+    return parse(_as_then(declared))
+
+
+def _as_then(declared: Any) -> Any:
+    """With the defaults of correlated noise that are no longer any."""
+    if not isinstance(declared, Mapping):
+        return declared
+    if declared.get("type") == "composed" and isinstance(declared.get("parts"), list):
+        return {**declared, "parts": [_as_then(part) for part in declared["parts"]]}
+    if declared.get("type") != "matrix_factorization" or declared.get("strategy") is None:
+        return declared
+    defaults: dict[str, Any] = {"participations": 1, "separation": 1}
+    defaults |= {"completion": "none"} if declared["strategy"] == "tree" else {}
+    given = {name: value for name, value in declared.items() if value is not None}
+    return defaults | given
+
+
 def field_path(location: tuple[str | int, ...]) -> str:
     """A Pydantic error's location as the path that a user would write, without the tags of discriminated unions."""
     path: list[str] = []
@@ -99,15 +120,20 @@ def planned_steps(mechanism: AnyMechanism, segments: int = 1) -> tuple[int, int]
 
 
 def segment_steps(mechanism: AnyMechanism, segments: int) -> int:
-    """The steps of each segment: an equal part of them, rounded up to what can be restarted.
+    """The most steps that each segment has. Raises as `segment`."""
+    _, most = segment(mechanism, segments).declared_steps or (0, 0)
+    return most
+
+
+def segment(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
+    """One of so many equal segments, as a mechanism of its own: all of it where there is only one.
 
     Raises InvalidRequest where the mechanism has no steps, or fewer than segments.
     """
     planned = mechanism.declared_steps
     if planned is None:
         raise InvalidRequest("segments: the mechanism has no steps or releases to be divided", field="segments")
-    fewest, most = planned
+    fewest, _ = planned
     if not 1 <= segments <= fewest:
         raise InvalidRequest(f"segments: must be between 1 and the {fewest} steps of the mechanism", field="segments")
-    steps = -(-most // segments)
-    return mechanism.restartable(steps) if segments > 1 else steps
+    return mechanism.segment(segments) if segments > 1 else mechanism

@@ -13,8 +13,9 @@ from ledger.accounting import axes
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import Cost, Precision
 from ledger.accounting.pairs import Parts
+from ledger.accounting.restarts import Division, Repeats, Restart, repeated
 from ledger.accounting.terms import Terms
-from ledger.core.datasets import Bound
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 
 Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
@@ -93,6 +94,14 @@ class BaseMechanism(BaseModel):
         """The least number of steps, at least this one, that a segment can have."""
         return steps
 
+    def segment(self, segments: int) -> Self:
+        """One of so many equal segments, two or more: its part of the steps, rounded up to what can be restarted.
+
+        Raises ValueError where the mechanism has no steps.
+        """
+        _, most = self.declared_steps or (0, 0)
+        return self.resized(self.restartable(-(-most // segments)))
+
     # --- settling
 
     def is_additive(self, method: str) -> bool:
@@ -103,9 +112,24 @@ class BaseMechanism(BaseModel):
         """What it costs as that sum, where `is_additive`."""
         return self.cost(terms, path="mechanism")
 
-    def overrun(self, planned: int, steps: int) -> Self | None:
-        """What was run in so many steps beyond the planned ones; None where only whole segments are mechanisms."""
+    def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
+        """What was run in so many steps beyond the planned ones; None where only whole segments are mechanisms.
+
+        method: its cost's. is_fixed: neither the data nor any output had a say in how many steps these are.
+        """
         return self.resized(steps)
+
+    def has_releases(self, method: str) -> bool:
+        """Whether a step that is run again is one step more, whatever it met: each is a release. method: its cost's."""
+        return True
+
+    def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
+        """What these repeated steps come to, in the order in which it happened, unless it `has_releases`."""
+        return Repeats(steps=repeated(restarts))
+
+    def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
+        """The most that so many repeated steps can come to, unless it `has_releases`: nothing is known of them."""
+        return Repeats(steps=steps)
 
     # --- solving
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from decimal import Decimal
 from fractions import Fraction
 from typing import ClassVar, Final, Literal, Self
 
@@ -18,6 +19,7 @@ from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.numbers import Count, Positive, Rate
 from ledger.accounting.pairs import Parts
 from ledger.accounting.pld import Pair
+from ledger.accounting.restarts import Division, Repeats, Restart, epochs_touched, repeated
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
@@ -27,6 +29,9 @@ _ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: t
 _SHUFFLED: Final = (
     "every unit is in exactly one batch of each epoch, the first step begins one, and every step has full noise",
     "removing a unit leaves its place in the batch empty; no amplification by shuffling is claimed",
+)
+_AS_DECLARED: Final = (
+    "no more epochs are begun than were declared, whether their last, partial batches are kept or dropped"
 )
 
 
@@ -100,6 +105,11 @@ class DpSgd(BaseMechanism):
 
     @property
     def declared_steps(self) -> tuple[int, int] | None:
+        if self._is_by_shuffled_epochs:
+            # By whether the last, partial batch of an epoch is dropped or kept.
+            epochs = Fraction(self.epochs or 1)
+            fewest = min(math.ceil(epochs * self.steps_of_epoch), math.floor(self.exact_steps))
+            return fewest, math.ceil(epochs * math.ceil(1 / self.rate))
         return math.floor(self.exact_steps), math.ceil(self.exact_steps)
 
     def resized(self, steps: int) -> Self:
@@ -109,10 +119,25 @@ class DpSgd(BaseMechanism):
         # Each segment restarts with a new order, so that it has whole epochs.
         return self._epochs(steps) * self.steps_of_epoch if self.is_shuffled else steps
 
+    def segment(self, segments: int) -> Self:
+        if self._is_by_shuffled_epochs:
+            return self.model_copy(update={"epochs": Decimal(-(-self._begun_epochs // segments))})
+        return super().segment(segments)
+
     @property
     def is_shuffled(self) -> bool:
         """Whether its batches are the parts of a random order."""
         return self.sampling == "shuffle"
+
+    @property
+    def _is_by_shuffled_epochs(self) -> bool:
+        """Whether it says how many epochs of shuffled batches there are, and not how many steps."""
+        return self.is_shuffled and self.epochs is not None
+
+    @property
+    def _begun_epochs(self) -> int:
+        """The epochs of shuffled batches that it begins: as declared, else the most that its steps can touch."""
+        return self._epochs(self.whole_steps) if self.epochs is None else math.ceil(self.epochs)
 
     def _epochs(self, steps: int) -> int:
         return -(-steps // self.steps_of_epoch)
@@ -132,10 +157,12 @@ class DpSgd(BaseMechanism):
     def _shuffle_cost(self, adjacency: Adjacency) -> Cost:
         # Each unit is in one batch of an epoch, so an epoch is one Gaussian release of it, and a random order is a
         # mixture of fixed ones: (sqrt(k)/s, 0) for k epochs touched, by joint convexity; no amplification is claimed
-        # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). An epoch has floor(N/B) steps or more.
+        # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). Epochs that were declared are as many
+        # as that, however many steps they have; declared in steps, an epoch has floor(N/B) of them or more.
         factor = _sensitivity_sq(adjacency)
-        mu_sq = factor * self._epochs(self.whole_steps) / Fraction(self.noise_multiplier) ** 2
-        return rational(mu_sq, "shuffle", (*SGD, *_SHUFFLED))
+        mu_sq = factor * self._begun_epochs / Fraction(self.noise_multiplier) ** 2
+        declared = (_AS_DECLARED,) if self._is_by_shuffled_epochs else ()
+        return rational(mu_sq, "shuffle", (*SGD, *_SHUFFLED, *declared))
 
     def _estimate(self, adjacency: Adjacency, *, path: str) -> Cost:
         s, q, steps = float(self.noise_multiplier), float(self.rate), float(self.exact_steps)
@@ -217,12 +244,49 @@ class DpSgd(BaseMechanism):
         # Not what costs least: a certificate is for all its steps together.
         return self._shuffle_cost(terms.adjacency) if self.is_shuffled else fallback([self], terms.adjacency)
 
-    def overrun(self, planned: int, steps: int) -> Self | None:
+    def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
         if not self.is_shuffled:
-            return self.resized(steps)
+            # A certificate is for a number of steps that was fixed before any of them; else whole runs are mechanisms.
+            return self.resized(steps) if is_fixed or method == "fallback" else None
+        if self._is_by_shuffled_epochs:
+            # Who goes on may have begun more epochs than were declared before: so all that so many steps can touch,
+            # less what the plan was charged for.
+            epochs = self._epochs(planned + steps) - -(-planned // math.ceil(1 / self.rate))
+            return self.resized(max(epochs, self._epochs(steps)) * self.steps_of_epoch)
         # A unit can be in a batch of the epoch that the excess begins within, and in one of each that it begins.
         epochs = self._epochs(steps) + (planned % self.steps_of_epoch > 0)
         return self.resized(epochs * self.steps_of_epoch)
+
+    def has_releases(self, method: str) -> bool:
+        return method == "fallback"
+
+    def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
+        once = self._unsampled(adjacency)
+        if self.is_shuffled:
+            return Repeats(mu_sq=once * sum(self._epochs_again(restart, division) for restart in restarts))
+        # One that draws a new batch is a further step. One that meets the same batch is a release without sampling,
+        # given all that was released before: the unit is then in the batch with some other probability than the sample
+        # rate. For a fixed size, which has others in the batch in its place, think of a batch without the unit in which
+        # it stands in for a random one: the centres are still at most 2C apart.
+        new = sum(restart.steps for restart in restarts if restart.new_batches)
+        return Repeats(steps=new, mu_sq=once * (repeated(restarts) - new))
+
+    def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
+        return Repeats(mu_sq=self._unsampled(adjacency) * steps)
+
+    def _unsampled(self, adjacency: Adjacency) -> Fraction:
+        """The mu² of a step without sampling."""
+        return _sensitivity_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
+
+    def _epochs_again(self, restart: Restart, division: Division) -> int:
+        """The batches that a unit can be in beside one in each epoch: one for each epoch of the repeated steps, and at
+        least one after a new order, which can have it once more in the epoch that it begins within."""
+        lengths = (self.steps_of_epoch, math.ceil(1 / self.rate))
+        epochs = sum(
+            count * max(epochs_touched(first, last, length) for length in lengths)
+            for first, last, count in division.stretches(restart)
+        )
+        return max(epochs, int(restart.new_batches))
 
     # --- solving
 

@@ -14,8 +14,9 @@ from ledger.accounting.cost import SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
 from ledger.accounting.numbers import Count, Positive
 from ledger.accounting.pairs import Parts
+from ledger.accounting.restarts import Division, Repeats, Restart
 from ledger.accounting.terms import Terms
-from ledger.core.datasets import Bound
+from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import TooLarge
 
 
@@ -35,8 +36,9 @@ class MatrixFactorization(BaseMechanism):
     evidence: Evidence | None = None
     strategy: Literal["identity", "tree", "sqrt"] | None = None
     steps: Count | None = None
-    participations: Count = 1
-    separation: Count = 1
+    participations: Count | None = None
+    separation: Count | None = None
+    completion: Literal["none", "power_of_two"] | None = None
     bandwidth: Count | None = None
 
     @model_validator(mode="after")
@@ -46,8 +48,26 @@ class MatrixFactorization(BaseMechanism):
             raise PydanticCustomError("form", "give either sensitivity and evidence, or strategy and steps")
         if (self.sensitivity is None) != (self.evidence is None):
             raise PydanticCustomError("form", "a stated sensitivity needs evidence that says where it was proved")
-        if self.strategy is None and (self.participations, self.separation) != (1, 1):
-            raise PydanticCustomError("form", "participations and separation belong to a strategy")
+        if self.strategy is None:
+            if (self.participations or 1, self.separation or 1) != (1, 1):
+                raise PydanticCustomError("form", "participations and separation belong to a strategy")
+        elif self.participations is None:
+            raise PydanticCustomError(
+                "form", "a strategy needs participations: in how many steps, of each segment, a unit takes part"
+            )
+        elif self.participations > 1 and self.separation is None:
+            raise PydanticCustomError(
+                "form",
+                "more than one of participations needs separation: how many steps apart any two of them are at least;"
+                " 1 where batches are reshuffled between epochs",
+            )
+        if (self.completion is not None) != (self.strategy == "tree"):
+            raise PydanticCustomError(
+                "form",
+                "the strategy tree, and no other, needs completion: none where only steps of the training release"
+                " nodes, power_of_two where the tree is completed to the next power of two at its end, and before each"
+                " restart",
+            )
         if self.bandwidth is not None and self.strategy != "sqrt":
             raise PydanticCustomError("form", "bandwidth belongs to the strategy sqrt")
         return self
@@ -69,15 +89,21 @@ class MatrixFactorization(BaseMechanism):
             squared = strategies.sensitivity_sq(
                 strategy=self.strategy or "identity",
                 steps=self.steps or 1,
-                participations=self.participations,
-                separation=self.separation,
+                participations=self.participations or 1,
+                separation=self.separation or 1,
                 bandwidth=self.bandwidth,
+                is_completed=self.completion == "power_of_two",
             )
         except ValueError as error:
             raise TooLarge(f"{path}: {error}", field=f"{path}.steps") from error
+        tree = {
+            None: "",
+            "none": "; the tree is not completed: no node is released that ends after the last step",
+            "power_of_two": "; the tree is completed to the next power of two, by steps without data",
+        }[self.completion]
         return squared, (
-            f"a unit takes part in at most {self.participations} steps, any two at least {self.separation} "
-            "apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1)"
+            f"a unit takes part in at most {self.participations} steps, any two at least {self.separation or 1} "
+            f"apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1){tree}"
         )
 
     def needs_certificate(self, bound: Bound) -> bool:
@@ -99,5 +125,29 @@ class MatrixFactorization(BaseMechanism):
     def resized(self, steps: int) -> Self:
         return super().resized(steps) if self.steps is None else self.model_copy(update={"steps": steps})
 
-    def overrun(self, planned: int, steps: int) -> Self | None:
+    # --- settling
+
+    def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
         return None
+
+    def has_releases(self, method: str) -> bool:
+        return False
+
+    def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
+        # Whatever follows a restart goes on from the steps before it. What was run of these and then given up, the
+        # stretch, is a part of the rows of a training of its own, and all that was not given up is one training. After
+        # n restarts with new batches a unit takes part in n + 1 orders, and by the triangle inequality moves the rows
+        # at most n + 1 times as far: a stretch is charged (n + 1)² times, and so is all that goes on.
+        segments, orders = 0, 1
+        for restart in restarts:
+            touched = division.touched(restart)
+            if restart.steps:
+                segments += touched * orders**2
+            if restart.new_batches:
+                segments += touched * ((orders + 1) ** 2 - orders**2)
+                orders += 1
+        return Repeats(segments=segments)
+
+    def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
+        # Each step by itself, with new batches: 2² + 3² + ... + (steps + 1)².
+        return Repeats(segments=(steps + 1) * (steps + 2) * (2 * steps + 3) // 6 - 1)

@@ -49,16 +49,23 @@ def receipt(statement: Receipt) -> None:
     grid = new_grid()
     grid.add_row("tenant", escape(f"{statement.tenant} ({statement.tenant_id})"))
     for index, dataset in enumerate(statement.datasets):
-        parts = "" if dataset.partitions is None else f" ({', '.join(dataset.partitions)})"
+        parts = "" if dataset.partitions is None else f" ({_listed(dataset.partitions)})"
         grid.add_row("" if index else "datasets", f"{dataset.name}{parts}, entry {dataset.seq:,}")
     if statement.project is not None:
         grid.add_row("project", statement.project)
     grid.add_row("mechanism", f"{statement.mechanism_type}, {statement.mechanism_digest}")
     grid.add_row("cost", _mu(Amount(statement.mu_sq_pico, statement.delta_atto)))
-    grid.add_row("valid until", statement.valid_until.isoformat())
+    grid.add_row("begin by", statement.begin_by.isoformat())
+    grid.add_row("start by" if statement.state == "held" else "settle by", statement.due.isoformat())
     out.print(grid)
     if statement.state == "held":
         out.print("It is an approval, which can still be voided: no job may begin by it.")
+
+
+def _listed(partitions: Sequence[str]) -> str:
+    more = len(partitions) - ACCOUNTS_SHOWN_MAX
+    names = ", ".join(partitions[:ACCOUNTS_SHOWN_MAX]) or "no partition"
+    return f"{names} and {more:,} more" if more > 0 else names
 
 
 def rejected(error: LedgerError) -> None:
@@ -71,6 +78,8 @@ def received(answer: ReceiptShown) -> None:
     err.print(Text.assemble((answer["state"], "bold"), f"  run {answer['run']}"))
     if answer["state"] == "held":
         err.print("No job may begin by it: privacy-ledger start, and the receipt after that.")
+    else:
+        err.print(f"A job may begin by it until {answer['begin_by']}.")
     out.print(answer["receipt"], markup=False)
 
 

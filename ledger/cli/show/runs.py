@@ -20,10 +20,13 @@ if TYPE_CHECKING:
     from ledger.service.shapes.runs import (
         Binding,
         Overdrawn,
+        OverrunShown,
+        RestartShown,
         RunApproved,
         RunMoved,
         RunOnDataset,
         RunShown,
+        RunStarted,
         SegmentsShown,
     )
 
@@ -187,6 +190,13 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
         console.print(f"    {suggest(name, value)}", markup=False)
 
 
+def started(answer: RunStarted) -> None:
+    """What start did, and until when a job may begin by its receipt."""
+    moved(answer)
+    if "begin_by" in answer:  # a server of before has none
+        out.print(f"Until {answer['begin_by']} a job may begin by: privacy-ledger receipt show {answer['id']}")
+
+
 def moved(answer: RunMoved) -> None:
     """What start, settle and void did."""
     grid = new_grid()
@@ -197,12 +207,32 @@ def moved(answer: RunMoved) -> None:
     overrun = answer.get("overrun")
     if overrun is not None:
         mu = number(overrun["cost"]["mu"])
-        grid.add_row("overrun", f"{overrun['steps']:,} steps beyond the plan, mu {mu} of that")
+        grid.add_row("overrun", f"{overrun_text(overrun)}, mu {mu} of that")
+    for index, restart in enumerate(answer.get("restarts", ())):
+        grid.add_row("" if index else "run again", _restart(restart))
     _remaining(grid, answer["datasets"])
+    for index, text in enumerate(answer.get("assumptions", ())):
+        grid.add_row("" if index else "assumes", escape(text))
     if "settle_by" in answer:
         grid.add_row("settle by", answer["settle_by"])
     out.print(Text(answer["state"], style="bold"))
     out.print(grid)
+
+
+def overrun_text(overrun: OverrunShown) -> str:
+    """What was executed beside the plan."""
+    again = overrun["repeated"]
+    if again is None:
+        return f"{overrun['steps']:,} steps beyond the plan, new or repeated"
+    beyond = f"{overrun['steps'] - again:,} steps beyond the plan"
+    return f"{beyond}, {again:,} repeated" if again else beyond
+
+
+def _restart(restart: RestartShown) -> str:
+    batches = "with new batches" if restart["new_batches"] else "with the same batches"
+    if restart["to_step"] < restart["from_step"]:
+        return f"no step, from {restart['from_step']:,} on {batches}"
+    return f"steps {restart['from_step']:,} to {restart['to_step']:,}, {batches}"
 
 
 def runs(items: Sequence[RunShown]) -> None:

@@ -30,6 +30,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
         steps_done: int | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        allow_overrun: bool = False,
     ) -> Scope:
         """A run around the code that trains (`async with` on an AsyncLedger).
 
@@ -41,9 +43,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
           releases are charged one by one, and a run in `segments` for those that were begun; other DP-SGD is charged in
           full. An exception counts the step that was under way; one that comes before the first `step()` settles for
           all that was planned, since a release may have happened;
-        - more than planned: what was beyond is charged besides, as a run of its own. Where that fits, `run.settled` has
-          it as `overrun`, and a warning is logged; where it does not, it is recorded all the same, the run is settled,
-          the datasets are frozen, and then Overrun is raised.
+        - more than planned, which takes `allow_overrun=True`: what was beyond is charged besides, DP-SGD and correlated
+          noise as whole runs or segments, since what was seen may have made it go on. If that fits, `run.settled` has
+          it as `overrun`, and a warning is logged; if not, it is recorded all the same, the run is settled, the
+          datasets are frozen, and then Overrun is raised.
+
+        Steps are counted before they touch the data: `for batch in run.batches(loader)` counts each and ends with the
+        plan; `run.step()` raises PlanExceeded beyond it. With `allow_overrun=True` neither stops the run.
 
         With `segments` the run is reserved as so many pieces, each restarted with fresh randomness; it may go on to the
         end of the last one, which `run.planned_steps` says.
@@ -52,13 +58,15 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
         Started again with the same `idempotency_key`, it finds its run and goes on, and says by `steps_done` how many
         steps the processes before it executed, those that are now repeated included; left out, the run settles for all
-        that was planned. A key whose run was settled or voided raises RunState, and a refused one stays refused. One
-        run is one execution: never let two processes work under one key at the same time.
+        that was planned. `restarts` says which of them were run again, as for `settle`. A run that one process begins
+        and ends says by itself that none was; where nothing is said, the record has it as an assumption that none was,
+        and beyond the plan the worst is charged. A key whose run was settled or voided raises RunState, and a refused
+        one stays refused. One run is one execution: never let two processes work under one key at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
-        ...         # release something
         ...         run.step()
+        ...         # release something
         >>> run.settled["state"]
         'settled'
         """
@@ -74,7 +82,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             valid_for=valid_for,
             idempotency_key=idempotency_key,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done))
+        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts, allow_overrun))
 
     def ask(
         self,
@@ -133,27 +141,57 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.ask_batch(runs, atomic=atomic))
 
     def start(self, run: str) -> Answer:
-        """Say that the run now touches the data.
+        """Say that the run now touches the data. By the `receipt` in the answer a job may begin until `begin_by`.
 
         >>> ledger.start(asked["id"])["state"]
         'started'
         """
         return self._send(calls.start(run))
 
+    def receipt(self, run: str) -> Answer:
+        """The signed receipt of a run's start, or of its approval before that, and until when a job may begin by it:
+        `{"run", "state", "begin_by", "receipt"}`. Each call renews it.
+
+        Only one in state `started` lets a job train. Raises RunState if the run was refused, voided or settled.
+
+        >>> ledger.receipt(asked["id"])["state"]
+        'started'
+        """
+        return self._send(calls.receipt(run))
+
+    def jwks(self) -> Answer:
+        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
+
+        >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
+        >>> receipt.run == asked["id"]
+        True
+        """
+        return self._send(calls.jwks())
+
     def settle(
-        self, run: str, *, steps: int | None = None, stop: str | None = None, evidence: Mapping[str, Any] | None = None
+        self,
+        run: str,
+        *,
+        steps: int | None = None,
+        stop: str | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Charge a started run for what it executed: all that was planned, where nothing else is said.
 
         With fewer `steps` the run is charged for what is sound whatever made it stop (`data_dependent`): separate
         releases one by one, segments begun, otherwise all. `stop="data_independent"` is your word that neither the data
         nor any output, also of a later run, had a say in where it stopped: it is charged as a run of so many steps.
-        Raises Overrun where there were more than fit; they are charged all the same.
+        `restarts` lists the restarts from an earlier step, in their order, as `{"from_step", "to_step",
+        "new_batches"}`: the steps that were run again, counted from 1 (`to_step` is `from_step` - 1 where none was),
+        and whether batches were drawn, or the units put in order, anew from there on; `steps` counts them again. An
+        empty list says that no step was run again. Left out, the worst is charged where there were more steps than the
+        plan can give. Raises Overrun where more was executed than fits; it is charged all the same.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
-        return self._send(calls.settle(run, steps=steps, stop=stop, evidence=evidence))
+        return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
     def void(self, run: str, *, reason: str) -> Answer:
         """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.
@@ -174,25 +212,6 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         {'log': 's3://training/17'}
         """
         return self._send(calls.run_info(run))
-
-    def receipt(self, run: str) -> Answer:
-        """The signed receipt of a run's start, or of its approval before that: `{"run", "state", "receipt"}`.
-
-        Only one in state `started` lets a job train. Raises RunState where the run was refused or voided.
-
-        >>> ledger.receipt(asked["id"])["state"]
-        'started'
-        """
-        return self._send(calls.receipt(run))
-
-    def jwks(self) -> Answer:
-        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
-
-        >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
-        >>> receipt.run == asked["id"]
-        True
-        """
-        return self._send(calls.jwks())
 
     def runs(
         self,

@@ -54,7 +54,8 @@ def _approve(books: Books, command: Ask, charged: _ByDataset, now_us: int) -> Dr
         )
         for use in command.uses
     ]
-    facts = {**_request_facts(command), "start_by": timestamp(due_us)}
+    begin_us = min(now_us + command.begin_within_us, due_us)
+    facts = {**_request_facts(command), "start_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
     return write(books, postings, command.actor, "run-approved", facts, run)
 
 
@@ -179,7 +180,8 @@ def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
         )
     due_us = now_us + SETTLE_WITHIN_US
     run = replace(run, state="started", started_us=now_us, due_us=due_us)
-    facts = {"settle_by": timestamp(due_us)}
+    begin_us = min(now_us + command.begin_within_us, due_us)
+    facts = {"settle_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
     return write(books, _charged(books, command), command.actor, "run-started", facts, run)
 
 
@@ -205,6 +207,7 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
         "stop": command.stop,
         "charged": whole.facts(),
         "returned": (cost - command.charged).facts(),
+        **command.costing,
     }
     if excess is not None:
         postings = [
@@ -220,6 +223,7 @@ def _overrun_facts(excess: Excess, postings: Sequence[Posting]) -> dict[str, Any
     overdrawn = sorted(posting.dataset.definition.name for posting in postings if "state" in posting.own)
     return {
         "steps": excess.steps,
+        "repeated": excess.repeated,
         "cost": excess.cost.facts(),
         "fits": not overdrawn,
         "frozen": overdrawn,

@@ -11,7 +11,7 @@ from uuid import UUID
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.journal import requested
-from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, read_entries
+from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, is_time, read_entries
 from ledger.core.journal.proposals import Alone, Proposals
 from ledger.core.journal.rights import demand_owner, demand_role, is_owner, is_steward
 from ledger.core.journal.shapes import demand_dataset_entry
@@ -246,6 +246,7 @@ class _DatasetReplay(Chain):
 
     def _approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         demand(entry["start_by"] == requested.start_by(entry), "gives another time to start than was asked for")
+        _demand_begin(entry, "start_by", demand)
         charged = self._charged(entry, demand)
         cost = self._new_run(entry, "held", charged, demand)
         return [replace(account, held=account.held + cost) for account in charged]
@@ -301,6 +302,7 @@ class _DatasetReplay(Chain):
         demand_owner(entry["actor"], run.principal, demand)
         demand(run.start_by is not None and entry["at"] <= run.start_by, "starts a run later than it may be")
         demand(entry["settle_by"] == requested.after(entry["at"], SETTLE_WITHIN), "gives another time to settle")
+        _demand_begin(entry, "settle_by", demand)
         return accounts
 
     def _voided(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
@@ -322,6 +324,7 @@ class _DatasetReplay(Chain):
             demand(stated is None or stated == entry[name], f"records other {name} than were sent")
         cost = run.cost
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
+        demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
         overrun = entry.get("overrun")
         planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
         demand(planned + returned == cost, "charges and returns something else than was approved")
@@ -369,6 +372,15 @@ class _DatasetReplay(Chain):
         demand(run.state in came_from, f"moves a run that is {run.state} to {to}")
         run.state = to
         return run, [self.accounts[key] for key in run.keys]
+
+
+def _demand_begin(entry: Mapping[str, Any], due: str, demand: Demand) -> None:
+    """Since version 3 an approval and a start say until when a job may begin by their receipt."""
+    if entry["v"] > 2:
+        demand(is_time(entry["begin_by"]), "has a begin_by that is no time")
+        demand(
+            entry["at"] <= entry["begin_by"] <= entry[due], "lets a job begin before it was decided, or when it is due"
+        )
 
 
 def _facts_of(amount: Amount | None) -> dict[str, str] | None:

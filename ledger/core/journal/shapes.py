@@ -39,15 +39,22 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "partitions-added": _shape("names disjoint limit"),
     "project-set": _shape("project budget limit limit_before", "reason"),
     "fair-use-set": _shape("fair_use reason"),
-    "run-approved": _shape(f"run {_COSTED} via start_by", "project segments delta"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
-    "run-started": _shape("run settle_by"),
-    "run-settled": _shape("run request steps stop charged returned", "overrun state"),
+    "run-started": _shape("run settle_by begin_by"),
+    "run-settled": _shape("run request steps stop charged returned accountant", "overrun state restarts assumptions"),
     "run-voided": _shape("run request returned", "proposal"),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
 """Of a dataset's journal, beside what every entry has and the balances."""
+
+_OF_VERSION_2: Final[Mapping[str, Shape]] = {
+    **DATASET_KINDS,
+    "run-approved": _shape(f"run {_COSTED} via start_by", "project segments delta"),
+    "run-started": _shape("run settle_by"),
+    "run-settled": _shape("run request steps stop charged returned", "overrun state"),
+}
 
 _OF_VERSION_1: Final[Mapping[str, Shape]] = {
     "dataset-registered": _shape(f"account {_REGISTERED}"),
@@ -80,7 +87,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "balance": _BALANCE,
     "fair_use": _shape("held runs_per_hour limit"),
     "segments": _shape("count steps cost unsegmented"),
-    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta"),
+    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated"),
 }
 _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
@@ -94,7 +101,7 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
 
 def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
     """An entry of a dataset's journal has the members of its kind and version, each of its form."""
-    kinds = _OF_VERSION_1 if entry["v"] == 1 else DATASET_KINDS
+    kinds = {1: _OF_VERSION_1, 2: _OF_VERSION_2}.get(entry["v"], DATASET_KINDS)
     shape = _of_kind(kinds, entry, demand)
     is_balanced = "balance" in entry or entry["v"] > 1
     members = set(entry) - _COMMON - _OF_DATASET - (_BALANCES if entry["v"] > 1 else {"balance"})

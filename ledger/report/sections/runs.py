@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from ledger.encoding import JsonObject, encode
 from ledger.report.blocks import Block, Cell, Column, Heading, Line, Paragraph, Table, line
@@ -19,6 +20,18 @@ from ledger.report.phrases import (
     who,
 )
 from ledger.report.view import View
+
+RESTARTS_SHOWN_MAX: Final = 20
+"""Of one run."""
+
+
+def beyond(overrun: JsonObject) -> str:
+    """What was executed beside the plan."""
+    steps, repeated = overrun["steps"], overrun["repeated"]
+    if repeated is None:
+        return f"{steps:,} steps beyond the plan, new or repeated"
+    again = f", {repeated:,} repeated" if repeated else ""
+    return f"{steps - repeated:,} steps beyond the plan{again}"
 
 
 def _cut(view: View, name: str, what: str) -> Iterator[Block]:
@@ -102,6 +115,20 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
         yield Line(f"steps: planned {planned:,}{done}")
     if item["stop"] is not None:
         yield Line(f"stopped: {item['stop'].replace('_', ' ')}")
+    yield from _restarts(item)
+
+
+def _restarts(item: JsonObject) -> Iterator[Line]:
+    if item["restarts"] == []:
+        yield Line("no step was run again")
+    for restart in (item["restarts"] or ())[:RESTARTS_SHOWN_MAX]:
+        batches = "new batches" if restart["new_batches"] else "the same batches"
+        yield Line(f"run again: steps {restart['from_step']:,} to {restart['to_step']:,}, {batches}")
+    more = len(item["restarts"] or ()) - RESTARTS_SHOWN_MAX
+    if more > 0:
+        yield Line(f"and {more:,} restarts more; the JSON has all of them")
+    for sentence in item["settled_assuming"]:
+        yield Line(sentence, "dim")
 
 
 def _cost(item: JsonObject) -> Iterator[Line]:
@@ -115,7 +142,7 @@ def _cost(item: JsonObject) -> Iterator[Line]:
             if item[name]["delta_atto"] != "0":
                 yield Line(f"{digits(item[name]['delta_atto'])} atto", "dim")
     if item["overrun"] is not None:
-        yield Line(f"overran by {item['overrun']['steps']:,} steps", "strong")
+        yield Line(f"overran: {beyond(item['overrun'])}", "strong")
     yield Line(f"left after it: {brief(item['left_after_decision'], estimate)}")
     if item["left_at_end"] is not None:
         yield Line(f"left at its end: {brief(item['left_at_end'], estimate)}")
@@ -177,7 +204,7 @@ def overruns(view: View) -> Iterator[Block]:
         (
             position(item),
             who(item["by"]),
-            line(f"{item['steps']:,} beyond the plan of {item['planned_steps'] or 0:,}"),
+            line(f"{beyond(item)}, of a plan of {item['planned_steps'] or 0:,}"),
             (*amount(item["cost"], item["is_estimate"]), Line(item["method"], "dim")),
             line("it fit in what was left" if item["fits"] else f"did not fit, and froze {names(item['frozen'])}"),
         )

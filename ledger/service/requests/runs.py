@@ -11,8 +11,9 @@ from pydantic import (
     Field,
     GetJsonSchemaHandler,
     StringConstraints,
+    model_validator,
 )
-from pydantic_core import CoreSchema
+from pydantic_core import CoreSchema, PydanticCustomError
 
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
@@ -30,6 +31,7 @@ from ledger.service.requests.fields import (
 
 DATASETS_MAX: Final = 100
 SEGMENTS_MAX: Final = 1000
+RESTARTS_MAX: Final = 1000
 
 
 class DatasetUse(Strict):
@@ -112,11 +114,36 @@ class NewBatch(Strict):
     atomic: Annotated[bool, Field(description="All of them or none.")] = False
 
 
+class RestartStated(Strict):
+    """A restart, after which the steps from `from_step` to `to_step`, counted from 1, were run again."""
+
+    from_step: Annotated[int, Field(ge=1, le=COUNT_MAX)]
+    to_step: Annotated[int, Field(ge=0, le=COUNT_MAX, description="`from_step` less 1 where no step was run again.")]
+    new_batches: Annotated[
+        bool, Field(description="Batches were drawn anew from `from_step` on, or the units were put in a new order.")
+    ]
+
+    @model_validator(mode="after")
+    def _in_order(self) -> RestartStated:
+        if self.to_step < self.from_step - 1:
+            raise PydanticCustomError("restart", "to_step must be at least from_step - 1, where no step was run again")
+        return self
+
+
 class SettleRequest(Strict):
     """What was executed."""
 
     steps: Annotated[
         int | None, Field(ge=0, le=COUNT_MAX, description="Every step executed, repeated ones included.")
+    ] = None
+    restarts: Annotated[
+        list[RestartStated] | None,
+        Field(
+            max_length=RESTARTS_MAX,
+            description="Every restart from an earlier step, in the order in which they happened; an empty list says "
+            "that no step was run again. Left out, steps beyond the plan are charged for the worst that they can have "
+            "been, and within the plan it is assumed, and recorded, that none was.",
+        ),
     ] = None
     stop: Annotated[
         Literal["planned", "data_independent", "data_dependent"] | None,

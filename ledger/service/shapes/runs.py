@@ -32,6 +32,9 @@ class SegmentsShown(TypedDict):
 
 
 Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
+BeginBy = Annotated[
+    str, Field(description="Until when a job may begin by this receipt. Reading the receipt renews it.")
+]
 Receipt = Annotated[
     str,
     Field(
@@ -69,13 +72,27 @@ class Binding(TypedDict):
     limit: float
 
 
+class RestartShown(TypedDict):
+    from_step: int
+    to_step: int
+    new_batches: bool
+
+
 class OverrunShown(TypedDict):
-    """What was executed beyond the plan, charged as a run of its own."""
+    """What was executed beyond the plan, or again, charged as a run of its own."""
 
     steps: int
+    repeated: Annotated[
+        int | None,
+        Field(description="How many of them were run again and met the same units; null where that is not known."),
+    ]
     cost: AmountShown
     fits: bool
     method: str
+
+
+Stated = Annotated[list[RestartShown], Field(description="The restarts that it was settled with, where it said any.")]
+Assumed = Annotated[list[str], Field(description="What is assumed for what was charged, beside the approval's.")]
 
 
 class Overdrawn(TypedDict):
@@ -98,18 +115,22 @@ class RunMoved(TypedDict):
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
     overrun: NotRequired[OverrunShown | None]
+    restarts: NotRequired[Stated]
+    assumptions: NotRequired[Assumed]
     settle_by: NotRequired[str | None]
 
 
 class RunStarted(RunMoved):
     """A run that may touch its data now. Only this receipt says so."""
 
+    begin_by: BeginBy
     receipt: Receipt
 
 
 class ReceiptShown(TypedDict):
     run: Id
     state: Annotated[Literal["held", "started"], Field(description="Only `started` lets a job train.")]
+    begin_by: BeginBy
     receipt: Receipt
 
 
@@ -127,6 +148,8 @@ class RunEvent(TypedDict):
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
     overrun: NotRequired[OverrunShown | None]
+    restarts: NotRequired[Stated]
+    assumptions: NotRequired[Assumed]
 
 
 class RunShown(TypedDict):

@@ -1,0 +1,53 @@
+"""When a computation has to end: at a moment of the monotonic clock, or as soon as whoever runs it stops.
+
+Whoever runs a computation says so with `until`; every loop in it that could take long calls `check`. What is raised
+then is no error of the ledger's, so that nothing on the way takes it for a cost that cannot be had, and charges another
+one: no amount ever depends on how long it took.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from threading import Event
+from time import monotonic
+
+
+class Expired(Exception):
+    """A computation took longer than it may."""
+
+
+class Stopped(Exception):
+    """Whoever runs the computation stops."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Limit:
+    at_seconds: float
+    stop: Event
+
+
+_limit: ContextVar[_Limit | None] = ContextVar("limit", default=None)
+
+
+@contextmanager
+def until(at_seconds: float, stop: Event) -> Iterator[None]:
+    """What runs within ends at this moment of `time.monotonic`, or when `stop` is set, at its next `check`."""
+    token = _limit.set(_Limit(at_seconds, stop))
+    try:
+        yield
+    finally:
+        _limit.reset(token)
+
+
+def check() -> None:
+    """Raises Stopped or Expired where the computation has to end; without a limit never."""
+    limit = _limit.get()
+    if limit is None:
+        return
+    if limit.stop.is_set():
+        raise Stopped
+    if monotonic() >= limit.at_seconds:
+        raise Expired
