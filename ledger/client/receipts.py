@@ -137,7 +137,10 @@ class Receipt:
 
 def mechanism_digest(mechanism: AnyMechanism) -> str:
     """The digest by which a receipt names a mechanism: a plain object has to have the members that were sent."""
-    return digest(canonical(parse(encode(mechanism, "mechanism")))).hex()
+    try:
+        return digest(canonical(parse(encode(mechanism, "mechanism")))).hex()
+    except ValueError as error:
+        raise InvalidRequest(f"mechanism: {error}", field="mechanism") from None
 
 
 def verify_receipt(

@@ -39,6 +39,7 @@ def header(
 def parsed_header(line: str) -> dict[str, Any]:
     """An export's first line, of a version that is known. Raises JournalBroken, and what a text of another shape may
     raise: ValueError, TypeError, KeyError, AttributeError, RecursionError."""
+    line.encode()  # bytes that are not UTF-8 have no text
     about: dict[str, Any] = json.loads(line, object_pairs_hook=_once)
     version = about["version"]
     if about["format"] != FORMAT or type(version) is not int or version not in (1, VERSION):

@@ -36,6 +36,9 @@ TOKEN_LENGTH_MAX: Final = 4 * 1024 * 1024
 """Of what is read, in characters. The longest of ours names many partitions."""
 KEYS_MAX: Final = 1000
 """Of a key set that is read."""
+EXPONENT_MAX: Final = 400
+NUMBER_LENGTH_MAX: Final = 802
+"""Of a number in a statement, as in canonical JSON: the digits of 1e999999999 would fill the memory."""
 
 _TOKEN: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _HEADER: Final = frozenset({"alg", "kid", "typ"})
@@ -74,10 +77,16 @@ def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
 
+def _number(text: str) -> Decimal:
+    if len(text) > NUMBER_LENGTH_MAX or abs((number := Decimal(text)).adjusted()) > EXPONENT_MAX:
+        raise ValueError("a number is beyond all use")
+    return number
+
+
 def _object(raw: bytes, what: str) -> dict[str, Any]:
     """A JSON object, its fractions as exact decimals. Raises SignatureInvalid."""
     try:
-        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=Decimal)
+        value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError):
         raise SignatureInvalid(f"The {what} is not JSON, or has a name twice.") from None
     if not isinstance(value, dict):

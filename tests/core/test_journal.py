@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import tracemalloc
 from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
@@ -14,6 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ledger.api import body as api_body
+from ledger.canonical import parse_canonical
 from ledger.core.amounts import INT64_MAX, Amount
 from ledger.core.commands import SetBudget
 from ledger.core.datasets import AccountKey
@@ -262,3 +265,26 @@ def test_every_tampering_with_the_bytes_is_found_at_its_entry(book: Book, tries:
         with pytest.raises(JournalBroken) as caught:
             book.replay()
         assert caught.value.seq == at + 1
+
+
+@pytest.mark.parametrize("text", ["1e401", "1e-401", "0e-401", "1e999999999", "-1E+999999999", "9" * 1000, "NaN"])
+def test_numbers_beyond_all_use_are_refused(text: str) -> None:
+    """Goal: a few characters never fill the memory. Method: numbers past what the server takes, with what is allocated
+    while they are read."""
+    tracemalloc.start()
+    try:
+        for read in (chain.parse, parse_canonical):
+            with pytest.raises(ValueError):  # noqa: PT011 (JSON's own errors among them)
+                read(f'{{"x":{text}}}')
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_the_server_takes_is_read_again() -> None:
+    """Goal: no entry is too long for its reader. Method: the smallest and the largest number with the most digits that
+    a request can have, written canonically and read again."""
+    for text in ("1e400", "-1e-400", "-0." + "3" * 396, "9" * 400, f"-{'1' * 393}e-400"):
+        body = chain.canonical(chain.parse(text))
+        assert chain.canonical(parse_canonical(body)) == body
+        api_body.parse(text.encode())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import costs, mechanisms, settling
+from ledger.accounting.restarts import Restart
 from ledger.accounting.terms import Terms
 from ledger.canonical import canonical, digest, parse, parse_canonical
 from ledger.client import ReceiptRejected, verify_receipt
@@ -218,13 +220,15 @@ def signed_receipts() -> Vectors:
     token = jws.sign(start, key=KEY, typ=jws.RECEIPT)
     approval = jws.sign(canonical(receipts.payload(decisions, held, tenant="acme")), key=KEY, typ=jws.RECEIPT)
     of_whole = jws.sign(canonical(receipts.payload(whole, whole_started, tenant="acme")), key=KEY, typ=jws.RECEIPT)
-    at = started[0]["at"]
+    at, began = started[0]["at"], started[0]["begin_by"]
     mechanism = decisions[0]["request"]["mechanism"]
     use = {"name": "data-1", "partitions": ["a"]}
     good = {"tenant": str(TENANT), "run": decisions[0]["run"], "datasets": [use], "mechanism": mechanism}
     asked: list[tuple[str, str, dict[str, Any], str]] = [
         ("good", token, good, at),
-        ("expired", token, good, _days_later(at, 31)),
+        ("at the last moment to begin", token, good, began),
+        ("a moment later", token, good, _later(began, timedelta(microseconds=1))),
+        ("expired", token, good, _later(at, timedelta(days=31))),
         ("signed by another key", jws.sign(start, key=OTHER_KEY, typ=jws.RECEIPT), good, at),
         ("signed as a head", jws.sign(start, key=KEY, typ=jws.HEAD), good, at),
         ("of an approval, where a start is asked for", approval, good, at),
@@ -264,8 +268,8 @@ def _entries_of(number: int) -> tuple[list[Any], list[Any], list[Any]]:
     return found["run-approved"], found["run-started"], found["run-approved"]
 
 
-def _days_later(at: str, days: int) -> str:
-    return (datetime.fromisoformat(at) + timedelta(days=days)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+def _later(at: str, wait: timedelta) -> str:
+    return (datetime.fromisoformat(at) + wait).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def _verdict(token: str, asked: Mapping[str, Any], now: str) -> str:
@@ -287,62 +291,79 @@ SHUFFLED: Final = {
     "batch_size": 25,
     "epochs": 3,
 }
-MATRIX: Final = {"type": "matrix_factorization", "noise_multiplier": 5, "strategy": "identity", "steps": 10}
+MATRIX: Final = {
+    "type": "matrix_factorization",
+    "noise_multiplier": 5,
+    "strategy": "identity",
+    "steps": 10,
+    "participations": 1,
+}
 ENDS: Final = ("planned", "data_independent", "data_dependent")
-SETTLED: Final[Sequence[tuple[str, dict[str, Any], int, Sequence[int | None]]]] = (
+SETTLED: Final[Sequence[tuple[str, dict[str, Any], int, Sequence[int]]]] = (
     ("gaussian", GAUSSIAN, 1, (0, 1, 3, 4, 7)),
     ("shuffled", SHUFFLED, 1, (1, 4, 5, 12, 13)),
     ("matrix factorization", MATRIX, 1, (1, 9, 10, 11)),
     ("segments", {**MATRIX, "steps": 12}, 3, (1, 4, 5, 12, 14)),
 )
+RESTARTED: Final[Sequence[tuple[str, dict[str, Any], int, int, Sequence[Restart]]]] = (
+    ("shuffled", SHUFFLED, 1, 12, ()),
+    ("shuffled", SHUFFLED, 1, 15, (Restart(2, 4, new_batches=False),)),
+    ("shuffled", SHUFFLED, 1, 15, (Restart(2, 4, new_batches=True),)),
+    ("shuffled", SHUFFLED, 1, 12, (Restart(6, 5, new_batches=True),)),
+    ("matrix factorization", MATRIX, 1, 13, (Restart(2, 4, new_batches=False),)),
+    ("matrix factorization", MATRIX, 1, 13, (Restart(2, 4, new_batches=True),)),
+    ("segments", {**MATRIX, "steps": 12}, 3, 16, (Restart(4, 5, new_batches=False), Restart(1, 2, new_batches=False))),
+)
 
 
 def settlements() -> Vectors:
-    """What runs are charged, by how far they came and by what made them stop."""
+    """What runs are charged, by how far they came, by what made them stop, and by what was run again."""
     cases = []
-    for name, declared, segments, steps in SETTLED:
-        mechanism = mechanisms.parse(parse(json.dumps(declared)))
-        for adjacency in ("add_or_remove_one", "replace_one"):
-            terms = Terms(bound="clt", adjacency=adjacency, delta=Decimal(0), segments=segments)
-            approved = costs.cost(mechanism, terms)
-            for count in steps:
-                cases += [
-                    {
-                        "name": f"{name}, {adjacency}, {count} steps, {stop}",
-                        "mechanism": declared,
-                        "bound": "clt",
-                        "adjacency": adjacency,
-                        **({} if segments == 1 else {"segments": segments}),
-                        "cost": approved.amount.facts(),
-                        "steps": count,
-                        "stop": stop,
-                        **_charged(mechanism, terms, approved, steps=count, stop=stop),
-                    }
-                    for stop in ENDS
-                    if _is_said(mechanism, segments, count, stop)
-                ]
+    for name, declared, segments, counts in SETTLED:
+        for steps in counts:
+            cases += [case for stop in ENDS for case in _settled(name, declared, segments, steps, stop, None)]
+    for name, declared, segments, steps, restarts in RESTARTED:
+        cases += _settled(name, declared, segments, steps, "planned", restarts)
     return {
         "about": (
-            "steps, stop: how far a run came, and why no further. charged and returned are together the cost of what"
-            " was approved; overrun is charged besides, in the settlement's entry as part of charged."
+            "steps, stop: how far a run came, and why no further; restarts: what was run again, left out where nothing"
+            " was said of that. charged and returned are together the cost of what was approved; overrun is charged"
+            " besides, in the settlement's entry as part of charged."
         ),
         "cases": cases,
     }
 
 
-def _is_said(mechanism: Any, segments: int, steps: int | None, stop: str) -> bool:
-    """Whether the server takes that of a run: who stopped early did not stop as planned."""
+def _settled(
+    name: str, declared: dict[str, Any], segments: int, steps: int, stop: Any, restarts: Sequence[Restart] | None
+) -> Iterator[dict[str, Any]]:
+    """One settlement under each adjacency, if the server takes it: who stopped early did not stop as planned."""
+    mechanism = mechanisms.parse(parse(json.dumps(declared)))
     planned = mechanisms.planned_steps(mechanism, segments)
-    return stop != "planned" or planned is None or steps is None or steps >= planned[0]
-
-
-def _charged(mechanism: Any, terms: Terms, approved: Any, *, steps: int | None, stop: Any) -> dict[str, Any]:
-    cost = approved.amount
-    charge = settling.charge(mechanism, terms, approved=cost, method=approved.method, steps=steps, stop=stop)
-    found = {"charged": charge.charged.facts(), "returned": (cost - charge.charged).facts()}
-    if charge.excess is None:
-        return found
-    return {**found, "overrun": {"steps": charge.excess_steps, "cost": charge.excess.amount.facts()}}
+    if stop == "planned" and planned is not None and steps < planned[0]:
+        return
+    again = None if restarts is None else tuple(restarts)
+    for adjacency in ("add_or_remove_one", "replace_one"):
+        terms = Terms(bound="clt", adjacency=adjacency, delta=Decimal(0), segments=segments)
+        approved = costs.cost(mechanism, terms)
+        how: dict[str, Any] = {"method": approved.method, "steps": steps, "stop": stop, "restarts": again}
+        charge = settling.charge(mechanism, terms, approved=approved.amount, **how)
+        excess = charge.excess
+        more = {} if excess is None else {"overrun": {"steps": charge.excess_steps, "cost": excess.amount.facts()}}
+        yield {
+            "name": f"{name}, {adjacency}, {steps} steps, {stop}",
+            "mechanism": declared,
+            "bound": "clt",
+            "adjacency": adjacency,
+            **({} if segments == 1 else {"segments": segments}),
+            "cost": approved.amount.facts(),
+            "steps": steps,
+            "stop": stop,
+            **({} if again is None else {"restarts": [asdict(restart) for restart in again]}),
+            "charged": charge.charged.facts(),
+            "returned": (approved.amount - charge.charged).facts(),
+            **more,
+        }
 
 
 # --- files -----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import threading
 from collections.abc import Iterator
@@ -32,8 +33,9 @@ from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken
 from ledger.operate import deploy
 from ledger.service.writer import Writer
 from ledger.settings import Settings
-from ledger.store import Store, Writing, engine_for
+from ledger.store import Reading, Store, Writing, engine_for
 from ledger.store.tables import datasets
+from ledger.verifier.verify import verify
 from tests.kit.books import ALONE, COSTING, TERMS
 from tests.kit.driver import Ledger
 
@@ -367,3 +369,23 @@ def test_closing_finishes_what_is_queued(database: Settings) -> None:
         desk.ask()
     assert desk.replay().seq == 51
     desk.store.close()
+
+
+def test_a_clock_that_goes_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the times of a journal never go back, whatever is done to the database's clock. Method: the clock an hour
+    ahead, and then right again; entries of a dataset and of the tenant, which hold and stand in order."""
+    ledger.register()
+    real = Reading.now_us
+    with monkeypatch.context() as patched:
+        patched.setattr(Reading, "now_us", lambda self: real(self) + 3_600_000_000)
+        assert ledger.ask(key="ahead").status_code == 201
+        key = ledger.post("/v1/keys", {"name": "k", "role": "auditor"})
+        assert key.status_code == 201
+    assert ledger.ask(key="behind").status_code == 201
+    assert ledger.post("/v1/keys", {"name": "l", "role": "auditor"}).status_code == 201
+    for path in ("/v1/datasets/mnist/export", "/v1/export"):
+        lines = ledger.get(path).text.split("\n")[:-1]
+        verify(lines)
+        times = [json.loads(line)["entry"]["at"] for line in lines[1:-1]]
+        assert times == sorted(times)
+        assert times[-1] == times[-2]

@@ -631,3 +631,9 @@ def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
     terminal(f"settle {run}")
     ended = terminal(f"receipt show {run} --output -")
     assert (ended.status, f"Run {run} is settled." in " ".join(ended.err.split())) == (1, True)
+
+
+def test_a_mechanism_beyond_all_numbers_has_no_digest() -> None:
+    """Goal: a job that names nonsense is told so, and its memory stays."""
+    with pytest.raises(InvalidRequest, match="mechanism"):
+        mechanism_digest({"type": "gaussian", "noise_multiplier": Decimal("1e999999999")})

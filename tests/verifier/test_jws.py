@@ -262,3 +262,11 @@ def test_texts_that_are_no_signing_key(text: str) -> None:
         SigningKey.from_pem(text)
     assert all(line not in str(caught.value) for line in text.splitlines() if line)
     assert caught.value.__cause__ is None
+
+
+@pytest.mark.parametrize("number", ["1e401", "1e-401", "1e999999999", "0." + "1" * 1000])
+def test_numbers_beyond_all_use_are_refused(number: str) -> None:
+    """Goal: nothing that a statement says fills the memory, whoever signed it."""
+    with pytest.raises(SignatureInvalid, match="not JSON"):
+        read(sign(f'{{"x":{number}}}', key=KEY, typ=RECEIPT), keys=KEYS, typ=RECEIPT)
+    assert read(sign('{"x":1e-400}', key=KEY, typ=RECEIPT), keys=KEYS, typ=RECEIPT)

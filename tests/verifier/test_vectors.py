@@ -14,6 +14,7 @@ import pytest
 
 from ledger.accounting import mechanisms, settling
 from ledger.accounting.costs import cost
+from ledger.accounting.restarts import Restart
 from ledger.accounting.terms import Terms
 from ledger.canonical import canonical, digest, parse, parse_canonical
 from ledger.client import ReceiptRejected, verify_receipt
@@ -120,8 +121,9 @@ def test_the_product_settles() -> None:
         )
         approved = cost(mechanism, terms)
         assert approved.amount.facts() == case["cost"]
-        how: dict[str, Any] = {"method": approved.method, "steps": case["steps"], "stop": case["stop"]}
-        charge = settling.charge(mechanism, terms, approved=approved.amount, **how)
+        restarts = tuple(Restart(**stated) for stated in case["restarts"]) if "restarts" in case else None
+        how: dict[str, Any] = {"steps": case["steps"], "stop": case["stop"], "restarts": restarts}
+        charge = settling.charge(mechanism, terms, approved=approved.amount, method=approved.method, **how)
         returned = approved.amount - charge.charged
         assert (charge.charged.facts(), returned.facts()) == (case["charged"], case["returned"]), case["name"]
         excess = Amount(0, 0) if charge.excess is None else charge.excess.amount
