@@ -53,12 +53,14 @@ def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: U
 
 @dataclass(slots=True)
 class _Charged:
-    """A run as a journal knows it. is_reported: its number was reported, and a steward has to confirm or correct it."""
+    """A run as a journal knows it. is_reported: its number was reported, and a steward has to confirm or correct it.
+    reported_restarts: as they were stated with it."""
 
     state: str
     cost: Amount
     keys: tuple[AccountKey, ...]
     is_reported: bool = False
+    reported_restarts: Any = None
 
 
 class _DatasetReplay(Chain):
@@ -297,7 +299,7 @@ class _DatasetReplay(Chain):
         _, accounts = self._move_run(entry, ("started",), "started", demand)
         run, overrun = self.runs[UUID(entry["run"])], entry["overrun"]
         demand(not run.is_reported, "reports a run a second time")
-        run.is_reported = True
+        run.is_reported, run.reported_restarts = True, entry["request"].get("restarts")
         demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "is reported and not frozen")
         excess = Amount.from_facts(overrun["cost"])
         lasting = [account for account in accounts if account.key.principal_id is None]
@@ -312,7 +314,10 @@ class _DatasetReplay(Chain):
         demand(entry.get("report") in (("confirmed", "corrected") if is_reported else (None,)), "answers no report")
         cost, accounts = self._move_run(entry, ("started",), "settled", demand)
         charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
-        demand(entry.get("restarts") == entry["request"].get("restarts"), "settles for other restarts than were stated")
+        stated = entry["request"].get("restarts")
+        if run is not None and entry.get("report") == "confirmed":
+            stated = run.reported_restarts
+        demand(entry.get("restarts") == stated, "settles for other restarts than were stated")
         overrun = entry.get("overrun")
         planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
         demand(planned + returned == cost, "charges and returns something else than was approved")
