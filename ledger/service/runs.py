@@ -209,7 +209,7 @@ class Runs:
     async def confirm(self, actor: Actor, run_id: UUID, *, reason: str) -> RunMoved:
         """Charge a run for the number that it reported, which no budget covers. Raises RunState where none waits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        reported = await asyncio.to_thread(self._reported, actor, run_id)
+        reported = await asyncio.to_thread(self._reported, actor, run)
         command = await self._settling(actor, run, decisions, request=reported, body={"reason": reason})
         command = replace(command, ruling=Ruling("confirmed", reason, Consent(uuid4())))
         return answers.ended(decisions[0], await self._entered(command, decisions))
@@ -255,12 +255,12 @@ class Runs:
             costing=settled_costing(charged, execution),
         )
 
-    def _reported(self, actor: Actor, run_id: UUID) -> SettleRequest:
+    def _reported(self, actor: Actor, run: Run) -> SettleRequest:
         """What a run reported, as it was sent. Raises RunState where it reported nothing that a steward has to see."""
-        for entry in self._entries(actor.tenant_id, [run_id]).get(run_id, ()):
+        for entry in self._entries(actor.tenant_id, [run.id]).get(run.id, ()):
             if entry["kind"] == "run-reported":
                 return SettleRequest.model_validate(entry["request"])
-        raise RunState("No number of this run waits for a steward.")
+        raise RunState("No number of this run waits for a steward.", state=run.state)
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Say that no output of the run was ever seen. A started run can take a second person."""

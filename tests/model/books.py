@@ -16,6 +16,7 @@ Problem = tuple[int, str]
 FROZEN, RUN_STATE, TAKEN = (409, "dataset-frozen"), (409, "run-state"), (409, "name-taken")
 INVALID, MISMATCH, UNKNOWN = (422, "invalid-request"), (409, "unit-mismatch"), (404, "not-found")
 FORBIDDEN, BELOW, REUSED = (403, "forbidden"), (409, "budget-below-spent"), (422, "idempotency-key-reused")
+TOO_LARGE: Final[Problem] = (413, "too-large")
 CLOSED, ANSWERED, LIMITED = (409, "partitions-closed"), (409, "proposal-state"), (429, "rate-limited")
 MECHANISM: Final[Problem] = (422, "invalid-mechanism")
 
@@ -128,6 +129,10 @@ class Run:
     via: dict[str, list[str]]
     """By dataset, through which of the names in the request it was reached."""
     state: str = "held"
+    reported: bool = False
+    """Whether it reported a number that no budget could cover, which a steward has to look at."""
+    ended_by: Json | None = None
+    """What a steward said of that number."""
     charged: Amount | None = None
     answers: dict[str, tuple[Json | None, Any]] = field(default_factory=dict)
     """By call, what was sent and what was answered first."""
@@ -148,6 +153,11 @@ class Run:
     @property
     def steps_max(self) -> int:
         return steps_most(self.mechanism, self.segments)
+
+    @property
+    def waits(self) -> bool:
+        """For a steward."""
+        return self.reported and self.state == "started"
 
     @property
     def is_open(self) -> bool:
@@ -177,6 +187,8 @@ class Answer:
     status: int
     body: Json = field(default_factory=dict)
     run: Run | None = None
+    call: str = ""
+    """Under which the answer is kept, to be given again."""
     proposal: Proposal | None = None
     first: Any = None
     binding: set[tuple[str, Key, str, int, int, int]] = field(default_factory=set)

@@ -67,7 +67,8 @@ def comparable(entry: Json) -> Json:
     if isinstance(proposal := kept.get("proposal"), dict):
         kept["proposal"] = {"id": proposal["id"], "by": _without(proposal["by"], "key")}
     if "overrun" in kept:
-        kept["overrun"] = {name: kept["overrun"][name] for name in ("steps", "repeated", "cost", "fits", "frozen")}
+        names = {"steps", "repeated", "cost", "fits", "frozen", "beyond_limits"}
+        kept["overrun"] = {name: member for name, member in kept["overrun"].items() if name in names}
     return kept
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 
-from tests.model import today, views
+from tests.model import views
 from tests.model.books import (
     FORBIDDEN,
     FROZEN,
@@ -21,6 +21,7 @@ from tests.model.books import (
     RUN_STATE,
     UNKNOWN,
     Answer,
+    Balance,
     Dataset,
     Key,
     Person,
@@ -55,7 +56,7 @@ class Model(Stewards):
     def ask(self, who: Person, key: str, body: Json) -> Answer:
         """Decides on a run: every account has to have room for it, in both quantities, or none is charged."""
         self.demand_role(who, "requester")
-        claim = (who.id if today.KEYS_BELONG_TO_PRINCIPALS else "", key)
+        claim = (who.id, key)
         bound = self.keys.get(claim)
         if bound is not None and bound[:2] == (who, body):
             return Answer(409 if bound[2].state == "refused" else 201, run=bound[2], first=bound[2].answers["ask"][1])
@@ -207,26 +208,109 @@ class Model(Stewards):
 
     def settle(self, who: Person, run: Run, body: Json) -> Answer:
         """Charges what was executed, and gives back the rest if that is sound."""
-        problems = self._on_run(who, run)
-        if run.state == "settled" and not problems[0][1] and run.answers["settle"][0] == body:
+        problems, first = self._on_run(who, run), run.answers.get("settle")
+        if (run.state == "settled" or run.waits) and first and first[0] == body and not problems[0][1]:
             return self._again(run, "settle")
+        facts, bill = self._settlement(run, body, [*problems, (RUN_STATE, run.state != "started" or run.waits)])
+        beyond = self._beyond_limits(run, bill)
+        return self._report(who, run, facts, bill, beyond) if beyond else self._settled(who, run, facts, bill)
+
+    def confirm(self, who: Person, run: Run, body: Json) -> Answer:
+        """A steward's word that a run executed what it reported: docs/accounting.md, "Settling"."""
+        self.demand_role(who, "steward")
+        if run.state == "settled" and run.ended_by == {"report": "confirmed", **body}:
+            return self._again(run, "confirm")
+        demand((RUN_STATE, not run.waits))
+        facts, bill = self._settlement(run, run.answers["settle"][0] or {}, [])
+        ruling = {"report": "confirmed", **body}
+        return self._ruled(self._settled(who, run, {**facts, "request": body, **ruling}, bill), run, ruling, "confirm")
+
+    def correct(self, who: Person, run: Run, body: Json) -> Answer:
+        """Another number in place of the one that was reported."""
+        self.demand_role(who, "steward")
+        ruling = {"report": "corrected", "reason": body["reason"]}
+        if run.state == "settled" and run.ended_by == {**ruling, "request": body}:
+            return self._again(run, "correct")
+        facts, bill = self._settlement(run, body, [(RUN_STATE, not run.waits)])
+
+        def do(actor: Person, consent: Json) -> Answer:
+            answer = self._settled(actor, run, {**facts, **ruling, **consent}, bill)
+            return self._ruled(answer, run, {**ruling, "request": body}, "correct")
+
+        def check() -> None:
+            demand((RUN_STATE, not run.waits))
+
+        proposal = Proposal("correction", who, [*run.charges], check, do, run)
+        return self.guarded(True, proposal, {"request": body, **ruling})
+
+    @staticmethod
+    def _ruled(answer: Answer, run: Run, ruling: Json, call: str) -> Answer:
+        """A steward is answered the same, whether it fits or not."""
+        run.ended_by, answer.call, answer.overdrawn = ruling, call, set()
+        if answer.status == 409:
+            answer.status, answer.body = 200, {"state": "settled", "overrun": answer.body["overrun"]}
+        return answer
+
+    @staticmethod
+    def _settlement(run: Run, body: Json, problems: list[tuple[Problem, object]]) -> tuple[Json, Bill]:
+        """What an entry says of what was executed, and what that comes to."""
         steps, count, restarts = body.get("steps"), planned(run.mechanism), body.get("restarts")
         reached = (count[1] if steps is None else steps - repeated(restarts)) if count is not None else 0
         is_short = count is not None and reached < count[0]
         is_wrong = count is None and (steps, restarts) != (None, None)
         is_wrong |= is_short and body.get("stop") == "planned"
         is_wrong |= any(restart["to_step"] > reached for restart in restarts or [])
-        demand(*problems, (INVALID, is_wrong), (RUN_STATE, run.state != "started"))
+        demand(*problems, (INVALID, is_wrong))
         stop, bill = body.get("stop") or ("data_dependent" if is_short else "planned"), Bill(run.cost)
         if count is not None:
             steps = count[1] + repeated(restarts) if steps is None else steps
             bill = settled((run.mechanism, run.adjacency, run.segments, run.cost), steps, stop, restarts)
-        facts = {"request": body, "steps": steps, "stop": stop, **({} if restarts is None else {"restarts": restarts})}
+        return {
+            "request": body,
+            "steps": steps,
+            "stop": stop,
+            **({} if restarts is None else {"restarts": restarts}),
+        }, bill
+
+    def _settled(self, who: Person, run: Run, facts: Json, bill: Bill) -> Answer:
         facts |= {"charged": bill.charged.json(), "returned": (run.cost - bill.charged).json()}
         self._release(run, bill.charged)
         if bill.excess is not None:
             return self._overrun(who, run, facts, bill, bill.excess)
         return self._advance(who, run, "settled", facts)
+
+    def _lasting(self, run: Run) -> list[tuple[str, Balance]]:
+        """The accounts that a run spends of: all but a principal's."""
+        keys = [(name, key) for name, keys in run.charges.items() for key in keys if not key[2]]
+        return [(name, self.datasets[name].accounts[key]) for name, key in keys]
+
+    def _beyond_limits(self, run: Run, bill: Bill) -> list[str]:
+        """The datasets that have an account whose whole limit is less than the excess."""
+        excess = bill.excess or NOTHING
+        return sorted({name for name, own in self._lasting(run) if excess.exceeds(own.limit)})
+
+    def _report(self, who: Person, run: Run, facts: Json, bill: Bill, beyond: list[str]) -> Answer:
+        """Charges nothing, and freezes every dataset of the run until a steward has looked."""
+        run.reported, names = True, sorted(run.charges)
+        over = {"steps": bill.steps, "repeated": bill.repeated, "cost": (bill.excess or NOTHING).json(), "fits": False}
+        facts = {name: facts[name] for name in ("request", "steps", "stop")}
+        facts["overrun"] = {**over, "frozen": names, "beyond_limits": beyond}
+        for name, keys in run.charges.items():
+            self._freeze(name)
+            self.write(name, "run-reported", who, {"run": run, **facts, "state": self.datasets[name].state}, keys)
+        body = {"code": "overrun", "overrun": over, "frozen": names, "state": "started"}
+        return Answer(409, body, run, "settle", overdrawn=self._overdrawn(run))
+
+    def _freeze(self, name: str) -> None:
+        self.datasets[name].state = "retired" if self.datasets[name].state == "retired" else "frozen"
+
+    def _overdrawn(self, run: Run) -> set[tuple[str, Key, str]]:
+        return {
+            (name, key, quantity)
+            for name, keys in run.charges.items()
+            for key in keys
+            for quantity in self.datasets[name].accounts[key].overdrawn.exceeds(NOTHING)
+        }
 
     def _release(self, run: Run, charged: Amount) -> None:
         """What was held is given back, and what is charged is spent, except a principal's."""
@@ -238,16 +322,12 @@ class Model(Stewards):
 
     def _overrun(self, who: Person, run: Run, facts: Json, bill: Bill, excess: Amount) -> Answer:
         """Charged all the same; a dataset is frozen if it did not fit there once the run itself was settled."""
-        lasting = [
-            (name, self.datasets[name].accounts[key]) for name in run.charges for key in run.charges[name] if not key[2]
-        ]
-        if not today.HUGE_OVERRUNS_ARE_SETTLED and any(excess.exceeds(own.limit) for _, own in lasting):
-            return Answer(409, {"code": "overrun"}, run)  # and what is written then is still to be decided
+        lasting = self._lasting(run)
         frozen = sorted({name for name, own in lasting if excess.exceeds(own.remaining)})
         for _, own in lasting:
             own.spent = (own.spent + excess).least(FULL)
         for name in frozen:
-            self.datasets[name].state = "retired" if self.datasets[name].state == "retired" else "frozen"
+            self._freeze(name)
         run.charged = bill.charged + excess
         over = {"steps": bill.steps, "repeated": bill.repeated, "cost": excess.json(), "fits": not frozen}
         facts = {**facts, "charged": run.charged.json(), "overrun": {**over, "frozen": frozen}}
@@ -255,12 +335,7 @@ class Model(Stewards):
         answer.body["overrun"] = over
         if frozen:
             answer.status, answer.body = 409, {"code": "overrun", "overrun": over, "frozen": frozen}
-            accounts = [(name, key) for name, keys in run.charges.items() for key in keys]
-            answer.overdrawn = {
-                (name, key, quantity)
-                for name, key in accounts
-                for quantity in self.datasets[name].accounts[key].overdrawn.exceeds(NOTHING)
-            }
+            answer.overdrawn = self._overdrawn(run)
         return answer
 
     def void(self, who: Person, run: Run, body: Json) -> Answer:

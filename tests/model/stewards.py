@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Final
 
-from tests.model import today, views
+from tests.model import views
 from tests.model.books import (
     ANSWERED,
     BELOW,
@@ -15,6 +16,7 @@ from tests.model.books import (
     MISMATCH,
     OWN,
     TAKEN,
+    TOO_LARGE,
     UNKNOWN,
     Answer,
     Dataset,
@@ -27,6 +29,8 @@ from tests.model.books import (
     demand,
 )
 from tests.model.prices import NOTHING, Json, limit_of
+
+TAKES_TWO: Final = ["budget", "correction", "fair-use", "partitions", "project", "thaw", "void"]
 
 
 class Stewards:
@@ -44,7 +48,7 @@ class Stewards:
         """An entry with the balances that it touches, as they are by now (docs/export.md, "Kinds")."""
         dataset, keys = self.datasets[name], list(keys)
         for key in keys:
-            dataset.accounts[key].settle_overdrawn("overrun" in facts)
+            dataset.accounts[key].settle_overdrawn(kind == "run-settled" and "overrun" in facts)
         accounts = {key: dataset.accounts[key].json() for key in {*keys, OWN} & dataset.accounts.keys()}
         entry = {"v": 3, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
         dataset.journal.append({**entry, **facts, "accounts": accounts})
@@ -69,12 +73,14 @@ class Stewards:
     def guarded(self, loosens: bool, proposal: Proposal, facts: Json) -> Answer:
         """Only proposes what loosens a budget, if the policy asks for a second steward; does everything else."""
         proposal.check()
-        if not (self.second_steward and loosens and proposal.what in today.TAKES_TWO):
+        if not (self.second_steward and loosens):
             return proposal.do(proposal.by, {})
         run, names = proposal.run, proposal.datasets
-        again = [old for old in self.proposals if run is not None and (old.run, old.state) == (run, "open")]
-        if again and not today.PROPOSALS_ARE_REPEATED:
+        still = [old for old in self.proposals if old.state == "open" and old.datasets[0] == names[0]]
+        again = [old for old in still if run is not None and (old.run, old.what) == (run, proposal.what)]
+        if again:
             return Answer(202, {"proposal": {"id": again[0]}})
+        demand((TOO_LARGE, len(still) >= 100 or sum(old.by.id == proposal.by.id for old in still) >= 20))
         self.proposals.append(proposal)
         about = {"proposal": proposal, "what": proposal.what, "proposes": facts, **({"about_run": run} if run else {})}
         for name in names:
@@ -91,7 +97,8 @@ class Stewards:
             problems += [(problem, True) for problem in refused.problems]
         demand(*problems)
         proposal.state = "approved"
-        return proposal.do(who, {"proposal": {"id": proposal, "by": proposal.by.actor()}})
+        answer = proposal.do(who, {"proposal": {"id": proposal, "by": proposal.by.actor()}})
+        return answer if proposal.run else Answer(200, views.dataset(self.datasets, proposal.datasets[0]))
 
     def refuse(self, who: Person, proposal: Proposal, reason: str) -> Answer:
         """Another principal refuses."""
@@ -110,7 +117,8 @@ class Stewards:
         """Whether what loosens a budget takes a second steward."""
         self.demand_role(who)
         self.second_steward = body["second_steward"]
-        self.journal.append({"kind": "policy-set", "actor": who.actor(), **body})
+        guards = {"guards": TAKES_TWO} if self.second_steward else {}
+        self.journal.append({"kind": "policy-set", "actor": who.actor(), **body, **guards})
         return Answer(200, {"second_steward": self.second_steward})
 
     # --- datasets: docs/modelling.md
@@ -149,7 +157,9 @@ class Stewards:
         dataset = self._managed(who, name)
 
         def check() -> None:
+            waits = any(run.waits and name in run.charges for run in self.runs)
             demand((FROZEN, dataset.state == "retired" and body["state"] != "retired"))
+            demand((FROZEN, body["state"] == "active" and waits))
 
         def do(actor: Person, consent: Json) -> Answer:
             dataset.state = body["state"]
@@ -218,17 +228,22 @@ class Stewards:
             self.write(name, "project-set", actor, {**facts, **consent}, keys)
             return Answer(200, {"dataset": name, **views.share(dataset, project)})
 
-        is_raise = before is not None and bool(limit.exceeds(before))
-        return self.guarded(is_raise, Proposal("project", who, [name], check, do), body)
+        facts = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
+        is_more = before is None or bool(limit.exceeds(before))
+        return self.guarded(is_more, Proposal("project", who, [name], check, do), facts)
 
     def set_fair_use(self, who: Person, name: str, body: Json) -> Answer:
         """What one principal may hold, from the next run on, and how many runs it may ask for in an hour."""
-        dataset = self._managed(who, name)
+        dataset, before = self._managed(who, name), self.datasets[name].fair_use
+        stated = {"held": body["held"], "runs_per_hour": body["runs_per_hour"]}
+        limit, limit_before = (limit_of(use["held"]) if use["held"] else None for use in (stated, before))
+        facts = {"fair_use": {**stated, "limit": limit and limit.json()}, "reason": body["reason"]}
 
         def do(actor: Person, consent: Json) -> Answer:
-            dataset.fair_use = {what: body[what] for what in ("held", "runs_per_hour")}
-            facts = {**dataset.fair_use, "limit": limit_of(body["held"]).json() if body["held"] else None}
-            entry = {"fair_use": facts, "reason": body["reason"], **consent}
-            return self._changed(name, "fair-use-set", actor, entry)
+            dataset.fair_use = stated
+            return self._changed(name, "fair-use-set", actor, {**facts, **consent})
 
-        return self.guarded(True, Proposal("fair-use", who, [name], lambda: None, do), body)
+        rate, rate_before = stated["runs_per_hour"], before["runs_per_hour"]
+        is_more = limit_before is not None and (limit is None or bool(limit.exceeds(limit_before)))
+        is_more |= rate_before is not None and (rate is None or rate > rate_before)
+        return self.guarded(is_more, Proposal("fair-use", who, [name], lambda: None, do), facts)

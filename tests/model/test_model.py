@@ -23,7 +23,7 @@ SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
 LINES_MAX: Final = 400
 """Of a module of the model."""
-RULES: Final = ("prices", "books", "stewards", "model", "views", "today")
+RULES: Final = ("prices", "books", "stewards", "model", "views")
 """The modules that say what is right; the others drive and compare."""
 LEAST: Final = {
     "ask: 201": 40,

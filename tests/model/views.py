@@ -72,7 +72,7 @@ def moved(datasets: Datasets, run: Run) -> Json:
 
 def receipt_state(run: Run) -> str | None:
     """Which receipt a run has: of its start, or before that of its approval; none if it was refused or has ended."""
-    return run.state if run.is_open else None
+    return run.state if run.is_open and not run.waits else None
 
 
 def receipt(run: Run, state: str) -> Json:

@@ -108,7 +108,7 @@ class Walk:
         if expected.proposal is not None:
             expected.proposal.id = answer["proposal"]["id"]
         if expected.run is not None:
-            self._check_run(expected.run, answer)
+            self._check_run(expected.run, answer, expected.call)
         if expected.binding:
             self._check_binding(expected, answer)
         if expected.overdrawn:
@@ -121,8 +121,9 @@ class Walk:
                 self.check(mine, result["status"], result["run"] if "run" in result else result["problem"])
                 assert result["replayed"] == (isinstance(mine, Answer) and mine.first is not None)
 
-    def _check_run(self, run: Run, answer: Json) -> None:
-        call = {"held": "ask", "refused": "ask", "started": "start", "settled": "settle", "voided": "void"}[run.state]
+    def _check_run(self, run: Run, answer: Json, call: str) -> None:
+        calls = {"held": "ask", "refused": "ask", "started": "start", "settled": "settle", "voided": "void"}
+        call = call or calls[run.state]
         run.id = run.id or answer.get("id") or answer.get("run", "")
         run.answers[call] = (run.answers.get(call, (None, None))[0], answer)
         if "receipt" in answer:
@@ -174,6 +175,7 @@ class Walk:
             self.start: 14,
             self.settle: 11,
             self.overrun: 6,
+            self.rule: 5,
             self.void: 9,
             self.repeat: 5,
             self.set_budget: 7,
@@ -472,10 +474,11 @@ class Walk:
             "start": lambda person: self.model.start(person, run),
             "settle": lambda person: self.model.settle(person, run, body or {}),
             "void": lambda person: self.model.void(person, run, body or {}),
+            "confirm": lambda person: self.model.confirm(person, run, body or {}),
+            "correct": lambda person: self.model.correct(person, run, body or {}),
         }
-        before = run.state
         self.step(kind or call, who or self._someone(run), "POST", f"/v1/runs/{run.id}/{call}", body, acts[call])
-        if run.state != before and call == "settle":
+        if call in run.answers and call == "settle" and run.answers[call][0] is None:
             run.answers[call] = (body or {}, run.answers[call][1])
 
     def start(self) -> None:
@@ -540,6 +543,17 @@ class Walk:
             restarts = [restart for restart in restarts if restart["to_step"] <= reached]
         self.counts["settled with restarts"] += bool(restarts)
         return {"restarts": restarts}
+
+    def rule(self) -> None:
+        """What a steward says of a number that no budget could cover; seldom of another run."""
+        waiting = [run for run in self.model.runs if run.waits]
+        if not waiting and not self.seldom():
+            return self.overrun()
+        run = self.draw.choice(waiting[-3:] or self.model.runs[-12:])
+        if self.draw.random() < 0.3:
+            return self._on_run("confirm", run, REASON, self.steward())
+        steps = {} if planned(run.mechanism) is None else {"steps": self.draw.randint(1, run.steps_max + 2)}
+        return self._on_run("correct", run, {**REASON, **steps}, self.steward())
 
     def void(self) -> None:
         """Held, by who asked; started, by a steward."""
