@@ -119,6 +119,8 @@ class Run:
     said: dict[str, Json] = field(default_factory=dict)
     """The bodies of what was done with it, by call."""
     id: str = ""
+    is_reported: bool = False
+    """Whether it said that it executed more than any budget could cover."""
 
     @property
     def one_segment(self) -> tuple[int, tuple[Fraction, Fraction]]:
@@ -392,6 +394,9 @@ class Model:
         dataset = self.datasets[name]
         if dataset.state == "retired":
             return wrong(FROZEN)
+        waits = any(run.is_reported and run.state == "started" and name in run.datasets for run in self.runs)
+        if state == "active" and waits:
+            return wrong(FROZEN)
         dataset.state = state
         return self._noted(dataset)
 
@@ -641,9 +646,9 @@ class Model:
     def settle(self, who: str, run: Run, body: Json) -> Expected:
         """Charges what was executed."""
         problems = self._not_theirs(who, run)
-        if run.state == "settled" and run.said["settle"] == body and not problems:
+        if run.said.get("settle") == body and (run.state == "settled" or run.is_reported) and not problems:
             return Expected(replay_of="settle", run=run)
-        if run.state != "started":
+        if run.state != "started" or run.is_reported:
             problems.add(RUN_STATE)
         steps, stop = body.get("steps"), body.get("stop")
         declared = planned(run.mechanism)
@@ -652,12 +657,28 @@ class Model:
             problems.add(Problem(422, "invalid-request"))
         if problems:
             return wrong(*problems)
-        run.state = "settled"
         run.said["settle"] = body
+        more = 0 if steps is None else steps - run.steps_max
+        if more > 0 and self._is_beyond_limits(run, self.excess(run, more)):
+            return self._report(run, more)
+        run.state = "settled"
         run.charged = run.cost if fewer is None else self._charge(run, fewer, stop)
-        if steps is None or steps <= run.steps_max:
-            return self._moved(run)
-        return self._overrun(run, steps - run.steps_max)
+        return self._moved(run) if more <= 0 else self._overrun(run, more)
+
+    def _is_beyond_limits(self, run: Run, cost: Amount) -> bool:
+        """Whether no budget of one of its accounts could cover it."""
+        return any(cost.above(self.limit(account)) for account in run.accounts if account.principal is None)
+
+    def _report(self, run: Run, steps: int) -> Expected:
+        """Nothing is charged, and every dataset that it touches waits for a steward."""
+        run.is_reported = True
+        answer = self._moved(run)
+        answer.status, answer.overrun = 409, (steps, self.excess(run, steps))
+        answer.overdrawn, answer.frozen = frozenset(), frozenset(run.datasets)
+        for name in run.datasets:
+            if self.datasets[name].state == "active":
+                self.datasets[name].state = "frozen"
+        return answer
 
     def _charge(self, run: Run, steps: int, stop: str | None) -> Amount:
         """For fewer steps than planned. Everything but correlated noise is additive by release, or by epoch."""

@@ -91,7 +91,10 @@ class Stewards:
             problems += [(problem, True) for problem in refused.problems]
         demand(*problems)
         proposal.state = "approved"
-        return proposal.do(who, {"proposal": {"id": proposal, "by": proposal.by.actor()}})
+        answer = proposal.do(who, {"proposal": {"id": proposal, "by": proposal.by.actor()}})
+        if proposal.what in ("partitions", "project"):
+            return Answer(200, views.dataset(self.datasets, proposal.datasets[0]))
+        return answer
 
     def refuse(self, who: Person, proposal: Proposal, reason: str) -> Answer:
         """Another principal refuses."""
@@ -216,8 +219,9 @@ class Stewards:
             self.write(name, "project-set", actor, {**facts, **consent}, keys)
             return Answer(200, {"name": project, "dataset": name, "budget": body["budget"]})
 
-        is_raise = before is not None and bool(limit.exceeds(before))
-        return self.guarded(is_raise, Proposal("project", who, [name], check, do), body)
+        is_raise = before is None or bool(limit.exceeds(before))
+        told = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
+        return self.guarded(is_raise, Proposal("project", who, [name], check, do), told)
 
     def set_fair_use(self, who: Person, name: str, body: Json) -> Answer:
         """What one principal may hold, from the next run on, and how many runs it may ask for in an hour."""
@@ -229,4 +233,11 @@ class Stewards:
             entry = {"fair_use": facts, "reason": body["reason"], **consent}
             return self._changed(name, "fair-use-set", actor, entry)
 
-        return self.guarded(True, Proposal("fair-use", who, [name], lambda: None, do), body)
+        old, new = dataset.fair_use or {}, body
+        held, rate = old.get("held"), old.get("runs_per_hour")
+        is_more = bool(held and (not new["held"] or limit_of(new["held"]).exceeds(limit_of(held))))
+        is_more |= rate is not None and (new["runs_per_hour"] is None or new["runs_per_hour"] > rate)
+        limit = limit_of(new["held"]).json() if new["held"] else None
+        facts = {"held": new["held"], "runs_per_hour": new["runs_per_hour"], "limit": limit}
+        told = {"fair_use": facts, "reason": body["reason"]}
+        return self.guarded(is_more, Proposal("fair-use", who, [name], lambda: None, do), told)

@@ -9,11 +9,11 @@ that are added later. Wanted: True, always the partitions that were charged."""
 ENDED_RUNS_HAVE_RECEIPTS = True
 """B3. Today the receipt of a start is also given out when the run was settled. Wanted: False."""
 
-HUGE_OVERRUNS_ARE_SETTLED = True
+HUGE_OVERRUNS_ARE_SETTLED = False
 """B4. Today an excess that no budget can cover is charged, for good. Wanted: False, the dataset is frozen and the run
 stays started until a steward confirms or corrects the number."""
 
-TAKES_TWO = frozenset({"budget", "thaw", "void"})
+TAKES_TWO = frozenset({"budget", "thaw", "void", "partitions", "project", "fair-use"})
 """B6. What the policy of a second steward guards. Wanted: "partitions", "project" and "fair-use" too."""
 
 KEYS_BELONG_TO_PRINCIPALS = True
