@@ -18,6 +18,8 @@ from ledger.access.keys import tenant_of
 from ledger.core.decision.two_people import DAY_US, PROPOSALS_MAX, PROPOSALS_OF_ONE_MAX
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain, replay
+from ledger.core.journal.policy import GUARDED_AT_FIRST, Loosening, Policy, demand_policy
+from ledger.core.people import GUARDED as KINDS
 from ledger.errors import JournalBroken
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
@@ -212,6 +214,88 @@ def test_thawing_takes_two_where_it_is_overdrawn(board: Board) -> None:
     assert (shown["state"], shown["title"]) == ("active", "thawed")
     assert board.kinds()[-2:] == ["change-proposed", "dataset-changed"]
     board.holds()
+
+
+def fair(**limits: Any) -> Json:
+    """A body that limits what one principal may have."""
+    return {**limits, **REASON}
+
+
+GUARDED: list[tuple[str, str, Json, bool]] = [
+    ("POST", "partitions", {"names": ["c"], "disjoint": True}, True),
+    ("PUT", "projects/new", {"budget": {"mu": 0.1}}, True),
+    ("PUT", "projects/old", {"budget": {"mu": 0.6}}, True),
+    ("PUT", "projects/old", {"budget": {"mu": 0.5}}, False),
+    ("PUT", "projects/old", {"budget": {"mu": 0.4}}, False),
+    ("PUT", "fair-use", fair(held={"mu": 0.6}, runs_per_hour=9), True),
+    ("PUT", "fair-use", fair(held={"mu": 0.4}, runs_per_hour=11), True),
+    ("PUT", "fair-use", fair(held={"mu": 0.4}), True),
+    ("PUT", "fair-use", fair(runs_per_hour=9), True),
+    ("PUT", "fair-use", fair(held={"mu": 0.5}, runs_per_hour=10), False),
+    ("PUT", "fair-use", fair(held={"mu": 0.4}, runs_per_hour=9), False),
+]
+"""What a steward does to a dataset with partitions, a project with mu 0.5, and for one principal mu 0.5 and ten runs an
+hour; and whether somebody may spend or ask for more by it."""
+
+
+@pytest.mark.parametrize(("method", "path", "body", "is_more"), GUARDED)
+def test_what_lets_somebody_spend_more_takes_two(
+    board: Board, method: str, path: str, body: Json, is_more: bool
+) -> None:
+    """Goal: fresh partitions, shares and what one may have are guarded as budgets are, and tightening is not. Method:
+    each act, more in either part or less; nothing is changed until a second steward says yes, and then all of it."""
+    ok(board.admin.put("/v1/policy", {"second_steward": False, **REASON}))
+    board.admin.register(name="parts", partitions=["a", "b"])
+    ok(board.one.put("/v1/datasets/parts/projects/old", {"budget": {"mu": 0.5}}))
+    ok(board.one.put("/v1/datasets/parts/fair-use", fair(held={"mu": 0.5}, runs_per_hour=10)))
+    ok(board.admin.put("/v1/policy", {"second_steward": True, **REASON}))
+
+    def shown() -> Json:
+        found = ok(board.admin.get("/v1/datasets/parts"))
+        return {name: value for name, value in found.items() if name not in ("seq", "balance")}
+
+    before = shown()
+    answer = board.one.request(method, f"/v1/datasets/parts/{path}", json=body)
+    if is_more:
+        proposal = proposal_of(answer)
+        what = {"partitions": "partitions", "fair-use": "fair-use"}.get(path, "project")
+        assert answer.json()["proposal"]["what"] == what
+        assert shown() == before
+        assert code(approve(board.one, proposal)) == (403, "forbidden")
+        ok(approve(board.two, proposal))
+    else:
+        assert answer.status_code in (200, 201), answer.text
+    assert (shown() != before) == (body not in ({"budget": {"mu": 0.5}}, fair(held={"mu": 0.5}, runs_per_hour=10)))
+    last = board.journal("parts")[-1]
+    assert last["kind"] in ("partitions-added", "project-set", "fair-use-set")
+    assert ("proposal" in last) == is_more
+    board.holds()
+
+
+def test_a_first_limit_on_what_one_may_have_takes_one(board: Board) -> None:
+    """Goal: where there was no limit, any is a tighter one."""
+    ok(board.one.put("/v1/datasets/mnist/fair-use", fair(held={"mu": 9})))
+    ok(board.one.put("/v1/datasets/mnist/fair-use", fair(held={"mu": 9}, runs_per_hour=5)))
+    proposal_of(board.one.put("/v1/datasets/mnist/fair-use", fair(runs_per_hour=5)))
+    board.holds()
+
+
+def test_an_older_policy_holds_what_it_guarded() -> None:
+    """Goal: a journal of before, whose policy does not say what it guards, still holds: what it did not guard may have
+    taken one person, and takes two by now."""
+    loosenings = [Loosening(2, "2026-11-02", "project", is_proposal=each) for each in (True, False)]
+    older = Policy("2026-11-01", GUARDED_AT_FIRST, is_older=True)
+    demand_policy([older], loosenings)
+    for what, is_proposal in (("budget", False), ("void", False), ("thaw", False)):
+        with pytest.raises(JournalBroken, match="takes two"):
+            demand_policy([older], [Loosening(2, "2026-11-02", what, is_proposal=is_proposal)])
+    newer = Policy("2026-11-01", KINDS)
+    demand_policy([newer], loosenings[:1])
+    with pytest.raises(JournalBroken, match="takes two"):
+        demand_policy([newer], loosenings[1:])
+    # At the very moment of a policy, either is right; before any, one person is enough.
+    demand_policy([older], [Loosening(2, "2026-11-01", "budget", is_proposal=each) for each in (True, False)])
+    demand_policy([older], [Loosening(2, "2026-10-31", "budget", is_proposal=False)])
 
 
 def test_voiding_a_started_run_takes_two(board: Board) -> None:

@@ -49,7 +49,8 @@ class PolicyShown(TypedDict):
     second_steward: Annotated[
         bool,
         Field(
-            description="Whether raising a budget, thawing an overdrawn dataset and voiding a started run take a "
+            description="Whether raising a budget, a project's share or what one principal may have, adding "
+            "partitions, thawing an overdrawn dataset, voiding a started run and correcting what one reported take a "
             "second steward within a day."
         ),
     ]
