@@ -62,6 +62,7 @@ def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (i
     fair: list[int] | None = None
     shares: dict[str, list[int]] = {}
     runs: dict[str, tuple[str, list[int], list[Key]]] = {}
+    reported: set[str] = set()
     accounts: dict[Key, Account] = {}
 
     for seq, line in enumerate(lines[1:-1], start=1):
@@ -122,19 +123,30 @@ def verify(lines: list[str]) -> tuple[int, dict[Key, Account]]:  # noqa: C901 (i
             runs[run] = ("held" if kind == "run-approved" else "refused", cost, list(touched))
             if kind == "run-approved":
                 touched = {key: a | {"held": add(a["held"], cost)} for key, a in touched.items()}
-        elif kind in ("run-started", "run-settled", "run-voided"):
+        elif kind in ("run-started", "run-reported", "run-settled", "run-voided"):
             was, cost, keys = runs[run]
             allowed = {"run-started": ("held",), "run-settled": ("started",), "run-voided": ("held", "started")}
+            allowed["run-reported"] = ("started",)
             demand(was in allowed[kind] and (kind != "run-started" or state == "active"), "a run that cannot get there")
-            runs[run] = (kind.removeprefix("run-"), cost, keys)
+            runs[run] = ("started" if kind == "run-reported" else kind.removeprefix("run-"), cost, keys)
             charged = amount(entry["charged"]) if kind == "run-settled" else [0, 0]
             beyond = amount(entry["overrun"]["cost"]) if "overrun" in entry else [0, 0]
             if kind == "run-settled":
                 demand(add(add(charged, beyond, -1), amount(entry["returned"])) == cost, "not what was approved")
                 demand(min(amount(entry["returned"])) >= 0, "more than was approved")
-            is_beyond = False
+            is_beyond = kind == "run-reported"
+            if is_beyond:
+                own = [accounts[key]["limit"] for key in keys if key[2] is None]
+                passes = any(b > c for limit in own for b, c in zip(beyond, limit, strict=True))
+                named = entry["overrun"]["beyond_limits"]
+                demand(bool(named) and (entry["dataset"] in named) == passes, "a report of what a budget could cover")
+                reported.add(run)
+            elif kind == "run-settled":
+                demand(("report" in entry) == (run in reported), "a report and what answers it do not agree")
             for key in keys:
                 touched[key] = dict(accounts[key])
+                if kind == "run-reported":
+                    continue
                 if kind != "run-started":
                     touched[key]["held"] = add(touched[key]["held"], cost, -1)
                 if key[2] is None:
