@@ -52,7 +52,8 @@ def test_decisions_are_listed_with_what_they_raise(ledger: Ledger) -> None:
     assert sorted(by_kind) == ["frozen", "overrun", "refusals", "threshold"]
     assert [item["event"]["percent"] for item in items if item["kind"] == "threshold"].count(50) == 1
     entries = {item["seq"]: item["entry"] for item in ok(ledger.get("/v1/datasets/mnist/entries"))["items"]}
-    kinds = {"threshold": "run-approved", "refusals": "run-refused", "overrun": "run-settled", "frozen": "run-settled"}
+    kinds = {"threshold": "run-approved", "refusals": "run-refused", "overrun": "run-reported"}
+    kinds["frozen"] = "run-reported"
     for kind, event in by_kind.items():
         entry = entries[event["seq"]]
         assert (entry["kind"], entry["at"], entry["run"]) == (kinds[kind], event["at"], event["run"])

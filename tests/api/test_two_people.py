@@ -283,19 +283,21 @@ def test_a_first_limit_on_what_one_may_have_takes_one(board: Board) -> None:
 def test_an_older_policy_holds_what_it_guarded() -> None:
     """Goal: a journal of before, whose policy does not say what it guards, still holds: what it did not guard may have
     taken one person, and takes two by now."""
-    loosenings = [Loosening(2, "2026-11-02", "project", is_proposal=each) for each in (True, False)]
+    loosenings = [Loosening(2, "2026-11-02", "project", is_proposal=each, version=3) for each in (True, False)]
     older = Policy("2026-11-01", GUARDED_AT_FIRST, is_older=True)
     demand_policy([older], loosenings)
     for what, is_proposal in (("budget", False), ("void", False), ("thaw", False)):
         with pytest.raises(JournalBroken, match="takes two"):
-            demand_policy([older], [Loosening(2, "2026-11-02", what, is_proposal=is_proposal)])
+            demand_policy([older], [Loosening(2, "2026-11-02", what, is_proposal=is_proposal, version=3)])
     newer = Policy("2026-11-01", KINDS)
     demand_policy([newer], loosenings[:1])
     with pytest.raises(JournalBroken, match="takes two"):
         demand_policy([newer], loosenings[1:])
     # At the very moment of a policy, either is right; before any, one person is enough.
-    demand_policy([older], [Loosening(2, "2026-11-01", "budget", is_proposal=each) for each in (True, False)])
-    demand_policy([older], [Loosening(2, "2026-10-31", "budget", is_proposal=False)])
+    demand_policy(
+        [older], [Loosening(2, "2026-11-01", "budget", is_proposal=each, version=3) for each in (True, False)]
+    )
+    demand_policy([older], [Loosening(2, "2026-10-31", "budget", is_proposal=False, version=3)])
 
 
 def test_voiding_a_started_run_takes_two(board: Board) -> None:

@@ -135,6 +135,7 @@ def test_an_estimate_says_so_and_partitions_count_as_the_fullest(ledger: Ledger)
     over = ok(ledger.ask({**GAUSSIAN, "count": 20}, datasets=["over"]))["id"]
     ok(ledger.post(f"/v1/runs/{over}/start"))
     assert ledger.post(f"/v1/runs/{over}/settle", {"steps": 50}).status_code == 409
+    assert ledger.post(f"/v1/runs/{over}/confirm", {"reason": "all of it was done"}).status_code == 200
     found = check(registry_entry(exported(ledger, "over")))
     epsilon = found["privacy_loss"]["privacy_parameters"]["epsilon"]
     assert epsilon == pytest.approx(truth(Amount(2 * 10**12, 0), 1e-5), rel=1e-9)
