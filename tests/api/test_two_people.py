@@ -298,6 +298,13 @@ def test_an_older_policy_holds_what_it_guarded() -> None:
         [older], [Loosening(2, "2026-11-01", "budget", is_proposal=each, version=3) for each in (True, False)]
     )
     demand_policy([older], [Loosening(2, "2026-10-31", "budget", is_proposal=False, version=3)])
+    # Before version 3 a decision may have read the policy of a minute before.
+    late = Loosening(2, "2026-11-01T00:00:30.000000Z", "budget", is_proposal=False, version=2)
+    policy = older._replace(at="2026-11-01T00:00:00.000000Z")
+    demand_policy([policy], [late])
+    for wrong in (late._replace(version=3), late._replace(at="2026-11-01T00:01:00.000001Z")):
+        with pytest.raises(JournalBroken, match="takes two"):
+            demand_policy([policy], [wrong])
 
 
 def test_voiding_a_started_run_takes_two(board: Board) -> None:

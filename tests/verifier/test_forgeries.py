@@ -154,23 +154,24 @@ def moment_before(at: str, seconds: int) -> str:
 
 
 def test_one_person_is_found_by_the_policy() -> None:
-    """Goal: with the tenant's journal, nobody did alone what took two. Method: policies that asked for two from before
-    each such act, or only later, or not any more, or in the same minute; both verifiers. What is proposed first holds
-    under every policy."""
+    """Goal: with the tenant's journal, nobody did alone what took two, and nobody proposed what took one. Method:
+    policies that asked for two from before each such act, or only later, or not any more, or set at that very moment;
+    both verifiers."""
     lines = exported(TWO, story().journals[TWO])
     acts = done_alone()
-    early = "2027-01-01T00:00:00.000000Z"
     thaw, void = acts["thaw"], acts["void"]
-    between = moment_before(void["at"], 61)
+    proposed = next(entry for entry in parsed() if entry["kind"] == "change-proposed")
+    asked = ("2027-01-01T00:00:00.000000Z", True)
+    dropped = (moment_before(thaw["at"], 1), False)
     policies: list[tuple[list[tuple[str, bool]], int | None]] = [
-        ([], None),
-        ([(early, False)], None),
-        ([(early, True)], thaw["seq"]),
-        ([(early, True), (moment_before(thaw["at"], 1), False)], None),
-        ([(moment_before(thaw["at"], 61), True), (moment_before(thaw["at"], -1), False)], thaw["seq"]),
-        ([(moment_before(thaw["at"], 59), True), (moment_before(thaw["at"], -1), False)], None),
-        ([(between, True)], void["seq"]),
-        ([(moment_before(void["at"], -1), True)], None),
+        ([], proposed["seq"]),
+        ([(asked[0], False)], proposed["seq"]),
+        ([asked], thaw["seq"]),
+        ([asked, dropped], None),
+        ([asked, (moment_before(thaw["at"], -1), False)], thaw["seq"]),
+        ([asked, dropped, (moment_before(void["at"], 1), True)], void["seq"]),
+        ([asked, dropped, (void["at"], True), (moment_before(void["at"], -1), False)], None),
+        ([asked, dropped, (moment_before(void["at"], -1), True), (moment_before(void["at"], -2), False)], None),
     ]
     for policy, wrong_at in policies:
         tenant = tenant_export(*policy)
