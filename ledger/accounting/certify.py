@@ -34,8 +34,10 @@ Sampling = Literal["poisson", "fixed_size"]
 
 NOISE_MULTIPLIER_MIN: Final = 0.1
 """With less noise than this nothing is hidden by sampling worth the name, and densities leave the range of doubles."""
-DELTA_MIN: Final = 1e-18
-"""Shares of delta below this are as good as none."""
+DELTA_MIN: Final = 1e-100
+"""Shares of delta below this are as good as none. Tilting resolves tails far below it, but it takes its time."""
+GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+"""Into how many equal groups steps may be divided where one certificate of all of them does not resolve."""
 LENGTH_MAX: Final = 2**21
 LENGTHS_MAX: Final = 3 * 2**20
 ATOMS_MAX: Final = 2**20
@@ -132,6 +134,39 @@ def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
             )
         del forward, backward
     return Curve((UNRESOLVED,), delta_min)
+
+
+class Certificate:
+    """A mu for each of several deltas: of all steps together, or where that does not resolve, of equal groups of them.
+
+    Groups compose, each with its part of delta: k of -log(1 - delta/k) are at most one of -log(1 - delta).
+    """
+
+    def __init__(self, steps: Sequence[Steps], *, delta_min: float) -> None:
+        """delta_min: the least delta that will be asked for, above 0."""
+        self._steps, self._delta_min = steps, delta_min
+        self._curves: dict[int, Curve] = {}
+
+    def mu(self, delta: float) -> tuple[float, int]:
+        """An upper bound of the least mu at a delta, and of how many groups; infinity where none resolves."""
+        most = max(part.count for part in self._steps)
+        for count in GROUPS:
+            deadline.check()
+            if count > most:
+                break
+            share = at_most(Fraction(delta) / count)
+            if share < DELTA_MIN:
+                break
+            mu = self._curve(count).mu(share)
+            if math.isfinite(mu):
+                return (mu, 1) if count == 1 else (mu * math.sqrt(count) * (1 + 4 * UNIT_ROUNDOFF), count)
+        return math.inf, 1
+
+    def _curve(self, count: int) -> Curve:
+        if count not in self._curves:
+            group = [Steps(part.pair, -(-part.count // count)) for part in self._steps]
+            self._curves[count] = curve(group, delta_min=max(at_most(Fraction(self._delta_min) / count), DELTA_MIN))
+        return self._curves[count]
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:

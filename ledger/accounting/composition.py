@@ -11,7 +11,9 @@ summed by parts: for w the n-th root of unity to the k-th power and J the losses
 
 where all G are positive and add up to g = E J(J-1)/2. An FFT of G errs by at most c u g, c = 6 (log2 n + 2) for a
 transform in passes of radix 2 to 5, which rounds each input less than 6 log2(radix) times on its way to any output;
-so E w^J - 1 errs by |w-1|^2 (c + r) u g + 4 |w-1| u E|J| only, r for the sums (`running`). Where z^T is not negligible
+lengths are even with no prime factor above 5, so that there are no other passes. So E w^J - 1 errs by
+|w-1|^2 (c + r) u g + (8 + h) |w-1| u E|J| only, r for the sums of sums (`running`) and h = ceil(log2 n) + 1 for that
+of n products (`halved_sum`). Where z^T is not negligible
 |w-1|^2 g is about 1/T: what T magnifies does not grow with T.
 
 *From there.* Z = exp(sum T log1p(z-1)) errs by |Z| expm1(x), x the sum of T times the error over |z|, plus rounding of
@@ -148,6 +150,26 @@ def running_error(size: int) -> float:
     return 2 * (math.sqrt(size) + _BLOCK_ROOT_MIN) * UNIT_ROUNDOFF
 
 
+def halved_sum(values: FloatArray) -> float:
+    """The sum, within `halved_sum_error` u of the sum of absolute values: one half is added to the other, and so on."""
+    size = 1 << max(values.size - 1, 0).bit_length()
+    sums = np.zeros(size)
+    sums[: values.size] = values
+    while sums.size > 1:
+        sums = sums[: sums.size // 2] + sums[sums.size // 2 :]
+    return float(sums[0])
+
+
+def halved_sum_error(size: int) -> int:
+    """How far a `halved_sum` of so many is off, in u: an addition for each halving, and one u for rounding each."""
+    return max(size - 1, 0).bit_length() + 1
+
+
+def smooth_length(least: int) -> int:
+    """The least even length from this on whose prime factors are 2, 3 and 5, which a transform does in passes of."""
+    return 2 * fft.next_fast_len(-(-least // 2), real=True)
+
+
 def _fft_error(length: int) -> float:
     return 6 * (math.log2(length) + 2) * UNIT_ROUNDOFF
 
@@ -196,12 +218,12 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
     sine = np.sin(angle)
     # w - 1 = -2 sin(angle) (sin(angle) + i cos(angle)), w = e^(-2 i angle)
     step = -2 * sine * (sine + 1j * np.cos(angle))
-    mean = float(masses @ index)
+    mean = halved_sum(masses * index)
     change = step * (mean + step * fft.rfft(_folded(sums, -origin, length)))
     chord = 2 * sine
     error = (
         chord**2 * ((_fft_error(length) + 2 * running_error(sums.size) + 16 * UNIT_ROUNDOFF) * float(sums.sum()))
-        + chord * (8 * UNIT_ROUNDOFF * spread)
+        + chord * ((8 + halved_sum_error(index.size)) * UNIT_ROUNDOFF * spread)
         + 8 * UNIT_ROUNDOFF * np.abs(change)
     )
     if steps <= _PLAIN_STEPS_MAX:
@@ -256,8 +278,7 @@ class _Composed:
 def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
     width = parts[0].losses.width
     low = math.floor(tilt.window[0] / width)
-    length = fft.next_fast_len(math.ceil(tilt.window[1] / width) - low + 2, real=True)
-    length += length % 2
+    length = smooth_length(math.ceil(tilt.window[1] / width) - low + 2)
     total: NDArray[np.complex128] = np.zeros(length // 2 + 1, dtype=np.complex128)
     error = np.zeros(length // 2 + 1)
     centre, log_moment = 0, 0.0

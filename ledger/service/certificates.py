@@ -172,8 +172,10 @@ class Certificates:
 def share_of(limit: Amount) -> Decimal:
     """The delta of a run that names none: a hundredth of the limit's, to six digits, such that a hundred of them fit.
 
-    0 where the limit leaves no room for that.
+    Where a hundredth is less than the least that can be charged, that; 0 where the limit leaves no room for it.
     """
+    if 0 < limit.delta_atto < RUNS_OF_A_LIMIT:
+        return Context(prec=6, rounding=ROUND_FLOOR).plus(_delta(1)).normalize()
     hundredth = Context(prec=6).divide(_delta(limit.delta_atto), Decimal(RUNS_OF_A_LIMIT))
     # A charge is rounded up to a whole 1e-18, a limit down.
     most = Context(prec=6, rounding=ROUND_FLOOR).plus(_delta(limit.delta_atto // RUNS_OF_A_LIMIT))

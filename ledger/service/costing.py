@@ -22,7 +22,7 @@ from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.entries import Record
 from ledger.core.people import Actor
 from ledger.core.runs import Excess, Use
-from ledger.errors import InvalidRequest
+from ledger.errors import InvalidMechanism, InvalidRequest
 from ledger.service import answers
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
@@ -92,6 +92,7 @@ class Costing:
 
     async def cost(self, actor: Actor, resolved: Resolved, request: Costable) -> Costed:
         """What a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
+        _demand_public_size(resolved, request.mechanism)
         mechanism, count, delta = request.mechanism, request.segments or 1, None
         if costs.needs_certificate(mechanism, bound=resolved.bound):
             delta = request.delta or await asyncio.to_thread(self._share, actor, resolved.uses, request.project)
@@ -146,6 +147,22 @@ def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
         return plan.fits(mechanism, terms, remaining=remaining)
     tried = itertools.count(1)
     return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
+
+
+def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
+    """Raises InvalidMechanism where a mechanism rests on a number of units that the terms do not keep fixed."""
+    fields = mechanism.resting_on_size("mechanism")
+    if resolved.adjacency != "replace_one" or not fields:
+        return
+    for use in resolved.uses:
+        definition = resolved.definitions[use.dataset_id]
+        if definition.ancestors and definition.name in use.via:
+            raise InvalidMechanism(
+                f"{fields[0]}: fixed_size and shuffle batches rest on a public number of units, and {definition.name}"
+                " is derived: replacing a unit of what it is derived from can change how many it has; declare poisson"
+                " sampling, or use what it is derived from",
+                field=fields[0],
+            )
 
 
 # --- from a settlement to its command --------------------------------------------------------------------------------

@@ -20,7 +20,9 @@ from ledger.service.shapes.common import EpsilonShown
 
 REPORT_DELTAS: Final = (1e-5, 1e-6)
 DELTA: Final = Decimal("1e-8")
-"""The share of a delta budget that a certificate gets by default."""
+"""The share of a delta budget that a certificate gets by default, at most."""
+SHARES_OF_A_DELTA: Final = 100
+"""By default a certificate takes this part of the least delta that epsilon is asked for at."""
 
 
 async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation) -> Evaluated:
@@ -28,7 +30,9 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
 
     Raises as `Certificates.cost` does.
     """
-    delta = DELTA if request.delta is None else request.delta
+    # Where epsilon is asked for at a delta, a certificate may not use up all of it.
+    least = min(request.report_deltas or (DELTA * SHARES_OF_A_DELTA,)) / SHARES_OF_A_DELTA
+    delta = min(DELTA, least) if request.delta is None else request.delta
     terms = Terms(bound=request.bound, adjacency=request.adjacency, delta=delta)
     cost = await certificates.cost(actor.tenant_id, request.mechanism, terms)
     pairs: list[tuple[float, float]] | None = None

@@ -123,10 +123,11 @@ class Step:
             p, q = self.exact_tails(oracle.exact(z))
             delta = oracle.exact(delta_float)
             level, other = (p - delta) / (1 - delta), q / (1 - delta)
-            return float(_quantile(level) - _quantile(other))
+            return float(quantile(level) - quantile(other))
 
 
-def _quantile(level: Any) -> Any:
+def quantile(level: Any) -> Any:
+    """Phi^-1 in mpmath, by Newton's method from the one in floating point."""
     tail = min(level, 1 - level)
     x = mp.mpf(float(special.ndtri(float(tail))))
     for _ in range(4):

@@ -76,6 +76,33 @@ def test_the_fallback_is_exact_and_says_so(adjacency: Adjacency, factor: int) ->
         assert any("no amplification by sampling" in said for said in found.assumptions)
 
 
+def test_all_deltas_have_one_composition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what is shown along delta takes as many compositions as a cost: one of each distinct part, and one of all.
+
+    Method: count them, alone and composed, with parts that are alike; and each point is what a run at it would cost.
+    """
+    curves: list[int] = []
+    curve = certify.curve
+
+    def counted(steps: Any, **rest: Any) -> Any:
+        curves.append(len(steps))
+        return curve(steps, **rest)
+
+    monkeypatch.setattr(certify, "curve", counted)
+    one, two = dpsgd("1.5", "0.004", 235), dpsgd("1.2", "0.004", 235)
+    gaussian = {"type": "gaussian", "noise_multiplier": 40}
+    for parts, expected in (([one], 1), ([one, two, gaussian], 3), ([one, two, one, one], 3), ([one] * 4, 2)):
+        declared = {"type": "composed", "parts": parts}
+        found = cost(declared, "add_or_remove_one", DELTA)
+        assert len(curves) == expected
+        curves.clear()
+        pairs = costs.frontier(mechanisms.parse(declared), bound="certified", adjacency="add_or_remove_one")
+        assert len(curves) == expected
+        curves.clear()
+        assert dict(pairs)[float(DELTA)] == pytest.approx(found.mu, rel=1e-4)
+        assert sorted(mu for _, mu in pairs) == [mu for _, mu in pairs]
+
+
 def test_the_same_part_twice_is_one_run_of_twice_the_steps() -> None:
     """Goal: parts that are alike are composed as what they are. Method: halves of a run beside the whole."""
     whole = cost(dpsgd(1, "0.01", 2_000))

@@ -7,12 +7,15 @@ import math
 import random
 from collections import Counter
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import mpmath as mp
 import numpy as np
 import pytest
 
+from ledger.accounting import certify, composition, gdp
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle_curves import Kind, Step
 from tests.kit import certified
@@ -295,6 +298,94 @@ def test_one_step_with_little_noise_ends(tries: Callable[[int, int], int]) -> No
         least = run.step.least_mu(run.delta)
         assert certificate.method == "pld", run
         assert least * (1 - ROUNDING) <= certificate.mu <= least * (1 + 1e-6) + 1e-12, run
+
+
+# --- beyond what one certificate resolves -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("run", "most"),
+    [
+        # Epsilon at 1e-5 is 924 and 953 by privacy loss distributions, 1,596 and 1,165 by Rényi orders.
+        (Run("removal", 0.157, 0.02, 1500, 1e-8), 1_300),
+        (Run("removal", 0.219, 0.02, 5000, 1e-8), 1_300),
+    ],
+)
+def test_there_is_no_cliff_beyond_one_certificate(run: Run, most: float) -> None:
+    """Goal: where all steps together do not resolve, sampling still counts. Method: published trainings whose epsilon
+    was more than 31,000; soundness by the best test on the losses of as many of the steps as it resolves."""
+    certificate = run.certificate()
+    assert (certificate.method, certificate.delta) == ("pld", run.delta)
+    assert float(gdp.epsilon_upper(mu=certificate.mu, delta=run.delta, at_delta=1e-5)) < most
+    # Some of the steps are no more than all of them.
+    steps, asked = run.steps, None
+    while asked is None:
+        asked = oracle_curves.score_mu(run.step, steps=steps, delta=run.delta)
+        steps //= 2
+    assert 0.2 * certificate.mu < asked <= certificate.mu * (1 + ROUNDING)
+
+
+def test_groups_are_a_composition() -> None:
+    """Goal: k groups have k costs, each at its part of delta. Method: the curve of one group, and the steps' number."""
+    step = certify.pair_for(noise_multiplier=0.157, sample_rate=0.02, adjacency="add_or_remove_one", sampling="poisson")
+    mu, groups = certify.Certificate([certify.Steps(step, 1501)], delta_min=1e-8).mu(1e-8)
+    assert groups > 1
+    share = certify.at_most(Fraction(1e-8) / groups)
+    one = certify.curve([certify.Steps(step, -(-1501 // groups))], delta_min=share).mu(share)
+    assert math.sqrt(groups) * one <= mu <= math.sqrt(groups) * one * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("delta", [1e-12, 1e-18, 1e-20, 1e-30, 1e-60, 1e-95])
+def test_a_small_delta_is_resolved(delta: float) -> None:
+    """Goal: far below 1e-18 a certificate holds, and is none that forgets sampling. Method: one step beside the exact
+    least mu; ten beside the test on the sum of all outputs, whose error rates are sums of normal tails, in mpmath."""
+    for kind in KINDS:
+        run = Run(kind, 1.0, 0.01, 1, delta)
+        certificate = run.certificate()
+        least = run.step.least_mu(delta)
+        assert certificate.method == "pld"
+        assert least * (1 - ROUNDING) <= certificate.mu <= least * (1 + 1e-6)
+    asked = _asked_by_the_sum(noise_multiplier=1.0, rate=0.01, steps=10, delta_float=delta)
+    certificate = Run("removal", 1.0, 0.01, 10, delta).certificate()
+    assert certificate.method == "pld"
+    assert 0.2 * certificate.mu < asked <= certificate.mu < math.sqrt(10)
+
+
+def _asked_by_the_sum(*, noise_multiplier: float, rate: float, steps: int, delta_float: float) -> float:
+    """The mu that thresholds on the sum of T outputs ask for, at most, of the removal pair."""
+    with mp.workdps(oracle_curves.DIGITS):
+        q, d, delta = oracle.exact(rate), 1 / oracle.exact(noise_multiplier), oracle.exact(delta_float)
+        asked = mp.mpf(0)
+        for threshold in np.linspace(1, 90, 180):
+            other = oracle.normal_cdf(-oracle.exact(float(threshold)) / mp.sqrt(steps))
+            tail = mp.fsum(
+                mp.binomial(steps, count)
+                * q**count
+                * (1 - q) ** (steps - count)
+                * oracle.normal_cdf((count * d - oracle.exact(float(threshold))) / mp.sqrt(steps))
+                for count in range(steps + 1)
+            )
+            if tail > delta:
+                asked = max(asked, oracle_curves.quantile((tail - delta) / (1 - delta)) - oracle_curves.quantile(other))
+        return float(asked)
+
+
+def test_what_the_rounding_proof_takes_for_granted(tries: Callable[[int, int], int]) -> None:
+    """Goal: transforms have even lengths with no prime factor above 5, and sums by halves the error that is said of
+    them. Method: lengths near and far, and sums in fractions."""
+    rng = random.Random(16)
+    for least in [*range(1, 2_000), *(rng.randint(1, certify.LENGTH_MAX) for _ in range(tries(500, 50_000)))]:
+        length = rest = composition.smooth_length(least)
+        for factor in (2, 3, 5):
+            while rest % factor == 0:
+                rest //= factor
+        assert (rest, length % 2) == (1, 0)
+        assert least <= length <= 1.1 * least + 8
+    for size in (0, 1, 2, 3, 1000, 4097):
+        values = np.array([rng.gauss(0, 1) * 10.0 ** rng.randint(-8, 8) for _ in range(size)])
+        exact = sum((Fraction(value) for value in values.tolist()), Fraction(0))
+        most = composition.halved_sum_error(size) * 2.0**-53 * float(np.abs(values).sum())
+        assert abs(float(Fraction(composition.halved_sum(values)) - exact)) <= most
 
 
 # --- the antipodal pair, of which `pld` has a proof -------------------------------------------------------------------

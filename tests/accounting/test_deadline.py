@@ -60,7 +60,7 @@ def test_whatever_is_computed_can_be_ended(name: str) -> None:
         COMPUTED[name]()
 
 
-@pytest.mark.parametrize("name", ["settled early", "overrun", "fits"])
+@pytest.mark.parametrize("name", ["groups", "settled early", "overrun", "fits"])
 def test_an_end_half_way_is_no_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: wherever a computation is ended, no other cost takes its place.
 

@@ -237,3 +237,26 @@ def test_a_limited_key_sees_its_datasets_alone(ledger: Ledger, store: Store) -> 
     assert steward.put("/v1/datasets/copy/projects/p", {"budget": {"mu": 1}}).status_code == 200
     assert derive(ledger, "second", "mnist", "copy").status_code == 201
     demand_in_order(ledger, store)
+
+
+def test_batches_of_a_size_that_is_not_public(ledger: Ledger) -> None:
+    """Goal: under replace_one no run on a derived dataset has batches that rest on its number of units, which is then
+    not public; under add_or_remove_one, on the root itself and with other batches it has. Method: each, alone, as a
+    part, and as a plan."""
+    trained = {"type": "dpsgd", "noise_multiplier": 40, "sample_rate": 0.5, "steps": 2}
+    for adjacency in ("replace_one", "add_or_remove_one"):
+        ledger.register(name=adjacency, adjacency=adjacency)
+        derive(ledger, f"bots-{adjacency}", adjacency)
+    for sampling in ("shuffle", "fixed_size"):
+        mechanism = {**trained, "sampling": sampling}
+        parts = {"type": "composed", "parts": [gaussian(50), mechanism]}
+        for declared, field in ((mechanism, "mechanism.sampling"), (parts, "mechanism.parts.1.sampling")):
+            refused = ledger.ask(declared, datasets=["bots-replace_one"])
+            assert error(refused) == (422, "invalid-mechanism", field)
+            for helpful in ("bots-replace_one is derived", "poisson", "use what it is derived from"):
+                assert helpful in refused.json()["detail"]
+            planned = ledger.post("/v1/plan", {"datasets": ["bots-replace_one"], "mechanism": declared})
+            assert error(planned) == (422, "invalid-mechanism", field)
+            assert ledger.ask(declared, datasets=["replace_one"]).status_code == 201
+        assert ledger.ask({**trained, "sampling": "poisson"}, datasets=["bots-replace_one"]).status_code == 201
+    assert ledger.ask({**trained, "sampling": "shuffle"}, datasets=["bots-add_or_remove_one"]).status_code == 201

@@ -42,6 +42,7 @@ from tests.model.prices import (
     planned,
     price,
     repeated,
+    rests_on_size,
     segment_steps,
     settled,
 )
@@ -98,6 +99,10 @@ class Model(Stewards):
         facts |= {"project": run.body["project"]} if "project" in run.body else {}
         return facts | self._segments(run)
 
+    def _has_no_public_size(self, name: str) -> bool:
+        """Whether replacing a unit of what it is derived from can change how many units it has."""
+        return self.datasets[name].terms[1] == "replace_one" and views.ancestry(self.datasets, name) != [name]
+
     @staticmethod
     def _binding(name: str, binding: set[tuple[str, str]]) -> Json:
         """What the entry of a refusal says besides."""
@@ -129,6 +134,7 @@ class Model(Stewards):
         demand(
             *problems,
             (MISMATCH, len({self.datasets[name].terms for name in names}) > 1),
+            (MECHANISM, any(self._has_no_public_size(name) for name in names) and rests_on_size(mechanism)),
             (INVALID, len({*roots}) < len(roots) or len({*names}) < len(names)),
             (UNKNOWN, project is not None and not all(shares)),
             (FROZEN, any(self.datasets[name].state != "active" for name in order)),

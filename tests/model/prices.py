@@ -112,6 +112,11 @@ def is_shuffled(mechanism: Json) -> bool:
     return bool(mechanism.get("sampling") == "shuffle")
 
 
+def rests_on_size(mechanism: Json) -> bool:
+    """Whether its batches rest on a public number of units ("Derived datasets")."""
+    return mechanism.get("sampling") in ("fixed_size", "shuffle") or any(map(rests_on_size, mechanism.get("parts", [])))
+
+
 def is_additive(mechanism: Json) -> bool:
     """Whether it may end after any release or epoch ("Settling", by release); full batches have no amplification."""
     return mechanism["type"] in BY_RELEASE or mechanism["type"] == "dpsgd"

@@ -551,7 +551,9 @@ def test_a_share_is_a_hundredth_and_a_hundred_fit(tries: Callable[[int, int], in
     for power in range(1, 8):
         assert share_of(limit(Fraction(1, 10**power))) == Decimal(10) ** -(power + 2)
     assert share_of(limit(Fraction(1, 10**8))) == Decimal("9.99999e-11")  # 1e-10 is charged a 1e-18 too much
-    assert [share_of(Amount(1, atto)) for atto in (0, 1, 99)] == [0, 0, 0]
+    least = Decimal("9.99999e-19")  # which is charged one whole 1e-18
+    assert [share_of(Amount(1, atto)) for atto in (0, 1, 99)] == [0, least, least]
+    assert amounts.charge(mu_sq=Fraction(0), nats=amounts.nats(Fraction(least), towards="up")).delta_atto == 1
     rng = random.Random(2)
     random_ones = [Amount(1, rng.randint(100, 10 ** rng.randint(2, 17))) for _ in range(tries(1000, 50_000))]
     for known in [*(Amount(1, atto) for atto in range(100, 1000)), *random_ones]:

@@ -75,6 +75,10 @@ class BaseMechanism(BaseModel):
         """How closely a cost of this method is worked out."""
         return self.methods.get(method, Precision.CLOSED_FORM)
 
+    def resting_on_size(self, path: str) -> list[str]:
+        """The fields by which it rests on a public and fixed number of units. path: of the mechanism."""
+        return []
+
     # --- steps
 
     @property

@@ -26,6 +26,7 @@ from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 
 _FALLBACK: Final = "no amplification by sampling is claimed: each step counts as one release without sampling"
+_GROUPS: Final = "-groups"
 _ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: the true cost can be higher"
 _SHUFFLED: Final = (
     "every unit is in exactly one batch of each epoch, the first step begins one, and every step has full noise",
@@ -44,10 +45,11 @@ class DpSgd(BaseMechanism):
         "fallback": Precision.EXACT,
         "clt-poisson": Precision.CLOSED_FORM,
         "clt-fixed-size": Precision.CLOSED_FORM,
-        "pld-poisson": Precision.CERTIFICATE,
-        "pld-fixed-size": Precision.CERTIFICATE,
-        "pld-poisson-fixed-size": Precision.CERTIFICATE,
-        "pld-fixed-size-poisson": Precision.CERTIFICATE,
+        **{
+            f"pld-{sampled}{groups}": Precision.CERTIFICATE
+            for sampled in ("poisson", "fixed-size", "poisson-fixed-size", "fixed-size-poisson")
+            for groups in ("", _GROUPS)
+        },
     }
     solvable: ClassVar = ("noise_multiplier", "steps", "epochs", "sample_rate")
     # A smaller batch is another training, not less of this one.
@@ -77,6 +79,9 @@ class DpSgd(BaseMechanism):
             # As planned is up to the next whole step, which would go far beyond what was charged.
             raise PydanticCustomError("form", "epochs must be at least batch_size/dataset_size, which is one step")
         return self
+
+    def resting_on_size(self, path: str) -> list[str]:
+        return [] if self.sampling == "poisson" else [f"{path}.sampling"]
 
     # --- steps
 
@@ -216,12 +221,9 @@ class DpSgd(BaseMechanism):
         return certify.pair_for(noise_multiplier=noise, sample_rate=rate, adjacency=adjacency, sampling=sampling)
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
-        pair = self.pair(terms.adjacency, path="mechanism")
-        if pair is None or self.whole_steps == 1:
+        if self.pair(terms.adjacency, path="mechanism") is None or self.whole_steps == 1:
             return super().frontier(terms, deltas)
-        curve = certify.curve([certify.Steps(pair, self.whole_steps)], delta_min=float(deltas[-1]))
-        plain = self.cost(Terms(bound=terms.bound, adjacency=terms.adjacency), path="mechanism").mu
-        return [(float(delta), min(curve.mu(float(delta)), plain)) for delta in deltas]
+        return along([("mechanism", self)], terms, deltas)
 
     def exact_parts(self, terms: Terms) -> Parts:
         if self.is_shuffled:
@@ -321,12 +323,29 @@ def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
         if pair is None or share < certify.DELTA_MIN:
             return plain
         counts[pair] = counts.get(pair, 0) + run.whole_steps
-    mu = certify.curve([certify.Steps(pair, count) for pair, count in counts.items()], delta_min=share).mu(share)
+    steps = [certify.Steps(pair, count) for pair, count in counts.items()]
+    mu, groups = certify.Certificate(steps, delta_min=share).mu(share)
     if not math.isfinite(mu) or Fraction(mu) ** 2 >= plain.mu_sq:
         return plain
     method = "pld-" + "-".join(dict.fromkeys(run.sampling.replace("_", "-") for _, run in runs))
     assumptions = _assumptions([run for _, run in runs], terms.adjacency)
+    if groups > 1:
+        method += _GROUPS
     return Cost(mu, Fraction(mu) ** 2, amounts.nats(delta, towards="up"), method, assumptions)
+
+
+def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
+    """(delta, mu) of several DP-SGD parts together at each of these shares of delta, falling, from one composition."""
+    plain = fallback([run for _, run in runs], terms.adjacency).mu
+    counts: dict[Pair, int] = {}
+    for path, run in runs:
+        pair = run.pair(terms.adjacency, path=path)
+        if pair is None:
+            return [(float(delta), plain) for delta in deltas]
+        counts[pair] = counts.get(pair, 0) + run.whole_steps
+    steps = [certify.Steps(pair, count) for pair, count in counts.items()]
+    certificate = certify.Certificate(steps, delta_min=certify.at_most(deltas[-1]))
+    return [(float(delta), min(certificate.mu(certify.at_most(delta))[0], plain)) for delta in deltas]
 
 
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:

@@ -18,7 +18,10 @@ class Evaluation(Strict):
     adjacency: Adjacency = "add_or_remove_one"
     delta: Annotated[
         Probability | None,
-        Field(description="The share of a delta budget that a certificate may use; 1e-8 when left out."),
+        Field(
+            description="The share of a delta budget that a certificate may use; when left out 1e-8, or a hundredth "
+            "of the least of report_deltas where that is less."
+        ),
     ] = None
     report_deltas: Annotated[list[Probability], Field(min_length=1, max_length=20)] | None = None
 
