@@ -240,7 +240,7 @@ def test_a_sampler_that_fails() -> None:
     with pytest.raises(OSError, match="disk"):
         for _ in run.batches(sampler()):
             pass
-    assert (run.steps, run.settlement(is_failure=True)) == (1, {"steps": 2})
+    assert (run.steps, run.settlement(is_failure=True)) == (1, {"steps": 2, "restarts": []})
 
 
 def test_asynchronous_batches_end_with_the_plan(ledger: Ledger) -> None:
@@ -374,7 +374,7 @@ def test_what_no_budget_could_cover_waits_for_a_steward(ledger: Ledger, client: 
     with connect(ledger.as_("requester")) as job:
         with (
             pytest.raises(Overrun, match="stays held in full") as caught,
-            job.run(datasets=["mnist"], mechanism=RELEASE) as run,
+            job.run(datasets=["mnist"], mechanism=RELEASE, allow_overrun=True) as run,
         ):
             run.step(1000)
         assert (caught.value.state, caught.value.charged, caught.value.frozen) == ("started", {}, ["mnist"])

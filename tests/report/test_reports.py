@@ -267,7 +267,7 @@ def test_what_stands_beside_the_runs(scene: Told) -> None:
     assert raised[0]["proposed_by"]["principal"] != raised[0]["by"]["principal"]
     assert exact(raised[0]["details"]["limit"]) > exact(raised[0]["details"]["limit_before"])
     kinds = [each["kind"] for each in found["changes"]]
-    assert kinds.count("change-proposed") == 3
+    assert kinds.count("change-proposed") == 4
     assert of(found["changes"], kind="proposal-refused")["reason"] == "the board did not agree to that"
     states = [each["details"]["state"] for each in found["changes"] if each["kind"] == "dataset-changed"]
     assert states == ["frozen", "active"]
