@@ -69,7 +69,7 @@ class Run:
             raise ValueError("n: count at least one step")
         with self._lock:
             if not self._is_allowed(n):
-                raise _beyond(self.steps + n, self._planned_most)
+                raise _beyond(self._progress + n, self._planned_most)
             self._steps_here += n
             self._is_under_way = False
 
@@ -105,13 +105,17 @@ class Run:
 
     def _is_allowed(self, n: int) -> bool:
         """Whether that many more steps may be executed."""
-        return self._allows_overrun or self._planned is None or self.steps + n <= self._planned_most
+        return self._allows_overrun or self._planned is None or self._progress + n <= self._planned_most
+
+    @property
+    def _progress(self) -> int:
+        """How far the run has come: the steps counted, less those that were run again with the same batches."""
+        again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
+        return self.steps - again
 
     @property
     def _planned_most(self) -> int:
-        """The plan, and the steps that are run again with the same batches, which `restarts` states beside it."""
-        again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
-        return again + (0 if self._planned is None else self._planned[1])
+        return 0 if self._planned is None else self._planned[1]
 
     def _reserve_step(self) -> bool:
         """Count the next step, if it may be executed."""
@@ -154,7 +158,7 @@ class Run:
         is_uncounted = self._steps_here == 0 or (self.is_resumed and self._steps_before is None)
         if is_uncounted and steps <= planned:
             return in_full
-        if is_failure and steps < planned and not self._is_under_way:
+        if is_failure and self._progress < planned and not self._is_under_way:
             steps += 1
         return {"steps": steps, **beside}
 

@@ -37,6 +37,8 @@ EPSILONS = np.linspace(0.0, 8.0, 60)
 POISSON = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "poisson", "sample_rate": Decimal("0.01"), "steps": 1000}
 SHUFFLED = POISSON | {"sampling": "shuffle"}
 SQRT = {"type": "matrix_factorization", "noise_multiplier": 1, "strategy": "sqrt", "steps": 1000}
+SQRT |= {"participations": 1, "separation": 1}
+TREE = SQRT | {"strategy": "tree", "completion": "none"}
 
 
 @dataclass(frozen=True)
@@ -279,7 +281,7 @@ def test_correlated_noise_is_charged_what_its_rows_let_out(tries: Callable[[int,
         steps, strategy = rng.randint(2, 6), rng.choice(["identity", "tree", "sqrt"])
         segments = rng.choice([1, 1, 2])
         participations, separation = rng.randint(1, 3), rng.randint(1, 3)
-        declared = SQRT | {"strategy": strategy, "steps": steps}
+        declared = (TREE if strategy == "tree" else SQRT) | {"strategy": strategy, "steps": steps}
         declared |= {"participations": participations, "separation": separation, "steps": steps * segments}
         run = approve(declared, segments=segments)
         plan = steps * segments
@@ -303,7 +305,7 @@ def test_a_stretch_given_up_after_new_orders_has_the_units_of_them_all() -> None
     training.restart(3, 2, new=True)
     for _ in range(10):
         training.restart(4, 1, new=False)
-    run = approve(SQRT | {"strategy": "tree", "steps": 4})
+    run = approve(TREE | {"steps": 4})
     charged = run.total(len(training.executed), tuple(training.restarts)).mu_sq_pico
     assert charged == (9 + 10 * 9) * run.amount.mu_sq_pico
     most = worst_of_rows(training, "tree", 4, patterns(4, 1, 1)) * 1e12
@@ -429,7 +431,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "poisson": POISSON | {"noise_multiplier": 2, "steps": 12, "sample_rate": Decimal("0.2")},
     "quiet poisson": POISSON | {"noise_multiplier": 60, "steps": 12, "sample_rate": Decimal("0.7")},
     "shuffle": SHUFFLED | {"steps": 12, "sample_rate": Decimal("0.2")},
-    "tree": SQRT | {"strategy": "tree", "steps": 12},
+    "tree": TREE | {"steps": 12},
 }
 
 

@@ -220,7 +220,7 @@ def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
     shown = terminal("dataset show mnist").out
     assert re.search(r"remaining\s+-\d", shown)
     assert "frozen" in shown
-    assert re.search(r"mnist\s+frozen\s+certified\s+-0\.\d+", terminal("dataset list").out)
+    assert re.search(r"mnist\s+frozen\s+certified\s+-\d\.\d+", terminal("dataset list").out)
     assert "mnist is frozen" in terminal("plan mnist --type gaussian --noise-multiplier 5").out
 
 

@@ -385,7 +385,7 @@ def test_what_no_budget_could_cover_waits_for_a_steward(ledger: Ledger, client: 
     with connect(ledger.as_("requester")) as job:
         with (
             pytest.raises(Overrun, match="stays held in full") as caught,
-            job.run(datasets=["mnist"], mechanism=RELEASE) as run,
+            job.run(datasets=["mnist"], mechanism=RELEASE, allow_overrun=True) as run,
         ):
             run.step(1000)
         assert (caught.value.state, caught.value.charged, caught.value.frozen) == ("started", {}, ["mnist"])

@@ -175,12 +175,12 @@ class Walk:
             self.start: 14,
             self.settle: 11,
             self.overrun: 6,
-            self.rule: 5,
+            self.rule: 9,
             self.void: 9,
             self.repeat: 5,
             self.set_budget: 7,
             self.change_state: 3,
-            self.thaw: 6,
+            self.thaw: 9,
             self.add_partitions: 6,
             self.set_project: 4,
             self.set_fair_use: 2,
@@ -191,7 +191,11 @@ class Walk:
             self.nothing: 2,
             self.turn_keys: 1,
         }
+        before = {name: len(dataset.base) for name, dataset in self.model.datasets.items()}
         self.draw.choices([*weights], [*weights.values()])[0]()
+        held = {name for run in self.model.runs if run.state == "held" for name in run.charges}
+        grown = [name for name, count in before.items() if len(self.model.datasets[name].base) > count]
+        self.counts["partitions added beside held runs"] += len(held.intersection(grown))
 
     def names(self, *, is_active: bool = True) -> list[str]:
         """Datasets; those on which a run could be approved."""
@@ -277,12 +281,8 @@ class Walk:
         fresh = f"p{len(self.model.datasets[name].scopes)}"
         names = self.draw.choice([[fresh], [fresh], [fresh, f"{fresh}.1"], ["a", fresh]])
         body, path = {"names": names, "disjoint": not self.seldom()}, f"/v1/datasets/{name}/partitions"
-        held = any(run.state == "held" and any(key[0] for key in run.charges.get(name, ())) for run in self.model.runs)
-        before = len(self.model.datasets[name].accounts)
         who = self.steward()
         self.step("partitions", who, "POST", path, body, lambda person: self.model.add_partitions(person, name, body))
-        if held and len(self.model.datasets[name].accounts) > before:
-            self.counts["partitions added beside held runs"] += 1
 
     def set_project(self) -> None:
         name, project = self.draw.choice(["plain", "parted", *self.names(is_active=False)]), self.draw.choice("xxy")
@@ -299,7 +299,7 @@ class Walk:
 
     def policy(self) -> None:
         who = "sue" if self.seldom() else "admin"
-        body = {"second_steward": self.draw.random() < 0.8, **REASON}
+        body = {"second_steward": self.draw.random() < 0.5, **REASON}
         self.step("policy", who, "PUT", "/v1/policy", body, lambda person: self.model.set_policy(person, body))
 
     def answer_proposal(self) -> None:
@@ -517,11 +517,11 @@ class Walk:
             return self.settle()
         is_rational = "epsilon" not in run.mechanism
         more = self.draw.choice([1, 2, 3, 9, 30])
-        if is_rational and self.draw.random() < 0.4:
+        if is_rational and self.draw.random() < 0.25:
             more = self.draw.choice([60, 100, 10**12 if self.seldom() else 10**4])
         stop = self.draw.choice([{}, {}, {"stop": "data_dependent"}, {"stop": "planned"}])
         steps = min(run.steps_max + more, STEPS_MAX)
-        restarts: Json = {"restarts": []} if self.draw.random() < 0.5 else {}
+        restarts: Json = {"restarts": []} if self.draw.random() < 0.9 else {}
         if steps < 1000:
             restarts = self._restarts(steps) or restarts
         return self._on_run("settle", run, {"steps": steps, **stop, **restarts}, kind="overrun")
@@ -550,7 +550,7 @@ class Walk:
         if not waiting and not self.seldom():
             return self.overrun()
         run = self.draw.choice(waiting[-3:] or self.model.runs[-12:])
-        if self.draw.random() < 0.3:
+        if self.counts["confirm: 200"] <= self.counts["correct: 200"]:
             return self._on_run("confirm", run, REASON, self.steward())
         steps = {} if planned(run.mechanism) is None else {"steps": self.draw.randint(1, run.steps_max + 2)}
         return self._on_run("correct", run, {**REASON, **steps}, self.steward())

@@ -43,6 +43,7 @@ POISSON: dict[str, Any] = {
 GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 4}
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
 ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
+ROWS |= {"participations": 1, "separation": 1}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
