@@ -28,7 +28,7 @@ from tests.model.books import (
     Run,
     demand,
 )
-from tests.model.prices import NOTHING, Json, limit_of
+from tests.model.prices import NOTHING, Amount, Json, limit_of
 
 TAKES_TWO: Final = ["budget", "correction", "fair-use", "partitions", "project", "thaw", "void"]
 
@@ -213,7 +213,13 @@ class Stewards:
     def set_project(self, who: Person, name: str, project: str, body: Json) -> Answer:
         """A project's share: a limit of the accounts that it has by now, and of those to come."""
         dataset, limit = self._managed(who, name), limit_of(body["budget"])
-        before = limit_of(dataset.projects[project]) if project in dataset.projects else None
+
+        def before() -> Amount | None:
+            return limit_of(dataset.projects[project]) if project in dataset.projects else None
+
+        def facts() -> Json:
+            was = before()
+            return {"project": project, **body, "limit": limit.json(), "limit_before": was and was.json()}
 
         def check() -> list[Key]:
             keys = [key for key in dataset.accounts if key[1] == project]
@@ -221,16 +227,15 @@ class Stewards:
             return keys
 
         def do(actor: Person, consent: Json) -> Answer:
-            keys = check()
+            keys, entry = check(), facts()
             dataset.projects[project] = body["budget"]
             dataset.relimit(keys, limit)
-            facts = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
-            self.write(name, "project-set", actor, {**facts, **consent}, keys)
+            self.write(name, "project-set", actor, {**entry, **consent}, keys)
             return Answer(200, {"dataset": name, **views.share(dataset, project)})
 
-        facts = {"project": project, **body, "limit": limit.json(), "limit_before": before and before.json()}
-        is_more = before is None or bool(limit.exceeds(before))
-        return self.guarded(is_more, Proposal("project", who, [name], check, do), facts)
+        was = before()
+        is_more = was is None or bool(limit.exceeds(was))
+        return self.guarded(is_more, Proposal("project", who, [name], check, do), facts())
 
     def set_fair_use(self, who: Person, name: str, body: Json) -> Answer:
         """What one principal may hold, from the next run on, and how many runs it may ask for in an hour."""
