@@ -154,7 +154,9 @@ class Journal:
         self.held += cost
         self._costs[run] = cost
         open_.append((run, actor))
-        return self._seal("run-approved", actor, {**said, "start_by": self._in_days(366)}, run)
+        return self._seal(
+            "run-approved", actor, {**said, "start_by": self._in_days(366), "begin_by": self._in_days(1)}, run
+        )
 
     def _ended(self, run: UUID, actor: dict[str, Any], random_: random.Random) -> Iterator[str]:
         cost = self._costs.pop(run)
@@ -162,7 +164,7 @@ class Journal:
             self.held -= cost
             yield self._seal("run-voided", actor, {"request": {"reason": "cancelled"}, "returned": facts(cost)}, run)
             return
-        yield self._seal("run-started", actor, {"settle_by": self._in_days(30)}, run)
+        yield self._seal("run-started", actor, {"settle_by": self._in_days(30), "begin_by": self._in_days(1)}, run)
         steps = random_.choice((4, 4, 4, 2))
         charged = cost * steps // 4
         self.held -= cost
@@ -170,7 +172,10 @@ class Journal:
         stop = "planned" if steps == 4 else "data_dependent"
         amounts = {"charged": facts(charged), "returned": facts(cost - charged)}
         yield self._seal(
-            "run-settled", actor, {"request": {"steps": steps}, "steps": steps, "stop": stop, **amounts}, run
+            "run-settled",
+            actor,
+            {"request": {"steps": steps}, "steps": steps, "stop": stop, "accountant": "gdp-2", **amounts},
+            run,
         )
 
     def _in_days(self, days: int) -> str:
