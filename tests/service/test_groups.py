@@ -37,11 +37,12 @@ from ledger.core.people import GUARDED, Actor, Consent, Key, Role
 from ledger.core.runs import Excess, Use
 from ledger.errors import LedgerError
 from ledger.operate import check
+from ledger.operate.deploy import AT_THE_DATABASE
 from ledger.service.tenants import add_tenant
 from ledger.service.writer import Writer
 from ledger.store import Store
 from ledger.verifier.witness import Witnesses
-from tests.kit.books import ALONE
+from tests.kit.books import ALONE, COSTING, DAY_US, TERMS
 
 SECONDS: Final = 60
 WHOLE, FAIR, PARTED = (UUID(int=number) for number in (1, 2, 3))
@@ -52,6 +53,7 @@ OF_A_MOMENT: Final = {
     "approve_by",
     "start_by",
     "settle_by",
+    "begin_by",
     "tenant",
     "created_at",
     "retry_after_seconds",
@@ -68,12 +70,12 @@ class Twin:
         self.two, self.asking = self._person(3, "steward"), self._person(4, "requester")
         with store.writing(self.tenant_id) as writing:
             now_us = writing.now_us()
-            add_tenant(writing, str(self.tenant_id), by=self.admin.facts(), now_us=now_us)
+            add_tenant(writing, str(self.tenant_id), by=AT_THE_DATABASE, now_us=now_us)
             for actor in (self.admin, self.one, self.two, self.asking):
                 key = Key(actor.key_id, actor.principal_id, actor.name, actor.role, None, now_us, None, None)
                 writing.keys.add(key, actor.key_id.bytes * 2)
             writing.tenants.set_policy(second_steward=True)
-            policy = {"second_steward": True, "guards": sorted(GUARDED)}
+            policy = {"second_steward": True, "guards": sorted(GUARDED), "reason": "two look at it"}
             writing.journals.note("policy-set", self.admin.facts(), policy, now_us=now_us)
         self.charges: dict[UUID, dict[UUID, tuple[AccountKey, ...]]] = {}
 
@@ -97,15 +99,19 @@ class Twin:
         self.decided(*(Start(self.asking, run_id, self.charges[run_id]) for run_id in list(self.charges)[:4]))
 
     def ask(self, number: int, dataset_id: UUID, *, cost: int) -> Ask:
-        use = Use(dataset_id, ("a",) if dataset_id == PARTED else (), (f"data-{dataset_id.int}",))
+        name, partitions = f"data-{dataset_id.int}", ("a",) if dataset_id == PARTED else ()
+        use = Use(dataset_id, partitions, (name,))
+        request = {"datasets": [{"name": name, "partitions": list(partitions)} if partitions else name]}
         claim = Claim(f"key {number}", bytes(32))
-        costing: dict[str, Any] = {}
-        return Ask(self.asking, UUID(int=number), claim, (use,), None, Amount(cost, cost), {}, costing, 10**12)
+        return Ask(
+            self.asking, UUID(int=number), claim, (use,), None, Amount(cost, cost), request, COSTING | TERMS, DAY_US
+        )
 
     def settle(self, run_id: UUID, excess: int | None) -> Settle:
-        more = None if excess is None else Excess(1, Amount(excess, excess), {})
+        more = None if excess is None else Excess(1, Amount(excess, excess), COSTING)
         charged = Amount(15, 15)
-        return Settle(self.asking, run_id, self.charges[run_id], {}, None, "planned", charged, more)
+        costing = {"accountant": COSTING["accountant"]}
+        return Settle(self.asking, run_id, self.charges[run_id], {}, None, "planned", charged, more, costing)
 
     def change(self, dataset_id: UUID, state: Any, consent: Consent, by: Actor | None = None) -> Change:
         return Change(by or self.one, dataset_id, state, None, None, "r", consent)
