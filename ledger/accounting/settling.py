@@ -38,7 +38,10 @@ _REPEATED: Final = "steps that were run again had fresh noise, and met the units
 _WORST: Final = (
     "nothing was said of restarts, and the plan gives fewer steps: they count as the worst they can have been"
 )
-NONE_REPEATED: Final = "nothing was said of restarts: it is assumed that no step was run again after one, and that batches went on as before"
+NONE_REPEATED: Final = (
+    "nothing was said of restarts: it is assumed that no step was run again after one, and that batches went on as "
+    "before"
+)
 
 
 @dataclass(frozen=True, slots=True)
