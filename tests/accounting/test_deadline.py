@@ -43,7 +43,7 @@ COMPUTED: Final[dict[str, Callable[[], Any]]] = {
     },
     "frontier": lambda: costs.frontier(mechanisms.parse(POISSON), bound="certified", adjacency="replace_one"),
     "settled early": lambda: charge(POISSON, 400, "data_independent"),
-    "overrun": lambda: charge(POISSON, 1400, "planned"),
+    "overrun": lambda: charge(POISSON, 1400, "data_independent"),
     "fits": lambda: plan.fits(mechanisms.parse(POISSON), TERMS, remaining=Amount(10**9, 10**11)),
     "exact": lambda: exact.epsilons(mechanisms.parse(POISSON).exact_parts(TERMS), [1e-5]),
 }

@@ -115,6 +115,8 @@ NO_JSON = {
 }
 NO_OBJECT = {
     "number": b"1",
+    "fraction": b"-1.5",
+    "number with an exponent": b"1e9",
     "text": b'"x"',
     "list": b"[]",
     "true": b"true",

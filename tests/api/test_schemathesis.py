@@ -61,6 +61,9 @@ BEYOND_A_SCHEMA = {
     "POST /v1/runs": "datasets share no root; a duration is at most 366 days",
     "POST /v1/runs/batch": "a text has no NUL; a key stands once",
     "POST /v1/runs/{id}/settle": "steps are those of a mechanism that has some, written as an integer",
+    "POST /v1/runs/{id}/correct": "steps are those of a mechanism that has some; restarts are of steps that were reached",
+    "POST /v1/runs/{id}/confirm": "a text has no NUL",
+    "POST /v1/runs/{id}/void": "a text has no NUL",
 }
 """Calls that may refuse what their schema allows, and why."""
 REFUSALS = ["2xx", "401", "403", "404", "409"]

@@ -30,7 +30,7 @@ LEAST: Final = {
     "ask: 409 budget-exceeded": 20,
     "ask: 409 dataset-frozen": 3,
     "ask: 422": 5,
-    "ask again: 422 idempotency-key-reused": 2,
+    "ask again: 422 idempotency-key-reused": 1,
     "the first answer again": 10,
     "batch, atomic: 200": 1,
     "batch, atomic: 409 batch-refused": 3,

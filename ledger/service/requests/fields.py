@@ -16,6 +16,7 @@ from pydantic import (
     StringConstraints,
     ValidationError,
     WithJsonSchema,
+    model_validator,
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -36,6 +37,14 @@ class Strict(BaseModel):
     """Types as they are, and no field that is not known."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _is_no_number(cls, value: Any) -> Any:
+        # FastAPI lets Pydantic read attributes: a decimal would be an object that has none of the members.
+        if isinstance(value, Decimal):
+            raise PydanticCustomError("dict_type", "Input should be an object")
+        return value
 
 
 def distinct(names: list[str]) -> list[str]:
