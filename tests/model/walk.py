@@ -549,6 +549,8 @@ class Walk:
         waiting = [run for run in self.model.runs if run.waits]
         if not waiting and not self.seldom():
             return self.overrun()
+        if not self.model.runs:
+            return  # nothing to rule on in a world that has just begun
         run = self.draw.choice(waiting[-3:] or self.model.runs[-12:])
         if self.counts["confirm: 200"] <= self.counts["correct: 200"]:
             return self._on_run("confirm", run, REASON, self.steward())
