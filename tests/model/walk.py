@@ -547,10 +547,8 @@ class Walk:
     def rule(self) -> None:
         """What a steward says of a number that no budget could cover; seldom of another run."""
         waiting = [run for run in self.model.runs if run.waits]
-        if not waiting and not self.seldom():
+        if not waiting and not (self.model.runs and self.seldom()):
             return self.overrun()
-        if not self.model.runs:
-            return  # nothing to rule on in a world that has just begun
         run = self.draw.choice(waiting[-3:] or self.model.runs[-12:])
         if self.counts["confirm: 200"] <= self.counts["correct: 200"]:
             return self._on_run("confirm", run, REASON, self.steward())
