@@ -21,10 +21,11 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from ledger.operate import deploy
+from ledger.operate.deploy import FirstKeys
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.kit import postgres
-from tests.kit.driver import SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
+from tests.kit.driver import KNOWN, SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 from tests.kit.trials import trials
 
 KINDS = ["sqlite", *postgres.chosen()]
@@ -49,19 +50,16 @@ def _certificates_are_read_once() -> Iterator[None]:
 
 
 class Templates:
-    """One migrated database of each kind, and the servers they live on, for a session."""
+    """Databases of each kind to copy, migrated and with first keys or without, and the servers they live on."""
 
     def __init__(self, folder: Path, stack: contextlib.ExitStack) -> None:
         self._folder, self._stack = folder, stack
         self._servers: dict[str, postgres.Server] = {}
-        self._sqlite: Path | None = None
+        self._made: dict[tuple[str, bool], tuple[Settings, FirstKeys | None]] = {}
 
     def server(self, kind: str) -> postgres.Server:
         if kind not in self._servers:
-            self._servers[kind] = self._stack.enter_context(postgres.start(kind))
-            url = postgres.create_database(self._servers[kind], f"template_{os.getpid()}")
-            self._stack.callback(postgres.drop_database, self._servers[kind], f"template_{os.getpid()}")
-            deploy.migrate(self.settings(url))
+            self._servers[kind] = self._stack.enter_context(postgres.start(kind, is_in_memory=True))
         return self._servers[kind]
 
     @staticmethod
@@ -77,19 +75,51 @@ class Templates:
         )
 
     @contextlib.contextmanager
-    def clone(self, kind: str, folder: Path) -> Iterator[Settings]:
-        """Settings that lead to a fresh copy of the migrated database."""
+    def clone(self, kind: str, folder: Path, *, is_begun: bool = False) -> Iterator[Settings]:
+        """Settings that lead to a fresh copy of the migrated database; `first_keys` knows the keys of one that was
+        begun."""
+        template, first = self._template(kind, is_begun=is_begun)
+        with self._copied(kind, template, folder) as settings:
+            if first is not None:
+                KNOWN[settings.database_url.get_secret_value()] = first
+            yield settings
+
+    def _template(self, kind: str, *, is_begun: bool) -> tuple[Settings, FirstKeys | None]:
+        if (kind, is_begun) not in self._made:
+            if is_begun:
+                empty, _ = self._template(kind, is_begun=False)
+                made = self._stack.enter_context(self._copied(kind, empty, self._folder))
+                self._made[kind, is_begun] = made, first_keys(made)
+            else:
+                self._made[kind, is_begun] = self._migrated(kind), None
+        return self._made[kind, is_begun]
+
+    def _migrated(self, kind: str) -> Settings:
         if kind == "sqlite":
-            if self._sqlite is None:
-                self._sqlite = self._folder / "template.db"
-                deploy.migrate(Settings(database_url=SecretStr(f"sqlite:///{self._sqlite}")))
-            shutil.copyfile(self._sqlite, folder / "ledger.db")
-            yield Settings(database_url=SecretStr(f"sqlite:///{folder / 'ledger.db'}"))
+            settings = Settings(database_url=SecretStr(f"sqlite:///{self._folder / 'empty.db'}"))
+            deploy.migrate(settings)
+            return settings
+        server, name = self.server(kind), f"template_{os.getpid()}"
+        settings = self.settings(postgres.create_database(server, name))
+        self._stack.callback(postgres.drop_database, server, name)
+        deploy.migrate(settings)
+        postgres.hash_lightly(server, SERVER_ROLE, str(make_url(settings.database_url.get_secret_value()).password))
+        return settings
+
+    @contextlib.contextmanager
+    def _copied(self, kind: str, template: Settings, folder: Path) -> Iterator[Settings]:
+        url = make_url(template.database_url.get_secret_value())
+        if kind == "sqlite":
+            shutil.copyfile(str(url.database), folder / "ledger.db")
+            yield template.model_copy(update={"database_url": SecretStr(f"sqlite:///{folder / 'ledger.db'}")})
             return
         server, name = self.server(kind), f"test_{uuid.uuid4().hex}"
-        url = postgres.create_database(server, name, template=f"template_{os.getpid()}")
+        owner_url = postgres.create_database(server, name, template=url.database)
+        server_url = url.set(database=name).render_as_string(hide_password=False)
         try:
-            yield self.settings(url)
+            yield template.model_copy(
+                update={"database_url": SecretStr(server_url), "owner_database_url": SecretStr(owner_url)}
+            )
         finally:
             postgres.drop_database(server, name)
 
@@ -103,14 +133,14 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
 
 @pytest.fixture(params=KINDS)
 def database(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
-    """A fresh, migrated, empty database: settings that lead to it."""
-    with templates.clone(request.param, tmp_path) as settings:
+    """A fresh, migrated database, begun with `first_keys`: settings that lead to it."""
+    with templates.clone(request.param, tmp_path, is_begun=True) as settings:
         yield settings
 
 
 @pytest.fixture(params=postgres.chosen())
 def postgresql(request: pytest.FixtureRequest, templates: Templates, tmp_path: Path) -> Iterator[Settings]:
-    """The same on PostgreSQL alone, for what only several processes on one server can show."""
+    """A fresh, migrated, empty database on PostgreSQL, for what only several processes on one server can show."""
     with templates.clone(request.param, tmp_path) as settings:
         yield settings
 

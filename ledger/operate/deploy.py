@@ -246,15 +246,10 @@ def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
         yield writing
 
 
-def demand_migrated(settings: Settings) -> None:
-    """Raises Misconfigured unless the database answers and its schema is the one that this code needs."""
-    with opened(settings):
-        pass
-
-
 @contextmanager
 def opened(settings: Settings) -> Iterator[Store]:
-    """The migrated database, with the server's own role. Raises Misconfigured as `demand_migrated` does."""
+    """The database with the server's own role. Raises Misconfigured unless it answers and its schema is the one that
+    this code needs."""
     with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
         _demand_newest(store.revision())
         yield store
@@ -262,7 +257,7 @@ def opened(settings: Settings) -> Iterator[Store]:
 
 @contextmanager
 def opened_by_owner(settings: Settings) -> Iterator[Store]:
-    """The migrated database as its owner, who may list the tenants. Raises Misconfigured as `demand_migrated` does."""
+    """The migrated database as its owner, who may list the tenants. Raises Misconfigured as `opened` does."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store:
         _demand_newest(store.revision())
         yield store

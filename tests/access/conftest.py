@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from starlette.testclient import TestClient
 
 from ledger.access.keys import tenant_of
 from ledger.settings import Settings
 from tests.kit.driver import Ledger, application, first_keys
+from tests.kit.inside import InsideClient
 from tests.kit.issuer import TENANT, House, Issuer, running
 
 
@@ -39,5 +39,5 @@ def house(database: Settings, issuer: Issuer, tmp_path: Path) -> Iterator[House]
         file = tmp_path / "oidc.json"
         file.write_text(json.dumps({"issuers": said}))
         app = application(database.model_copy(update={"oidc_file": file}))
-        with TestClient(app, raise_server_exceptions=False) as client:
+        with InsideClient(app) as client:
             yield House(Ledger(client, first.admin_key, operator_key=first.operator_key), issuer, cluster)

@@ -21,5 +21,5 @@ def target(ledger: Ledger) -> Target:
 @pytest.fixture
 def reader(templates: Templates, tmp_path: Path) -> Iterator[Target]:
     """A target on SQLite alone, for what is refused before any database is asked."""
-    with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings) as opened:
+    with templates.clone("sqlite", tmp_path, is_begun=True) as settings, Ledger.open(settings) as opened:
         yield Target(opened)

@@ -137,6 +137,7 @@ class Scene:
         self.somebody = ledger.as_("requester")
         self._numbers = itertools.count()
         self._overrun = iter(OVERRUN)
+        self._targets: dict[tuple[str, str, bool, str], str] = {}
 
     def run(self, by: Ledger, *, is_started: bool) -> str:
         """A new run."""
@@ -182,7 +183,22 @@ class Scene:
         return None if make is None else make()
 
     def target(self, row: Row, run_of: Ledger) -> str:
-        """The path of a call, to a thing that it can be done to once."""
+        """The path of a call, to a thing that it can be done to once; the same until it was done."""
+        place = self._place(row, run_of)
+        if place not in self._targets:
+            self._targets[place] = self._new_target(row, run_of)
+        return self._targets[place]
+
+    def keep(self, row: Row, run_of: Ledger, *, is_used: bool) -> None:
+        """Whether the call's target can be had again."""
+        if is_used:
+            del self._targets[self._place(row, run_of)]
+
+    @staticmethod
+    def _place(row: Row, run_of: Ledger) -> tuple[str, str, bool, str]:
+        return row.method, row.path, row.is_started, run_of.key
+
+    def _new_target(self, row: Row, run_of: Ledger) -> str:
         match row.path.split("/")[1:]:
             case ["v1", "runs", "{id}", "confirm" | "correct"]:
                 return row.path.replace("{id}", self.reported_run(run_of))
@@ -268,6 +284,7 @@ def test_every_key_and_every_call(scene: Scene) -> None:
         for whose, run_of in cases(scene, row, who):
             by = scene.clients[who]
             answer = scene.send(by, row, scene.target(row, run_of))
+            scene.keep(row, run_of, is_used=answer.is_success)
             if outcome(answer) != expected(row, who, whose):
                 wrong.append((row.method, row.path, who, whose, answer.status_code, answer.text[:200]))
     assert not wrong

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 from sqlalchemy import make_url
 
 from ledger.errors import Misconfigured
+from ledger.operate import deploy
 from ledger.settings import Settings
 from ledger.store import engine_for, guards, tables
 from tests.conftest import SERVER_ROLE, Templates
@@ -138,6 +139,12 @@ def misconfigured(task: Callable[[], object], *hidden: str) -> str:
     shown = "".join(traceback.format_exception(raised.value, limit=0))
     assert not [secret for secret in hidden if secret in shown]
     return raised.value.detail
+
+
+def try_to_open(settings: Settings) -> None:
+    """Opens the database as whoever serves it does. Raises Misconfigured as `deploy.opened` does."""
+    with deploy.opened(settings):
+        pass
 
 
 def at(url: str, owner_url: str | None = None) -> Settings:

@@ -23,7 +23,6 @@ import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import Engine
 from starlette.routing import BaseRoute
-from starlette.testclient import TestClient
 
 from ledger import cli
 from ledger.api.app import create_app
@@ -34,6 +33,7 @@ from ledger.store import engine_for
 from ledger.store.tables import metadata
 from ledger.verifier.jws import SigningKey
 from tests.kit import forked
+from tests.kit.inside import InsideClient
 
 END_SECONDS_MAX = 60
 SIGNING_KEY = SigningKey.generate().pem()
@@ -75,7 +75,7 @@ class Ledger:
     @contextlib.contextmanager
     def open(cls, settings: Settings) -> Iterator[Ledger]:
         first = first_keys(settings)
-        with TestClient(application(settings), raise_server_exceptions=False) as client:
+        with InsideClient(application(settings)) as client:
             yield cls(client, first.admin_key, operator_key=first.operator_key, tenant=first.tenant)
 
     def with_key(self, key: str) -> Ledger:
@@ -126,9 +126,13 @@ class Ledger:
         return {part: (int(amount["mu_sq_pico"]), int(amount["delta_atto"])) for part, amount in shown.items()}
 
 
+KNOWN: dict[str, FirstKeys] = {}
+"""The first keys of the databases that were copied from one that had them, by URL."""
+
+
 def first_keys(settings: Settings) -> FirstKeys:
-    """The operator's key and the first admin's, of a new ledger."""
-    first = deploy.initialise(settings, tenant="acme")
+    """The operator's key and the first admin's, of a new ledger; once for each."""
+    first = KNOWN.pop(settings.database_url.get_secret_value(), None) or deploy.initialise(settings, tenant="acme")
     assert first is not None
     return first
 

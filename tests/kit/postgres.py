@@ -17,10 +17,12 @@ Servers from binaries listen on loopback with a password, and never run as root,
 process beside each waits for its end, so that a test run that is killed leaves neither a server nor files behind.
 """
 
+import base64
 import contextlib
 import functools
 import gc
 import hashlib
+import hmac
 import importlib.util
 import os
 import pwd
@@ -31,7 +33,7 @@ import socket
 import subprocess
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,6 +50,8 @@ START_ATTEMPTS_MAX = 5
 COMMAND_SECONDS_MAX = 60
 ENGINE_SECONDS_MAX = 3
 PROGRAMS = ("initdb", "pg_ctl", "postgres")
+MEMORY = "/dev/shm"
+MEMORY_BYTES_MIN = 4 * 2**30
 # Durability against a crash of the machine is not what these servers are for, and costs most of the time.
 OPTIONS = {
     "listen_addresses": "127.0.0.1",
@@ -72,6 +76,8 @@ class Server:
     """The role that owns databases: LOGIN CREATEDB CREATEROLE, no superuser."""
     admin_url: str
     """A superuser; at a LEDGER_TEST_DATABASE_URL that names no superuser, the same as `owner_url`."""
+    session: psycopg.Connection
+    """The administrator's, in which databases are made and dropped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,8 +167,11 @@ def _found(kind: str) -> bool:
 
 
 @contextlib.contextmanager
-def start(kind: str) -> Iterator[Server]:
-    """Start a server of this kind, with the owner's role made; everything of it is gone at the end."""
+def start(kind: str, *, is_in_memory: bool = False) -> Iterator[Server]:
+    """Start a server of this kind, with the owner's role made; everything of it is gone at the end.
+
+    is_in_memory: keep its files in memory where there is room; never where times are measured.
+    """
     match kind:
         case "url":
             with _given(make_url(os.environ["LEDGER_TEST_DATABASE_URL"])) as server:
@@ -171,7 +180,7 @@ def start(kind: str) -> Iterator[Server]:
             with _contained() as server:
                 yield server
         case "installed" | "wheel":
-            with from_binaries(binaries(kind)) as server:
+            with from_binaries(binaries(kind), is_in_memory=is_in_memory) as server:
                 yield server
         case _:
             raise ValueError(f"{kind!r} not in {KINDS}")
@@ -179,19 +188,35 @@ def start(kind: str) -> Iterator[Server]:
 
 def create_database(server: Server, name: str, template: str | None = None) -> str:
     """Make a database that the owner owns, empty or as a copy of another of the owner's; the owner's URL of it."""
-    source = sql.Identifier("template1" if template is None else template)
-    with _connect(make_url(server.owner_url)) as connection:
-        # Not by the log: with fsync off, to copy files takes half of the time.
-        created = sql.SQL("CREATE DATABASE {} TEMPLATE {} STRATEGY FILE_COPY").format(sql.Identifier(name), source)
-        connection.execute(created)
-    return _shown(make_url(server.owner_url).set(database=name))
+    owner = make_url(server.owner_url)
+    # Not by the log: with fsync off, to copy files takes half of the time.
+    created = sql.SQL("CREATE DATABASE {} OWNER {} TEMPLATE {} STRATEGY FILE_COPY").format(
+        *map(sql.Identifier, (name, str(owner.username), template or "template1"))
+    )
+    server.session.execute(created)
+    return _shown(owner.set(database=name))
 
 
 def drop_database(server: Server, name: str) -> None:
     """Remove a database with whoever is still connected to it; a missing one is no error."""
-    # As the administrator, since the sessions to end can be those of a role that the owner may not signal.
-    with _connect(make_url(server.admin_url)) as connection:
-        connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+    server.session.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def hash_lightly(server: Server, role: str, password: str) -> None:
+    """Have a role's password checked with one round of hashing; each connection would spend milliseconds on 4096."""
+    with _alone(server.session):
+        server.session.execute(_with_password("ALTER", role, password))
+
+
+def _with_password(verb: str, role: str, password: str, rights: str = "") -> sql.Composed:
+    """The statement that makes or alters a role, with the password as the server stores it (RFC 5803)."""
+    salt = secrets.token_bytes(16)
+    salted = hashlib.pbkdf2_hmac("sha256", password.encode(), salt, iterations=1)
+    stored = hashlib.sha256(hmac.digest(salted, b"Client Key", "sha256")).digest()
+    proof = hmac.digest(salted, b"Server Key", "sha256")
+    in_base64 = [base64.b64encode(part).decode() for part in (salt, stored, proof)]
+    verifier = "SCRAM-SHA-256$1:{}${}:{}".format(*in_base64)
+    return sql.SQL(f"{verb} ROLE {{}} {rights} PASSWORD {{}}").format(sql.Identifier(role), sql.Literal(verifier))
 
 
 def _connect(url: URL) -> psycopg.Connection:
@@ -208,26 +233,29 @@ def _given(url: URL) -> Iterator[Server]:
     admin = url.set(drivername="postgresql+psycopg")
     # Known to each process of a parallel run without a word between them, and to nobody without the URL.
     password = hashlib.sha256(_shown(admin).encode()).hexdigest()
-    with _connect(admin) as connection:
-        major = connection.info.server_version // 10_000
-        superuser = connection.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
+    with _connect(admin) as session:
+        major = session.info.server_version // 10_000
+        superuser = session.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user").fetchone()
         owner = admin
         if superuser == (True,):
-            _make_owner(connection, password)
+            _make_owner(session, password)
             owner = admin.set(username=OWNER, password=password)
-    yield Server(label=f"postgresql-{major}", owner_url=_shown(owner), admin_url=_shown(admin))
+        yield Server(f"postgresql-{major}", owner_url=_shown(owner), admin_url=_shown(admin), session=session)
 
 
-def _make_owner(connection: psycopg.Connection, password: str) -> None:
-    # Two processes of a parallel run may meet here, and PostgreSQL has no CREATE ROLE IF NOT EXISTS.
-    connection.execute("SELECT pg_advisory_lock(hashtext(%s))", [OWNER])
-    known = connection.execute("SELECT FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone() is not None
-    connection.execute(
-        sql.SQL("{} ROLE {} LOGIN CREATEDB CREATEROLE NOSUPERUSER PASSWORD {}").format(
-            sql.SQL("ALTER" if known else "CREATE"), sql.Identifier(OWNER), sql.Literal(password)
-        )
-    )
-    connection.execute("SELECT pg_advisory_unlock(hashtext(%s))", [OWNER])
+def _make_owner(session: psycopg.Connection, password: str) -> None:
+    with _alone(session):
+        known = session.execute("SELECT FROM pg_roles WHERE rolname = %s", [OWNER]).fetchone() is not None
+        rights = "LOGIN CREATEDB CREATEROLE NOSUPERUSER"
+        session.execute(_with_password("ALTER" if known else "CREATE", OWNER, password, rights))
+
+
+@contextlib.contextmanager
+def _alone(session: psycopg.Connection) -> Iterator[None]:
+    """Two processes of a parallel run may meet at a role, and PostgreSQL has no CREATE ROLE IF NOT EXISTS."""
+    session.execute("SELECT pg_advisory_lock(hashtext(%s))", [OWNER])
+    yield
+    session.execute("SELECT pg_advisory_unlock(hashtext(%s))", [OWNER])
 
 
 def _image() -> str:
@@ -318,10 +346,12 @@ def _major(folder: Path) -> int:
 
 
 @contextlib.contextmanager
-def from_binaries(folder: Path, options: Mapping[str, str] = OPTIONS) -> Iterator[Server]:
+def from_binaries(
+    folder: Path, options: Mapping[str, str] = OPTIONS, *, is_in_memory: bool = False
+) -> Iterator[Server]:
     """Start a server from the programs in a folder, as a user who may, with these options."""
     user = _os_user()
-    home = _home(user)
+    home = _home(user, _in_memory() if is_in_memory else ())
     watchdog = user.launch("/bin/sh", "-c", WATCHDOG, "sh", home, stdin=subprocess.PIPE)
     try:
         (home / "bin").symlink_to(folder if _major(folder) else _copied(folder, home, user))
@@ -346,9 +376,9 @@ def _os_user() -> OsUser:
     raise LookupError("PostgreSQL does not run as root, and there is no user `postgres` or `nobody` to run it as")
 
 
-def _home(user: OsUser) -> Path:
+def _home(user: OsUser, preferred: Iterable[str]) -> Path:
     """A new folder that the user can reach and owns; TMPDIR may lie under a closed one."""
-    for parent in dict.fromkeys((tempfile.gettempdir(), "/tmp", "/var/tmp")):
+    for parent in dict.fromkeys((*preferred, tempfile.gettempdir(), "/tmp", "/var/tmp")):
         home = Path(tempfile.mkdtemp(prefix="ledger-postgres-", dir=parent))
         user.own(home)
         try:
@@ -358,6 +388,15 @@ def _home(user: OsUser) -> Path:
         else:
             return home
     raise LookupError("no temporary folder that PostgreSQL's user can reach")
+
+
+def _in_memory() -> list[str]:
+    """The folder that Linux keeps in memory, where there is room for files of databases, which come and go there at
+    little cost. A container has 64 MB of it unless it is told otherwise."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(MEMORY).free >= MEMORY_BYTES_MIN:
+            return [MEMORY]
+    return []
 
 
 def _copied(folder: Path, home: Path, user: OsUser) -> Path:

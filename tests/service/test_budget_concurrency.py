@@ -24,6 +24,7 @@ from sqlalchemy import text
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
+from tests.kit.trials import trials
 from tests.model import evidence, views
 from tests.model.books import OWN, Person
 from tests.model.compare import demand_within, parts_of, resolved
@@ -33,10 +34,12 @@ from tests.model.prices import Amount, Json
 
 BOSS = Person("boss", "admin", "boss")
 THREADS = 32
-TURNS = 5
+TURNS = trials(3, 5)
 SECONDS_MAX = 120
-FIT = 100
-"""How many runs fit on `left`, which every run reaches: of noise multiplier 10, on a budget of mu 1."""
+BATCHES = trials(1, 2)
+NOISE = trials(8, 10)
+FIT = NOISE**2
+"""How many runs fit on `left`, which every run reaches, on a budget of mu 1: some two thirds of those asked for."""
 
 TERMS: Json = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt"}
 DATASETS: dict[str, Json] = {
@@ -123,7 +126,7 @@ def in_process(settings: Settings, folder: Path) -> Iterator[Crowd]:
 def run_body(number: int) -> Json:
     """The request of the run of this number."""
     uses, project = USES[number % len(USES)]
-    return {"datasets": uses, "mechanism": gaussian(10), **({} if project is None else {"project": project})}
+    return {"datasets": uses, "mechanism": gaussian(NOISE), **({} if project is None else {"project": project})}
 
 
 def in_threads(work: Callable[[int], list[Any]]) -> list[Any]:
@@ -239,8 +242,8 @@ def ask_for_batches_at_once(client: Crowd, model: Model) -> None:
 
     def ask(thread: int) -> list[Any]:
         found = []
-        for turn in range(2):
-            numbers = [(thread * 2 + turn) * 3 + part for part in range(3)][:: 1 if thread % 2 else -1]
+        for turn in range(BATCHES):
+            numbers = [(thread * BATCHES + turn) * 3 + part for part in range(3)][:: 1 if thread % 2 else -1]
             items = [{**run_body(number), "idempotency_key": str(number)} for number in numbers]
             body = {"runs": items, "atomic": thread % 4 < 2}
             found.append((numbers, client(thread)("POST", "/v1/runs/batch", json=body)))

@@ -30,14 +30,13 @@ from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
 from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
-from ledger.operate import deploy
 from ledger.service.writer import Writer
 from ledger.settings import Settings
 from ledger.store import Reading, Store, Writing, engine_for
 from ledger.store.tables import datasets
 from ledger.verifier.verify import verify
 from tests.kit.books import ALONE, COSTING, TERMS
-from tests.kit.driver import Ledger
+from tests.kit.driver import Ledger, first_keys
 
 SECONDS = 60
 
@@ -48,9 +47,7 @@ class Desk:
     def __init__(self, settings: Settings, **bounds: Any) -> None:
         self.store = Store(engine_for(settings.database_url.get_secret_value()))
         self.writer = Writer(self.store, **{"threads": 1, "queue_max": 1000, "group_max": 64, **bounds})
-        first = deploy.initialise(settings, tenant="acme")
-        assert first is not None
-        caller = keys.Keyring(self.store).recognise(first.admin_key)
+        caller = keys.Keyring(self.store).recognise(first_keys(settings).admin_key)
         assert isinstance(caller, Actor)
         self.actor = caller
         self.writer.start()

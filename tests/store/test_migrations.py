@@ -40,6 +40,7 @@ from tests.kit.databases import (
     misconfigured,
     owned,
     until,
+    try_to_open,
 )
 from tests.kit.driver import environment, free_port
 
@@ -240,7 +241,7 @@ def test_migrating_again_changes_nothing(databases: Databases) -> None:
         assert catalogue(settings) == before
         assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
         assert ask(settings, "SELECT version_num FROM alembic_version") == [(first,)]
-        deploy.demand_migrated(settings)
+        try_to_open(settings)
 
 
 def a_tenant(settings: Settings, revision: str) -> list[str]:
@@ -270,7 +271,7 @@ def test_every_older_version_is_brought_up(databases: Databases) -> None:
                 command.upgrade(config, older)
             engine.dispose()
             change(settings, *a_tenant(settings, older))
-            assert "`privacy-ledger migrate`" in misconfigured(partial(deploy.demand_migrated, settings))
+            assert "`privacy-ledger migrate`" in misconfigured(partial(try_to_open, settings))
             assert deploy.migrate(settings) == revisions[0]
             assert difference(settings, declared) == ""
             assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
@@ -426,7 +427,7 @@ TASKS: dict[str, Callable[[Settings], object]] = {
     "migrate": deploy.migrate,
     "initialise": lambda settings: deploy.initialise(settings, tenant="acme"),
     "reset_admin": lambda settings: deploy.reset_admin(settings, tenant="acme"),
-    "demand_migrated": deploy.demand_migrated,
+    "open": try_to_open,
 }
 
 
@@ -477,24 +478,24 @@ def test_a_database_that_was_not_migrated(databases: Databases) -> None:
     with databases.empty() as settings:
         password = make_url(settings.database_url.get_secret_value()).password or SECRET
         owners = make_url(settings.owner_url).password or SECRET
-        for task in ("initialise", "reset_admin", "demand_migrated"):
+        for task in ("initialise", "reset_admin", "open"):
             message = misconfigured(partial(TASKS[task], settings), password, owners)
             assert "`privacy-ledger migrate`" in message
         deploy.migrate(settings)
-        deploy.demand_migrated(settings)
+        try_to_open(settings)
         change(settings, "UPDATE alembic_version SET version_num = '0000'")
-        older = misconfigured(partial(deploy.demand_migrated, settings), password, owners)
+        older = misconfigured(partial(try_to_open, settings), password, owners)
         assert "0000" in older
         assert deploy.newest_revision() in older
         assert "`privacy-ledger migrate`" in older
         change(settings, "DELETE FROM alembic_version")
-        assert "`privacy-ledger migrate`" in misconfigured(partial(deploy.demand_migrated, settings), password, owners)
+        assert "`privacy-ledger migrate`" in misconfigured(partial(try_to_open, settings), password, owners)
 
 
 def test_a_database_of_a_newer_version(database: Settings) -> None:
     """Goal: going back a version is refused with a reason. Method: put in a revision that this one does not know."""
     change(database, "UPDATE alembic_version SET version_num = '9999'")
-    for task in (deploy.migrate, deploy.demand_migrated):
+    for task in (deploy.migrate, try_to_open):
         assert "9999" in misconfigured(partial(task, database))
     assert "newer" in misconfigured(partial(deploy.migrate, database))
 
@@ -545,4 +546,4 @@ def test_a_wheel_brings_the_migrations(tmp_path: Path) -> None:
     )
     assert told.returncode == 0, told.stderr
     assert told.stdout == f"{installed / 'ledger' / '__init__.py'} {deploy.newest_revision()}\n"
-    deploy.demand_migrated(settings)
+    try_to_open(settings)
