@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import itertools
 import json
@@ -465,11 +466,13 @@ def test_slow_requests_end(served: Served) -> None:
     host, port = served.url.removeprefix("http://").split(":")
     head = b"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
     whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    for begun in (b"", b"GET /healthz HT", head, whole + head, whole + head[:20]):
-        with socket.create_connection((host, int(port)), timeout=20) as connection:
-            connection.sendall(begun)
-            start = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        start, waiting = time.monotonic(), {}
+        for begun in (b"", b"GET /healthz HT", head, whole + head, whole + head[:20]):
+            waiting[begun] = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
+            waiting[begun].sendall(begun)
             assert httpx.get(f"{served.url}/healthz").status_code == 200
+        for begun, connection in waiting.items():
             _rest(connection)
             assert time.monotonic() - start < 10, begun
     with socket.create_connection((host, int(port)), timeout=20) as connection:

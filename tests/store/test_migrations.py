@@ -39,8 +39,8 @@ from tests.kit.databases import (
     file_of,
     misconfigured,
     owned,
-    until,
     try_to_open,
+    until,
 )
 from tests.kit.driver import environment, free_port
 

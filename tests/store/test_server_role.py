@@ -29,8 +29,8 @@ from tests.kit.databases import (
     misconfigured,
     owned,
     served,
-    until,
     try_to_open,
+    until,
 )
 
 
