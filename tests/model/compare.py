@@ -7,9 +7,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
-from tests.model import evidence, views
-from tests.model.books import Key, Proposal, Run
-from tests.model.prices import Amount, Json, segmented, written
+from tests.model import evidence
+from tests.model.model import Account, Key, Person, Proposal, Run
+from tests.model.prices import Amount, Json, Plan, written
 
 WITHOUT_MODEL: Final = frozenset(
     {"at", "start_by", "settle_by", "begin_by", "approve_by", "method", "assumptions", "accountant", "delta"}
@@ -18,12 +18,20 @@ WITHOUT_MODEL: Final = frozenset(
 """Members of an entry that are times, words, the share of a certificate (which no cost here uses), or places, which
 `evidence` checks."""
 
+PARTS: Final = ("limit", "spent", "held", "overdrawn")
+
 
 def resolved(value: Any) -> Any:
     """What the model expects, as JSON with exact numbers."""
     match value:
         case Run() | Proposal():
             return value.id
+        case Person():
+            return {"principal": value.id, "name": value.name, "role": value.role}
+        case Account():
+            return {part: resolved(getattr(value, part)) for part in PARTS}
+        case Amount():
+            return {"mu_sq_pico": str(value.mu), "delta_atto": str(value.delta)}
         case float():
             return Decimal(str(value))
         case dict():
@@ -59,7 +67,7 @@ def comparable(entry: Json) -> Json:
         for partition in group.get("partitions", [None]):
             key = (partition, group.get("project"), group.get("principal"))
             assert key not in accounts, "an account stands in two groups"
-            accounts[key] = {part: group[part] for part in ("limit", "spent", "held", "overdrawn")}
+            accounts[key] = {part: group[part] for part in PARTS}
     kept["accounts"] = accounts
     kept["actor"] = _without(kept["actor"], "key")
     if "derived_from" in kept:
@@ -95,12 +103,12 @@ def difference(actual: Json, expected: Json) -> str:
 
 def check_fits(run: Run, left: Amount, fits: Json) -> None:
     """Each value that is offered fits what is left, and the next one does not; to the last step, or to six digits."""
-    if run.mechanism["type"] in ("pure_dp", "approximate_dp", "gdp", "composed"):
+    mechanism = run.body["mechanism"]
+    if mechanism["type"] in ("pure_dp", "approximate_dp", "gdp", "composed"):
         return
 
     def does_fit(name: str, value: Fraction) -> bool:
-        cost = segmented({**run.mechanism, name: value}, run.adjacency, run.segments).rounded()
-        return not cost.exceeds(left)
+        return not Plan({**mechanism, name: value}, run.adjacency, run.plan.segments).cost.exceeds(left)
 
     for name, value in fits.items():
         digit = Fraction(10) ** (math.floor(math.log10(value)) - 5) if name in ("noise_multiplier", "epochs") else 1
@@ -108,7 +116,7 @@ def check_fits(run: Run, left: Amount, fits: Json) -> None:
         beside = written(value) - digit if name == "noise_multiplier" else written(value) + digit
         assert not does_fit(name, beside), (name, value)
     for name, value in {"noise_multiplier": 10**12, "steps": 1, "count": 1}.items():
-        if name in run.mechanism and name not in fits and run.segments == 1:
+        if name in mechanism and name not in fits and run.plan.segments == 1:
             assert not does_fit(name, Fraction(value)), (name, fits)
 
 
@@ -126,9 +134,9 @@ class Receipts:
         payload = evidence.signed(token, "receipt", self._jwks)
         for on in payload["datasets"]:
             on.update({"partitions": evidence.names(on["partitions"])} if "partitions" in on else {})
-        demand_within(resolved(views.receipt(run, state)), payload)
-        digest = evidence.digest(evidence.canonical(resolved(run.mechanism)))
-        assert payload["mechanism"] == {"type": run.mechanism["type"], "digest": digest}
+        demand_within(resolved(run.receipt(state)), payload)
+        digest = evidence.digest(evidence.canonical(resolved(run.body["mechanism"])))
+        assert payload["mechanism"] == {"type": run.body["mechanism"]["type"], "digest": digest}
         self.payloads.append((run, payload))
 
     def check_entries(self, journals: dict[str, evidence.Journal], partitions: dict[str, set[str]]) -> None:

@@ -25,11 +25,10 @@ from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
 from tests.kit.trials import trials
-from tests.model import evidence, views
-from tests.model.books import OWN, Person
+from tests.model import evidence
 from tests.model.compare import demand_within, parts_of, resolved
 from tests.model.draws import derived, gaussian
-from tests.model.model import Model
+from tests.model.model import OWN, Model, Person
 from tests.model.prices import Amount, Json
 
 BOSS = Person("boss", "admin", "boss")
@@ -100,7 +99,7 @@ class Crowd:
         for name in ("left", "parted"):
             path = f"/v1/datasets/{name}/projects/x"
             assert self(0)("PUT", path, json={"budget": {"mu": 3}}).status_code == 200
-            model.set_project(BOSS, name, "x", {"budget": {"mu": 3}})
+            model.perform(BOSS, "project", name, {"project": "x", "budget": {"mu": 3}})
         return model
 
 
@@ -148,7 +147,7 @@ def check_balances(client: Crowd, model: Model) -> None:
     """Every balance is exactly the model's."""
     for name in DATASETS:
         answer = client(0)("GET", f"/v1/datasets/{name}").json()
-        expected = views.dataset(model.datasets, name)
+        expected = model.shown(model.datasets[name])
         mine = {part: expected[part] for part in ("balance", "partitions", "projects")}
         demand_within(resolved(mine), evidence.exact(json.dumps({**answer, **parts_of(answer)})), name)
 
@@ -202,7 +201,7 @@ def ask_at_once(client: Crowd, model: Model) -> dict[int, str]:
         expected = model.ask(BOSS, str(number), run_body(number))
         assert expected.status == answer.status_code
         if answer.status_code == 409:
-            assert {name for name, *_ in expected.binding} == {"left"}
+            assert {name for name, *_ in expected.over} == {"left"}
             assert {item["name"] for item in answer.json()["datasets"]} == {"left"}
     approved = {number: answer.json() for number, answer in answers if answer.status_code == 201}
     places = [(on["name"], on["seq"]) for run in approved.values() for on in run["datasets"]]
@@ -212,7 +211,7 @@ def ask_at_once(client: Crowd, model: Model) -> dict[int, str]:
 
 def end_at_once(client: Crowd, model: Model, ids: dict[int, str]) -> None:
     """Half of the runs are settled and half voided, while stewards change whatever takes the same locks."""
-    runs = {int(key): run for (_, key), (_, _, run) in model.keys.items() if run.state == "held"}
+    runs = {int(key): run for (_, key), run in model.keys.items() if run.state == "held"}
     mine = {thread: sorted(runs)[thread::THREADS] for thread in range(THREADS)}
 
     def end(thread: int) -> list[Any]:
@@ -230,10 +229,10 @@ def end_at_once(client: Crowd, model: Model, ids: dict[int, str]) -> None:
     assert {answer.status_code for answer in in_threads(end)} == {200}
     for number, run in runs.items():
         if number % 2:
-            model.start(BOSS, run)
-            model.settle(BOSS, run, {})
+            model.perform(BOSS, "start", run, {})
+            model.perform(BOSS, "settle", run, {})
         else:
-            model.void(BOSS, run, {"reason": "unused"})
+            model.perform(BOSS, "void", run, {"reason": "unused"})
 
 
 def ask_for_batches_at_once(client: Crowd, model: Model) -> None:
