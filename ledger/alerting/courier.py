@@ -15,7 +15,6 @@ is read than a bound, and neither the log nor an alert's row has any of a URL bu
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import random
 import threading
@@ -31,6 +30,7 @@ from uuid import UUID
 
 import httpx
 
+from ledger.addresses import is_loopback
 from ledger.alerting import watch
 from ledger.background import Background
 from ledger.core.alerting import Alert, KeptAlert
@@ -96,7 +96,7 @@ class Hosts:
             return f"is a URL of ASCII characters without spaces, at most {URL_LENGTH_MAX}"
         if not parsed.host or parsed.userinfo or parsed.fragment:
             return "must have a host, and neither a user nor a fragment"
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
             return "must begin with https:// (http:// is for loopback addresses alone)"
         allowed = (httpx.URL(f"{parsed.scheme}://{host}") for host in self.allowed)
         if _host_and_port(parsed) not in map(_host_and_port, allowed):
@@ -106,13 +106,6 @@ class Hosts:
 
 def _host_and_port(url: httpx.URL) -> tuple[str, int | None]:
     return url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # --- one delivery ----------------------------------------------------------------------------------------------------
@@ -343,7 +336,7 @@ class Courier:
 
     async def _send(self, bag: _Bag, turns: asyncio.Semaphore) -> None:
         # A proxy does not lead to this machine.
-        is_local = _is_loopback(urlsplit(bag.url).hostname or "")
+        is_local = is_loopback(urlsplit(bag.url).hostname or "")
         async with turns, httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
             for alert in bag.alerts:
                 bag.failures[alert.id] = failure = await self._try(client, bag.url, alert)
