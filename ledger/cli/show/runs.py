@@ -24,7 +24,7 @@ from ledger.errors import BudgetExceeded, Overrun
 
 if TYPE_CHECKING:
     from ledger.api.schemas.problems import BatchResult
-    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, Solution
+    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, Solution
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
         Binding,
@@ -129,9 +129,9 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     _fitting(err, facts.get("fits", {}), suggest)
 
 
-def _bindings(items: Sequence[Binding]) -> Table:
+def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
     """What binds, an account and quantity a line."""
-    numbers = {
+    numbers: dict[str, list[float | None]] = {
         "asks for": [item["requested"] for item in items],
         "left": [item["remaining"] for item in items],
         "limit": [item["limit"] for item in items],
@@ -139,16 +139,16 @@ def _bindings(items: Sequence[Binding]) -> Table:
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float]]) -> Table:
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> Table:
     """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column.
 
-    numbers: a column each, in the order of the accounts.
+    numbers: a column each, in the order of the accounts; None of what the caller does not see.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
     table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
     for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX]):
         which = (str(item.get(name, "")) for name in ("name", *named, "quantity"))
-        table.add_row(*which, *(number(column[index]) for column in numbers.values()))
+        table.add_row(*which, *("-" if column[index] is None else number(column[index]) for column in numbers.values()))
     return table
 
 
