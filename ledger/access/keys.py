@@ -92,6 +92,11 @@ class Keyring:
         self._used: dict[UUID, dict[UUID, int]] = {}
         self._used_count = 0
 
+    @property
+    def store(self) -> Store:
+        """The database that it asks."""
+        return self._store
+
     def remembered(self, secret: str) -> Caller | None:
         """The caller, if this key or token was recognised just now. Never waits, so that an event loop may ask."""
         with self._lock:
