@@ -70,6 +70,15 @@ def tenant_of(secret: str) -> UUID:
     return UUID(bytes=raw[:16])
 
 
+def is_well_formed(secret: str) -> bool:
+    """Whether this can be a key: it asks no database, and finds a typo."""
+    try:
+        tenant_of(secret)
+    except Unauthenticated:
+        return False
+    return True
+
+
 class _Known(NamedTuple):
     """Who was recognised, and for how long that is remembered."""
 

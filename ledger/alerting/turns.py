@@ -26,7 +26,7 @@ SLOW_MAX: Final = 10_000
 
 @dataclass(slots=True)
 class _Waiting:
-    """A tenant that wants a turn. done: ends when nothing is left to do, or somebody else's fault ended it."""
+    """A tenant that wants a turn. done: ends when it wants no more. again: it wanted one more during its turn."""
 
     done: Future[None] = field(default_factory=Future)
     again: bool = False

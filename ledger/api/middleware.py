@@ -123,7 +123,7 @@ class Recognise:
 
     async def _was_good(self, keyring: Keyring, secret: str, digest: bytes) -> bool:
         """Whether another process found this key good; the database knows, and is asked now and then."""
-        if looks_like_token(secret):
+        if not keys.is_well_formed(secret):
             return False
         if self._familiar.is_due:
             async with self._looking:

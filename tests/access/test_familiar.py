@@ -113,6 +113,9 @@ def test_the_database_is_asked_once_a_minute(database: Settings) -> None:
             "before_cursor_execute",
             lambda _c, _cursor, statement, *_: asked.append(statement) if is_of_familiar(statement) else None,
         )
+        for nothing in ("pbl_typo", ledger.key[:-1] + ("a" if ledger.key[-1] != "a" else "b"), "a.b.c"):
+            assert ledger.with_key(nothing).get("/v1/me").status_code == 401
+        assert asked == [], "what cannot be a key asks nobody"
         assert ledger.get("/v1/me").status_code == 200
         assert len(asked) == 1, "the first caller of all is a stranger"
         statuses(ledger, 20)
