@@ -3,8 +3,11 @@
 # Built in one stage and run in another, which has Python, the installed environment, and no tools to build with. It
 # runs as a user without rights, writes nothing to its own file system (run it with --read-only), and keeps no state:
 # the database is elsewhere. `migrate` and `init` are runs of their own with the owner's URL; the server never has it.
-ARG PYTHON=3.13
-FROM python:${PYTHON}-slim AS build
+#
+# The base is an exact image, so that what is built tomorrow is what was built today. For a newer one, take tag and digest
+# together: docker buildx imagetools inspect python:3.13-slim-trixie
+ARG PYTHON=3.13.15-slim-trixie@sha256:7c61056e61ac89e852de05f3dc6fa51a6dd2181797bceed46aa725dd7cb2cd3b
+FROM python:${PYTHON} AS build
 
 WORKDIR /src
 COPY requirements.lock ./
@@ -18,7 +21,7 @@ RUN /opt/ledger/bin/pip install --no-cache-dir --no-deps --no-build-isolation . 
  && /opt/ledger/bin/pip uninstall --yes hatchling editables trove-classifiers pathspec pluggy pip \
  && /opt/ledger/bin/python -m compileall -q /opt/ledger/lib
 
-FROM python:${PYTHON}-slim
+FROM python:${PYTHON}
 
 RUN groupadd --system --gid 10001 ledger \
  && useradd --system --uid 10001 --gid ledger --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin ledger

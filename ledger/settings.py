@@ -100,6 +100,14 @@ class Settings(BaseSettings):
         return self.database_url.get_secret_value().startswith("sqlite")
 
     @property
+    def sqlite_file(self) -> Path | None:
+        """The SQLite database's file; None on PostgreSQL, and where the URL names no plain file."""
+        _, _, rest = self.database_url.get_secret_value().partition(":///")
+        path, _, query = rest.partition("?")
+        is_plain = path not in ("", ":memory:") and not path.startswith("file:") and "uri=" not in query
+        return Path(path) if self.is_sqlite and is_plain else None
+
+    @property
     def owner_url(self) -> str:
         """The URL that changes the schema."""
         return (self.owner_database_url or self.database_url).get_secret_value()

@@ -46,7 +46,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 
-ROOT_MODULES = {"errors", "canonical", "encoding", "settings", "logs", "background"}
+ROOT_MODULES = {"addresses", "errors", "canonical", "encoding", "settings", "logs", "background"}
 
 
 def room_of(path: Path) -> str:

@@ -70,6 +70,15 @@ def tenant_of(secret: str) -> UUID:
     return UUID(bytes=raw[:16])
 
 
+def is_well_formed(secret: str) -> bool:
+    """Whether this can be a key: it asks no database, and finds a typo."""
+    try:
+        tenant_of(secret)
+    except Unauthenticated:
+        return False
+    return True
+
+
 class _Known(NamedTuple):
     """Who was recognised, and for how long that is remembered."""
 
@@ -91,6 +100,11 @@ class Keyring:
         self._known = TLRUCache[bytes, _Known](CACHE_MAX, lambda _digest, known, now: now + known.seconds, clock)
         self._used: dict[UUID, dict[UUID, int]] = {}
         self._used_count = 0
+
+    @property
+    def store(self) -> Store:
+        """The database that it asks."""
+        return self._store
 
     def remembered(self, secret: str) -> Caller | None:
         """The caller, if this key or token was recognised just now. Never waits, so that an event loop may ask."""

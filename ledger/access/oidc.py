@@ -13,7 +13,6 @@ machine's here; the writer looks at the end of a token again, by the database's 
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import logging
 import math
@@ -32,6 +31,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from ledger.addresses import is_loopback
 from ledger.core.people import Actor, Role
 from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
 
@@ -91,13 +91,6 @@ def looks_like_token(secret: str) -> bool:
 # --- the configuration -----------------------------------------------------------------------------------------------
 
 
-def _is_loopback(url: httpx.URL) -> bool:
-    try:
-        return url.host == "localhost" or ipaddress.ip_address(url.host).is_loopback
-    except ValueError:
-        return False
-
-
 def _url(text: str) -> str:
     """The text of a URL that may be fetched from. Raises what Pydantic reports, which does not repeat it."""
     try:
@@ -106,7 +99,7 @@ def _url(text: str) -> str:
         raise PydanticCustomError("url", "is not a URL") from None
     if not url.host or url.userinfo or url.fragment:
         raise PydanticCustomError("url", "must have a host, and neither a user nor a fragment")
-    if url.scheme != "https" and not (url.scheme == "http" and _is_loopback(url)):
+    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
         raise PydanticCustomError("url", "must begin with https:// (http:// is for loopback addresses alone)")
     return text
 
@@ -419,7 +412,7 @@ class _Keys:
         except PydanticCustomError:
             url = None
         # An issuer elsewhere has no business with what listens on this machine.
-        if url is None or (_is_loopback(url) and not _is_loopback(httpx.URL(self._config.issuer))):
+        if url is None or (is_loopback(url.host) and not is_loopback(httpx.URL(self._config.issuer).host)):
             raise _Unusable("the discovery document has no jwks_uri that may be fetched")
         return str(url)
 
@@ -460,7 +453,7 @@ def _document(where: str) -> dict[str, Any]:
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
         with (
-            httpx.Client(timeout=FETCH_SECONDS_MAX, trust_env=not _is_loopback(httpx.URL(where))) as client,
+            httpx.Client(timeout=FETCH_SECONDS_MAX, trust_env=not is_loopback(httpx.URL(where).host)) as client,
             client.stream("GET", where, headers=headers, follow_redirects=False) as response,
         ):
             if response.status_code != httpx.codes.OK:

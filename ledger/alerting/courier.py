@@ -1,6 +1,7 @@
 """The courier: looks, now and then, for what is worth telling, and takes alerts from the outbox to webhooks.
 
-One thread in each server process. A decision puts its alerts into the outbox in its own transaction
+One thread in each server process looks; others deliver, a tenant's turn each (`ledger.alerting.turns`), so that no
+receiver's slowness is another tenant's. A decision puts its alerts into the outbox in its own transaction
 (`ledger.service.writer`), and the courier is woken when that has committed; every so often it makes a round by itself,
 for what no decision raises (`ledger.alerting.watch`) and for what is to be tried again.
 
@@ -15,14 +16,14 @@ is read than a bound, and neither the log nor an alert's row has any of a URL bu
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import logging
 import random
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final, Literal, Protocol
@@ -31,8 +32,10 @@ from uuid import UUID
 
 import httpx
 
+from ledger.addresses import is_loopback
 from ledger.alerting import watch
-from ledger.background import Background
+from ledger.alerting.turns import Turns
+from ledger.background import CLOSE_SECONDS_MAX, Background
 from ledger.core.alerting import Alert, KeptAlert
 from ledger.core.alerts import id_of
 from ledger.service.writer import Writer
@@ -49,12 +52,15 @@ POST_SECONDS_MAX: Final = 10.0
 ANSWER_BYTES_MAX: Final = 64 * 1024
 BATCH: Final = 8
 """How many of one tenant's alerts are leased at once. They are sent one after another, up to the first that fails."""
-BATCHES_MAX: Final = 50
-"""Of one tenant, one after another, before the others have their turn again."""
-AT_ONCE: Final = 8
-"""Tenants that are sent to at the same time."""
+AT_ONCE: Final = 16
+"""Tenants that are sent to at the same time, each for one batch; then the others have their turn."""
+SLOW_AT_ONCE: Final = 8
+"""Of these, tenants whose receiver was slow the last time. The other places are never theirs."""
+SLOW_SECONDS: Final = 1.0
+TURN_SECONDS_MAX: Final = 10.0
+"""When a turn ends at the latest, once what is being sent then was sent or failed."""
 LEASE_US: Final = 300 * 1_000_000
-"""Longer than a batch can take."""
+"""Longer than a turn can take."""
 HOURLY_US: Final = 3_600 * 1_000_000
 """How often forecasts are made, and heads are sent."""
 WRITE_SECONDS_MAX: Final = 60.0
@@ -96,7 +102,7 @@ class Hosts:
             return f"is a URL of ASCII characters without spaces, at most {URL_LENGTH_MAX}"
         if not parsed.host or parsed.userinfo or parsed.fragment:
             return "must have a host, and neither a user nor a fragment"
-        if parsed.scheme != "https" and not (parsed.scheme == "http" and _is_loopback(parsed.host)):
+        if parsed.scheme != "https" and not (parsed.scheme == "http" and is_loopback(parsed.host)):
             return "must begin with https:// (http:// is for loopback addresses alone)"
         allowed = (httpx.URL(f"{parsed.scheme}://{host}") for host in self.allowed)
         if _host_and_port(parsed) not in map(_host_and_port, allowed):
@@ -106,13 +112,6 @@ class Hosts:
 
 def _host_and_port(url: httpx.URL) -> tuple[str, int | None]:
     return url.host, url.port or {"http": 80, "https": 443}.get(url.scheme)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 # --- one delivery ----------------------------------------------------------------------------------------------------
@@ -201,7 +200,8 @@ class Courier:
         self._lock = threading.Lock()
         self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
         self._woken_for: set[UUID] = set()
-        self._interrupt: Callable[[], object] = lambda: None
+        self._interrupts: set[Callable[[], object]] = set()
+        self._turns = Turns(self._deliver_some, at_once=AT_ONCE, slow_at_once=SLOW_AT_ONCE, slow_seconds=SLOW_SECONDS)
         self._background = Background("courier", self._turn, every_seconds=every_seconds)
 
     def start(self) -> None:
@@ -210,9 +210,13 @@ class Courier:
     def close(self) -> None:
         """Breaks off what is being sent, gives it back, and ends the thread. Before the writer is closed."""
         self._background.stop()
-        with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
-            self._interrupt()
+        with self._lock:
+            interrupts = list(self._interrupts)
+        for interrupt in interrupts:
+            with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
+                interrupt()
         self._background.close()
+        self._turns.close(seconds_max=CLOSE_SECONDS_MAX)
 
     def saw(self, tenant_id: UUID, *, has_news: bool = False) -> None:
         """That there is this tenant; has_news: and that there is something in its outbox. Never waits for anything."""
@@ -244,9 +248,10 @@ class Courier:
             woken, self._woken_for = self._woken_for, set()
         self.deliver(woken)
 
-    def round(self) -> None:
-        """Looks at the tenants that have a webhook or were seen by this process, and delivers what is due. Where they
-        are too many to look at within the time between rounds, those that were looked at longest ago come first."""
+    def round(self) -> list[Future[None]]:
+        """Looks at the tenants that have a webhook or were seen by this process, and has what is due delivered. Where
+        they are too many to look at within the time between rounds, those that were looked at longest ago come first.
+        """
         begun = time.monotonic()
         with_webhook = self._store.webhook_tenants()
         for tenant_id in with_webhook:
@@ -256,7 +261,7 @@ class Courier:
             self._woken_for.clear()
         for tenant_id, state in looked:
             if self._background.is_closing:
-                return
+                return []
             state.at = time.monotonic()
             if state.at - begun > self._background.every_seconds:
                 break
@@ -264,7 +269,7 @@ class Courier:
                 self._look(tenant_id, state)
             except Exception as error:  # one tenant's trouble is not another's
                 log.error("the courier could not look at tenant %s", tenant_id, exc_info=error)
-        self.deliver(with_webhook)
+        return self.deliver(with_webhook)
 
     # --- looking
 
@@ -301,20 +306,19 @@ class Courier:
 
     # --- delivering
 
-    def deliver(self, tenants: Iterable[UUID]) -> None:
-        """Delivers what is due of these tenants, until nothing is or a receiver does not take it."""
-        waiting = set(tenants) if self._hosts.allowed else set()
-        for _ in range(BATCHES_MAX):
-            if self._background.is_closing:
-                break
-            bags = [bag for tenant_id in sorted(waiting) if (bag := self._leased(tenant_id)) is not None]
-            if not bags:
-                break
-            with suppress(asyncio.CancelledError):
-                asyncio.run(self._send_all(bags))
-            for bag in bags:
-                self._record(bag)
-            waiting = {bag.tenant_id for bag in bags if len(bag.alerts) == BATCH and not bag.has_failed}
+    def deliver(self, tenants: Iterable[UUID]) -> list[Future[None]]:
+        """Has what is due of these tenants delivered. Never waits; each is done when nothing is due of that tenant any
+        more, or its receiver does not take it."""
+        return [self._turns.want(tenant_id) for tenant_id in tenants] if self._hosts.allowed else []
+
+    def _deliver_some(self, tenant_id: UUID) -> bool:
+        """One turn of a tenant. Returns whether more is due."""
+        if self._background.is_closing or (bag := self._leased(tenant_id)) is None:
+            return False
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._send(bag))
+        self._record(bag)
+        return not bag.has_failed and (len(bag.alerts) == BATCH or len(bag.failures) < len(bag.alerts))
 
     def _leased(self, tenant_id: UUID) -> _Bag | None:
         """What is due of a tenant, for this process to send now."""
@@ -330,25 +334,31 @@ class Courier:
         alerts: list[KeptAlert] = self._write(tenant_id, lease)
         return _Bag(tenant_id, tenant.alerting.webhook, alerts) if alerts else None
 
-    async def _send_all(self, bags: Sequence[_Bag]) -> None:
+    async def _send(self, bag: _Bag) -> None:
+        """Sends a batch, one after another, up to the first that fails, and for as long as a turn may take."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
-        if task is not None:
-            self._interrupt = partial(loop.call_soon_threadsafe, task.cancel)
-        if self._background.is_closing:
-            return
-        turns = asyncio.Semaphore(AT_ONCE)
-        async with asyncio.TaskGroup() as group:
-            for bag in bags:
-                group.create_task(self._send(bag, turns))
-
-    async def _send(self, bag: _Bag, turns: asyncio.Semaphore) -> None:
+        until = loop.time() + TURN_SECONDS_MAX
         # A proxy does not lead to this machine.
-        is_local = _is_loopback(urlsplit(bag.url).hostname or "")
-        async with turns, httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
-            for alert in bag.alerts:
-                bag.failures[alert.id] = failure = await self._try(client, bag.url, alert)
-                if failure is not None:
-                    return
+        is_local = is_loopback(urlsplit(bag.url).hostname or "")
+        with self._interruptible(partial(loop.call_soon_threadsafe, task.cancel if task is not None else loop.stop)):
+            async with httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
+                for alert in bag.alerts:
+                    bag.failures[alert.id] = failure = await self._try(client, bag.url, alert)
+                    if failure is not None or loop.time() >= until:
+                        return
+
+    @contextmanager
+    def _interruptible(self, interrupt: Callable[[], object]) -> Iterator[None]:
+        """What breaks this off when the process ends; at once if it ends already."""
+        with self._lock:
+            self._interrupts.add(interrupt)
+        if self._background.is_closing:
+            interrupt()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._interrupts.discard(interrupt)
 
     async def _try(self, client: httpx.AsyncClient, url: str, alert: KeptAlert) -> str | None:
         if self._hosts.objection(url) is not None:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
-from cachetools import LRUCache
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from ledger.access import keys
+from ledger.access import familiar, keys
+from ledger.access.familiar import Familiar
 from ledger.access.keys import Keyring
 from ledger.access.oidc import TOKEN_LENGTH_MAX, looks_like_token
 from ledger.access.roles import Caller
@@ -22,7 +23,6 @@ from ledger.errors import LedgerError, RateLimited, TooLarge, Unauthenticated
 
 KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
 """A key has 68 characters; the token of an issuer is longer."""
-FAMILIAR_MAX: Final = 10_000
 
 
 class SizeLimit:
@@ -70,8 +70,9 @@ class Recognise:
     """Finds out who calls, for every path under /v1, and answers 401 where that cannot be.
 
     Guessing is made slow without slowing others. What cannot be a key is refused by its checksum, and asks no database.
-    Whom this process recognised before is looked up at once, beside all other work; a stranger gets in line for one of
-    a few turns, keys and tokens apart, and from an address that brought too many wrong ones is not looked up at all.
+    Whoever was recognised before, by this process or another, is looked up at once, beside all other work; a stranger
+    gets in line for one of a few turns, keys and tokens apart, and from an address that brought too many wrong ones, of
+    its kind, is not looked up at all.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class Recognise:
     ) -> None:
         self.app, self.keyring, self.metrics = app, keyring, metrics
         self._rate, self._failures = rate, failures
-        self._familiar = LRUCache[bytes, None](FAMILIAR_MAX)
+        self._familiar, self._looking = Familiar(), asyncio.Lock()
         self._keys, self._tokens = Lane(), Lane()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -111,14 +112,24 @@ class Recognise:
         if known is not None:
             return known
         digest = keys.digest_of(secret)
-        if digest not in self._familiar:
+        if digest not in self._familiar and not await self._was_good(keyring, secret, digest):
             return await self._stranger(scope, keyring, secret, digest)
         try:
             return await run_in_threadpool(keyring.recognise, secret)
         except Unauthenticated:
-            self._familiar.pop(digest, None)
+            self._familiar.discard(digest)
             failed_sign_in(self.metrics, scope, "unknown")
             raise
+
+    async def _was_good(self, keyring: Keyring, secret: str, digest: bytes) -> bool:
+        """Whether another process found this key good; the database knows, and is asked now and then."""
+        if not keys.is_well_formed(secret):
+            return False
+        if self._familiar.is_due:
+            async with self._looking:
+                if self._familiar.is_due:
+                    self._familiar.take(await run_in_threadpool(familiar.look, keyring.store))
+        return digest in self._familiar
 
     async def _stranger(self, scope: Scope, keyring: Keyring, secret: str, digest: bytes) -> Caller:
         is_token = looks_like_token(secret)
@@ -128,7 +139,7 @@ class Recognise:
             except Unauthenticated:
                 failed_sign_in(self.metrics, scope, "malformed")
                 raise
-        where = neighbourhood(address_of(scope))
+        where = (neighbourhood(address_of(scope)), is_token)
         if wait := self._failures.wait_of(where):
             failed_sign_in(self.metrics, scope, "limited")
             raise RateLimited("Too many wrong keys came from this address.", retry_after_seconds=seconds(wait))
@@ -139,7 +150,7 @@ class Recognise:
             self._failures.take(where)
             failed_sign_in(self.metrics, scope, "unknown")
             raise
-        self._familiar[digest] = None
+        self._familiar.add(digest)
         return caller
 
     def _demand_rate(self, caller: Caller) -> None:

@@ -22,7 +22,6 @@ does not hold), 2 bad usage or input, 3 cannot reach.
 
 from __future__ import annotations
 
-import json
 import sys
 from typing import NoReturn
 
@@ -63,7 +62,8 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "ledger":
             raise
-        print(f"{error.name} is missing: install the server with pip install 'privacy-ledger[server]'", file=sys.stderr)
+        missing = f"{error.name} is missing: install the server with pip install 'privacy-ledger[server]'"
+        console.plain(missing, file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
         # Whoever read the output has seen enough. Nothing is left to write, at exit either.
@@ -74,7 +74,7 @@ def main() -> None:
 def _fail(error: LedgerError) -> NoReturn:
     if "--json" in sys.argv:
         facts = {"code": error.code, "detail": error.detail, **error.facts}
-        print(json.dumps(facts, ensure_ascii=False, default=str))
+        console.print_json(facts, default=str)
     else:
         console.error(error)
     match error:

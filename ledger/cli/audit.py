@@ -41,7 +41,7 @@ def export(
     size = written(output, force, functools.partial(_export, dataset))
     message = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))} --jwks jwks.json"
     facts = {"dataset": dataset, "file": str(output), "bytes": size}
-    print_answer(facts, as_json, lambda _: console.err.print(message, markup=False))
+    print_answer(facts, as_json, lambda _: console.err.print(message))
 
 
 def _export(dataset: str | None, file: BinaryIO) -> None:
@@ -73,7 +73,7 @@ def report(
 ) -> None:
     """Write the audit report of a dataset, of a project or of the tenant: for a regulator, or for a script."""
     if schema:
-        print(resources.files("ledger").joinpath("report/schema.json").read_text(encoding="utf-8"), end="")
+        console.plain(resources.files("ledger").joinpath("report/schema.json").read_text(encoding="utf-8"), end="")
         return
     if [dataset is not None, project is not None, tenant].count(True) != 1:
         raise InvalidRequest("Name a dataset, or say --project NAME, or --tenant.", field="dataset")
@@ -86,7 +86,7 @@ def report(
         return
     size = written(output, force, write)
     facts = {"dataset": dataset, "project": project, "format": chosen, "file": str(output), "bytes": size}
-    print_answer(facts, as_json, lambda _: console.err.print(f"{output}: {size:,} bytes.", markup=False))
+    print_answer(facts, as_json, lambda _: console.err.print(f"{output}: {size:,} bytes."))
 
 
 def _format_of(output: Path) -> ReportFormat:

@@ -65,13 +65,13 @@ def verify(
             )
     except JournalBroken as error:
         if as_json:
-            print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
+            console.print_json({"holds": False, "detail": error.detail, **error.facts})
         else:
             show.evidence.broken(error, file)
         sys.exit(1)
     is_vouched = unsigned or verified.vouched.is_trusted
     if as_json:
-        print(json.dumps(show.evidence.verified_facts(verified, is_vouched), ensure_ascii=False))
+        console.print_json(show.evidence.verified_facts(verified, is_vouched))
     elif isinstance(verified, verifier.VerifiedTenant):
         show.evidence.verified_tenant(verified, is_vouched)
     else:

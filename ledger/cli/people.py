@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any, Final
 
 import typer
 
-from ledger.cli import show
+from ledger.cli import secrets, show
 from ledger.cli.options import Json, KeyId, ProposalId, Reason, given_fields
 from ledger.cli.server_call import print_answer, server
 from ledger.cli.show import console
@@ -15,6 +16,10 @@ tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator'
 key_app = typer.Typer(no_args_is_help=True, help="Keys of your tenant.")
 policy_app = typer.Typer(no_args_is_help=True, help="Whether what loosens a budget takes a second steward.")
 proposal_app = typer.Typer(no_args_is_help=True, help="What one steward proposed, and a second one answers.")
+
+
+_KEY_FILE: Final = Path("privacy-ledger-key.env")
+"""In the working directory, for a new key that nobody names a file for."""
 
 
 def add_to(app: typer.Typer) -> None:
@@ -32,13 +37,13 @@ def whoami(as_json: Json = False) -> None:
 
 
 @tenant_app.command("create")
-def tenant_create(name: str, as_json: Json = False) -> None:
+def tenant_create(name: str, output: secrets.Output = None, as_json: Json = False) -> None:
     """Make a tenant and its first admin key."""
-    with server() as ledger:
+    with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
         made = ledger.make_tenant(name=name)
-    print_answer(
-        made, as_json, lambda made: show.people.secret(made["key"], what=f"The tenant {name} and its first admin key.")
-    )
+        made = {**made, "key": _kept(made["key"], file)}
+    what = f"The tenant {name} and its first admin key."
+    print_answer(made, as_json, lambda made: _show_secret(made["key"], file, what))
 
 
 @key_app.command("create")
@@ -50,13 +55,14 @@ def key_create(
         list[str] | None, typer.Option(help="Of a requester: every run has to name it; say it again for more.")
     ] = None,
     expires_at: Annotated[str | None, typer.Option(help="Until when, such as 2030-01-01T00:00:00Z.")] = None,
+    output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
     """Make a key."""
-    with server() as ledger:
+    with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
         limits = given_fields(datasets=dataset or None, projects=project or None, expires_at=expires_at)
-        made = ledger.make_key(name=name, role=role, **limits)
-    print_answer(made, as_json, lambda made: show.people.secret(made, what=f"A key for the role {role}."))
+        made = _kept(ledger.make_key(name=name, role=role, **limits), file)
+    print_answer(made, as_json, lambda made: _show_secret(made, file, f"A key for the role {role}."))
 
 
 @key_app.command("list")
@@ -72,13 +78,29 @@ def key_rotate(
     overlap: Annotated[
         str | None, typer.Option(help="How long the old key still works, such as PT1H; P1D if you say nothing.")
     ] = None,
+    output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
     """Make a new key for the same principal, with the same role and limits; the old one ends after the overlap."""
-    with server() as ledger:
-        made = ledger.rotate_key(key_id, overlap=overlap)
+    with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
+        made = _kept(ledger.rotate_key(key_id, overlap=overlap), file)
     what = f"A new key for the role {made['role']}, beside the old one for {overlap or 'P1D'}."
-    print_answer(made, as_json, lambda made: show.people.secret(made, what=what))
+    print_answer(made, as_json, lambda made: _show_secret(made, file, what))
+
+
+def _kept(made: dict[str, Any], file: secrets.PrivateFile | None) -> dict[str, Any]:
+    """A new key, its secret in the file if there is one."""
+    if file is None:
+        return made
+    file.write({"LEDGER_KEY": made["secret"]})
+    return secrets.without(made, "secret", file)
+
+
+def _show_secret(made: Any, file: secrets.PrivateFile | None, what: str) -> None:
+    if file is None:
+        show.people.secret(made, what=what)
+    else:
+        file.announce(what)
 
 
 @key_app.command("revoke")

@@ -85,15 +85,15 @@ def _asked(words: list[str], names: tuple[str, ...], tenant: bool, *, required: 
 def _write(proof: Any, output: Path, as_json: bool) -> None:
     text = json.dumps(proof, ensure_ascii=False)
     if str(output) == "-":
-        print(text)
+        console.plain(text)
         return
     console.save(output, text + "\n")
     hashes = console.counted(len(proof["path"]), "hash", "hashes")
     message = f"{output}: {hashes}. Check it: privacy-ledger proof verify {output} --jwks FILE"
     if as_json:
-        print(json.dumps({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])}))
+        console.print_json({"file": str(output), "kind": proof["kind"], "hashes": len(proof["path"])})
     else:
-        console.err.print(message, markup=False)
+        console.err.print(message)
 
 
 @proof_app.command()
@@ -111,11 +111,11 @@ def verify(
         proved = proofs.verify(held.text_of(file, "file", length_max=proofs.TEXT_LENGTH_MAX), keys=keys, witnesses=kept)
     except JournalBroken as error:
         if as_json:
-            print(json.dumps({"holds": False, "detail": error.detail, **error.facts}))
+            console.print_json({"holds": False, "detail": error.detail, **error.facts})
         else:
             show.evidence.broken(error, file)
         sys.exit(1)
     if as_json:
-        print(json.dumps(show.evidence.proved_facts(proved), ensure_ascii=False))
+        console.print_json(show.evidence.proved_facts(proved))
     else:
         show.evidence.proved(proved)

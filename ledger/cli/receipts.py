@@ -78,12 +78,12 @@ def receipt_verify(
         )
     except ReceiptRejected as error:
         if as_json:
-            print(json.dumps({"good": False, "code": error.code, "detail": error.detail, **error.facts}))
+            console.print_json({"good": False, "code": error.code, "detail": error.detail, **error.facts})
         else:
             show.evidence.rejected(error)
         sys.exit(1)
     if as_json:
-        print(json.dumps({"good": True, **asdict(verified)}, ensure_ascii=False, default=lambda time: time.isoformat()))
+        console.print_json({"good": True, **asdict(verified)}, default=lambda time: time.isoformat())
     else:
         show.evidence.receipt(verified)
 
@@ -95,7 +95,7 @@ def jwks(output: Output = None, as_json: Json = False) -> None:
     text = json.dumps(key_set, indent=2)
     keys = console.counted(len(key_set["keys"]), "public key")
     message = f"{keys}. Check a receipt: privacy-ledger receipt verify FILE --jwks {output}"
-    _written(key_set, text, output, as_json, show_answer=lambda _: print(text), message=message)
+    _written(key_set, text, output, as_json, show_answer=lambda _: console.plain(text), message=message)
 
 
 def _written(
@@ -104,18 +104,18 @@ def _written(
     """Writes what was asked for to a file, or shows it."""
     if output is None:
         if as_json:
-            print(json.dumps(answer, ensure_ascii=False))
+            console.print_json(answer)
         else:
             show_answer(answer)
         return
     if str(output) == "-":
-        print(text)
+        console.plain(text)
         return
     console.save(output, text + "\n")
     if as_json:
-        print(json.dumps({"file": str(output)}, ensure_ascii=False))
+        console.print_json({"file": str(output)})
     else:
-        console.err.print(f"{output}: {message}", markup=False)
+        console.err.print(f"{output}: {message}")
 
 
 def _text(path: Path, name: str) -> str:

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, Literal, TextIO
 
 import typer
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -90,7 +89,7 @@ def recompute(
         ):
             results.append(recomputing.recompute(lines, with_exact=exact, with_opinion=opinion))
     if as_json:
-        print(json.dumps({"exports": [facts(result) for result in results]}, ensure_ascii=False))
+        console.print_json({"exports": [facts(result) for result in results]})
     else:
         for result in results:
             show_result(result)
@@ -115,12 +114,12 @@ def registry(
         entry = drafts.registry_entry(lines, run=run, layout=layout)
     text = drafts.as_yaml(entry) if form == "yaml" else drafts.as_json(entry)
     if output is None:
-        print(text, end="")
+        console.plain(text, end="")
     else:
         console.save(output, text)
     console.err.print(f"To fill in or to check, {len(entry.to_do)} in all:")
     for path, what in entry.to_do:
-        console.err.print(f"    {path}: {what}", markup=False)
+        console.err.print(f"    {path}: {what}")
 
 
 # --- as JSON ---------------------------------------------------------------------------------------------------------
@@ -215,7 +214,7 @@ def show_result(result: Recomputed) -> None:
     """What recomputation found, in the order in which it matters."""
     good = result.is_as_recorded
     verdict = Text("as recorded", style="bold green") if good else Text("not as recorded", style="bold red")
-    console.out.print(Text.assemble(verdict, f"  {result.dataset} of {result.tenant}"))
+    console.out.print(Text.assemble(verdict, f"  {console.in_one_line(f'{result.dataset} of {result.tenant}')}"))
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
     grid.add_column()
@@ -231,7 +230,7 @@ def show_result(result: Recomputed) -> None:
     if result.differences:
         _differences(result)
     for unknown in result.unknown[:LINES_SHOWN_MAX]:
-        console.out.print(f"entry {unknown.seq} cannot be worked out: {unknown.reason}", markup=False)
+        console.out.print(f"entry {unknown.seq} cannot be worked out: {unknown.reason}")
     if result.compositions is not None:
         _compositions(result.compositions, result.compositions_left_out)
     if result.opinions is not None:
@@ -331,7 +330,7 @@ def _opinions(opinions: Sequence[Opinion], left_out: int) -> None:
             verdict = Text("estimate", style="yellow") if opinion.is_estimate else Text("too little", style="bold red")
         values = (opinion.at_delta, opinion.ours, opinion.lower, opinion.upper, opinion.ratio)
         table.add_row(
-            verdict, f"{opinion.seq:,}", f"{opinion.runs:,}", *map(_epsilon, values), escape(_short(opinion.mechanism))
+            verdict, f"{opinion.seq:,}", f"{opinion.runs:,}", *map(_epsilon, values), _short(opinion.mechanism)
         )
     if opinions:
         console.out.print(
@@ -356,7 +355,7 @@ def _short(mechanism: str) -> str:
 
 def account_name(key: AccountKey) -> str:
     """What an account is called."""
-    return escape(", ".join(f"{name} {value}" for name, value in key.facts().items()) or "the dataset")
+    return ", ".join(f"{name} {value}" for name, value in key.facts().items()) or "the dataset"
 
 
 def _mu(amount: Amount) -> str:

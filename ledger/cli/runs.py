@@ -31,6 +31,7 @@ from ledger.cli.options import (
     uses_of,
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.cli.show import console
 from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
@@ -117,9 +118,10 @@ def batch(
         except BatchRefused as error:
             if as_json:
                 raise
-            show.runs.batch(runs, error.facts.get("results", ()), is_refused=True)
+            show.runs.batch(runs, console.in_one_line(error.facts.get("results", ())), is_refused=True)
             sys.exit(1)
-    print_answer({"results": results}, as_json, lambda _: show.runs.batch(runs, results, is_refused=False))
+    answer = {"results": results}
+    print_answer(answer, as_json, lambda answer: show.runs.batch(runs, answer["results"], is_refused=False))
     if not all(result["status"] == 201 for result in results):
         sys.exit(1)
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import logging.config
 import os
 import sys
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from ledger import __version__
-from ledger.cli import held, show
+from ledger.cli import held, secrets, show
 from ledger.cli.show import console
 from ledger.errors import InvalidRequest
 
@@ -50,20 +51,21 @@ def serve(
     from ledger import logs
     from ledger.access.oidc import Issuers
     from ledger.api.protocol import HEAD_BYTES_MAX, Patient
-    from ledger.operate import deploy
+    from ledger.operate import deploy, openness
     from ledger.signer import keyfile
 
+    secrets.keep_private()
     settings = _settings(host, port, workers)
     if settings.oidc_file is not None:
         Issuers.load(settings.oidc_file)  # said here, since a worker that cannot start is started again and again
     logging.config.dictConfig(logs.configuration(settings.log_format))
     if settings.is_sqlite:
         deploy.migrate(settings)
-        if (first := deploy.initialise(settings, tenant="default")) is not None:
-            _print_first_keys(first)
+        _set_up(settings)
     else:
         deploy.demand_servable(settings)
     keyfile.signer_for(settings)  # as the issuers above
+    openness.warn(settings)
     uvicorn.run(
         "ledger.api.app:create_app",
         factory=True,
@@ -85,8 +87,12 @@ def migrate(as_json: Json = False) -> None:
     """Bring the database's schema to this version, and let the server's role in."""
     from ledger.operate import deploy
 
+    secrets.keep_private()
     revision = deploy.migrate(_settings())
-    print(json.dumps({"revision": revision}) if as_json else f"The schema is at {revision}.")
+    if as_json:
+        console.print_json({"revision": revision})
+    else:
+        console.plain(f"The schema is at {revision}.")
 
 
 def init(
@@ -94,46 +100,89 @@ def init(
     reset_admin: Annotated[
         str | None, typer.Option("--reset-admin", metavar="TENANT", help="Make a new admin key for this tenant.")
     ] = None,
+    output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
-    """Make the operator's key, the first tenant and its admin key, and print them once."""
+    """Make the operator's key, the first tenant and its admin key, and show them once."""
     from ledger.operate import deploy
     from ledger.signer import keyfile
 
+    secrets.keep_private()
     settings = _settings()
     if settings.is_sqlite:
         deploy.migrate(settings)
     keyfile.ensure(settings)
-    if reset_admin is not None:
-        secret = deploy.reset_admin(settings, tenant=reset_admin)
-        facts = {"tenant": reset_admin, "admin_key": secret}
-        text = f"A new admin key for {reset_admin}, shown this once:\n\n    {secret}\n"
-        print(json.dumps(facts) if as_json else text)
-        return
-    first = deploy.initialise(settings, tenant=tenant)
-    if first is None:
-        raise InvalidRequest(
-            "This ledger was set up before. To get back in: privacy-ledger init --reset-admin TENANT\n"
-            "For another tenant: privacy-ledger tenant create NAME, with the operator's key."
-        )
+    with secrets.destination(output, as_json=as_json, name=_keys_file(settings)) as file:
+        if reset_admin is not None:
+            facts = {"tenant": reset_admin, "admin_key": deploy.reset_admin(settings, tenant=reset_admin)}
+            what = f"A new admin key for {reset_admin}."
+        else:
+            first = deploy.initialise(settings, tenant=tenant)
+            if first is None:
+                raise InvalidRequest(
+                    "This ledger was set up before. To get back in: privacy-ledger init --reset-admin TENANT\n"
+                    "For another tenant: privacy-ledger tenant create NAME, with the operator's key."
+                )
+            facts = {"operator_key": first.operator_key, "tenant": first.tenant, "admin_key": first.admin_key}
+            what = _FIRST_KEYS
+        if file is not None:
+            file.write(_variables(facts))
     if as_json:
-        print(json.dumps({"operator_key": first.operator_key, "tenant": first.tenant, "admin_key": first.admin_key}))
+        shown = {"tenant": facts["tenant"], "file": str(file.path)} if file is not None else facts
+        console.print_json(shown)
+    elif file is not None:
+        file.announce(what)
+    elif reset_admin is not None:
+        console.plain(f"{what} It is shown this once:\n\n    {facts['admin_key']}\n")
     else:
-        _print_first_keys(first)
+        _print_first_keys(facts)
 
 
-def _print_first_keys(first: FirstKeys) -> None:
-    print(
+def _set_up(settings: Settings) -> None:
+    """Sets a new ledger up for one who only says `serve`. In a terminal the keys are shown, elsewhere kept in a file:
+    what a service prints is a log."""
+    from ledger.operate import deploy
+
+    kept: list[secrets.PrivateFile] = []
+
+    def keep(first: FirstKeys) -> None:
+        if not secrets.is_printed(None, as_json=False):
+            kept.append(secrets.PrivateFile.beside(_keys_file(settings)))
+            kept[0].write(_variables(asdict(first)))
+
+    first = deploy.initialise(settings, tenant="default", keep=keep)
+    if kept:
+        kept[0].announce(_FIRST_KEYS)
+    elif first is not None:
+        _print_first_keys(asdict(first))
+
+
+_FIRST_KEYS: Final = "The first keys of a new ledger, the operator's and an admin's."
+
+
+def _keys_file(settings: Settings) -> Path:
+    """Where new keys are kept if nobody names a file: beside an SQLite database, else in the working directory."""
+    database = settings.sqlite_file
+    return Path("privacy-ledger-keys.env") if database is None else database.with_name(f"{database.name}-keys.env")
+
+
+def _variables(facts: Mapping[str, str]) -> dict[str, str]:
+    """New keys as the environment has them. LEDGER_KEY is what the client and the command line take."""
+    names = {"LEDGER_OPERATOR_KEY": "operator_key", "LEDGER_KEY": "admin_key"}
+    return {name: facts[fact] for name, fact in names.items() if fact in facts}
+
+
+def _print_first_keys(facts: Mapping[str, str]) -> None:
+    console.plain(
         f"""A new ledger. These keys are shown this once; keep them as you keep passwords.
 
-    operator   {first.operator_key}
+    operator   {facts["operator_key"]}
                makes tenants, and reads nothing of theirs
-    admin      {first.admin_key}
-               may do everything in the tenant {first.tenant!r}
+    admin      {facts["admin_key"]}
+               may do everything in the tenant {facts["tenant"]!r}
 
-    export LEDGER_KEY={first.admin_key}
-""",
-        flush=True,
+    export LEDGER_KEY={facts["admin_key"]}
+"""
     )
 
 
@@ -150,6 +199,7 @@ def check(
     where one does not hold."""
     from ledger.operate.check import check_journals
 
+    secrets.keep_private()
     settings = _settings()
     heads = [*(head or ()), *held.published_in(heads_dir)]
     kept = None
@@ -162,7 +212,7 @@ def check(
             advance()
     bad = [result for result in results if result["error"] is not None]
     if as_json:
-        print(json.dumps({"datasets": results, "holds": not bad}, ensure_ascii=False))
+        console.print_json({"datasets": results, "holds": not bad})
     else:
         show.evidence.checked(results)
     if bad:
@@ -178,4 +228,7 @@ def _own_keys(settings: Settings) -> PublicKeys:
 
 def version(as_json: Json = False) -> None:
     """Print the version."""
-    print(json.dumps({"version": __version__}) if as_json else __version__)
+    if as_json:
+        console.print_json({"version": __version__})
+    else:
+        console.plain(__version__)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from ledger.cli import show
+from ledger.cli.show import console
 
 if TYPE_CHECKING:
     from ledger.client import Ledger
@@ -26,9 +26,9 @@ def server() -> Iterator[Ledger]:
 def print_answer(answer: Any, as_json: bool, show_answer: Callable[[Any], None]) -> None:
     """Print an answer as JSON for scripts, or as `shown` prints it for a person."""
     if as_json:
-        print(json.dumps(answer, ensure_ascii=False))
+        console.print_json(answer)
     else:
-        show_answer(answer)
+        show_answer(console.in_one_line(answer))
 
 
 def unless_proposed(show_answer: Callable[[Any], None]) -> Callable[[Any], None]:

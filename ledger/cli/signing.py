@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from ledger.cli import show
+from ledger.cli import secrets, show
+from ledger.cli.show import console
 from ledger.errors import Misconfigured
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
@@ -35,14 +35,15 @@ def signing_key_create(
     from ledger.verifier.jws import SigningKey
 
     if output is not None and str(output) == "-":
-        print(SigningKey.generate().pem(), end="")
+        console.plain(SigningKey.generate().pem(), end="")
         return
     file = output or keyfile.places_of(load()).file
     if file is None:
         raise Misconfigured("The signing key is in LEDGER_SIGNING_KEY; say --output - for another to put there.")
+    secrets.keep_private()
     made = keyfile.create(file)
     message = f"{file}: the signing key {made.kid}. Keep it as you keep passwords, and apart from the database."
-    print(json.dumps({"file": str(file), "kid": made.kid}) if as_json else message)
+    _print({"file": str(file), "kid": made.kid}, message, as_json)
 
 
 @signing_app.command("rotate")
@@ -51,13 +52,14 @@ def signing_key_rotate(as_json: Json = False) -> None:
     from ledger.settings import load
     from ledger.signer import keyfile
 
+    secrets.keep_private()
     settings = load()
     old, new = keyfile.rotate(settings)
     message = (
         f"The signing key is {new.kid}; {old.kid} is retired, and goes on to verify what it signed.\n"
         "Servers sign with the new one from their next start on. Hand out the keys anew after that: privacy-ledger jwks"
     )
-    print(json.dumps({"kid": new.kid, "retired": old.kid}) if as_json else message)
+    _print({"kid": new.kid, "retired": old.kid}, message, as_json)
 
 
 @signing_app.command("show")
@@ -68,6 +70,13 @@ def signing_key_show(as_json: Json = False) -> None:
 
     jwks = keyfile.published(load())
     if as_json:
-        print(json.dumps(jwks))
+        console.print_json(jwks)
     else:
         show.people.signing_keys(jwks["keys"])
+
+
+def _print(facts: dict[str, Any], message: str, as_json: bool) -> None:
+    if as_json:
+        console.print_json(facts)
+    else:
+        console.plain(message)

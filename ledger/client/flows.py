@@ -10,6 +10,7 @@ import json
 import logging
 import random
 from collections.abc import Generator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
@@ -128,9 +129,21 @@ def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failur
         detail += f" It may have decided: ask again with {again}." if was_sent else ""
         facts |= {"idempotency_key": call.keys[0]} if len(call.keys) == 1 else {"idempotency_keys": call.keys}
     failure = Unreachable(detail, **facts)
-    failure.__cause__ = error
+    failure.__cause__ = without_secrets(error)
     is_hopeless = isinstance(error, _HOPELESS) or not isinstance(error, httpx.TransportError)
     return _Failure(failure, may_repeat=not was_sent or (call.is_repeatable and not is_hopeless))
+
+
+def without_secrets(error: httpx.RequestError) -> httpx.RequestError:
+    """The same error of httpx, about a request without its headers and body: the key stands in them, and whatever
+    writes an exception down, with all that it came from, would write the key down."""
+    chain: list[BaseException] = [error]
+    for cause in chain:
+        if isinstance(cause, httpx.RequestError):
+            with suppress(RuntimeError):  # it is about no request
+                cause.request = httpx.Request(cause.request.method, cause.request.url)
+        chain += [one for one in (cause.__cause__, cause.__context__) if one is not None and one not in chain]
+    return error
 
 
 def _backoff_seconds(attempt: int) -> float:

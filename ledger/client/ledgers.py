@@ -13,9 +13,10 @@ from typing import Any, Final, TypedDict, TypeVar
 import httpx
 
 from ledger import __version__
+from ledger.addresses import is_loopback
 from ledger.client.calls import Call
 from ledger.client.errors import Unreachable
-from ledger.client.flows import Flow, Pause, Server, answered, carry_out
+from ledger.client.flows import Flow, Pause, Server, answered, carry_out, without_secrets
 from ledger.client.methods import Methods
 from ledger.client.methods.kinds import BinaryFile
 from ledger.client.runs import AsyncRunScope, Plan, RunScope
@@ -36,6 +37,8 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
     """A client of the ledger.
 
     url, key: from LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY, where they are not given.
+    allow_http: whether http:// may lead to another machine, where anyone on the way can read the key; from
+    LEDGER_ALLOW_HTTP by default, else no.
     timeout: seconds that each step of an exchange may take, or an httpx.Timeout.
     retries: how often a call is tried again when the ledger cannot be reached or has no time; never for longer than
     two minutes in all, and only where asking twice does no harm. transport: as httpx has it. sleep: what waits.
@@ -50,12 +53,13 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
         url: str | None = None,
         key: str | None = None,
         *,
+        allow_http: bool | None = None,
         timeout: float | httpx.Timeout = TIMEOUT_SECONDS,
         retries: int = RETRIES,
         transport: httpx.BaseTransport | None = None,
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        options = _options(url, key, timeout)
+        options = _options(url, key, timeout, allow_http=allow_http)
         self._server = Server(str(options["base_url"]), retries)
         self._client = httpx.Client(**options, transport=transport)
         self._sleep = sleep
@@ -83,7 +87,7 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
                 file.write(chunk)
                 size += len(chunk)
         except httpx.RequestError as error:
-            raise _broken_off(size, self._server) from error
+            raise _broken_off(size, self._server) from without_secrets(error)
         finally:
             response.close()
         return size
@@ -147,12 +151,13 @@ class AsyncLedger(
         url: str | None = None,
         key: str | None = None,
         *,
+        allow_http: bool | None = None,
         timeout: float | httpx.Timeout = TIMEOUT_SECONDS,
         retries: int = RETRIES,
         transport: httpx.AsyncBaseTransport | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
-        options = _options(url, key, timeout)
+        options = _options(url, key, timeout, allow_http=allow_http)
         self._server = Server(str(options["base_url"]), retries)
         self._client = httpx.AsyncClient(**options, transport=transport)
         self._sleep = sleep
@@ -180,7 +185,7 @@ class AsyncLedger(
                 file.write(chunk)
                 size += len(chunk)
         except httpx.RequestError as error:
-            raise _broken_off(size, self._server) from error
+            raise _broken_off(size, self._server) from without_secrets(error)
         finally:
             await response.aclose()
         return size
@@ -237,28 +242,52 @@ class _Options(TypedDict):
     auth: httpx.Auth
     timeout: float | httpx.Timeout
     headers: dict[str, str]
+    trust_env: bool
 
 
-def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout) -> _Options:
+def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *, allow_http: bool | None) -> _Options:
     """What both of httpx's clients are made with. Raises Misconfigured and Unauthenticated, and shows no key."""
     key = (os.environ.get("LEDGER_KEY", "") if key is None else key).strip()
     if not key:
         raise Unauthenticated("No key: set LEDGER_KEY, or give the client its key.")
     if not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated("The key has characters that no key has; was something else put into LEDGER_KEY?")
+    base_url = _base_url(url or os.environ.get("LEDGER_URL") or URL)
+    is_local = is_loopback(base_url.host)
+    if base_url.scheme == "http" and not is_local and not (_allows_http() if allow_http is None else allow_http):
+        raise Misconfigured(
+            f"The ledger's URL is http://{base_url.netloc.decode()}, which is not this machine: anyone on the way there"
+            " could read the key. Use https://. If the network between is yours alone: LEDGER_ALLOW_HTTP=1, or"
+            " allow_http=True in Python."
+        )
     return {
-        "base_url": _base_url(url or os.environ.get("LEDGER_URL") or URL),
+        "base_url": base_url,
         "auth": _Key(key),
         "timeout": timeout,
         "headers": {"User-Agent": f"privacy-ledger/{__version__}"},
+        # A proxy does not lead to this machine, and would be sent the key.
+        "trust_env": base_url.scheme == "https" or not is_local,
     }
+
+
+def _allows_http() -> bool:
+    """Whether the environment allows plain HTTP to other machines. Raises Misconfigured."""
+    said = os.environ.get("LEDGER_ALLOW_HTTP", "").strip().lower()
+    if said in ("1", "true", "yes", "on"):
+        return True
+    if said in ("", "0", "false", "no", "off"):
+        return False
+    raise Misconfigured(f"LEDGER_ALLOW_HTTP is {said[:20]!r}; set it to 1 or 0.")
 
 
 def _base_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.rstrip("/"))
-    except httpx.InvalidURL as error:
-        raise Misconfigured(f"The ledger's URL (LEDGER_URL) is not one: {error}.") from None
+    except httpx.InvalidURL:
+        # What is wrong with it may be a part of a password.
+        raise Misconfigured(
+            "The ledger's URL (LEDGER_URL) is not one: write https://HOST or https://HOST:PORT."
+        ) from None
     if url.scheme not in ("http", "https") or not url.host or "%" in url.host:
         raise Misconfigured("The ledger's URL (LEDGER_URL) must begin with http:// or https://, and name a host.")
     return url.copy_with(userinfo=b"", query=None, fragment=None)

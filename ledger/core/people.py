@@ -52,6 +52,10 @@ class Actor:
         """Whether it is a key of this ledger, and not a token that somebody else issued."""
         return self.expires_us is None
 
+    def sees(self, dataset: str) -> bool:
+        """Whether the dataset of this name is one that the key is for."""
+        return self.datasets is None or dataset in self.datasets
+
     def facts(self) -> dict[str, Any]:
         return {"key": str(self.key_id), "principal": str(self.principal_id), "name": self.name, "role": self.role}
 

@@ -6,7 +6,7 @@ at a time, with a limit on how long it waits for it and for the tables.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,8 +159,13 @@ class FirstKeys:
     admin_key: str
 
 
-def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
-    """The operator's key, the first tenant and its admin's key; None where the ledger already has an operator."""
+def initialise(
+    settings: Settings, *, tenant: str, keep: Callable[[FirstKeys], object] = lambda _first: None
+) -> FirstKeys | None:
+    """The operator's key, the first tenant and its admin's key; None where the ledger already has an operator.
+
+    keep: called with the keys before they count, so that what cannot be kept is not made.
+    """
     with _writing(settings, uuid4()) as writing:
         if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
             return None
@@ -168,7 +173,9 @@ def initialise(settings: Settings, *, tenant: str) -> FirstKeys | None:
         operator = keys.mint(keys.OPERATOR)
         writing.keys.add_operator(uuid4(), keys.digest_of(operator), now_us=now_us)
         _, admin = add_tenant(writing, tenant, by=AT_THE_DATABASE, now_us=now_us)
-        return FirstKeys(operator, tenant, admin)
+        first = FirstKeys(operator, tenant, admin)
+        keep(first)
+        return first
 
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:

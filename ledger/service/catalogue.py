@@ -31,7 +31,7 @@ def no_dataset(name: str) -> NotFound:
 
 def demand_sight(actor: Actor, name: str) -> None:
     """Raises NotFound when the caller's key is limited to other datasets."""
-    if actor.datasets is not None and name not in actor.datasets:
+    if not actor.sees(name):
         raise no_dataset(name)
 
 

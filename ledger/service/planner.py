@@ -2,6 +2,9 @@
 
 A plan is made of the same costs and the same arithmetic as a decision, on the balance as it is when it is read; whoever
 asks for the run afterwards may find that another came in between.
+
+A key that is limited to datasets is charged for what these are derived from, and is told the names. What is left there
+it learns from answers about runs of its own, which are on record, and from no plan, which is not.
 """
 
 from __future__ import annotations
@@ -37,8 +40,9 @@ from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.costing import FITS_COSTS_MAX, Costing
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
-from ledger.service.shapes.accountant import Planned, PlannedOn
+from ledger.service.shapes.accountant import Planned, PlannedBinding, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
+from ledger.service.shapes.runs import Binding
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -149,7 +153,7 @@ class Planner:
             invert = partial(_invert, question, self._clock_seconds)
             key = question.facts()
             inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
-        answer = _answer(seen, costed.cost, costed.delta, inverse)
+        answer = _answer(actor, seen, costed.cost, costed.delta, inverse)
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments)
@@ -197,15 +201,18 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
     return _Inverse(would_fit, solution)
 
 
-def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
+def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
     is_fit = not cost.amount.exceeds(seen.remaining)
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
+    after = cost.amount if is_fit else None
     datasets = [
-        _planned_on(names[id_], seen.books.datasets[id_].state, accounts, cost.amount if is_fit else None)
+        _planned_on(names[id_], seen.books.datasets[id_].state, accounts if actor.sees(names[id_]) else (), after)
         for id_, accounts in seen.charged.items()
     ]
     binding = [
-        item for id_, accounts in seen.charged.items() for item in answers.bindings(names[id_], accounts, cost.amount)
+        _planned_binding(actor, item)
+        for id_, accounts in seen.charged.items()
+        for item in answers.bindings(names[id_], accounts, cost.amount)
     ]
     return Planned(
         fits=is_fit,
@@ -223,8 +230,17 @@ def _answer(seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -
     )
 
 
+def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:
+    """What binds, without its numbers where the caller does not see the dataset."""
+    planned = PlannedBinding(**binding)
+    if not actor.sees(binding["name"]):
+        planned["remaining"] = planned["limit"] = None
+    return planned
+
+
 def _planned_on(name: str, state: DatasetState, accounts: Sequence[Account], cost: Amount | None) -> PlannedOn:
-    """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone."""
+    """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone, or that
+    the caller does not see."""
     remaining = answers.least_remaining(accounts)
     if remaining is None:
         return PlannedOn(name=name, state=state, limit=None, remaining=None, after=None)

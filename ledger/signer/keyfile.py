@@ -24,9 +24,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
-
 from ledger.errors import Conflict, Misconfigured
 from ledger.settings import Settings
 from ledger.verifier.jws import KEYS_MAX, PublicKeys, SignatureInvalid, SigningKey, sign
@@ -110,12 +107,8 @@ def _text(settings: Settings) -> str | None:
 def _beside(settings: Settings) -> Path:
     if not settings.is_sqlite:
         raise Misconfigured(f"There is no key to sign receipts with, and none is ever kept in the database.\n{_HOW}")
-    with contextlib.suppress(ArgumentError, ValueError):
-        url = make_url(settings.database_url.get_secret_value())
-        database = url.database or ""
-        if database not in ("", ":memory:") and not database.startswith("file:") and "uri" not in url.query:
-            path = Path(database)
-            return path.with_name(f"{path.name}.signing-key.pem")
+    if (path := settings.sqlite_file) is not None:
+        return path.with_name(f"{path.name}.signing-key.pem")
     raise Misconfigured(f"LEDGER_DATABASE_URL names no plain file that a signing key could stand beside.\n{_HOW}")
 
 

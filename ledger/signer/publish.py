@@ -220,7 +220,7 @@ class Publisher:
 
     def _append(self, path: Path, head: SignedHead) -> None:
         """Adds a line, unless another process has published this head or a newer one. Raises OSError."""
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make_public(path.parent)
         with _locked(path) as file:
             tail = self._read(file, path)
             if tail is None or tail.seq < head["seq"]:
@@ -247,7 +247,17 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with os.fdopen(opened, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
+        if os.fstat(opened).st_size == 0:
+            os.fchmod(opened, 0o644)
         yield file
+
+
+def _make_public(folder: Path) -> None:
+    """Makes a folder that others may read, whatever else this process keeps to itself: heads are for others to keep."""
+    for path in (folder.parent, folder):
+        if not path.is_dir():
+            path.mkdir(parents=True, exist_ok=True)
+            path.chmod(0o755)
 
 
 def _settle(folder: Path) -> None:

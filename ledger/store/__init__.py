@@ -20,6 +20,7 @@ The other modules but `tables` and `guards`, which declare the schema, are one n
 from ledger.core.people import Key
 from ledger.store.claims import Claimed, OwnKey
 from ledger.store.engines import Store, engine_for, failure_kind
+from ledger.store.tables import FAMILIAR_BYTES
 from ledger.store.transactions import Reading, Writing
 
-__all__ = ["Claimed", "Key", "OwnKey", "Reading", "Store", "Writing", "engine_for", "failure_kind"]
+__all__ = ["FAMILIAR_BYTES", "Claimed", "Key", "OwnKey", "Reading", "Store", "Writing", "engine_for", "failure_kind"]

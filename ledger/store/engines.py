@@ -9,11 +9,14 @@ from typing import Final, Literal
 from uuid import UUID
 
 from sqlalchemy import (
+    BigInteger,
     Connection,
     Engine,
+    LargeBinary,
     create_engine,
     event,
     func,
+    literal_column,
     make_url,
     select,
     text,
@@ -22,10 +25,11 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.guards import TENANT_SETTING
-from ledger.store.tables import Uid, operator_keys, tenants
+from ledger.store.tables import FAMILIAR_BYTES, Uid, keys, operator_keys, tenants
 from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
+_SQLITE_NOW_US: Final = literal_column("strftime('%s', 'now') * 1000000", BigInteger)
 WAL_TRIES_MAX: Final = 20
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
@@ -156,6 +160,20 @@ class Store:
             query = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
         with self._readers.begin() as connection:
             return list(connection.execute(query).scalars())
+
+    def familiar_keys(self, *, rows_max: int) -> set[bytes]:
+        """The first `FAMILIAR_BYTES` of the digests of the live keys, of any tenant, that were used last, as many as
+        `rows_max`; and of the operator's. On PostgreSQL by a function of the owner's, which tells no more of them."""
+        if self.engine.dialect.name == "postgresql":
+            query = select(func.public.familiar_keys(rows_max, type_=LargeBinary()))
+        else:
+            is_live = keys.c.revoked_us.is_(None) & func.coalesce(keys.c.expires_us > _SQLITE_NOW_US, True)
+            used = select(keys.c.digest).where(keys.c.last_used_us.is_not(None), is_live)
+            query = used.order_by(keys.c.last_used_us.desc()).limit(rows_max)
+        of_operator = select(operator_keys.c.digest).where(operator_keys.c.revoked_us.is_(None)).limit(rows_max)
+        with self._readers.begin() as connection:
+            digests = [*connection.execute(query).scalars(), *connection.execute(of_operator).scalars()]
+        return {digest[:FAMILIAR_BYTES] for digest in digests}
 
     def revision(self) -> str | None:
         """The schema's version in the database. Raises what the driver raises when it cannot be reached."""

@@ -91,5 +91,5 @@ GRANTS: Final[dict[str, str]] = {
     "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
     "alembic_version": "SELECT",
 }
-FUNCTION_GRANTS: Final = ("webhook_tenants()",)
+FUNCTION_GRANTS: Final = ("webhook_tenants()", "familiar_keys(bigint)")
 """The functions that the server's role may call, beside those that everyone may."""

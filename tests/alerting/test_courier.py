@@ -135,7 +135,8 @@ class Post:
         assert self.desk.writer.tell(self.tenant_id, alerts).result(SECONDS) == count
 
     def deliver(self) -> None:
-        self.courier().deliver([self.tenant_id])
+        for delivery in self.courier().deliver([self.tenant_id]):
+            delivery.result(SECONDS)
 
     def kept(self, **filters: Any) -> list[KeptAlert]:
         with self.desk.store.reading(self.tenant_id) as reading:
@@ -545,6 +546,12 @@ def test_refusals_are_counted_across_groups(post: Post) -> None:
 # --- rounds ----------------------------------------------------------------------------------------------------------
 
 
+def go_round(courier: Courier) -> None:
+    """A round, to the end of what it has delivered."""
+    for delivery in courier.round():
+        delivery.result(SECONDS)
+
+
 def kinds(post: Post) -> list[str]:
     """What was told of, oldest first."""
     return [alert.kind for alert in reversed(post.kept())]
@@ -559,20 +566,20 @@ def test_late_runs_are_found_once(post: Post, receiver: Receiver) -> None:
         desk.writer.submit(post.tenant_id, command).result(SECONDS)
     charges = {desk.dataset: tuple(key for key in desk.replay().accounts)}
     desk.writer.submit(post.tenant_id, Start(desk.actor, started.run_id, charges)).result(SECONDS)
-    now.round()
+    go_round(now)
     assert kinds(post) == []
     post.pass_time(2 * 10**12)
     for each in (now, now, post.courier()):
-        each.round()
+        go_round(each)
     assert kinds(post) == ["overdue"]
     assert json.loads(post.one().body)["run"] == str(held.run_id)
     post.pass_time(31 * 86_400_000_000)
-    now.round()
+    go_round(now)
     assert kinds(post) == ["overdue", "overdue"]
     settle = Settle(desk.actor, started.run_id, charges, {}, None, "planned", started.cost)
     desk.writer.submit(post.tenant_id, settle).result(SECONDS)
     post.pass_time(31 * 86_400_000_000)
-    now.round()
+    go_round(now)
     assert {said["alert"]["state"] for said in receiver.events()} == {"held", "started"}
     assert kinds(post) == ["overdue", "overdue"]
 
@@ -597,7 +604,7 @@ def test_a_journal_that_does_not_hold_is_found(database: Settings, how: str) -> 
     post.desk.ask().result(SECONDS)
     courier = post.courier()
     courier.saw(post.tenant_id)
-    courier.round()
+    go_round(courier)
     assert kinds(post) == []
     engine = past_the_ledger(database)
     with engine.execution_options(writing=True).begin() as connection:
@@ -609,8 +616,8 @@ def test_a_journal_that_does_not_hold_is_found(database: Settings, how: str) -> 
         for statement in TAMPERINGS[how]:
             connection.execute(text(statement))
     engine.dispose()
-    courier.round()
-    courier.round()
+    go_round(courier)
+    go_round(courier)
     assert kinds(post) == ["mismatch"]
     assert json.loads(post.one().body)["seq"] == 3
     post.desk.close()
@@ -634,14 +641,14 @@ def test_a_budget_that_will_not_last(post: Post) -> None:
     courier = post.courier()
     for _ in range(3):
         post.desk.ask(1).result(SECONDS)
-    courier.round()
+    go_round(courier)
     assert kinds(post) == []
     for _ in range(3):
         post.desk.ask(200).result(SECONDS)
-    courier.round()
+    go_round(courier)
     assert "forecast" not in kinds(post)  # an hour has not passed
     post.pass_time(3_600_000_000)
-    courier.round()
+    go_round(courier)
     said = json.loads(next(alert.body for alert in post.kept() if alert.kind == "forecast"))
     assert (said["runs"], said["days_left"], said["quantity"]) == (6, 0, "mu")
 
@@ -652,7 +659,7 @@ def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
     courier = post.courier()
 
     def sent() -> list[tuple[str | None, int, str]]:
-        courier.round()
+        go_round(courier)
         said = [each["alert"] for each in receiver.events()]
         assert {each["kind"] for each in said} <= {"head"}
         for each in said:
@@ -699,7 +706,7 @@ def test_a_journal_that_no_head_is_said_of(post: Post, receiver: Receiver) -> No
         signed_head=refuses,
     )
     for _ in range(2):
-        courier.round()
+        go_round(courier)
         post.pass_time(3_600_000_000)
     assert kinds(post) == ["mismatch", "mismatch"]  # of the dataset's journal and of the tenant's own
 
@@ -709,7 +716,7 @@ def test_old_alerts_make_room(post: Post, monkeypatch: pytest.MonkeyPatch) -> No
     post.tell(8)
     newest = [alert.id for alert in post.kept()[:5]]
     monkeypatch.setattr(watch, "ALERTS_MAX", 5)
-    post.courier().round()
+    go_round(post.courier())
     assert [alert.id for alert in post.kept()] == newest
 
 

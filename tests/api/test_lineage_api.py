@@ -239,6 +239,26 @@ def test_a_limited_key_sees_its_datasets_alone(ledger: Ledger, store: Store) -> 
     demand_in_order(ledger, store)
 
 
+def test_a_plan_shows_nothing_of_what_a_key_does_not_see(ledger: Ledger) -> None:
+    """Goal: what is left of a root is told in answers about runs on record, and not by a plan. Method: a plan that fits
+    and one that does not, where the root alone binds, by every role limited to the copy; the whole key sees all."""
+    ledger.register()
+    derive(ledger, "copy", "mnist", budget={"mu": 100})
+    for multiplier in (20, 0.5):
+        body = {"datasets": ["copy"], "mechanism": {"type": "gaussian", "noise_multiplier": multiplier}}
+        whole = ledger.post("/v1/plan", body).json()
+        copy, root = whole["datasets"]
+        assert (root["name"], root["remaining"]["mu"] > 0) == ("mnist", True)
+        for role in ("requester", "steward", "auditor"):
+            limited = ledger.as_(role, datasets=["copy"]).post("/v1/plan", body).json()
+            hidden = {"name": "mnist", "state": "active", "limit": None, "remaining": None, "after": None}
+            assert limited["datasets"] == [copy, hidden]
+            assert limited["binding"] == [{**item, "remaining": None, "limit": None} for item in whole["binding"]]
+            assert [item["name"] for item in limited["binding"]] == ([] if multiplier == 20 else ["mnist"])
+            same = ("fits", "cost", "would_fit")
+            assert [limited[name] for name in same] == [whole[name] for name in same]
+
+
 def test_batches_of_a_size_that_is_not_public(ledger: Ledger) -> None:
     """Goal: under replace_one no run on a derived dataset has batches that rest on its number of units, which is then
     not public; under add_or_remove_one, on the root itself and with other batches it has. Method: each, alone, as a

@@ -590,8 +590,8 @@ UNKNOWN = {"name": "c", "skip_reason": "nobody knows it"}
     [
         ([SOUND, UNKNOWN], 0, "no known vulnerability in 1 packages, 1 not known at all"),
         ([SOUND, BAD], 1, "b 1: PYSEC-1, mended in 2"),
-        ([UNKNOWN], 0, "not audited"),
-        (None, 0, "not audited"),
+        ([UNKNOWN], 0, "NOT CHECKED"),
+        (None, 0, "NOT CHECKED"),
     ],
 )
 def test_the_audit_of_packages(tmp_path: Path, known: Any, status: int, words: str) -> None:
@@ -607,5 +607,5 @@ def test_the_audit_of_packages(tmp_path: Path, known: Any, status: int, words: s
         [sys.executable, ci / "audit", tmp_path, "requirements.lock"], capture_output=True, text=True, check=False
     )
     assert (told.returncode, told.stderr) == (status, "")
-    assert told.stdout.startswith("requirements.lock: ")
+    assert "requirements.lock: " in told.stdout
     assert words in told.stdout

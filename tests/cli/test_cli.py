@@ -27,12 +27,16 @@ def run(
     return forked.run(["ledger", *arguments], folder, given, seconds_max=120)
 
 
-def test_serve_with_no_configuration_makes_a_ledger_and_prints_its_keys_once(tmp_path: Path) -> None:
-    """Goal: what `make run` shows. Method: serve twice in an empty folder; the first admin key works both times."""
+def test_serve_with_no_configuration_makes_a_ledger_and_keeps_its_keys_once(tmp_path: Path) -> None:
+    """Goal: what `make run` does where its output is a log: the keys are in a file that is named, and in no log.
+    Method: serve twice in an empty folder; the first admin key works both times."""
     settings = Settings(database_url="sqlite:///privacy-ledger.db")
     with serve(settings, tmp_path) as served:
         said = "".join(served.said)
-        operator, admin, *_ = KEY.findall(said)
+        kept = tmp_path / "privacy-ledger.db-keys.env"
+        assert not KEY.search(said)
+        assert kept.name in said
+        operator, admin = KEY.findall(kept.read_text())
         with served.client() as client:
             headers = {"Authorization": f"Bearer {admin}"}
             assert client.post("/v1/datasets", json=MNIST, headers=headers).status_code == 201
@@ -40,9 +44,13 @@ def test_serve_with_no_configuration_makes_a_ledger_and_prints_its_keys_once(tmp
             documentation = client.get("/", follow_redirects=False)
             assert (documentation.status_code, documentation.headers["location"]) == (307, "/docs")
             assert client.get("/docs").status_code == 200
-    assert (tmp_path / "privacy-ledger.db").exists()
+    assert {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.iterdir()} == dict.fromkeys(
+        ("privacy-ledger.db", kept.name, "privacy-ledger.db.signing-key.pem"), "0o600"
+    )
+    kept.unlink()
     with serve(settings, tmp_path) as served:
-        assert not KEY.search("".join(served.said)), "the keys are shown once"
+        assert not KEY.search("".join(served.said)), "the keys are made once"
+        assert not kept.exists()
         answer = httpx.get(f"{served.url}/v1/datasets", headers={"Authorization": f"Bearer {admin}"})
         assert [item["name"] for item in answer.json()["items"]] == ["mnist"]
 

@@ -302,7 +302,7 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
     terminal("dataset create a --mu 1 --bound clt")
     terminal("dataset create b --mu 1 --bound clt")
     made = terminal("key create ci --role requester --dataset a --json").json
-    assert "shown this once" in terminal("key create other --role auditor").out
+    assert "shown this once" in terminal("key create other --role auditor --output -").out
     listed = terminal("key list --json")
     assert made["secret"] not in listed.out
     assert made["id"] in terminal("key list").out
@@ -324,7 +324,7 @@ def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -
     made = terminal("key create ci --role requester --dataset a --project ranking --json").json
     rotated = terminal(f"key rotate {made['id']} --overlap PT0S --json").json
     assert (rotated["principal"], rotated["projects"]) == (made["principal"], ["ranking"])
-    again = terminal(f"key rotate {rotated['id']}")
+    again = terminal(f"key rotate {rotated['id']} --output -")
     assert ("shown this once" in again.out, "P1D" in again.out) == (True, True)
     assert re.search(r"datasets\s+projects", terminal("key list").out)
     assert re.search(r"admin of acme\n.*datasets\s+all", terminal("whoami").out, re.DOTALL)

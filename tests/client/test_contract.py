@@ -156,7 +156,7 @@ class FromDocument:
 
 def connected(handler: Callable[[httpx.Request], httpx.Response]) -> Ledger:
     """A client of what answers by `handler`."""
-    return Ledger("http://testserver", "pbl_a", transport=httpx.MockTransport(handler), retries=0)
+    return Ledger("http://127.0.0.1", "pbl_a", transport=httpx.MockTransport(handler), retries=0)
 
 
 def methods() -> Iterator[tuple[str, Callable[..., Any]]]:

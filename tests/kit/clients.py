@@ -17,7 +17,7 @@ from ledger.client import DPSGD, AsyncLedger, Gaussian, Run
 from ledger.client import Ledger as Client
 from tests.kit.driver import Ledger
 
-URL = "http://testserver"
+URL = "http://127.0.0.1"
 COST = 40_000_000_000
 """mu² of one release with noise multiplier 5, in units of 1e-12."""
 RELEASE = Gaussian(noise_multiplier=5)

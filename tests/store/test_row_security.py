@@ -153,14 +153,16 @@ def test_every_table_of_tenants_is_protected(site: Site) -> None:
 
 
 def test_no_other_policy_lets_anyone_in(site: Site) -> None:
-    """Goal: policies are added up, so that one more would open a table. Method: all that there are; the one that is not
-    as the others shows the owner, and no other role, the tenants' names."""
+    """Goal: policies are added up, so that one more would open a table. Method: all that there are; those that are
+    not as the others show the owner, and no other role, the tenants' names, and keys where a function asks."""
     question = "SELECT tablename, policyname, cmd, roles::text FROM pg_policies ORDER BY 1, 2"
     with site.open(site.settings.owner_url) as owner:
         policies = owner.execute(question).fetchall()
         role = owner.info.user
     plain = [(table, f"{table}_tenant", "ALL", "{public}") for table in TABLES]
-    assert policies == sorted([*plain, ("tenants", "tenants_owner", "SELECT", f"{{{role}}}")])
+    assert policies == sorted(
+        [*plain, *((table, f"{table}_owner", "SELECT", f"{{{role}}}") for table in ("keys", "tenants"))]
+    )
 
 
 # --- with a tenant ---------------------------------------------------------------------------------------------------

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
-
 from ledger.cli.show.console import err, new_grid, new_table, number, out
 
 if TYPE_CHECKING:
@@ -24,10 +22,8 @@ def alerts(items: Sequence[AlertShown]) -> None:
         state: str = "not sent" if delivery["state"] == "none" else delivery["state"]
         if delivery["failure"] is not None and delivery["state"] != "delivered":
             state = f"{state} ({delivery['failure']})"
-        dataset = escape(event.get("dataset", {}).get("name", ""))
-        table.add_row(
-            item["at"][:19].replace("T", " "), item["kind"], dataset, escape(_event_text(event)), escape(state)
-        )
+        dataset = event.get("dataset", {}).get("name", "")
+        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, _event_text(event), state)
     out.print(table)
 
 
@@ -65,7 +61,7 @@ def alerting(answer: AlertingShown) -> None:
     grid.add_row("refusals in a row", "never" if refusals is None else str(refusals))
     grid.add_row("budget lasts less than", "never" if days is None else f"{days} days")
     heads = ", with heads" if answer["heads"] else ""
-    grid.add_row("webhook", "none" if webhook is None else f"{escape(webhook['host'])}{heads}")
+    grid.add_row("webhook", "none" if webhook is None else f"{webhook['host']}{heads}")
     out.print(grid)
 
 
@@ -89,5 +85,5 @@ def forecast(answer: ForecastShown) -> None:
         if item["lasts_until"] is None:
             until = "a hundred years" if item["is_enough"] else "too few runs to say"
         spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
-        table.add_row(escape(account), str(item["runs"]), spent, left, until, days)
+        table.add_row(account, str(item["runs"]), spent, left, until, days)
     out.print(table if answer["accounts"] else "No run was charged to it lately, and it has no budget of its own.")

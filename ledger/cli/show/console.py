@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import math
+import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TextIO
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -25,8 +28,60 @@ Advance = Callable[[], None]
 WIDE: Final = 160
 """How wide a table may be where there is no terminal whose width counts."""
 
-out: Final = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else WIDE)
-err: Final = Console(stderr=True, highlight=False, soft_wrap=True, width=None if sys.stderr.isatty() else WIDE)
+_INVISIBLE: Final = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
+    "\U000e0000-\U000e007f]"
+)
+"""What a terminal obeys instead of showing it, or what it shows elsewhere or not at all: control characters, with those
+that begin an escape sequence; marks that turn the direction of writing; what has no width; half a surrogate pair."""
+
+
+def visible(text: str) -> str:
+    """A text whose every character can be seen. Others are shown as JSON writes them, such as \\u001b. Lines stay."""
+    return _INVISIBLE.sub(lambda found: _escaped(found.group()), text)
+
+
+def _escaped(character: str) -> str:
+    return f"\\u{ord(character):04x}" if ord(character) < 0x10000 else json.dumps(character)[1:-1]
+
+
+def in_one_line(value: Any) -> Any:
+    """The same value, in which every text is one line: what comes from elsewhere must not look like a line of ours."""
+    match value:
+        case str():
+            return visible(value).replace("\n", "\\n").replace("\t", "\\t")
+        case Mapping():
+            return {in_one_line(name): in_one_line(item) for name, item in value.items()}
+        case list() | tuple():
+            return [in_one_line(item) for item in value]
+        case _:
+            return value
+
+
+class _Console(Console):
+    """Shows every text as it is, and whatever is printed with every character visible."""
+
+    def __init__(self, *, is_terminal: bool, stderr: bool = False) -> None:
+        width = None if is_terminal else WIDE
+        super().__init__(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True, width=width)
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+out: Final = _Console(is_terminal=sys.stdout.isatty())
+err: Final = _Console(is_terminal=sys.stderr.isatty(), stderr=True)
+
+
+def plain(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
+    """Print a text as it is, without breaking its lines, with every character visible."""
+    print(visible(text), end=end, file=file, flush=True)
+
+
+def print_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
+    """Print JSON in one line. What must not reach a terminal stands there escaped, which is the same JSON."""
+    plain(json.dumps(value, ensure_ascii=False, default=default))
 
 
 def number(value: float | None) -> str:
@@ -93,11 +148,11 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 
 def error(failure: LedgerError) -> None:
-    """An error in one line, its fields under it."""
-    err.print(Text.assemble(("privacy-ledger: ", "red"), failure.detail))
-    problems = failure.facts.get("errors", ())
+    """An error, its further lines and its fields indented under it: no line of it is like a line of ours."""
+    err.print(Text.assemble(("privacy-ledger: ", "red"), visible(failure.detail).replace("\n", "\n    ")))
+    problems = in_one_line(failure.facts.get("errors", ()))
     for problem in problems if isinstance(problems, list) and len(problems) > 1 else ():
-        err.print(f"    {problem['field']}: {problem['message']}", markup=False)
+        err.print(f"    {problem['field']}: {problem['message']}")
 
 
 @contextmanager

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
 from rich.text import Text
 
 from ledger.cli.show.console import (
@@ -38,7 +37,7 @@ def dataset(item: DatasetShown) -> None:
     out.print(Text.assemble((item["name"], "bold"), f"  {item['title']}"))
     grid = new_grid()
     grid.add_row("state", item["state"])
-    grid.add_row("privacy unit", f"{escape(item['privacy_unit'])}, {item['adjacency']}")
+    grid.add_row("privacy unit", f"{item['privacy_unit']}, {item['adjacency']}")
     grid.add_row("bound", "clt, an estimate and no guarantee" if item["is_estimate"] else "certified")
     if item["derived_from"]:
         grid.add_row("derived from", ", ".join(parent["name"] for parent in item["derived_from"]))

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, counted, err, new_grid, new_table, number, out
+from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, counted, err, in_one_line, new_grid, new_table, number, out
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.errors import JournalBroken, LedgerError
@@ -35,11 +34,11 @@ _NOT_VOUCHED: Final = (
 def checked(results: Sequence[Mapping[str, Any]]) -> None:
     """What `check` found."""
     table = new_table("tenant", "dataset", "entries", "", right=("entries",))
-    for result in results:
+    for result in in_one_line(results):
         verdict = Text("holds", style="green")
         if result["error"] is not None:
             verdict = Text(result["error"], style="bold red")
-        table.add_row(escape(result["tenant"]), result["dataset"] or "", f"{result['entries']:,}", verdict)
+        table.add_row(result["tenant"], result["dataset"] or "", f"{result['entries']:,}", verdict)
     out.print(table if results else "There are no tenants yet.")
 
 
@@ -47,7 +46,7 @@ def receipt(statement: Receipt) -> None:
     """That a receipt is good, and of what."""
     out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {statement.run}, {statement.state}"))
     grid = new_grid()
-    grid.add_row("tenant", escape(f"{statement.tenant} ({statement.tenant_id})"))
+    grid.add_row("tenant", in_one_line(f"{statement.tenant} ({statement.tenant_id})"))
     for index, dataset in enumerate(statement.datasets):
         parts = "" if dataset.partitions is None else f" ({_listed(dataset.partitions)})"
         grid.add_row("" if index else "datasets", f"{dataset.name}{parts}, entry {dataset.seq:,}")
@@ -70,7 +69,7 @@ def _listed(partitions: Sequence[str]) -> str:
 
 def rejected(error: LedgerError) -> None:
     """Why a receipt lets nothing begin."""
-    err.print(Text.assemble(("not good", "bold red"), f"  {error.detail}"))
+    err.print(Text.assemble(("not good", "bold red"), f"  {in_one_line(error.detail)}"))
 
 
 def received(answer: ReceiptShown) -> None:
@@ -80,7 +79,7 @@ def received(answer: ReceiptShown) -> None:
         err.print("No job may begin by it: privacy-ledger start, and the receipt after that.")
     else:
         err.print(f"A job may begin by it until {answer['begin_by']}.")
-    out.print(answer["receipt"], markup=False)
+    out.print(answer["receipt"])
 
 
 def verified_facts(export: Verified | VerifiedTenant, is_vouched: bool) -> dict[str, Any]:
@@ -166,7 +165,7 @@ def proved_facts(proof: Proved) -> dict[str, Any]:
 def proved(proof: Proved) -> None:
     """That a proof holds, and what it shows."""
     where = f"the tenant {proof.tenant}" if proof.dataset is None else f"{proof.dataset} of {proof.tenant}"
-    out.print(Text.assemble(("holds", "bold green"), f"  {where}"))
+    out.print(Text.assemble(("holds", "bold green"), f"  {in_one_line(where)}"))
     grid = new_grid()
     if proof.kind == "inclusion":
         grid.add_row("entry", f"{proof.seq:,} is among the first {proof.size:,}")
@@ -190,9 +189,9 @@ def _name(key: AccountKey) -> tuple[str, ...]:
 
 def _verdict(about: str, is_vouched: bool) -> None:
     word = ("holds", "bold green") if is_vouched else ("adds up, and nobody vouches for it", "bold red")
-    out.print(Text.assemble(word, f"  {about}"))
+    out.print(Text.assemble(word, f"  {in_one_line(about)}"))
     if not is_vouched:
-        err.print(_NOT_VOUCHED, markup=False)
+        err.print(_NOT_VOUCHED)
 
 
 def verified(export: Verified, is_vouched: bool) -> None:
@@ -253,5 +252,5 @@ def _accounts(accounts: Sequence[Account]) -> None:
 
 def broken(error: JournalBroken, file: Path) -> None:
     """Where an export does not hold."""
-    err.print(Text.assemble(("does not hold", "bold red"), f"  {file}"))
-    err.print(escape(error.detail))
+    err.print(Text.assemble(("does not hold", "bold red"), f"  {in_one_line(str(file))}"))
+    err.print(in_one_line(error.detail))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -24,7 +23,7 @@ def keys(items: Sequence[KeyShown]) -> None:
         limits = [_limited(item["datasets"]), *([_limited(item["projects"])] if projects else [])]
         created = item["created_at"][:19].replace("T", " ")
         used = (item["last_used_at"] or "")[:16].replace("T", " ")
-        table.add_row(item["id"], escape(item["name"]), item["role"], *limits, created, used, until)
+        table.add_row(item["id"], item["name"], item["role"], *limits, created, used, until)
     out.print(table)
 
 
@@ -63,8 +62,8 @@ def proposed(item: ProposalShown) -> None:
     out.print(Text("proposed", style="bold yellow"))
     out.print(_proposal(item))
     out.print("Nothing is changed yet. A second steward has to say one of these:")
-    out.print(f"    privacy-ledger proposal approve {item['id']}", markup=False)
-    out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …", markup=False)
+    out.print(f"    privacy-ledger proposal approve {item['id']}")
+    out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …")
 
 
 def proposal(item: ProposalShown) -> None:
@@ -78,8 +77,8 @@ def _proposal(item: ProposalShown) -> Table:
     grid = new_grid()
     grid.add_row("proposal", item["id"])
     grid.add_row("what", _change(item))
-    grid.add_row("by", escape(str(item["proposed_by"]["name"])))
-    grid.add_row("reason", escape(str(request.get("reason"))))
+    grid.add_row("by", str(item["proposed_by"]["name"]))
+    grid.add_row("reason", str(request.get("reason")))
     grid.add_row("approve by", item["approve_by"])
     return grid
 
@@ -114,7 +113,7 @@ def proposals(items: Sequence[ProposalShown]) -> None:
         return
     table = new_table("id", "state", "what", "by", "approve by")
     for item in items:
-        by, until = escape(str(item["proposed_by"]["name"])), item["approve_by"][:19].replace("T", " ")
+        by, until = str(item["proposed_by"]["name"]), item["approve_by"][:19].replace("T", " ")
         table.add_row(item["id"], item["state"], _change(item), by, until)
     out.print(table)
 

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, err, new_grid, new_table, number, out, remaining_text
+from ledger.cli.show.console import (
+    ACCOUNTS_SHOWN_MAX,
+    err,
+    in_one_line,
+    new_grid,
+    new_table,
+    number,
+    out,
+    remaining_text,
+)
 from ledger.errors import BudgetExceeded, Overrun
 
 if TYPE_CHECKING:
     from ledger.api.schemas.problems import BatchResult
-    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, Solution
+    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, Solution
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
         Binding,
@@ -100,28 +109,29 @@ def _left(grid: Table, label: str, amounts: Mapping[str, AmountShown | None]) ->
 
 def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
     if solution is None:
-        out.print(f"{solve_for}: none fits", markup=False)
+        out.print(f"{solve_for}: none fits")
     elif solution["solve_for"] == "runs":
         out.print(f"runs: at most {solution['value']:,} of exactly this one")
     else:
         name = solution["solve_for"]
         out.print(f"{name}: at {'least' if name == 'noise_multiplier' else 'most'} {solution['value']}")
-        out.print(f"    {suggest(name, solution['value'])}", markup=False)
+        out.print(f"    {suggest(name, solution['value'])}")
 
 
 def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> None:
     """A refusal: what binds, and the smallest change that would fit as a command to paste."""
-    err.print(Text.assemble(("refused", "bold red"), f"  run {error.facts.get('run')}"))
-    binding = error.facts.get("datasets", ())
+    facts = in_one_line(error.facts)
+    err.print(Text.assemble(("refused", "bold red"), f"  run {facts.get('run')}"))
+    binding = facts.get("datasets", ())
     err.print(_bindings(binding))
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
-    _fitting(err, error.facts.get("fits", {}), suggest)
+    _fitting(err, facts.get("fits", {}), suggest)
 
 
-def _bindings(items: Sequence[Binding]) -> Table:
+def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
     """What binds, an account and quantity a line."""
-    numbers = {
+    numbers: dict[str, list[float | None]] = {
         "asks for": [item["requested"] for item in items],
         "left": [item["remaining"] for item in items],
         "limit": [item["limit"] for item in items],
@@ -129,29 +139,29 @@ def _bindings(items: Sequence[Binding]) -> Table:
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float]]) -> Table:
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> Table:
     """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column.
 
-    numbers: a column each, in the order of the accounts.
+    numbers: a column each, in the order of the accounts; None of what the caller does not see.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
     table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
     for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX]):
         which = (str(item.get(name, "")) for name in ("name", *named, "quantity"))
-        table.add_row(*which, *(number(column[index]) for column in numbers.values()))
+        table.add_row(*which, *("-" if column[index] is None else number(column[index]) for column in numbers.values()))
     return table
 
 
 def overran(error: Overrun) -> None:
     """An overrun that did not fit: what is overdrawn, and what waits for a steward."""
-    facts = error.facts
+    facts = in_one_line(error.facts)
     is_reported = facts.get("state") == "started"
     outcome = "waits for a steward" if is_reported else "is settled"
     err.print(Text.assemble(("overrun", "bold red"), f"  run {facts.get('run')} {outcome}"))
-    err.print(escape(error.detail))
+    err.print(in_one_line(error.detail))
     if is_reported:
-        err.print(f"    privacy-ledger confirm {facts.get('run')} --reason …", markup=False)
-        err.print(f"    privacy-ledger correct {facts.get('run')} --steps … --reason …", markup=False)
+        err.print(f"    privacy-ledger confirm {facts.get('run')} --reason …")
+        err.print(f"    privacy-ledger correct {facts.get('run')} --steps … --reason …")
         return
     items: Sequence[Overdrawn] = facts.get("datasets", ())
     numbers = {
@@ -162,7 +172,7 @@ def overran(error: Overrun) -> None:
     }
     err.print(_accounts_named(items, numbers))
     for name in facts.get("frozen", ()):
-        err.print(f"    privacy-ledger dataset thaw {name} --reason …", markup=False)
+        err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
 
 
 def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
@@ -171,7 +181,7 @@ def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *,
     for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
         names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
-        table.add_row(str(index), escape(names), *_outcome(result))
+        table.add_row(str(index), names, *_outcome(result))
     console = err if is_refused else out
     console.print(table)
     if is_refused:
@@ -193,7 +203,7 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
         return
     console.print("Each of these would fit:")
     for name, value in fits.items():
-        console.print(f"    {suggest(name, value)}", markup=False)
+        console.print(f"    {suggest(name, value)}")
 
 
 def started(answer: RunStarted) -> None:
@@ -218,7 +228,7 @@ def moved(answer: RunMoved) -> None:
         grid.add_row("" if index else "run again", _restart(restart))
     _remaining(grid, answer["datasets"])
     for index, text in enumerate(answer.get("assumptions", ())):
-        grid.add_row("" if index else "assumes", escape(text))
+        grid.add_row("" if index else "assumes", text)
     if "settle_by" in answer:
         grid.add_row("settle by", answer["settle_by"])
     out.print(Text(answer["state"], style="bold"))
@@ -258,7 +268,7 @@ def runs(items: Sequence[RunShown]) -> None:
             str(item["request"]["mechanism"].get("type")),
             number(item["cost"]["mu"]),
             item["created_at"][:19].replace("T", " "),
-            escape(str(item["asked_by"]["name"])),
+            str(item["asked_by"]["name"]),
         )
     out.print(table)
 
@@ -281,7 +291,7 @@ def evaluated(answer: Evaluated) -> None:
     grid.add_row("bound", "clt, an estimate and no guarantee" if answer["is_estimate"] else "certified")
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):
-        grid.add_row("assumes" if index == 0 else "", escape(text))
+        grid.add_row("assumes" if index == 0 else "", text)
     out.print(grid)
     frontier = answer.get("frontier")
     if frontier:

@@ -7,9 +7,10 @@ from typing import Annotated, NotRequired
 from pydantic import Field
 from typing_extensions import TypedDict
 
+from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound, DatasetState
-from ledger.service.shapes.common import AmountShown, EpsilonShown
-from ledger.service.shapes.runs import Binding, SegmentsShown, Used
+from ledger.service.shapes.common import AmountShown, EpsilonShown, Id
+from ledger.service.shapes.runs import SegmentsShown, Used
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -18,9 +19,24 @@ class PlannedOn(TypedDict):
     state: DatasetState
     limit: AmountShown | None
     remaining: Annotated[
-        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+        AmountShown | None,
+        Field(
+            description="Of all that it charges there the least; null where it charges nothing, and of a dataset that "
+            "the key does not see, from which one that it sees is derived."
+        ),
     ]
     after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
+
+
+class PlannedBinding(TypedDict):
+    name: str
+    partition: NotRequired[str | None]
+    project: NotRequired[str | None]
+    principal: NotRequired[Id | None]
+    quantity: Quantity
+    requested: float
+    remaining: Annotated[float | None, Field(description="Null of a dataset that the key does not see; so is `limit`.")]
+    limit: float | None
 
 
 class Solution(TypedDict):
@@ -39,7 +55,7 @@ class Planned(TypedDict):
     is_estimate: bool
     delta: Used
     datasets: list[PlannedOn]
-    binding: Annotated[list[Binding], Field(description="What a refusal would say; empty where the run fits.")]
+    binding: Annotated[list[PlannedBinding], Field(description="What a refusal would say; empty where the run fits.")]
     would_fit: Annotated[
         dict[str, float], Field(description="Each value alone would make the run fit; empty where it does as it is.")
     ]

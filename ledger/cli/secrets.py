@@ -1,0 +1,105 @@
+"""Where new secrets go: to a terminal, to standard output where that was asked for, else to a file of mode 600.
+
+Standard output of a service, of a container or of a CI job is a log that others read and that is kept for long.
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+
+from ledger.cli.show import console
+from ledger.errors import InvalidRequest
+
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output",
+        help="A new file for the secret, which only you can read; - prints it. By default a terminal or --json"
+        " shows it, and anything else gets a file.",
+    ),
+]
+NAMES_TRIED_MAX: Final = 100
+
+
+def keep_private() -> None:
+    """Have whatever this process makes from now on readable by its user alone."""
+    os.umask(0o077)
+
+
+class PrivateFile:
+    """A new file that only its owner can read, with secrets as NAME=VALUE, a line each. Never written over another."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            self._descriptor = os.open(path, flags, 0o600)
+        except FileExistsError:
+            raise InvalidRequest(f"{path} is there already; name another file with --output.", field="output") from None
+        except OSError as error:
+            raise InvalidRequest(
+                f"{path} cannot be made: {error.strerror}. New secrets go to a file unless standard output is a"
+                " terminal: name one with --output FILE, or print them with --output -.",
+                field="output",
+            ) from None
+
+    @classmethod
+    def beside(cls, path: Path) -> PrivateFile:
+        """A new file of this name, or with a number after it if there is one already."""
+        names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, NAMES_TRIED_MAX)))
+        return cls(next((name for name in names if not os.path.lexists(name)), path))
+
+    def write(self, values: Mapping[str, str]) -> None:
+        """Write all of it, onto the disk."""
+        text = "".join(f"{name}={value}\n" for name, value in values.items())
+        with os.fdopen(self._descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(file.fileno(), 0o600)
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """Take the file away again: there is no secret to write."""
+        with suppress(OSError):
+            os.close(self._descriptor)
+        self.path.unlink(missing_ok=True)
+
+    def announce(self, what: str) -> None:
+        """Print where the secret is, and how to use it."""
+        path = shlex.quote(
+            str(self.path) if self.path.is_absolute() else f"./{self.path}"
+        )  # without a slash, `.` asks PATH
+        console.plain(f"{self.path}: {what} Only you can read it. To use it: set -a; . {path}; set +a")
+
+
+def is_printed(output: Path | None, *, as_json: bool) -> bool:
+    """Whether standard output is where the secret goes."""
+    return str(output) == "-" if output is not None else as_json or sys.stdout.isatty()
+
+
+@contextmanager
+def destination(output: Path | None, *, as_json: bool, name: Path) -> Iterator[PrivateFile | None]:
+    """The file for a secret that is about to be made; None if it is to be printed. It is there before the secret is, so
+    that no secret is lost for want of a file, and taken away again if the secret cannot be made."""
+    if is_printed(output, as_json=as_json):
+        yield None
+        return
+    file = PrivateFile.beside(name) if output is None else PrivateFile(output)
+    try:
+        yield file
+    except BaseException:
+        file.remove()
+        raise
+
+
+def without(answer: Mapping[str, Any], member: str, file: PrivateFile) -> dict[str, Any]:
+    """An answer whose secret stands in a file, for --json."""
+    return {**{name: value for name, value in answer.items() if name != member}, "file": str(file.path)}

@@ -1,0 +1,76 @@
+"""Files of a ledger that other users of the machine could read or change."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import shlex
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from ledger.settings import Settings
+
+log = logging.getLogger(__name__)
+
+LOOKED_AT_MAX: Final = 10_000
+"""Names in the database's folder that are looked at."""
+WARNED_OF_MAX: Final = 20
+PUBLIC: Final = ".signing-key.retired.json"
+"""How the file beside a database ends that has public keys alone."""
+
+
+class OpenFile(NamedTuple):
+    """A file that is open to others, and the command that closes it."""
+
+    path: Path
+    mode: int
+    is_secret: bool
+
+    @property
+    def remedy(self) -> str:
+        """The command to paste."""
+        return f"chmod {'600' if self.is_secret else 'go-w'} {shlex.quote(str(self.path))}"
+
+
+def warn(settings: Settings) -> None:
+    """Log each file that is open to others, with the command that closes it."""
+    for found in itertools.islice(open_files(settings), WARNED_OF_MAX):
+        what = "read" if found.is_secret else "change"
+        log.warning("others can %s %s (mode %04o); close it: %s", what, found.path, found.mode, found.remedy)
+
+
+def open_files(settings: Settings) -> Iterator[OpenFile]:
+    """The files that are open to others: an SQLite database with what SQLite keeps beside it, its backups there and its
+    keys; the signing key; `.env`; and the file that says whose tokens are taken, where others could change it."""
+    secret = [*_of_database(settings.sqlite_file), Path(".env")]
+    if settings.signing_key_file is not None:
+        secret.append(settings.signing_key_file)
+    for path in dict.fromkeys(secret):
+        if (mode := _mode(path)) is not None and mode & 0o077:
+            yield OpenFile(path, mode, is_secret=True)
+    rules = settings.oidc_file
+    if rules is not None and (mode := _mode(rules)) is not None and mode & 0o022:
+        yield OpenFile(rules, mode, is_secret=False)
+
+
+def _of_database(database: Path | None) -> list[Path]:
+    """The database's files, and whatever in its folder has a name that begins as its name does, as backups have."""
+    if database is None:
+        return []
+    try:
+        names = itertools.islice(database.parent.iterdir(), LOOKED_AT_MAX)
+        beside = sorted(path for path in names if path.name.startswith(database.stem))
+    except OSError:
+        beside = []
+    return [database, *(path for path in beside if not path.name.endswith(PUBLIC))]
+
+
+def _mode(path: Path) -> int | None:
+    """The permissions of a file; None where there is no such file."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return stat.S_IMODE(status.st_mode) if stat.S_ISREG(status.st_mode) else None
