@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import mimetypes
 import re
 from importlib.resources import files
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Final
 
 from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response
 
 router = APIRouter(include_in_schema=False)
 
@@ -38,15 +39,18 @@ POLICY: Final = (
 
 
 @router.get("/docs")
-def page() -> Response:
+async def page() -> Response:
     """The calls, to read and to try."""
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": POLICY})
 
 
 def _add(file: str) -> None:
+    # Read once: no stranger makes the server open files.
+    content, (media_type, _) = (_FOLDER / file).read_bytes(), mimetypes.guess_type(file)
+
     @router.get(f"/docs/{file}", name=file)
-    def asset() -> Response:
-        return FileResponse(_FOLDER / file, headers={"Cache-Control": "max-age=3600"})
+    async def asset() -> Response:
+        return Response(content, media_type=media_type, headers={"Cache-Control": "max-age=3600"})
 
 
 for _file in _FILES:
