@@ -174,9 +174,9 @@ class Patient(H11Protocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        awaited = self._awaits()
         if not self.transport.is_ending:
-            self._await(None if awaited == "head" else awaited)  # uvicorn ends connections on which no request begins
+            is_idle = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+            self._await(None if is_idle else self._awaits())  # uvicorn ends connections on which no request begins
 
     def send_400_response(self, msg: str) -> None:
         if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
