@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -38,8 +40,13 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes. Outermost is what must see the answer to an unforeseen error too, which FastAPI
         makes outside of all that `add_middleware` adds."""
-        inner = Unread(super().build_middleware_stack(), bytes_max=self.state.body_bytes_max)
+        inner = Unread(super().build_middleware_stack(), bytes_max=self.state.unread_bytes_max)
         return Observe(SecurityHeaders(inner), metrics=self.state.metrics)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The OpenAPI document as JSON, made once."""
+        return json.dumps(self.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
@@ -89,6 +96,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         version=__version__,
         description=_DESCRIPTION,
         lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics)),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -97,9 +105,10 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
-    app.state.body_bytes_max = chosen.body_bytes_max
+    app.state.unread_bytes_max = min(chosen.body_bytes_max, chosen.discard_bytes_max)
     app.state.streams = Streams(chosen)
     app.state.readiness = Together(lambda: system.readiness(app.state.services))
+    app.state.described = Together(lambda: app.document)
     app.state.exposition = Together(metrics.exposition)
     problems.install(app)
     _add_middleware(app, chosen, metrics)

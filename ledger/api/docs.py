@@ -10,9 +10,11 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
+
+from ledger.api.limits import Together
 
 router = APIRouter(include_in_schema=False)
 
@@ -36,6 +38,13 @@ POLICY: Final = (
     " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Its own files, and its one inline script by its hash. Swagger UI sets styles on elements, which only this allows."""
+
+
+@router.get("/openapi.json")
+async def document(request: Request) -> Response:
+    """The OpenAPI document."""
+    described: Together[bytes] = request.app.state.described
+    return Response(await described.ask(), media_type="application/json")
 
 
 @router.get("/docs")

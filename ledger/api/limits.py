@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Hashable, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from ipaddress import IPv6Address, ip_address
 from typing import Final, Generic, TypeVar
 
 import anyio
 import anyio.to_thread
 from cachetools import LRUCache
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger.access.roles import Caller, Operator
 from ledger.api.problems import of_error
@@ -28,6 +29,7 @@ from ledger.errors import Overloaded
 BUCKETS_MAX: Final = 10_000
 RECOGNISED_AT_ONCE_MAX: Final = 4
 WAITING_MAX: Final = 64
+PIECE_BYTES_MAX: Final = 64 * 1024
 _ALL: Final = "all"
 T = TypeVar("T")
 
@@ -171,9 +173,19 @@ class Crowd:
             await of_error(error)(scope, receive, send)
             return
         try:
-            await self.app(scope, receive, send)
+            await self.app(scope, receive, partial(_in_pieces, send))
         finally:
             self._requests.give(caller)
+
+
+async def _in_pieces(send: Send, message: Message) -> None:
+    """Sends a large answer piece by piece: so a request is being served until the client has taken most of it."""
+    body = memoryview(message.get("body", b""))
+    while len(body) > PIECE_BYTES_MAX:
+        await send({"type": message["type"], "body": body[:PIECE_BYTES_MAX], "more_body": True})
+        body = body[PIECE_BYTES_MAX:]
+        message = {**message, "body": body}
+    await send(message)
 
 
 def caller_of(scope: Scope) -> Caller | None:

@@ -168,6 +168,8 @@ class Patient(H11Protocol):
             if self.transport.is_closing():
                 return
             super().data_received(data[start : start + HEAD_BYTES_MAX])
+        if self.transport.is_closing():
+            return
         self._await(self._awaits())
         if self._awaited == "body" and self.cycle.body:
             self.flow.pause_reading()  # until the application asks for more, as `receive` does

@@ -266,6 +266,9 @@ def test_what_is_left_is_read_for_a_while(start: Start) -> None:
     assert status(stopped) == 401
     assert stopped.recv(1) == b""  # it closes its side at once, so that the client knows that no more comes
     site.wait(1, "ledger_connections_cut_total", reason="closing")
+    no_request = site.connect(b"\x00\xff\r\n\r\n")
+    assert status(no_request) == 400
+    site.wait(2, "ledger_connections_cut_total", reason="closing")
     done = site.connect(site.head("Content-Length: 200000") + b"x" * 200_000)
     assert status(done) == 401
     done.sendall(WHOLE)
@@ -427,6 +430,24 @@ def _fill(ledger: Ledger) -> None:
 def _unread(site: Site, ledger: Ledger) -> socket.socket:
     head = site.head(key=ledger.key, path="/v1/datasets/mnist/export", method="GET")
     return site.connect(head, receive_bytes=4096)
+
+
+def test_an_answer_is_served_until_it_is_taken(start: Start) -> None:
+    """Goal: answers that are made whole and not read fill no memory beyond what may be served at once. Method: a tenant
+    that does not read long lists of entries, as many as it may have requests; one more is told to come again, another
+    tenant is served, and when they are cut, so is it."""
+    site = start(requests_per_tenant_max=3, send_seconds_max=1)
+    _fill(site.ledger)
+    other = another_tenant(site.ledger, "globex")
+    path = "/v1/datasets/mnist/entries?limit=1000"
+    for number in range(3):
+        site.connect(site.head(key=site.ledger.key, path=path, method="GET"), receive_bytes=4096)
+        site.wait(number + 1, "ledger_requests_serving")
+    assert site.ledger.get("/v1/datasets").status_code == 503
+    assert other.get("/v1/datasets").status_code == 200
+    site.wait(3, "ledger_connections_cut_total", reason="sending")
+    site.wait(0, "ledger_requests_serving")
+    assert site.ledger.get(path).json()["items"]
 
 
 def test_steady_readers_are_not_cut(start: Start) -> None:
