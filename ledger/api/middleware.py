@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Final
 
@@ -121,6 +122,7 @@ class Recognise:
         self._rate, self._failures = rate, failures
         self._familiar = LRUCache[bytes, None](FAMILIAR_MAX)
         self._keys, self._tokens = Lane(), Lane()
+        self._look_ups: dict[bytes, asyncio.Task[Caller]] = {}
         self._known = Lane(at_once=FAMILIAR_AT_ONCE_MAX, waiting_max=requests_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -148,13 +150,21 @@ class Recognise:
         digest = keys.digest_of(secret)
         if digest not in self._familiar:
             return await self._stranger(scope, keyring, secret, digest)
+        # One look-up for all requests of a key that come meanwhile: no key takes the turns of others by their number.
+        look_up = self._look_ups.get(digest)
+        if look_up is None:
+            look_up = self._look_ups[digest] = asyncio.create_task(self._familiar_caller(keyring, secret))
+            look_up.add_done_callback(lambda _: self._look_ups.pop(digest))
         try:
-            async with self._known.turn():
-                return await run_in_threadpool(keyring.recognise, secret)
+            return await asyncio.shield(look_up)
         except Unauthenticated:
             self._familiar.pop(digest, None)
             failed_sign_in(self.metrics, scope, "unknown")
             raise
+
+    async def _familiar_caller(self, keyring: Keyring, secret: str) -> Caller:
+        async with self._known.turn():
+            return await run_in_threadpool(keyring.recognise, secret)
 
     async def _stranger(self, scope: Scope, keyring: Keyring, secret: str, digest: bytes) -> Caller:
         is_token = looks_like_token(secret)

@@ -18,12 +18,17 @@ import pytest
 from starlette.testclient import TestClient
 from starlette.types import Message, Receive, Scope, Send
 
+from ledger.access import keys
+from ledger.access.keys import Keyring
+from ledger.access.roles import Caller
 from ledger.api.app import create_app
-from ledger.api.limits import Shares, Together
-from ledger.api.middleware import Bodies
+from ledger.api.limits import Buckets, Shares, Together
+from ledger.api.metrics import Metrics
+from ledger.api.middleware import Bodies, Recognise
 from ledger.core.people import Actor
 from ledger.errors import Overloaded, TooLarge
 from ledger.settings import Settings
+from ledger.store import Store, engine_for
 from tests.conftest import Templates
 from tests.kit.driver import Ledger, first_keys
 from tests.kit.scene import another_tenant, somebody
@@ -181,6 +186,56 @@ def test_what_anyone_may_ask_takes_no_thread(settings: Settings) -> None:
         assert client.get("/", follow_redirects=False).status_code == 307
         assert client.get("/nothing").status_code == 404
         assert {client.post("/v1/runs", content=b"{").status_code, client.get("/v1/nothing").status_code} == {401}
+
+
+def test_requests_of_one_key_take_one_look_up(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a caller of many requests takes no look-ups from others. Method: nobody is remembered, and look-ups of one
+    key hang; of a hundred requests one looks, another key goes on, and all have that one's answer."""
+    monkeypatch.setattr(keys, "CACHE_SECONDS", 0)
+    first = first_keys(settings)
+    store = Store(engine_for(settings.database_url.get_secret_value()))
+    keyring, looks, go = Keyring(store), Counter[str](), threading.Event()
+    recognise, recognised = keyring.recognise, Counter[str]()
+
+    def slowly(secret: str) -> Caller:
+        looks[secret] += 1
+        if secret == first.admin_key and looks[secret] > 1:
+            assert go.wait(60)
+        return recognise(secret)
+
+    monkeypatch.setattr(keyring, "recognise", slowly)
+
+    async def reached(scope: Scope, _receive: Receive, _send: Send) -> None:
+        recognised[str(scope["state"]["caller"].key_id)] += 1
+
+    async def asked() -> None:
+        failures = Buckets(per_second=1, burst=1)
+        door = Recognise(
+            reached, keyring=lambda: keyring, metrics=Metrics(), rate=None, failures=failures, requests_max=1
+        )
+
+        async def ask(key: str) -> None:
+            headers = [(b"authorization", f"Bearer {key}".encode())]
+            await door({"type": "http", "path": "/v1/me", "headers": headers}, _nothing, _nowhere)
+
+        await ask(first.admin_key)
+        await ask(first.operator_key)
+        many = [asyncio.ensure_future(ask(first.admin_key)) for _ in range(100)]
+        await asyncio.sleep(0)
+        for _ in range(30):
+            await ask(first.operator_key)
+        assert not any(each.done() for each in many)
+        go.set()
+        await asyncio.gather(*many)
+
+    asyncio.run(asked())
+    store.close()
+    assert looks == {first.admin_key: 2, first.operator_key: 31}
+    assert sorted(recognised.values()) == [31, 101]
+
+
+async def _nothing() -> Message:
+    raise AssertionError("nothing is to be read")
 
 
 def test_who_asks_together_has_one_answer() -> None:
