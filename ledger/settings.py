@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator
+from pydantic import Field, SecretStr, StringConstraints, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from ledger.errors import Misconfigured
@@ -13,6 +13,7 @@ from ledger.errors import Misconfigured
 Port = Annotated[int, Field(ge=1, le=65535)]
 HostAndPort = Annotated[str, StringConstraints(pattern=r"^(\[[0-9a-f:]+\]|[a-z0-9.-]+)(:[0-9]{1,5})?$")]
 Origin = Annotated[str, StringConstraints(pattern=r"^https?://[a-z0-9.-]+(:[0-9]{1,5})?$")]
+Seconds = Annotated[int, Field(ge=1, le=3600)]
 
 
 class Settings(BaseSettings):
@@ -63,8 +64,47 @@ class Settings(BaseSettings):
     body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         1024 * 1024, description="The largest request body, in bytes."
     )
+    body_bytes_held_max: Annotated[int, Field(ge=1024, le=16 * 1024**3)] = Field(
+        64 * 1024 * 1024,
+        description="How many bytes of bodies a process holds at the same time before the answer is 503.",
+    )
+    body_bytes_held_per_tenant_max: Annotated[int, Field(ge=1024, le=16 * 1024**3)] = Field(
+        16 * 1024 * 1024, description="How many of these bytes are one tenant's at most."
+    )
     requests_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        1000, description="How many requests a process serves at the same time before the answer is 503."
+        1000, description="How many requests of recognised callers a process serves at once before the answer is 503."
+    )
+    requests_per_tenant_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        500, description="How many of these requests are one tenant's at most."
+    )
+    streams_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        16, description="How many reports and exports a process sends at the same time before the answer is 503."
+    )
+    streams_per_tenant_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        4, description="How many of these reports and exports are one tenant's at most."
+    )
+    streams_per_key_max: Annotated[int, Field(ge=1, le=1000)] = Field(
+        2, description="How many of these reports and exports are for one key at most."
+    )
+    connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
+        4000, description="How many connections a process has before it cuts the oldest one of a stranger."
+    )
+    head_seconds_max: Seconds = Field(
+        10, description="How long the line and headers of a request, by which a caller is recognised, may take to come."
+    )
+    body_seconds_max: Seconds = Field(30, description="How long the body of a request may take to come.")
+    discard_seconds_max: Seconds = Field(
+        5, description="How long what is left of a request that was answered early is read and thrown away."
+    )
+    discard_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = Field(
+        16 * 1024 * 1024, description="How many bytes of it are thrown away before the connection is cut."
+    )
+    send_seconds_max: Seconds = Field(
+        30, description="How long a client may be too slow to take its answer before the connection is cut."
+    )
+    send_bytes_per_second_min: Annotated[int, Field(ge=1, le=1024 * 1024)] = Field(
+        1024,
+        description="How many bytes a second of a waiting answer a client takes at least to count as not too slow.",
     )
     rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
         None, description="How many requests a second one key may make of a process before the answer is 429."
@@ -95,6 +135,16 @@ class Settings(BaseSettings):
     def _listed(cls, value: Any) -> Any:
         return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _bodies_fit(self) -> Self:
+        held = min(self.body_bytes_held_max, self.body_bytes_held_per_tenant_max)
+        if held < self.body_bytes_max:
+            raise ValueError(
+                f"LEDGER_BODY_BYTES_MAX is {self.body_bytes_max}, and no such body fits into {held} bytes: raise"
+                " LEDGER_BODY_BYTES_HELD_MAX and LEDGER_BODY_BYTES_HELD_PER_TENANT_MAX, or lower it"
+            )
+        return self
+
     @property
     def is_sqlite(self) -> bool:
         return self.database_url.get_secret_value().startswith("sqlite")
@@ -118,5 +168,8 @@ def load() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        problems = "; ".join(f"LEDGER_{str(item['loc'][0]).upper()}: {item['msg']}" for item in error.errors())
+        problems = "; ".join(
+            f"LEDGER_{str(item['loc'][0]).upper()}: {item['msg']}" if item["loc"] else str(item["ctx"]["error"])
+            for item in error.errors()
+        )
         raise Misconfigured(problems) from None

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import cached_property
 from typing import Any, Final
 
 from fastapi import FastAPI
@@ -15,12 +17,14 @@ from ledger import __version__
 from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
 from ledger.api.build import Builder
 from ledger.api.headers import SecurityHeaders
-from ledger.api.limits import Buckets, Crowd
+from ledger.api.limits import Buckets, Crowd, Shares, Together
 from ledger.api.metrics import Metrics
-from ledger.api.middleware import Recognise, SizeLimit
+from ledger.api.middleware import Bodies, Recognise, Unread
 from ledger.api.observe import Observe
 from ledger.api.problems import Problem
+from ledger.api.protocol import STATE, Connections
 from ledger.api.schemas.common import Problem as ProblemShown
+from ledger.api.streams import Streams
 from ledger.settings import Settings, load
 
 _DESCRIPTION = """
@@ -36,7 +40,13 @@ class Application(FastAPI):
     def build_middleware_stack(self) -> ASGIApp:
         """What every request passes. Outermost is what must see the answer to an unforeseen error too, which FastAPI
         makes outside of all that `add_middleware` adds."""
-        return Observe(SecurityHeaders(super().build_middleware_stack()), metrics=self.state.metrics)
+        inner = Unread(super().build_middleware_stack(), bytes_max=self.state.unread_bytes_max)
+        return Observe(SecurityHeaders(inner), metrics=self.state.metrics)
+
+    @cached_property
+    def document(self) -> bytes:
+        """The OpenAPI document as JSON, made once."""
+        return json.dumps(self.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made once."""
@@ -85,7 +95,8 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=_lifespan(Builder(chosen, metrics)),
+        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics)),
+        openapi_url=None,
         docs_url=None,
         redoc_url=None,
         redirect_slashes=False,
@@ -94,21 +105,28 @@ def create_app(settings: Settings | None = None) -> FastAPI:
     for part in (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs):
         app.include_router(part.router)
     app.state.metrics = metrics
+    app.state.unread_bytes_max = min(chosen.body_bytes_max, chosen.discard_bytes_max)
+    app.state.streams = Streams(chosen)
+    app.state.readiness = Together(lambda: system.readiness(app.state.services))
+    app.state.described = Together(lambda: app.document)
+    app.state.exposition = Together(metrics.exposition)
     problems.install(app)
     _add_middleware(app, chosen, metrics)
     return app
 
 
-def _lifespan(builder: Builder) -> Callable[[FastAPI], AbstractAsyncContextManager[None]]:
-    """What serves while the application runs."""
+def _lifespan(
+    builder: Builder, connections: Connections
+) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
+    """What serves while the application runs; it gives the server's protocol what connections share."""
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         server = builder.build()
         app.state.services = server.services
         server.start()
         try:
-            yield
+            yield {STATE: connections}
         finally:
             server.close()
 
@@ -116,16 +134,27 @@ def _lifespan(builder: Builder) -> Callable[[FastAPI], AbstractAsyncContextManag
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """What every request passes before its route. The last one added is passed first."""
+    """What every request passes before its route: the key first, then the crowd, then the body.
+
+    The last one added is passed first.
+    """
+    requests = Shares("requests", total=settings.requests_max, per_tenant=settings.requests_per_tenant_max)
+    held = Shares(
+        "bytes of bodies",
+        total=settings.body_bytes_held_max,
+        per_tenant=settings.body_bytes_held_per_tenant_max,
+    )
+    metrics.watch_room(requests, held, app.state.streams.sent)
+    app.add_middleware(Bodies, bytes_max=settings.body_bytes_max, held=held)
+    app.add_middleware(Crowd, requests=requests)
     app.add_middleware(
         Recognise,
         keyring=lambda: app.state.services.keyring,
         metrics=metrics,
         rate=_rate(settings),
         failures=Buckets(per_second=settings.failed_sign_ins / 60, burst=settings.failed_sign_ins),
+        requests_max=settings.requests_max,
     )
-    app.add_middleware(SizeLimit, bytes_max=settings.body_bytes_max)
-    app.add_middleware(Crowd, requests_max=settings.requests_max)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
 

@@ -137,4 +137,4 @@ def prove_consistency(
 @router.get("/{name}/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(name: str, caller: Auditor, request: Request) -> Response:
     """Export the dataset's whole journal as it is now, for `privacy-ledger verify`. docs/export.md has the format."""
-    return journals.export(services(request).journals.export(caller, name))
+    return journals.export(services(request).journals.export(caller, name), request, caller)

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import mimetypes
 import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
-from starlette.responses import FileResponse, HTMLResponse, Response
+from starlette.responses import HTMLResponse, Response
+
+from ledger.api.limits import Together
 
 router = APIRouter(include_in_schema=False)
 
@@ -37,16 +40,26 @@ POLICY: Final = (
 """Its own files, and its one inline script by its hash. Swagger UI sets styles on elements, which only this allows."""
 
 
+@router.get("/openapi.json")
+async def document(request: Request) -> Response:
+    """The OpenAPI document."""
+    described: Together[bytes] = request.app.state.described
+    return Response(await described.ask(), media_type="application/json")
+
+
 @router.get("/docs")
-def page() -> Response:
+async def page() -> Response:
     """The calls, to read and to try."""
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": POLICY})
 
 
 def _add(file: str) -> None:
+    # Read once: no stranger makes the server open files.
+    content, (media_type, _) = (_FOLDER / file).read_bytes(), mimetypes.guess_type(file)
+
     @router.get(f"/docs/{file}", name=file)
-    def asset() -> Response:
-        return FileResponse(_FOLDER / file, headers={"Cache-Control": "max-age=3600"})
+    async def asset() -> Response:
+        return Response(content, media_type=media_type, headers={"Cache-Control": "max-age=3600"})
 
 
 for _file in _FILES:

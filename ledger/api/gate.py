@@ -1,7 +1,4 @@
-"""What every request passes before its call is reached: its size, its key, and what kind of body it has.
-
-The key is checked before the body is read as JSON, so that a stranger learns nothing from how their body is judged.
-"""
+"""What the recognised caller of a request may do. Who it is was found out before, by `ledger.api.middleware`."""
 
 from __future__ import annotations
 

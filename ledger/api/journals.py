@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Final
 
-from fastapi import Query, Response
-from starlette.responses import StreamingResponse
+from fastapi import Query, Request, Response
 
+from ledger.access.roles import Caller
+from ledger.api.streams import Streamed, streams
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
 
@@ -35,6 +36,6 @@ def _entry(entry: Entry | TenantEntry) -> str:
     return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}}}'
 
 
-def export(lines: Iterator[str]) -> Response:
+def export(lines: Iterator[str], request: Request, caller: Caller) -> Response:
     """A whole journal, sent while it is read."""
-    return StreamingResponse(lines, media_type="application/jsonl")
+    return Streamed(lines, room=streams(request), caller=caller, media_type="application/jsonl")

@@ -6,7 +6,7 @@ because anyone may read this and because each would be a time series of its own.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sized
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import (
@@ -23,6 +23,7 @@ from ledger import __version__
 
 if TYPE_CHECKING:
     from ledger.alerting.courier import Courier
+    from ledger.api.limits import Shares
     from ledger.service.certificates import Certificates
     from ledger.service.writer import Writer
 
@@ -95,12 +96,33 @@ class Metrics:
             self._decisions.labels(outcome)
         for reason in ("missing", "malformed", "unknown", "limited"):
             self._failed.labels(reason)
+        self._cut = Counter("ledger_connections_cut", "Connections that were cut.", ["reason"], registry=registry)
+        self._connections = Gauge("ledger_connections", "Connections that are open.", registry=registry)
+        self._serving = Gauge("ledger_requests_serving", "Requests of recognised callers.", registry=registry)
+        self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
+        self._streams = Gauge("ledger_streams", "Reports and exports that are being sent.", registry=registry)
 
     def watch(self, writer: Writer, certificates: Certificates, courier: Courier) -> None:
         """Reads how many wait, whenever it is asked for."""
         self._alerts_pending.set_function(lambda: courier.pending)
         self._writer_waiting.set_function(lambda: writer.waiting)
         self._certificates_waiting.set_function(lambda: certificates.waiting)
+
+    def watch_room(self, requests: Shares, held: Shares, streams: Shares) -> None:
+        """Reads how much of the room for callers is taken, whenever it is asked for."""
+        self._serving.set_function(lambda: requests.taken)
+        self._held.set_function(lambda: held.taken)
+        self._streams.set_function(lambda: streams.taken)
+
+    def watch_connections(self, connections: Sized, reasons: Iterable[str]) -> None:
+        """Reads how many there are, whenever it is asked for, and counts those that are cut, by these reasons."""
+        self._connections.set_function(lambda: len(connections))
+        for reason in reasons:
+            self._cut.labels(reason)
+
+    def cut(self, reason: str) -> None:
+        """A connection was cut."""
+        self._cut.labels(reason).inc()
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
         self._requests.labels(route, method, str(status)).inc()

@@ -1,4 +1,4 @@
-"""What every request passes before a route: its size, and who is calling."""
+"""What every request passes before a route: who is calling, by the headers alone, and then how large its body is."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ledger.access.familiar import Familiar
 from ledger.access.keys import Keyring
 from ledger.access.oidc import TOKEN_LENGTH_MAX, looks_like_token
 from ledger.access.roles import Caller
-from ledger.api.limits import Buckets, Lane, neighbourhood, seconds
+from ledger.api.limits import Buckets, Lane, Shares, caller_of, neighbourhood, seconds
 from ledger.api.metrics import Metrics
 from ledger.api.observe import address_of, failed_sign_in
 from ledger.api.problems import of_error
@@ -23,47 +23,79 @@ from ledger.errors import LedgerError, RateLimited, TooLarge, Unauthenticated
 
 KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
 """A key has 68 characters; the token of an issuer is longer."""
+FAMILIAR_AT_ONCE_MAX: Final = 16
+"""Look-ups of keys that were good before: of the threads for all requests, enough are left for what they ask."""
 
 
-class SizeLimit:
-    """Answers 413 to a body larger than `bytes_max`, whether or not it says beforehand how large it is."""
+class Unread:
+    """Says that the connection will close, where an answer begins before its request came whole and what is left may be
+    more than is read and thrown away. That itself is the server protocol's."""
 
     def __init__(self, app: ASGIApp, *, bytes_max: int) -> None:
-        self.app, self.bytes_max = app, bytes_max
+        self.app, self._bytes_max = app, bytes_max
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] != "http" or not self._may_be_left(Headers(scope=scope)):
+            await self.app(scope, receive, send)
+            return
+        is_whole = False
+
+        async def read() -> Message:
+            nonlocal is_whole
+            message = await receive()
+            is_whole = not message.get("more_body", False)
+            return message
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start" and not is_whole:
+                message["headers"] = [*message.get("headers", ()), (b"connection", b"close")]
+            await send(message)
+
+        await self.app(scope, read, answer)
+
+    def _may_be_left(self, headers: Headers) -> bool:
+        """Whether the end of an unread body may never come: it is large, has no length, or waits for `100 Continue`."""
+        if "transfer-encoding" in headers or "expect" in headers:
+            return True
+        stated = headers.get("content-length", "0")
+        return len(stated) > 19 or not stated.isdecimal() or int(stated) > self._bytes_max
+
+
+class Bodies:
+    """Counts bodies of recognised callers while they come in: 413 to one larger than `bytes_max`, whether or not it
+    says beforehand how large it is, and 503 while too many bytes are held for all. A stranger's body is never read."""
+
+    def __init__(self, app: ASGIApp, *, bytes_max: int, held: Shares) -> None:
+        self.app, self._bytes_max, self._held = app, bytes_max, held
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        caller = caller_of(scope)
+        if caller is None:
             await self.app(scope, receive, send)
             return
         stated = Headers(scope=scope).get("content-length", "0")
-        if stated.isdecimal() and len(stated) < 20 and int(stated) <= self.bytes_max:
-            await self._counted(scope, receive, send)
-        else:
-            await self._refuse(scope, receive, send)
-
-    async def _counted(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Reads the body first when its size was not said: an answer must not begin before it is known to be small."""
-        if "chunked" not in Headers(scope=scope).get("transfer-encoding", "").lower():
-            await self.app(scope, receive, send)
+        if not stated.isdecimal() or len(stated) > 19 or int(stated) > self._bytes_max:
+            await of_error(self._too_large())(scope, receive, send)
             return
-        messages: list[Message] = []
         size = 0
-        while not messages or messages[-1].get("more_body", False):
-            messages.append(await receive())
-            size += len(messages[-1].get("body", b""))
-            if size > self.bytes_max:
-                await self._refuse(scope, receive, send)
-                return
-        replay = iter(messages)
 
-        async def again() -> Message:
-            return next(replay, None) or await receive()
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            arrived = len(message.get("body", b""))
+            if size + arrived > self._bytes_max:
+                raise self._too_large()
+            self._held.take(caller, arrived)
+            size += arrived
+            return message
 
-        await self.app(scope, again, send)
+        try:
+            await self.app(scope, counted, send)
+        finally:
+            self._held.give(caller, size)
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
-        error = TooLarge(f"The body is larger than {self.bytes_max} bytes.", bytes_max=self.bytes_max)
-        await of_error(error, headers={"Connection": "close"})(scope, receive, send)
+    def _too_large(self) -> TooLarge:
+        return TooLarge(f"The body is larger than {self._bytes_max} bytes.", bytes_max=self._bytes_max)
 
 
 class Recognise:
@@ -73,6 +105,7 @@ class Recognise:
     Whoever was recognised before, by this process or another, is looked up at once, beside all other work; a stranger
     gets in line for one of a few turns, keys and tokens apart, and from an address that brought too many wrong ones, of
     its kind, is not looked up at all.
+    The headers suffice: a stranger is answered before any of their body is read.
     """
 
     def __init__(
@@ -83,11 +116,14 @@ class Recognise:
         metrics: Metrics,
         rate: Buckets | None,
         failures: Buckets,
+        requests_max: int,
     ) -> None:
         self.app, self.keyring, self.metrics = app, keyring, metrics
         self._rate, self._failures = rate, failures
         self._familiar, self._looking = Familiar(), asyncio.Lock()
         self._keys, self._tokens = Lane(), Lane()
+        self._look_ups: dict[bytes, asyncio.Task[Caller]] = {}
+        self._known = Lane(at_once=FAMILIAR_AT_ONCE_MAX, waiting_max=requests_max)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and (scope["path"] + "/").startswith("/v1/"):
@@ -114,8 +150,13 @@ class Recognise:
         digest = keys.digest_of(secret)
         if digest not in self._familiar and not await self._was_good(keyring, secret, digest):
             return await self._stranger(scope, keyring, secret, digest)
+        # One look-up for all requests of a key that come meanwhile: no key takes the turns of others by their number.
+        look_up = self._look_ups.get(digest)
+        if look_up is None:
+            look_up = self._look_ups[digest] = asyncio.create_task(self._familiar_caller(keyring, secret))
+            look_up.add_done_callback(lambda _: self._look_ups.pop(digest))
         try:
-            return await run_in_threadpool(keyring.recognise, secret)
+            return await asyncio.shield(look_up)
         except Unauthenticated:
             self._familiar.discard(digest)
             failed_sign_in(self.metrics, scope, "unknown")
@@ -130,6 +171,10 @@ class Recognise:
                 if self._familiar.is_due:
                     self._familiar.take(await run_in_threadpool(familiar.look, keyring.store))
         return digest in self._familiar
+
+    async def _familiar_caller(self, keyring: Keyring, secret: str) -> Caller:
+        async with self._known.turn():
+            return await run_in_threadpool(keyring.recognise, secret)
 
     async def _stranger(self, scope: Scope, keyring: Keyring, secret: str, digest: bytes) -> Caller:
         is_token = looks_like_token(secret)

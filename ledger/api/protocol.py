@@ -1,73 +1,268 @@
-"""HTTP/1.1 as uvicorn speaks it, with an end to patience.
+"""HTTP/1.1 as uvicorn speaks it, with an end to patience, and answers that arrive.
 
-uvicorn waits for ever for the rest of a request, so that a few thousand connections that say nothing, or a byte a
-minute, would take every file that the process may open.
+uvicorn waits for ever: for the rest of a request, for a client to take its answer, for a connection to close. So a few
+thousand connections that do nothing, or a byte a minute, would take every file that the process may open. And it closes
+a connection whose request it did not read to the end, which the client's system takes for a fault: it throws away the
+answer that had come.
+
+What is here needs a transport, `cycle` and `flow` of uvicorn's protocols, and of h11 only what `_awaits` reads.
 """
 
 from __future__ import annotations
 
 import asyncio
 import resource
-from typing import Any, Final
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any, Final, Literal
 
+import h11
+from uvicorn._types import HTTPScope
 from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
 
-REQUEST_SECONDS_MAX: Final = 30.0
-"""How long a whole request may take to come in, from its connection's begin or its own first byte."""
-CONNECTIONS_MAX: Final = min(4000, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
-"""Of a process; the rest of its files are for the database."""
+from ledger.api.metrics import Metrics
+from ledger.settings import Settings
+
 HEAD_BYTES_MAX: Final = 32 * 1024
 """Of a request's line and headers together, and never more than twice as much; a token can have a few thousand."""
+UNSENT_BYTES_MAX: Final = 64 * 1024
+_NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)  # socket has it from Python 3.12 on
+STATE: Final = "connections"
+"""The name under which an application gives its `Connections` to the protocol, by the state of its lifespan."""
+
+Reason = Literal["head", "body", "rest", "closing", "sending", "crowded"]
+"""Why a connection was cut: a request's head or body did not come in time; what was left of a request that had been
+answered was too much or too slow; the client did not take the answer, or the end; there were too many connections."""
+REASONS: Final[tuple[Reason, ...]] = ("head", "body", "rest", "closing", "sending", "crowded")
+
+
+class Connections:
+    """What the connections of a process share: the bounds of the settings, and who is connected."""
+
+    def __init__(self, settings: Settings, metrics: Metrics) -> None:
+        self.settings, self.metrics = settings, metrics
+        metrics.watch_connections(self, REASONS)
+        # The rest of the files that the process may open are for the database.
+        self._max = min(settings.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
+        self._open: set[Patient] = set()
+        self._strangers: dict[Patient, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def add(self, connection: Patient) -> None:
+        """Takes a connection in. If there are too many, cuts the one that is open longest without that a caller was
+        recognised on it; so strangers, however many, take no connection from callers."""
+        self._open.add(connection)
+        self._strangers[connection] = None
+        while len(self._open) > self._max:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            if oldest is connection or not oldest.is_recognised:
+                self._open.discard(oldest)
+                oldest.cut("crowded")
+
+    def remove(self, connection: Patient) -> None:
+        """Forgets a connection."""
+        self._open.discard(connection)
+        self._strangers.pop(connection, None)
+
+
+class _Transport(asyncio.Transport):
+    """A connection's transport whose `close` is the protocol's to do."""
+
+    def __init__(self, inner: asyncio.Transport, close: Callable[[], None]) -> None:
+        super().__init__()
+        self._inner, self._close = inner, close
+        self.is_ending = False
+
+    def close(self) -> None:
+        if not self.is_ending:
+            self.is_ending = True
+            self._close()
+
+    def is_closing(self) -> bool:
+        return self.is_ending or self._inner.is_closing()
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not self.is_ending:
+            self._inner.write(data)
+
+    def pause_reading(self) -> None:
+        if not self.is_ending:
+            self._inner.pause_reading()
+
+    def resume_reading(self) -> None:
+        self._inner.resume_reading()
+
+    def abort(self) -> None:
+        self.is_ending = True
+        self._inner.abort()
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return self._inner.get_extra_info(name, default)
 
 
 class Patient(H11Protocol):
-    """Closes a connection whose request does not come in in time, and any beyond `CONNECTIONS_MAX`."""
+    """Reads requests and sends answers within the bounds of `Connections`, and closes so that an answer arrives.
 
-    seconds_max = REQUEST_SECONDS_MAX
-    _deadline: asyncio.TimerHandle | None = None
+    What is left of a request that was answered early is read and thrown away, up to so many bytes or seconds. Then the
+    connection goes on, or is closed: first this side alone, so that the client reads its answer and closes too.
+    """
+
+    transport: _Transport
+    _inner: asyncio.Transport
+
+    def __init__(
+        self, config: Any, server_state: Any, app_state: dict[str, Any], _loop: asyncio.AbstractEventLoop | None = None
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        self._shared: Connections = app_state[STATE]
+        self._bounds = self._shared.settings
+        self._awaited: Reason | None = None
+        self._deadline: asyncio.TimerHandle | None = None
+        self._stalled: asyncio.TimerHandle | None = None
+        self._thrown_away = 0
+
+    @property
+    def is_recognised(self) -> bool:
+        """Whether the newest request on this connection is a recognised caller's."""
+        scope: HTTPScope | None = self.scope
+        return scope is not None and "caller" in scope["state"]
+
+    def cut(self, reason: Reason) -> None:
+        """Ends the connection at once, with all that is under way on it."""
+        if not self._inner.is_closing():
+            self._shared.metrics.cut(reason)
+        self.transport.abort()
+
+    # --- events ------------------------------------------------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
-        super().connection_made(transport)
-        if len(self.connections) > CONNECTIONS_MAX:
-            transport.abort()
-        else:
-            self._wait()
-
-    def data_received(self, data: bytes) -> None:
-        if self._deadline is None and not self._is_whole():
-            self._wait()  # a request begins on a connection that was kept alive
-        # In pieces, since h11 looks at a head's length only when one piece does not hold all of it.
-        for start in range(0, len(data), HEAD_BYTES_MAX):
-            if not self.transport.is_closing():
-                super().data_received(data[start : start + HEAD_BYTES_MAX])
-        if self._is_whole():
-            self._rest()
-
-    def on_response_complete(self) -> None:
-        # A request that was answered before it came in whole (too large, no key) is not waited for any longer.
-        self._rest()
-        super().on_response_complete()
-        cycle: RequestResponseCycle | None = self.cycle
-        if cycle is not None and cycle.more_body and not cycle.response_complete:
-            self._wait()  # the next one had come along, if not all of it
+        self._inner = transport
+        if hasattr(transport, "max_size"):
+            transport.max_size = HEAD_BYTES_MAX  # of one read: a body waits in the socket until somebody asks for it
+        connected = transport.get_extra_info("socket")
+        if _NOTSENT_LOWAT is not None and connected is not None and connected.family != socket.AF_UNIX:
+            # What a client does not take waits here, where it can be counted, and not by megabytes in the system.
+            connected.setsockopt(socket.IPPROTO_TCP, _NOTSENT_LOWAT, UNSENT_BYTES_MAX)
+        super().connection_made(_Transport(transport, self._close))
+        self._await("head")
+        self._shared.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._rest()
+        self.transport.is_ending = True
+        self._await(None)
+        self._flows()
+        self._shared.remove(self)
         super().connection_lost(exc)
 
-    def _is_whole(self) -> bool:
-        """Whether the request that is being served came in with its body."""
+    def data_received(self, data: bytes) -> None:
+        if self._awaited in ("rest", "closing"):
+            self._thrown_away += len(data)
+            if self._thrown_away > self._bounds.discard_bytes_max:
+                self.cut("rest")
+        # In pieces, since h11 looks at a head's length only when one piece does not hold all of it.
+        for start in range(0, len(data), HEAD_BYTES_MAX):
+            if self.transport.is_closing():
+                return
+            super().data_received(data[start : start + HEAD_BYTES_MAX])
+        if self.transport.is_closing():
+            return
+        self._await(self._awaits())
+        if self._awaited == "body" and self.cycle.body:
+            self.flow.pause_reading()  # until the application asks for more, as `receive` does
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if not self.transport.is_ending:
+            is_idle = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+            self._await(None if is_idle else self._awaits())  # uvicorn ends connections on which no request begins
+
+    def send_400_response(self, msg: str) -> None:
+        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
+            super().send_400_response(msg)
+        else:
+            self.transport.close()  # there was an answer already, or half of one
         cycle: RequestResponseCycle | None = self.cycle
-        return cycle is not None and not cycle.more_body and not cycle.response_complete
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True  # nothing more is sent; and whoever waits for the body is told
+            cycle.message_event.set()
 
-    def _wait(self) -> None:
-        self._deadline = self.loop.call_later(self.seconds_max, self._give_up)
+    def shutdown(self) -> None:
+        if self.transport.is_ending:
+            self._inner.abort()
+        else:
+            super().shutdown()
 
-    def _rest(self) -> None:
+    # --- what is waited for ------------------------------------------------------------------------------------------
+
+    def _awaits(self) -> Reason | None:
+        """What the client owes."""
+        if self.conn.their_state is h11.IDLE:
+            return "head"
+        if self.conn.their_state is h11.SEND_BODY:
+            return "rest" if self.cycle.response_complete else "body"
+        return None
+
+    def _await(self, reason: Reason | None) -> None:
+        """Sets the deadline for what is waited for. That of what was waited for before goes on if it is the same."""
+        if reason == self._awaited:
+            return
         if self._deadline is not None:
             self._deadline.cancel()
-            self._deadline = None
+        self._awaited, self._deadline, self._thrown_away = reason, None, 0
+        if reason is not None:
+            seconds = {"head": self._bounds.head_seconds_max, "body": self._bounds.body_seconds_max}.get(
+                reason, self._bounds.discard_seconds_max
+            )
+            before = self._inner.get_write_buffer_size()
+            self._deadline = self.loop.call_later(seconds, self._give_up, reason, seconds, before)
 
-    def _give_up(self) -> None:
-        if not self.transport.is_closing():
-            self.transport.abort()
+    def _give_up(self, reason: Reason, seconds: int, before: int) -> None:
+        if reason == "closing" and self._took(before, seconds):
+            self._await(None)
+            self._await(reason)  # the end of the answer is on its way
+        else:
+            self.cut(reason)
+
+    def _close(self) -> None:
+        """Ends the connection when the client has its answer, and has closed its side if it may still be sending."""
+        is_sending = self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
+        self._await("closing")
+        if is_sending and self._inner.can_write_eof():
+            self._inner.write_eof()
+            self._inner.resume_reading()
+        else:
+            self._inner.close()
+
+    # --- sending -----------------------------------------------------------------------------------------------------
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_progress()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._flows()
+
+    def _watch_progress(self) -> None:
+        before = self._inner.get_write_buffer_size()
+        self._stalled = self.loop.call_later(self._bounds.send_seconds_max, self._demand_progress, before)
+
+    def _demand_progress(self, before: int) -> None:
+        if self._took(before, self._bounds.send_seconds_max):
+            self._watch_progress()
+        else:
+            self.cut("sending")
+
+    def _took(self, before: int, seconds: int) -> bool:
+        """Whether the client took as much as it must of what waited for it so many seconds ago."""
+        taken = before - self._inner.get_write_buffer_size()
+        return bool(taken >= seconds * self._bounds.send_bytes_per_second_min)
+
+    def _flows(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None

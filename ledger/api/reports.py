@@ -7,21 +7,19 @@ too, so that few are made at once.
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from typing import Annotated, Any, Final, Literal
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
 
+from ledger.access.roles import Caller
 from ledger.api.gate import Auditor
 from ledger.api.routing import Route
-from ledger.api.services import Services, services
+from ledger.api.services import services
+from ledger.api.streams import Streamed, streams
 from ledger.core.datasets import Dataset
-from ledger.errors import JournalBroken, Overloaded
+from ledger.errors import JournalBroken
 from ledger.report import document, reader, table
 from ledger.report.document import Report
 from ledger.report.source import Question
@@ -29,9 +27,6 @@ from ledger.service.requests.fields import NAME_PATTERN, Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
 
-PAGES_AT_ONCE_MAX: Final = 2
-STREAMS_AT_ONCE_MAX: Final = 4
-RETRY_AFTER_SECONDS: Final = 5
 _UTF8: Final = "; charset=utf-8"
 
 Format = Literal["json", "html", "pdf", "csv"]
@@ -73,7 +68,7 @@ def report_dataset(
     """Report on a dataset: whether its budget is kept, what is spent, every run, and how to work it out again."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="dataset", dataset=name, since=since, until=until)
-    return _answer(served, question, form)
+    return _answer(request, caller, question, form)
 
 
 @router.get("/projects/{project}/report", **_SHAPE)
@@ -88,7 +83,7 @@ def report_project(
     """Report on a project over all datasets in which it has a share or runs."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="project", project=project, since=since, until=until)
-    return _answer(served, question, form)
+    return _answer(request, caller, question, form)
 
 
 @router.get("/report", **_SHAPE)
@@ -98,21 +93,22 @@ def report_tenant(
     """Report on all datasets that the key sees, and on the tenant's own journal where it sees all."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="tenant", since=since, until=until)
-    return _answer(served, question, form)
+    return _answer(request, caller, question, form)
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(served: Services, question: Question, form: Format) -> Response:
+def _answer(request: Request, caller: Caller, question: Question, form: Format) -> Response:
+    served, room = services(request), streams(request)
     about = question.dataset or question.project or "tenant"
     how = "inline" if form in ("json", "html") else "attachment"
     headers = {"Content-Disposition": f'{how}; filename="privacy-report-{about}.{form}"'}
     report = reader.opened(served.store, question, signed_head=partial(_head, served.heads))
     if form == "json" or form == "csv":
         pieces = document.lines(report) if form == "json" else table.rows(document.parts(report))
-        return _Streamed(pieces, media_type=MEDIA[form], headers=headers)
-    with _turn(_pages):
+        return Streamed(pieces, room=room, caller=caller, media_type=MEDIA[form], headers=headers)
+    with room.pages.one(caller):
         content, policy = _page(report, form)
     return Response(content, media_type=MEDIA[form], headers={**headers, **policy})
 
@@ -133,33 +129,3 @@ def _page(report: Report, form: Literal["html", "pdf"]) -> tuple[bytes, dict[str
     if form == "pdf":
         return pdf.page(page), {}
     return html.page(page).encode(), {"Content-Security-Policy": html.POLICY}
-
-
-_pages = threading.BoundedSemaphore(PAGES_AT_ONCE_MAX)
-_streams = threading.BoundedSemaphore(STREAMS_AT_ONCE_MAX)
-
-
-@contextmanager
-def _turn(turns: threading.BoundedSemaphore) -> Iterator[None]:
-    """One of the few that are made at once. Raises Overloaded."""
-    if not turns.acquire(blocking=False):
-        raise Overloaded("Other reports are being made.", retry_after_seconds=RETRY_AFTER_SECONDS)
-    try:
-        yield
-    finally:
-        turns.release()
-
-
-class _Streamed(StreamingResponse):
-    """Sends a report while it is made, and gives its turn back however that ends."""
-
-    def __init__(self, pieces: Iterator[str], **rest: Any) -> None:
-        super().__init__(pieces, **rest)
-        self._turn = _turn(_streams)
-        self._turn.__enter__()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._turn.__exit__(None, None, None)

@@ -135,4 +135,4 @@ def prove_consistency(caller: Auditor, request: Request, from_: journals.From, t
 @router.get("/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(caller: Auditor, request: Request) -> Response:
     """Export the tenant's own journal, for `privacy-ledger verify`."""
-    return journals.export(services(request).journals.export(caller, None))
+    return journals.export(services(request).journals.export(caller, None), request, caller)

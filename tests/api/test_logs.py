@@ -21,7 +21,8 @@ from sqlalchemy.exc import IntegrityError
 
 from ledger import logs
 from ledger.settings import Settings
-from tests.api.test_surface import ones_own_key, send
+from tests.api.test_connections import send
+from tests.api.test_surface import ones_own_key
 from tests.conftest import Templates
 from tests.kit.driver import MNIST, RELEASE, Ledger, environment, first_keys, past_the_ledger, serve_command
 

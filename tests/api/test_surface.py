@@ -9,7 +9,6 @@ import itertools
 import json
 import re
 import secrets
-import socket
 import statistics
 import subprocess
 import sys
@@ -29,11 +28,9 @@ from pydantic import ValidationError
 from starlette.testclient import TestClient
 
 from ledger.access import keys
-from ledger.api import protocol
 from ledger.api.app import create_app
 from ledger.api.headers import NOTHING
 from ledger.api.limits import Buckets, neighbourhood
-from ledger.api.middleware import KEY_LENGTH_MAX
 from ledger.settings import Settings
 from tests.conftest import Templates
 from tests.kit.driver import Ledger, Served, environment, first_keys, serve_forked
@@ -57,25 +54,6 @@ def ones_own_key(ledger: Ledger) -> str:
     """A key with a right checksum, of a tenant that is known or not, that nobody was given."""
     tenant = keys.tenant_of(ledger.key) if secrets.randbelow(2) else uuid.uuid4()
     return keys.mint(tenant)
-
-
-def send(url: str, raw: bytes, *, seconds: float = 30) -> bytes:
-    """Sends bytes over a connection of its own, and reads all that comes until the other side is done."""
-    host, port = url.removeprefix("http://").split(":")
-    with socket.create_connection((host, int(port)), timeout=seconds) as connection:
-        connection.sendall(raw)
-        connection.shutdown(socket.SHUT_WR)
-        return _rest(connection)
-
-
-def _rest(connection: socket.socket) -> bytes:
-    found = b""
-    try:
-        while piece := connection.recv(65536):
-            found += piece
-    except ConnectionError:
-        pass
-    return found
 
 
 # --- how often -------------------------------------------------------------------------------------------------------
@@ -209,35 +187,6 @@ def test_addresses_of_one_network() -> None:
     assert neighbourhood("2001:db8:1:3::1") != neighbourhood("2001:db8:1:2::1")
     assert neighbourhood("testclient") == "testclient"
     assert len(neighbourhood("x" * 1000)) == 64
-
-
-def test_a_crowd_is_turned_away(settings: Settings) -> None:
-    """Goal: what waits in memory is bounded, and one can still ask how the process does. Method: two calls that hang
-    where two are allowed; a third, /healthz and /metrics beside them."""
-    first = first_keys(settings)
-    release = threading.Event()
-    with TestClient(create_app(settings.model_copy(update={"requests_max": 2}))) as client:
-        ledger = Ledger(client, first.admin_key)
-        ledger.get("/v1/datasets")
-        keyring = client.app.state.services.keyring  # type: ignore[attr-defined]
-        recognise, hanging = keyring.recognise, threading.Semaphore(0)
-
-        def slowly(secret: str) -> Any:
-            hanging.release()
-            release.wait(60)
-            return recognise(secret)
-
-        keyring.recognise = slowly
-        with ThreadPoolExecutor(2) as pool:
-            asked = [pool.submit(ledger.with_key(ones_own_key(ledger)).get, "/v1/datasets") for _ in range(2)]
-            assert all(hanging.acquire(timeout=30) for _ in asked)
-            answer = ledger.get("/v1/datasets")
-            assert (answer.status_code, answer.json()["code"]) == (503, "overloaded")
-            assert answer.headers["retry-after"] == "1"
-            assert {client.get(path).status_code for path in ("/healthz", "/metrics", "/readyz")} == {200}
-            release.set()
-            assert {each.result().status_code for each in asked} == {401}
-        assert ledger.get("/v1/datasets").status_code == 200
 
 
 def test_guesses_slow_nobody(
@@ -446,100 +395,7 @@ def test_origins_are_named_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
             Settings()
 
 
-# --- sizes and patience, on a real server ----------------------------------------------------------------------------
-
-
-@pytest.fixture
-def served(settings: Settings, tmp_path: Path) -> Iterator[Served]:
-    """A real server that loses its patience after a second."""
-    first_keys(settings)
-    with serve_forked(["tests.kit.impatient", "serve"], tmp_path, environment(settings)) as process:
-        yield process
-
-
-def test_slow_requests_end(served: Served) -> None:
-    """Goal: a connection that does not bring a whole request in time is closed, and nobody else notices.
-
-    Method: connections that say nothing, half a head, a head and half a body, a byte now and then, and half of a second
-    request on one that was kept; each is closed, and a whole request beside them is answered.
-    """
-    host, port = served.url.removeprefix("http://").split(":")
-    head = b"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n"
-    whole = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n"
-    with contextlib.ExitStack() as stack:
-        start, waiting = time.monotonic(), {}
-        for begun in (b"", b"GET /healthz HT", head, whole + head, whole + head[:20]):
-            waiting[begun] = stack.enter_context(socket.create_connection((host, int(port)), timeout=20))
-            waiting[begun].sendall(begun)
-            assert httpx.get(f"{served.url}/healthz").status_code == 200
-        for begun, connection in waiting.items():
-            _rest(connection)
-            assert time.monotonic() - start < 10, begun
-    with socket.create_connection((host, int(port)), timeout=20) as connection:
-        start = time.monotonic()
-        try:
-            for byte in head * 100:
-                connection.sendall(bytes([byte]))
-                time.sleep(0.05)
-        except ConnectionError:
-            pass
-        assert 0.5 < time.monotonic() - start < 10
-    assert httpx.get(f"{served.url}/healthz").status_code == 200
-
-
-def test_quick_connections_are_kept(served: Served) -> None:
-    """Goal: patience ends for requests, not for connections. Method: one connection for longer than a request may take,
-    with pauses, bodies and answers before a body was read."""
-    with served.client() as client:
-        addresses = set()
-        for _ in range(6):
-            for answer in (client.get("/healthz"), client.post("/v1/evaluate", content=b"x" * 100_000)):
-                stream: Any = answer.extensions["network_stream"]
-                addresses.add(stream.get_extra_info("client_addr"))
-            time.sleep(0.4)
-        assert len(addresses) == 1
-
-
-def test_large_heads_are_refused(served: Served) -> None:
-    """Goal: lines, headers and queries are bounded, and a long token still fits. Method: raw requests of many sizes."""
-    for raw, wanted in (
-        (b"GET /" + b"a" * 9_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"404"),
-        (b"GET /" + b"a" * 80_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-        (b"GET /healthz?" + b"a=b&" * 20_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n" + b"a: b\r\n" * 10_000 + b"\r\n", b"400"),
-        (b"GET /v1/runs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer " + b"e" * 8_000 + b"\r\n\r\n", b"401"),
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", b"200"),
-        (b"\x00\xff" * 100 + b"\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", b"400"),
-        (b"GET /healthz HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: gzip\r\n\r\n", b"400"),
-    ):
-        answer = send(served.url, raw)
-        assert answer.split(b" ")[1:2] in ([wanted], []), (raw[:40], answer[:80])  # reset while it still sends: refused
-    assert httpx.get(f"{served.url}/healthz").status_code == 200
-    assert protocol.HEAD_BYTES_MAX > 2 * KEY_LENGTH_MAX
-
-
-def test_upgrades_lead_nowhere(served: Served) -> None:
-    """Goal: there is no other protocol to speak. Method: ask for a WebSocket, and for HTTP/2."""
-    for upgrade in (b"websocket", b"h2c"):
-        raw = (
-            b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: " + upgrade + b"\r\n"
-            b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-        )
-        assert send(served.url, raw).startswith(b"HTTP/1.1 200 ")
-
-
-def test_who_goes_away_is_no_fault(served: Served) -> None:
-    """Goal: a client that hangs up is no error of ours. Method: hang up in the middle of a body; read the log."""
-    key = b"pbl_x"
-    for _ in range(5):
-        send(
-            served.url,
-            b"POST /v1/evaluate HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 100\r\n"
-            b"Authorization: Bearer " + key + b'\r\n\r\n{"a',
-        )
-    assert httpx.get(f"{served.url}/healthz").status_code == 200
-    assert not [line for line in served.said if "ERROR" in line]
+# --- settings ---------------------------------------------------------------------------------------------------------
 
 
 def test_proxies_are_trusted_by_name(settings: Settings, tmp_path: Path) -> None:
@@ -564,6 +420,20 @@ def test_settings_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
         "RATE_BURST": ("0", "-1", "1.5"),
         "FAILED_SIGN_INS": ("0", "x"),
         "REQUESTS_MAX": ("0", "x"),
+        "REQUESTS_PER_TENANT_MAX": ("0", "x"),
+        "BODY_BYTES_MAX": ("0", "33554432", "x"),
+        "BODY_BYTES_HELD_MAX": ("0", "2000", "x"),
+        "BODY_BYTES_HELD_PER_TENANT_MAX": ("0", "2000", "x"),
+        "STREAMS_MAX": ("0", "x"),
+        "STREAMS_PER_TENANT_MAX": ("0", "x"),
+        "STREAMS_PER_KEY_MAX": ("0", "x"),
+        "CONNECTIONS_MAX": ("0", "x"),
+        "HEAD_SECONDS_MAX": ("0", "x"),
+        "BODY_SECONDS_MAX": ("0", "x"),
+        "DISCARD_SECONDS_MAX": ("0", "x"),
+        "DISCARD_BYTES_MAX": ("0", "x"),
+        "SEND_SECONDS_MAX": ("0", "x"),
+        "SEND_BYTES_PER_SECOND_MIN": ("0", "x"),
         "LOG_FORMAT": ("yaml", ""),
     }.items():
         for value in values:

@@ -6,6 +6,7 @@ import uuid
 from dataclasses import dataclass
 from typing import Any
 
+from ledger.core.people import Actor
 from tests.kit.accountant import DPSGD
 from tests.kit.driver import MNIST, Ledger
 
@@ -64,6 +65,12 @@ def raised(by: Ledger, dataset: str = "mnist") -> str:
     answer = by.put(f"/v1/datasets/{dataset}/budget", {"budget": {"mu": 1000, "delta": delta + 1e-6}, **REASON})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["proposal"]["id"])
+
+
+def somebody(*, tenant: int = 0, key: int = 0) -> Actor:
+    """A caller that no database knows, by the numbers of its tenant and key."""
+    key_id = uuid.UUID(int=(tenant << 64) + key)
+    return Actor(uuid.UUID(int=tenant), key_id, key_id, f"somebody {key}", "admin")
 
 
 def another_tenant(ledger: Ledger, name: str = "globex") -> Ledger:
