@@ -81,6 +81,11 @@ class Vertices:
     rest: FloatArray
     other: FloatArray
 
+    @property
+    def size(self) -> int:
+        """The bytes of the arrays."""
+        return self.tail.nbytes + self.rest.nbytes + self.other.nbytes
+
     def values(self, delta: float) -> FloatArray:
         """The mu that each vertex asks for; -inf where it asks for none. Shape (n,)."""
         return _asked(self.tail, self.rest, self.other, delta)

@@ -27,6 +27,7 @@ from ledger.service import answers
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
+from ledger.service.turns import Urgency
 from ledger.store import Store
 
 FITS_COSTS_MAX: Final = 40
@@ -90,7 +91,9 @@ class Costing:
     def __init__(self, store: Store, certificates: Certificates) -> None:
         self._store, self._certificates = store, certificates
 
-    async def cost(self, actor: Actor, resolved: Resolved, request: Costable) -> Costed:
+    async def cost(
+        self, actor: Actor, resolved: Resolved, request: Costable, *, urgency: Urgency = Urgency.DECISION
+    ) -> Costed:
         """What a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
         _demand_public_size(resolved, request.mechanism)
         mechanism, count, delta = request.mechanism, request.segments or 1, None
@@ -98,8 +101,9 @@ class Costing:
             delta = request.delta or await asyncio.to_thread(self._share, actor, resolved.uses, request.project)
         one_piece = Terms(bound=resolved.bound, adjacency=resolved.adjacency, delta=delta or Decimal(0))
         terms = replace(one_piece, segments=count) if count > 1 else one_piece
-        cost = await self._certificates.cost(actor.tenant_id, mechanism, terms)
-        whole = await self._certificates.cost(actor.tenant_id, mechanism, one_piece) if count > 1 else None
+        work_out = partial(self._certificates.cost, actor.tenant_id, mechanism, urgency=urgency)
+        cost = await work_out(terms)
+        whole = await work_out(one_piece) if count > 1 else None
         return Costed(mechanism, terms, cost, whole, delta)
 
     def _share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
@@ -124,7 +128,7 @@ class Costing:
         if not settling.is_dear(mechanism, terms, **executed):
             return charge()
         key = {"settle": decision["run"], "steps": execution.steps, "stop": execution.stop, **execution.facts()}
-        return await self._certificates.beside(tenant_id, charge, key=key)
+        return await self._certificates.beside(tenant_id, charge, key=key, urgency=Urgency.DECISION)
 
     async def fits(self, tenant_id: UUID, decisions: Sequence[Record]) -> dict[str, Any]:
         """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""

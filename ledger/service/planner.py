@@ -39,6 +39,7 @@ from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.shapes.accountant import Planned, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
+from ledger.service.turns import Urgency
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -141,7 +142,7 @@ class Planner:
         catalogue.demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
-        costed = await self._costing.cost(actor, resolved, request)
+        costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
         is_fit, is_dear = not costed.cost.amount.exceeds(seen.remaining), costed.delta is not None
         question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
         inverse = _Inverse({}, None)

@@ -15,7 +15,7 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from ledger.accounting import certify, composition, gdp
+from ledger.accounting import certificate, certify, composition, gdp
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle_curves import Kind, Step
 from tests.kit import certified
@@ -328,7 +328,7 @@ def test_there_is_no_cliff_beyond_one_certificate(run: Run, most: float) -> None
 def test_groups_are_a_composition() -> None:
     """Goal: k groups have k costs, each at its part of delta. Method: the curve of one group, and the steps' number."""
     step = certify.pair_for(noise_multiplier=0.157, sample_rate=0.02, adjacency="add_or_remove_one", sampling="poisson")
-    mu, groups = certify.Certificate([certify.Steps(step, 1501)], delta_min=1e-8).mu(1e-8)
+    mu, groups = certificate.Certificate([certify.Steps(step, 1501)], delta_min=1e-8).mu(1e-8)
     assert groups > 1
     share = certify.at_most(Fraction(1e-8) / groups)
     one = certify.curve([certify.Steps(step, -(-1501 // groups))], delta_min=share).mu(share)

@@ -26,12 +26,13 @@ from ledger.errors import TooLarge
 from ledger.service.certificates import Certificates, Compute, read, written
 from ledger.service.costing import Costing
 from ledger.service.runs import Runs
+from ledger.service.turns import Urgency
 from ledger.store import Store, tables
 from ledger.verifier import verify
 from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
 from tests.kit.driver import Ledger, Terminal
 
-BETA = UUID(int=0xB)
+BETA, GAMMA = UUID(int=0xB), UUID(int=0xC)
 VERIFIER = Path(__file__).parents[1] / "kit" / "independent_verifier.py"
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"mu": 3, "delta": 1e-6}}
 OF_SHARE = 10_000_000_051
@@ -52,6 +53,13 @@ def counted_on(ledger: Ledger, accountant: Compute, **limits: Any) -> Iterator[N
     finally:
         made.close()
         state.services = real
+
+
+def occupy(ledger: Ledger, accountant: Accountant, tenant_id: UUID) -> None:
+    """Lets another tenant have a thread, as long as the accountant is held."""
+    work = partial(accountant, dpsgd(), ANY_TERMS)
+    turns = ledger.client.app.state.services.certificates._turns
+    turns.submit(tenant_id, work, urgency=Urgency.DECISION, limit_seconds=WAIT_SECONDS_MAX)
 
 
 def newest(ledger: Ledger) -> dict[str, Any]:
@@ -156,9 +164,8 @@ def test_a_certificate_that_is_too_large(ledger: Ledger) -> None:
     accountant.error = None
     for is_full, status, code in ((False, 413, "too-large"), (True, 503, "overloaded")):
         with counted_on(ledger, accountant, threads=2, seconds_max=1.0), held(accountant):
-            for _ in range(2 * is_full):
-                pool = ledger.client.app.state.services.certificates._pool
-                pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
+            for tenant in (BETA, GAMMA)[: 2 * is_full]:
+                occupy(ledger, accountant, tenant)
             for call in calls:
                 answer = call(2 + is_full)
                 assert (answer.status_code, answer.json()["code"]) == (status, code)
@@ -233,7 +240,7 @@ def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
     assert ledger.post("/v1/evaluate", {"mechanism": MNIST_RUN}).status_code == 200
     accountant = Accountant()
     with counted_on(ledger, costs.cost, threads=1, seconds_max=1.0), held(accountant):
-        ledger.client.app.state.services.certificates._pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
+        occupy(ledger, accountant, BETA)
         waiting = ledger.ask(MNIST_RUN, key="k")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "overloaded")
     refused = ledger.ask(MNIST_RUN, key="k")
