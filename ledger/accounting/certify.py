@@ -1,9 +1,9 @@
 """Certified costs of subsampled DP-SGD: for a share delta of the budget, a mu that is proved.
 
 `Curve` holds the trade-off function of some steps, from below; `Curve.mu(delta)` is the certificate, for as many deltas
-as are wanted; `certificate` divides steps into groups, and keeps curves. How the exact losses come onto a grid stands in `pld`, how they are composed and what errors are added in
-`composition`. What is chosen here (the grid's width, tilts, windows) decides how tight a certificate is, and how fast;
-whatever is chosen, it holds.
+as are wanted; `certificate` divides steps into groups, and keeps curves. How the exact losses come onto a grid is in
+`pld`, how they are composed and what errors are added in `composition`. What is chosen here (the grid's width, tilts,
+windows) decides how tight a certificate is, and how fast; whatever is chosen, it holds.
 
 A single step needs no FFT: `_single` refines the grid where the certificate binds. Where nothing resolves, the fallback
 (sqrt(T)/s, 0), or (2 sqrt(T)/s, 0) under replace_one, is a certificate too: sampling only post-processes (joint
@@ -112,9 +112,7 @@ class Curve:
         return max([0.0, *(side.mu(delta) for side in self.sides)])
 
 
-def curve(
-    steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None
-) -> Curve:
+def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None) -> Curve:
     """The trade-off function of these steps together, all of the same adjacency.
 
     delta_min: the least delta that the curve will be asked for, above 0. spend: is told how many points are going to be

@@ -109,9 +109,7 @@ class Flights(Generic[T]):
         then: Callable[[T], None] | None = None,
         limit_seconds: float = COMPUTATION_SECONDS_MAX,
     ) -> T:
-        flight.job = self._turns.submit(
-            tenant_id, work, then=then, urgency=flight.urgency, limit_seconds=limit_seconds
-        )
+        flight.job = self._turns.submit(tenant_id, work, then=then, urgency=flight.urgency, limit_seconds=limit_seconds)
         return await asyncio.wrap_future(flight.job.answer)
 
     def _hasten(self, flight: _Flight[T], urgency: Urgency) -> None:
@@ -138,9 +136,10 @@ class Flights(Generic[T]):
         if flight.job is None or not flight.job.is_running:
             return Overloaded("Too many costs are waiting to be computed.", retry_after_seconds=5)
         flight.is_kept |= urgency is Urgency.DECISION
-        now = "it is still being computed, and kept, so ask again later, or" if flight.is_kept else "ask again later, or"
+        hint = "it is still being computed, and kept: ask again later" if flight.is_kept else "ask again later"
         return TooLarge(
-            f"mechanism: its certificate takes longer than {self._seconds_max:g} seconds; {now} declare less in one run",
+            f"mechanism: its certificate takes longer than {self._seconds_max:g} seconds; {hint}, or declare less in"
+            " one run",
             field="mechanism",
             seconds_max=self._seconds_max,
         )

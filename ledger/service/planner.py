@@ -150,7 +150,8 @@ class Planner:
             invert = partial(_invert, question, self._clock_seconds)
             key = question.facts()
             inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
-        answer = _answer(seen, costed.cost, costed.delta, inverse)
+        # As many lines as accounts, of which there can be thousands.
+        answer = await asyncio.to_thread(_answer, seen, costed.cost, costed.delta, inverse)
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments)

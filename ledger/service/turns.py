@@ -97,9 +97,17 @@ def stopped() -> Overloaded:
 class Turns:
     """Threads, and the jobs that wait for them, by urgency and tenant."""
 
-    def __init__(self, *, threads: int, name: str, on_done: Callable[[float], None] = lambda _seconds: None) -> None:
-        """on_done: is told of each job how many seconds it took."""
+    def __init__(
+        self,
+        *,
+        threads: int,
+        name: str,
+        of_tenant_max: int | None = None,
+        on_done: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """of_tenant_max: how many jobs of a tenant may wait or run. on_done: is told of each how long it took."""
         self._on_done = on_done
+        self._of_tenant_max = of_tenant_max or WAITING_OF_TENANT_MAX
         self._advised_max = max(threads - 1, 1)
         self._changed = threading.Condition()
         self._queues: dict[Urgency, OrderedDict[UUID, deque[Job[Any]]]] = {kind: OrderedDict() for kind in Urgency}
@@ -122,7 +130,7 @@ class Turns:
     ) -> Job[T]:
         """Lets the work wait for its turn. then: what is done with its result, once it was answered.
 
-        The answer is TooLarge if the work takes longer than its limit, and Overloaded if the threads end before it does.
+        The answer is TooLarge if the work takes longer than its limit, and Overloaded if the threads end before that.
         Raises Overloaded when too much waits.
         """
         job = Job(tenant_id, urgency, work, then, limit_seconds)
@@ -130,8 +138,8 @@ class Turns:
             if self._is_closed:
                 raise stopped()
             own = self._waiting()
-            if own.total() >= WAITING_MAX or own[tenant_id, urgency] >= WAITING_OF_TENANT_MAX:
-                raise Overloaded("Too many costs are waiting to be computed.", retry_after_seconds=5)
+            if own.total() >= WAITING_MAX or own[tenant_id, urgency] >= self._of_tenant_max:
+                raise Overloaded("Too much is waiting to be computed.", retry_after_seconds=5)
             self._enqueue(job)
             self._changed.notify()
         return job

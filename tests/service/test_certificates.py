@@ -27,7 +27,7 @@ from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.service import certificates as certificates_module
-from ledger.service import presence, turns
+from ledger.service import turns
 from ledger.service.certificates import (
     Certificates,
     Compute,

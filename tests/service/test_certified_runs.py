@@ -45,8 +45,8 @@ def counted_on(ledger: Ledger, accountant: Compute, **limits: Any) -> Iterator[N
     state = ledger.client.app.state
     real = state.services
     made = Certificates(real.store, compute=accountant, **{"seconds_max": WAIT_SECONDS_MAX, **limits})
-    costing = Costing(real.store, made)
-    runs = Runs(real.store, real.writer, real.catalogue, costing, real.signer)
+    costing = Costing(real.store, made, real.aside)
+    runs = Runs(real.store, real.writer, real.catalogue, costing, real.signer, real.aside)
     state.services = dataclasses.replace(real, certificates=made, costing=costing, runs=runs)
     try:
         yield

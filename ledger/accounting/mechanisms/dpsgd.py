@@ -335,9 +335,7 @@ def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
     return Cost(mu, Fraction(mu) ** 2, amounts.nats(delta, towards="up"), method, assumptions)
 
 
-def along(
-    runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]
-) -> list[tuple[float, bool]]:
+def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, bool]]:
     """A mu of several DP-SGD parts together at each of these shares of delta, and whether it is `is_whole`."""
     plain = fallback([run for _, run in runs], terms.adjacency).mu
     steps = _steps(runs, terms)
