@@ -10,7 +10,7 @@ from cachetools import LRUCache
 
 from ledger.accounting.certificate import Certificate, Key
 
-BYTES_MAX: Final = 96 * 2**20
+BYTES_MAX: Final = 72 * 2**20
 """How much the curves of all tenants may take; the largest takes 70 MB."""
 OVERHEAD_BYTES: Final = 2048
 

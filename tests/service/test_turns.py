@@ -196,7 +196,7 @@ def test_a_search_ends_with_the_last_who_waits(scene: Callable[[int], Scene]) ->
 
 
 def test_a_late_decision_is_kept_and_late_advice_is_not(scene: Callable[[int], Scene]) -> None:
-    """Goal: who asks for a run is told to come again, and finds the result; an evaluation that nobody waits for ends."""
+    """Goal: who asks for a run is told to come again, and finds the result; an evaluation that is too late ends."""
     two, held = scene(2), threading.Event()
     flights = Flights[str](10, two.turns, seconds_max=1.0)
 
