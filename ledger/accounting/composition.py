@@ -246,9 +246,7 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
     return _Spectrum(change, error, centre)
 
 
-def _changes(
-    sums: FloatArray, origin: int, mean: float, length: int
-) -> tuple[NDArray[np.complex128], FloatArray]:
+def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[NDArray[np.complex128], FloatArray]:
     """E w^J - 1 from the sums of sums, and |w - 1|. Arrays are used again, here and below: they are the largest."""
     angle = np.arange(length // 2 + 1, dtype=np.float64)
     angle *= np.pi

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -46,7 +46,7 @@ class Threads:
 
 
 @pytest.fixture
-def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threads]:
+def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
     """Watches all that reads, validates, digests, costs, signs and writes."""
     made = Threads(ledger.client.portal.call(threading.get_ident))
 
@@ -61,7 +61,7 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threads
     monkeypatch.setattr(api_runs, "_item", made.watch("item", api_runs._item, lambda _args, _result: 1))
     monkeypatch.setattr(zcdp, "mu_zcdp", made.watch("zcdp", zcdp.mu_zcdp, lambda _args, _result: 1))
     monkeypatch.setattr(Json, "render", made.watch("render", Json.render, lambda _args, result: len(result)))
-    yield made
+    return made
 
 
 def test_long_bodies_are_read_aside(ledger: Ledger, threads: Threads) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,7 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from ledger.access import keys
-from ledger.accounting import costs, mechanisms
+from ledger.accounting import costs, deadline, mechanisms
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
@@ -171,6 +174,48 @@ def test_a_certificate_that_is_too_large(ledger: Ledger) -> None:
                 assert (answer.status_code, answer.json()["code"]) == (status, code)
     with counted_on(ledger, accountant):
         assert calls[0](4).status_code == 201
+
+
+def test_who_leaves_takes_their_work_along(ledger: Ledger) -> None:
+    """Goal: an evaluation whose caller has gone away is computed no further, and leaves its thread to others.
+
+    Method: hold it, close the connection, and see what waits; the log has no answer, and what comes next is answered.
+    """
+    begun = threading.Event()
+
+    def endless(_mechanism: Any, _terms: Any) -> Any:
+        while True:
+            begun.set()
+            deadline.check()
+
+    async def leave(app: Any) -> list[Any]:
+        text = json.dumps({"mechanism": DPSGD}).encode()
+        headers = {"authorization": f"Bearer {ledger.key}", "content-type": "application/json"}
+        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"}
+        scope |= {"method": "POST", "path": "/v1/evaluate", "raw_path": b"/v1/evaluate", "query_string": b""}
+        scope |= {"headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {}, "root_path": ""}
+        sent: list[Any] = []
+        messages = [{"type": "http.request", "body": text, "more_body": False}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop(0)
+            await asyncio.to_thread(begun.wait, WAIT_SECONDS_MAX)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent
+
+    with counted_on(ledger, endless, threads=1):
+        first, *_ = ledger.client.portal.call(leave, ledger.client.app)
+        assert first["status"] == 499
+        certificates = ledger.client.app.state.services.certificates
+        assert ledger.client.portal.call(partial(certificates.beside, BETA, lambda: 7, key={"is": "free"})) == 7
+        assert certificates.waiting == 0
 
 
 # --- with the accountant itself --------------------------------------------------------------------------------------
