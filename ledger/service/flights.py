@@ -23,7 +23,6 @@ COMPUTATION_SECONDS_MAX: Final = 60
 """How long one certificate may take; it takes a few seconds at most, so that what takes longer would never end."""
 
 T = TypeVar("T")
-S = TypeVar("S")
 Key = tuple[UUID, bytes]
 
 

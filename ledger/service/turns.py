@@ -181,11 +181,6 @@ class Turns:
         with self._changed:
             return self._waiting().total()
 
-    def waiting_of(self, tenant_id: UUID, urgency: Urgency) -> int:
-        """How many jobs of a tenant wait or run."""
-        with self._changed:
-            return self._waiting()[tenant_id, urgency]
-
     # --- inside the lock
 
     def _waiting(self) -> Counter[tuple[UUID, Urgency]]:

@@ -87,7 +87,8 @@ def test_long_bodies_are_refused_alike(ledger: Ledger) -> None:
     who may not."""
     ledger.register()
     auditor = ledger.as_("auditor")
-    for wrong in ({"segments": 0}, {"mechanism": {"type": "gaussian"}}, {"more": 1}, {"datasets": []}):
+    mistakes: tuple[dict[str, Any], ...] = ({"segments": 0}, {"mechanism": {"type": "gaussian"}}, {"more": 1})
+    for wrong in (*mistakes, {"datasets": []}):
         short, long = (
             ledger.post("/v1/runs", {**RELEASE, **wrong, **rest}, idempotency_key="k").json() for rest in ({}, LONG)
         )

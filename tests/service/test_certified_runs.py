@@ -191,7 +191,7 @@ def test_who_leaves_takes_their_work_along(ledger: Ledger) -> None:
     async def leave(app: Any) -> list[Any]:
         text = json.dumps({"mechanism": DPSGD}).encode()
         headers = {"authorization": f"Bearer {ledger.key}", "content-type": "application/json"}
-        scope = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"}
+        scope: dict[str, Any] = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"}
         scope |= {"method": "POST", "path": "/v1/evaluate", "raw_path": b"/v1/evaluate", "query_string": b""}
         scope |= {"headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
         scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {}, "root_path": ""}

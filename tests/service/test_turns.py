@@ -82,7 +82,7 @@ def test_tenants_take_turns_and_decisions_go_first(scene: Callable[[int], Scene]
     jobs += [one.put(BETA, f"beta {number}") for number in range(2)]
     jobs += [one.put(BETA, "beta asks", ADVICE)]
     waiting = {(ACME, DECISION): 4, (ACME, ADVICE): 3, (BETA, DECISION): 2, (BETA, ADVICE): 1, (GAMMA, DECISION): 1}
-    assert {who: one.turns.waiting_of(*who) for who in waiting} == waiting
+    assert one.turns._waiting() == waiting
     held.set()
     all_of(jobs)
     assert one.begun[1:] == [
