@@ -8,7 +8,8 @@
     strategies     sensitivity of matrix factorizations
     pld            privacy loss distributions of one step of DP-SGD, on a grid
     composition    many steps together, by FFT, with every error bounded
-    certify        certificates: a proved mu for a share of delta
+    certify        the trade-off function of many steps, from below
+    certificate    certificates: a proved mu for a share of delta
     deadline       when a computation has to end
     numbers        numbers as they were written, exactly
     amounts        from exact or bounded quantities to integer amounts, outward
@@ -29,5 +30,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-3"
+ACCOUNTANT: Final = "gdp-4"
 """Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""

@@ -1,9 +1,9 @@
 """Certified costs of subsampled DP-SGD: for a share delta of the budget, a mu that is proved.
 
 `Curve` holds the trade-off function of some steps, from below; `Curve.mu(delta)` is the certificate, for as many deltas
-as are wanted. How the exact losses come onto a grid stands in `pld`, how they are composed and what errors are added in
-`composition`. What is chosen here (the grid's width, tilts, windows) decides how tight a certificate is, and how fast;
-whatever is chosen, it holds.
+as are wanted; `certificate` divides steps into groups, and keeps curves. How the exact losses come onto a grid is in
+`pld`, how they are composed and what errors are added in `composition`. What is chosen here (the grid's width, tilts,
+windows) decides how tight a certificate is, and how fast; whatever is chosen, it holds.
 
 A single step needs no FFT: `_single` refines the grid where the certificate binds. Where nothing resolves, the fallback
 (sqrt(T)/s, 0), or (2 sqrt(T)/s, 0) under replace_one, is a certificate too: sampling only post-processes (joint
@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, Literal
@@ -36,8 +36,6 @@ NOISE_MULTIPLIER_MIN: Final = 0.1
 """With less noise than this nothing is hidden by sampling worth the name, and densities leave the range of doubles."""
 DELTA_MIN: Final = 1e-100
 """Shares of delta below this are as good as none. Tilting resolves tails far below it, but it takes its time."""
-GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-"""Into how many equal groups steps may be divided where one certificate of all of them does not resolve."""
 LENGTH_MAX: Final = 2**21
 LENGTHS_MAX: Final = 3 * 2**20
 ATOMS_MAX: Final = 2**20
@@ -99,6 +97,11 @@ class Curve:
     sides: tuple[Vertices | Bounded, ...]
     delta_min: float
 
+    @property
+    def size(self) -> int:
+        """The bytes that it takes, roughly."""
+        return sum(side.size for side in self.sides if isinstance(side, Vertices))
+
     def mu(self, delta: float) -> float:
         """The certificate: an upper bound of the least mu. 0 where delta alone covers it, inf where nothing resolves.
 
@@ -109,10 +112,11 @@ class Curve:
         return max([0.0, *(side.mu(delta) for side in self.sides)])
 
 
-def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
+def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None) -> Curve:
     """The trade-off function of these steps together, all of the same adjacency.
 
-    delta_min: the least delta that the curve will be asked for, above 0.
+    delta_min: the least delta that the curve will be asked for, above 0. spend: is told how many points are going to be
+    transformed, and may raise.
     """
     orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
     if len(steps) == 1 and steps[0].count == 1:
@@ -124,6 +128,7 @@ def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
         plans = [_Plan(steps, share=share, log_tail=log_tail, is_reversed=order) for order in orders]
         if not all(plan.tilts for plan in plans):
             break
+        spend(sum(plan.points for plan in plans) * len(steps))
         # Two large ones at a time would take twice the memory.
         is_large = any(plan.width < _LARGE * plan.width_min for plan in plans)
         with _one_at_a_time if is_large else contextlib.nullcontext():
@@ -134,39 +139,6 @@ def curve(steps: Sequence[Steps], *, delta_min: float) -> Curve:
             )
         del forward, backward
     return Curve((UNRESOLVED,), delta_min)
-
-
-class Certificate:
-    """A mu for each of several deltas: of all steps together, or where that does not resolve, of equal groups of them.
-
-    Groups compose, each with its part of delta: k of -log(1 - delta/k) are at most one of -log(1 - delta).
-    """
-
-    def __init__(self, steps: Sequence[Steps], *, delta_min: float) -> None:
-        """delta_min: the least delta that will be asked for, above 0."""
-        self._steps, self._delta_min = steps, delta_min
-        self._curves: dict[int, Curve] = {}
-
-    def mu(self, delta: float) -> tuple[float, int]:
-        """An upper bound of the least mu at a delta, and of how many groups; infinity where none resolves."""
-        most = max(part.count for part in self._steps)
-        for count in GROUPS:
-            deadline.check()
-            if count > most:
-                break
-            share = at_most(Fraction(delta) / count)
-            if share < DELTA_MIN:
-                break
-            mu = self._curve(count).mu(share)
-            if math.isfinite(mu):
-                return (mu, 1) if count == 1 else (mu * math.sqrt(count) * (1 + 4 * UNIT_ROUNDOFF), count)
-        return math.inf, 1
-
-    def _curve(self, count: int) -> Curve:
-        if count not in self._curves:
-            group = [Steps(part.pair, -(-part.count // count)) for part in self._steps]
-            self._curves[count] = curve(group, delta_min=max(at_most(Fraction(self._delta_min) / count), DELTA_MIN))
-        return self._curves[count]
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
@@ -342,6 +314,12 @@ class _Plan:
         centre = self._centre()
         if deviation > 0 and -centre * deviation < _MEAN_MAX:
             self._fill(deviation, centre, log_tail)
+
+    @property
+    def points(self) -> int:
+        """How many points its transforms have for each part."""
+        width = max(self.width, self.width_min)
+        return sum(math.ceil((tilt.window[1] - tilt.window[0]) / width) for tilt in self.tilts)
 
     def _centre(self) -> float:
         """The tilt whose mean is 0, between -1 and 0, since that of -1 is the mean under Q."""

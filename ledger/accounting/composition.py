@@ -48,6 +48,7 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
 from ledger.accounting.pld import Losses
 
 _BLOCK: Final = 16
+_CHUNK: Final = 2**16
 _BLOCK_ROOT_MIN: Final = 32
 _PLAIN_STEPS_MAX: Final = 4096
 _ERROR_MAX: Final = 0.25
@@ -80,6 +81,11 @@ class Vertices:
     tail: FloatArray
     rest: FloatArray
     other: FloatArray
+
+    @property
+    def size(self) -> int:
+        """The bytes of the arrays."""
+        return self.tail.nbytes + self.rest.nbytes + self.other.nbytes
 
     def values(self, delta: float) -> FloatArray:
         """The mu that each vertex asks for; -inf where it asks for none. Shape (n,)."""
@@ -140,7 +146,8 @@ def running(values: FloatArray) -> FloatArray:
     rows = -(-values.size // root)
     padded = np.zeros(rows * root)
     padded[: values.size] = values
-    table = np.cumsum(padded.reshape(rows, root), axis=1)
+    table = padded.reshape(rows, root)
+    np.cumsum(table, axis=1, out=table)
     table[1:] += np.cumsum(table[:-1, -1])[:, np.newaxis]
     return table.reshape(-1)[: values.size]
 
@@ -197,6 +204,8 @@ def _folded(values: FloatArray, first: int, length: int) -> FloatArray:
     rows = -(-(start + values.size) // length)
     padded = np.zeros(rows * length)
     padded[start : start + values.size] = values
+    if rows == 1:
+        return padded
     return np.asarray(padded.reshape(rows, length).sum(axis=0))
 
 
@@ -214,24 +223,50 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
     below = running(running(masses[:origin]))
     sums[origin : origin + max(above.size - 1, 0)] = above[1:]
     sums[:origin] = below
-    angle = np.pi * np.arange(length // 2 + 1) / length
-    sine = np.sin(angle)
-    # w - 1 = -2 sin(angle) (sin(angle) + i cos(angle)), w = e^(-2 i angle)
-    step = -2 * sine * (sine + 1j * np.cos(angle))
     mean = halved_sum(masses * index)
-    change = step * (mean + step * fft.rfft(_folded(sums, -origin, length)))
-    chord = 2 * sine
-    error = (
-        chord**2 * ((_fft_error(length) + 2 * running_error(sums.size) + 16 * UNIT_ROUNDOFF) * float(sums.sum()))
-        + chord * ((8 + halved_sum_error(index.size)) * UNIT_ROUNDOFF * spread)
-        + 8 * UNIT_ROUNDOFF * np.abs(change)
-    )
+    change, chord = _changes(sums, origin, mean, length)
+    error = chord**2
+    error *= (_fft_error(length) + 2 * running_error(sums.size) + 16 * UNIT_ROUNDOFF) * float(sums.sum())
+    chord *= (8 + halved_sum_error(index.size)) * UNIT_ROUNDOFF * spread
+    error += chord
+    del chord, sums
+    size = np.abs(change)
+    size *= 8 * UNIT_ROUNDOFF
+    error += size
+    del size
     if steps <= _PLAIN_STEPS_MAX:
         # Few steps magnify little: where z - 1 is not small, the plain transform, of total mass 1, errs by less.
         plain = _fft_error(length) + (8 + masses.size / length) * UNIT_ROUNDOFF
         worse = error > plain
         change[worse] = fft.rfft(_folded(masses, int(index[0]), length))[worse] - 1
         error[worse] = plain
+    for start in range(0, change.size, _CHUNK):
+        deadline.check()
+        _to_logarithms(change[start : start + _CHUNK], error[start : start + _CHUNK])
+    return _Spectrum(change, error, centre)
+
+
+def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[NDArray[np.complex128], FloatArray]:
+    """E w^J - 1 from the sums of sums, and |w - 1|. Arrays are used again, here and below: they are the largest."""
+    angle = np.arange(length // 2 + 1, dtype=np.float64)
+    angle *= np.pi
+    angle /= length
+    sine = np.sin(angle)
+    # w - 1 = -2 sin(angle) (sin(angle) + i cos(angle)), w = e^(-2 i angle)
+    step = np.empty(sine.size, dtype=np.complex128)
+    np.multiply(-2, sine, out=step.real)
+    np.multiply(step.real, np.cos(angle, out=angle), out=step.imag)
+    step.real *= sine
+    change = fft.rfft(_folded(sums, -origin, length))
+    np.multiply(step, change, out=change)
+    change += mean
+    np.multiply(step, change, out=change)
+    sine *= 2
+    return change, sine
+
+
+def _to_logarithms(change: NDArray[np.complex128], error: FloatArray) -> None:
+    """Makes of z - 1 log z in its place, and of its error that of the logarithm."""
     size = np.abs(1 + change)
     logarithm = np.empty_like(change)
     near = np.abs(change) < 0.5
@@ -240,8 +275,8 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
         logarithm[~near] = np.log(1 + change[~near])
         # Where the error is of the size of z, z^T is bounded by three times that error, to the T.
         relative = np.where(error < size / 2, -np.log1p(-np.minimum(error / np.maximum(size, 1e-300), 0.5)), math.inf)
-    logarithm = np.where(np.isfinite(relative), logarithm, np.log(3 * np.maximum(error, 1e-300)))
-    return _Spectrum(logarithm, np.where(np.isfinite(relative), relative, math.log(3)), centre)
+    change[:] = np.where(np.isfinite(relative), logarithm, np.log(3 * np.maximum(error, 1e-300)))
+    error[:] = np.where(np.isfinite(relative), relative, math.log(3))
 
 
 def _log1p(change: NDArray[np.complex128]) -> NDArray[np.complex128]:
@@ -286,20 +321,32 @@ def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
         deadline.check()
         moment = _log_moment(part.losses, tilt.exponent)
         spectrum = _spectrum(part.losses, steps=part.steps, exponent=tilt.exponent, log_moment=moment, length=length)
-        total += part.steps * spectrum.logarithm
         # The last term: rounding of the logarithm, of the product and of the sum, and then of the exponential.
-        error += part.steps * (spectrum.error + 8 * UNIT_ROUNDOFF * np.abs(spectrum.logarithm))
+        rounding = np.abs(spectrum.logarithm)
+        rounding *= 8 * UNIT_ROUNDOFF
+        rounding += spectrum.error
+        rounding *= part.steps
+        error += rounding
+        np.multiply(part.steps, spectrum.logarithm, out=spectrum.logarithm)
+        total += spectrum.logarithm
         centre += part.steps * spectrum.centre
         log_moment += part.steps * moment
+        del spectrum, rounding
     with np.errstate(under="ignore", over="ignore"):
-        powers = np.exp(total)
+        powers = np.exp(total, out=total)
         size = np.abs(powers)
         # |Z| and its error are at most |z|^T plus that, which is at most 1 + error.
-        errors = np.where(size > 0, size * np.expm1(np.minimum(error + 16 * UNIT_ROUNDOFF, 700)), 0.0)
+        error += 16 * UNIT_ROUNDOFF
+        errors = np.expm1(np.minimum(error, 700, out=error), out=error)
+        errors *= size
+        errors[size == 0] = 0.0
     spectral = float(errors[0] + errors[-1] + 2 * errors[1:-1].sum()) / length
     mean = float(size[0] + size[-1] + 2 * size[1:-1].sum()) / length
     noise = (spectral + _fft_error(length) * mean) * (1 + 2**-20) + 1e-290
-    masses = np.maximum(fft.irfft(powers, length), 0.0)
+    del size, error, errors
+    masses = fft.irfft(powers, length, overwrite_x=True)
+    del powers, total
+    np.maximum(masses, 0.0, out=masses)
     # Index `centre` is at 0 of the transform; the window begins at `low`.
     masses = np.roll(masses, -((low - centre) % length))
     outside = _outside(parts, tilt, log_moment, (low * width, (low + length) * width))
@@ -334,9 +381,12 @@ def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
 
 def _weights(composed: _Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:
     """What the tilted masses from `first` to `last` are to be multiplied by."""
-    values = width * np.arange(composed.first + first, composed.first + last, dtype=np.float64)
+    values = np.arange(composed.first + first, composed.first + last, dtype=np.float64)
+    values *= width
+    values *= exponent
+    np.subtract(composed.log_moment, values, out=values)
     with np.errstate(under="ignore"):
-        return np.asarray(np.exp(np.minimum(composed.log_moment - exponent * values, _WEIGHT_LOG_MAX)))
+        return np.exp(np.minimum(values, _WEIGHT_LOG_MAX, out=values), out=values)
 
 
 def _bound_above(
@@ -344,11 +394,15 @@ def _bound_above(
 ) -> FloatArray:
     """The mass at and above each loss: an upper bound where the relative error is positive, else a lower one."""
     weights = _weights(composed, exponent, width, first, composed.masses.size)
-    mass = running((composed.masses[first:] * weights)[::-1])[::-1]
+    kept = last - first
+    bound = running((composed.masses[first:] * weights)[::-1])[::-1][:kept].copy()
+    bound *= 1 + relative
     # Rounding of each mass, and what was wrapped around, which weighs most where it lands lowest.
-    error = (running(weights[::-1])[::-1] * composed.noise + composed.outside * weights) * (1 + abs(relative))
-    bound = mass * (1 + relative) + math.copysign(1, relative) * error
-    return np.maximum(bound, 0.0)[: last - first]
+    error = running(weights[::-1])[::-1][:kept] * composed.noise
+    error += composed.outside * weights[:kept]
+    error *= math.copysign(1 + abs(relative), relative)
+    bound += error
+    return np.maximum(bound, 0.0, out=bound)
 
 
 def _bound_below(
@@ -358,7 +412,7 @@ def _bound_below(
     weights = _weights(composed, exponent, width, 0, last)
     mass = np.append(0.0, running(composed.masses[:last] * weights)[:-1])
     error = (np.append(0.0, running(weights)[:-1]) * composed.noise + composed.outside * weights) * (1 - relative)
-    return np.maximum(mass * (1 + relative) - error, 0.0)[first:]
+    return np.maximum(mass * (1 + relative) - error, 0.0)[first:].copy()
 
 
 def _steps_error(parts: Sequence[Part], tilt: Tilt) -> float:

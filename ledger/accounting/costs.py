@@ -7,6 +7,7 @@ mechanism's own cost stands in its module; here are the terms that it is asked u
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final
 
@@ -27,6 +28,14 @@ def needs_certificate(mechanism: AnyMechanism, *, bound: Bound) -> bool:
     return mechanism.needs_certificate(bound)
 
 
+def weight(mechanism: AnyMechanism, *, bound: Bound) -> int:
+    """How much work its cost is, predicted from what was declared alone: so many closed forms of one release.
+
+    A certificate weighs as one of a usual training; what it really takes is bounded by `certificate.POINTS_MAX`.
+    """
+    return mechanism.weight(bound)
+
+
 def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
     """The cost of a mechanism under a dataset's bound and adjacency.
 
@@ -37,7 +46,7 @@ def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
         return mechanism.cost(terms, path="mechanism")
     one = segment(mechanism, terms.segments)
     # -log(1 - x) is convex and 0 at 0, so that k of -log(1 - delta/k) are at most one of -log(1 - delta).
-    once = Terms(bound=terms.bound, adjacency=terms.adjacency, delta=Fraction(terms.delta) / terms.segments)
+    once = replace(terms, delta=Fraction(terms.delta) / terms.segments, segments=1)
     return _restarted(one.cost(once, path="mechanism"), terms.segments)
 
 

@@ -6,9 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, cast
+from typing import Any, Final, cast
 
 from ledger.core.datasets import Adjacency, Bound
+
+_ALONE: Final = frozenset({"gdp-1", "gdp-2", "gdp-3"})
+"""The accountants that composed anew for every share of delta."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -17,13 +20,15 @@ class Terms:
 
     bound, adjacency: the dataset's. delta: the run's share of the delta budget, at least 0 and below 1; only a
     certificate makes use of it. segments: where more than 1, what is costed are so many runs of a part of the steps
-    each, see `mechanisms.segment_steps`.
+    each, see `mechanisms.segment_steps`. is_composed_alone: every certificate has a composition of its own, as before
+    accountant gdp-4: what was recorded then is worked out again as it was.
     """
 
     bound: Bound
     adjacency: Adjacency
     delta: Fraction | Decimal = Fraction(0)
     segments: int = 1
+    is_composed_alone: bool = False
 
     @classmethod
     def of(cls, decision: Mapping[str, Any]) -> Terms:
@@ -33,6 +38,7 @@ class Terms:
             adjacency=cast("Adjacency", decision["adjacency"]),
             delta=Decimal(decision.get("delta", 0)),
             segments=int(decision["segments"]["count"]) if "segments" in decision else 1,
+            is_composed_alone=decision.get("accountant") in _ALONE,
         )
 
     def facts(self) -> dict[str, Any]:
@@ -46,4 +52,6 @@ class Terms:
         # Left out where there is one, as it was before there were segments, for the certificates that were kept then.
         if self.segments > 1:
             facts["segments"] = self.segments
+        if self.is_composed_alone:
+            facts["is_composed_alone"] = True
         return facts

@@ -17,6 +17,7 @@ from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
 from ledger.service.alerts import Alerts
+from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
 from ledger.service.costing import Costing
@@ -56,6 +57,7 @@ class Server:
         """Ends every thread: first what hands something to the writer, then the writer, then who follows commits."""
         self.last_uses.close()
         self.services.certificates.close()
+        self.services.aside.close()
         self.services.courier.close()
         self.services.writer.close()
         if self.publisher is not None:
@@ -130,15 +132,17 @@ class Builder:
         )
         catalogue = Catalogue(store)
         datasets = Datasets(store=store, writer=writer, catalogue=catalogue)
-        costing = Costing(store, certificates)
+        aside = Aside()
+        costing = Costing(store, certificates, aside)
         begin_within_us = self._settings.begin_within_seconds * 1_000_000
-        runs = Runs(store, writer, catalogue, costing, self._signer, begin_within_us=begin_within_us)
+        runs = Runs(store, writer, catalogue, costing, self._signer, aside, begin_within_us=begin_within_us)
         return Services(
             store=store,
             writer=writer,
             keyring=keyring,
             catalogue=catalogue,
             certificates=certificates,
+            aside=aside,
             costing=costing,
             datasets=datasets,
             runs=runs,

@@ -21,7 +21,7 @@ from ledger.access.roles import Operator
 from ledger.api.metrics import Metrics
 from ledger.api.problems import DISCONNECTED
 from ledger.errors import BudgetExceeded
-from ledger.service.runs import Answer
+from ledger.service.asking import Answer
 
 log = logging.getLogger(__name__)
 

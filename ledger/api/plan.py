@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Body, Request, Response
 
 from ledger.api.gate import Reader
 from ledger.api.problems import Json
-from ledger.api.routing import Route
+from ledger.api.routing import Route, aside
 from ledger.api.services import services
 from ledger.service.planner import PlanRequest
 from ledger.service.shapes.accountant import Planned
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
+_LINE_BYTES: Final = 400
+"""What a dataset or a binding account takes of an answer, roughly."""
 _SGD: Final = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
 _EXAMPLES: Final[dict[str, Any]] = {
     "noise": {
@@ -45,4 +48,6 @@ async def plan(
     body: Annotated[PlanRequest, Body(openapi_examples=_EXAMPLES)], caller: Reader, request: Request
 ) -> Response:
     """Work out whether a run would fit now, what it would leave, and how much of it would fit. Nothing is recorded."""
-    return Json(await services(request).planner.plan(caller, body))
+    planned = await services(request).planner.plan(caller, body)
+    lines = len(planned["datasets"]) + len(planned["binding"])
+    return await aside(request, partial(Json, planned), size=_LINE_BYTES * lines)

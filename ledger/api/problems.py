@@ -20,6 +20,7 @@ from ledger.api.schemas.common import Problem as ProblemShown
 from ledger.core.amounts import Amount
 from ledger.encoding import rounding_encoder
 from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
+from ledger.service.presence import CallerLeftError
 from ledger.store import failure_kind
 
 log = logging.getLogger(__name__)
@@ -206,4 +207,5 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, framework_error)
     app.add_exception_handler(ClientDisconnect, gone)
+    app.add_exception_handler(CallerLeftError, gone)
     app.add_exception_handler(Exception, any_error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
@@ -13,7 +14,7 @@ from ledger.api import observe, pages
 from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
 from ledger.api.problems import Json, of_error, of_validation, shape_of
-from ledger.api.routing import Route
+from ledger.api.routing import Route, aside
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
@@ -27,6 +28,7 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
 )
+from ledger.service.asking import Answer, Item
 from ledger.service.requests.fields import DatasetName, ProjectName
 from ledger.service.requests.runs import (
     ConfirmRequest,
@@ -36,7 +38,6 @@ from ledger.service.requests.runs import (
     SettleRequest,
     VoidRequest,
 )
-from ledger.service.runs import Answer, Item
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
@@ -130,12 +131,14 @@ async def ask(
     """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
     if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
-    answer = await services(request).runs.ask(caller, Item(idempotency_key, body, await request.json()))
+    item = Item(idempotency_key, body, await request.json(), len(await request.body()))
+    answer = await services(request).runs.asking.ask(caller, item)
     observe.decided(request.app.state.metrics, [answer])
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
     if isinstance(answer.decision, BudgetExceeded):
-        return of_error(answer.decision, headers=headers)
-    return Json(answer.decision, status_code=201, headers=headers)
+        return await aside(request, partial(of_error, answer.decision, headers=headers), size=answer.size)
+    shown = partial(Json, answer.decision, status_code=201, headers=headers)
+    return await aside(request, shown, size=answer.size)
 
 
 @router.post(
@@ -150,17 +153,20 @@ async def ask_batch(
     body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
 ) -> Response:
     """Ask for up to 1000 runs at once: each for itself, or all or none."""
-    items = _items((await request.json())["runs"])
+    items = await aside(request, partial(_items, (await request.json())["runs"]), size=None)
     if body.atomic:
         for item in items:
             if isinstance(item, LedgerError):
                 raise item
-    answers, is_refused = await services(request).runs.ask_batch(caller, items, is_atomic=body.atomic)
+    answers, is_refused = await services(request).runs.asking.ask_batch(caller, items, is_atomic=body.atomic)
+    if not is_refused:
+        observe.decided(request.app.state.metrics, [answer for answer in answers if isinstance(answer, Answer)])
+    return await aside(request, partial(_batched, answers, is_refused=is_refused), size=None)
+
+
+def _batched(answers: list[Answer | LedgerError], *, is_refused: bool) -> Response:
     results = [_result(answer) for answer in answers]
-    if is_refused:
-        return of_error(BatchRefused(results=results))
-    observe.decided(request.app.state.metrics, [answer for answer in answers if isinstance(answer, Answer)])
-    return Json(Batched(results=results))
+    return of_error(BatchRefused(results=results)) if is_refused else Json(Batched(results=results))
 
 
 def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -22,6 +23,14 @@ from ledger.service.requests.runs import DatasetUse
 from ledger.store import Reading, Store
 
 DEFINITIONS_MAX: Final = 10_000
+USES_ON_LOOP_MAX: Final = 64
+"""How many datasets and partitions are resolved at once."""
+
+_LookUp = Callable[[UUID, Sequence[str | UUID]], dict[str | UUID, Definition]]
+
+
+class _UnreadError(Exception):
+    """A definition is not in memory."""
 
 
 def no_dataset(name: str) -> NotFound:
@@ -60,20 +69,33 @@ class Catalogue:
         self._known = LRUCache[tuple[UUID, str | UUID], Definition](DEFINITIONS_MAX)
 
     async def resolve(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
+        """`resolve_now`, at once where that is little and in memory, else in a thread."""
+        if sum(1 + len(use.partitions or ()) for use in datasets) <= USES_ON_LOOP_MAX:
+            with suppress(_UnreadError):
+                return self._resolve(actor, datasets, self._remembered)
+        return await asyncio.to_thread(self.resolve_now, actor, datasets)
+
+    def resolve_now(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
         """What a run on these datasets touches.
 
         Raises NotFound, InvalidRequest where one root is reached twice or where partitions are named that none can
         have, and UnitMismatch.
         """
+        return self._resolve(actor, datasets, self._look_up)
+
+    def _resolve(self, actor: Actor, datasets: Sequence[DatasetUse], look_up: _LookUp) -> Resolved:
         names = [use.name for use in datasets]
         for name in names:
             demand_sight(actor, name)
-        named = await self.named(actor, names)
+        named = _named(look_up(actor.tenant_id, names), names)
         for index, definition in enumerate(named):
             if definition in named[:index]:
                 raise InvalidRequest(f"datasets: names {definition.name} twice", field="datasets")
-        reached = await self._by_id(actor, {id_ for definition in named for id_ in definition.ancestors})
-        in_order = (*named, *sorted(reached, key=lambda definition: definition.name))
+        ancestors = {id_ for definition in named for id_ in definition.ancestors}
+        reached = look_up(actor.tenant_id, list(ancestors))
+        if len(reached) < len(ancestors):
+            raise ArithmeticError("a dataset's ancestor is not there: its runs would not be charged")
+        in_order = (*named, *sorted(reached.values(), key=lambda definition: definition.name))
         definitions = {definition.id: definition for definition in in_order}
         via = _demand_apart(named, definitions)
         bound, adjacency = demand_one_unit(named)
@@ -93,27 +115,24 @@ class Catalogue:
 
     async def named(self, actor: Actor, names: Sequence[str]) -> list[Definition]:
         """The definitions of these names, in order. Raises NotFound."""
-        definitions = await self._look_up(actor.tenant_id, names)
-        for name in names:
-            if name not in definitions:
-                raise no_dataset(name)
-        return [definitions[name] for name in names]
+        return _named(await asyncio.to_thread(self._look_up, actor.tenant_id, names), names)
 
-    async def _by_id(self, actor: Actor, ids: Iterable[UUID]) -> list[Definition]:
-        keys = list(ids)
-        definitions = await self._look_up(actor.tenant_id, keys)
-        if len(definitions) < len(keys):
-            raise ArithmeticError("a dataset's ancestor is not there: its runs would not be charged")
-        return list(definitions.values())
+    def _remembered(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
+        """Raises _UnreadError where one of them has to be looked up."""
+        with self._lock:
+            known = {key: self._known[tenant_id, key] for key in keys if (tenant_id, key) in self._known}
+        if len(known) < len(set(keys)):
+            raise _UnreadError
+        return known
 
-    async def _look_up(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
+    def _look_up(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
         """The definitions that there are, by the names or ids that were asked for."""
         with self._lock:
             known = {key: self._known[tenant_id, key] for key in keys if (tenant_id, key) in self._known}
         missing = [key for key in keys if key not in known]
         if not missing:
             return known
-        read = await asyncio.to_thread(self._read, tenant_id, missing)
+        read = self._read(tenant_id, missing)
         by_key = {key: definition for definition in read for key in (definition.name, definition.id)}
         return known | {key: by_key[key] for key in missing if key in by_key}
 
@@ -126,6 +145,13 @@ class Catalogue:
             for definition in definitions:
                 self._known[tenant_id, definition.name] = self._known[tenant_id, definition.id] = definition
         return definitions
+
+
+def _named(definitions: dict[str | UUID, Definition], names: Sequence[str]) -> list[Definition]:
+    for name in names:
+        if name not in definitions:
+            raise no_dataset(name)
+    return [definitions[name] for name in names]
 
 
 def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:

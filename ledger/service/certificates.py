@@ -18,38 +18,30 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import threading
-import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import partial
-from time import monotonic
-from typing import Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from cachetools import LRUCache
-
-from ledger.accounting import ACCOUNTANT, amounts, costs, deadline
+from ledger.accounting import ACCOUNTANT, amounts, certificate, costs
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
 from ledger.core.journal import chain
-from ledger.errors import Overloaded, TooLarge
+from ledger.service.curves import Curves
+from ledger.service.flights import COMPUTATION_SECONDS_MAX, Begun, Flights
+from ledger.service.turns import Turns, Urgency
 from ledger.store import Store
 
 log = logging.getLogger(__name__)
 
 THREADS: Final = 2
-WAITING_MAX: Final = 64
-WAITING_OF_TENANT_MAX: Final = 16
-"""How many computations may wait or run, of everybody's and of one tenant's."""
-COMPUTATION_SECONDS_MAX: Final = 60
-"""How long one certificate may take; it takes a few seconds at most, so that what takes longer would never end."""
+WEIGHT_ON_LOOP_MAX: Final = 1
+"""What a cost may weigh that is worked out at once: one closed form."""
 INVERSION_SECONDS_MAX: Final = 600
 """How long a search may take that computes many of them."""
 COSTS_MAX: Final = 4096
@@ -60,8 +52,6 @@ RUNS_OF_A_LIMIT: Final = 100
 
 T = TypeVar("T")
 Key = tuple[UUID, bytes]
-_Begun = Callable[[Future[T]], Awaitable[T]]
-"""Waits for a computation, and lets those who wait for it know whether its turn has come."""
 
 
 class Compute(Protocol):
@@ -85,37 +75,42 @@ class Certificates:
     ) -> None:
         """on_computed: is told of each computation how many seconds it took."""
         self._store, self._rows_max, self._compute = store, rows_max, compute
-        self._pool = _Pool(threads=threads, on_computed=on_computed)
-        self._costs = _Flights[Cost](COSTS_MAX, seconds_max=seconds_max)
-        self._results = _Flights[Any](RESULTS_MAX, seconds_max=seconds_max)
+        self._turns = Turns(threads=threads, name="ledger-certificates", on_done=on_computed)
+        self._costs = Flights[Cost](COSTS_MAX, self._turns, seconds_max=seconds_max)
+        self._results = Flights[Any](RESULTS_MAX, self._turns, seconds_max=seconds_max)
+        self._curves = Curves()
 
     def close(self) -> None:
         """Ends the threads, and what runs in them at its next `deadline.check`; those that wait are dropped."""
-        self._pool.close()
+        self._turns.close()
 
     @property
     def waiting(self) -> int:
         """How many computations wait for their turn or run."""
-        return self._pool.waiting
+        return self._turns.waiting
 
-    async def cost(self, tenant_id: UUID, mechanism: AnyMechanism, terms: Terms) -> Cost:
+    async def cost(
+        self, tenant_id: UUID, mechanism: AnyMechanism, terms: Terms, *, urgency: Urgency = Urgency.DECISION
+    ) -> Cost:
         """What `costs.cost` says. However many segments there are, they are alike: one certificate is computed.
 
-        Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (it goes
-        on, and its result is kept) or takes longer than any may, and Overloaded where it does not get its turn.
+        Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (a
+        decision's goes on, and its result is kept) or takes longer than any may, Overloaded where it does not get its
+        turn, and CallerLeftError.
         """
-        if not costs.needs_certificate(mechanism, bound=terms.bound):
+        is_kept = costs.needs_certificate(mechanism, bound=terms.bound)
+        if not is_kept and costs.weight(mechanism, bound=terms.bound) <= WEIGHT_ON_LOOP_MAX:
             return self._compute(mechanism, terms)
-        work = partial(self._compute, mechanism, terms)
         key = tenant_id, digest_of(mechanism, terms)
+        work = self._keeping(tenant_id, partial(self._compute, mechanism, terms))
 
-        async def find(begun: _Begun[Cost]) -> Cost:
+        async def find(begun: Begun[Cost]) -> Cost:
+            if not is_kept:
+                return await begun(tenant_id, work)
             row = await asyncio.to_thread(self._look_up, key)
-            if row is not None:
-                return row
-            return await begun(self._pool.submit(tenant_id, work, then=partial(self._keep, key)))
+            return row if row is not None else await begun(tenant_id, work, then=partial(self._keep, key))
 
-        return await self._costs.get(key, find)
+        return await self._costs.get(key, find, urgency=urgency)
 
     async def frontier(
         self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency
@@ -132,20 +127,31 @@ class Certificates:
         *,
         key: Mapping[str, Any],
         limit_seconds: float = COMPUTATION_SECONDS_MAX,
+        urgency: Urgency = Urgency.ADVICE,
     ) -> T:
         """Runs what computes certificates as `cost` does: in the same threads, once for all who ask.
 
         limit_seconds: how long the computation may take. key: what tells it from any other, in the terms of
-        `journal.canonical`. The process remembers the result. Raises what `compute` does, and TooLarge and Overloaded
-        as `cost` does.
+        `journal.canonical`. The process remembers the result. Raises what `compute` does, and TooLarge, Overloaded and
+        CallerLeftError as `cost` does.
         """
+        work = self._keeping(tenant_id, compute)
 
-        async def find(begun: _Begun[T]) -> T:
-            return await begun(self._pool.submit(tenant_id, compute, limit_seconds=limit_seconds))
+        async def find(begun: Begun[T]) -> T:
+            return await begun(tenant_id, work, limit_seconds=limit_seconds)
 
         digest = chain.digest(chain.canonical({"accountant": ACCOUNTANT, **key}))
-        result: T = await self._results.get((tenant_id, digest), find)
+        result: T = await self._results.get((tenant_id, digest), find, urgency=urgency)
         return result
+
+    def _keeping(self, tenant_id: UUID, compute: Callable[[], T]) -> Callable[[], T]:
+        """The work, with the tenant's curves at hand."""
+
+        def work() -> T:
+            with certificate.keeping(self._curves.of(tenant_id)):
+                return compute()
+
+        return work
 
     # --- the database
 
@@ -228,139 +234,3 @@ def read(body: str) -> Cost:
 
 def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
-
-
-# --- one computation for all who ask ---------------------------------------------------------------------------------
-
-
-class _Flights(Generic[T]):
-    """Values by key, of which the least recently used go, and the searches that are under way, one for each key.
-
-    Belongs to one event loop, which is why nothing here is locked.
-    """
-
-    def __init__(self, size: int, *, seconds_max: float) -> None:
-        self._seconds_max = seconds_max
-        self._values = LRUCache[Key, T](size)
-        self._flights: dict[Key, asyncio.Task[T]] = {}
-        self._jobs: dict[Key, Future[T]] = {}
-
-    async def get(self, key: Key, find: Callable[[_Begun[T]], Coroutine[Any, Any, T]]) -> T:
-        """The value of a key, by `find` where it is not known. Raises what `find` does, TooLarge or Overloaded."""
-        if key in self._values:
-            return self._values[key]
-        flight = self._flights.get(key)
-        if flight is None:
-            flight = asyncio.ensure_future(find(partial(self._begun, key)))
-            self._flights[key] = flight
-            flight.add_done_callback(partial(self._landed, key))
-        # Neither a wait that ends nor a client that goes away ends the search, which others may be waiting for.
-        await asyncio.wait({flight}, timeout=self._seconds_max)
-        if not flight.done():
-            raise self._late(key)
-        if flight.cancelled():
-            raise Overloaded("The ledger is shutting down.", retry_after_seconds=5)
-        return flight.result()
-
-    async def _begun(self, key: Key, job: Future[T]) -> T:
-        self._jobs[key] = job
-        return await asyncio.wrap_future(job)
-
-    def _landed(self, key: Key, flight: asyncio.Task[T]) -> None:
-        del self._flights[key]
-        self._jobs.pop(key, None)
-        if flight.cancelled() or flight.exception() is not None:
-            return  # asked for here, since nobody may be left to ask, which asyncio would complain about
-        self._values[key] = flight.result()
-
-    def _late(self, key: Key) -> TooLarge | Overloaded:
-        job = self._jobs.get(key)
-        if job is None or not job.running():
-            return Overloaded("Too many certificates are waiting to be computed.", retry_after_seconds=5)
-        return TooLarge(
-            f"mechanism: its certificate takes longer than {self._seconds_max:g} seconds; it is still being computed,"
-            " and kept, so ask again later, or declare less in one run",
-            field="mechanism",
-            seconds_max=self._seconds_max,
-        )
-
-
-class _Pool:
-    """A few threads behind a bounded queue. No tenant can fill all of it."""
-
-    def __init__(self, *, threads: int, on_computed: Callable[[float], None]) -> None:
-        self._on_computed = on_computed
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="ledger-certificates")
-        self._lock = threading.Lock()
-        self._waiting: Counter[UUID] = Counter()
-        self._stopping = threading.Event()
-
-    @property
-    def waiting(self) -> int:
-        with self._lock:
-            return self._waiting.total()
-
-    def submit(
-        self,
-        tenant_id: UUID,
-        work: Callable[[], T],
-        *,
-        then: Callable[[T], None] | None = None,
-        limit_seconds: float = COMPUTATION_SECONDS_MAX,
-    ) -> Future[T]:
-        """Runs `work`, answers, and only then runs `then` with its result. Raises Overloaded when the queue is full.
-
-        The answer is TooLarge where the work takes longer than its limit, and Overloaded where the pool is closed.
-        """
-        with self._lock:
-            if self._waiting.total() >= WAITING_MAX or self._waiting[tenant_id] >= WAITING_OF_TENANT_MAX:
-                raise Overloaded("Too many certificates are waiting to be computed.", retry_after_seconds=5)
-            self._waiting[tenant_id] += 1
-        job: Future[T] = Future()
-        try:
-            turn = self._threads.submit(_do, job, partial(self._timed, work, limit_seconds), then)
-        except RuntimeError as error:  # after `close`
-            self._ended(tenant_id, job, job)
-            raise Overloaded("The ledger is shutting down.", retry_after_seconds=5) from error
-        turn.add_done_callback(partial(self._ended, tenant_id, job))
-        return job
-
-    def close(self) -> None:
-        self._stopping.set()
-        self._threads.shutdown(wait=True, cancel_futures=True)
-
-    def _timed(self, work: Callable[[], T], limit_seconds: float) -> T:
-        begun = time.perf_counter()
-        try:
-            with deadline.until(monotonic() + limit_seconds, self._stopping):
-                return work()
-        except deadline.Expired as error:
-            raise TooLarge(
-                f"mechanism: computing its certificate takes longer than {limit_seconds:g} seconds; declare less in one"
-                " run",
-                field="mechanism",
-                seconds_max=limit_seconds,
-            ) from error
-        except deadline.Stopped as error:
-            raise Overloaded("The ledger is shutting down.", retry_after_seconds=5) from error
-        finally:
-            self._on_computed(time.perf_counter() - begun)
-
-    def _ended(self, tenant_id: UUID, job: Future[Any], _turn: Future[Any]) -> None:
-        job.cancel()  # it is done, unless its turn never came
-        with self._lock:
-            self._waiting[tenant_id] -= 1
-            self._waiting += Counter()  # drops the tenants that have none
-
-
-def _do(job: Future[T], work: Callable[[], T], then: Callable[[T], None] | None) -> None:
-    if not job.set_running_or_notify_cancel():
-        return
-    try:
-        value = work()
-    except BaseException as error:
-        job.set_exception(error)
-        return
-    job.set_result(value)
-    if then is not None:
-        then(value)

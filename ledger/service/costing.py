@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import partial
@@ -22,15 +22,22 @@ from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.entries import Record
 from ledger.core.people import Actor
 from ledger.core.runs import Excess, Use
-from ledger.errors import InvalidMechanism, InvalidRequest
+from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
 from ledger.service import answers
+from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
 from ledger.service.requests.runs import SettleRequest
+from ledger.service.turns import Urgency
 from ledger.store import Store
 
 FITS_COSTS_MAX: Final = 40
 """How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
+
+WEIGHT_MAX: Final = 500_000
+"""What the costs of one request may weigh together, in closed forms: a minute of one core or so."""
+RESTARTS_AT_ONCE_MAX: Final = 16
+"""With how many restarts a charge is worked out at once."""
 
 T = TypeVar("T")
 
@@ -84,23 +91,73 @@ class Costed:
         return {"count": count, "steps": steps, "cost": one.facts(), "unsegmented": self.whole.amount.facts()}
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a run's cost depends on. delta: as of a Costed."""
+
+    mechanism: AnyMechanism
+    terms: Terms
+    delta: Decimal | None
+
+
+def demand_weight(questions: Iterable[Question]) -> None:
+    """Raises TooLarge where runs together are predicted to take too much work. Equal ones count once."""
+    distinct = {
+        (question.mechanism.model_dump_json(exclude_none=True), question.terms.bound): question
+        for question in questions
+    }
+    weight = sum(costs.weight(one.mechanism, bound=one.terms.bound) for one in distinct.values())
+    if weight > WEIGHT_MAX:
+        raise TooLarge(
+            f"runs: their costs are predicted to take {weight} units of work, and the ledger does at most {WEIGHT_MAX}"
+            " for one request (a closed form is 1, zCDP 100, a certificate 300); ask for fewer different mechanisms at"
+            " once",
+            field="runs",
+            predicted=weight,
+            limit=WEIGHT_MAX,
+        )
+
+
 class Costing:
     """Works out what runs cost, are charged, and would have fitted. Its coroutines belong to one event loop."""
 
-    def __init__(self, store: Store, certificates: Certificates) -> None:
-        self._store, self._certificates = store, certificates
+    def __init__(self, store: Store, certificates: Certificates, aside: Aside) -> None:
+        self._store, self._certificates, self._aside = store, certificates, aside
 
-    async def cost(self, actor: Actor, resolved: Resolved, request: Costable) -> Costed:
+    async def cost(
+        self, actor: Actor, resolved: Resolved, request: Costable, *, urgency: Urgency = Urgency.DECISION
+    ) -> Costed:
         """What a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
+        is_dear = costs.needs_certificate(request.mechanism, bound=resolved.bound)
+        if is_dear and request.delta is None:
+            question = await asyncio.to_thread(self.question, actor, resolved, request)
+        else:
+            question = self.question(actor, resolved, request)
+        return await self.work_out(actor.tenant_id, question, urgency=urgency)
+
+    def question(self, actor: Actor, resolved: Resolved, request: Costable) -> Question:
+        """What a run's cost depends on; where it names no delta, as the limits are now. Raises InvalidMechanism."""
         _demand_public_size(resolved, request.mechanism)
-        mechanism, count, delta = request.mechanism, request.segments or 1, None
+        mechanism, delta = request.mechanism, None
         if costs.needs_certificate(mechanism, bound=resolved.bound):
-            delta = request.delta or await asyncio.to_thread(self._share, actor, resolved.uses, request.project)
-        one_piece = Terms(bound=resolved.bound, adjacency=resolved.adjacency, delta=delta or Decimal(0))
-        terms = replace(one_piece, segments=count) if count > 1 else one_piece
-        cost = await self._certificates.cost(actor.tenant_id, mechanism, terms)
-        whole = await self._certificates.cost(actor.tenant_id, mechanism, one_piece) if count > 1 else None
-        return Costed(mechanism, terms, cost, whole, delta)
+            delta = request.delta or self._share(actor, resolved.uses, request.project)
+        terms = Terms(
+            bound=resolved.bound,
+            adjacency=resolved.adjacency,
+            delta=delta or Decimal(0),
+            segments=request.segments or 1,
+        )
+        return Question(mechanism, terms, delta)
+
+    async def work_out(self, tenant_id: UUID, question: Question, *, urgency: Urgency = Urgency.DECISION) -> Costed:
+        """What a run of these terms costs. Raises as `Certificates.cost`."""
+        mechanism, terms = question.mechanism, question.terms
+        cost = await self._certificates.cost(tenant_id, mechanism, terms, urgency=urgency)
+        whole = None
+        if terms.segments > 1:
+            one_piece = replace(terms, segments=1)
+            whole = await self._certificates.cost(tenant_id, mechanism, one_piece, urgency=urgency)
+        return Costed(mechanism, terms, cost, whole, question.delta)
 
     def _share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
         """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
@@ -121,10 +178,11 @@ class Costing:
         executed: dict[str, Any] = {"method": decision["method"], "steps": execution.steps, "stop": execution.stop}
         executed |= {"restarts": execution.restarts}
         charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
-        if not settling.is_dear(mechanism, terms, **executed):
+        is_short = len(execution.restarts or ()) <= RESTARTS_AT_ONCE_MAX
+        if is_short and not settling.is_dear(mechanism, terms, **executed):
             return charge()
         key = {"settle": decision["run"], "steps": execution.steps, "stop": execution.stop, **execution.facts()}
-        return await self._certificates.beside(tenant_id, charge, key=key)
+        return await self._certificates.beside(tenant_id, charge, key=key, urgency=Urgency.DECISION)
 
     async def fits(self, tenant_id: UUID, decisions: Sequence[Record]) -> dict[str, Any]:
         """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""
@@ -133,10 +191,10 @@ class Costing:
         return await self.invert(tenant_id, fits, is_dear="delta" in first, key={"fits": first["run"]})
 
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
-        """Run what takes many costs: in a thread, or where these are certificates beside others of the same `key`."""
+        """Run what takes many costs: where these are certificates beside others of the same `key`, else aside."""
         if is_dear:
             return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
-        return await asyncio.to_thread(invert)
+        return await self._aside.run(tenant_id, invert, size=None)
 
 
 def _fits(decisions: Sequence[Record]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from ledger.service.certificates import Certificates
 from ledger.service.requests.accountant import Evaluation
 from ledger.service.shapes.accountant import Certified, Evaluated
 from ledger.service.shapes.common import EpsilonShown
+from ledger.service.turns import Urgency
 
 REPORT_DELTAS: Final = (1e-5, 1e-6)
 DELTA: Final = Decimal("1e-8")
@@ -34,7 +35,7 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
     least = min(request.report_deltas or (DELTA * SHARES_OF_A_DELTA,)) / SHARES_OF_A_DELTA
     delta = min(DELTA, least) if request.delta is None else request.delta
     terms = Terms(bound=request.bound, adjacency=request.adjacency, delta=delta)
-    cost = await certificates.cost(actor.tenant_id, request.mechanism, terms)
+    cost = await certificates.cost(actor.tenant_id, request.mechanism, terms, urgency=Urgency.ADVICE)
     pairs: list[tuple[float, float]] | None = None
     if costs.needs_certificate(request.mechanism, bound=request.bound):
         pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency)

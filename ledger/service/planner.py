@@ -43,6 +43,7 @@ from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.shapes.accountant import Planned, PlannedBinding, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.service.shapes.runs import Binding
+from ledger.service.turns import Urgency
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
@@ -145,7 +146,7 @@ class Planner:
         catalogue.demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
-        costed = await self._costing.cost(actor, resolved, request)
+        costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
         is_fit, is_dear = not costed.cost.amount.exceeds(seen.remaining), costed.delta is not None
         question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
         inverse = _Inverse({}, None)
@@ -153,7 +154,8 @@ class Planner:
             invert = partial(_invert, question, self._clock_seconds)
             key = question.facts()
             inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
-        answer = _answer(actor, seen, costed.cost, costed.delta, inverse)
+        # As many lines as accounts, of which there can be thousands.
+        answer = await asyncio.to_thread(_answer, actor, seen, costed.cost, costed.delta, inverse)
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments)

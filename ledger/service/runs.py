@@ -1,14 +1,12 @@
-"""The way of a request for a run: resolve, cost, submit; after the commit the receipt, or what would have fitted."""
+"""What becomes of a run once it was asked for, and what it shows. `asking` is how it begins."""
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from functools import partial
-from typing import Any, Final
+from typing import Any
 from uuid import UUID, uuid4
 
 from ledger.accounting import mechanisms
@@ -16,9 +14,6 @@ from ledger.accounting.settling import Charge
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount, timestamp
 from ledger.core.commands import (
-    Ask,
-    Batch,
-    Claim,
     OnRun,
     RefuseProposal,
     Ruling,
@@ -27,61 +22,38 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.datasets import AccountKey
-from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import BEGIN_WITHIN_US, Run
 from ledger.errors import (
-    BudgetExceeded,
     Forbidden,
-    LedgerError,
     NotFound,
-    Overloaded,
     RunState,
-    TooLarge,
 )
 from ledger.service import answers, pages
-from ledger.service.catalogue import Catalogue, demand_project_of_key, find_definition
-from ledger.service.costing import Costing, Execution, excess, executed, settled_costing
-from ledger.service.requests.runs import CorrectRequest, RunRequest, SettleRequest
-from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.aside import Aside
+from ledger.service.asking import Asking, parsed, size_of
+from ledger.service.catalogue import Catalogue, find_definition
+from ledger.service.costing import (
+    Costing,
+    Execution,
+    excess,
+    executed,
+    settled_costing,
+)
+from ledger.service.requests.runs import CorrectRequest, SettleRequest
+from ledger.service.shapes.runs import ReceiptShown, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
-from ledger.service.writer import Result, Results, Writer
+from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
-from ledger.store import Reading, Store
-
-FITS_OF_BATCH_MAX: Final = 10
-"""For how many of a batch's refusals that need certificates it is said at all."""
-COSTED_AT_ONCE_MAX: Final = 8
-"""How many of a batch's costs are worked out at the same time, so that others get their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a run's decision is answered with."""
-
-    decision: RunApproved | BudgetExceeded
-    is_replayed: bool
-
-    @property
-    def is_refused(self) -> bool:
-        return isinstance(self.decision, BudgetExceeded)
-
-
-@dataclass(frozen=True, slots=True)
-class Item:
-    """One run of a batch: its key, what was asked, and the JSON of that."""
-
-    key: str
-    request: RunRequest
-    body: Mapping[str, Any]
+from ledger.store import Store
 
 
 class Runs:
-    """Asks for runs, starts, settles and voids them, and shows them. begin_within_us: how long a job may begin by a
+    """Starts, settles and voids them, and shows them. begin_within_us: how long a job may begin by a
     receipt."""
 
     def __init__(
@@ -91,105 +63,14 @@ class Runs:
         catalogue: Catalogue,
         costing: Costing,
         signer: Signer,
+        aside: Aside,
         *,
         begin_within_us: int = BEGIN_WITHIN_US,
     ) -> None:
-        self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
-        self._begin_within_us = begin_within_us
+        self._store, self._writer, self._costing = store, writer, costing
+        self._aside, self._begin_within_us = aside, begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
-
-    # --- asking
-
-    async def ask(self, actor: Actor, item: Item) -> Answer:
-        """Asks for approval of a run. Raises LedgerError; a refusal is an Answer."""
-        command = await self._prepared(actor, item)
-        result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
-        is_replayed = isinstance(result, Repeat)
-        if isinstance(result, Repeat):
-            before = await asyncio.to_thread(self._entries, actor.tenant_id, [result.run_id])
-            decisions = answers.decisions_of(before[result.run_id])
-        else:
-            decisions = answers.in_order(ParsedEntry.parse(entry) for entry in result)
-        if _is_approved(decisions):
-            receipt = await self._receipt(actor.tenant_id, decisions, decisions)
-            return Answer(answers.approved(decisions, receipt=receipt), is_replayed)
-        fits = await self._fits(actor, decisions)
-        return Answer(answers.refused(decisions, fits=fits), is_replayed)
-
-    async def ask_batch(
-        self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
-    ) -> tuple[list[Answer | LedgerError], bool]:
-        """Asks for several runs in one transaction: what came of each, in order, and whether all were refused.
-
-        An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded.
-        """
-        turns = asyncio.Semaphore(COSTED_AT_ONCE_MAX)
-
-        async def prepared(item: Item | LedgerError) -> Ask | LedgerError:
-            if isinstance(item, LedgerError):
-                return item
-            async with turns:
-                try:
-                    return await self._prepared(actor, item)
-                except LedgerError as error:
-                    return error
-
-        commands = await asyncio.gather(*map(prepared, items))
-        asks = tuple(command for command in commands if isinstance(command, Ask))
-        batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
-        decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
-        decided_answers = iter(await self._answers(actor, decided))
-        results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
-        is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
-        return results, is_refused
-
-    async def _prepared(self, actor: Actor, item: Item) -> Ask:
-        """The command that asks for a run, with its cost. Raises LedgerError."""
-        request = item.request
-        demand_project_of_key(actor, request.project)
-        resolved = await self._catalogue.resolve(actor, request.datasets)
-        costed = await self._costing.cost(actor, resolved, request)
-        return Ask(
-            actor=actor,
-            run_id=uuid4(),
-            claim=Claim(item.key, chain.digest(chain.canonical(item.body))),
-            uses=resolved.uses,
-            project=request.project,
-            cost=costed.cost.amount,
-            request=item.body,
-            costing=costed.facts(),
-            valid_for_us=request.valid_for // timedelta(microseconds=1),
-            begin_within_us=self._begin_within_us,
-        )
-
-    async def _answers(self, actor: Actor, decided: Results) -> list[Answer | LedgerError]:
-        """The answers to the runs of a batch, in order."""
-        repeats = [result.run_id for result in decided if isinstance(result, Repeat)]
-        before = await asyncio.to_thread(self._entries, actor.tenant_id, repeats) if repeats else {}
-        decisions = [_decisions(result, before) for result in decided]
-        receipts = await asyncio.to_thread(self._receipts_of, actor.tenant_id, decisions)
-        dear = itertools.count(1)
-        results: list[Answer | LedgerError] = []
-        for result, entries, receipt in zip(decided, decisions, receipts, strict=True):
-            is_replayed = isinstance(result, Repeat)
-            if isinstance(result, LedgerError):
-                results.append(result)
-            elif receipt is not None:
-                results.append(Answer(answers.approved(entries, receipt=receipt), is_replayed))
-            else:
-                is_free = "delta" not in entries[0]
-                has_fits = not isinstance(result, Unrecorded) and (is_free or next(dear) <= FITS_OF_BATCH_MAX)
-                fits = await self._fits(actor, entries) if has_fits else None
-                results.append(Answer(answers.refused(entries, fits=fits), is_replayed))
-        return results
-
-    async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
-        """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
-        try:
-            return await self._costing.fits(actor.tenant_id, decisions)
-        except TooLarge as error:
-            # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
-            raise Overloaded("The run was refused; what would fit is still being computed.") from error
+        self.asking = Asking(store, writer, catalogue, costing, self._receipts, aside, begin_within_us=begin_within_us)
 
     # --- what changes a run
 
@@ -291,11 +172,16 @@ class Runs:
         return await self._entries_of(command, result, decisions)
 
     async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:
+        tenant_id = command.actor.tenant_id
         if isinstance(result, Repeat):
-            before = await asyncio.to_thread(self._entries, command.actor.tenant_id, [result.run_id])
+            before = await asyncio.to_thread(self._entries, tenant_id, [result.run_id])
             entries = answers.repeated(before[result.run_id], result.kind, result.body)
         else:
-            entries = [ParsedEntry.parse(entry) for entry in result]
+
+            def read() -> list[Record]:
+                return [ParsedEntry.parse(entry) for entry in result]
+
+            entries = await self._aside.run(tenant_id, read, size=size_of(result))
         return _as_decided(entries, decisions)
 
     # --- what shows runs
@@ -304,7 +190,7 @@ class Runs:
         """One run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
-            entries = _parsed(reading, [run_id])[run_id] if run is not None else []
+            entries = parsed(reading, [run_id])[run_id] if run is not None else []
             if run is None or not _sees(actor, entries, run):
                 raise _no_run()
             return answers.describe(run, entries, now_us=reading.now_us())
@@ -316,7 +202,7 @@ class Runs:
         """
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
-            entries = _parsed(reading, [run_id])[run_id] if run is not None else []
+            entries = parsed(reading, [run_id])[run_id] if run is not None else []
             now_us = reading.now_us()
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
@@ -359,7 +245,7 @@ class Runs:
                 within=actor.datasets,
             )
             runs, following = pages.cut(rows, limit=limit, position=lambda run: [run.created_us, str(run.id)])
-            entries = _parsed(reading, [run.id for run in runs])
+            entries = parsed(reading, [run.id for run in runs])
         return RunPage(items=[answers.describe(run, entries[run.id], now_us=now_us) for run in runs], next=following)
 
     # --- looking things up
@@ -368,7 +254,7 @@ class Runs:
         """A run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
-            entries = _parsed(reading, [run_id])[run_id] if run is not None else []
+            entries = parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
         if actor.role == "requester" and run.principal_id != actor.principal_id:
@@ -382,13 +268,6 @@ class Runs:
         # A thread costs more than a signature; the first one of a tenant reads its name from the database.
         return sign() if self._receipts.knows(tenant_id) else await asyncio.to_thread(sign)
 
-    def _receipts_of(self, tenant_id: UUID, decided: Sequence[Sequence[Record]]) -> list[str | None]:
-        """The receipt of each run that was approved; None for the others."""
-        return [
-            self._receipts.sign(decisions, decisions, tenant_id=tenant_id) if _is_approved(decisions) else None
-            for decisions in decided
-        ]
-
     def _tenant_name(self, tenant_id: UUID) -> str:
         with self._store.reading(tenant_id) as reading:
             tenant = reading.tenants.current()
@@ -398,38 +277,7 @@ class Runs:
 
     def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
         with self._store.reading(tenant_id) as reading:
-            return _parsed(reading, run_ids)
-
-
-def _parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
-    sealed = reading.journals.run_entries(run_ids)
-    return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
-
-
-def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]) -> list[Record]:
-    """The entries that decide a run, as answers name its datasets; none of an error."""
-    match result:
-        case LedgerError():
-            return []
-        case Repeat():
-            return answers.decisions_of(before[result.run_id])
-        case Unrecorded():
-            return answers.in_order(
-                {
-                    **draft.facts,
-                    "kind": draft.kind,
-                    "dataset": draft.dataset,
-                    "dataset_id": str(draft.dataset_id),
-                    "seq": None,
-                }
-                for draft in result.drafts
-            )
-        case _:
-            return answers.in_order(ParsedEntry.parse(entry) for entry in result)
-
-
-def _is_approved(decisions: Sequence[Record]) -> bool:
-    return bool(decisions) and decisions[0]["kind"] == "run-approved"
+            return parsed(reading, run_ids)
 
 
 def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from ledger.access.keys import Keyring
 from ledger.service.alerts import Alerts
+from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
 from ledger.service.costing import Costing
@@ -31,6 +32,7 @@ class UseCases:
     keyring: Keyring
     catalogue: Catalogue
     certificates: Certificates
+    aside: Aside
     datasets: Datasets
     costing: Costing
     runs: Runs

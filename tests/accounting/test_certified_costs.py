@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from dp_accounting.pld import privacy_loss_distribution
 
-from ledger.accounting import amounts, certify, costs, gdp, mechanisms, strategies, zcdp
+from ledger.accounting import amounts, certificate, certify, costs, gdp, mechanisms, strategies, zcdp
 from ledger.accounting.cost import Cost
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency
@@ -49,9 +49,9 @@ def test_a_certificate_charges_its_share_of_delta() -> None:
     """Goal: a certified run is charged the mu of its certificate and all of its delta, rounded up. Method: the
     certificate itself, and the delta in exact fractions."""
     found = cost(dpsgd("1.1", "0.004", 14_000))
-    certificate = certified.subsampled_gaussian(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, delta=1e-8)
+    straight = certified.subsampled_gaussian(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, delta=1e-8)
     assert found.method == "pld-poisson"
-    assert found.mu == pytest.approx(certificate.mu, rel=1e-6)
+    assert found.mu == pytest.approx(straight.mu, rel=1e-6)
     assert found.mu_sq == Fraction(found.mu) ** 2
     assert found.nats == amounts.nats(DELTA, towards="up")
     # -log(1 - 1e-8) = 1e-8 + 0.5e-16 + …
@@ -77,7 +77,7 @@ def test_the_fallback_is_exact_and_says_so(adjacency: Adjacency, factor: int) ->
 
 
 def test_all_deltas_have_one_composition(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: what is shown along delta takes as many compositions as a cost: one of each distinct part, and one of all.
+    """Goal: what is shown along delta takes as many compositions as a cost: one of all parts, those alike as one.
 
     Method: count them, alone and composed, with parts that are alike; and each point is what a run at it would cost.
     """
@@ -91,7 +91,7 @@ def test_all_deltas_have_one_composition(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(certify, "curve", counted)
     one, two = dpsgd("1.5", "0.004", 235), dpsgd("1.2", "0.004", 235)
     gaussian = {"type": "gaussian", "noise_multiplier": 40}
-    for parts, expected in (([one], 1), ([one, two, gaussian], 3), ([one, two, one, one], 3), ([one] * 4, 2)):
+    for parts, expected in (([one], 1), ([one, two, gaussian], 1), ([one, two, one, one], 1), ([one] * 4, 1)):
         declared = {"type": "composed", "parts": parts}
         found = cost(declared, "add_or_remove_one", DELTA)
         assert len(curves) == expected
@@ -99,8 +99,79 @@ def test_all_deltas_have_one_composition(monkeypatch: pytest.MonkeyPatch) -> Non
         pairs = costs.frontier(mechanisms.parse(declared), bound="certified", adjacency="add_or_remove_one")
         assert len(curves) == expected
         curves.clear()
-        assert dict(pairs)[float(DELTA)] == pytest.approx(found.mu, rel=1e-4)
+        assert dict(pairs)[float(DELTA)] == pytest.approx(found.mu, rel=1e-12)
         assert sorted(mu for _, mu in pairs) == [mu for _, mu in pairs]
+
+
+def test_a_kept_curve_serves_every_delta(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: naming another delta composes nothing, and costs what it costs where nothing was kept.
+
+    Method: count compositions for twelve deltas, of one run, in segments too, and of a composed one; then without.
+    """
+    curves: list[int] = []
+    curve = certify.curve
+
+    def counted(steps: Any, **rest: Any) -> Any:
+        curves.append(len(steps))
+        return curve(steps, **rest)
+
+    monkeypatch.setattr(certify, "curve", counted)
+    deltas = [Fraction(power, 10**exponent) for power in (1, 3) for exponent in range(5, 11)]
+    one, two = dpsgd("1.5", "0.004", 235), dpsgd("1.2", "0.004", 235)
+    for declared, segments in ((one, 1), (one, 5), (composed(*[one] * 40), 1), (composed(one, two, two), 1)):
+        mechanism = mechanisms.parse(declared)
+        terms = [Terms(bound="certified", adjacency="replace_one", delta=each, segments=segments) for each in deltas]
+        curves.clear()
+        with certificate.keeping(Kept()):
+            kept = [costs.cost(mechanism, each) for each in terms]
+        assert len(curves) == 1
+        assert kept == [costs.cost(mechanism, each) for each in terms]
+        assert len(curves) == 1 + len(deltas)
+
+
+def test_earlier_costs_are_worked_out_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what an earlier accountant recorded is composed for its delta alone, parts apart and together.
+
+    Method: the least share that is composed for, of entries by each accountant; and the tight bound on points is none.
+    """
+    shares: list[float] = []
+    curve = certify.curve
+
+    def seen(steps: Any, *, delta_min: float, **rest: Any) -> Any:
+        shares.append(delta_min)
+        return curve(steps, delta_min=delta_min, **rest)
+
+    monkeypatch.setattr(certify, "curve", seen)
+    monkeypatch.setattr(certificate, "POINTS_MAX", 10**6)
+    one, two = dpsgd("1.5", "0.004", 235), dpsgd("1.2", "0.004", 235)
+    for accountant, expected in (("gdp-3", [1e-8, 5e-9, 5e-9]), ("gdp-4", [certificate.RUNGS[0]])):
+        entry = {"bound": "certified", "adjacency": "replace_one", "delta": Decimal("1e-8"), "accountant": accountant}
+        shares.clear()
+        costs.cost(mechanisms.parse(composed(one, two)), Terms.of(entry))
+        assert shares == [pytest.approx(share) for share in expected]
+
+
+def test_the_work_of_a_certificate_is_bounded_beforehand(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what would transform too many points is refused before it does, with the number. Method: a small bound,
+    parts enough to pass it, and no transform begun."""
+    monkeypatch.setattr(certificate, "POINTS_MAX", 10**6)
+    begun: list[object] = []
+    monkeypatch.setattr(certify, "vertices", lambda *given: begun.append(given))
+    many = composed(*(dpsgd(f"1.{number:03}", "0.004", 10**5) for number in range(50)))
+    with pytest.raises(TooLarge, match=r"^mechanism: .* predicted to transform \d+ points") as refused:
+        cost(many, "add_or_remove_one", DELTA)
+    assert refused.value.facts["field"] == "mechanism"
+    assert refused.value.facts["predicted"] > refused.value.facts["limit"] == 10**6
+    assert begun == []
+
+
+class Kept:
+    """Keeps everything."""
+
+    def __init__(self) -> None:
+        self._kept: dict[certificate.Key, certificate.Certificate] = {}
+        self.get = self._kept.get
+        self.put = self._kept.__setitem__
 
 
 def test_the_same_part_twice_is_one_run_of_twice_the_steps() -> None:

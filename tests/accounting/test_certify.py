@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import tracemalloc
 from collections import Counter
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -16,7 +17,8 @@ import mpmath as mp
 import numpy as np
 import pytest
 
-from ledger.accounting import certify, composition, gdp
+from ledger.accounting import certificate, certify, composition, gdp
+from ledger.service import curves
 from tests.accounting import oracle, oracle_curves
 from tests.accounting.oracle_curves import Kind, Step
 from tests.kit import certified
@@ -333,7 +335,7 @@ def test_there_is_no_cliff_beyond_one_certificate(run: Run, most: float) -> None
 def test_groups_are_a_composition() -> None:
     """Goal: k groups have k costs, each at its part of delta. Method: the curve of one group, and the steps' number."""
     step = certify.pair_for(noise_multiplier=0.157, sample_rate=0.02, adjacency="add_or_remove_one", sampling="poisson")
-    mu, groups = certify.Certificate([certify.Steps(step, 1501)], delta_min=1e-8).mu(1e-8)
+    mu, groups = certificate.Certificate([certify.Steps(step, 1501)], delta_min=1e-8).mu(1e-8)
     assert groups > 1
     share = certify.at_most(Fraction(1e-8) / groups)
     one = certify.curve([certify.Steps(step, -(-1501 // groups))], delta_min=share).mu(share)
@@ -471,3 +473,21 @@ def test_what_cannot_be_certified() -> None:
     for name, value in (("noise_multiplier", 0.0), ("sample_rate", 0.0), ("sample_rate", 1.5), ("steps", 0)):
         with pytest.raises(ValueError, match="noise_multiplier must be above 0"):
             certified.subsampled_gaussian(**{**usual, name: value})
+
+
+# --- how much it takes -----------------------------------------------------------------------------------------------
+
+
+def test_a_large_certificate_takes_no_more_memory_than_it_may() -> None:
+    """Goal: one of the largest certificates that there are leaves a server below half a gigabyte, and so does keeping
+    it. Method: the bytes of all arrays at their peak, and of the curve."""
+    step = certify.pair_for(noise_multiplier=0.5, sample_rate=1e-6, adjacency="add_or_remove_one", sampling="poisson")
+    tracemalloc.start()
+    try:
+        curve = certify.curve([certify.Steps(step, 10**6)], delta_min=certificate.RUNGS[0])
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert math.isfinite(curve.mu(1e-8))
+    assert peak <= 200 * 2**20
+    assert curve.size <= curves.BYTES_MAX

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ledger.accounting import certify
+from ledger.accounting import certificate, certify
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.core.datasets import Adjacency
 
@@ -41,7 +41,7 @@ def subsampled_gaussian(
     )
     plain = pair.mu * math.sqrt(steps) * (1 + 4 * UNIT_ROUNDOFF)
     if sample_rate < 1 and delta >= certify.DELTA_MIN and noise_multiplier >= certify.NOISE_MULTIPLIER_MIN:
-        mu, _ = certify.Certificate([certify.Steps(pair, steps)], delta_min=delta).mu(delta)
+        ((mu, _),) = certificate.certified([certify.Steps(pair, steps)], [delta])
         if mu < plain:
             return Certificate(mu, delta, "pld")
     return Certificate(plain, 0.0, "fallback")

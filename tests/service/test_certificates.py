@@ -27,8 +27,8 @@ from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import InvalidMechanism, Overloaded, TooLarge
 from ledger.service import certificates as certificates_module
+from ledger.service import turns
 from ledger.service.certificates import (
-    COMPUTATION_SECONDS_MAX,
     Certificates,
     Compute,
     digest_of,
@@ -36,6 +36,7 @@ from ledger.service.certificates import (
     share_of,
     written,
 )
+from ledger.service.flights import COMPUTATION_SECONDS_MAX
 from ledger.settings import Settings
 from ledger.store import Store, engine_for, engines, tables
 from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
@@ -409,8 +410,8 @@ def test_who_does_not_get_a_turn_is_told_to_come_back(caches: Caches) -> None:
 def test_the_queue_is_bounded_for_each_tenant_and_for_all(caches: Caches, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: no tenant keeps the others out. Method: Acme fills what it may, and is refused; Beta is served until
     everybody is refused; once all is done there is room again."""
-    monkeypatch.setattr(certificates_module, "WAITING_OF_TENANT_MAX", 3)
-    monkeypatch.setattr(certificates_module, "WAITING_MAX", 5)
+    monkeypatch.setattr(turns, "WAITING_OF_TENANT_MAX", 3)
+    monkeypatch.setattr(turns, "WAITING_MAX", 5)
     accountant = Accountant()
     cache = caches.open(accountant, threads=1)
 
@@ -429,7 +430,7 @@ def test_the_queue_is_bounded_for_each_tenant_and_for_all(caches: Caches, monkey
 
     kinds = [type(answer) for answer in asyncio.run(fill(4))]
     assert kinds == [Cost] * 3 + [Overloaded] * 2 + [Cost] * 2 + [Overloaded] * 2
-    cache._pool._threads.submit(int).result()  # the only thread has left all of that behind it
+    together(cache.beside(BETA, int, key={"last": True}))  # the only thread has left all of that behind it
     assert [type(answer) for answer in together(*(ask(ACME, number) for number in (11, 12, 13)))] == [Cost] * 3
 
 
@@ -507,7 +508,7 @@ def test_a_deadline_ends_what_never_would(caches: Caches, monkeypatch: pytest.Mo
     """
     clock = itertools.count()
     monkeypatch.setattr(deadline, "monotonic", lambda: float(next(clock)))
-    monkeypatch.setattr(certificates_module, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(turns, "monotonic", lambda: float(next(clock)))
     cache = caches.open(endless(threading.Event()), threads=1)
     (told,) = together(cost(cache, dpsgd()))
     assert isinstance(told, TooLarge)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from fractions import Fraction
@@ -18,7 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from ledger.access import keys
-from ledger.accounting import costs, mechanisms
+from ledger.accounting import costs, deadline, mechanisms
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
@@ -26,12 +29,13 @@ from ledger.errors import TooLarge
 from ledger.service.certificates import Certificates, Compute, read, written
 from ledger.service.costing import Costing
 from ledger.service.runs import Runs
+from ledger.service.turns import Urgency
 from ledger.store import Store, tables
 from ledger.verifier import verify
 from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
 from tests.kit.driver import Ledger, Terminal
 
-BETA = UUID(int=0xB)
+BETA, GAMMA = UUID(int=0xB), UUID(int=0xC)
 VERIFIER = Path(__file__).parents[1] / "kit" / "independent_verifier.py"
 CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"mu": 3, "delta": 1e-6}}
 OF_SHARE = 10_000_000_051
@@ -44,14 +48,21 @@ def counted_on(ledger: Ledger, accountant: Compute, **limits: Any) -> Iterator[N
     state = ledger.client.app.state
     real = state.services
     made = Certificates(real.store, compute=accountant, **{"seconds_max": WAIT_SECONDS_MAX, **limits})
-    costing = Costing(real.store, made)
-    runs = Runs(real.store, real.writer, real.catalogue, costing, real.signer)
+    costing = Costing(real.store, made, real.aside)
+    runs = Runs(real.store, real.writer, real.catalogue, costing, real.signer, real.aside)
     state.services = dataclasses.replace(real, certificates=made, costing=costing, runs=runs)
     try:
         yield
     finally:
         made.close()
         state.services = real
+
+
+def occupy(ledger: Ledger, accountant: Accountant, tenant_id: UUID) -> None:
+    """Lets another tenant have a thread, as long as the accountant is held."""
+    work = partial(accountant, dpsgd(), ANY_TERMS)
+    turns = ledger.client.app.state.services.certificates._turns
+    turns.submit(tenant_id, work, urgency=Urgency.DECISION, limit_seconds=WAIT_SECONDS_MAX)
 
 
 def newest(ledger: Ledger) -> dict[str, Any]:
@@ -156,14 +167,55 @@ def test_a_certificate_that_is_too_large(ledger: Ledger) -> None:
     accountant.error = None
     for is_full, status, code in ((False, 413, "too-large"), (True, 503, "overloaded")):
         with counted_on(ledger, accountant, threads=2, seconds_max=1.0), held(accountant):
-            for _ in range(2 * is_full):
-                pool = ledger.client.app.state.services.certificates._pool
-                pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
+            for tenant in (BETA, GAMMA)[: 2 * is_full]:
+                occupy(ledger, accountant, tenant)
             for call in calls:
                 answer = call(2 + is_full)
                 assert (answer.status_code, answer.json()["code"]) == (status, code)
     with counted_on(ledger, accountant):
         assert calls[0](4).status_code == 201
+
+
+def test_who_leaves_takes_their_work_along(ledger: Ledger) -> None:
+    """Goal: an evaluation whose caller has gone away is computed no further, and leaves its thread to others.
+
+    Method: hold it, close the connection, and see what waits; the log has no answer, and what comes next is answered.
+    """
+    begun = threading.Event()
+
+    def endless(_mechanism: Any, _terms: Any) -> Any:
+        while True:
+            begun.set()
+            deadline.check()
+
+    async def leave(app: Any) -> list[Any]:
+        text = json.dumps({"mechanism": DPSGD}).encode()
+        headers = {"authorization": f"Bearer {ledger.key}", "content-type": "application/json"}
+        scope: dict[str, Any] = {"type": "http", "asgi": {"version": "3.0"}, "http_version": "1.1", "scheme": "http"}
+        scope |= {"method": "POST", "path": "/v1/evaluate", "raw_path": b"/v1/evaluate", "query_string": b""}
+        scope |= {"headers": [(name.encode(), value.encode()) for name, value in headers.items()]}
+        scope |= {"client": ("127.0.0.1", 1), "server": ("127.0.0.1", 2), "state": {}, "root_path": ""}
+        sent: list[Any] = []
+        messages = [{"type": "http.request", "body": text, "more_body": False}]
+
+        async def receive() -> Any:
+            if messages:
+                return messages.pop(0)
+            await asyncio.to_thread(begun.wait, WAIT_SECONDS_MAX)
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+
+        await app(scope, receive, send)
+        return sent
+
+    with counted_on(ledger, endless, threads=1):
+        first, *_ = ledger.client.portal.call(leave, ledger.client.app)
+        assert first["status"] == 499
+        certificates = ledger.client.app.state.services.certificates
+        assert ledger.client.portal.call(partial(certificates.beside, BETA, lambda: 7, key={"is": "free"})) == 7
+        assert certificates.waiting == 0
 
 
 # --- with the accountant itself --------------------------------------------------------------------------------------
@@ -233,7 +285,7 @@ def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
     assert ledger.post("/v1/evaluate", {"mechanism": MNIST_RUN}).status_code == 200
     accountant = Accountant()
     with counted_on(ledger, costs.cost, threads=1, seconds_max=1.0), held(accountant):
-        ledger.client.app.state.services.certificates._pool.submit(BETA, partial(accountant, dpsgd(), ANY_TERMS))
+        occupy(ledger, accountant, BETA)
         waiting = ledger.ask(MNIST_RUN, key="k")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "overloaded")
     refused = ledger.ask(MNIST_RUN, key="k")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
@@ -52,12 +53,16 @@ class BaseMechanism(BaseModel):
         """Whether its cost is a certificate: dear to compute, and most of them dependent on the run's delta."""
         return False
 
+    def weight(self, bound: Bound) -> int:
+        """How much work its cost is, predicted from what was declared alone: so many closed forms of one release."""
+        return 1
+
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
         """(delta, mu) at each of these shares of delta, where its cost is a certificate."""
         return [
             (
                 float(delta),
-                self.cost(Terms(bound=terms.bound, adjacency=terms.adjacency, delta=delta), path="mechanism").mu,
+                self.cost(replace(terms, delta=delta), path="mechanism").mu,
             )
             for delta in deltas
         ]

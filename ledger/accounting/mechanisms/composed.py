@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -13,8 +14,8 @@ from pydantic import Field
 from ledger.accounting import pairs
 from ledger.accounting.cost import Cost, Precision
 from ledger.accounting.mechanisms.base import BaseMechanism
-from ledger.accounting.mechanisms.dpsgd import DpSgd, along, certified
-from ledger.accounting.mechanisms.registry import Simple
+from ledger.accounting.mechanisms.dpsgd import DpSgd, along, certified, is_whole
+from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
 from ledger.accounting.pairs import Parts
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Bound
@@ -31,36 +32,56 @@ class Composed(BaseMechanism):
     parts: Annotated[list[Simple], Field(min_length=1, max_length=PARTS_MAX)]
 
     def cost(self, terms: Terms, *, path: str) -> Cost:
-        parts = [(f"{path}.parts.{index}", part) for index, part in enumerate(self.parts)]
-        sampled = [(at, part) for at, part in parts if isinstance(part, DpSgd) and part.needs_certificate(terms.bound)]
+        sampled, others = self._by_kind(terms, path)
+        if not sampled:
+            return _added(_each(others, terms))
+        if len(sampled) == 1:
+            return _added(_each(self._paths(path), terms))
+        together = certified(sampled, terms)
+        whole = _added([*_each(others, terms), together])
+        # Composed at once, nothing that was certified apart costs less.
+        if is_whole(together) and not terms.is_composed_alone:
+            return whole
         # Each has an equal share of delta; together these shares come to less than the whole.
-        shared = replace(terms, delta=Fraction(terms.delta) / max(len(sampled), 1))
-        # Equal parts have one certificate, which is dear.
-        first = {part: at for at, part in reversed(parts)}
-        each = {part: part.cost(shared, path=at) for part, at in first.items()}
-        apart = _added([each[part] for _, part in parts])
-        if len(sampled) < 2:
-            return apart
-        rest = [part.cost(shared, path=at) for at, part in parts if (at, part) not in sampled]
-        together = _added([*rest, certified(sampled, terms)])
-        return min(together, apart, key=lambda cost: (cost.mu_sq, cost.nats))
+        shared = replace(terms, delta=Fraction(terms.delta) / len(sampled))
+        apart = _added(_each(self._paths(path), shared))
+        return min(whole, apart, key=lambda cost: (cost.mu_sq, cost.nats))
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
-        # What a cost is, from one composition of all sampled parts, and one of each, for all deltas.
-        parts = [(f"mechanism.parts.{index}", part) for index, part in enumerate(self.parts)]
-        sampled = [(at, part) for at, part in parts if isinstance(part, DpSgd) and part.needs_certificate(terms.bound)]
+        sampled, others = self._by_kind(terms, "mechanism")
         if not sampled:
             return []
-        rest = math.hypot(*(part.cost(terms, path=at).mu for at, part in parts if (at, part) not in sampled))
-        shares = [delta / len(sampled) for delta in deltas]
-        each = {part: part.frontier(terms, shares) for part in {part for _, part in sampled}}
-        apart = [math.hypot(*(each[part][index][1] for _, part in sampled)) for index in range(len(deltas))]
-        together = [mu for _, mu in along(sampled, terms, deltas)] if len(sampled) > 1 else apart
-        least = [min(pair) for pair in zip(apart, together, strict=True)]
+        rest = math.hypot(*(cost.mu for cost in _each(others, terms)))
+        together = along(sampled, terms, deltas)
+        least = [mu for mu, _ in together]
+        if not all(whole for _, whole in together):
+            shares = [delta / len(sampled) for delta in deltas]
+            counts = Counter(part for _, part in sampled)
+            each = {part: part.frontier(terms, shares) for part in counts}
+            for index in range(len(deltas)):
+                square = sum(count * each[part][index][1] ** 2 for part, count in counts.items())
+                least[index] = min(least[index], math.sqrt(square))
         return [(float(delta), math.hypot(mu, rest)) for delta, mu in zip(deltas, least, strict=True)]
+
+    def _paths(self, path: str) -> list[tuple[str, SimpleMechanism]]:
+        return [(f"{path}.parts.{index}", part) for index, part in enumerate(self.parts)]
+
+    def _by_kind(self, terms: Terms, path: str) -> tuple[list[tuple[str, DpSgd]], list[tuple[str, SimpleMechanism]]]:
+        """The parts that are certified together, and the others, each with its path."""
+        sampled: list[tuple[str, DpSgd]] = []
+        others: list[tuple[str, SimpleMechanism]] = []
+        for at, part in self._paths(path):
+            if isinstance(part, DpSgd) and part.needs_certificate(terms.bound):
+                sampled.append((at, part))
+            else:
+                others.append((at, part))
+        return sampled, others
 
     def needs_certificate(self, bound: Bound) -> bool:
         return any(part.needs_certificate(bound) for part in self.parts)
+
+    def weight(self, bound: Bound) -> int:
+        return 1 + sum(part.weight(bound) for part in set(self.parts))
 
     def exact_parts(self, terms: Terms) -> Parts:
         return pairs.together(part.exact_parts(terms) for part in self.parts)
@@ -75,6 +96,15 @@ class Composed(BaseMechanism):
             (part.precision(name) for part in self.parts for name in names if name in part.methods),
             default=Precision.EXACT,
         )
+
+
+def _each(parts: Sequence[tuple[str, SimpleMechanism]], terms: Terms) -> list[Cost]:
+    """The cost of every part by itself; equal ones are worked out once."""
+    costs: dict[SimpleMechanism, Cost] = {}
+    for at, part in parts:
+        if part not in costs:
+            costs[part] = part.cost(terms, path=at)
+    return [costs[part] for _, part in parts]
 
 
 def _added(costs: Sequence[Cost]) -> Cost:

@@ -13,7 +13,7 @@ from typing import ClassVar, Final, Literal, Self
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
 
-from ledger.accounting import amounts, axes, certify, clt
+from ledger.accounting import amounts, axes, certificate, certify, clt
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
@@ -28,6 +28,7 @@ from ledger.errors import InvalidMechanism
 _FALLBACK: Final = "no amplification by sampling is claimed: each step counts as one release without sampling"
 _GROUPS: Final = "-groups"
 _ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: the true cost can be higher"
+_WEIGHT: Final = 300
 _SHUFFLED: Final = (
     "every unit is in exactly one batch of each epoch, the first step begins one, and every step has full noise",
     "removing a unit leaves its place in the batch empty; no amplification by shuffling is claimed",
@@ -160,6 +161,9 @@ class DpSgd(BaseMechanism):
     def needs_certificate(self, bound: Bound) -> bool:
         return bound == "certified" and not self.is_shuffled
 
+    def weight(self, bound: Bound) -> int:
+        return _WEIGHT if self.needs_certificate(bound) else 1
+
     def _shuffle_cost(self, adjacency: Adjacency) -> Cost:
         # Each unit is in one batch of an epoch, so an epoch is one Gaussian release of it, and a random order is a
         # mixture of fixed ones: (sqrt(k)/s, 0) for k epochs touched, by joint convexity; no amplification is claimed
@@ -223,7 +227,8 @@ class DpSgd(BaseMechanism):
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
         if self.pair(terms.adjacency, path="mechanism") is None or self.whole_steps == 1:
             return super().frontier(terms, deltas)
-        return along([("mechanism", self)], terms, deltas)
+        mus = along([("mechanism", self)], terms, deltas)
+        return [(float(delta), mu) for delta, (mu, _) in zip(deltas, mus, strict=True)]
 
     def exact_parts(self, terms: Terms) -> Parts:
         if self.is_shuffled:
@@ -314,17 +319,13 @@ class DpSgd(BaseMechanism):
 
 def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
     """The certificate of several DP-SGD parts together, each with its path, or the fallback where that is less."""
-    pairs = [run.pair(terms.adjacency, path=path) for path, run in runs]
+    steps = _steps(runs, terms)
     plain = fallback([run for _, run in runs], terms.adjacency)
     delta = Fraction(terms.delta)
     share = certify.at_most(delta)
-    counts: dict[Pair, int] = {}
-    for (_, run), pair in zip(runs, pairs, strict=True):
-        if pair is None or share < certify.DELTA_MIN:
-            return plain
-        counts[pair] = counts.get(pair, 0) + run.whole_steps
-    steps = [certify.Steps(pair, count) for pair, count in counts.items()]
-    mu, groups = certify.Certificate(steps, delta_min=share).mu(share)
+    if steps is None or share < certify.DELTA_MIN:
+        return plain
+    ((mu, groups),) = certificate.certified(steps, [share], is_alone=terms.is_composed_alone)
     if not math.isfinite(mu) or Fraction(mu) ** 2 >= plain.mu_sq:
         return plain
     method = "pld-" + "-".join(dict.fromkeys(run.sampling.replace("_", "-") for _, run in runs))
@@ -334,18 +335,30 @@ def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
     return Cost(mu, Fraction(mu) ** 2, amounts.nats(delta, towards="up"), method, assumptions)
 
 
-def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
-    """(delta, mu) of several DP-SGD parts together at each of these shares of delta, falling, from one composition."""
+def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, bool]]:
+    """A mu of several DP-SGD parts together at each of these shares of delta, and whether it is `is_whole`."""
     plain = fallback([run for _, run in runs], terms.adjacency).mu
-    counts: dict[Pair, int] = {}
+    steps = _steps(runs, terms)
+    if steps is None:
+        return [(plain, False) for _ in deltas]
+    found = certificate.certified(steps, [certify.at_most(delta) for delta in deltas])
+    return [(min(mu, plain), mu < plain and groups == 1) for mu, groups in found]
+
+
+def is_whole(cost: Cost) -> bool:
+    """Whether a cost is a certificate of all steps at once, which no certificates of parts of them undercut."""
+    return cost.method.startswith("pld-") and not cost.method.endswith(_GROUPS)
+
+
+def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Steps] | None:
+    """What is composed, equal steps as one; None where sampling hides nothing in some part."""
+    counts: Counter[Pair] = Counter()
     for path, run in runs:
         pair = run.pair(terms.adjacency, path=path)
         if pair is None:
-            return [(float(delta), plain) for delta in deltas]
-        counts[pair] = counts.get(pair, 0) + run.whole_steps
-    steps = [certify.Steps(pair, count) for pair, count in counts.items()]
-    certificate = certify.Certificate(steps, delta_min=certify.at_most(deltas[-1]))
-    return [(float(delta), min(certificate.mu(certify.at_most(delta))[0], plain)) for delta in deltas]
+            return None
+        counts[pair] += run.whole_steps
+    return [certify.Steps(pair, count) for pair, count in counts.items()]
 
 
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import ClassVar, Literal, Self
+from typing import ClassVar, Final, Literal, Self
 
 from pydantic import model_validator
 from pydantic_core import PydanticCustomError
@@ -18,6 +18,8 @@ from ledger.accounting.restarts import Division, Repeats, Restart
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import TooLarge
+
+_STEPS_OF_WEIGHT: Final = 5000
 
 
 class MatrixFactorization(BaseMechanism):
@@ -108,6 +110,9 @@ class MatrixFactorization(BaseMechanism):
 
     def needs_certificate(self, bound: Bound) -> bool:
         return self.strategy == "sqrt"
+
+    def weight(self, bound: Bound) -> int:
+        return 1 + (self.steps or 0) // _STEPS_OF_WEIGHT if self.strategy == "sqrt" else 1
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
         return []  # dear, but of no delta

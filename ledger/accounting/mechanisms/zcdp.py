@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from fractions import Fraction
-from typing import ClassVar, Literal
+from typing import ClassVar, Final, Literal
 
 from ledger.accounting import certify, zcdp
 from ledger.accounting.cost import NOISE, RUN, Cost, Precision
 from ledger.accounting.mechanisms.base import BaseMechanism
 from ledger.accounting.numbers import Positive
 from ledger.accounting.terms import Terms
+from ledger.core.datasets import Bound
 from ledger.errors import InvalidMechanism
+
+_WEIGHT: Final = 100
 
 
 class ZCdp(BaseMechanism):
@@ -31,3 +34,6 @@ class ZCdp(BaseMechanism):
         mu = zcdp.mu_zcdp(rho=rho, delta=0.0)
         satisfied = "the mechanism satisfies rho-zCDP under the dataset's adjacency, in both directions"
         return Cost(mu, Fraction(mu) ** 2, Fraction(0), "zcdp-renyi", (*RUN, *NOISE, satisfied))
+
+    def weight(self, bound: Bound) -> int:
+        return _WEIGHT

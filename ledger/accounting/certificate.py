@@ -1,0 +1,134 @@
+"""A proved mu for a share of delta: one composition serves every share.
+
+A curve is composed for the least share of its rung, so that whatever share is named afterwards finds the same curve:
+`keeping` says where curves are kept between two questions. What a share costs does not depend on whether one was.
+A single step is refined for its share, which takes no composition.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from fractions import Fraction
+from typing import Final, Protocol
+
+from ledger.accounting import certify, deadline
+from ledger.accounting.certify import DELTA_MIN, Curve, Steps, at_most
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.errors import TooLarge
+
+GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
+"""Into how many equal groups steps may be divided where one certificate of all of them does not resolve."""
+RUNGS: Final = (*(at_most(Fraction(1, 10**power)) for power in (15, 30, 60)), DELTA_MIN)
+"""The least shares that curves are composed for."""
+POINTS_MAX: Final = 50_000_000
+"""How many points may be transformed for one certificate, by prediction: two and a half seconds for ten million."""
+
+Key = tuple[tuple[Steps, ...], float]
+
+
+class Certificate:
+    """A mu for each of several deltas: of all steps together, or where that does not resolve, of equal groups of them.
+
+    Groups compose, each with its part of delta: k of -log(1 - delta/k) are at most one of -log(1 - delta).
+    """
+
+    def __init__(self, steps: Sequence[Steps], *, delta_min: float, points_max: float = math.inf) -> None:
+        """delta_min: the least delta that will be asked for, above 0. points_max: as `POINTS_MAX`, for all groups."""
+        self._steps, self._delta_min = steps, delta_min
+        self._points_left = points_max
+        self._points_max = points_max
+        self._curves: dict[int, Curve] = {}
+
+    @property
+    def size(self) -> int:
+        """The bytes of its curves."""
+        return sum(curve.size for curve in self._curves.values())
+
+    def mu(self, delta: float) -> tuple[float, int]:
+        """An upper bound of the least mu at a delta, and of how many groups; infinity where none resolves.
+
+        Raises TooLarge where that takes more points than it may.
+        """
+        most = max(part.count for part in self._steps)
+        for count in GROUPS:
+            deadline.check()
+            if count > most:
+                break
+            share = at_most(Fraction(delta) / count)
+            if share < DELTA_MIN:
+                break
+            mu = self._curve(count).mu(share)
+            if math.isfinite(mu):
+                return (mu, 1) if count == 1 else (mu * math.sqrt(count) * (1 + 4 * UNIT_ROUNDOFF), count)
+        return math.inf, 1
+
+    def _curve(self, count: int) -> Curve:
+        if count not in self._curves:
+            group = [Steps(part.pair, -(-part.count // count)) for part in self._steps]
+            delta_min = max(at_most(Fraction(self._delta_min) / count), DELTA_MIN)
+            self._curves[count] = certify.curve(group, delta_min=delta_min, spend=self._spend)
+        return self._curves[count]
+
+    def _spend(self, points: int) -> None:
+        self._points_left -= points
+        if self._points_left < 0:
+            predicted = int(self._points_max - self._points_left)
+            raise TooLarge(
+                f"mechanism: its certificate is predicted to transform {predicted} points, and the ledger transforms at"
+                f" most {self._points_max:.0f} for one; declare fewer different parts in one run",
+                field="mechanism",
+                predicted=predicted,
+                limit=int(self._points_max),
+            )
+
+
+class Keeper(Protocol):
+    """Where certificates are kept between two questions."""
+
+    def get(self, key: Key) -> Certificate | None:
+        """The certificate that was kept, if it still is."""
+
+    def put(self, key: Key, certificate: Certificate) -> None:
+        """Keeps a certificate, as long as there is room."""
+
+
+_keeper: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
+
+
+@contextmanager
+def keeping(keeper: Keeper) -> Iterator[None]:
+    """What is asked within finds what was composed before, and keeps what it composes."""
+    token = _keeper.set(keeper)
+    try:
+        yield
+    finally:
+        _keeper.reset(token)
+
+
+def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool = False) -> list[tuple[float, int]]:
+    """A mu at each of these deltas, and of how many groups, as `Certificate.mu` says.
+
+    is_alone: every delta has a composition of its own, as accountants before gdp-4 did it.
+    """
+    if is_alone or sum(part.count for part in steps) == 1:
+        return [Certificate(steps, delta_min=delta).mu(delta) for delta in deltas]
+    by_rung = {rung: _of_rung(steps, rung) for rung in sorted({_rung(delta) for delta in deltas})}
+    found = [by_rung[_rung(delta)].mu(delta) for delta in deltas]
+    keeper = _keeper.get()
+    if keeper is not None:
+        for rung, certificate in by_rung.items():
+            keeper.put((tuple(steps), rung), certificate)
+    return found
+
+
+def _rung(delta: float) -> float:
+    return next(rung for rung in RUNGS if rung <= delta)
+
+
+def _of_rung(steps: Sequence[Steps], rung: float) -> Certificate:
+    keeper = _keeper.get()
+    kept = None if keeper is None else keeper.get((tuple(steps), rung))
+    return kept or Certificate(steps, delta_min=rung, points_max=POINTS_MAX)

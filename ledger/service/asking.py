@@ -1,0 +1,270 @@
+"""Asks for runs: resolve, cost, submit; after the commit the receipt, or what would have fitted."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import partial
+from typing import Any, Final
+from uuid import UUID, uuid4
+
+from ledger.core.commands import Ask, Batch, Claim
+from ledger.core.decision.group import Unrecorded
+from ledger.core.decision.posting import Repeat
+from ledger.core.entries import Record
+from ledger.core.journal import chain
+from ledger.core.people import Actor
+from ledger.core.runs import BEGIN_WITHIN_US
+from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
+from ledger.service import answers
+from ledger.service.aside import Aside
+from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key
+from ledger.service.costing import Costed, Costing, Question, demand_weight
+from ledger.service.requests.runs import RunRequest
+from ledger.service.shapes.runs import RunApproved
+from ledger.service.writer import Result, Results, Writer
+from ledger.signer.receipts import ParsedEntry, Receipts
+from ledger.store import Reading, Store
+
+FITS_OF_BATCH_MAX: Final = 10
+"""For how many of a batch's refusals that need certificates it is said at all."""
+COSTED_AT_ONCE_MAX: Final = 8
+"""How many of a batch's costs are worked out at the same time, so that others get their turn."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a run's decision is answered with. size: the bytes of its entries, where they are known."""
+
+    decision: RunApproved | BudgetExceeded
+    is_replayed: bool
+    size: int | None = None
+
+    @property
+    def is_refused(self) -> bool:
+        return isinstance(self.decision, BudgetExceeded)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A run that is asked for: its key, what was asked, and the JSON of that. size: its bytes, where they are known."""
+
+    key: str
+    request: RunRequest
+    body: Mapping[str, Any]
+    size: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A run of a batch before it is costed."""
+
+    item: Item
+    resolved: Resolved
+    digest: bytes
+    question: Question
+
+
+@dataclass(frozen=True, slots=True)
+class _Decided:
+    """The entries that decide a run, and the answer where it was approved."""
+
+    decisions: list[Record]
+    is_replayed: bool
+    approved: RunApproved | None
+
+
+class Asking:
+    """Asks for runs. Its coroutines belong to one event loop. Arguments as for `Runs`."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        catalogue: Catalogue,
+        costing: Costing,
+        receipts: Receipts,
+        aside: Aside,
+        *,
+        begin_within_us: int = BEGIN_WITHIN_US,
+    ) -> None:
+        self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
+        self._receipts, self._aside, self._begin_within_us = receipts, aside, begin_within_us
+
+    async def ask(self, actor: Actor, item: Item) -> Answer:
+        """Asks for approval of a run. Raises LedgerError; a refusal is an Answer."""
+        request = item.request
+        demand_project_of_key(actor, request.project)
+        resolved = await self._catalogue.resolve(actor, request.datasets)
+        digest = await self._aside.run(actor.tenant_id, partial(_digest, item.body), size=item.size)
+        costed = await self._costing.cost(actor, resolved, request)
+        command = self._command(actor, item, resolved, digest, costed)
+        result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
+        repeated = [result.run_id] if isinstance(result, Repeat) else []
+        before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
+        is_little = self._receipts.knows(actor.tenant_id) and not repeated
+        size = size_of(result) if is_little else None
+        decided = await self._aside.run(
+            actor.tenant_id, partial(self._decided, actor.tenant_id, result, before), size=size
+        )
+        if decided.approved is not None:
+            return Answer(decided.approved, decided.is_replayed, size)
+        fits = await self._fits(actor, decided.decisions)
+        refusal = partial(answers.refused, decided.decisions, fits=fits)
+        return Answer(await self._aside.run(actor.tenant_id, refusal, size=size), decided.is_replayed, size)
+
+    async def ask_batch(
+        self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
+    ) -> tuple[list[Answer | LedgerError], bool]:
+        """Asks for several runs in one transaction: what came of each, in order, and whether all were refused.
+
+        An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. Raises TooLarge
+        where their costs together take too much work.
+        """
+        questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
+        turns = asyncio.Semaphore(COSTED_AT_ONCE_MAX)
+
+        async def costed(asked: _Asked | LedgerError) -> Ask | LedgerError:
+            if isinstance(asked, LedgerError):
+                return asked
+            async with turns:
+                try:
+                    cost = await self._costing.work_out(actor.tenant_id, asked.question)
+                except LedgerError as error:
+                    return error
+                finally:
+                    await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
+            return self._command(actor, asked.item, asked.resolved, asked.digest, cost)
+
+        commands = await asyncio.gather(*map(costed, questions))
+        asks = tuple(command for command in commands if isinstance(command, Ask))
+        batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
+        decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
+        decided_answers = iter(await self._answers(actor, decided))
+        results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
+        is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
+        return results, is_refused
+
+    def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
+        """What the costs of a batch's runs depend on. Raises TooLarge."""
+        asked: list[_Asked | LedgerError] = []
+        for item in items:
+            if isinstance(item, LedgerError):
+                asked.append(item)
+                continue
+            try:
+                demand_project_of_key(actor, item.request.project)
+                resolved = self._catalogue.resolve_now(actor, item.request.datasets)
+                question = self._costing.question(actor, resolved, item.request)
+            except LedgerError as error:
+                asked.append(error)
+            else:
+                asked.append(_Asked(item, resolved, _digest(item.body), question))
+        demand_weight(one.question for one in asked if isinstance(one, _Asked))
+        return asked
+
+    def _command(self, actor: Actor, item: Item, resolved: Resolved, digest: bytes, costed: Costed) -> Ask:
+        """The command that asks for a run, with its cost."""
+        request = item.request
+        return Ask(
+            actor=actor,
+            run_id=uuid4(),
+            claim=Claim(item.key, digest),
+            uses=resolved.uses,
+            project=request.project,
+            cost=costed.cost.amount,
+            request=item.body,
+            costing=costed.facts(),
+            valid_for_us=request.valid_for // timedelta(microseconds=1),
+            begin_within_us=self._begin_within_us,
+        )
+
+    def _decided(
+        self, tenant_id: UUID, result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]
+    ) -> _Decided:
+        decisions = _decisions(result, before)
+        approved = None
+        if _is_approved(decisions):
+            receipt = self._receipts.sign(decisions, decisions, tenant_id=tenant_id)
+            approved = answers.approved(decisions, receipt=receipt)
+        return _Decided(decisions, isinstance(result, Repeat), approved)
+
+    async def _answers(self, actor: Actor, results: Results) -> list[Answer | LedgerError]:
+        """The answers to the runs of a batch, in order."""
+
+        def decide() -> list[_Decided]:
+            repeats = [result.run_id for result in results if isinstance(result, Repeat)]
+            before = self._entries(actor.tenant_id, repeats) if repeats else {}
+            return [self._decided(actor.tenant_id, result, before) for result in results]
+
+        all_decided = await self._aside.run(actor.tenant_id, decide, size=None)
+        dear = itertools.count(1)
+        answered: list[Answer | LedgerError] = []
+        for result, decided in zip(results, all_decided, strict=True):
+            if isinstance(result, LedgerError):
+                answered.append(result)
+            elif decided.approved is not None:
+                answered.append(Answer(decided.approved, decided.is_replayed))
+            else:
+                is_free = "delta" not in decided.decisions[0]
+                has_fits = not isinstance(result, Unrecorded) and (is_free or next(dear) <= FITS_OF_BATCH_MAX)
+                fits = await self._fits(actor, decided.decisions) if has_fits else None
+                refusal = partial(answers.refused, decided.decisions, fits=fits)
+                answered.append(Answer(await self._aside.run(actor.tenant_id, refusal, size=None), decided.is_replayed))
+        return answered
+
+    async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
+        """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
+        try:
+            return await self._costing.fits(actor.tenant_id, decisions)
+        except TooLarge as error:
+            # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
+            raise Overloaded("The run was refused; what would fit is still being computed.") from error
+
+    def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
+        with self._store.reading(tenant_id) as reading:
+            return parsed(reading, run_ids)
+
+
+def parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
+    """The entries of these runs, by run."""
+    sealed = reading.journals.run_entries(run_ids)
+    return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
+
+
+def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]) -> list[Record]:
+    """The entries that decide a run, as answers name its datasets; none of an error."""
+    match result:
+        case LedgerError():
+            return []
+        case Repeat():
+            return answers.decisions_of(before[result.run_id])
+        case Unrecorded():
+            return answers.in_order(
+                {
+                    **draft.facts,
+                    "kind": draft.kind,
+                    "dataset": draft.dataset,
+                    "dataset_id": str(draft.dataset_id),
+                    "seq": None,
+                }
+                for draft in result.drafts
+            )
+        case _:
+            return answers.in_order(ParsedEntry.parse(entry) for entry in result)
+
+
+def _digest(body: Mapping[str, Any]) -> bytes:
+    return chain.digest(chain.canonical(body))
+
+
+def size_of(result: Result) -> int | None:
+    """The bytes of what was recorded, where it was recorded now."""
+    return None if isinstance(result, Repeat) else sum(len(entry.body) for entry in result)
+
+
+def _is_approved(decisions: Sequence[Record]) -> bool:
+    return bool(decisions) and decisions[0]["kind"] == "run-approved"

@@ -1,0 +1,236 @@
+"""A few threads that all tenants share in turns: no tenant, however much it asks for, makes another one wait its queue.
+
+Free threads take what waits by urgency, then by tenant, one job of each in turn, then by age. A tenant has at most one
+job of an urgency in the threads, and advice never has all of them: so a decision waits for one job of another tenant at
+most, and never for its own tenant's advice. A job that nobody waits for any more is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from enum import IntEnum
+from time import monotonic
+from typing import Any, Final, Generic, TypeVar
+from uuid import UUID
+
+from ledger.accounting import deadline
+from ledger.errors import Overloaded, TooLarge
+
+WAITING_MAX: Final = 1024
+WAITING_OF_TENANT_MAX: Final = 16
+"""How many jobs may wait or run: of everybody, and of one tenant for each urgency."""
+RUNNING_OF_TENANT_MAX: Final = 1
+"""How many threads a tenant may have at the same time, for each urgency."""
+
+T = TypeVar("T")
+
+
+class Urgency(IntEnum):
+    """What goes first. DECISION: a run waits for it, to begin or to end. ADVICE: somebody would like to know."""
+
+    DECISION = 0
+    ADVICE = 1
+
+
+class Job(Generic[T]):
+    """Work that waits for its turn, or has it. answer: what it came to."""
+
+    def __init__(
+        self,
+        tenant_id: UUID,
+        urgency: Urgency,
+        work: Callable[[], T],
+        then: Callable[[T], None] | None,
+        limit_seconds: float,
+    ) -> None:
+        self.tenant_id, self.urgency = tenant_id, urgency
+        self.answer: Future[T] = Future()
+        self.stop = threading.Event()
+        self.limit_seconds = limit_seconds
+        self._work, self._then = work, then
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it has its turn."""
+        return self.answer.running()
+
+    def run(self, on_done: Callable[[float], None]) -> None:
+        """Does the work, answers, and only then does what is to be done with the result."""
+        if not self.answer.set_running_or_notify_cancel():
+            return
+        try:
+            value = self._timed(on_done)
+        except BaseException as error:
+            self.answer.set_exception(error)
+            return
+        self.answer.set_result(value)
+        if self._then is not None:
+            self._then(value)
+
+    def _timed(self, on_done: Callable[[float], None]) -> T:
+        begun = time.perf_counter()
+        try:
+            with deadline.until(monotonic() + self.limit_seconds, self.stop):
+                return self._work()
+        except deadline.Expired as error:
+            raise TooLarge(
+                f"mechanism: computing its certificate takes longer than {self.limit_seconds:g} seconds; declare less"
+                " in one run",
+                field="mechanism",
+                seconds_max=self.limit_seconds,
+            ) from error
+        except deadline.Stopped as error:
+            raise stopped() from error
+        finally:
+            on_done(time.perf_counter() - begun)
+
+
+def stopped() -> Overloaded:
+    """The answer to what was not finished."""
+    return Overloaded("The ledger is shutting down.", retry_after_seconds=5)
+
+
+class Turns:
+    """Threads, and the jobs that wait for them, by urgency and tenant."""
+
+    def __init__(
+        self,
+        *,
+        threads: int,
+        name: str,
+        of_tenant_max: int | None = None,
+        on_done: Callable[[float], None] = lambda _seconds: None,
+    ) -> None:
+        """of_tenant_max: how many jobs of a tenant may wait or run. on_done: is told of each how long it took."""
+        self._on_done = on_done
+        self._of_tenant_max = of_tenant_max or WAITING_OF_TENANT_MAX
+        self._advised_max = max(threads - 1, 1)
+        self._changed = threading.Condition()
+        self._queues: dict[Urgency, OrderedDict[UUID, deque[Job[Any]]]] = {kind: OrderedDict() for kind in Urgency}
+        self._running: set[Job[Any]] = set()
+        self._is_closed = False
+        self._threads = [
+            threading.Thread(target=self._serve, name=f"{name}_{number}", daemon=True) for number in range(threads)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(
+        self,
+        tenant_id: UUID,
+        work: Callable[[], T],
+        *,
+        urgency: Urgency,
+        limit_seconds: float,
+        then: Callable[[T], None] | None = None,
+    ) -> Job[T]:
+        """Lets the work wait for its turn. then: what is done with its result, once it was answered.
+
+        The answer is TooLarge if the work takes longer than its limit, and Overloaded if the threads end before that.
+        Raises Overloaded when too much waits.
+        """
+        job = Job(tenant_id, urgency, work, then, limit_seconds)
+        with self._changed:
+            if self._is_closed:
+                raise stopped()
+            own = self._waiting()
+            if own.total() >= WAITING_MAX or own[tenant_id, urgency] >= self._of_tenant_max:
+                raise Overloaded("Too much is waiting to be computed.", retry_after_seconds=5)
+            self._enqueue(job)
+            self._changed.notify()
+        return job
+
+    def promote(self, job: Job[Any], urgency: Urgency) -> None:
+        """Somebody waits for this job who is more urgent than those before."""
+        with self._changed:
+            if urgency < job.urgency and self._withdraw(job):
+                job.urgency = urgency
+                self._enqueue(job)
+                self._changed.notify()
+
+    def drop(self, job: Job[Any]) -> None:
+        """Nobody waits for this job any more: it never has its turn, or ends at its next `deadline.check`."""
+        with self._changed:
+            self._withdraw(job)
+            job.stop.set()
+        job.answer.cancel()  # which does nothing to one that runs
+
+    def close(self) -> None:
+        """Ends the threads, and what runs in them at its next `deadline.check`. What waits is answered Overloaded."""
+        with self._changed:
+            self._is_closed = True
+            for job in self._running:
+                job.stop.set()
+            left = [job for queues in self._queues.values() for queue in queues.values() for job in queue]
+            for queues in self._queues.values():
+                queues.clear()
+            self._changed.notify_all()
+        for job in left:
+            if job.answer.set_running_or_notify_cancel():
+                job.answer.set_exception(stopped())
+        for thread in self._threads:
+            thread.join()
+
+    @property
+    def waiting(self) -> int:
+        """How many jobs wait or run."""
+        with self._changed:
+            return self._waiting().total()
+
+    # --- inside the lock
+
+    def _waiting(self) -> Counter[tuple[UUID, Urgency]]:
+        counts = Counter((job.tenant_id, job.urgency) for job in self._running)
+        for urgency, queues in self._queues.items():
+            for tenant_id, queue in queues.items():
+                counts[tenant_id, urgency] += len(queue)
+        return counts
+
+    def _enqueue(self, job: Job[Any]) -> None:
+        self._queues[job.urgency].setdefault(job.tenant_id, deque()).append(job)
+
+    def _withdraw(self, job: Job[Any]) -> bool:
+        """Takes a job out of its queue; false where it is in none."""
+        queues = self._queues[job.urgency]
+        queue = queues.get(job.tenant_id, deque())
+        if job not in queue:
+            return False
+        queue.remove(job)
+        if not queue:
+            del queues[job.tenant_id]
+        return True
+
+    def _next(self) -> Job[Any] | None:
+        """Takes out the job whose turn it is, if any may begin now."""
+        running = Counter((job.tenant_id, job.urgency) for job in self._running)
+        advised = sum(job.urgency is Urgency.ADVICE for job in self._running)
+        for urgency, queues in self._queues.items():
+            if urgency is Urgency.ADVICE and advised >= self._advised_max:
+                continue
+            for tenant_id, queue in queues.items():
+                if running[tenant_id, urgency] < RUNNING_OF_TENANT_MAX:
+                    job = queue.popleft()
+                    del queues[tenant_id]
+                    if queue:
+                        queues[tenant_id] = queue  # behind all others
+                    return job
+        return None
+
+    def _serve(self) -> None:
+        while True:
+            with self._changed:
+                while (job := self._next()) is None:
+                    if self._is_closed:
+                        return
+                    self._changed.wait()
+                self._running.add(job)
+            try:
+                job.run(self._on_done)
+            finally:
+                with self._changed:
+                    self._running.discard(job)
+                    self._changed.notify_all()
