@@ -21,6 +21,7 @@ from ledger.encoding import Encoded, JsonObject, encode
 from ledger.errors import LedgerError
 from ledger.report.source import Question
 from ledger.report.standing import Standing
+from ledger.report.veil import Veil
 from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100
@@ -74,15 +75,18 @@ def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[
     the question is about one."""
     numbered = enumerate(standing.source.entries(), start=1)
     counted = (entry for _, entry in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
+    veil = Veil(question.restricted_to)
     while page := list(islice(counted, PAGE)):
-        yield from _page(page, standing, question, beside)
+        yield from _page(page, standing, question, beside, veil)
 
 
-def _page(page: Sequence[Sealed], standing: Standing, question: Question, beside: Beside) -> Iterator[dict[str, Any]]:
+def _page(
+    page: Sequence[Sealed], standing: Standing, question: Question, beside: Beside, veil: Veil
+) -> Iterator[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     hashes: dict[int, str] = {}
     for sealed in page:
-        entry = requested.parsed(sealed)
+        entry = veil.over(requested.parsed(sealed))
         is_within = question.since is None or entry["at"] >= question.since
         if entry["kind"] in ("run-approved", "run-refused"):
             is_asked = question.project is None or entry.get("project") == question.project
@@ -94,7 +98,9 @@ def _page(page: Sequence[Sealed], standing: Standing, question: Question, beside
     approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
     later = standing.source.of_runs(approved) if approved else {}
     for entry in entries:
-        run = _RunEntries(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
+        run = _RunEntries(
+            standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing, veil)
+        )
         run.note(beside, question)
         yield run.facts()
 
@@ -108,11 +114,11 @@ def _concerns(entry: JsonObject, question: Question) -> bool:
     return question.project is None or entry["kind"] != "project-set" or entry["project"] == question.project
 
 
-def _after(entries: Sequence[Sealed], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+def _after(entries: Sequence[Sealed], standing: Standing, veil: Veil) -> dict[str, tuple[dict[str, Any], str]]:
     """What became of a run until the end of the period, by kind, each with its hash."""
     later = {}
     for sealed in entries:
-        entry = requested.parsed(sealed)
+        entry = veil.over(requested.parsed(sealed))
         if entry["seq"] <= standing.last_seq and entry["dataset_id"] == str(standing.source.dataset_id):
             later[entry["kind"]] = (entry, sealed.hash.hex())
     return later

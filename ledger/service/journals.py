@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ledger.access.roles import demand_whole
+from ledger.access.roles import demand_raw, demand_whole
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.people import Actor, Tenant
@@ -48,6 +48,7 @@ class Journals:
     ) -> tuple[Sequence[Entry | TenantEntry], str | None]:
         """A page of a journal, oldest first, and the cursor of the next one. Raises NotFound and Forbidden."""
         after = pages.after_seq(cursor)
+        demand_raw(actor)
         with self._reading(actor, dataset) as (reading, tenant, named):
             rows = _entries(reading, named, after=after, limit=limit)
         end = tenant.seq if named is None else named.seq
@@ -105,6 +106,7 @@ class Journals:
 
     def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
         """The lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first line."""
+        demand_raw(actor)
         with self._reading(actor, dataset) as (_, tenant, named):
             return self._lines(tenant, named)
 
