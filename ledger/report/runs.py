@@ -98,9 +98,8 @@ def _page(
     approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
     later = standing.source.of_runs(approved) if approved else {}
     for entry in entries:
-        run = _RunEntries(
-            standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing, veil)
-        )
+        after = _after(later.get(UUID(entry["run"]), ()), standing, veil)
+        run = _RunEntries(standing, entry, hashes[entry["seq"]], after)
         run.note(beside, question)
         yield run.facts()
 

@@ -1,7 +1,7 @@
 """What a report leaves out for a key that is limited to datasets: all that was said of a run that names others too.
 
-What such a run did to a dataset that the key sees stays: mechanism, cost, balances, steps and times. What was sent along
-with it (why, by which code, under which idempotency key, with what evidence) concerns the other datasets as well.
+What such a run did to a dataset that the key sees stays: mechanism, cost, balances, steps and times. What was sent
+along with it (why, by which code, under which idempotency key, with what evidence) concerns the other datasets as well.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Veil:
             return entry
         run = entry.get("run", entry.get("about_run"))
         if entry["kind"] in ("run-approved", "run-refused") and not self._names_seen(entry, self._seen):
-            self._covered.add(run)
+            self._covered.add(entry["run"])
         # What answers a proposal without doing it has the id alone.
         answered = entry["proposal"] if entry["kind"] == "proposal-refused" else None
         if run not in self._covered and answered not in self._covered:

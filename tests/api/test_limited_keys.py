@@ -1,8 +1,8 @@
 """What a key that is limited to datasets learns of others: nothing, from any call of the OpenAPI document.
 
 A tenant in which every text and every name that such a key may not see has a marker in it, and every id is known. Each
-call is made by such a key of each role, and its whole answer is searched. A call that is new in the document is made too,
-and fails here until it is said what it takes.
+call is made by such a key of each role, and its whole answer is searched. A call that is new in the document is made
+too, and fails here until it is said what it takes.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ GAUSSIAN: Final = RELEASE["mechanism"]
 
 @dataclass(slots=True)
 class Scene:
-    """The tenant, a key of each role that is limited to two of its datasets, what these may ask for by name, and the ids
-    that none of them may see."""
+    """The tenant, a key of each role that is limited to two of its datasets, what these may ask for by name, and the
+    ids that none of them may see."""
 
     admin: Ledger
     clients: dict[str, Ledger] = field(default_factory=dict)
@@ -201,7 +201,7 @@ def leaks(scene: Scene, answer: Any) -> list[str]:
 
 @pytest.mark.parametrize("role", ROLES)
 def test_no_call_shows_a_limited_key_what_is_hidden(scene: Scene, role: str) -> None:
-    """Goal: a limited key learns no name, id, purpose, label, evidence, reason or idempotency key of what it does not see.
+    """Goal: a limited key learns no name, id, purpose, label, evidence, reason or idempotency key of what is hidden.
     Method: every call of the document, with everything that it can be about; the whole answer is searched."""
     by, values = scene.clients[role], values_of(scene, role)
     wrong: list[tuple[str, str, int, list[str]]] = []
