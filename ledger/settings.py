@@ -115,6 +115,9 @@ class Settings(BaseSettings):
     failed_sign_ins: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
         600, description="How many wrong keys a minute one address may bring before new ones are refused unread."
     )
+    refusals_per_hour: Annotated[int, Field(ge=1, le=100_000)] = Field(
+        600, description="How many runs of one principal are refused on record in an hour before the answer is 429."
+    )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
         (), description="Origins whose pages may call from a browser, separated by commas; none when left out."
     )

@@ -26,6 +26,16 @@ def demand_whole(actor: Actor) -> None:
         raise Forbidden("A key limited to datasets does not see what is the whole tenant's.")
 
 
+def demand_raw(actor: Actor) -> None:
+    """Raises Forbidden where a key that is limited to datasets asks for entries as they were hashed: of a run that uses
+    several datasets they name the others, and what was said of the run."""
+    if actor.datasets is not None:
+        raise Forbidden(
+            "A key limited to datasets does not read raw entries, which name other datasets. GET /v1/runs and the "
+            "reports show what of them it may see; an export takes a key without that limit."
+        )
+
+
 ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "manage keys": frozenset({"admin"}),
     "register datasets": frozenset({"admin", "steward"}),

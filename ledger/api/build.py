@@ -135,7 +135,16 @@ class Builder:
         aside = Aside()
         costing = Costing(store, certificates, aside)
         begin_within_us = self._settings.begin_within_seconds * 1_000_000
-        runs = Runs(store, writer, catalogue, costing, self._signer, aside, begin_within_us=begin_within_us)
+        runs = Runs(
+            store,
+            writer,
+            catalogue,
+            costing,
+            self._signer,
+            aside,
+            begin_within_us=begin_within_us,
+            refusals_per_hour=self._settings.refusals_per_hour,
+        )
         return Services(
             store=store,
             writer=writer,

@@ -33,7 +33,9 @@ def entries(page: tuple[Sequence[Entry | TenantEntry], str | None]) -> Response:
 
 
 def _entry(entry: Entry | TenantEntry) -> str:
-    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}}}'
+    request = entry.request if isinstance(entry, Entry) else None
+    beside = "" if request is None else f',"request":{request}'
+    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}{beside}}}'
 
 
 def export(lines: Iterator[str], request: Request, caller: Caller) -> Response:

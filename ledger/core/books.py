@@ -20,9 +20,9 @@ class Books:
     partitions: the names of a dataset's partitions, complete where a command asks for all of them.
     accounts: with every overdrawn one of a dataset where something is asked that can take a second person.
     projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
-    proposals: those that are asked about, and the open ones of a dataset. takes_two: the tenant's policy. alerting:
-    what it wants to be told of. reported: of a dataset, the runs whose numbers wait for a steward; read where it is
-    frozen, as it is from the report on.
+    refusals: when a principal's newest runs were refused, oldest first. proposals: those that are asked about, and the
+    open ones of a dataset. takes_two: the tenant's policy. alerting: what it wants to be told of. reported: of a
+    dataset, the runs whose numbers wait for a steward; read where it is frozen, as it is from the report on.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -31,6 +31,7 @@ class Books:
     partitions: dict[UUID, tuple[str, ...]] = field(default_factory=dict)
     projects: dict[tuple[UUID, str], Project] = field(default_factory=dict)
     recent: dict[tuple[UUID, UUID], tuple[int, ...]] = field(default_factory=dict)
+    refusals: dict[UUID, tuple[int, ...]] = field(default_factory=dict)
     proposals: dict[UUID, Proposal] = field(default_factory=dict)
     reported: dict[UUID, frozenset[UUID]] = field(default_factory=dict)
     takes_two: bool = False
@@ -45,6 +46,7 @@ class Books:
             dict(self.partitions),
             dict(self.projects),
             dict(self.recent),
+            dict(self.refusals),
             dict(self.proposals),
             dict(self.reported),
             self.takes_two,

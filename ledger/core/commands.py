@@ -13,7 +13,7 @@ from uuid import UUID
 from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import BEGIN_WITHIN_US, Excess, Use
+from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Excess, Use
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,8 @@ class SetFairUse(_OnDataset):
 class Ask:
     """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out.
 
-    begin_within_us: how long the approval's receipt is good for.
+    begin_within_us: how long the approval's receipt is good for. refusals_per_hour: after how many refusals within an
+    hour no other one of this principal is recorded.
     """
 
     actor: Actor
@@ -120,6 +121,7 @@ class Ask:
     costing: Mapping[str, Any]
     valid_for_us: int
     begin_within_us: int = BEGIN_WITHIN_US
+    refusals_per_hour: int = REFUSALS_PER_HOUR
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:

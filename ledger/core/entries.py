@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 NO_HASH: Final = bytes(32)
 
 Record = Mapping[str, Any]
 """An entry of a journal, or a part of one, as it is parsed."""
+
+
+class Sealed(NamedTuple):
+    """An entry as a reader gets it: its canonical JSON and hash. request: the canonical JSON of the request that it
+    names by its digest, where that stands in another entry and is at hand."""
+
+    body: str
+    hash: bytes
+    request: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +48,8 @@ class Draft:
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes."""
+    """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes. request: the
+    canonical JSON of the request that it names by its digest, where whoever read it looked that up."""
 
     dataset_id: UUID
     seq: int
@@ -48,3 +58,9 @@ class Entry:
     run_id: UUID | None
     body: str
     hash: bytes
+    request: str | None = None
+
+    @property
+    def sealed(self) -> Sealed:
+        """The entry as a reader of journals gets it."""
+        return Sealed(self.body, self.hash, self.request)

@@ -11,6 +11,8 @@ from ledger.core.amounts import Amount
 
 BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
 """How long a receipt lets a job begin by default; also of the receipts of entries that do not record it."""
+REFUSALS_PER_HOUR: Final = 600
+"""How many of one principal's runs are refused, on record, within an hour by default."""
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
 
 

@@ -10,7 +10,7 @@ from uuid import UUID
 from ledger.core.alerting import DEFAULT_ALERTING
 from ledger.core.amounts import timestamp
 from ledger.core.datasets import AccountKey, Dataset
-from ledger.core.entries import Entry, TenantEntry
+from ledger.core.entries import Entry, Sealed, TenantEntry
 from ledger.core.journal import chain, replay
 from ledger.core.journal.policy import Policy, demand_policy
 from ledger.core.journal.replay import Replayed
@@ -94,11 +94,11 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
     return tenant.seq
 
 
-def _tenant_entries(reading: Reading) -> Iterator[tuple[str, bytes]]:
+def _tenant_entries(reading: Reading) -> Iterator[Sealed]:
     """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
     rows = _pages(lambda after, limit: reading.journals.tenant_page(after=after, limit=limit))
     for seq, entry in enumerate(rows, start=1):
-        yield entry.body, entry.hash
+        yield Sealed(entry.body, entry.hash)
         mirror.demand_columns(entry, chain.parse(entry.body), seq)
 
 
@@ -210,6 +210,10 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
     entries = comparison.over(seen.over(rows))
     replayed = replay.replay(entries, tenant_id=reading.tenant_id, dataset_id=dataset.id)
     comparison.finish()
+    for name, count in sorted(replayed.withheld.items()):
+        raise JournalBroken(
+            f"names {count} requests in the journal of {name} that do not stand there", seq=replayed.seq
+        )
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)
     _demand_runs(reading, dataset, replayed, seen)

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from ledger.core.amounts import Amount, timestamp
 from ledger.core.datasets import NO_FAIR_USE, Dataset, Project
-from ledger.core.entries import Entry, TenantEntry
+from ledger.core.entries import Entry, Sealed, TenantEntry
 from ledger.core.journal import chain
 from ledger.core.people import Proposal
 from ledger.core.runs import Run
@@ -60,11 +60,11 @@ class Mirror:
         self._newest = 0
         self._proposals: dict[UUID, tuple[dict[str, Any], int]] = {}
 
-    def over(self, entries: Iterable[Entry]) -> Iterator[tuple[str, bytes]]:
+    def over(self, entries: Iterable[Entry]) -> Iterator[Sealed]:
         """The same entries, as `replay` wants them; each is noted once the reader, who judges it by itself, asks for
         the next. Raises JournalBroken where a row's other columns are not what its entry says."""
         for seq, entry in enumerate(entries, start=1):
-            yield entry.body, entry.hash
+            yield entry.sealed
             facts = chain.parse(entry.body)
             demand_columns(entry, facts, seq)
             run_id = None if entry.run_id is None else str(entry.run_id)

@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
-from ledger.core.entries import NO_HASH
-from ledger.core.journal import chain
+from ledger.core.entries import NO_HASH, Sealed
+from ledger.core.journal import chain, requested
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import verify
+from ledger.verifier.export import request_of
 from ledger.verifier.verify import Verified
 
 _ENTRY: Final = '"entry":'
@@ -25,15 +26,21 @@ class Export:
     def entries(self) -> Iterator[dict[str, Any]]:
         """The entries, oldest first. Raises JournalBroken where the file is not the one that was verified any more."""
         head, seq = NO_HASH, 0
+        request: str | None = None
         for line in self.lines:
+            if (stated := request_of(line)) is not None:
+                request = stated
             if not line.startswith('{"seq":'):
                 continue
             seq += 1
             body = line.rstrip("\r\n").partition(_ENTRY)[2][:-1]
-            entry: dict[str, Any] = chain.parse(body)
+            sealed = Sealed(body, chain.digest(body), request)
+            entry, request = requested.parsed(sealed), None
             if entry["prev"] != head.hex():
                 raise _changed(seq)
-            head = chain.digest(body)
+            if sealed.request is not None and entry.get("request_sha256") != chain.digest(sealed.request).hex():
+                raise _changed(seq)
+            head = sealed.hash
             yield entry
         if head != self.verified.journal.head:
             raise _changed(seq)
@@ -52,4 +59,8 @@ def opened(lines: Iterable[str]) -> Export:
     verified = verify.verify(kept)
     if not isinstance(verified, Verified):
         raise InvalidRequest("export: is a tenant's own journal, in which nothing costs anything", field="export")
+    if verified.journal.withheld:
+        names = ", ".join(sorted(verified.journal.withheld))
+        what = f"export: leaves out requests that stand in the journal of {names}, and with them what was to be run."
+        raise InvalidRequest(f"{what} Export {verified.dataset} anew: an export has them.", field="export")
     return Export(verified, kept)

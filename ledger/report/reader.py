@@ -13,10 +13,11 @@ from uuid import UUID
 
 from ledger.core.amounts import microseconds, timestamp
 from ledger.core.datasets import Dataset
+from ledger.core.entries import Sealed
 from ledger.core.people import Actor, Tenant
 from ledger.errors import InvalidRequest, NotFound
 from ledger.report.document import Report
-from ledger.report.source import HashedBody, Question, Scope, Source, TenantSource
+from ledger.report.source import Question, Scope, Source, TenantSource
 from ledger.service.catalogue import demand_sight, no_dataset
 from ledger.store import Reading, Store
 
@@ -103,26 +104,27 @@ def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
 
 
 def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: SignedHead) -> Source:
-    newest = reading.journals.page(dataset.id, after=dataset.seq - 1, limit=1)
+    newest = reading.journals.at(dataset.id, dataset.seq)
 
-    def entries() -> Iterator[HashedBody]:
-        for after in range(0, dataset.seq, PAGE):
+    def entries() -> Iterator[Sealed]:
+        after = 0
+        while after < dataset.seq:
             with store.reading(reading.tenant_id) as again:
                 page = again.journals.page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
-            yield from ((entry.body, entry.hash) for entry in page)
+            if not page:
+                return
+            yield from (entry.sealed for entry in page)
+            after = page[-1].seq
 
-    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedBody]]:
+    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
         with store.reading(reading.tenant_id) as again:
-            entries = again.journals.run_entries(runs, dataset_id=dataset.id)
-        return {
-            run: [(entry.body, entry.hash) for entry in mine if entry.seq <= dataset.seq]
-            for run, mine in entries.items()
-        }
+            moves = again.journals.moves(runs, dataset.id)
+        return {run: [entry.sealed for entry in mine if entry.seq <= dataset.seq] for run, mine in moves.items()}
 
     return Source(
         dataset.id,
         dataset.definition.name,
-        timestamp(newest[0].at_us) if newest else "",
+        timestamp(newest.at_us) if newest else "",
         signed_head(reading, dataset),
         entries,
         of_runs,
@@ -138,8 +140,12 @@ def _tenant_source(store: Store, reading: Reading, signed_head: SignedHead) -> T
     return TenantSource(newest_at, signed_head(reading, None), lambda: _tenant_entries(store, tenant))
 
 
-def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[HashedBody]:
-    for after in range(0, tenant.seq, PAGE):
+def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[Sealed]:
+    after = 0
+    while after < tenant.seq:
         with store.reading(tenant.id) as reading:
             page = reading.journals.tenant_page(after=after, limit=min(PAGE, tenant.seq - after))
-        yield from ((entry.body, entry.hash) for entry in page)
+        if not page:
+            return
+        yield from (Sealed(entry.body, entry.hash) for entry in page)
+        after = page[-1].seq

@@ -15,11 +15,13 @@ from uuid import UUID
 from ledger.accounting import mechanisms
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import Amount
-from ledger.core.journal import chain
+from ledger.core.entries import Sealed
+from ledger.core.journal import chain, requested
 from ledger.encoding import Encoded, JsonObject, encode
 from ledger.errors import LedgerError
-from ledger.report.source import HashedBody, Question
+from ledger.report.source import Question
 from ledger.report.standing import Standing
+from ledger.report.veil import Veil
 from ledger.service.answers import least_remaining, show_segments
 
 PAGE: Final = 100
@@ -73,29 +75,31 @@ def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[
     the question is about one."""
     numbered = enumerate(standing.source.entries(), start=1)
     counted = (entry for _, entry in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
+    veil = Veil(question.restricted_to)
     while page := list(islice(counted, PAGE)):
-        yield from _page(page, standing, question, beside)
+        yield from _page(page, standing, question, beside, veil)
 
 
 def _page(
-    page: Sequence[HashedBody], standing: Standing, question: Question, beside: Beside
+    page: Sequence[Sealed], standing: Standing, question: Question, beside: Beside, veil: Veil
 ) -> Iterator[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     hashes: dict[int, str] = {}
-    for body, hash_ in page:
-        entry = chain.parse(body)
+    for sealed in page:
+        entry = veil.over(requested.parsed(sealed))
         is_within = question.since is None or entry["at"] >= question.since
         if entry["kind"] in ("run-approved", "run-refused"):
             is_asked = question.project is None or entry.get("project") == question.project
             if is_asked and (is_within or UUID(entry["run"]) in standing.carried):
                 entries.append(entry)
-                hashes[entry["seq"]] = hash_.hex()
+                hashes[entry["seq"]] = sealed.hash.hex()
         elif is_within and _is_change(entry) and _concerns(entry, question):
             beside.changes.add(change(entry))
     approved = [UUID(entry["run"]) for entry in entries if entry["kind"] == "run-approved"]
     later = standing.source.of_runs(approved) if approved else {}
     for entry in entries:
-        run = _RunEntries(standing, entry, hashes[entry["seq"]], _after(later.get(UUID(entry["run"]), ()), standing))
+        after = _after(later.get(UUID(entry["run"]), ()), standing, veil)
+        run = _RunEntries(standing, entry, hashes[entry["seq"]], after)
         run.note(beside, question)
         yield run.facts()
 
@@ -109,13 +113,13 @@ def _concerns(entry: JsonObject, question: Question) -> bool:
     return question.project is None or entry["kind"] != "project-set" or entry["project"] == question.project
 
 
-def _after(entries: Sequence[HashedBody], standing: Standing) -> dict[str, tuple[dict[str, Any], str]]:
+def _after(entries: Sequence[Sealed], standing: Standing, veil: Veil) -> dict[str, tuple[dict[str, Any], str]]:
     """What became of a run until the end of the period, by kind, each with its hash."""
     later = {}
-    for body, hash_ in entries:
-        entry = chain.parse(body)
+    for sealed in entries:
+        entry = veil.over(requested.parsed(sealed))
         if entry["seq"] <= standing.last_seq and entry["dataset_id"] == str(standing.source.dataset_id):
-            later[entry["kind"]] = (entry, hash_.hex())
+            later[entry["kind"]] = (entry, sealed.hash.hex())
     return later
 
 
@@ -127,7 +131,7 @@ class _RunEntries:
     ) -> None:
         self._standing, self._hash = standing, hash_
         self._decision = {**_UNSAID, **{name: standing.registered[name] for name in ("bound", "adjacency")}, **decision}
-        self._mechanism = decision["request"].get("mechanism", _UNSAID["mechanism"])
+        self._mechanism = requested.request_of(decision).get("mechanism", _UNSAID["mechanism"])
         self._started = later.get("run-started")
         self._ended = next((later[kind] for kind in _ENDS if kind in later), None)
         self._planned = planned_steps(decision)
@@ -142,7 +146,7 @@ class _RunEntries:
 
     def facts(self) -> dict[str, Any]:
         """All that is known of the run."""
-        decision, request = self._decision, self._decision["request"]
+        decision, request = self._decision, requested.request_of(self._decision)
         ended = self._ended[0] if self._ended is not None else {}
         return {
             "dataset": decision["dataset"],
@@ -206,7 +210,7 @@ class _RunEntries:
             beside.voids.add(
                 {
                     **about,
-                    "reason": ended["request"].get("reason"),
+                    "reason": requested.request_of(ended).get("reason"),
                     "was": "held" if self._started is None else "started",
                     "proposed_by": None if proposal is None else proposal["by"],
                     "proposal": None if proposal is None else proposal["id"],
@@ -266,7 +270,7 @@ def planned_steps(decision: JsonObject) -> int | None:
     """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
-        steps = mechanisms.planned_steps(mechanisms.recorded(decision["request"].get("mechanism")), segments)
+        steps = mechanisms.planned_steps(mechanisms.recorded(requested.request_of(decision).get("mechanism")), segments)
     except LedgerError:  # recorded by a version that took more than this one does
         return None
     return None if steps is None else steps[1]

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from uuid import UUID
 
+from ledger.core.entries import Sealed
+
 Scope = Literal["dataset", "project", "tenant"]
-HashedBody = tuple[str, bytes]
-"""An entry as (canonical JSON, hash)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,8 @@ class Source:
     """A dataset's journal, as it was when the report was asked for.
 
     entries: all of it, oldest first, from the beginning at every call; so a report is made in two passes and keeps
-    nothing of the first but sums. of_runs: of some runs their entries in this journal, oldest first.
+    nothing of the first but sums. of_runs: what became of some runs after they were decided, by their entries in this
+    journal, oldest first.
     newest_at: the `at` of the newest entry. head: the newest `seq` and `hash`, with `root` and `signature` where heads
     are signed.
     """
@@ -45,8 +46,8 @@ class Source:
     name: str
     newest_at: str
     head: Mapping[str, Any]
-    entries: Callable[[], Iterator[HashedBody]]
-    of_runs: Callable[[Sequence[UUID]], Mapping[UUID, Sequence[HashedBody]]]
+    entries: Callable[[], Iterator[Sealed]]
+    of_runs: Callable[[Sequence[UUID]], Mapping[UUID, Sequence[Sealed]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,4 +56,4 @@ class TenantSource:
 
     newest_at: str
     head: Mapping[str, Any]
-    entries: Callable[[], Iterator[HashedBody]]
+    entries: Callable[[], Iterator[Sealed]]

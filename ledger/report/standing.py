@@ -16,11 +16,12 @@ from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
-from ledger.core.entries import NO_HASH
+from ledger.core.entries import NO_HASH, Sealed
 from ledger.core.journal import chain, replay, tenant
+from ledger.core.journal.requested import request_of
 from ledger.encoding import JsonObject
 from ledger.errors import JournalBroken
-from ledger.report.source import HashedBody, Question, Source, TenantSource
+from ledger.report.source import Question, Source, TenantSource
 
 POINTS_MAX: Final = 512
 """Of a figure over time. Beyond, points are left out, and never the extremes."""
@@ -243,14 +244,14 @@ def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
 class _Hashes:
     """Entries on their way to be checked, with the hash of the newest one that went by."""
 
-    def __init__(self, entries: Iterable[HashedBody]) -> None:
+    def __init__(self, entries: Iterable[Sealed]) -> None:
         self._entries = entries
         self.newest = NO_HASH.hex()
 
-    def __iter__(self) -> Iterator[HashedBody]:
-        for body, hash_ in self._entries:
-            self.newest = hash_.hex()
-            yield body, hash_
+    def __iter__(self) -> Iterator[Sealed]:
+        for sealed in self._entries:
+            self.newest = sealed.hash.hex()
+            yield sealed
 
 
 def _demand_head(head: JsonObject, entries: int, newest: str) -> None:
@@ -386,7 +387,7 @@ class _Reader:
         project = entry.get("project")
         standing.counts["listed"] += self._is_of_project(project)
         standing.shares.setdefault(project, Share()).runs += 1
-        for mechanism in _parts(entry["request"].get("mechanism", {})):
+        for mechanism in _parts(request_of(entry).get("mechanism", {})):
             if "sampling" in mechanism:
                 standing.samplings[mechanism["sampling"]] += 1
         self._assumes(entry)

@@ -35,6 +35,7 @@ from ledger.service.shapes.runs import (
 _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] = (
     *("started", "reported", "settled", "voided"),
 )
+_DECISIONS: Final = ("run-approved", "run-refused")
 _REPORTED: Final = (
     "No budget here could cover what was reported. Nothing is charged yet, and the run stays held in full, until a"
     " steward confirms or corrects the number."
@@ -119,11 +120,15 @@ def _of_principal(key: AccountKey) -> _OfPrincipal:
 def in_order(entries: Iterable[Record]) -> list[Record]:
     """A run's entries of one kind: of the datasets that it names as it names them, then of those they come from."""
     entries = list(entries)
-    if not entries:
-        return entries
-    uses = entries[0]["request"].get("datasets", ())
-    rank = {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
+    rank = named(entries)
     return sorted(entries, key=lambda entry: (rank.get(entry["dataset"], len(rank)), entry["dataset"]))
+
+
+def named(entries: Iterable[Record]) -> dict[str, int]:
+    """The datasets that a run's request names, in order, by whichever of its entries has the request."""
+    requests = [entry["request"] for entry in entries if entry["kind"] in _DECISIONS and "request" in entry]
+    uses = requests[0].get("datasets", ()) if requests else ()
+    return {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
 
 
 def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
@@ -294,7 +299,7 @@ def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> l
     # What was reported keeps its answer, also once a steward has settled the run.
     for same in (kind, "run-reported") if kind == "run-settled" else (kind,):
         left = [entry for entry in entries if entry["kind"] == same]
-        if left and left[0].get("request", {}) == body:
+        if left and next((entry["request"] for entry in left if "request" in entry), {}) == body:
             return left
     state = kind.removeprefix("run-")
     raise RunState(f"The run is already {state}, with another body.", state=state)
@@ -302,20 +307,23 @@ def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> l
 
 def decisions_of(entries: Iterable[Record]) -> list[Record]:
     """The entries by which a run was approved or refused, in the order in which answers name its datasets."""
-    return in_order(entry for entry in entries if entry["kind"] in ("run-approved", "run-refused"))
+    return in_order(entry for entry in entries if entry["kind"] in _DECISIONS)
 
 
-def describe(run: Run, entries: Sequence[Record], *, now_us: int) -> RunShown:
-    """A run as GET shows it: what was asked and decided, and what came of it."""
-    decisions = decisions_of(entries)
-    decision = decisions[0]
+def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, int]], *, now_us: int) -> RunShown:
+    """A run as GET shows it: what was asked and decided, and what came of it.
+
+    entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
+    it there.
+    """
+    decision = next(entry for entry in entries if entry["kind"] in _DECISIONS)
     return RunShown(
         id=str(run.id),
         state=run.state,
         decision="refused" if run.state == "refused" else "approved",
         is_overdue=run.due_us is not None and run.due_us < now_us,
         cost=show_amount(Amount.from_facts(decision["cost"])),
-        datasets=[{"name": entry["dataset"], "seq": entry["seq"]} for entry in decisions],
+        datasets=[{"name": name, "seq": seq} for name, seq in places],
         request=decision["request"],
         project=run.project,
         idempotency_key=decision["idempotency_key"],
@@ -324,7 +332,7 @@ def describe(run: Run, entries: Sequence[Record], *, now_us: int) -> RunShown:
         **_costed(decision),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
-        **_events([entry for entry in entries if entry["dataset"] == decision["dataset"]]),
+        **_events(entries),
     )
 
 

@@ -17,7 +17,7 @@ from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor
-from ledger.core.runs import BEGIN_WITHIN_US
+from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR
 from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
 from ledger.service import answers
 from ledger.service.aside import Aside
@@ -90,9 +90,11 @@ class Asking:
         aside: Aside,
         *,
         begin_within_us: int = BEGIN_WITHIN_US,
+        refusals_per_hour: int = REFUSALS_PER_HOUR,
     ) -> None:
         self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
-        self._receipts, self._aside, self._begin_within_us = receipts, aside, begin_within_us
+        self._receipts, self._aside = receipts, aside
+        self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Asks for approval of a run. Raises LedgerError; a refusal is an Answer."""
@@ -180,6 +182,7 @@ class Asking:
             costing=costed.facts(),
             valid_for_us=request.valid_for // timedelta(microseconds=1),
             begin_within_us=self._begin_within_us,
+            refusals_per_hour=self._refusals_per_hour,
         )
 
     def _decided(

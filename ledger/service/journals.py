@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Final
 
-from ledger.access.roles import demand_whole
+from ledger.access.roles import demand_raw, demand_whole
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.people import Actor, Tenant
@@ -29,7 +29,7 @@ from ledger.signer.heads import Heads
 from ledger.signer.keyfile import Signer
 from ledger.store import Reading, Store
 from ledger.verifier import proofs
-from ledger.verifier.export import entry_line, head_line, header
+from ledger.verifier.export import entry_line, head_line, header, request_line
 from ledger.verifier.merkle import CompactTree
 
 EXPORT_PAGE: Final = 500
@@ -48,9 +48,12 @@ class Journals:
     ) -> tuple[Sequence[Entry | TenantEntry], str | None]:
         """A page of a journal, oldest first, and the cursor of the next one. Raises NotFound and Forbidden."""
         after = pages.after_seq(cursor)
-        with self._reading(actor, dataset) as (reading, _, named):
-            rows = _entries(reading, named, after=after, limit=limit + 1)
-        return pages.cut(rows, limit=limit, position=lambda entry: entry.seq)
+        demand_raw(actor)
+        with self._reading(actor, dataset) as (reading, tenant, named):
+            rows = _entries(reading, named, after=after, limit=limit)
+        end = tenant.seq if named is None else named.seq
+        is_last = not rows or rows[-1].seq >= end
+        return rows, None if is_last else pages.cursor_at(rows[-1].seq)
 
     def head(self, actor: Actor, dataset: str | None) -> Head | TenantHead:
         """The signed head of a journal. Raises NotFound and Forbidden."""
@@ -103,6 +106,7 @@ class Journals:
 
     def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
         """The lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first line."""
+        demand_raw(actor)
         with self._reading(actor, dataset) as (_, tenant, named):
             return self._lines(tenant, named)
 
@@ -124,12 +128,16 @@ class Journals:
         keys = self._signer.jwks()
         yield header(tenant_id=tenant.id, tenant=tenant.name, dataset_id=id_, dataset=name, keys=keys) + "\n"
         tree = CompactTree()
-        for after in range(0, seq, EXPORT_PAGE):
+        after = 0
+        while after < seq:
             with self._store.reading(tenant.id) as reading:
                 entries = _entries(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))
+            if not entries:
+                break  # as far as there are any, which is what an export of a broken journal shows
             for entry in entries:
                 tree.append(entry.hash)
-            yield "".join(entry_line(seq=e.seq, hash_=e.hash, body=e.body) + "\n" for e in entries)
+            yield "".join(map(_line, entries))
+            after = entries[-1].seq
         root = tree.root()
         yield head_line(seq=seq, hash_=newest, root=root, signature=self._signature(tenant, dataset, root)) + "\n"
 
@@ -144,6 +152,12 @@ class Journals:
             log.error("an export gets no signature: its entries are others than those that this process knows")
             return None
         return signed["signature"]
+
+
+def _line(entry: Entry | TenantEntry) -> str:
+    line = entry_line(seq=entry.seq, hash_=entry.hash, body=entry.body) + "\n"
+    request = entry.request if isinstance(entry, Entry) else None
+    return line if request is None else request_line(request) + "\n" + line
 
 
 def _entries(reading: Reading, dataset: Dataset | None, *, after: int, limit: int) -> Sequence[Entry | TenantEntry]:

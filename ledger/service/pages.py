@@ -19,10 +19,11 @@ def cut(rows: Sequence[T], *, limit: int, position: Callable[[T], Any]) -> tuple
     position: of a row in the order of the list, as JSON.
     """
     page = rows[:limit]
-    return page, _encode(position(page[-1])) if len(rows) > limit else None
+    return page, cursor_at(position(page[-1])) if len(rows) > limit else None
 
 
-def _encode(position: Any) -> str:
+def cursor_at(position: Any) -> str:
+    """The cursor of the page after that position."""
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 

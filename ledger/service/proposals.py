@@ -10,7 +10,7 @@ from ledger.core.commands import RefuseProposal
 from ledger.core.decision.datasets import proposed_command
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.service import pages
+from ledger.service import answers, pages
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
 from ledger.service.requests.runs import CorrectRequest
@@ -21,6 +21,7 @@ from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalS
 from ledger.service.transactions import submit
 from ledger.service.two_people import proposal_shown
 from ledger.service.writer import Writer
+from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading, Store
 
 
@@ -94,6 +95,10 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
         demand_sight(actor, name)
     except NotFound:
         raise _no_proposal() from None
+    if proposal.run_id is not None and actor.datasets is not None:
+        sealed = reading.journals.first_entries([proposal.run_id])[proposal.run_id]
+        if not answers.named(map(ParsedEntry.parse, sealed)).keys() <= actor.datasets:
+            raise _no_proposal()  # it says of the run what concerns the other datasets too
     return proposal, name
 
 

@@ -26,7 +26,7 @@ from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
-from ledger.core.runs import BEGIN_WITHIN_US, Run
+from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import (
     Forbidden,
     NotFound,
@@ -49,12 +49,12 @@ from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
-from ledger.store import Store
+from ledger.store import Reading, Store
 
 
 class Runs:
     """Starts, settles and voids them, and shows them. begin_within_us: how long a job may begin by a
-    receipt."""
+    receipt. refusals_per_hour: how many refusals of one principal are recorded within an hour."""
 
     def __init__(
         self,
@@ -66,11 +66,21 @@ class Runs:
         aside: Aside,
         *,
         begin_within_us: int = BEGIN_WITHIN_US,
+        refusals_per_hour: int = REFUSALS_PER_HOUR,
     ) -> None:
         self._store, self._writer, self._costing = store, writer, costing
         self._aside, self._begin_within_us = aside, begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
-        self.asking = Asking(store, writer, catalogue, costing, self._receipts, aside, begin_within_us=begin_within_us)
+        self.asking = Asking(
+            store,
+            writer,
+            catalogue,
+            costing,
+            self._receipts,
+            aside,
+            begin_within_us=begin_within_us,
+            refusals_per_hour=refusals_per_hour,
+        )
 
     # --- what changes a run
 
@@ -190,10 +200,10 @@ class Runs:
         """One run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
-            entries = parsed(reading, [run_id])[run_id] if run is not None else []
-            if run is None or not _sees(actor, entries, run):
+            shown = [] if run is None else _shown(reading, actor, [run])
+            if not shown or shown[0] is None:
                 raise _no_run()
-            return answers.describe(run, entries, now_us=reading.now_us())
+            return shown[0]
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """The receipt of a run's start or, before that, of its approval, renewed: good from now on, as long as one is.
@@ -228,7 +238,8 @@ class Runs:
         project: str | None,
         is_overdue: bool | None,
     ) -> RunPage:
-        """Runs that the caller may see, newest first. Raises NotFound for the dataset."""
+        """Runs that the caller may see, newest first: as many as `limit`, and as there is room for. Raises NotFound for
+        the dataset."""
         after = pages.after_moment(cursor)
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
@@ -244,9 +255,9 @@ class Runs:
                 principal_id=actor.principal_id if limited else None,
                 within=actor.datasets,
             )
-            runs, following = pages.cut(rows, limit=limit, position=lambda run: [run.created_us, str(run.id)])
-            entries = parsed(reading, [run.id for run in runs])
-        return RunPage(items=[answers.describe(run, entries[run.id], now_us=now_us) for run in runs], next=following)
+            shown = _shown(reading, actor, rows[:limit])
+        _, following = pages.cut(rows, limit=len(shown), position=lambda run: [run.created_us, str(run.id)])
+        return RunPage(items=[run for run in shown if run is not None], next=following)
 
     # --- looking things up
 
@@ -280,6 +291,20 @@ class Runs:
             return parsed(reading, run_ids)
 
 
+def _shown(reading: Reading, actor: Actor, runs: Sequence[Run]) -> list[RunShown | None]:
+    """The first of these runs, as many as there is room for; None for one that the caller may not see."""
+    sealed = reading.journals.first_entries([run.id for run in runs])
+    shown, now_us = runs[: len(sealed)], reading.now_us()
+    places = reading.runs.places([run.id for run in shown])
+    entries = {run_id: [ParsedEntry.parse(entry) for entry in mine] for run_id, mine in sealed.items()}
+    return [
+        answers.describe(run, entries[run.id], places[run.id], now_us=now_us)
+        if _sees(actor, entries[run.id], run)
+        else None
+        for run in shown
+    ]
+
+
 def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:
     """Entries of a run in the order in which its decision names the datasets."""
     order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
@@ -299,10 +324,10 @@ def _no_run() -> NotFound:
 
 
 def _sees(actor: Actor, entries: Sequence[Record], run: Run) -> bool:
-    """A key limited to datasets sees, of their runs, its own."""
+    """A key limited to datasets sees its own runs that name no others."""
     if actor.datasets is None:
         return True
-    return run.principal_id == actor.principal_id and any(entry["dataset"] in actor.datasets for entry in entries)
+    return run.principal_id == actor.principal_id and answers.named(entries).keys() <= actor.datasets
 
 
 def _charges(decisions: Sequence[Record]) -> dict[UUID, tuple[AccountKey, ...]]:

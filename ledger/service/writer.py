@@ -46,6 +46,7 @@ from ledger.core.commands import (
 from ledger.core.decision.group import (
     Batched,
     Unrecorded,
+    askers,
     decide,
     read_sets,
 )
@@ -355,7 +356,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
 
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
-    books = writing.books.lock(read_sets(open_.values()), runs)
+    books = writing.books.lock(read_sets(open_.values()), runs, askers(open_.values()))
     clock_us = writing.now_us()
     # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, writing.journals.newest_us(books.datasets.values()))

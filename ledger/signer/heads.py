@@ -22,7 +22,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ledger.core.datasets import Dataset
-from ledger.core.entries import NO_HASH
+from ledger.core.entries import NO_HASH, Entry, TenantEntry
 from ledger.core.journal import chain
 from ledger.core.people import Tenant
 from ledger.errors import JournalBroken, NotFound
@@ -231,11 +231,11 @@ def _at(reading: Reading, dataset: Dataset | None, *, seq: int, hash_: bytes) ->
     """When the newest entry was made, as it says itself. Raises JournalBroken where that is another entry."""
     if seq == 0:
         return None
-    page = (
-        reading.journals.tenant_page(after=seq - 1, limit=1)
-        if dataset is None
-        else reading.journals.page(dataset.id, after=seq - 1, limit=1)
-    )
-    if not page or chain.digest(page[0].body) != hash_:
+    entry: Entry | TenantEntry | None
+    if dataset is None:
+        entry = next(iter(reading.journals.tenant_page(after=seq - 1, limit=1)), None)
+    else:
+        entry = reading.journals.at(dataset.id, seq)
+    if entry is None or chain.digest(entry.body) != hash_:
         raise JournalBroken("is not the one that the head names", seq=seq)
-    return str(chain.parse(page[0].body)["at"])
+    return str(chain.parse(entry.body)["at"])

@@ -21,6 +21,7 @@ from ledger.store.runs import RunReader, RunWriter
 from ledger.store.tables import NOBODY, accounts, datasets, tenants
 from ledger.store.tenants import TenantReader, TenantWriter
 
+NO_ASKERS: Final[Mapping[UUID, int]] = {}
 NAMES_MAX: Final = 500
 """How many partitions are asked for by name. If a group names more, all are read."""
 
@@ -111,8 +112,11 @@ class BookWriter(BookReader):
         self._runs = RunWriter(connection, tenant_id)
         self._proposals = ProposalWriter(connection, tenant_id)
 
-    def lock(self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
-        """Lock these datasets, in the order of their ids, and read what hangs under them.
+    def lock(
+        self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID], askers: Mapping[UUID, int] = NO_ASKERS
+    ) -> Books:
+        """Lock these datasets, in the order of their ids, and read what hangs under them. askers: the principals whose
+        refusals are read, with how many.
 
         Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
         itself would show them as they were before the wait. The lock leaves the rows' keys alone, so that a dataset
@@ -121,7 +125,9 @@ class BookWriter(BookReader):
         if not read_sets:
             return Books()
         locking = self._decided_on(read_sets).with_for_update(key_share=True)
-        return self._fill(self.connection.execute(locking).all(), read_sets, run_ids)
+        books = self._fill(self.connection.execute(locking).all(), read_sets, run_ids)
+        books.refusals.update((who, self._runs.newest_refusals(who, limit=most)) for who, most in askers.items())
+        return books
 
     def _tenant(self) -> Tenant | None:
         """Locked against a change of the policy, so that what is decided now is on record before the next policy."""

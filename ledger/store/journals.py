@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, false, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Row, Table, and_, false, func, insert, or_, select, tuple_, update
 
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
@@ -14,6 +15,7 @@ from ledger.core.journal import chain
 from ledger.errors import NotFound
 from ledger.store.repository import Repository
 from ledger.store.rows import entry_of
+from ledger.store.sizes import PAGE_BYTES_MAX, byte_length, fitting
 from ledger.store.tables import (
     accounts,
     datasets,
@@ -29,30 +31,71 @@ from ledger.store.tenants import TenantWriter
 
 TAIL_MAX: Final = 200
 """How far back in a journal refusals in a row are counted, in entries."""
+_DECISIONS: Final = ("run-approved", "run-refused")
+_NOWHERE: Final = UUID(int=0), 0
 
 
 class JournalReader(Repository):
     """Reads entries."""
 
-    def page(self, dataset_id: UUID, *, after: int, limit: int) -> list[Entry]:
-        """A dataset's journal, oldest first."""
-        query = (
-            select(entries)
-            .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq > after)
-            .order_by(entries.c.seq)
-            .limit(limit)
-        )
-        return [entry_of(row) for row in self.connection.execute(query)]
+    def page(self, dataset_id: UUID, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[Entry]:
+        """A dataset's journal, oldest first: as many entries as `limit`, and as there is room for; one at least, unless
+        it has ended. A request that stands in another journal is with the entry that names it."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+        last = self._last(entries, *mine, entries.c.seq > after, limit=limit, bytes_max=bytes_max)
+        query = select(entries).where(*mine, entries.c.seq > after, entries.c.seq <= last).order_by(entries.c.seq)
+        return self._with_requests([entry_of(row) for row in self.connection.execute(query)], bytes_max)
 
-    def tenant_page(self, *, after: int, limit: int) -> list[TenantEntry]:
-        """The tenant's own journal, oldest first."""
-        query = (
-            select(tenant_entries)
-            .where(tenant_entries.c.tenant_id == self.tenant_id, tenant_entries.c.seq > after)
-            .order_by(tenant_entries.c.seq)
-            .limit(limit)
-        )
+    def tenant_page(self, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[TenantEntry]:
+        """The tenant's own journal, in the same way."""
+        table, mine = tenant_entries, tenant_entries.c.tenant_id == self.tenant_id
+        last = self._last(table, mine, table.c.seq > after, limit=limit, bytes_max=bytes_max)
+        query = select(table).where(mine, table.c.seq > after, table.c.seq <= last).order_by(table.c.seq)
         return [_tenant_entry_of(row) for row in self.connection.execute(query)]
+
+    def _last(self, table: Table, *where: ColumnElement[bool], limit: int, bytes_max: int) -> int:
+        """The number of the last entry that there is room for, by their sizes alone; 0 where there is none."""
+        sizes = select(table.c.seq, byte_length(table.c.body).label("size")).where(*where).order_by(table.c.seq)
+        found = self.connection.execute(sizes.limit(limit))
+        return max(fitting(((row.seq, row.size) for row in found), bytes_max), default=0)
+
+    def at(self, dataset_id: UUID, seq: int) -> Entry | None:
+        """One entry, as it stands there."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq == seq)
+        row = self.connection.execute(select(entries).where(*mine)).one_or_none()
+        return None if row is None else entry_of(row)
+
+    def _with_requests(self, page: Sequence[Entry], bytes_max: int) -> list[Entry]:
+        """The entries, with the requests that they name by their digests; so many as there is room for."""
+        places = {entry.seq: place for entry in page if (place := _request_in(entry.body)) is not None}
+        if not places:
+            return list(page)
+        sizes = self._sizes(places.values())
+        sized = ((entry, len(entry.body.encode()) + sizes.get(places.get(entry.seq, _NOWHERE), 0)) for entry in page)
+        kept = list(fitting(sized, bytes_max))
+        requests = self._requests([places[entry.seq] for entry in kept if entry.seq in places])
+        return [replace(entry, request=requests.get(places.get(entry.seq, _NOWHERE))) for entry in kept]
+
+    def _sizes(self, places: Iterable[tuple[UUID, int]]) -> dict[tuple[UUID, int], int]:
+        query = select(entries.c.dataset_id, entries.c.seq, byte_length(entries.c.body).label("size"))
+        rows = self.connection.execute(query.where(self._is_at(places)))
+        return {(row.dataset_id, row.seq): row.size for row in rows}
+
+    def _requests(self, places: Iterable[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
+        """The requests of the entries in these places, as they are hashed."""
+        query = select(entries.c.dataset_id, entries.c.seq, entries.c.body).where(self._is_at(places))
+        return {
+            (row.dataset_id, row.seq): chain.canonical(chain.parse(row.body).get("request"))
+            for row in self.connection.execute(query)
+        }
+
+    def _is_at(self, places: Iterable[tuple[UUID, int]]) -> ColumnElement[bool]:
+        position = tuple_(entries.c.dataset_id, entries.c.seq)
+        types = [entries.c.dataset_id.type, entries.c.seq.type]
+        return and_(
+            entries.c.tenant_id == self.tenant_id,
+            position.in_([tuple_(*place, types=types) for place in dict.fromkeys(places)]),
+        )
 
     def hashes(self, dataset_id: UUID | None, *, after: int, limit: int) -> list[tuple[int, bytes]]:
         """Numbers and hashes of a dataset's journal, or of the tenant's own if there is no id, oldest first."""
@@ -90,19 +133,45 @@ class JournalReader(Repository):
         row = self.connection.execute(mine.order_by(tenant_entries.c.seq.desc()).limit(1)).one_or_none()
         return None if row is None else _tenant_entry_of(row)
 
-    def run_entries(self, run_ids: Sequence[UUID], *, dataset_id: UUID | None = None) -> dict[UUID, list[Entry]]:
-        """Every entry of these runs, oldest first. dataset_id: those of its journal, or None for all."""
+    def run_entries(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
+        """Every entry of these runs, oldest first, as it stands there."""
         query = (
             select(entries)
             .where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
             .order_by(entries.c.dataset_id, entries.c.seq)
         )
-        if dataset_id is not None:
-            query = query.where(entries.c.dataset_id == dataset_id)
-        by_run: dict[UUID, list[Entry]] = {run_id: [] for run_id in run_ids}
-        for row in self.connection.execute(query):
-            by_run[row.run_id].append(entry_of(row))
-        return by_run
+        return _by_run(run_ids, map(entry_of, self.connection.execute(query)))
+
+    def moves(self, run_ids: Sequence[UUID], dataset_id: UUID) -> dict[UUID, list[Entry]]:
+        """What became of these runs after they were decided: their entries in one journal, oldest first."""
+        query = (
+            select(entries)
+            .where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
+            .where(entries.c.dataset_id == dataset_id, entries.c.kind.not_in(_DECISIONS))
+            .order_by(entries.c.seq)
+        )
+        moved = [entry_of(row) for row in self.connection.execute(query)]
+        requests = self._requests(filter(None, (_request_in(entry.body) for entry in moved)))
+        return _by_run(run_ids, (_with_request(entry, requests) for entry in moved))
+
+    def first_entries(self, run_ids: Sequence[UUID], *, bytes_max: int = PAGE_BYTES_MAX) -> dict[UUID, list[Entry]]:
+        """Of the first of these runs, as many as there is room for and one at least, the entries of the dataset that
+        each names first: there stands what was sent, and what became of the run."""
+        is_first = and_(
+            places.c.tenant_id == entries.c.tenant_id,
+            places.c.run_id == entries.c.run_id,
+            places.c.dataset_id == entries.c.dataset_id,
+            places.c.position == 0,
+        )
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
+        size = func.sum(byte_length(entries.c.body)).label("size")
+        rows = self.connection.execute(
+            select(entries.c.run_id, size).join(places, is_first).where(*mine).group_by(entries.c.run_id)
+        )
+        sizes = {row.run_id: int(row.size) for row in rows}
+        kept = list(fitting(((run_id, sizes.get(run_id, 0)) for run_id in run_ids), bytes_max))
+        query = select(entries).join(places, is_first).where(mine[0], entries.c.run_id.in_(kept))
+        return _by_run(kept, map(entry_of, self.connection.execute(query.order_by(entries.c.seq))))
 
     def settlements(self, dataset_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, Entry]:
         """The entries in a dataset's journal that settled these runs."""
@@ -128,7 +197,7 @@ class JournalReader(Repository):
             select(entries.c.kind)
             .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
             .where(entries.c.seq < before, entries.c.seq >= before - TAIL_MAX)
-            .where(entries.c.kind.in_(("run-approved", "run-refused")))
+            .where(entries.c.kind.in_(_DECISIONS))
             .order_by(entries.c.seq.desc())
             .limit(limit)
         )
@@ -182,6 +251,28 @@ class JournalWriter(JournalReader):
             update(tenants).where(tenants.c.tenant_id == self.tenant_id), {"seq": entry.seq, "head": entry.hash}
         )
         return entry
+
+
+def _by_run(run_ids: Iterable[UUID], found: Iterable[Entry]) -> dict[UUID, list[Entry]]:
+    by_run: dict[UUID, list[Entry]] = {run_id: [] for run_id in run_ids}
+    for entry in found:
+        if entry.run_id is not None:
+            by_run[entry.run_id].append(entry)
+    return by_run
+
+
+def _request_in(body: str) -> tuple[UUID, int] | None:
+    """Where the request of an entry stands, if that is elsewhere."""
+    # In a text of JSON a quotation mark would have a backslash before it; an object of a caller's may have that member.
+    if '"request_in":' not in body:
+        return None
+    place = chain.parse(body).get("request_in")
+    return None if place is None else (UUID(place["id"]), place["seq"])
+
+
+def _with_request(entry: Entry, requests: Mapping[tuple[UUID, int], str]) -> Entry:
+    place = _request_in(entry.body)
+    return entry if place is None else replace(entry, request=requests.get(place))
 
 
 def _tenant_entry_of(row: Row[Any]) -> TenantEntry:

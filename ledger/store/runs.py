@@ -65,6 +65,20 @@ class RunReader(Repository):
         )
         return runs.c.id.in_(run_ids)
 
+    def places(self, run_ids: Sequence[UUID]) -> dict[UUID, list[tuple[str, int]]]:
+        """Of each of these runs the datasets that it touches, by name, each with the number of the entry there that
+        decided it, in the order in which answers name them."""
+        query = (
+            select(places.c.run_id, datasets.c.name, places.c.seq)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(run_ids))
+            .order_by(places.c.position)
+        )
+        found: dict[UUID, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
+        for row in self.connection.execute(query):
+            found[row.run_id].append((row.name, row.seq))
+        return found
+
     def place_page(
         self, dataset_id: UUID, *, after: tuple[int, UUID] | None, limit: int
     ) -> list[tuple[UUID, int, UUID, int]]:
@@ -158,6 +172,16 @@ class RunReader(Repository):
         )
         return tuple(reversed(self.connection.execute(newest).scalars().all()))
 
+    def newest_refusals(self, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
+        """When a principal's newest runs were refused, oldest first."""
+        newest = (
+            select(runs.c.created_us)
+            .where(runs.c.tenant_id == self.tenant_id, runs.c.principal_id == principal_id, runs.c.state == "refused")
+            .order_by(runs.c.created_us.desc())
+            .limit(limit)
+        )
+        return tuple(reversed(self.connection.execute(newest).scalars().all()))
+
 
 class RunWriter(RunReader):
     """Saves what a decision changed of runs."""
@@ -179,9 +203,10 @@ class RunWriter(RunReader):
                 "seq": place.seq,
                 "principal_id": run.principal_id,
                 "created_us": run.created_us,
+                "position": position,
             }
             for run in new
-            for place in run.places
+            for position, place in enumerate(run.places)
         ]
         self.connection.execute(insert(places), rows)
 

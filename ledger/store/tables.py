@@ -29,6 +29,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     event,
+    text,
 )
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.types import TypeDecorator, TypeEngine
@@ -248,6 +249,8 @@ accounts = _of_tenant(
     key=("dataset_id", "project", "principal_id", "partition"),
 )
 
+_REFUSED: Final = text("state = 'refused'")
+
 runs = _of_tenant(
     "runs",
     Column("id", Uid, nullable=False),
@@ -273,10 +276,17 @@ runs = _of_tenant(
     Index("runs_newest", "tenant_id", "created_us", "id"),
     Index("runs_of_project", "tenant_id", "project", "created_us", "id"),
     Index("runs_due_first", "tenant_id", "due_us"),
+    Index(
+        "runs_refused",
+        *("tenant_id", "principal_id", "created_us"),
+        sqlite_where=_REFUSED,
+        postgresql_where=_REFUSED,
+    ),
     key=("id",),
 )
 
-# Where a run was decided: one row for each dataset that it touches, roots included.
+# Where a run was decided: one row for each dataset that it touches, roots included. `position` is in the order in which
+# answers name them; the entry of the first, 0, has the request.
 places = _of_tenant(
     "places",
     Column("run_id", Uid, nullable=False),
@@ -284,6 +294,7 @@ places = _of_tenant(
     Column("seq", Big, nullable=False),
     Column("principal_id", Uid, nullable=False),
     Column("created_us", Big, nullable=False),
+    Column("position", Big),
     _references("places_run_fkey", ("run_id",), "runs", ("id",)),
     _references("places_entry_fkey", ("dataset_id", "seq"), "entries", ("dataset_id", "seq")),
     Index("places_newest", "tenant_id", "dataset_id", "created_us", "run_id"),

@@ -9,13 +9,16 @@ from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
 
+from ledger.core.entries import Sealed
 from ledger.core.journal.chain import digest
 from ledger.errors import JournalBroken
 
 FORMAT: Final = "privacy-ledger-export"
-VERSION: Final = 2
+VERSION: Final = 3
+"""Since version 2 a head is signed; since version 3 a request that stands in another journal has a line of its own."""
 LINE_LENGTH_MAX: Final = 4 * 1024 * 1024
 ENTRY: Final = re.compile(r'\{"seq":([1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', re.DOTALL)
+_REQUEST: Final = re.compile(r'\{"request":(\{.*\})\}', re.DOTALL)
 _HEAD: Final = re.compile(
     r'\{"head":\{"seq":(0|[1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})"'
     r'(?:,"root":(?:null|"([0-9a-f]{64})"),"signature":(?:null|"([A-Za-z0-9_.-]+)"))?\}\}'
@@ -42,7 +45,7 @@ def parsed_header(line: str) -> dict[str, Any]:
     line.encode()  # bytes that are not UTF-8 have no text
     about: dict[str, Any] = json.loads(line, object_pairs_hook=_once)
     version = about["version"]
-    if about["format"] != FORMAT or type(version) is not int or version not in (1, VERSION):
+    if about["format"] != FORMAT or type(version) is not int or version not in (1, 2, VERSION):
         raise JournalBroken(f"the format {about['format']!r} version {version!r} is not known", seq=0)
     names = {"format", "version", "tenant"} | ({"keys"} if version > 1 else set())
     parts = [about[part] for part in ("tenant", "dataset") if part in about]
@@ -65,6 +68,17 @@ def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
     return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'
 
 
+def request_line(request: str) -> str:
+    """The request that the entry in the next line names by its digest."""
+    return f'{{"request":{request}}}'
+
+
+def request_of(line: str) -> str | None:
+    """The request in a line that is one of those."""
+    match = _REQUEST.fullmatch(line.removesuffix("\n"))
+    return None if match is None else match[1]
+
+
 def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
     """An export's last line. signature: None where the ledger does not stand by it."""
     signed = "null" if signature is None else f'"{signature}"'
@@ -78,6 +92,12 @@ class Line:
     seq: int
     body: str
     hash: bytes
+    request: str | None = None
+
+    @property
+    def sealed(self) -> Sealed:
+        """The entry as a reader of journals gets it."""
+        return Sealed(self.body, self.hash, self.request)
 
     @property
     def is_intact(self) -> bool:

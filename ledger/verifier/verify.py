@@ -2,13 +2,15 @@
 
 An export is JSON Lines. The first line is a header, the last one the head; between them stands the journal:
 
-    {"format":"privacy-ledger-export","version":2,"tenant":{"id":…,"name":…},"dataset":{"id":…,"name":…},"keys":{…}}
+    {"format":"privacy-ledger-export","version":3,"tenant":{"id":…,"name":…},"dataset":{"id":…,"name":…},"keys":{…}}
     {"seq":1,"hash":"<64 hex digits>","entry":{…}}
     …
     {"head":{"seq":N,"hash":"<64 hex digits>","root":"<64 hex digits>","signature":"<a compact JWS>"}}
 
 The text of `entry` is the entry's canonical form, byte for byte, and `hash` the SHA-256 of it. `root` is that of the
-Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Version 1 had neither keys nor
+Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Where an entry names its request
+by its digest, because that stands in another dataset's journal, `{"request":{…}}` stands in the line before it. If that
+line is left out, all is checked but what the request decides. Version 2 had no such lines, version 1 neither keys nor
 root nor signature. `docs/export.md` says all that someone needs who writes a verifier of their own.
 """
 
@@ -22,13 +24,14 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
+from ledger.core.entries import Sealed
 from ledger.core.journal import replay
 from ledger.core.journal.chain import digest
 from ledger.core.journal.policy import demand_policy
 from ledger.core.journal.replay import Replayed
 from ledger.core.journal.tenant import ReplayedTenant, replay_tenant
 from ledger.errors import InvalidRequest, JournalBroken
-from ledger.verifier.export import ENTRY, LINE_LENGTH_MAX, VERSION, Line, parsed_head, parsed_header
+from ledger.verifier.export import ENTRY, LINE_LENGTH_MAX, VERSION, Line, parsed_head, parsed_header, request_of
 from ledger.verifier.heads import Head
 from ledger.verifier.statements import JournalId, kid_of
 from ledger.verifier.witness import Witnesses
@@ -156,7 +159,7 @@ def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[in
         raise InvalidRequest(f"earlier: is not an export: {error.detail}", field="earlier") from None
     if journal_id != (UUID(about["tenant"]["id"]), UUID(about["dataset"]["id"]) if "dataset" in about else None):
         raise InvalidRequest("earlier: is an export of another journal", field="earlier")
-    for seq, line in enumerate(chain(source, [""]), start=1):
+    for seq, line in enumerate((line for line in chain(source, [""]) if request_of(line) is None), start=1):
         if line.startswith('{"head":'):
             return
         match = ENTRY.fullmatch(line.removesuffix("\n"))
@@ -183,7 +186,7 @@ class _Lines:
         self._version = about["version"]
         return about
 
-    def entries(self) -> Iterator[tuple[str, bytes]]:
+    def entries(self) -> Iterator[Sealed]:
         """The entries as `replay` wants them, except that an entry which someone changed, and gave a new hash, is found
         here: its own hash is right, and the next one, which is intact itself and followed by its own next, does not
         follow it. Where the next one is not followed either, that is the one that was changed, and `replay` says so."""
@@ -195,7 +198,7 @@ class _Lines:
                 if is_followed:
                     raise JournalBroken("is not the one that the entry after it follows", seq=line.seq)
             self._newest = line.body
-            yield line.body, line.hash
+            yield line.sealed
             line, after = after, beyond
         if self._broken is not None:
             raise self._broken
@@ -219,18 +222,21 @@ class _Lines:
         if text is None:
             raise JournalBroken("is missing, or the head that ends an export is", seq=seq)
         text = text.removesuffix("\n")
-        if text.startswith('{"head":'):
+        request = request_of(text) if self._version > 2 else None
+        if request is not None:
+            text = next(self._lines, "").removesuffix("\n")
+        if text.startswith('{"head":') and request is None:
             self._head = parsed_head(text, self._version, seq)
             return None
         # A half of a surrogate pair stands for bytes that are not UTF-8, and has no bytes itself.
-        is_text = len(text) <= LINE_LENGTH_MAX and _HALVES.search(text) is None
+        is_text = all(len(part) <= LINE_LENGTH_MAX and _HALVES.search(part) is None for part in (text, request or ""))
         match = ENTRY.fullmatch(text) if is_text else None
         if match is None:
             raise JournalBroken("cannot be read", seq=seq)
         if int(match[1]) != seq:
             raise JournalBroken(f"is missing: number {match[1]} stands in its place", seq=seq)
         self._read = seq
-        return Line(seq, match[3], bytes.fromhex(match[2]))
+        return Line(seq, match[3], bytes.fromhex(match[2]), request)
 
     def demand_head(self, replayed: Replayed | ReplayedTenant) -> None:
         head = self._head

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
-from ledger.core.journal import chain
+from ledger.core.entries import Sealed
+from ledger.core.journal import chain, requested
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier import heads
 from ledger.verifier.merkle import CompactTree
@@ -117,30 +118,31 @@ class Comparison:
         for statement in held:
             self._held.setdefault(statement.seq, []).append(statement)
         receipts = [held for ones in self._held.values() for held in ones if isinstance(held, HeldReceipt)]
-        self._approvals: dict[str, tuple[Any, str] | None] = {receipt.run: None for receipt in receipts}
+        self._approvals: dict[str, tuple[Any, str | None] | None] = {receipt.run: None for receipt in receipts}
         self._earlier = earlier
         self._tree = CompactTree()
         self._agreed = 0
         self.heads = self.receipts = self.earlier = 0
         """How many of each were found in the journal; of an export made earlier, how many entries."""
 
-    def over(self, entries: Iterable[tuple[str, bytes]]) -> Iterator[tuple[str, bytes]]:
-        """The same entries, as (canonical JSON, hash). Each is looked at once the reader, who judges it by itself, asks
-        for the next. Raises JournalBroken."""
-        for body, hash_ in entries:
-            yield body, hash_
-            self._tree.append(hash_)
-            self._see(self._tree.size, body, hash_.hex())
+    def over(self, entries: Iterable[Sealed]) -> Iterator[Sealed]:
+        """The same entries. Each is looked at once the reader, who judges it by itself, asks for the next. Raises
+        JournalBroken."""
+        for sealed in entries:
+            yield sealed
+            self._tree.append(sealed.hash)
+            self._see(self._tree.size, sealed)
 
     @property
     def root(self) -> bytes:
         """The Merkle root over the entries so far."""
         return self._tree.root()
 
-    def _see(self, seq: int, body: str, hash_: str) -> None:
+    def _see(self, seq: int, sealed: Sealed) -> None:
+        hash_ = sealed.hash.hex()
         self._compare(seq, hash_)
         if self._approvals:
-            self._note_approval(body)
+            self._note_approval(sealed)
         for held in self._held.pop(seq, ()):
             if held.hash != hash_:
                 raise JournalBroken(
@@ -150,7 +152,7 @@ class Comparison:
                     after=self._agreed,
                 )
             if isinstance(held, HeldReceipt):
-                self._demand_run(held, body)
+                self._demand_run(held, sealed.body)
                 self.receipts += 1
             elif held.root != self.root.hex():
                 raise JournalBroken(f"ends a history with another Merkle root than {held.source} says", seq=seq)
@@ -178,13 +180,15 @@ class Comparison:
         self.earlier += 1
         self._agreed = seq
 
-    def _note_approval(self, body: str) -> None:
+    def _note_approval(self, sealed: Sealed) -> None:
         # A request may have a member of that name too, so the entry itself is asked.
-        if not any(run in self._approvals for run in _RUN.findall(body)):
+        if not any(run in self._approvals for run in _RUN.findall(sealed.body)):
             return
-        entry = chain.parse(body)
+        entry = requested.parsed(sealed)
         if entry["kind"] == "run-approved" and entry["run"] in self._approvals:
-            digest = chain.digest(chain.canonical(entry["request"]["mechanism"])).hex()
+            # Where the request is left out there is no mechanism to compare, which `Replayed.withheld` counts.
+            is_at_hand = "request" in entry
+            digest = chain.digest(chain.canonical(entry["request"]["mechanism"])).hex() if is_at_hand else None
             self._approvals[entry["run"]] = entry["cost"], digest
 
     def _demand_run(self, held: HeldReceipt, body: str) -> None:
@@ -193,7 +197,7 @@ class Comparison:
         state, cost, digest = held.decided
         if (entry.get("run"), entry["kind"]) != (held.run, _STATES.get(state)):
             raise JournalBroken(f"says something else than {held.source}, which names it", seq=held.seq)
-        if self._approvals[held.run] != (cost, digest):
+        if self._approvals[held.run] not in ((cost, digest), (cost, None)):
             raise JournalBroken(f"is of another cost or mechanism than {held.source} says", seq=held.seq)
 
 

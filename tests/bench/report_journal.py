@@ -18,11 +18,11 @@ from typing import Any
 from uuid import UUID
 
 from ledger.core.amounts import timestamp
-from ledger.core.entries import NO_HASH
+from ledger.core.entries import NO_HASH, Sealed
 from ledger.core.journal import chain
 from ledger.report import document, table
 from ledger.report.document import Report
-from ledger.report.source import HashedBody, Question, Source
+from ledger.report.source import Question, Source
 
 TENANT = UUID(int=7)
 DATASET = UUID(int=1)
@@ -59,7 +59,7 @@ class Journal:
         """How many entries were read of it, the last time that it was."""
         self._head, self._at_us, self._step_us = NO_HASH, BEGIN_US, YEAR_US // (3 * runs + 1)
         self._costs: dict[UUID, int] = {}
-        self._known: OrderedDict[str, list[HashedBody]] = OrderedDict()
+        self._known: OrderedDict[str, list[Sealed]] = OrderedDict()
         self._file = folder / "journal.txt"
         random_ = random.Random(seed)
         with self._file.open("w", encoding="utf-8", newline="\n") as file:
@@ -72,18 +72,18 @@ class Journal:
         """The journal as a report reads it."""
         return Source(DATASET, "events", self.newest_at, self.head, self.sealed, self.of_runs)
 
-    def of_runs(self, ids: Sequence[UUID]) -> Mapping[UUID, Sequence[HashedBody]]:
+    def of_runs(self, ids: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
         return {run: self._known[str(run)] for run in ids}
 
-    def sealed(self) -> Iterator[HashedBody]:
+    def sealed(self) -> Iterator[Sealed]:
         """Every entry, from the beginning."""
         self.given = 0
         self._known.clear()
-        ahead: deque[HashedBody] = deque()
+        ahead: deque[Sealed] = deque()
         with self._file.open(encoding="utf-8", newline="\n") as file:
             for text in file:
                 run, _, body = text.removesuffix("\n").partition("\t")
-                sealed = (body, chain.digest(body))
+                sealed = Sealed(body, chain.digest(body))
                 ahead.append(sealed)
                 self._known.setdefault(run, []).append(sealed)
                 if len(self._known) > KEPT:

@@ -364,7 +364,7 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(TWO, of_kind("run-settled", report="confirmed"), open_again),
         "while a reported number waits",
     ),
-    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=4), "not known"),
+    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=5), "not known"),
     "a run that is not a run": (
         *(THREE, of_kind("run-approved"), lambda entry: entry.pop("run")),
         "other members than",

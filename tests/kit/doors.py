@@ -257,6 +257,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "reported_us": None,
         },
         "places": {
+            "position": 0,
             "run_id": SPARE_RUN,
             "dataset_id": MNIST if tenant == ACME else SPARE,
             "seq": 1,

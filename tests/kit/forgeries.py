@@ -107,7 +107,7 @@ def forge(change: Change_, entries: Entries) -> list[str]:
     """The export of the journal after a change."""
     changed = copy.deepcopy(entries)
     change(changed)
-    return exported(TWO, sealed(changed))
+    return exported(TWO, sealed(changed), requests=story().requests)
 
 
 def at(kind: str, number: int = 0) -> Callable[[Entries], dict[str, Any]]:
@@ -156,6 +156,17 @@ def together(*changes: Change_) -> Change_:
     def change(entries: Entries) -> None:
         for one in changes:
             one(entries)
+
+    return change
+
+
+def own(place: Place) -> Change_:
+    """The request that an entry names by its digest stands in the entry itself."""
+
+    def change(entries: Entries) -> None:
+        entry = place(entries)
+        entry["request"] = chain.parse(story().requests[entry.pop("request_sha256")])
+        del entry["request_in"]
 
     return change
 
@@ -224,16 +235,21 @@ def decided_late(entries: Entries) -> None:
     entries.append(WHOLE(entries) | at_the_end | {"run": ANOTHER})
 
 
+def _name_the_first_request(entries: Entries) -> None:
+    request = chain.canonical(WHOLE(entries)["request"])
+    DERIVED(entries)["request_sha256"] = chain.digest(request).hex()
+
+
 FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     # what it charges
     "a run on all, charged in one partition": (WHOLE, only(WHOLE, "a"), "not what the entries add up to"),
     "a run charged in a partition more": (DERIVED, only(DERIVED, "a", "b"), "not what the entries add up to"),
     "a run that asked for another partition": (
-        *(DERIVED, put_in(DERIVED, "request", "datasets", 0, "partitions", value=["b"])),
+        *(DERIVED, together(own(DERIVED), put_in(DERIVED, "request", "datasets", 0, "partitions", value=["b"]))),
         "not what the entries add up to",
     ),
     "a run that asked for one partition twice": (
-        *(DERIVED, put_in(DERIVED, "request", "datasets", 0, "partitions", value=["a", "a"])),
+        *(DERIVED, together(own(DERIVED), put_in(DERIVED, "request", "datasets", 0, "partitions", value=["a", "a"]))),
         "one twice",
     ),
     "a run reached by what it does not name": (DERIVED, put(DERIVED, via=["data-3"]), "what was not named"),
@@ -255,7 +271,7 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
         *(START, lambda entries: START(entries)["accounts"].append(START(entries)["accounts"][0])),
         "says twice",
     ),
-    "an unknown version": (START, put(START, v=4), "not known"),
+    "an unknown version": (START, put(START, v=5), "not known"),
     "an older version than before": (START, put(START, v=2), "after one of version"),
     "another name of the dataset": (START, put(START, dataset="data-9"), "something else"),
     "an id in another form": (START, put(START, run=f"{{{UUID(int=1001)}}}"), "no ledger writes"),
@@ -279,6 +295,17 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     "a void that returns less": (VOIDED, put(VOIDED, returned=Amount(1, 0).facts()), "something else than"),
     "a refusal with a reason twice": (REFUSED, put(REFUSED, binding=["mu", "mu"]), "what of the run does not fit"),
     "a refusal because of itself": (REFUSED, put(REFUSED, binding_elsewhere=["data-2"]), "where else"),
+    # a request that stands elsewhere
+    "a request that stands here": (
+        *(DERIVED, put_in(DERIVED, "request_in", "id", value=str(TWO))),
+        "names its own journal as another",
+    ),
+    "a request that stands nowhere": (DERIVED, drop(DERIVED, "request_in"), "other members"),
+    "a request without its digest": (DERIVED, drop(DERIVED, "request_sha256"), "other members"),
+    "a request that stands at no number": (DERIVED, put_in(DERIVED, "request_in", "seq", value=0), "'request_in'"),
+    "a request that has no digest": (DERIVED, put(DERIVED, request_sha256="0" * 63), "'request_sha256'"),
+    "a request here and elsewhere": (DERIVED, put(DERIVED, request={}), "names another journal that has it"),
+    "the request of another run": (DERIVED, _name_the_first_request, "of another project than was asked for"),
     # who
     "registered by a requester": (at("dataset-registered"), by(at("dataset-registered"), WHO), "who may not"),
     "a share by a requester": (PROJECT, by(PROJECT, WHO), "who may not"),
@@ -339,13 +366,13 @@ def _rewritten(kind: str, old: str, new: str) -> Callable[[], Lines]:
             if made:
                 text = text.replace(chain.parse(body)["prev"], made[-1][1].hex())
             made.append((text, chain.digest(text)))
-        return exported(TWO, made)
+        return exported(TWO, made, requests=story().requests)
 
     return rewrite
 
 
 def _with_line(change: Callable[[Lines], Lines]) -> Callable[[], Lines]:
-    return lambda: change(exported(TWO, story().journals[TWO]))
+    return lambda: change(exported(TWO, story().journals[TWO], requests=story().requests))
 
 
 def _in_header(old: str, new: str) -> Callable[[], Lines]:
@@ -380,7 +407,7 @@ WRITTEN: Final[dict[str, tuple[str | None, Callable[[], Lines], str]]] = {
     "a member twice in the header": (None, _in_header('"tenant":', '"tenant":{},"tenant":'), "cannot be read"),
     "a format twice in the header": (None, _in_header("{", '{"format":"x",'), "cannot be read"),
     "a member too many in the header": (None, _in_header("{", '{"note":"x",'), "cannot be read"),
-    "a version that is no number": (None, _in_header('"version":2', '"version":true'), "not known"),
+    "a version that is no number": (None, _in_header('"version":3', '"version":true'), "not known"),
     "another name in the header": ("dataset-registered", _in_header('"data-2"', '"data-1"'), "something else"),
 }
 """The same, of an export's text: in the first entry of a kind, behind the last one (`+`), or in the header."""

@@ -88,6 +88,7 @@ PROPOSES = {
 }
 DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
 DONE_BY |= {"project": "project-set", "fair-use": "fair-use-set", "correction": "run-settled"}
+BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since version 4
 GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
 TEXTS |= {"accountant", "name"}
@@ -263,8 +264,9 @@ class Journal:
         if not holds:
             raise ValueError(what)
 
-    def read(self, seq: int, line: str) -> None:
-        """The next line. Raises ValueError and others where it is none that could follow."""
+    def read(self, seq: int, line: str, request: str | None = None) -> None:
+        """The next entry, and the request of the line before it, if there is one. Raises ValueError and others where it
+        is none that could follow."""
         match = re.fullmatch(r'\{"seq":([1-9][0-9]*),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', line, re.DOTALL)
         self.demand(match is not None and match[1] == str(seq), "it is another line than one of an entry")
         assert match is not None
@@ -273,6 +275,11 @@ class Journal:
         self.demand(canonical(entry) == match[3], "it is not in canonical form")
         self.follow(seq, entry)
         self.check_members(entry)
+        if request is not None:
+            self.demand("request_in" in entry, "a request that the entry does not name")
+            self.demand(hashlib.sha256(request.encode()).hexdigest() == entry["request_sha256"], "another request")
+            entry["request"] = load(request)
+            self.demand(canonical(entry["request"]) == request, "a request that is not in canonical form")
         self.demand(entry["actor"]["role"] in ROLES.get(entry["kind"], STEWARDS), "a role that may not")
         touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
         self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
@@ -287,7 +294,7 @@ class Journal:
 
     def follow(self, seq: int, entry: Entry) -> None:
         """Whose it is, and what it follows."""
-        self.demand(type(entry["v"]) is int and self.version <= entry["v"] <= 3, "an unknown or older version")
+        self.demand(type(entry["v"]) is int and self.version <= entry["v"] <= 4, "an unknown or older version")
         self.demand(type(entry["seq"]) is int and (entry["seq"], entry["prev"]) == (seq, self.prev), "does not follow")
         self.demand(entry["tenant"] == self.header["tenant"]["id"], "another tenant's")
         self.demand(entry["dataset_id"] == self.header["dataset"]["id"], "another dataset's")
@@ -298,9 +305,19 @@ class Journal:
     def check_members(self, entry: Entry) -> None:
         """Which members there are, and of which form."""
         is_old, kind = entry["v"] == 1, entry["kind"]
-        shapes = {1: MEMBERS_1, 2: MEMBERS_2, 3: MEMBERS}[entry["v"]]
+        shapes = {1: MEMBERS_1, 2: MEMBERS_2, 3: MEMBERS, 4: MEMBERS}[entry["v"]]
         self.demand(kind in shapes, "an unknown kind")
         rest = set(entry) - COMMON - {"dataset", "dataset_id", "balance"} - (set() if is_old else {"accounts"})
+        if entry["v"] > 3 and rest >= BY_DIGEST:
+            self.demand("request" not in rest, "a request here and elsewhere")
+            rest = rest - BY_DIGEST | {"request"}
+            place = entry["request_in"]
+            self.demand(fits(place, ("id dataset seq", "")) and type(place["seq"]) is int, "other members")
+            self.demand(re.fullmatch(ID, place["id"], re.ASCII) is not None, "the id is none")
+            is_elsewhere = isinstance(place["dataset"], str) and place["id"] != entry["dataset_id"] and place["seq"] > 0
+            self.demand(is_elsewhere, "the request is nowhere else")
+            is_digest = re.fullmatch("[0-9a-f]{64}", entry["request_sha256"], re.ASCII) is not None
+            self.demand(is_digest, "the request's digest is none")
         self.demand(fits(rest, shapes[kind]) and ("balance" in entry or not is_old), "other members")
         self.demand(all(fits(entry[name], shape) for name, shape in WITHIN.items() if name in entry), "other members")
         self.demand(all(fits(group, GROUP) for group in entry.get("accounts", ())), "other members of a balance")
@@ -466,14 +483,18 @@ class Journal:
         self.demand(stated == (proposed["actor"], proposed["at"], kind, proposed.get("about_run")), "not so proposed")
         self.demand(entry["actor"]["role"] in STEWARDS, "by no steward")
         facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
+        if "request" in facts and "request_sha256" in entry:
+            digest = hashlib.sha256(canonical(facts.pop("request")).encode()).hexdigest()
+            self.demand(entry["request_sha256"] == digest, "something else than proposed")
         self.demand(all(entry.get(name) == value for name, value in facts.items()), "something else than proposed")
 
     # --- runs
 
     def run_approved(self, entry: Entry) -> dict[Key, Account]:
-        valid_for = entry["request"].get("valid_for")
-        wait = DAY if valid_for is None else duration(valid_for)
-        self.demand(entry["start_by"] == later(entry["at"], wait), "another time to start")
+        if "request" in entry:
+            valid_for = entry["request"].get("valid_for")
+            wait = DAY if valid_for is None else duration(valid_for)
+            self.demand(entry["start_by"] == later(entry["at"], wait), "another time to start")
         self.check_begin(entry, "start_by")
         touched, bound, cost = self.decided(entry)
         self.demand(not bound, "approved, and does not fit")
@@ -510,6 +531,13 @@ class Journal:
 
     def scopes(self, entry: Entry) -> list[Any]:
         """The partitions that the request names, here or by what reaches this dataset; or all; or the whole."""
+        if "request" not in entry:  # it stands elsewhere, and is not given: by the balances
+            if not self.is_partitioned:
+                return [None]
+            stated = {key[0] for key in stated_in(entry) if key[0] is not None}
+            self.demand(bool(stated) or self.limit is None, "charged in no partition")
+            self.demand(stated <= set(self.partitions), "partitions that there are not")
+            return list(stated)
         request, named = entry["request"], None
         self.demand(entry.get("project") == request.get("project"), "another project than asked for")
         if entry["v"] > 1:
@@ -569,27 +597,28 @@ class Journal:
     def run_reported(self, entry: Entry) -> dict[Key, Account]:
         run, touched = self.moved(entry, "started")
         over_run = entry["overrun"]
-        self.demand(self.is_owner(entry, run) and run.get("reported") is None, "not by this one, or a second time")
+        self.demand(self.is_owner(entry, run) and "is_reported" not in run, "not by this one, or a second time")
         self.demand(entry["state"] == ("retired" if self.state == "retired" else "frozen"), "not frozen")
         named = entry["dataset"] in over_run["beyond_limits"]
         self.demand(bool(over_run["beyond_limits"]) and named == self.passes(touched, over_run), "another limit passed")
-        self.runs[entry["run"]] |= {"state": "started", "reported": entry["request"]}
+        self.runs[entry["run"]] |= {"state": "started", "is_reported": True, "reported": entry.get("request")}
         return touched
 
     def run_settled(self, entry: Entry) -> dict[Key, Account]:
         run, touched = self.moved(entry, "started")
-        request, over_run, reported = entry["request"], entry.get("overrun"), run.get("reported")
+        request, over_run, is_reported = entry.get("request"), entry.get("overrun"), "is_reported" in run
         report = entry.get("report")
-        self.demand(report in ((None,) if reported is None else ("confirmed", "corrected")), "answers no report")
-        may = self.is_owner(entry, run) if reported is None else entry["actor"]["role"] in STEWARDS
+        self.demand(report in (("confirmed", "corrected") if is_reported else (None,)), "answers no report")
+        may = entry["actor"]["role"] in STEWARDS if is_reported else self.is_owner(entry, run)
         self.demand(may, "not by this one")
-        request = (reported or {}) if report == "confirmed" else request
+        request = run["reported"] if report == "confirmed" else request
         self.done(entry, "correction", report == "corrected")
         huge = entry["v"] > 2 and over_run is not None and self.passes(touched, over_run)
-        self.demand(reported is not None or not huge, "no budget covers it, and it was not reported")
-        for name in ("steps", "stop"):
-            self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
-        self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
+        self.demand(is_reported or not huge, "no budget covers it, and it was not reported")
+        if request is not None:
+            for name in ("steps", "stop"):
+                self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
+            self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
         charged, returned = amount(entry["charged"]), amount(entry["returned"])
         beyond = [0, 0] if over_run is None else amount(over_run["cost"])
         planned = add(charged, beyond, -1)
@@ -617,9 +646,9 @@ class Journal:
 def header_of(line: str) -> dict[str, Any]:
     """The first line. Raises ValueError."""
     header = json.loads(line, object_pairs_hook=once)
-    keys = {"keys"} if header["version"] == 2 else set()
+    keys = {"keys"} if header["version"] > 1 else set()
     names = {"format", "version", "tenant"} | keys
-    if header["format"] != "privacy-ledger-export" or header["version"] not in (1, 2):
+    if header["format"] != "privacy-ledger-export" or header["version"] not in (1, 2, 3):
         raise ValueError("unknown format")
     if type(header["version"]) is not int or set(header) - {"dataset"} != names:
         raise ValueError("other members")
@@ -635,8 +664,16 @@ def verify(lines: list[str], tenant: list[str] | None = None) -> tuple[int, dict
     seq = 0
     try:
         journal = Journal(header_of(lines[0]))
-        for seq, line in enumerate(lines[1:-1], start=1):
-            journal.read(seq, line)
+        request: str | None = None
+        for line in lines[1:-1]:
+            match = re.fullmatch(r'\{"request":(\{.*\})\}', line, re.DOTALL)
+            if match is not None and request is None and journal.header["version"] > 2:
+                request, seq = match[1], seq + 1
+                continue
+            seq += request is None
+            journal.read(seq, line, request)
+            request = None
+        journal.demand(request is None, "a request before no entry")
         head = json.loads(lines[-1], object_pairs_hook=once)["head"]
         journal.demand(type(head["seq"]) is int and (head["seq"], head["hash"]) == (seq, journal.prev), "another head")
         policies = [] if tenant is None else policies_of(tenant, journal.header["tenant"]["id"])
@@ -645,7 +682,7 @@ def verify(lines: list[str], tenant: list[str] | None = None) -> tuple[int, dict
             journal.demand(is_allowed(policies, entry, what, is_proposal), "not as the policy of its time asked")
     except (ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError) as error:
         raise ValueError(f"{seq}: {error}") from error
-    return len(lines) - 2, journal.accounts
+    return seq, journal.accounts
 
 
 def policies_of(lines: list[str], tenant: str) -> list[tuple[str, set[str], bool]]:

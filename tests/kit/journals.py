@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -25,7 +27,7 @@ from ledger.core.datasets import (
     Parent,
 )
 from ledger.core.decision.group import decide
-from ledger.core.entries import NO_HASH
+from ledger.core.entries import NO_HASH, Sealed
 from ledger.core.journal import chain, requested
 from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
@@ -46,6 +48,8 @@ class Book:
         self.books = Books()
         self.now_us = NOW_US
         self.journals: dict[UUID, list[tuple[str, bytes]]] = {}
+        self.requests: dict[str, str] = {}
+        """By their digests."""
         for command in registered:
             blank = Dataset(command.definition, "", "", command.budget, command.limit, "active", 0, NO_HASH)
             self.books.datasets[command.definition.id] = blank
@@ -69,6 +73,9 @@ class Book:
                 prev = mine[-1][1] if mine else NO_HASH
                 entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=self.now_us)
                 mine.append((entry.body, entry.hash))
+                if "request" in draft.facts:
+                    request = chain.canonical(draft.facts["request"])
+                    self.requests[chain.digest(request).hex()] = request
         return outcomes
 
     def ask(self, *uses: Any, **more: Any) -> Ask:
@@ -85,7 +92,17 @@ class Book:
 
     def replay(self, dataset_id: UUID | None = None) -> Replayed:
         dataset_id = dataset_id or next(iter(self.journals))
-        return replay(self.journals[dataset_id], tenant_id=TENANT, dataset_id=dataset_id)
+        return replay(self.sealed(dataset_id), tenant_id=TENANT, dataset_id=dataset_id)
+
+    def sealed(self, dataset_id: UUID) -> list[Sealed]:
+        """A journal with the requests that stand in others."""
+        return [Sealed(*entry, requested_in(entry[0], self.requests)) for entry in self.journals[dataset_id]]
+
+
+def requested_in(body: str, requests: Mapping[str, str]) -> str | None:
+    """The request that an entry names by its digest, among these by theirs. A forged entry may be no JSON."""
+    named = re.search('"request_sha256":"([0-9a-f]{64})"', body)
+    return None if named is None else requests.get(named[1])
 
 
 def registered(number: int, limit: Amount | None, **more: Any) -> Register:
@@ -201,7 +218,11 @@ def become(entry: dict[str, Any], kind: str, **members: Any) -> None:
 def become_approval(entry: dict[str, Any]) -> None:
     """A refusal turns into an approval, with balances as they would be."""
     del entry["binding"], entry["binding_elsewhere"]
-    entry |= {"kind": "run-approved", "start_by": requested.start_by(entry), "begin_by": entry["at"]}
+    entry |= {
+        "kind": "run-approved",
+        "start_by": requested.after(entry["at"], timedelta(days=1)),
+        "begin_by": entry["at"],
+    }
     _move_held(entry, 1)
 
 

@@ -36,7 +36,7 @@ def test_every_run_and_every_sum(tmp_path: Path, tries: Callable[[int, int], int
     the entries added up here, one by one."""
     made = Journal(tries(SAMPLE // 4, SAMPLE), tmp_path)
     told = json.loads("".join(document.lines(asked(made))))
-    entries = [chain.parse(body) for body, _ in made.sealed()]
+    entries = [chain.parse(sealed.body) for sealed in made.sealed()]
     decided = [entry for entry in entries if entry["kind"] in ("run-approved", "run-refused")]
     assert [(run["run"], run["seq"]) for run in told["runs"]] == [(entry["run"], entry["seq"]) for entry in decided]
     ended = {entry["run"]: entry for entry in entries if entry["kind"] in ("run-settled", "run-voided")}

@@ -10,7 +10,7 @@ import io
 import itertools
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from html.parser import HTMLParser
 from importlib import resources
 from pathlib import Path
@@ -24,6 +24,7 @@ import pytest
 from sqlalchemy import text
 
 from ledger.access.keys import tenant_of
+from ledger.core.entries import Sealed
 from ledger.encoding import decode, encode
 from ledger.errors import Overloaded
 from ledger.report import document, figures, html, pdf, reader, table, view
@@ -535,21 +536,25 @@ def test_figures_are_drawn_of_the_least_and_the_most() -> None:
 # --- journals that do not hold ---------------------------------------------------------------------------------------
 
 
-def report_of(made: Book, entries: list[tuple[str, bytes]], *, head: tuple[int, bytes] | None = None) -> dict[str, Any]:
+def report_of(
+    made: Book, entries: Sequence[tuple[str, bytes] | Sealed], *, head: tuple[int, bytes] | None = None
+) -> dict[str, Any]:
     """The report of a journal made without a database."""
     dataset_id = next(iter(made.journals))
     seq, hash_ = head or (len(entries), entries[-1][1])
     name = decode(entries[0][0])["dataset"]
 
-    def of_runs(ids: Any) -> dict[Any, list[tuple[str, bytes]]]:
-        return {run: [each for each in entries if f'"run":"{run}"' in each[0]] for run in ids}
+    sealed = [Sealed(*entry) for entry in entries]
+
+    def of_runs(ids: Any) -> dict[Any, list[Sealed]]:
+        return {run: [each for each in sealed if f'"run":"{run}"' in each.body] for run in ids}
 
     source = Source(
         dataset_id,
         name,
         decode(entries[-1][0])["at"],
         {"seq": seq, "hash": hash_.hex()},
-        lambda: iter(entries),
+        lambda: iter(sealed),
         of_runs,
     )
     question = Question("dataset", UUID(decode(entries[0][0])["tenant"]), "acme", dataset=name)
@@ -562,7 +567,7 @@ def test_a_journal_of_every_kind_of_entry(scene: Told) -> None:
     """Goal: whatever can stand in a journal has its place in a report. Method: the journals that the tests of replay
     use, with entries of every kind."""
     for made in (journal_of_a_whole(), journals_of_parts()):
-        found = report_of(made, made.entries)
+        found = report_of(made, made.sealed(next(iter(made.journals))))
         assert found["verdict"]["journals_hold"]
         assert found["runs"]
     assert scene.runs

@@ -15,6 +15,7 @@ import pytest
 
 from ledger.core.amounts import microseconds, timestamp
 from ledger.core.journal import chain
+from ledger.core.journal.replay import Replayed
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.verify import verify
@@ -36,9 +37,11 @@ def forged() -> dict[str, tuple[int, list[str], str]]:
 def test_the_story_holds() -> None:
     """Goal: nothing is refused for another reason. Method: the journals before anybody changed them, and the kinds of
     entries that they have; made anew, they are the same."""
-    for dataset_id, entries in story().journals.items():
-        lines = exported(dataset_id, entries)
-        assert verify(lines, keys=KEYS).journal.seq == independent_verifier.verify(lines)[0] == len(entries)
+    made = story()
+    for dataset_id, entries in made.journals.items():
+        for requests in (made.requests, {}):
+            lines = exported(dataset_id, entries, requests=requests)
+            assert verify(lines, keys=KEYS).journal.seq == independent_verifier.verify(lines)[0] == len(entries)
     assert exported(TWO, sealed(parsed())) == exported(TWO, story().journals[TWO])
     kinds = {entry["kind"] for entry in parsed()}
     assert kinds == independent_verifier.MEMBERS.keys() - {"proposal-refused"}
@@ -109,7 +112,9 @@ def test_both_verifiers_agree(tries: Callable[[int, int], int]) -> None:
     every kind, every hash and the signature made anew; the verifier and the one that shares no code name the same
     entry, or none."""
     rng = random.Random(15)
-    of_parts = journals_of_parts().journals.items()
+    made = journals_of_parts()
+    known = made.requests | story().requests
+    of_parts = made.journals.items()
     journals = [(TWO, parsed()), *((id_, [chain.parse(body) for body, _ in mine]) for id_, mine in of_parts)]
     verdicts: Counter[str] = Counter()
     for _ in range(tries(200, 20_000)):
@@ -117,12 +122,43 @@ def test_both_verifiers_agree(tries: Callable[[int, int], int]) -> None:
         changed = copy.deepcopy(entries)
         for _ in range(rng.choice((1, 1, 2))):
             mutate(rng, changed)
-        lines = exported(dataset_id, sealed(changed), name=entries[0]["dataset"])
+        requests = rng.choice((known, {}))
+        lines = exported(dataset_id, sealed(changed), name=entries[0]["dataset"], requests=requests)
         ours, theirs = verdict(partial(verify, keys=KEYS), lines), verdict(independent_verifier.verify, lines)
         assert ours == theirs, "\n".join(lines)
         verdicts["accepted" if ours is None else "refused"] += 1
     print(f"verdicts: {dict(verdicts)}")
     assert verdicts["refused"] > verdicts["accepted"] > 0
+
+
+def test_a_request_that_stands_elsewhere() -> None:
+    """Goal: an export of one dataset is checked with the requests that stand in another's journal, and without. Method:
+    the lines that have them: changed, doubled, before another entry, before the head, and left out; both verifiers."""
+    lines = exported(TWO, story().journals[TWO], requests=story().requests)
+    (index,) = [at for at, line in enumerate(lines) if line.startswith('{"request":')]
+    seq = int(lines[index + 1].split(",")[0].removeprefix('{"seq":'))
+    elsewhere = [*lines[: index - 1], lines[index], lines[index - 1], *lines[index + 1 :]]
+    changed: list[tuple[list[str], int | None]] = [
+        (lines, None),
+        ([*lines[:index], lines[index].replace('"partitions":["a"]', '"partitions":["b"]'), *lines[index + 1 :]], seq),
+        ([*lines[:index], lines[index], *lines[index:]], seq),
+        (elsewhere, seq - 1),
+        ([*lines[:-1], lines[index], lines[-1]], int(lines[-2].split(",")[0].removeprefix('{"seq":')) + 1),
+        ([*lines[:index], *lines[index + 1 :]], None),
+    ]
+    for forged, wrong_at in changed:
+        assert verdict(partial(verify, keys=KEYS), forged) == wrong_at, forged
+        assert verdict(independent_verifier.verify, forged) == wrong_at, forged
+    (whole, *_), without = (changed[0], changed[-1][0])
+    assert verified_journal(whole).withheld == {}
+    assert verified_journal(without).withheld == {"data-1": 1}
+
+
+def verified_journal(lines: list[str]) -> Replayed:
+    """What a dataset's export adds up to."""
+    journal = verify(lines, keys=KEYS).journal
+    assert isinstance(journal, Replayed)
+    return journal
 
 
 # --- the tenant's own journal ----------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
     of its own without our packages; it also has to find a changed cost."""
     assert "ledger" not in VERIFIER.read_text().split('"""', 2)[2].replace("privacy-ledger-export", "")
     code = [line for line in VERIFIER.read_text().splitlines() if line.strip() and '"""' not in line]
-    assert len(code) <= 560, "short enough to be read by whoever has to trust it"
+    assert len(code) <= 580, "short enough to be read by whoever has to trust it"
     lines = busy(ledger)
     export = tmp_path / "mnist.jsonl"
     export.write_text("\n".join(lines) + "\n")
@@ -95,8 +95,9 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
 def test_somebody_elses_verifier_agrees_on_parts() -> None:
     """Goal: the same for partitions, projects, fair use, several datasets and overruns. Method: both verifiers on
     journals with all of these, and on each forgery that a test of replay knows."""
-    for dataset_id, entries in journals_of_parts().journals.items():
-        lines = exported(dataset_id, entries)
+    parts = journals_of_parts()
+    for dataset_id, entries in parts.journals.items():
+        lines = exported(dataset_id, entries, requests=parts.requests)
         count, accounts = independent_verifier.verify(lines)
         ours = verified(lines).journal
         assert count == ours.seq
@@ -112,7 +113,7 @@ def test_somebody_elses_verifier_agrees_on_parts() -> None:
         made = journals_of_parts()
         break_one(made, dataset_id, which, change)
         try:
-            independent_verifier.verify(exported(dataset_id, made.journals[dataset_id]))
+            independent_verifier.verify(exported(dataset_id, made.journals[dataset_id], requests=made.requests))
         except (ValueError, KeyError):
             continue
         missed.add(what)
@@ -230,7 +231,7 @@ def test_every_tampering_is_found_and_located(ledger: Ledger, tries: Callable[[i
     [
         lambda lines: lines.__setitem__(0, "{}"),
         lambda lines: lines.__setitem__(0, "[" * 100_000),
-        lambda lines: lines.__setitem__(0, lines[0].replace('"version":2', '"version":3')),
+        lambda lines: lines.__setitem__(0, lines[0].replace('"version":3', '"version":4')),
         lambda lines: lines.__setitem__(0, lines[0].replace("privacy-ledger-export", "another")),
         lambda lines: lines.pop(0),
         lambda lines: lines.clear(),

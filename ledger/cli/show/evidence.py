@@ -116,6 +116,7 @@ def _facts_of_export(export: Verified | VerifiedTenant) -> dict[str, Any]:
             for account in sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
         ],
         "runs": {str(run): state for run, (state, _) in export.journal.runs.items()},
+        "requests_left_out": dict(export.journal.withheld),
     }
 
 
@@ -212,6 +213,11 @@ def verified(export: Verified, is_vouched: bool) -> None:
     states = [state for state, _ in export.journal.runs.values()]
     counted = ", ".join(f"{states.count(state)} {state}" for state in dict.fromkeys(states))
     grid.add_row("runs", counted or "none")
+    for name, count in sorted(export.journal.withheld.items()):
+        stand = (
+            f"{count:,} that stand in the journal of {name}: that accounts and times are those asked for is not checked"
+        )
+        grid.add_row("requests left out", Text(stand))
     out.print(grid)
     if len(accounts) > 1:
         _accounts(accounts)

@@ -116,6 +116,17 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
     return sets
 
 
+def askers(commands: Iterable[Command]) -> dict[UUID, int]:
+    """Whose refusals a decision has to know, and how many of the newest."""
+    most: dict[UUID, int] = {}
+    for command in commands:
+        asks = (command,) if isinstance(command, Ask) else command.asks if isinstance(command, Batch) else ()
+        for ask in asks:
+            who = ask.actor.principal_id
+            most[who] = max(most.get(who, 0), ask.refusals_per_hour)
+    return most
+
+
 def read_sets_of_uses(uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> dict[UUID, ReadSet]:
     """What `charged_accounts` has to see of these datasets."""
     sets = {use.dataset_id: ReadSet() for use in uses}

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
+from ledger.canonical import canonical, digest
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Dataset
@@ -49,9 +50,14 @@ def write(
     facts: Mapping[str, Any],
     run: Run | None = None,
 ) -> Drafts:
-    """Puts the new rows into the books and drafts the entries that say so. The one place where `seq` moves."""
+    """Puts the new rows into the books and drafts the entries that say so. The one place where `seq` moves.
+
+    What was sent, the `request` among the facts, stands in the first of the entries; the others say where, and its
+    digest.
+    """
     changed = [[_checked(account) for account in posting.accounts] for posting in postings]
     drafts: list[Draft] = []
+    elsewhere = _elsewhere(postings, facts) if len(postings) > 1 and "request" in facts else facts
     for posting, accounts in zip(postings, changed, strict=True):
         dataset = replace(posting.dataset, seq=posting.dataset.seq + 1)
         books.datasets[dataset.id] = dataset
@@ -62,13 +68,21 @@ def write(
             seq=dataset.seq,
             kind=kind,
             actor=actor.facts(),
-            facts={**facts, **posting.own, **_balances(books, dataset, accounts)},
+            facts={**(elsewhere if drafts else facts), **posting.own, **_balances(books, dataset, accounts)},
             run_id=None if run is None else run.id,
         )
         drafts.append(draft)
     if run is not None:
         books.runs[run.id] = run
     return tuple(drafts)
+
+
+def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What the entries say that do not have the request."""
+    first = postings[0].dataset
+    place = {"id": str(first.id), "dataset": first.definition.name, "seq": first.seq + 1}
+    rest = {name: value for name, value in facts.items() if name != "request"}
+    return {**rest, "request_in": place, "request_sha256": digest(canonical(facts["request"])).hex()}
 
 
 def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> dict[str, Any]:

@@ -62,15 +62,15 @@ def _approve(books: Books, command: Ask, charged: _ByDataset, now_us: int) -> Dr
 def _refuse(
     books: Books, command: Ask, charged: _ByDataset, binding: Mapping[UUID, list[Quantity]], now_us: int
 ) -> Drafts:
+    _demand_refusals(books, command, now_us)
     run = replace(_new_run(books, command, now_us), state="refused", ended_us=now_us)
     postings: list[Posting] = []
+    names = sorted(books.datasets[dataset_id].definition.name for dataset_id in binding)
     for use in command.uses:
-        others = [books.datasets[other].definition.name for other in binding if other != use.dataset_id]
-        own = {
-            "via": list(use.via),
-            "binding": binding.get(use.dataset_id, []),
-            "binding_elsewhere": sorted(others),
-        }
+        others = [name for name in names if name != books.datasets[use.dataset_id].definition.name]
+        # All of them in the entry that has the request, in the others no more than shows that the run did not fit.
+        needed = others if not postings else others[: 0 if use.dataset_id in binding else 1]
+        own = {"via": list(use.via), "binding": binding.get(use.dataset_id, []), "binding_elsewhere": needed}
         postings.append(Posting(books.datasets[use.dataset_id], charged[use.dataset_id], own))
     return write(books, postings, command.actor, "run-refused", _request_facts(command), run)
 
@@ -378,6 +378,21 @@ def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> N
             dataset=name,
             runs_per_hour=most,
         )
+
+
+def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
+    """A refusal is kept for good in the journal of every dataset that it reaches, so that one principal has so many."""
+    who, most = command.actor.principal_id, command.refusals_per_hour
+    recent = [at for at in books.refusals.get(who, ()) if at > now_us - HOUR_US]
+    if len(recent) >= most:
+        raise RateLimited(
+            f"The run does not fit, and {most} runs of this principal were refused within the hour, which is the most "
+            "that are recorded. Nothing was recorded of this one. What fits is approved as before: ask with "
+            "POST /v1/evaluate what that is, or again later.",
+            retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
+            refusals_per_hour=most,
+        )
+    books.refusals[who] = (*books.refusals.get(who, ()), now_us)
 
 
 def _count(books: Books, command: Ask, now_us: int) -> None:

@@ -23,14 +23,15 @@ from ledger.core.entries import (
     NO_HASH,
     Draft,
     Entry,
+    Sealed,
     TenantEntry,
 )
 from ledger.errors import JournalBroken
 
-VERSION: Final = 3
-"""Of an entry. Version 1 knew one account for each dataset; since version 3 the times of a journal never go back. What
-an older one says means the same."""
-VERSIONS: Final = frozenset({1, 2, VERSION})
+VERSION: Final = 4
+"""Of an entry. Version 1 knew one account for each dataset; since version 3 the times of a journal never go back; since
+version 4 a request stands in one journal of those that it reaches. What an older one says means the same."""
+VERSIONS: Final = frozenset({1, 2, 3, VERSION})
 MONOTONE_SINCE: Final = 3
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
@@ -101,21 +102,21 @@ def _account(key: AccountKey, facts: Mapping[str, Any]) -> Account:
 # --- replay ----------------------------------------------------------------------------------------------------------
 
 Demand = Callable[[bool, str], None]
+Read = Callable[[int, Sealed], dict[str, Any]]
+"""Checks an entry by its number, and returns it."""
 
 
-def check_all(read: Callable[[int, str, bytes], dict[str, Any]], entries: Iterable[tuple[str, bytes]]) -> None:
+def check_all(read: Read, entries: Iterable[Sealed | tuple[str, bytes]]) -> None:
     """Read all entries for their checks alone. Raises JournalBroken."""
     for _ in read_entries(read, entries):
         pass
 
 
-def read_entries(
-    read: Callable[[int, str, bytes], dict[str, Any]], entries: Iterable[tuple[str, bytes]]
-) -> Iterator[dict[str, Any]]:
+def read_entries(read: Read, entries: Iterable[Sealed | tuple[str, bytes]]) -> Iterator[dict[str, Any]]:
     """Yield each entry once `read` has checked it. Raises JournalBroken with the first wrong `seq`."""
-    for seq, (body, stated) in enumerate(entries, start=1):
+    for seq, sealed in enumerate(entries, start=1):
         try:
-            entry = read(seq, body, stated)
+            entry = read(seq, Sealed(*sealed))
         except JournalBroken:
             raise
         except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
@@ -131,15 +132,15 @@ class Chain:
         self.seq, self.head = 0, NO_HASH
         self.version, self.at = min(VERSIONS), ""
 
-    def follow(self, seq: int, body: str, stated: bytes) -> tuple[dict[str, Any], Demand]:
+    def follow(self, seq: int, sealed: Sealed) -> tuple[dict[str, Any], Demand]:
         """The entry, and what to hold it to. Raises JournalBroken."""
 
         def demand(holds: bool, what: str) -> None:
             if not holds:
                 raise JournalBroken(what, seq=seq)
 
-        demand(digest(body) == stated, "its bytes do not have its hash")
-        entry: dict[str, Any] = parse_canonical(body)
+        demand(digest(sealed.body) == sealed.hash, "its bytes do not have its hash")
+        entry: dict[str, Any] = parse_canonical(sealed.body)
         version = entry["v"]
         demand(type(version) is int and version in VERSIONS, f"format version {version} is not known")
         demand(version >= self.version, f"is of version {version}, after one of version {self.version}")
@@ -149,7 +150,7 @@ class Chain:
         demand(is_time(entry["at"]), "has a time that no ledger writes")
         # Times are written so that their order as text is their order in time.
         demand(version < MONOTONE_SINCE or entry["at"] >= self.at, "is older than the entry before it")
-        self.seq, self.head, self.version, self.at = seq, stated, version, entry["at"]
+        self.seq, self.head, self.version, self.at = seq, sealed.hash, version, entry["at"]
         return entry, demand
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any, Final
 
+from ledger.canonical import canonical, digest
 from ledger.core.journal.chain import Demand
 from ledger.core.journal.policy import Loosening
 from ledger.core.journal.requested import after
@@ -74,4 +75,10 @@ def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
     same_run = entry.get("run") == proposed.get("about_run")
     is_it = entry["kind"] == _KINDS[proposed["what"]]
-    return is_it and same_run and all(entry.get(name) == value for name, value in facts.items())
+    return is_it and same_run and all(_says(entry, name, value) for name, value in facts.items())
+
+
+def _says(entry: Mapping[str, Any], name: str, value: Any) -> bool:
+    if name == "request" and "request_sha256" in entry:
+        return bool(entry["request_sha256"] == digest(canonical(value)).hex())
+    return bool(entry.get(name) == value)

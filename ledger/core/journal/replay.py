@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
+from ledger.core.entries import Sealed
 from ledger.core.journal import requested
 from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, is_time, read_entries
 from ledger.core.journal.policy import Loosening
 from ledger.core.journal.proposals import Proposals
+from ledger.core.journal.requested import WITHHELD, request_of
 from ledger.core.journal.rights import demand_owner, demand_role, is_owner, is_steward
 from ledger.core.journal.shapes import demand_dataset_entry
 from ledger.errors import JournalBroken
 
 SETTLE_WITHIN: Final = timedelta(days=30)
+Entered = Sealed | tuple[str, bytes]
+"""An entry as it is given to be read: (canonical JSON, hash), or with a request that stands elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +33,8 @@ class Replayed:
 
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity; None where it never
     had one. It may have been higher in one at one time and in the other at another. loosenings: what a tenant's policy
-    has a say in, proposed or done by one person.
+    has a say in, proposed or done by one person. withheld: of each dataset whose journal has requests that this one
+    names by their digests and that were not at hand, how many.
     """
 
     seq: int
@@ -39,23 +45,25 @@ class Replayed:
     accounts: Mapping[AccountKey, Account]
     runs: Mapping[UUID, tuple[str, Amount]]
     loosenings: tuple[Loosening, ...] = ()
+    withheld: Mapping[str, int] = field(default_factory=dict)
 
 
-def replay(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
-    """Recomputes a dataset's balances from its entries, given oldest first as (canonical JSON, hash).
+def replay(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
+    """Recomputes a dataset's balances from its entries, given oldest first.
 
     Checks the bytes, the numbering, the chain, the members of each entry, who may do it and when, which accounts each
     run charges by its request, every approval against their limits, every refusal (it must really not have fitted, here
     or where it says), every transition of a run and of the dataset, and that each balance is the one before plus what
-    the entry says. name: what the dataset must be called, if that is known. Shares no arithmetic with
-    `ledger.core.decision`. Raises JournalBroken with the first `seq` that is wrong.
+    the entry says. Where a request stands in another journal and is not at hand, the balances say which accounts were
+    charged, and what else it decides is not checked: see `withheld`. name: what the dataset must be called, if that is
+    known. Shares no arithmetic with `ledger.core.decision`. Raises JournalBroken with the first `seq` that is wrong.
     """
     dataset_replay = _DatasetReplay(tenant_id, dataset_id, name)
     check_all(dataset_replay.read, entries)
     return dataset_replay.result()
 
 
-def walk(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID, dataset_id: UUID) -> Iterator[dict[str, Any]]:
+def walk(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID) -> Iterator[dict[str, Any]]:
     """The entries of a dataset's journal as they are read, each once it was checked as `replay` checks it."""
     return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
@@ -92,6 +100,7 @@ class _DatasetReplay(Chain):
         self.runs: dict[UUID, _Charged] = {}
         self.proposals = Proposals()
         self.partitions: set[str] = set()
+        self.withheld: Counter[str] = Counter()
         self._by_kind: Mapping[str, Callable[[dict[str, Any], Demand], Iterable[Account]]] = {
             "dataset-registered": self._registered,
             "dataset-changed": self._changed,
@@ -112,12 +121,18 @@ class _DatasetReplay(Chain):
     def result(self) -> Replayed:
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         limits = self.limit, self.limit_highest
-        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, tuple(self.proposals.loosenings))
+        loosenings, withheld = tuple(self.proposals.loosenings), dict(self.withheld)
+        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, loosenings, withheld)
 
-    def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
-        entry, demand = self.follow(seq, body, stated)
+    def read(self, seq: int, sealed: Sealed) -> dict[str, Any]:
+        entry, demand = self.follow(seq, sealed)
         demand(entry["dataset_id"] == str(self.dataset_id), "belongs to another dataset")
         demand_dataset_entry(entry, demand)
+        requested.attach(entry, sealed.request, demand)
+        if "request_in" in entry:
+            demand(entry["request_in"]["id"] != entry["dataset_id"], "names its own journal as another")
+            if sealed.request is None:
+                self.withheld[entry["request_in"]["dataset"]] += 1
         demand_role(entry, demand)
         demand(self.name in ("", entry["dataset"]), "calls the dataset something else than what is before it")
         touched = {account.key: account for account in self._after(entry, demand)}
@@ -280,7 +295,8 @@ class _DatasetReplay(Chain):
     # --- runs
 
     def _approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        demand(entry["start_by"] == requested.start_by(entry), "gives another time to start than was asked for")
+        if request_of(entry) is not WITHHELD:
+            demand(entry["start_by"] == requested.start_by(entry), "gives another time to start than was asked for")
         _demand_begin(entry, "start_by", demand)
         charged = self._charged(entry, demand)
         cost = self._new_run(entry, "held", charged, demand)
@@ -319,6 +335,8 @@ class _DatasetReplay(Chain):
 
     def _scopes(self, entry: dict[str, Any], demand: Demand) -> Sequence[str | None]:
         """The partitions that a run uses; one that is None where the dataset is counted as a whole."""
+        if request_of(entry) is WITHHELD:
+            return self._stated_scopes(entry, demand)
         demand(entry.get("project") == entry["request"].get("project"), "is of another project than was asked for")
         named = requested.partitions(entry, demand) if entry["v"] > 1 else None
         if not self.is_partitioned:
@@ -328,6 +346,15 @@ class _DatasetReplay(Chain):
             return (None,)
         scopes = self.partitions if named is None else set(named)
         demand(bool(scopes), "charges a partitioned dataset in none of its partitions")
+        demand(scopes <= self.partitions, "charges a partition that there is not")
+        return sorted(scopes)
+
+    def _stated_scopes(self, entry: dict[str, Any], demand: Demand) -> Sequence[str | None]:
+        """The same by the balances that the entry states, where what it was asked for is not at hand."""
+        if not self.is_partitioned:
+            return (None,)
+        scopes = {key.partition for key in accounts_of(entry) if key.partition is not None}
+        demand(bool(scopes) or self.limit is None, "charges a partitioned dataset in none of its partitions")
         demand(scopes <= self.partitions, "charges a partition that there is not")
         return sorted(scopes)
 
@@ -361,13 +388,13 @@ class _DatasetReplay(Chain):
         passes = _passes_a_limit(accounts, overrun)
         demand((entry["dataset"] in overrun["beyond_limits"]) == passes, "does not say whose whole limit it passes")
         demand(bool(overrun["beyond_limits"]), "reports what a budget could cover")
-        run.reported = entry["request"]
+        run.reported = request_of(entry)
         return accounts
 
     def _demand_stated(self, entry: dict[str, Any], run: _Charged, demand: Demand) -> None:
         """It is settled by whom, and for what, that could be. Of a reported run a steward confirms the number, or two
         correct it."""
-        report, stated = entry.get("report"), entry["request"]
+        report, stated = entry.get("report"), request_of(entry)
         demand(report in ((None,) if run.reported is None else ("confirmed", "corrected")), "answers no report")
         if run.reported is None:
             demand_owner(entry["actor"], run.principal, demand)
@@ -375,6 +402,8 @@ class _DatasetReplay(Chain):
             demand(is_steward(entry["actor"]), "rules on a number, and is no steward's")
             stated = run.reported if report == "confirmed" else stated
         self.proposals.note_done(entry, "correction", takes_two=report == "corrected", demand=demand)
+        if stated is WITHHELD:
+            return
         for name in ("steps", "stop"):
             demand(stated.get(name) in (None, entry[name]), f"records other {name} than were sent")
         demand(entry.get("restarts") == stated.get("restarts"), "settles for other restarts than were stated")

@@ -8,7 +8,9 @@ from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Final
 
+from ledger.canonical import digest, parse, parse_canonical
 from ledger.core.amounts import microseconds, timestamp
+from ledger.core.entries import Sealed
 from ledger.core.journal.chain import Demand
 
 _DAY: Final = timedelta(days=1)
@@ -22,6 +24,33 @@ _SECONDS: Final = (604_800, 86_400, 3_600, 60, 1)
 def after(at: str, duration: timedelta) -> str:
     """The time so much later, as an entry states it."""
     return timestamp(microseconds(datetime.fromisoformat(at)) + duration // timedelta(microseconds=1))
+
+
+WITHHELD: Final[Mapping[str, Any]] = {}
+"""In place of a request that stands in another journal and is not at hand."""
+
+
+def request_of(entry: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What was sent, or WITHHELD."""
+    request: Mapping[str, Any] = entry.get("request", WITHHELD)
+    return request
+
+
+def attach(entry: dict[str, Any], request: str | None, demand: Demand) -> None:
+    """Put the request beside an entry that names it by its digest, if it is that one. An entry with a request of its
+    own has no other."""
+    if request is not None:
+        demand("request_in" in entry, "comes with a request, and names none that stands elsewhere")
+        demand(digest(request).hex() == entry["request_sha256"], "comes with another request than it names")
+        entry["request"] = parse_canonical(request)
+
+
+def parsed(sealed: Sealed) -> dict[str, Any]:
+    """An entry that was checked before, with its request, also where that stands elsewhere and is at hand."""
+    entry: dict[str, Any] = parse(sealed.body)
+    if sealed.request is not None:
+        entry["request"] = parse(sealed.request)
+    return entry
 
 
 def start_by(entry: Mapping[str, Any]) -> str:

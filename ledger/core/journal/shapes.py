@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 from uuid import UUID
@@ -53,6 +54,9 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
 }
 """Of a dataset's journal, beside what every entry has and the balances."""
 
+_BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
+"""In place of `request`, since version 4: where it stands, and its digest."""
+
 _OF_VERSION_2: Final[Mapping[str, Shape]] = {
     **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-reported"},
     "partitions-added": _shape("names disjoint limit"),
@@ -94,6 +98,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "balance": _BALANCE,
     "fair_use": _shape("held runs_per_hour limit"),
     "segments": _shape("count steps cost unsegmented"),
+    "request_in": _shape("id dataset seq"),
     "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits"),
 }
 _TEXTS: Final = _shape(
@@ -116,6 +121,9 @@ def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
     shape = _of_kind(kinds, entry, demand)
     is_balanced = "balance" in entry or entry["v"] > 1
     members = set(entry) - _COMMON - _OF_DATASET - (_BALANCES if entry["v"] > 1 else {"balance"})
+    if entry["v"] > 3 and members >= _BY_DIGEST:
+        demand("request" not in members, "has its request, and names another journal that has it")
+        members = members - _BY_DIGEST | {"request"}
     demand(is_balanced and shape.fits(members) and entry.keys() >= _OF_DATASET, _other_members(entry))
     _demand_parts(entry, demand)
     demand(all(is_id(entry["actor"][name]) for name in ("key", "principal")), "was done by nobody that can be")
@@ -178,6 +186,10 @@ def is_id(value: Any) -> bool:
     return isinstance(value, str) and str(UUID(value)) == value
 
 
+def _is_seq(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
 def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
@@ -186,6 +198,8 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "run": is_id,
     "about_run": is_id,
     "request": lambda value: isinstance(value, dict),
+    "request_in": lambda value: is_id(value["id"]) and isinstance(value["dataset"], str) and _is_seq(value["seq"]),
+    "request_sha256": lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None,
     "steps": lambda value: value is None or _is_count(value),
     "stop": lambda value: value in ("planned", "data_independent", "data_dependent"),
     "state": lambda value: value in ("active", "frozen", "retired"),

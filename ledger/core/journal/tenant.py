@@ -10,6 +10,7 @@ from uuid import UUID
 
 from ledger.canonical import digest
 from ledger.core.alerting import Alerting
+from ledger.core.entries import Sealed
 from ledger.core.journal.chain import Chain, Demand, check_all, read_entries
 from ledger.core.journal.policy import GUARDED_AT_FIRST, Policy
 from ledger.core.journal.rights import demand_role
@@ -17,7 +18,7 @@ from ledger.core.journal.shapes import demand_tenant_entry
 from ledger.errors import JournalBroken
 
 
-def walk_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
+def walk_tenant(entries: Iterable[Sealed | tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
     """The same of a tenant's own journal, checked as `replay_tenant` checks it."""
     return read_entries(_TenantReplay(tenant_id).read, entries)
 
@@ -65,7 +66,7 @@ class ReplayedTenant:
     policies: tuple[Policy, ...] = ()
 
 
-def replay_tenant(entries: Iterable[tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
+def replay_tenant(entries: Iterable[Sealed | tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
     """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
     tenant_replay = _TenantReplay(tenant_id)
     check_all(tenant_replay.read, entries)
@@ -86,8 +87,9 @@ class _TenantReplay(Chain):
         known = self.is_whole, self.second_steward, self.keys, self.alerting, tuple(self.policies)
         return ReplayedTenant(self.seq, self.head, *known)
 
-    def read(self, seq: int, body: str, stated: bytes) -> dict[str, Any]:
-        entry, demand = self.follow(seq, body, stated)
+    def read(self, seq: int, sealed: Sealed) -> dict[str, Any]:
+        entry, demand = self.follow(seq, sealed)
+        demand(sealed.request is None, "comes with a request, which no entry of a tenant has")
         demand("dataset_id" not in entry, "belongs to a dataset")
         demand_tenant_entry(entry, demand)
         demand_role(entry, demand)

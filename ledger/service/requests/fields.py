@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Annotated, Any, Final
@@ -21,6 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
+from ledger.canonical import canonical
 
 VALID_FOR_DAYS_MAX: Final = 366
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -53,6 +55,20 @@ def distinct(names: list[str]) -> list[str]:
         twice = next(name for name, count in Counter(names).items() if count > 1)
         raise PydanticCustomError("distinct", "names {name} twice", {"name": twice})
     return names
+
+
+NOTES_BYTES_MAX: Final = 4096
+"""How many bytes the fields of one request have together that the ledger only keeps, as JSON."""
+
+
+def demand_short(notes: Mapping[str, Any]) -> None:
+    """Raise what Pydantic reports where these fields, which stay in a journal for good, are longer together than the
+    bound. Those that are None take nothing."""
+    sizes = {name: len(canonical(value).encode()) for name, value in notes.items() if value is not None}
+    if sum(sizes.values()) > NOTES_BYTES_MAX:
+        listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
+        message = "{listed} bytes as JSON, together more than {most}: keep it elsewhere, and its address or digest here"
+        raise PydanticCustomError("notes", message, {"listed": listed, "most": f"{NOTES_BYTES_MAX:,}"})
 
 
 def field_error(field: str, message: str) -> ValidationError:

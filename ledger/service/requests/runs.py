@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -19,6 +19,7 @@ from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
 from ledger.service.requests.fields import (
     NAME_PATTERN,
+    NOTES_BYTES_MAX,
     DatasetName,
     Duration,
     LongText,
@@ -26,6 +27,7 @@ from ledger.service.requests.fields import (
     ProjectName,
     ShortText,
     Strict,
+    demand_short,
     distinct,
 )
 
@@ -95,11 +97,21 @@ class RunRequest(Strict):
     ] = None
     project: ProjectName | None = None
     purpose: LongText | None = None
-    labels: (
-        Annotated[dict[Annotated[str, StringConstraints(max_length=63)], ShortText], Field(max_length=64)] | None
-    ) = None
+    labels: Annotated[
+        dict[Annotated[str, StringConstraints(max_length=63)], ShortText] | None,
+        Field(
+            max_length=64,
+            description=f"`purpose`, `labels` and `code` have at most {NOTES_BYTES_MAX} bytes of JSON together.",
+        ),
+    ] = None
     code: Code | None = None
     valid_for: Duration = timedelta(days=1)
+
+    @model_validator(mode="after")
+    def _is_short(self) -> RunRequest:
+        code = None if self.code is None else self.code.model_dump()
+        demand_short({"purpose": self.purpose, "labels": self.labels, "code": code})
+        return self
 
 
 class NewBatch(Strict):
@@ -152,7 +164,15 @@ class SettleRequest(Strict):
             "a later run, had a say in it; otherwise `data_dependent`, which is what fewer steps mean by themselves."
         ),
     ] = None
-    evidence: dict[str, Any] | None = None
+    evidence: Annotated[
+        dict[str, Any] | None,
+        Field(description=f"Anything that says what was executed, within {NOTES_BYTES_MAX} bytes of JSON."),
+    ] = None
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Self:
+        demand_short({"evidence": self.evidence})
+        return self
 
 
 class ConfirmRequest(Strict):
@@ -165,6 +185,11 @@ class CorrectRequest(SettleRequest):
     """What was executed, in place of what was reported, and how that is known."""
 
     reason: LongText
+
+    @model_validator(mode="after")
+    def _is_short(self) -> Self:
+        demand_short({"evidence": self.evidence, "reason": self.reason})
+        return self
 
 
 class VoidRequest(Strict):

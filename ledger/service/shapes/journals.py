@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -30,6 +30,12 @@ class EntryShown(TypedDict):
     hash: str
     entry: Annotated[
         dict[str, Any], Field(description="The entry, byte for byte in its canonical form: `hash` is its SHA-256.")
+    ]
+    request: NotRequired[
+        Annotated[
+            dict[str, Any] | None,
+            Field(description="What was sent, if that stands in another journal: the entry has its SHA-256."),
+        ]
     ]
 
 

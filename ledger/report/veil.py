@@ -1,0 +1,62 @@
+"""What a report leaves out for a key that is limited to datasets: all that was said of a run that names others too.
+
+What such a run did to a dataset that the key sees stays: mechanism, cost, balances, steps and times. What was sent
+along with it (why, by which code, under which idempotency key, with what evidence) concerns the other datasets as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+_KEPT: Final = ("mechanism", "segments", "delta", "project", "valid_for", "steps", "stop", "restarts")
+_NAMES: Final = ("via", "binding_elsewhere")
+_NAMES_OF_OVERRUN: Final = ("frozen", "beyond_limits")
+
+
+class Veil:
+    """Covers entries of one journal, oldest first. seen: the datasets that the key sees; None is all."""
+
+    def __init__(self, seen: Sequence[str] | None) -> None:
+        self._seen = None if seen is None else frozenset(seen)
+        self._covered: set[str] = set()
+        """Runs, and proposals about them."""
+
+    def over(self, entry: dict[str, Any]) -> dict[str, Any]:
+        """The entry as the key may see it."""
+        if self._seen is None:
+            return entry
+        run = entry.get("run", entry.get("about_run"))
+        if entry["kind"] in ("run-approved", "run-refused") and not self._names_seen(entry, self._seen):
+            self._covered.add(entry["run"])
+        # What answers a proposal without doing it has the id alone.
+        answered = entry["proposal"] if entry["kind"] == "proposal-refused" else None
+        if run not in self._covered and answered not in self._covered:
+            return entry
+        if entry["kind"] == "change-proposed":
+            self._covered.add(entry["proposal"])
+        return _cover(entry, self._seen)
+
+    @staticmethod
+    def _names_seen(decision: Mapping[str, Any], seen: frozenset[str]) -> bool:
+        uses = decision.get("request", {}).get("datasets")
+        return uses is not None and seen.issuperset(use if isinstance(use, str) else use["name"] for use in uses)
+
+
+def _cover(entry: dict[str, Any], seen: frozenset[str]) -> dict[str, Any]:
+    covered = {name: value for name, value in entry.items() if name != "request_in"}
+    if "request" in covered:
+        covered["request"] = _kept(covered["request"])
+    if "proposes" in covered:
+        covered["proposes"] = {name: _kept(value) for name, value in covered["proposes"].items() if name == "request"}
+    covered |= {name: "" for name in ("reason", "idempotency_key") if name in covered}
+    covered |= {name: [one for one in covered[name] if one in seen] for name in _NAMES if name in covered}
+    if "overrun" in covered:
+        overrun = covered["overrun"]
+        names = {name: [one for one in overrun[name] if one in seen] for name in _NAMES_OF_OVERRUN if name in overrun}
+        covered["overrun"] = {**overrun, **names}
+    return covered
+
+
+def _kept(request: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: request[name] for name in _KEPT if name in request}
