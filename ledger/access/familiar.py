@@ -13,7 +13,6 @@ from collections.abc import Callable, Set
 from typing import Final
 
 from cachetools import LRUCache
-from sqlalchemy.exc import SQLAlchemyError
 
 from ledger.store import FAMILIAR_BYTES, Store
 
@@ -60,6 +59,6 @@ def look(store: Store) -> Set[bytes] | None:
     """Ask the database for the keys that were used last; None where it cannot be asked."""
     try:
         return store.familiar_keys(rows_max=FAMILIAR_MAX)
-    except SQLAlchemyError as error:
+    except Exception as error:  # whatever it is: callers are strangers then, and told of it when they are looked up
         log.warning("the keys that were good before could not be looked up: %s", type(error).__name__)
         return None
