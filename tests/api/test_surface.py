@@ -1,4 +1,4 @@
-"""What everybody can reach: how often, how slowly, how large, from which page, and that nobody pays for another."""
+"""What everybody can reach: how often, from which page, under which settings, and that nobody pays for another."""
 
 from __future__ import annotations
 
