@@ -75,7 +75,7 @@ class Model(Stewards):
         for *_, own in charged if not binding else []:
             own.held += run.cost
         for name, keys in run.charges.items():
-            refusal = self._binding(name, {(on, quantity) for on, _, quantity, *_ in binding})
+            refusal = self._binding(run, name, {(on, quantity) for on, _, quantity, *_ in binding})
             facts = self._decision(run, key, name) | refusal
             self.write(name, "run-refused" if binding else "run-approved", who, facts, keys)
         if binding:
@@ -104,10 +104,14 @@ class Model(Stewards):
         return self.datasets[name].terms[1] == "replace_one" and views.ancestry(self.datasets, name) != [name]
 
     @staticmethod
-    def _binding(name: str, binding: set[tuple[str, str]]) -> Json:
-        """What the entry of a refusal says besides."""
+    def _binding(run: Run, name: str, binding: set[tuple[str, str]]) -> Json:
+        """What the entry of a refusal says besides: of other datasets all, in the journal that has the request, and
+        otherwise the first, if nothing here shows that the run did not fit."""
         own = [quantity for quantity in ("mu", "delta") if (name, quantity) in binding]
         elsewhere = sorted({other for other, _ in binding} - {name})
+        first = run.body["datasets"][0]
+        if name != (first if isinstance(first, str) else first["name"]):
+            elsewhere = [] if own else elsewhere[:1]
         return {"binding": own, "binding_elsewhere": elsewhere} if binding else {}
 
     def _requested(self, who: Person, body: Json, problems: list[tuple[Problem, object]]) -> Run:

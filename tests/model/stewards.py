@@ -50,7 +50,7 @@ class Stewards:
         for key in keys:
             dataset.accounts[key].settle_overdrawn(kind == "run-settled" and "overrun" in facts)
         accounts = {key: dataset.accounts[key].json() for key in {*keys, OWN} & dataset.accounts.keys()}
-        entry = {"v": 3, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
+        entry = {"v": 4, "seq": len(dataset.journal) + 1, "kind": kind, "dataset": name, "actor": who.actor()}
         dataset.journal.append({**entry, **facts, "accounts": accounts})
 
     @staticmethod
