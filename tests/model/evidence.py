@@ -106,6 +106,8 @@ def journal(export: str, jwks: Json) -> Journal:
             entry["request"] = exact(beside[line])["request"]
             assert digest(canonical(entry["request"])) == entry["request_sha256"]
             assert beside[line] == f'{{"request":{canonical(entry["request"])}}}'
+            assert entry["request_in"]["id"] != entry["dataset_id"]
+            del entry["request_in"], entry["request_sha256"]  # as an entry is that has the request
         entries.append(entry)
     root = merkle_root([bytes.fromhex(hash_) for hash_ in hashes[1:]]).hex()
     about = {name: header[name] for name in ("tenant", "dataset") if name in header}
