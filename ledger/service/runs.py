@@ -149,7 +149,7 @@ class Runs:
     def _reported(self, actor: Actor, run: Run) -> SettleRequest:
         """What a run reported, as it was sent. Raises RunState where it reported nothing that a steward has to see."""
         for entry in self._entries(actor.tenant_id, [run.id]).get(run.id, ()):
-            if entry["kind"] == "run-reported":
+            if entry["kind"] == "run-reported" and "request" in entry:
                 return SettleRequest.model_validate(entry["request"])
         raise RunState("No number of this run waits for a steward.", state=run.state)
 

@@ -55,7 +55,11 @@ class JournalReader(Repository):
 
     def _last(self, table: Table, *where: ColumnElement[bool], limit: int, bytes_max: int) -> int:
         """The number of the last entry that there is room for, by their sizes alone; 0 where there is none."""
-        sizes = select(table.c.seq, byte_length(table.c.body).label("size")).where(*where).order_by(table.c.seq)
+        sizes = (
+            select(table.c.seq, byte_length(self.connection, table.c.body).label("size"))
+            .where(*where)
+            .order_by(table.c.seq)
+        )
         found = self.connection.execute(sizes.limit(limit))
         return max(fitting(((row.seq, row.size) for row in found), bytes_max), default=0)
 
@@ -77,7 +81,7 @@ class JournalReader(Repository):
         return [replace(entry, request=requests.get(places.get(entry.seq, _NOWHERE))) for entry in kept]
 
     def _sizes(self, places: Iterable[tuple[UUID, int]]) -> dict[tuple[UUID, int], int]:
-        query = select(entries.c.dataset_id, entries.c.seq, byte_length(entries.c.body).label("size"))
+        query = select(entries.c.dataset_id, entries.c.seq, byte_length(self.connection, entries.c.body).label("size"))
         rows = self.connection.execute(query.where(self._is_at(places)))
         return {(row.dataset_id, row.seq): row.size for row in rows}
 
@@ -164,7 +168,7 @@ class JournalReader(Repository):
             places.c.position == 0,
         )
         mine = (entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
-        size = func.sum(byte_length(entries.c.body)).label("size")
+        size = func.sum(byte_length(self.connection, entries.c.body)).label("size")
         rows = self.connection.execute(
             select(entries.c.run_id, size).join(places, is_first).where(*mine).group_by(entries.c.run_id)
         )

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
-from sqlalchemy import Integer, LargeBinary, cast, func
-from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy import Column, ColumnElement, Connection, LargeBinary, cast, func
 
 PAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 """How many bytes of journal entries one page has, unless its first alone has more."""
@@ -16,22 +13,11 @@ PAGE_BYTES_MAX: Final = 2 * 1024 * 1024
 T = TypeVar("T")
 
 
-class byte_length(FunctionElement[int]):  # noqa: N801 (a function of SQL)
+def byte_length(connection: Connection, column: Column[str]) -> ColumnElement[int]:
     """The length of a text in UTF-8. PostgreSQL keeps it beside the text, and does not unpack that."""
-
-    type = Integer()
-    inherit_cache = True
-
-
-@compiles(byte_length)
-def _anywhere(element: byte_length, compiler: SQLCompiler, **options: Any) -> str:
-    return compiler.process(func.octet_length(*element.clauses), **options)
-
-
-@compiles(byte_length, "sqlite")
-def _on_sqlite(element: byte_length, compiler: SQLCompiler, **options: Any) -> str:
-    # octet_length came with SQLite 3.43.
-    return compiler.process(func.length(cast(next(iter(element.clauses)), LargeBinary)), **options)
+    if connection.dialect.name == "postgresql":
+        return func.octet_length(column)
+    return func.length(cast(column, LargeBinary))  # octet_length came with SQLite 3.43
 
 
 def fitting(sized: Iterable[tuple[T, int]], bytes_max: int) -> Iterator[T]:

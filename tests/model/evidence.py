@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 import json
 from dataclasses import dataclass
 from decimal import Decimal
@@ -87,9 +88,12 @@ class Journal:
 
 def journal(export: str, jwks: Json) -> Journal:
     """docs/export.md, "What to check", 1 and 2."""
-    first, *lines, last = export.splitlines()
+    first, *between, last = export.splitlines()
     header, head, hashes = json.loads(first), json.loads(last)["head"], [NO_HASH]
-    entries = []
+    entries: list[Json] = []
+    lines = [line for line in between if not line.startswith('{"request":')]
+    beside = {after: line for line, after in itertools.pairwise(between) if line.startswith('{"request":')}
+    assert len(lines) + len(beside) == len(between)
     for seq, line in enumerate(lines, start=1):
         entry = exact(line)["entry"]
         text = canonical(entry)
@@ -97,6 +101,13 @@ def journal(export: str, jwks: Json) -> Journal:
         assert line == f'{{"seq":{seq},"hash":"{hashes[-1]}","entry":{text}}}'
         assert (entry["seq"], entry["prev"], entry["tenant"]) == (seq, hashes[-2], header["tenant"]["id"])
         assert entry.get("dataset_id") == header.get("dataset", {}).get("id")
+        assert ("request_in" in entry) == (line in beside)
+        if line in beside:
+            entry["request"] = exact(beside[line])["request"]
+            assert digest(canonical(entry["request"])) == entry["request_sha256"]
+            assert beside[line] == f'{{"request":{canonical(entry["request"])}}}'
+            assert entry["request_in"]["id"] != entry["dataset_id"]
+            del entry["request_in"], entry["request_sha256"]  # as an entry is that has the request
         entries.append(entry)
     root = merkle_root([bytes.fromhex(hash_) for hash_ in hashes[1:]]).hex()
     about = {name: header[name] for name in ("tenant", "dataset") if name in header}

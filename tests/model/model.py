@@ -212,7 +212,7 @@ class Model:
             is_overrun = kind == "run-settled" and "overrun" in facts
             account.overdrawn = beyond if is_overrun else beyond.join(account.overdrawn, min)
         accounts = {key: copy.copy(own.accounts[key]) for key in {*keys, OWN} & own.accounts.keys()}
-        entry = {"v": 3, "seq": len(own.journal) + 1, "kind": kind, "dataset": own.name, "actor": who}
+        entry = {"v": 4, "seq": len(own.journal) + 1, "kind": kind, "dataset": own.name, "actor": who}
         consent = {"proposal": {"id": self.second, "by": self.second.by}} if self.second else {}
         own.journal.append({**entry, **facts, **consent, "accounts": accounts})
 
@@ -414,8 +414,10 @@ class Model:
         segments["unsegmented"] = Plan(body["mechanism"], run.adjacency).cost
         about = {"segments": segments} if plan.segments > 1 else {}
         for name, keys in run.charges.items():
-            mine, others = ({q for n, _, q in over if n == name}, {n for n, *_ in over if n != name})
-            refusal = {"binding": sorted(mine, reverse=True), "binding_elsewhere": sorted(others)} if over else {}
+            mine, others = {q for n, _, q in over if n == name}, sorted({n for n, *_ in over if n != name})
+            if name != next(iter(run.charges)):  # the journal that has the request names all others, these one if any
+                others = [] if mine else others[:1]
+            refusal = {"binding": sorted(mine, reverse=True), "binding_elsewhere": others} if over else {}
             facts |= {**about, **refusal, "via": run.via[name], "bound": self.datasets[name].terms[2]}
             self.write(self.datasets[name], "run-refused" if over else "run-approved", who, facts, keys)
         if over:

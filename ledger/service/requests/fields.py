@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
-from ledger.canonical import canonical
+from ledger.core.journal import chain
 
 VALID_FOR_DAYS_MAX: Final = 366
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
@@ -64,7 +64,7 @@ NOTES_BYTES_MAX: Final = 4096
 def demand_short(notes: Mapping[str, Any]) -> None:
     """Raise what Pydantic reports where these fields, which stay in a journal for good, are longer together than the
     bound. Those that are None take nothing."""
-    sizes = {name: len(canonical(value).encode()) for name, value in notes.items() if value is not None}
+    sizes = {name: len(chain.canonical(value).encode()) for name, value in notes.items() if value is not None}
     if sum(sizes.values()) > NOTES_BYTES_MAX:
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
         message = "{listed} bytes as JSON, together more than {most}: keep it elsewhere, and its address or digest here"
