@@ -146,7 +146,7 @@ class Builder:
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),
             keys=Keys(store=store, writer=writer, keyring=keyring),
-            alerts=Alerts(store=store, writer=writer, objection=courier.objection, on_interest=courier.saw),
+            alerts=Alerts(store=store, writer=writer, objection=courier.objection),
             journals=Journals(store=store, heads=heads, signer=self._signer),
             signer=self._signer,
             heads=heads,
@@ -165,7 +165,7 @@ class _Commits:
 
     def __call__(self, tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
         self._metrics.alerts(kinds)
-        if self.courier is not None:
-            self.courier.saw(tenant_id, has_news=bool(kinds))
+        if kinds and self.courier is not None:
+            self.courier.added(tenant_id)
         if self.publisher is not None:
             self.publisher.moved(tenant_id)

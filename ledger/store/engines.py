@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from sqlalchemy import (
     Engine,
     create_engine,
     event,
-    func,
     make_url,
     select,
     text,
@@ -22,7 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.guards import TENANT_SETTING
-from ledger.store.tables import Uid, operator_keys, tenants
+from ledger.store.overview import Leases, Overview
+from ledger.store.tables import operator_keys, tenants
 from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
@@ -58,6 +59,12 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     _use_wal(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+    connection.create_function("sha256", 1, _sha256, deterministic=True)
+
+
+def _sha256(text: bytes | None) -> bytes | None:
+    """What PostgreSQL has a function for."""
+    return None if text is None else hashlib.sha256(text).digest()
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -148,14 +155,17 @@ class Store:
             rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
             return [(row.tenant_id, row.name) for row in rows]
 
-    def webhook_tenants(self) -> list[UUID]:
-        """The tenants that have a webhook. On PostgreSQL by a function of the owner's, which tells of them alone."""
-        if self.engine.dialect.name == "postgresql":
-            query = select(func.public.webhook_tenants(type_=Uid()))
-        else:
-            query = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
+    @contextmanager
+    def overview(self) -> Iterator[Overview]:
+        """All tenants in one snapshot."""
         with self._readers.begin() as connection:
-            return list(connection.execute(query).scalars())
+            yield Overview(connection)
+
+    @contextmanager
+    def leases(self) -> Iterator[Leases]:
+        """Commits when the block ends, rolls back when it raises."""
+        with self._writers.begin() as connection:
+            yield Leases(connection)
 
     def revision(self) -> str | None:
         """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
