@@ -66,6 +66,9 @@ class Settings(BaseSettings):
     requests_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
         1000, description="How many requests a process serves at the same time before the answer is 503."
     )
+    reports_at_once: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="How many reports a process has made at the same time before the answer is 503."
+    )
     rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
         None, description="How many requests a second one key may make of a process before the answer is 429."
     )

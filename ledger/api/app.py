@@ -110,7 +110,7 @@ def _lifespan(builder: Builder) -> Callable[[FastAPI], AbstractAsyncContextManag
         try:
             yield
         finally:
-            server.close()
+            await server.close()
 
     return lifespan
 

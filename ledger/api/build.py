@@ -16,6 +16,7 @@ from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
@@ -52,8 +53,10 @@ class Server:
         if self.publisher is not None:
             self.publisher.start()
 
-    def close(self) -> None:
-        """Ends every thread: first what hands something to the writer, then the writer, then who follows commits."""
+    async def close(self) -> None:
+        """Ends what makes reports, and every thread: first what hands something to the writer, then the writer, then
+        who follows commits."""
+        await self.services.reports.close()
         self.last_uses.close()
         self.services.certificates.close()
         self.services.courier.close()
@@ -151,6 +154,7 @@ class Builder:
             signer=self._signer,
             heads=heads,
             courier=courier,
+            reports=Pool(self._settings.database_url.get_secret_value(), at_once=self._settings.reports_at_once),
             schema_revision=deploy.newest_revision(),
         )
 

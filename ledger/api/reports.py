@@ -1,41 +1,38 @@
 """Audit reports: of a dataset, of a project, of the tenant.
 
-JSON and CSV are made while they are sent; what is kept is what replaying a journal keeps, some hundred bytes for each
-run. HTML and PDF are made whole, and list the newest runs. Making a report takes processor time that decisions need
-too, so that few are made at once.
+They are made by other processes (`ledger.report.pool`), which give way to the one that decides; here it is only read
+where the journals end, and passed on what is made, at the pace of who reads it. JSON and CSV are made while they are
+sent; HTML and PDF are made whole, and list the newest runs.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import aclosing
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
-from starlette.responses import StreamingResponse
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from ledger.api.gate import Auditor
+from ledger.api.leaving import until_gone
 from ledger.api.routing import Route
 from ledger.api.services import Services, services
 from ledger.core.datasets import Dataset
-from ledger.errors import JournalBroken, Overloaded
-from ledger.report import document, reader, table
-from ledger.report.document import Report
+from ledger.errors import JournalBroken
+from ledger.report import forms, reader
+from ledger.report.forms import Form
 from ledger.report.source import Question
 from ledger.service.requests.fields import NAME_PATTERN, Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
 
-PAGES_AT_ONCE_MAX: Final = 2
-STREAMS_AT_ONCE_MAX: Final = 4
-RETRY_AFTER_SECONDS: Final = 5
 _UTF8: Final = "; charset=utf-8"
 
-Format = Literal["json", "html", "pdf", "csv"]
-MEDIA: Final[dict[Format, str]] = {
+MEDIA: Final[dict[Form, str]] = {
     "json": "application/json",
     "html": f"text/html{_UTF8}",
     "pdf": "application/pdf",
@@ -49,7 +46,7 @@ Since = Annotated[
 Until = Annotated[
     Moment | None, Query(alias="to", description="The end of the period, which is not in it; now when left out.")
 ]
-InFormat = Annotated[Format, Query(alias="format", description="`html` and `pdf` list the newest runs alone.")]
+InFormat = Annotated[Form, Query(alias="format", description="`html` and `pdf` list the newest runs alone.")]
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
@@ -104,17 +101,13 @@ def report_tenant(
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(served: Services, question: Question, form: Format) -> Response:
+def _answer(served: Services, question: Question, form: Form) -> Response:
     about = question.dataset or question.project or "tenant"
     how = "inline" if form in ("json", "html") else "attachment"
     headers = {"Content-Disposition": f'{how}; filename="privacy-report-{about}.{form}"'}
-    report = reader.opened(served.store, question, signed_head=partial(_head, served.heads))
-    if form == "json" or form == "csv":
-        pieces = document.lines(report) if form == "json" else table.rows(document.parts(report))
-        return _Streamed(pieces, media_type=MEDIA[form], headers=headers)
-    with _turn(_pages):
-        content, policy = _page(report, form)
-    return Response(content, media_type=MEDIA[form], headers={**headers, **policy})
+    if form == "html":
+        headers["Content-Security-Policy"] = forms.HTML_POLICY
+    return _Made(served, question, form, headers=headers)
 
 
 def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
@@ -125,41 +118,31 @@ def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[st
         return reader.unsigned(reading, dataset)
 
 
-def _page(report: Report, form: Literal["html", "pdf"]) -> tuple[bytes, dict[str, str]]:
-    # Here, since these load what draws and sets pages, which a server that is asked for none need not.
-    from ledger.report import html, pdf, view
+class _Made(Response):
+    """A report that another process makes while it is sent, and no longer than somebody reads it."""
 
-    page = view.view_of(document.parts(report))
-    if form == "pdf":
-        return pdf.page(page), {}
-    return html.page(page).encode(), {"Content-Security-Policy": html.POLICY}
+    def __init__(self, served: Services, question: Question, form: Form, *, headers: dict[str, str]) -> None:
+        super().__init__(media_type=MEDIA[form], headers=headers)
+        del self.headers["content-length"]
+        self._served, self._question, self._form = served, question, form
+        self._is_begun = False
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
+        with self._served.reports.place():
+            await until_gone(receive, self._send(send))
+        if not self._is_begun:
+            raise ClientDisconnect()
 
-_pages = threading.BoundedSemaphore(PAGES_AT_ONCE_MAX)
-_streams = threading.BoundedSemaphore(STREAMS_AT_ONCE_MAX)
-
-
-@contextmanager
-def _turn(turns: threading.BoundedSemaphore) -> Iterator[None]:
-    """One of the few that are made at once. Raises Overloaded."""
-    if not turns.acquire(blocking=False):
-        raise Overloaded("Other reports are being made.", retry_after_seconds=RETRY_AFTER_SECONDS)
-    try:
-        yield
-    finally:
-        turns.release()
-
-
-class _Streamed(StreamingResponse):
-    """Sends a report while it is made, and gives its turn back however that ends."""
-
-    def __init__(self, pieces: Iterator[str], **rest: Any) -> None:
-        super().__init__(pieces, **rest)
-        self._turn = _turn(_streams)
-        self._turn.__enter__()
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            self._turn.__exit__(None, None, None)
+    async def _send(self, send: Send) -> None:
+        served = self._served
+        signed_head = partial(_head, served.heads)
+        extent = await run_in_threadpool(reader.extent, served.store, self._question, signed_head=signed_head)
+        async with aclosing(served.reports.pieces(extent, self._form)) as pieces:
+            # The answer begins with the first piece: until then whatever goes wrong has an answer of its own.
+            first = await anext(pieces, b"")
+            self._is_begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

@@ -34,8 +34,9 @@ POSTGRESQL_OPTIONS: Final = (
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
-def engine_for(url: str, *, pool_size: int = 20) -> Engine:
-    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3)."""
+def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> Engine:
+    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3). is_read_only: the
+    database itself refuses to write."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(
@@ -44,12 +45,18 @@ def engine_for(url: str, *, pool_size: int = 20) -> Engine:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=10,
-            connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, "application_name": "privacy-ledger"},
+            connect_args={
+                "options": POSTGRESQL_OPTIONS + (" -c default_transaction_read_only=on" if is_read_only else ""),
+                "connect_timeout": 5,
+                "application_name": "privacy-ledger",
+            },
         )
     engine = create_engine(
         parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
     )
     event.listen(engine, "connect", _prepare_sqlite)
+    if is_read_only:
+        event.listen(engine, "connect", _forbid_writing)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -60,6 +67,10 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
     connection.create_function("sha256", 1, _sha256, deterministic=True)
+
+
+def _forbid_writing(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA query_only=ON").close()
 
 
 def _sha256(text: bytes | None) -> bytes | None:

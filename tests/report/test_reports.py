@@ -22,9 +22,8 @@ import pytest
 from sqlalchemy import text
 
 from ledger.access.keys import tenant_of
-from ledger.api import reports
 from ledger.encoding import decode, encode
-from ledger.report import document, figures, html, pdf, reader, table, view
+from ledger.report import document, figures, forms, html, pdf, reader, table, view
 from ledger.report.blocks import Figure
 from ledger.report.document import Report
 from ledger.report.phrases import significant
@@ -414,7 +413,7 @@ def test_html_stands_alone_and_says_the_same(scene: Told) -> None:
     somebody wrote is text. Method: its elements and its text."""
     answer = scene.admin.get("/v1/report", format="html")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"] == html.POLICY
+    assert answer.headers["content-security-policy"] == forms.HTML_POLICY
     assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
     read = Read(answer.text)
     for tag, attributes in read.tags:
@@ -641,27 +640,6 @@ def test_reports_on_every_database(ledger: Ledger, store: Store) -> None:
 
 
 # --- the calls -------------------------------------------------------------------------------------------------------
-
-
-def test_few_are_made_at_once(scene: Told) -> None:
-    """Goal: reports do not take a server over: beyond a few at once the answer is 503, and when one is done another is
-    made. Method: every turn taken."""
-    bounds = (
-        (reports._pages, reports.PAGES_AT_ONCE_MAX, "html"),
-        (reports._streams, reports.STREAMS_AT_ONCE_MAX, "csv"),
-    )
-    for turns, count, form in bounds:
-        for _ in range(count):
-            assert turns.acquire(blocking=False)
-        try:
-            refused = scene.admin.get("/v1/datasets/ads.eu/report", format=form)
-            assert (refused.status_code, refused.json()["code"]) == (503, "overloaded")
-            assert int(refused.headers["retry-after"]) > 0
-        finally:
-            for _ in range(count):
-                turns.release()
-        for _ in range(count + 1 if form == "csv" else 1):
-            assert scene.admin.get("/v1/datasets/ads.eu/report", format=form).status_code == 200
 
 
 def test_a_format_that_there_is_not(scene: Told) -> None:
