@@ -97,8 +97,9 @@ def furnished(settings: Settings, *, runs: int) -> str:
     """A dataset with so many runs, of long purposes so that the report does not fit in a pipe. An admin's key."""
     with Ledger.open(settings) as ledger:
         ledger.register(budget={"mu": 100})
-        body = [{**RELEASE, "purpose": f"{n} " + "p" * 900} for n in range(runs)]
-        ok(ledger.post("/v1/runs/batch", {"runs": body}, Idempotency_Key="all"))
+        body = [{**RELEASE, "purpose": f"{n} " + "p" * 900, "idempotency_key": f"k-{n}"} for n in range(runs)]
+        answer = ok(ledger.post("/v1/runs/batch", {"runs": body}))
+        assert {item["status"] for item in answer["results"]} == {201}
         return ledger.key
 
 
