@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     )
     watch_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         30,
-        description="How often a process looks for alerts that no decision raises, and for what is to be sent again.",
+        description="How often one of the processes looks for alerts that no decision raises, and for what to resend.",
     )
     log_format: Literal["text", "json"] = Field("text", description="How the log is written: text or json.")
 

@@ -32,7 +32,7 @@ HEADER: Final = struct.Struct(">cI")
 DATA, ENDED, UNAVAILABLE, FAILED = b"d", b"z", b"u", b"f"
 """Kinds of frames: a piece; that there are no more; that the database did not answer; what went wrong, and where."""
 FRAME_BYTES_MAX: Final = 64 * 1024
-NICENESS: Final = 10
+NICENESS: Final = 5
 """Of a process that makes reports: one that decides is served before it."""
 
 

@@ -46,10 +46,11 @@ def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> 
             pool_pre_ping=True,
             pool_timeout=10,
             connect_args={
-                "options": POSTGRESQL_OPTIONS + (" -c default_transaction_read_only=on" if is_read_only else ""),
+                "options": POSTGRESQL_OPTIONS,
                 "connect_timeout": 5,
                 "application_name": "privacy-ledger",
             },
+            execution_options={"postgresql_readonly": True} if is_read_only else {},
         )
     engine = create_engine(
         parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
