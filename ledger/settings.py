@@ -106,6 +106,9 @@ class Settings(BaseSettings):
         1024,
         description="How many bytes a second of a waiting answer a client takes at least to count as not too slow.",
     )
+    reports_at_once: Annotated[int, Field(ge=1, le=64)] = Field(
+        2, description="How many reports a process has made at the same time before the answer is 503."
+    )
     rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
         None, description="How many requests a second one key may make of a process before the answer is 429."
     )
@@ -129,7 +132,7 @@ class Settings(BaseSettings):
     )
     watch_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         30,
-        description="How often a process looks for alerts that no decision raises, and for what is to be sent again.",
+        description="How often one of the processes looks for alerts that no decision raises, and for what to resend.",
     )
     log_format: Literal["text", "json"] = Field("text", description="How the log is written: text or json.")
 

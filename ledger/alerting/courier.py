@@ -3,7 +3,7 @@
 One thread in each server process looks; others deliver, a tenant's turn each (`ledger.alerting.turns`), so that no
 receiver's slowness is another tenant's. A decision puts its alerts into the outbox in its own transaction
 (`ledger.service.writer`), and the courier is woken when that has committed; every so often it makes a round by itself,
-for what no decision raises (`ledger.alerting.watch`) and for what is to be tried again.
+in one of the processes for what no decision raises (`ledger.alerting.lookout`) and for what is to be tried again.
 
 An alert is leased before it is sent: for a while nobody else is given it, no transaction stays open meanwhile, and if
 this process ends, it is due again. So it arrives at least once, and its `id` is what a receiver tells a second time by.
@@ -19,8 +19,6 @@ import asyncio
 import logging
 import random
 import threading
-import time
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
@@ -34,12 +32,12 @@ import httpx
 
 from ledger.addresses import is_loopback
 from ledger.alerting import watch
+from ledger.alerting.lookout import WRITE_SECONDS_MAX, Lookout
 from ledger.alerting.turns import Turns
 from ledger.background import CLOSE_SECONDS_MAX, Background
-from ledger.core.alerting import Alert, KeptAlert
-from ledger.core.alerts import id_of
+from ledger.core.alerting import KeptAlert
 from ledger.service.writer import Writer
-from ledger.store import Reading, Store, Writing
+from ledger.store import Snapshot, Store, Writing
 from ledger.verifier.jws import ALERT
 
 log = logging.getLogger(__name__)
@@ -61,10 +59,6 @@ TURN_SECONDS_MAX: Final = 10.0
 """When a turn ends at the latest, once what is being sent then was sent or failed."""
 LEASE_US: Final = 300 * 1_000_000
 """Longer than a turn can take."""
-HOURLY_US: Final = 3_600 * 1_000_000
-"""How often forecasts are made, and heads are sent."""
-WRITE_SECONDS_MAX: Final = 60.0
-SEEN_MAX: Final = 10_000
 URL_LENGTH_MAX: Final = 2000
 
 Outcome = Literal["delivered", "retried", "failed"]
@@ -166,17 +160,6 @@ async def _post(client: httpx.AsyncClient, url: str, alert: KeptAlert, signature
 # --- the thread ------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class _Looked:
-    """How far this process has looked at a tenant."""
-
-    after: tuple[int, UUID] = watch.NOTHING_DUE
-    hourly_us: int | None = None
-    heads: dict[UUID | None, int] = field(default_factory=dict)
-    pending: int = 0
-    at: float = 0.0
-
-
 class Courier:
     """Raises what no decision raises, and delivers."""
 
@@ -189,17 +172,17 @@ class Courier:
         hosts: Hosts,
         every_seconds: float,
         signed_head: watch.SignedHead,
-        clock: Callable[[Reading], int] = Reading.now_us,
+        clock: Callable[[Snapshot], int] = Snapshot.now_us,
         on_delivery: Callable[[Outcome], None] = lambda _outcome: None,
     ) -> None:
         """signed_head: what is sent of a journal's head, where a tenant asks for heads. clock: what time it is, in
         microseconds; the database's. on_delivery: is told what came of each try."""
         self._store, self._writer, self._signer = store, writer, signer
         self._hosts, self._clock, self._on_delivery = hosts, clock, on_delivery
-        self._signed_head = signed_head
+        self._lookout = Lookout(store, writer, every_seconds=every_seconds, signed_head=signed_head, clock=clock)
         self._lock = threading.Lock()
-        self._seen: OrderedDict[UUID, _Looked] = OrderedDict()
         self._woken_for: set[UUID] = set()
+        self._added_to: set[UUID] = set()
         self._interrupts: set[Callable[[], object]] = set()
         self._turns = Turns(self._deliver_some, at_once=AT_ONCE, slow_at_once=SLOW_AT_ONCE, slow_seconds=SLOW_SECONDS)
         self._background = Background("courier", self._turn, every_seconds=every_seconds)
@@ -215,19 +198,17 @@ class Courier:
         for interrupt in interrupts:
             with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
                 interrupt()
-        self._background.close()
+        has_ended = self._background.close()
         self._turns.close(seconds_max=CLOSE_SECONDS_MAX)
+        if has_ended:
+            self._lookout.close()
 
-    def saw(self, tenant_id: UUID, *, has_news: bool = False) -> None:
-        """That there is this tenant; has_news: and that there is something in its outbox. Never waits for anything."""
+    def added(self, tenant_id: UUID) -> None:
+        """That there is something new in this tenant's outbox. Never waits for anything."""
         with self._lock:
-            self._seen.setdefault(tenant_id, _Looked())
-            self._seen.move_to_end(tenant_id)
-            if len(self._seen) > SEEN_MAX:
-                self._seen.popitem(last=False)
-            if has_news:
-                self._woken_for.add(tenant_id)
-        if has_news and self._hosts.allowed:
+            self._woken_for.add(tenant_id)
+            self._added_to.add(tenant_id)
+        if self._hosts.allowed:
             self._background.wake()
 
     def objection(self, url: str) -> str | None:
@@ -237,8 +218,7 @@ class Courier:
     @property
     def pending(self) -> int:
         """How many alerts waited to be delivered when this process looked last."""
-        with self._lock:
-            return sum(looked.pending for looked in self._seen.values())
+        return self._lookout.pending
 
     def _turn(self, is_due: bool) -> None:
         if is_due:
@@ -249,62 +229,23 @@ class Courier:
         self.deliver(woken)
 
     def round(self) -> list[Future[None]]:
-        """Looks at the tenants that have a webhook or were seen by this process, and has what is due delivered. Where
-        they are too many to look at within the time between rounds, those that were looked at longest ago come first.
-        """
-        begun = time.monotonic()
-        with_webhook = self._store.webhook_tenants()
-        for tenant_id in with_webhook:
-            self.saw(tenant_id)
+        """Looks at all tenants, if no other process does, and has what is due delivered; and makes room in the outboxes
+        to which this process added something."""
         with self._lock:
-            looked = sorted(self._seen.items(), key=lambda item: item[1].at)
             self._woken_for.clear()
-        for tenant_id, state in looked:
-            if self._background.is_closing:
-                return []
-            state.at = time.monotonic()
-            if state.at - begun > self._background.every_seconds:
-                break
-            try:
-                self._look(tenant_id, state)
-            except Exception as error:  # one tenant's trouble is not another's
-                log.error("the courier could not look at tenant %s", tenant_id, exc_info=error)
-        return self.deliver(with_webhook)
+            added, self._added_to = self._added_to, set()
+        due = self._lookout.tick(is_closing=lambda: self._background.is_closing)
+        for tenant_id in added:
+            with self._store.reading(tenant_id) as reading:
+                is_full = reading.outbox.has_more_than(watch.ALERTS_MAX)
+            if is_full:
+                self._write(tenant_id, lambda writing: writing.outbox.prune(rows_max=watch.ALERTS_MAX))
+        return self.deliver(due)
 
-    # --- looking
-
-    def _look(self, tenant_id: UUID, looked: _Looked) -> None:
-        with self._store.reading(tenant_id) as reading:
-            tenant = reading.tenants.current()
-            if tenant is None:
-                return
-            now_us = self._clock(reading)
-            late = watch.late_runs(reading, after=looked.after, now_us=now_us)
-            alerts = [*watch.broken_journals(reading), *late.alerts]
-            is_time = looked.hourly_us is None or now_us - looked.hourly_us >= HOURLY_US
-            heads: list[Alert] = []
-            if is_time:
-                alerts += watch.short_budgets(reading, tenant.alerting, now_us=now_us)
-            if is_time and tenant.alerting.heads and tenant.alerting.webhook is not None:
-                heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
-                alerts += heads
-            new = _not_in(reading, alerts)
-            is_full = reading.outbox.has_more_than(watch.ALERTS_MAX)
-            looked.pending = reading.outbox.pending_count()
-        if new:
-            self._writer.tell(tenant_id, new).result(WRITE_SECONDS_MAX)
-        if is_full:
-            self._write(tenant_id, lambda writing: writing.outbox.prune(rows_max=watch.ALERTS_MAX))
-        looked.after = late.last
-        for alert in heads:
-            if alert.kind == "head":
-                looked.heads[None if alert.dataset is None else alert.dataset.id] = alert.seq or 0
-        looked.hourly_us = now_us if is_time else looked.hourly_us
+    # --- delivering
 
     def _write(self, tenant_id: UUID, write: Callable[[Writing], Any]) -> Any:
         return self._writer.run(tenant_id, write).result(WRITE_SECONDS_MAX)
-
-    # --- delivering
 
     def deliver(self, tenants: Iterable[UUID]) -> list[Future[None]]:
         """Has what is due of these tenants delivered. Never waits; each is done when nothing is due of that tenant any
@@ -413,10 +354,3 @@ def _wait_us(attempts: int) -> int:
     failed together come back together."""
     spread = random.uniform(0.8, 1.2)  # noqa: S311 (no secret: it spreads retries)
     return int(FIRST_WAIT_US * 2 ** (attempts - 1) * spread)
-
-
-def _not_in(reading: Reading, alerts: Sequence[Alert]) -> list[Alert]:
-    """Those that the tenant was not told of before."""
-    ids = {id_of(reading.tenant_id, alert): alert for alert in alerts}
-    known = reading.outbox.known_ids(list(ids)) if ids else set()
-    return [alert for id_, alert in ids.items() if id_ not in known]

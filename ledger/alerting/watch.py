@@ -6,12 +6,13 @@ not those that were hashed; a budget that will not last. All of it reads one sna
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import (
+    REMIND_US,
     head,
     mismatch,
     overdue,
@@ -19,12 +20,15 @@ from ledger.core.alerts import (
 )
 from ledger.core.datasets import Dataset, Parent
 from ledger.core.entries import NO_HASH, Entry, TenantEntry
+from ledger.core.forecast import HISTORY_US, Forecast
 from ledger.core.journal import chain
 from ledger.errors import JournalBroken
 from ledger.service.forecasts import outlooks
 from ledger.store import Reading
 
 PAGE: Final = 500
+FORECASTS_AT_ONCE: Final = 16
+"""Of how many datasets the runs are read with one statement."""
 ALERTS_MAX: Final = 100_000
 """How many alerts of a tenant are kept, the newest."""
 NOTHING_DUE: Final = (0, UUID(int=0))
@@ -34,21 +38,11 @@ NOTHING_DUE: Final = (0, UUID(int=0))
 # --- runs that are late ----------------------------------------------------------------------------------------------
 
 
-class Late(NamedTuple):
-    """A page of late runs, and the last of them, after which the next page begins."""
-
-    alerts: list[Alert]
-    last: tuple[int, UUID]
-
-
-def late_runs(reading: Reading, *, after: tuple[int, UUID], now_us: int) -> Late:
-    """The runs that were due after the one named and before now, the first due first, a page of them at most."""
-    rows = reading.runs.due(after=after, until_us=now_us, limit=PAGE)
-    alerts = [
-        overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq) for run, dataset, seq in rows
-    ]
-    last = max(((run.due_us or 0, run.id) for run, _, _ in rows), default=after)
-    return Late(alerts, last)
+def late_runs(reading: Reading, run_ids: Sequence[UUID], *, now_us: int) -> Iterator[Alert]:
+    """Those of these runs that are due still, once for each dataset that they touch."""
+    for start in range(0, len(run_ids), PAGE):
+        for run, dataset, seq in reading.runs.due(run_ids[start : start + PAGE], until_us=now_us):
+            yield overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq)
 
 
 # --- journals that do not hold ---------------------------------------------------------------------------------------
@@ -110,14 +104,41 @@ def _head(reading: Reading, dataset: Dataset | None, signed_head: SignedHead) ->
 # --- budgets that will not last --------------------------------------------------------------------------------------
 
 
-def short_budgets(reading: Reading, alerting: Alerting, *, now_us: int) -> Iterator[Alert]:
-    """The accounts of active datasets that will not last as long as the tenant wants to know beforehand."""
+Forecasts = dict[UUID, tuple[int, int]]
+"""Of datasets how long their journals were when a forecast was made, and when it is to be made again though they do
+not grow. A budget lasts the longer the more time passes without a run, so that there are two such times alone: when a
+first run is old enough to count, and when a tenant is to be reminded."""
+NEVER_US: Final = 2**63
+
+
+def short_budgets(
+    reading: Reading, alerting: Alerting, forecasts: Forecasts, *, now_us: int
+) -> tuple[list[Alert], Forecasts]:
+    """The accounts of active datasets that will not last as long as the tenant wants to know beforehand, and the
+    forecasts as they are now. Of what neither grew nor is due the forecast stands."""
+    alerts: list[Alert] = []
+    made: Forecasts = {}
     after: str | None = None
-    while alerting.forecast_days is not None and (page := reading.datasets.page(after=after, limit=PAGE, only=None)):
-        for dataset in page:
+    while alerting.forecast_days is not None and (
+        page := reading.datasets.page(after=after, limit=FORECASTS_AT_ONCE, only=None)
+    ):
+        known = {dataset.id: forecasts.get(dataset.id, (-1, 0)) for dataset in page}
+        stale = [dataset for dataset in page if known[dataset.id][0] != dataset.seq or known[dataset.id][1] <= now_us]
+        made |= known
+        made |= {dataset.id: (dataset.seq, NEVER_US) for dataset in stale}
+        for dataset, accounts in outlooks(reading, [row for row in stale if row.state == "active"], now_us=now_us):
             name = Parent(dataset.id, dataset.definition.name)
-            for key, limit, expected in outlooks(reading, dataset, now_us=now_us) if dataset.state == "active" else ():
-                alert = short(alerting, name, key, limit, expected, now_us=now_us)
-                if alert is not None:
-                    yield alert
+            found = [(short(alerting, name, *outlook, now_us=now_us), outlook.forecast) for outlook in accounts]
+            alerts += [alert for alert, _ in found if alert is not None]
+            made[dataset.id] = (dataset.seq, min((_again_us(*each, now_us=now_us) for each in found), default=NEVER_US))
         after = page[-1].definition.name
+    return alerts, made
+
+
+def _again_us(alert: Alert | None, forecast: Forecast, *, now_us: int) -> int:
+    """When a forecast can say something else though nothing was decided meanwhile."""
+    if alert is not None:
+        return (now_us // REMIND_US + 1) * REMIND_US
+    if forecast.runs and not forecast.is_enough:
+        return forecast.since_us + HISTORY_US
+    return NEVER_US

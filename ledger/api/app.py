@@ -128,7 +128,7 @@ def _lifespan(
         try:
             yield {STATE: connections}
         finally:
-            server.close()
+            await server.close()
 
     return lifespan
 

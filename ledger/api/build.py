@@ -16,6 +16,7 @@ from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
 from ledger.errors import Overloaded
 from ledger.operate import deploy
+from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue
@@ -53,8 +54,10 @@ class Server:
         if self.publisher is not None:
             self.publisher.start()
 
-    def close(self) -> None:
-        """Ends every thread: first what hands something to the writer, then the writer, then who follows commits."""
+    async def close(self) -> None:
+        """Ends what makes reports, and every thread: first what hands something to the writer, then the writer, then
+        who follows commits."""
+        await self.services.reports.close()
         self.last_uses.close()
         self.services.certificates.close()
         self.services.aside.close()
@@ -159,11 +162,12 @@ class Builder:
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),
             keys=Keys(store=store, writer=writer, keyring=keyring),
-            alerts=Alerts(store=store, writer=writer, objection=courier.objection, on_interest=courier.saw),
+            alerts=Alerts(store=store, writer=writer, objection=courier.objection),
             journals=Journals(store=store, heads=heads, signer=self._signer),
             signer=self._signer,
             heads=heads,
             courier=courier,
+            reports=Pool(self._settings.database_url.get_secret_value(), at_once=self._settings.reports_at_once),
             schema_revision=deploy.newest_revision(),
         )
 
@@ -178,7 +182,7 @@ class _Commits:
 
     def __call__(self, tenant_id: UUID, kinds: Sequence[AlertKind]) -> None:
         self._metrics.alerts(kinds)
-        if self.courier is not None:
-            self.courier.saw(tenant_id, has_news=bool(kinds))
+        if kinds and self.courier is not None:
+            self.courier.added(tenant_id)
         if self.publisher is not None:
             self.publisher.moved(tenant_id)

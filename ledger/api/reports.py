@@ -1,27 +1,32 @@
 """Audit reports: of a dataset, of a project, of the tenant.
 
-JSON and CSV are made while they are sent; what is kept is what replaying a journal keeps, some hundred bytes for each
-run. HTML and PDF are made whole, and list the newest runs. Making a report takes processor time that decisions need
-too, so that few are made at once.
+They are made by other processes (`ledger.report.pool`), which give way to the one that decides; here it is only read
+where the journals end, and passed on what is made, at the pace of who reads it. JSON and CSV are made while they are
+sent; HTML and PDF are made whole, and list the newest runs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, aclosing
 from functools import partial
-from typing import Annotated, Any, Final, Literal
+from typing import Annotated, Any, Final
 
 from fastapi import APIRouter, Path, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect
+from starlette.types import Receive, Scope, Send
 
 from ledger.access.roles import Caller
 from ledger.api.gate import Auditor
+from ledger.api.leaving import until_gone
 from ledger.api.routing import Route
-from ledger.api.services import services
-from ledger.api.streams import Streamed, streams
+from ledger.api.services import Services, services
+from ledger.api.streams import streams
 from ledger.core.datasets import Dataset
 from ledger.errors import JournalBroken
-from ledger.report import document, reader, table
-from ledger.report.document import Report
+from ledger.report import forms, reader
+from ledger.report.forms import Form
 from ledger.report.source import Question
 from ledger.service.requests.fields import NAME_PATTERN, Moment
 from ledger.signer.heads import Heads
@@ -29,8 +34,7 @@ from ledger.store import Reading
 
 _UTF8: Final = "; charset=utf-8"
 
-Format = Literal["json", "html", "pdf", "csv"]
-MEDIA: Final[dict[Format, str]] = {
+MEDIA: Final[dict[Form, str]] = {
     "json": "application/json",
     "html": f"text/html{_UTF8}",
     "pdf": "application/pdf",
@@ -44,7 +48,7 @@ Since = Annotated[
 Until = Annotated[
     Moment | None, Query(alias="to", description="The end of the period, which is not in it; now when left out.")
 ]
-InFormat = Annotated[Format, Query(alias="format", description="`html` and `pdf` list the newest runs alone.")]
+InFormat = Annotated[Form, Query(alias="format", description="`html` and `pdf` list the newest runs alone.")]
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
@@ -99,18 +103,13 @@ def report_tenant(
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(request: Request, caller: Caller, question: Question, form: Format) -> Response:
-    served, room = services(request), streams(request)
+def _answer(request: Request, caller: Caller, question: Question, form: Form) -> Response:
     about = question.dataset or question.project or "tenant"
     how = "inline" if form in ("json", "html") else "attachment"
     headers = {"Content-Disposition": f'{how}; filename="privacy-report-{about}.{form}"'}
-    report = reader.opened(served.store, question, signed_head=partial(_head, served.heads))
-    if form == "json" or form == "csv":
-        pieces = document.lines(report) if form == "json" else table.rows(document.parts(report))
-        return Streamed(pieces, room=room, caller=caller, media_type=MEDIA[form], headers=headers)
-    with room.pages.one(caller):
-        content, policy = _page(report, form)
-    return Response(content, media_type=MEDIA[form], headers={**headers, **policy})
+    if form == "html":
+        headers["Content-Security-Policy"] = forms.HTML_POLICY
+    return _Made(services(request), question, form, streams(request).reports.one(caller), headers=headers)
 
 
 def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
@@ -121,11 +120,39 @@ def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[st
         return reader.unsigned(reading, dataset)
 
 
-def _page(report: Report, form: Literal["html", "pdf"]) -> tuple[bytes, dict[str, str]]:
-    # Here, since these load what draws and sets pages, which a server that is asked for none need not.
-    from ledger.report import html, pdf, view
+class _Made(Response):
+    """A report that another process makes while it is sent, and no longer than somebody reads it."""
 
-    page = view.view_of(document.parts(report))
-    if form == "pdf":
-        return pdf.page(page), {}
-    return html.page(page).encode(), {"Content-Security-Policy": html.POLICY}
+    def __init__(
+        self,
+        served: Services,
+        question: Question,
+        form: Form,
+        share: AbstractContextManager[None],
+        *,
+        headers: dict[str, str],
+    ) -> None:
+        super().__init__(media_type=MEDIA[form], headers=headers)
+        del self.headers["content-length"]
+        self._served, self._question, self._form, self._share = served, question, form, share
+        self._is_begun = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
+        with self._share, self._served.reports.place():
+            await until_gone(receive, self._send(send))
+        if not self._is_begun:
+            raise ClientDisconnect()
+
+    async def _send(self, send: Send) -> None:
+        served = self._served
+        signed_head = partial(_head, served.heads)
+        extent = await run_in_threadpool(reader.extent, served.store, self._question, signed_head=signed_head)
+        async with aclosing(served.reports.pieces(extent, self._form)) as pieces:
+            # The answer begins with the first piece: until then whatever goes wrong has an answer of its own.
+            first = await anext(pieces, b"")
+            self._is_begun = True
+            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": first, "more_body": True})
+            async for piece in pieces:
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})

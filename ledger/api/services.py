@@ -7,14 +7,16 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from ledger.alerting.courier import Courier
+from ledger.report.pool import Pool
 from ledger.service.use_cases import UseCases
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services(UseCases):
-    """The use cases, and the courier that runs beside them."""
+    """The use cases, and what runs beside them: the courier, and the processes that make reports."""
 
     courier: Courier
+    reports: Pool
 
 
 def services(request: Request) -> Services:

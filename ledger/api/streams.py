@@ -1,4 +1,4 @@
-"""Answers that are sent while they are made: reports and exports, as many at once as their callers' shares allow."""
+"""Long answers, as many at once as their callers' shares allow: exports, sent while they are made, and reports."""
 
 from __future__ import annotations
 
@@ -17,25 +17,24 @@ from ledger.settings import Settings
 
 THREADS_MAX: Final = 4
 """That make the pieces of all of them. They take turns by pieces, and take none of the threads that decisions need."""
-PAGES_AT_ONCE_MAX: Final = 2
 RETRY_AFTER_SECONDS: Final = 5
 
 
 class Streams:
-    """The room of a process for long answers: those that are sent piece by piece, and pages that are made whole."""
+    """The room of a process for long answers: exports, which its threads make, and reports, which other processes do."""
 
     def __init__(self, settings: Settings) -> None:
         self.sent = Shares(
-            "reports and exports",
+            "exports",
             total=settings.streams_max,
             per_tenant=settings.streams_per_tenant_max,
             per_key=settings.streams_per_key_max,
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
-        self.pages = Shares(
-            "reports as HTML or PDF",
-            total=PAGES_AT_ONCE_MAX,
-            per_tenant=PAGES_AT_ONCE_MAX // 2,
+        self.reports = Shares(
+            "reports",
+            total=settings.reports_at_once,
+            per_tenant=max(1, settings.reports_at_once // 2),
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
         self.threads = anyio.CapacityLimiter(THREADS_MAX)

@@ -12,6 +12,8 @@
     blocks      what it is made of: headings, tables, facts, figures
     figures     its figures, drawn from the numbers that stand in it
     html, pdf   the document to read; `table` its runs as CSV
+    forms       all of these by name
+    process     a process that makes reports; `pool` a bounded number of them
 
 The JSON comes first: the others are made from it and from nothing else. All of it is a function of the journal: the
 same journal and the same question give the same bytes. Importing this package loads none of it.

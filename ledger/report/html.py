@@ -17,11 +17,6 @@ from ledger.report.sections import verdict
 from ledger.report.view import View
 
 TEMPLATE: Final = "report.html.j2"
-POLICY: Final = (
-    "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
-    "sandbox"
-)
-"""The Content-Security-Policy under which it is to be served: styles stand in it, and nothing else is allowed."""
 
 
 def page(view: View) -> str:

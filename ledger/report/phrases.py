@@ -48,12 +48,12 @@ def epsilon(value: Any) -> str:
     return "∞" if value is None else significant(value, up=True)
 
 
-def short(text: str | None) -> str:
+def short(text: str | None, *, at_most: int = TEXT_SHOWN_MAX) -> str:
     """What somebody wrote, cut where it is long, and said so."""
     if not text:
         return "–"
     flat = " ".join(text.split())
-    return flat if len(flat) <= TEXT_SHOWN_MAX else f"{flat[:TEXT_SHOWN_MAX]}… (cut; the JSON has all of it)"
+    return flat if len(flat) <= at_most else f"{flat[:at_most]}… (cut; the JSON has all of it)"
 
 
 def names(listed: Sequence[str] | None) -> str:

@@ -7,14 +7,16 @@ of them in one snapshot, and every page after that ends there.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import microseconds, timestamp
 from ledger.core.datasets import Dataset
 from ledger.core.entries import Sealed
-from ledger.core.people import Actor, Tenant
+from ledger.core.people import Actor
 from ledger.errors import InvalidRequest, NotFound
 from ledger.report.document import Report
 from ledger.report.source import Question, Scope, Source, TenantSource
@@ -76,16 +78,55 @@ def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
     return {"seq": tenant.seq, "hash": tenant.head.hex(), "root": None, "signature": None}
 
 
-def opened(store: Store, question: Question, *, signed_head: SignedHead) -> Report:
+@dataclass(frozen=True, slots=True)
+class JournalEnd:
+    """Where a journal ended when a report was asked for. dataset_id: None is the tenant's own."""
+
+    dataset_id: UUID | None
+    name: str
+    seq: int
+    newest_at: str
+    head: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A question, and where the journals end that answer it: all that it takes to make the report, at any time and in
+    any process, since entries never change. tenant: the tenant's own journal, if it is asked for."""
+
+    question: Question
+    datasets: tuple[JournalEnd, ...]
+    tenant: JournalEnd | None
+
+
+def extent(store: Store, question: Question, *, signed_head: SignedHead) -> Extent:
     """What answers a question, as it is now. Raises NotFound where there is no such dataset or project."""
     with store.reading(question.tenant_id) as reading:
         datasets = list(_datasets(reading, question))
         if question.dataset is not None and not datasets:
             raise no_dataset(question.dataset)
-        sources = [_source(store, reading, dataset, signed_head) for dataset in datasets]
+        ends = tuple(_dataset_end(reading, dataset, signed_head) for dataset in datasets)
         is_whole = question.scope == "tenant" and question.restricted_to is None
-        tenant = _tenant_source(store, reading, signed_head) if is_whole else None
-    return Report(question, sources, tenant)
+        tenant = _tenant_end(reading, signed_head) if is_whole else None
+    return Extent(question, ends, tenant)
+
+
+def report(store: Store, extent: Extent) -> Report:
+    """The report of what an extent names."""
+    tenant_id = extent.question.tenant_id
+    tenant = extent.tenant
+    return Report(
+        extent.question,
+        [_source(store, tenant_id, end.dataset_id, end) for end in extent.datasets if end.dataset_id is not None],
+        None
+        if tenant is None
+        else TenantSource(tenant.newest_at, tenant.head, partial(_entries, store, tenant_id, tenant)),
+    )
+
+
+def opened(store: Store, question: Question, *, signed_head: SignedHead) -> Report:
+    """What answers a question, as it is now, as a report. Raises NotFound."""
+    return report(store, extent(store, question, signed_head=signed_head))
 
 
 def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
@@ -103,49 +144,43 @@ def _datasets(reading: Reading, question: Question) -> Iterator[Dataset]:
         after = page[-1].definition.name
 
 
-def _source(store: Store, reading: Reading, dataset: Dataset, signed_head: SignedHead) -> Source:
+def _dataset_end(reading: Reading, dataset: Dataset, signed_head: SignedHead) -> JournalEnd:
     newest = reading.journals.at(dataset.id, dataset.seq)
-
-    def entries() -> Iterator[Sealed]:
-        after = 0
-        while after < dataset.seq:
-            with store.reading(reading.tenant_id) as again:
-                page = again.journals.page(dataset.id, after=after, limit=min(PAGE, dataset.seq - after))
-            if not page:
-                return
-            yield from (entry.sealed for entry in page)
-            after = page[-1].seq
-
-    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
-        with store.reading(reading.tenant_id) as again:
-            moves = again.journals.moves(runs, dataset.id)
-        return {run: [entry.sealed for entry in mine if entry.seq <= dataset.seq] for run, mine in moves.items()}
-
-    return Source(
-        dataset.id,
-        dataset.definition.name,
-        timestamp(newest.at_us) if newest else "",
-        signed_head(reading, dataset),
-        entries,
-        of_runs,
-    )
+    newest_at = timestamp(newest.at_us) if newest else ""
+    return JournalEnd(dataset.id, dataset.definition.name, dataset.seq, newest_at, signed_head(reading, dataset))
 
 
-def _tenant_source(store: Store, reading: Reading, signed_head: SignedHead) -> TenantSource:
+def _tenant_end(reading: Reading, signed_head: SignedHead) -> JournalEnd:
     tenant = reading.tenants.current()
     if tenant is None:
         raise NotFound("There is no such tenant.")
     newest = reading.journals.tenant_page(after=tenant.seq - 1, limit=1)
-    newest_at = timestamp(newest[0].at_us) if newest else ""
-    return TenantSource(newest_at, signed_head(reading, None), lambda: _tenant_entries(store, tenant))
+    return JournalEnd(None, "", tenant.seq, timestamp(newest[0].at_us) if newest else "", signed_head(reading, None))
 
 
-def _tenant_entries(store: Store, tenant: Tenant) -> Iterator[Sealed]:
+def _source(store: Store, tenant_id: UUID, dataset_id: UUID, end: JournalEnd) -> Source:
+    def of_runs(runs: Sequence[UUID]) -> Mapping[UUID, Sequence[Sealed]]:
+        with store.reading(tenant_id) as reading:
+            moves = reading.journals.moves(runs, dataset_id)
+        return {run: [entry.sealed for entry in mine if entry.seq <= end.seq] for run, mine in moves.items()}
+
+    return Source(dataset_id, end.name, end.newest_at, end.head, partial(_entries, store, tenant_id, end), of_runs)
+
+
+def _entries(store: Store, tenant_id: UUID, end: JournalEnd) -> Iterator[Sealed]:
+    """A journal from its beginning to where it ended then, a page in each transaction."""
     after = 0
-    while after < tenant.seq:
-        with store.reading(tenant.id) as reading:
-            page = reading.journals.tenant_page(after=after, limit=min(PAGE, tenant.seq - after))
+    while after < end.seq:
+        limit = min(PAGE, end.seq - after)
+        with store.reading(tenant_id) as reading:
+            page: Sequence[Sealed]
+            if end.dataset_id is None:
+                page = [
+                    Sealed(entry.body, entry.hash) for entry in reading.journals.tenant_page(after=after, limit=limit)
+                ]
+            else:
+                page = [entry.sealed for entry in reading.journals.page(end.dataset_id, after=after, limit=limit)]
         if not page:
             return
-        yield from (Sealed(entry.body, entry.hash) for entry in page)
-        after = page[-1].seq
+        yield from page
+        after += len(page)

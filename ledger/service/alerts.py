@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from ledger.core.alerting import Alerting, AlertKind, DeliveryState, KeptAlert
 from ledger.core.alerts import id_of, trial
@@ -28,17 +28,9 @@ from ledger.store import Store, Writing
 class Alerts:
     """Lists a tenant's alerts, sets which are raised and where they go, and forecasts how long a budget lasts."""
 
-    def __init__(
-        self,
-        *,
-        store: Store,
-        writer: Writer,
-        objection: Callable[[str], str | None],
-        on_interest: Callable[[UUID], None],
-    ) -> None:
-        """objection: what speaks against a webhook's URL, if anything. on_interest: called with a tenant that looks at
-        its alerts or forecasts."""
-        self._store, self._writer, self._objection, self._on_interest = store, writer, objection, on_interest
+    def __init__(self, *, store: Store, writer: Writer, objection: Callable[[str], str | None]) -> None:
+        """objection: what speaks against a webhook's URL, if anything."""
+        self._store, self._writer, self._objection = store, writer, objection
 
     def page(
         self,
@@ -51,7 +43,6 @@ class Alerts:
         cursor: str | None,
     ) -> AlertPage:
         """Alerts, newest first; of a key that is limited to datasets, those of its datasets. Raises NotFound."""
-        self._on_interest(actor.tenant_id)
         with self._store.reading(actor.tenant_id) as reading:
             dataset_id = None if dataset is None else find_definition(reading, actor, dataset).id
             rows = reading.outbox.page(
@@ -100,7 +91,6 @@ class Alerts:
 
     def forecast(self, actor: Actor, name: str) -> ForecastShown:
         """How long a dataset's budget lasts if it is spent as in the last four weeks. Raises NotFound."""
-        self._on_interest(actor.tenant_id)
         with self._store.reading(actor.tenant_id) as reading:
             return forecast_shown(reading, find_dataset(reading, actor, name), now_us=reading.now_us())
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from ledger.accounting.display import show_amount
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.books import ReadSet
-from ledger.core.datasets import AccountKey, Dataset
+from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.entries import Entry
 from ledger.core.forecast import DAY_US, WINDOW_US, Forecast, Spend
 from ledger.core.forecast import forecast as estimate
 from ledger.core.journal import chain
@@ -32,30 +33,57 @@ class Outlook(NamedTuple):
     forecast: Forecast
 
 
-def outlooks(reading: Reading, dataset: Dataset, *, now_us: int) -> list[Outlook]:
-    """How long each account lasts that the dataset's runs charged lately, and its own; the first to end first.
+def outlooks(reading: Reading, datasets: Sequence[Dataset], *, now_us: int) -> list[tuple[Dataset, list[Outlook]]]:
+    """How long each account lasts that the runs of these datasets charged lately, and their own; of each dataset the
+    first to end first. The statements are as many for several datasets as for one.
 
     A run counts from when it was approved, with what it holds, or what it was charged once it is settled; one that was
     voided does not count. Accounts of principals have no end: what they limit is given back.
     """
-    approvals = reading.runs.approved_since(dataset.id, since_us=now_us - WINDOW_US, limit=RUNS_MAX)
+    if not datasets:
+        return []
+    ids = [dataset.id for dataset in datasets]
+    approvals = reading.runs.approved_since(ids, since_us=now_us - WINDOW_US, limit=RUNS_MAX)
+    charged = _charged(reading, approvals)
+    spends = {id_: _spends(id_, approvals[id_], charged) for id_ in ids}
+    accounts = reading.books.read({id_: _read_set(spends[id_]) for id_ in ids}).accounts
+    return [
+        (dataset, _outlooks(dataset, approvals[dataset.id], spends[dataset.id], accounts, now_us=now_us))
+        for dataset in datasets
+    ]
+
+
+def _outlooks(
+    dataset: Dataset,
+    approvals: Sequence[tuple[Run, Entry]],
+    spends: Mapping[AccountKey, Sequence[Spend]],
+    accounts: Mapping[AccountKey, Account],
+    *,
+    now_us: int,
+) -> list[Outlook]:
     since_us = max(now_us - WINDOW_US, dataset.created_us)
     if len(approvals) == RUNS_MAX:
         since_us = max(since_us, approvals[-1][0].created_us)
-    spends: dict[AccountKey, list[Spend]] = {}
-    charged = _charged(reading, dataset.id, [run for run, _ in approvals])
-    for run, entry in approvals:
-        if run.state != "voided":
-            for key in chain.accounts_of(chain.parse(entry.body)):
-                if key.principal_id is None:
-                    spends.setdefault(key, []).append(Spend(run.created_us, charged[run.id]))
-    accounts = reading.books.read({dataset.id: _read_set(spends)}).accounts
     estimates = [
         Outlook(key, account.limit, estimate(spends.get(key, ()), account.remaining, since_us=since_us, now_us=now_us))
         for key, account in accounts.items()
         if key in spends or key == AccountKey(dataset.id)
     ]
     return sorted(estimates, key=_first_to_end)
+
+
+def _spends(
+    dataset_id: UUID, approvals: Sequence[tuple[Run, Entry]], charged: Mapping[tuple[UUID, UUID], Amount]
+) -> dict[AccountKey, list[Spend]]:
+    """What was spent of each account that is no principal's."""
+    spends: dict[AccountKey, list[Spend]] = {}
+    for run, entry in approvals:
+        if run.state != "voided":
+            for key in chain.accounts_of(chain.parse(entry.body)):
+                if key.principal_id is None:
+                    amount = charged.get((dataset_id, run.id), run.cost or ZERO)
+                    spends.setdefault(key, []).append(Spend(run.created_us, amount))
+    return spends
 
 
 def _first_to_end(outlook: Outlook) -> tuple[bool, int, str, str]:
@@ -68,21 +96,21 @@ def _read_set(spends: Mapping[AccountKey, object]) -> ReadSet:
     return ReadSet(partitions=partitions, projects={key.project for key in spends if key.project is not None})
 
 
-def _charged(reading: Reading, dataset_id: UUID, runs: list[Run]) -> dict[UUID, Amount]:
-    """What each of these runs holds or was charged."""
-    amounts = {run.id: run.cost or ZERO for run in runs}
-    settled = [run.id for run in runs if run.state == "settled"]
+def _charged(
+    reading: Reading, approvals: Mapping[UUID, Sequence[tuple[Run, Entry]]]
+) -> dict[tuple[UUID, UUID], Amount]:
+    """What each of these runs was charged that is settled, by dataset and run."""
+    settled = [(id_, run.id) for id_, rows in approvals.items() for run, _ in rows if run.state == "settled"]
+    amounts: dict[tuple[UUID, UUID], Amount] = {}
     for start in range(0, len(settled), SETTLEMENTS_AT_ONCE):
-        for run_id, entry in reading.journals.settlements(
-            dataset_id, settled[start : start + SETTLEMENTS_AT_ONCE]
-        ).items():
-            amounts[run_id] = Amount.from_facts(chain.parse(entry.body)["charged"])
+        for key, entry in reading.journals.settlements(settled[start : start + SETTLEMENTS_AT_ONCE]).items():
+            amounts[key] = Amount.from_facts(chain.parse(entry.body)["charged"])
     return amounts
 
 
 def forecast_shown(reading: Reading, dataset: Dataset, *, now_us: int) -> ForecastShown:
     """How long a dataset's accounts last, as it is answered."""
-    accounts = outlooks(reading, dataset, now_us=now_us)
+    ((_, accounts),) = outlooks(reading, [dataset], now_us=now_us)
     return ForecastShown(
         dataset=dataset.definition.name,
         at=timestamp(now_us),

@@ -29,6 +29,7 @@ from ledger.core.people import Tenant
 from ledger.errors import JournalBroken
 from ledger.signer.heads import Heads, SignedHead
 from ledger.store import Reading, Store
+from ledger.store.overview import BEGINNING
 from ledger.verifier import jws
 from ledger.verifier.heads import read
 from ledger.verifier.jws import PublicKeys
@@ -41,6 +42,8 @@ LINE_BYTES_MAX: Final = 64 * 1024
 TAILS_MAX: Final = 100_000
 """Of how many journals it is remembered what was published last; beyond that it is read again."""
 DATASETS_PAGE: Final = 500
+JOURNALS_PAGE: Final = 1000
+"""Of how many journals it is asked at once where they end."""
 
 Outcome = Literal["published", "contradicted", "failed"]
 
@@ -104,7 +107,35 @@ class Publisher:
         """What has moved since the last turn, and, when it is due, everything that was published."""
         with self._lock:
             moved, self._moved = self._moved, set()
-        self.round(moved | self._known() if is_due else moved)
+        self.round(moved | self._differing() if is_due else moved)
+
+    def _differing(self) -> set[UUID]:
+        """The tenants of which something was published and a journal ends elsewhere now, or cannot be compared: found
+        by a page of many journals at a time, so that those that did not move cost next to nothing."""
+        known = self._known()
+        differing: set[UUID] = set()
+        published: set[Path] = set()
+        for tenant_id in known:
+            for path in (self._folder / str(tenant_id)).glob("*.jws"):
+                try:
+                    self._remember(path)
+                except (OSError, jws.SignatureInvalid):
+                    differing.add(tenant_id)  # which is reported once that tenant is looked at
+                else:
+                    published.add(path)
+        after: tuple[UUID, UUID] | None = BEGINNING
+        while after is not None:
+            with self._store.overview() as overview:
+                rows = overview.journals(after=after, limit=JOURNALS_PAGE)
+            for row in rows:
+                path = self._folder / str(row.tenant_id) / f"{row.dataset_id or 'tenant'}.jws"
+                published.discard(path)
+                tail = self._tails.get(path)
+                is_same = row.seq == 0 if tail is None else (tail.seq, tail.hash) == (row.seq, row.head.hex())
+                if row.tenant_id in known and not is_same:
+                    differing.add(row.tenant_id)
+            after = (rows[-1].tenant_id, rows[-1].dataset_id or BEGINNING[1]) if len(rows) == JOURNALS_PAGE else None
+        return differing | {UUID(path.parent.name) for path in published}
 
     def _known(self) -> set[UUID]:
         """The tenants of which something was published. A server's role cannot list tenants, nor has it to."""
@@ -192,16 +223,20 @@ class Publisher:
     def _is_read(self, path: Path) -> bool:
         """Remembers the newest head in a file, if it is not known; whether there is one. Where none can be read, the
         file is reported, and stays as it is."""
-        if len(self._tails) >= TAILS_MAX:
-            self._tails.clear()
         try:
-            if path not in self._tails:
-                with _locked(path) as file:
-                    self._tails[path] = self._read(file, path)
+            return self._remember(path) is not None
         except jws.SignatureInvalid as error:
             self._contradicted(path, error.detail)
             return False
-        return self._tails[path] is not None
+
+    def _remember(self, path: Path) -> _Tail | None:
+        """The newest head in a file, which is read the first time alone. Raises OSError and SignatureInvalid."""
+        if len(self._tails) >= TAILS_MAX:
+            self._tails.clear()
+        if path not in self._tails:
+            with _locked(path) as file:
+                self._tails[path] = self._read(file, path)
+        return self._tails[path]
 
     def _read(self, file: BinaryIO, path: Path) -> _Tail | None:
         """The newest head in a file; a line that was not finished, when a process was killed, was never published."""

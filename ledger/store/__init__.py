@@ -2,7 +2,8 @@
 
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Both reach rows by noun:
 `reading.runs.page(…)`, `writing.outbox.add(…)`. Only `ledger.service.writer` and `ledger.operate.deploy` open a writing
-transaction, and `ledger.service.certificates` for its cache, which is no record and locks nothing else. Rows are locked
+transaction, and two that write no record and lock nothing else: `ledger.service.certificates` for its cache, and
+`ledger.alerting.lookout` for its lease. Rows are locked
 in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a dataset
 (accounts, projects, runs, entries) is protected by its dataset's lock; the tenant's own journal comes last.
 
@@ -13,14 +14,28 @@ predicates on `tenant_id` in every statement do not rely on that: SQLite has non
     transactions  Reading and Writing: the nouns that each of them has
     repository    what the readers and writers of all nouns have
     rows          rows of tables as the nouns of `ledger.core`, and back
+    overview      all tenants at once, by the statements of `watching`; and leases, of what one process alone is to do
 
-The other modules but `tables` and `guards`, which declare the schema, are one noun each.
+The other modules but `tables`, `guards` and `watching`, which declare the schema, are one noun each.
 """
 
 from ledger.core.people import Key
 from ledger.store.claims import Claimed, OwnKey
 from ledger.store.engines import Store, engine_for, failure_kind
+from ledger.store.overview import Overview
 from ledger.store.tables import FAMILIAR_BYTES
-from ledger.store.transactions import Reading, Writing
+from ledger.store.transactions import Reading, Snapshot, Writing
 
-__all__ = ["FAMILIAR_BYTES", "Claimed", "Key", "OwnKey", "Reading", "Store", "Writing", "engine_for", "failure_kind"]
+__all__ = [
+    "FAMILIAR_BYTES",
+    "Claimed",
+    "Key",
+    "Overview",
+    "OwnKey",
+    "Reading",
+    "Snapshot",
+    "Store",
+    "Writing",
+    "engine_for",
+    "failure_kind",
+]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,7 +26,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from ledger.store.guards import TENANT_SETTING
-from ledger.store.tables import FAMILIAR_BYTES, Uid, keys, operator_keys, tenants
+from ledger.store.overview import Leases, Overview
+from ledger.store.tables import FAMILIAR_BYTES, keys, operator_keys, tenants
 from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10
@@ -37,8 +39,9 @@ POSTGRESQL_OPTIONS: Final = (
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
-def engine_for(url: str, *, pool_size: int = 20) -> Engine:
-    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3)."""
+def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> Engine:
+    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3). is_read_only: the
+    database itself refuses to write."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(
@@ -47,12 +50,19 @@ def engine_for(url: str, *, pool_size: int = 20) -> Engine:
             max_overflow=0,
             pool_pre_ping=True,
             pool_timeout=10,
-            connect_args={"options": POSTGRESQL_OPTIONS, "connect_timeout": 5, "application_name": "privacy-ledger"},
+            connect_args={
+                "options": POSTGRESQL_OPTIONS,
+                "connect_timeout": 5,
+                "application_name": "privacy-ledger",
+            },
+            execution_options={"postgresql_readonly": True} if is_read_only else {},
         )
     engine = create_engine(
         parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
     )
     event.listen(engine, "connect", _prepare_sqlite)
+    if is_read_only:
+        event.listen(engine, "connect", _forbid_writing)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
 
@@ -62,6 +72,16 @@ def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
     _use_wal(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
+    connection.create_function("sha256", 1, _sha256, deterministic=True)
+
+
+def _forbid_writing(connection: sqlite3.Connection, _record: object) -> None:
+    connection.execute("PRAGMA query_only=ON").close()
+
+
+def _sha256(text: bytes | None) -> bytes | None:
+    """What PostgreSQL has a function for."""
+    return None if text is None else hashlib.sha256(text).digest()
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
@@ -152,14 +172,17 @@ class Store:
             rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
             return [(row.tenant_id, row.name) for row in rows]
 
-    def webhook_tenants(self) -> list[UUID]:
-        """The tenants that have a webhook. On PostgreSQL by a function of the owner's, which tells of them alone."""
-        if self.engine.dialect.name == "postgresql":
-            query = select(func.public.webhook_tenants(type_=Uid()))
-        else:
-            query = select(tenants.c.tenant_id).where(func.json_extract(tenants.c.alerting, "$.webhook").is_not(None))
+    @contextmanager
+    def overview(self) -> Iterator[Overview]:
+        """All tenants in one snapshot."""
         with self._readers.begin() as connection:
-            return list(connection.execute(query).scalars())
+            yield Overview(connection)
+
+    @contextmanager
+    def leases(self) -> Iterator[Leases]:
+        """Commits when the block ends, rolls back when it raises."""
+        with self._writers.begin() as connection:
+            yield Leases(connection)
 
     def familiar_keys(self, *, rows_max: int) -> set[bytes]:
         """The first `FAMILIAR_BYTES` of the digests of the live keys, of any tenant, that were used last, as many as

@@ -6,6 +6,8 @@ from typing import Final
 
 from sqlalchemy import DDL, Table, event
 
+from ledger.store import watching
+
 
 def sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
     """The triggers that keep a journal append-only on SQLite."""
@@ -89,7 +91,8 @@ GRANTS: Final[dict[str, str]] = {
     "claims": "SELECT, INSERT, DELETE",
     "certificates": "SELECT, INSERT, DELETE",
     "alerts": "SELECT, INSERT, UPDATE (state, attempts, next_us, delivered_us, failure), DELETE",
+    "leases": "SELECT, INSERT, UPDATE (holder, until_us)",
     "alembic_version": "SELECT",
 }
-FUNCTION_GRANTS: Final = ("webhook_tenants()", "familiar_keys(bigint)")
+FUNCTION_GRANTS: Final = (*watching.GRANTS, "familiar_keys(bigint)")
 """The functions that the server's role may call, beside those that everyone may."""

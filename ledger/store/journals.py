@@ -177,15 +177,15 @@ class JournalReader(Repository):
         query = select(entries).join(places, is_first).where(mine[0], entries.c.run_id.in_(kept))
         return _by_run(kept, map(entry_of, self.connection.execute(query.order_by(entries.c.seq))))
 
-    def settlements(self, dataset_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, Entry]:
-        """The entries in a dataset's journal that settled these runs."""
+    def settlements(self, runs: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Entry]:
+        """The entries that settled these runs, each a dataset and a run, in the journals of these datasets."""
         query = select(entries).where(
             entries.c.tenant_id == self.tenant_id,
-            entries.c.run_id.in_(run_ids),
+            entries.c.run_id.in_([run_id for _, run_id in runs]),
             entries.c.kind == "run-settled",
-            entries.c.dataset_id == dataset_id,
+            entries.c.dataset_id.in_({dataset_id for dataset_id, _ in runs}),
         )
-        return {row.run_id: entry_of(row) for row in self.connection.execute(query)}
+        return {(row.dataset_id, row.run_id): entry_of(row) for row in self.connection.execute(query)}
 
     def has(self, entry: Entry) -> bool:
         """Whether exactly this entry is in the journal: how a commit is recognised whose answer was lost."""

@@ -3,9 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, not_, or_, select, tuple_, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    and_,
+    bindparam,
+    insert,
+    not_,
+    or_,
+    select,
+    tuple_,
+    union_all,
+    update,
+)
 
 from ledger.core.books import Books
 from ledger.core.datasets import Parent
@@ -99,30 +112,18 @@ class RunReader(Repository):
         run_id: UUID | None = self.connection.execute(query).scalar()
         return run_id
 
-    def due(self, *, after: tuple[int, UUID], until_us: int, limit: int) -> list[tuple[Run, Parent, int]]:
-        """Runs that were due after the one and before the other time, the first due first.
-
-        A run is returned once for every dataset that it touches, with that dataset and the number of the entry there
-        that decided it. At most `limit` runs, the last of which is whole.
-        """
-        position = tuple_(*after, types=[runs.c.due_us.type, runs.c.id.type])
-        first = (
-            select(runs)
-            .where(runs.c.tenant_id == self.tenant_id, runs.c.due_us < until_us)
-            .where(tuple_(runs.c.due_us, runs.c.id) > position)
-            .order_by(runs.c.due_us, runs.c.id)
-            .limit(limit)
-        )
-        due = {row.id: run_of(row) for row in self.connection.execute(first)}
+    def due(self, run_ids: Sequence[UUID], *, until_us: int) -> list[tuple[Run, Parent, int]]:
+        """Those of these runs that are due before then, the first due first: each once for every dataset that it
+        touches, with that dataset and the number of the entry there that decided it."""
         query = (
-            select(places.c.run_id, places.c.dataset_id, places.c.seq, datasets.c.name)
+            select(runs, places.c.dataset_id, places.c.seq, datasets.c.name)
+            .join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
             .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
-            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(due))
+            .where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(run_ids), runs.c.due_us < until_us)
+            .order_by(runs.c.due_us, runs.c.id, places.c.dataset_id)
         )
-        decided: dict[UUID, list[tuple[Run, Parent, int]]] = {}
-        for row in self.connection.execute(query) if due else ():
-            decided.setdefault(row.run_id, []).append((due[row.run_id], Parent(row.dataset_id, row.name), row.seq))
-        return [decision for run_id in due for decision in decided.get(run_id, ())]
+        rows = self.connection.execute(query) if run_ids else ()
+        return [(run_of(row), Parent(row.dataset_id, row.name), row.seq) for row in rows]
 
     def reported(self, dataset_ids: Sequence[UUID]) -> dict[UUID, frozenset[UUID]]:
         """Of each of these datasets the runs whose reported numbers wait for a steward."""
@@ -137,10 +138,31 @@ class RunReader(Repository):
             waiting[row.dataset_id] = waiting.get(row.dataset_id, frozenset()) | {row.run_id}
         return waiting
 
-    def approved_since(self, dataset_id: UUID, *, since_us: int, limit: int) -> list[tuple[Run, Entry]]:
-        """The runs that a dataset approved since then, newest first, each with the entry there that approved it."""
+    def approved_since(
+        self, dataset_ids: Sequence[UUID], *, since_us: int, limit: int
+    ) -> dict[UUID, list[tuple[Run, Entry]]]:
+        """The runs that each of these datasets approved since then, the newest `limit` of each, newest first, with the
+        entry there that approved it. One statement for all."""
+        newest = [self._approved(dataset_id, since_us=since_us, limit=limit) for dataset_id in dataset_ids]
+        approved: dict[UUID, list[tuple[Run, Entry]]] = {dataset_id: [] for dataset_id in dataset_ids}
+        for row in self.connection.execute(union_all(*newest)) if newest else ():
+            entry = Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.id, row.body, row.hash)
+            approved[row.dataset_id].append((run_of(row), entry))
+        for found in approved.values():
+            found.sort(key=lambda pair: (pair[0].created_us, pair[0].id), reverse=True)
+        return approved
+
+    def _approved(self, dataset_id: UUID, *, since_us: int, limit: int) -> Select[Any]:
         query = (
-            select(runs, entries.c.seq, entries.c.kind, entries.c.at_us, entries.c.body, entries.c.hash)
+            select(
+                runs,
+                entries.c.dataset_id,
+                entries.c.seq,
+                entries.c.kind,
+                entries.c.at_us,
+                entries.c.body,
+                entries.c.hash,
+            )
             .select_from(places)
             .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
             .join(
@@ -156,10 +178,7 @@ class RunReader(Repository):
             .order_by(places.c.created_us.desc(), places.c.run_id.desc())
             .limit(limit)
         )
-        return [
-            (run_of(row), Entry(dataset_id, row.seq, row.kind, row.at_us, row.id, row.body, row.hash))
-            for row in self.connection.execute(query)
-        ]
+        return select(query.subquery())
 
     def newest_times(self, dataset_id: UUID, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
         """When a principal's newest runs on a dataset were decided, oldest first."""

@@ -43,6 +43,7 @@ from ledger.store.guards import (
     row_security,
     sqlite_triggers,
 )
+from ledger.store.watching import WATCHED, functions, policy
 
 
 class Uid(TypeDecorator[UUID]):
@@ -70,6 +71,8 @@ LIMIT_MU_SQ_PICO_MAX: Final = 10**18
 """A budget's mu is at most 1000. With this bound no expression in a constraint can pass 2^63."""
 
 metadata = MetaData()
+_IS_OPEN: Final = text("due_us IS NOT NULL")
+_IS_PENDING: Final = text("state = 'pending'")
 
 
 def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
@@ -149,6 +152,17 @@ operator_keys = Table(
     PrimaryKeyConstraint("id", name="operator_keys_pkey"),
     UniqueConstraint("digest", name="operator_keys_digest_key"),
     CheckConstraint("length(digest) = 32", name="operator_keys_digest_length"),
+    sqlite_strict=True,
+)
+
+# Of what one server process alone is to do, who does it and until when. It belongs to no tenant.
+leases = Table(
+    "leases",
+    metadata,
+    Column("name", Text, nullable=False),
+    Column("holder", Uid, nullable=False),
+    Column("until_us", Big, nullable=False),
+    PrimaryKeyConstraint("name", name="leases_pkey"),
     sqlite_strict=True,
 )
 
@@ -282,6 +296,7 @@ runs = _of_tenant(
         sqlite_where=_REFUSED,
         postgresql_where=_REFUSED,
     ),
+    Index("runs_late", "due_us", "id", postgresql_where=_IS_OPEN, sqlite_where=_IS_OPEN),
     key=("id",),
 )
 
@@ -395,6 +410,7 @@ alerts = _of_tenant(
     CheckConstraint("(state = 'delivered') = (delivered_us IS NOT NULL)", name="alerts_delivered"),
     Index("alerts_newest", "tenant_id", "at_us", "id"),
     Index("alerts_due_first", "tenant_id", "state", "next_us"),
+    Index("alerts_waiting", "tenant_id", "next_us", postgresql_where=_IS_PENDING, sqlite_where=_IS_PENDING),
     key=("id",),
 )
 
@@ -438,18 +454,11 @@ for _journal, _same in ((entries, OF_DATASET), (tenant_entries, OF_TENANT)):
 for _table in metadata.tables.values():
     if "tenant_id" in _table.columns:
         after_create(_table, "postgresql", *row_security(_table.name))
-after_create(
-    tenants,
-    "postgresql",
-    "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)",
-    # Whoever delivers alerts has to know to whom, also where nobody of theirs asked this process for anything yet. So
-    # much and no more: the ids, and of those alone who asked for it by setting a webhook. It runs as the owner, whom
-    # the policy above lets see the tenants; its search path is fixed, so that it reads no table of somebody else's.
-    """CREATE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql STABLE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp
-AS $$ SELECT tenant_id FROM public.tenants WHERE alerting::json ->> 'webhook' IS NOT NULL ORDER BY tenant_id $$""",
-    "REVOKE ALL ON FUNCTION webhook_tenants() FROM PUBLIC",
-)
+after_create(tenants, "postgresql", "CREATE POLICY tenants_owner ON tenants FOR SELECT TO CURRENT_USER USING (true)")
+for _name in WATCHED:
+    after_create(metadata.tables[_name], "postgresql", policy(_name))
+for _statement in functions():
+    event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect="postgresql"))
 FAMILIAR_BYTES: Final = 8
 """How much of a key's digest is told where its tenant is not known: enough to tell keys apart, and of no other use."""
 after_create(

@@ -19,30 +19,11 @@ from ledger.store.runs import RunReader
 from ledger.store.tenants import TenantReader, TenantWriter
 
 
-class Reading:
-    """One tenant's rows in one snapshot."""
+class Snapshot:
+    """A transaction, and the time."""
 
-    tenants: TenantReader
-    keys: KeyReader
-    datasets: DatasetReader
-    books: BookReader
-    journals: JournalReader
-    outbox: OutboxReader
-    certificates: CertificateReader
-
-    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+    def __init__(self, connection: Connection) -> None:
         self.connection = connection
-        self.tenant_id = tenant_id
-        self.tenants = TenantReader(connection, tenant_id)
-        self.keys = KeyReader(connection, tenant_id)
-        self.datasets = DatasetReader(connection, tenant_id)
-        self.accounts = AccountReader(connection, tenant_id)
-        self.runs = RunReader(connection, tenant_id)
-        self.proposals = ProposalReader(connection, tenant_id)
-        self.books = BookReader(connection, tenant_id)
-        self.journals = JournalReader(connection, tenant_id)
-        self.outbox = OutboxReader(connection, tenant_id)
-        self.certificates = CertificateReader(connection, tenant_id)
 
     def now_us(self) -> int:
         """The database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were had."""
@@ -55,6 +36,32 @@ class Reading:
                 " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t)"
             )
         return int(self.connection.exec_driver_sql(sql).scalar_one())
+
+
+class Reading(Snapshot):
+    """One tenant's rows in one snapshot."""
+
+    tenants: TenantReader
+    keys: KeyReader
+    datasets: DatasetReader
+    books: BookReader
+    journals: JournalReader
+    outbox: OutboxReader
+    certificates: CertificateReader
+
+    def __init__(self, connection: Connection, tenant_id: UUID) -> None:
+        super().__init__(connection)
+        self.tenant_id = tenant_id
+        self.tenants = TenantReader(connection, tenant_id)
+        self.keys = KeyReader(connection, tenant_id)
+        self.datasets = DatasetReader(connection, tenant_id)
+        self.accounts = AccountReader(connection, tenant_id)
+        self.runs = RunReader(connection, tenant_id)
+        self.proposals = ProposalReader(connection, tenant_id)
+        self.books = BookReader(connection, tenant_id)
+        self.journals = JournalReader(connection, tenant_id)
+        self.outbox = OutboxReader(connection, tenant_id)
+        self.certificates = CertificateReader(connection, tenant_id)
 
 
 class Writing(Reading):

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from cryptography.exceptions import InvalidSignature
@@ -38,7 +38,7 @@ from ledger.store.repository import Repository
 from ledger.verifier import jws
 from ledger.verifier.jws import SigningKey
 from tests.kit.driver import Ledger, free_port, past_the_ledger
-from tests.kit.scene import another_tenant, ok
+from tests.kit.scene import ok
 from tests.service.test_writer import Desk
 
 SECONDS = 60
@@ -115,8 +115,16 @@ class Post:
         self.later_us = 0
         self.outcomes: list[str] = []
         if url is not None:
-            alerting = Alerting(webhook=url)
-            self.desk.writer.run(self.tenant_id, lambda writing: writing.tenants.set_alerting(alerting)).result()
+            self.set_alerting(Alerting(webhook=url))
+
+    def set_alerting(self, alerting: Alerting) -> None:
+        """With its entry in the tenant's journal, as the service does it."""
+
+        def work(writing: Writing) -> None:
+            writing.tenants.set_alerting(alerting)
+            writing.journals.note("alerting-set", ACTOR, {"reason": "r"}, now_us=Reading.now_us(writing))
+
+        self.desk.writer.run(self.tenant_id, work).result(SECONDS)
 
     def courier(self) -> Courier:
         return Courier(
@@ -358,7 +366,7 @@ def test_closing_breaks_off_and_gives_back(post: Post, receiver: Receiver) -> No
     receiver.answers.put("hang")
     courier = post.courier()
     courier.start()
-    courier.saw(post.tenant_id, has_news=True)
+    courier.added(post.tenant_id)
     receiver.got.get(timeout=SECONDS)
     courier.close()
     assert {(alert.state, alert.attempts) for alert in post.kept()} == {("pending", 0)}
@@ -603,7 +611,6 @@ def test_a_journal_that_does_not_hold_is_found(database: Settings, how: str) -> 
     post.desk.ask().result(SECONDS)
     post.desk.ask().result(SECONDS)
     courier = post.courier()
-    courier.saw(post.tenant_id)
     go_round(courier)
     assert kinds(post) == []
     engine = past_the_ledger(database)
@@ -671,8 +678,7 @@ def test_heads_are_sent_for_keeping(post: Post, receiver: Receiver) -> None:
         return [(each.get("dataset", {}).get("name"), each["seq"], each["hash"]) for each in said]
 
     assert sent() == []
-    on = Alerting(thresholds=(), forecast_days=None, webhook=receiver.url, heads=True)
-    post.desk.writer.run(post.tenant_id, lambda writing: writing.tenants.set_alerting(on)).result(SECONDS)
+    post.set_alerting(Alerting(thresholds=(), forecast_days=None, webhook=receiver.url, heads=True))
     assert sent() == []
     post.pass_time(3_600_000_000)
     first = sent()
@@ -716,24 +722,7 @@ def test_old_alerts_make_room(post: Post, monkeypatch: pytest.MonkeyPatch) -> No
     post.tell(8)
     newest = [alert.id for alert in post.kept()[:5]]
     monkeypatch.setattr(watch, "ALERTS_MAX", 5)
-    go_round(post.courier())
+    courier = post.courier()
+    courier.added(post.tenant_id)
+    go_round(courier)
     assert [alert.id for alert in post.kept()] == newest
-
-
-def test_only_tenants_with_a_webhook_are_told_of(database: Settings) -> None:
-    """Goal: the courier finds those who want to be told, and the server's role learns of no others. Method: two
-    tenants, of which one has a webhook; then none; then both."""
-    settings = database.model_copy(update={"webhook_hosts": ("127.0.0.1:1",)})
-    with Ledger.open(settings) as ledger:
-        store = cast("Any", ledger.client.app).state.services.store
-        other = another_tenant(ledger)
-        ids = [uuid.UUID(ok(each.get("/v1/me"))["tenant"]["id"]) for each in (ledger, other)]
-        assert store.webhook_tenants() == []
-        hook = {"webhook": "http://127.0.0.1:1/", "reason": "r"}
-        ok(other.put("/v1/alerting", hook))
-        ok(ledger.put("/v1/alerting", {"forecast_days": 9, "reason": "r"}))
-        assert store.webhook_tenants() == [ids[1]]
-        ok(ledger.put("/v1/alerting", hook))
-        assert set(store.webhook_tenants()) == set(ids)
-        ok(other.put("/v1/alerting", {**hook, "webhook": None}))
-        assert store.webhook_tenants() == [ids[0]]

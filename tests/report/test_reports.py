@@ -27,7 +27,7 @@ from ledger.access.keys import tenant_of
 from ledger.core.entries import Sealed
 from ledger.encoding import decode, encode
 from ledger.errors import Overloaded
-from ledger.report import document, figures, html, pdf, reader, table, view
+from ledger.report import document, figures, forms, html, pdf, reader, table, view
 from ledger.report.blocks import Figure
 from ledger.report.document import Report
 from ledger.report.phrases import significant
@@ -417,7 +417,7 @@ def test_html_stands_alone_and_says_the_same(scene: Told) -> None:
     somebody wrote is text. Method: its elements and its text."""
     answer = scene.admin.get("/v1/report", format="html")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
-    assert answer.headers["content-security-policy"] == html.POLICY
+    assert answer.headers["content-security-policy"] == forms.HTML_POLICY
     assert (answer.headers["x-content-type-options"], answer.headers["cache-control"]) == ("nosniff", "no-store")
     read = Read(answer.text)
     for tag, attributes in read.tags:
@@ -654,7 +654,7 @@ def test_few_are_made_at_once(scene: Told) -> None:
     """Goal: reports do not take a server over: beyond a few at once the answer is 503, and when one is done another is
     made. Method: every turn taken."""
     room = scene.admin.client.app.state.streams
-    for shares, form in ((room.pages, "html"), (room.sent, "csv")):
+    for shares, form in ((room.reports, "html"), (room.reports, "csv")):
         with contextlib.ExitStack() as stack:
             with contextlib.suppress(Overloaded):
                 for number in itertools.count():

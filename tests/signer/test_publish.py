@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from sqlalchemy import event
 
 from ledger.access.keys import tenant_of
 from ledger.operate.check import check_journals
@@ -222,3 +223,36 @@ def test_a_server_publishes_by_itself(database: Settings, tmp_path: Path) -> Non
     newest = mnist.read_text().splitlines()[-1]
     assert newest == head["signature"]
     assert jws.read(newest, keys=PublicKeys.of(jwks), typ=jws.HEAD)["seq"] == 2
+
+
+def test_what_did_not_move_is_compared_by_the_page(published: Published) -> None:
+    """Goal: the regular check of everything that was published opens those tenants alone whose journals differ from it.
+    Method: the statements of a check that finds all as it was, with one dataset and with nine; of one after a run, and
+    of one whose newest head is of another history."""
+    statements: list[str] = []
+    event.listen(
+        published.services.store.engine,
+        "before_cursor_execute",
+        lambda _c, _cu, statement, *_: statements.append(statement) if "SET LOCAL" not in statement else None,
+    )
+
+    def checked() -> list[str]:
+        statements.clear()
+        published.outcomes.clear()
+        published.publisher._turn(True)
+        return [statement for statement in statements if not statement.startswith("BEGIN")]
+
+    published.round()
+    assert len(checked()) == 1
+    for number in range(8):
+        published.ledger.register(name=f"more-{number}")
+    assert len(checked()) > 1
+    assert published.outcomes["published"] == 8
+    assert len(checked()) == 1
+    published.ledger.ask()
+    checked()
+    assert dict(published.outcomes) == {"published": 1}
+    published.file().unlink()
+    published.restart()
+    checked()
+    assert dict(published.outcomes) == {"published": 1}

@@ -22,7 +22,8 @@ from ledger.access.keys import tenant_of
 from ledger.errors import Misconfigured
 from ledger.operate import deploy
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
+from ledger.store import Store, engine_for, watching
+from ledger.store.overview import BEGINNING
 from ledger.store.tables import metadata
 from tests.conftest import SERVER_ROLE, Templates
 from tests.kit import postgres
@@ -153,16 +154,19 @@ def test_every_table_of_tenants_is_protected(site: Site) -> None:
 
 
 def test_no_other_policy_lets_anyone_in(site: Site) -> None:
-    """Goal: policies are added up, so that one more would open a table. Method: all that there are; those that are
-    not as the others show the owner, and no other role, the tenants' names, and keys where a function asks."""
+    """Goal: policies are added up, so that one more would open a table. Method: all that there are; those that are not
+    as the others show the owner, and no other role, the tenants' names, and rows inside of functions that watch or tell keys."""
     question = "SELECT tablename, policyname, cmd, roles::text FROM pg_policies ORDER BY 1, 2"
     with site.open(site.settings.owner_url) as owner:
         policies = owner.execute(question).fetchall()
         role = owner.info.user
     plain = [(table, f"{table}_tenant", "ALL", "{public}") for table in TABLES]
-    assert policies == sorted(
-        [*plain, *((table, f"{table}_owner", "SELECT", f"{{{role}}}") for table in ("keys", "tenants"))]
-    )
+    to_owner = [
+        ("keys", "keys_owner"),
+        ("tenants", "tenants_owner"),
+        *((table, f"{table}_watched") for table in watching.WATCHED),
+    ]
+    assert policies == sorted([*plain, *((*name, "SELECT", f"{{{role}}}") for name in to_owner)])
 
 
 # --- with a tenant ---------------------------------------------------------------------------------------------------
@@ -320,6 +324,30 @@ def test_nothing_of_a_tenant_is_left_on_a_connection(site: Site) -> None:
 # --- no way round it -------------------------------------------------------------------------------------------------
 
 
+def test_the_functions_that_watch_tell_of_no_contents(site: Site) -> None:
+    """Goal: what one process asks of all tenants opens nothing else. Method: every function that the server's role may
+    call returns ids, numbers, hashes and times; after it, in the same transaction, and with its setting made by hand,
+    neither the server's role nor a caller of the function sees a row; the owner sees none without it."""
+    types = {"uuid", "bigint", "boolean", "bytea"}
+    columns = {column.split()[1] for _, _, returns in watching.FUNCTIONS.values() for column in returns.split(", ")}
+    assert columns <= types
+    store = Store(engine_for(site.server_url))
+    with store.overview() as overview:
+        assert {site.mine, site.theirs} <= set(overview.positions())
+        assert len(overview.journals(after=BEGINNING, limit=100)) > 2
+        assert overview.ends(after=BEGINNING, limit=100).broken == frozenset()
+        for said in ("", "on"):
+            overview.connection.exec_driver_sql(f"SET LOCAL {watching.SETTING} = '{said}'")
+            for table in TABLES:
+                count = overview.connection.exec_driver_sql(f"SELECT count(*) FROM {table}").scalar_one()
+                assert count == 0, (said, table)
+    store.close()
+    with site.open(site.settings.owner_url) as owner, site.as_tenant(owner, None) as cursor:
+        cursor.execute("SELECT * FROM watched_positions()")
+        for table in watching.WATCHED:
+            assert rows(cursor, table) == [], table
+
+
 def test_the_server_cannot_turn_it_off(site: Site) -> None:
     """Goal: the server's role cannot lift it. Method: whatever could, tried as that role."""
     owner = make_url(site.settings.owner_url).username
@@ -354,7 +382,7 @@ def test_the_server_cannot_turn_it_off(site: Site) -> None:
 
 
 def test_the_server_cannot_list_tenants(site: Site) -> None:
-    """Goal: with the server's role nobody learns who the tenants are. Method: ask as `check` does."""
+    """Goal: with the server's role nobody learns who the tenants are: their names. Method: ask as `check` does."""
     store = Store(engine_for(site.server_url))
     assert store.tenants() == []
     with pytest.raises(Misconfigured, match="LEDGER_OWNER_DATABASE_URL"):

@@ -90,8 +90,9 @@ FORBIDDEN = (
     "ALTER TABLE runs DISABLE ROW LEVEL SECURITY",
     "ALTER TABLE claims OWNER TO CURRENT_USER",
     "ALTER FUNCTION entries_keep() SECURITY DEFINER",
-    "CREATE OR REPLACE FUNCTION webhook_tenants() RETURNS SETOF uuid LANGUAGE sql"
-    " AS 'SELECT tenant_id FROM public.tenants'",
+    'CREATE OR REPLACE FUNCTION watched_positions() RETURNS TABLE (tenant_id uuid, "position" bigint) LANGUAGE sql'
+    " AS 'SELECT tenant_id, seq FROM public.tenants'",
+    "ALTER FUNCTION watched_positions() SECURITY INVOKER",
     "CREATE OR REPLACE FUNCTION entries_keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END'",
     "DROP TRIGGER entries_keep ON entries",
     "DROP FUNCTION entries_keep() CASCADE",

@@ -11,13 +11,18 @@ from collections.abc import Iterator
 from ledger.report.blocks import Block
 from ledger.report.sections.balances import accounts, datasets
 from ledger.report.sections.basis import assumptions, changes, heads, recompute
+from ledger.report.sections.bounds import bounded
 from ledger.report.sections.runs import overdue, overruns, refusals, runs, voids
 from ledger.report.sections.verdict import verdict_blocks
 from ledger.report.view import View
 
 
 def blocks(view: View) -> Iterator[Block]:
-    """All that follows the first page."""
+    """All that follows the first page, with what somebody wrote at length cut."""
+    yield from bounded(_blocks(view))
+
+
+def _blocks(view: View) -> Iterator[Block]:
     yield from verdict_blocks(view.document)
     yield from datasets(view)
     yield from accounts(view)

@@ -22,6 +22,8 @@ from ledger.report.phrases import (
 from ledger.report.view import View
 
 RESTARTS_SHOWN_MAX: Final = 20
+LABELS_SHOWN_MAX: Final = 8
+LABEL_CHARS_MAX: Final = 80
 """Of one run."""
 
 
@@ -85,8 +87,11 @@ def _why(item: JsonObject) -> Iterator[Line]:
     yield Line(f"purpose: {short(item['purpose'])}")
     if item["project"] is not None:
         yield Line(f"project: {item['project']}")
-    for name, value in item["labels"].items():
-        yield Line(f"{short(name)}: {short(value)}", "dim")
+    labels = list(item["labels"].items())
+    for name, value in labels[:LABELS_SHOWN_MAX]:
+        yield Line(short(f"{name}: {value}", at_most=LABEL_CHARS_MAX), "dim")
+    if len(labels) > LABELS_SHOWN_MAX:
+        yield Line(f"{len(labels) - LABELS_SHOWN_MAX} labels more in the JSON", "dim")
     if item["code"] is not None:
         yield Line(f"code: {short(item['code']['repository'])}")
         yield Line(f"commit {short(item['code']['commit'])}", "mono")

@@ -1,0 +1,234 @@
+"""The lookout: finds what is worth telling that no decision raises, among all tenants, for all processes.
+
+One process looks, by a lease in the database whose time is the database's; when that process ends, another one takes
+the lease within a minute or so. Should two look for a while, nothing is told twice: an alert's id is made of its key.
+
+A tick asks a few questions of all tenants at once (`ledger.store.overview`), and looks at those tenants alone that an
+answer names. What is due by time is found by its time. What moved since the last look is found by comparing numbers and
+not times: a tenant's position is the sum of the lengths of its journals, read in one snapshot, so that an entry counts
+from its commit on, however late that came, and whichever process made it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID, uuid4
+
+from ledger.alerting import watch
+from ledger.core.alerting import Alert, Alerting
+from ledger.core.alerts import id_of
+from ledger.service.writer import Writer
+from ledger.store import Overview, Reading, Snapshot, Store
+from ledger.store.overview import BEGINNING, LateRun
+
+LEASE: Final = "lookout"
+LEASE_SECONDS_MIN: Final = 60
+LEASE_TICKS: Final = 3
+"""For how long a process that ended keeps others from looking: so many ticks, and a minute at least."""
+HOURLY_US: Final = 3_600 * 1_000_000
+"""How often forecasts are made, and heads are sent."""
+LATE_AT_ONCE: Final = 500
+LATE_PAGES_MAX: Final = 20
+"""How many pages of late runs a tick reads."""
+COMMIT_US_MAX: Final = 600 * 1_000_000
+"""How long after its time a run that is due may have been committed: longer than the database lets any transaction
+take. Runs that were due since then are asked for again."""
+JOURNALS_AT_ONCE: Final = 5_000
+"""Of how many journals a tick looks at the end."""
+TENANTS_AT_ONCE: Final = 100
+"""How many of the tenants that moved a tick looks at; the others come in the next ticks."""
+REMEMBERED_MAX: Final = 10_000
+"""Of how many tenants it is remembered how far they were looked at; the others are looked at once an hour."""
+WRITE_SECONDS_MAX: Final = 60.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Looked:
+    """How far a tenant was looked at: its position then, its heads that were sent, and its forecasts."""
+
+    position: int = -1
+    alerting: Alerting | None = None
+    heads: dict[UUID | None, int] = field(default_factory=dict)
+    forecasts: watch.Forecasts = field(default_factory=dict)
+
+    def is_due(self, position: int, now_us: int) -> bool:
+        """Whether the tenant moved, or a forecast can have changed by time alone."""
+        return position != self.position or any(again_us <= now_us for _, again_us in self.forecasts.values())
+
+
+@dataclass(slots=True)
+class _Reasons:
+    """Why a tenant is looked at."""
+
+    late: list[UUID] = field(default_factory=list)
+    is_suspect: bool = False
+    position: int | None = None
+
+
+class Lookout:
+    """Looks at all tenants, a tick at a time, while it has the lease."""
+
+    def __init__(
+        self,
+        store: Store,
+        writer: Writer,
+        *,
+        every_seconds: float,
+        signed_head: watch.SignedHead,
+        clock: Callable[[Snapshot], int],
+    ) -> None:
+        self._store, self._writer, self._signed_head, self._clock = store, writer, signed_head, clock
+        self._lease_us = int(max(LEASE_SECONDS_MIN, LEASE_TICKS * every_seconds) * 1_000_000)
+        self._holder = uuid4()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.pending = 0
+        """How many alerts waited to be delivered when this process looked last."""
+        self._late_after = watch.NOTHING_DUE
+        self._ends_after = BEGINNING
+        self._hourly_us: int | None = None
+        self._looked = OrderedDict[UUID, _Looked]()
+        self._moved: dict[UUID, int] = {}
+        self._suspects: set[UUID] = set()
+
+    def tick(self, *, is_closing: Callable[[], bool] = lambda: False) -> set[UUID]:
+        """Look, and raise what is found. Return the tenants that have alerts to be delivered now; none if another
+        process looks."""
+        now_us = self._held()
+        if now_us is None:
+            self._forget()
+            return set()
+        with self._store.overview() as overview:
+            late = self._late(overview, now_us)
+            self._find_suspects(overview)
+            self._find_moved(overview, now_us)
+            waiting = overview.waiting()
+        self.pending = sum(row.alerts for row in waiting)
+        due = {row.tenant_id for row in waiting if row.next_us <= now_us}
+        for tenant_id, reasons in self._reasons(late).items():
+            if is_closing():
+                break
+            try:
+                due |= self._look(tenant_id, reasons, now_us)
+            except Exception as error:  # one tenant's trouble is not another's
+                log.error("tenant %s could not be looked at", tenant_id, exc_info=error)
+                self._look_again(reasons, late, tenant_id)
+        return due
+
+    def close(self) -> None:
+        """Leave the lease to another process."""
+        with self._store.leases() as leases:
+            leases.release(LEASE, self._holder)
+
+    def _held(self) -> int | None:
+        """The time, if this process is the one that looks."""
+        with self._store.leases() as leases:
+            now_us = self._clock(leases)
+            is_held = leases.hold(LEASE, self._holder, now_us=now_us, until_us=now_us + self._lease_us)
+        return now_us if is_held else None
+
+    # --- whom to look at
+
+    def _late(self, overview: Overview, now_us: int) -> list[LateRun]:
+        """The runs that came to be due since the last tick."""
+        late: list[LateRun] = []
+        for _ in range(LATE_PAGES_MAX):
+            page = overview.late_runs(after=self._late_after, until_us=now_us, limit=LATE_AT_ONCE)
+            late += page
+            if page:
+                self._late_after = (page[-1].due_us, page[-1].run_id)
+            if len(page) < LATE_AT_ONCE:
+                self._late_after = min(self._late_after, (now_us - COMMIT_US_MAX, BEGINNING[1]))
+                break
+        return late
+
+    def _find_suspects(self, overview: Overview) -> None:
+        ends = overview.ends(after=self._ends_after, limit=JOURNALS_AT_ONCE)
+        self._ends_after = ends.last
+        self._suspects |= ends.broken
+
+    def _find_moved(self, overview: Overview, now_us: int) -> None:
+        """Once an hour, the tenants that moved since they were looked at, or of which a forecast is due."""
+        if self._hourly_us is not None and now_us - self._hourly_us < HOURLY_US:
+            return
+        self._hourly_us = now_us
+        never = _Looked()
+        for tenant_id, position in overview.positions().items():
+            if self._looked.get(tenant_id, never).is_due(position, now_us):
+                self._moved[tenant_id] = position
+
+    def _reasons(self, late: Sequence[LateRun]) -> dict[UUID, _Reasons]:
+        reasons: dict[UUID, _Reasons] = {}
+        for run in late:
+            reasons.setdefault(run.tenant_id, _Reasons()).late.append(run.run_id)
+        for tenant_id in self._suspects:
+            reasons.setdefault(tenant_id, _Reasons()).is_suspect = True
+        for tenant_id in list(self._moved)[:TENANTS_AT_ONCE]:
+            reasons.setdefault(tenant_id, _Reasons()).position = self._moved.pop(tenant_id)
+        self._suspects = set()
+        return reasons
+
+    def _look_again(self, reasons: _Reasons, late: Sequence[LateRun], tenant_id: UUID) -> None:
+        """Has the next tick look at a tenant that could not be looked at."""
+        due = [run.due_us for run in late if run.tenant_id == tenant_id]
+        self._late_after = min([self._late_after, *((due_us - 1, BEGINNING[1]) for due_us in due)])
+        if reasons.is_suspect:
+            self._suspects.add(tenant_id)
+        if reasons.position is not None:
+            self._moved[tenant_id] = reasons.position
+
+    # --- looking
+
+    def _look(self, tenant_id: UUID, reasons: _Reasons, now_us: int) -> set[UUID]:
+        """Look at a tenant. Return it, if it was told something new."""
+        looked = self._looked.get(tenant_id, _Looked())
+        with self._store.reading(tenant_id) as reading:
+            tenant = reading.tenants.current()
+            if tenant is None:
+                return set()
+            alerts = list(watch.late_runs(reading, reasons.late, now_us=now_us))
+            if reasons.is_suspect:
+                alerts += watch.broken_journals(reading)
+            heads: list[Alert] = []
+            forecasts = looked.forecasts if looked.alerting == tenant.alerting else {}
+            if reasons.position is not None:
+                short, forecasts = watch.short_budgets(reading, tenant.alerting, forecasts, now_us=now_us)
+                alerts += short
+                if tenant.alerting.heads and tenant.alerting.webhook is not None:
+                    heads = list(watch.moved_heads(reading, looked.heads, self._signed_head))
+                    alerts += heads
+            new = _not_in(reading, alerts)
+        if new:
+            self._writer.tell(tenant_id, new).result(WRITE_SECONDS_MAX)
+        if reasons.position is not None:
+            looked.position, looked.alerting, looked.forecasts = reasons.position, tenant.alerting, forecasts
+            looked.heads |= _sent(heads)
+            self._remember(tenant_id, looked)
+        return {tenant_id} if new else set()
+
+    def _remember(self, tenant_id: UUID, looked: _Looked) -> None:
+        self._looked[tenant_id] = looked
+        self._looked.move_to_end(tenant_id)
+        if len(self._looked) > REMEMBERED_MAX:
+            self._looked.popitem(last=False)
+
+
+def _sent(heads: Iterable[Alert]) -> dict[UUID | None, int]:
+    """How far each journal's head was sent."""
+    return {
+        None if alert.dataset is None else alert.dataset.id: alert.seq or 0 for alert in heads if alert.kind == "head"
+    }
+
+
+def _not_in(reading: Reading, alerts: Sequence[Alert]) -> list[Alert]:
+    """Those that the tenant was not told of before."""
+    ids = {id_of(reading.tenant_id, alert): alert for alert in alerts}
+    known = reading.outbox.known_ids(list(ids)) if ids else set()
+    return [alert for id_, alert in ids.items() if id_ not in known]

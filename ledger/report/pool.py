@@ -1,0 +1,135 @@
+"""The processes that make reports: a bounded number, started when they are needed, ended when nobody reads any more.
+
+Belongs to one event loop. One process that has made a report waits a while for the next one, since starting takes a
+second of processor time; one that has not come to the end of a report is ended with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+from ledger.errors import Internal, Overloaded
+from ledger.report import process
+from ledger.report.forms import Form
+from ledger.report.reader import Extent
+
+IDLE_MAX: Final = 1
+"""How many processes wait for the next report."""
+IDLE_SECONDS: Final = 300.0
+RETRY_AFTER_SECONDS: Final = 5
+
+log = logging.getLogger(__name__)
+
+
+class Pool:
+    """Makes reports of one database, at most `at_once` at the same time."""
+
+    def __init__(self, database_url: str, *, at_once: int) -> None:
+        self._url, self._free = database_url, at_once
+        self._idle: list[asyncio.subprocess.Process] = []
+        self._busy: set[asyncio.subprocess.Process] = set()
+        self._ending: set[asyncio.subprocess.Process] = set()
+        self._retirement: asyncio.TimerHandle | None = None
+
+    @property
+    def processes(self) -> int:
+        """How many there are now."""
+        return len(self._busy) + len(self._idle)
+
+    @contextmanager
+    def place(self) -> Iterator[None]:
+        """One of the reports that are made at the same time. Raises Overloaded."""
+        if self._free <= 0:
+            raise Overloaded("Other reports are being made.", retry_after_seconds=RETRY_AFTER_SECONDS)
+        self._free -= 1
+        try:
+            yield
+        finally:
+            self._free += 1
+
+    async def pieces(self, extent: Extent, form: Form) -> AsyncGenerator[bytes]:
+        """A report in pieces, as they are made: whoever does not read on makes the process wait, and whoever leaves
+        ends it. Raises Overloaded and Internal."""
+        maker = await self._taken()
+        is_whole = False
+        try:
+            reader, writer = maker.stdout, maker.stdin
+            if reader is None or writer is None:
+                raise Internal()
+            writer.write(process.job(self._url, extent, form))
+            while True:
+                kind, size = process.HEADER.unpack(await reader.readexactly(process.HEADER.size))
+                data = await reader.readexactly(size)
+                if kind != process.DATA:
+                    break
+                yield data
+            is_whole = True
+            _demand_end(kind, data)
+        except (asyncio.IncompleteReadError, ConnectionError) as error:
+            log.error("a process that made a report ended before it had made it")
+            raise Internal() from error
+        finally:
+            self._given_back(maker, is_whole=is_whole)
+
+    async def _taken(self) -> asyncio.subprocess.Process:
+        while self._idle:
+            maker = self._idle.pop()
+            if maker.returncode is None:
+                self._busy.add(maker)
+                return maker
+        # What is secret in the settings of a server is none of its business.
+        env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
+        maker = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", process.__name__),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env=env,
+            start_new_session=True,  # the terminal's signals are for the server, which ends it
+        )
+        self._busy.add(maker)
+        return maker
+
+    def _given_back(self, maker: asyncio.subprocess.Process, *, is_whole: bool) -> None:
+        self._busy.discard(maker)
+        if is_whole and maker.returncode is None and len(self._idle) < IDLE_MAX:
+            self._idle.append(maker)
+            if self._retirement is not None:
+                self._retirement.cancel()
+            self._retirement = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire)
+        else:
+            self._end(maker)
+
+    def _end(self, maker: asyncio.subprocess.Process) -> None:
+        self._ending = {other for other in self._ending if other.returncode is None}
+        if maker.returncode is None:
+            maker.kill()
+            self._ending.add(maker)
+
+    def _retire(self) -> None:
+        while self._idle:
+            self._end(self._idle.pop())
+
+    async def close(self) -> None:
+        """End every process, and wait until they have ended."""
+        if self._retirement is not None:
+            self._retirement.cancel()
+        self._retire()
+        for maker in self._busy:
+            self._end(maker)
+        for maker in self._ending:
+            await maker.wait()
+
+
+def _demand_end(kind: bytes, data: bytes) -> None:
+    """Raises what a report came to, if it did not come to its end."""
+    if kind == process.UNAVAILABLE:
+        raise Overloaded("The database did not answer in time.")
+    if kind != process.ENDED:
+        log.error("a report could not be made:\n%s", data.decode(errors="replace"))
+        raise Internal()

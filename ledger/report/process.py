@@ -1,0 +1,130 @@
+"""A process that makes reports, one after another, so that none is made in the process that decides.
+
+It is started as `python -m ledger.report.process`. A job comes as a line of JSON on standard input; what is made goes
+out on standard output in frames of a kind, a length and so many bytes. A pipe that is full makes it wait, and the end
+of standard input ends it at once, whatever it is doing: so it does not outlive who started it. It gives way to all else
+on the machine, and what it opens of a database it can only read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import struct
+import sys
+import threading
+import traceback
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any, BinaryIO, Final
+from uuid import UUID
+
+from ledger.report import forms, reader
+from ledger.report.forms import Form
+from ledger.report.reader import Extent, JournalEnd
+from ledger.report.source import Question
+from ledger.store import Store, engine_for, failure_kind
+
+HEADER: Final = struct.Struct(">cI")
+DATA, ENDED, UNAVAILABLE, FAILED = b"d", b"z", b"u", b"f"
+"""Kinds of frames: a piece; that there are no more; that the database did not answer; what went wrong, and where."""
+FRAME_BYTES_MAX: Final = 64 * 1024
+NICENESS: Final = 5
+"""Of a process that makes reports: one that decides is served before it."""
+
+
+# --- jobs, as both sides write and read them -------------------------------------------------------------------------
+
+
+def job(url: str, extent: Extent, form: Form) -> bytes:
+    """A job as a line. The database's URL has a password: it goes through the pipe, which nobody else can read."""
+    return json.dumps({"url": url, "form": form, "extent": asdict(extent)}, default=str).encode() + b"\n"
+
+
+def _extent(facts: dict[str, Any]) -> Extent:
+    question = facts["question"]
+    restricted = question["restricted_to"]
+    return Extent(
+        Question(
+            **{
+                **question,
+                "tenant_id": UUID(question["tenant_id"]),
+                "restricted_to": None if restricted is None else tuple(restricted),
+            }
+        ),
+        tuple(_end(end) for end in facts["datasets"]),
+        None if facts["tenant"] is None else _end(facts["tenant"]),
+    )
+
+
+def _end(facts: dict[str, Any]) -> JournalEnd:
+    dataset_id = facts["dataset_id"]
+    return JournalEnd(**{**facts, "dataset_id": None if dataset_id is None else UUID(dataset_id)})
+
+
+# --- making them -----------------------------------------------------------------------------------------------------
+
+
+class _Maker:
+    """Makes the reports of one database."""
+
+    def __init__(self) -> None:
+        self._url: str | None = None
+        self._store: Store | None = None
+
+    def frames(self, line: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """What a job comes to."""
+        try:
+            asked = json.loads(line)
+            report = reader.report(self._opened(asked["url"]), _extent(asked["extent"]))
+            for piece in forms.pieces(report, asked["form"]):
+                for start in range(0, len(piece), FRAME_BYTES_MAX):
+                    yield DATA, piece[start : start + FRAME_BYTES_MAX]
+        except Exception as error:  # whoever started this answers for it
+            if failure_kind(error) in ("unavailable", "retry"):
+                yield UNAVAILABLE, b""
+            else:
+                # Where and what, and no message: there can be something in it that somebody wrote.
+                places = "".join(traceback.format_tb(error.__traceback__))
+                yield FAILED, f"{places}{type(error).__name__}".encode()[-FRAME_BYTES_MAX:]
+        else:
+            yield ENDED, b""
+
+    def _opened(self, url: str) -> Store:
+        if self._store is None or self._url != url:
+            self._url, self._store = url, Store(engine_for(url, pool_size=2, is_read_only=True))
+        return self._store
+
+
+def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
+    """Make a report for each line, until there are no more."""
+    lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for line in iter(jobs.readline, b""):
+            lines.put(line)
+        os._exit(0)  # whoever started this has gone, or wants no more of it
+
+    threading.Thread(target=listen, daemon=True).start()
+    maker = _Maker()
+    with contextlib.suppress(BrokenPipeError):
+        while True:
+            for kind, data in maker.frames(lines.get()):
+                frames.write(HEADER.pack(kind, len(data)) + data)
+                frames.flush()
+
+
+def main() -> None:
+    """Serve on standard input and output. Whatever else is printed goes to standard error."""
+    os.nice(NICENESS)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    serve(sys.stdin.buffer, frames)
+
+
+if __name__ == "__main__":
+    main()
