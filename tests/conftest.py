@@ -84,6 +84,11 @@ class Templates:
                 KNOWN[settings.database_url.get_secret_value()] = first
             yield settings
 
+    def prepared(self, kind: str) -> postgres.Server:
+        """The server, with the role that serves: the first migration makes it."""
+        self._template(kind, is_begun=False)
+        return self.server(kind)
+
     def _template(self, kind: str, *, is_begun: bool) -> tuple[Settings, FirstKeys | None]:
         if (kind, is_begun) not in self._made:
             if is_begun:

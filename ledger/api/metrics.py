@@ -24,6 +24,7 @@ from ledger import __version__
 if TYPE_CHECKING:
     from ledger.alerting.courier import Courier
     from ledger.api.limits import Shares
+    from ledger.report.pool import Pool
     from ledger.service.certificates import Certificates
     from ledger.service.writer import Writer
 
@@ -100,10 +101,12 @@ class Metrics:
         self._connections = Gauge("ledger_connections", "Connections that are open.", registry=registry)
         self._serving = Gauge("ledger_requests_serving", "Requests of recognised callers.", registry=registry)
         self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
-        self._streams = Gauge("ledger_streams", "Reports and exports that are being sent.", registry=registry)
+        self._streams = Gauge("ledger_streams", "Exports that are being sent.", registry=registry)
+        self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
 
-    def watch(self, writer: Writer, certificates: Certificates, courier: Courier) -> None:
-        """Reads how many wait, whenever it is asked for."""
+    def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
+        """Reads how many wait, and how many processes make reports, whenever it is asked for."""
+        self._makers.set_function(lambda: reports.processes)
         self._alerts_pending.set_function(lambda: courier.pending)
         self._writer_waiting.set_function(lambda: writer.waiting)
         self._certificates_waiting.set_function(lambda: certificates.waiting)

@@ -21,7 +21,7 @@ RETRY_AFTER_SECONDS: Final = 5
 
 
 class Streams:
-    """The room of a process for long answers: exports, which its threads make, and reports, which other processes do."""
+    """The room of a process for long answers: exports, which its threads make, and reports, which others make."""
 
     def __init__(self, settings: Settings) -> None:
         self.sent = Shares(

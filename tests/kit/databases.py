@@ -37,7 +37,7 @@ class Databases:
 
     @property
     def server(self) -> postgres.Server:
-        return self.templates.server(self.kind)
+        return self.templates.prepared(self.kind)
 
     @contextlib.contextmanager
     def empty(self) -> Iterator[Settings]:

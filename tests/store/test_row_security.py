@@ -155,7 +155,8 @@ def test_every_table_of_tenants_is_protected(site: Site) -> None:
 
 def test_no_other_policy_lets_anyone_in(site: Site) -> None:
     """Goal: policies are added up, so that one more would open a table. Method: all that there are; those that are not
-    as the others show the owner, and no other role, the tenants' names, and rows inside of functions that watch or tell keys."""
+    as the others show the owner, and no other role, the tenants' names, and rows inside of functions that watch or that
+    tell keys."""
     question = "SELECT tablename, policyname, cmd, roles::text FROM pg_policies ORDER BY 1, 2"
     with site.open(site.settings.owner_url) as owner:
         policies = owner.execute(question).fetchall()
