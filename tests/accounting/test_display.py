@@ -36,6 +36,7 @@ def _points(count: int) -> list[display.Point]:
 
 
 def test_a_page_is_computed_once_for_each_delta(calls: list[int]) -> None:
+    """Two deltas, two computations; asked for again, none."""
     points = _points(100)
     shown = display.show_epsilons(points)
     assert calls == [100, 100]
@@ -44,12 +45,14 @@ def test_a_page_is_computed_once_for_each_delta(calls: list[int]) -> None:
 
 
 def test_together_they_are_what_each_is_alone(calls: list[int]) -> None:
+    """A page shows the digits that one balance shows."""
     for (amount, at_delta), epsilon in display.show_epsilons(_points(50)).items():
         mu, delta = amounts.mu_of(amount), amounts.delta_of(amount)
         assert epsilon == display.show_epsilon(mu=mu, delta=delta, at_delta=at_delta)
 
 
 def test_what_is_remembered_is_bounded(calls: list[int]) -> None:
+    """Past the bound the least recently used are computed again."""
     points = [(Amount(number, 0), 1e-5) for number in range(display.EPSILONS_MAX + 10)]
     display.show_epsilons(points)
     display.show_epsilons(points)
