@@ -356,9 +356,9 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
     books = writing.books.lock(read_sets(open_.values()), runs)
-    clock_us = writing.now_us()
+    clock_us, newest_us = writing.times(books.datasets)
     # A journal's times never go back, whatever is done to the clock.
-    now_us = max(clock_us, writing.journals.newest_us(books.datasets.values()))
+    now_us = max(clock_us, newest_us)
     dead = _refuse_dead_keys(writing, commands, clock_us)
     answers |= dead
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, and_, false, func, insert, or_, select, update
+from sqlalchemy import Row, and_, func, insert, select, update
 
-from ledger.core.datasets import Dataset
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
 from ledger.errors import NotFound
@@ -77,12 +76,6 @@ class JournalReader(Repository):
             .where(datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(dataset_ids), entries.c.seq == newest_seq)
         )
         return {row.dataset_id: entry_of(row) for row in self.connection.execute(query)}
-
-    def newest_us(self, rows: Iterable[Dataset]) -> int:
-        """The latest time in the journals of these datasets, as their rows say where those end; 0 if there is none."""
-        ends = [and_(entries.c.dataset_id == row.id, entries.c.seq == row.seq) for row in rows if row.seq]
-        query = select(func.max(entries.c.at_us)).where(entries.c.tenant_id == self.tenant_id, or_(false(), *ends))
-        return (self.connection.execute(query).scalar_one() or 0) if ends else 0
 
     def newest_of_tenant(self) -> TenantEntry | None:
         """The newest entry of the tenant's own journal."""
@@ -160,8 +153,7 @@ class JournalWriter(JournalReader):
             }
             for entry in sealed
         ]
-        if rows:
-            self.connection.execute(insert(entries), rows)
+        self._add_rows(entries, rows)
 
     def note(self, kind: str, actor: Mapping[str, Any], facts: Mapping[str, Any], *, now_us: int) -> TenantEntry:
         """Append an entry to the tenant's own journal, whose lock is the last that a transaction takes."""

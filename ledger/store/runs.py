@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, and_, bindparam, insert, not_, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, bindparam, not_, or_, select, tuple_, update
 
 from ledger.core.books import Books
 from ledger.core.datasets import Parent
@@ -15,13 +16,18 @@ from ledger.store.repository import Repository
 from ledger.store.rows import run_of, run_row
 from ledger.store.tables import datasets, entries, places, runs
 
+_BY_ID: Final = select(runs).where(
+    runs.c.tenant_id == bindparam("tenant"), runs.c.id.in_(bindparam("ids", expanding=True))
+)
+_MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
+
 
 class RunReader(Repository):
     """Reads runs."""
 
     def by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
-        query = select(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(ids))
-        return {row.id: run_of(row) for row in self.connection.execute(query)}
+        rows = self.connection.execute(_BY_ID, {"tenant": self.tenant_id, "ids": ids})
+        return {row.id: run_of(row) for row in rows}
 
     def page(
         self,
@@ -189,9 +195,7 @@ class RunWriter(RunReader):
         self._move([run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]])
 
     def _add(self, new: Sequence[Run]) -> None:
-        if not new:
-            return
-        self.connection.execute(insert(runs), [run_row(self.tenant_id, run) for run in new])
+        self._add_rows(runs, [run_row(self.tenant_id, run) for run in new])
         rows = [
             {
                 "tenant_id": self.tenant_id,
@@ -204,11 +208,12 @@ class RunWriter(RunReader):
             for run in new
             for place in run.places
         ]
-        self.connection.execute(insert(places), rows)
+        self._add_rows(places, rows)
 
     def _move(self, moved: Sequence[Run]) -> None:
         rows = [
             {
+                "tenant": self.tenant_id,
                 "run": run.id,
                 "state": run.state,
                 "started_us": run.started_us,
@@ -219,8 +224,7 @@ class RunWriter(RunReader):
             for run in moved
         ]
         if rows:
-            mine = (runs.c.tenant_id == self.tenant_id, runs.c.id == bindparam("run"))
-            self.connection.execute(update(runs).where(*mine), rows)
+            self.connection.execute(_MOVE, rows)
 
 
 def _due_between(from_us: int | None, until_us: int | None) -> Iterator[ColumnElement[bool]]:
