@@ -22,26 +22,42 @@ NUMBER_LENGTH_MAX: Final = 2 * EXPONENT_MAX + 2
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
+class Canonical(str):
+    """What is canonical JSON already, so that a part that many records share is made once."""
+
+    __slots__ = ()
+
+
 def canonical(value: Any) -> str:
     """The canonical JSON text of `value`, made of None, bool, int, Decimal, str, lists (or tuples) and mappings.
 
     Raises TypeError on anything else: a float has no place in a record, since its digits are not what was written.
     """
+    encode = _ENCODERS.get(type(value))
+    return _other(value) if encode is None else encode(value)
+
+
+def _object(value: Mapping[str, Any]) -> str:
+    return "{" + ",".join([f"{_quote(name)}:{canonical(value[name])}" for name in sorted(value)]) + "}"
+
+
+def _array(value: list[Any] | tuple[Any, ...]) -> str:
+    return "[" + ",".join([canonical(item) for item in value]) + "]"
+
+
+def _other(value: Any) -> str:
+    """Of a type that is made from one of the others."""
     match value:
-        case None:
-            return "null"
-        case bool():
-            return "true" if value else "false"
         case str():
             return _quote(value)
         case int():
-            return str(value)
+            return int.__repr__(value)
         case Decimal():
             return _positional(value)
         case list() | tuple():
-            return "[" + ",".join(map(canonical, value)) + "]"
+            return _array(value)
         case Mapping():
-            return "{" + ",".join(f"{_quote(key)}:{canonical(value[key])}" for key in sorted(value)) + "}"
+            return _object(value)
         case _:
             raise TypeError(f"{type(value).__name__} has no canonical form")
 
@@ -53,6 +69,19 @@ def _positional(number: Decimal) -> str:
     if "." in text:
         text = text.rstrip("0").rstrip(".")
     return "0" if text in ("-0", "") else text
+
+
+_ENCODERS: Final[Mapping[type, Callable[[Any], str]]] = {
+    Canonical: str,
+    str: _quote,
+    int: int.__repr__,
+    bool: lambda value: "true" if value else "false",
+    type(None): lambda _value: "null",
+    Decimal: _positional,
+    dict: _object,
+    list: _array,
+    tuple: _array,
+}
 
 
 def parse(text: str) -> Any:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Iterable
 from typing import Annotated, Final
 
+from cachetools import LRUCache
 from pydantic import Field, StringConstraints
 from typing_extensions import TypedDict
 
-from ledger.accounting import amounts, gdp
+from ledger.accounting import amounts, disclosure, gdp
 from ledger.core.amounts import ZERO, Amount
 
 PLAIN: Final = {"mu": amounts.mu_of, "delta": amounts.delta_of}
+
+EPSILONS_MAX: Final = 65_536
+"""How many epsilons are remembered."""
+Point = tuple[Amount, float]
+"""An amount, and the delta at which its epsilon is shown."""
 
 Digits = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+$")]
 
@@ -41,3 +49,33 @@ def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:
     """Epsilon for display, rounded up; None for infinity, which JSON does not have."""
     value = float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))
     return value if math.isfinite(value) else None
+
+
+_remembered: LRUCache[Point, float | None] = LRUCache(EPSILONS_MAX)
+_lock = threading.Lock()
+
+
+def show_epsilons(points: Iterable[Point]) -> dict[Point, float | None]:
+    """The epsilon of each amount at its delta, as `show_epsilon` shows it.
+
+    What is not remembered is computed in one call for each delta: a call costs as much as many of its elements.
+    """
+    wanted = set(points)
+    with _lock:
+        known = {point: _remembered[point] for point in wanted if point in _remembered}
+    missing: dict[float, list[Amount]] = {}
+    for amount, at_delta in wanted.difference(known):
+        missing.setdefault(at_delta, []).append(amount)
+    for at_delta, of_delta in missing.items():
+        values = disclosure.epsilons(of_delta, at_delta=at_delta)
+        computed = {(amount, at_delta): value for amount, value in zip(of_delta, values, strict=True)}
+        with _lock:
+            _remembered.update(computed)
+        known |= computed
+    return known
+
+
+def forget_epsilons() -> None:
+    """Forget what is remembered, so that it is computed again."""
+    with _lock:
+        _remembered.clear()

@@ -27,7 +27,7 @@ from ledger.errors import DatabaseUnusable, Misconfigured, NotFound
 from ledger.service.keys import add_admin
 from ledger.service.tenants import add_tenant
 from ledger.settings import Settings
-from ledger.store import Store, Writing, engine_for
+from ledger.store import Store, Writing, engine_for, statistics
 from ledger.store.guards import FUNCTION_GRANTS, GRANTS
 from ledger.store.tables import operator_keys
 
@@ -72,6 +72,8 @@ def migrate(settings: Settings) -> str:
             raise DatabaseUnusable(f"A newer version migrated this database; use that one. ({error})") from error
         if store.engine.dialect.name == "postgresql":
             _let_server_in(connection, settings)
+        else:
+            statistics.tell_planner(connection)
     return newest_revision()
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from ledger.accounting import amounts
 from ledger.accounting.budgets import report_deltas
-from ledger.accounting.display import show_amount, show_epsilon
+from ledger.accounting.display import Point, show_amount, show_epsilons
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, Balance, Dataset, Definition, FairUse, Project
 from ledger.service.shapes.datasets import (
@@ -34,6 +33,15 @@ class Balanced:
         ancestors = {id_ for dataset in datasets for id_ in dataset.definition.ancestors}
         origins = reading.datasets.definitions(ids=ancestors) if ancestors else []
         self._origins = {origin.id: origin for origin in origins}
+        self._epsilons = show_epsilons(self._points(datasets))
+
+    def _points(self, datasets: Iterable[Dataset]) -> Iterator[Point]:
+        """All whose epsilon is shown."""
+        for dataset in datasets:
+            if (balance := self._balance(dataset)) is not None:
+                yield from _points(dataset.budget, balance)
+        for project in self._projects:
+            yield from _points(project.budget, self._balance_of(project))
 
     def dataset(self, dataset: Dataset, partitions: Sequence[Account] = ()) -> DatasetShown:
         """One of the datasets, with some of its partitions."""
@@ -55,8 +63,8 @@ class Balanced:
             roots=self._roots(definition),
             state=dataset.state,
             balance=None if balance is None else _balance_shown(balance),
-            epsilon=[] if balance is None else _epsilons(dataset.budget, balance),
-            partitions=[partition_shown(dataset, account) for account in partitions] if is_partitioned else None,
+            epsilon=[] if balance is None else _shown(dataset.budget, balance, self._epsilons),
+            partitions=partitions_shown(dataset, partitions) if is_partitioned else None,
             partition_count=self._counts.get(dataset.id, 0) if is_partitioned else None,
             projects=[self._project(project) for project in self._projects if project.dataset_id == dataset.id],
             fair_use=_fair_use_shown(dataset.fair_use),
@@ -71,13 +79,16 @@ class Balanced:
         return balance
 
     def _project(self, project: Project) -> ProjectOfDataset:
-        balance = self._balances.get((project.dataset_id, project.name)) or _untouched(project.limit)
+        balance = self._balance_of(project)
         return ProjectOfDataset(
             name=project.name,
             budget=project.budget,
             balance=_balance_shown(balance),
-            epsilon=_epsilons(project.budget, balance),
+            epsilon=_shown(project.budget, balance, self._epsilons),
         )
+
+    def _balance_of(self, project: Project) -> Balance:
+        return self._balances.get((project.dataset_id, project.name)) or _untouched(project.limit)
 
     def _roots(self, definition: Definition) -> list[str]:
         if not definition.ancestors:
@@ -86,14 +97,18 @@ class Balanced:
         return sorted(origin.name for origin in origins if not origin.ancestors)
 
 
-def partition_shown(dataset: Dataset, account: Account) -> PartitionShown:
-    """A partition as it is answered."""
-    if account.key.partition is None:
-        raise TypeError("the account is not a partition's")
-    balance = Balance(account.limit, account.spent, account.held, account.remaining)
-    return PartitionShown(
-        name=account.key.partition, balance=_balance_shown(balance), epsilon=_epsilons(dataset.budget, balance)
-    )
+def partitions_shown(dataset: Dataset, accounts: Sequence[Account]) -> list[PartitionShown]:
+    """Partitions as they are answered."""
+    balances = {
+        account.key.partition: Balance(account.limit, account.spent, account.held, account.remaining)
+        for account in accounts
+    }
+    epsilons = show_epsilons(point for balance in balances.values() for point in _points(dataset.budget, balance))
+    return [
+        PartitionShown(name=name, balance=_balance_shown(balance), epsilon=_shown(dataset.budget, balance, epsilons))
+        for name, balance in balances.items()
+        if name is not None
+    ]
 
 
 def _untouched(limit: Amount) -> Balance:
@@ -115,18 +130,22 @@ def _balance_shown(balance: Balance) -> BalanceShown:
     )
 
 
-def _epsilons(budget: Mapping[str, Any] | None, balance: Balance) -> list[EpsilonOfBudget]:
-    declared = dict(budget or {})
-    return [_epsilon(declared, balance, at_delta) for at_delta in report_deltas(declared)]
+def _points(budget: Mapping[str, Any] | None, balance: Balance) -> Iterator[Point]:
+    """What `_shown` needs the epsilons of."""
+    for at_delta in report_deltas(dict(budget or {})):
+        yield balance.spent, at_delta
+        yield balance.limit, at_delta
 
 
-def _epsilon(budget: Mapping[str, Any], balance: Balance, at_delta: float) -> EpsilonOfBudget:
-    spent, limit = (
-        show_epsilon(mu=amounts.mu_of(amount), delta=amounts.delta_of(amount), at_delta=at_delta)
-        for amount in (balance.spent, balance.limit)
-    )
-    declared = budget.get("epsilon")
-    if declared is not None and limit is not None:
-        # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
-        limit = min(limit, float(declared))
-    return EpsilonOfBudget(delta=at_delta, spent=spent, limit=limit)
+def _shown(
+    budget: Mapping[str, Any] | None, balance: Balance, epsilons: Mapping[Point, float | None]
+) -> list[EpsilonOfBudget]:
+    declared = (budget or {}).get("epsilon")
+    shown: list[EpsilonOfBudget] = []
+    for at_delta in report_deltas(dict(budget or {})):
+        limit = epsilons[balance.limit, at_delta]
+        if declared is not None and limit is not None:
+            # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
+            limit = min(limit, float(declared))
+        shown.append(EpsilonOfBudget(delta=at_delta, spent=epsilons[balance.spent, at_delta], limit=limit))
+    return shown

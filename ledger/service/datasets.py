@@ -14,7 +14,7 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.errors import InvalidRequest
 from ledger.service import pages
-from ledger.service.balances import Balanced, partition_shown
+from ledger.service.balances import Balanced, partitions_shown
 from ledger.service.catalogue import Catalogue, find_dataset
 from ledger.service.definitions import define
 from ledger.service.requests.datasets import (
@@ -77,7 +77,7 @@ class Datasets:
             if dataset.definition.is_partitioned:
                 rows = reading.accounts.partition_page(dataset.id, after=after, limit=limit + 1)
         accounts, following = pages.cut(rows, limit=limit, position=lambda account: account.key.partition)
-        return PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=following)
+        return PartitionPage(items=partitions_shown(dataset, list(accounts)), next=following)
 
     # --- what changes them
 
@@ -141,7 +141,7 @@ class Datasets:
         if not outcome.is_done:
             return Outcome(proposed(outcome.answer), is_done=False)
         accounts = chain.accounts_of(outcome.answer).values()
-        page = PartitionPage(items=[partition_shown(dataset, account) for account in accounts], next=None)
+        page = PartitionPage(items=partitions_shown(dataset, list(accounts)), next=None)
         return Outcome(page, is_done=True)
 
     async def set_project(self, actor: Actor, name: str, project: str, body: ProjectShare) -> Outcome[ProjectShown]:

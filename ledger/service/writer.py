@@ -356,15 +356,19 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
 
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
-    books = writing.books.lock(read_sets(open_.values()), runs, askers(open_.values()))
-    clock_us = writing.now_us()
+    books = writing.books.lock(read_sets(open_.values()), runs)
+    clock_us, newest_us = writing.times(books.datasets)
     # A journal's times never go back, whatever is done to the clock.
-    now_us = max(clock_us, writing.journals.newest_us(books.datasets.values()))
+    now_us = max(clock_us, newest_us)
     dead = _refuse_dead_keys(writing, commands, clock_us)
     answers |= dead
 
     open_ = {index: command for index, command in open_.items() if index not in dead}
     after, outcomes = decide(books, list(open_.values()), now_us=now_us)
+    if after.refusals:  # only now, since most groups have none: how many those principals had before
+        most = askers(open_.values())
+        books.refusals.update((who, writing.runs.newest_refusals(who, limit=most[who])) for who in after.refusals)
+        after, outcomes = decide(books, list(open_.values()), now_us=now_us)
     sealing = _Sealing(writing, books, now_us)
     for index, outcome in zip(open_, outcomes, strict=True):
         match outcome:

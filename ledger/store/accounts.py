@@ -6,7 +6,7 @@ from collections.abc import Collection
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Label, and_, bindparam, func, insert, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, Label, and_, bindparam, func, or_, select, tuple_, update
 
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
@@ -20,12 +20,31 @@ _PARTS: Final = ("limit", "spent", "held", "left")
 _KEY_COLUMNS: Final = ("dataset_id", "partition", "project", "principal_id")
 
 
+_CHANGE: Final = update(accounts).where(
+    *(accounts.c[name] == bindparam(f"of_{name}") for name in ("tenant_id", *_KEY_COLUMNS))
+)
+_OF_WHOLE: Final = select(accounts).where(
+    accounts.c.tenant_id == bindparam("tenant"),
+    accounts.c.dataset_id.in_(bindparam("ids", expanding=True)),
+    accounts.c.partition == "",
+    accounts.c.project.in_(bindparam("projects", expanding=True)),
+    accounts.c.principal_id.in_(bindparam("principals", expanding=True)),
+)
+
+
 class AccountReader(Repository):
     """Reads accounts, one by one and summed up."""
 
     def matching(self, condition: ColumnElement[bool]) -> list[Account]:
         query = select(accounts).where(accounts.c.tenant_id == self.tenant_id, condition)
         return [account_of(row) for row in self.connection.execute(query)]
+
+    def of_whole(self, ids: Collection[UUID], projects: Collection[str], principals: Collection[UUID]) -> list[Account]:
+        """The accounts of datasets that are counted as a whole: of nobody, of these projects, of these principals."""
+        # At most one of the two names somebody.
+        names, holders = ["", *sorted(projects)], [NOBODY, *sorted(principals)]
+        values = {"tenant": self.tenant_id, "ids": ids, "projects": names, "principals": holders}
+        return [account_of(row) for row in self.connection.execute(_OF_WHOLE, values)]
 
     def page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
         """All accounts of a dataset, in the order of their keys."""
@@ -89,19 +108,19 @@ class AccountWriter(AccountReader):
     def _add(self, new: Collection[Account]) -> None:
         if new:
             rows = [{"tenant_id": self.tenant_id, **key_row(account.key), **amounts_row(account)} for account in new]
-            self.connection.execute(insert(accounts), rows)
+            self._add_rows(accounts, rows)
 
     def _update(self, changed: Collection[Account]) -> None:
         rows = [
-            {**{f"of_{name}": value for name, value in key_row(account.key).items()}, **amounts_row(account)}
+            {
+                "of_tenant_id": self.tenant_id,
+                **{f"of_{name}": value for name, value in key_row(account.key).items()},
+                **amounts_row(account),
+            }
             for account in changed
         ]
         if rows:
-            mine = [
-                accounts.c.tenant_id == self.tenant_id,
-                *(accounts.c[name] == bindparam(f"of_{name}") for name in _KEY_COLUMNS),
-            ]
-            self.connection.execute(update(accounts).where(*mine), rows)
+            self.connection.execute(_CHANGE, rows)
 
 
 def _aggregates(quantity: str) -> list[Label[Any]]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, and_, select
+from sqlalchemy import ColumnElement, Connection, Row, Select, and_, bindparam, select
 
 from ledger.core.books import Books, ReadSet
 from ledger.core.datasets import Dataset, Project
@@ -21,9 +21,23 @@ from ledger.store.runs import RunReader, RunWriter
 from ledger.store.tables import NOBODY, accounts, datasets, tenants
 from ledger.store.tenants import TenantReader, TenantWriter
 
-NO_ASKERS: Final[Mapping[UUID, int]] = {}
 NAMES_MAX: Final = 500
 """How many partitions are asked for by name. If a group names more, all are read."""
+
+
+_DECIDED_ON: Final = (
+    select(
+        datasets,
+        select(tenants.c.alerting)
+        .where(tenants.c.tenant_id == bindparam("tenant"))
+        .scalar_subquery()
+        .label("alerting"),
+    )
+    .where(datasets.c.tenant_id == bindparam("tenant"), datasets.c.id.in_(bindparam("ids", expanding=True)))
+    .order_by(datasets.c.id)
+)
+"""The datasets, each beside the tenant's alerting, so that this takes no further statement."""
+_LOCKED: Final = _DECIDED_ON.with_for_update(key_share=True)
 
 
 class BookReader(Repository):
@@ -32,14 +46,10 @@ class BookReader(Repository):
     def read(self, read_sets: Mapping[UUID, ReadSet], *, run_ids: Sequence[UUID] = ()) -> Books:
         """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
         resolved before."""
-        return self._fill(self.connection.execute(self._decided_on(read_sets)).all(), read_sets, run_ids)
+        return self._fill(self._rows(_DECIDED_ON, read_sets), read_sets, run_ids)
 
-    def _decided_on(self, read_sets: Mapping[UUID, ReadSet]) -> Select[Any]:
-        """The datasets, each beside the tenant's alerting, so that this takes no further statement."""
-        alerting = select(tenants.c.alerting).where(tenants.c.tenant_id == self.tenant_id).scalar_subquery()
-        query = select(datasets, alerting.label("alerting"))
-        mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id.in_(list(read_sets)))
-        return query.where(*mine).order_by(datasets.c.id)
+    def _rows(self, query: Select[Any], read_sets: Mapping[UUID, ReadSet]) -> Sequence[Row[Any]]:
+        return self.connection.execute(query, {"tenant": self.tenant_id, "ids": list(read_sets)}).all()
 
     def _fill(self, rows: Sequence[Row[Any]], read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
         loaded = [dataset_of(row, ()) for row in rows]
@@ -63,6 +73,12 @@ class BookReader(Repository):
 
     def _fill_accounts(self, books: Books, loaded: Sequence[Dataset], read_sets: Mapping[UUID, ReadSet]) -> None:
         account_reader = AccountReader(self.connection, self.tenant_id)
+        if whole := [dataset.id for dataset in loaded if not dataset.definition.is_partitioned]:
+            sets = [read_sets[id_] for id_ in whole]
+            projects = {name for read_set in sets for name in read_set.projects}
+            principals = {id_ for read_set in sets for id_ in read_set.principals}
+            for account in account_reader.of_whole(whole, projects, principals):
+                books.accounts[account.key] = account
         for condition in _account_conditions(loaded, read_sets):
             books.accounts.update((account.key, account) for account in account_reader.matching(condition))
         for key in books.accounts:
@@ -112,11 +128,8 @@ class BookWriter(BookReader):
         self._runs = RunWriter(connection, tenant_id)
         self._proposals = ProposalWriter(connection, tenant_id)
 
-    def lock(
-        self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID], askers: Mapping[UUID, int] = NO_ASKERS
-    ) -> Books:
-        """Lock these datasets, in the order of their ids, and read what hangs under them. askers: the principals whose
-        refusals are read, with how many.
+    def lock(self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
+        """Lock these datasets, in the order of their ids, and read what hangs under them.
 
         Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
         itself would show them as they were before the wait. The lock leaves the rows' keys alone, so that a dataset
@@ -124,10 +137,7 @@ class BookWriter(BookReader):
         """
         if not read_sets:
             return Books()
-        locking = self._decided_on(read_sets).with_for_update(key_share=True)
-        books = self._fill(self.connection.execute(locking).all(), read_sets, run_ids)
-        books.refusals.update((who, self._runs.newest_refusals(who, limit=most)) for who, most in askers.items())
-        return books
+        return self._fill(self._rows(_LOCKED, read_sets), read_sets, run_ids)
 
     def _tenant(self) -> Tenant | None:
         """Locked against a change of the policy, so that what is decided now is on record before the next policy."""
@@ -142,27 +152,19 @@ class BookWriter(BookReader):
 
 
 def _account_conditions(loaded: Sequence[Dataset], read_sets: Mapping[UUID, ReadSet]) -> Iterator[ColumnElement[bool]]:
-    """One for all datasets that are counted as a whole, and one for each that has partitions."""
-    whole = [dataset.id for dataset in loaded if not dataset.definition.is_partitioned]
-    if whole:
-        yield and_(
-            accounts.c.dataset_id.in_(whole), accounts.c.partition == "", _is_held_by(read_sets[id_] for id_ in whole)
-        )
+    """One for each dataset that has partitions."""
     for dataset in loaded:
         read_set = read_sets[dataset.id]
         if not dataset.definition.is_partitioned or read_set.partitions == set():
             continue
-        conditions = [accounts.c.dataset_id == dataset.id, _is_held_by([read_set])]
+        conditions = [accounts.c.dataset_id == dataset.id, _is_held_by(read_set)]
         if read_set.partitions is not None and len(read_set.partitions) <= NAMES_MAX:
             conditions.append(accounts.c.partition.in_(sorted(read_set.partitions)))
         yield and_(*conditions)
 
 
-def _is_held_by(read_sets: Iterable[ReadSet]) -> ColumnElement[bool]:
+def _is_held_by(read_set: ReadSet) -> ColumnElement[bool]:
     """Of nobody, of these projects, of these principals."""
-    names, ids = {""}, {NOBODY}
-    for read_set in read_sets:
-        names |= read_set.projects
-        ids |= read_set.principals
     # At most one of the two names somebody.
-    return and_(accounts.c.project.in_(sorted(names)), accounts.c.principal_id.in_(sorted(ids)))
+    names, ids = ["", *sorted(read_set.projects)], [NOBODY, *sorted(read_set.principals)]
+    return and_(accounts.c.project.in_(names), accounts.c.principal_id.in_(ids))

@@ -52,10 +52,10 @@ class ClaimWriter(Repository):
         rows.sort(key=lambda row: (str(row["principal_id"]), str(row["key"])))
         if not rows:
             return {}
-        new = self._insert_new(claims).returning(claims.c.principal_id, claims.c.key)
-        won = {OwnKey(*row) for row in self.connection.execute(new, rows)}
-        wanted = [OwnKey(actor.principal_id, claim.key) for actor, claim in requests.values()]
-        lost = [key for key in wanted if key not in won]
+        new = self._add_new_rows(claims, rows, returning="run_id")
+        lost = [
+            OwnKey(actor.principal_id, claim.key) for id_, (actor, claim) in requests.items() if str(id_) not in new
+        ]
         if not lost:
             return {}
         taken = select(claims).where(claims.c.tenant_id == self.tenant_id, self._among(lost))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_, select, update
@@ -16,6 +16,10 @@ from ledger.core.journal import chain
 from ledger.store.repository import Repository
 from ledger.store.rows import amount_row, dataset_of, definition_of, project_of
 from ledger.store.tables import datasets, lineage, places, projects, runs
+
+_CHANGE: Final = update(datasets).where(
+    datasets.c.tenant_id == bindparam("tenant"), datasets.c.id == bindparam("dataset")
+)
 
 
 class DatasetReader(Repository):
@@ -137,6 +141,7 @@ class DatasetWriter(DatasetReader):
     def _save_datasets(self, changed: Sequence[Dataset], heads: Mapping[UUID, bytes]) -> None:
         rows = [
             {
+                "tenant": self.tenant_id,
                 "dataset": dataset.id,
                 "title": dataset.title,
                 "description": dataset.description,
@@ -151,8 +156,7 @@ class DatasetWriter(DatasetReader):
             for dataset in changed
         ]
         if rows:
-            mine = (datasets.c.tenant_id == self.tenant_id, datasets.c.id == bindparam("dataset"))
-            self.connection.execute(update(datasets).where(*mine), rows)
+            self.connection.execute(_CHANGE, rows)
 
     def _save_projects(self, changed: Sequence[Project]) -> None:
         for project in changed:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import Select, bindparam, insert, or_, select, update
@@ -13,6 +13,10 @@ from ledger.core.people import Actor, Key
 from ledger.store.repository import Repository
 from ledger.store.rows import key_of
 from ledger.store.tables import keys, operator_keys
+
+_BY_ID: Final = select(keys).where(
+    keys.c.tenant_id == bindparam("tenant"), keys.c.id.in_(bindparam("ids", expanding=True))
+)
 
 
 class KeyReader(Repository):
@@ -23,7 +27,7 @@ class KeyReader(Repository):
         return None if row is None else key_of(row)
 
     def by_id(self, ids: Sequence[UUID]) -> dict[UUID, Key]:
-        rows = self.connection.execute(self._all().where(keys.c.id.in_(ids)))
+        rows = self.connection.execute(_BY_ID, {"tenant": self.tenant_id, "ids": ids})
         return {row.id: key_of(row) for row in rows}
 
     def page(self, *, after: UUID | None, limit: int) -> list[Key]:

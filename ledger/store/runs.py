@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import (
@@ -11,7 +11,6 @@ from sqlalchemy import (
     Select,
     and_,
     bindparam,
-    insert,
     not_,
     or_,
     select,
@@ -28,13 +27,18 @@ from ledger.store.repository import Repository
 from ledger.store.rows import run_of, run_row
 from ledger.store.tables import datasets, entries, places, runs
 
+_BY_ID: Final = select(runs).where(
+    runs.c.tenant_id == bindparam("tenant"), runs.c.id.in_(bindparam("ids", expanding=True))
+)
+_MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
+
 
 class RunReader(Repository):
     """Reads runs."""
 
     def by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
-        query = select(runs).where(runs.c.tenant_id == self.tenant_id, runs.c.id.in_(ids))
-        return {row.id: run_of(row) for row in self.connection.execute(query)}
+        rows = self.connection.execute(_BY_ID, {"tenant": self.tenant_id, "ids": ids})
+        return {row.id: run_of(row) for row in rows}
 
     def page(
         self,
@@ -49,7 +53,36 @@ class RunReader(Repository):
         principal_id: UUID | None = None,
         within: frozenset[str] | None = None,
     ) -> list[Run]:
-        """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
+        """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names.
+
+        Each dataset's newest are read by themselves, along an index, and merged.
+        """
+        if within is not None:
+            newest: dict[UUID, Run] = {}
+            for each in self._ids(within):
+                if dataset_id in (None, each):
+                    page = self._page(
+                        each, after, limit, state, project, due_before_us, not_due_before_us, principal_id
+                    )
+                    newest |= {run.id: run for run in page}
+            return sorted(newest.values(), key=lambda run: (run.created_us, run.id), reverse=True)[:limit]
+        return self._page(dataset_id, after, limit, state, project, due_before_us, not_due_before_us, principal_id)
+
+    def _ids(self, names: frozenset[str]) -> list[UUID]:
+        query = select(datasets.c.id).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(names)))
+        return list(self.connection.execute(query).scalars())
+
+    def _page(
+        self,
+        dataset_id: UUID | None,
+        after: tuple[int, UUID] | None,
+        limit: int,
+        state: str | None,
+        project: str | None,
+        due_before_us: int | None,
+        not_due_before_us: int | None,
+        principal_id: UUID | None,
+    ) -> list[Run]:
         query = select(runs).where(runs.c.tenant_id == self.tenant_id)
         created_us, run_id = runs.c.created_us, runs.c.id
         if dataset_id is not None:
@@ -57,6 +90,8 @@ class RunReader(Repository):
             query = query.join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
             query = query.where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
             created_us, run_id = places.c.created_us, places.c.run_id
+            if principal_id is not None:
+                query = query.where(places.c.principal_id == principal_id)
         if after is not None:
             query = query.where(tuple_(created_us, run_id) < tuple_(*after, types=[created_us.type, run_id.type]))
         for column, value in ((runs.c.state, state), (runs.c.project, project)):
@@ -65,18 +100,8 @@ class RunReader(Repository):
         query = query.where(*_due_between(not_due_before_us, due_before_us))
         if principal_id is not None:
             query = query.where(runs.c.principal_id == principal_id)
-        if within is not None:
-            query = query.where(self._is_within(within))
         newest_first = query.order_by(created_us.desc(), run_id.desc()).limit(limit)
         return [run_of(row) for row in self.connection.execute(newest_first)]
-
-    def _is_within(self, dataset_names: frozenset[str]) -> ColumnElement[bool]:
-        run_ids = (
-            select(places.c.run_id)
-            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
-            .where(places.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(dataset_names)))
-        )
-        return runs.c.id.in_(run_ids)
 
     def places(self, run_ids: Sequence[UUID]) -> dict[UUID, list[tuple[str, int]]]:
         """Of each of these runs the datasets that it touches, by name, each with the number of the entry there that
@@ -211,9 +236,7 @@ class RunWriter(RunReader):
         self._move([run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]])
 
     def _add(self, new: Sequence[Run]) -> None:
-        if not new:
-            return
-        self.connection.execute(insert(runs), [run_row(self.tenant_id, run) for run in new])
+        self._add_rows(runs, [run_row(self.tenant_id, run) for run in new])
         rows = [
             {
                 "tenant_id": self.tenant_id,
@@ -227,11 +250,12 @@ class RunWriter(RunReader):
             for run in new
             for position, place in enumerate(run.places)
         ]
-        self.connection.execute(insert(places), rows)
+        self._add_rows(places, rows)
 
     def _move(self, moved: Sequence[Run]) -> None:
         rows = [
             {
+                "tenant": self.tenant_id,
                 "run": run.id,
                 "state": run.state,
                 "started_us": run.started_us,
@@ -242,8 +266,7 @@ class RunWriter(RunReader):
             for run in moved
         ]
         if rows:
-            mine = (runs.c.tenant_id == self.tenant_id, runs.c.id == bindparam("run"))
-            self.connection.execute(update(runs).where(*mine), rows)
+            self.connection.execute(_MOVE, rows)
 
 
 def _due_between(from_us: int | None, until_us: int | None) -> Iterator[ColumnElement[bool]]:

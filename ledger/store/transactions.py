@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import Connection
+from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal_column, select
 
 from ledger.store.accounts import AccountReader
 from ledger.store.books import BookReader, BookWriter
@@ -16,7 +18,25 @@ from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
 from ledger.store.proposals import ProposalReader
 from ledger.store.runs import RunReader
+from ledger.store.tables import datasets, entries
 from ledger.store.tenants import TenantReader, TenantWriter
+
+_CLOCKS: Final[Mapping[str, ColumnElement[int]]] = {
+    "postgresql": literal_column("(extract(epoch FROM clock_timestamp()) * 1000000)::bigint"),
+    "sqlite": literal_column(
+        "(SELECT CAST(strftime('%s', t) AS INTEGER) * 1000000 + CAST(substr(strftime('%f', t), 4) AS INTEGER) * 1000"
+        " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t))"
+    ),
+}
+_NEWEST: Final = (
+    select(func.max(entries.c.at_us))
+    .join(datasets, and_(datasets.c.tenant_id == entries.c.tenant_id, datasets.c.id == entries.c.dataset_id))
+    .where(datasets.c.tenant_id == bindparam("tenant"), datasets.c.id.in_(bindparam("ids", expanding=True)))
+    .where(entries.c.seq == datasets.c.seq)
+    .scalar_subquery()
+)
+_CLOCK: Final = {dialect: select(clock) for dialect, clock in _CLOCKS.items()}
+_TIMES: Final = {dialect: select(clock, _NEWEST) for dialect, clock in _CLOCKS.items()}
 
 
 class Snapshot:
@@ -27,15 +47,7 @@ class Snapshot:
 
     def now_us(self) -> int:
         """The database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were had."""
-        if self.connection.dialect.name == "postgresql":
-            sql = "SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint"
-        else:
-            sql = (
-                "SELECT CAST(strftime('%s', t) AS INTEGER) * 1000000"
-                " + CAST(substr(strftime('%f', t), 4) AS INTEGER) * 1000"
-                " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t)"
-            )
-        return int(self.connection.exec_driver_sql(sql).scalar_one())
+        return int(self.connection.execute(_CLOCK[self.connection.dialect.name]).scalar_one())
 
 
 class Reading(Snapshot):
@@ -88,3 +100,9 @@ class Writing(Reading):
         self.journals = JournalWriter(connection, tenant_id)
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
+
+    def times(self, dataset_ids: Iterable[UUID]) -> tuple[int, int]:
+        """The database's clock, and the latest time in the journals of these locked datasets: 0 if there is none."""
+        values = {"tenant": self.tenant_id, "ids": list(dataset_ids)}
+        clock_us, newest_us = self.connection.execute(_TIMES[self.connection.dialect.name], values).one()
+        return int(clock_us), newest_us or 0

@@ -372,9 +372,10 @@ def test_a_clock_that_goes_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch)
     """Goal: the times of a journal never go back, whatever is done to the database's clock. Method: the clock an hour
     ahead, and then right again; entries of a dataset and of the tenant, which hold and stand in order."""
     ledger.register()
-    real = Reading.now_us
+    clock, both = Reading.now_us, Writing.times
     with monkeypatch.context() as patched:
-        patched.setattr(Reading, "now_us", lambda self: real(self) + 3_600_000_000)
+        patched.setattr(Reading, "now_us", lambda self: clock(self) + 3_600_000_000)
+        patched.setattr(Writing, "times", lambda self, ids: (both(self, ids)[0] + 3_600_000_000, both(self, ids)[1]))
         assert ledger.ask(key="ahead").status_code == 201
         key = ledger.post("/v1/keys", {"name": "k", "role": "auditor"})
         assert key.status_code == 201

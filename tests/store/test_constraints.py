@@ -332,7 +332,7 @@ SQLITE_KEYS = """
     FROM sqlite_master t, pragma_foreign_key_list(t.name) f WHERE t.type = 'table' AND f.seq = 0
     UNION ALL
     SELECT t.name, 'primary key', (SELECT name FROM pragma_table_info(t.name) WHERE pk = 1), NULL
-    FROM sqlite_master t WHERE t.type = 'table'
+    FROM sqlite_master t WHERE t.type = 'table' AND t.name NOT LIKE 'sqlite_%'
 """
 
 
@@ -359,7 +359,7 @@ def test_every_key_begins_with_the_tenant(database: Settings) -> None:
         found, bad = keys_of_tenants(connection)
         assert found >= of_all
         assert bad == set()
-        listed = "SELECT name FROM sqlite_master WHERE type = 'table'"
+        listed = "SELECT name FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
         if connection.dialect.name == "postgresql":
             listed = (
                 "SELECT relname FROM pg_class WHERE relkind IN ('r', 'p') AND relnamespace = 'public'::regnamespace"

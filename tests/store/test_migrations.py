@@ -118,7 +118,8 @@ def _postgresql_catalogue(settings: Settings) -> dict[str, str]:
 def _sqlite_catalogue(settings: Settings) -> dict[str, str]:
     """SQLite keeps the statements: a table's is taken apart, since the order of its parts means nothing."""
     found: dict[str, str] = {}
-    for kind, name, definition in ask(settings, "SELECT type, name, sql FROM sqlite_master"):
+    schema = "SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_stat%'"
+    for kind, name, definition in ask(settings, schema):
         spaced = " ".join((definition or "made by a key").split())
         opens, closes = spaced.find("("), spaced.rfind(")")
         if kind == "table":

@@ -1,0 +1,183 @@
+"""No statement of a decision, a page or a balance reads more rows the longer a journal is.
+
+Goal: what one call costs does not grow with what is behind it. Method: every statement that the ledger sends while
+everything is asked for, decided, ended and listed is planned again by the database, over thousands of runs. A step
+of its plan that reads a large table must go along an index by more than the tenant, or stop at a page's limit.
+"""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, event
+
+from ledger.settings import Settings
+from tests.kit import databases as kit
+from tests.kit.accountant import DPSGD
+from tests.kit.databases import Databases
+from tests.kit.driver import MNIST, Ledger
+from tests.kit.scene import REASON, ok
+
+MANY = 5_000
+LARGE = frozenset({"runs", "places", "entries", "claims", "alerts", "certificates"})
+
+
+@contextmanager
+def _statements() -> Iterator[dict[str, Any]]:
+    """The statements that are sent, with parameters of one of their calls."""
+    sent: dict[str, Any] = {}
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, _context: Any, is_many: bool) -> None:
+        if re.match(r"\s*(SELECT|UPDATE|DELETE|WITH)\b", statement):
+            sent.setdefault(statement, parameters[0] if is_many else parameters)
+
+    event.listen(Engine, "before_cursor_execute", note)
+    try:
+        yield sent
+    finally:
+        event.remove(Engine, "before_cursor_execute", note)
+
+
+def _everything(admin: Ledger, name: str) -> None:
+    """All calls that decide, end, show and list."""
+    budget = {"mu": 1000, "delta": 0.001}
+    ok(admin.post("/v1/datasets", {**MNIST, "name": name, "bound": "certified", "budget": budget}))
+    ok(admin.post("/v1/datasets", {"name": f"{name}.copy", "derived_from": [{"name": name, "unit_preserving": True}]}))
+    ok(admin.post("/v1/datasets", {**MNIST, "name": f"{name}.parts", "partitions": ["a", "b"]}))
+    ok(admin.put(f"/v1/datasets/{name}/projects/planning", {"budget": {"mu": 900, "delta": 0.0009}}))
+    ok(admin.put(f"/v1/datasets/{name}/fair-use", {"held": budget, "runs_per_hour": 100, **REASON}))
+    ok(admin.ask(DPSGD, datasets=[f"{name}.copy"], project="planning", key=f"{name}-copy"))
+    ok(admin.ask(datasets=[f"{name}.parts"], key=f"{name}-parts"))
+    run = ok(admin.ask(datasets=[name], key=f"{name}-started"))["id"]
+    ok(admin.post(f"/v1/runs/{run}/start"))
+    ok(admin.post(f"/v1/runs/{run}/settle"))
+    ok(admin.ask(datasets=[name], key=f"{name}-started"))
+    voided = ok(admin.ask(datasets=[name], key=f"{name}-voided"))["id"]
+    ok(admin.post(f"/v1/runs/{voided}/void", REASON))
+    limited = admin.as_("requester", datasets=[name])
+    for path in (
+        *("/v1/datasets", f"/v1/datasets/{name}", f"/v1/datasets/{name}.parts"),
+        *(f"/v1/datasets/{name}.parts/partitions", f"/v1/datasets/{name}/report"),
+        *(f"/v1/datasets/{name}/proof?seq=3", "/v1/projects/planning/report", "/v1/entries", "/v1/alerting"),
+        *(f"/v1/runs/{run}", "/v1/runs", f"/v1/runs?dataset={name}", "/v1/proposals"),
+        *("/v1/runs?project=planning", "/v1/runs?overdue=true", "/v1/alerts", "/v1/keys", "/v1/policy"),
+        *(f"/v1/datasets/{name}/entries?after=5", f"/v1/datasets/{name}/forecast", f"/v1/datasets/{name}/head"),
+    ):
+        ok(admin.request("GET", path))
+    ok(limited.get("/v1/runs"))
+    assert admin.get(f"/v1/datasets/{name}/export").is_success
+
+
+def _copies(template: Mapping[str, Any], number: int) -> dict[str, Any]:
+    """A row like another one, under a key of its own."""
+    row = dict(template)
+    fresh = uuid.uuid5(uuid.NAMESPACE_OID, f"copy {number}")
+    for column in ("id", "run_id"):
+        if row.get(column) is not None:
+            row[column] = str(fresh) if isinstance(row[column], str) else fresh
+    if row.get("seq") is not None:
+        row["seq"] += number
+    if "key" in row:
+        row["key"] = f"copy {number}"
+    if "digest" in row and "body" in row:
+        row["digest"] = fresh.bytes * 2
+    for column in ("created_us", "at_us"):
+        if column in row:
+            row[column] += number
+    return row
+
+
+NEWEST = {
+    "runs": "SELECT * FROM runs WHERE project IS NULL LIMIT 1",
+    "places": "SELECT * FROM places ORDER BY seq DESC LIMIT 1",
+    "entries": "SELECT * FROM entries AS one WHERE kind = 'run-approved' AND NOT EXISTS (SELECT 1 FROM entries AS next"
+    " WHERE next.dataset_id = one.dataset_id AND next.seq > one.seq) LIMIT 1",
+    "claims": "SELECT * FROM claims LIMIT 1",
+    "alerts": "SELECT * FROM alerts LIMIT 1",
+    "certificates": "SELECT * FROM certificates LIMIT 1",
+}
+"""What is copied, so that each large table is."""
+
+
+def _fill(among: Databases, settings: Settings) -> None:
+    """Thousands of rows more in each large table, past the constraints between tables, which plans know nothing of."""
+    if settings.is_sqlite:
+        with closing(sqlite3.connect(kit.file_of(settings))) as file:
+            file.row_factory = sqlite3.Row
+            for table, query in NEWEST.items():
+                template = dict(file.execute(query).fetchone())
+                rows = [_copies(template, number) for number in range(1, MANY + 1)]
+                marks = ", ".join(f":{column}" for column in template)
+                file.executemany(f"INSERT INTO {table} VALUES ({marks})", rows)
+            file.commit()
+        return
+    with among.superuser(settings) as server:
+        server.execute("SET session_replication_role = replica")
+        for table, query in NEWEST.items():
+            cursor = server.execute(query)
+            template = dict(
+                zip((column.name for column in cursor.description or ()), cursor.fetchone() or (), strict=True)
+            )
+            with server.cursor().copy(f"COPY {table} FROM STDIN") as copy:
+                for number in range(1, MANY + 1):
+                    copy.write_row(list(_copies(template, number).values()))
+        server.execute("ANALYZE")
+
+
+def _sqlite_faults(connection: sqlite3.Connection, statement: str, parameters: Any) -> Iterator[str]:
+    for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters):
+        step = str(row[3])
+        read = re.match(r"(SCAN|SEARCH) (\w+)(?: USING .*?\((.*)\))?", step)
+        if read is None or read[2] not in LARGE:
+            continue
+        if read[1] == "SCAN" or (read[3] == "tenant_id=?" and "LIMIT" not in statement):
+            yield step
+
+
+def _postgresql_faults(node: Mapping[str, Any], *, is_bounded: bool = False) -> Iterator[str]:
+    is_bounded = is_bounded or node["Node Type"] == "Limit"
+    if node.get("Relation Name") in LARGE:
+        columns = re.findall(r"\((\w+) [=<>]", str(node.get("Index Cond", "")))
+        if node["Node Type"] == "Seq Scan" or (
+            node["Node Type"] not in ("Bitmap Heap Scan", "ModifyTable")
+            and set(columns) <= {"tenant_id"}
+            and not is_bounded
+        ):
+            yield f"{node['Node Type']} on {node['Relation Name']} by {node.get('Index Cond')}"
+    for child in node.get("Plans", ()):
+        yield from _postgresql_faults(child, is_bounded=is_bounded)
+
+
+def _faults(settings: Settings, sent: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The statements that read more the more there is, with the steps that do."""
+    faults: dict[str, list[str]] = {}
+    if settings.is_sqlite:
+        with closing(sqlite3.connect(kit.file_of(settings))) as connection:
+            for statement, parameters in sent.items():
+                faults[statement] = list(_sqlite_faults(connection, statement, parameters))
+    else:
+        with kit.owned(settings) as connection:
+            for statement, parameters in sent.items():
+                plan = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}".encode(), parameters).fetchone()
+                assert plan is not None
+                faults[statement] = list(_postgresql_faults(plan[0][0]["Plan"]))
+    return {statement: steps for statement, steps in faults.items() if steps}
+
+
+def test_no_statement_reads_more_the_longer_a_journal_is(databases: Databases, tmp_path: Path) -> None:
+    """Every statement of every call goes by more than the tenant, or ends with its page."""
+    with databases.templates.clone(databases.kind, tmp_path) as settings, Ledger.open(settings) as admin:
+        ok(admin.post("/v1/alerting/test"))
+        _everything(admin, "before")
+        _fill(databases, settings)
+        with _statements() as sent:
+            _everything(admin, "after")
+        assert len(sent) > 50
+        faults = _faults(settings, sent)
+        assert not faults, "\n\n".join(f"{statement}\n  {steps}" for statement, steps in faults.items())
