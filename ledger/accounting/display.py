@@ -73,9 +73,3 @@ def show_epsilons(points: Iterable[Point]) -> dict[Point, float | None]:
             _remembered.update(computed)
         known |= computed
     return known
-
-
-def forget_epsilons() -> None:
-    """Forget what is remembered, so that it is computed again."""
-    with _lock:
-        _remembered.clear()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from cachetools import LRUCache
 
 from ledger.accounting import amounts, disclosure, display
 from ledger.core.amounts import Amount
@@ -15,7 +15,7 @@ DELTAS = (1e-5, 1e-6)
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many epsilons each computation had."""
     sizes: list[int] = []
 
@@ -25,9 +25,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
     compute = disclosure.epsilons
     monkeypatch.setattr(disclosure, "epsilons", counted)
-    display.forget_epsilons()
-    yield sizes
-    display.forget_epsilons()
+    monkeypatch.setattr(display, "_remembered", LRUCache[display.Point, float | None](display.EPSILONS_MAX))
+    return sizes
 
 
 def _points(count: int) -> list[display.Point]:

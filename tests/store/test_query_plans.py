@@ -24,7 +24,7 @@ from tests.kit.databases import Databases
 from tests.kit.driver import MNIST, Ledger
 from tests.kit.scene import REASON, ok
 
-MANY = 5_000
+MANY = 20_000
 LARGE = frozenset({"runs", "places", "entries", "claims", "alerts", "certificates"})
 
 
@@ -93,11 +93,14 @@ def _copies(template: Mapping[str, Any], number: int) -> dict[str, Any]:
     return row
 
 
+_LAST = (
+    "SELECT run_id FROM entries AS one WHERE kind = 'run-approved' AND NOT EXISTS (SELECT 1 FROM entries AS next"
+    " WHERE next.dataset_id = one.dataset_id AND next.seq > one.seq) ORDER BY run_id LIMIT 1"
+)
 NEWEST = {
-    "runs": "SELECT * FROM runs WHERE project IS NULL LIMIT 1",
-    "places": "SELECT * FROM places ORDER BY seq DESC LIMIT 1",
-    "entries": "SELECT * FROM entries AS one WHERE kind = 'run-approved' AND NOT EXISTS (SELECT 1 FROM entries AS next"
-    " WHERE next.dataset_id = one.dataset_id AND next.seq > one.seq) LIMIT 1",
+    "runs": f"SELECT * FROM runs WHERE id = ({_LAST})",
+    "places": f"SELECT * FROM places WHERE run_id = ({_LAST})",
+    "entries": f"SELECT * FROM entries WHERE run_id = ({_LAST})",
     "claims": "SELECT * FROM claims LIMIT 1",
     "alerts": "SELECT * FROM alerts LIMIT 1",
     "certificates": "SELECT * FROM certificates LIMIT 1",
@@ -162,7 +165,7 @@ def _faults(settings: Settings, sent: Mapping[str, Any]) -> dict[str, list[str]]
             for statement, parameters in sent.items():
                 faults[statement] = list(_sqlite_faults(connection, statement, parameters))
     else:
-        with kit.owned(settings) as connection:
+        with kit.served(settings) as connection:
             for statement, parameters in sent.items():
                 plan = connection.execute(f"EXPLAIN (FORMAT JSON) {statement}".encode(), parameters).fetchone()
                 assert plan is not None
