@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from decimal import Decimal
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -132,6 +133,27 @@ def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
     return kind(f"{first['field']}: {first['message']}", field=first["field"], errors=items)
 
 
+class Unfit(Decimal):
+    """Stands in for a body that was validated before FastAPI asked, and says what is wrong with it.
+
+    A number, since that is what no model reads the attributes of, see `Strict`.
+    """
+
+    errors: list[dict[str, Any]]
+
+    @classmethod
+    def of(cls, errors: list[dict[str, Any]]) -> Unfit:
+        """The stand-in for a body with these errors."""
+        made = cls()
+        made.errors = errors
+        return made
+
+
+def _found(error: dict[str, Any]) -> list[dict[str, Any]]:
+    """What stands behind an error of the framework's."""
+    return error["input"].errors if isinstance(error.get("input"), Unfit) else [error]
+
+
 def _field(error: dict[str, Any]) -> str:
     part, *rest = error["loc"]
     if error["type"] in ABOUT_TYPE:
@@ -181,7 +203,7 @@ def install(app: FastAPI) -> None:
     async def validation_error(_request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):
             return of_error(Internal())
-        return of_error(of_validation(list(error.errors())))
+        return of_error(of_validation([found for item in error.errors() for found in _found(item)]))
 
     async def framework_error(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500

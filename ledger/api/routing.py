@@ -2,47 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
-from contextvars import ContextVar, copy_context
-from functools import partial
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Coroutine, Hashable
+from contextvars import copy_context
+from functools import cache, partial
+from typing import Any, Final, TypeVar, cast
 from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi._compat import ModelField
 from fastapi.routing import APIRoute
+from pydantic import TypeAdapter, ValidationError
 
 from ledger.access.roles import Operator
 from ledger.api import body
-from ledger.api.problems import problem
+from ledger.api.problems import ERRORS_SHOWN_MAX, Unfit, problem
 from ledger.api.services import services
 from ledger.service import presence
 
 T = TypeVar("T")
 _NOBODY: Final = UUID(int=0)
-_Outcome = tuple[Any, list[dict[str, Any]]]
-_checked: ContextVar[tuple[Any, _Outcome] | None] = ContextVar("checked", default=None)
-"""The JSON of the current request's body, and what came of validating it in a thread."""
-
-
-class _Field(ModelField):
-    """A body that is validated where FastAPI asks for it, unless that was done beforehand."""
-
-    def validate(
-        self,
-        value: Any,
-        values: dict[str, Any] | None = None,
-        *,
-        loc: tuple[int | str, ...] = (),
-    ) -> _Outcome:
-        before = _checked.get()
-        if before is not None and before[0] is value:
-            return before[1]
-        return super().validate(value, values or {}, loc=loc)
 
 
 class _Request(Request):
-    """A request whose body is read as this ledger reads JSON."""
+    """A request whose body is read as this ledger reads JSON, and validated beforehand."""
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
@@ -54,15 +36,13 @@ class _Request(Request):
         return self._body
 
     async def json(self) -> Any:
-        if not hasattr(self, "_json"):
-            self._json = body.parse(await self.body())
+        """For FastAPI: the model, which validates as itself at once, or what says why there is none."""
         return self._json
 
-    async def check(self, field: ModelField) -> tuple[Any, _Outcome]:
+    async def check(self, field: ModelField) -> None:
         """Reads and validates the body, in a thread where it is long. Raises as `body.parse`."""
         raw = await self.body()
-        self._json, outcome = await aside(self, partial(_read, raw, field), size=len(raw))
-        return self._json, outcome
+        self.scope["state"]["sent"], self._json = await aside(self, partial(_read, raw, field), size=len(raw))
 
     async def left(self) -> None:
         """Returns when the caller has gone away. To be called once the body was read."""
@@ -70,9 +50,27 @@ class _Request(Request):
             pass
 
 
-def _read(raw: bytes, field: ModelField) -> tuple[Any, _Outcome]:
+def sent(request: Request) -> Any:
+    """The JSON of the body, as it was sent."""
+    return request.scope["state"]["sent"]
+
+
+@cache
+def _adapter(annotation: Hashable) -> TypeAdapter[Any]:
+    return TypeAdapter(cast("Any", annotation))
+
+
+def _read(raw: bytes, field: ModelField) -> tuple[Any, Any]:
+    """The JSON, and its model or what is wrong with it."""
     value = body.parse(raw)
-    return value, field.validate(value, {}, loc=("body",))
+    try:
+        return value, _adapter(cast("Hashable", field.field_info.annotation)).validate_python(
+            value, from_attributes=True
+        )
+    except ValidationError as error:
+        # A body of a megabyte can have a hundred thousand mistakes, of which a few are shown.
+        found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
+        return value, Unfit.of([{**item, "loc": ("body", *item["loc"])} for item in found])
 
 
 async def aside(request: Request, work: Callable[[], T], *, size: int | None) -> T:
@@ -89,11 +87,6 @@ async def aside(request: Request, work: Callable[[], T], *, size: int | None) ->
 class Route(APIRoute):
     """A route that takes JSON and nothing else."""
 
-    def __init__(self, *args: Any, **rest: Any) -> None:
-        super().__init__(*args, **rest)
-        fields = self.dependant.body_params
-        fields[:] = [_Field(field.field_info, field.name, field.mode, field.config) for field in fields]
-
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
@@ -106,7 +99,7 @@ class Route(APIRoute):
                     return problem("unsupported-media-type", "Send the body as application/json.", facts={"sent": kind})
                 if await request.body():
                     # Here, since FastAPI turns every error of its own reading into one.
-                    _checked.set(await request.check(self.dependant.body_params[0]))
+                    await request.check(self.body_field)
             elif "transfer-encoding" in request.headers:
                 await request.body()  # which is not used, but may be too large
             with presence.watched(request.left):

@@ -14,7 +14,7 @@ from ledger.api import observe, pages
 from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
 from ledger.api.problems import Json, of_error, of_validation, shape_of
-from ledger.api.routing import Route, aside
+from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
@@ -131,7 +131,7 @@ async def ask(
     """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
     if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
-    item = Item(idempotency_key, body, await request.json(), len(await request.body()))
+    item = Item(idempotency_key, body, sent(request), len(await request.body()))
     answer = await services(request).runs.asking.ask(caller, item)
     observe.decided(request.app.state.metrics, [answer])
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
@@ -153,7 +153,7 @@ async def ask_batch(
     body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
 ) -> Response:
     """Ask for up to 1000 runs at once: each for itself, or all or none."""
-    items = await aside(request, partial(_items, (await request.json())["runs"]), size=None)
+    items = await aside(request, partial(_items, (sent(request))["runs"]), size=None)
     if body.atomic:
         for item in items:
             if isinstance(item, LedgerError):
@@ -228,7 +228,7 @@ async def settle(
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
     """Charge a started run for what it executed, and return the rest where that is sound."""
-    requested = {} if body is None else await request.json()
+    requested = {} if body is None else sent(request)
     return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
 
 
@@ -251,8 +251,8 @@ async def correct(
     request: Request,
 ) -> Response:
     """Settle a run for what it really executed, in place of what it reported and no budget there covers."""
-    consent, sent = Consent(uuid4()), await request.json()
-    return answered(await services(request).runs.correct(caller, id, request=body, body=sent, consent=consent))
+    consent, stated = Consent(uuid4()), sent(request)
+    return answered(await services(request).runs.correct(caller, id, request=body, body=stated, consent=consent))
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)

@@ -127,21 +127,15 @@ class Asking:
         where their costs together take too much work.
         """
         questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
-        turns = asyncio.Semaphore(COSTED_AT_ONCE_MAX)
+        commands: list[Ask | LedgerError] = [Overloaded()] * len(questions)
+        numbered = iter(enumerate(questions))
 
-        async def costed(asked: _Asked | LedgerError) -> Ask | LedgerError:
-            if isinstance(asked, LedgerError):
-                return asked
-            async with turns:
-                try:
-                    cost = await self._costing.work_out(actor.tenant_id, asked.question)
-                except LedgerError as error:
-                    return error
-                finally:
-                    await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
-            return self._command(actor, asked.item, asked.resolved, asked.digest, cost)
+        async def cost_some() -> None:
+            for index, asked in numbered:
+                commands[index] = await self._costed(actor, asked)
+                await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
 
-        commands = await asyncio.gather(*map(costed, questions))
+        await asyncio.gather(*(cost_some() for _ in range(min(COSTED_AT_ONCE_MAX, len(questions)))))
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
@@ -149,6 +143,15 @@ class Asking:
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused
+
+    async def _costed(self, actor: Actor, asked: _Asked | LedgerError) -> Ask | LedgerError:
+        if isinstance(asked, LedgerError):
+            return asked
+        try:
+            costed = await self._costing.work_out(actor.tenant_id, asked.question)
+        except LedgerError as error:
+            return error
+        return self._command(actor, asked.item, asked.resolved, asked.digest, costed)
 
     def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
         """What the costs of a batch's runs depend on. Raises TooLarge."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.accounting import zcdp
-from ledger.api import body
+from ledger.api import body, routing
 from ledger.api import runs as api_runs
 from ledger.api.problems import Json
 from ledger.service import asking, costing
@@ -57,6 +57,7 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
         return len(str(args[0]))
 
     monkeypatch.setattr(body, "parse", made.watch("parse", body.parse, of_argument))
+    monkeypatch.setattr(routing, "_read", made.watch("read", routing._read, of_argument))
     monkeypatch.setattr(asking, "_digest", made.watch("digest", asking._digest, of_json))
     monkeypatch.setattr(api_runs, "_item", made.watch("item", api_runs._item, lambda _args, _result: 1))
     monkeypatch.setattr(zcdp, "mu_zcdp", made.watch("zcdp", zcdp.mu_zcdp, lambda _args, _result: 1))
@@ -73,9 +74,10 @@ def test_long_bodies_are_read_aside(ledger: Ledger, threads: Threads) -> None:
     threads.take("parse")
     assert ledger.post("/v1/runs", RELEASE, idempotency_key="short").status_code == 201
     assert [on_loop for _, on_loop in threads.take("parse")] == [True]
-    threads.take("digest")
+    for name in ("read", "digest"):
+        threads.take(name)
     assert ledger.post("/v1/runs", {**RELEASE, **LONG}, idempotency_key="long").status_code == 201
-    for name in ("parse", "digest"):
+    for name in ("parse", "read", "digest"):
         ((size, on_loop),) = threads.take(name)
         assert size > ON_LOOP_BYTES_MAX
         assert not on_loop
@@ -95,6 +97,9 @@ def test_long_bodies_are_refused_alike(ledger: Ledger) -> None:
         assert short["code"] in ("invalid-request", "invalid-mechanism")
         assert short == long
         assert auditor.post("/v1/runs", {**RELEASE, **wrong, **LONG}, idempotency_key="k").status_code == 403
+    settled = f"/v1/runs/{ledger.ask().json()['id']}/settle"  # whose body may be left out
+    for rest in ({}, {"evidence": LONG}):
+        assert ledger.post(settled, {"steps": "none", **rest}).json()["field"] == "steps"
     twice = b'{"datasets":["mnist"],"purpose":"' + b"y" * 20_000 + b'","purpose":""}'
     answer = ledger.request("POST", "/v1/runs", content=twice, headers={"Content-Type": "application/json"})
     assert (answer.status_code, answer.json()["code"]) == (400, "invalid-json")

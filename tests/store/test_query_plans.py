@@ -95,7 +95,8 @@ def _copies(template: Mapping[str, Any], number: int) -> dict[str, Any]:
 
 _LAST = (
     "SELECT run_id FROM entries AS one WHERE kind = 'run-approved' AND NOT EXISTS (SELECT 1 FROM entries AS next"
-    " WHERE next.dataset_id = one.dataset_id AND next.seq > one.seq) ORDER BY run_id LIMIT 1"
+    " WHERE next.dataset_id = one.dataset_id AND next.seq > one.seq)"
+    " AND run_id IN (SELECT id FROM runs WHERE project IS NULL) ORDER BY run_id LIMIT 1"
 )
 NEWEST = {
     "runs": f"SELECT * FROM runs WHERE id = ({_LAST})",
