@@ -189,7 +189,7 @@ class Journal:
         body = chain.canonical(
             {
                 **said,
-                "v": 3,
+                "v": 4,
                 "tenant": str(TENANT),
                 "dataset": "events",
                 "dataset_id": str(DATASET),

@@ -209,6 +209,12 @@ def test_a_migrated_database_holds(migrated: Settings) -> None:
         for name, export in EXPORTS.items():
             path = f"/v1/datasets/{name}/export" if name else "/v1/export"
             assert by["admin"].get(path).text == export.replace('"version":2', '"version":3', 1)
+        runs = by["admin"].get("/v1/runs", limit=1000).json()["items"]
+    assert any(len(run["datasets"]) > 1 for run in runs)
+    for run in runs:
+        asked = [use if isinstance(use, str) else use["name"] for use in run["request"]["datasets"]]
+        listed = [use["name"] for use in run["datasets"]]
+        assert listed == [*asked, *sorted(set(listed) - set(asked))]
 
 
 def kept(old: Any, new: Any) -> Any:
