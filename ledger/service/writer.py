@@ -43,13 +43,7 @@ from ledger.core.commands import (
     Start,
     Void,
 )
-from ledger.core.decision.group import (
-    Batched,
-    Unrecorded,
-    askers,
-    decide,
-    read_sets,
-)
+from ledger.core.decision.group import Batched, Unrecorded, askers, decide, read_sets
 from ledger.core.decision.posting import Drafts, Repeat
 from ledger.core.entries import Draft, Entry
 from ledger.core.journal import chain
