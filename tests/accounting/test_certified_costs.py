@@ -194,7 +194,7 @@ def test_parts_are_convolved_where_that_is_tighter() -> None:
         privacy_loss_distribution.from_gaussian_mechanism(
             float(part["noise_multiplier"]),
             pessimistic_estimate=False,
-            # A fifth of it takes five times as long, and tells no more: 0.98 of the mu is refused with either.
+            # Fine enough to refuse 0.97 of the mu, below.
             value_discretization_interval=1e-4,
             use_connect_dots=False,
             sampling_prob=float(part["sample_rate"]),
