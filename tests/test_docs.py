@@ -1,6 +1,6 @@
 """The documentation is true: its examples print what it says, and its links and figures are right.
 
-After a change of what is printed, `LEDGER_WRITE_EXAMPLES=1` with these tests writes it into the pages.
+After a change of what is printed, `WRITE_EXAMPLES=1` with these tests writes it into the pages.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Reader:
         return len(found)
 
     def _compare(self, example: walk.Example, page: Path, printed: str) -> None:
-        if not walk.holds(example.printed, printed) and os.environ.get("LEDGER_WRITE_EXAMPLES"):
+        if not walk.holds(example.printed, printed) and os.environ.get("WRITE_EXAMPLES"):
             page.write_text(walk.with_printed(page.read_text(), example, printed))
         else:
             assert walk.holds(example.printed, printed), f"{page}: {example.code}\nprinted\n{printed}"
