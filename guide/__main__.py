@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 from guide import links
-from guide.hooks import ROOT
+from guide.beside import ROOT
 
 SITE = ROOT / "ledger" / "site"
 

@@ -121,6 +121,30 @@ def test_the_readme_is_short() -> None:
     assert not [line for line in lines if line.startswith("|")]
 
 
+NOT_PLAIN = {
+    "say it again": "write: can be repeated",
+    "if you say nothing": "write: default",
+    "for ever": "write: always, or: never changes",
+    "is told": "write: gets, sees or learns",
+    "anew": "write: again, or: new",
+    "besides": "write: in addition",
+    "as it stands": "leave it out",
+    "no job may": "the subject first: a job must not",
+    "if nothing is said": "write: default",
+    "as many as there are": "write: no limit",
+    "what is given back": "write: returned",
+}
+"""Phrases that a reader in a hurry reads twice, and what to write."""
+
+
+def test_plain_words() -> None:
+    """Goal: one pass through the text is enough. Method: phrases that were in it and had to be read twice."""
+    for page in [ROOT / "README.md", *DOCS.glob("[!d]*/**/*.md"), DOCS / "index.md"]:
+        text = " ".join(page.read_text().lower().split())
+        for phrase, reason in NOT_PLAIN.items():
+            assert not re.search(rf"\b{phrase}\b", text), f"{page}: {phrase!r}: {reason}"
+
+
 def test_what_is_said_of_security_is_shown() -> None:
     """Goal: every test that the threat model rests on is there. Method: the names in it, each in the file it is said
     to be in, which is the one named last where none is."""

@@ -9,7 +9,7 @@ An export is JSON Lines. The first line is a header, the last one the head; betw
 
 The text of `entry` is the entry's canonical form, byte for byte, and `hash` the SHA-256 of it. `root` is that of the
 Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Version 1 had neither keys nor
-root nor signature. `docs/export.md` says all that someone needs who writes a verifier of their own.
+root nor signature. `docs/reference/export.md` says all that someone needs who writes a verifier of their own.
 """
 
 from __future__ import annotations

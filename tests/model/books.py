@@ -1,4 +1,4 @@
-"""What the model keeps of one tenant, in the words of docs/export.md."""
+"""What the model keeps of one tenant, in the words of docs/reference/export.md."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Person:
 
 @dataclass
 class Balance:
-    """An account: docs/export.md, "Accounts"."""
+    """An account: docs/reference/export.md, "Accounts"."""
 
     limit: Amount
     spent: Amount = NOTHING

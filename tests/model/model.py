@@ -52,7 +52,7 @@ from tests.model.stewards import Stewards
 class Model(Stewards):
     """One tenant, with all that is done in it."""
 
-    # --- asking for runs: docs/accounting.md, "The decision" and "Several accounts"
+    # --- asking for runs: docs/explanation/decision.md
 
     def ask(self, who: Person, key: str, body: Json) -> Answer:
         """Decides on a run: every account has to have room for it, in both quantities, or none is charged."""
@@ -159,13 +159,13 @@ class Model(Stewards):
         return scopes
 
     def _is_limited(self, who: Person, name: str) -> bool:
-        """docs/modelling.md, "Fair use"; a test does not last an hour."""
+        """docs/how-to/projects.md; a test does not last an hour."""
         most = self.datasets[name].fair_use["runs_per_hour"]
         return most is not None and sum(run.owner == who and name in run.charges for run in self.runs) >= most
 
     @staticmethod
     def _accounts(who: Person, dataset: Dataset, scopes: list[str | None], project: str | None) -> list[Key]:
-        """docs/export.md, "Which accounts a run charges"."""
+        """docs/reference/export.md, "Which accounts a run charges"."""
         keys: list[Key] = [(scope, None, None) for scope in scopes if dataset.budget is not None]
         if project in dataset.projects:
             limit = limit_of(dataset.projects[project])
@@ -179,7 +179,7 @@ class Model(Stewards):
         return keys
 
     def batch(self, who: Person, items: list[Json], is_atomic: bool) -> Answer:
-        """docs/modelling.md, "Batches": each for itself, or all or none."""
+        """docs/how-to/batches.md: each for itself, or all or none."""
         self.demand_role(who, "requester")
         asked = {item["idempotency_key"]: {k: v for k, v in item.items() if k != "idempotency_key"} for item in items}
         invalid = [body for body in asked.values() if body["mechanism"].get("noise_multiplier") == 0]
@@ -201,7 +201,7 @@ class Model(Stewards):
         except Refused as refused:
             return refused
 
-    # --- what becomes of a run: docs/accounting.md, "Settling"
+    # --- what becomes of a run: docs/explanation/accounting.md, "Settling"
 
     def start(self, who: Person, run: Run) -> Answer:
         """From now on it touches the data."""
@@ -222,7 +222,7 @@ class Model(Stewards):
         return self._report(who, run, facts, bill, beyond) if beyond else self._settled(who, run, facts, bill)
 
     def confirm(self, who: Person, run: Run, body: Json) -> Answer:
-        """A steward's word that a run executed what it reported: docs/accounting.md, "Settling"."""
+        """A steward's word that a run executed what it reported: docs/explanation/accounting.md, "Settling"."""
         self.demand_role(who, "steward")
         if run.state == "settled" and run.ended_by == {"report": "confirmed", **body}:
             return self._again(run, "confirm")

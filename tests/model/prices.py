@@ -1,4 +1,4 @@
-"""What mechanisms cost and what budgets allow, in exact fractions, from docs/accounting.md alone."""
+"""What mechanisms cost and what budgets allow, in exact fractions, from docs/explanation/accounting.md alone."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Terms = tuple[Json, str, int, "Amount"]
 """Of a run: mechanism, adjacency, segments, and what was approved."""
 DIGITS: Final = 50
 LARGEST: Final = 2**63 - 1
-"""A sum that passes it stays there (docs/export.md, "An entry")."""
+"""A sum that passes it stays there (docs/reference/export.md, "An entry")."""
 
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """Units of 1e-12 of mu² and of 1e-18 of -log(1 - delta): docs/accounting.md, "The currency"."""
+    """Units of 1e-12 of mu² and of 1e-18 of -log(1 - delta): docs/explanation/accounting.md, "The currency"."""
 
     mu: int = 0
     delta: int = 0
@@ -102,7 +102,7 @@ def limit_of(budget: Json) -> Amount:
     return Amount(math.floor(written(budget["mu"]) ** 2 * 10**12), math.floor(nats(budget.get("delta", 0)) * 10**18))
 
 
-# --- mechanisms: docs/accounting.md, the table of "Two bounds, never mixed" -------------------------------------------
+# --- mechanisms: docs/explanation/accounting.md, the table of "Two bounds, never mixed" -------------------------------
 
 BY_RELEASE: Final = ("gaussian", "pure_dp", "approximate_dp")
 

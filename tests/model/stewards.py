@@ -45,7 +45,7 @@ class Stewards:
         self.second_steward = False
 
     def write(self, name: str, kind: str, who: Person, facts: Json, keys: Iterable[Key] = ()) -> None:
-        """An entry with the balances that it touches, as they are by now (docs/export.md, "Kinds")."""
+        """An entry with the balances that it touches, as they are by now (docs/reference/export.md, "Kinds")."""
         dataset, keys = self.datasets[name], list(keys)
         for key in keys:
             dataset.accounts[key].settle_overdrawn(kind == "run-settled" and "overrun" in facts)
@@ -68,7 +68,7 @@ class Stewards:
         self.write(name, kind, who, facts, keys)
         return Answer(200, views.dataset(self.datasets, name))
 
-    # --- two people: docs/export.md, "What takes two people"
+    # --- two people: docs/reference/export.md, "What takes two people"
 
     def guarded(self, loosens: bool, proposal: Proposal, facts: Json) -> Answer:
         """Only proposes what loosens a budget, if the policy asks for a second steward; does everything else."""
@@ -121,7 +121,7 @@ class Stewards:
         self.journal.append({"kind": "policy-set", "actor": who.actor(), **body, **guards})
         return Answer(200, {"second_steward": self.second_steward})
 
-    # --- datasets: docs/modelling.md
+    # --- datasets: docs/how-to
 
     def register(self, who: Person, body: Json) -> Answer:
         """A root with a budget, or a derived dataset, which has the terms of what it comes from."""

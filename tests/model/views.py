@@ -67,7 +67,7 @@ def moved(datasets: Datasets, run: Run) -> Json:
     return {"id": run, "state": run.state, "cost": run.cost.json(), "datasets": rows}
 
 
-# --- docs/receipts.md -------------------------------------------------------------------------------------------------
+# --- docs/reference/receipts.md ---------------------------------------------------------------------------------------
 
 
 def receipt_state(run: Run) -> str | None:
