@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_type_hints
+
 from guide import schemas
 from guide.markdown import code, codes, sentence, table
 from ledger.accounting.cost import Precision
@@ -38,8 +41,27 @@ def _about(mechanism: type[BaseMechanism]) -> str:
     return sentence((mechanism.__doc__ or "").partition("\n\n")[0])
 
 
+def descriptions() -> dict[str, str]:
+    """What each field means, from the client's classes; their words name options of the command line."""
+    found = {"parts": "The mechanisms it is made of; each of them is done once to the same data."}
+    for mechanism in IN_CLIENT.values():
+        for name, hint in get_type_hints(mechanism, include_extras=True).items():
+            texts = [part for part in getattr(hint, "__metadata__", ()) if isinstance(part, str)]
+            if texts:
+                text = texts[0].replace(" (the default)", "")  # which is one of the command line alone
+                found.setdefault(name, re.sub(r"--([a-z][a-z-]*)", lambda option: _field(option[1]), text))
+    return found
+
+
+def _field(option: str) -> str:
+    return code(option.removeprefix("mechanism-").replace("-", "_"))
+
+
 def _mechanism(mechanism: type[BaseMechanism]) -> str:
     schema = mechanism.model_json_schema(ref_template="#/{model}")
+    meant = descriptions()
+    for name, member in schema["properties"].items():
+        member.setdefault("description", meant.get(name, ""))
     parts = [_about(mechanism), schemas.members(schema, lambda name: f"[{name}](http/shapes.md#{name.lower()})")]
     if mechanism.methods:
         rows = ((code(name), CLOSENESS[closeness]) for name, closeness in mechanism.methods.items())

@@ -38,12 +38,18 @@ def _plain(schema: Mapping[str, Any], link: Link) -> str:
 
 def _limits(schema: Mapping[str, Any]) -> list[str]:
     words = [f"({schema['format']})"] if "format" in schema else []
-    for name, sign in (("minimum", "≥"), ("exclusiveMinimum", ">"), ("maximum", "≤"), ("exclusiveMaximum", "<")):
-        if name in schema:
-            words.append(f"{sign} {schema[name]}")
+    if "minimum" in schema and "maximum" in schema:
+        words.append(f"from {_number(schema['minimum'])} to {_number(schema['maximum'])}")
+    else:
+        signs = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
+        words += [f"{sign} {_number(schema[name])}" for name, sign in signs.items() if name in schema]
     if "pattern" in schema:
         words.append(f"matching {code(schema['pattern'])}")
     return words
+
+
+def _number(value: float) -> str:
+    return f"{int(value):,}" if value == int(value) else f"{value:g}"
 
 
 def members(schema: Mapping[str, Any], link: Link) -> str:

@@ -25,7 +25,7 @@ UNITS = {
     "port": "",
 }
 """The unit of a number, by how the name of its setting ends."""
-KINDS = {"tuple": "a list, separated by commas", "Path": "a path", "SecretStr": "text, not shown anywhere"}
+KINDS = {"tuple": "a list, separated by commas", "Path": "a path", "SecretStr": "text (secret)"}
 """What else a setting takes, by its type."""
 
 

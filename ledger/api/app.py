@@ -41,6 +41,7 @@ _DESCRIPTION = """
 The system of record for differential-privacy budgets. A dataset is registered with a budget; a training run asks here
 before it touches the data; the ledger works out what the run costs, composes it with all that was spent before, and
 approves or refuses it, for ever on record. Errors are `application/problem+json` with a stable `code`.
+The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whole reference.
 """
 
 

@@ -131,6 +131,8 @@ def test_every_mechanism() -> None:
         about = section(text, name)
         for field in mechanism.model_fields:
             assert rows(about, field), f"{name}.{field}"
+            (row,) = rows(about, field)
+            assert field == "type" or row.split("|")[4].strip(), f"{name}.{field} is not explained"
         for method in mechanism.methods:
             assert rows(about, method), f"{name}: {method}"
 
