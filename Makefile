@@ -54,8 +54,16 @@ prove: $(VENV)/installed-test ## The tests with their counts at full size, which
 bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates
 	$(BIN)/python -m tests.bench
 
+.PHONY: docs
+docs: $(VENV)/installed-docs ## The documentation site, which the server serves at /docs/guide
+	$(KEEP_BYTECODE) $(BIN)/python -m guide
+
+.PHONY: wheel
+wheel: docs ## The wheel in dist, with the documentation site
+	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
+
 .PHONY: check
-check: $(VENV)/installed-test ## Style, types, migrations, and known vulnerabilities
+check: $(VENV)/installed-test docs ## Style, types, migrations, the documentation site, and known vulnerabilities
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
@@ -69,11 +77,12 @@ check: $(VENV)/installed-test ## Style, types, migrations, and known vulnerabili
 lock: $(UV_VENV)/made ## Pin every package anew in the lock files
 	$(LOCK) --group build --extra server pyproject.toml --output-file requirements.lock
 	$(LOCK) --group build --extra server --extra test pyproject.toml --constraint requirements.lock --output-file requirements-test.lock
+	$(LOCK) --group build --group docs --extra server pyproject.toml --constraint requirements-test.lock --output-file requirements-docs.lock
 	$(LOCK) --group audit --output-file .ci/audit.lock
 
 .PHONY: clean
 clean: ## Remove the environment, caches and builds; ledgers stay
-	rm -rf $(VENV) build dist .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) build dist ledger/site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # Each stamp is made last, so that a step that failed is done again.
@@ -94,6 +103,10 @@ $(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
 
 $(VENV)/installed-test: requirements-test.lock $(VENV)/installed
 	$(PIP) install --quiet --require-hashes --requirement requirements-test.lock
+	@touch $@
+
+$(VENV)/installed-docs: requirements-docs.lock $(VENV)/installed
+	$(PIP) install --quiet --require-hashes --requirement requirements-docs.lock
 	@touch $@
 
 $(OPACUS): Makefile $(VENV)/made

@@ -2,9 +2,9 @@
 
 The ledger decides by a filter, adding up mu² and -log(1 - delta), because runs may be chosen by what earlier ones
 showed. For runs that were all fixed beforehand more is known: their dominating pairs can be composed exactly, and
-epsilon read off that curve. Deciding on it would be invalid (docs/accounting.md, "Tempting, and wrong"). What stands
-here is an upper bound all the same, by the means of the certificates: `pld` puts losses on a grid so that they
-dominate, `composition` composes them with every error bounded, and epsilon is read off the bounds.
+epsilon read off that curve. Deciding on it would be invalid (docs/explanation/accounting.md, "Tempting, and wrong").
+What stands here is an upper bound all the same, by the means of the certificates: `pld` puts losses on a grid so that
+they dominate, `composition` composes them with every error bounded, and epsilon is read off the bounds.
 
 What each mechanism is made of stands in its module (`exact_parts`), in the terms of `pairs`: G_mu itself, whose squares
 add up in fractions; the pair of one step or release; or, where no pair is known, what was charged, its envelope.

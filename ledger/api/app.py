@@ -14,7 +14,21 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.types import ASGIApp
 
 from ledger import __version__
-from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
+from ledger.api import (
+    alerts,
+    contract,
+    datasets,
+    docs,
+    evaluate,
+    guide,
+    plan,
+    problems,
+    proposals,
+    reports,
+    runs,
+    system,
+    tenants,
+)
 from ledger.api.build import Builder
 from ledger.api.headers import SecurityHeaders
 from ledger.api.limits import Buckets, Crowd, Shares, Together
@@ -31,7 +45,11 @@ _DESCRIPTION = """
 The system of record for differential-privacy budgets. A dataset is registered with a budget; a training run asks here
 before it touches the data; the ledger works out what the run costs, composes it with all that was spent before, and
 approves or refuses it, for ever on record. Errors are `application/problem+json` with a stable `code`.
+The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whole reference.
 """
+
+
+_PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
 
 
 class Application(FastAPI):
@@ -53,6 +71,7 @@ class Application(FastAPI):
         if self.openapi_schema is not None:
             return self.openapi_schema
         document = super().openapi()
+        contract.describe(document, [route for part in _PARTS for route in part.router.routes])
         calls = [call for path in document["paths"].values() for call in path.values()]
         for status, answer in [pair for call in calls for pair in call["responses"].items()]:
             if status == "default" or int(status) >= 400:
@@ -102,7 +121,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         redirect_slashes=False,
         responses={"default": {"model": ProblemShown, "description": "A problem, with its `code`."}},
     )
-    for part in (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs):
+    for part in _PARTS:
         app.include_router(part.router)
     app.state.metrics = metrics
     app.state.unread_bytes_max = min(chosen.body_bytes_max, chosen.discard_bytes_max)

@@ -122,7 +122,7 @@ def show_head(name: str, caller: Auditor, request: Request) -> Response:
 def prove_inclusion(
     name: str, caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None
 ) -> Response:
-    """Prove that an entry is in the journal, with a few hashes. docs/export.md has how it is checked."""
+    """Prove that an entry is in the journal, with a few hashes. docs/reference/export.md has how it is checked."""
     return Json(services(request).journals.inclusion(caller, name, seq=seq, size=size))
 
 
@@ -136,5 +136,8 @@ def prove_consistency(
 
 @router.get("/{name}/export", responses=journals.EXPORTED, response_class=StreamingResponse, response_model=None)
 def export(name: str, caller: Auditor, request: Request) -> Response:
-    """Export the dataset's whole journal as it is now, for `privacy-ledger verify`. docs/export.md has the format."""
+    """Export the dataset's whole journal as it is now, for `privacy-ledger verify`.
+
+    docs/reference/export.md has the format.
+    """
     return journals.export(services(request).journals.export(caller, name), request, caller)

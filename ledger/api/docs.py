@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import mimetypes
-import re
 from importlib.resources import files
 from pathlib import Path
 from typing import Final
@@ -14,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse, Response
 
+from ledger.api.headers import script_hashes
 from ledger.api.limits import Together
 
 router = APIRouter(include_in_schema=False)
@@ -29,13 +27,9 @@ _PAGE: Final = bytes(
         swagger_favicon_url="/docs/favicon.png",
     ).body
 )
-_SCRIPTS: Final = re.findall(rb"<script>(.*?)</script>", _PAGE, re.DOTALL)
-_HASHES: Final = " ".join(
-    f"'sha256-{base64.b64encode(hashlib.sha256(script).digest()).decode()}'" for script in _SCRIPTS
-)
 POLICY: Final = (
-    f"default-src 'none'; script-src 'self' {_HASHES}; style-src 'self' 'unsafe-inline'; img-src 'self' data:;"
-    " connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    f"default-src 'none'; script-src 'self' {script_hashes(_PAGE)}; style-src 'self' 'unsafe-inline';"
+    " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
 """Its own files, and its one inline script by its hash. Swagger UI sets styles on elements, which only this allows."""
 

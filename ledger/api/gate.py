@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -26,22 +25,23 @@ async def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)])
     return caller
 
 
-def allowed(action: str) -> Callable[..., Awaitable[Actor]]:
+class Allowed:
     """A dependency: the caller, who may do this in their tenant. Raises Forbidden."""
 
-    async def check(caller: Annotated[Caller, Depends(_caller)]) -> Actor:
+    def __init__(self, action: str) -> None:
+        self.action = action
+
+    async def __call__(self, caller: Annotated[Caller, Depends(_caller)]) -> Actor:
         if isinstance(caller, Operator):
             raise Forbidden("The operator's key makes tenants; it opens nothing that belongs to one.")
-        if not roles.may(caller, action):
+        if not roles.may(caller, self.action):
             who = (
                 f"The role {caller.role}"
-                if caller.role not in roles.ALLOWED[action]
+                if caller.role not in roles.ALLOWED[self.action]
                 else "A key limited to datasets or projects"
             )
-            raise Forbidden(f"{who} may not {action}.", role=caller.role)
+            raise Forbidden(f"{who} may not {self.action}.", role=caller.role)
         return caller
-
-    return check
 
 
 async def anyone(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
@@ -56,13 +56,13 @@ async def operator(caller: Annotated[Caller, Depends(_caller)]) -> Operator:
     return caller
 
 
-Reader = Annotated[Actor, Depends(allowed("read"))]
-Requester = Annotated[Actor, Depends(allowed("ask for runs"))]
-Ender = Annotated[Actor, Depends(allowed("end runs"))]
-Registrar = Annotated[Actor, Depends(allowed("register datasets"))]
-Steward = Annotated[Actor, Depends(allowed("manage datasets"))]
-Auditor = Annotated[Actor, Depends(allowed("read the journal"))]
-Admin = Annotated[Actor, Depends(allowed("manage keys"))]
-Alarmist = Annotated[Actor, Depends(allowed("set alerts"))]
+Reader = Annotated[Actor, Depends(Allowed("read"))]
+Requester = Annotated[Actor, Depends(Allowed("ask for runs"))]
+Ender = Annotated[Actor, Depends(Allowed("end runs"))]
+Registrar = Annotated[Actor, Depends(Allowed("register datasets"))]
+Steward = Annotated[Actor, Depends(Allowed("manage datasets"))]
+Auditor = Annotated[Actor, Depends(Allowed("read the journal"))]
+Admin = Annotated[Actor, Depends(Allowed("manage keys"))]
+Alarmist = Annotated[Actor, Depends(Allowed("set alerts"))]
 Anyone = Annotated[Caller, Depends(anyone)]
 TheOperator = Annotated[Operator, Depends(operator)]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import re
 from typing import Final
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -20,6 +23,15 @@ _UNLESS_SAID: Final = ((b"content-security-policy", NOTHING.encode()),)
 _PRIVATE: Final = (*_UNLESS_SAID, (b"cache-control", b"no-store"))
 # Of this host alone: others under its domain are not ours to decide for.
 _OVER_TLS: Final = ((b"strict-transport-security", b"max-age=31536000"),)
+
+
+def script_hashes(page: bytes) -> str:
+    """The inline scripts of a page of ours, as a Content-Security-Policy names them: 'sha256-…', with spaces between.
+
+    Data blocks, which have a type, are not run and need no hash. Source: Content Security Policy Level 3, 6.7.
+    """
+    digests = (hashlib.sha256(script).digest() for script in re.findall(rb"<script>(.*?)</script>", page, re.DOTALL))
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
 class SecurityHeaders:

@@ -59,7 +59,7 @@ _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
             "application/pdf": {},
             "text/csv": {},
         },
-        "description": "The report. docs/report.md says what stands in it, ledger/report/schema.json the JSON's shape.",
+        "description": "The report. docs/how-to/report.md explains it, ledger/report/schema.json has the JSON's shape.",
     }
 }
 _SHAPE: Final[dict[str, Any]] = {"responses": _FORMATS, "response_class": Response, "response_model": None}

@@ -7,7 +7,7 @@
     opinion    dp-accounting's numbers beside ours, where it is installed
     work       all of it together
 
-`recompute(lines)` is the way in; docs/recompute.md says what is compared, how closely, and what it can show.
+`recompute(lines)` is the way in; docs/how-to/recompute.md says what is compared, how closely, and what it can show.
 """
 
 from ledger.recompute.composed import Composition

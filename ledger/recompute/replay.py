@@ -1,8 +1,8 @@
 """The balances as they would have been had every run cost what it should have, and where they pass a limit.
 
-The sums are those of the journal (docs/export.md), with other addends: a run holds its cost from its approval, gives it
-back when it is settled or voided, and is spent with what it is charged. Limits are those that the entries say. Nothing
-is decided again: what was approved stays approved, since it was done.
+The sums are those of the journal (docs/reference/export.md), with other addends: a run holds its cost from its
+approval, gives it back when it is settled or voided, and is spent with what it is charged. Limits are those that the
+entries say. Nothing is decided again: what was approved stays approved, since it was done.
 
 A principal's account is left out: fair use limits what somebody holds, and is no guarantee about the data.
 """

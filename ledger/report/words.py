@@ -100,8 +100,8 @@ def _derived(parent: str, unit: str) -> str:
 _COMPOSITION: Final = (
     "Runs may be chosen by what earlier ones showed: adding up mu² against a limit fixed beforehand is a valid privacy "
     "filter (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023); that the deltas are added so is the argument in "
-    "docs/accounting.md. What is guaranteed is the limit that was fixed beforehand; the epsilon of what is spent so "
-    "far is a guarantee for runs that were fixed in advance, and an indication otherwise."
+    "docs/explanation/decision.md. What is guaranteed is the limit that was fixed beforehand; the epsilon of what is "
+    "spent so far is a guarantee for runs that were fixed in advance, and an indication otherwise."
 )
 _DECLARED: Final = (
     "The ledger does not watch a run. Mechanism, noise, sampling and executed steps are what was declared; code "
@@ -141,7 +141,12 @@ TOTALS: Final = (
     "those that are held or started, left is limit - spent - held, in each of mu_sq_pico and delta_atto. An account of "
     "a principal counts what is held alone. A sum stays at 2^63 - 1 where it would pass it."
 )
-DOCUMENTS: Final = ("docs/report.md", "docs/export.md", "docs/accounting.md", "ledger/report/schema.json")
+DOCUMENTS: Final = (
+    "docs/how-to/report.md",
+    "docs/reference/export.md",
+    "docs/explanation/accounting.md",
+    "ledger/report/schema.json",
+)
 
 
 def commands(question: Question, names: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ The text of `entry` is the entry's canonical form, byte for byte, and `hash` the
 Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Where an entry names its request
 by its digest, because that stands in another dataset's journal, `{"request":{…}}` stands in the line before it. If that
 line is left out, all is checked but what the request decides. Version 2 had no such lines, version 1 neither keys nor
-root nor signature. `docs/export.md` says all that someone needs who writes a verifier of their own.
+root nor signature. `docs/reference/export.md` says all that someone needs who writes a verifier of their own.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The table of docs/accounting.md: `python -m tests.accounting.figures` prints it, and a test compares."""
+"""The table of docs/explanation/accounting.md: `python -m tests.accounting.figures` prints it, and a test compares."""
 
 from __future__ import annotations
 

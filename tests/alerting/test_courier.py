@@ -175,7 +175,7 @@ def raw(text_: str) -> bytes:
 
 
 def verified(body: dict[str, Any], jwks: dict[str, Any]) -> Any:
-    """The event that a receiver believes: by `cryptography` and the published keys alone, as docs/alerts.md says."""
+    """The event that a receiver believes: by `cryptography` and the published keys, as docs/how-to/alerts.md says."""
     header, payload, signature = body["signature"].split(".")
     said = json.loads(raw(header))
     assert said["typ"] == "privacy-ledger-alert+jws"

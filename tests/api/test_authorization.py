@@ -288,6 +288,19 @@ def is_found_first(row: Row, who: str) -> bool:
     return row.is_started and who == "limited requester"
 
 
+def test_the_document_says_who_may(database: Settings) -> None:
+    """Goal: the OpenAPI document, and the reference that is made of it, name the roles that this table gives a call.
+    Method: each line of the table, but for what changes once a run was started, against `x-roles`."""
+    document = create_app(database).openapi()
+    for row in ROWS:
+        if row.is_started:
+            continue
+        by = {who for who in WHO if who not in LIMITS and row.cells[who] != "-"}
+        named = document["paths"][row.path][row.method.lower()].get("x-roles")
+        assert (by if named is None else set(named)) == by, row
+        assert (named is None) == (not row.path.startswith("/v1/")), row
+
+
 def cases(scene: Scene, row: Row, who: str) -> Iterator[tuple[str, Ledger]]:
     """Whose run a call is tried on; where it is about no run, it is done once."""
     may_ask = next(each for each in ROWS if (each.method, each.path) == ("POST", "/v1/runs")).cells[who] == "x"

@@ -191,6 +191,13 @@ def test_errors_are_declared_as_problems(document: dict[str, Any]) -> None:
         assert "422" not in errors
 
 
+def test_every_code_is_of_some_call(document: dict[str, Any]) -> None:
+    """Goal: the codes of the calls are those of the ledger. Method: all of them together, but for the two that a
+    request gets for which there is no call."""
+    codes = {code for _, _, call in calls_of(document) for code in call["x-codes"]}
+    assert codes == set(STATUS) - {"method-not-allowed"}
+
+
 # --- examples --------------------------------------------------------------------------------------------------------
 
 
@@ -298,6 +305,7 @@ class Checked:
         shapes = shapes_of(call, answer.status_code)
         if answer.is_error:
             assert STATUS[answer.json()["code"]] == answer.status_code
+            assert answer.json()["code"] in call["x-codes"], (method, path)
             # Any problem could pass for one of no other members than every problem has.
             shape = OF_CODE.get(answer.json()["code"], common.Problem)
             assert shape in shapes, (method, path)

@@ -1,7 +1,7 @@
 """A long journal out of nothing: as many runs as are asked for, over a year, the same for the same seed.
 
 Nothing of it is kept in memory but the runs that were read last. Written here entry by entry and not by
-`ledger.core.decision.group`, as somebody would who had only docs/export.md.
+`ledger.core.decision.group`, as somebody would who had only docs/reference/export.md.
 """
 
 from __future__ import annotations

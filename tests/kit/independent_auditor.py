@@ -1,5 +1,6 @@
-"""An auditor who has an export, the public keys and docs/export.md, and trusts nothing else: it imports nothing of the
-ledger, but `cryptography`, for Ed25519, and the verifier beside it, which imports nothing of the ledger either.
+"""An auditor who has an export, the public keys and docs/reference/export.md, and trusts nothing else: it imports
+nothing of the ledger, but `cryptography`, for Ed25519, and the verifier beside it, which imports nothing of the ledger
+either.
 
 python independent_auditor.py EXPORT JWKS     prints the totals as JSON, or the first thing that is wrong
 """
@@ -120,8 +121,8 @@ def moved(entries: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
 
 
 def disclosed(amount: list[int]) -> dict[str, Any]:
-    """An amount in words, by the formulas of docs/accounting.md: epsilon at two deltas, and by how many true positives
-    the best attack goes with so many false ones."""
+    """An amount in words, by the formulas of docs/explanation/accounting.md: epsilon at two deltas, and by how many
+    true positives the best attack goes with so many false ones."""
     mu, exact = math.sqrt(amount[0] / 1e12), 1 - (-Decimal(amount[1]).scaleb(-18)).exp()
     delta = float(exact)
 

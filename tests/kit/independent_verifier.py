@@ -1,4 +1,4 @@
-"""A verifier that somebody else could have written from docs/export.md: it imports nothing of the ledger.
+"""A verifier that somebody else could have written from docs/reference/export.md: it imports nothing of the ledger.
 
 python independent_verifier.py EXPORT [TENANT]     prints what the journal adds up to, or the first entry that is wrong
 

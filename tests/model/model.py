@@ -20,7 +20,7 @@ Over = dict[tuple[str, Key, str], Sequence[int]]
 """By dataset, account and quantity, all in which something does not fit: what was requested, what remained, limit."""
 OWN: Final[Key] = (None, None, None)
 FULL: Final = Amount(2**63 - 1, 2**63 - 1)
-"""A sum that passes it stays there (docs/export.md, "An entry")."""
+"""A sum that passes it stays there (docs/reference/export.md, "An entry")."""
 TERMS: Final = ("privacy_unit", "adjacency", "bound")
 INVALID: Final = dict.fromkeys(("invalid-request", "invalid-mechanism", "idempotency-key-reused"), 422)
 OTHERS: Final = {"idempotency-key-missing": 400, "forbidden": 403, "not-found": 404, "too-large": 413}
@@ -72,7 +72,7 @@ class Person:
 
 @dataclass
 class Account:
-    """docs/export.md, "Accounts"."""
+    """docs/reference/export.md, "Accounts"."""
 
     limit: Amount
     spent: Amount = NOTHING
@@ -147,7 +147,7 @@ class Run:
         return self.state if self.state in ("held", "started") and not self.waits else None
 
     def receipt(self, state: str) -> Json:
-        """What a receipt says (docs/receipts.md), beside tenant, digest and entries."""
+        """What a receipt says (docs/reference/receipts.md), beside tenant, digest and entries."""
         body = {"v": 2, "type": "receipt", "run": self, "state": state, "decision": "approved", "cost": self.plan.cost}
         project = {"project": self.body["project"]} if "project" in self.body else {}
         return {**body, **project, "datasets": [{"name": name, **self.permitted(name)} for name in self.charges]}
@@ -205,7 +205,7 @@ class Model:
     # --- what is written and shown
 
     def write(self, own: Dataset, kind: str, who: Person, facts: Json, keys: Sequence[Key] = ()) -> None:
-        """An entry with the balances that it touches, as they are by now (docs/export.md, "Kinds"). After an overrun
+        """An entry with the balances that it touches, as they are by now (docs/reference/export.md, "Kinds"). After an overrun
         `overdrawn` is exactly what is beyond the limit, otherwise never more than before."""
         for account in (own.accounts[key] for key in keys):
             beyond = NOTHING.join(NOTHING - account.remaining, max)
@@ -251,7 +251,7 @@ class Model:
         """All that a run charges, by dataset."""
         return [(name, key, self.datasets[name].accounts[key]) for name, keys in run.charges.items() for key in keys]
 
-    # --- calls on datasets and on runs: docs/export.md, "What takes two people"
+    # --- calls on datasets and on runs: docs/reference/export.md, "What takes two people"
 
     def perform(self, who: Person, call: str, on: str | Dataset | Run, body: Any) -> Answer:
         """A call is a generator: it first yields whether it loosens a budget, what a proposal of it would state, and
@@ -320,7 +320,7 @@ class Model:
         self.journal.append({"kind": "policy-set", "actor": who, **body, **guards})
         return Answer(200, {"second_steward": self.second_steward})
 
-    # --- datasets: docs/modelling.md
+    # --- datasets: docs/how-to/
 
     def register(self, who: Person, body: Json) -> Answer:
         """A root with a budget, or a derived dataset, which has the terms of what it comes from."""
@@ -390,7 +390,7 @@ class Model:
         own.fair_use = new
         yield self.changed(own, "fair-use-set", who, facts)
 
-    # --- asking for runs: docs/accounting.md, "The decision" and "Several accounts"
+    # --- asking for runs: docs/explanation/decision.md
 
     def ask(self, who: Person, key: str, body: Json) -> Answer:
         """Decides on a run: every account has to have room for it, in both quantities, or none is charged."""
@@ -452,13 +452,13 @@ class Model:
         return Run(who, body, next(iter(on.values())).terms[1], charges, via)
 
     def is_limited(self, who: Person, own: Dataset) -> bool:
-        """docs/modelling.md, "Fair use"; a test does not last an hour."""
+        """docs/how-to/, "Fair use"; a test does not last an hour."""
         most = own.fair_use["runs_per_hour"]
         return most is not None and sum(run.owner == who and own.name in run.charges for run in self.runs) >= most
 
     @staticmethod
     def opened(who: Person, own: Dataset, scopes: list[str | None], project: str | None) -> list[Key]:
-        """docs/export.md, "Which accounts a run charges". One that is charged first begins with the limit alone."""
+        """docs/reference/export.md, "Which accounts a run charges". One that is charged first begins with the limit alone."""
         budgets: dict[Any, Json | None] = {(holder, None): own.budgets.get(holder) for holder in (None, project)}
         keys: list[Key] = []
         for holder, budget in {**budgets, (None, who.id): own.fair_use["held"]}.items():
@@ -470,7 +470,7 @@ class Model:
         return keys
 
     def batch(self, who: Person, items: list[Json], is_atomic: bool) -> Answer:
-        """docs/modelling.md, "Batches": each for itself, or all or none."""
+        """docs/how-to/, "Batches": each for itself, or all or none."""
         who.demand_role("requester")
         asked = {item["idempotency_key"]: {k: v for k, v in item.items() if k != "idempotency_key"} for item in items}
         is_noiseless = any(body["mechanism"].get("noise_multiplier") == 0 for body in asked.values())
@@ -493,7 +493,7 @@ class Model:
                 results[number] = undone if result.over else Refused("batch-refused")
         return Answer(409, {"code": "batch-refused"}, results=results)
 
-    # --- what becomes of a run: docs/accounting.md, "Settling"
+    # --- what becomes of a run: docs/explanation/accounting.md, "Settling"
 
     def advance(self, who: Person, run: Run, kind: str, facts: Json, frozen: Sequence[str] = ()) -> Answer:
         """The run's next entries. A dataset in which an overrun does not fit is frozen."""

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import reduce
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -44,7 +45,17 @@ BEFORE: dict[str, Any] = json.loads((Path(__file__).parents[1] / "cases" / "revi
 JWKS: dict[str, Any] = BEFORE["jwks"]
 KEYS = PublicKeys.of(JWKS)
 RUNS: dict[str, str] = BEFORE["runs"]
-SHOWN: dict[str, Any] = BEFORE["shown"]
+MOVED = {"report": "how-to/report", "export": "reference/export", "accounting": "explanation/accounting"}
+"""Pages of the documentation that a report names, and where they are by now."""
+SHOWN: dict[str, Any] = json.loads(
+    reduce(
+        lambda text, name: text.replace(f'"docs/{name}.md"', f'"docs/{MOVED[name]}.md"'),
+        MOVED,
+        json.dumps(BEFORE["shown"]).replace(
+            "argument in docs/accounting.md", "argument in docs/explanation/decision.md"
+        ),
+    )
+)
 TENANT: dict[str, str] = SHOWN["/v1/me"]["tenant"]
 EXPORTS: dict[str, str] = {**BEFORE["exports"], "": BEFORE["tenant_export"]}
 """By the dataset's name; of the tenant's own journal under none."""

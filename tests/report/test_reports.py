@@ -731,7 +731,7 @@ def test_the_reader_ends_where_it_began(database: Settings) -> None:
 
 def test_the_page_about_reports_is_complete() -> None:
     """Goal: whoever reads a report finds every part of it explained, and every column, and the bounds that count."""
-    page = (Path(__file__).parents[2] / "docs" / "report.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "report.md").read_text()
     for name in (*SCHEMA["required"][2:], *table.COLUMNS):
         assert f"`{name}`" in page, name
     for bound in (view.RUNS_OF_DATASET_MAX, view.RUNS_MAX, view.ACCOUNTS_MAX, view.DATASETS_MAX, view.FIGURES_MAX):

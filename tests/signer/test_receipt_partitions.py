@@ -100,7 +100,7 @@ def charged(ledger: Ledger, run: str, dataset: str) -> set[str]:
 
 
 def expanded(items: list[Any]) -> list[str]:
-    """The names of a receipt's list, by docs/receipts.md."""
+    """The names of a receipt's list, by docs/reference/receipts.md."""
     names: list[str] = []
     for item in items:
         if isinstance(item, str):
@@ -187,7 +187,8 @@ def test_a_partition_that_no_origin_shares(ledger: Ledger) -> None:
 
 def test_ranges(tries: Callable[[int, int], int]) -> None:
     """Goal: a list with ranges means exactly the names that it was made of, to the client and to a reader of
-    docs/receipts.md, and many months or shards are a short one. Method: names drawn at random from a few prefixes."""
+    docs/reference/receipts.md, and many months or shards are a short one. Method: names drawn at random from a few
+    prefixes."""
     months = [f"{year}-{month:02}" for year in (2025, 2026) for month in range(1, 13)]
     assert compact(months) == [["2025-01", "2025-12"], ["2026-01", "2026-12"]]
     assert compact(["b", "a", "s9", "s10", "s11", "s12", "x1", "x2"]) == ["a", "b", ["s10", "s12"], "s9", "x1", "x2"]

@@ -64,7 +64,7 @@ def un64(text: str) -> bytes:
 
 
 def read(token: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
-    """What a receipt says, by docs/receipts.md. Raises InvalidSignature, KeyError, ValueError."""
+    """What a receipt says, by docs/reference/receipts.md. Raises InvalidSignature, KeyError, ValueError."""
     header, payload, signature = token.split(".")
     head = json.loads(un64(header))
     if head.keys() != {"alg", "kid", "typ"} or (head["alg"], head["typ"]) != ("EdDSA", "privacy-ledger-receipt+jws"):
@@ -522,7 +522,7 @@ Verdict = Callable[[], tuple[str, int]]
 
 @dataclass(frozen=True)
 class Gate:
-    """The example of docs/receipts.md, as the step before a job: a process of its own."""
+    """The example of docs/how-to/receipts.md, as the step before a job: a process of its own."""
 
     folder: Path
     jwks: dict[str, Any]

@@ -108,9 +108,9 @@ def verdict(check: Callable[[list[str]], Any], lines: list[str]) -> int | None:
 
 
 def test_both_verifiers_agree(tries: Callable[[int, int], int]) -> None:
-    """Goal: docs/export.md is what the verifier does, rule by rule. Method: seeded changes in journals with an entry of
-    every kind, every hash and the signature made anew; the verifier and the one that shares no code name the same
-    entry, or none."""
+    """Goal: docs/reference/export.md is what the verifier does, rule by rule. Method: seeded changes in journals
+    with an entry of every kind, every hash and the signature made anew; the verifier and the one that shares no
+    code name the same entry, or none."""
     rng = random.Random(15)
     made = journals_of_parts()
     known = made.requests | story().requests

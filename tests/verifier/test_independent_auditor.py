@@ -42,8 +42,9 @@ def exact(balance: dict[str, Any]) -> dict[str, Any]:
 
 
 def test_the_auditor_recomputes_what_the_ledger_says(ledger: Ledger, tmp_path: Path) -> None:
-    """Goal: with the export, the public keys and docs/export.md, somebody else's code comes to the ledger's totals.
-    Method: that code, in a process of its own, against the balances, projects, partitions, runs and head of the API."""
+    """Goal: with the export, the public keys and docs/reference/export.md, somebody else's code comes to the same
+    totals. Method: that code, in a process of its own, against the balances, projects, partitions, runs and head of
+    the API."""
     lived(ledger)
     (tmp_path / "jwks.json").write_text(ledger.client.get("/.well-known/jwks.json").text)
     for name in ("mnist", "parts"):

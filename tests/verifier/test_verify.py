@@ -75,8 +75,8 @@ def test_an_export_holds_and_adds_up_to_the_balance(ledger: Ledger) -> None:
 
 
 def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
-    """Goal: docs/export.md is enough to write a verifier from. Method: one that imports nothing of ours, in a process
-    of its own without our packages; it also has to find a changed cost."""
+    """Goal: docs/reference/export.md is enough to write a verifier from. Method: one that imports nothing of ours, in a
+    process of its own without our packages; it also has to find a changed cost."""
     assert "ledger" not in VERIFIER.read_text().split('"""', 2)[2].replace("privacy-ledger-export", "")
     code = [line for line in VERIFIER.read_text().splitlines() if line.strip() and '"""' not in line]
     assert len(code) <= 580, "short enough to be read by whoever has to trust it"

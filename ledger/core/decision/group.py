@@ -4,7 +4,7 @@ A run charges a set of accounts, all or none. It is approved when, in each of th
 and held and what it asks for stay within the limit. The limit is fixed beforehand and the cost is fixed before the run
 sees data, which makes this sum a privacy filter: it stays valid when later runs are chosen by what earlier ones showed
 (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023; for runs at the same time Haney et al. 2023). That the delta
-part may be summed in the same way is this project's own argument; both are written out in docs/accounting.md.
+part may be summed in the same way is this project's own argument; both are written out in docs/explanation/decision.md.
 """
 
 from __future__ import annotations

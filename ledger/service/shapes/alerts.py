@@ -43,7 +43,9 @@ class AlertShown(TypedDict):
     id: Id
     kind: AlertKind
     at: str
-    event: Annotated[Mapping[str, Any], Field(description="As it is signed and sent; docs/alerts.md has the members.")]
+    event: Annotated[
+        Mapping[str, Any], Field(description="As it is signed and sent; docs/how-to/alerts.md has the members.")
+    ]
     delivery: Delivery
 
 
