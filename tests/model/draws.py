@@ -27,7 +27,7 @@ def gaussian(noise: float = 5, count: int = 1) -> Json:
 
 
 class Draw(random.Random):
-    """Mechanisms, drawn by the rules of docs/explanation/accounting.md."""
+    """Mechanisms, drawn by the rules of accounting.md."""
 
     def mechanism(self, bound: str) -> Json:
         """One whose cost the model knows exactly."""

@@ -1,4 +1,4 @@
-"""What a journal, a head and a receipt prove, worked out from docs/reference/export.md and docs/reference/receipts.md alone."""
+"""What a journal, a head and a receipt prove, worked out from export.md and receipts.md alone."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def exact(text: str) -> Any:
 
 
 def canonical(value: Any) -> str:
-    """docs/reference/export.md, "An entry": sorted members, no white space, exact decimals without an exponent."""
+    """export.md, "An entry": sorted members, no white space, exact decimals without an exponent."""
     match value:
         case dict():
             return "{" + ",".join(f"{canonical(name)}:{canonical(value[name])}" for name in sorted(value)) + "}"
@@ -42,7 +42,7 @@ def digest(text: str) -> str:
 
 
 def merkle_root(hashes: list[bytes]) -> bytes:
-    """docs/reference/export.md, "The Merkle tree", top down: the left subtree is the largest power of two below the whole."""
+    """export.md, "The Merkle tree", top down: the left subtree is the largest power of two below the whole."""
     if len(hashes) <= 1:
         return hashlib.sha256(b"".join(b"\0" + leaf for leaf in hashes)).digest()
     middle = 1 << (len(hashes) - 1).bit_length() - 1
@@ -54,7 +54,7 @@ def _decoded(text: str) -> bytes:
 
 
 def signed(token: str, kind: str, jwks: Json) -> Json:
-    """The payload of a JWS that one of these keys signed; docs/reference/receipts.md, "How to check one"."""
+    """The payload of a JWS that one of these keys signed; receipts.md, "How to check one"."""
     header, payload, signature = token.split(".")
     stated = json.loads(_decoded(header))
     (key,) = [key for key in jwks["keys"] if key["kid"] == stated["kid"]]
@@ -67,7 +67,7 @@ def signed(token: str, kind: str, jwks: Json) -> Json:
 
 
 def names(items: list[Any]) -> list[str]:
-    """The partitions that a receipt lists, each by itself or in a range; docs/reference/receipts.md, "Partitions"."""
+    """The partitions that a receipt lists, each by itself or in a range; receipts.md, "Partitions"."""
     listed: list[str] = []
     for item in items:
         first, last = [item, item] if isinstance(item, str) else item
@@ -87,7 +87,7 @@ class Journal:
 
 
 def journal(export: str, jwks: Json) -> Journal:
-    """docs/reference/export.md, "What to check", 1 and 2."""
+    """export.md, "What to check", 1 and 2."""
     first, *between, last = export.splitlines()
     header, head, hashes = json.loads(first), json.loads(last)["head"], [NO_HASH]
     entries: list[Json] = []

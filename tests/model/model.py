@@ -20,7 +20,7 @@ Over = dict[tuple[str, Key, str], Sequence[int]]
 """By dataset, account and quantity, all in which something does not fit: what was requested, what remained, limit."""
 OWN: Final[Key] = (None, None, None)
 FULL: Final = Amount(2**63 - 1, 2**63 - 1)
-"""A sum that passes it stays there (docs/reference/export.md, "An entry")."""
+"""A sum that passes it stays there (export.md, "An entry")."""
 TERMS: Final = ("privacy_unit", "adjacency", "bound")
 INVALID: Final = dict.fromkeys(("invalid-request", "invalid-mechanism", "idempotency-key-reused"), 422)
 OTHERS: Final = {"idempotency-key-missing": 400, "forbidden": 403, "not-found": 404, "too-large": 413}
@@ -72,7 +72,7 @@ class Person:
 
 @dataclass
 class Account:
-    """docs/reference/export.md, "Accounts"."""
+    """export.md, "Accounts"."""
 
     limit: Amount
     spent: Amount = NOTHING
@@ -147,7 +147,7 @@ class Run:
         return self.state if self.state in ("held", "started") and not self.waits else None
 
     def receipt(self, state: str) -> Json:
-        """What a receipt says (docs/reference/receipts.md), beside tenant, digest and entries."""
+        """What a receipt says (receipts.md), beside tenant, digest and entries."""
         body = {"v": 2, "type": "receipt", "run": self, "state": state, "decision": "approved", "cost": self.plan.cost}
         project = {"project": self.body["project"]} if "project" in self.body else {}
         return {**body, **project, "datasets": [{"name": name, **self.permitted(name)} for name in self.charges]}
@@ -205,7 +205,7 @@ class Model:
     # --- what is written and shown
 
     def write(self, own: Dataset, kind: str, who: Person, facts: Json, keys: Sequence[Key] = ()) -> None:
-        """An entry with the balances that it touches, as they are by now (docs/reference/export.md, "Kinds"). After an overrun
+        """An entry with the balances that it touches, as they are by now (export.md, "Kinds"). After an overrun
         `overdrawn` is exactly what is beyond the limit, otherwise never more than before."""
         for account in (own.accounts[key] for key in keys):
             beyond = NOTHING.join(NOTHING - account.remaining, max)
@@ -251,7 +251,7 @@ class Model:
         """All that a run charges, by dataset."""
         return [(name, key, self.datasets[name].accounts[key]) for name, keys in run.charges.items() for key in keys]
 
-    # --- calls on datasets and on runs: docs/reference/export.md, "What takes two people"
+    # --- calls on datasets and on runs: export.md, "What takes two people"
 
     def perform(self, who: Person, call: str, on: str | Dataset | Run, body: Any) -> Answer:
         """A call is a generator: it first yields whether it loosens a budget, what a proposal of it would state, and
@@ -458,7 +458,7 @@ class Model:
 
     @staticmethod
     def opened(who: Person, own: Dataset, scopes: list[str | None], project: str | None) -> list[Key]:
-        """docs/reference/export.md, "Which accounts a run charges". One that is charged first begins with the limit alone."""
+        """export.md, "Which accounts a run charges". One that is charged first begins with the limit alone."""
         budgets: dict[Any, Json | None] = {(holder, None): own.budgets.get(holder) for holder in (None, project)}
         keys: list[Key] = []
         for holder, budget in {**budgets, (None, who.id): own.fair_use["held"]}.items():
@@ -493,7 +493,7 @@ class Model:
                 results[number] = undone if result.over else Refused("batch-refused")
         return Answer(409, {"code": "batch-refused"}, results=results)
 
-    # --- what becomes of a run: docs/explanation/accounting.md, "Settling"
+    # --- what becomes of a run: accounting.md, "Settling"
 
     def advance(self, who: Person, run: Run, kind: str, facts: Json, frozen: Sequence[str] = ()) -> Answer:
         """The run's next entries. A dataset in which an overrun does not fit is frozen."""

@@ -1,4 +1,4 @@
-"""What mechanisms cost and what budgets allow, in exact fractions, from docs/explanation/accounting.md alone."""
+"""What mechanisms cost and what budgets allow, in exact fractions, from accounting.md alone."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BY_RELEASE: Final = ("gaussian", "pure_dp", "approximate_dp")
 
 @dataclass(frozen=True, slots=True)
 class Amount:
-    """In units of 1e-12 of mu² and of 1e-18 of -log(1 - delta), which add up: docs/explanation/accounting.md, "The currency"."""
+    """In units of 1e-12 of mu² and of 1e-18 of -log(1 - delta), which add up: accounting.md, "The currency"."""
 
     mu: Fraction | int = 0
     delta: Fraction | int = 0

@@ -48,7 +48,7 @@ class Walk:
         self.asked: list[tuple[str, str, Json]] = []
 
     def _note(self, entry: Json) -> None:
-        """The tenant's own journal gets an entry: docs/reference/export.md, "The tenant's own journal"."""
+        """The tenant's own journal gets an entry: export.md, "The tenant's own journal"."""
         self.journal.append({**entry, "actor": self.people["admin"]})
 
     def _hire(self, name: str, role: str, **limits: Any) -> str:
