@@ -20,7 +20,7 @@ CONTRACTS = ROOT / ".importlinter"
 
 ONLY_IN: dict[str, set[str]] = {
     "cachetools": {
-        *("access", "alerting.turns", "api"),
+        *("access", "accounting.display", "alerting.turns", "api"),
         *("service.catalogue", "service.curves", "service.flights", "signer.heads"),
     },
     "fastapi": {"api"},

@@ -14,6 +14,7 @@ from ledger.access.keys import Keyring, tenant_of
 from ledger.core.people import Actor
 from ledger.settings import Settings
 from ledger.store import Reading, Store, Writing
+from tests.kit.clocks import change_clock
 from tests.kit.driver import MNIST, RELEASE, Ledger, first_keys
 from tests.kit.issuer import AUDIENCE, HOUR_US, TENANT, Clock, House, Issuer, Trust, running
 
@@ -106,9 +107,10 @@ def test_tokens_that_end_while_a_request_waits(house: House, monkeypatch: pytest
     held, started = (admin.ask(key=key).json()["id"] for key in ("held", "started"))
     assert admin.post(f"/v1/runs/{started}/start").status_code == 200
     before = house.ledger.get("/v1/datasets/mnist").json()
-    later = Reading.now_us
     with monkeypatch.context() as patched:
-        patched.setattr(Writing, "now_us", lambda self: later(self) + HOUR_US, raising=False)
+        times = Writing.times
+        patched.setattr(Writing, "now_us", lambda self: Reading.now_us(self) + HOUR_US, raising=False)
+        patched.setattr(Writing, "times", lambda self, ids: (times(self, ids)[0] + HOUR_US, times(self, ids)[1]))
         for answer in (
             admin.ask(key="new"),
             admin.post("/v1/runs/batch", {"runs": [{**RELEASE, "idempotency_key": "b"}], "atomic": True}),
@@ -148,8 +150,7 @@ def test_a_good_token_is_remembered_no_longer_than_it_is_good(
 def test_the_databases_clock_counts_too(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: a token that is over by the database's clock is refused when it is shown. Method: that clock, later."""
     admin = house.by(house.ci.token(sub="bob", groups=["admin"]))
-    real = Reading.now_us
-    monkeypatch.setattr(Reading, "now_us", lambda self: real(self) + HOUR_US)
+    change_clock(monkeypatch, lambda now: now + HOUR_US)
     assert admin.get("/v1/datasets").status_code == 401
 
 

@@ -16,6 +16,7 @@ from ledger.service import asking, costing
 from ledger.service.aside import ON_LOOP_BYTES_MAX
 from tests.kit.driver import RELEASE, Ledger
 
+NAMES = [f"{number:032}" for number in range(600)]
 LONG: dict[str, Any] = {"labels": {f"label-{number}": "x" * 255 for number in range(64)}, "purpose": "y" * 4000}
 """Members that make a request longer than is read on the loop."""
 ZCDP = {"type": "composed", "parts": [{"type": "zcdp", "rho": rho} for rho in (0.01, 0.02, 0.03)]}
@@ -70,18 +71,19 @@ def test_long_bodies_are_read_aside(ledger: Ledger, threads: Threads) -> None:
 
     Method: the same request, short and long; who read it, digested it, and answered.
     """
-    ledger.register(budget={"mu": 3})
+    ledger.register(budget={"mu": 3}, partitions=NAMES)
+    short, long = ({**RELEASE, "datasets": [{"name": "mnist", "partitions": names}]} for names in (NAMES[:1], NAMES))
     threads.take("parse")
-    assert ledger.post("/v1/runs", RELEASE, idempotency_key="short").status_code == 201
+    assert ledger.post("/v1/runs", short, idempotency_key="short").status_code == 201
     assert [on_loop for _, on_loop in threads.take("parse")] == [True]
     for name in ("read", "digest"):
         threads.take(name)
-    assert ledger.post("/v1/runs", {**RELEASE, **LONG}, idempotency_key="long").status_code == 201
+    assert ledger.post("/v1/runs", long, idempotency_key="long").status_code == 201
     for name in ("parse", "read", "digest"):
         ((size, on_loop),) = threads.take(name)
         assert size > ON_LOOP_BYTES_MAX
         assert not on_loop
-    assert ledger.post("/v1/runs", {**RELEASE, **LONG}, idempotency_key="long").headers["idempotent-replayed"] == "true"
+    assert ledger.post("/v1/runs", long, idempotency_key="long").headers["idempotent-replayed"] == "true"
 
 
 def test_long_bodies_are_refused_alike(ledger: Ledger) -> None:

@@ -167,6 +167,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "created_us": 1,
             "alerting": None,
         },
+        "leases": {"name": str(id_), "holder": NOWHERE, "until_us": 1},
         "operator_keys": {"id": id_, "digest": 2 * id_.bytes, "created_us": 1, "revoked_us": None},
         "keys": {
             "id": id_,
@@ -281,7 +282,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "failure": None,
         },
     }
-    own = {} if table.name in ("tenants", "operator_keys") else {"tenant_id": tenant}
+    own = {} if table.name in ("tenants", "operator_keys", "leases") else {"tenant_id": tenant}
     return own | mine[table.name] | changes
 
 
@@ -289,6 +290,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
 ROWS: dict[Table, list[dict[str, Any]]] = {
     tables.tenants: [row(tables.tenants, tenant_id=tenant, name=str(tenant)) for tenant in (ACME, BETA)],
     tables.operator_keys: [row(tables.operator_keys, digest=bytes(32))],
+    tables.leases: [row(tables.leases, name="a lease")],
     tables.keys: [row(tables.keys, id=MAIN_KEY, digest=bytes(32))],
     tables.datasets: [
         row(tables.datasets, id=MNIST, name="mnist", seq=3),

@@ -36,6 +36,7 @@ from ledger.store import Reading, Store, Writing, engine_for
 from ledger.store.tables import datasets
 from ledger.verifier.verify import verify
 from tests.kit.books import ALONE, COSTING, TERMS
+from tests.kit.clocks import change_clock
 from tests.kit.driver import Ledger, first_keys
 
 SECONDS = 60
@@ -372,10 +373,8 @@ def test_a_clock_that_goes_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch)
     """Goal: the times of a journal never go back, whatever is done to the database's clock. Method: the clock an hour
     ahead, and then right again; entries of a dataset and of the tenant, which hold and stand in order."""
     ledger.register()
-    clock, both = Reading.now_us, Writing.times
     with monkeypatch.context() as patched:
-        patched.setattr(Reading, "now_us", lambda self: clock(self) + 3_600_000_000)
-        patched.setattr(Writing, "times", lambda self, ids: (both(self, ids)[0] + 3_600_000_000, both(self, ids)[1]))
+        change_clock(patched, lambda now: now + 3_600_000_000)
         assert ledger.ask(key="ahead").status_code == 201
         key = ledger.post("/v1/keys", {"name": "k", "role": "auditor"})
         assert key.status_code == 201

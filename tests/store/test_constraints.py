@@ -310,7 +310,7 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
 
 # --- every key begins with the tenant --------------------------------------------------------------------------------
 
-OF_NO_TENANT = {"tenants", "operator_keys", "alembic_version"}
+OF_NO_TENANT = {"tenants", "operator_keys", "leases", "alembic_version"}
 
 POSTGRESQL_KEYS = """
     SELECT t.relname, c.conname,
