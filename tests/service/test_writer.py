@@ -32,7 +32,7 @@ from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
 from ledger.service.writer import Writer
 from ledger.settings import Settings
-from ledger.store import Reading, Store, Writing, engine_for
+from ledger.store import Store, Writing, engine_for
 from ledger.store.tables import datasets
 from ledger.verifier.verify import verify
 from tests.kit.books import ALONE, COSTING, TERMS
