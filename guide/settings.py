@@ -56,7 +56,11 @@ Set them in the environment of `privacy-ledger serve`, `init`, `migrate` and `ch
 directory. The environment has precedence. The server reads them when it starts.
 
 {table(("setting", "meaning", "values", "default"), rows)}
-The clients read two variables: `LEDGER_URL`, where the server is, and `LEDGER_KEY`, your key.
+[Limits](../how-to/limits.md) explains the settings that keep callers from each other. They hold for each process.
+
+The client and the command line read `LEDGER_URL`, the address of the server, `LEDGER_KEY`, your key, and `LEDGER_ALLOW_HTTP`. With
+`LEDGER_ALLOW_HTTP=1` they send the key over `http://` to another machine too; [otherwise they
+refuse](../how-to/keys.md#send-keys-only-over-tls).
 """
 
 
