@@ -58,9 +58,9 @@ directory. The environment has precedence. The server reads them when it starts.
 {table(("setting", "meaning", "values", "default"), rows)}
 [Limits](../how-to/limits.md) explains the settings that keep callers from each other. They hold for each process.
 
-The client and the command line read `LEDGER_URL`, the address of the server, `LEDGER_KEY`, your key, and `LEDGER_ALLOW_HTTP`. With
-`LEDGER_ALLOW_HTTP=1` they send the key over `http://` to another machine too; [otherwise they
-refuse](../how-to/keys.md#send-keys-only-over-tls).
+The client and the command line read `LEDGER_URL`, the address of the server, `LEDGER_KEY`, your key, and
+`LEDGER_ALLOW_HTTP`. With `LEDGER_ALLOW_HTTP=1` they send the key over `http://` to another machine too; [otherwise
+they refuse](../how-to/keys.md#send-keys-only-over-tls).
 """
 
 
@@ -90,7 +90,7 @@ def _range(name: str, field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of a number, also where it may be left out."""
+    """The bounds of a number, also if it can be left out."""
     metadata = [*field.metadata]
     for part in get_args(field.annotation):
         metadata += [item for info in get_args(part) if isinstance(info, FieldInfo) for item in info.metadata]
