@@ -6,7 +6,7 @@ PYTHON ?= python3
 PYTEST_ARGS ?=
 # How many processes test at once: one more than there are processors, since tests wait for servers a fifth of the time.
 PROCESSES ?= $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
-# Whatever the environment says: the tests start many processes, and each would compile all that it imports.
+# Whatever the environment sets: the tests start many processes, and each would compile all that it imports.
 KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
 UPGRADE ?=
@@ -16,13 +16,13 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV_VERSION := 0.13.9
 UV_VENV := build/uv
-# One file of it is measured beside ours, so it comes without PyTorch; where it cannot be had, `make bench` says so.
+# One file of it is measured beside ours, so it comes without PyTorch. If it cannot be installed, `make bench` reports that.
 OPACUS := build/bench/opacus
 OPACUS_PINNED := opacus==1.6.0 --hash=sha256:342123624c56c09d47eaba44010ed216d51c63132b543d67cba53a49ed6dc41e
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
 	--no-emit-index-url --python-version 3.11 $(UPGRADE)
 
-# An environment of another Python than the one asked for by name is made anew.
+# If PYTHON names another Python than that of the environment, the environment is made again.
 ifneq ($(filter command environment,$(firstword $(origin PYTHON))),)
 WANTED := $(shell $(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null)
 PRESENT := $(shell $(BIN)/python -c 'import platform; print(platform.python_version())' 2>/dev/null)
@@ -32,7 +32,7 @@ endif
 endif
 
 .PHONY: help
-help: ## What can be made
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: install
@@ -43,11 +43,11 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
-test: $(VENV)/installed-test ## All tests, in some six minutes on two cores
+test: $(VENV)/installed-test ## All tests, in about six minutes on two cores
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
-prove: $(VENV)/installed-test ## The tests with their counts at full size, which they print
+prove: $(VENV)/installed-test ## The tests with their counts at full size, and print the counts
 	LEDGER_PROVE=1 $(KEEP_BYTECODE) $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: bench
@@ -74,7 +74,7 @@ check: $(VENV)/installed-test docs ## Style, types, migrations, the documentatio
 	$(BIN)/python .ci/audit build/audit requirements.lock
 
 .PHONY: lock
-lock: $(UV_VENV)/made ## Pin every package anew in the lock files
+lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group build --extra server pyproject.toml --output-file requirements.lock
 	$(LOCK) --group build --extra server --extra test pyproject.toml --constraint requirements.lock --output-file requirements-test.lock
 	$(LOCK) --group build --group docs --extra server pyproject.toml --constraint requirements-test.lock --output-file requirements-docs.lock
@@ -85,7 +85,7 @@ clean: ## Remove the environment, caches and builds; ledgers stay
 	rm -rf $(VENV) build dist ledger/site .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# Each stamp is made last, so that a step that failed is done again.
+# Each stamp is made last, so that a failed step runs again.
 $(VENV)/made:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 		echo "privacy-ledger needs Python 3.11 or newer, and '$(PYTHON)' is: $$($(PYTHON) --version 2>&1)" >&2; \
@@ -95,7 +95,7 @@ $(VENV)/made:
 	$(PYTHON) -m venv --clear $(VENV)
 	@touch $@
 
-# pip takes no editable project beside hashes, so that comes second; what builds it stands in the lock file too.
+# pip takes no editable project together with hashes, so that comes second; what builds it is in the lock file too.
 $(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
 	$(PIP) install --quiet --require-hashes --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .

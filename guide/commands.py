@@ -38,11 +38,16 @@ Commands ask the server at `LEDGER_URL` with the key in `LEDGER_KEY`. `serve`, `
 `receipt verify`, `proof verify`, `recompute` and `registry` read files and ask nobody.
 
 `--help` prints what is on this page. `--json` prints JSON for scripts. `{PROGRAM} --install-completion` installs
-completion for your shell.
+completion for your shell. Commands that make a key show it in a terminal, and otherwise [keep it in a
+file](../how-to/keys.md#where-a-new-key-is-shown). A key is [not sent over
+`http://`](../how-to/keys.md#send-keys-only-over-tls) to another machine.
+
+Control characters, terminal sequences and marks that change the direction of writing are printed escaped (`\\u001b`),
+in answers, errors and `--json`.
 
 | exit status | meaning |
 |---|---|
-| 0 | done, or proposed where it takes two people |
+| 0 | done, or proposed if it takes two people |
 | 1 | refused, or an export, a database or a receipt that does not hold |
 | 2 | wrong usage or input |
 | 3 | nobody answers at `LEDGER_URL`, or the server is overloaded |

@@ -38,8 +38,10 @@ Every error of the API is `application/problem+json` (RFC 9457):
 ```
 
 Decide by `code`, and read the facts beside it; `detail` is for people and can change. A code never changes its meaning.
-`invalid-request` and `invalid-mechanism` have `field`, and `errors` with one item for each field.
-A 503 and a 429 have `Retry-After`. After a 5xx, repeat a request for a run with the same `Idempotency-Key`.
+`invalid-request` and `invalid-mechanism` have `field`, and `errors` with one item for each field. `too-large` has
+`field` if a cost or a plan takes too much, and `predicted` and `limit` if that is known before it begins. A 503 and a
+429 have `Retry-After`; [Limits](../how-to/limits.md) lists what can cause them. After a 5xx, repeat a request for a
+run with the same `Idempotency-Key`.
 
 {table(("code", "status", "meaning"), rows)}"""
     for name in STATUS:

@@ -66,11 +66,14 @@ def _index(groups: list[str], by_group: Mapping[str, list[Call]]) -> str:
     text = """# HTTP API
 
 Send JSON, and send your key as `Authorization: Bearer pbl_…`. Every error is `application/problem+json` with a
-[code](../errors.md). A running server has this contract as OpenAPI at `/openapi.json`, and a page to try it at `/docs`.
+[code](../errors.md). A running server has this contract as OpenAPI at `/openapi.json`, with `x-roles` (who may make a
+call) and `x-codes` (the codes it can fail with), and a page to try it at `/docs`.
 
-An admin may do everything in its tenant. A key that is limited to datasets sees only those, and of their runs only its
-own. `Idempotency-Key` makes a request for a run safe to repeat: the same key and body of one principal always get the
-same answer.
+An admin may do everything in its tenant. A key that is limited to datasets sees only those, and of their runs only
+its own, if they name no other dataset. It reads no raw entries and no exports, and its reports leave out the texts of
+runs that name other datasets. Pages end at 2 MiB: follow `next` even if a page has fewer items than `limit`.
+`Idempotency-Key` makes a request for a run safe to repeat: the same key and body of one principal always get the same
+answer.
 """
     for group in groups:
         rows = (

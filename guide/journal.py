@@ -29,4 +29,4 @@ def _kinds(kinds: Mapping[str, Shape]) -> str:
     rows = (
         (f"`{kind}`", codes(sorted(shape.required)), codes(sorted(shape.optional))) for kind, shape in kinds.items()
     )
-    return table(("kind", "always", "where it applies"), rows)
+    return table(("kind", "always", "if it applies"), rows)

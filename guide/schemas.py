@@ -53,7 +53,7 @@ def _number(value: float) -> str:
 
 
 def members(schema: Mapping[str, Any], link: Link) -> str:
-    """A table of the members of an object; nothing where it has none of its own."""
+    """A table of the members of an object; nothing if it has none of its own."""
     properties = schema.get("properties", {})
     if not properties:
         return ""

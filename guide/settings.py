@@ -14,12 +14,22 @@ UNITS = {
     "seconds": "seconds",
     "seconds_max": "seconds",
     "bytes_max": "bytes",
+    "bytes_held_max": "bytes",
+    "bytes_held_per_tenant_max": "bytes",
+    "bytes_per_second_min": "bytes a second",
     "per_second": "requests a second",
     "burst": "requests",
     "sign_ins": "wrong keys a minute",
     "requests_max": "requests",
+    "requests_per_tenant_max": "requests",
     "queue_max": "requests",
     "group_max": "requests",
+    "connections_max": "connections",
+    "streams_max": "exports",
+    "streams_per_tenant_max": "exports",
+    "streams_per_key_max": "exports",
+    "reports_at_once": "reports",
+    "refusals_per_hour": "refused runs an hour",
     "workers": "processes",
     "threads": "threads",
     "port": "",
@@ -46,7 +56,11 @@ Set them in the environment of `privacy-ledger serve`, `init`, `migrate` and `ch
 directory. The environment has precedence. The server reads them when it starts.
 
 {table(("setting", "meaning", "values", "default"), rows)}
-The clients read two variables: `LEDGER_URL`, where the server is, and `LEDGER_KEY`, your key.
+[Limits](../how-to/limits.md) explains the settings that keep callers from each other. They hold for each process.
+
+The client and the command line read `LEDGER_URL`, the address of the server, `LEDGER_KEY`, your key, and
+`LEDGER_ALLOW_HTTP`. With `LEDGER_ALLOW_HTTP=1` they send the key over `http://` to another machine too; [otherwise
+they refuse](../how-to/keys.md#send-keys-only-over-tls).
 """
 
 
@@ -76,7 +90,7 @@ def _range(name: str, field: FieldInfo) -> str:
 
 
 def _limits(field: FieldInfo) -> dict[str, Any]:
-    """The bounds of a number, also where it may be left out."""
+    """The bounds of a number, also if it can be left out."""
     metadata = [*field.metadata]
     for part in get_args(field.annotation):
         metadata += [item for info in get_args(part) if isinstance(info, FieldInfo) for item in info.metadata]
