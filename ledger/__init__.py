@@ -6,7 +6,7 @@ service, alerting: the use cases; what runs in the background. Only `service.wri
 report, recompute, operate: the audit report; costs worked out again; an operator's commands
 api, cli, client: HTTP; the command line; what a training job imports
 
-Each package says in one sentence what lives there. `.importlinter` says who may import whom.
+Each package states in one sentence what lives there. `.importlinter` has the allowed imports.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""A loop beside the requests: a thread that works when it is woken, and every so often by itself."""
+"""A background loop: a thread that works when it is woken, and at regular intervals."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from collections.abc import Callable
 from typing import Final
 
 CLOSE_SECONDS_MAX: Final = 90.0
-"""How long the end of a process waits for a turn that is under way."""
+"""How long the end of a process waits for a turn that is running."""
 
 log = logging.getLogger(__name__)
 
 
 class Background:
-    """Calls `turn` when it is woken, and every `every_seconds`; then with True, since everything is due.
+    """Calls `turn` when it is woken, and every `every_seconds`; then with True, because everything is due.
 
     A turn that raises is logged, and the next one comes all the same. gather_seconds: how long to wait after it was
-    woken, so that one turn serves what happens meanwhile. is_due_at_start: whether the first turn comes at once.
+    woken, so that one turn serves several events. is_due_at_start: whether the first turn comes at once.
     """
 
     def __init__(
@@ -38,23 +38,23 @@ class Background:
 
     @property
     def is_closing(self) -> bool:
-        """Whether a turn that takes long is to break off."""
+        """Return whether a long turn should stop early."""
         return self._closing.is_set()
 
     def start(self) -> None:
         self._thread.start()
 
     def wake(self) -> None:
-        """Has a turn come soon. Returns at once; any thread may call it."""
+        """Make a turn come soon. Returns at once; any thread may call it."""
         self._woken.set()
 
     def stop(self) -> None:
-        """Has no further turn come. Returns at once."""
+        """Stop further turns. Returns at once."""
         self._closing.set()
         self._woken.set()
 
     def close(self, *, seconds_max: float = CLOSE_SECONDS_MAX) -> bool:
-        """Stops, and waits until the turn that is under way has ended. Whether it has; where not, that is logged."""
+        """Stop, and wait until the running turn has ended. Return whether it has; if not, that is logged."""
         self.stop()
         if self._thread.ident is not None:
             self._thread.join(seconds_max)
@@ -75,5 +75,5 @@ class Background:
                 due = time.monotonic() + self.every_seconds
             try:
                 self._turn(is_due)
-            except Exception as error:  # whatever it is: the next turn may do better
+            except Exception as error:  # any error: the next turn may succeed
                 log.error("a turn of %s failed", self._name, exc_info=error)

@@ -1,4 +1,4 @@
-"""Canonical bytes of JSON: what is hashed and signed, here and by whoever checks it.
+"""Canonical bytes of JSON: what is hashed and signed, here and by a verifier.
 
 Canonical form, version 1: UTF-8; object members sorted by name in code point order, no member twice, no white space;
 strings escaped only where JSON demands it (`"`, `\\`, and control characters: \\b \\t \\n \\f \\r, others as \\u00xx);
@@ -15,23 +15,24 @@ from decimal import Decimal
 from typing import Any, Final, NoReturn
 
 EXPONENT_MAX: Final = 400
-"""How many places before or after its point a number may have: none that a server takes has more."""
+"""How many places before or after its point a number may have. No number that a server accepts has more."""
 NUMBER_LENGTH_MAX: Final = 2 * EXPONENT_MAX + 2
-"""Of a number as it is written, with all its places."""
+"""The longest written number, with all its places."""
 
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
 class Canonical(str):
-    """What is canonical JSON already, so that a part that many records share is made once."""
+    """Text that is canonical JSON already, so that a part that many records share is made once."""
 
     __slots__ = ()
 
 
 def canonical(value: Any) -> str:
-    """The canonical JSON text of `value`, made of None, bool, int, Decimal, str, lists (or tuples) and mappings.
+    """Return the canonical JSON text of `value`: None, bool, int, Decimal, str, lists (or tuples) and mappings.
 
-    Raises TypeError on anything else: a float has no place in a record, since its digits are not what was written.
+    Raises TypeError for anything else. A float is not allowed in a record: its digits are not the ones that were
+    written.
     """
     encode = _ENCODERS.get(type(value))
     return _other(value) if encode is None else encode(value)
@@ -46,7 +47,7 @@ def _array(value: list[Any] | tuple[Any, ...]) -> str:
 
 
 def _other(value: Any) -> str:
-    """Of a type that is made from one of the others."""
+    """Return the canonical JSON of a subtype of one of the types above."""
     match value:
         case str():
             return _quote(value)
@@ -85,15 +86,15 @@ _ENCODERS: Final[Mapping[type, Callable[[Any], str]]] = {
 
 
 def parse(text: str) -> Any:
-    """A JSON text, with every number that is not an integer as an exact Decimal.
+    """Return the value of a JSON text, with every number that is not an integer as an exact Decimal.
 
-    Raises ValueError for a number beyond all use: the digits of 1e999999999 would fill the memory.
+    Raises ValueError for an extreme number: the digits of 1e999999999 would fill the memory.
     """
     return _DECODER.decode(text)
 
 
 def parse_canonical(text: str) -> Any:
-    """What `canonical` wrote. Raises ValueError for every other text of the same value too."""
+    """Return the value that `canonical` wrote. Raises ValueError for any other text of the same value."""
     value = _POSITIONAL.decode(text)
     if canonical(value) != text:
         raise ValueError("is not in canonical form")
@@ -116,7 +117,7 @@ def _decimal(text: str) -> Decimal:
 
 
 def _fraction(text: str) -> Decimal:
-    if "e" in text or "E" in text:  # of a few characters each, many would take a hundred times the room
+    if "e" in text or "E" in text:  # many numbers of a few characters each would take a hundred times their size
         raise ValueError("a number is written with an exponent")
     return _decimal(text)
 
@@ -130,5 +131,5 @@ _POSITIONAL: Final = json.JSONDecoder(parse_int=_integer, parse_float=_fraction,
 
 
 def digest(text: str) -> bytes:
-    """SHA-256 of the text's UTF-8 bytes: 32 bytes."""
+    """Return the SHA-256 of the text's UTF-8 bytes: 32 bytes."""
     return hashlib.sha256(text.encode()).digest()

@@ -1,4 +1,5 @@
-"""JSON outside of records: what the API answers and what reports contain. What is hashed or signed is `canonical`'s."""
+"""JSON outside of records: the answers of the API and the contents of reports. `canonical` is for what is hashed or
+signed."""
 
 from __future__ import annotations
 
@@ -19,7 +20,7 @@ def _encoder(default: Callable[[Any], Any] | None = None) -> Callable[[Any], str
 
 
 def rounding_encoder(convert: Callable[[Any], Any]) -> Callable[[Any], str]:
-    """An encoder that writes a decimal as the double nearest to it, and a UUID as text.
+    """Return an encoder that writes a decimal as the double nearest to it, and a UUID as text.
 
     convert: turns a value of any other type into JSON's own types, or raises TypeError. The encoder raises ValueError
     for NaN and infinities, which JSON does not have.
@@ -38,13 +39,13 @@ def rounding_encoder(convert: Callable[[Any], Any]) -> Callable[[Any], str]:
 
 
 class Encoded(str):
-    """What is JSON already."""
+    """Text that is JSON already."""
 
     __slots__ = ()
 
 
 def encode(value: Any) -> str:
-    """The JSON of None, bools, strings, integers, decimals with all their digits, finite doubles, lists and mappings.
+    """Return the JSON of None, bools, strings, integers, exact decimals, finite doubles, lists and mappings.
 
     Members keep their order. Raises TypeError for anything else, and for NaN and infinities, which JSON does not have.
     """
@@ -54,7 +55,7 @@ def encode(value: Any) -> str:
         return _without_decimals(value)
     except ValueError:
         raise TypeError("only finite numbers have a place in JSON") from None
-    except TypeError:  # a decimal somewhere in it, which has digits that this encoder does not know
+    except TypeError:  # it contains a decimal, whose digits this encoder would lose
         return _with_decimals(value)
 
 
@@ -75,5 +76,5 @@ def _with_decimals(value: Any) -> str:
 
 
 def decode(text: str) -> Any:
-    """What `encode` wrote, with every number that is not an integer as an exact Decimal."""
+    """Return the value that `encode` wrote, with every number that is not an integer as an exact Decimal."""
     return parse(text)

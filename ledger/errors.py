@@ -1,4 +1,4 @@
-"""What can go wrong, as codes and facts. HTTP statuses stand in `ledger.api.problems`.
+"""What can go wrong, as codes and facts. `ledger.api.problems` has the HTTP statuses.
 
     LedgerError
     ├── Unauthenticated
@@ -28,7 +28,7 @@
     │   └── DatabaseUnusable
     └── Internal
 
-An exception's docstring is its message; what it is about travels as `facts`, never only in prose.
+The docstring of an exception is its default message. `facts` has what the error is about, for programs to read.
 """
 
 from __future__ import annotations
@@ -38,7 +38,8 @@ from functools import partial
 from typing import Any, ClassVar, Final
 
 UNKNOWN_KEY: Final = "That key is unknown, was revoked or has expired."
-"""What is said of every key and token that is not good, whatever is wrong: a stranger learns nothing from it."""
+"""The message for every key and token that is not valid. It is the same for all reasons: a stranger learns nothing from
+it."""
 
 
 class LedgerError(Exception):
@@ -53,19 +54,19 @@ class LedgerError(Exception):
 
 
 class Unauthenticated(LedgerError):
-    """A valid key is needed: send it as `Authorization: Bearer pbl_…`."""
+    """This call needs a valid key: send it as `Authorization: Bearer pbl_…`."""
 
     code = "unauthenticated"
 
 
 class Forbidden(LedgerError):
-    """This key's role does not allow that."""
+    """The role of this key does not allow this call."""
 
     code = "forbidden"
 
 
 class NotFound(LedgerError):
-    """There is no such thing here."""
+    """No such object exists, or your key may not see it."""
 
     code = "not-found"
 
@@ -87,53 +88,53 @@ class InvalidMechanism(InvalidRequest):
 
 
 class InvalidJson(InvalidRequest):
-    """The body is not JSON that this ledger reads."""
+    """The request body is not JSON that the ledger accepts."""
 
     code = "invalid-json"
 
 
 class IdempotencyKeyMissing(InvalidRequest):
-    """Send an Idempotency-Key header of 1 to 255 visible ASCII characters, one for each run you mean to ask for."""
+    """Send an Idempotency-Key header of 1 to 255 visible ASCII characters: a new key for each run."""
 
     code = "idempotency-key-missing"
 
 
 class IdempotencyKeyReused(InvalidRequest):
-    """This Idempotency-Key already stands for another request."""
+    """This Idempotency-Key was used for another request. Use a new key, or repeat exactly the same request."""
 
     code = "idempotency-key-reused"
 
 
 class Conflict(LedgerError):
-    """The state of things does not allow that."""
+    """The current state does not allow this."""
 
 
 class BudgetExceeded(Conflict):
-    """The run does not fit in what is left."""
+    """The run does not fit in the remaining budget. Change it as in `fits`, or ask a steward for more budget."""
 
     code = "budget-exceeded"
 
 
 class BudgetBelowSpent(Conflict):
-    """The new limit is below what is spent and held."""
+    """The new limit is below what is spent and held. Settle or void runs first, or set a higher limit."""
 
     code = "budget-below-spent"
 
 
 class DatasetFrozen(Conflict):
-    """The dataset is not active: no run can be approved or started on it."""
+    """The dataset is not active, so no run can be approved or started on it."""
 
     code = "dataset-frozen"
 
 
 class RunState(Conflict):
-    """The run's state does not allow that."""
+    """The state of the run does not allow this."""
 
     code = "run-state"
 
 
 class Overrun(Conflict):
-    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen."""
+    """More was executed than was approved, and it did not fit. It is charged, and the dataset is frozen."""
 
     code = "overrun"
 
@@ -145,25 +146,25 @@ class BatchRefused(Conflict):
 
 
 class UnitMismatch(Conflict):
-    """Datasets that are used together have one privacy unit, one adjacency and one bound."""
+    """Datasets that are used together must have the same privacy unit, adjacency and bound."""
 
     code = "unit-mismatch"
 
 
 class PartitionsClosed(Conflict):
-    """The dataset was registered without partitions, so that new ones would be fresh budget for the same people."""
+    """This dataset was registered without partitions; new ones would be fresh budget for the same people."""
 
     code = "partitions-closed"
 
 
 class ProposalState(Conflict):
-    """The proposal is not open any more."""
+    """The proposal is not open any more. To make the change, propose it again."""
 
     code = "proposal-state"
 
 
 class NameTaken(Conflict):
-    """That name is taken."""
+    """This name is already in use. Choose another name."""
 
     code = "name-taken"
 
@@ -175,7 +176,7 @@ class TooLarge(LedgerError):
 
 
 class Overloaded(LedgerError):
-    """The ledger cannot answer now; nothing is known to have been recorded. Try again with the same Idempotency-Key."""
+    """The ledger cannot answer now. It may have recorded the request: repeat it with the same Idempotency-Key."""
 
     code = "overloaded"
 
@@ -185,18 +186,19 @@ class Overloaded(LedgerError):
 
 
 class RateLimited(Overloaded):
-    """That was too much in too short a time. Nothing was recorded; try again after `retry_after_seconds`."""
+    """Too many requests in too short a time. Nothing was recorded. Try again after `retry_after_seconds`."""
 
     code = "rate-limited"
 
 
 class JournalBroken(LedgerError):
-    """The journal does not add up."""
+    """The journal is not consistent."""
 
     code = "journal-broken"
 
     def __init__(self, detail: str, *, seq: int, after: int | None = None) -> None:
-        """after: up to which entry the journal is known to be as it was, where somebody held something against it."""
+        """after: the last entry up to which the journal is known to be unchanged, if it was compared with another
+        record."""
         self.seq, self.after, self._bare = seq, after, detail
         super().__init__(f"entry {seq}: {detail}", seq=seq, **({"after": after} if after is not None else {}))
 
@@ -205,16 +207,16 @@ class JournalBroken(LedgerError):
 
 
 class Misconfigured(LedgerError):
-    """The ledger is not set up so that it can run."""
+    """The ledger's configuration is not valid."""
 
     code = "misconfigured"
 
 
 class DatabaseUnusable(Misconfigured):
-    """The database cannot be reached, or is not what this version needs."""
+    """The database cannot be reached, or does not have the schema that this version needs."""
 
     code = "database-unusable"
 
 
 class Internal(LedgerError):
-    """Something went wrong inside the ledger. It was logged; the request can be repeated with the same key."""
+    """Something failed inside the ledger, and was logged. Repeat the request with the same Idempotency-Key."""

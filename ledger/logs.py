@@ -1,9 +1,9 @@
-"""What the process says while it runs: one line for each event, as text for a person or as JSON for a collector.
+"""The log of the process: one line for each event, as text for a person or as JSON for a collector.
 
-A line is made of facts that the ledger chose: ids, codes, numbers. Three things keep a caller's words out of it.
-Control characters are escaped, so that nobody can write a line of their own. What looks like a key, a token or a
-password in a URL is blacked out wherever it stands. And of an exception the type and the places are kept, but of its
-message no more than `brief` knows to be free of values: a database's message quotes rows, a parser's what it read.
+A line has facts that the ledger chose: ids, codes, numbers. Three things keep a caller's words out of it. Control
+characters are escaped, so that nobody can forge a line. What looks like a key, a token or a password in a URL is
+blacked out. And of an exception the log has the type and the places, but only that part of its message that `brief`
+knows to be free of values: a database's message quotes rows, and a parser's quotes its input.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ Format = Literal["text", "json"]
 SECRET: Final = re.compile(
     r"pbl_\w{8,}|eyJ[\w-]{8,}\.[\w.-]+|\b(?i:bearer|basic)\s+[^\s\"',;]+|(?<=://)[^\s/@]+:[^\s@]+(?=@)"
 )
-"""Keys, tokens, what stands in an Authorization header, and the password of a URL."""
+"""Keys, tokens, the value of an Authorization header, and the password of a URL."""
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 FRAMES_MAX: Final = 40
 CAUSES_MAX: Final = 5
@@ -39,31 +39,31 @@ _noted: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
 
 
 def begin(request_id: str) -> dict[str, Any]:
-    """Begins a request: the facts of the line that is written at its end, for `note` to add to."""
+    """Begin a request: the facts of its log line, to which `note` adds."""
     facts: dict[str, Any] = {"request_id": request_id}
     _noted.set(facts)
     return facts
 
 
 def note(**facts: Any) -> None:
-    """Adds facts to the line of the request that is being served, where one is."""
+    """Add facts to the log line of the current request, if there is one."""
     noted = _noted.get()
     if noted is not None:
         noted.update(facts)
 
 
 def request_id() -> str | None:
-    """The id of the request that is being served."""
+    """Return the id of the current request."""
     noted = _noted.get()
     return None if noted is None else str(noted["request_id"])
 
 
-# --- what may be said ------------------------------------------------------------------------------------------------
+# --- what may be logged ----------------------------------------------------------------------------------------------
 
 
 def safe(text: str) -> str:
-    """A text without secrets, line breaks and other control characters."""
-    # Cut afterwards too, since half a secret at the end would look like none.
+    """Return a text without secrets, line breaks and other control characters."""
+    # Cut afterwards too: half a secret at the end would not look like one.
     return _CONTROL.sub(_escaped, SECRET.sub("***", text[: 2 * LENGTH_MAX])[:LENGTH_MAX])
 
 
@@ -72,15 +72,15 @@ def _escaped(match: re.Match[str]) -> str:
 
 
 def brief(error: BaseException) -> str:
-    """What kind of error it is, with as much of its message as cannot quote a value."""
+    """Return the kind of an error, with that part of its message that cannot quote a value."""
     name = type(error).__name__
     if isinstance(error, LedgerError):
         return f"{name} ({error.code})"
     if isinstance(error, OSError):
         return f"{name}: {error.strerror}" if error.strerror else name
-    if isinstance(error, sqlite3.Error):  # it names tables and columns, never values
+    if isinstance(error, sqlite3.Error):  # names tables and columns, never values
         return f"{name}: {error}"
-    if hasattr(error, "sqlstate"):  # psycopg's. Without a state it is the connection's, and names host and database
+    if hasattr(error, "sqlstate"):  # psycopg's. Without a state it is about the connection, and names host and database
         return f"{name}: {error}" if error.sqlstate is None else f"{name} ({error.sqlstate}{_constraint(error)})"
     original = getattr(error, "orig", None)  # SQLAlchemy's, around the driver's
     return f"{name}, {brief(original)}" if isinstance(original, BaseException) else name
@@ -92,7 +92,7 @@ def _constraint(error: BaseException) -> str:
 
 
 def trace(error: BaseException) -> Iterator[str]:
-    """An exception and its causes, the first cause first: where each was raised, and what kind it is."""
+    """Yield an exception and its causes, the first cause first: where each was raised, and its kind."""
     chain: list[BaseException] = []
     cause: BaseException | None = error
     while cause is not None and cause not in chain and len(chain) < CAUSES_MAX:
@@ -105,7 +105,7 @@ def trace(error: BaseException) -> Iterator[str]:
 
 
 def _message(record: logging.LogRecord) -> str:
-    """The message, with exceptions among its arguments as `brief` has them."""
+    """Return the message, with exceptions among its arguments as `brief` shows them."""
     arguments: Any = record.args
     if isinstance(arguments, tuple):
         arguments = tuple(brief(value) if isinstance(value, BaseException) else value for value in arguments)
@@ -117,7 +117,7 @@ def _message(record: logging.LogRecord) -> str:
 
 
 def _facts(record: logging.LogRecord) -> dict[str, Any]:
-    """What a record says beside its message: its own facts, or else the request that it came up in."""
+    """Return the facts of a record: its own, or else the id of the current request."""
     given: Mapping[str, Any] | None = getattr(record, "facts", None)
     if given is None:
         current = request_id()
@@ -133,16 +133,16 @@ def _trace_of(record: logging.LogRecord) -> list[str]:
     return [] if error is None else [safe(line) for line in trace(error)]
 
 
-# --- how it is written -----------------------------------------------------------------------------------------------
+# --- output ----------------------------------------------------------------------------------------------------------
 
 
 _ENCODE: Final = json.JSONEncoder(default=str).encode
 _IN_MESSAGE: Final = frozenset({"method", "route", "status"})
-"""What a request's line has as its message already."""
+"""Facts that the message of a request's line already has."""
 
 
 class Text(logging.Formatter):
-    """A line for a person: time, level, message, facts. What goes on below is indented, and so passes for no line."""
+    """A line for a person: time, level, message, facts. Further lines are indented, so they pass for no event."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(record.created))
@@ -169,7 +169,7 @@ class Json(logging.Formatter):
 
 
 def configuration(form: Format) -> dict[str, Any]:
-    """For `logging.config`: all that the process and its libraries say, on standard error, in this form."""
+    """Return a configuration for `logging.config`: everything from the process and its libraries, on standard error."""
     return {
         "version": 1,
         "disable_existing_loggers": False,

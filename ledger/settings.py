@@ -1,4 +1,4 @@
-"""What the environment says, or a file `.env` in the working directory. Every name begins with `LEDGER_`."""
+"""Settings from the environment, or from a file `.env` in the working directory. Every name begins with `LEDGER_`."""
 
 from __future__ import annotations
 
@@ -17,124 +17,143 @@ Seconds = Annotated[int, Field(ge=1, le=3600)]
 
 
 class Settings(BaseSettings):
-    """Every setting, with what it is when nothing is said."""
+    """Every setting, with its default."""
 
     model_config = SettingsConfigDict(env_prefix="LEDGER_", env_file=".env", extra="ignore", frozen=True)
 
     database_url: SecretStr = Field(
         SecretStr("sqlite:///privacy-ledger.db"),
-        description="The database: a PostgreSQL URL, or an SQLite file in the working directory when left out.",
+        description="The database: a PostgreSQL URL, or an SQLite URL; default: a file in the working directory.",
     )
     owner_database_url: SecretStr | None = Field(
-        None, description="The same PostgreSQL as the owner of the tables; used by migrate and init alone."
+        None, description="The same PostgreSQL database as the owner of the tables; only migrate and init use it."
     )
     oidc_file: Path | None = Field(
-        None, description="A JSON file that says which OpenID Connect issuers' tokens are taken, and for whom."
+        None, description="A JSON file: the OpenID Connect issuers whose tokens are accepted, and the rules for them."
     )
     signing_key: SecretStr | None = Field(
-        None, description="The Ed25519 private key that receipts are signed with, as PEM text from a secret store."
+        None, description="The Ed25519 private key that signs receipts, as PEM text, for example from a secret store."
     )
     signing_key_file: Path | None = Field(
-        None, description="Or the file that it is in; for SQLite one beside the database when left out."
+        None, description="The file of that key instead; default with SQLite: a file next to the database."
     )
     retired_keys_file: Path | None = Field(
-        None, description="A JWK set of the public keys that were signed with before; beside the key's file otherwise."
+        None, description="A JWK set of the public keys that signed before; default: a file next to the key's file."
     )
     heads_dir: Path | None = Field(
-        None, description="A folder to publish signed heads in, for somebody else to keep; none when left out."
+        None, description="A folder in which to publish signed heads, so that others can keep them; default: none."
     )
     host: str = Field("127.0.0.1", description="The address to listen on.")
     port: Port = Field(8000, description="The port to listen on.")
-    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="How many server processes to run.")
+    workers: Annotated[int, Field(ge=1, le=64)] = Field(1, description="The number of server processes.")
     writer_threads: Annotated[int, Field(ge=1, le=16)] = Field(
         3, description="Writer threads in each process on PostgreSQL; SQLite always has one."
     )
     queue_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        1000, description="How many of one tenant's requests may wait to be decided before the answer is 503."
+        1000, description="How many requests of one tenant may wait for a decision; beyond it the answer is 503."
     )
     group_max: Annotated[int, Field(ge=1, le=1000)] = Field(
-        128, description="How many requests are decided in one transaction at most."
+        128, description="The largest number of requests decided in one transaction."
     )
     certificate_seconds_max: Annotated[int, Field(ge=1, le=600)] = Field(
-        30, description="How long a request waits for a certificate to be computed before the answer is 413."
+        30, description="The longest that a request waits for a certificate, in seconds; beyond it the answer is 413."
     )
     begin_within_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = Field(
-        3600, description="How long after a start, or after its receipt was renewed, a job may begin by the receipt."
+        3600,
+        description=(
+            "How long, in seconds, a job may begin with a receipt after the start or the last renewal of the receipt."
+        ),
     )
     body_bytes_max: Annotated[int, Field(ge=1024, le=64 * 1024 * 1024)] = Field(
         1024 * 1024, description="The largest request body, in bytes."
     )
     body_bytes_held_max: Annotated[int, Field(ge=1024, le=16 * 1024**3)] = Field(
         64 * 1024 * 1024,
-        description="How many bytes of bodies a process holds at the same time before the answer is 503.",
+        description="The largest number of body bytes that a process holds at once; beyond it the answer is 503.",
     )
     body_bytes_held_per_tenant_max: Annotated[int, Field(ge=1024, le=16 * 1024**3)] = Field(
-        16 * 1024 * 1024, description="How many of these bytes are one tenant's at most."
+        16 * 1024 * 1024, description="The largest number of these bytes for one tenant."
     )
     requests_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        1000, description="How many requests of recognised callers a process serves at once before the answer is 503."
+        1000,
+        description=(
+            "The largest number of requests of recognised callers in a process at once; beyond it the answer is 503."
+        ),
     )
     requests_per_tenant_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        500, description="How many of these requests are one tenant's at most."
+        500, description="The largest number of these requests for one tenant."
     )
     streams_max: Annotated[int, Field(ge=1, le=1000)] = Field(
-        16, description="How many reports and exports a process sends at the same time before the answer is 503."
+        16,
+        description="The most reports and exports that a process sends at once; beyond it the answer is 503.",
     )
     streams_per_tenant_max: Annotated[int, Field(ge=1, le=1000)] = Field(
-        4, description="How many of these reports and exports are one tenant's at most."
+        4, description="The largest number of these reports and exports for one tenant."
     )
     streams_per_key_max: Annotated[int, Field(ge=1, le=1000)] = Field(
-        2, description="How many of these reports and exports are for one key at most."
+        2, description="The largest number of these reports and exports for one key."
     )
     connections_max: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        4000, description="How many connections a process has before it cuts the oldest one of a stranger."
+        4000,
+        description="The most connections of a process; beyond it the oldest one without a valid key is cut.",
     )
     head_seconds_max: Seconds = Field(
-        10, description="How long the line and headers of a request, by which a caller is recognised, may take to come."
+        10,
+        description=(
+            "The longest time, in seconds, for the request line and headers to arrive, by which a caller is recognised."
+        ),
     )
-    body_seconds_max: Seconds = Field(30, description="How long the body of a request may take to come.")
+    body_seconds_max: Seconds = Field(
+        30, description="The longest time, in seconds, for the body of a request to arrive."
+    )
     discard_seconds_max: Seconds = Field(
-        5, description="How long what is left of a request that was answered early is read and thrown away."
+        5,
+        description="The longest time, in seconds, to read and discard the rest of a request that was answered early.",
     )
     discard_bytes_max: Annotated[int, Field(ge=1024, le=1024**3)] = Field(
-        16 * 1024 * 1024, description="How many bytes of it are thrown away before the connection is cut."
+        16 * 1024 * 1024, description="The largest number of bytes to discard before the connection is cut."
     )
     send_seconds_max: Seconds = Field(
-        30, description="How long a client may be too slow to take its answer before the connection is cut."
+        30, description="How long, in seconds, a client may read its answer too slowly before the connection is cut."
     )
     send_bytes_per_second_min: Annotated[int, Field(ge=1, le=1024 * 1024)] = Field(
         1024,
-        description="How many bytes a second of a waiting answer a client takes at least to count as not too slow.",
+        description="The least bytes a second of a waiting answer that a client must read to count as fast enough.",
     )
     reports_at_once: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="How many reports a process has made at the same time before the answer is 503."
+        2, description="The largest number of reports that a process makes at once; beyond it the answer is 503."
     )
     rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
-        None, description="How many requests a second one key may make of a process before the answer is 429."
+        None,
+        description="The most requests a second of one key in a process; beyond it the answer is 429; default: any.",
     )
     rate_burst: Annotated[int, Field(ge=1, le=1_000_000)] | None = Field(
-        None, description="How many of them at once; a second's worth when left out."
+        None, description="The most of these requests at once; default: as many as in one second."
     )
     failed_sign_ins: Annotated[int, Field(ge=1, le=1_000_000)] = Field(
-        600, description="How many wrong keys a minute one address may bring before new ones are refused unread."
+        600,
+        description="The most wrong keys a minute from one address; beyond it new keys from there are rejected unread.",
     )
     refusals_per_hour: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        600, description="How many runs of one principal are refused on record in an hour before the answer is 429."
+        600,
+        description="The most refused runs an hour of one principal that are recorded; beyond it the answer is 429.",
     )
     cors_origins: Annotated[tuple[Origin, ...], NoDecode] = Field(
-        (), description="Origins whose pages may call from a browser, separated by commas; none when left out."
+        (), description="Origins whose pages may call the ledger from a browser, separated by commas; default: none."
     )
     trusted_proxies: str = Field(
-        "127.0.0.1,::1", description="Whose X-Forwarded-For and X-Forwarded-Proto are believed: addresses or networks."
+        "127.0.0.1,::1",
+        description="The proxies whose X-Forwarded-For and X-Forwarded-Proto are trusted: addresses or networks.",
     )
     webhook_hosts: Annotated[tuple[HostAndPort, ...], NoDecode] = Field(
-        (), description="Hosts, or host:port, that webhooks may lead to, separated by commas; webhooks are off without."
+        (),
+        description="Hosts, or host:port, that webhooks may use, separated by commas; default: none (no webhooks).",
     )
     watch_seconds: Annotated[int, Field(ge=1, le=3600)] = Field(
         30,
-        description="How often one of the processes looks for alerts that no decision raises, and for what to resend.",
+        description="How often, in seconds, one process looks for time-based alerts and for deliveries to repeat.",
     )
-    log_format: Literal["text", "json"] = Field("text", description="How the log is written: text or json.")
+    log_format: Literal["text", "json"] = Field("text", description="The format of the log: text or json.")
 
     @field_validator("cors_origins", "webhook_hosts", mode="before")
     @classmethod
@@ -146,8 +165,9 @@ class Settings(BaseSettings):
         held = min(self.body_bytes_held_max, self.body_bytes_held_per_tenant_max)
         if held < self.body_bytes_max:
             raise ValueError(
-                f"LEDGER_BODY_BYTES_MAX is {self.body_bytes_max}, and no such body fits into {held} bytes: raise"
-                " LEDGER_BODY_BYTES_HELD_MAX and LEDGER_BODY_BYTES_HELD_PER_TENANT_MAX, or lower it"
+                f"LEDGER_BODY_BYTES_MAX is {self.body_bytes_max}, but bodies may hold only {held} bytes at"
+                " once: raise LEDGER_BODY_BYTES_HELD_MAX and LEDGER_BODY_BYTES_HELD_PER_TENANT_MAX, or lower"
+                " LEDGER_BODY_BYTES_MAX"
             )
         return self
 
@@ -157,7 +177,7 @@ class Settings(BaseSettings):
 
     @property
     def sqlite_file(self) -> Path | None:
-        """The SQLite database's file; None on PostgreSQL, and where the URL names no plain file."""
+        """Return the SQLite database's file; None with PostgreSQL, and if the URL names no plain file."""
         _, _, rest = self.database_url.get_secret_value().partition(":///")
         path, _, query = rest.partition("?")
         is_plain = path not in ("", ":memory:") and not path.startswith("file:") and "uri=" not in query
@@ -165,12 +185,12 @@ class Settings(BaseSettings):
 
     @property
     def owner_url(self) -> str:
-        """The URL that changes the schema."""
+        """Return the URL that changes the schema."""
         return (self.owner_database_url or self.database_url).get_secret_value()
 
 
 def load() -> Settings:
-    """The settings of this process. Raises Misconfigured, naming the variable, and never showing a value."""
+    """Return the settings of this process. Raises Misconfigured, which names the variable and never shows a value."""
     try:
         return Settings()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""Runs the migrations on the connection that `ledger.operate.deploy.migrate` opened, locked, and will commit.
+"""Run the migrations on the connection that `ledger.operate.deploy.migrate` opened and locked, and will commit.
 
 `alembic` on the command line, for writing new migrations, opens one by the same settings.
 """

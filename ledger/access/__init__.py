@@ -1,1 +1,1 @@
-"""Who is calling, and what they may do: keys, roles and tokens. Knows the store, and no HTTP framework."""
+"""Who is calling, and what they may do: keys, roles and tokens. Knows the store, but no HTTP framework."""

@@ -1,11 +1,11 @@
-"""Keys: how they look, how they are recognised, and what a role may do.
+"""Keys: their form, and how callers are recognised.
 
 A key is `pbl_` and 64 characters of lower-case base32: the tenant's id (16 bytes), 20 random bytes, and a CRC-32 of
-those 36. The tenant's id is in it because nothing of a tenant can be looked up before the tenant is known; the checksum
-finds a typo without asking the database. Only the SHA-256 digest of a key is kept: with 160 random bits there is
-nothing to guess, and no pepper to lose.
+those 36. The tenant's id is in it because a tenant's rows can be read only when the tenant is known; the checksum finds
+a typo without a query. Only the SHA-256 digest of a key is stored: 160 random bits cannot be guessed, so no pepper is
+needed.
 
-A caller can show a token of an OpenID Connect issuer instead; what it stands for is decided in `ledger.access.oidc`.
+A caller can send a token of an OpenID Connect issuer instead, see `ledger.access.oidc`.
 """
 
 from __future__ import annotations
@@ -34,44 +34,48 @@ log = logging.getLogger(__name__)
 
 PREFIX: Final = "pbl_"
 OPERATOR: Final = UUID(int=0)
-"""Stands where a tenant's id would, in the key of the operator."""
+"""Takes the place of a tenant's id in the key of the operator."""
 
 CACHE_SECONDS: Final = 0.5
 CACHE_MAX: Final = 10_000
 
 
 def mint(tenant_id: UUID) -> str:
-    """A new key's secret."""
+    """Return the secret of a new key."""
     body = tenant_id.bytes + secrets.token_bytes(20)
     return PREFIX + base64.b32encode(body + zlib.crc32(body).to_bytes(4)).decode().lower()
 
 
 def digest_of(secret: str) -> bytes:
-    """What is kept of a key: 32 bytes.
+    """Return the digest that is stored of a key: 32 bytes.
 
-    Digests are looked up by index and in a dictionary, and nothing secret is ever compared character by character. How
-    long a look-up takes may tell how much of a digest was right; who cannot invert SHA-256 learns no key from that, nor
-    how to choose the next guess. That is what comparing in constant time would be for.
+    Digests are looked up by index and in a dictionary; no secret is compared character by character. The duration of a
+    look-up may reveal how much of a digest matched, but without inverting SHA-256 that helps nobody to guess a key. So
+    no comparison in constant time is needed.
     """
     return hashlib.sha256(secret.encode()).digest()
 
 
 def tenant_of(secret: str) -> UUID:
-    """The tenant that a key names. Raises Unauthenticated when it is not a key at all."""
+    """Return the tenant that a key names. Raises Unauthenticated if it is not a key."""
     encoded = secret.removeprefix(PREFIX)
     if not secret.startswith(PREFIX) or len(encoded) != 64 or encoded != encoded.lower():
-        raise Unauthenticated("That is not a key of this ledger: a key is pbl_ and 64 characters.")
+        raise Unauthenticated(
+            "This is not a key of the ledger: a key is `pbl_` and 64 characters. Check that you copied all of it."
+        )
     try:
         raw = base64.b32decode(encoded.upper())
-    except ValueError:  # binascii.Error is one, and so is what a character beyond ASCII raises
-        raise Unauthenticated("That is not a key of this ledger: it has characters that no key has.") from None
+    except ValueError:  # binascii.Error is one; so is what a non-ASCII character raises
+        raise Unauthenticated(
+            "This is not a key of the ledger: it has characters that no key has. Check that you copied it exactly."
+        ) from None
     if zlib.crc32(raw[:36]).to_bytes(4) != raw[36:]:
-        raise Unauthenticated("That key has a typo: its checksum is wrong.")
+        raise Unauthenticated("The checksum of this key is wrong, so it has a typo. Copy the key again.")
     return UUID(bytes=raw[:16])
 
 
 def is_well_formed(secret: str) -> bool:
-    """Whether this can be a key: it asks no database, and finds a typo."""
+    """Return whether this can be a key. It finds a typo without a query."""
     try:
         tenant_of(secret)
     except Unauthenticated:
@@ -80,16 +84,16 @@ def is_well_formed(secret: str) -> bool:
 
 
 class _Known(NamedTuple):
-    """Who was recognised, and for how long that is remembered."""
+    """A recognised caller, and until when the result is remembered."""
 
     caller: Caller
     seconds: float
 
 
 class Keyring:
-    """Recognises callers by their keys and tokens. Remembers a good one for half a second, and no bad one at all.
+    """Recognises callers by keys and tokens. Remembers a valid one for half a second, and never an invalid one.
 
-    issuers: those whose tokens are taken; None is that no tokens are. clock: seconds that never go back.
+    issuers: whose tokens are accepted; None accepts no tokens. clock: seconds that never go back.
     """
 
     def __init__(
@@ -103,17 +107,17 @@ class Keyring:
 
     @property
     def store(self) -> Store:
-        """The database that it asks."""
+        """Return the database that it asks."""
         return self._store
 
     def remembered(self, secret: str) -> Caller | None:
-        """The caller, if this key or token was recognised just now. Never waits, so that an event loop may ask."""
+        """Return the caller if this key or token was recognised just now. Never waits, so an event loop may call it."""
         with self._lock:
             known = self._known.get(digest_of(secret))
         return None if known is None else known.caller
 
     def recognise(self, secret: str) -> Caller:
-        """The caller whose key or token this is. Asks the database, and at times an issuer. Raises Unauthenticated."""
+        """Return the caller of this key or token. Asks the database, and maybe an issuer. Raises Unauthenticated."""
         digest = digest_of(secret)
         seconds = CACHE_SECONDS
         caller: Caller | None
@@ -130,7 +134,7 @@ class Keyring:
         return caller
 
     def uses(self) -> dict[UUID, dict[UUID, int]]:
-        """When keys were used last, by tenant and key, as far as that was not told before."""
+        """Return when keys were used last, by tenant and key; only what was not returned before."""
         with self._lock:
             uses, self._used, self._used_count = self._used, {}, 0
         return uses
@@ -139,12 +143,12 @@ class Keyring:
         with self._lock:
             of_tenant = self._used.setdefault(tenant_id, {})
             if key_id not in of_tenant and self._used_count >= CACHE_MAX:
-                return  # a time that is not noted now is noted at the next use
+                return  # a time that is lost here is noted at the next use
             self._used_count += key_id not in of_tenant
             of_tenant[key_id] = at_us
 
     def forget(self) -> None:
-        """Forgets everything it remembers: a key was revoked in this process."""
+        """Forget everything: a key was revoked in this process."""
         with self._lock:
             self._known.clear()
 
@@ -153,7 +157,7 @@ class Keyring:
         return None if key_id is None else Operator(key_id)
 
     def _bearer(self, actor: Actor) -> tuple[Actor | None, float]:
-        """Who shows a good token, and for how many seconds more it is good by the database's clock."""
+        """Return the holder of a valid token, and for how many seconds it stays valid by the database's clock."""
         with self._store.reading(actor.tenant_id) as reading:
             if reading.tenants.current() is None:
                 log.warning("a rule for tokens names the tenant %s, which does not exist", actor.tenant_id)
@@ -173,7 +177,7 @@ class Keyring:
 
 
 def facts_of(key: Key) -> dict[str, Any]:
-    """What the tenant's journal says of a new key: everything but its secret."""
+    """Return what the tenant's journal records of a new key: everything but its secret."""
     return {
         "made": str(key.id),
         "principal": str(key.principal_id),

@@ -1,14 +1,14 @@
-"""Single sign-on and workload identity: who an OpenID Connect issuer says is calling.
+"""Single sign-on and workload identity: recognise callers by tokens of OpenID Connect issuers.
 
-A CI job or a Kubernetes service account shows a token of its own issuer instead of a stored key. A JSON file says which
-issuers are trusted, and by rules which claims stand for which tenant, role and limits; the first rule that matches
-counts. PyJWT reads tokens and keys and checks signatures and claims. What is ours is where its own client of JWKS
-documents does less than a server needs: bounds on what is fetched and how often (a token's `kid` is whatever a stranger
-writes there), keys that go on when an issuer does not answer, and one answer for all that can be wrong.
+A CI job or a Kubernetes service account sends a token of its own issuer instead of a stored key. A JSON file lists the
+trusted issuers, and rules from claims to a tenant, a role and limits; the first rule that matches counts. PyJWT reads
+tokens and keys and checks signatures and claims. This module adds what PyJWT's client of JWKS documents lacks for a
+server: limits on what is fetched and how often (a stranger chooses a token's `kid`), keys that stay in use when an
+issuer does not answer, and one answer for everything that can be wrong.
 
-The way of a token: its form and length; that its issuer, algorithm and type are those of the configuration, before
-anything is fetched for it; the issuer's key with its `kid`; signature, audience, times; the rules. Times are this
-machine's here; the writer looks at the end of a token again, by the database's clock.
+The checks of a token, in order: its form and length; its issuer, algorithm and type, before anything is fetched; the
+issuer's key with its `kid`; signature, audience, times; the rules. Times are compared with this machine's clock; the
+writer checks the end of a token again with the database's clock.
 """
 
 from __future__ import annotations
@@ -39,22 +39,23 @@ log = logging.getLogger(__name__)
 
 TOKEN_LENGTH_MAX: Final = 8192
 SUBJECT_LENGTH_MAX: Final = 1024
-"""OpenID Connect says 255; `system:serviceaccount:` with Kubernetes' longest names is longer."""
+"""OpenID Connect allows 255; `system:serviceaccount:` with Kubernetes' longest names is longer."""
 NAME_LENGTH_MAX: Final = 255
 KID_LENGTH_MAX: Final = 255
 END_SECONDS_MAX: Final = 32_503_680_000
-"""The year 3000. What lives longer is no token, and would not fit a time."""
+"""The year 3000. A token that ends later is rejected: its end would not fit a time."""
 
 DOCUMENT_BYTES_MAX: Final = 256 * 1024
 FETCH_SECONDS_MAX: Final = 5.0
 LIFETIME_SECONDS: Final = 300.0
 """How old keys may be before they are fetched again."""
 STALE_SECONDS: Final = 3600.0
-"""How old they may be at most, where fetching fails: so long does a key that its issuer withdrew live on."""
+"""How old keys may be if fetching fails: a key that its issuer withdrew works at most this long."""
 REFETCH_SECONDS: Final = 10.0
-"""How long after a fetch, good or bad, the next one may come, whatever tokens say."""
+"""The least time between two fetches, successful or not, whatever tokens contain."""
 WAITING_MAX: Final = 8
-"""Threads that fetch, or wait for one that does. There are 40 for all requests, which a slow issuer must not take."""
+"""The largest number of threads that fetch or wait for a fetch. All requests share 40, which a slow issuer must not use
+up."""
 
 Reason = Literal[
     "too-long",
@@ -71,20 +72,22 @@ Reason = Literal[
     "claims",
     "rules",
 ]
-"""Why a token was refused: for the log and a counter, never for the caller."""
+"""Why a token was rejected: for the log and a counter, never for the caller."""
 
 Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric ones alone: nobody else can make what the issuer signs. No `none`, no HMAC."""
+"""Asymmetric algorithms only, so that nobody else can make what the issuer signs. No `none`, no HMAC."""
 
 _KEY_TYPES: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
-"""What `typ` may be, where it stands: identity and access tokens. An issuer signs others, such as `logout+jwt`."""
+"""The allowed values of `typ`, if it is there: identity and access tokens. An issuer also signs others, such as
+`logout+jwt`."""
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "iat"]
 _TOKEN: Final = re.compile(r"(?!pbl_)[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]*")
 
 
 def looks_like_token(secret: str) -> bool:
-    """Whether this is a JWT by its form, and no key: three parts of base64url, of which the last may be empty."""
+    """Return whether this has the form of a JWT and is no key: three parts of base64url, of which the last may be
+    empty."""
     return _TOKEN.fullmatch(secret) is not None
 
 
@@ -92,7 +95,7 @@ def looks_like_token(secret: str) -> bool:
 
 
 def _url(text: str) -> str:
-    """The text of a URL that may be fetched from. Raises what Pydantic reports, which does not repeat it."""
+    """Return the text of a URL that may be fetched from. Raises what Pydantic reports, which does not repeat it."""
     try:
         url = httpx.URL(text)
     except httpx.InvalidURL:
@@ -100,7 +103,7 @@ def _url(text: str) -> str:
     if not url.host or url.userinfo or url.fragment:
         raise PydanticCustomError("url", "must have a host, and neither a user nor a fragment")
     if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
-        raise PydanticCustomError("url", "must begin with https:// (http:// is for loopback addresses alone)")
+        raise PydanticCustomError("url", "must begin with https:// (http:// is allowed for loopback addresses only)")
     return text
 
 
@@ -111,9 +114,12 @@ def _issuer_url(text: str) -> str:
 
 
 def _claim_value(value: str | bool | int) -> str | bool | int:
-    """What a rule wants of a claim. A `*` elsewhere than at the end, or alone, would not mean what it looks like."""
+    """Return the value that a rule requires of a claim. A `*` alone, or before the end, is rejected: it would be
+    misread."""
     if isinstance(value, str) and (value == "*" or "*" in value[:-1]):
-        raise PydanticCustomError("wildcard", "a * may stand once, at the end, after what the claim has to begin with")
+        raise PydanticCustomError(
+            "wildcard", "may have one *, at its end, after the text that the claim must begin with"
+        )
     return value
 
 
@@ -133,7 +139,7 @@ class _Strict(BaseModel):
 
 
 class Rule(_Strict):
-    """Who has these claims acts in this tenant, in this role, within these limits."""
+    """A caller with these claims acts in this tenant, in this role, within these limits."""
 
     claims: Annotated[dict[Text, Annotated[Text | bool | int, AfterValidator(_claim_value)]], Field(min_length=1)]
     tenant: Annotated[UUID, AfterValidator(_tenant)]
@@ -146,7 +152,7 @@ class Rule(_Strict):
 
 
 class IssuerConfig(_Strict):
-    """An issuer as the configuration has it. Without `jwks_uri` its keys are found by discovery."""
+    """An issuer in the configuration. Without `jwks_uri` its keys are found by discovery."""
 
     issuer: Annotated[Url, AfterValidator(_issuer_url)]
     audience: Text
@@ -158,18 +164,18 @@ class IssuerConfig(_Strict):
 
 def _distinct(issuers: list[IssuerConfig]) -> list[IssuerConfig]:
     if len({one.issuer for one in issuers}) < len(issuers):
-        raise PydanticCustomError("distinct", "an issuer stands there twice; give one all its rules")
+        raise PydanticCustomError("distinct", "must not name an issuer twice: list all rules of an issuer in one place")
     return issuers
 
 
 class Configuration(_Strict):
-    """What the file says."""
+    """The contents of the file."""
 
     issuers: Annotated[list[IssuerConfig], Field(min_length=1, max_length=100), AfterValidator(_distinct)]
 
 
 def _has(value: object, expected: str | bool | int) -> bool:
-    """Whether a claim is what a rule wants, or a list that contains it."""
+    """Return whether a claim is what a rule requires, or a list that contains it."""
     if isinstance(value, list):
         return any(not isinstance(item, list) and _has(item, expected) for item in value)
     if isinstance(value, str) and isinstance(expected, str) and expected.endswith("*"):
@@ -180,32 +186,32 @@ def _has(value: object, expected: str | bool | int) -> bool:
 def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise Misconfigured("a name stands twice in one of its objects")
+        raise Misconfigured("an object has the same member twice; remove one")
     return members
 
 
 def configuration(path: Path) -> Configuration:
-    """What a file says. Raises Misconfigured, naming the field and not what it holds."""
+    """Return the contents of a file. Raises Misconfigured, which names the field and not its value."""
     try:
         text = path.read_text(encoding="utf-8")
         json.loads(text, object_pairs_hook=_no_duplicates)
         return Configuration.model_validate_json(text)
     except OSError as error:
-        raise Misconfigured(f"{path}: cannot be read: {error.strerror}") from None
+        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from None
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error.detail}") from None
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
         raise Misconfigured(f"{path}: {wrong}") from None
     except (ValueError, RecursionError):
-        raise Misconfigured(f"{path}: is not JSON") from None
+        raise Misconfigured(f"{path} is not JSON") from None
 
 
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
 class _Refused(Exception):
-    """A token is not good enough. Says why, and of whom where the configuration or a signature vouches for it."""
+    """A token is rejected. Has the reason, and the issuer if the configuration or a signature vouches for it."""
 
     def __init__(self, reason: Reason, *, issuer: str | None = None, detail: str = "") -> None:
         self.reason, self.issuer, self.detail = reason, issuer, detail
@@ -213,7 +219,7 @@ class _Refused(Exception):
 
 
 class Issuers:
-    """Recognises callers by tokens of the issuers that are configured.
+    """Recognises callers by tokens of the configured issuers.
 
     clock: seconds that never go back.
     """
@@ -229,11 +235,11 @@ class Issuers:
 
     @classmethod
     def load(cls, path: Path) -> Issuers:
-        """Those that a file names. Raises Misconfigured. Nothing is fetched yet."""
+        """Return the issuers that a file names. Raises Misconfigured. Nothing is fetched yet."""
         return cls(configuration(path))
 
     def recognise(self, token: str) -> Actor:
-        """The actor that a token stands for. May fetch keys, so it blocks. Raises Unauthenticated."""
+        """Return the actor that a token stands for. May fetch keys, so it blocks. Raises Unauthenticated."""
         try:
             return self._recognise(token)
         except _Refused as refused:
@@ -246,7 +252,7 @@ class Issuers:
         if not looks_like_token(token):
             raise _Refused("malformed")
         try:
-            # Nothing of this is believed: it chooses which issuer has to have signed it, and with which key.
+            # Nothing here is trusted yet: it only selects the issuer and the key that must have signed the token.
             read = jwt.decode_complete(token, options={"verify_signature": False})
         except jwt.PyJWTError:
             raise _Refused("malformed") from None
@@ -258,7 +264,7 @@ class Issuers:
 
 
 class _Issuer:
-    """One issuer: what it has to have signed, and whom its claims stand for."""
+    """One issuer: what it must have signed, and the callers that its claims stand for."""
 
     def __init__(self, config: IssuerConfig, keys: _Keys) -> None:
         self._config, self._keys = config, keys
@@ -290,14 +296,14 @@ class _Issuer:
 
     def _actor(self, claims: Mapping[str, Any]) -> Actor:
         subject, end = claims["sub"], claims["exp"]
-        # Control characters, and surrogates that are no text, neither belong in a journal nor fit into a database.
+        # Control characters and lone surrogates must not get into a journal, nor do they fit into a database.
         if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_LENGTH_MAX or not subject.isprintable():
             self._refuse("claims", ": sub")
         if not isinstance(end, int | float) or isinstance(end, bool) or end > END_SECONDS_MAX:
             self._refuse("claims", ": exp")
         rule = next((rule for rule in self._config.rules if rule.matches(claims)), None)
         if rule is None:
-            self._refuse("rules", f": none is for the subject {subject!r}")
+            self._refuse("rules", f": no rule matches the subject {subject!r}")
         principal_id = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, self._config.issuer), subject)
         return Actor(
             tenant_id=rule.tenant,
@@ -339,7 +345,7 @@ class _Held(NamedTuple):
 
 
 class _Unusable(Exception):
-    """An issuer's document cannot be had, or is not what it should be."""
+    """An issuer's document cannot be fetched, or is not valid."""
 
 
 class _Keys:
@@ -352,12 +358,12 @@ class _Keys:
         self._tried = -math.inf
 
     def find(self, kid: str, algorithm: str) -> jwt.PyJWK:
-        """The key with which this issuer signs by this algorithm. Raises _Refused."""
+        """Return the key with which this issuer signs by this algorithm. Raises _Refused."""
         held = self._held
         key = held.keys.get((kid, algorithm))
         age = self._clock() - held.fetched
         if key is None or age >= LIFETIME_SECONDS:
-            # Who can go on with an old key does not wait while another thread fetches.
+            # A thread that can use an old key does not wait while another one fetches.
             self._refresh(held, may_wait=key is None or age >= STALE_SECONDS)
             held = self._held
             key = held.keys.get((kid, algorithm))
@@ -368,7 +374,7 @@ class _Keys:
         return key
 
     def _refresh(self, seen: _Held, *, may_wait: bool) -> None:
-        """Fetches the keys, unless that was tried just now, or as many wait for it already as may."""
+        """Fetch the keys, unless that was tried just now, or too many threads wait for it."""
         if self._is_too_soon() and not self._fetching.locked():
             return
         if not self._slots.acquire(blocking=False):
@@ -397,28 +403,29 @@ class _Keys:
                 log.warning("%s publishes no key for the configured algorithms", self._config.issuer)
             self._held = _Held(keys, self._clock())
         finally:
-            self._tried = self._clock()  # afterwards, so that those who waited do not try one after another
+            self._tried = self._clock()  # afterwards, so that the threads that waited do not each try again
 
     def _where(self) -> str:
-        """OpenID Connect Discovery 1.0, 4: the document is the issuer's own only where it says the very same name."""
+        """Return the address of the keys. The discovery document must name exactly this issuer (OpenID Connect
+        Discovery 1.0, 4)."""
         if self._config.jwks_uri is not None:
             return self._config.jwks_uri
         document = _document(self._config.issuer.rstrip("/") + "/.well-known/openid-configuration")
         if document.get("issuer") != self._config.issuer:
-            raise _Unusable("the discovery document is another issuer's")
+            raise _Unusable("the discovery document names another issuer")
         where = document.get("jwks_uri")
         try:
             url = httpx.URL(_url(where)) if isinstance(where, str) else None
         except PydanticCustomError:
             url = None
-        # An issuer elsewhere has no business with what listens on this machine.
+        # An issuer elsewhere may not send requests to services on this machine.
         if url is None or (is_loopback(url.host) and not is_loopback(httpx.URL(self._config.issuer).host)):
             raise _Unusable("the discovery document has no jwks_uri that may be fetched")
         return str(url)
 
 
 def _usable(document: Mapping[str, Any], algorithms: list[Algorithm]) -> dict[tuple[str, str], jwt.PyJWK]:
-    """A JWKS document's keys that verify signatures by these algorithms. Raises _Unusable where it is none."""
+    """Return a JWKS document's keys that verify signatures by these algorithms. Raises _Unusable if it has none."""
     published = document.get("keys")
     if not isinstance(published, list):
         raise _Unusable("the JWKS document has no list of keys")
@@ -434,11 +441,11 @@ def _usable(document: Mapping[str, Any], algorithms: list[Algorithm]) -> dict[tu
 
 
 def _key(jwk: dict[str, Any], algorithm: Algorithm) -> jwt.PyJWK | None:
-    """A published key, bound to one algorithm; None where it is not for that, is weak, or is no public key."""
+    """Return a published key, bound to one algorithm; None if it is for something else, weak, or no public key."""
     if jwk.get("alg", algorithm) != algorithm or jwk.get("kty") != _KEY_TYPES[algorithm[:2]] or "d" in jwk:
         return None
     try:
-        key = jwt.PyJWK(jwk, algorithm)  # by itself it would take an RSA key without `alg` for RS256
+        key = jwt.PyJWK(jwk, algorithm)  # on its own it would accept an RSA key without `alg` for RS256
         weakness = key.Algorithm.check_key_length(key.Algorithm.prepare_key(key.key))
     except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm):
         return None
@@ -446,10 +453,10 @@ def _key(jwk: dict[str, Any], algorithm: Algorithm) -> jwt.PyJWK | None:
 
 
 def _document(where: str) -> dict[str, Any]:
-    """A JSON object from the network, bounded in size and time. Raises _Unusable. A redirection is not followed."""
+    """Return a JSON object from the network, bounded in size and time. Raises _Unusable. Follows no redirection."""
     deadline = time.monotonic() + FETCH_SECONDS_MAX
     body = bytearray()
-    # Not compressed: a bound on what arrives is then one on what is read. A proxy does not lead to this machine.
+    # Not compressed, so that the limit on what arrives also limits what is read. A proxy cannot reach this machine.
     headers = {"Accept": "application/json", "Accept-Encoding": "identity"}
     try:
         with (

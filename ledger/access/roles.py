@@ -12,7 +12,7 @@ from ledger.errors import Forbidden
 
 @dataclass(frozen=True, slots=True)
 class Operator:
-    """Who runs the service: makes tenants, and sees nothing of theirs."""
+    """The operator of the service: makes tenants, and sees nothing of theirs."""
 
     key_id: UUID
 
@@ -21,18 +21,20 @@ Caller = Actor | Operator
 
 
 def demand_whole(actor: Actor) -> None:
-    """Raises Forbidden where a key that is limited to datasets asks for what is of all of them."""
+    """Raise Forbidden if a key that is limited to datasets asks for what belongs to the whole tenant."""
     if actor.datasets is not None:
-        raise Forbidden("A key limited to datasets does not see what is the whole tenant's.")
+        raise Forbidden(
+            "This key is limited to datasets; this call is about the whole tenant. Use a key without that limit."
+        )
 
 
 def demand_raw(actor: Actor) -> None:
-    """Raises Forbidden where a key that is limited to datasets asks for entries as they were hashed: of a run that uses
-    several datasets they name the others, and what was said of the run."""
+    """Raise Forbidden if a key that is limited to datasets asks for entries as they were hashed. The entry of a run
+    names all its datasets, and has its whole request."""
     if actor.datasets is not None:
         raise Forbidden(
-            "A key limited to datasets does not read raw entries, which name other datasets. GET /v1/runs and the "
-            "reports show what of them it may see; an export takes a key without that limit."
+            "This key is limited to datasets, and raw entries name other datasets. Use GET /v1/runs or a"
+            " report, which show what your key may see, or a key without that limit."
         )
 
 
@@ -46,12 +48,12 @@ ALLOWED: Final[dict[str, frozenset[Role]]] = {
     "end runs": frozenset({"admin", "steward", "requester"}),
     "read": frozenset({"admin", "steward", "requester", "auditor"}),
 }
-"""Which roles may do what. Whose run it is, and which datasets a key sees, is decided where these are looked up."""
+"""Which roles may do what. Later checks decide about the run's principal and the datasets that a key sees."""
 TENANT_WIDE: Final = frozenset({"manage keys", "register datasets", "set alerts"})
-"""What reaches beyond any list of datasets or projects: a limited key may not do it, or it could free itself."""
+"""Actions on more than a list of datasets or projects. A limited key may not do them: it could lift its own limits."""
 
 
 def may(actor: Actor, action: str) -> bool:
-    """Whether the actor's role, and the limits of its key, allow this at all."""
+    """Return whether the actor's role, and the limits of its key, allow this action at all."""
     is_limited = actor.datasets is not None or actor.projects is not None
     return actor.role in ALLOWED[action] and not (is_limited and action in TENANT_WIDE)

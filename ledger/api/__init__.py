@@ -1,4 +1,4 @@
-"""HTTP, and nothing else: what comes in is checked and handed on, what comes out is shaped.
+"""The HTTP layer: check requests, call a service, and shape answers.
 
 app        puts the application together; `create_app` is what an ASGI server runs
 body       JSON as this ledger reads it
@@ -9,7 +9,7 @@ problems   errors as RFC 9457 problems; the one table of HTTP statuses
 pages      the parameters of lists
 done       answers to what can take two people
 journals   what the calls of any journal share
-schemas/   the shapes of answers that HTTP alone has; all others are in `service.shapes`, requests in `service.requests`
+schemas/   the shapes of answers that only HTTP has; all others are in `service.shapes`, requests in `service.requests`
 services   what a call works with
 tenants, datasets, runs, proposals, alerts, evaluate, plan, reports, system    the calls: each parses, calls one method
            of a service, and returns its result

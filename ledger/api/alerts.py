@@ -1,4 +1,4 @@
-"""Alerts: what a tenant was told of, what it wants to be told of, and how long a budget lasts."""
+"""Alerts, the tenant's alert settings, and forecasts of how long a budget lasts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def list_alerts(
     request: Request,
     kind: Annotated[AlertKind | None, Query()] = None,
     dataset: Annotated[DatasetName | None, Query()] = None,
-    state: Annotated[DeliveryState | None, Query(description="How far the delivery came.")] = None,
+    state: Annotated[DeliveryState | None, Query(description="The state of the delivery.")] = None,
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:
@@ -36,23 +36,24 @@ def list_alerts(
 
 @router.get("/alerting", responses={200: {"model": AlertingShown}}, response_model=None)
 def show_alerting(caller: Reader, request: Request) -> Response:
-    """Show what the tenant is told of. Of a webhook's URL, which may have a secret in it, the host and its SHA-256."""
+    """Show which alerts the tenant gets. A webhook's URL may contain a secret: only its host and SHA-256 are shown."""
     return Json(services(request).alerts.alerting(caller))
 
 
 @router.put("/alerting", responses={200: {"model": AlertingShown}}, response_model=None)
 async def set_alerting(body: NewAlerting, caller: Alarmist, request: Request) -> Response:
-    """Set what the tenant is told of, and where to. What is left out stays as it is; null turns it off."""
+    """Set which alerts the tenant gets, and where they go. A field left out stays unchanged; null turns it off."""
     return Json(await services(request).alerts.set_alerting(caller, body))
 
 
 @router.post("/alerting/test", status_code=201, responses={201: {"model": AlertShown}}, response_model=None)
 async def test_alerting(caller: Alarmist, request: Request) -> Response:
-    """Raise an alert that says nothing but that alerts arrive, by the way of all others."""
+    """Raise a test alert, which is delivered like every other alert."""
     return Json(await services(request).alerts.test(caller), status_code=201)
 
 
 @router.get("/datasets/{name}/forecast", responses={200: {"model": ForecastShown}}, response_model=None)
 def show_forecast(name: str, caller: Reader, request: Request) -> Response:
-    """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks. It decides nothing."""
+    """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks. Decisions do not depend on
+    it."""
     return Json(services(request).alerts.forecast(caller, name))

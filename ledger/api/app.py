@@ -1,4 +1,4 @@
-"""Puts the application together. `create_app` is what an ASGI server runs."""
+"""Put the application together. An ASGI server runs `create_app`."""
 
 from __future__ import annotations
 
@@ -42,9 +42,10 @@ from ledger.api.streams import Streams
 from ledger.settings import Settings, load
 
 _DESCRIPTION = """
-The system of record for differential-privacy budgets. A dataset is registered with a budget; a training run asks here
-before it touches the data; the ledger works out what the run costs, composes it with all that was spent before, and
-approves or refuses it, for ever on record. Errors are `application/problem+json` with a stable `code`.
+The system of record for differential-privacy budgets. A steward registers a dataset with a budget. A training run asks
+the ledger before it touches the data. The ledger computes the cost of the run, adds it to everything spent before, and
+approves or refuses the run. Every decision is recorded permanently. Errors are `application/problem+json` with a stable
+`code`.
 The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whole reference.
 """
 
@@ -53,21 +54,21 @@ _PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, al
 
 
 class Application(FastAPI):
-    """FastAPI whose document says that errors are application/problem+json; its own has one media type for a route."""
+    """FastAPI with `application/problem+json` as the media type of errors in the OpenAPI document."""
 
     def build_middleware_stack(self) -> ASGIApp:
-        """What every request passes. Outermost is what must see the answer to an unforeseen error too, which FastAPI
-        makes outside of all that `add_middleware` adds."""
+        """Build the middleware stack. The outermost one must also see the answers to unexpected errors, which FastAPI
+        makes outside of everything that `add_middleware` adds."""
         inner = Unread(super().build_middleware_stack(), bytes_max=self.state.unread_bytes_max)
         return Observe(SecurityHeaders(inner), metrics=self.state.metrics)
 
     @cached_property
     def document(self) -> bytes:
-        """The OpenAPI document as JSON, made once."""
+        """Return the OpenAPI document as JSON, made once."""
         return json.dumps(self.openapi(), ensure_ascii=False, separators=(",", ":")).encode()
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document, made once."""
+        """Return the OpenAPI document, made once."""
         if self.openapi_schema is not None:
             return self.openapi_schema
         document = super().openapi()
@@ -88,11 +89,11 @@ _LEADS_TO: Final = {
     "SecretShown": ("/v1/keys/{id}", "$response.body#/id"),
     "Proposed": ("/v1/proposals/{id}", "$response.body#/proposal/id"),
 }
-"""What an answer of this shape names, by the calls that take it, and where in the answer the name stands."""
+"""For the shape of an answer: the calls that take a name from it, and where in the answer that name is."""
 
 
 def _links(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
-    """The calls that an answer leads to, as OpenAPI says it."""
+    """Return the calls that an answer leads to, in OpenAPI's form."""
     schema = answer.get("content", {}).get("application/json", {}).get("schema", {})
     path, value = _LEADS_TO.get(schema.get("$ref", "").rpartition("/")[2], (None, ""))
     if path is None:
@@ -107,7 +108,7 @@ def _links(document: dict[str, Any], answer: dict[str, Any]) -> dict[str, Any]:
 
 
 def create_app(settings: Settings | None = None) -> FastAPI:
-    """The application for these settings, or for those of the environment."""
+    """Return the application for these settings, or for those of the environment."""
     chosen = settings or load()
     metrics = Metrics()
     app = Application(
@@ -137,7 +138,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 def _lifespan(
     builder: Builder, connections: Connections
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
-    """What serves while the application runs; it gives the server's protocol what connections share."""
+    """Run the server's services while the application runs, and give the server's protocol what connections share."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
@@ -153,7 +154,7 @@ def _lifespan(
 
 
 def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
-    """What every request passes before its route: the key first, then the crowd, then the body.
+    """Add what every request passes before its route: first the key, then the number of requests, then the body.
 
     The last one added is passed first.
     """
@@ -182,7 +183,7 @@ _CORS: Final[dict[str, Any]] = {
     "allow_methods": ["GET", "POST", "PUT", "PATCH", "DELETE"],
     "allow_headers": ["Authorization", "Content-Type", "Idempotency-Key", "X-Request-ID"],
     "expose_headers": ["Idempotent-Replayed", "Retry-After", "X-Request-ID"],
-    # A key is sent by whoever holds it, never by the browser of itself.
+    # The holder of a key sends it; a browser never sends it on its own.
     "allow_credentials": False,
     "max_age": 600,
 }

@@ -1,9 +1,8 @@
 """JSON as this ledger reads it.
 
-Numbers stay the decimals that were written. A member that stands twice, a NUL character, half a surrogate pair, a
-number beyond all use and nesting deeper than any request needs are refused here, with the path to them, since each of
-them would otherwise turn into something else further in: the last member wins, the driver fails, the digits of
-1e999999999 fill the memory, the parser's stack overflows.
+Numbers stay the decimals that were written. This module rejects duplicate members, NUL characters, halves of surrogate
+pairs, extreme numbers and deep nesting, and names their path. Each would otherwise fail later in its own way: the last
+duplicate wins, the driver fails, the digits of 1e999999999 fill the memory, the parser's stack overflows.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _UNFIT: Final = re.compile("[\x00\ud800-\udfff]")
 
 
 class _Twice:
-    """Stands where an object has a member twice, until its path is known."""
+    """A placeholder for an object with a duplicate member, until its path is known."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -38,7 +37,7 @@ def _members(pairs: list[tuple[str, Any]]) -> Any:
 
 
 def _integer(text: str) -> int | Decimal:
-    # Python refuses to read integers of thousands of digits; here they are numbers that are out of range.
+    # Python refuses to read integers with thousands of digits; here they count as numbers out of range.
     return int(text) if len(text) <= NUMBER_LENGTH_MAX else Decimal("Infinity")
 
 
@@ -57,11 +56,11 @@ _DECODER: Final = json.JSONDecoder(
 
 
 def parse(raw: bytes) -> Any:
-    """The value of a body. Raises InvalidJson or InvalidRequest, naming the place."""
+    """Return the value of a JSON body. Raises InvalidJson or InvalidRequest, naming the path."""
     try:
         value = _DECODER.decode(raw.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise InvalidJson(f"The body is not UTF-8: byte {error.start}.") from None
+        raise InvalidJson(f"The body is not UTF-8: byte {error.start} is not valid.") from None
     except json.JSONDecodeError as error:
         raise InvalidJson(f"The body is not JSON: {error.msg}, line {error.lineno} column {error.colno}.") from None
     except RecursionError:
@@ -74,9 +73,9 @@ def _check(value: Any, path: tuple[str, ...], depth: int) -> None:
     if isinstance(value, str):
         _check_text(value, path)
     elif isinstance(value, Decimal) and not value.is_finite():
-        raise _invalid(path, "must be a finite number, of at most 400 digits, between 1e-400 and 1e400")
+        raise _invalid(path, "must be a finite number with at most 400 digits, between 1e-400 and 1e400")
     elif isinstance(value, _Twice):
-        raise _invalid((*path, value.name), "stands twice in the same object", InvalidJson)
+        raise _invalid((*path, value.name), "appears twice in the same object; remove one", InvalidJson)
     elif isinstance(value, dict | list):
         if depth == 0:
             raise _invalid(path[:3], f"is nested deeper than {DEPTH_MAX} levels", InvalidJson)
@@ -89,11 +88,11 @@ def _check(value: Any, path: tuple[str, ...], depth: int) -> None:
 def _check_text(text: str, path: tuple[str, ...]) -> None:
     if found := _UNFIT.search(text):
         what = "a NUL character" if found.group() == "\x00" else "half of a surrogate pair"
-        raise _invalid(path, f"has {what}, which no database keeps")
+        raise _invalid(path, f"contains {what}, which cannot be stored; remove it")
 
 
 def _invalid(path: tuple[str, ...], detail: str, kind: type[InvalidRequest] | None = None) -> InvalidRequest:
-    within = path[2:] if path[:1] == ("runs",) else path  # of a batch
+    within = path[2:] if path[:1] == ("runs",) else path  # in a batch
     kind = kind or (InvalidMechanism if within[:1] == ("mechanism",) else InvalidRequest)
     field = ".".join(path).encode("utf-8", "backslashreplace").decode() or "body"
     return kind(f"{field[:200]}: {detail}", field=field[:200])

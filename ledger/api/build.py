@@ -1,4 +1,4 @@
-"""Builds what the application serves with: the store, what signs, the use cases, and what works beside the requests."""
+"""Build what the application works with: the store, the signers, the use cases, and the background threads."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ from ledger.store import Store, engine_for
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Server:
-    """The services of one process, and what works beside its requests."""
+    """The services of one process, and its background threads."""
 
     services: Services
     last_uses: LastUses
     publisher: Publisher | None
 
     def start(self) -> None:
-        """Starts every thread."""
+        """Start every thread."""
         self.services.writer.start()
         self.services.courier.start()
         self.last_uses.start()
@@ -55,8 +55,8 @@ class Server:
             self.publisher.start()
 
     async def close(self) -> None:
-        """Ends what makes reports, and every thread: first what hands something to the writer, then the writer, then
-        who follows commits."""
+        """End the report processes and every thread: first those that submit to the writer, then the writer, then those
+        that follow commits."""
         await self.services.reports.close()
         self.last_uses.close()
         self.services.certificates.close()
@@ -69,7 +69,7 @@ class Server:
 
 
 class Builder:
-    """Builds a server. Keys and issuers are read when this is made, so that a wrong file is reported at once."""
+    """Builds a server. Keys and issuers are read when a builder is made, so an invalid file is reported at once."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self._settings, self._metrics = settings, metrics
@@ -77,7 +77,7 @@ class Builder:
         self._issuers = None if settings.oidc_file is None else Issuers.load(settings.oidc_file)
 
     def build(self) -> Server:
-        """A server that is not started yet."""
+        """Return a server that is not started yet."""
         store = Store(engine_for(self._settings.database_url.get_secret_value()))
         commits = _Commits(self._metrics)
         writer = self._writer(store, commits)
@@ -117,7 +117,7 @@ class Builder:
             return None
 
         def contradicted(tenant_id: UUID, alert: Alert) -> None:
-            with suppress(Overloaded):  # it is found again in the next round
+            with suppress(Overloaded):  # the next round finds it again
                 writer.tell(tenant_id, [alert])
 
         return Publisher(
@@ -173,7 +173,7 @@ class Builder:
 
 
 class _Commits:
-    """Passes each commit on to those who follow commits, of whom some need the writer first."""
+    """Passes each commit on to the followers of commits. Some of them need the writer to exist first."""
 
     def __init__(self, metrics: Metrics) -> None:
         self._metrics = metrics

@@ -64,13 +64,13 @@ def show_dataset(name: str, caller: Reader, request: Request) -> Response:
 
 @router.patch("/{name}", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)
 async def change_dataset(name: str, body: DatasetChange, caller: Steward, request: Request) -> Response:
-    """Freeze, thaw or retire a dataset, or word its title and description anew. A retired dataset stays retired."""
+    """Freeze, thaw or retire a dataset, or change its title and description. A retired dataset stays retired."""
     return answered(await services(request).datasets.change(caller, name, body))
 
 
 @router.put("/{name}/budget", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)
 async def set_budget(name: str, body: NewBudget, caller: Steward, request: Request) -> Response:
-    """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling."""
+    """Set a new limit, for every partition too. It may not be below what is spent and held, nor above the ceiling."""
     return answered(await services(request).datasets.set_budget(caller, name, body))
 
 
@@ -78,7 +78,7 @@ async def set_budget(name: str, body: NewBudget, caller: Steward, request: Reque
     "/{name}/partitions", status_code=201, responses={201: {"model": PartitionPage}, **PROPOSED}, response_model=None
 )
 async def add_partitions(name: str, body: NewPartitions, caller: Steward, request: Request) -> Response:
-    """Add partitions, each with the dataset's limit. That no privacy unit is in two of them is the steward's word."""
+    """Add partitions, each with the dataset's limit. The steward states that no privacy unit is in two of them."""
     return answered(await services(request).datasets.add_partitions(caller, name, body), done=201)
 
 
@@ -94,7 +94,7 @@ def list_partitions(
 async def set_project(
     name: str, project: ProjectPath, body: ProjectShare, caller: Steward, request: Request
 ) -> Response:
-    """Set a project's share: runs that name it are charged to both, so that it can only tighten."""
+    """Set a project's share. A run that names the project is charged to both, so a share can only tighten."""
     return answered(await services(request).datasets.set_project(caller, name, project, body))
 
 
@@ -108,13 +108,13 @@ async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Re
 def list_entries(
     name: str, caller: Auditor, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None
 ) -> Response:
-    """List the dataset's journal, oldest first, every entry byte for byte as it was hashed."""
+    """List the dataset's journal, oldest first; every entry is byte for byte as it was hashed."""
     return journals.entries(services(request).journals.entries(caller, name, limit=limit, cursor=cursor))
 
 
 @router.get("/{name}/head", responses={200: {"model": Head}}, response_model=None)
 def show_head(name: str, caller: Auditor, request: Request) -> Response:
-    """Show the journal's newest number and hash, and the Merkle root over all of it, signed."""
+    """Show the number and hash of the journal's newest entry, and the Merkle root over the whole journal, signed."""
     return Json(services(request).journals.head(caller, name))
 
 
@@ -122,7 +122,10 @@ def show_head(name: str, caller: Auditor, request: Request) -> Response:
 def prove_inclusion(
     name: str, caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None
 ) -> Response:
-    """Prove that an entry is in the journal, with a few hashes. docs/reference/export.md has how it is checked."""
+    """Prove with a few hashes that an entry is in the journal.
+
+    docs/reference/export.md describes how to check the proof.
+    """
     return Json(services(request).journals.inclusion(caller, name, seq=seq, size=size))
 
 
@@ -130,7 +133,7 @@ def prove_inclusion(
 def prove_consistency(
     name: str, caller: Auditor, request: Request, from_: journals.From, to: journals.To = None
 ) -> Response:
-    """Prove that the journal begins with all that it had when it was shorter, with a few hashes."""
+    """Prove with a few hashes that the journal still begins with an older version of it."""
     return Json(services(request).journals.consistency(caller, name, from_=from_, to=to))
 
 

@@ -1,4 +1,4 @@
-"""The documentation to try calls in: Swagger UI, from a package and not from another host, under a strict policy."""
+"""The interactive documentation: Swagger UI, served from a package and not from another host, under a strict policy."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ POLICY: Final = (
     f"default-src 'none'; script-src 'self' {script_hashes(_PAGE)}; style-src 'self' 'unsafe-inline';"
     " img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-"""Its own files, and its one inline script by its hash. Swagger UI sets styles on elements, which only this allows."""
+"""Allows its own files, and its one inline script by hash. Swagger UI sets styles on elements: 'unsafe-inline'."""
 
 
 @router.get("/openapi.json")
 async def document(request: Request) -> Response:
-    """The OpenAPI document."""
+    """Return the OpenAPI document."""
     described: Together[bytes] = request.app.state.described
     return Response(await described.ask(), media_type="application/json")
 
 
 @router.get("/docs")
 async def page() -> Response:
-    """The calls, to read and to try."""
+    """Return the page that lists the calls and lets a reader try them."""
     return HTMLResponse(_PAGE, headers={"Content-Security-Policy": POLICY})
 
 
 def _add(file: str) -> None:
-    # Read once: no stranger makes the server open files.
+    # Read once, so that requests never make the server open files.
     content, (media_type, _) = (_FOLDER / file).read_bytes(), mimetypes.guess_type(file)
 
     @router.get(f"/docs/{file}", name=file)

@@ -1,4 +1,4 @@
-"""Answers to changes that can take two people."""
+"""Answers to changes that may need two people."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from ledger.service.shapes.tenants import Proposed
 from ledger.service.two_people import Outcome
 
 PROPOSED: Final[dict[int | str, dict[str, Any]]] = {
-    202: {"model": Proposed, "description": "It takes a second steward, who has a day to approve it."}
+    202: {"model": Proposed, "description": "A second steward must approve the change within a day."}
 }
 
 
 def answered(outcome: Outcome[Any], *, done: int = 200) -> Json:
-    """The answer: with the status `done` where the change is made, 202 where it is only proposed."""
+    """Return the answer: the status `done` if the change was made, 202 if it was only proposed."""
     return Json(outcome.answer, status_code=done if outcome.is_done else 202)

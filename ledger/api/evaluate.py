@@ -1,4 +1,4 @@
-"""The accountant alone: no dataset, nothing recorded."""
+"""The accountant alone: no dataset is involved, and nothing is recorded."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
 @router.post("/evaluate", responses={200: {"model": Evaluated}}, response_model=None)
 async def evaluate(body: Evaluation, caller: Reader, request: Request) -> Response:
-    """Work out what a mechanism costs, and what epsilon that is at each delta asked for.
+    """Work out what a mechanism costs, and the epsilon of that cost at each requested delta.
 
-    A certificate trades mu for delta; `frontier` shows at what rate.
+    A certificate can trade mu for delta; `frontier` lists the alternatives.
     """
     return Json(await evaluation.evaluate(services(request).certificates, caller, body))

@@ -1,4 +1,4 @@
-"""What the recognised caller of a request may do. Who it is was found out before, by `ledger.api.middleware`."""
+"""What a recognised caller may do. `ledger.api.middleware` recognised the caller before."""
 
 from __future__ import annotations
 
@@ -14,43 +14,48 @@ from ledger.errors import Forbidden
 
 _bearer = HTTPBearer(
     auto_error=False,
-    description="A key of this ledger: `pbl_…`, or a token of an OpenID Connect issuer that it trusts.",
+    description="A key of this ledger (`pbl_…`), or a token of an OpenID Connect issuer that the ledger trusts.",
     scheme_name="key",
 )
 
 
-# A coroutine, though it waits for nothing: FastAPI takes plain functions to a thread, which costs more than this does.
+# A coroutine although it never waits: FastAPI runs plain functions in a thread, which costs more than this does.
 async def _caller(request: Request, _shown: Annotated[object, Depends(_bearer)]) -> Caller:
     caller: Caller = request.scope["state"]["caller"]
     return caller
 
 
 class Allowed:
-    """A dependency: the caller, who may do this in their tenant. Raises Forbidden."""
+    """A dependency: the caller, who may do this in their tenant. It raises Forbidden."""
 
     def __init__(self, action: str) -> None:
         self.action = action
 
     async def __call__(self, caller: Annotated[Caller, Depends(_caller)]) -> Actor:
         if isinstance(caller, Operator):
-            raise Forbidden("The operator's key makes tenants; it opens nothing that belongs to one.")
+            raise Forbidden(
+                "The operator's key only makes tenants; it cannot read or change what belongs to a tenant. Use a"
+                " key of the tenant."
+            )
         if not roles.may(caller, self.action):
             who = (
                 f"The role {caller.role}"
                 if caller.role not in roles.ALLOWED[self.action]
-                else "A key limited to datasets or projects"
+                else "A key that is limited to datasets or projects"
             )
-            raise Forbidden(f"{who} may not {self.action}.", role=caller.role)
+            raise Forbidden(
+                f"{who} may not {self.action}. Ask an admin of your tenant for a key that may.", role=caller.role
+            )
         return caller
 
 
 async def anyone(caller: Annotated[Caller, Depends(_caller)]) -> Caller:
-    """A dependency: whoever was recognised."""
+    """Return the caller of the request (a dependency)."""
     return caller
 
 
 async def operator(caller: Annotated[Caller, Depends(_caller)]) -> Operator:
-    """A dependency: the operator. Raises Forbidden."""
+    """Return the operator (a dependency). Raises Forbidden."""
     if not isinstance(caller, Operator):
         raise Forbidden("Only the operator's key makes tenants.")
     return caller

@@ -1,4 +1,4 @@
-"""What every answer tells a browser, so that no page of others can make use of it, nor an answer be run as a page."""
+"""Headers that every answer has, so that no foreign page can use it and no browser runs it as a page."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-"""The policy of what is no page: whatever a browser takes it for, it loads and runs nothing."""
+"""The policy of answers that are not pages: whatever a browser takes them for, it loads and runs nothing."""
 _ALWAYS: Final = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -21,7 +21,7 @@ _ALWAYS: Final = (
 )
 _UNLESS_SAID: Final = ((b"content-security-policy", NOTHING.encode()),)
 _PRIVATE: Final = (*_UNLESS_SAID, (b"cache-control", b"no-store"))
-# Of this host alone: others under its domain are not ours to decide for.
+# For this host only: other hosts under its domain are not ours to decide for.
 _OVER_TLS: Final = ((b"strict-transport-security", b"max-age=31536000"),)
 
 
@@ -35,7 +35,7 @@ def script_hashes(page: bytes) -> str:
 
 
 class SecurityHeaders:
-    """Adds them. A page says its own Content-Security-Policy, and an answer its own Cache-Control, where it has one."""
+    """Adds the headers. A page may set its own Content-Security-Policy, and an answer its own Cache-Control."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -44,14 +44,14 @@ class SecurityHeaders:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        unless_said = _PRIVATE if scope["path"].startswith("/v1") else _UNLESS_SAID
+        defaults = _PRIVATE if scope["path"].startswith("/v1") else _UNLESS_SAID
         always = _ALWAYS + _OVER_TLS if scope["scheme"] == "https" else _ALWAYS
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = list(message.get("headers", ()))
-                said = {name for name, _ in headers}
-                message["headers"] = [*headers, *always, *(pair for pair in unless_said if pair[0] not in said)]
+                names = {name for name, _ in headers}
+                message["headers"] = [*headers, *always, *(pair for pair in defaults if pair[0] not in names)]
             await send(message)
 
         await self.app(scope, receive, answer)

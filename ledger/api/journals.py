@@ -1,4 +1,4 @@
-"""What the calls of any journal share, a dataset's or the tenant's own: parameters, and entries and exports as text."""
+"""What the calls of every journal share, a dataset's or the tenant's own: parameters, entries and exports as text."""
 
 from __future__ import annotations
 
@@ -18,14 +18,21 @@ EXPORTED: Final[dict[int | str, dict[str, Any]]] = {
 
 Seq = Annotated[int, Query(ge=1, le=2**63 - 1, description="The number of the entry.")]
 Size = Annotated[
-    int | None, Query(ge=1, le=2**63 - 1, description="Among how many entries it is, from the first on; all of them.")
+    int | None,
+    Query(
+        ge=1, le=2**63 - 1, description="The number of entries to prove against, counted from the first; default: all."
+    ),
 ]
-From = Annotated[int, Query(alias="from", ge=1, le=2**63 - 1, description="How many entries there were.")]
-To = Annotated[int | None, Query(ge=1, le=2**63 - 1, description="How many there were later; all there are now.")]
+From = Annotated[
+    int, Query(alias="from", ge=1, le=2**63 - 1, description="The number of entries in the older journal.")
+]
+To = Annotated[
+    int | None, Query(ge=1, le=2**63 - 1, description="The number of entries in the newer journal; default: all.")
+]
 
 
 def entries(page: tuple[Sequence[Entry | TenantEntry], str | None]) -> Response:
-    """One page of a journal. Entries stand in it byte for byte as they were hashed, so it is put together as text."""
+    """Return one page of a journal. It is put together as text, so entries stay byte for byte as they were hashed."""
     rows, following = page
     items = ",".join(map(_entry, rows))
     text = f'{{"items":[{items}],"next":{chain.canonical(following)}}}'
@@ -34,10 +41,10 @@ def entries(page: tuple[Sequence[Entry | TenantEntry], str | None]) -> Response:
 
 def _entry(entry: Entry | TenantEntry) -> str:
     request = entry.request if isinstance(entry, Entry) else None
-    beside = "" if request is None else f',"request":{request}'
-    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}{beside}}}'
+    request_member = "" if request is None else f',"request":{request}'
+    return f'{{"seq":{entry.seq},"hash":"{entry.hash.hex()}","entry":{entry.body}{request_member}}}'
 
 
 def export(lines: Iterator[str], request: Request, caller: Caller) -> Response:
-    """A whole journal, sent while it is read."""
+    """Return a whole journal, sent while it is read."""
     return Streamed(lines, room=streams(request), caller=caller, media_type="application/jsonl")

@@ -1,4 +1,4 @@
-"""Long answers end when who asked for them has gone."""
+"""End long answers when the client has gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from starlette.types import Receive
 
 
 async def until_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:
-    """Does the work, or cancels it once the client has gone. The request's body has been read by then."""
+    """Do the work, or cancel it when the client has gone. The body of the request must have been read before."""
     working = asyncio.ensure_future(work)
     leaving = asyncio.ensure_future(_disconnected(receive))
     try:

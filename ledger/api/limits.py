@@ -1,7 +1,6 @@
-"""How often and how much: token buckets for keys, narrow lanes for callers that are not known yet, and shares of a
-process's room, of which no tenant takes all.
+"""Limits: token buckets for keys, narrow lanes for unknown callers, and shares of a process's room for each tenant.
 
-Everything counts in this process alone, in memory that is bounded, and decides without waiting.
+Everything counts in this process only, in bounded memory, and decides without waiting.
 """
 
 from __future__ import annotations
@@ -35,9 +34,9 @@ T = TypeVar("T")
 
 
 class Buckets:
-    """A token bucket for each of many: `burst` at once, and then `per_second`.
+    """A token bucket for each key: `burst` requests at once, then `per_second`.
 
-    Whoever was not seen for longest is forgotten when there are too many, which fills their bucket again.
+    When there are too many buckets, the one unused for longest is forgotten, which fills it again.
     """
 
     def __init__(
@@ -47,11 +46,11 @@ class Buckets:
         self._buckets = LRUCache[Hashable, tuple[float, float]](size)
 
     def wait_of(self, who: Hashable) -> float:
-        """The seconds until there is a token; 0 where there is one."""
+        """Return the seconds until a token is available; 0 if one is."""
         return max(0.0, (1 - self._left(who)) / self._per_second)
 
     def take(self, who: Hashable) -> None:
-        """Takes a token, where there is one."""
+        """Take a token, if one is available."""
         self._buckets[who] = (max(0.0, self._left(who) - 1), self._clock())
 
     def _left(self, who: Hashable) -> float:
@@ -60,13 +59,13 @@ class Buckets:
 
 
 def seconds(wait: float) -> int:
-    """A wait as Retry-After says it."""
+    """Return a wait in the form of Retry-After."""
     return max(1, math.ceil(wait))
 
 
 def neighbourhood(address: str) -> str:
-    """What stands for a client's address: all of IPv4, and of IPv6 the half that a network is given, not the half that
-    its every machine may choose."""
+    """Return the key of a client's address: all of an IPv4 address; of an IPv6 address the network's half, because
+    every machine can choose the other half."""
     try:
         parsed = ip_address(address)
     except ValueError:
@@ -75,7 +74,7 @@ def neighbourhood(address: str) -> str:
 
 
 class Lane:
-    """A few at a time, and a bounded number who wait. Belongs to one event loop."""
+    """Lets a few callers through at a time, and a bounded number wait. Belongs to one event loop."""
 
     def __init__(self, *, at_once: int = RECOGNISED_AT_ONCE_MAX, waiting_max: int = WAITING_MAX) -> None:
         self._turns = asyncio.Semaphore(at_once)
@@ -83,9 +82,9 @@ class Lane:
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Waits for a turn. Raises Overloaded where too many do."""
+        """Wait for a turn. Raises Overloaded if too many wait."""
         if self._free <= 0:
-            raise Overloaded("Too many callers wait to be recognised.")
+            raise Overloaded("Too many callers are waiting to be recognised. Try again later.")
         self._free -= 1
         try:
             async with self._turns:
@@ -95,9 +94,9 @@ class Lane:
 
 
 class Shares:
-    """Room for so much at once, of which no tenant and no key takes all. Any thread may ask.
+    """A bounded amount of room, of which no tenant and no key can take everything. Any thread may use it.
 
-    unit: what is counted, as it stands after a number. per_key: None is that a key may take all that its tenant may.
+    unit: what is counted, as it reads after a number. per_key: None lets a key take all that its tenant may.
     """
 
     def __init__(
@@ -111,24 +110,26 @@ class Shares:
 
     @property
     def taken(self) -> int:
-        """How much is taken, by all together."""
+        """Return how much is taken by all callers together."""
         return self._taken[_ALL]
 
     def take(self, caller: Caller, amount: int = 1) -> None:
-        """Takes room. Raises Overloaded if there is not so much for this caller."""
+        """Take room. Raises Overloaded if there is not enough for this caller."""
         with self._lock:
             for who, whose, bound in self._bounds(caller):
                 if self._taken[who] + amount > bound:
                     raise Overloaded(
-                        f"There is no room for this request: {bound} {self._unit} at once is the limit of a process for"
-                        f" {whose}. Try again after {self._retry_after_seconds} s.",
+                        (
+                            f"The server is busy: one process allows {bound} {self._unit} at once for {whose}. Try"
+                            f" again after {self._retry_after_seconds} s."
+                        ),
                         retry_after_seconds=self._retry_after_seconds,
                     )
             for who, _, _ in self._bounds(caller):
                 self._taken[who] += amount
 
     def give(self, caller: Caller, amount: int = 1) -> None:
-        """Gives back what was taken."""
+        """Give back room that was taken."""
         with self._lock:
             for who, _, _ in self._bounds(caller):
                 self._taken[who] -= amount
@@ -137,7 +138,7 @@ class Shares:
 
     @contextmanager
     def one(self, caller: Caller) -> Iterator[None]:
-        """Takes one, for a while. Raises Overloaded."""
+        """Take one unit for the duration of the block. Raises Overloaded."""
         self.take(caller)
         try:
             yield
@@ -154,9 +155,9 @@ class Shares:
 
 
 class Crowd:
-    """Answers 503 to a recognised caller while too many are served, so that what waits in memory is bounded.
+    """Answers 503 to a recognised caller while too many requests are served, so that memory stays bounded.
 
-    Strangers are not in it: they are answered from their request's head, or wait in a `Lane` of their own.
+    Unknown callers do not count here: they are answered after the request's head, or wait in a `Lane` of their own.
     """
 
     def __init__(self, app: ASGIApp, *, requests: Shares) -> None:
@@ -179,7 +180,7 @@ class Crowd:
 
 
 async def _in_pieces(send: Send, message: Message) -> None:
-    """Sends a large answer piece by piece: so a request is being served until the client has taken most of it."""
+    """Send a large answer in pieces, so that a request counts as served until the client has taken most of it."""
     body = memoryview(message.get("body", b""))
     while len(body) > PIECE_BYTES_MAX:
         await send({"type": message["type"], "body": body[:PIECE_BYTES_MAX], "more_body": True})
@@ -189,20 +190,20 @@ async def _in_pieces(send: Send, message: Message) -> None:
 
 
 def caller_of(scope: Scope) -> Caller | None:
-    """Who was recognised on this request, if anybody was."""
+    """Return the recognised caller of this request, or None."""
     caller: Caller | None = scope.get("state", {}).get("caller")
     return caller
 
 
 class Together(Generic[T]):
-    """Work that one thread does at a time, apart from the threads of requests: who asks meanwhile gets that answer."""
+    """Work that one thread does at a time; callers who ask while it runs get the same answer."""
 
     def __init__(self, work: Callable[[], T]) -> None:
         self._work, self._thread = work, anyio.CapacityLimiter(1)
         self._under_way: asyncio.Task[T] | None = None
 
     async def ask(self) -> T:
-        """The answer of the work that is under way, or else of new work."""
+        """Return the answer of the work that is running, or else of new work."""
         if self._under_way is None or self._under_way.done():
             self._under_way = asyncio.create_task(anyio.to_thread.run_sync(self._work, limiter=self._thread))
         return await asyncio.shield(self._under_way)

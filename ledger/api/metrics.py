@@ -1,7 +1,7 @@
-"""What is counted while the process runs, for Prometheus. Each process counts for itself.
+"""Counters of the running process, for Prometheus. Each process counts for itself.
 
-Labels are routes, methods, statuses and outcomes, of which there are few: never a tenant, a dataset or a key, both
-because anyone may read this and because each would be a time series of its own.
+Labels are routes, methods, statuses and outcomes, which are few; never a tenant, a dataset or a key: anyone may read
+the metrics, and each label value is a time series of its own.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ if TYPE_CHECKING:
     from ledger.service.writer import Writer
 
 MEDIA_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
-# When each series began would be as many series again, and Prometheus sees by itself when one starts anew.
+# The creation time of each series would double their number, and Prometheus detects a restart by itself.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1000)
 
 
 class Metrics:
-    """The counters of one application, in a registry of its own, so that several can live in a process."""
+    """The counters of one application, in a registry of its own, so that several can exist in one process."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry(auto_describe=True)
@@ -84,7 +84,7 @@ class Metrics:
         self._alerts = Counter("ledger_alerts", "Alerts raised.", ["kind"], registry=registry)
         self._deliveries = Counter(
             "ledger_alert_deliveries",
-            "Tries to deliver an alert, by what came of them.",
+            "Attempts to deliver an alert, by outcome.",
             ["outcome"],
             registry=registry,
         )
@@ -105,26 +105,26 @@ class Metrics:
         self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
 
     def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
-        """Reads how many wait, and how many processes make reports, whenever it is asked for."""
+        """Read the length of the queues and the number of report processes at every scrape."""
         self._makers.set_function(lambda: reports.processes)
         self._alerts_pending.set_function(lambda: courier.pending)
         self._writer_waiting.set_function(lambda: writer.waiting)
         self._certificates_waiting.set_function(lambda: certificates.waiting)
 
     def watch_room(self, requests: Shares, held: Shares, streams: Shares) -> None:
-        """Reads how much of the room for callers is taken, whenever it is asked for."""
+        """Read how much of the room for callers is taken at every scrape."""
         self._serving.set_function(lambda: requests.taken)
         self._held.set_function(lambda: held.taken)
         self._streams.set_function(lambda: streams.taken)
 
     def watch_connections(self, connections: Sized, reasons: Iterable[str]) -> None:
-        """Reads how many there are, whenever it is asked for, and counts those that are cut, by these reasons."""
+        """Read the number of connections at every scrape, and count those that are cut, by these reasons."""
         self._connections.set_function(lambda: len(connections))
         for reason in reasons:
             self._cut.labels(reason)
 
     def cut(self, reason: str) -> None:
-        """A connection was cut."""
+        """Count a connection that was cut."""
         self._cut.labels(reason).inc()
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
@@ -142,27 +142,27 @@ class Metrics:
         self._limited.inc()
 
     def group(self, size: int, seconds: float) -> None:
-        """The writer answered a group. Called from its threads."""
+        """Count a group that the writer answered. Called from the writer's threads."""
         self._group_size.observe(size)
         self._group_seconds.observe(seconds)
 
     def head(self, outcome: str) -> None:
-        """What became of a journal's head that was to be published. Called from the thread that does."""
+        """Count the outcome of publishing a journal's head. Called from the publisher's thread."""
         self._heads.labels(outcome).inc()
 
     def certificate(self, seconds: float) -> None:
-        """A certificate was computed. Called from the threads that do."""
+        """Count a computed certificate. Called from the threads that compute them."""
         self._certificate_seconds.observe(seconds)
 
     def alerts(self, kinds: Iterable[str]) -> None:
-        """Alerts were raised. Called from the writer's threads."""
+        """Count alerts that were raised. Called from the writer's threads."""
         for kind in kinds:
             self._alerts.labels(kind).inc()
 
     def delivery(self, outcome: str) -> None:
-        """What came of a try to deliver an alert. Called from the courier's thread."""
+        """Count an attempt to deliver an alert. Called from the courier's thread."""
         self._deliveries.labels(outcome).inc()
 
     def exposition(self) -> bytes:
-        """All of it, as Prometheus reads it."""
+        """Return all counters in Prometheus' text format."""
         return generate_latest(self.registry)

@@ -1,4 +1,4 @@
-"""What every request passes before a route: who is calling, by the headers alone, and then how large its body is."""
+"""What every request passes before its route: recognise the caller by the headers, then check the body's size."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ledger.errors import LedgerError, RateLimited, TooLarge, Unauthenticated
 KEY_LENGTH_MAX: Final = TOKEN_LENGTH_MAX
 """A key has 68 characters; the token of an issuer is longer."""
 FAMILIAR_AT_ONCE_MAX: Final = 16
-"""Look-ups of keys that were good before: of the threads for all requests, enough are left for what they ask."""
+"""Parallel look-ups of keys that were valid before. Enough threads must stay free for the requests themselves."""
 
 
 class Unread:
-    """Says that the connection will close, where an answer begins before its request came whole and what is left may be
-    more than is read and thrown away. That itself is the server protocol's."""
+    """Announces that the connection will close if an answer begins before its request was read in full and the rest may
+    be too much to discard. The server's protocol closes it."""
 
     def __init__(self, app: ASGIApp, *, bytes_max: int) -> None:
         self.app, self._bytes_max = app, bytes_max
@@ -54,7 +54,8 @@ class Unread:
         await self.app(scope, read, answer)
 
     def _may_be_left(self, headers: Headers) -> bool:
-        """Whether the end of an unread body may never come: it is large, has no length, or waits for `100 Continue`."""
+        """Return whether the rest of an unread body may never arrive: it is large, has no length, or waits for `100
+        Continue`."""
         if "transfer-encoding" in headers or "expect" in headers:
             return True
         stated = headers.get("content-length", "0")
@@ -62,8 +63,8 @@ class Unread:
 
 
 class Bodies:
-    """Counts bodies of recognised callers while they come in: 413 to one larger than `bytes_max`, whether or not it
-    says beforehand how large it is, and 503 while too many bytes are held for all. A stranger's body is never read."""
+    """Counts the bodies of recognised callers while they arrive. Answers 413 to a body larger than `bytes_max`, whether
+    its length was announced or not, and 503 while too many bytes are held. Bodies of unknown callers are never read."""
 
     def __init__(self, app: ASGIApp, *, bytes_max: int, held: Shares) -> None:
         self.app, self._bytes_max, self._held = app, bytes_max, held
@@ -95,17 +96,19 @@ class Bodies:
             self._held.give(caller, size)
 
     def _too_large(self) -> TooLarge:
-        return TooLarge(f"The body is larger than {self._bytes_max} bytes.", bytes_max=self._bytes_max)
+        return TooLarge(
+            f"The body has more than {self._bytes_max} bytes, the limit of this server. Send a smaller body.",
+            bytes_max=self._bytes_max,
+        )
 
 
 class Recognise:
-    """Finds out who calls, for every path under /v1, and answers 401 where that cannot be.
+    """Recognises the caller of every path under /v1, and answers 401 to unknown callers.
 
-    Guessing is made slow without slowing others. What cannot be a key is refused by its checksum, and asks no database.
-    Whoever was recognised before, by this process or another, is looked up at once, beside all other work; a stranger
-    gets in line for one of a few turns, keys and tokens apart, and from an address that brought too many wrong ones, of
-    its kind, is not looked up at all.
-    The headers suffice: a stranger is answered before any of their body is read.
+    Guessing is slow, and does not slow others. A text that cannot be a key fails its checksum without a query. A key
+    that this or another process recognised before is looked up at once. Other callers wait for one of a few turns,
+    separate for keys and tokens; an address that sent too many wrong ones of a kind gets no turn. The headers are
+    enough: an unknown caller is answered before any of the body is read.
     """
 
     def __init__(
@@ -150,7 +153,7 @@ class Recognise:
         digest = keys.digest_of(secret)
         if digest not in self._familiar and not await self._was_good(keyring, secret, digest):
             return await self._stranger(scope, keyring, secret, digest)
-        # One look-up for all requests of a key that come meanwhile: no key takes the turns of others by their number.
+        # One look-up for all waiting requests of a key, so that no key takes the turns of others.
         look_up = self._look_ups.get(digest)
         if look_up is None:
             look_up = self._look_ups[digest] = asyncio.create_task(self._familiar_caller(keyring, secret))
@@ -163,7 +166,7 @@ class Recognise:
             raise
 
     async def _was_good(self, keyring: Keyring, secret: str, digest: bytes) -> bool:
-        """Whether another process found this key good; the database knows, and is asked now and then."""
+        """Return whether another process found this key valid, as the database remembers; it is asked now and then."""
         if not keys.is_well_formed(secret):
             return False
         if self._familiar.is_due:
@@ -187,7 +190,10 @@ class Recognise:
         where = (neighbourhood(address_of(scope)), is_token)
         if wait := self._failures.wait_of(where):
             failed_sign_in(self.metrics, scope, "limited")
-            raise RateLimited("Too many wrong keys came from this address.", retry_after_seconds=seconds(wait))
+            raise RateLimited(
+                "Too many wrong keys came from this address. Check your key, and try again later.",
+                retry_after_seconds=seconds(wait),
+            )
         try:
             async with (self._tokens if is_token else self._keys).turn():
                 caller = await run_in_threadpool(keyring.recognise, secret)
@@ -199,7 +205,7 @@ class Recognise:
         return caller
 
     def _demand_rate(self, caller: Caller) -> None:
-        """Takes a token of the key's. Raises RateLimited."""
+        """Take a token of the key's bucket. Raises RateLimited."""
         if self._rate is None:
             return
         if wait := self._rate.wait_of(caller.key_id):

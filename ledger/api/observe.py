@@ -1,6 +1,6 @@
-"""One line in the log and one count for each request: who asked for what, what came of it, and how long it took.
+"""One log line and one count for each request: who called what, the outcome, and the duration.
 
-Neither has anything that a caller wrote: a path is told by its route, a query not at all, who it was by ids.
+Neither contains anything that a caller wrote: a path appears as its route, a query never, a caller as ids.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "O
 
 
 class Observe:
-    """Gives every request an id, which its answer names, and writes its line when it was answered.
+    """Gives every request an id, which the answer names, and writes its log line when it is answered.
 
-    It stands outside of all else, so that it sees what an unforeseen error was answered with. That one has been logged
-    and answered by then, so it ends here, or the server would log it once more.
+    It is the outermost middleware, so that it sees the answer to an unexpected error. That error was logged and
+    answered before, so it ends here; otherwise the server would log it again.
     """
 
     def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
@@ -86,7 +86,7 @@ class Observe:
 
 
 def decided(metrics: Metrics, answers: Sequence[Answer]) -> None:
-    """Tells the log and the counters what was decided."""
+    """Report a decision to the log and the counters."""
     outcomes = ["replayed" if answer.is_replayed else _decision(answer) for answer in answers]
     metrics.decisions(outcomes)
     if len(answers) == 1:
@@ -106,18 +106,18 @@ def _run_of(answer: Answer) -> str:
 
 
 def failed_sign_in(metrics: Metrics, scope: Scope, reason: str) -> None:
-    """Tells the log and the counters that a caller was not recognised. No journal ever hears of it."""
+    """Report to the log and the counters that a caller was not recognised. Journals do not record this."""
     metrics.failed_sign_in(reason)
     logs.note(sign_in=reason, client=address_of(scope))
 
 
 def address_of(scope: Scope) -> str:
-    """The client's address: of the connection, or what a trusted proxy said."""
+    """Return the client's address: of the connection, or as a trusted proxy reported it."""
     return str((scope.get("client") or ("unknown",))[0])[:64]
 
 
 def _id_of(scope: Scope) -> str:
-    """The id that the caller gave the request, or a new one. What could be a key or a token is no id."""
+    """Return the request id that the caller sent, or a new one. What could be a key or a token is not accepted."""
     given = Headers(scope=scope).get("x-request-id")
     is_fit = given is not None and _ID.fullmatch(given) and not logs.SECRET.search(given)
     return str(given) if is_fit else uuid4().hex
@@ -138,7 +138,7 @@ def _caller(scope: Scope) -> dict[str, str]:
 
 
 def _run(scope: Scope, route: str) -> str | None:
-    """The run that a path names."""
+    """Return the run that a path names."""
     if not route.startswith("/v1/runs/{id}"):
         return None
     try:

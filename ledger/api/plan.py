@@ -1,4 +1,4 @@
-"""Plans: would it fit, what would be left, and how much of it would fit."""
+"""Plans: whether a run would fit, what it would leave, and how much of it would fit."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from ledger.service.shapes.accountant import Planned
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
 _LINE_BYTES: Final = 400
-"""What a dataset or a binding account takes of an answer, roughly."""
+"""The approximate size of a dataset or a binding account in an answer."""
 _SGD: Final = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
 _EXAMPLES: Final[dict[str, Any]] = {
     "noise": {
-        "summary": "The least noise for 60 epochs on what is left",
+        "summary": "The least noise for 60 epochs in the remaining budget",
         "value": {
             "datasets": ["mnist"],
             "mechanism": {**_SGD, "dataset_size": 60000, "batch_size": 256, "epochs": 60},
@@ -37,7 +37,7 @@ _EXAMPLES: Final[dict[str, Any]] = {
         },
     },
     "release": {
-        "summary": "Whether one more noisy count fits",
+        "summary": "Does one more noisy count fit?",
         "value": {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},
     },
 }

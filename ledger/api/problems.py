@@ -56,20 +56,21 @@ STATUS: Final[dict[str, int]] = {
 _FRAMEWORK: Final = {404: "not-found", 405: "method-not-allowed", 413: "too-large", 415: "unsupported-media-type"}
 ERRORS_SHOWN_MAX: Final = 20
 DISCONNECTED: Final = 499
-"""Stands in log and metrics for the status of a request whose client went away before it was answered, as in nginx."""
+"""The status, in log and metrics, of a request whose client left before the answer, as in nginx."""
 
 
 def _convert(value: Any) -> Any:
     if isinstance(value, Amount):
         return show_amount(value)
-    raise TypeError(f"{type(value).__name__} has no place in an answer")
+    raise TypeError(f"{type(value).__name__} cannot be part of an answer")
 
 
 _ENCODE: Final = rounding_encoder(_convert)
 
 
 class Json(Response):
-    """A JSON answer whose exact decimals become numbers. Refuses NaN and infinities, which JSON does not have."""
+    """A JSON answer whose exact decimals become numbers. Raises ValueError for NaN and infinities, which JSON does not
+    have."""
 
     media_type = "application/json"
 
@@ -78,13 +79,13 @@ class Json(Response):
 
 
 class Problem(Json):
-    """An error's answer."""
+    """The answer for an error."""
 
     media_type = "application/problem+json"
 
 
 def shape(code: str, detail: str, facts: Any = None) -> ProblemShown:
-    """A problem's members: those that every one has, and its facts, a mapping."""
+    """Return a problem: the members that all problems have, and its facts, a mapping."""
     status = STATUS[code]
     kind = f"urn:privacy-ledger:problem:{code}"
     problem = ProblemShown(type=kind, title=HTTPStatus(status).phrase, status=status, code=code, detail=detail)
@@ -96,9 +97,9 @@ def shape(code: str, detail: str, facts: Any = None) -> ProblemShown:
 def problem(
     code: str, detail: str, *, facts: dict[str, Any] | None = None, headers: dict[str, str] | None = None
 ) -> Problem:
-    """The answer for a code, with its facts beside the members that every problem has.
+    """Return the answer for a code, with its facts as further members.
 
-    Who reports a fault can name the request, which finds its lines in the log.
+    A fault of the server names the request, so that a report of it leads to the log lines.
     """
     status = STATUS[code]
     logs.note(code=code)
@@ -108,13 +109,13 @@ def problem(
 
 
 def shape_of(error: LedgerError) -> ProblemShown:
-    """An error of the ledger as a problem's members."""
+    """Return an error of the ledger as a problem."""
     code = error.code if error.code in STATUS else "internal"
     return shape(code, error.detail, error.facts)
 
 
 def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Problem:
-    """The answer for an error of the ledger."""
+    """Return the answer for an error of the ledger."""
     headers = dict(headers or {})
     if isinstance(error, Overloaded):
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -125,7 +126,7 @@ def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Pr
 
 
 def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
-    """What Pydantic found wrong with a request, every field named."""
+    """Return Pydantic's findings about a request as one error that names every field."""
     items = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
     first = items[0]
     in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in items)
@@ -134,23 +135,23 @@ def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
 
 
 class Unfit(Decimal):
-    """Stands in for a body that was validated before FastAPI asked, and says what is wrong with it.
+    """Replaces a body that failed validation before FastAPI asked for it, and carries the errors.
 
-    A number, since that is what no model reads the attributes of, see `Strict`.
+    It is a number because no model reads attributes of a number, see `Strict`.
     """
 
     errors: list[dict[str, Any]]
 
     @classmethod
     def of(cls, errors: list[dict[str, Any]]) -> Unfit:
-        """The stand-in for a body with these errors."""
+        """Return the stand-in for a body with these errors."""
         made = cls()
         made.errors = errors
         return made
 
 
 def _found(error: dict[str, Any]) -> list[dict[str, Any]]:
-    """What stands behind an error of the framework's."""
+    """Return the errors behind an error of the framework."""
     return error["input"].errors if isinstance(error.get("input"), Unfit) else [error]
 
 
@@ -165,13 +166,13 @@ def _field(error: dict[str, Any]) -> str:
 def _message(error: dict[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
-            return "is not a field of this request"
+            return "is not a field of this request; remove it or check its spelling"
         case "missing":
             return "is required"
         case "model_type" | "model_attributes_type" | "dict_type":
             return "must be an object"
         case "union_tag_not_found":
-            return "is required, and says what kind it is"
+            return "is required: it names the kind"
         case "union_tag_invalid":
             return f"must be one of {error['ctx']['expected_tags']}"
         case _:
@@ -179,21 +180,21 @@ def _message(error: dict[str, Any]) -> str:
 
 
 def _no_such_call(request: Request) -> Problem:
-    """No route takes this request: its path leads nowhere, or not by this method."""
+    """Answer a request that no route takes: its path is unknown, or its method is."""
     methods = [
         method
         for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
         if any(route.matches({**request.scope, "method": method})[0] is Match.FULL for route in request.app.routes)
     ]
     if not methods:
-        return problem("not-found", "There is no such call; /docs lists those that there are.")
-    # All of them: Starlette itself names those of the first route alone, where one path has several.
+        return problem("not-found", "No call has this path. /docs lists all calls.")
+    # All of them: Starlette itself names only the methods of the first route if one path has several.
     allow = ", ".join(methods)
-    return problem("method-not-allowed", f"The methods of this path are {allow}.", headers={"Allow": allow})
+    return problem("method-not-allowed", f"This path takes only {allow}.", headers={"Allow": allow})
 
 
 def install(app: FastAPI) -> None:
-    """Every error of the application, and of the framework under it, becomes a problem."""
+    """Turn every error of the application, and of the framework under it, into a problem."""
 
     async def ledger_error(_request: Request, error: Exception) -> Response:
         if not isinstance(error, LedgerError):
@@ -216,12 +217,14 @@ def install(app: FastAPI) -> None:
         return of_error(Internal())
 
     async def gone(_request: Request, _error: Exception) -> Response:
-        return Response(status_code=DISCONNECTED)  # which nobody reads: the client went away, or took too long
+        return Response(status_code=DISCONNECTED)  # nobody reads it: the client has gone, or took too long
 
     async def any_error(_request: Request, error: Exception) -> Response:
         if failure_kind(error) in ("unavailable", "retry"):
             log.warning("the database did not answer: %s", error)
-            return of_error(Overloaded("The database did not answer in time."))
+            return of_error(
+                Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")
+            )
         log.error("a request failed", exc_info=error)
         return of_error(Internal())
 

@@ -1,4 +1,4 @@
-"""What takes two people: what one steward proposed, and a second one approves or refuses."""
+"""Changes that need two people: one steward proposes, and a second one approves or refuses."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalS
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 
 _DONE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": DatasetShown | RunMoved, "description": "What was proposed is done: the dataset, or the run."}
+    200: {"model": DatasetShown | RunMoved, "description": "The proposed change was made: the dataset, or the run."}
 }
 
 
@@ -32,19 +32,19 @@ def list_proposals(
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:
-    """List proposals, newest first. One that nobody answered within a day has expired."""
+    """List proposals, newest first. A proposal that nobody answered within a day has expired."""
     return Json(services(request).proposals.page(caller, state=state, limit=limit, cursor=cursor))
 
 
 @router.get("/{id}", responses={200: {"model": ProposalShown}}, response_model=None)
 def show_proposal(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Show a proposal: what is asked, by whom, and until when it can be approved."""
+    """Show a proposal: the change, who proposed it, and until when it can be approved."""
     return Json(services(request).proposals.show(caller, id))
 
 
 @router.post("/{id}/approve", responses=_DONE, response_model=None)
 async def approve(id: UUID, caller: Steward, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Approve what another steward proposed: it is done now, if it still can be."""
+    """Approve what another steward proposed. The change is made now, if it is still possible."""
     return Json(await services(request).proposals.approve(caller, id))
 
 

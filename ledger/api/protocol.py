@@ -1,11 +1,10 @@
-"""HTTP/1.1 as uvicorn speaks it, with an end to patience, and answers that arrive.
+"""uvicorn's HTTP/1.1, with time limits, and answers that arrive.
 
-uvicorn waits for ever: for the rest of a request, for a client to take its answer, for a connection to close. So a few
-thousand connections that do nothing, or a byte a minute, would take every file that the process may open. And it closes
-a connection whose request it did not read to the end, which the client's system takes for a fault: it throws away the
-answer that had come.
+uvicorn waits without limit: for the rest of a request, for a client to read its answer, for a connection to close. A
+few thousand idle connections would use up every file that the process may open. uvicorn also closes a connection whose
+request it did not read to the end; the client's system takes that for a fault and discards the answer.
 
-What is here needs a transport, `cycle` and `flow` of uvicorn's protocols, and of h11 only what `_awaits` reads.
+This module uses the transport, `cycle` and `flow` of uvicorn's protocols, and of h11 only what `_awaits` reads.
 """
 
 from __future__ import annotations
@@ -25,25 +24,25 @@ from ledger.api.metrics import Metrics
 from ledger.settings import Settings
 
 HEAD_BYTES_MAX: Final = 32 * 1024
-"""Of a request's line and headers together, and never more than twice as much; a token can have a few thousand."""
+"""The limit for the request line and headers together; at most twice as much is read. A token can have thousands."""
 UNSENT_BYTES_MAX: Final = 64 * 1024
 _NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)  # socket has it from Python 3.12 on
 STATE: Final = "connections"
-"""The name under which an application gives its `Connections` to the protocol, by the state of its lifespan."""
+"""The name under which an application gives its `Connections` to the protocol, in the state of its lifespan."""
 
 Reason = Literal["head", "body", "rest", "closing", "sending", "crowded"]
-"""Why a connection was cut: a request's head or body did not come in time; what was left of a request that had been
-answered was too much or too slow; the client did not take the answer, or the end; there were too many connections."""
+"""Why a connection was cut: a request's head or body was late; the rest of a request that was answered early was too
+much or too slow; the client did not read the answer, or did not close; or there were too many connections."""
 REASONS: Final[tuple[Reason, ...]] = ("head", "body", "rest", "closing", "sending", "crowded")
 
 
 class Connections:
-    """What the connections of a process share: the bounds of the settings, and who is connected."""
+    """What the connections of a process share: the limits of the settings, and the open connections."""
 
     def __init__(self, settings: Settings, metrics: Metrics) -> None:
         self.settings, self.metrics = settings, metrics
         metrics.watch_connections(self, REASONS)
-        # The rest of the files that the process may open are for the database.
+        # The other files that the process may open are for the database.
         self._max = min(settings.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
         self._open: set[Patient] = set()
         self._strangers: dict[Patient, None] = {}
@@ -52,8 +51,8 @@ class Connections:
         return len(self._open)
 
     def add(self, connection: Patient) -> None:
-        """Takes a connection in. If there are too many, cuts the one that is open longest without that a caller was
-        recognised on it; so strangers, however many, take no connection from callers."""
+        """Add a connection. If there are too many, cut the oldest one without a recognised caller; so unknown callers,
+        however many, take no connection from known ones."""
         self._open.add(connection)
         self._strangers[connection] = None
         while len(self._open) > self._max:
@@ -64,13 +63,13 @@ class Connections:
                 oldest.cut("crowded")
 
     def remove(self, connection: Patient) -> None:
-        """Forgets a connection."""
+        """Remove a connection."""
         self._open.discard(connection)
         self._strangers.pop(connection, None)
 
 
 class _Transport(asyncio.Transport):
-    """A connection's transport whose `close` is the protocol's to do."""
+    """A connection's transport. The protocol decides when `close` really closes it."""
 
     def __init__(self, inner: asyncio.Transport, close: Callable[[], None]) -> None:
         super().__init__()
@@ -105,10 +104,10 @@ class _Transport(asyncio.Transport):
 
 
 class Patient(H11Protocol):
-    """Reads requests and sends answers within the bounds of `Connections`, and closes so that an answer arrives.
+    """Reads requests and sends answers within the limits of `Connections`, and closes so that an answer arrives.
 
-    What is left of a request that was answered early is read and thrown away, up to so many bytes or seconds. Then the
-    connection goes on, or is closed: first this side alone, so that the client reads its answer and closes too.
+    The rest of a request that was answered early is read and discarded, up to a number of bytes and seconds. Then the
+    connection goes on, or closes: first this side alone, so that the client can read its answer and close too.
     """
 
     transport: _Transport
@@ -127,12 +126,12 @@ class Patient(H11Protocol):
 
     @property
     def is_recognised(self) -> bool:
-        """Whether the newest request on this connection is a recognised caller's."""
+        """Return whether the newest request on this connection is a recognised caller's."""
         scope: HTTPScope | None = self.scope
         return scope is not None and "caller" in scope["state"]
 
     def cut(self, reason: Reason) -> None:
-        """Ends the connection at once, with all that is under way on it."""
+        """End the connection at once, with everything in progress on it."""
         if not self._inner.is_closing():
             self._shared.metrics.cut(reason)
         self.transport.abort()
@@ -187,7 +186,7 @@ class Patient(H11Protocol):
             self.transport.close()  # there was an answer already, or half of one
         cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
-            cycle.disconnected = True  # nothing more is sent; and whoever waits for the body is told
+            cycle.disconnected = True  # nothing more is sent, and a wait for the body ends
             cycle.message_event.set()
 
     def shutdown(self) -> None:
@@ -199,7 +198,7 @@ class Patient(H11Protocol):
     # --- what is waited for ------------------------------------------------------------------------------------------
 
     def _awaits(self) -> Reason | None:
-        """What the client owes."""
+        """Return what the client owes."""
         if self.conn.their_state is h11.IDLE:
             return "head"
         if self.conn.their_state is h11.SEND_BODY:
@@ -207,7 +206,7 @@ class Patient(H11Protocol):
         return None
 
     def _await(self, reason: Reason | None) -> None:
-        """Sets the deadline for what is waited for. That of what was waited for before goes on if it is the same."""
+        """Set the deadline for what is awaited. If it is the same as before, the old deadline stays."""
         if reason == self._awaited:
             return
         if self._deadline is not None:
@@ -228,7 +227,7 @@ class Patient(H11Protocol):
             self.cut(reason)
 
     def _close(self) -> None:
-        """Ends the connection when the client has its answer, and has closed its side if it may still be sending."""
+        """End the connection when the client has its answer, and has closed its side if it may still be sending."""
         is_sending = self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
         self._await("closing")
         if is_sending and self._inner.can_write_eof():
@@ -258,7 +257,7 @@ class Patient(H11Protocol):
             self.cut("sending")
 
     def _took(self, before: int, seconds: int) -> bool:
-        """Whether the client took as much as it must of what waited for it so many seconds ago."""
+        """Return whether the client read enough of the data that waited for it that many seconds ago."""
         taken = before - self._inner.get_write_buffer_size()
         return bool(taken >= seconds * self._bounds.send_bytes_per_second_min)
 

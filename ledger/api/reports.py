@@ -1,8 +1,8 @@
 """Audit reports: of a dataset, of a project, of the tenant.
 
-They are made by other processes (`ledger.report.pool`), which give way to the one that decides; here it is only read
-where the journals end, and passed on what is made, at the pace of who reads it. JSON and CSV are made while they are
-sent; HTML and PDF are made whole, and list the newest runs.
+Other processes make them (`ledger.report.pool`), so that decisions come first. This module only reads where the
+journals end, and passes the report on at the reader's pace. JSON and CSV are sent while they are made; HTML and PDF are
+made whole, and list the newest runs.
 """
 
 from __future__ import annotations
@@ -43,12 +43,11 @@ MEDIA: Final[dict[Form, str]] = {
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["reports"])
 Since = Annotated[
-    Moment | None, Query(alias="from", description="The beginning of the period, RFC 3339; all when left out.")
+    Moment | None,
+    Query(alias="from", description="Start of the period, an RFC 3339 time; default: the beginning of the journal."),
 ]
-Until = Annotated[
-    Moment | None, Query(alias="to", description="The end of the period, which is not in it; now when left out.")
-]
-InFormat = Annotated[Form, Query(alias="format", description="`html` and `pdf` list the newest runs alone.")]
+Until = Annotated[Moment | None, Query(alias="to", description="End of the period, exclusive; default: now.")]
+InFormat = Annotated[Form, Query(alias="format", description="`html` and `pdf` list only the newest runs.")]
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
 
 _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
@@ -59,7 +58,10 @@ _FORMATS: Final[dict[int | str, dict[str, Any]]] = {
             "application/pdf": {},
             "text/csv": {},
         },
-        "description": "The report. docs/how-to/report.md explains it, ledger/report/schema.json has the JSON's shape.",
+        "description": (
+            "The report. docs/how-to/report.md describes its contents; ledger/report/schema.json is the schema of the"
+            " JSON form."
+        ),
     }
 }
 _SHAPE: Final[dict[str, Any]] = {"responses": _FORMATS, "response_class": Response, "response_model": None}
@@ -69,7 +71,7 @@ _SHAPE: Final[dict[str, Any]] = {"responses": _FORMATS, "response_class": Respon
 def report_dataset(
     name: str, caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
 ) -> Response:
-    """Report on a dataset: whether its budget is kept, what is spent, every run, and how to work it out again."""
+    """Report on a dataset: whether its budget is kept, what is spent, every run, and how to recompute it."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="dataset", dataset=name, since=since, until=until)
     return _answer(request, caller, question, form)
@@ -94,7 +96,7 @@ def report_project(
 def report_tenant(
     caller: Auditor, request: Request, form: InFormat = "json", since: Since = None, until: Until = None
 ) -> Response:
-    """Report on all datasets that the key sees, and on the tenant's own journal where it sees all."""
+    """Report on all datasets that the key sees, and on the tenant's own journal if the key sees everything."""
     served = services(request)
     question = reader.question_of(served.store, caller, scope="tenant", since=since, until=until)
     return _answer(request, caller, question, form)
@@ -113,7 +115,8 @@ def _answer(request: Request, caller: Caller, question: Question, form: Form) ->
 
 
 def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
-    """A journal's head, signed; of one that contradicts itself nothing is signed, and the report says where it does."""
+    """Return a journal's signed head. The head of a journal that contradicts itself is not signed; the report names the
+    place."""
     try:
         return heads.signed(reading, dataset)
     except JournalBroken:
@@ -121,7 +124,7 @@ def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[st
 
 
 class _Made(Response):
-    """A report that another process makes while it is sent, and no longer than somebody reads it."""
+    """A report that another process makes while it is sent, and only as long as somebody reads it."""
 
     def __init__(
         self,
@@ -148,7 +151,7 @@ class _Made(Response):
         signed_head = partial(_head, served.heads)
         extent = await run_in_threadpool(reader.extent, served.store, self._question, signed_head=signed_head)
         async with aclosing(served.reports.pieces(extent, self._form)) as pieces:
-            # The answer begins with the first piece: until then whatever goes wrong has an answer of its own.
+            # The answer begins with the first piece; an error before that gets an answer of its own.
             first = await anext(pieces, b"")
             self._is_begun = True
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})

@@ -1,4 +1,4 @@
-"""The route class of every call: its body is read once, by our own JSON rules, and what is long is read in a thread."""
+"""The route class of every call: it reads the body once, by our own JSON rules, and a long body in a thread."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _NOBODY: Final = UUID(int=0)
 
 
 class _Request(Request):
-    """A request whose body is read as this ledger reads JSON, and validated beforehand."""
+    """A request whose body is read by the ledger's JSON rules, and validated before FastAPI asks for it."""
 
     async def body(self) -> bytes:
         if not hasattr(self, "_body"):
-            # In one piece: a list of pieces of a byte or two takes thirty times what they hold.
+            # In one piece: a list of pieces of a byte or two takes thirty times their size.
             whole = bytearray()
             async for piece in self.stream():
                 whole += piece
@@ -36,22 +36,22 @@ class _Request(Request):
         return self._body
 
     async def json(self) -> Any:
-        """For FastAPI: the model, which validates as itself at once, or what says why there is none."""
+        """Return the validated model, or an `Unfit` with the errors (called by FastAPI)."""
         return self._json
 
     async def check(self, field: ModelField) -> None:
-        """Reads and validates the body, in a thread where it is long. Raises as `body.parse`."""
+        """Read and validate the body, in a thread if it is long. Raises the same as `body.parse`."""
         raw = await self.body()
         self.scope["state"]["sent"], self._json = await aside(self, partial(_read, raw, field), size=len(raw))
 
     async def left(self) -> None:
-        """Returns when the caller has gone away. To be called once the body was read."""
+        """Return when the caller has gone. Call it only after the body was read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
 
 
 def sent(request: Request) -> Any:
-    """The JSON of the body, as it was sent."""
+    """Return the JSON of the body, as it was sent."""
     return request.scope["state"]["sent"]
 
 
@@ -61,22 +61,22 @@ def _adapter(annotation: Hashable) -> TypeAdapter[Any]:
 
 
 def _read(raw: bytes, field: ModelField) -> tuple[Any, Any]:
-    """The JSON, and its model or what is wrong with it."""
+    """Return the JSON, and its model or its errors."""
     value = body.parse(raw)
     try:
         return value, _adapter(cast("Hashable", field.field_info.annotation)).validate_python(
             value, from_attributes=True
         )
     except ValidationError as error:
-        # A body of a megabyte can have a hundred thousand mistakes, of which a few are shown.
+        # A body of a megabyte can have a hundred thousand errors, of which a few are shown.
         found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
         return value, Unfit.of([{**item, "loc": ("body", *item["loc"])} for item in found])
 
 
 async def aside(request: Request, work: Callable[[], T], *, size: int | None) -> T:
-    """What this work comes to, in a thread where it is on many bytes, or on an unknown number of them (None).
+    """Return the result of this work; it runs in a thread if its input is large or of unknown size (None).
 
-    A tenant's requests take turns there with those of others. Raises what the work does, and Overloaded.
+    Tenants take turns in these threads. Raises what the work raises, and Overloaded.
     """
     caller = request.scope.get("state", {}).get("caller")
     tenant_id = _NOBODY if caller is None or isinstance(caller, Operator) else caller.tenant_id
@@ -96,9 +96,13 @@ class Route(APIRoute):
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 is_json = kind == "application/json"
                 if (kind and not is_json) or (await request.body() and not is_json):
-                    return problem("unsupported-media-type", "Send the body as application/json.", facts={"sent": kind})
+                    return problem(
+                        "unsupported-media-type",
+                        "The Content-Type of the body is not JSON. Send it as application/json.",
+                        facts={"sent": kind},
+                    )
                 if await request.body():
-                    # Here, since FastAPI turns every error of its own reading into one.
+                    # Here, because FastAPI turns every error of its own reading into one.
                     await request.check(self.body_field)
             elif "transfer-encoding" in request.headers:
                 await request.body()  # which is not used, but may be too large

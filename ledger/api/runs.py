@@ -69,12 +69,12 @@ _IDEMPOTENCY_KEY: Final[dict[str, Any]] = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "description": "1-255 visible ASCII characters, one key for each run you mean to ask for.",
+    "description": "1 to 255 visible ASCII characters; a new key for each run.",
     "schema": {"type": "string", "pattern": f"^{_KEY.pattern}$"},
 }
 _SETTLED: Final[dict[str, Any]] = {
     "planned": {
-        "summary": "All that was planned",
+        "summary": "Everything that was planned",
         "value": {"stop": "planned", "evidence": {"log": "s3://training/2026-11-20"}},
     }
 }
@@ -90,15 +90,17 @@ _CORRECTED: Final[dict[str, Any]] = {
 _REFUSED: Final[dict[int | str, dict[str, Any]]] = {
     409: {
         "model": RunRefused | Problem,
-        "description": "`budget-exceeded`: it does not fit; what would is in `fits`. Or the dataset is not active.",
+        "description": "`budget-exceeded`: the run does not fit; `fits` lists what would. Or the dataset is inactive.",
     }
 }
 _OVERRAN: Final[dict[int | str, dict[str, Any]]] = {
     409: {
         "model": RunOverran | Problem,
-        "description": "`overrun`: more was executed than fits; it is charged, and its datasets are frozen. Where no "
-        "budget there could cover it, `state` is `started`, and a steward confirms or corrects the number. "
-        "Or the run's state does not allow it.",
+        "description": (
+            "`overrun`: more was executed than fits; it is charged, and its datasets are frozen. If no budget"
+            " there could cover it, `state` is `started`, and a steward must confirm or correct the number. Or"
+            " the state of the run does not allow it."
+        ),
     }
 }
 _BATCHES: Final[dict[str, Any]] = {
@@ -128,7 +130,7 @@ async def ask(
     request: Request,
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
-    """Ask for approval of a run, before it touches data. The same key and body get the same answer, for ever."""
+    """Ask for approval of a run, before it touches data. The same key and body always get the same answer."""
     if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
     item = Item(idempotency_key, body, sent(request), len(await request.body()))
@@ -144,15 +146,15 @@ async def ask(
 @router.post(
     "/batch",
     responses={
-        200: {"model": Batched, "description": "What came of each run, in order."},
-        409: {"model": BatchWasRefused, "description": "`batch-refused`: not all can be approved, so none was."},
+        200: {"model": Batched, "description": "The outcome of each run, in order."},
+        409: {"model": BatchWasRefused, "description": "`batch-refused`: not every run can be approved, so none was."},
     },
     response_model=None,
 )
 async def ask_batch(
     body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
 ) -> Response:
-    """Ask for up to 1000 runs at once: each for itself, or all or none."""
+    """Ask for up to 1000 runs at once: each on its own, or all or none."""
     items = await aside(request, partial(_items, (sent(request))["runs"]), size=None)
     if body.atomic:
         for item in items:
@@ -170,8 +172,8 @@ def _batched(answers: list[Answer | LedgerError], *, is_refused: bool) -> Respon
 
 
 def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
-    """The runs of a batch, and what is wrong with those that are none. Raises InvalidRequest for a key that is there
-    twice."""
+    """Return the runs of a batch, and the errors of those that are not valid. Raises InvalidRequest for a duplicate
+    key."""
     items: list[Item | LedgerError] = []
     indexes: dict[str, int] = {}
     for index, run in enumerate(runs):
@@ -182,7 +184,10 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
             continue
         if key in indexes:
             raise InvalidRequest(
-                f"runs.{index}.idempotency_key: is that of runs.{indexes[key]} too",
+                (
+                    f"runs.{index}.idempotency_key: is the same as runs.{indexes[key]}.idempotency_key; give every"
+                    " run its own key"
+                ),
                 field=f"runs.{index}.idempotency_key",
             )
         indexes[key] = index
@@ -198,7 +203,7 @@ def _item(key: str, body: dict[str, Any], index: int) -> Item | LedgerError:
 
 
 def _within(error: LedgerError, index: int) -> LedgerError:
-    """An error of one run, whose fields are named from the batch on."""
+    """Return the error of one run with fields named from the batch on."""
     kind = InvalidMechanism if isinstance(error, InvalidMechanism) else InvalidRequest
     errors = [{**item, "field": f"runs.{index}.{item['field']}"} for item in error.facts["errors"]]
     return kind(f"runs.{index}.{error.detail}", field=errors[0]["field"], errors=errors)
@@ -215,7 +220,7 @@ def _result(answer: Answer | LedgerError) -> BatchResult:
 
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
 async def start(id: UUID, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Say that the run now touches the data. Not possible after `start_by`. A job may begin by its `receipt` until
+    """Start the run: it may now touch the data. Not possible after `start_by`. A job may begin with its `receipt` until
     `begin_by`."""
     return Json(await services(request).runs.start(caller, id))
 
@@ -227,7 +232,7 @@ async def settle(
     request: Request,
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
-    """Charge a started run for what it executed, and return the rest where that is sound."""
+    """Settle a started run: charge what it executed, and return the rest if that is sound."""
     requested = {} if body is None else sent(request)
     return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
 
@@ -239,7 +244,7 @@ async def confirm(
     caller: Steward,
     request: Request,
 ) -> Response:
-    """Say that a run did execute what it reported and no budget there covers: it is charged as an overrun."""
+    """Confirm that a run executed what it reported, although no budget there covers it: it is charged as an overrun."""
     return Json(await services(request).runs.confirm(caller, id, reason=body.reason))
 
 
@@ -250,7 +255,7 @@ async def correct(
     caller: Steward,
     request: Request,
 ) -> Response:
-    """Settle a run for what it really executed, in place of what it reported and no budget there covers."""
+    """Settle a run for what it really executed, in place of a reported number that no budget there covers."""
     consent, stated = Consent(uuid4()), sent(request)
     return answered(await services(request).runs.correct(caller, id, request=body, body=stated, consent=consent))
 
@@ -262,7 +267,7 @@ async def void(
     caller: Ender,
     request: Request,
 ) -> Response:
-    """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word."""
+    """Void a run: you state that nobody saw any output of it, and nothing is charged. A started run takes a steward."""
     consent = Consent(uuid4())
     return answered(await services(request).runs.void(caller, id, body=body.model_dump(), consent=consent))
 
@@ -274,7 +279,7 @@ def list_runs(
     dataset: Annotated[DatasetName | None, Query()] = None,
     state: Annotated[RunStateName | None, Query()] = None,
     overdue: Annotated[
-        bool | None, Query(description="Not started by `start_by`, or not settled by `settle_by`.")
+        bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
     ] = None,
     project: Annotated[ProjectName | None, Query()] = None,
     limit: pages.Limit = 100,
@@ -295,12 +300,11 @@ def list_runs(
 
 @router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)
 def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Show a run: what was asked, what was decided, what came of it."""
+    """Show a run: the request, the decision, and what happened to it."""
     return Json(services(request).runs.show(caller, id))
 
 
 @router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)
 def show_receipt(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Renew the receipt of a run's start, or of its approval before that. `run-state` for a run that was refused or has
-    ended."""
+    """Renew the receipt of a run's start, or before that of its approval. A refused or ended run gets `run-state`."""
     return Json(services(request).runs.receipt(caller, id))

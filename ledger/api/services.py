@@ -13,13 +13,13 @@ from ledger.service.use_cases import UseCases
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services(UseCases):
-    """The use cases, and what runs beside them: the courier, and the processes that make reports."""
+    """The use cases, and what runs next to them: the courier, and the processes that make reports."""
 
     courier: Courier
     reports: Pool
 
 
 def services(request: Request) -> Services:
-    """The services of the application that got this request."""
+    """Return the services of the application that got this request."""
     started: Services = request.app.state.services
     return started

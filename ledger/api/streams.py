@@ -1,4 +1,4 @@
-"""Long answers, as many at once as their callers' shares allow: exports, sent while they are made, and reports."""
+"""Long answers, limited by the shares of their callers: exports, sent while they are made, and reports."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ledger.api.limits import Shares
 from ledger.settings import Settings
 
 THREADS_MAX: Final = 4
-"""That make the pieces of all of them. They take turns by pieces, and take none of the threads that decisions need."""
+"""The threads that make the pieces of all exports in turns. Decisions never wait for them."""
 RETRY_AFTER_SECONDS: Final = 5
 
 
 class Streams:
-    """The room of a process for long answers: exports, which its threads make, and reports, which others make."""
+    """Room of a process for long answers: exports, which its threads make, and reports, which other processes make."""
 
     def __init__(self, settings: Settings) -> None:
         self.sent = Shares(
@@ -41,13 +41,13 @@ class Streams:
 
 
 def streams(request: Request) -> Streams:
-    """The room of the application that got this request."""
+    """Return the room of the application that got this request."""
     found: Streams = request.app.state.streams
     return found
 
 
 class Streamed(StreamingResponse):
-    """Sends pieces while they are made, with a share of the room for as long as that takes."""
+    """Sends pieces while they are made, and holds a share of the room meanwhile."""
 
     def __init__(
         self,
@@ -67,6 +67,6 @@ class Streamed(StreamingResponse):
 
 
 async def _made(pieces: Iterator[str], threads: anyio.CapacityLimiter) -> AsyncIterator[str]:
-    """The pieces, each made by one of these threads, and only once the one before it was taken."""
+    """Yield the pieces; a thread makes each one only after the piece before it was taken."""
     while (piece := await anyio.to_thread.run_sync(next, pieces, None, limiter=threads)) is not None:
         yield piece

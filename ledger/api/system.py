@@ -1,6 +1,6 @@
-"""Whether the process lives, whether it can do its work, the keys it signs with, and the way to the documentation.
+"""Calls about the process: whether it lives and can work, its public keys, and the documentation.
 
-Anyone can ask for these, so none of them takes a thread of those that callers' requests have.
+Anyone may make them, so none of them uses a thread that callers' requests need.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ledger.api.services import Services, services
 from ledger.errors import Overloaded
 
 KEYS_SECONDS: Final = 300
-"""How long a key set may be kept by whoever fetched it."""
+"""How long a key set may be cached."""
 
 router = APIRouter(tags=["system"])
 
@@ -31,19 +31,22 @@ async def healthz() -> Response:
 
 @router.get("/readyz", responses={200: {"model": Health}}, response_model=None)
 async def readyz(request: Request) -> Response:
-    """The process can do its work: the database answers, its schema is the one this code needs, the writer runs."""
+    """The process can work: the database answers, its schema is the one this version needs, and the writer runs."""
     readiness: Together[None] = request.app.state.readiness
     await readiness.ask()
     return Json(Health(status="ok"))
 
 
 def readiness(served: Services) -> None:
-    """Raises Overloaded if the process cannot do its work. Asks the database."""
+    """Raise Overloaded if the process cannot work. Asks the database."""
     if not served.writer.is_alive:
-        raise Overloaded("A writer thread of this process died; it has to be started anew.")
+        raise Overloaded("A writer thread of this process has died. Restart the process.")
     revision = served.store.revision()
     if revision != served.schema_revision:
-        raise Overloaded(f"The schema is at {revision}, this code needs {served.schema_revision}: run migrate.")
+        raise Overloaded(
+            f"The database's schema is at {revision}, and this version needs {served.schema_revision}. Run"
+            " `privacy-ledger migrate`."
+        )
 
 
 @router.get(
@@ -53,19 +56,19 @@ def readiness(served: Services) -> None:
     response_model=None,
 )
 async def show_metrics(request: Request) -> Response:
-    """Show what this process counted: requests, decisions, failed sign-ins, what waits. Of no tenant by name."""
+    """Show the counters of this process: requests, decisions, failed sign-ins, queues. No tenant is named."""
     exposition: Together[bytes] = request.app.state.exposition
     return Response(await exposition.ask(), media_type=MEDIA_TYPE)
 
 
 @router.get("/.well-known/jwks.json", responses={200: {"model": KeySet}}, response_model=None)
 async def show_keys(request: Request) -> Response:
-    """Show the public keys, as a JWK set, by which receipts can be checked: the current one, and those before it."""
+    """Show the public keys that check receipts, as a JWK set: the current one, then the earlier ones."""
     kept = {"Cache-Control": f"public, max-age={KEYS_SECONDS}"}
     return Json(services(request).signer.jwks(), headers=kept)
 
 
 @router.get("/", include_in_schema=False, response_model=None)
 async def root() -> Response:
-    """There is no dashboard yet."""
+    """Redirect to the documentation. There is no dashboard yet."""
     return RedirectResponse("/docs")

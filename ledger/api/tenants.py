@@ -41,7 +41,7 @@ from ledger.service.shapes.tenants import (
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["tenants and keys"])
 _ROTATIONS: Final[dict[str, Any]] = {
-    "hour": {"summary": "The old key works for one hour more", "value": {"overlap": "PT1H"}}
+    "hour": {"summary": "The old key works for one more hour", "value": {"overlap": "PT1H"}}
 }
 
 
@@ -53,7 +53,7 @@ async def make_tenant(body: NewTenant, caller: TheOperator, request: Request) ->
 
 @router.get("/me", responses={200: {"model": Me}}, response_model=None)
 def me(caller: Anyone, request: Request) -> Response:
-    """Show whom the ledger takes you for."""
+    """Show who you are to the ledger: the principal, role and limits of the key."""
     return Json(services(request).tenants.me(caller))
 
 
@@ -62,7 +62,7 @@ def me(caller: Anyone, request: Request) -> Response:
 
 @router.post("/keys", status_code=201, responses={201: {"model": SecretShown}}, response_model=None)
 async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
-    """Make a key. Its secret is shown this once."""
+    """Make a key. Its secret is shown only this once."""
     return Json(await services(request).keys.make(caller, body), status_code=201)
 
 
@@ -85,7 +85,7 @@ def list_keys(caller: Admin, request: Request, limit: pages.Limit = 100, cursor:
 
 @router.delete("/keys/{id}", status_code=204, response_model=None)
 async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Revoke a key. It is refused from now on, in this process at once and in others within half a second."""
+    """Revoke a key. This process rejects it at once, other processes within half a second."""
     await services(request).keys.revoke(caller, id)
     return Response(status_code=204)
 
@@ -101,7 +101,7 @@ def show_policy(caller: Reader, request: Request) -> Response:
 
 @router.put("/policy", responses={200: {"model": PolicyShown}}, response_model=None)
 async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Response:
-    """Set whether what loosens a budget takes a second steward."""
+    """Set whether changes that loosen a budget need a second steward."""
     return Json(await services(request).tenants.set_policy(caller, body))
 
 
@@ -110,25 +110,25 @@ async def set_policy(body: NewPolicy, caller: Admin, request: Request) -> Respon
 
 @router.get("/entries", responses={200: {"model": EntryPage}}, response_model=None)
 def list_entries(caller: Auditor, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None) -> Response:
-    """List the tenant's own journal, of keys, roles and policies, oldest first, every entry byte for byte."""
+    """List the tenant's own journal of keys, roles and policies, oldest first, every entry byte for byte."""
     return journals.entries(services(request).journals.entries(caller, None, limit=limit, cursor=cursor))
 
 
 @router.get("/head", responses={200: {"model": TenantHead}}, response_model=None)
 def show_head(caller: Auditor, request: Request) -> Response:
-    """Show the newest number and hash of the tenant's own journal, and the Merkle root over all of it, signed."""
+    """Show the number and hash of the newest entry of the tenant's own journal, and its Merkle root, signed."""
     return Json(services(request).journals.head(caller, None))
 
 
 @router.get("/proof", responses={200: {"model": TenantInclusionProof}}, response_model=None)
 def prove_inclusion(caller: Auditor, request: Request, seq: journals.Seq, size: journals.Size = None) -> Response:
-    """Prove that an entry is in the tenant's own journal, with a few hashes."""
+    """Prove with a few hashes that an entry is in the tenant's own journal."""
     return Json(services(request).journals.inclusion(caller, None, seq=seq, size=size))
 
 
 @router.get("/consistency", responses={200: {"model": TenantConsistencyProof}}, response_model=None)
 def prove_consistency(caller: Auditor, request: Request, from_: journals.From, to: journals.To = None) -> Response:
-    """Prove that the tenant's own journal begins with all that it had when it was shorter, with a few hashes."""
+    """Prove with a few hashes that the tenant's own journal still begins with an older version of it."""
     return Json(services(request).journals.consistency(caller, None, from_=from_, to=to))
 
 

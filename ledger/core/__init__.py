@@ -1,1 +1,1 @@
-"""The pure heart: nouns, decision, journal, alerts, forecast. Knows no SQL, no HTTP and no clock."""
+"""The pure core: nouns, decision, journal, alerts, forecast. Knows no SQL, no HTTP and no clock."""

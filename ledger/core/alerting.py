@@ -1,4 +1,4 @@
-"""What is alerted, and to whom."""
+"""Alerts: their settings, and their shape."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ DeliveryState = Literal["pending", "delivered", "failed", "none"]
 
 @dataclass(frozen=True, slots=True)
 class Alerting:
-    """What a tenant wants to be told of.
+    """Which alerts a tenant gets.
 
-    thresholds: percent of a budget, rising. refusals_in_a_row: of one dataset; None is never. forecast_days: below how
-    many days of budget left; None is never. webhook: where to; None is nowhere, and alerts are only listed. heads:
-    whether the webhook is to keep the journals' heads too.
+    thresholds: percent of a budget, rising. refusals_in_a_row: on one dataset; None: never. forecast_days: alert when
+    fewer days of budget are left; None: never. webhook: where alerts go; None: they are only listed. heads: whether the
+    webhook also gets the journals' heads.
     """
 
     thresholds: tuple[int, ...] = (50, 80, 90, 95, 100)
@@ -29,7 +29,7 @@ class Alerting:
     heads: bool = False
 
     def facts(self) -> dict[str, Any]:
-        """As it stands in its row."""
+        """Return the settings in the form of their row."""
         return {
             "thresholds": list(self.thresholds),
             "refusals_in_a_row": self.refusals_in_a_row,
@@ -44,9 +44,9 @@ DEFAULT_ALERTING: Final = Alerting()
 
 @dataclass(frozen=True, slots=True)
 class Alert:
-    """Something that a tenant is told of, once under each `key`. `facts` are what its kind says besides.
+    """An alert, raised once under each `key`. `facts` are further members of its kind.
 
-    seq: of the entry that it tells of, in the dataset's journal.
+    seq: the entry of the dataset's journal that it is about.
     """
 
     kind: AlertKind
@@ -59,7 +59,7 @@ class Alert:
 
 @dataclass(frozen=True, slots=True)
 class KeptAlert:
-    """An alert as it is kept: the event, canonical JSON, and how far it came. next_us: when it is tried again."""
+    """A stored alert: the event, canonical JSON, and the state of its delivery. next_us: when it is tried again."""
 
     id: UUID
     kind: AlertKind

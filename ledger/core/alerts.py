@@ -1,11 +1,11 @@
-"""What a tenant is told of: by what the books and the journals hold, and by nothing else. No I/O.
+"""Alerts: raised from the books and the journals only. No I/O.
 
-Most alerts are raised by the entries that a group of decisions leaves (`raised`), in the order of the entries and from
-what each says of its accounts, so that they do not depend on how commands were grouped. The others are found by looking
-(`ledger.alerting.watch`): runs that are overdue, a journal that does not hold, a budget that will not last.
+Most alerts come from the entries that a group of decisions leaves (`raised`), in the order of the entries and from the
+balances that each states, so that they do not depend on how commands were grouped. The others are found by looking
+(`ledger.alerting.watch`): overdue runs, a journal that is not consistent, a budget that will not last.
 
-An alert has a key, and is raised once under each. What the key names says when the same is worth saying again: a
-threshold's has the account's limit in it, so that a new budget is told of anew. Nothing here decides anything.
+An alert has a key, and is raised once under each. The key decides when the same alert may be repeated: a threshold's
+contains the account's limit, so that a new budget raises it again. Nothing here decides about runs.
 """
 
 from __future__ import annotations
@@ -25,22 +25,22 @@ from ledger.core.forecast import DAY_US, Forecast, forecast_facts
 from ledger.core.people import Tenant
 
 VERSION: Final = 1
-"""Of an event."""
+"""The version of an event."""
 NAMED_MAX: Final = 20
-"""How many partitions are told of one by one when they pass a threshold at once; more are one alert."""
+"""When more partitions than this pass a threshold at once, they share one alert."""
 REMIND_US: Final = 7 * DAY_US
-"""How often a forecast that stays bad is told of."""
+"""How often a forecast that stays bad is repeated."""
 _ADDING: Final = frozenset({"run-approved", "run-settled", "budget-set", "project-set"})
-"""The kinds of entries after which an account can have used a larger part of its limit than before."""
+"""The kinds of entries after which an account can use a larger part of its limit than before."""
 
 
 def id_of(tenant_id: UUID, alert: Alert) -> UUID:
-    """The alert's id, which its key alone decides: whoever raises it a second time raises the same."""
+    """Return the alert's id, which depends on its key only: raising it again gives the same id."""
     return uuid5(tenant_id, json.dumps([alert.kind, *alert.key]))
 
 
 def event(alert: Alert, tenant: Tenant, *, at_us: int) -> dict[str, Any]:
-    """What is kept, listed, signed and sent: the same however often it is tried."""
+    """Return what is stored, listed, signed and sent: the same at every attempt."""
     facts: dict[str, Any] = {
         "v": VERSION,
         "type": "alert",
@@ -59,12 +59,12 @@ def event(alert: Alert, tenant: Tenant, *, at_us: int) -> dict[str, Any]:
     return facts
 
 
-# --- what entries raise ----------------------------------------------------------------------------------------------
+# --- alerts from entries --------------------------------------------------------------------------------------------
 
 
 def level(used: Amount, limit: Amount) -> int:
-    """How much of a limit is used, in whole percent, rounded down: of mu² or delta, whichever is more. A quantity with
-    a limit of zero has nothing to use and does not count."""
+    """Return how much of a limit is used, in whole percent, rounded down: the larger of mu² and delta. A quantity with
+    a limit of zero does not count."""
     return max(
         (
             100 * mine // most
@@ -76,7 +76,7 @@ def level(used: Amount, limit: Amount) -> int:
 
 
 def _passed(used: Amount, limit: Amount, percent: int) -> list[Quantity]:
-    """The quantities in which so much of a limit is used."""
+    """Return the quantities in which this much of a limit is used."""
     pairs: tuple[tuple[Quantity, int, int], ...] = (
         ("mu", used.mu_sq_pico, limit.mu_sq_pico),
         ("delta", used.delta_atto, limit.delta_atto),
@@ -85,17 +85,17 @@ def _passed(used: Amount, limit: Amount, percent: int) -> list[Quantity]:
 
 
 def refused_datasets(alerting: Alerting, drafts: Iterable[Draft]) -> list[UUID]:
-    """The datasets of which it matters to `raised` how many refusals in a row they had before."""
+    """Return the datasets for which `raised` needs the number of refusals in a row before."""
     if alerting.refusals_in_a_row is None:
         return []
     return list(dict.fromkeys(draft.dataset_id for draft in drafts if draft.kind == "run-refused"))
 
 
 def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID, int]) -> list[Alert]:
-    """What a group's entries are worth telling of, in their order.
+    """Return the alerts of a group's entries, in their order.
 
-    before: the books that they were decided on. refused_before: for `refused_datasets`, how many refusals in a row
-    there were, counted up to what the tenant asks for at least.
+    before: the books that they were decided on. refused_before: for `refused_datasets`, the number of refusals in a
+    row, counted at least up to what the tenant set.
     """
     reader = _DraftReader(before, dict(refused_before))
     return [alert for draft in drafts for alert in reader.read(draft)]
@@ -103,7 +103,7 @@ def raised(before: Books, drafts: Sequence[Draft], refused_before: Mapping[UUID,
 
 @dataclass(slots=True)
 class _DraftReader:
-    """The books as a reader of the entries sees them go by."""
+    """The books as a reader of the entries sees them change."""
 
     before: Books
     in_a_row: dict[UUID, int]
@@ -158,11 +158,11 @@ class _DraftReader:
 
 
 _Stated = tuple[AccountKey, Mapping[str, Any], int]
-"""An account, what an entry says of it, and how much of its limit that is, in percent."""
+"""An account, what an entry states of it, and how much of its limit that is, in percent."""
 
 
 def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[Alert]:
-    """That these accounts of one holder passed a threshold: an alert each, or one for all where they are many."""
+    """Return the alerts for accounts of one holder that passed a threshold: one each, or one for all of many."""
     for key, facts, _ in accounts if len(accounts) <= NAMED_MAX else accounts[:1]:
         limit = Amount.from_facts(facts["limit"])
         more: dict[str, Any] = {
@@ -184,8 +184,8 @@ def _over(draft: Draft, percent: int, accounts: Sequence[_Stated]) -> Iterator[A
 
 
 def _accounts(draft: Draft) -> Iterator[_Stated]:
-    """The accounts that an entry says the balance of, except those of principals: they limit what one may hold at a
-    time, and are full and empty again in the ordinary course of things."""
+    """Return the accounts whose balances an entry states, except those of principals: they limit what may be held at a
+    time, and often fill up in normal use."""
     if "balance" in draft.facts:
         own = draft.facts["balance"]
         yield AccountKey(draft.dataset_id), own, _level_of(own)
@@ -197,7 +197,7 @@ def _accounts(draft: Draft) -> Iterator[_Stated]:
 
 
 def _level_of(facts: Mapping[str, Any]) -> int:
-    """`level`, of what an entry says. Straight from the digits: this is done for every approval."""
+    """Return `level` of what an entry states. It works on the digits directly, because every approval needs it."""
     spent, held, limit = facts["spent"], facts["held"], facts["limit"]
     highest = 0
     for quantity in ("mu_sq_pico", "delta_atto"):
@@ -212,29 +212,29 @@ def _of_entry(kind: Any, draft: Draft, facts: Mapping[str, Any], *, key: tuple[s
     return Alert(kind, entry_key, facts, Parent(draft.dataset_id, draft.dataset), draft.run_id, draft.seq)
 
 
-# --- what is found by looking ----------------------------------------------------------------------------------------
+# --- alerts from looking ---------------------------------------------------------------------------------------------
 
 
 def overdue(dataset: Parent, *, run_id: UUID, state: str, due_us: int, seq: int) -> Alert:
-    """That a run was not started, or not settled, in time. It goes on counting in full. seq: where it was decided."""
+    """Return the alert that a run was not started or settled in time. It still counts in full. seq: its decision."""
     facts = {"state": state, "due": timestamp(due_us)}
     return Alert("overdue", (str(dataset.id), str(run_id), str(due_us)), facts, dataset, run_id, seq)
 
 
 def mismatch(dataset: Parent | None, *, seq: int, reason: str) -> Alert:
-    """That a journal does not hold at this number: somebody changed what is never changed. None is the tenant's own."""
+    """Return the alert that a journal is not consistent at this number: it was changed. None: the tenant's journal."""
     journal = "" if dataset is None else str(dataset.id)
     return Alert("mismatch", (journal, str(seq), reason), {"reason": reason}, dataset, None, seq)
 
 
 def head(dataset: Parent | None, *, seq: int, facts: Mapping[str, Any]) -> Alert:
-    """Where a journal is now, for somebody else to keep. facts: `hash`, and what else is said of a head. None is the
-    tenant's own journal."""
+    """Return the alert with the head of a journal, for others to keep. facts: `hash`, and further members of a head.
+    None: the tenant's own journal."""
     return Alert("head", ("" if dataset is None else str(dataset.id), str(seq)), facts, dataset, None, seq)
 
 
 def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
-    """One that says nothing but that alerts arrive."""
+    """Return a test alert."""
     return Alert("test", (str(nonce),), {"by": by})
 
 
@@ -244,8 +244,8 @@ def trial(nonce: UUID, *, by: Mapping[str, Any]) -> Alert:
 def short(
     alerting: Alerting, dataset: Parent, key: AccountKey, limit: Amount, outlook: Forecast, *, now_us: int
 ) -> Alert | None:
-    """That a budget will not last as long as the tenant wants to know beforehand; once a week while that is so. Of what
-    is used up already the threshold of 100 % tells."""
+    """Return the alert that a budget will not last as long as the tenant set; once a week while that is so. An account
+    that is used up gets the threshold of 100 % instead."""
     days = outlook.days_left(now_us)
     if (
         alerting.forecast_days is None

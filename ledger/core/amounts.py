@@ -15,7 +15,7 @@ from typing import Final, Literal
 
 INT64_MAX: Final = 2**63 - 1
 DIGITS_MAX: Final = 4300
-"""Of an amount, its sign included: what is beyond has no decimal text in Python."""
+"""The most digits of an amount, its sign included; beyond it Python writes no decimal text."""
 _INTEGER: Final = re.compile("0|-?[1-9][0-9]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -23,12 +23,12 @@ Quantity = Literal["mu", "delta"]
 
 
 def timestamp(us: int) -> str:
-    """Microseconds since 1970 as RFC 3339 UTC, always with six decimals, so that text order is time order."""
+    """Return microseconds since 1970 as RFC 3339 UTC, always with six decimals, so that text order is time order."""
     return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def microseconds(moment: datetime) -> int:
-    """The inverse of `timestamp`, for an aware datetime."""
+    """Return the inverse of `timestamp`, for an aware datetime."""
     return (moment - _EPOCH) // timedelta(microseconds=1)
 
 
@@ -46,7 +46,7 @@ class Amount:
         return Amount(self.mu_sq_pico - other.mu_sq_pico, self.delta_atto - other.delta_atto)
 
     def exceeds(self, other: Amount) -> list[Quantity]:
-        """The quantities in which this amount is larger than `other`."""
+        """Return the quantities in which this amount is larger than `other`."""
         pairs: tuple[tuple[Quantity, int, int], ...] = (
             ("mu", self.mu_sq_pico, other.mu_sq_pico),
             ("delta", self.delta_atto, other.delta_atto),
@@ -55,15 +55,15 @@ class Amount:
 
     @property
     def saturated(self) -> Amount:
-        """The same, where a 64-bit integer ends at most: what a balance can say of more than that."""
+        """Return the same amount, cut off at 64-bit integers: the most that a balance can state."""
         return Amount(min(self.mu_sq_pico, INT64_MAX), min(self.delta_atto, INT64_MAX))
 
     def least(self, other: Amount) -> Amount:
-        """The smaller of the two, in each quantity for itself."""
+        """Return the smaller of the two, in each quantity by itself."""
         return Amount(min(self.mu_sq_pico, other.mu_sq_pico), min(self.delta_atto, other.delta_atto))
 
     def most(self, other: Amount) -> Amount:
-        """The larger of the two, in each quantity for itself."""
+        """Return the larger of the two, in each quantity by itself."""
         return Amount(max(self.mu_sq_pico, other.mu_sq_pico), max(self.delta_atto, other.delta_atto))
 
     @property
@@ -71,21 +71,24 @@ class Amount:
         return 0 <= self.mu_sq_pico <= INT64_MAX and 0 <= self.delta_atto <= INT64_MAX
 
     def facts(self) -> dict[str, str]:
-        """As it stands in a record: strings of decimal digits, since it can pass 2^53."""
+        """Return the form in a record: strings of decimal digits, because numbers can exceed 2^53."""
         return {"mu_sq_pico": str(self.mu_sq_pico), "delta_atto": str(self.delta_atto)}
 
     @classmethod
     def from_facts(cls, facts: Mapping[str, str]) -> Amount:
-        """The inverse of `facts`. Raises ValueError for what that never writes, such as 0_1000, 007 or another script's
-        digits, and KeyError if a quantity is missing."""
+        """Return the inverse of `facts`.
+
+        Raises ValueError for a text that `facts` never writes, such as 0_1000, 007 or another script's digits, and
+        KeyError if a quantity is missing.
+        """
         if len(facts) != 2:
-            raise ValueError("an amount has exactly mu_sq_pico and delta_atto")
+            raise ValueError("an amount must have exactly mu_sq_pico and delta_atto")
         return cls(_integer(facts["mu_sq_pico"]), _integer(facts["delta_atto"]))
 
 
 def _integer(text: object) -> int:
     if not isinstance(text, str) or len(text) > DIGITS_MAX or not _INTEGER.fullmatch(text):
-        raise ValueError(f"an amount is not an integer written in ASCII digits: {str(text)[:40]!r}")
+        raise ValueError(f"an amount must be an integer written in ASCII digits, not {str(text)[:40]!r}")
     return int(text)
 
 

@@ -15,14 +15,14 @@ from ledger.core.runs import Run
 
 @dataclass(frozen=True, slots=True)
 class Books:
-    """The locked rows that a group of commands is decided on, and what they become.
+    """The locked rows that a group of commands is decided on, and their new values.
 
-    partitions: the names of a dataset's partitions, complete where a command asks for all of them.
-    accounts: with every overdrawn one of a dataset where something is asked that can take a second person.
-    projects: by dataset and name. recent: when a principal's newest runs on a dataset were decided, oldest first.
-    refusals: when a principal's newest runs were refused, oldest first. proposals: those that are asked about, and the
-    open ones of a dataset. takes_two: the tenant's policy. alerting: what it wants to be told of. reported: of a
-    dataset, the runs whose numbers wait for a steward; read where it is frozen, as it is from the report on.
+    partitions: the names of a dataset's partitions, complete if a command asks for all of them. accounts: include every
+    overdrawn one of a dataset if a command may need a second person. projects: by dataset and name. recent: when a
+    principal's newest runs on a dataset were decided, oldest first. refusals: when a principal's newest runs were
+    refused, oldest first. proposals: those that commands are about, and the open ones of a dataset. takes_two: the
+    tenant's policy. alerting: the tenant's alert settings. reported: for a dataset, the runs whose numbers wait for a
+    steward; read if it is frozen, as it is from the report on.
     """
 
     datasets: dict[UUID, Dataset] = field(default_factory=dict)
@@ -38,7 +38,7 @@ class Books:
     alerting: Alerting = DEFAULT_ALERTING
 
     def copy(self) -> Books:
-        """Books of their own, for a decision that may come to nothing."""
+        """Return separate books, for a decision that may be dropped."""
         return Books(
             dict(self.datasets),
             dict(self.accounts),
@@ -54,18 +54,19 @@ class Books:
         )
 
     def is_overdrawn(self, dataset_id: UUID) -> bool:
-        """Whether an account of a dataset is overdrawn as the books are now, whatever they were when they were read."""
+        """Return whether an account of a dataset is overdrawn in the books as they are now, whatever they were when
+        read."""
         return any(key.dataset_id == dataset_id and account.overdrawn != ZERO for key, account in self.accounts.items())
 
 
 @dataclass(slots=True)
 class ReadSet:
-    """What of a dataset a group of commands has to see, beside the account that it has as a whole.
+    """The part of a dataset that a group of commands must see, in addition to the account of the whole.
 
     partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
-    is_every_project: what every project's share is, to know how many there are. is_guarded: whether what is asked can
-    take a second person. runs_per_hour: the most that a command sets; so many of a principal's newest runs are seen,
-    where the dataset's own limit is lower.
+    is_every_project: every project's share, to count them. is_guarded: whether a command may need a second person.
+    runs_per_hour: the most that a command sets; this many of a principal's newest runs are read if the dataset's own
+    limit is lower.
     """
 
     partitions: set[str] | None = field(default_factory=set)
@@ -76,7 +77,7 @@ class ReadSet:
     runs_per_hour: int = 0
 
     def add_partitions(self, names: Sequence[str] | None) -> None:
-        """These too; None is all."""
+        """Add these partitions; None adds all."""
         if names is None:
             self.partitions = None
         elif self.partitions is not None:

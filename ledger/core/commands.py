@@ -1,4 +1,4 @@
-"""What can be asked of the decision.
+"""The commands that a decision can carry out.
 
 Each command that succeeds leaves exactly one entry in the journal of each dataset that it touches.
 """
@@ -18,7 +18,7 @@ from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Excess, Use
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An idempotency key, which is its principal's own, and the digest of the body it stands for."""
+    """An idempotency key, which belongs to its principal, and the digest of the body it was used for."""
 
     key: str
     digest: bytes
@@ -26,7 +26,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """A steward registers a dataset. `ceiling` is as declared; the definition has the limit that it means."""
+    """A steward registers a dataset. `ceiling` is as declared; the definition has the corresponding limit."""
 
     actor: Actor
     definition: Definition
@@ -44,7 +44,7 @@ class Register:
 
 @dataclass(frozen=True, slots=True)
 class _OnDataset:
-    """What a steward does to one dataset."""
+    """A command of a steward about one dataset."""
 
     actor: Actor
     dataset_id: UUID
@@ -56,7 +56,7 @@ class _OnDataset:
 
 @dataclass(frozen=True, slots=True)
 class Change(_OnDataset):
-    """A steward changes a dataset's state, title or description; None leaves one as it is."""
+    """A steward changes a dataset's state, title or description; None leaves one unchanged."""
 
     state: DatasetState | None
     title: str | None
@@ -67,7 +67,7 @@ class Change(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class SetBudget(_OnDataset):
-    """A steward sets a new limit, of every partition too."""
+    """A steward sets a new limit, for every partition too."""
 
     budget: Mapping[str, Any]
     limit: Amount
@@ -77,7 +77,7 @@ class SetBudget(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class AddPartitions(_OnDataset):
-    """A steward adds partitions, and affirms that no privacy unit lies in two."""
+    """A steward adds partitions, and states that no privacy unit is in two."""
 
     names: tuple[str, ...]
     consent: Consent
@@ -105,10 +105,10 @@ class SetFairUse(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out.
+    """A run asks for approval. `request` is recorded as it was sent, `costing` states how the cost was computed.
 
-    begin_within_us: how long the approval's receipt is good for. refusals_per_hour: after how many refusals within an
-    hour no other one of this principal is recorded.
+    begin_within_us: how long the approval's receipt is valid. refusals_per_hour: after this many refusals within an
+    hour, no further refusal of this principal is recorded.
     """
 
     actor: Actor
@@ -130,7 +130,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Several runs ask together, one after another; `is_atomic` is all or none.
+    """Several runs ask together, one after another; `is_atomic` means all or none.
 
     is_spoilt: one of the whole batch, which is not among `asks`, cannot be approved.
     """
@@ -147,7 +147,7 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class _OnRun:
-    """What is done with an approved run. `charges` are its accounts, by dataset, as its approval recorded them."""
+    """A command about an approved run. `charges` are its accounts, by dataset, as its approval recorded them."""
 
     actor: Actor
     run_id: UUID
@@ -160,14 +160,14 @@ class _OnRun:
 
 @dataclass(frozen=True, slots=True)
 class Start(_OnRun):
-    """A held run now touches the data. begin_within_us: how long the start's receipt lets a job begin."""
+    """A held run now touches the data. begin_within_us: how long a job may begin with the start's receipt."""
 
     begin_within_us: int = BEGIN_WITHIN_US
 
 
 @dataclass(frozen=True, slots=True)
 class Ruling:
-    """What a steward says of a number that no budget could cover: that it is right, or that another one is."""
+    """A steward's ruling on a number that no budget could cover: it is right, or another number is."""
 
     says: Literal["confirmed", "corrected"]
     reason: str
@@ -176,11 +176,11 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Settle(_OnRun):
-    """A started run has ended. `body` is what was sent, `steps` and `stop` what is recorded of how far it came.
+    """A started run has ended. `body` is what was sent; `steps` and `stop` record how far it came.
 
-    charged: for what was executed of the plan; never more than was approved. costing: how that was worked out, and from
-    which restarts, for the record. ruling: of a steward, who settles a run whose number was reported; None where it is
-    the run's own principal that settles it.
+    charged: for the executed part of the plan; never more than was approved. costing: how that was computed, and from
+    which restarts, for the record. ruling: from a steward, who settles a run whose number was reported; None if the
+    run's own principal settles it.
     """
 
     body: Mapping[str, Any]
@@ -194,7 +194,7 @@ class Settle(_OnRun):
 
 @dataclass(frozen=True, slots=True)
 class Void(_OnRun):
-    """No output of a run was ever seen. `body` says why."""
+    """Nobody saw any output of a run. `body` states why."""
 
     body: Mapping[str, Any]
     consent: Consent
@@ -202,7 +202,7 @@ class Void(_OnRun):
 
 @dataclass(frozen=True, slots=True)
 class RefuseProposal:
-    """A second steward says no."""
+    """A second steward refuses."""
 
     actor: Actor
     proposal_id: UUID
@@ -212,6 +212,6 @@ class RefuseProposal:
 
 OnRun = Start | Settle | Void
 OnDataset = Change | SetBudget | AddPartitions | SetProject | SetFairUse
-"""What a steward does to a dataset, and can take a second one."""
+"""A steward's command about a dataset, which may need a second steward."""
 Single = Register | OnDataset | Ask | OnRun | RefuseProposal
 Command = Single | Batch

@@ -15,7 +15,7 @@ DatasetState = Literal["active", "frozen", "retired"]
 
 
 class AccountKey(NamedTuple):
-    """Which account of a dataset: of one partition or of the whole, and of nobody, a project or a principal."""
+    """Identifies an account of a dataset: one partition or the whole; nobody's, a project's or a principal's."""
 
     dataset_id: UUID
     partition: str | None = None
@@ -24,11 +24,11 @@ class AccountKey(NamedTuple):
 
     @property
     def is_base(self) -> bool:
-        """Whether it is what the dataset's own budget is counted in."""
+        """Return whether the dataset's own budget is counted in it."""
         return self.project is None and self.principal_id is None
 
     def facts(self) -> dict[str, str]:
-        """What tells it from the others of its dataset, as it stands in an answer."""
+        """Return what distinguishes it from the other accounts of its dataset, in the form of answers."""
         named = {"partition": self.partition, "project": self.project, "principal": self.principal_id}
         return {name: str(value) for name, value in named.items() if value is not None}
 
@@ -37,7 +37,7 @@ class AccountKey(NamedTuple):
 class Account:
     """Where a budget is counted: `spent + held <= limit + overdrawn`, in both quantities, always.
 
-    A principal's account limits what is held and never spent: settling a run gives its hold back there.
+    A principal's account limits what is held and never what is spent: settling a run gives back its hold there.
     """
 
     key: AccountKey
@@ -51,16 +51,16 @@ class Account:
         return self.limit - self.spent - self.held
 
     def facts(self) -> dict[str, dict[str, str]]:
-        """The balance as it stands in a record."""
+        """Return the balance in the form of a record."""
         parts = {"limit": self.limit, "spent": self.spent, "held": self.held, "overdrawn": self.overdrawn}
         return {name: amount.facts() for name, amount in parts.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """What several accounts of one budget come to: disjoint partitions compose in parallel, so the most counts.
+    """What several accounts of one budget amount to: disjoint partitions compose in parallel, so the most counts.
 
-    Every field is taken in each quantity for itself: the most that is spent and held, the least that remains.
+    Every field is taken in each quantity by itself: the most spent and held, the least remaining.
     """
 
     limit: Amount
@@ -78,10 +78,10 @@ class Parent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Definition:
-    """What a dataset is. It never changes once registered, so it can be remembered without asking again.
+    """The definition of a dataset. It never changes once registered, so it can be remembered.
 
-    derived_from: the datasets that it is a copy, filter or join of. ancestors: those, and theirs, and so on.
-    ceiling: no limit may pass it, ever.
+    derived_from: the datasets that it is a copy, filter or join of. ancestors: those, theirs, and so on. ceiling: no
+    limit may ever exceed it.
     """
 
     id: UUID
@@ -98,14 +98,15 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class FairUse:
-    """What one principal may have of a dataset: hold at most so much at once, and ask for so many runs an hour."""
+    """What one principal may have of a dataset: how much it may hold at once, and how many runs it may ask for in an
+    hour."""
 
     budget: Mapping[str, Any] | None
     held: Amount | None
     runs_per_hour: int | None
 
     def facts(self) -> dict[str, Any]:
-        """As it stands in a record."""
+        """Return the form in a record."""
         return {
             "held": self.budget,
             "runs_per_hour": self.runs_per_hour,
@@ -113,7 +114,7 @@ class FairUse:
         }
 
     def loosens(self, before: FairUse) -> bool:
-        """Whether somebody may hold or ask for more than before, in anything."""
+        """Return whether somebody may hold or ask for more than before, in any quantity."""
         more_held = before.held is not None and (self.held is None or bool(self.held.exceeds(before.held)))
         more_runs = before.runs_per_hour is not None and (
             self.runs_per_hour is None or self.runs_per_hour > before.runs_per_hour
@@ -126,9 +127,9 @@ NO_FAIR_USE: Final = FairUse(None, None, None)
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A dataset with what does change; `seq` and `head` are its journal's newest number and hash.
+    """A dataset with what can change; `seq` and `head` are its journal's newest number and hash.
 
-    limit: that of its own account, or of each of its partitions; None where it has no budget.
+    limit: of its own account, or of each of its partitions; None if it has no budget.
     """
 
     definition: Definition

@@ -14,8 +14,8 @@ Record = Mapping[str, Any]
 
 
 class Sealed(NamedTuple):
-    """An entry as a reader gets it: its canonical JSON and hash. request: the canonical JSON of the request that it
-    names by its digest, where that stands in another entry and is at hand."""
+    """An entry for a reader: its canonical JSON and hash. request: the canonical JSON of the request that it names by
+    its digest, if that is in another entry and available."""
 
     body: str
     hash: bytes
@@ -35,7 +35,7 @@ class TenantEntry:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A journal entry before it is sealed: everything but the hash that ties it to the one before."""
+    """A journal entry before it is sealed: everything but the hash of the entry before."""
 
     dataset_id: UUID
     dataset: str
@@ -49,7 +49,7 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes. request: the
-    canonical JSON of the request that it names by its digest, where whoever read it looked that up."""
+    canonical JSON of the request that it names by its digest, if the reader looked it up."""
 
     dataset_id: UUID
     seq: int
@@ -62,5 +62,5 @@ class Entry:
 
     @property
     def sealed(self) -> Sealed:
-        """The entry as a reader of journals gets it."""
+        """Return the entry for a reader of journals."""
         return Sealed(self.body, self.hash, self.request)

@@ -13,13 +13,13 @@ WINDOW_US: Final = 28 * DAY_US
 """How far back a forecast looks."""
 HISTORY_US: Final = 7 * DAY_US
 RUNS_ENOUGH: Final = 3
-"""A forecast takes so much history, or so many runs."""
+"""A forecast needs this much history, or this many runs."""
 HORIZON_US: Final = 36_525 * DAY_US
-"""A hundred years. What lasts longer is said to last."""
+"""A hundred years. A budget that lasts longer has no end in a forecast."""
 
 
 class Spend(NamedTuple):
-    """A run as a forecast sees it: when it was approved, and what of it is held or was charged."""
+    """A run as a forecast sees it: when it was approved, and what it holds or was charged."""
 
     at_us: int
     amount: Amount
@@ -27,11 +27,11 @@ class Spend(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """An estimate, by the rate of the last weeks, of how long what is left of an account lasts.
+    """An estimate, by the rate of the last weeks, of how long the rest of an account lasts.
 
-    since_us: where the time that was looked at begins. runs: how many runs were approved in it. spent: what they hold
-    and were charged, together. is_enough: whether that is enough to say anything. lasts_until_us: None where it lasts
-    for a hundred years or more, or where nothing can be said. quantity: which one is used up first.
+    since_us: start of the period used. runs: how many runs were approved in it. spent: what they hold and were charged,
+    together. is_enough: whether that is enough for an estimate. lasts_until_us: None if it lasts for a hundred years or
+    more, or if there is no estimate. quantity: which one runs out first.
     """
 
     since_us: int
@@ -43,17 +43,17 @@ class Forecast:
     quantity: Quantity | None
 
     def days_left(self, now_us: int) -> int | None:
-        """Whole days, rounded down."""
+        """Return whole days, rounded down."""
         return None if self.lasts_until_us is None else (self.lasts_until_us - now_us) // DAY_US
 
 
 def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_us: int) -> Forecast:
-    """When an account is used up if it goes on as it did from `since_us` on, which is where the window begins, or the
-    dataset, where that is younger.
+    """Return when an account is used up if spending goes on as since `since_us`: the start of the window, or of the
+    dataset if that is younger.
 
     rate = spent / (now - since), in each quantity; used up at now + remaining / rate, rounded down; the earlier counts.
-    The time is taken to be a day at least, so that a busy first hour is not taken for a habit. It takes seven days of
-    history with a run in them, or three runs.
+    The period counts as at least one day, so that a busy first hour is not taken for the usual rate. An estimate needs
+    seven days of history with a run in them, or three runs.
     """
     counted = [spend for spend in spends if since_us <= spend.at_us <= now_us]
     spent = Amount(sum(spend.amount.mu_sq_pico for spend in counted), sum(spend.amount.delta_atto for spend in counted))
@@ -75,7 +75,7 @@ def forecast(spends: Iterable[Spend], remaining: Amount, *, since_us: int, now_u
 
 
 def forecast_facts(outlook: Forecast, *, now_us: int) -> dict[str, Any]:
-    """A forecast as it stands in an answer."""
+    """Return a forecast in the form of answers."""
     return {
         "since": timestamp(outlook.since_us),
         "runs": outlook.runs,

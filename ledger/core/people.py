@@ -12,7 +12,7 @@ from ledger.core.alerting import DEFAULT_ALERTING, Alerting
 Role = Literal["admin", "steward", "requester", "auditor"]
 ProposalKind = Literal["budget", "thaw", "void", "partitions", "project", "fair-use", "correction"]
 GUARDED: Final = frozenset(get_args(ProposalKind))
-"""What a policy of a second steward takes two people for."""
+"""The changes for which a policy can require a second steward."""
 ProposalState = Literal["open", "approved", "refused"]
 
 
@@ -20,7 +20,7 @@ ProposalState = Literal["open", "approved", "refused"]
 class Tenant:
     """An organisation. `seq` and `head` are its own journal's newest number and hash.
 
-    second_steward: whether what loosens a budget takes a second person.
+    second_steward: whether changes that loosen a budget need a second person.
     """
 
     id: UUID
@@ -33,9 +33,9 @@ class Tenant:
 
 @dataclass(frozen=True, slots=True)
 class Actor:
-    """Who acts: a key, and the principal that it stands for. `datasets` limits what it sees; None is no limit.
+    """Who acts: a key, and the principal that it stands for. `datasets` limits what it sees; None means no limit.
 
-    projects: it can ask for runs of these alone. expires_us: of a token, which has no row that says so.
+    projects: the only ones that it can ask for runs of; None means no limit. expires_us: for a token, which has no row.
     """
 
     tenant_id: UUID
@@ -49,11 +49,11 @@ class Actor:
 
     @property
     def is_key(self) -> bool:
-        """Whether it is a key of this ledger, and not a token that somebody else issued."""
+        """Return whether it is a key of this ledger, and not a token of an issuer."""
         return self.expires_us is None
 
     def sees(self, dataset: str) -> bool:
-        """Whether the dataset of this name is one that the key is for."""
+        """Return whether the key may see the dataset of this name."""
         return self.datasets is None or dataset in self.datasets
 
     def facts(self) -> dict[str, Any]:
@@ -61,9 +61,9 @@ class Actor:
 
 
 class Consent(NamedTuple):
-    """The second person of what takes two.
+    """The second person of a change that needs two.
 
-    proposal_id: under which it is proposed, if it takes two; or which proposal this approves, where `is_second`.
+    proposal_id: the id to propose it under, if it needs two; or the proposal that this approves, if `is_second`.
     """
 
     proposal_id: UUID
@@ -72,9 +72,9 @@ class Consent(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """What one steward asked for, and another one has to approve before it is done.
+    """What one steward asked for, and another one must approve before it is done.
 
-    body: what it takes to do it. by: the actor who asked, as the journal has it.
+    body: everything needed to do it. by: the actor who asked, in the form of the journal.
     """
 
     id: UUID
@@ -90,7 +90,7 @@ class Proposal:
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it is kept: everything but its secret."""
+    """A key as it is stored: everything but its secret."""
 
     id: UUID
     principal_id: UUID

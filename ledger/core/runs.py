@@ -10,9 +10,9 @@ from uuid import UUID
 from ledger.core.amounts import Amount
 
 BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
-"""How long a receipt lets a job begin by default; also of the receipts of entries that do not record it."""
+"""How long a job may begin with a receipt by default; also for receipts of entries that do not record it."""
 REFUSALS_PER_HOUR: Final = 600
-"""How many of one principal's runs are refused, on record, within an hour by default."""
+"""How many refusals of one principal are recorded within an hour by default."""
 RunStateName = Literal["held", "started", "settled", "voided", "refused"]
 
 
@@ -25,7 +25,7 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """What of a run can change, or decides what may happen to it. The rest stands in its journal entries.
+    """The part of a run that can change, or decides what may happen to it. The rest is in its journal entries.
 
     places: one for each dataset that it touches; known when it is decided, and not read again. reported_us: when a
     number was reported that no budget could cover.
@@ -45,7 +45,7 @@ class Run:
 
     @property
     def is_reported(self) -> bool:
-        """Whether a steward is waited for, who confirms or corrects that number."""
+        """Return whether a reported number waits for a steward to confirm or correct it."""
         return self.state == "started" and self.reported_us is not None
 
 
@@ -53,8 +53,8 @@ class Run:
 class Use:
     """A dataset that a run touches.
 
-    partitions: the names, or None for all that there are when it is decided; empty where the dataset has none.
-    via: the named datasets by which it is reached; its own name where it is named itself.
+    partitions: the names, or None for all that exist when it is decided; empty if the dataset has none. via: the named
+    datasets by which it is reached; its own name if it is named itself.
     """
 
     dataset_id: UUID
@@ -64,9 +64,9 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Excess:
-    """What was executed beyond the plan, or again, costed as a run of its own.
+    """What was executed beyond the plan, or repeated, costed as a run of its own.
 
-    repeated: how many of its steps were run again, and met the same units; None where that is not known.
+    repeated: how many of its steps were repeated with the same units; None if that is not known.
     """
 
     steps: int

@@ -1,4 +1,4 @@
-"""The use cases, one module for each noun, for HTTP, the command line and the background alike. Knows no HTTP.
+"""The use cases, one module for each noun, for HTTP, the command line and the background threads. Knows no HTTP.
 
 runs, planner, datasets, proposals, tenants, keys, alerts, journals    the use cases; `use_cases` holds one of each
 requests/, shapes/    what comes in, checked; what goes out, described once

@@ -1,4 +1,4 @@
-"""Alerts: list them, and set what a tenant is told of."""
+"""Alerts: list them, and set which ones a tenant gets."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Alerts:
     """Lists a tenant's alerts, sets which are raised and where they go, and forecasts how long a budget lasts."""
 
     def __init__(self, *, store: Store, writer: Writer, objection: Callable[[str], str | None]) -> None:
-        """objection: what speaks against a webhook's URL, if anything."""
+        """objection: returns what is wrong with a webhook's URL, or None."""
         self._store, self._writer, self._objection = store, writer, objection
 
     def page(
@@ -42,7 +42,8 @@ class Alerts:
         limit: int,
         cursor: str | None,
     ) -> AlertPage:
-        """Alerts, newest first; of a key that is limited to datasets, those of its datasets. Raises NotFound."""
+        """Return alerts, newest first; for a key that is limited to datasets, only those of its datasets. Raises
+        NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             dataset_id = None if dataset is None else find_definition(reading, actor, dataset).id
             rows = reading.outbox.page(
@@ -57,12 +58,12 @@ class Alerts:
         return AlertPage(items=[_alert_shown(alert) for alert in alerts], next=following)
 
     def alerting(self, actor: Actor) -> AlertingShown:
-        """What the tenant is told of, and where to."""
+        """Return which alerts the tenant gets, and where they go."""
         with self._store.reading(actor.tenant_id) as reading:
             return _alerting_shown(demand_tenant(reading).alerting)
 
     async def set_alerting(self, actor: Actor, body: NewAlerting) -> AlertingShown:
-        """Set what the tenant is told of. What is left out stays as it is. Raises InvalidRequest."""
+        """Set which alerts the tenant gets. A field that is left out stays unchanged. Raises InvalidRequest."""
         if body.webhook is not None and (objection := self._objection(body.webhook)) is not None:
             raise InvalidRequest(f"webhook: {objection}", field="webhook")
         changes = _changes(body)
@@ -77,20 +78,20 @@ class Alerts:
         return _alerting_shown(await change_as(self._writer, actor, set_alerting))
 
     async def test(self, actor: Actor) -> AlertShown:
-        """Raise an alert that shows nothing but that alerts arrive."""
+        """Raise a test alert."""
         alert = trial(uuid4(), by=actor.facts())
 
         def test(writing: Writing, now_us: int) -> KeptAlert:
             writing.outbox.add([alert], now_us=now_us)
             kept = writing.outbox.by_id(id_of(writing.tenant_id, alert))
             if kept is None:
-                raise NotFound("There is no such alert.")
+                raise NotFound("No alert has this id, or your key may not see it.")
             return kept
 
         return _alert_shown(await change_as(self._writer, actor, test))
 
     def forecast(self, actor: Actor, name: str) -> ForecastShown:
-        """How long a dataset's budget lasts if it is spent as in the last four weeks. Raises NotFound."""
+        """Return how long a dataset's budget lasts if it is spent as in the last four weeks. Raises NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             return forecast_shown(reading, find_dataset(reading, actor, name), now_us=reading.now_us())
 

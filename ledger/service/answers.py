@@ -1,8 +1,8 @@
 """From journal entries to answers.
 
-Every answer about a run is made from its entries, so that the same request under the same idempotency key gets the same
-answer for ever, and what a user was told is what an auditor reads. A run has one entry in the journal of each dataset
-that it touches; they differ in what they say of that dataset alone.
+Every answer about a run is made from its entries, so that the same request under the same idempotency key always gets
+the same answer, and an auditor reads what the user read. A run has one entry in the journal of each dataset that it
+touches; they differ only in the part about that dataset.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] 
 )
 _DECISIONS: Final = ("run-approved", "run-refused")
 _REPORTED: Final = (
-    "No budget here could cover what was reported. Nothing is charged yet, and the run stays held in full, until a"
-    " steward confirms or corrects the number."
+    "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
+    " held in full until a steward confirms or corrects the number."
 )
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
@@ -46,7 +46,7 @@ _AT_END: Final[tuple[Literal["charged", "returned"], ...]] = ("charged", "return
 
 
 class _Costed(TypedDict):
-    """How a cost came about. `delta`, the run's share, is there if a certificate made use of it."""
+    """How a cost was computed. `delta`, the run's share, is there if a certificate used it."""
 
     bound: Bound
     method: str
@@ -61,7 +61,7 @@ class _OfProject(TypedDict):
 
 
 class _OfShare(TypedDict):
-    """What tells an account from the others of its dataset, if it is no principal's."""
+    """Identifies an account of a dataset, if it is not a principal's."""
 
     partition: NotRequired[str]
     project: NotRequired[str]
@@ -82,13 +82,13 @@ class _Events(TypedDict):
 
 
 def least_remaining(accounts: Iterable[Account]) -> Amount | None:
-    """What is left for one who charges all of these; None of none."""
+    """Return the least that remains in any of these accounts; None if there are none."""
     amounts = [account.remaining for account in accounts]
     return reduce(Amount.least, amounts) if amounts else None
 
 
 def bindings(dataset: str, accounts: Iterable[Account], cost: Amount) -> list[Binding]:
-    """What of these accounts a cost does not fit in, and by how much."""
+    """Return the accounts in which a cost does not fit, and by how much."""
     return [
         Binding(
             name=dataset,
@@ -118,14 +118,15 @@ def _of_principal(key: AccountKey) -> _OfPrincipal:
 
 
 def in_order(entries: Iterable[Record]) -> list[Record]:
-    """A run's entries of one kind: of the datasets that it names as it names them, then of those they come from."""
+    """Return a run's entries of one kind: first for the datasets that it names, in that order, then for their
+    ancestors."""
     entries = list(entries)
     rank = named(entries)
     return sorted(entries, key=lambda entry: (rank.get(entry["dataset"], len(rank)), entry["dataset"]))
 
 
 def named(entries: Iterable[Record]) -> dict[str, int]:
-    """The datasets that a run's request names, in order, by whichever of its entries has the request."""
+    """Return the datasets that a run's request names, in order, read from the entry that has the request."""
     requests = [entry["request"] for entry in entries if entry["kind"] in _DECISIONS and "request" in entry]
     uses = requests[0].get("datasets", ()) if requests else ()
     return {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
@@ -158,7 +159,7 @@ def _costed(decision: Record) -> _Costed:
 
 
 def show_segments(segments: Record) -> SegmentsShown:
-    """The segments of a run, with the cost of one, and what the run would cost without any."""
+    """Return the segments of a run, with the cost of one, and the cost of the run without segments."""
     return SegmentsShown(
         count=segments["count"],
         steps=segments["steps"],
@@ -168,7 +169,7 @@ def show_segments(segments: Record) -> SegmentsShown:
 
 
 def approved(decisions: Sequence[Record], *, receipt: str) -> RunApproved:
-    """The answer to a run that was approved."""
+    """Return the answer to a run that was approved."""
     first = decisions[0]
     return RunApproved(
         id=first["run"],
@@ -188,7 +189,7 @@ def _of_project(decision: Record) -> _OfProject:
 
 
 def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
-    """The answer to a run that was refused: every account that binds. `fits` is left out if it was not computed."""
+    """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed."""
     first = decisions[0]
     cost = Amount.from_facts(first["cost"])
     binding = [
@@ -201,7 +202,7 @@ def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> B
 
 
 def remaining_of(decisions: Sequence[Record]) -> Amount:
-    """The least that was left of any account that a run was to charge."""
+    """Return the least that remained in any account that a run was to charge."""
     remaining = least_remaining(account for entry in decisions for account in chain.accounts_of(entry).values())
     if remaining is None:
         raise ArithmeticError("a run that charges no account")
@@ -212,7 +213,7 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
 
 
 def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
-    """The answer to start, settle and void. Raises Overrun if more was executed than fits."""
+    """Return the answer to start, settle and void. Raises Overrun if more was executed than fits."""
     answer, first = ended(decision, entries), entries[0]
     if "overrun" in first and not first["overrun"]["fits"]:
         raise _overran(answer, first, entries)
@@ -220,7 +221,7 @@ def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
 
 
 def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
-    """The same answer to a steward, who knows that more was executed than fits."""
+    """Return the same answer for a steward, to whom an overrun is no error."""
     first = entries[0]
     is_reported = first["kind"] == "run-reported"
     answer = RunMoved(
@@ -237,7 +238,7 @@ def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
 
 
 def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
-    """Adds what was charged in the end."""
+    """Add the final charge."""
     for name in _AT_END:
         if name in entry:
             answer[name] = show_amount(Amount.from_facts(entry[name]))
@@ -278,7 +279,7 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
 
 
 def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
-    """The quantities in which an account is overdrawn. A principal's never is: it limits what is held alone."""
+    """Return the quantities in which an account is overdrawn. A principal's never is: it limits only what is held."""
     return [
         Overdrawn(
             name=dataset,
@@ -294,24 +295,24 @@ def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
 
 
 def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
-    """The entries that a repeated command already left, if it was the same command. Raises RunState."""
+    """Return the entries that a repeated command left the first time. Raises RunState if it was another command."""
     entries = list(entries)
-    # What was reported keeps its answer, also once a steward has settled the run.
+    # A report keeps its answer, even after a steward has settled the run.
     for same in (kind, "run-reported") if kind == "run-settled" else (kind,):
         left = [entry for entry in entries if entry["kind"] == same]
         if left and next((entry["request"] for entry in left if "request" in entry), {}) == body:
             return left
     state = kind.removeprefix("run-")
-    raise RunState(f"The run is already {state}, with another body.", state=state)
+    raise RunState(f"The run is already {state}, with another body. To repeat a call, send the same body.", state=state)
 
 
 def decisions_of(entries: Iterable[Record]) -> list[Record]:
-    """The entries by which a run was approved or refused, in the order in which answers name its datasets."""
+    """Return the entries that approved or refused a run, in the order in which answers name its datasets."""
     return in_order(entry for entry in entries if entry["kind"] in _DECISIONS)
 
 
 def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, int]], *, now_us: int) -> RunShown:
-    """A run as GET shows it: what was asked and decided, and what came of it.
+    """Return a run as GET shows it: the request, the decision, and what happened to it.
 
     entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
     it there.

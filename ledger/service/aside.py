@@ -1,4 +1,4 @@
-"""Work that grows with what a caller sent: a little of it at once, all else in threads that tenants take in turns."""
+"""Work that grows with what a caller sent: small work runs at once, large work in threads that tenants use in turns."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ledger.service.turns import Turns, Urgency
 
 THREADS: Final = 2
 ON_LOOP_BYTES_MAX: Final = 16 * 1024
-"""What may be worked on at once, in bytes of JSON: a millisecond or so."""
+"""The most bytes of JSON to work on at once: a millisecond or so."""
 WAITING_OF_TENANT_MAX: Final = 64
 SECONDS_MAX: Final = 60
 
@@ -19,19 +19,19 @@ T = TypeVar("T")
 
 
 class Aside:
-    """Works beside the event loop. Its coroutines belong to one loop."""
+    """Runs work next to the event loop. Its coroutines belong to one loop."""
 
     def __init__(self) -> None:
         self._turns = Turns(threads=THREADS, name="ledger-aside", of_tenant_max=WAITING_OF_TENANT_MAX)
 
     def close(self) -> None:
-        """Ends the threads."""
+        """End the threads."""
         self._turns.close()
 
     async def run(self, tenant_id: UUID, work: Callable[[], T], *, size: int | None) -> T:
-        """What the work comes to. size: the bytes that it works on; None where that is not known, or not for the loop.
+        """Return the result of the work. size: the bytes that it works on; None if unknown or too much for the loop.
 
-        Raises what the work does, and Overloaded where too much of the tenant's waits.
+        Raises what the work raises, and Overloaded if too much work of the tenant waits.
         """
         if size is not None and size <= ON_LOOP_BYTES_MAX:
             return work()

@@ -1,4 +1,4 @@
-"""Asks for runs: resolve, cost, submit; after the commit the receipt, or what would have fitted."""
+"""Asks for runs: resolve, cost, submit; after the commit, sign the receipt or find what would have fitted."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
 
 FITS_OF_BATCH_MAX: Final = 10
-"""For how many of a batch's refusals that need certificates it is said at all."""
+"""For at most this many refusals of a batch that need certificates, the answer has what would have fitted."""
 COSTED_AT_ONCE_MAX: Final = 8
-"""How many of a batch's costs are worked out at the same time, so that others get their turn."""
+"""The most costs of a batch that are computed at once, so that others get their turn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a run's decision is answered with. size: the bytes of its entries, where they are known."""
+    """The answer to a run's decision. size: the bytes of its entries, if known."""
 
     decision: RunApproved | BudgetExceeded
     is_replayed: bool
@@ -50,7 +50,7 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A run that is asked for: its key, what was asked, and the JSON of that. size: its bytes, where they are known."""
+    """A requested run: its key, the request, and the JSON of the request. size: its bytes, if known."""
 
     key: str
     request: RunRequest
@@ -60,7 +60,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A run of a batch before it is costed."""
+    """A run of a batch before its cost is known."""
 
     item: Item
     resolved: Resolved
@@ -70,7 +70,7 @@ class _Asked:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """The entries that decide a run, and the answer where it was approved."""
+    """The entries that decide a run, and the answer if it was approved."""
 
     decisions: list[Record]
     is_replayed: bool
@@ -97,7 +97,7 @@ class Asking:
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
-        """Asks for approval of a run. Raises LedgerError; a refusal is an Answer."""
+        """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
         request = item.request
         demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
@@ -121,10 +121,10 @@ class Asking:
     async def ask_batch(
         self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
     ) -> tuple[list[Answer | LedgerError], bool]:
-        """Asks for several runs in one transaction: what came of each, in order, and whether all were refused.
+        """Ask for several runs in one transaction. Return each outcome, in order, and whether all were refused.
 
         An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. Raises TooLarge
-        where their costs together take too much work.
+        if their costs together take too much work.
         """
         questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
         commands: list[Ask | LedgerError] = [Overloaded()] * len(questions)
@@ -133,7 +133,7 @@ class Asking:
         async def cost_some() -> None:
             for index, asked in numbered:
                 commands[index] = await self._costed(actor, asked)
-                await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
+                await asyncio.sleep(0)  # a remembered cost takes no time, and others must get their turn all the same
 
         await asyncio.gather(*(cost_some() for _ in range(min(COSTED_AT_ONCE_MAX, len(questions)))))
         asks = tuple(command for command in commands if isinstance(command, Ask))
@@ -154,7 +154,7 @@ class Asking:
         return self._command(actor, asked.item, asked.resolved, asked.digest, costed)
 
     def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
-        """What the costs of a batch's runs depend on. Raises TooLarge."""
+        """Return what the costs of a batch's runs depend on. Raises TooLarge."""
         asked: list[_Asked | LedgerError] = []
         for item in items:
             if isinstance(item, LedgerError):
@@ -172,7 +172,7 @@ class Asking:
         return asked
 
     def _command(self, actor: Actor, item: Item, resolved: Resolved, digest: bytes, costed: Costed) -> Ask:
-        """The command that asks for a run, with its cost."""
+        """Return the command that asks for a run, with its cost."""
         request = item.request
         return Ask(
             actor=actor,
@@ -199,7 +199,7 @@ class Asking:
         return _Decided(decisions, isinstance(result, Repeat), approved)
 
     async def _answers(self, actor: Actor, results: Results) -> list[Answer | LedgerError]:
-        """The answers to the runs of a batch, in order."""
+        """Return the answers to the runs of a batch, in order."""
 
         def decide() -> list[_Decided]:
             repeats = [result.run_id for result in results if isinstance(result, Repeat)]
@@ -223,12 +223,16 @@ class Asking:
         return answered
 
     async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
-        """What would have fitted: a function of what is recorded, so worked out after the commit, and again alike."""
+        """Return what would have fitted. It depends only on what is recorded, so it is computed after the commit, and
+        repeatable."""
         try:
             return await self._costing.fits(actor.tenant_id, decisions)
         except TooLarge as error:
-            # The refusal is on record, and the work goes on: with the same key the whole answer can be had.
-            raise Overloaded("The run was refused; what would fit is still being computed.") from error
+            # The refusal is recorded, and the computation goes on: the same key gets the whole answer later.
+            raise Overloaded(
+                "The run was refused; what would fit is still being computed. Repeat the request with the same"
+                " Idempotency-Key."
+            ) from error
 
     def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
         with self._store.reading(tenant_id) as reading:
@@ -236,13 +240,13 @@ class Asking:
 
 
 def parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
-    """The entries of these runs, by run."""
+    """Return the entries of these runs, by run."""
     sealed = reading.journals.run_entries(run_ids)
     return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
 
 
 def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]) -> list[Record]:
-    """The entries that decide a run, as answers name its datasets; none of an error."""
+    """Return the entries that decide a run, in the order in which answers name datasets; none for an error."""
     match result:
         case LedgerError():
             return []
@@ -268,7 +272,7 @@ def _digest(body: Mapping[str, Any]) -> bytes:
 
 
 def size_of(result: Result) -> int | None:
-    """The bytes of what was recorded, where it was recorded now."""
+    """Return the bytes of what was recorded, if it was recorded now."""
     return None if isinstance(result, Repeat) else sum(len(entry.body) for entry in result)
 
 

@@ -1,4 +1,4 @@
-"""How datasets and their parts are answered: what is left of their budgets, and what that is as epsilon."""
+"""Datasets and their parts in answers: what remains of their budgets, and the epsilon of that."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ledger.store import Reading
 
 
 class Balanced:
-    """All that is read to answer with several datasets, in as many statements as for one."""
+    """Everything that is read to answer with several datasets, in as many statements as for one."""
 
     def __init__(self, reading: Reading, datasets: Collection[Dataset]) -> None:
         ids = [dataset.id for dataset in datasets]
@@ -36,7 +36,7 @@ class Balanced:
         self._epsilons = show_epsilons(self._points(datasets))
 
     def _points(self, datasets: Iterable[Dataset]) -> Iterator[Point]:
-        """All whose epsilon is shown."""
+        """Return every amount whose epsilon is shown."""
         for dataset in datasets:
             if (balance := self._balance(dataset)) is not None:
                 yield from _points(dataset.budget, balance)
@@ -44,7 +44,7 @@ class Balanced:
             yield from _points(project.budget, self._balance_of(project))
 
     def dataset(self, dataset: Dataset, partitions: Sequence[Account] = ()) -> DatasetShown:
-        """One of the datasets, with some of its partitions."""
+        """Return one of the datasets, with some of its partitions."""
         definition = dataset.definition
         is_partitioned = definition.is_partitioned
         balance = self._balance(dataset)
@@ -98,7 +98,7 @@ class Balanced:
 
 
 def partitions_shown(dataset: Dataset, accounts: Sequence[Account]) -> list[PartitionShown]:
-    """Partitions as they are answered."""
+    """Return partitions as answers show them."""
     balances = {
         account.key.partition: Balance(account.limit, account.spent, account.held, account.remaining)
         for account in accounts
@@ -131,7 +131,7 @@ def _balance_shown(balance: Balance) -> BalanceShown:
 
 
 def _points(budget: Mapping[str, Any] | None, balance: Balance) -> Iterator[Point]:
-    """What `_shown` needs the epsilons of."""
+    """Return the amounts of `_shown` whose epsilons are needed."""
     for at_delta in report_deltas(dict(budget or {})):
         yield balance.spent, at_delta
         yield balance.limit, at_delta
@@ -145,7 +145,8 @@ def _shown(
     for at_delta in report_deltas(dict(budget or {})):
         limit = epsilons[balance.limit, at_delta]
         if declared is not None and limit is not None:
-            # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
+            # The limit was rounded down from this very epsilon, so its true epsilon is no more, even if the display
+            # rounds up.
             limit = min(limit, float(declared))
         shown.append(EpsilonOfBudget(delta=at_delta, spent=epsilons[balance.spent, at_delta], limit=limit))
     return shown

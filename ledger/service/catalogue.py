@@ -1,6 +1,6 @@
-"""From the names in a request to the datasets that it touches: who sees what, and what reaches what.
+"""From the names in a request to the datasets that it touches: which names the key sees, and which roots they reach.
 
-What a dataset is never changes, and a dataset is never removed, so definitions are remembered.
+The definition of a dataset never changes, and a dataset is never removed, so definitions are remembered.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ledger.store import Reading, Store
 
 DEFINITIONS_MAX: Final = 10_000
 USES_ON_LOOP_MAX: Final = 64
-"""How many datasets and partitions are resolved at once."""
+"""The most datasets and partitions that are resolved at once on the event loop."""
 
 _LookUp = Callable[[UUID, Sequence[str | UUID]], dict[str | UUID, Definition]]
 
@@ -34,25 +34,31 @@ class _UnreadError(Exception):
 
 
 def no_dataset(name: str) -> NotFound:
-    """The one way to say so, whether it does not exist or is not for the caller's eyes."""
-    return NotFound(f"There is no dataset named {name!r}.", dataset=name)
+    """Return the error for a dataset that does not exist or that the caller may not see; both get the same text."""
+    return NotFound(
+        f"No dataset is named {name!r}, or your key may not see it. GET /v1/datasets lists those that it sees.",
+        dataset=name,
+    )
 
 
 def demand_sight(actor: Actor, name: str) -> None:
-    """Raises NotFound when the caller's key is limited to other datasets."""
+    """Raise NotFound if the caller's key is limited to other datasets."""
     if not actor.sees(name):
         raise no_dataset(name)
 
 
 def demand_project_of_key(actor: Actor, project: str | None) -> None:
-    """Raises Forbidden when the caller's key is limited to projects, and this is none of them."""
+    """Raise Forbidden if the caller's key is limited to other projects."""
     if actor.projects is not None and project not in actor.projects:
-        raise Forbidden("This key is limited to projects: name one of them.", projects=sorted(actor.projects))
+        raise Forbidden(
+            "This key is limited to projects, and the request names none. Add `project`.",
+            projects=sorted(actor.projects),
+        )
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What a request touches: the datasets that it names, in that order, then those that they come from, by name."""
+    """What a request touches: the datasets that it names, in that order, then their ancestors, by name."""
 
     uses: tuple[Use, ...]
     definitions: dict[UUID, Definition]
@@ -61,7 +67,7 @@ class Resolved:
 
 
 class Catalogue:
-    """Finds definitions, in memory where they were seen before."""
+    """Finds definitions, in memory if they were read before."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
@@ -69,17 +75,17 @@ class Catalogue:
         self._known = LRUCache[tuple[UUID, str | UUID], Definition](DEFINITIONS_MAX)
 
     async def resolve(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
-        """`resolve_now`, at once where that is little and in memory, else in a thread."""
+        """Return `resolve_now`, at once if it is little work and in memory, else in a thread."""
         if sum(1 + len(use.partitions or ()) for use in datasets) <= USES_ON_LOOP_MAX:
             with suppress(_UnreadError):
                 return self._resolve(actor, datasets, self._remembered)
         return await asyncio.to_thread(self.resolve_now, actor, datasets)
 
     def resolve_now(self, actor: Actor, datasets: Sequence[DatasetUse]) -> Resolved:
-        """What a run on these datasets touches.
+        """Return what a run on these datasets touches.
 
-        Raises NotFound, InvalidRequest where one root is reached twice or where partitions are named that none can
-        have, and UnitMismatch.
+        Raises NotFound; InvalidRequest if one root is reached twice or partitions of an unpartitioned dataset are
+        named; and UnitMismatch.
         """
         return self._resolve(actor, datasets, self._look_up)
 
@@ -90,11 +96,13 @@ class Catalogue:
         named = _named(look_up(actor.tenant_id, names), names)
         for index, definition in enumerate(named):
             if definition in named[:index]:
-                raise InvalidRequest(f"datasets: names {definition.name} twice", field="datasets")
+                raise InvalidRequest(
+                    f"datasets: names {definition.name} twice; name each dataset once", field="datasets"
+                )
         ancestors = {id_ for definition in named for id_ in definition.ancestors}
         reached = look_up(actor.tenant_id, list(ancestors))
         if len(reached) < len(ancestors):
-            raise ArithmeticError("a dataset's ancestor is not there: its runs would not be charged")
+            raise ArithmeticError("an ancestor of a dataset is missing: its runs would not be charged")
         in_order = (*named, *sorted(reached.values(), key=lambda definition: definition.name))
         definitions = {definition.id: definition for definition in in_order}
         via = _demand_apart(named, definitions)
@@ -110,15 +118,17 @@ class Catalogue:
         for definition in named:
             lineage = [definitions[id_] for id_ in (definition.id, *definition.ancestors)]
             if stated[definition.id] and not any(origin.is_partitioned for origin in lineage):
-                raise InvalidRequest(f"datasets: {definition.name} has no partitions", field="datasets")
+                raise InvalidRequest(
+                    f"datasets: {definition.name} has no partitions; leave out `partitions`", field="datasets"
+                )
         return Resolved(uses, definitions, bound, adjacency)
 
     async def named(self, actor: Actor, names: Sequence[str]) -> list[Definition]:
-        """The definitions of these names, in order. Raises NotFound."""
+        """Return the definitions of these names, in order. Raises NotFound."""
         return _named(await asyncio.to_thread(self._look_up, actor.tenant_id, names), names)
 
     def _remembered(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
-        """Raises _UnreadError where one of them has to be looked up."""
+        """Return the definitions if all are in memory, else raise _UnreadError."""
         with self._lock:
             known = {key: self._known[tenant_id, key] for key in keys if (tenant_id, key) in self._known}
         if len(known) < len(set(keys)):
@@ -126,7 +136,7 @@ class Catalogue:
         return known
 
     def _look_up(self, tenant_id: UUID, keys: Sequence[str | UUID]) -> dict[str | UUID, Definition]:
-        """The definitions that there are, by the names or ids that were asked for."""
+        """Return the definitions that exist for these names or ids."""
         with self._lock:
             known = {key: self._known[tenant_id, key] for key in keys if (tenant_id, key) in self._known}
         missing = [key for key in keys if key not in known]
@@ -155,7 +165,7 @@ def _named(definitions: dict[str | UUID, Definition], names: Sequence[str]) -> l
 
 
 def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
-    """The dataset of this name, in a transaction that is open. Raises NotFound."""
+    """Return the dataset of this name, in an open transaction. Raises NotFound."""
     demand_sight(actor, name)
     dataset = reading.datasets.by_name(name) if "\x00" not in name else None
     if dataset is None:
@@ -164,7 +174,7 @@ def find_dataset(reading: Reading, actor: Actor, name: str) -> Dataset:
 
 
 def find_definition(reading: Reading, actor: Actor, name: str) -> Definition:
-    """A dataset's definition, in a transaction that is open. Raises NotFound."""
+    """Return a dataset's definition, in an open transaction. Raises NotFound."""
     demand_sight(actor, name)
     for definition in reading.datasets.definitions(names=[name]):
         return definition
@@ -172,8 +182,8 @@ def find_definition(reading: Reading, actor: Actor, name: str) -> Definition:
 
 
 def _demand_apart(named: Sequence[Definition], definitions: dict[UUID, Definition]) -> dict[UUID, list[Definition]]:
-    """By which of the named datasets each one is reached. No root may be reached by two: one unit could be in both,
-    and would be used twice in a run that is charged once."""
+    """Return for each dataset the named datasets that reach it. Two named datasets may not reach the same root: one
+    unit could be in both, and would be used twice in a run that is charged once."""
     via: dict[UUID, list[Definition]] = {id_: [] for id_ in definitions}
     for definition in named:
         for id_ in (definition.id, *definition.ancestors):
@@ -182,8 +192,10 @@ def _demand_apart(named: Sequence[Definition], definitions: dict[UUID, Definitio
         if len(reached_by) > 1 and not definitions[id_].ancestors:
             root, names = definitions[id_].name, [definition.name for definition in reached_by]
             raise InvalidRequest(
-                f"datasets: {' and '.join(names)} hold units of {root}, which would be used twice and charged once;"
-                f" name {root} itself, or one dataset that is derived from all of them",
+                (
+                    f"datasets: {' and '.join(names)} have units of {root} in common, which would be used twice"
+                    f" and charged once; name {root} itself, or one dataset that is derived from all of them"
+                ),
                 field="datasets",
                 root=root,
                 via=names,
@@ -197,19 +209,21 @@ def _partitions(definition: Definition, stated: Sequence[tuple[str, ...] | None]
         return ()
     if len(stated) == 1:
         return stated[0]
-    # Reached by several, which then share no root: only a dataset in between can be, and none of those is partitioned.
+    # Only a dataset in between can be reached by several that share no root, and none of those is partitioned.
     return None
 
 
 def demand_one_unit(together: Sequence[Definition]) -> tuple[Bound, Adjacency]:
-    """What datasets that are used together have in common. Raises UnitMismatch."""
+    """Return the bound and unit that datasets of one run have in common. Raises UnitMismatch."""
     first = together[0]
     for other in together[1:]:
         for field in ("privacy_unit", "adjacency", "bound"):
             if getattr(other, field) != getattr(first, field):
                 raise UnitMismatch(
-                    f"{first.name} and {other.name} differ in {field}: datasets that are used together have one privacy"
-                    " unit, one adjacency and one bound.",
+                    (
+                        f"{first.name} and {other.name} differ in {field}. Datasets that are used together must"
+                        " have the same privacy unit, adjacency and bound."
+                    ),
                     what=field,
                     datasets=[{"name": used.name, field: getattr(used, field)} for used in (first, other)],
                 )

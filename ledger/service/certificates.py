@@ -1,16 +1,16 @@
-"""Certified costs that are dear to compute: in memory, in the database, or worked out beside the event loop.
+"""Certified costs that take long to compute: from memory, from the database, or computed next to the event loop.
 
-A cost is a function of what was declared alone, so it is computed once: the process remembers it, the table
-`certificates` keeps it for other processes and the next start, and requests for the same parameters share one
-computation. Everything is a tenant's own, memory included, so that no tenant learns from an answer's speed what another
-one trains. Computations run in a few threads behind a bounded queue; what does not fit into it is answered 503.
+A cost depends only on what was declared, so it is computed once: the process remembers it, the table `certificates`
+stores it for other processes and restarts, and requests for the same parameters share one computation. Everything
+belongs to one tenant, memory included, so that no tenant learns from an answer's speed what another one trains.
+Computations run in a few threads behind a bounded queue; beyond it the answer is 503.
 
-This is a cache and no record. A row that is lost, cannot be read or cannot be written costs time and nothing else.
+This is a cache, not a record. A row that is lost, unreadable or not written costs time and nothing else.
 
-What it means to trust a row: whoever can write to the database could put a lower cost there, and later runs with the
-same parameters would be charged it. That is why a journal entry carries the mechanism, bound, adjacency, delta and
-accountant beside the cost: whoever computes the cost anew from the entry finds the difference, with no row of this
-table. Emptying the table is always safe.
+Trusting a row has a consequence: anyone who can write to the database could store a lower cost, and later runs with the
+same parameters would be charged it. That is why a journal entry has the mechanism, bound, adjacency, delta and
+accountant next to the cost: recomputing the cost from the entry finds the difference, without any row of this table.
+Emptying the table is always safe.
 """
 
 from __future__ import annotations
@@ -41,27 +41,27 @@ log = logging.getLogger(__name__)
 
 THREADS: Final = 2
 WEIGHT_ON_LOOP_MAX: Final = 1
-"""What a cost may weigh that is worked out at once: one closed form."""
+"""The most work that is done at once on the event loop: one closed form."""
 INVERSION_SECONDS_MAX: Final = 600
-"""How long a search may take that computes many of them."""
+"""The time limit, in seconds, of a search that computes many of them."""
 COSTS_MAX: Final = 4096
 RESULTS_MAX: Final = 1024
 ROWS_OF_TENANT_MAX: Final = 10_000
 RUNS_OF_A_LIMIT: Final = 100
-"""A run that names no delta takes this part of the limit's."""
+"""A run that names no delta takes this part of the limit's delta."""
 
 T = TypeVar("T")
 Key = tuple[UUID, bytes]
 
 
 class Compute(Protocol):
-    """What works a cost out: `costs.cost`."""
+    """Computes a cost: `costs.cost`."""
 
     def __call__(self, mechanism: AnyMechanism, terms: Terms, /) -> Cost: ...
 
 
 class Certificates:
-    """Costs of mechanisms, from wherever they come soonest. Its coroutines belong to one event loop."""
+    """Costs of mechanisms, from the fastest source. Its coroutines belong to one event loop."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Certificates:
         compute: Compute = costs.cost,
         on_computed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """on_computed: is told of each computation how many seconds it took."""
+        """on_computed: is called after each computation with the seconds it took."""
         self._store, self._rows_max, self._compute = store, rows_max, compute
         self._turns = Turns(threads=threads, name="ledger-certificates", on_done=on_computed)
         self._costs = Flights[Cost](COSTS_MAX, self._turns, seconds_max=seconds_max)
@@ -81,22 +81,22 @@ class Certificates:
         self._curves = Curves()
 
     def close(self) -> None:
-        """Ends the threads, and what runs in them at its next `deadline.check`; those that wait are dropped."""
+        """End the threads, and the running computations at their next `deadline.check`; waiting ones are dropped."""
         self._turns.close()
 
     @property
     def waiting(self) -> int:
-        """How many computations wait for their turn or run."""
+        """Return how many computations wait or run."""
         return self._turns.waiting
 
     async def cost(
         self, tenant_id: UUID, mechanism: AnyMechanism, terms: Terms, *, urgency: Urgency = Urgency.DECISION
     ) -> Cost:
-        """What `costs.cost` says. However many segments there are, they are alike: one certificate is computed.
+        """Return what `costs.cost` returns. Segments are equal, so one certificate is enough for any number of them.
 
-        Raises InvalidRequest and TooLarge as that does, TooLarge also when the computation outlasts the wait (a
-        decision's goes on, and its result is kept) or takes longer than any may, Overloaded where it does not get its
-        turn, and CallerLeftError.
+        Raises InvalidRequest and TooLarge as that does. Raises TooLarge also if the computation outlasts the wait (for
+        a decision it goes on, and its result is kept) or takes longer than the limit; Overloaded if it gets no turn;
+        and CallerLeftError.
         """
         is_kept = costs.needs_certificate(mechanism, bound=terms.bound)
         if not is_kept and costs.weight(mechanism, bound=terms.bound) <= WEIGHT_ON_LOOP_MAX:
@@ -115,7 +115,8 @@ class Certificates:
     async def frontier(
         self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency
     ) -> list[tuple[float, float]]:
-        """Pairs (delta, mu), each a certificate of the mechanism; none where it needs none. Raises as `cost` does."""
+        """Return pairs (delta, mu), each a certificate of the mechanism; none if it needs none. Raises the same as
+        `cost`."""
         compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency)
         facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
         return await self.beside(tenant_id, compute, key=facts)
@@ -129,11 +130,10 @@ class Certificates:
         limit_seconds: float = COMPUTATION_SECONDS_MAX,
         urgency: Urgency = Urgency.ADVICE,
     ) -> T:
-        """Runs what computes certificates as `cost` does: in the same threads, once for all who ask.
+        """Run a computation of certificates as `cost` does: in the same threads, once for all callers.
 
-        limit_seconds: how long the computation may take. key: what tells it from any other, in the terms of
-        `journal.canonical`. The process remembers the result. Raises what `compute` does, and TooLarge, Overloaded and
-        CallerLeftError as `cost` does.
+        limit_seconds: the time limit of the computation. key: identifies it, as canonical JSON values. The process
+        remembers the result. Raises what `compute` raises, and TooLarge, Overloaded and CallerLeftError as `cost` does.
         """
         work = self._keeping(tenant_id, compute)
 
@@ -145,7 +145,7 @@ class Certificates:
         return result
 
     def _keeping(self, tenant_id: UUID, compute: Callable[[], T]) -> Callable[[], T]:
-        """The work, with the tenant's curves at hand."""
+        """Return the work, with access to the tenant's curves."""
 
         def work() -> T:
             with certificate.keeping(self._curves.of(tenant_id)):
@@ -161,7 +161,7 @@ class Certificates:
             with self._store.reading(tenant_id) as reading:
                 body = reading.certificates.body(digest)
             return None if body is None else read(body)
-        except Exception as error:  # whatever is wrong with a cache, the cost can be computed
+        except Exception as error:  # any fault of a cache: the cost can be computed
             log.warning("the certificate %s could not be read: %s", digest.hex(), error)
             return None
 
@@ -171,14 +171,15 @@ class Certificates:
             body = written(cost)
             with self._store.writing(tenant_id) as writing:
                 writing.certificates.keep(digest, body, now_us=writing.now_us(), rows_max=self._rows_max)
-        except Exception as error:  # the request that it was computed for has its answer already
-            log.warning("the certificate %s was not kept: %s", digest.hex(), error)
+        except Exception as error:  # the request that needed it has its answer already
+            log.warning("the certificate %s was not stored: %s", digest.hex(), error)
 
 
 def share_of(limit: Amount) -> Decimal:
-    """The delta of a run that names none: a hundredth of the limit's, to six digits, such that a hundred of them fit.
+    """Return the delta of a run that names none: a hundredth of the limit's, to six digits, so that a hundred of them
+    fit.
 
-    Where a hundredth is less than the least that can be charged, that; 0 where the limit leaves no room for it.
+    If that is less than the least chargeable delta, return the least; return 0 if the limit has no room for it.
     """
     if 0 < limit.delta_atto < RUNS_OF_A_LIMIT:
         return Context(prec=6, rounding=ROUND_FLOOR).plus(_delta(1)).normalize()
@@ -189,7 +190,7 @@ def share_of(limit: Amount) -> Decimal:
 
 
 def _delta(atto: int) -> Decimal:
-    """1 - exp(-atto·1e-18), to sixty digits."""
+    """Return 1 - exp(-atto·1e-18), to sixty digits."""
     exact = Context(prec=60)
     return exact.subtract(Decimal(1), exact.exp(exact.divide(Decimal(-atto), Decimal(amounts.ATTO))))
 
@@ -198,16 +199,17 @@ def _delta(atto: int) -> Decimal:
 
 
 def digest_of(mechanism: AnyMechanism, terms: Terms) -> bytes:
-    """What a cost is kept under: SHA-256 of all that it depends on. Numbers of one value (1.10 and 1.1) are alike."""
+    """Return the digest under which a cost is stored: SHA-256 of all that it depends on. 1.10 and 1.1 give the same
+    one."""
     facts = terms.facts()
     facts["accountant"], facts["mechanism"] = ACCOUNTANT, mechanism.model_dump(exclude_none=True)
     return chain.digest(chain.canonical(facts))
 
 
 def written(cost: Cost) -> str:
-    """A cost as canonical JSON, with mu as the double's shortest decimal, and mu² and nats as exact fractions.
+    """Return a cost as canonical JSON, with mu as the double's shortest decimal, and mu² and nats as exact fractions.
 
-    Raises ValueError where a fraction has more digits than Python writes.
+    Raises ValueError if a fraction has more digits than Python writes.
     """
     return chain.canonical(
         {
@@ -221,11 +223,11 @@ def written(cost: Cost) -> str:
 
 
 def read(body: str) -> Cost:
-    """What `written` wrote. Raises ValueError, KeyError or TypeError on anything else."""
+    """Return the cost that `written` wrote. Raises ValueError, KeyError or TypeError for anything else."""
     row: dict[str, Any] = chain.parse(body)
     mu, mu_sq, nats = float(row["mu"]), Fraction(row["mu_sq"]), Fraction(row["nats"])
     if not (math.isfinite(mu) and mu >= 0 and mu_sq >= 0 and nats >= 0):
-        raise ValueError("a cost is finite and not negative")
+        raise ValueError("a cost must be finite and not negative")
     cost = Cost(mu, mu_sq, nats, str(row["method"]), tuple(map(str, row["assumptions"])))
     if written(cost) != body:  # any other type, form or member
         raise ValueError("is not a cost in canonical form")

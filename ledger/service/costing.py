@@ -1,4 +1,4 @@
-"""From a request to its cost, and from an approval to what its run is charged."""
+"""From a request to its cost, and from an approval to the charge of its run."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ from ledger.service.turns import Urgency
 from ledger.store import Store
 
 FITS_COSTS_MAX: Final = 40
-"""How many certificates are computed to say what would have fitted: a number, so that it comes out alike every time."""
+"""The number of certificates computed to find what would have fitted: fixed, so that the result is repeatable."""
 
 WEIGHT_MAX: Final = 500_000
-"""What the costs of one request may weigh together, in closed forms: a minute of one core or so."""
+"""The limit on the work for the costs of one request, in closed forms: about a minute of one core."""
 RESTARTS_AT_ONCE_MAX: Final = 16
-"""With how many restarts a charge is worked out at once."""
+"""With at most this many restarts, a charge is computed on the event loop."""
 
 T = TypeVar("T")
 
 
 class Costable(Protocol):
-    """What of a request decides what the run costs."""
+    """The part of a request that decides what the run costs."""
 
     @property
     def mechanism(self) -> AnyMechanism: ...
@@ -57,9 +57,9 @@ class Costable(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Costed:
-    """A run's cost, and what it was costed under. whole: its cost in one piece, where it is in segments.
+    """A run's cost, and the terms it was computed under. whole: its cost in one piece, if it has segments.
 
-    delta: the run's share of delta, where the cost is a certificate, which made use of it; else None.
+    delta: the run's share of delta, if the cost is a certificate that used it; else None.
     """
 
     mechanism: AnyMechanism
@@ -69,7 +69,7 @@ class Costed:
     delta: Decimal | None
 
     def facts(self) -> dict[str, Any]:
-        """How the cost came about, for the record."""
+        """Return how the cost was computed, for the record."""
         segments = self.segments()
         return {
             "bound": self.terms.bound,
@@ -82,7 +82,7 @@ class Costed:
         }
 
     def segments(self) -> dict[str, Any] | None:
-        """Of a run in segments, how long each is and costs, and what the run would cost in one piece."""
+        """Return for a run in segments the length and cost of each, and the cost of the run in one piece."""
         if self.whole is None:
             return None
         count = self.terms.segments
@@ -93,7 +93,7 @@ class Costed:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a run's cost depends on. delta: as of a Costed."""
+    """What a run's cost depends on. delta: as in Costed."""
 
     mechanism: AnyMechanism
     terms: Terms
@@ -101,7 +101,7 @@ class Question:
 
 
 def demand_weight(questions: Iterable[Question]) -> None:
-    """Raises TooLarge where runs together are predicted to take too much work. Equal ones count once."""
+    """Raise TooLarge if the costs of these runs are predicted to take too much work. Equal ones count once."""
     distinct = {
         (question.mechanism.model_dump_json(exclude_none=True), question.terms.bound): question
         for question in questions
@@ -109,9 +109,11 @@ def demand_weight(questions: Iterable[Question]) -> None:
     weight = sum(costs.weight(one.mechanism, bound=one.terms.bound) for one in distinct.values())
     if weight > WEIGHT_MAX:
         raise TooLarge(
-            f"runs: their costs are predicted to take {weight} units of work, and the ledger does at most {WEIGHT_MAX}"
-            " for one request (a closed form is 1, zCDP 100, a certificate 300); ask for fewer different mechanisms at"
-            " once",
+            (
+                f"runs: predicting their costs takes {weight} units of work, and one request may take {WEIGHT_MAX}"
+                " (a closed form takes 1, zCDP 100, a certificate 300); ask for fewer different mechanisms at"
+                " once"
+            ),
             field="runs",
             predicted=weight,
             limit=WEIGHT_MAX,
@@ -119,7 +121,7 @@ def demand_weight(questions: Iterable[Question]) -> None:
 
 
 class Costing:
-    """Works out what runs cost, are charged, and would have fitted. Its coroutines belong to one event loop."""
+    """Computes what runs cost, are charged, and would have fitted. Its coroutines belong to one event loop."""
 
     def __init__(self, store: Store, certificates: Certificates, aside: Aside) -> None:
         self._store, self._certificates, self._aside = store, certificates, aside
@@ -127,7 +129,8 @@ class Costing:
     async def cost(
         self, actor: Actor, resolved: Resolved, request: Costable, *, urgency: Urgency = Urgency.DECISION
     ) -> Costed:
-        """What a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as `Certificates`."""
+        """Return what a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as
+        `Certificates`."""
         is_dear = costs.needs_certificate(request.mechanism, bound=resolved.bound)
         if is_dear and request.delta is None:
             question = await asyncio.to_thread(self.question, actor, resolved, request)
@@ -136,7 +139,7 @@ class Costing:
         return await self.work_out(actor.tenant_id, question, urgency=urgency)
 
     def question(self, actor: Actor, resolved: Resolved, request: Costable) -> Question:
-        """What a run's cost depends on; where it names no delta, as the limits are now. Raises InvalidMechanism."""
+        """Return what a run's cost depends on, with the current limits if it has no delta. Raises InvalidMechanism."""
         _demand_public_size(resolved, request.mechanism)
         mechanism, delta = request.mechanism, None
         if costs.needs_certificate(mechanism, bound=resolved.bound):
@@ -150,7 +153,7 @@ class Costing:
         return Question(mechanism, terms, delta)
 
     async def work_out(self, tenant_id: UUID, question: Question, *, urgency: Urgency = Urgency.DECISION) -> Costed:
-        """What a run of these terms costs. Raises as `Certificates.cost`."""
+        """Return what a run of these terms costs. Raises the same as `Certificates.cost`."""
         mechanism, terms = question.mechanism, question.terms
         cost = await self._certificates.cost(tenant_id, mechanism, terms, urgency=urgency)
         whole = None
@@ -160,7 +163,7 @@ class Costing:
         return Costed(mechanism, terms, cost, whole, question.delta)
 
     def _share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
-        """The delta of a run that names none, by the least limit, as it now is, of the accounts that it charges."""
+        """Return the delta of a run that names none, by the least current limit of the accounts that it charges."""
         read_sets = read_sets_of_uses(
             [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
         )
@@ -173,7 +176,7 @@ class Costing:
         return share_of(Amount(0, least))
 
     async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, execution: Execution) -> Charge:
-        """What a run is charged that was approved at this cost by this decision."""
+        """Return the charge for a run that this decision approved at this cost."""
         mechanism, terms = mechanisms.recorded(decision["request"]["mechanism"]), Terms.of(decision)
         executed: dict[str, Any] = {"method": decision["method"], "steps": execution.steps, "stop": execution.stop}
         executed |= {"restarts": execution.restarts}
@@ -185,13 +188,14 @@ class Costing:
         return await self._certificates.beside(tenant_id, charge, key=key, urgency=Urgency.DECISION)
 
     async def fits(self, tenant_id: UUID, decisions: Sequence[Record]) -> dict[str, Any]:
-        """What would have fitted in place of a refused run: a function of what is recorded, and so alike every time."""
+        """Return what would have fitted instead of a refused run. It depends only on what is recorded, so it is
+        repeatable."""
         first = decisions[0]
         fits = partial(_fits, decisions)
         return await self.invert(tenant_id, fits, is_dear="delta" in first, key={"fits": first["run"]})
 
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
-        """Run what takes many costs: where these are certificates beside others of the same `key`, else aside."""
+        """Run a computation of many costs: next to certificates of the same `key` if it needs these, else aside."""
         if is_dear:
             return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
         return await self._aside.run(tenant_id, invert, size=None)
@@ -208,7 +212,7 @@ def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
 
 
 def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
-    """Raises InvalidMechanism where a mechanism rests on a number of units that the terms do not keep fixed."""
+    """Raise InvalidMechanism if a mechanism relies on a number of units that the terms do not fix."""
     fields = mechanism.resting_on_size("mechanism")
     if resolved.adjacency != "replace_one" or not fields:
         return
@@ -216,9 +220,11 @@ def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
         definition = resolved.definitions[use.dataset_id]
         if definition.ancestors and definition.name in use.via:
             raise InvalidMechanism(
-                f"{fields[0]}: fixed_size and shuffle batches rest on a public number of units, and {definition.name}"
-                " is derived: replacing a unit of what it is derived from can change how many it has; declare poisson"
-                " sampling, or use what it is derived from",
+                (
+                    f"{fields[0]}: fixed_size and shuffle batches need a public number of units, and"
+                    f" {definition.name} is derived: replacing a unit of the original dataset can change how many"
+                    " units it has; use poisson sampling, or name the original dataset"
+                ),
                 field=fields[0],
             )
 
@@ -227,7 +233,7 @@ def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
 
 
 def excess(charged: Charge, decision: Record) -> Excess | None:
-    """The part of a charge beyond what was approved, if any."""
+    """Return the part of a charge beyond what was approved, or None."""
     cost = charged.excess
     if cost is None:
         return None
@@ -238,25 +244,25 @@ def excess(charged: Charge, decision: Record) -> Excess | None:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What was executed of a run, as it is recorded. restarts: None where nothing was said of them."""
+    """What a run executed, as it is recorded. restarts: None if none were stated."""
 
     steps: int | None
     stop: Stop
     restarts: Restarts = None
 
     def facts(self) -> dict[str, Any]:
-        """The restarts, as an entry has them."""
+        """Return the restarts in the form of an entry."""
         return {} if self.restarts is None else {"restarts": [restart.facts() for restart in self.restarts]}
 
 
 def settled_costing(charged: Charge, execution: Execution) -> dict[str, Any]:
-    """How a charge came about, for the record."""
+    """Return how a charge was computed, for the record."""
     assumptions = {"assumptions": charged.assumptions} if charged.assumptions else {}
     return {"accountant": ACCOUNTANT, **execution.facts(), **assumptions}
 
 
 def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> Execution:
-    """The steps, the stop and the restarts to record. Raises InvalidRequest, naming the field."""
+    """Return the steps, the stop and the restarts to record. Raises InvalidRequest, which names the field."""
     planned = mechanisms.planned_steps(mechanism, segments)
     if planned is None:
         for field, value in (("steps", request.steps), ("restarts", request.restarts)):
@@ -276,8 +282,10 @@ def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> 
     stop: Stop = request.stop or ("planned" if progress >= lowest else "data_dependent")
     if stop == "planned" and progress < lowest:
         raise InvalidRequest(
-            f"stop: {lowest} were planned, so {progress} is not all that was planned; say data_dependent, or"
-            " data_independent where that is true",
+            (
+                f"stop: {lowest} were planned, so {progress} is not everything that was planned; send"
+                " data_dependent, or data_independent if neither data nor outputs decided it"
+            ),
             field="stop",
         )
     return Execution(steps, stop, restarts)
@@ -294,6 +302,9 @@ def _demand_reached(restarts: Sequence[Restart], progress: int) -> None:
         if restart.to_step > progress:
             field = f"restarts.{index}.to_step"
             raise InvalidRequest(
-                f"{field}: the run came to step {max(progress, 0)}, the executed steps less the repeated ones",
+                (
+                    f"{field}: the run reached step {max(progress, 0)} only, which is the executed steps less the"
+                    " repeated ones"
+                ),
                 field=field,
             )

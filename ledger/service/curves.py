@@ -1,4 +1,4 @@
-"""Composed curves, each tenant's own, in memory: whoever names another delta finds what was composed before."""
+"""Composed curves of each tenant, in memory: a request with another delta reuses what was composed before."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cachetools import LRUCache
 from ledger.accounting.certificate import Certificate, Key
 
 BYTES_MAX: Final = 72 * 2**20
-"""How much the curves of all tenants may take; the largest takes 70 MB."""
+"""The most bytes that the curves of all tenants may take; the largest curve takes 70 MB."""
 OVERHEAD_BYTES: Final = 2048
 
 
@@ -23,17 +23,17 @@ class Curves:
         self._kept = LRUCache[tuple[UUID, Key], Certificate](bytes_max, getsizeof=_size)
 
     def of(self, tenant_id: UUID) -> Shelf:
-        """A tenant's curves."""
+        """Return a tenant's curves."""
         return Shelf(self, tenant_id)
 
     def get(self, key: tuple[UUID, Key]) -> Certificate | None:
-        """What was kept, if it still is."""
+        """Return a stored value, or None if it is gone."""
         with self._lock:
             kept: Certificate | None = self._kept.get(key)
             return kept
 
     def put(self, key: tuple[UUID, Key], certificate: Certificate) -> None:
-        """Keeps a certificate as large as it has become; one that is larger than all the room is not kept."""
+        """Store a certificate with its current size; one that is larger than the limit is not stored."""
         with self._lock:
             self._kept.pop(key, None)
             if _size(certificate) <= self._kept.maxsize:
@@ -47,11 +47,11 @@ class Shelf:
         self._curves, self._tenant_id = curves, tenant_id
 
     def get(self, key: Key) -> Certificate | None:
-        """What was kept, if it still is."""
+        """Return a stored certificate, or None if it is gone."""
         return self._curves.get((self._tenant_id, key))
 
     def put(self, key: Key, certificate: Certificate) -> None:
-        """Keeps a certificate."""
+        """Store a certificate."""
         self._curves.put((self._tenant_id, key), certificate)
 
 

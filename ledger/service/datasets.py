@@ -50,7 +50,7 @@ class Datasets:
     # --- what shows datasets
 
     def show(self, actor: Actor, name: str) -> DatasetShown:
-        """A dataset with its balance and its partitions. Raises NotFound."""
+        """Return a dataset with its balance and its partitions. Raises NotFound."""
         partitions: list[Account] = []
         with self._store.reading(actor.tenant_id) as reading:
             dataset = find_dataset(reading, actor, name)
@@ -60,7 +60,7 @@ class Datasets:
         return balanced.dataset(dataset, partitions)
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> DatasetPage:
-        """The datasets that the actor sees, by name."""
+        """Return the datasets that the actor sees, by name."""
         after = pages.after_name(cursor)
         with self._store.reading(actor.tenant_id) as reading:
             rows = reading.datasets.page(after=after, limit=limit + 1, only=actor.datasets)
@@ -69,7 +69,7 @@ class Datasets:
         return DatasetPage(items=[balanced.dataset(dataset) for dataset in datasets], next=following)
 
     def partitions(self, actor: Actor, name: str, *, limit: int, cursor: str | None) -> PartitionPage:
-        """A dataset's partitions, by name. Raises NotFound."""
+        """Return a dataset's partitions, by name. Raises NotFound."""
         after = pages.after_name(cursor)
         rows: list[Account] = []
         with self._store.reading(actor.tenant_id) as reading:
@@ -95,7 +95,7 @@ class Datasets:
             partitions=tuple(body.partitions or ()),
         )
         if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
-            raise InvalidRequest("budget: is above the ceiling", field="budget")
+            raise InvalidRequest("budget: is above the ceiling; lower the budget or raise the ceiling", field="budget")
         await submit(self._writer, command)
         return await asyncio.to_thread(self.show, actor, body.name)
 
@@ -107,7 +107,7 @@ class Datasets:
         return await self.apply(command, name)
 
     async def set_budget(self, actor: Actor, name: str, body: NewBudget) -> Outcome[DatasetShown]:
-        """Set a new limit, of every partition too. Raises BudgetBelowSpent and InvalidRequest."""
+        """Set a new limit, for every partition too. Raises BudgetBelowSpent and InvalidRequest."""
         dataset = await self._find(actor, name)
         command = SetBudget(
             actor=actor,
@@ -120,17 +120,17 @@ class Datasets:
         return await self.apply(command, name)
 
     async def apply(self, command: OnDataset, name: str) -> Outcome[DatasetShown]:
-        """Submit what can take two people; the answer is the dataset of this name, or the proposal."""
+        """Submit a change that may need two people. Return the dataset of this name, or the proposal."""
         outcome = await self._submit(command)
         if not outcome.is_done:
             return Outcome(proposed(outcome.answer), is_done=False)
         return Outcome(await asyncio.to_thread(self.show, command.actor, name), is_done=True)
 
     async def _submit(self, command: OnDataset) -> _Entered:
-        """The entry that a command left, and whether it does what was asked or only proposes it."""
+        """Return the entry that a command left, and whether it made the change or only proposed it."""
         entries = await submit(self._writer, command)
         if not isinstance(entries, tuple):
-            raise TypeError("what is done to a dataset repeats nothing")
+            raise TypeError("a command on a dataset never repeats an outcome")
         entry = chain.parse(entries[0].body)
         return _Entered(entry, is_done=entry["kind"] != "change-proposed")
 
@@ -164,7 +164,7 @@ class Datasets:
         return Outcome({"dataset": name, **share}, is_done=True)
 
     async def set_fair_use(self, actor: Actor, name: str, body: NewFairUse) -> Outcome[DatasetShown]:
-        """Limit what one principal may hold of the dataset at once, and ask for in an hour."""
+        """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
         dataset = await self._find(actor, name)
         held = None if body.held is None else limit_of(body.held, bound=dataset.definition.bound)
         fair_use = FairUse(_declared_or_none(body.held), held, body.runs_per_hour)

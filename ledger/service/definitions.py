@@ -1,4 +1,4 @@
-"""What a dataset is that is to be registered: its privacy unit, adjacency, bound and origin, which never change."""
+"""The definition of a new dataset: its privacy unit, adjacency, bound and origin, which never change."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from ledger.service.catalogue import Catalogue, demand_one_unit, demand_sight
 from ledger.service.requests.datasets import NewDataset
 
 ANCESTORS_MAX: Final = 100
-"""Of one dataset: a run on it locks and charges all of them."""
+"""For one dataset: a run on it locks and charges all of them."""
 
 
 async def define(catalogue: Catalogue, actor: Actor, body: NewDataset) -> Definition:
-    """The definition of a new dataset. A derived one has the unit, adjacency and bound of its roots.
+    """Return the definition of a new dataset. A derived one has the unit, adjacency and bound of its roots.
 
     Raises UnitMismatch and InvalidRequest.
     """
@@ -33,7 +33,7 @@ async def define(catalogue: Catalogue, actor: Actor, body: NewDataset) -> Defini
     ancestors = {id_ for parent in parents for id_ in (parent.id, *parent.ancestors)}
     if len(ancestors) > ANCESTORS_MAX:
         raise InvalidRequest(
-            f"derived_from: comes from {len(ancestors)} datasets, and {ANCESTORS_MAX} are the most",
+            f"derived_from: leads to {len(ancestors)} datasets, and at most {ANCESTORS_MAX} are allowed",
             field="derived_from",
         )
     if unit is None or adjacency is None:
@@ -53,12 +53,15 @@ async def define(catalogue: Catalogue, actor: Actor, body: NewDataset) -> Defini
 
 
 def _demand_alike(body: NewDataset, parent: Definition) -> None:
-    """Raises UnitMismatch where a derived dataset declares something else than its parents have."""
+    """Raise UnitMismatch if a derived dataset declares something other than its parents have."""
     for field in ("privacy_unit", "adjacency", "bound"):
         declared, inherited = getattr(body, field), getattr(parent, field)
         if declared is not None and declared != inherited:
             raise UnitMismatch(
-                f"{field} is {inherited} where it is derived from, and never another.",
+                (
+                    f"{field} is {declared}, and must be {inherited} as in {parent.name}, from which this dataset"
+                    f" is derived. Leave {field} out."
+                ),
                 what=field,
                 datasets=[{"name": body.name, field: declared}, {"name": parent.name, field: inherited}],
             )

@@ -1,4 +1,4 @@
-"""The accountant alone: what a mechanism costs, with no dataset and nothing recorded."""
+"""The accountant alone: what a mechanism costs, without a dataset or a record."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from ledger.service.turns import Urgency
 
 REPORT_DELTAS: Final = (1e-5, 1e-6)
 DELTA: Final = Decimal("1e-8")
-"""The share of a delta budget that a certificate gets by default, at most."""
+"""The largest share of a delta budget that a certificate gets by default."""
 SHARES_OF_A_DELTA: Final = 100
-"""By default a certificate takes this part of the least delta that epsilon is asked for at."""
+"""By default a certificate takes this part of the least delta at which epsilon is requested."""
 
 
 async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation) -> Evaluated:
-    """What a mechanism costs, and its epsilon at each delta; with other shares of delta, if it takes a certificate.
+    """Return a mechanism's cost and its epsilon at each delta; for a certificate also the costs at other shares of
+    delta.
 
-    Raises as `Certificates.cost` does.
+    Raises the same as `Certificates.cost`.
     """
-    # Where epsilon is asked for at a delta, a certificate may not use up all of it.
+    # If epsilon is requested at a delta, a certificate may not use up all of it.
     least = min(request.report_deltas or (DELTA * SHARES_OF_A_DELTA,)) / SHARES_OF_A_DELTA
     delta = min(DELTA, least) if request.delta is None else request.delta
     terms = Terms(bound=request.bound, adjacency=request.adjacency, delta=delta)
@@ -46,7 +47,7 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
 
 
 def _answer(request: Evaluation, cost: Cost) -> Evaluated:
-    # A delta of many nines reads as the double 1, which is none.
+    # A delta of many nines becomes the double 1, which is not a valid delta.
     deltas = [min(float(delta), math.nextafter(1, 0)) for delta in request.report_deltas or ()]
     return Evaluated(
         cost=_show_cost(cost),
@@ -61,7 +62,7 @@ def _answer(request: Evaluation, cost: Cost) -> Evaluated:
 
 
 def _show_cost(cost: Cost) -> AmountShown:
-    """A cost with the double before rounding; the integers are null if no balance could hold them."""
+    """Return a cost with the double before rounding; the integers are null if no balance could hold them."""
     amount = cost.amount if cost.is_holdable else None
     return AmountShown(
         mu=cost.mu,
@@ -72,8 +73,8 @@ def _show_cost(cost: Cost) -> AmountShown:
 
 
 def _epsilon(cost: Cost, at_delta: float) -> float | None:
-    if cost.delta >= 1:  # as a double; what was declared is below 1
+    if cost.delta >= 1:  # as a double; the declared value is below 1
         return None
-    # mu may be a double below the true value; the bound of mu² is not.
+    # mu may be a double below the true value; the bound on mu² is not.
     upper = math.nextafter(max(cost.mu, root(cost.mu_sq)), math.inf) if cost.mu_sq else 0.0
     return show_epsilon(mu=upper, delta=float(Fraction(cost.delta)), at_delta=at_delta)

@@ -1,7 +1,7 @@
-"""One computation for all who ask for the same: values that are remembered, and the searches that are under way.
+"""One computation for all callers who need the same value: remembered values, and running searches.
 
-A search ends when nobody waits for it any more. A wait that took too long counts as one that ended, except where a
-decision waits: who asks for a run is told to ask again, so that its computation is still wanted, and is kept.
+A search ends when nobody waits for it any more. A wait that took too long counts as ended, except for a decision:
+the caller must repeat the request for a run, so the computation is still needed, and is kept.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ledger.service.presence import CallerLeftError
 from ledger.service.turns import Job, Turns, Urgency, stopped
 
 COMPUTATION_SECONDS_MAX: Final = 60
-"""How long one certificate may take; it takes a few seconds at most, so that what takes longer would never end."""
+"""The time limit of one certificate. It takes a few seconds at most; one that takes longer would not end."""
 
 T = TypeVar("T")
 Key = tuple[UUID, bytes]
@@ -37,11 +37,11 @@ class Begun(Protocol[T]):
         then: Callable[[T], None] | None = None,
         limit_seconds: float = COMPUTATION_SECONDS_MAX,
     ) -> T:
-        """What the work comes to. Arguments as for `Turns.submit`, which raises what this does."""
+        """Return the result of the work. Arguments and errors as for `Turns.submit`."""
 
 
 class _Flight(Generic[T]):
-    """A search, who waits for it, and its job once it has one."""
+    """A search, its waiters, and its job once it has one."""
 
     def __init__(self, urgency: Urgency) -> None:
         self.urgency = urgency
@@ -52,9 +52,9 @@ class _Flight(Generic[T]):
 
 
 class Flights(Generic[T]):
-    """Values by key, of which the least recently used go, and the searches that are under way, one for each key.
+    """Values by key, of which the least recently used are dropped, and the running searches, one for each key.
 
-    Belongs to one event loop, which is why nothing here is locked.
+    Belongs to one event loop, so nothing here is locked.
     """
 
     def __init__(self, size: int, turns: Turns, *, seconds_max: float) -> None:
@@ -65,9 +65,9 @@ class Flights(Generic[T]):
     async def get(
         self, key: Key, find: Callable[[Begun[T]], Coroutine[Any, Any, T]], *, urgency: Urgency = Urgency.DECISION
     ) -> T:
-        """The value of a key, by `find` where it is not known.
+        """Return the value of a key; if it is not known, compute it with `find`.
 
-        Raises what `find` does, TooLarge or Overloaded where it takes too long, and CallerLeftError.
+        Raises what `find` raises, TooLarge or Overloaded if it takes too long, and CallerLeftError.
         """
         if key in self._values:
             return self._values[key]
@@ -117,7 +117,7 @@ class Flights(Generic[T]):
             self._turns.promote(flight.job, urgency)
 
     def _drop(self, key: Key, flight: _Flight[T]) -> None:
-        """Nobody waits: whoever asks next begins anew."""
+        """End a search that nobody waits for: the next caller starts a new one."""
         if self._flights.get(key) is flight:
             del self._flights[key]
         if flight.job is not None:
@@ -128,17 +128,22 @@ class Flights(Generic[T]):
         if self._flights.get(key) is flight:
             del self._flights[key]
         if task.cancelled() or task.exception() is not None:
-            return  # asked for here, since nobody may be left to ask, which asyncio would complain about
+            return  # retrieved here because nobody may be left to do so, which asyncio would complain about
         self._values[key] = task.result()
 
     def _late(self, flight: _Flight[T], urgency: Urgency) -> TooLarge | Overloaded:
         if flight.job is None or not flight.job.is_running:
-            return Overloaded("Too many costs are waiting to be computed.", retry_after_seconds=5)
+            return Overloaded(
+                "Too many costs are waiting to be computed. Try again after `retry_after_seconds`.",
+                retry_after_seconds=5,
+            )
         flight.is_kept |= urgency is Urgency.DECISION
-        hint = "it is still being computed, and kept: ask again later" if flight.is_kept else "ask again later"
+        hint = "it is still being computed and will be kept: ask again later" if flight.is_kept else "ask again later"
         return TooLarge(
-            f"mechanism: its certificate takes longer than {self._seconds_max:g} seconds; {hint}, or declare less in"
-            " one run",
+            (
+                f"mechanism: computing its certificate takes longer than {self._seconds_max:g} seconds; {hint}, or"
+                " declare less in one run"
+            ),
             field="mechanism",
             seconds_max=self._seconds_max,
         )

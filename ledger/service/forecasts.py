@@ -1,4 +1,4 @@
-"""How long budgets last, by the rate of the last weeks. An estimate; it decides nothing."""
+"""How long budgets last, by the rate of the last weeks. An estimate, on which no decision depends."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from ledger.service.shapes.alerts import AccountForecast, ForecastShown
 from ledger.store import Reading
 
 ACCOUNTS_MAX: Final = 100
-"""How many accounts a forecast shows: those that end first."""
+"""The most accounts in a forecast: those that run out first."""
 RUNS_MAX: Final = 2000
-"""How many runs of a dataset a forecast looks at: where there were more, those since then are a shorter past."""
+"""The most runs of a dataset in a forecast; if there were more, the window is shorter and begins with the oldest of
+these."""
 SETTLEMENTS_AT_ONCE: Final = 500
 
 
@@ -34,11 +35,11 @@ class Outlook(NamedTuple):
 
 
 def outlooks(reading: Reading, datasets: Sequence[Dataset], *, now_us: int) -> list[tuple[Dataset, list[Outlook]]]:
-    """How long each account lasts that the runs of these datasets charged lately, and their own; of each dataset the
-    first to end first. The statements are as many for several datasets as for one.
+    """Return how long the accounts last that recent runs of these datasets charged, and the datasets' own; for each
+    dataset the first to run out comes first. Several datasets take as many statements as one.
 
-    A run counts from when it was approved, with what it holds, or what it was charged once it is settled; one that was
-    voided does not count. Accounts of principals have no end: what they limit is given back.
+    A run counts from its approval, with what it holds, or what it was charged once it is settled; a voided run does not
+    count. Accounts of principals never run out: settling gives back what they limit.
     """
     if not datasets:
         return []
@@ -75,7 +76,7 @@ def _outlooks(
 def _spends(
     dataset_id: UUID, approvals: Sequence[tuple[Run, Entry]], charged: Mapping[tuple[UUID, UUID], Amount]
 ) -> dict[AccountKey, list[Spend]]:
-    """What was spent of each account that is no principal's."""
+    """Return what was spent from each account that is not a principal's."""
     spends: dict[AccountKey, list[Spend]] = {}
     for run, entry in approvals:
         if run.state != "voided":
@@ -99,7 +100,7 @@ def _read_set(spends: Mapping[AccountKey, object]) -> ReadSet:
 def _charged(
     reading: Reading, approvals: Mapping[UUID, Sequence[tuple[Run, Entry]]]
 ) -> dict[tuple[UUID, UUID], Amount]:
-    """What each of these runs was charged that is settled, by dataset and run."""
+    """Return what each settled run was charged, by dataset and run."""
     settled = [(id_, run.id) for id_, rows in approvals.items() for run, _ in rows if run.state == "settled"]
     amounts: dict[tuple[UUID, UUID], Amount] = {}
     for start in range(0, len(settled), SETTLEMENTS_AT_ONCE):
@@ -109,7 +110,7 @@ def _charged(
 
 
 def forecast_shown(reading: Reading, dataset: Dataset, *, now_us: int) -> ForecastShown:
-    """How long a dataset's accounts last, as it is answered."""
+    """Return how long a dataset's accounts last, as answers show it."""
     ((_, accounts),) = outlooks(reading, [dataset], now_us=now_us)
     return ForecastShown(
         dataset=dataset.definition.name,

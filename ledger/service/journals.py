@@ -38,7 +38,8 @@ log = logging.getLogger(__name__)
 
 
 class Journals:
-    """Reads journals. A dataset is named; without one, it is the tenant's own, which takes a key that sees all."""
+    """Reads journals: a dataset's by its name, or without a name the tenant's own, which needs a key that sees
+    everything."""
 
     def __init__(self, *, store: Store, heads: Heads, signer: Signer) -> None:
         self._store, self._heads, self._signer = store, heads, signer
@@ -46,7 +47,7 @@ class Journals:
     def entries(
         self, actor: Actor, dataset: str | None, *, limit: int, cursor: str | None
     ) -> tuple[Sequence[Entry | TenantEntry], str | None]:
-        """A page of a journal, oldest first, and the cursor of the next one. Raises NotFound and Forbidden."""
+        """Return a page of a journal, oldest first, and the cursor of the next one. Raises NotFound and Forbidden."""
         after = pages.after_seq(cursor)
         demand_raw(actor)
         with self._reading(actor, dataset) as (reading, tenant, named):
@@ -56,7 +57,7 @@ class Journals:
         return rows, None if is_last else pages.cursor_at(rows[-1].seq)
 
     def head(self, actor: Actor, dataset: str | None) -> Head | TenantHead:
-        """The signed head of a journal. Raises NotFound and Forbidden."""
+        """Return the signed head of a journal. Raises NotFound and Forbidden."""
         with self._reading(actor, dataset) as (reading, tenant, named):
             signed = self._heads.signed(reading, named)
         if named is None:
@@ -66,7 +67,8 @@ class Journals:
     def inclusion(
         self, actor: Actor, dataset: str | None, *, seq: int, size: int | None
     ) -> InclusionProof | TenantInclusionProof:
-        """The proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its end."""
+        """Return the proof that an entry is in a journal. Raises NotFound, Forbidden, and InvalidRequest beyond its
+        end."""
         with self._reading(actor, dataset) as (reading, tenant, named):
             proof = proofs.inclusion(self._heads.view(reading, named), seq=seq, size=size)
             head = self._heads.signed(reading, named)
@@ -86,8 +88,10 @@ class Journals:
     def consistency(
         self, actor: Actor, dataset: str | None, *, from_: int, to: int | None
     ) -> ConsistencyProof | TenantConsistencyProof:
-        """The proof that a journal begins with a shorter one. Raises NotFound, Forbidden, and InvalidRequest beyond its
-        end."""
+        """Return the proof that a journal begins with a shorter one.
+
+        Raises NotFound, Forbidden, and InvalidRequest beyond its end.
+        """
         with self._reading(actor, dataset) as (reading, tenant, named):
             proof = proofs.consistency(self._heads.view(reading, named), from_=from_, to=to)
             head = self._heads.signed(reading, named)
@@ -105,14 +109,15 @@ class Journals:
         return ConsistencyProof(dataset=named.definition.name, **shared)
 
     def export(self, actor: Actor, dataset: str | None) -> Iterator[str]:
-        """The lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first line."""
+        """Return the lines of a whole journal as it is now. Raises NotFound and Forbidden at once, not at the first
+        line."""
         demand_raw(actor)
         with self._reading(actor, dataset) as (_, tenant, named):
             return self._lines(tenant, named)
 
     @contextmanager
     def _reading(self, actor: Actor, name: str | None) -> Iterator[tuple[Reading, Tenant, Dataset | None]]:
-        """A tenant and the dataset named, in one snapshot with what is read of the journal."""
+        """Open a reading, and return a tenant and the named dataset in the same snapshot as the journal."""
         if name is None:
             demand_whole(actor)
         with self._store.reading(actor.tenant_id) as reading:
@@ -120,9 +125,9 @@ class Journals:
             yield reading, tenant, None if name is None else find_dataset(reading, actor, name)
 
     def _lines(self, tenant: Tenant, dataset: Dataset | None) -> Iterator[str]:
-        """The lines, a page of the journal at a time. Entries never change, so no transaction has to stay open for a
-        slow reader: the export ends where the head was when it began, and its head is that of the entries that it has.
-        """
+        """Yield the lines, one page of the journal at a time. Entries never change, so no transaction stays open for a
+        slow reader: the export ends at the head that the journal had when it began, and its head is that of its
+        entries."""
         seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
         id_, name = (None, "") if dataset is None else (dataset.id, dataset.definition.name)
         keys = self._signer.jwks()
@@ -133,7 +138,7 @@ class Journals:
             with self._store.reading(tenant.id) as reading:
                 entries = _entries(reading, dataset, after=after, limit=min(EXPORT_PAGE, seq - after))
             if not entries:
-                break  # as far as there are any, which is what an export of a broken journal shows
+                break  # as far as there are any; the export of a broken journal may have fewer
             for entry in entries:
                 tree.append(entry.hash)
             yield "".join(map(_line, entries))
@@ -142,14 +147,14 @@ class Journals:
         yield head_line(seq=seq, hash_=newest, root=root, signature=self._signature(tenant, dataset, root)) + "\n"
 
     def _signature(self, tenant: Tenant, dataset: Dataset | None, root: bytes) -> str | None:
-        """The head's signature; None where the journal is broken, which the export is to show and not to hide."""
+        """Return the head's signature; None if the journal is broken, which the export must show and not hide."""
         try:
             with self._store.reading(tenant.id) as reading:
                 signed = self._heads.signed(reading, dataset, tenant=tenant)
         except JournalBroken:
-            return None  # it was logged where it was found
+            return None  # it was logged where it was detected
         if signed["root"] != root.hex():
-            log.error("an export gets no signature: its entries are others than those that this process knows")
+            log.error("an export is not signed: its entries differ from those that this process has seen")
             return None
         return signed["signature"]
 

@@ -47,7 +47,7 @@ class Keys:
         def rotate(writing: Writing, now_us: int) -> Key:
             old = _key(writing, key_id)
             if not old.is_live(now_us):
-                raise RunState("The key was revoked or has expired: make a new one.", state="ended")
+                raise RunState("The key was revoked or has expired. Make a new one.", state="ended")
             key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
             writing.keys.add(key, keys.digest_of(secret))
             writing.keys.expire(old.id, at_us=now_us + overlap_us)
@@ -58,7 +58,7 @@ class Keys:
         return _with_secret(await change_as(self._writer, actor, rotate), secret)
 
     async def revoke(self, actor: Actor, key_id: UUID) -> None:
-        """Revoke a key: this process refuses it at once. Raises NotFound."""
+        """Revoke a key: this process rejects it at once. Raises NotFound."""
 
         def revoke(writing: Writing, now_us: int) -> None:
             if _key(writing, key_id).revoked_us is None:
@@ -69,7 +69,7 @@ class Keys:
         self._keyring.forget()
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> KeyPage:
-        """The tenant's keys, without their secrets."""
+        """Return the tenant's keys, without their secrets."""
         with self._store.reading(actor.tenant_id) as reading:
             rows = reading.keys.page(after=pages.after_id(cursor), limit=limit + 1)
         page, following = pages.cut(rows, limit=limit, position=lambda key: str(key.id))
@@ -77,7 +77,8 @@ class Keys:
 
 
 def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
-    """An admin's key for the tenant of this transaction, and its secret. by: who makes it, for the journal."""
+    """Add an admin's key for the tenant of this transaction. Return it and its secret. by: who makes it, for the
+    journal."""
     secret = keys.mint(writing.tenant_id)
     key = Key(uuid4(), uuid4(), "admin", "admin", None, now_us, None, None)
     writing.keys.add(key, keys.digest_of(secret))
@@ -88,7 +89,7 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
 def _key(writing: Writing, key_id: UUID) -> Key:
     key = writing.keys.by_id([key_id]).get(key_id)
     if key is None:
-        raise NotFound("There is no such key.")
+        raise NotFound("No key has this id. GET /v1/keys lists the keys of your tenant.")
     return key
 
 
@@ -96,10 +97,10 @@ def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:
     datasets = None if body.datasets is None else tuple(sorted(set(body.datasets)))
     if datasets is not None and (unknown := set(datasets) - writing.datasets.existing_names(datasets)):
         missing = min(unknown)
-        raise InvalidRequest(f"datasets: there is no dataset named {missing!r}", field="datasets", dataset=missing)
+        raise InvalidRequest(f"datasets: no dataset is named {missing!r}", field="datasets", dataset=missing)
     expires_us = None if body.expires_at is None else microseconds(body.expires_at)
     if expires_us is not None and expires_us <= now_us:
-        raise InvalidRequest("expires_at: is in the past", field="expires_at")
+        raise InvalidRequest("expires_at: is in the past; give a later time", field="expires_at")
     projects = None if body.projects is None else tuple(sorted(set(body.projects)))
     return Key(uuid4(), uuid4(), body.name, body.role, datasets, now_us, expires_us, None, projects)
 

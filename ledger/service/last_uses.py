@@ -1,4 +1,4 @@
-"""When each key was used last: written down now and then, not at every request."""
+"""When each key was used last: written now and then, not at every request."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EVERY_SECONDS: Final = 60.0
 
 
 class LastUses:
-    """Writes what a keyring knows of last uses."""
+    """Writes the last uses that a keyring knows."""
 
     def __init__(self, keyring: Keyring, writer: Writer, *, every_seconds: float = EVERY_SECONDS) -> None:
         self._keyring, self._writer = keyring, writer
@@ -27,12 +27,12 @@ class LastUses:
         self._background.start()
 
     def close(self) -> None:
-        """Ends the thread, and writes what is known by now. Before the writer is closed."""
+        """End the thread, and write what is known by now. Call it before the writer is closed."""
         self._background.close()
         self.write()
 
     def write(self) -> None:
-        """Has what was not written before written."""
+        """Write what was not written before."""
         for tenant_id, uses in self._keyring.uses().items():
             try:
                 self._writer.run(tenant_id, partial(_write, uses))

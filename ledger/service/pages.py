@@ -1,4 +1,4 @@
-"""Pages of lists, and cursors. A cursor is opaque: it names where the page before ended."""
+"""Pages of lists, and cursors. A cursor is opaque: it marks where the page before ended."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ T = TypeVar("T")
 
 
 def cut(rows: Sequence[T], *, limit: int, position: Callable[[T], Any]) -> tuple[Sequence[T], str | None]:
-    """At most `limit` of the rows, and the cursor of the next page. There is one where there are more rows than that.
+    """Return at most `limit` of the rows, and the cursor of the next page if there are more rows than that.
 
-    position: of a row in the order of the list, as JSON.
+    position: the place of a row in the order of the list, as JSON.
     """
     page = rows[:limit]
     return page, cursor_at(position(page[-1])) if len(rows) > limit else None
 
 
 def cursor_at(position: Any) -> str:
-    """The cursor of the page after that position."""
+    """Return the cursor of the page after that position."""
     return base64.urlsafe_b64encode(json.dumps(position).encode()).decode().rstrip("=")
 
 
@@ -33,7 +33,9 @@ def _decode(cursor: str | None, read: Callable[[Any], T]) -> T | None:
     try:
         return read(json.loads(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4))))
     except (ValueError, TypeError, LookupError, RecursionError):
-        raise InvalidRequest("cursor: is not one that this ledger gave", field="cursor") from None
+        raise InvalidRequest(
+            "cursor: is not valid; send the `next` of the page before, unchanged", field="cursor"
+        ) from None
 
 
 def _text(value: Any) -> str:
@@ -49,20 +51,20 @@ def _number(value: Any) -> int:
 
 
 def after_name(cursor: str | None) -> str | None:
-    """The name that the page before ended with. This and the next three raise InvalidRequest."""
+    """Return the name at which the page before ended. This and the next three raise InvalidRequest."""
     return _decode(cursor, _text)
 
 
 def after_seq(cursor: str | None) -> int:
-    """The number of the entry that the page before ended with, or 0."""
+    """Return the number of the entry at which the page before ended, or 0."""
     return _decode(cursor, _number) or 0
 
 
 def after_id(cursor: str | None) -> UUID | None:
-    """The id that the page before ended with."""
+    """Return the id at which the page before ended."""
     return _decode(cursor, lambda value: UUID(_text(value)))
 
 
 def after_moment(cursor: str | None) -> tuple[int, UUID] | None:
-    """When that happened which the page before ended with, and its id."""
+    """Return the time and the id at which the page before ended."""
     return _decode(cursor, lambda value: (_number(value[0]), UUID(_text(value[1]))))

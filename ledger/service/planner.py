@@ -1,10 +1,10 @@
 """What would happen if a run were asked for now, and how much would fit. Nothing is recorded.
 
-A plan is made of the same costs and the same arithmetic as a decision, on the balance as it is when it is read; whoever
-asks for the run afterwards may find that another came in between.
+A plan uses the same costs and the same arithmetic as a decision, on the current balance. Another run may come in
+between before the caller asks.
 
-A key that is limited to datasets is charged for what these are derived from, and is told the names. What is left there
-it learns from answers about runs of its own, which are on record, and from no plan, which is not.
+A key that is limited to datasets is charged for the ancestors of these, and learns their names. It learns what remains
+there from answers about its own runs, which are recorded, but not from plans, which are not.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ from ledger.service.turns import Urgency
 from ledger.store import Store
 
 SECONDS_MAX: Final = 20.0
-"""How long may be computed for one plan. A client waits for 30 seconds unless it is told otherwise."""
+"""The time limit of the computation of one plan. A client waits 30 seconds by default."""
 
 if TYPE_CHECKING:
     Solvable = str
@@ -63,8 +63,10 @@ class PlanRequest(Strict):
     delta: Annotated[
         Probability | None,
         Field(
-            description="The run's share of the delta budget, for a certificate; a hundredth of the least limit among "
-            "the accounts charged when left out. Where the cost needs no certificate it makes no difference."
+            description=(
+                "The share of the delta budget that the run's certificate may use; default: a hundredth of the"
+                " least limit among the accounts charged. Has no effect if the cost needs no certificate."
+            )
         ),
     ] = None
     segments: Annotated[int | None, Field(ge=1, le=SEGMENTS_MAX)] = None
@@ -72,15 +74,18 @@ class PlanRequest(Strict):
     solve_for: Annotated[
         Solvable | None,
         Field(
-            description="Find the least noise_multiplier, or the most of another parameter, that fits what is left; "
-            "`steps` means `epochs` where the mechanism says epochs, `runs` is how many of exactly this run."
+            description=(
+                "Find the least noise_multiplier, or the largest value of another parameter, that fits in what"
+                " remains. `steps` means `epochs` if the mechanism has epochs; `runs` means how many of exactly"
+                " this run."
+            )
         ),
     ] = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Question:
-    """All that the inverse of a cost depends on. is_dear: whether costs are certificates."""
+    """Everything that the inverse of a cost depends on. is_dear: whether costs are certificates."""
 
     mechanism: AnyMechanism
     terms: Terms
@@ -90,7 +95,7 @@ class _Question:
     is_dear: bool
 
     def facts(self) -> dict[str, Any]:
-        """What tells this question from any other."""
+        """Return what identifies this question."""
         return {
             "plan": self.mechanism.model_dump(exclude_none=True),
             "terms": self.terms.facts(),
@@ -101,7 +106,7 @@ class _Question:
 
 @dataclass(frozen=True, slots=True)
 class _Inverse:
-    """What would fit, and what was solved for."""
+    """What would fit, and the result of `solve_for`."""
 
     would_fit: dict[str, Solution]
     solution: Solution | None
@@ -117,7 +122,7 @@ class _Seen:
 
     @property
     def remaining(self) -> Amount:
-        """The least that is left of any of them."""
+        """Return the least that remains in any of them."""
         left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
         return ZERO if left is None else left
 
@@ -137,10 +142,10 @@ class Planner:
         self._clock_seconds = clock_seconds
 
     async def plan(self, actor: Actor, request: PlanRequest) -> Planned:
-        """What a run would cost and leave now, and how much of it would fit.
+        """Return what a run would cost and leave now, and how much of it would fit.
 
-        Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest where the mechanism has no such parameter,
-        TooLarge where it takes too long, and Overloaded where it does not get its turn.
+        Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest if the mechanism has no such parameter, TooLarge
+        if it takes too long, and Overloaded if it gets no turn.
         """
         solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
         catalogue.demand_project_of_key(actor, request.project)
@@ -154,7 +159,7 @@ class Planner:
             invert = partial(_invert, question, self._clock_seconds)
             key = question.facts()
             inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
-        # As many lines as accounts, of which there can be thousands.
+        # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, costed.cost, costed.delta, inverse)
         segments = costed.segments()
         if segments is not None:
@@ -183,11 +188,11 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
     def is_late_for_a_refusal() -> bool:
         if is_late():
             raise TooLarge(
-                f"mechanism: this plan takes longer than {SECONDS_MAX:g} seconds; ask about a smaller mechanism",
+                f"mechanism: planning it takes longer than {SECONDS_MAX:g} seconds; ask about a smaller mechanism",
                 field="mechanism",
                 seconds_max=SECONDS_MAX,
             )
-        # As many as a refusal computes, so that it names the same.
+        # As many as a refusal computes, so that both name the same values.
         return question.is_dear and next(tried) > FITS_COSTS_MAX
 
     mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
@@ -196,7 +201,7 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
         would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
     solution = None
     if question.solve_for is not None:
-        # What does not fit is too much, so that what would fit is also the most that fits.
+        # A value that does not fit counts as too much, so what would fit is also the most that fits.
         solution = would_fit.get(question.solve_for) or plan.solve(
             mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
         )
@@ -233,7 +238,7 @@ def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, invers
 
 
 def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:
-    """What binds, without its numbers where the caller does not see the dataset."""
+    """Return what binds, without its numbers if the caller does not see the dataset."""
     planned = PlannedBinding(**binding)
     if not actor.sees(binding["name"]):
         planned["remaining"] = planned["limit"] = None
@@ -241,8 +246,8 @@ def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:
 
 
 def _planned_on(name: str, state: DatasetState, accounts: Sequence[Account], cost: Amount | None) -> PlannedOn:
-    """The tightest of a dataset's accounts, before and after; nothing of one that is counted in others alone, or that
-    the caller does not see."""
+    """Return the tightest of a dataset's accounts, before and after; nothing for a dataset that the caller does not
+    see, or whose runs are charged to others only."""
     remaining = answers.least_remaining(accounts)
     if remaining is None:
         return PlannedOn(name=name, state=state, limit=None, remaining=None, after=None)
@@ -258,5 +263,5 @@ def _solution(solution: Solution | None) -> SolutionShown | None:
 
 
 def _number(value: int | Decimal) -> int | float:
-    """A parameter as answers give it: an exact decimal as the double nearest to it."""
+    """Return a parameter as answers show it: an exact decimal becomes the double nearest to it."""
     return value if isinstance(value, int) else float(value)

@@ -1,4 +1,4 @@
-"""Whether the caller of the current request is still there, for those who wait for something on its behalf."""
+"""Whether the caller of the current request is still there, for code that waits on its behalf."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class CallerLeftError(Exception):
-    """The caller went away, so that nobody reads the answer."""
+    """The caller has gone, so nobody reads the answer."""
 
 
 class _Presence:
@@ -20,7 +20,7 @@ class _Presence:
 
     @property
     def left(self) -> asyncio.Task[None]:
-        # Only those who wait look, so that all other requests cost nothing.
+        # Only code that waits asks, so that all other requests cost nothing.
         if self._left is None:
             self._left = asyncio.ensure_future(self._until_left())
         return self._left
@@ -35,7 +35,7 @@ _presence: ContextVar[_Presence | None] = ContextVar("presence", default=None)
 
 @contextmanager
 def watched(until_left: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[None]:
-    """What runs within is on behalf of a caller. until_left: returns when that one has left."""
+    """Mark what runs within as work for a caller. until_left: returns when that caller has gone."""
     presence = _Presence(until_left)
     token = _presence.set(presence)
     try:
@@ -46,6 +46,6 @@ def watched(until_left: Callable[[], Coroutine[Any, Any, None]]) -> Iterator[Non
 
 
 def left() -> asyncio.Task[None] | None:
-    """What is done once the caller has left; None where nobody looks."""
+    """Return a task that ends when the caller has gone; None if there is no caller to watch."""
     presence = _presence.get()
     return None if presence is None else presence.left

@@ -26,21 +26,23 @@ from ledger.store import Reading, Store
 
 
 class Proposals:
-    """Shows what one steward proposed, and carries it out or drops it when a second one approves or refuses."""
+    """Shows what one steward proposed, and makes or drops the change when a second one approves or refuses."""
 
     def __init__(self, *, store: Store, writer: Writer, datasets: Datasets, runs: Runs) -> None:
         self._store, self._writer, self._datasets, self._runs = store, writer, datasets, runs
 
     def show(self, actor: Actor, proposal_id: UUID) -> ProposalShown:
-        """A proposal. Raises NotFound."""
+        """Return a proposal. Raises NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             proposal, dataset = _find(reading, actor, proposal_id)
             return proposal_shown(proposal, dataset, now_us=reading.now_us())
 
     def page(self, actor: Actor, *, state: ProposalStateShown | None, limit: int, cursor: str | None) -> ProposalPage:
-        """Proposals, newest first. Raises Forbidden for a key that is limited to datasets."""
+        """Return proposals, newest first. Raises Forbidden for a key that is limited to datasets."""
         if actor.datasets is not None:
-            raise Forbidden("A key limited to datasets shows a proposal by its id, and lists none.")
+            raise Forbidden(
+                "A key that is limited to datasets cannot list proposals. Read one by its id: GET /v1/proposals/ID."
+            )
         after = pages.after_moment(cursor)
         with self._store.reading(actor.tenant_id) as reading:
             now_us = reading.now_us()
@@ -51,9 +53,9 @@ class Proposals:
         return ProposalPage(items=items, next=following)
 
     async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | RunMoved | Proposed:
-        """Do what another steward proposed; the dataset or the run that it was done to.
+        """Make the change that another steward proposed. Return the dataset or the run that it changed.
 
-        Raises NotFound, ProposalState, Forbidden for the one who proposed it, and what the change itself raises.
+        Raises NotFound, ProposalState, Forbidden for the proposer, and what the change itself raises.
         """
         proposal, dataset = await asyncio.to_thread(self._open, actor, proposal_id)
         if proposal.run_id is not None:
@@ -77,16 +79,18 @@ class Proposals:
         return await asyncio.to_thread(self.show, actor, proposal_id)
 
     def _open(self, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
-        """A proposal that is open, and the name of its dataset. Raises NotFound and ProposalState."""
+        """Return an open proposal, and the name of its dataset. Raises NotFound and ProposalState."""
         with self._store.reading(actor.tenant_id) as reading:
             proposal, dataset = _find(reading, actor, proposal_id)
         if proposal.state != "open":
-            raise ProposalState(f"The proposal is {proposal.state}.", state=proposal.state)
+            raise ProposalState(
+                f"The proposal is {proposal.state}. To make the change, propose it again.", state=proposal.state
+            )
         return proposal, dataset
 
 
 def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, str]:
-    """A proposal and the name of its dataset. Raises NotFound."""
+    """Return a proposal and the name of its dataset. Raises NotFound."""
     proposal = reading.proposals.by_id(proposal_id)
     if proposal is None:
         raise _no_proposal()
@@ -98,7 +102,7 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
     if proposal.run_id is not None and actor.datasets is not None:
         sealed = reading.journals.first_entries([proposal.run_id])[proposal.run_id]
         if not answers.named(map(ParsedEntry.parse, sealed)).keys() <= actor.datasets:
-            raise _no_proposal()  # it says of the run what concerns the other datasets too
+            raise _no_proposal()  # its facts about the run include the other datasets too
     return proposal, name
 
 
@@ -108,4 +112,4 @@ def _dataset_names(reading: Reading, proposals: Collection[Proposal]) -> dict[UU
 
 
 def _no_proposal() -> NotFound:
-    return NotFound("There is no such proposal.")
+    return NotFound("No proposal has this id, or your key may not see it.")

@@ -1,4 +1,4 @@
-"""What becomes of a run once it was asked for, and what it shows. `asking` is how it begins."""
+"""What happens to a run after it was asked for, and how it is shown. `asking` asks for it."""
 
 from __future__ import annotations
 
@@ -53,8 +53,11 @@ from ledger.store import Reading, Store
 
 
 class Runs:
-    """Starts, settles and voids them, and shows them. begin_within_us: how long a job may begin by a
-    receipt. refusals_per_hour: how many refusals of one principal are recorded within an hour."""
+    """Starts, settles, voids and shows runs.
+
+    begin_within_us: how long a job may begin with a receipt. refusals_per_hour: how many refusals of one principal are
+    recorded within an hour.
+    """
 
     def __init__(
         self,
@@ -85,20 +88,21 @@ class Runs:
     # --- what changes a run
 
     async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
-        """Says that the run now touches the data."""
+        """Start a run: it may now touch the data."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
         return RunStarted(**answers.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
 
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
-        """Settles a run for what it executed, as far as that is sound. Raises Overrun where that was more than fits."""
+        """Settle a run for what it executed. Less than planned is returned only if that is sound. Raises Overrun for
+        more than fits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
         return answers.moved(decisions[0], await self._entered(command, decisions))
 
     async def confirm(self, actor: Actor, run_id: UUID, *, reason: str) -> RunMoved:
-        """Charge a run for the number that it reported, which no budget covers. Raises RunState where none waits."""
+        """Charge a run the number that it reported, which no budget covers. Raises RunState if none waits."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         reported = await asyncio.to_thread(self._reported, actor, run)
         command = await self._settling(actor, run, decisions, request=reported, body={"reason": reason})
@@ -108,7 +112,7 @@ class Runs:
     async def correct(
         self, actor: Actor, run_id: UUID, *, request: CorrectRequest, body: Mapping[str, Any], consent: Consent
     ) -> Outcome[RunMoved]:
-        """Settle a run for another number than it reported, which can take a second person."""
+        """Settle a run for another number than it reported, which may need a second person."""
         run, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
         return await self._guarded(replace(command, ruling=Ruling("corrected", request.reason, consent)), decisions)
@@ -122,14 +126,14 @@ class Runs:
         request: SettleRequest,
         body: Mapping[str, Any],
     ) -> Settle:
-        """The command that settles a run for what it executed, with what that is charged."""
+        """Return the command that settles a run for what it executed, with the charge."""
         decision = decisions[0]
         if run.cost is None:
-            charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, it cannot be settled
+            charged, execution = Charge(Amount(0, 0)), Execution(None, "planned")  # refused, so it cannot be settled
         else:
             mechanism = mechanisms.recorded(decision["request"]["mechanism"])
             execution = executed(mechanism, Terms.of(decision).segments, request)
-            # One that was settled already repeats its answer; nothing needs to be computed for that.
+            # A settled run repeats its answer; nothing needs to be computed for that.
             is_new = run.state != "settled"
             charged = Charge(run.cost)
             if is_new:
@@ -147,20 +151,20 @@ class Runs:
         )
 
     def _reported(self, actor: Actor, run: Run) -> SettleRequest:
-        """What a run reported, as it was sent. Raises RunState where it reported nothing that a steward has to see."""
+        """Return what a run reported, as it was sent. Raises RunState if no reported number waits for a steward."""
         for entry in self._entries(actor.tenant_id, [run.id]).get(run.id, ()):
             if entry["kind"] == "run-reported" and "request" in entry:
                 return SettleRequest.model_validate(entry["request"])
-        raise RunState("No number of this run waits for a steward.", state=run.state)
+        raise RunState("The run has no reported number that waits for a steward.", state=run.state)
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
-        """Say that no output of the run was ever seen. A started run can take a second person."""
+        """Void a run: nobody saw any output of it. A started run may need a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = Void(actor, run_id, _charges(decisions), body=body, consent=consent)
         return await self._guarded(command, decisions)
 
     async def _guarded(self, command: Void | Settle, decisions: Sequence[Record]) -> Outcome[RunMoved]:
-        """What came of a command that can take two people, or its proposal."""
+        """Return the outcome of a command that may need two people, or its proposal."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
         if isinstance(result, Repeat) and (proposal := result.proposal) is not None:
             names = {UUID(entry["dataset_id"]): entry["dataset"] for entry in decisions}
@@ -171,13 +175,13 @@ class Runs:
         return Outcome(answers.ended(decisions[0], entries), is_done=True)
 
     async def refuse_on_run(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
-        """Says no to what somebody else proposed."""
+        """Refuse what another steward proposed."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = RefuseProposal(actor, proposal_id, tuple(_charges(decisions)), reason)
         await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
 
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
-        """The entries that a command leaves, or left before, in the order of the decision's."""
+        """Return the entries that a command leaves, or left before, in the order of the decision's entries."""
         result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
         return await self._entries_of(command, result, decisions)
 
@@ -197,7 +201,7 @@ class Runs:
     # --- what shows runs
 
     def show(self, actor: Actor, run_id: UUID) -> RunShown:
-        """One run, in full."""
+        """Return one run, in full."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
             shown = [] if run is None else _shown(reading, actor, [run])
@@ -206,9 +210,9 @@ class Runs:
             return shown[0]
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
-        """The receipt of a run's start or, before that, of its approval, renewed: good from now on, as long as one is.
+        """Return the renewed receipt of a run's start or, before that, of its approval.
 
-        Raises RunState if the run was refused or has ended: no job may begin by it.
+        Raises RunState if the run was refused or has ended: it must not begin a job any more.
         """
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
@@ -217,7 +221,9 @@ class Runs:
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
         if run.is_reported:
-            raise RunState("The run has ended: a steward has to look at the number that it reported.", state=run.state)
+            raise RunState(
+                "The run has ended. A steward must confirm or correct the number that it reported.", state=run.state
+            )
         if run.state not in ("held", "started"):
             raise _no_receipt(run)
         decisions = answers.decisions_of(entries)
@@ -238,8 +244,10 @@ class Runs:
         project: str | None,
         is_overdue: bool | None,
     ) -> RunPage:
-        """Runs that the caller may see, newest first: as many as `limit`, and as there is room for. Raises NotFound for
-        the dataset."""
+        """Return runs that the caller may see, newest first: at most `limit`, and as many as fit in one page.
+
+        Raises NotFound for the dataset.
+        """
         after = pages.after_moment(cursor)
         limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
@@ -259,31 +267,31 @@ class Runs:
         _, following = pages.cut(rows, limit=len(shown), position=lambda run: [run.created_us, str(run.id)])
         return RunPage(items=[run for run in shown if run is not None], next=following)
 
-    # --- looking things up
+    # --- look-ups
 
     def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Record]]:
-        """A run and the entries that decided it."""
+        """Return a run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
             entries = parsed(reading, [run_id])[run_id] if run is not None else []
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
         if actor.role == "requester" and run.principal_id != actor.principal_id:
-            raise Forbidden("Only the principal that asked for a run may do that.")
+            raise Forbidden("Only the principal that asked for the run, or an admin, may do this.")
         return run, answers.decisions_of(entries)
 
     # --- receipts
 
     async def _receipt(self, tenant_id: UUID, decisions: Sequence[Record], entries: Sequence[Record]) -> str:
         sign = partial(self._receipts.sign, decisions, entries, tenant_id=tenant_id)
-        # A thread costs more than a signature; the first one of a tenant reads its name from the database.
+        # A thread costs more than a signature; the first signature of a tenant reads its name from the database.
         return sign() if self._receipts.knows(tenant_id) else await asyncio.to_thread(sign)
 
     def _tenant_name(self, tenant_id: UUID) -> str:
         with self._store.reading(tenant_id) as reading:
             tenant = reading.tenants.current()
         if tenant is None:
-            raise NotFound("There is no such tenant.")
+            raise NotFound("This tenant does not exist any more.")
         return tenant.name
 
     def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
@@ -292,7 +300,7 @@ class Runs:
 
 
 def _shown(reading: Reading, actor: Actor, runs: Sequence[Run]) -> list[RunShown | None]:
-    """The first of these runs, as many as there is room for; None for one that the caller may not see."""
+    """Return the first of these runs, as many as fit in a page; None for one that the caller may not see."""
     sealed = reading.journals.first_entries([run.id for run in runs])
     shown, now_us = runs[: len(sealed)], reading.now_us()
     places = reading.runs.places([run.id for run in shown])
@@ -306,30 +314,32 @@ def _shown(reading: Reading, actor: Actor, runs: Sequence[Run]) -> list[RunShown
 
 
 def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:
-    """Entries of a run in the order in which its decision names the datasets."""
+    """Return entries of a run in the order in which its decision names the datasets."""
     order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
     return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
 def _no_receipt(run: Run) -> RunState:
     return RunState(
-        f"Run {run.id} is {run.state}. Only a held or started run has a receipt, so that no job begins after it ended. "
-        "To use the data again, ask for a new run.",
+        (
+            f"Run {run.id} is {run.state}. Only held and started runs have a receipt. To use the data again, ask"
+            " for a new run."
+        ),
         state=run.state,
     )
 
 
 def _no_run() -> NotFound:
-    return NotFound("There is no such run.")
+    return NotFound("No run has this id, or your key may not see it.")
 
 
 def _sees(actor: Actor, entries: Sequence[Record], run: Run) -> bool:
-    """A key limited to datasets sees its own runs that name no others."""
+    """Return whether the actor sees a run. A key limited to datasets sees its own runs that name no others."""
     if actor.datasets is None:
         return True
     return run.principal_id == actor.principal_id and answers.named(entries).keys() <= actor.datasets
 
 
 def _charges(decisions: Sequence[Record]) -> dict[UUID, tuple[AccountKey, ...]]:
-    """The accounts that a run charges, by dataset, as its approval recorded them."""
+    """Return the accounts that a run charges, by dataset, as its approval recorded them."""
     return {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in decisions}

@@ -1,4 +1,4 @@
-"""Tenants: make one, show who is calling, and the policy."""
+"""Tenants: make one, show the caller, and the policy."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ledger.store import Key, Reading, Store, Writing
 
 
 class Tenants:
-    """Makes tenants; shows a caller, and sets the policy of a tenant."""
+    """Makes tenants, shows a caller, and sets the policy of a tenant."""
 
     def __init__(self, *, store: Store, writer: Writer) -> None:
         self._store, self._writer = store, writer
@@ -40,7 +40,7 @@ class Tenants:
         )
 
     def me(self, caller: Caller) -> Me:
-        """Whom the ledger takes the caller for."""
+        """Return who the caller is to the ledger."""
         if isinstance(caller, Operator):
             return Me(role="operator")
         with self._store.reading(caller.tenant_id) as reading:
@@ -56,12 +56,12 @@ class Tenants:
         )
 
     def policy(self, actor: Actor) -> PolicyShown:
-        """The tenant's policy."""
+        """Return the tenant's policy."""
         with self._store.reading(actor.tenant_id) as reading:
             return PolicyShown(second_steward=demand_tenant(reading).second_steward)
 
     async def set_policy(self, actor: Actor, body: NewPolicy) -> PolicyShown:
-        """Set whether what loosens a budget takes a second steward."""
+        """Set whether changes that loosen a budget need a second steward."""
 
         def set_policy(writing: Writing, now_us: int) -> None:
             facts = {
@@ -77,15 +77,15 @@ class Tenants:
 
 
 def add_tenant(writing: Writing, name: str, *, by: Mapping[str, Any], now_us: int) -> tuple[Key, str]:
-    """Add the tenant of this transaction; its first admin key, and the key's secret. by: who adds it."""
+    """Add the tenant of this transaction and its first admin key. Return both and the key's secret. by: who adds it."""
     writing.tenants.add(name, now_us=now_us)
     writing.journals.note("tenant-made", by, {"name": name}, now_us=now_us)
     return add_admin(writing, by=by, now_us=now_us)
 
 
 def demand_tenant(reading: Reading) -> Tenant:
-    """The tenant of this reading. Raises NotFound."""
+    """Return the tenant of this reading. Raises NotFound."""
     tenant = reading.tenants.current()
     if tenant is None:
-        raise NotFound("There is no such tenant.")
+        raise NotFound("This tenant does not exist any more.")
     return tenant

@@ -1,4 +1,4 @@
-"""Waiting for the writer: for what a command left, or for a change that is no command."""
+"""Wait for the writer: for the outcome of a command, or for a change that is not a command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 async def submit(writer: Writer, command: Single) -> Result:
-    """What a command is answered with, after the commit. Raises LedgerError."""
+    """Return the answer to a command, after the commit. Raises LedgerError."""
     return await asyncio.wrap_future(writer.submit(command.actor.tenant_id, command))
 
 
@@ -24,12 +24,12 @@ async def change_as(writer: Writer, actor: Actor, change: Callable[[Writing, int
     """Make a change in a transaction of its own, which checks the actor's key again. Raises LedgerError."""
 
     def checked(writing: Writing) -> T:
-        # Before the time is taken, so that times in the tenant's own journal are in the order of its entries, and a new
-        # policy is later than whatever was decided by the one before.
+        # Before the time is read, so that times in the tenant's own journal are in the order of its entries, and a new
+        # policy is later than every decision under the old one.
         writing.tenants.lock()
         now_us = writing.now_us()
         if not writing.keys.is_live(actor, now_us=now_us):
-            raise Unauthenticated("This key was revoked or has expired.")
+            raise Unauthenticated("This key was revoked or has expired. Ask an admin of your tenant for a new one.")
         return change(writing, now_us)
 
     return await asyncio.wrap_future(writer.run(actor.tenant_id, checked))

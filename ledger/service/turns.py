@@ -1,8 +1,8 @@
-"""A few threads that all tenants share in turns: no tenant, however much it asks for, makes another one wait its queue.
+"""A few threads that all tenants share in turns: however much one tenant asks for, the others do not wait for it.
 
-Free threads take what waits by urgency, then by tenant, one job of each in turn, then by age. A tenant has at most one
-job of an urgency in the threads, and advice never has all of them: so a decision waits for one job of another tenant at
-most, and never for its own tenant's advice. A job that nobody waits for any more is dropped.
+Free threads take waiting jobs by urgency, then by tenant, one job of each in turn, then by age. A tenant has at most
+one job of an urgency in the threads, and advice never has all of them. So a decision waits for at most one job of
+another tenant, and never for its own tenant's advice. A job that nobody waits for any more is dropped.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from ledger.errors import Overloaded, TooLarge
 
 WAITING_MAX: Final = 1024
 WAITING_OF_TENANT_MAX: Final = 16
-"""How many jobs may wait or run: of everybody, and of one tenant for each urgency."""
+"""The most jobs that may wait or run: in total, and of one tenant for each urgency."""
 RUNNING_OF_TENANT_MAX: Final = 1
-"""How many threads a tenant may have at the same time, for each urgency."""
+"""The most threads that a tenant may have at once, for each urgency."""
 
 T = TypeVar("T")
 
@@ -37,7 +37,7 @@ class Urgency(IntEnum):
 
 
 class Job(Generic[T]):
-    """Work that waits for its turn, or has it. answer: what it came to."""
+    """Work that waits for its turn, or has it. answer: its result."""
 
     def __init__(
         self,
@@ -55,11 +55,11 @@ class Job(Generic[T]):
 
     @property
     def is_running(self) -> bool:
-        """Whether it has its turn."""
+        """Return whether the job has its turn."""
         return self.answer.running()
 
     def run(self, on_done: Callable[[float], None]) -> None:
-        """Does the work, answers, and only then does what is to be done with the result."""
+        """Do the work, answer, and only then pass the result on."""
         if not self.answer.set_running_or_notify_cancel():
             return
         try:
@@ -78,8 +78,10 @@ class Job(Generic[T]):
                 return self._work()
         except deadline.Expired as error:
             raise TooLarge(
-                f"mechanism: computing its certificate takes longer than {self.limit_seconds:g} seconds; declare less"
-                " in one run",
+                (
+                    f"mechanism: computing its certificate takes longer than {self.limit_seconds:g} seconds;"
+                    " declare less in one run"
+                ),
                 field="mechanism",
                 seconds_max=self.limit_seconds,
             ) from error
@@ -90,8 +92,8 @@ class Job(Generic[T]):
 
 
 def stopped() -> Overloaded:
-    """The answer to what was not finished."""
-    return Overloaded("The ledger is shutting down.", retry_after_seconds=5)
+    """Return the error for work that was not finished."""
+    return Overloaded("The ledger is shutting down. Try again in a moment.", retry_after_seconds=5)
 
 
 class Turns:
@@ -105,7 +107,8 @@ class Turns:
         of_tenant_max: int | None = None,
         on_done: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """of_tenant_max: how many jobs of a tenant may wait or run. on_done: is told of each how long it took."""
+        """of_tenant_max: how many jobs of a tenant may wait or run. on_done: is called for each job with the seconds it
+        took."""
         self._on_done = on_done
         self._of_tenant_max = of_tenant_max or WAITING_OF_TENANT_MAX
         self._advised_max = max(threads - 1, 1)
@@ -128,10 +131,10 @@ class Turns:
         limit_seconds: float,
         then: Callable[[T], None] | None = None,
     ) -> Job[T]:
-        """Lets the work wait for its turn. then: what is done with its result, once it was answered.
+        """Queue the work. then: is called with its result, after it was answered.
 
         The answer is TooLarge if the work takes longer than its limit, and Overloaded if the threads end before that.
-        Raises Overloaded when too much waits.
+        Raises Overloaded if too much waits.
         """
         job = Job(tenant_id, urgency, work, then, limit_seconds)
         with self._changed:
@@ -139,13 +142,16 @@ class Turns:
                 raise stopped()
             own = self._waiting()
             if own.total() >= WAITING_MAX or own[tenant_id, urgency] >= self._of_tenant_max:
-                raise Overloaded("Too much is waiting to be computed.", retry_after_seconds=5)
+                raise Overloaded(
+                    "Too many costs are waiting to be computed. Try again after `retry_after_seconds`.",
+                    retry_after_seconds=5,
+                )
             self._enqueue(job)
             self._changed.notify()
         return job
 
     def promote(self, job: Job[Any], urgency: Urgency) -> None:
-        """Somebody waits for this job who is more urgent than those before."""
+        """Raise a job's urgency: somebody with a higher urgency waits for it."""
         with self._changed:
             if urgency < job.urgency and self._withdraw(job):
                 job.urgency = urgency
@@ -153,14 +159,14 @@ class Turns:
                 self._changed.notify()
 
     def drop(self, job: Job[Any]) -> None:
-        """Nobody waits for this job any more: it never has its turn, or ends at its next `deadline.check`."""
+        """Drop a job that nobody waits for any more: it never gets its turn, or ends at its next `deadline.check`."""
         with self._changed:
             self._withdraw(job)
             job.stop.set()
-        job.answer.cancel()  # which does nothing to one that runs
+        job.answer.cancel()  # does nothing to a job that runs
 
     def close(self) -> None:
-        """Ends the threads, and what runs in them at its next `deadline.check`. What waits is answered Overloaded."""
+        """End the threads, and running jobs at their next `deadline.check`. Waiting ones are answered Overloaded."""
         with self._changed:
             self._is_closed = True
             for job in self._running:
@@ -177,7 +183,7 @@ class Turns:
 
     @property
     def waiting(self) -> int:
-        """How many jobs wait or run."""
+        """Return how many jobs wait or run."""
         with self._changed:
             return self._waiting().total()
 
@@ -194,7 +200,7 @@ class Turns:
         self._queues[job.urgency].setdefault(job.tenant_id, deque()).append(job)
 
     def _withdraw(self, job: Job[Any]) -> bool:
-        """Takes a job out of its queue; false where it is in none."""
+        """Take a job out of its queue. Return False if it is in none."""
         queues = self._queues[job.urgency]
         queue = queues.get(job.tenant_id, deque())
         if job not in queue:
@@ -205,7 +211,7 @@ class Turns:
         return True
 
     def _next(self) -> Job[Any] | None:
-        """Takes out the job whose turn it is, if any may begin now."""
+        """Take out the job whose turn it is, if one may begin now."""
         running = Counter((job.tenant_id, job.urgency) for job in self._running)
         advised = sum(job.urgency is Urgency.ADVICE for job in self._running)
         for urgency, queues in self._queues.items():

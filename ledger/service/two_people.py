@@ -1,4 +1,4 @@
-"""What came of a change that can take two people, and how a proposal is answered."""
+"""Outcomes of changes that may need two people, and how answers show a proposal."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Outcome(Generic[T]):
-    """The answer to a change: what it led to or, while that takes a second person, the proposal."""
+    """The answer to a change: its result or, if it needs a second person, the proposal."""
 
     answer: T | Proposed
     is_done: bool
 
 
 def proposed(entry: Mapping[str, Any]) -> Proposed:
-    """The answer to a change that is only proposed, by the entry that proposes it."""
+    """Return the answer to a change that is only proposed, from the entry that proposes it."""
     proposal = Proposal(
         id=UUID(entry["proposal"]),
         kind=entry["what"],
@@ -40,7 +40,7 @@ def proposed(entry: Mapping[str, Any]) -> Proposed:
 
 
 def proposed_before(proposal: Proposal, dataset: str) -> Proposed:
-    """The same answer once more, to whoever asks for what is proposed already."""
+    """Return the same answer again, for a caller who asks for what is proposed already."""
     return Proposed(proposal=proposal_shown(proposal, dataset, now_us=proposal.created_us))
 
 
@@ -49,7 +49,7 @@ def _us(moment: str) -> int:
 
 
 def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> ProposalShown:
-    """A proposal as it is answered. dataset: the name of the one that it is about."""
+    """Return a proposal as answers show it. dataset: the name of the dataset that it is about."""
     is_late = proposal.state == "open" and proposal.expires_us <= now_us
     return ProposalShown(
         id=str(proposal.id),

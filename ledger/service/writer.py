@@ -1,17 +1,17 @@
-"""The writer: a queue for each tenant, groups of commands, one transaction for a group, and then the answers.
+"""The writer: a queue for each tenant, groups of commands, one transaction for each group, and then the answers.
 
 This is the only place that commits a decision. A group is one tenant's, and within a process a tenant is served by one
 thread at a time, so a busy dataset's row is locked once for a whole group instead of being fought over. The steps of a
 group's transaction, in this order in every process (so that two of them cannot wait for each other in a circle):
 
-1. claim the idempotency keys and the names of new datasets, each sorted; a key that is taken is answered as before;
+1. claim the idempotency keys and the names of new datasets, each sorted; a key used before gets the same answer;
 2. lock the datasets, own and roots, sorted by id, and read the accounts and the runs that the commands are about;
-3. take the time, and check that the keys of those who ask are still good;
-4. decide, seal the entries, write, put what is worth telling of into the outbox, commit;
+3. read the time, and check that the callers' keys are still valid;
+4. decide, seal the entries, write, put alerts into the outbox, commit;
 5. answer.
 
 Queues are bounded, tenants are served in turn. A transaction that lost a race (40001, 40P01) is tried again a bounded
-number of times. When a commit's answer is lost with the connection, the journal says whether it happened. Any other
+number of times. When a commit's answer is lost with the connection, the journal shows whether it happened. Any other
 database error of a group is narrowed down by running its commands one by one.
 """
 
@@ -66,15 +66,15 @@ RETRY_WAIT_SECONDS: Final = 0.02
 T = TypeVar("T")
 Entries = tuple[Entry, ...]
 Result = Entries | Repeat
-"""What a command that succeeded is answered with: the entries it left, or those it repeats."""
+"""The answer to a command that succeeded: the entries it left, or those it repeats."""
 Results = tuple[Result | Unrecorded | LedgerError, ...]
-"""What a batch is answered with, run by run."""
+"""The answer to a batch, run by run."""
 _Answer = Result | Results | LedgerError
 
 
 @dataclass(slots=True)
 class _Item:
-    """One command on its way, or one piece of `work` that wants a transaction of its own."""
+    """One queued command, or one piece of `work` that needs a transaction of its own."""
 
     future: Future[Any]
     command: Command | None = None
@@ -86,7 +86,7 @@ class _Item:
 
     @property
     def weight(self) -> int:
-        """How many commands it counts for."""
+        """Return how many commands it counts for."""
         return len(self.command.asks) if isinstance(self.command, Batch) else 1
 
 
@@ -110,9 +110,9 @@ class Writer:
         on_group: Callable[[int, float], None] = lambda _size, _seconds: None,
         on_commit: Callable[[UUID, Sequence[AlertKind]], None] = lambda _tenant_id, _kinds: None,
     ) -> None:
-        """on_group: is told of each group, once it is answered, how many commands it had and how long they took.
-        on_commit: is told after each commit whose it was, and of what kinds the alerts are that it raised, if any.
-        Neither may raise, nor wait for anything."""
+        """on_group: is called for each group, after it is answered, with its number of commands and the seconds it
+        took. on_commit: is called after each commit with its tenant and the kinds of the alerts that it raised, if any.
+        Neither may raise or block."""
         self._store, self._on_group, self._on_commit = store, on_group, on_commit
         self._queue_max, self._group_max = queue_max, group_max
         self._changed = threading.Condition()
@@ -130,7 +130,7 @@ class Writer:
             thread.start()
 
     def close(self) -> None:
-        """Finishes what is queued, then ends the threads."""
+        """Finish what is queued, then end the threads."""
         with self._changed:
             self._is_closing = True
             self._changed.notify_all()
@@ -139,28 +139,28 @@ class Writer:
 
     @property
     def is_alive(self) -> bool:
-        """Whether every writer thread runs. One that died is a fault that this process does not recover from."""
+        """Return whether every writer thread runs. The process does not recover from one that died."""
         return not self._is_broken and all(thread.is_alive() for thread in self._threads)
 
     @property
     def waiting(self) -> int:
-        """How many commands wait to be decided."""
+        """Return how many commands wait for a decision."""
         return self._waiting
 
     def submit(self, tenant_id: UUID, command: Single) -> Future[Result]:
-        """Queues a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded when full."""
+        """Queue a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded if full."""
         return self._put(tenant_id, _Item(Future(), command=command))
 
     def submit_batch(self, tenant_id: UUID, batch: Batch) -> Future[Results]:
-        """Queues runs that are decided in one transaction. The future holds what came of each, in order."""
+        """Queue runs that are decided in one transaction. The future holds their outcomes, in order."""
         return self._put(tenant_id, _Item(Future(), command=batch))
 
     def run(self, tenant_id: UUID, work: Callable[[Writing], T]) -> Future[T]:
-        """Queues work that is no journal command (keys, tenants), for a transaction of its own."""
+        """Queue work that is not a journal command (keys, tenants), for a transaction of its own."""
         return self._put(tenant_id, _Item(Future(), work=work))
 
     def tell(self, tenant_id: UUID, found: Sequence[Alert]) -> Future[int]:
-        """Queues alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
+        """Queue alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
 
         def work(writing: Writing) -> int:
             writing.outbox.add(found, now_us=writing.now_us())
@@ -171,12 +171,12 @@ class Writer:
     def _put(self, tenant_id: UUID, item: _Item) -> Future[Any]:
         with self._changed:
             if self._is_closing or not self.is_alive:
-                raise Overloaded("The ledger is shutting down or not well.", retry_after_seconds=5)
+                raise Overloaded("The ledger is shutting down, or its writer failed.", retry_after_seconds=5)
             queue = self._queues.setdefault(tenant_id, _Queue())
-            # A batch may be larger than a queue, so the first is always let in.
+            # A batch may be larger than a queue, so an empty queue always accepts one.
             is_full = queue.items and queue.weight + item.weight > self._queue_max
             if is_full or (self._waiting and self._waiting + item.weight > 4 * self._queue_max):
-                raise Overloaded("Too many requests are waiting to be decided.")
+                raise Overloaded("Too many requests are waiting to be decided. Try again after `retry_after_seconds`.")
             queue.items.append(item)
             queue.weight += item.weight
             self._waiting += item.weight
@@ -199,7 +199,7 @@ class Writer:
             try:
                 self._answer(tenant_id, group)
             except BaseException:
-                # Only a fault beyond any database error gets here. Nobody may wait for ever on a thread that is gone.
+                # Only a fault other than a database error gets here. Nobody may wait for a thread that is gone.
                 with self._changed:
                     self._is_broken = True
                     self._fail([*group, *self._drain(tenant_id)])
@@ -208,7 +208,7 @@ class Writer:
                 self._give_back(tenant_id)
 
     def _take(self, tenant_id: UUID) -> list[_Item]:
-        """The next group of a tenant. Two requests under one key never share it: the second finds the first done."""
+        """Return a tenant's next group. It has no key twice: the second request must find the first one done."""
         queue = self._queues[tenant_id]
         queue.is_served = True
         group: list[_Item] = []
@@ -222,7 +222,7 @@ class Writer:
             queue.items.popleft()
             queue.weight -= item.weight
             self._waiting -= item.weight
-            # A request whose client went away before its turn is dropped; from here on it can no longer be cancelled.
+            # A request whose client has gone before its turn is dropped; from here on it can no longer be cancelled.
             if item.future.set_running_or_notify_cancel():
                 group.append(item)
                 weight += item.weight
@@ -266,7 +266,7 @@ class Writer:
                     self._answer(tenant_id, [item])
                 return
             answers = [_as_ledger_error(error)] * len(group)
-        else:  # out of reach of what tries again: this was committed
+        else:  # outside of what is retried: this group is committed
             self._on_commit(tenant_id, told)
         for item, answer in zip(group, answers, strict=True):
             if isinstance(answer, LedgerError):
@@ -276,7 +276,7 @@ class Writer:
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
 
     def _with_retries(self, tenant_id: UUID, group: Sequence[_Item], told: list[AlertKind]) -> list[Any]:
-        """The answers to a group that was committed; in `told` the kinds of alerts that it raised."""
+        """Return the answers to a committed group; add to `told` the kinds of alerts that it raised."""
         for attempt in range(1, TRIES + 1):
             answers: list[Any] = []
             told.clear()
@@ -293,7 +293,8 @@ class Writer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _was_committed(self, tenant_id: UUID, answers: Sequence[Any]) -> bool:
-        """Whether a transaction whose connection was lost did commit: one of its entries tells for all of them."""
+        """Return whether a transaction whose connection was lost did commit: one of its entries proves it for all of
+        them."""
         sealed = next(_sealed(answers), None)
         try:
             with self._store.reading(tenant_id) as reading:
@@ -302,7 +303,7 @@ class Writer:
             return False
 
     def _transact(self, tenant_id: UUID, group: Sequence[_Item], answers: list[Any], told: list[AlertKind]) -> None:
-        """One transaction for the group; each item's answer is in `answers` before the commit is tried, and in `told`
+        """Run one transaction for the group. `answers` gets each item's answer before the commit is tried, and `told`
         the kinds of alerts that it raised."""
         with self._store.writing(tenant_id) as writing:
             if group[0].work is not None:
@@ -327,7 +328,7 @@ def _key(ask: Ask) -> OwnKey:
 
 
 def _sealed(answers: Iterable[Any]) -> Iterator[Entry]:
-    """The entries among answers, those of a batch too."""
+    """Return the entries among answers, those of batches too."""
     for answer in answers:
         if isinstance(answer, Entry):
             yield answer
@@ -352,14 +353,14 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
     books = writing.books.lock(read_sets(open_.values()), runs)
     clock_us, newest_us = writing.times(books.datasets)
-    # A journal's times never go back, whatever is done to the clock.
+    # A journal's times never go back, even if the clock does.
     now_us = max(clock_us, newest_us)
     dead = _refuse_dead_keys(writing, commands, clock_us)
     answers |= dead
 
     open_ = {index: command for index, command in open_.items() if index not in dead}
     after, outcomes = decide(books, list(open_.values()), now_us=now_us)
-    if after.refusals:  # only now, since most groups have none: how many those principals had before
+    if after.refusals:  # only now, because most groups have no refusals: how many those principals had before
         most = askers(open_.values())
         books.refusals.update((who, writing.runs.newest_refusals(who, limit=most[who])) for who in after.refusals)
         after, outcomes = decide(books, list(open_.values()), now_us=now_us)
@@ -377,13 +378,13 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     ordered = [answers[index] for index in range(len(commands))]
     for command, answer in zip(commands, ordered, strict=True):
         if isinstance(command, Register) and command.definition.id in named and isinstance(answer, LedgerError):
-            raise answer  # its row must go with the transaction; the rest of the group is run again without it
+            raise answer  # its row must go with the transaction; the rest of the group runs again without it
     claimed.let_go(commands, ordered)
     return ordered
 
 
 class _Claimed:
-    """The idempotency keys of a group: those that are new, and what those that were taken stand for."""
+    """The idempotency keys of a group: the new ones, and the earlier outcomes of the others."""
 
     def __init__(self, writing: Writing, asks: Sequence[Ask]) -> None:
         self._writing = writing
@@ -393,7 +394,7 @@ class _Claimed:
         self._refused = {run.id for run in runs if run.state == "refused"}
 
     def repeated(self, ask: Ask) -> Repeat | LedgerError | None:
-        """What a request is answered whose key was taken; None where it is new."""
+        """Return the answer to a request whose key was used before; None if the key is new."""
         claimed = self._taken.get(_key(ask))
         if claimed is None:
             return None
@@ -401,7 +402,7 @@ class _Claimed:
         return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused()
 
     def rest(self, command: Command) -> Command:
-        """The command without those of a batch's runs that were decided before."""
+        """Return the command without those runs of a batch that were decided before."""
         if not isinstance(command, Batch):
             return command
         before = {ask.run_id: self.repeated(ask) for ask in command.asks}
@@ -413,7 +414,7 @@ class _Claimed:
         return replace(command, asks=asks, is_spoilt=command.is_spoilt or spoilt)
 
     def let_go(self, commands: Sequence[Command], answers: Sequence[_Answer]) -> None:
-        """Undoes the claims of requests that came to nothing."""
+        """Release the keys of requests that left nothing."""
         unbound: list[OwnKey] = []
         for command, answer in zip(commands, answers, strict=True):
             asks = _asks(command)
@@ -427,7 +428,7 @@ class _Claimed:
 
 
 class _Sealing:
-    """Seals drafts in order, and writes the entries and the rows that changed."""
+    """Seals drafts in order, and writes the entries and the changed rows."""
 
     def __init__(self, writing: Writing, before: Books, now_us: int) -> None:
         self._writing, self._before, self._now_us = writing, before, now_us
@@ -455,8 +456,8 @@ class _Sealing:
         self._tell()
 
     def _tell(self) -> None:
-        """In the same transaction, so that there is no entry without what it is to be told by, and none the other way
-        round. Where nothing is worth telling, this asks the database nothing."""
+        """Write the alerts, in the same transaction as the entries, so that neither exists without the other. Without
+        alerts this sends no statement."""
         alerting, datasets = self._before.alerting, self._before.datasets
         refused = {
             id_: self._writing.journals.refusals_in_a_row(
@@ -469,13 +470,13 @@ class _Sealing:
 
 
 def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
-    """The key was looked at when the request came in; it may have been revoked while the request waited.
+    """Return errors for commands whose keys were revoked while they waited; the keys were checked on arrival.
 
-    A token has no row: it ends by itself, and nothing can end it before.
+    A token has no row: it ends by its own time only.
     """
     keys = writing.keys.by_id(sorted({command.actor.key_id for command in commands if command.actor.is_key}))
     return {
-        index: Unauthenticated("This key was revoked or has expired.")
+        index: Unauthenticated("This key was revoked or has expired. Ask an admin of your tenant for a new one.")
         for index, command in enumerate(commands)
         if not _is_live(command.actor, keys.get(command.actor.key_id), now_us)
     }
@@ -492,6 +493,6 @@ def _as_ledger_error(error: Exception) -> LedgerError:
         return error
     if failure_kind(error) in ("unavailable", "retry"):
         log.warning("the database did not answer: %s", error)
-        return Overloaded("The database did not answer in time.")
+        return Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")
     log.error("a decision failed", exc_info=error)
     return Internal()

@@ -1,20 +1,20 @@
 """All SQL, for PostgreSQL and SQLite.
 
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Both reach rows by noun:
-`reading.runs.page(…)`, `writing.outbox.add(…)`. Only `ledger.service.writer` and `ledger.operate.deploy` open a writing
-transaction, and two that write no record and lock nothing else: `ledger.service.certificates` for its cache, and
-`ledger.alerting.lookout` for its lease. Rows are locked
-in one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); what hangs under a dataset
-(accounts, projects, runs, entries) is protected by its dataset's lock; the tenant's own journal comes last.
+`reading.runs.page(…)`, `writing.outbox.add(…)`. Only four modules open a writing transaction: `ledger.service.writer`
+and `ledger.operate.deploy`, and two that write no record and lock nothing else: `ledger.service.certificates` for its
+cache, and `ledger.alerting.lookout` for its lease. Rows are locked in one order everywhere: idempotency keys (sorted),
+dataset names (sorted), datasets (by id); the rows of a dataset (accounts, projects, runs, entries) are protected by its
+lock; the tenant's own journal comes last.
 
-On PostgreSQL each transaction says first whose it is, for row-level security (see `ledger.store.tables`). The
-predicates on `tenant_id` in every statement do not rely on that: SQLite has none.
+On PostgreSQL each transaction first sets its tenant, for row-level security (see `ledger.store.tables`). The predicates
+on `tenant_id` in every statement do not rely on that: SQLite has none.
 
     engines       how each database is opened, and the transactions that begin there
     transactions  Reading and Writing: the nouns that each of them has
     repository    what the readers and writers of all nouns have
     rows          rows of tables as the nouns of `ledger.core`, and back
-    overview      all tenants at once, by the statements of `watching`; and leases, of what one process alone is to do
+    overview      all tenants at once, by the statements of `watching`; and leases, for tasks of one process only
 
 The other modules but `tables`, `guards` and `watching`, which declare the schema, are one noun each.
 """

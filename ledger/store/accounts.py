@@ -40,14 +40,14 @@ class AccountReader(Repository):
         return [account_of(row) for row in self.connection.execute(query)]
 
     def of_whole(self, ids: Collection[UUID], projects: Collection[str], principals: Collection[UUID]) -> list[Account]:
-        """The accounts of datasets that are counted as a whole: of nobody, of these projects, of these principals."""
-        # At most one of the two names somebody.
+        """Return the accounts of datasets that are counted as a whole: nobody's, these projects', these principals'."""
+        # At most one of the two columns names somebody.
         names, holders = ["", *sorted(projects)], [NOBODY, *sorted(principals)]
         values = {"tenant": self.tenant_id, "ids": ids, "projects": names, "principals": holders}
         return [account_of(row) for row in self.connection.execute(_OF_WHOLE, values)]
 
     def page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
-        """All accounts of a dataset, in the order of their keys."""
+        """Return all accounts of a dataset, in the order of their keys."""
         parts = (accounts.c.project, accounts.c.principal_id, accounts.c.partition)
         query = select(accounts).where(self._in([dataset_id]))
         if after is not None:
@@ -58,7 +58,7 @@ class AccountReader(Repository):
         return [account_of(row) for row in self.connection.execute(query.order_by(*parts).limit(limit))]
 
     def balances(self, dataset_ids: Collection[UUID]) -> dict[tuple[UUID, str | None], Balance]:
-        """The balance of each of these datasets over its partitions, and of each of its projects, as (dataset,
+        """Return the balance of each of these datasets over its partitions, and of each of its projects, as (dataset,
         project)."""
         aggregates = [column for quantity in _QUANTITIES for column in _aggregates(quantity)]
         query = (
@@ -74,12 +74,12 @@ class AccountReader(Repository):
         }
 
     def partition_page(self, dataset_id: UUID, *, after: str | None, limit: int) -> list[Account]:
-        """A dataset's partitions by name, as their accounts."""
+        """Return a dataset's partitions by name, as their accounts."""
         query = select(accounts).where(self._in([dataset_id]), is_base(), accounts.c.partition > (after or ""))
         return [account_of(row) for row in self.connection.execute(query.order_by(accounts.c.partition).limit(limit))]
 
     def partition_counts(self, dataset_ids: Collection[UUID]) -> dict[UUID, int]:
-        """How many partitions each of these datasets has."""
+        """Return how many partitions each of these datasets has."""
         query = (
             select(accounts.c.dataset_id, func.count())
             .where(self._in(dataset_ids), is_base(), accounts.c.partition != "")
@@ -88,7 +88,7 @@ class AccountReader(Repository):
         return {row[0]: row[1] for row in self.connection.execute(query)}
 
     def overdrawn(self, dataset_ids: Collection[UUID]) -> list[Account]:
-        """The accounts of these datasets that are overdrawn."""
+        """Return the accounts of these datasets that are overdrawn."""
         is_overdrawn = or_(accounts.c.overdrawn_mu_sq_pico > 0, accounts.c.overdrawn_delta_atto > 0)
         return self.matching(and_(accounts.c.dataset_id.in_(dataset_ids), is_overdrawn))
 
@@ -97,10 +97,10 @@ class AccountReader(Repository):
 
 
 class AccountWriter(AccountReader):
-    """Saves what a decision changed of accounts."""
+    """Saves the accounts that a decision changed."""
 
     def save(self, before: Books, after: Books) -> None:
-        """Write the accounts that are new or changed."""
+        """Write the new and changed accounts."""
         old = before.accounts
         self._add([account for key, account in after.accounts.items() if key not in old])
         self._update([account for key, account in after.accounts.items() if key in old and account != old[key]])
@@ -129,11 +129,11 @@ def _aggregates(quantity: str) -> list[Label[Any]]:
         func.max(limit).label(f"limit_{quantity}"),
         func.max(spent).label(f"spent_{quantity}"),
         func.max(held).label(f"held_{quantity}"),
-        # In this order, in which no 64-bit integer overflows: held is never above the limit.
+        # In this order no 64-bit integer overflows: held is never above the limit.
         func.min(limit - held - spent).label(f"left_{quantity}"),
     ]
 
 
 def is_base() -> ColumnElement[bool]:
-    """The condition for the account of a whole dataset."""
+    """Return the condition for the account of a whole dataset."""
     return and_(accounts.c.project == "", accounts.c.principal_id == NOBODY)

@@ -22,7 +22,7 @@ from ledger.store.tables import NOBODY, accounts, datasets, tenants
 from ledger.store.tenants import TenantReader, TenantWriter
 
 NAMES_MAX: Final = 500
-"""How many partitions are asked for by name. If a group names more, all are read."""
+"""The most partitions that are read by name. If a group names more, all are read."""
 
 
 _DECIDED_ON: Final = (
@@ -36,15 +36,15 @@ _DECIDED_ON: Final = (
     .where(datasets.c.tenant_id == bindparam("tenant"), datasets.c.id.in_(bindparam("ids", expanding=True)))
     .order_by(datasets.c.id)
 )
-"""The datasets, each beside the tenant's alerting, so that this takes no further statement."""
+"""The datasets, each next to the tenant's alerting, so that this takes no further statement."""
 _LOCKED: Final = _DECIDED_ON.with_for_update(key_share=True)
 
 
 class BookReader(Repository):
-    """Reads what datasets are decided on."""
+    """Reads what decisions about datasets need."""
 
     def read(self, read_sets: Mapping[UUID, ReadSet], *, run_ids: Sequence[UUID] = ()) -> Books:
-        """What these datasets are decided on, as it is now. Their definitions here know nothing of lineage, which was
+        """Return the books of these datasets, as they are now. Their definitions here have no lineage, which was
         resolved before."""
         return self._fill(self._rows(_DECIDED_ON, read_sets), read_sets, run_ids)
 
@@ -98,7 +98,7 @@ class BookReader(Repository):
         return {(project.dataset_id, project.name): project for project in rows}
 
     def _with_policy(self, books: Books, guarded: Sequence[UUID]) -> Books:
-        """The books with what decides whether a change to these datasets takes a second person."""
+        """Return the books with what decides whether a change to these datasets needs a second person."""
         if not guarded:
             return books
         tenant = self._tenant()
@@ -114,12 +114,12 @@ class BookReader(Repository):
         )
 
     def _tenant(self) -> Tenant | None:
-        """The tenant with its policy."""
+        """Return the tenant with its policy."""
         return TenantReader(self.connection, self.tenant_id).current()
 
 
 class BookWriter(BookReader):
-    """Locks the books for a decision, and saves what it changed."""
+    """Locks the books for a decision, and saves the changes."""
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
@@ -129,22 +129,23 @@ class BookWriter(BookReader):
         self._proposals = ProposalWriter(connection, tenant_id)
 
     def lock(self, read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
-        """Lock these datasets, in the order of their ids, and read what hangs under them.
+        """Lock these datasets, in the order of their ids, and read their rows.
 
-        Accounts and runs are read by statements that begin after the locks are had: a join in the locking statement
-        itself would show them as they were before the wait. The lock leaves the rows' keys alone, so that a dataset
-        that is being derived from one of them need not wait.
+        Accounts and runs are read by statements that begin after the locks are held: a join in the locking statement
+        itself would show them as they were before the wait. The lock leaves the rows' keys free, so that a dataset that
+        is being derived from one of them need not wait.
         """
         if not read_sets:
             return Books()
         return self._fill(self._rows(_LOCKED, read_sets), read_sets, run_ids)
 
     def _tenant(self) -> Tenant | None:
-        """Locked against a change of the policy, so that what is decided now is on record before the next policy."""
+        """Return the tenant, locked against a change of its policy: what is decided now is recorded before the next
+        policy."""
         return TenantWriter(self.connection, self.tenant_id).lock_policy()
 
     def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
-        """Write the rows that changed; `heads` are the journals' new hashes. Entries are appended before."""
+        """Write the changed rows; `heads` are the journals' new hashes. Entries are appended before."""
         self._datasets.save(before, after, heads)
         self._accounts.save(before, after)
         self._runs.save(before, after)
@@ -152,7 +153,7 @@ class BookWriter(BookReader):
 
 
 def _account_conditions(loaded: Sequence[Dataset], read_sets: Mapping[UUID, ReadSet]) -> Iterator[ColumnElement[bool]]:
-    """One for each dataset that has partitions."""
+    """Return one condition for each dataset that has partitions."""
     for dataset in loaded:
         read_set = read_sets[dataset.id]
         if not dataset.definition.is_partitioned or read_set.partitions == set():
@@ -164,7 +165,7 @@ def _account_conditions(loaded: Sequence[Dataset], read_sets: Mapping[UUID, Read
 
 
 def _is_held_by(read_set: ReadSet) -> ColumnElement[bool]:
-    """Of nobody, of these projects, of these principals."""
-    # At most one of the two names somebody.
+    """Return the condition: nobody's, these projects', these principals'."""
+    # At most one of the two columns names somebody.
     names, ids = ["", *sorted(read_set.projects)], [NOBODY, *sorted(read_set.principals)]
     return and_(accounts.c.project.in_(names), accounts.c.principal_id.in_(ids))

@@ -22,12 +22,13 @@ class CertificateWriter(CertificateReader):
     """Fills the cache."""
 
     def keep(self, digest: bytes, body: str, *, now_us: int, rows_max: int) -> None:
-        """Put a row in the cache, in place of one of that digest. Remove the tenant's oldest beyond `rows_max`."""
+        """Store a row in the cache; it replaces one of the same digest. Remove the tenant's oldest rows beyond
+        `rows_max`."""
         mine = certificates.c.tenant_id == self.tenant_id
         self.connection.execute(delete(certificates).where(mine, certificates.c.digest == digest))
         row = {"tenant_id": self.tenant_id, "digest": digest, "body": body, "created_us": now_us}
         self.connection.execute(self._insert_new(certificates), [row])
-        # A walk along the index: a millisecond at 10,000 rows, beside a computation of ten to a thousand.
+        # A walk along the index takes a millisecond at 10,000 rows, a computation ten to a thousand.
         newest_first = (certificates.c.created_us.desc(), certificates.c.digest.desc())
         too_old = select(certificates.c.digest).where(mine).order_by(*newest_first).offset(rows_max)
         self.connection.execute(delete(certificates).where(mine, certificates.c.digest.in_(too_old)))

@@ -1,4 +1,4 @@
-"""Idempotency keys, claimed by the runs that came with them."""
+"""Idempotency keys, claimed by runs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ledger.store.tables import claims
 
 
 class OwnKey(NamedTuple):
-    """An idempotency key and whose it is: two principals may use the same one."""
+    """An idempotency key and its principal: two principals may use the same key."""
 
     principal_id: UUID
     key: str
@@ -24,7 +24,7 @@ class OwnKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Claimed:
-    """What an idempotency key already stands for."""
+    """What an idempotency key was used for before."""
 
     digest: bytes
     run_id: UUID
@@ -34,7 +34,7 @@ class ClaimWriter(Repository):
     """Claims idempotency keys."""
 
     def claim(self, requests: Mapping[UUID, tuple[Actor, Claim]]) -> dict[OwnKey, Claimed]:
-        """Claim the keys of new runs (by run id), in sorted order. Return what the taken ones stand for.
+        """Claim the keys of new runs (by run id), in sorted order. Return what the others were used for before.
 
         The insert waits for another process that is claiming the same key, so the look-up after it, a statement of its
         own with a newer snapshot, sees that process's commit.
@@ -64,7 +64,7 @@ class ClaimWriter(Repository):
         }
 
     def release(self, keys: Sequence[OwnKey]) -> None:
-        """Release keys that were claimed in this transaction and whose requests bind nothing."""
+        """Release keys that were claimed in this transaction and whose requests left nothing."""
         if keys:
             self.connection.execute(delete(claims).where(claims.c.tenant_id == self.tenant_id, self._among(keys)))
 

@@ -1,4 +1,4 @@
-"""Datasets, where they come from, and the projects that have a share of them."""
+"""Datasets, their origins, and the projects that have a share of them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class DatasetReader(Repository):
     def definitions(
         self, *, names: Collection[str] = (), ids: Collection[UUID] = (), with_ancestors: bool = False
     ) -> list[Definition]:
-        """The datasets of these names and ids; with_ancestors: and all that they are derived from."""
+        """Return the datasets of these names and ids; with_ancestors: with all that they are derived from."""
         is_named = or_(datasets.c.name.in_(names), datasets.c.id.in_(ids))
         rows = self.connection.execute(select(datasets).where(self._registered(), is_named)).all()
         lines = self._lineage([row.id for row in rows])
@@ -43,7 +43,7 @@ class DatasetReader(Repository):
         return rows[0] if rows else None
 
     def page(self, *, after: str | None, limit: int, only: frozenset[str] | None) -> list[Dataset]:
-        """Datasets by name, the first after `after`; only: those names, or None for all."""
+        """Return datasets by name, the first after `after`; only: those names, or None for all."""
         query = select(datasets).order_by(datasets.c.name).limit(limit)
         if after is not None:
             query = query.where(datasets.c.name > after)
@@ -52,26 +52,26 @@ class DatasetReader(Repository):
         return self._datasets(query)
 
     def existing_names(self, names: Sequence[str]) -> set[str]:
-        """Which of these names exist."""
+        """Return which of these names exist."""
         query = select(datasets.c.name).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(names))
         return set(self.connection.execute(query).scalars())
 
     def name_page(self, *, after: str | None, limit: int) -> list[tuple[str, UUID]]:
-        """Names and ids of datasets by name, whatever else is in their rows."""
+        """Return names and ids of datasets by name; other columns are not read."""
         query = select(datasets.c.name, datasets.c.id).where(
             datasets.c.tenant_id == self.tenant_id, datasets.c.name > (after or "")
         )
         return [(row.name, row.id) for row in self.connection.execute(query.order_by(datasets.c.name).limit(limit))]
 
     def projects(self, dataset_ids: Collection[UUID], names: Collection[str] | None = None) -> list[Project]:
-        """The projects that have a share of these datasets, by name; names: those, or None for all."""
+        """Return the projects that have a share of these datasets, by name; names: only those, or None for all."""
         query = select(projects).where(projects.c.tenant_id == self.tenant_id, projects.c.dataset_id.in_(dataset_ids))
         if names is not None:
             query = query.where(projects.c.name.in_(names))
         return [project_of(row) for row in self.connection.execute(query.order_by(projects.c.name))]
 
     def names_in_project(self, project: str) -> frozenset[str]:
-        """The names of the datasets in which a project has a share or runs."""
+        """Return the names of the datasets in which a project has a share or runs."""
         with_share = select(projects.c.dataset_id).where(
             projects.c.tenant_id == self.tenant_id, projects.c.name == project
         )
@@ -85,7 +85,7 @@ class DatasetReader(Repository):
         return frozenset(self.connection.execute(query).scalars())
 
     def _registered(self) -> ColumnElement[bool]:
-        # A dataset that is being registered has seq 0 until its transaction ends; none is ever seen so from outside.
+        # A dataset that is being registered has seq 0 until its transaction ends; other transactions never see it so.
         return and_(datasets.c.tenant_id == self.tenant_id, datasets.c.seq > 0)
 
     def _datasets(self, query: Select[Any]) -> list[Dataset]:
@@ -106,7 +106,7 @@ class DatasetReader(Repository):
 
 
 class DatasetWriter(DatasetReader):
-    """Adds datasets, and saves what a decision changed of them and their projects."""
+    """Adds datasets, and saves the changes of a decision to them and their projects."""
 
     def claim_names(self, commands: Sequence[Register]) -> set[UUID]:
         """Insert the rows of new datasets, by name. Return the ids of those whose name was free."""
@@ -134,7 +134,7 @@ class DatasetWriter(DatasetReader):
             self.connection.execute(insert(lineage), rows)
 
     def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
-        """Write the datasets and projects that changed. heads: the journals' new hashes."""
+        """Write the changed datasets and projects. heads: the journals' new hashes."""
         self._save_datasets([row for id_, row in after.datasets.items() if row != before.datasets.get(id_)], heads)
         self._save_projects([row for key, row in after.projects.items() if row != before.projects.get(key)])
 
@@ -169,7 +169,7 @@ class DatasetWriter(DatasetReader):
 
 
 def _new_row(command: Register) -> dict[str, Any]:
-    """The row of a dataset before its first entry."""
+    """Return the row of a dataset before its first entry."""
     definition = command.definition
     return {
         "id": definition.id,

@@ -40,8 +40,8 @@ RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadl
 
 
 def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> Engine:
-    """An engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3). is_read_only: the
-    database itself refuses to write."""
+    """Return an engine for a database URL: `sqlite:///file` or `postgresql://…` (always through psycopg 3).
+    is_read_only: the database itself rejects writes."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "postgresql":
         return create_engine(
@@ -68,7 +68,7 @@ def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> 
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: object) -> None:
-    connection.isolation_level = None  # BEGIN is ours to say, below
+    connection.isolation_level = None  # BEGIN is issued below, not by the driver
     _use_wal(connection)
     for pragma in ("synchronous=FULL", "foreign_keys=ON", "recursive_triggers=ON"):
         connection.execute(f"PRAGMA {pragma}").close()
@@ -80,13 +80,13 @@ def _forbid_writing(connection: sqlite3.Connection, _record: object) -> None:
 
 
 def _sha256(text: bytes | None) -> bytes | None:
-    """What PostgreSQL has a function for."""
+    """Return SHA-256, for which PostgreSQL has a function and SQLite has none."""
     return None if text is None else hashlib.sha256(text).digest()
 
 
 def _use_wal(connection: sqlite3.Connection) -> None:
-    """Write-ahead logging, which a file keeps. Changing to it fails at once where another process does the same,
-    whatever the busy timeout; a transaction waits for that one, and then nothing is left to change."""
+    """Switch the file to write-ahead logging, which it keeps. The switch fails at once if another process does the
+    same, whatever the busy timeout; a transaction waits for that process, and then nothing is left to change."""
     for is_last in [False] * (WAL_TRIES_MAX - 1) + [True]:
         try:
             connection.execute("PRAGMA journal_mode=WAL").close()
@@ -99,13 +99,13 @@ def _use_wal(connection: sqlite3.Connection) -> None:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    # A deferred transaction that turns into a writing one fails at once when another writes, whatever the busy timeout.
+    # A deferred transaction that begins to write fails at once if another one writes, whatever the busy timeout.
     writing = connection.get_execution_options().get("writing", False)
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
 
 
 def failure_kind(error: Exception) -> Literal["retry", "unavailable", "other"]:
-    """What a database error means for the one who asked: try the same again, come back later, or neither."""
+    """Return what a database error means for the caller: retry at once, come back later, or neither."""
     if isinstance(error, PoolTimeout):
         return "unavailable"
     if not isinstance(error, DBAPIError):
@@ -147,46 +147,46 @@ class Store:
 
     @contextmanager
     def writing(self, tenant_id: UUID) -> Iterator[Writing]:
-        """Commits when the block ends, rolls back when it raises."""
+        """Open a writing transaction. It commits when the block ends, and rolls back when it raises."""
         with self._writers.begin() as connection:
             self._set_tenant(connection, tenant_id)
             yield Writing(connection, tenant_id)
 
     @staticmethod
     def _set_tenant(connection: Connection, tenant_id: UUID) -> None:
-        """For this transaction alone: SET LOCAL ends with it, however it ends."""
+        """Set the tenant for this transaction only: SET LOCAL ends with it."""
         if not isinstance(tenant_id, UUID):
             raise TypeError("a tenant's id is a UUID")
         if connection.dialect.name == "postgresql":
             connection.exec_driver_sql(f"SET LOCAL {TENANT_SETTING} = '{tenant_id}'")
 
     def operator_key(self, digest: bytes) -> UUID | None:
-        """The id of the operator's key with this digest, if it is live."""
+        """Return the id of the operator's key with this digest, if it is live."""
         query = select(operator_keys.c.id).where(operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None))
         with self._readers.begin() as connection:
             return connection.execute(query).scalar()
 
     def tenants(self) -> list[tuple[UUID, str]]:
-        """Every tenant's id and name, for whoever has the database itself."""
+        """Return every tenant's id and name, for operators with access to the database."""
         with self._readers.begin() as connection:
             rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
             return [(row.tenant_id, row.name) for row in rows]
 
     @contextmanager
     def overview(self) -> Iterator[Overview]:
-        """All tenants in one snapshot."""
+        """Open a reading of all tenants in one snapshot."""
         with self._readers.begin() as connection:
             yield Overview(connection)
 
     @contextmanager
     def leases(self) -> Iterator[Leases]:
-        """Commits when the block ends, rolls back when it raises."""
+        """Open a transaction for leases. It commits when the block ends, and rolls back when it raises."""
         with self._writers.begin() as connection:
             yield Leases(connection)
 
     def familiar_keys(self, *, rows_max: int) -> set[bytes]:
-        """The first `FAMILIAR_BYTES` of the digests of the live keys, of any tenant, that were used last, as many as
-        `rows_max`; and of the operator's. On PostgreSQL by a function of the owner's, which tells no more of them."""
+        """Return the first `FAMILIAR_BYTES` of the digests of the live keys, of all tenants and the operator, that were
+        used last; at most `rows_max`. On PostgreSQL a function of the owner's returns them, and nothing else."""
         if self.engine.dialect.name == "postgresql":
             query = select(func.public.familiar_keys(rows_max, type_=LargeBinary()))
         else:
@@ -199,7 +199,7 @@ class Store:
         return {digest[:FAMILIAR_BYTES] for digest in digests}
 
     def revision(self) -> str | None:
-        """The schema's version in the database. Raises what the driver raises when it cannot be reached."""
+        """Return the schema's version in the database. Raises the driver's error if it cannot be reached."""
         with self._readers.begin() as connection:
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 

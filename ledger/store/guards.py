@@ -1,4 +1,4 @@
-"""Triggers, row-level security and grants that stand behind the code's own checks."""
+"""Triggers, row-level security and grants: the second check behind the code's own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ledger.store import watching
 
 
 def sqlite_triggers(table: str, same_journal: str) -> tuple[str, ...]:
-    """The triggers that keep a journal append-only on SQLite."""
+    """Return the triggers that keep a journal append-only on SQLite."""
     return (
         f"""CREATE TRIGGER {table}_next BEFORE INSERT ON {table}
 WHEN new.seq <> 1 + (SELECT coalesce(max(seq), 0) FROM {table}
@@ -24,7 +24,7 @@ BEGIN SELECT RAISE(ABORT, 'an entry is never removed'); END""",
 
 
 def postgresql_triggers(table: str, same_journal: str) -> tuple[str, ...]:
-    """The triggers that keep a journal append-only on PostgreSQL."""
+    """Return the triggers that keep a journal append-only on PostgreSQL."""
     return (
         f"""CREATE FUNCTION {table}_next() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -62,7 +62,7 @@ TENANT_SETTING: Final = "app.tenant_id"
 
 
 def row_security(table: str) -> tuple[str, ...]:
-    """The statements that let each tenant see its own rows alone."""
+    """Return the statements that let each tenant see only its own rows."""
     mine = f"tenant_id = NULLIF(current_setting('{TENANT_SETTING}', true), '')::uuid"
     return (
         f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY",
@@ -71,8 +71,8 @@ def row_security(table: str) -> tuple[str, ...]:
     )
 
 
-# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter what is above;
-# a dataset's definition, a key's role and an entry's bytes are beyond it.
+# What the server's own role may do on PostgreSQL, and nothing else. It owns nothing, so it cannot alter the triggers
+# and policies above; nor can it change a dataset's definition, a key's role or an entry's bytes.
 GRANTS: Final[dict[str, str]] = {
     "tenants": "SELECT, INSERT, UPDATE (second_steward, seq, head, alerting)",
     "operator_keys": "SELECT",
@@ -95,4 +95,4 @@ GRANTS: Final[dict[str, str]] = {
     "alembic_version": "SELECT",
 }
 FUNCTION_GRANTS: Final = (*watching.GRANTS, "familiar_keys(bigint)")
-"""The functions that the server's role may call, beside those that everyone may."""
+"""The functions that the server's role may call, in addition to those that everyone may."""

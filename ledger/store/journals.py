@@ -38,22 +38,22 @@ class JournalReader(Repository):
     """Reads entries."""
 
     def page(self, dataset_id: UUID, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[Entry]:
-        """A dataset's journal, oldest first: as many entries as `limit`, and as there is room for; one at least, unless
-        it has ended. A request that stands in another journal is with the entry that names it."""
+        """Return entries of a dataset's journal, oldest first: at most `limit`, and as many as fit in a page; one at
+        least, unless the journal has ended. An entry that names a request of another journal comes with it."""
         mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
         last = self._last(entries, *mine, entries.c.seq > after, limit=limit, bytes_max=bytes_max)
         query = select(entries).where(*mine, entries.c.seq > after, entries.c.seq <= last).order_by(entries.c.seq)
         return self._with_requests([entry_of(row) for row in self.connection.execute(query)], bytes_max)
 
     def tenant_page(self, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[TenantEntry]:
-        """The tenant's own journal, in the same way."""
+        """Return entries of the tenant's own journal, in the same way."""
         table, mine = tenant_entries, tenant_entries.c.tenant_id == self.tenant_id
         last = self._last(table, mine, table.c.seq > after, limit=limit, bytes_max=bytes_max)
         query = select(table).where(mine, table.c.seq > after, table.c.seq <= last).order_by(table.c.seq)
         return [_tenant_entry_of(row) for row in self.connection.execute(query)]
 
     def _last(self, table: Table, *where: ColumnElement[bool], limit: int, bytes_max: int) -> int:
-        """The number of the last entry that there is room for, by their sizes alone; 0 where there is none."""
+        """Return the number of the last entry that fits, by their sizes only; 0 if there is none."""
         sizes = (
             select(table.c.seq, byte_length(self.connection, table.c.body).label("size"))
             .where(*where)
@@ -63,13 +63,13 @@ class JournalReader(Repository):
         return max(fitting(((row.seq, row.size) for row in found), bytes_max), default=0)
 
     def at(self, dataset_id: UUID, seq: int) -> Entry | None:
-        """One entry, as it stands there."""
+        """Return one entry, as it is stored."""
         mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq == seq)
         row = self.connection.execute(select(entries).where(*mine)).one_or_none()
         return None if row is None else entry_of(row)
 
     def _with_requests(self, page: Sequence[Entry], bytes_max: int) -> list[Entry]:
-        """The entries, with the requests that they name by their digests; so many as there is room for."""
+        """Return the entries, with the requests that they name by their digests; as many as fit."""
         places = {entry.seq: place for entry in page if (place := _request_in(entry.body)) is not None}
         if not places:
             return list(page)
@@ -85,7 +85,7 @@ class JournalReader(Repository):
         return {(row.dataset_id, row.seq): row.size for row in rows}
 
     def _requests(self, places: Iterable[tuple[UUID, int]]) -> dict[tuple[UUID, int], str]:
-        """The requests of the entries in these places, as they are hashed."""
+        """Return the requests of the entries in these places, as they are hashed."""
         query = select(entries.c.dataset_id, entries.c.seq, entries.c.body).where(self._is_at(places))
         return {
             (row.dataset_id, row.seq): chain.canonical(chain.parse(row.body).get("request"))
@@ -101,7 +101,7 @@ class JournalReader(Repository):
         )
 
     def hashes(self, dataset_id: UUID | None, *, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """Numbers and hashes of a dataset's journal, or of the tenant's own if there is no id, oldest first."""
+        """Return numbers and hashes of a dataset's journal, or of the tenant's own if there is no id, oldest first."""
         table = tenant_entries if dataset_id is None else entries
         query = select(table.c.seq, table.c.hash).where(table.c.tenant_id == self.tenant_id, table.c.seq > after)
         if dataset_id is not None:
@@ -110,7 +110,7 @@ class JournalReader(Repository):
         return [(row.seq, bytes(row.hash)) for row in rows]
 
     def newest(self, dataset_ids: Sequence[UUID]) -> dict[UUID, Entry]:
-        """The newest entry of each of these journals, whatever the dataset's row names as its head."""
+        """Return the newest entry of each of these journals, whatever head the dataset's row has."""
         newest_seq = (
             select(func.max(entries.c.seq))
             .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == datasets.c.id)
@@ -125,20 +125,20 @@ class JournalReader(Repository):
         return {row.dataset_id: entry_of(row) for row in self.connection.execute(query)}
 
     def newest_of_tenant(self) -> TenantEntry | None:
-        """The newest entry of the tenant's own journal."""
+        """Return the newest entry of the tenant's own journal."""
         mine = select(tenant_entries).where(tenant_entries.c.tenant_id == self.tenant_id)
         row = self.connection.execute(mine.order_by(tenant_entries.c.seq.desc()).limit(1)).one_or_none()
         return None if row is None else _tenant_entry_of(row)
 
     def run_entries(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Entry]]:
-        """Every entry of these runs, oldest first, as it stands there."""
+        """Return every entry of these runs, oldest first, as it is stored."""
         query = select(entries).where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
-        # Sorted here: a database that was asked for this order would rather walk along the journals than seek the runs.
+        # Sorted here: asked for this order, a database would rather walk along the journals than seek the runs.
         rows = self.connection.execute(query).all() if run_ids else []
         return _by_run(run_ids, map(entry_of, sorted(rows, key=lambda row: (str(row.dataset_id), row.seq))))
 
     def moves(self, run_ids: Sequence[UUID], dataset_id: UUID) -> dict[UUID, list[Entry]]:
-        """What became of these runs after they were decided: their entries in one journal, oldest first."""
+        """Return what happened to these runs after their decision: their entries in one journal, oldest first."""
         query = (
             select(entries)
             .where(entries.c.tenant_id == self.tenant_id, entries.c.run_id.in_(run_ids))
@@ -150,8 +150,8 @@ class JournalReader(Repository):
         return _by_run(run_ids, (_with_request(entry, requests) for entry in moved))
 
     def first_entries(self, run_ids: Sequence[UUID], *, bytes_max: int = PAGE_BYTES_MAX) -> dict[UUID, list[Entry]]:
-        """Of the first of these runs, as many as there is room for and one at least, the entries of the dataset that
-        each names first: there stands what was sent, and what became of the run."""
+        """Return, for as many of these runs as fit and one at least, the entries of the dataset that each names first:
+        they have the request, and what happened to the run."""
         is_first = and_(
             places.c.tenant_id == entries.c.tenant_id,
             places.c.run_id == entries.c.run_id,
@@ -169,7 +169,7 @@ class JournalReader(Repository):
         return _by_run(kept, map(entry_of, self.connection.execute(query.order_by(entries.c.seq))))
 
     def settlements(self, runs: Sequence[tuple[UUID, UUID]]) -> dict[tuple[UUID, UUID], Entry]:
-        """The entries that settled these runs, each a dataset and a run, in the journals of these datasets."""
+        """Return the entries that settled these runs, each a dataset and a run, in the journals of these datasets."""
         query = select(entries).where(
             entries.c.tenant_id == self.tenant_id,
             entries.c.run_id.in_([run_id for _, run_id in runs]),
@@ -179,15 +179,15 @@ class JournalReader(Repository):
         return {(row.dataset_id, row.run_id): entry_of(row) for row in self.connection.execute(query)}
 
     def has(self, entry: Entry) -> bool:
-        """Whether exactly this entry is in the journal: how a commit is recognised whose answer was lost."""
+        """Return whether exactly this entry is in the journal. This detects a commit whose answer was lost."""
         query = select(entries.c.hash).where(
             entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == entry.dataset_id, entries.c.seq == entry.seq
         )
         return self.connection.execute(query).scalar() == entry.hash
 
     def refusals_in_a_row(self, dataset_id: UUID, *, before: int, limit: int) -> int:
-        """How many runs were refused on a dataset since it approved one, before this entry: counted up to `limit`, and
-        no further back than `TAIL_MAX` entries."""
+        """Return how many runs were refused on a dataset since its last approval, before this entry: counted up to
+        `limit`, and at most `TAIL_MAX` entries back."""
         newest = (
             select(entries.c.kind)
             .where(entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
@@ -200,7 +200,7 @@ class JournalReader(Repository):
         return next((count for count, kind in enumerate(kinds) if kind != "run-refused"), len(kinds))
 
     def dataset_ids(self) -> set[UUID]:
-        """The datasets that have entries, or rows that decisions are made on, whether or not they are listed."""
+        """Return the datasets that have entries, or rows that decisions use, whether or not they are listed."""
         ids: set[UUID] = set()
         for table in (entries, accounts, places, projects, proposals, lineage):
             query = select(table.c.dataset_id).distinct().where(table.c.tenant_id == self.tenant_id)
@@ -232,9 +232,10 @@ class JournalWriter(JournalReader):
         """Append an entry to the tenant's own journal, whose lock is the last that a transaction takes."""
         tenant = TenantWriter(self.connection, self.tenant_id).lock()
         if tenant is None:
-            raise NotFound("There is no such tenant.")
+            raise NotFound("This tenant does not exist any more.")
         newest = self.newest_of_tenant()
-        # A journal's times never go back, whatever is done to the clock, and whoever waited longer for the lock.
+        # A journal's times never go back, even if the clock does, and even for a transaction that waited longer for the
+        # lock.
         at_us = now_us if newest is None else max(now_us, newest.at_us)
         entry = chain.seal_of_tenant(
             kind, actor, facts, tenant_id=self.tenant_id, seq=tenant.seq + 1, prev=tenant.head, at_us=at_us
@@ -256,8 +257,8 @@ def _by_run(run_ids: Iterable[UUID], found: Iterable[Entry]) -> dict[UUID, list[
 
 
 def _request_in(body: str) -> tuple[UUID, int] | None:
-    """Where the request of an entry stands, if that is elsewhere."""
-    # In a text of JSON a quotation mark would have a backslash before it; an object of a caller's may have that member.
+    """Return where the request of an entry is, if that is another entry."""
+    # In a JSON text a quotation mark would have a backslash before it; an object of a caller's may have that member.
     if '"request_in":' not in body:
         return None
     place = chain.parse(body).get("request_in")

@@ -44,7 +44,7 @@ class KeyWriter(KeyReader):
     """Makes, ends and revokes keys."""
 
     def is_live(self, actor: Actor, *, now_us: int) -> bool:
-        """Whether the key that an actor came with is still good: it may have been revoked while a request waited."""
+        """Return whether an actor's key is still valid: it may have been revoked while a request waited."""
         if actor.expires_us is not None:
             return actor.expires_us > now_us
         key = self.by_id([actor.key_id]).get(actor.key_id)
@@ -69,13 +69,13 @@ class KeyWriter(KeyReader):
         )
 
     def expire(self, key_id: UUID, *, at_us: int) -> None:
-        """Let a key expire at this time, unless it does so earlier."""
+        """Let a key expire at this time, unless it expires earlier."""
         earlier = or_(keys.c.expires_us.is_(None), keys.c.expires_us > at_us)
         mine = (keys.c.tenant_id == self.tenant_id, keys.c.id == key_id)
         self.connection.execute(update(keys).where(*mine, earlier), {"expires_us": at_us})
 
     def revoke(self, key_id: UUID, *, now_us: int) -> bool:
-        """Revoke a key, once. Return whether there is such a key."""
+        """Revoke a key, once. Return whether the key exists."""
         mine = (keys.c.tenant_id == self.tenant_id, keys.c.id == key_id)
         self.connection.execute(update(keys).where(*mine, keys.c.revoked_us.is_(None)), {"revoked_us": now_us})
         return self.connection.execute(select(keys.c.id).where(*mine)).scalar() is not None

@@ -1,4 +1,4 @@
-"""The outbox: alerts, kept to be delivered or listed."""
+"""The outbox: alerts, stored to be delivered or listed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ class OutboxReader(Repository):
         state: str | None = None,
         within: frozenset[str] | None = None,
     ) -> list[KeptAlert]:
-        """Alerts, newest first, that satisfy every filter given; `within` limits them to datasets of those names."""
+        """Return alerts, newest first, that satisfy every given filter; `within` limits them to datasets of those
+        names."""
         query = select(alerts).where(alerts.c.tenant_id == self.tenant_id)
         if after is not None:
             types = [alerts.c.at_us.type, alerts.c.id.type]
@@ -55,44 +56,44 @@ class OutboxReader(Repository):
         return None if row is None else alert_of(row)
 
     def known_ids(self, ids: Collection[UUID]) -> set[UUID]:
-        """Which of these alerts exist."""
+        """Return which of these alerts exist."""
         query = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id, alerts.c.id.in_(ids))
         return set(self.connection.execute(query).scalars())
 
     def has_due(self, now_us: int) -> bool:
-        """Whether an alert is due now."""
+        """Return whether an alert is due now."""
         query = select(alerts.c.id).where(
             alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending", alerts.c.next_us <= now_us
         )
         return self.connection.execute(query.limit(1)).scalar() is not None
 
     def has_more_than(self, rows_max: int) -> bool:
-        """Whether there are more alerts than that."""
+        """Return whether there are more alerts than that."""
         query = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id)
         newest_first = query.order_by(alerts.c.at_us.desc(), alerts.c.id.desc())
         return self.connection.execute(newest_first.offset(rows_max).limit(1)).scalar() is not None
 
 
 class OutboxWriter(OutboxReader):
-    """Adds alerts, leases them to be delivered, and writes what came of it. added: the kinds that it added."""
+    """Adds alerts, leases them for delivery, and records the outcome. added: the kinds that it added."""
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
         self.added: list[AlertKind] = []
 
     def add(self, raised: Sequence[Alert], *, now_us: int) -> list[UUID]:
-        """Add alerts that the outbox does not have yet: to be sent if the tenant has a webhook, otherwise only to be
-        listed. Return the ids of all, in order."""
+        """Add the alerts that the outbox does not have yet: to be sent if the tenant has a webhook, otherwise only to
+        be listed. Return the ids of all, in order."""
         tenant = TenantReader(self.connection, self.tenant_id).current()
         if tenant is None:
-            raise NotFound("There is no such tenant.")
+            raise NotFound("This tenant does not exist any more.")
         events = {id_of(tenant.id, alert): event_of(alert, tenant, at_us=now_us) for alert in raised}
         new = self._insert_events(list(events.values()), now_us=now_us, is_sent=tenant.alerting.webhook is not None)
         self.added += [events[id_]["kind"] for id_ in new]
         return list(events)
 
     def _insert_events(self, events: Sequence[Mapping[str, Any]], *, now_us: int, is_sent: bool) -> list[UUID]:
-        """Return the ids of those that were not there yet."""
+        """Insert events. Return the ids of the new ones."""
         rows = [
             {
                 "tenant_id": self.tenant_id,
@@ -115,7 +116,7 @@ class OutboxWriter(OutboxReader):
         return list(self.connection.execute(self._insert_new(alerts).returning(alerts.c.id), rows).scalars())
 
     def lease(self, *, now_us: int, until_us: int, limit: int) -> list[KeptAlert]:
-        """Take alerts that are due, the first due first, to deliver them now. Until `until_us` nobody else gets them;
+        """Lease alerts that are due, the first due first, to deliver them now. Until `until_us` nobody else gets them;
         if no outcome is recorded by then, they are due again. Each counts as tried."""
         mine = alerts.c.tenant_id == self.tenant_id
         due = (
@@ -143,8 +144,7 @@ class OutboxWriter(OutboxReader):
         delivered_us: int | None = None,
         failure: str | None = None,
     ) -> bool:
-        """Record what came of a leased alert. Nothing is recorded, and False returned, if somebody else has leased it
-        since."""
+        """Record the outcome of a leased alert. If somebody else has leased it since, do nothing and return False."""
         mine = (alerts.c.tenant_id == self.tenant_id, alerts.c.id == leased.id, alerts.c.state == "pending")
         row = {
             "state": state,
@@ -157,7 +157,7 @@ class OutboxWriter(OutboxReader):
         return self.connection.execute(statement).rowcount == 1
 
     def prune(self, *, rows_max: int) -> int:
-        """Remove the tenant's oldest alerts beyond `rows_max`. Return how many those were."""
+        """Remove the tenant's oldest alerts beyond `rows_max`. Return how many were removed."""
         mine = alerts.c.tenant_id == self.tenant_id
         newest_first = (alerts.c.at_us.desc(), alerts.c.id.desc())
         too_old = select(alerts.c.id).where(mine).order_by(*newest_first).offset(rows_max).limit(rows_max)

@@ -1,4 +1,4 @@
-"""All tenants at once: where there is something to look at; and who of several processes looks."""
+"""All tenants at once: where there is something to look at; and which of several processes looks."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _UIDS: Final = frozenset({"tenant_id", "run_id", "id"})
 
 
 class LateRun(NamedTuple):
-    """A run that is due, and whose it is."""
+    """A run that is due, and its tenant."""
 
     tenant_id: UUID
     run_id: UUID
@@ -27,7 +27,7 @@ class LateRun(NamedTuple):
 
 
 class JournalRow(NamedTuple):
-    """Where a journal ends, as its row says. dataset_id: None is the tenant's own."""
+    """Where a journal ends, according to its row. dataset_id: None is the tenant's own."""
 
     tenant_id: UUID
     dataset_id: UUID | None
@@ -36,7 +36,7 @@ class JournalRow(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """How many alerts of a tenant wait to be delivered, and when the first of them is due."""
+    """How many alerts of a tenant wait for delivery, and when the first of them is due."""
 
     tenant_id: UUID
     alerts: int
@@ -44,7 +44,7 @@ class Waiting(NamedTuple):
 
 
 class Ends(NamedTuple):
-    """The tenants of journals whose end does not hold, and the last journal that was looked at."""
+    """The tenants of journals whose end is not consistent, and the last journal that was looked at."""
 
     broken: frozenset[UUID]
     last: tuple[UUID, UUID]
@@ -54,13 +54,13 @@ class Overview(Snapshot):
     """All tenants in one snapshot: ids, numbers, hashes and times, and nothing that a tenant wrote."""
 
     def late_runs(self, *, after: tuple[int, UUID], until_us: int, limit: int) -> list[LateRun]:
-        """Runs that were due after the one and before the time, the first due first."""
+        """Return runs that were due after `after` and before the time, the first due first."""
         given = {"after_us": after[0], "after_id": after[1], "until_us": until_us, "rows_max": limit}
         return [LateRun(row.tenant_id, row.run_id, row.due_us) for row in self._ask("watched_late", **given)]
 
     def ends(self, *, after: tuple[UUID, UUID], limit: int) -> Ends:
-        """Of so many journals the tenants of those whose newest entry is not where the row says, or not what was
-        hashed. `last` is where to go on: the beginning again, once all were looked at."""
+        """Look at this many journals. Return the tenants of those whose newest entry is not where the row has it, or
+        not what was hashed. `last` is where to go on: the beginning again, once all were looked at."""
         given = {"after_tenant": after[0], "after_id": after[1], "rows_max": limit}
         rows = self._ask("watched_ends", **given)
         broken = frozenset(row.tenant_id for row in rows if row.is_broken)
@@ -68,7 +68,7 @@ class Overview(Snapshot):
         return Ends(broken, BEGINNING if is_whole else (rows[-1].tenant_id, rows[-1].id))
 
     def journals(self, *, after: tuple[UUID, UUID], limit: int) -> list[JournalRow]:
-        """Where journals end, by tenant and dataset; of each tenant first its own."""
+        """Return where journals end, by tenant and dataset; for each tenant first its own."""
         given = {"after_tenant": after[0], "after_id": after[1], "rows_max": limit}
         return [
             JournalRow(row.tenant_id, None if row.id == NOBODY else row.id, row.seq, bytes(row.head))
@@ -76,11 +76,11 @@ class Overview(Snapshot):
         ]
 
     def waiting(self) -> list[Waiting]:
-        """Who has alerts that wait to be delivered."""
+        """Return the tenants that have alerts waiting for delivery."""
         return [Waiting(row.tenant_id, row.waiting, row.next_us) for row in self._ask("watched_alerts")]
 
     def positions(self) -> dict[UUID, int]:
-        """How far each tenant's journals have come, together: a number that every entry makes greater."""
+        """Return how far each tenant's journals have come, together: a number that every entry increases."""
         return {row.tenant_id: row.position for row in self._ask("watched_positions")}
 
     def _ask(self, name: str, **given: Any) -> Sequence[Row[Any]]:
@@ -100,10 +100,10 @@ def _statement(name: str, dialect: str) -> TextualSelect:
 
 
 class Leases(Snapshot):
-    """Who of several processes does what one alone is to do. Its time is the database's, so that clocks may differ."""
+    """Which of several processes does a task that only one may do. The database's time counts, so clocks may differ."""
 
     def hold(self, name: str, holder: UUID, *, now_us: int, until_us: int) -> bool:
-        """Take or renew a lease, unless somebody else has it now. Return whether it is held."""
+        """Take or renew a lease, unless another process has it now. Return whether it is held."""
         row = {"name": name, "holder": holder, "until_us": until_us}
         insert = postgresql.insert if self.connection.dialect.name == "postgresql" else sqlite.insert
         statement = insert(leases).values(row)

@@ -24,7 +24,7 @@ class ProposalReader(Repository):
         return None if row is None else proposal_of(row)
 
     def page(self, *, after: tuple[int, UUID] | None, limit: int, state: str | None, now_us: int) -> list[Proposal]:
-        """Proposals, newest first; `expired` is an open one whose time is up."""
+        """Return proposals, newest first; `expired` is an open one whose time is over."""
         query = select(proposals).where(proposals.c.tenant_id == self.tenant_id)
         if after is not None:
             types = [proposals.c.created_us.type, proposals.c.id.type]
@@ -38,7 +38,7 @@ class ProposalReader(Repository):
         return [proposal_of(row) for row in self.connection.execute(newest_first)]
 
     def open_on(self, dataset_ids: Collection[UUID]) -> list[Proposal]:
-        """The open proposals on these datasets."""
+        """Return the open proposals on these datasets."""
         query = select(proposals).where(
             proposals.c.tenant_id == self.tenant_id,
             proposals.c.dataset_id.in_(dataset_ids),
@@ -47,7 +47,7 @@ class ProposalReader(Repository):
         return [proposal_of(row) for row in self.connection.execute(query)]
 
     def ids(self, dataset_id: UUID) -> set[UUID]:
-        """The proposals whose rows are this dataset's."""
+        """Return the proposals whose rows belong to this dataset."""
         query = select(proposals.c.id).where(
             proposals.c.tenant_id == self.tenant_id, proposals.c.dataset_id == dataset_id
         )
@@ -55,7 +55,7 @@ class ProposalReader(Repository):
 
 
 class ProposalWriter(ProposalReader):
-    """Saves what a decision changed of proposals."""
+    """Saves the proposals that a decision changed."""
 
     def save(self, before: Books, after: Books) -> None:
         """Write the proposals that are new or were answered."""

@@ -1,4 +1,4 @@
-"""What every noun's reader and writer has: a connection, and whose rows it sees."""
+"""What every noun's reader and writer has: a connection, and the tenant whose rows it sees."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Repository:
         self.tenant_id = tenant_id
 
     def _insert_new(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        """INSERT … ON CONFLICT DO NOTHING."""
+        """Return INSERT … ON CONFLICT DO NOTHING."""
         return self._insert(table).on_conflict_do_nothing()
 
     def _insert(self, table: Table) -> postgresql.Insert | sqlite.Insert:
-        """INSERT … ON CONFLICT, which both databases have and SQLAlchemy keeps apart."""
+        """Return INSERT … ON CONFLICT, which both databases have and SQLAlchemy keeps apart."""
         is_postgresql = self.connection.dialect.name == "postgresql"
         return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
     def _add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows that have the same columns, in one statement or one call of the driver, whatever their number."""
+        """Insert rows with the same columns, in one statement or one call of the driver, whatever their number."""
         if not rows:
             return
         names = tuple(rows[0])
@@ -40,7 +40,7 @@ class Repository:
             self.connection.exec_driver_sql(_of_values(table, names, 1), values)
 
     def _add_new_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: str) -> set[str]:
-        """Insert those of the rows that break no key, in order. Return the ids of these, a column's, as text."""
+        """Insert those of the rows that break no key, in order. Return their ids, from one column, as text."""
         names = tuple(rows[0])
         end = f" ON CONFLICT DO NOTHING RETURNING {returning}"
         if self.connection.dialect.name == "postgresql":
@@ -56,17 +56,17 @@ class Repository:
 
 
 _ROWS_OF_STATEMENT_MAX = 1000
-"""Of SQLite, which takes some 32,000 values in one statement."""
+"""For SQLite, which takes about 32,000 values in one statement."""
 
 
 def _as_text(value: Any) -> Any:
-    """A value as SQLite keeps it: its tables know no UUID."""
+    """Return a value as SQLite stores it: its tables have no UUID type."""
     return str(value) if isinstance(value, UUID) else value
 
 
 @functools.cache
 def _from_arrays(table: Table, names: tuple[str, ...]) -> str:
-    """INSERT of rows that come as one array for each column. PostgreSQL takes them in order."""
+    """Return an INSERT of rows that come as one array for each column. PostgreSQL takes them in order."""
     dialect = postgresql.dialect()
     types = [table.c[name].type.compile(dialect) for name in names]
     # As binary: text arrays would escape every quote of an entry.

@@ -1,4 +1,4 @@
-"""Rows of the tables as the nouns of `ledger.core.amounts`, and back."""
+"""From rows of the tables to the nouns of `ledger.core`, and back."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def _amount_if_any(row: Row[Any], part: str) -> Amount | None:
 
 
 def amount_row(part: str, amount: Amount | None) -> dict[str, int | None]:
-    """The two columns of an amount; of none, NULLs."""
+    """Return the two columns of an amount; NULLs for None."""
     return {
         f"{part}_mu_sq_pico": None if amount is None else amount.mu_sq_pico,
         f"{part}_delta_atto": None if amount is None else amount.delta_atto,
@@ -45,7 +45,7 @@ def amount_row(part: str, amount: Amount | None) -> dict[str, int | None]:
 
 
 def account_of(row: Row[Any]) -> Account:
-    """An account, with its four amounts."""
+    """Return an account, with its four amounts."""
     principal = None if row.principal_id == NOBODY else row.principal_id
     return Account(
         AccountKey(row.dataset_id, row.partition or None, row.project or None, principal),
@@ -57,7 +57,7 @@ def account_of(row: Row[Any]) -> Account:
 
 
 def key_row(key: AccountKey) -> dict[str, Any]:
-    """Which account it is, as that is written."""
+    """Return the columns that identify an account."""
     return {
         "dataset_id": key.dataset_id,
         "partition": key.partition or "",
@@ -67,7 +67,7 @@ def key_row(key: AccountKey) -> dict[str, Any]:
 
 
 def amounts_row(account: Account) -> dict[str, Any]:
-    """What of an account changes, as it is written."""
+    """Return the columns of an account that change."""
     return {
         **amount_row("limit", account.limit),
         **amount_row("spent", account.spent),
@@ -77,7 +77,7 @@ def amounts_row(account: Account) -> dict[str, Any]:
 
 
 def definition_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Definition:
-    """What never changes of a dataset; `lineage` are its ancestors, as (ancestor_id, position, name)."""
+    """Return what never changes of a dataset; `lineage` are its ancestors, as (ancestor_id, position, name)."""
     parents = sorted((line for line in lineage if line.position is not None), key=lambda line: int(line.position))
     return Definition(
         row.id,
@@ -94,7 +94,7 @@ def definition_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> 
 
 
 def dataset_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Dataset:
-    """A dataset; `lineage` as for `definition_of`."""
+    """Return a dataset; `lineage` as for `definition_of`."""
     return Dataset(
         definition_of(row, lineage),
         title=row.title,
@@ -118,12 +118,12 @@ def _fair_use(text: str | None) -> FairUse:
 
 
 def project_of(row: Row[Any]) -> Project:
-    """A project's share."""
+    """Return a project's share."""
     return Project(row.dataset_id, row.name, chain.parse(row.budget), _amount(row, "limit"))
 
 
 def proposal_of(row: Row[Any]) -> Proposal:
-    """What waits for a second person, or did."""
+    """Return a change that waits for a second person, or did."""
     return Proposal(
         row.id,
         row.kind,
@@ -138,7 +138,7 @@ def proposal_of(row: Row[Any]) -> Proposal:
 
 
 def run_of(row: Row[Any]) -> Run:
-    """A run; a refused one has no cost."""
+    """Return a run; a refused one has no cost."""
     return Run(
         row.id,
         row.principal_id,
@@ -154,7 +154,7 @@ def run_of(row: Row[Any]) -> Run:
 
 
 def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
-    """A run as it is written."""
+    """Return the row of a run."""
     return {
         "tenant_id": tenant_id,
         "id": run.id,
@@ -172,17 +172,17 @@ def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
 
 
 def entry_of(row: Row[Any]) -> Entry:
-    """An entry, with the bytes that were hashed."""
+    """Return an entry, with the bytes that were hashed."""
     return Entry(row.dataset_id, row.seq, row.kind, row.at_us, row.run_id, row.body, row.hash)
 
 
 def tenant_of(row: Row[Any]) -> Tenant:
-    """A tenant."""
+    """Return a tenant."""
     return Tenant(row.tenant_id, row.name, bool(row.second_steward), row.seq, row.head, alerting_of(row.alerting))
 
 
 def alerting_of(text: str | None) -> Alerting:
-    """What a tenant wants to be told of; what everyone is told of where it said nothing."""
+    """Return a tenant's alert settings; the defaults if it set none."""
     if text is None:
         return DEFAULT_ALERTING
     facts = chain.parse(text)
@@ -196,7 +196,7 @@ def alerting_of(text: str | None) -> Alerting:
 
 
 def alert_of(row: Row[Any]) -> KeptAlert:
-    """An alert, with the event as it is signed."""
+    """Return an alert, with the event as it is signed."""
     return KeptAlert(
         row.id,
         row.kind,
@@ -211,7 +211,7 @@ def alert_of(row: Row[Any]) -> KeptAlert:
 
 
 def key_of(row: Row[Any]) -> Key:
-    """A key from its row."""
+    """Return a key from its row."""
     return Key(
         row.id,
         row.principal_id,

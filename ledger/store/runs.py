@@ -53,9 +53,9 @@ class RunReader(Repository):
         principal_id: UUID | None = None,
         within: frozenset[str] | None = None,
     ) -> list[Run]:
-        """Runs, newest first, that satisfy every filter given; `within` limits them to datasets of those names.
+        """Return runs, newest first, that satisfy every given filter; `within` limits them to datasets of those names.
 
-        Each dataset's newest are read by themselves, along an index, and merged.
+        Each dataset's newest are read separately, along an index, and merged.
         """
         if within is not None:
             newest: dict[UUID, Run] = {}
@@ -104,8 +104,8 @@ class RunReader(Repository):
         return [run_of(row) for row in self.connection.execute(newest_first)]
 
     def places(self, run_ids: Sequence[UUID]) -> dict[UUID, list[tuple[str, int]]]:
-        """Of each of these runs the datasets that it touches, by name, each with the number of the entry there that
-        decided it, in the order in which answers name them."""
+        """Return for each of these runs the datasets that it touches, by name, each with the number of the entry there
+        that decided it, in the order in which answers name them."""
         query = (
             select(places.c.run_id, datasets.c.name, places.c.seq)
             .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
@@ -120,7 +120,8 @@ class RunReader(Repository):
     def place_page(
         self, dataset_id: UUID, *, after: tuple[int, UUID] | None, limit: int
     ) -> list[tuple[UUID, int, UUID, int]]:
-        """Where runs were decided in a dataset, oldest first: run, seq, principal, and when. after: when, and which."""
+        """Return where runs were decided in a dataset, oldest first: run, seq, principal, and time. after: a time and a
+        run."""
         parts = (places.c.created_us, places.c.run_id)
         query = select(places.c.run_id, places.c.seq, places.c.principal_id, places.c.created_us).where(
             places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id
@@ -131,14 +132,14 @@ class RunReader(Repository):
         return [(row.run_id, row.seq, row.principal_id, row.created_us) for row in rows]
 
     def unplaced(self) -> UUID | None:
-        """A run that has a row and was decided in no dataset. There must be none."""
+        """Return a run that has a row and was decided in no dataset. There must be none."""
         placed = select(places.c.run_id).where(places.c.tenant_id == self.tenant_id, places.c.run_id == runs.c.id)
         query = select(runs.c.id).where(runs.c.tenant_id == self.tenant_id, not_(placed.exists())).limit(1)
         run_id: UUID | None = self.connection.execute(query).scalar()
         return run_id
 
     def due(self, run_ids: Sequence[UUID], *, until_us: int) -> list[tuple[Run, Parent, int]]:
-        """Those of these runs that are due before then, the first due first: each once for every dataset that it
+        """Return those of these runs that are due before then, the first due first: each once for every dataset that it
         touches, with that dataset and the number of the entry there that decided it."""
         query = (
             select(runs, places.c.dataset_id, places.c.seq, datasets.c.name)
@@ -151,7 +152,7 @@ class RunReader(Repository):
         return [(run_of(row), Parent(row.dataset_id, row.name), row.seq) for row in rows]
 
     def reported(self, dataset_ids: Sequence[UUID]) -> dict[UUID, frozenset[UUID]]:
-        """Of each of these datasets the runs whose reported numbers wait for a steward."""
+        """Return for each of these datasets the runs whose reported numbers wait for a steward."""
         query = (
             select(places.c.dataset_id, places.c.run_id)
             .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
@@ -166,8 +167,8 @@ class RunReader(Repository):
     def approved_since(
         self, dataset_ids: Sequence[UUID], *, since_us: int, limit: int
     ) -> dict[UUID, list[tuple[Run, Entry]]]:
-        """The runs that each of these datasets approved since then, the newest `limit` of each, newest first, with the
-        entry there that approved it. One statement for all."""
+        """Return the runs that each of these datasets approved since then, the newest `limit` of each, newest first,
+        with the entry there that approved it. One statement for all."""
         newest = [self._approved(dataset_id, since_us=since_us, limit=limit) for dataset_id in dataset_ids]
         approved: dict[UUID, list[tuple[Run, Entry]]] = {dataset_id: [] for dataset_id in dataset_ids}
         for row in self.connection.execute(union_all(*newest)) if newest else ():
@@ -206,7 +207,7 @@ class RunReader(Repository):
         return select(query.subquery())
 
     def newest_times(self, dataset_id: UUID, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
-        """When a principal's newest runs on a dataset were decided, oldest first."""
+        """Return when a principal's newest runs on a dataset were decided, oldest first."""
         newest = (
             select(places.c.created_us)
             .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
@@ -217,7 +218,7 @@ class RunReader(Repository):
         return tuple(reversed(self.connection.execute(newest).scalars().all()))
 
     def newest_refusals(self, principal_id: UUID, *, limit: int) -> tuple[int, ...]:
-        """When a principal's newest runs were refused, oldest first."""
+        """Return when a principal's newest runs were refused, oldest first."""
         newest = (
             select(runs.c.created_us)
             .where(runs.c.tenant_id == self.tenant_id, runs.c.principal_id == principal_id, runs.c.state == "refused")
@@ -228,7 +229,7 @@ class RunReader(Repository):
 
 
 class RunWriter(RunReader):
-    """Saves what a decision changed of runs."""
+    """Saves the runs that a decision changed."""
 
     def save(self, before: Books, after: Books) -> None:
         """Write the runs that are new, with their places, or have another state."""
@@ -270,7 +271,7 @@ class RunWriter(RunReader):
 
 
 def _due_between(from_us: int | None, until_us: int | None) -> Iterator[ColumnElement[bool]]:
-    """Due before the one time, and not before the other; what has no due time is never due."""
+    """Return the condition: due before the one time, and not before the other. Without a due time it is never due."""
     if until_us is not None:
         yield runs.c.due_us < until_us
     if from_us is not None:

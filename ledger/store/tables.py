@@ -1,11 +1,11 @@
 """The schema, for PostgreSQL and SQLite alike.
 
 Every table of a tenant has `tenant_id` first in its primary key and in every unique key, so that one tenant cannot
-learn of another through a collision, and the schema can be distributed by tenant. On PostgreSQL every such table has
-row-level security besides, forced on its owner too: a statement that forgets its tenant sees and writes nothing. Times
-are integer microseconds (`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint
-or a trigger checks here once more, so that a faulty program cannot break it: amounts are never negative, `spent + held
-<= limit + overdrawn`, and an entry is added at the end of its journal or not at all.
+learn of another through a collision, and the schema can be distributed by tenant. On PostgreSQL every such table also
+has row-level security, forced on its owner too: a statement that forgets its tenant sees and writes nothing. Times are
+integer microseconds (`_us`), amounts are two 64-bit integers. What the code checks before it writes, a constraint or a
+trigger checks here again, so that a faulty program cannot break it: amounts are never negative, `spent + held <=
+limit + overdrawn`, and an entry is added at the end of its journal or not at all.
 """
 
 from __future__ import annotations
@@ -66,9 +66,9 @@ class Uid(TypeDecorator[UUID]):
 
 Big: Final = BigInteger().with_variant(Integer(), "sqlite")
 NOBODY: Final = UUID(int=0)
-"""Stands in a key where an account is no principal's."""
+"""Takes the place of a principal in the key of an account that is not a principal's."""
 LIMIT_MU_SQ_PICO_MAX: Final = 10**18
-"""A budget's mu is at most 1000. With this bound no expression in a constraint can pass 2^63."""
+"""A budget's mu is at most 1000. With this bound no expression in a constraint can exceed 2^63."""
 
 metadata = MetaData()
 _IS_OPEN: Final = text("due_us IS NOT NULL")
@@ -76,12 +76,12 @@ _IS_PENDING: Final = text("state = 'pending'")
 
 
 def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
-    """The two columns of an amount."""
+    """Return the two columns of an amount."""
     return [Column(f"{name}_{quantity}", Big, nullable=nullable) for quantity in ("mu_sq_pico", "delta_atto")]
 
 
 def _limit_range(table: str, name: str) -> CheckConstraint:
-    """That a limit is one, or that there is none."""
+    """Return the condition that a limit is in range, or NULL."""
     mu, delta = f"{name}_mu_sq_pico", f"{name}_delta_atto"
     return CheckConstraint(
         f"({mu} IS NULL) = ({delta} IS NULL) AND ({mu} IS NULL OR ({mu} >= 0 AND {mu} <= {LIMIT_MU_SQ_PICO_MAX}"
@@ -91,7 +91,8 @@ def _limit_range(table: str, name: str) -> CheckConstraint:
 
 
 def _within(quantity: str) -> list[CheckConstraint]:
-    """The invariant of one quantity. Written as a difference, so that it cannot overflow (see LIMIT_MU_SQ_PICO_MAX)."""
+    """Return the invariant of one quantity, written as a difference, so that it cannot overflow (see
+    LIMIT_MU_SQ_PICO_MAX)."""
     limit, spent, held, overdrawn = (f"{part}_{quantity}" for part in ("limit", "spent", "held", "overdrawn"))
     return [
         CheckConstraint(
@@ -104,7 +105,7 @@ def _within(quantity: str) -> list[CheckConstraint]:
 
 
 def _of_tenant(name: str, *parts: Any, key: tuple[str, ...], sqlite_with_rowid: bool = True) -> Table:
-    """A table that belongs to tenants: `tenant_id` first, in the primary key too."""
+    """Return a table that belongs to tenants: `tenant_id` first, in the primary key too."""
     return Table(
         name,
         metadata,
@@ -122,8 +123,8 @@ def _references(name: str, columns: tuple[str, ...], table: str, remote: tuple[s
     )
 
 
-# `seq` and `head` are the newest number and hash of the tenant's own journal: of keys, roles and policies. `alerting`
-# is what the tenant wants to be told of, as JSON; NULL is what everyone is told of who said nothing.
+# `seq` and `head` are the newest number and hash of the tenant's own journal of keys, roles and policies. `alerting` is
+# the tenant's alert settings, as JSON; NULL means the defaults.
 tenants = Table(
     "tenants",
     metadata,
@@ -141,7 +142,7 @@ tenants = Table(
     sqlite_strict=True,
 )
 
-# The operator is no tenant's: its keys stand apart, and open nothing that belongs to a tenant.
+# The operator belongs to no tenant: its keys are separate, and open nothing that belongs to a tenant.
 operator_keys = Table(
     "operator_keys",
     metadata,
@@ -155,7 +156,7 @@ operator_keys = Table(
     sqlite_strict=True,
 )
 
-# Of what one server process alone is to do, who does it and until when. It belongs to no tenant.
+# For tasks of one server process only: which one does it, and until when. It belongs to no tenant.
 leases = Table(
     "leases",
     metadata,
@@ -223,7 +224,7 @@ datasets = _of_tenant(
     key=("id",),
 )
 
-# Of every dataset each dataset that it is derived from, directly or through others. It never changes.
+# For every dataset each dataset that it is derived from, directly or through others. It never changes.
 lineage = _of_tenant(
     "lineage",
     Column("dataset_id", Uid, nullable=False),
@@ -247,7 +248,7 @@ projects = _of_tenant(
     key=("dataset_id", "name"),
 )
 
-# The parts of a key are never NULL, so that it tells accounts apart: '' and NOBODY stand for none.
+# The parts of a key are never NULL, so that the key identifies accounts: '' and NOBODY mean none.
 accounts = _of_tenant(
     "accounts",
     Column("dataset_id", Uid, nullable=False),
@@ -259,7 +260,7 @@ accounts = _of_tenant(
     CheckConstraint(f"project = '' OR principal_id = '{NOBODY}'", name="accounts_holder"),
     *_within("mu_sq_pico"),
     *_within("delta_atto"),
-    # By what is asked for in a dataset: the base accounts, those of some partitions, a project's.
+    # By what a dataset's readers select: the base accounts, those of some partitions, a project's.
     key=("dataset_id", "project", "principal_id", "partition"),
 )
 
@@ -347,7 +348,7 @@ tenant_entries = _of_tenant(
     sqlite_with_rowid=False,
 )
 
-# What one steward asked for and a second one has to approve. `body` is all that it takes to do it.
+# What one steward proposed and a second one must approve. `body` is everything needed to do it.
 proposals = _of_tenant(
     "proposals",
     Column("id", Uid, nullable=False),
@@ -370,7 +371,7 @@ proposals = _of_tenant(
     key=("id",),
 )
 
-# Idempotency keys are a principal's own: nobody takes another's, nor learns which ones there are.
+# Idempotency keys belong to a principal: nobody can use another's, or learn which exist.
 claims = _of_tenant(
     "claims",
     Column("principal_id", Uid, nullable=False),
@@ -382,8 +383,8 @@ claims = _of_tenant(
     key=("principal_id", "key"),
 )
 
-# What a tenant is told of, and how far the telling came: an outbox, filled in the transaction that gave the reason.
-# `body` is the event as it is signed. Bounded by `ledger.alerting.watch`, oldest out first.
+# Alerts, and the state of their delivery: an outbox, filled in the transaction that raised them. `body` is the event as
+# it is signed. Bounded by `ledger.alerting.watch`, which removes the oldest first.
 alerts = _of_tenant(
     "alerts",
     Column("id", Uid, nullable=False),
@@ -414,7 +415,7 @@ alerts = _of_tenant(
     key=("id",),
 )
 
-# A cache and no record: rows come and go, and nothing refers to one.
+# A cache, not a record: rows come and go, and nothing refers to one.
 certificates = _of_tenant(
     "certificates",
     Column("digest", LargeBinary, nullable=False),
@@ -446,9 +447,9 @@ for _journal, _same in ((entries, OF_DATASET), (tenant_entries, OF_TENANT)):
 
 # --- one tenant's rows, whatever a statement forgets -----------------------------------------------------------------
 #
-# A transaction says whose it is (`ledger.store`), with SET LOCAL, so that nothing of it is left to the next one on the
-# connection. Afterwards the setting reads '', not NULL: NULLIF makes both a tenant that there is not. Only who migrates
-# may list the tenants' names: to check every journal, and to let an admin back in.
+# A transaction sets its tenant (`ledger.store`), with SET LOCAL, so that nothing of it is left to the next one on the
+# connection. Afterwards the setting reads '', not NULL: NULLIF makes both a tenant that does not exist. Only the role
+# that migrates may list the tenants' names: to check every journal, and to let an admin back in.
 
 
 for _table in metadata.tables.values():
@@ -460,14 +461,15 @@ for _name in WATCHED:
 for _statement in functions():
     event.listen(metadata, "after_create", DDL(_statement.replace("%", "%%")).execute_if(dialect="postgresql"))
 FAMILIAR_BYTES: Final = 8
-"""How much of a key's digest is told where its tenant is not known: enough to tell keys apart, and of no other use."""
+"""How much of a key's digest is returned before its tenant is known: enough to tell keys apart, and of no other use."""
 after_create(
     keys,
     "postgresql",
     "CREATE POLICY keys_owner ON keys FOR SELECT TO CURRENT_USER"
     " USING (current_setting('app.telling_familiar', true) = 'on')",
-    # Which keys are no guesses, before it is known whose they are. No tenant, name or role, and of no key its digest.
-    # The policy above lets the owner see keys in this function alone, which sets what it asks for.
+    # Which keys were valid before, for callers whose tenant is not known yet. It returns no tenant, name or role, and
+    # only the beginning of each digest. The policy above lets the owner see keys in this function only, which sets what
+    # it asks for.
     f"""CREATE FUNCTION familiar_keys(rows_max bigint) RETURNS SETOF bytea LANGUAGE plpgsql STABLE SECURITY DEFINER
 SET search_path = pg_catalog, pg_temp
 AS $$ BEGIN

@@ -31,11 +31,11 @@ class TenantWriter(TenantReader):
     """Makes the tenant and changes its settings."""
 
     def lock(self) -> Tenant | None:
-        """The tenant, locked, which protects its own journal: the last lock that a transaction takes."""
+        """Return the tenant, locked, which protects its own journal: the last lock that a transaction takes."""
         return self._one(select(tenants).with_for_update(key_share=True))
 
     def lock_policy(self) -> Tenant | None:
-        """The tenant, locked against changes, together with others who lock it so."""
+        """Return the tenant, locked against changes, with a lock that several transactions can share."""
         return self._one(select(tenants).with_for_update(read=True))
 
     def add(self, name: str, *, now_us: int) -> None:
@@ -55,7 +55,7 @@ class TenantWriter(TenantReader):
         self.connection.execute(update(tenants).where(tenants.c.tenant_id == self.tenant_id), row)
 
     def set_alerting(self, alerting: Alerting) -> None:
-        """Set which alerts the tenant gets. Without a webhook, what waits to be sent is not sent any more."""
+        """Set which alerts the tenant gets. Without a webhook, waiting alerts are not sent any more."""
         row = {"alerting": chain.canonical(alerting.facts())}
         self.connection.execute(update(tenants).where(tenants.c.tenant_id == self.tenant_id), row)
         if alerting.webhook is None:

@@ -46,7 +46,8 @@ class Snapshot:
         self.connection = connection
 
     def now_us(self) -> int:
-        """The database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were had."""
+        """Return the database's clock. On PostgreSQL clock_timestamp(): now() would be the time before the locks were
+        granted."""
         return int(self.connection.execute(_CLOCK[self.connection.dialect.name]).scalar_one())
 
 
@@ -79,7 +80,7 @@ class Reading(Snapshot):
 class Writing(Reading):
     """Changes one tenant's rows, in one transaction that its opener commits.
 
-    Accounts, runs and proposals change with the books alone.
+    Accounts, runs and proposals change only with the books.
     """
 
     tenants: TenantWriter
@@ -102,7 +103,8 @@ class Writing(Reading):
         self.certificates = CertificateWriter(connection, tenant_id)
 
     def times(self, dataset_ids: Iterable[UUID]) -> tuple[int, int]:
-        """The database's clock, and the latest time in the journals of these locked datasets: 0 if there is none."""
+        """Return the database's clock, and the latest time in the journals of these locked datasets: 0 if there is
+        none."""
         values = {"tenant": self.tenant_id, "ids": list(dataset_ids)}
         clock_us, newest_us = self.connection.execute(_TIMES[self.connection.dialect.name], values).one()
         return int(clock_us), newest_us or 0

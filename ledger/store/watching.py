@@ -1,9 +1,9 @@
-"""What one process asks of all tenants at once, to find the few that it has to look at.
+"""What one process asks of all tenants at once, to find the few that it must look at.
 
-The same statements on both databases. On PostgreSQL they stand in functions of the owner's, since row-level security
+The same statements on both databases. On PostgreSQL they are in functions of the owner's, because row-level security
 shows the server's role one tenant at a time: they return ids, numbers, hashes and times, and nothing that a tenant
-wrote. The owner sees all tenants' rows inside of these functions alone: a policy asks for the setting that they make
-for themselves, and another role gains nothing by making it.
+wrote. The owner sees all tenants' rows only inside these functions: a policy asks for the setting that they make for
+themselves, and another role gains nothing by making it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Final
 
 SETTING: Final = "app.watching"
 WATCHED: Final = ("datasets", "runs", "entries", "tenant_entries", "alerts")
-"""The tables that the functions read, beside `tenants`, of which the owner sees every row anyway."""
+"""The tables that the functions read, except `tenants`, of which the owner sees every row anyway."""
 
 # Runs that are due, the first due first, after one of them.
 LATE: Final = """SELECT r.tenant_id, r.id AS run_id, r.due_us
@@ -20,7 +20,7 @@ FROM {schema}runs r
 WHERE r.due_us < {until_us} AND (r.due_us, r.id) > ({after_us}, {after_id})
 ORDER BY r.due_us, r.id LIMIT {rows_max}"""
 
-# Journals, as their rows say where they end, after one of them: of each tenant first its own, whose id is zero.
+# Where journals end according to their rows, after one of them: for each tenant first its own, whose id is zero.
 JOURNALS: Final = """SELECT j.tenant_id, j.id, j.seq, j.head
 FROM (SELECT * FROM (SELECT t.tenant_id, {nobody} AS id, t.seq, t.head FROM {schema}tenants t
                      WHERE t.tenant_id > {after_tenant}
@@ -31,8 +31,8 @@ FROM (SELECT * FROM (SELECT t.tenant_id, {nobody} AS id, t.seq, t.head FROM {sch
                      ORDER BY d.tenant_id, d.id LIMIT {rows_max}) ours) j
 ORDER BY j.tenant_id, j.id LIMIT {rows_max}"""
 
-# Of so many journals those whose newest entry is not where the row says, or not what was hashed; and the last of them,
-# with how many were looked at. Each entry is asked for by its number, never as the greatest there is.
+# Of this many journals those whose newest entry is not where the row has it, or not what was hashed; and the last of
+# them, with how many were looked at. Each entry is read by its number, never as the greatest one.
 _ENDS: Final = """SELECT c.tenant_id, c.id, c.is_broken, c.looked
 FROM (SELECT j.tenant_id, j.id, count(*) OVER () AS looked,
              lead(j.id) OVER (ORDER BY j.tenant_id, j.id) IS NULL AS is_last,
@@ -53,11 +53,11 @@ _OWN: Final = _IS_BROKEN % {"table": "tenant_entries", "mine": "e.tenant_id = j.
 _OURS: Final = _IS_BROKEN % {"table": "entries", "mine": "e.tenant_id = j.tenant_id AND e.dataset_id = j.id"}
 ENDS: Final = (_ENDS % {"journals": JOURNALS}).replace("{own}", _OWN).replace("{ours}", _OURS)
 
-# Who has alerts that wait to be delivered, how many, and when the first of them is due.
+# Who has alerts that wait for delivery, how many, and when the first of them is due.
 WAITING: Final = """SELECT a.tenant_id, count(*) AS waiting, min(a.next_us) AS next_us
 FROM {schema}alerts a WHERE a.state = 'pending' GROUP BY a.tenant_id ORDER BY a.tenant_id"""
 
-# How far each tenant's journals have come, together: any entry in any of them makes it more.
+# How far each tenant's journals have come, together: any entry in any of them increases it.
 POSITIONS: Final = """SELECT t.tenant_id,
        CAST(t.seq + coalesce((SELECT sum(d.seq) FROM {schema}datasets d WHERE d.tenant_id = t.tenant_id), 0) AS bigint)
        AS position
@@ -69,7 +69,7 @@ _PARAMETERS: Final = ("until_us", "after_us", "after_id", "after_tenant", "rows_
 
 
 def on_sqlite(template: str) -> str:
-    """A statement with named parameters."""
+    """Return a statement with named parameters."""
     return template.format(
         schema="",
         nobody=f"'{_NOBODY}'",
@@ -102,13 +102,13 @@ FUNCTIONS: Final = {
 
 
 def policy(table: str) -> str:
-    """The statement that shows the owner every tenant's rows of a table, inside of these functions."""
+    """Return the statement that shows the owner every tenant's rows of a table, inside these functions only."""
     seen = f"current_setting('{SETTING}', true) = 'on'"
     return f"CREATE POLICY {table}_watched ON {table} FOR SELECT TO CURRENT_USER USING ({seen})"
 
 
 def functions() -> list[str]:
-    """The statements that make the functions, for nobody yet."""
+    """Return the statements that make the functions, which nobody may call yet."""
     return [statement for name in FUNCTIONS for statement in _function(name)]
 
 
@@ -143,4 +143,4 @@ def _signature(name: str) -> str:
 
 
 GRANTS: Final = tuple(map(_signature, FUNCTIONS))
-"""The functions, as a grant names them."""
+"""Return the functions in the form of a grant."""

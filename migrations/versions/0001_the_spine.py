@@ -11,7 +11,7 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Written out apart from ledger/store/tables.py: that one says what the schema is, this one what it was when this ran.
+# Independent of ledger/store/tables.py: that is the schema now, this is the schema when this migration ran.
 UID = sa.Text().with_variant(postgresql.UUID(), "postgresql")
 BIG = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 

@@ -1,7 +1,7 @@
 """Accounts of partitions, projects and principals; runs on several datasets; lineage.
 
 A database of version 2 has one account for each dataset and one dataset for each run. Its rows move into the new tables
-unchanged; its journals stay as they are, and go on being read.
+unchanged; its journals stay unchanged, and remain readable.
 """
 
 from typing import Any
@@ -45,7 +45,8 @@ def of_dataset(table: str, *names: str) -> list[sa.ForeignKeyConstraint]:
 
 
 def set_aside(table: str) -> None:
-    """Constraints and indexes keep their names only if the old table is gone before the new one is made."""
+    """Rename a table. Constraints and indexes can keep their names only if the old table is gone before the new one is
+    made."""
     op.execute(f"CREATE TABLE old_{table} AS SELECT * FROM {table}")
     op.drop_table(table)
 
@@ -83,8 +84,7 @@ def datasets_on_postgresql() -> None:
 
 
 def datasets_on_sqlite() -> None:
-    """SQLite changes no constraint of a table. Its rows come back before the transaction ends, to those that refer to
-    them."""
+    """Rebuild the table: SQLite cannot change constraints. The rows are back before the transaction ends."""
     op.execute("PRAGMA defer_foreign_keys = ON")
     set_aside("datasets")
     op.create_table(

@@ -53,7 +53,7 @@ def tenants_on_postgresql() -> None:
 
 
 def tenants_on_sqlite() -> None:
-    """As in version 3 for datasets: the rows come back before the transaction ends."""
+    """Rebuild the table, as version 3 does for datasets: the rows are back before the transaction ends."""
     op.execute("PRAGMA defer_foreign_keys = ON")
     op.execute("CREATE TABLE old_tenants AS SELECT * FROM tenants")
     op.drop_table("tenants")

@@ -1,4 +1,4 @@
-"""Alerts: what a tenant is told of, and the outbox that tells it."""
+"""Alerts: the tenant's settings for them, and the outbox that delivers them."""
 
 from typing import Any
 

@@ -1,6 +1,6 @@
-"""Idempotency keys of principals; more that takes two people; numbers that were reported and are to be confirmed.
+"""Idempotency keys of principals; more changes that need two people; reported numbers that wait for confirmation.
 
-A key that was claimed stays the claim of the principal that made it, which its row names already.
+An idempotency key stays with the principal that used it, which its row names already.
 """
 
 from typing import Any
@@ -35,7 +35,7 @@ def on_postgresql() -> None:
 
 
 def set_aside(table: str) -> None:
-    """SQLite changes no constraint of a table. Nothing refers to these two."""
+    """Rename a table: SQLite cannot change constraints. No other table refers to these two."""
     op.execute(f"CREATE TABLE old_{table} AS SELECT * FROM {table}")
     op.drop_table(table)
 

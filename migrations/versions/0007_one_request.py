@@ -1,4 +1,4 @@
-"""The order of a run's datasets, of which the first has the request; an index of what was refused."""
+"""The order of a run's datasets, of which the first has the request; an index of refused runs."""
 
 import json
 from collections.abc import Mapping
@@ -28,13 +28,13 @@ ONE = sa.text(
 
 
 def named(request: Mapping[str, Any]) -> dict[str, int]:
-    """The datasets that a request names, in order."""
+    """Return the datasets that a request names, in order."""
     uses = request.get("datasets", ())
     return {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
 
 
 def order(bind: sa.Connection, tenant: Any) -> None:
-    """Those that a run's request names as it names them, then those that they come from, by name."""
+    """Return the datasets that a run's request names, in that order, then those that they come from, by name."""
     bind.execute(ALL_FIRST, {"tenant": tenant})
     by_run: dict[Any, list[Any]] = {}
     for row in bind.execute(OF_SEVERAL, {"tenant": tenant}):
@@ -55,7 +55,7 @@ def upgrade() -> None:
     bind = op.get_bind()
     on_postgresql = bind.dialect.name == "postgresql"
     for tenant in bind.execute(sa.text("SELECT tenant_id FROM tenants")).scalars().all():
-        if on_postgresql:  # row-level security holds for the owner too
+        if on_postgresql:  # row-level security applies to the owner too
             bind.execute(sa.text("SELECT set_config('app.tenant_id', :tenant, true)"), {"tenant": str(tenant)})
         order(bind, tenant)
     if on_postgresql:

@@ -1,4 +1,4 @@
-"""Finding what moved among all tenants with a few statements, by one process: functions, indexes, leases."""
+"""Find changes among all tenants with a few statements, in one process: functions, indexes, leases."""
 
 from typing import Any
 

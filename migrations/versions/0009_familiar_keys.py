@@ -1,4 +1,4 @@
-"""Which keys were good before, told to the server before it knows whose they are: a function, on PostgreSQL alone."""
+"""Keys that were valid before, for a server that does not know their tenant yet: a function, on PostgreSQL only."""
 
 from alembic import op
 

@@ -84,8 +84,8 @@ def test_files_that_are_none(tmp_path: Path, database: Settings) -> None:
         (b"[]", ": "),
         (b"{}", "issuers: Field required"),
         (b'{"issuers": []}', "issuers: "),
-        (json.dumps({"issuers": [SAID, SAID]}).encode(), "issuers: an issuer stands there twice"),
-        (said.replace('"role"', '"role": "admin", "role"').encode(), "a name stands twice"),
+        (json.dumps({"issuers": [SAID, SAID]}).encode(), "issuers: must not name an issuer twice"),
+        (said.replace('"role"', '"role": "admin", "role"').encode(), "has the same member twice"),
     ):
         if text is not None:
             file.write_bytes(text)

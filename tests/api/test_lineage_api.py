@@ -273,7 +273,7 @@ def test_batches_of_a_size_that_is_not_public(ledger: Ledger) -> None:
         for declared, field in ((mechanism, "mechanism.sampling"), (parts, "mechanism.parts.1.sampling")):
             refused = ledger.ask(declared, datasets=["bots-replace_one"])
             assert error(refused) == (422, "invalid-mechanism", field)
-            for helpful in ("bots-replace_one is derived", "poisson", "use what it is derived from"):
+            for helpful in ("bots-replace_one is derived", "poisson", "or name the original dataset"):
                 assert helpful in refused.json()["detail"]
             planned = ledger.post("/v1/plan", {"datasets": ["bots-replace_one"], "mechanism": declared})
             assert error(planned) == (422, "invalid-mechanism", field)

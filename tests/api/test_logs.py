@@ -307,7 +307,7 @@ def test_what_looks_like_a_secret_is_blacked_out(formatter: logging.Formatter) -
             line = formatter.format(record)
             for part in (KEY[4:20], "c2lnbmF0dXJl", "abc", "YTpi"):
                 assert part not in line, secret
-    assert "pbl_" in formatter.format(record_of("a key is pbl_ and 64 characters"))
+    assert "pbl_" in formatter.format(record_of("a key is `pbl_` and 64 characters"))
 
 
 def test_errors_are_brief() -> None:

@@ -287,11 +287,11 @@ def test_an_older_policy_holds_what_it_guarded() -> None:
     older = Policy("2026-11-01", GUARDED_AT_FIRST, is_older=True)
     demand_policy([older], loosenings)
     for what, is_proposal in (("budget", False), ("void", False), ("thaw", False)):
-        with pytest.raises(JournalBroken, match="takes two"):
+        with pytest.raises(JournalBroken, match="needs two"):
             demand_policy([older], [Loosening(2, "2026-11-02", what, is_proposal=is_proposal, version=3)])
     newer = Policy("2026-11-01", KINDS)
     demand_policy([newer], loosenings[:1])
-    with pytest.raises(JournalBroken, match="takes two"):
+    with pytest.raises(JournalBroken, match="needs two"):
         demand_policy([newer], loosenings[1:])
     # At the very moment of a policy, either is right; before any, one person is enough.
     demand_policy(
@@ -303,7 +303,7 @@ def test_an_older_policy_holds_what_it_guarded() -> None:
     policy = older._replace(at="2026-11-01T00:00:00.000000Z")
     demand_policy([policy], [late])
     for wrong in (late._replace(version=3), late._replace(at="2026-11-01T00:01:00.000001Z")):
-        with pytest.raises(JournalBroken, match="takes two"):
+        with pytest.raises(JournalBroken, match="needs two"):
             demand_policy([policy], [wrong])
 
 
@@ -588,18 +588,18 @@ def forgeries(good: list[Json]) -> Iterator[tuple[str, list[Json], str]]:
     proposer = good[proposal]["actor"]
     tenfold = {"mu_sq_pico": str(10**14), "delta_atto": "0"}
     yield "approved by the proposer", changed(done, actor=proposer), "the same person"
-    yield "never proposed", [*good[:proposal], *good[done:]], "not proposed"
-    yield "of another proposal", changed(done, proposal={**said, "id": NOBODY}), "not proposed"
-    yield "of somebody else's", changed(done, proposal={**said, "by": entry["actor"]}), "somebody else"
+    yield "never proposed", [*good[:proposal], *good[done:]], "never made"
+    yield "of another proposal", changed(done, proposal={**said, "id": NOBODY}), "never made"
+    yield "of somebody else's", changed(done, proposal={**said, "by": entry["actor"]}), "another person"
     yield "approved twice", [*good[: done + 1], entry], "answered before"
     yield "proposed twice", [*good[:done], good[proposal], *good[done:]], "a second time"
     yield "approved too late", changed(done, at=good[proposal]["approve_by"]), "had expired"
     later = {"approve_by": good[-1]["approve_by"]}
-    yield "proposed for longer", changed(proposal, **later), "another time to approve"
+    yield "proposed for longer", changed(proposal, **later), "other than one day"
     more = changed(done, limit=tenfold, balance={**entry["balance"], "limit": tenfold})
-    yield "more than was proposed", more, "something else"
-    yield "for another reason", changed(done, reason="another"), "something else"
-    yield "something else altogether", changed(proposal, what="thaw"), "something else"
+    yield "more than was proposed", more, "other than the one proposed"
+    yield "for another reason", changed(done, reason="another"), "other than the one proposed"
+    yield "something else altogether", changed(proposal, what="thaw"), "other than the one"
     refusal = {"kind": "proposal-refused", "proposal": good[-1]["proposal"], "what": "budget", "reason": "no"}
     bare = {name: good[-1][name] for name in ("v", "tenant", "dataset", "dataset_id", "at", "balance")}
     yield "refused by the proposer", [*good, {**bare, **refusal, "actor": good[-1]["actor"]}], "the same person"
@@ -628,7 +628,7 @@ def test_a_forged_void_is_found(board: Board) -> None:
     good = board.journal()
     where: dict[str, Any] = {"tenant_id": UUID(good[0]["tenant"]), "dataset_id": UUID(good[0]["dataset_id"])}
     assert replay.replay(resealed(good), **where).runs[UUID(first)][0] == "voided"
-    with pytest.raises(JournalBroken, match="something else"):
+    with pytest.raises(JournalBroken, match="other than the one"):
         replay.replay(resealed([*good[:-1], {**good[-1], "run": second}]), **where)
 
 
@@ -660,6 +660,6 @@ def test_what_one_person_did_under_the_policy_is_found(board: Board) -> None:
             owner.execute(text("UPDATE tenants SET second_steward = 1 - second_steward"))
     faults = {result["dataset"]: result["error"] for result in check_journals(board.settings) if result["error"]}
     assert faults == {
-        "alone": "entry 2: is done by one person and takes two, by the policy of its time",
-        "two": "entry 2: proposes what takes one person, by the policy of its time",
+        "alone": "entry 2: was made by one person and needs two, by the policy of its time",
+        "two": "entry 2: proposes a change that needs one person only, by the policy of its time",
     }

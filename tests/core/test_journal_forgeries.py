@@ -163,11 +163,11 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "a balance that begins with something": (
         *(TWO, of_kind("dataset-registered"), lambda entry: entry["accounts"][0].update(spent=amount(1))),
-        "not what the entries add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a project that is registered": (
         *(TWO, of_kind("dataset-registered"), lambda entry: entry["accounts"][0].update(project="p")),
-        "belong to somebody",
+        "registers accounts that belong to a project or a principal",
     ),
     "no budget and no origin": (
         *(THREE, of_kind("dataset-registered"), lambda entry: entry.update(derived_from=[])),
@@ -175,39 +175,44 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "registered twice": (
         *(THREE, of_kind("run-approved"), register_again),
-        "not once, and first",
+        "registers the dataset again, or not first",
     ),
     # partitions
     "partitions that are not disjoint": (
         *(TWO, of_kind("partitions-added"), lambda entry: entry.update(disjoint=False)),
-        "not said to be disjoint",
+        "adds partitions that are not stated disjoint",
     ),
     "partitions that are hardly disjoint": (
         *(TWO, of_kind("partitions-added"), lambda entry: entry.update(disjoint=1)),
-        "not said to be disjoint",
+        "adds partitions that are not stated disjoint",
     ),
     "partitions with a limit of their own": (
         *(TWO, of_kind("partitions-added"), lambda entry: move_limit(entry, amount(1001, 1000))),
-        "another limit than the dataset's",
+        "gives partitions a limit other than the dataset's",
     ),
     "a partition added again": (
         *(TWO, of_kind("partitions-added"), rename_to_a),
-        "a second time",
+        "adds a partition that exists",
     ),
     "a partition that is not named": (
         *(TWO, of_kind("partitions-added"), lambda entry: entry.update(names=["d"])),
-        "not what the entries add up to",
+        "has balances that are not the sum of the entries",
     ),
     "partitions of a whole": (
         *(ONE, of_kind("run-approved"), partitions_of_a_whole),
-        "not said to be disjoint",
+        "adds partitions that are not stated disjoint",
     ),
     # budgets, projects, fair use
     "a budget above the ceiling": (
         *(TWO, of_kind("budget-set"), lambda entry: move_limit(entry, amount(1100, 4001))),
         "above the ceiling",
     ),
-    "a budget of not all partitions": (TWO, of_kind("budget-set"), leave_out_a_partition, "add up to"),
+    "a budget of not all partitions": (
+        TWO,
+        of_kind("budget-set"),
+        leave_out_a_partition,
+        "has balances that are not the sum of the entries",
+    ),
     "a budget of what has none": (
         *(THREE, of_kind("run-approved"), budget_of_nothing),
         "has none",
@@ -218,7 +223,7 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "a share that its balances do not have": (
         *(TWO, of_kind("project-set", limit=amount(450, 400)), less("limit")),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "fair use that is less than was held": (
         *(TWO, of_kind("fair-use-set"), lambda entry: entry["fair_use"].update(limit=amount(10, 10))),
@@ -229,39 +234,64 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         LATER,
     ),
     # which accounts a run charges
-    "a run that leaves out its project": (TWO, in_project, without(project="p"), "add up to"),
-    "a run that leaves out its principal": (TWO, all_three, without(principal=True), "add up to"),
-    "a run that leaves out its partitions": (TWO, in_project, without(), "add up to"),
+    "a run that leaves out its project": (
+        TWO,
+        in_project,
+        without(project="p"),
+        "has balances that are not the sum of the entries",
+    ),
+    "a run that leaves out its principal": (
+        TWO,
+        all_three,
+        without(principal=True),
+        "has balances that are not the sum of the entries",
+    ),
+    "a run that leaves out its partitions": (
+        TWO,
+        in_project,
+        without(),
+        "has balances that are not the sum of the entries",
+    ),
     "a run that charges nothing": (
         *(TWO, in_project, lambda entry: entry.pop("accounts")),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
-    "a run that leaves out one of its partitions": (TWO, in_project, leave_out_a_partition, "add up to"),
-    "a run on a partition that there is not": (TWO, in_project, rename_a_partition, "that there is not"),
-    "a run with two balances of one account": (TWO, in_project, name_twice, "says twice"),
+    "a run that leaves out one of its partitions": (
+        TWO,
+        in_project,
+        leave_out_a_partition,
+        "has balances that are not the sum of the entries",
+    ),
+    "a run on a partition that there is not": (
+        TWO,
+        in_project,
+        rename_a_partition,
+        "charges a partition that does not exist",
+    ),
+    "a run with two balances of one account": (TWO, in_project, name_twice, "names the balance of"),
     "a run of another project": (
         *(TWO, in_project, lambda entry: (entry.update(project="q"), entry["request"].update(project="q"))),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a run of another project than was asked for": (
         *(TWO, in_project, lambda entry: entry.update(project="q")),
-        "another project than was asked for",
+        "has a project other than requested",
     ),
     "a run of another's principal": (
         *(TWO, all_three, lambda entry: entry["actor"].update(principal=str(uuid4()))),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a run that charges a whole in a part": (
         *(ONE, of_kind("run-approved"), charge_a_part),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a run that charges what has no account": (
         *(THREE, of_kind("run-approved"), charge_a_part),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a run that is held in some of its accounts": (
         *(TWO, in_project, lambda entry: group(entry).update(held=NOTHING)),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     # decisions
     "a refusal of what fits": (TWO, in_project, become_refusal, "refuses a run that fits"),
@@ -275,11 +305,11 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "a refusal that says another reason": (
         *(TWO, of_kind("run-refused", project="p"), lambda entry: entry.update(binding=["delta"])),
-        "does not say what",
+        "every quantity in which",
     ),
     "a refusal that hides its reason": (
         *(TWO, of_kind("run-refused", project="p"), lambda entry: entry.update(binding=[], binding_elsewhere=["x"])),
-        "does not say what",
+        "every quantity in which",
     ),
     "a refusal because of another that says none": (
         *(TWO, of_kind("run-refused", binding=[]), lambda entry: entry.update(binding_elsewhere=[])),
@@ -287,21 +317,21 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "a refusal that claims its own reason": (
         *(TWO, of_kind("run-refused", binding=[]), lambda entry: entry.update(binding=["mu"])),
-        "does not say what",
+        "every quantity in which",
     ),
     # what became of runs
-    "less charged than was": (TWO, early, less("charged"), "something else than was approved"),
+    "less charged than was": (TWO, early, less("charged"), "other than what was approved"),
     "more charged and less returned": (
         *(TWO, early, lambda entry: entry.update(charged=amount(301, 3), returned=amount(-1))),
         "more than was approved",
     ),
     "less returned in one account": (
         *(TWO, early, lambda entry: group(entry, project="p").update(spent=amount(99, 3))),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     "fair use that is spent": (
         *(ONE, of_kind("run-settled"), lambda entry: entry["overrun"].update(cost=amount(1))),
-        "something else than was approved",
+        "other than what was approved",
     ),
     "an overrun that is said to fit": (
         *(ONE, of_kind("run-settled"), lambda entry: entry["overrun"].update(fits=True)),
@@ -310,28 +340,28 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     "an overrun that is said not to fit": (TWO, fitting, lambda entry: entry["overrun"].update(fits=False), "whether"),
     "an overrun that freezes nothing": (
         *(ONE, of_kind("run-settled"), lambda entry: entry.pop("state")),
-        "overdrawn and not frozen",
+        "is overdrawn but not frozen, or frozen but not overdrawn",
     ),
     "an overrun that leaves all active": (
         *(ONE, of_kind("run-settled"), lambda entry: entry.update(state="active")),
-        "overdrawn and not frozen",
+        "is overdrawn but not frozen, or frozen but not overdrawn",
     ),
     "an overrun that hides what it froze": (
         *(ONE, of_kind("run-settled"), lambda entry: entry["overrun"].update(frozen=[], fits=True)),
-        "does not say what was overdrawn",
+        "does not name what was overdrawn",
     ),
     "an overrun that freezes for nothing": (TWO, fitting, lambda entry: entry.update(state="frozen"), "not overdrawn"),
     "restarts that nobody stated": (
         *(TWO, early, lambda entry: entry.update(restarts=[])),
-        "settles for other restarts than were stated",
+        "settles with restarts other than those stated",
     ),
     "an overdraft without an overrun": (
         *(ONE, of_kind("run-settled"), lambda entry: entry.pop("overrun")),
-        "something else than was approved",
+        "other than what was approved",
     ),
     "an overdraft that is larger": (
         *(ONE, of_kind("run-settled"), lambda entry: entry["balance"].update(overdrawn=amount(51, 1))),
-        "add up to",
+        "has balances that are not the sum of the entries",
     ),
     # numbers that no budget could cover
     "a report that freezes nothing": (
@@ -340,17 +370,17 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
     ),
     "a report of what a budget could cover": (
         *(TWO, of_kind("run-reported"), lambda entry: entry["overrun"].update(cost=amount(1100))),
-        "whose whole limit",
+        "does not name every limit that it passes",
     ),
     "a report that names no limit": (
         *(TWO, of_kind("run-reported"), lambda entry: entry["overrun"].update(beyond_limits=[])),
-        "whose whole limit",
+        "does not name every limit that it passes",
     ),
     "a report for nothing": (
         TWO,
         of_kind("run-reported"),
         lambda entry: entry["overrun"].update(cost=amount(1), beyond_limits=[]),
-        "what a budget could cover",
+        "reports a number that a budget could cover",
     ),
     "a report that was never answered": (
         *(TWO, of_kind("run-settled", report="confirmed"), lambda entry: entry.pop("report")),
@@ -364,7 +394,7 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(TWO, of_kind("run-settled", report="confirmed"), open_again),
         "while a reported number waits",
     ),
-    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=5), "not known"),
+    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=5), "unknown format version"),
     "a run that is not a run": (
         *(THREE, of_kind("run-approved"), lambda entry: entry.pop("run")),
         "other members than",
@@ -379,7 +409,9 @@ def test_a_forgery_with_right_hashes_is_found(what: str) -> None:
     dataset_id, which, change, told = FORGERIES[what]
     made = journals_of_parts()
     seq = forge(made, dataset_id, which, change)
-    with pytest.raises(JournalBroken, match="add up to" if told == LATER else told) as caught:
+    with pytest.raises(
+        JournalBroken, match="has balances that are not the sum of the entries" if told == LATER else told
+    ) as caught:
         made.replay(dataset_id)
     assert (caught.value.seq > seq) if told == LATER else (caught.value.seq == seq)
 
@@ -443,6 +475,6 @@ def test_a_share_that_was_never_set_is_found() -> None:
     made.ask(use(1), cost=Amount(5, 0), project="p")
     made.replay()
     forge(made, ONE, of_kind("project-set"), lambda entry: entry.update(project="q"))
-    with pytest.raises(JournalBroken, match="add up to") as caught:
+    with pytest.raises(JournalBroken, match="has balances that are not the sum of the entries") as caught:
         made.replay()
     assert caught.value.seq == 3

@@ -242,19 +242,35 @@ def _name_the_first_request(entries: Entries) -> None:
 
 FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     # what it charges
-    "a run on all, charged in one partition": (WHOLE, only(WHOLE, "a"), "not what the entries add up to"),
-    "a run charged in a partition more": (DERIVED, only(DERIVED, "a", "b"), "not what the entries add up to"),
+    "a run on all, charged in one partition": (
+        WHOLE,
+        only(WHOLE, "a"),
+        "has balances that are not the sum of the entries",
+    ),
+    "a run charged in a partition more": (
+        DERIVED,
+        only(DERIVED, "a", "b"),
+        "has balances that are not the sum of the entries",
+    ),
     "a run that asked for another partition": (
         *(DERIVED, together(own(DERIVED), put_in(DERIVED, "request", "datasets", 0, "partitions", value=["b"]))),
-        "not what the entries add up to",
+        "has balances that are not the sum of the entries",
     ),
     "a run that asked for one partition twice": (
         *(DERIVED, together(own(DERIVED), put_in(DERIVED, "request", "datasets", 0, "partitions", value=["a", "a"]))),
         "one twice",
     ),
-    "a run reached by what it does not name": (DERIVED, put(DERIVED, via=["data-3"]), "what was not named"),
-    "a run reached by nothing": (DERIVED, put(DERIVED, via=[]), "what was not named"),
-    "a run without its project": (WHOLE, drop(WHOLE, "project"), "another project"),
+    "a run reached by what it does not name": (
+        DERIVED,
+        put(DERIVED, via=["data-3"]),
+        "is charged through a dataset that the request does not name",
+    ),
+    "a run reached by nothing": (
+        DERIVED,
+        put(DERIVED, via=[]),
+        "is charged through a dataset that the request does not name",
+    ),
+    "a run without its project": (WHOLE, drop(WHOLE, "project"), "has a project other than requested"),
     "a run costed by other terms": (WHOLE, put(WHOLE, bound="certified"), "another dataset"),
     "a run on a dataset that was retired": (ADDED, decided_late, "not active"),
     # members
@@ -264,86 +280,110 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     "a member too few": (SETTLED, drop(SETTLED, "stop"), "other members"),
     "a member too many of a balance": (
         *(START, put_in(START, "accounts", 0, "left", value={})),
-        "other members",
+        "members",
     ),
-    "a member too many of an actor": (START, put_in(START, "actor", "as", value="x"), "other members"),
+    "a member too many of an actor": (START, put_in(START, "actor", "as", value="x"), "members"),
     "an account that stands twice": (
         *(START, lambda entries: START(entries)["accounts"].append(START(entries)["accounts"][0])),
-        "says twice",
+        "names the balance of",
     ),
-    "an unknown version": (START, put(START, v=5), "not known"),
-    "an older version than before": (START, put(START, v=2), "after one of version"),
-    "another name of the dataset": (START, put(START, dataset="data-9"), "something else"),
+    "an unknown version": (START, put(START, v=5), "unknown format version"),
+    "an older version than before": (START, put(START, v=2), "after an entry of version"),
+    "another name of the dataset": (START, put(START, dataset="data-9"), "names the dataset"),
     "an id in another form": (START, put(START, run=f"{{{UUID(int=1001)}}}"), "no ledger writes"),
     "a settlement that freezes and fits": (SETTLED, put(SETTLED, state="frozen"), "nothing was overdrawn"),
     "a settlement that retires": (OVERRUN, put(OVERRUN, state="retired"), "not frozen"),
-    "a settlement of other steps": (SETTLED, put(SETTLED, request={"steps": 3}), "other steps"),
+    "a settlement of other steps": (SETTLED, put(SETTLED, request={"steps": 3}), "records steps other than"),
     # amounts
     **{
-        f"an amount with {what}": (WHOLE, put_in(WHOLE, *COST, value=value), "amount is not an integer")
+        f"an amount with {what}": (
+            WHOLE,
+            put_in(WHOLE, *COST, value=value),
+            "an amount must be an integer written in ASCII digits, not",
+        )
         for what, value in AMOUNTS.items()
     },
     "an amount of a third quantity": (WHOLE, put_in(WHOLE, "cost", "epsilon", value="1"), "exactly"),
     "a budget from another limit": (
         *(RAISED, put_in(RAISED, "limit_before", "mu_sq_pico", value="1")),
-        "another limit before",
+        "has a wrong limit_before",
     ),
     "a share from another limit": (
         *(PROJECT, put(PROJECT, limit_before=CENT.facts())),
-        "another limit before",
+        "has a wrong limit_before",
     ),
-    "a void that returns less": (VOIDED, put(VOIDED, returned=Amount(1, 0).facts()), "something else than"),
-    "a refusal with a reason twice": (REFUSED, put(REFUSED, binding=["mu", "mu"]), "what of the run does not fit"),
-    "a refusal because of itself": (REFUSED, put(REFUSED, binding_elsewhere=["data-2"]), "where else"),
+    "a void that returns less": (VOIDED, put(VOIDED, returned=Amount(1, 0).facts()), "something other than"),
+    "a refusal with a reason twice": (
+        REFUSED,
+        put(REFUSED, binding=["mu", "mu"]),
+        "does not name every quantity in which the run does not fit",
+    ),
+    "a refusal because of itself": (
+        REFUSED,
+        put(REFUSED, binding_elsewhere=["data-2"]),
+        "has a wrong binding_elsewhere",
+    ),
     # a request that stands elsewhere
     "a request that stands here": (
         *(DERIVED, put_in(DERIVED, "request_in", "id", value=str(TWO))),
-        "names its own journal as another",
+        "refers to its own journal as another one",
     ),
     "a request that stands nowhere": (DERIVED, drop(DERIVED, "request_in"), "other members"),
     "a request without its digest": (DERIVED, drop(DERIVED, "request_sha256"), "other members"),
     "a request that stands at no number": (DERIVED, put_in(DERIVED, "request_in", "seq", value=0), "'request_in'"),
     "a request that has no digest": (DERIVED, put(DERIVED, request_sha256="0" * 63), "'request_sha256'"),
     "a request here and elsewhere": (DERIVED, put(DERIVED, request={}), "names another journal that has it"),
-    "the request of another run": (DERIVED, _name_the_first_request, "of another project than was asked for"),
+    "the request of another run": (DERIVED, _name_the_first_request, "has a project other than requested"),
     # who
-    "registered by a requester": (at("dataset-registered"), by(at("dataset-registered"), WHO), "who may not"),
-    "a share by a requester": (PROJECT, by(PROJECT, WHO), "who may not"),
-    "asked for by an auditor": (WHOLE, by(WHOLE, actor("auditor", 1)), "who may not"),
-    "started by a steward": (START, by(START, actor("steward", 1)), "who may not"),
-    "started by another": (START, by(START, STRANGER), "another principal"),
-    "settled by another": (SETTLED, by(SETTLED, STRANGER), "another principal"),
-    "voided by another": (VOIDED, by(VOIDED, STRANGER), "only others may void"),
-    "voided by its own, once started": (VOIDED_LATE, by(VOIDED_LATE, WHO), "only others may void"),
+    "registered by a requester": (at("dataset-registered"), by(at("dataset-registered"), WHO), "whose role"),
+    "a share by a requester": (PROJECT, by(PROJECT, WHO), "whose role"),
+    "asked for by an auditor": (WHOLE, by(WHOLE, actor("auditor", 1)), "whose role"),
+    "started by a steward": (START, by(START, actor("steward", 1)), "whose role"),
+    "started by another": (
+        START,
+        by(START, STRANGER),
+        "was made by a principal other than the one that asked for the run",
+    ),
+    "settled by another": (
+        SETTLED,
+        by(SETTLED, STRANGER),
+        "was made by a principal other than the one that asked for the run",
+    ),
+    "voided by another": (VOIDED, by(VOIDED, STRANGER), "voids a run that this actor may not void"),
+    "voided by its own, once started": (VOIDED_LATE, by(VOIDED_LATE, WHO), "voids a run that this actor may not void"),
     # two people
     "approved by who proposed it": (RAISED, by(RAISED, STEWARD), "the same person"),
-    "approved, and something else": (RAISED, put(RAISED, reason="other"), "something else than was proposed"),
+    "approved, and something else": (RAISED, put(RAISED, reason="other"), "other than the one proposed"),
     "approved, and proposed by another": (
         *(RAISED, put_in(RAISED, "proposal", "by", "name", value="other")),
-        "by somebody else",
+        "names another person as its proposer",
     ),
     "approved, and proposed at another time": (
         *(RAISED, put_in(RAISED, "proposal", "at", value="2027-01-01T00:00:00.000000Z")),
-        "at another time",
+        "names another time of its proposal",
     ),
     "approved too late": (RAISED, move(RAISED, 2 * DAY_US), "had expired"),
     "proposed, and no more than before": (
         *(PROPOSED, put_in(PROPOSED, "proposes", "limit", value=CENT.facts())),
-        "no more than before",
+        "not more than before",
     ),
-    "proposed for longer": (PROPOSED, put(PROPOSED, approve_by="2030-01-01T00:00:00.000000Z"), "than a day"),
+    "proposed for longer": (
+        PROPOSED,
+        put(PROPOSED, approve_by="2030-01-01T00:00:00.000000Z"),
+        "gives the approval a time other than one day",
+    ),
     # when
-    "started too late": (START, move(START, 2 * DAY_US), "later than it may be"),
+    "started too late": (START, move(START, 2 * DAY_US), "starts a run after its time to start"),
     "times that go back": (SETTLED, move(SETTLED, -600_000_000), "older than the entry before"),
     "a time of no day": (START, put(START, at="2027-02-30T00:00:00.000000Z"), "no ledger writes"),
     "a time in another form": (START, put(START, at="2027-01-15T08:00:00Z"), "no ledger writes"),
     "longer to start than was asked for": (
         *(WHOLE, put(WHOLE, start_by="2030-01-01T00:00:00.000000Z")),
-        "another time to start",
+        "gives a time to start other than the one asked for",
     ),
-    "longer to settle": (START, put(START, settle_by="2030-01-01T00:00:00.000000Z"), "another time to settle"),
+    "longer to settle": (START, put(START, settle_by="2030-01-01T00:00:00.000000Z"), "has a wrong settle_by"),
     # states
-    "out of retirement": (ADDED, more(state="active"), "was retired"),
+    "out of retirement": (ADDED, more(state="active"), "a retired dataset"),
     "started twice": (ADDED, lambda entries: entries.append(START(entries) | {"at": entries[-1]["at"]}), "not active"),
 }
 """By what is wrong: where, how it came about, and what the verifier says of it."""
@@ -408,7 +448,7 @@ WRITTEN: Final[dict[str, tuple[str | None, Callable[[], Lines], str]]] = {
     "a format twice in the header": (None, _in_header("{", '{"format":"x",'), "cannot be read"),
     "a member too many in the header": (None, _in_header("{", '{"note":"x",'), "cannot be read"),
     "a version that is no number": (None, _in_header('"version":3', '"version":true'), "not known"),
-    "another name in the header": ("dataset-registered", _in_header('"data-2"', '"data-1"'), "something else"),
+    "another name in the header": ("dataset-registered", _in_header('"data-2"', '"data-1"'), "names the dataset"),
 }
 """The same, of an export's text: in the first entry of a kind, behind the last one (`+`), or in the header."""
 

@@ -61,8 +61,8 @@ EXPORTS: dict[str, str] = {**BEFORE["exports"], "": BEFORE["tenant_export"]}
 """By the dataset's name; of the tenant's own journal under none."""
 LATER = datetime.fromisoformat("2026-11-29T03:10:00Z")
 """When the set was recorded, and a few minutes."""
-OF_NOW = {"is_overdue", "last_used_at", "commands"}
-"""Members of an answer that tell of the time at which it is given, or of what this version is to be told."""
+OF_NOW = {"is_overdue", "last_used_at", "commands", "detail"}
+"""Members of an answer that depend on the time, or on the version: its commands, and the words of a problem."""
 
 
 def said_of(path: str, id_: str) -> dict[str, Any]:

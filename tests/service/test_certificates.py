@@ -317,7 +317,7 @@ def test_without_its_table_it_only_computes(
     assert found.mu == 0.3
     cache.close()
     assert "could not be read" in caplog.text
-    assert "was not kept" in caplog.text
+    assert "was not stored" in caplog.text
 
 
 def test_whoever_holds_the_database_does_not_hold_an_answer(
@@ -338,7 +338,7 @@ def test_whoever_holds_the_database_does_not_hold_an_answer(
         assert found.mu == 0.3
         cache.close()
     store.close()
-    assert "was not kept" in caplog.text
+    assert "was not stored" in caplog.text
 
 
 def test_rows_are_bounded_by_tenant(caches: Caches) -> None:

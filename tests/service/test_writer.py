@@ -204,7 +204,7 @@ def test_one_key_has_one_outcome_even_within_a_group(desk: Desk) -> None:
 
 def test_a_key_whose_request_came_to_nothing_is_free_again(desk: Desk) -> None:
     """Goal: only an approval or a refusal binds a key. Method: an unknown dataset first, then a real one."""
-    with pytest.raises(LedgerError, match="no such dataset"):
+    with pytest.raises(LedgerError, match="No dataset has this name"):
         desk.ask(key="k", dataset=uuid4()).result(SECONDS)
     assert kind(desk.ask(key="k", digest=2)) == "run-approved"
 

@@ -238,7 +238,7 @@ def test_what_has_no_receipt(ledger: Ledger) -> None:
     ):
         answer = ledger.get(f"/v1/runs/{run}/receipt")
         assert (answer.status_code, answer.json()["code"], answer.json()["state"]) == (409, "run-state", state)
-        for part in (f"Run {run} is {state}.", "Only a held or started run has a receipt", "ask for a new run"):
+        for part in (f"Run {run} is {state}.", "Only held and started runs have a receipt", "ask for a new run"):
             assert part in answer.json()["detail"]
     answer = ledger.get("/v1/runs/00000000-0000-0000-0000-000000000001/receipt")
     assert answer.json()["code"] == "not-found"

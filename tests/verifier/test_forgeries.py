@@ -236,12 +236,12 @@ def test_a_tenants_journal_has_to_hold_too() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda entries: entries[1]["actor"].update(role="steward"), "who may not"),
+        (lambda entries: entries[1]["actor"].update(role="steward"), "whose role"),
         (lambda entries: entries[1].update(state="active"), "other members"),
-        (lambda entries: entries[1].update(second_steward=1), "neither yes nor no"),
+        (lambda entries: entries[1].update(second_steward=1), "sets a policy that is neither true nor false"),
         (lambda entries: entries[1].update(at="2026-12-31T00:00:00.000000Z"), "older than"),
-        (lambda entries: entries[0].update(actor=ADMIN_FACTS), "who may not"),
-        (lambda entries: entries[1]["actor"].pop("key"), "nobody that can be"),
+        (lambda entries: entries[0].update(actor=ADMIN_FACTS), "whose role"),
+        (lambda entries: entries[1]["actor"].pop("key"), "has an actor in a form that no ledger writes"),
     ],
     ids=["role", "member", "policy", "time", "operator", "actor"],
 )

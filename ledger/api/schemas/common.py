@@ -1,4 +1,4 @@
-"""Answers that are HTTP's alone: problems, whether the process is well, and its public keys."""
+"""Shapes of answers that only HTTP has: problems, the state of the process, and its public keys."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 # PEP 728, which Pydantic knows and mypy does not yet.
 class Problem(TypedDict, extra_items=Any):  # type: ignore[call-arg]
-    """RFC 9457. Facts that belong to the code stand beside these members."""
+    """RFC 9457. Facts of a code are further members."""
 
     type: str
     title: str
@@ -18,7 +18,9 @@ class Problem(TypedDict, extra_items=Any):  # type: ignore[call-arg]
     code: str
     detail: str
     field: NotRequired[str | None]
-    request_id: NotRequired[Annotated[str | None, Field(description="Of a fault: what the log knows the request by.")]]
+    request_id: NotRequired[
+        Annotated[str | None, Field(description="For a fault of the server: the id of the request in the log.")]
+    ]
 
 
 class Health(TypedDict):
@@ -29,12 +31,12 @@ class PublicKey(TypedDict):
     kty: Literal["OKP"]
     crv: Literal["Ed25519"]
     x: str
-    kid: Annotated[str, Field(description="The key's thumbprint by RFC 7638.")]
+    kid: Annotated[str, Field(description="The thumbprint of the key, by RFC 7638.")]
     use: Literal["sig"]
     alg: Literal["EdDSA"]
 
 
 class KeySet(TypedDict):
-    """A JWK set: the key that is signed with now, then those before it."""
+    """A JWK set: the key that signs now, then the earlier ones."""
 
     keys: list[PublicKey]

@@ -1,4 +1,4 @@
-"""Problems that say more than every problem does, and batches, in which answers and problems stand side by side."""
+"""Problems with more members than others, and batches, which contain answers and problems."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class BatchResult(TypedDict):
     replayed: bool
     run: NotRequired[RunApproved | None]
     problem: NotRequired[
-        Annotated[Problem | None, Field(description="As for one run; `fits` may be missing of a certified cost.")]
+        Annotated[Problem | None, Field(description="The same as for one run; a certified cost may have no `fits`.")]
     ]
 
 
@@ -40,13 +40,13 @@ class BatchWasRefused(Problem):
 
 
 class RunOverran(Problem):
-    """More was executed than fits. It is charged all the same; but where no budget there could cover it, the run stays
+    """More was executed than fits. It is charged all the same; but if no budget there could cover it, the run stays
     started and held in full until a steward confirms or corrects the number."""
 
     run: Id
     state: Literal["settled", "started"]
     cost: AmountShown
-    charged: NotRequired[Annotated[AmountShown | None, Field(description="Left out of a run that is still started.")]]
+    charged: NotRequired[Annotated[AmountShown | None, Field(description="Left out while the run is still started.")]]
     overrun: OverrunShown
     frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]
     datasets: list[Overdrawn]

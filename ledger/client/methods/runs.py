@@ -203,7 +203,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         ...     ledger.confirm(asked["id"], reason="the log has every step")
         ... except RunState as error:
         ...     print(error.detail)
-        No number of this run waits for a steward.
+        The run has no reported number that waits for a steward.
         """
         return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
 

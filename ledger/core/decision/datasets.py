@@ -16,10 +16,10 @@ from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import BudgetBelowSpent, DatasetFrozen, InvalidRequest, NameTaken, PartitionsClosed, TooLarge
 
 PARTITIONS_MAX: Final = 4096
-"""Of one dataset: a run may charge all of them, and its entry names them."""
+"""For one dataset: a run may charge all of them, and its entry names them."""
 PROJECTS_MAX: Final = 1000
 NAMED_MAX: Final = 20
-"""How many accounts an error of a steward's names."""
+"""The most accounts that an error names."""
 
 
 def register(books: Books, command: Register, now_us: int) -> Drafts:
@@ -55,10 +55,17 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     """Change the state, title or description of a dataset."""
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
-        raise DatasetFrozen("A retired dataset stays retired.", dataset=dataset.definition.name, state="retired")
+        raise DatasetFrozen(
+            "The dataset is retired, and stays retired. Register a new dataset.",
+            dataset=dataset.definition.name,
+            state="retired",
+        )
     if command.state == "active" and (reported := books.reported.get(dataset.id)):
         raise DatasetFrozen(
-            "A run reported more than any budget here could cover: confirm or correct its number first.",
+            (
+                "A run of this dataset reported more than any budget here could cover. Confirm or correct its"
+                " number first."
+            ),
             dataset=dataset.definition.name,
             state=dataset.state,
             reported=sorted(str(run_id) for run_id in reported)[:NAMED_MAX],
@@ -80,12 +87,18 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat
     definition, before = dataset.definition, dataset.limit
     if before is None:
         raise InvalidRequest(
-            "budget: this dataset was registered without one of its own; its runs charge what it is derived from",
+            (
+                "budget: this dataset was registered without its own budget; its runs are charged to the datasets"
+                " that it is derived from. Set the budget there"
+            ),
             field="budget",
         )
     if definition.ceiling is not None and (above := command.limit.exceeds(definition.ceiling)):
         raise InvalidRequest(
-            "budget: is above the ceiling that was set when the dataset was registered",
+            (
+                "budget: is above the ceiling that was set when the dataset was registered; `limit` and `ceiling`"
+                " have the amounts"
+            ),
             field="budget",
             quantities=above,
             limit=command.limit,
@@ -108,13 +121,13 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat
 
 
 def _base_accounts(books: Books, dataset: Dataset) -> list[Account]:
-    """The accounts that the dataset's own budget is counted in."""
+    """Return the accounts in which the dataset's own budget is counted."""
     names = books.partitions.get(dataset.id, ()) if dataset.definition.is_partitioned else (None,)
     return [books.accounts[AccountKey(dataset.id, name)] for name in names]
 
 
 def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) -> list[Account]:
-    """These accounts with a new limit. Raises BudgetBelowSpent, naming those in which more is committed."""
+    """Return these accounts with a new limit. Raises BudgetBelowSpent, which names the accounts that exceed it."""
     over = [account for account in accounts if (account.spent + account.held).exceeds(limit)]
     if not over:
         return [replace(account, limit=limit) for account in accounts]
@@ -135,22 +148,30 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
 
 
 def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts | Repeat:
-    """Add partitions, each with the limit of the dataset: fresh budget, so that it can take a second person."""
+    """Add partitions, each with the limit of the dataset. They are fresh budget, so this may need a second person."""
     dataset = books.datasets[command.dataset_id]
     name = dataset.definition.name
     if not dataset.definition.is_partitioned or dataset.limit is None:
         raise PartitionsClosed(dataset=name)
     if dataset.state == "retired":
-        raise DatasetFrozen("A retired dataset stays retired.", dataset=name, state="retired")
+        raise DatasetFrozen(
+            "The dataset is retired, and stays retired. Register a new dataset.", dataset=name, state="retired"
+        )
     there = books.partitions[dataset.id]
     taken = sorted(set(there).intersection(command.names))
     if taken:
-        raise NameTaken(f"There is a partition {taken[0]!r} already.", dataset=name, partition=taken[0])
+        raise NameTaken(
+            f"The dataset already has a partition {taken[0]!r}. Choose another name.", dataset=name, partition=taken[0]
+        )
     if len(there) + len(command.names) > PARTITIONS_MAX:
-        raise TooLarge(f"names: a dataset has at most {PARTITIONS_MAX} partitions", field="names", there=len(there))
+        raise TooLarge(
+            f"names: a dataset has at most {PARTITIONS_MAX} partitions; this one has {len(there)}",
+            field="names",
+            there=len(there),
+        )
     new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
     facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
-    # Without the limit, which may be another one by the time that they are added.
+    # Without the limit, which may be different when they are added.
     names = {name: facts[name] for name in ("names", "disjoint")}
     guarded = Guarded("partitions", True, names, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
@@ -161,11 +182,13 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
 
 
 def set_project(books: Books, command: SetProject, now_us: int) -> Drafts | Repeat:
-    """Set the share of a project. The first one lets somebody else spend, a larger one more of it."""
+    """Set the share of a project. The first one lets other people spend, a larger one lets them spend more."""
     dataset = books.datasets[command.dataset_id]
     before = books.projects.get((dataset.id, command.project))
     if before is None and sum(dataset_id == dataset.id for dataset_id, _ in books.projects) >= PROJECTS_MAX:
-        raise TooLarge(f"A dataset has at most {PROJECTS_MAX} projects.", projects_max=PROJECTS_MAX)
+        raise TooLarge(
+            f"A dataset has at most {PROJECTS_MAX} projects, and this one has as many.", projects_max=PROJECTS_MAX
+        )
     accounts = [
         account
         for key, account in books.accounts.items()
@@ -203,7 +226,7 @@ def set_fair_use(books: Books, command: SetFairUse, now_us: int) -> Drafts | Rep
 
 
 def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
-    """The command that a proposal about a dataset stands for, as the second person's."""
+    """Return the command that a proposal about a dataset stands for, with the second person's consent."""
     facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])

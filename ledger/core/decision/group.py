@@ -1,7 +1,7 @@
-"""The decision: locked books and a group of commands in, new books and what came of each command out. No I/O.
+"""The decision: from locked books and a group of commands to new books and the outcome of each command. No I/O.
 
 A run charges a set of accounts, all or none. It is approved when, in each of them and in both quantities, what is spent
-and held and what it asks for stay within the limit. The limit is fixed beforehand and the cost is fixed before the run
+and held and what it asks for stay within the limit. The limit is fixed in advance and the cost is fixed before the run
 sees data, which makes this sum a privacy filter: it stays valid when later runs are chosen by what earlier ones showed
 (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023; for runs at the same time Haney et al. 2023). That the delta
 part may be summed in the same way is this project's own argument; both are written out in docs/explanation/decision.md.
@@ -48,14 +48,14 @@ from ledger.errors import (
 
 @dataclass(frozen=True, slots=True)
 class Unrecorded:
-    """A refusal that leaves nothing, because the batch that it belongs to is refused as a whole."""
+    """A refusal that leaves no entry, because its whole batch is refused."""
 
     drafts: Drafts
 
 
 @dataclass(frozen=True, slots=True)
 class Batched:
-    """What came of a batch's runs, in order."""
+    """The outcomes of a batch's runs, in order."""
 
     outcomes: tuple[Drafts | Unrecorded | LedgerError, ...]
 
@@ -64,11 +64,11 @@ Outcome = Drafts | Repeat | Batched | LedgerError
 
 
 def decide(books: Books, commands: Sequence[Command], *, now_us: int) -> tuple[Books, list[Outcome]]:
-    """Decides the commands one after another, each on what those before it left.
+    """Decide the commands one after another, each on the books that the one before it left.
 
     `books` holds all that `read_sets` names, read under the datasets' locks; what is not in it does not exist. Returns
     the books afterwards and one outcome for each command, in order: the journal entries it leaves, the entries it
-    repeats, what came of a batch, or the error, which leaves nothing.
+    repeats, the outcomes of a batch, or the error, which leaves nothing.
     """
     books = books.copy()
     outcomes: list[Outcome] = []
@@ -85,7 +85,7 @@ def decide(books: Books, commands: Sequence[Command], *, now_us: int) -> tuple[B
 
 
 def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
-    """What the books have to hold to decide these commands, by dataset."""
+    """Return what the books must hold to decide these commands, by dataset."""
     sets: dict[UUID, ReadSet] = {}
     for command in commands:
         for dataset_id in command.dataset_ids:
@@ -93,7 +93,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
             read_set.is_guarded |= isinstance(command, OnDataset | Void | RefuseProposal) or _is_ruling(command)
         match command:
             case SetBudget() | AddPartitions():
-                # All: each gets the new limit; how many there are is bounded.
+                # All: each gets the new limit; their number is bounded.
                 sets[command.dataset_id].add_partitions(None)
             case SetProject():
                 sets[command.dataset_id].add_partitions(None)
@@ -117,7 +117,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
 
 
 def askers(commands: Iterable[Command]) -> dict[UUID, int]:
-    """Whose refusals a decision has to know, and how many of the newest."""
+    """Return whose refusals a decision needs, and how many of the newest."""
     most: dict[UUID, int] = {}
     for command in commands:
         asks = (command,) if isinstance(command, Ask) else command.asks if isinstance(command, Batch) else ()
@@ -128,7 +128,7 @@ def askers(commands: Iterable[Command]) -> dict[UUID, int]:
 
 
 def read_sets_of_uses(uses: Iterable[Use], *, project: str | None, principal_id: UUID) -> dict[UUID, ReadSet]:
-    """What `charged_accounts` has to see of these datasets."""
+    """Return what `charged_accounts` must see of these datasets."""
     sets = {use.dataset_id: ReadSet() for use in uses}
     _add_uses(sets, uses, project=project, principal_id=principal_id)
     return sets
@@ -158,9 +158,9 @@ def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
 
 
 def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
-    """Changes `books` only as its last act, so that an error leaves nothing behind."""
+    """Apply a command. It changes `books` only as its last act, so that an error leaves nothing behind."""
     if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
-        raise NotFound("There is no such dataset.")
+        raise NotFound("No dataset has this name, or your key may not see it.")
     match command:
         case Start() | Settle() | Void():
             return advance(books, command, now_us)
@@ -185,7 +185,8 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
 
 
 def _batch(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
-    """Its runs one after another. All or none is decided on a copy, which is thrown away where one does not fit."""
+    """Decide the runs of a batch one after another. All-or-none is decided on a copy, which is dropped if one does not
+    fit."""
     tried = books.copy() if batch.is_atomic else books
     outcomes: list[Drafts | LedgerError] = []
     for ask in batch.asks:
@@ -206,4 +207,6 @@ def _is_approval(outcome: Drafts | LedgerError) -> bool:
 def _unrecorded(outcome: Drafts | LedgerError) -> Unrecorded | LedgerError:
     if isinstance(outcome, LedgerError):
         return outcome
-    return BatchRefused("It fits; others of its batch do not.") if _is_approval(outcome) else Unrecorded(outcome)
+    return (
+        BatchRefused("This run fits; other runs of its batch do not.") if _is_approval(outcome) else Unrecorded(outcome)
+    )

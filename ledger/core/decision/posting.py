@@ -24,7 +24,7 @@ Drafts = tuple[Draft, ...]
 class Repeat:
     """The command was carried out before; the answer is the entries of this kind that the run already has.
 
-    proposal: the command was proposed before, which is the answer; no entry is looked up.
+    proposal: the command was proposed before, and this is the answer; no entry is looked up.
     """
 
     run_id: UUID
@@ -35,7 +35,7 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Posting:
-    """A dataset as it becomes, with the accounts that a command touches there, and what its entry alone says."""
+    """The new dataset, the accounts that a command changes there, and the facts of its entry only."""
 
     dataset: Dataset
     accounts: Sequence[Account] = ()
@@ -50,10 +50,9 @@ def write(
     facts: Mapping[str, Any],
     run: Run | None = None,
 ) -> Drafts:
-    """Puts the new rows into the books and drafts the entries that say so. The one place where `seq` moves.
+    """Put the new rows into the books and draft their entries. The one place where `seq` moves.
 
-    What was sent, the `request` among the facts, stands in the first of the entries; the others say where, and its
-    digest.
+    The first of the entries has the `request` among the facts; the others have its place and its digest.
     """
     changed = [[_checked(account) for account in posting.accounts] for posting in postings]
     drafts: list[Draft] = []
@@ -78,7 +77,7 @@ def write(
 
 
 def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What the entries say that do not have the request."""
+    """Return what replaces the request in the entries that do not have it."""
     first = postings[0].dataset
     place = {"id": str(first.id), "dataset": first.definition.name, "seq": first.seq + 1}
     rest = {name: value for name, value in facts.items() if name != "request"}
@@ -86,8 +85,8 @@ def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any]) -> dict[st
 
 
 def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> dict[str, Any]:
-    """What an entry says of balances: `balance`, of the dataset's own account, and `accounts`, of the others that it
-    touches, together where they are alike, so that a thousand partitions with one balance are a list of names."""
+    """Return the balances in an entry: `balance`, of the dataset's own account, and `accounts`, of the others that it
+    touches, grouped if equal, so that a thousand partitions with one balance are a list of names."""
     own = books.accounts.get(AccountKey(dataset.id))
     facts: dict[str, Any] = {} if own is None else {"balance": own.facts()}
     groups: dict[Account, list[str]] = {}
@@ -108,13 +107,13 @@ def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> di
 
 
 def beyond(account: Account) -> Amount:
-    """How much more is spent and held than the limit."""
+    """Return how much more is spent and held than the limit."""
     return (account.spent + account.held - account.limit).most(ZERO)
 
 
 def _checked(account: Account) -> Account:
-    """The invariant, before anything is written; the database holds it once more in a constraint. What was overdrawn
-    counts as that no longer than it is needed."""
+    """Check the invariant before anything is written; the database has it as a constraint too. An account counts as
+    overdrawn only by as much as it still is."""
     account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
     parts = (account.limit, account.spent, account.held, account.overdrawn)
     if not all(part.fits_int64 for part in parts):

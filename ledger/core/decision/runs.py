@@ -18,7 +18,7 @@ from ledger.core.runs import Excess, Place, Run, Use
 from ledger.errors import DatasetFrozen, Forbidden, InvalidRequest, NotFound, RateLimited, RunState
 
 SETTLE_WITHIN_US: Final = 30 * 86_400 * 1_000_000
-"""How long after its start a run may go unsettled before it is listed as overdue. It goes on counting in full."""
+"""How long a started run may stay unsettled before it is listed as overdue. It counts in full all the same."""
 
 
 def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
@@ -68,7 +68,7 @@ def _refuse(
     names = sorted(books.datasets[dataset_id].definition.name for dataset_id in binding)
     for use in command.uses:
         others = [name for name in names if name != books.datasets[use.dataset_id].definition.name]
-        # All of them in the entry that has the request, in the others no more than shows that the run did not fit.
+        # All of them in the entry that has the request; in the others only enough to show that the run did not fit.
         needed = others if not postings else others[: 0 if use.dataset_id in binding else 1]
         own = {"via": list(use.via), "binding": binding.get(use.dataset_id, []), "binding_elsewhere": needed}
         postings.append(Posting(books.datasets[use.dataset_id], charged[use.dataset_id], own))
@@ -76,7 +76,7 @@ def _refuse(
 
 
 def _new_run(books: Books, command: Ask, now_us: int) -> Run:
-    """The run, in the next entry of each dataset that it uses; not decided yet."""
+    """Return the run, in the next entry of each dataset that it uses; not decided yet."""
     return Run(
         id=command.run_id,
         principal_id=command.actor.principal_id,
@@ -99,9 +99,9 @@ def _request_facts(command: Ask) -> dict[str, Any]:
 
 
 def charged_accounts(books: Books, use: Use, *, project: str | None, principal_id: UUID) -> list[Account]:
-    """The accounts of one dataset that a run charges. One that nobody charged before begins with nothing in it.
+    """Return the accounts of one dataset that a run charges. An account that nobody charged before is empty.
 
-    Raises NotFound for a partition that there is not, and InvalidRequest where there is none yet.
+    Raises NotFound for a partition that does not exist, and InvalidRequest if there is none yet.
     """
     dataset = books.datasets[use.dataset_id]
     accounts: list[Account] = []
@@ -116,7 +116,7 @@ def charged_accounts(books: Books, use: Use, *, project: str | None, principal_i
         if dataset.fair_use.held is not None:
             key = AccountKey(dataset.id, partition, None, principal_id)
             account = books.accounts.get(key, Account(key, dataset.fair_use.held))
-            # A limit that was lowered below what somebody holds takes effect as that shrinks.
+            # A limit that was lowered below what somebody holds takes effect as the hold shrinks.
             accounts.append(replace(account, limit=dataset.fair_use.held.most(account.held)))
     return accounts
 
@@ -127,33 +127,46 @@ def _scopes(books: Books, dataset: Dataset, use: Use) -> Sequence[str | None]:
     name = dataset.definition.name
     if use.partitions is None:
         if not books.partitions[dataset.id]:
-            raise InvalidRequest(f"datasets: {name} has no partitions yet", field="datasets", dataset=name)
+            raise InvalidRequest(
+                f"datasets: {name} has no partitions yet; a steward must add one first", field="datasets", dataset=name
+            )
         return sorted(books.partitions[dataset.id])
     for partition in use.partitions:
         if AccountKey(dataset.id, partition) not in books.accounts:
-            raise NotFound(f"{name} has no partition {partition!r}.", dataset=name, partition=partition)
+            raise NotFound(
+                f"{name} has no partition {partition!r}. GET /v1/datasets/{name}/partitions lists its partitions.",
+                dataset=name,
+                partition=partition,
+            )
     return sorted(use.partitions)
 
 
 def demand_project_share(books: Books, uses: Sequence[Use], project: str | None) -> None:
-    """Raises NotFound where a dataset was named of which the project has no share, there or where it comes from."""
+    """Raise NotFound if the project has no share of a named dataset, neither there nor in an ancestor."""
     if project is None:
         return
     limited = {name for use in uses if (use.dataset_id, project) in books.projects for name in use.via}
     for name in (name for use in uses for name in use.via):
         if name not in limited:
-            raise NotFound(f"There is no project {project!r} of {name}.", project=project, dataset=name)
+            raise NotFound(
+                (
+                    f"{name} has no project {project!r}. A steward can give it a share: POST"
+                    f" /v1/datasets/{name}/projects."
+                ),
+                project=project,
+                dataset=name,
+            )
 
 
 def binding_quantities(cost: Amount, accounts: Sequence[Account]) -> list[Quantity]:
-    """The quantities in which a cost is more than what is left of one of these accounts."""
+    """Return the quantities in which a cost is more than what remains in one of these accounts."""
     exceeded = {quantity for account in accounts for quantity in cost.exceeds(account.remaining)}
     quantities: tuple[Quantity, ...] = ("mu", "delta")
     return [quantity for quantity in quantities if quantity in exceeded]
 
 
 def advance(books: Books, command: OnRun, now_us: int) -> Drafts | Repeat:
-    """Start, settle or void a run, or repeat what was decided before."""
+    """Start, settle or void a run, or repeat an earlier decision."""
     match command:
         case Start():
             return _start(books, command, now_us)
@@ -176,7 +189,9 @@ def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
     if run.due_us is not None and now_us > run.due_us:
         start_by = timestamp(run.due_us)
         raise RunState(
-            "The approval was to be used by start_by; void it and ask again.", state="held", start_by=start_by
+            ("The run was not started by its `start_by`, so its approval has ended. Void it and ask for a new run."),
+            state="held",
+            start_by=start_by,
         )
     due_us = now_us + SETTLE_WITHIN_US
     run = replace(run, state="started", started_us=now_us, due_us=due_us)
@@ -195,7 +210,7 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
     if ruling is None and run.is_reported:
         return Repeat(run.id, "run-reported", command.body)
     if ruling is not None and not run.is_reported:
-        raise RunState("No number of this run waits for a steward.", state=run.state)
+        raise RunState("The run has no reported number that waits for a steward.", state=run.state)
     cost = _cost(run)
     if command.charged.exceeds(cost):
         raise ArithmeticError(f"run {run.id} was approved for {cost} and is charged {command.charged}")
@@ -235,7 +250,8 @@ def _settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
 
 
 def _beyond_limits(books: Books, command: Settle) -> list[str]:
-    """The datasets with an account whose whole limit an overrun passes, so that no budget there could cover it."""
+    """Return the datasets that have an account whose whole limit an overrun exceeds, so that no budget there could
+    cover it."""
     excess = command.excess
     if excess is None:
         return []
@@ -247,8 +263,8 @@ def _beyond_limits(books: Books, command: Settle) -> list[str]:
 
 
 def _report(books: Books, command: Settle, excess: Excess, beyond_limits: list[str], now_us: int) -> Drafts:
-    """Record a number that may be a slip and would end a dataset for good. Nothing is charged and nothing given back:
-    every dataset of the run is frozen until a steward has confirmed or corrected the number."""
+    """Record a number that may be a mistake and would end a dataset for good. Nothing is charged or given back: every
+    dataset of the run is frozen until a steward has confirmed or corrected the number."""
     postings = [_frozen(posting) for posting in _charged(books, command)]
     facts = {
         "request": command.body,
@@ -263,7 +279,7 @@ def _report(books: Books, command: Settle, excess: Excess, beyond_limits: list[s
 
 
 def _correction(books: Books, command: Settle) -> Guarded | None:
-    """Another number in place of a reported one, which takes two people."""
+    """Replace a reported number with another one, which needs two people."""
     if command.ruling is None or command.ruling.says != "corrected":
         return None
     facts = {"request": command.body, "report": "corrected", "reason": command.ruling.reason}
@@ -290,7 +306,7 @@ def _overrun_facts(excess: Excess, postings: Sequence[Posting]) -> dict[str, Any
 
 
 def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
-    """The account after a run of this cost was charged this much. Where more was spent than fits, it is overdrawn."""
+    """Return the account after a run of this cost was charged this much. If that is more than fits, it is overdrawn."""
     account = replace(account, held=account.held - cost)
     if account.key.principal_id is not None:
         return account
@@ -299,14 +315,14 @@ def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
 
 
 def _is_beyond(accounts: Sequence[Account], cost: Amount, charged: Amount, excess: Amount) -> bool:
-    """Whether an overrun does not fit in one of these accounts, once the run itself is settled there: the same question
-    as for a new run. That an account is overdrawn further would not tell, where its balance is saturated."""
+    """Return whether an overrun does not fit in one of these accounts, once the run itself is settled there: the same
+    question as for a new run. A change of `overdrawn` would not show it if the balance is saturated."""
     settled = [_settled(account, cost, charged) for account in accounts if account.key.principal_id is None]
     return any(excess.exceeds(account.remaining) for account in settled)
 
 
 def _frozen(posting: Posting) -> Posting:
-    """Where an overrun did not fit, the dataset waits for a steward."""
+    """Freeze the dataset for a steward if an overrun did not fit."""
     state = posting.dataset.state if posting.dataset.state == "retired" else "frozen"
     return Posting(replace(posting.dataset, state=state), posting.accounts, {**posting.own, "state": state})
 
@@ -317,7 +333,7 @@ def _void(books: Books, command: Void, now_us: int) -> Drafts | Repeat:
         return Repeat(run.id, "run-voided", command.body)
     if run.state == "started":
         if command.actor.role not in ("steward", "admin"):
-            raise Forbidden("Once a run has started, only a steward can say that no output was ever seen.")
+            raise Forbidden("The run has started. Only a steward can void it, by stating that nobody saw its output.")
     else:
         _demand_state(run, "held")
         if command.actor.role != "steward":
@@ -350,7 +366,7 @@ def _charged(books: Books, command: OnRun) -> list[Posting]:
 def _run(books: Books, command: OnRun) -> Run:
     run = books.runs.get(command.run_id)
     if run is None:
-        raise NotFound("There is no such run.")
+        raise NotFound("No run has this id, or your key may not see it.")
     return run
 
 
@@ -362,7 +378,11 @@ def _cost(run: Run) -> Amount:
 
 def _demand_active(dataset: Dataset) -> None:
     if dataset.state != "active":
-        raise DatasetFrozen(f"The dataset is {dataset.state}.", dataset=dataset.definition.name, state=dataset.state)
+        raise DatasetFrozen(
+            f"The dataset is {dataset.state}. Runs are approved and started only on an active dataset.",
+            dataset=dataset.definition.name,
+            state=dataset.state,
+        )
 
 
 def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> None:
@@ -373,7 +393,7 @@ def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> N
     if len(recent) >= most:
         name = books.datasets[dataset_id].definition.name
         raise RateLimited(
-            f"One principal may ask for {most} runs an hour on {name}.",
+            f"One principal may ask for at most {most} runs an hour on {name}. Try again after `retry_after_seconds`.",
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             dataset=name,
             runs_per_hour=most,
@@ -381,14 +401,16 @@ def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> N
 
 
 def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
-    """A refusal is kept for good in the journal of every dataset that it reaches, so that one principal has so many."""
+    """Limit the refusals of one principal: each is kept for good in the journal of every dataset that it reaches."""
     who, most = command.actor.principal_id, command.refusals_per_hour
     recent = [at for at in books.refusals.get(who, ()) if at > now_us - HOUR_US]
     if len(recent) >= most:
         raise RateLimited(
-            f"The run does not fit, and {most} runs of this principal were refused within the hour, which is the most "
-            "that are recorded. Nothing was recorded of this one. What fits is approved as before: ask with "
-            "POST /v1/evaluate what that is, or again later.",
+            (
+                f"The run does not fit, and was not recorded: {most} runs of this principal were refused within"
+                " the last hour, the most that are recorded. Find out what fits with POST /v1/evaluate, or ask"
+                " again later."
+            ),
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             refusals_per_hour=most,
         )
@@ -396,7 +418,7 @@ def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
 
 
 def _count(books: Books, command: Ask, now_us: int) -> None:
-    # Also where there is no limit: a later command of the same group may set one.
+    # Even without a limit: a later command of the same group may set one.
     for dataset_id in command.dataset_ids:
         key = dataset_id, command.actor.principal_id
         books.recent[key] = (*books.recent.get(key, ()), now_us)
@@ -404,9 +426,9 @@ def _count(books: Books, command: Ask, now_us: int) -> None:
 
 def _demand_state(run: Run, needed: str) -> None:
     if run.state != needed:
-        raise RunState(f"The run is {run.state}; only a {needed} run allows that.", state=run.state)
+        raise RunState(f"The run is {run.state}. Only a {needed} run allows this.", state=run.state)
 
 
 def _demand_owner(actor: Actor, run: Run) -> None:
     if actor.role != "admin" and actor.principal_id != run.principal_id:
-        raise Forbidden("Only the principal that asked for a run may do that.")
+        raise Forbidden("Only the principal that asked for the run, or an admin, may do this.")

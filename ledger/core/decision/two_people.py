@@ -15,19 +15,18 @@ from ledger.core.people import Actor, Consent, Proposal, ProposalKind
 from ledger.errors import Forbidden, ProposalState, TooLarge
 
 DAY_US: Final = 24 * HOUR_US
-"""How long a second person has to approve what takes two."""
+"""The time in which a second person must approve a change that needs two."""
 PROPOSALS_MAX: Final = 100
-"""Open at the same time, of one dataset."""
+"""The most open proposals of one dataset."""
 PROPOSALS_OF_ONE_MAX: Final = 20
-"""Of these, by one principal, so that nobody keeps the others from proposing anything."""
+"""The most of these by one principal, so that nobody keeps others from proposing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guarded:
-    """Something that a tenant's policy can ask a second person for.
+    """A change for which a tenant's policy can require a second person.
 
-    is_loosening: whether it is of that kind at all. body: what its entry states. postings: in which
-    journals.
+    is_loosening: whether the change is of that kind at all. body: the facts of its entry. postings: in which journals.
     """
 
     kind: ProposalKind
@@ -40,8 +39,8 @@ class Guarded:
 
 
 def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repeat | None:
-    """The entries that propose it, where it takes a second person who has not spoken yet. Of a run there is one open
-    proposal of a kind: who asks again is answered with it."""
+    """Return the entries that propose a change that still needs a second person, or None. A run has one open proposal
+    of a kind: asking again returns it."""
     if guarded.consent.is_second or not (guarded.is_loosening and books.takes_two):
         return None
     dataset_id = guarded.postings[0].dataset.id
@@ -75,18 +74,21 @@ def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repea
 
 
 def _demand_room(open_proposals: Sequence[Proposal], actor: Actor) -> None:
-    """Raises TooLarge where a dataset has as many as it may have, or one principal does there."""
+    """Raise TooLarge if a dataset has its most open proposals, or one principal has its most there."""
     own = sum(proposal.principal_id == actor.principal_id for proposal in open_proposals)
     for count, most, whose in (
         (len(open_proposals), PROPOSALS_MAX, ""),
         (own, PROPOSALS_OF_ONE_MAX, " by one principal"),
     ):
         if count >= most:
-            raise TooLarge(f"At most {most} proposals{whose} on a dataset are open at once.", proposals_max=most)
+            raise TooLarge(
+                f"A dataset may have at most {most} open proposals{whose}. Approve or refuse one first.",
+                proposals_max=most,
+            )
 
 
 def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:
-    """What the entry says of the one who proposed it, where it was. Raises Forbidden for one person as both."""
+    """Return what the entry states of the proposer, if it was proposed. Raises Forbidden if they are one person."""
     if not guarded.consent.is_second:
         return {}
     proposal = _open_proposal(books, guarded.consent.proposal_id, guarded.actor, now_us)
@@ -95,7 +97,7 @@ def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:
         guarded.postings[0].dataset.id,
         guarded.run_id,
     ):
-        raise ArithmeticError(f"proposal {proposal.id} is of something else")
+        raise ArithmeticError(f"proposal {proposal.id} is about another change")
     books.proposals[proposal.id] = replace(proposal, state="approved")
     return {
         "proposal": {
@@ -108,13 +110,13 @@ def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:
 
 def _open_proposal(books: Books, proposal_id: UUID, actor: Actor, now_us: int) -> Proposal:
     proposal = books.proposals.get(proposal_id)
-    if proposal is None:  # only those are read that are open
+    if proposal is None:  # only open proposals are read
         raise ProposalState()
     if proposal.state != "open" or proposal.expires_us <= now_us:
         state = proposal.state if proposal.state != "open" else "expired"
-        raise ProposalState(f"The proposal is {state}.", state=state)
+        raise ProposalState(f"The proposal is {state}. To make the change, propose it again.", state=state)
     if proposal.principal_id == actor.principal_id:
-        raise Forbidden("A second person has to say yes or no to a proposal.")
+        raise Forbidden("You proposed this change. A second person must approve or refuse it.")
     return proposal
 
 

@@ -1,1 +1,1 @@
-"""The hash chain of a journal, and the state that its entries replay to. Pure."""
+"""The hash chain of a journal, and replay: from its entries to the state. Pure."""

@@ -2,7 +2,7 @@
 
 A dataset's journal is a list of entries numbered 1, 2, 3, … without gaps. An entry is one JSON object in canonical form
 (`ledger.canonical`); its hash is the SHA-256 of those bytes, and it names the hash of the entry before it in `prev` (64
-zeros in the first). Whoever has the bytes can check all of it with a JSON parser and SHA-256.
+zeros in the first). Anyone who has the bytes can check all of this with a JSON parser and SHA-256.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from ledger.core.entries import (
 from ledger.errors import JournalBroken
 
 VERSION: Final = 4
-"""Of an entry. Version 1 knew one account for each dataset; since version 3 the times of a journal never go back; since
-version 4 a request stands in one journal of those that it reaches. What an older one says means the same."""
+"""The version of an entry. Version 1 had one account for each dataset; since version 3 the times of a journal never go
+back; since version 4 only one of a run's journals has its request. Older entries keep their meaning."""
 VERSIONS: Final = frozenset({1, 2, 3, VERSION})
 MONOTONE_SINCE: Final = 3
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
@@ -40,7 +40,7 @@ _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 
 
 def seal(draft: Draft, *, tenant_id: UUID, prev: bytes, at_us: int) -> Entry:
-    """Ties a draft to the entry whose hash is `prev`."""
+    """Tie a draft to the entry whose hash is `prev`."""
     body = canonical(
         {
             **draft.facts,
@@ -69,17 +69,17 @@ def seal_of_tenant(
     prev: bytes,
     at_us: int,
 ) -> TenantEntry:
-    """Ties an entry of a tenant's own journal to the one whose hash is `prev`."""
+    """Tie an entry of a tenant's own journal to the one whose hash is `prev`."""
     about = {"v": VERSION, "tenant": str(tenant_id), "seq": seq, "at": timestamp(at_us), "prev": prev.hex()}
     body = canonical({**facts, **about, "kind": kind, "actor": actor})
     return TenantEntry(seq, kind, at_us, body, digest(body))
 
 
-# --- what entries say ------------------------------------------------------------------------------------------------
+# --- balances in entries ---------------------------------------------------------------------------------------------
 
 
 def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
-    """The accounts that an entry says the balances of: the dataset's own, and the others that it touches."""
+    """Return the accounts whose balances an entry states: the dataset's own, and the others that it touches."""
     dataset_id = UUID(entry["dataset_id"])
     accounts: dict[AccountKey, Account] = {}
     if "balance" in entry:
@@ -89,7 +89,7 @@ def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
         for partition in group.get("partitions", (None,)):
             key = AccountKey(dataset_id, partition, group.get("project"), principal)
             if key in accounts:
-                raise ValueError(f"says twice what the balance of {key.facts()} is")
+                raise ValueError(f"names the balance of {key.facts()} twice")
             accounts[key] = _account(key, group)
     return accounts
 
@@ -125,7 +125,7 @@ def read_entries(read: Read, entries: Iterable[Sealed | tuple[str, bytes]]) -> I
 
 
 class Chain:
-    """What holds of every journal: bytes, form, numbers, each entry tied to the one before."""
+    """What every journal must satisfy: bytes, form, numbers, each entry tied to the one before."""
 
     def __init__(self, tenant_id: UUID) -> None:
         self.tenant_id = tenant_id
@@ -133,29 +133,29 @@ class Chain:
         self.version, self.at = min(VERSIONS), ""
 
     def follow(self, seq: int, sealed: Sealed) -> tuple[dict[str, Any], Demand]:
-        """The entry, and what to hold it to. Raises JournalBroken."""
+        """Return the parsed entry, and the check for the rest of it. Raises JournalBroken."""
 
         def demand(holds: bool, what: str) -> None:
             if not holds:
                 raise JournalBroken(what, seq=seq)
 
-        demand(digest(sealed.body) == sealed.hash, "its bytes do not have its hash")
+        demand(digest(sealed.body) == sealed.hash, "its bytes do not match its hash")
         entry: dict[str, Any] = parse_canonical(sealed.body)
         version = entry["v"]
-        demand(type(version) is int and version in VERSIONS, f"format version {version} is not known")
-        demand(version >= self.version, f"is of version {version}, after one of version {self.version}")
-        demand(type(entry["seq"]) is int and entry["seq"] == seq, f"is numbered {entry['seq']}")
+        demand(type(version) is int and version in VERSIONS, f"has an unknown format version, {version}")
+        demand(version >= self.version, f"has format version {version}, after an entry of version {self.version}")
+        demand(type(entry["seq"]) is int and entry["seq"] == seq, f"has the number {entry['seq']}")
         demand(entry["prev"] == self.head.hex(), "does not follow the entry before it")
         demand(entry["tenant"] == str(self.tenant_id), "belongs to another tenant")
-        demand(is_time(entry["at"]), "has a time that no ledger writes")
-        # Times are written so that their order as text is their order in time.
+        demand(is_time(entry["at"]), "has a time in a form that no ledger writes")
+        # Times are written so that text order is time order.
         demand(version < MONOTONE_SINCE or entry["at"] >= self.at, "is older than the entry before it")
         self.seq, self.head, self.version, self.at = seq, sealed.hash, version, entry["at"]
         return entry, demand
 
 
 def is_time(text: object) -> bool:
-    """Whether that is a time as `timestamp` writes it, of a day that there was."""
+    """Return whether that is a time as `timestamp` writes it, on a day that exists."""
     if not isinstance(text, str) or _TIME.fullmatch(text) is None:
         return False
     try:

@@ -1,4 +1,4 @@
-"""What takes two people, as a journal has it: proposed by one, and answered by another."""
+"""Changes by two people in a journal: proposed by one, and answered by another."""
 
 from __future__ import annotations
 
@@ -23,55 +23,57 @@ _KINDS: Final = {
     "fair-use": "fair-use-set",
     "correction": "run-settled",
 }
-"""By what is proposed: the kind of the entry that does it."""
+"""For each kind of proposal: the kind of the entry that makes the change."""
 
 
 class Proposals:
-    """The proposals of a journal, None once they are answered; and what the tenant's policy decides about."""
+    """The proposals of a journal, None once answered; and the entries that the tenant's policy decides about."""
 
     def __init__(self) -> None:
         self._proposed: dict[str, dict[str, Any] | None] = {}
         self.loosenings: list[Loosening] = []
 
     def propose(self, entry: dict[str, Any], demand: Demand) -> None:
-        """Somebody proposes something, once and for a day."""
-        demand(entry["proposal"] not in self._proposed, "proposes a second time")
-        demand(entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives another time to approve than a day")
+        """Note a proposal, which may be made once, for a day."""
+        demand(entry["proposal"] not in self._proposed, "makes the same proposal a second time")
+        demand(
+            entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives the approval a time other than one day"
+        )
         self._proposed[entry["proposal"]] = entry
         self._note(entry, entry["what"], is_proposal=True)
 
     def note_done(self, entry: dict[str, Any], what: str, *, takes_two: bool, demand: Demand) -> None:
-        """Who did it was the second person, or did it alone, which only the tenant's policy can forbid."""
+        """Note a change: its actor was the second person, or acted alone, which only the tenant's policy can forbid."""
         if (stated := entry.get("proposal")) is None:
             if takes_two:
                 self._note(entry, what, is_proposal=False)
             return
         proposed = self.answer(entry, stated["id"], demand)
-        demand(stated["by"] == proposed["actor"], "was proposed by somebody else")
-        demand(stated["at"] == proposed["at"], "was proposed at another time")
-        demand(is_steward(entry["actor"]), "was approved by somebody who is no steward")
-        demand(_does(proposed, entry), "does something else than was proposed")
+        demand(stated["by"] == proposed["actor"], "names another person as its proposer")
+        demand(stated["at"] == proposed["at"], "names another time of its proposal")
+        demand(is_steward(entry["actor"]), "was approved by a person who is not a steward")
+        demand(_does(proposed, entry), "makes a change other than the one proposed")
 
     def _note(self, entry: dict[str, Any], what: str, *, is_proposal: bool) -> None:
         self.loosenings.append(Loosening(entry["seq"], entry["at"], what, is_proposal, entry["v"]))
 
     def answer(self, entry: dict[str, Any], proposal: str, demand: Demand) -> dict[str, Any]:
-        """It was proposed by one before the other one said yes or no to just that, once, in time. Return the entry
-        that proposed it. Raises JournalBroken."""
+        """Return the entry that proposed what this one answers: another person's proposal of exactly this, answered
+        once and in time. Raises JournalBroken."""
         proposed = self._proposed.get(proposal)
         if proposed is None:
-            raise JournalBroken("answers what was not proposed, or was answered before", seq=entry["seq"])
+            raise JournalBroken("answers a proposal that was never made, or was answered before", seq=entry["seq"])
         is_same = proposed["actor"]["principal"] == entry["actor"]["principal"]
         demand(not is_same, "is proposed and answered by the same person")
-        # Times are written so that their order as text is their order in time.
+        # Times are written so that text order is time order.
         demand(entry["at"] < proposed["approve_by"], "answers a proposal that had expired")
-        demand(entry.get("what", proposed["what"]) == proposed["what"], "answers something else than was proposed")
+        demand(entry.get("what", proposed["what"]) == proposed["what"], "answers a proposal about another change")
         self._proposed[proposal] = None
         return proposed
 
 
 def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
-    """Whether an entry does what was proposed. The limit before may be another by now."""
+    """Return whether an entry makes the proposed change. The limit before it may have changed meanwhile."""
     facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
     same_run = entry.get("run") == proposed.get("about_run")
     is_it = entry["kind"] == _KINDS[proposed["what"]]

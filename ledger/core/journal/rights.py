@@ -1,4 +1,4 @@
-"""Who may do what: the roles that an entry of each kind can be of. Whose run it is, replay knows."""
+"""Who may do what: the roles that may write an entry of each kind. Replay checks whose run it is."""
 
 from __future__ import annotations
 
@@ -24,25 +24,25 @@ _MAY: Final[Mapping[str, frozenset[str]]] = {
     "key-revoked": frozenset({"admin"}),
     "policy-set": frozenset({"admin"}),
 }
-"""Every other kind is a steward's."""
+"""Every other kind needs a steward."""
 
 
 def demand_role(entry: Mapping[str, Any], demand: Demand) -> None:
-    """The actor's role may do what the entry records."""
+    """Check that the actor's role may do what the entry records."""
     role = entry["actor"]["role"]
-    demand(role in _MAY.get(entry["kind"], _STEWARDS), f"was done by a {role}, who may not")
+    demand(role in _MAY.get(entry["kind"], _STEWARDS), f"was made by a {role}, whose role does not allow it")
 
 
 def demand_owner(actor: Mapping[str, Any], principal: str, demand: Demand) -> None:
-    """The actor is who asked for the run, or an admin."""
-    demand(is_owner(actor, principal), "is of another principal than the one that asked for the run")
+    """Check that the actor asked for the run, or is an admin."""
+    demand(is_owner(actor, principal), "was made by a principal other than the one that asked for the run")
 
 
 def is_owner(actor: Mapping[str, Any], principal: str) -> bool:
-    """Whether the run is the actor's own, or as if it were."""
+    """Return whether the run is the actor's own, or an admin acts."""
     return bool(actor["role"] == "admin" or actor["principal"] == principal)
 
 
 def is_steward(actor: Mapping[str, Any]) -> bool:
-    """Whether the actor's role manages datasets."""
+    """Return whether the actor's role manages datasets."""
     return actor["role"] in _STEWARDS

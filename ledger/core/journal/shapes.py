@@ -1,4 +1,4 @@
-"""Which members an entry of each kind has, by its version: exactly these, since a ledger writes no others."""
+"""Which members an entry of each kind and version has: exactly these, because a ledger writes no others."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ _BALANCES: Final = frozenset({"balance", "accounts"})
 
 
 class Shape(NamedTuple):
-    """The members that are always there, and those that can be."""
+    """The required members, and the optional ones."""
 
     required: frozenset[str]
     optional: frozenset[str] = frozenset()
 
     def fits(self, members: Iterable[str]) -> bool:
-        """Whether an object has all that it must have, and nothing else."""
+        """Return whether an object has all required members, and no unknown ones."""
         names = set(members)
         return self.required <= names <= self.required | self.optional
 
@@ -52,10 +52,10 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
-"""Of a dataset's journal, beside what every entry has and the balances."""
+"""For a dataset's journal: the members of each kind, in addition to those of every entry and the balances."""
 
 _BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
-"""In place of `request`, since version 4: where it stands, and its digest."""
+"""In place of `request`, since version 4: its journal, and its digest."""
 
 _OF_VERSION_2: Final[Mapping[str, Shape]] = {
     **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-reported"},
@@ -86,7 +86,7 @@ TENANT_KINDS: Final[Mapping[str, Shape]] = {
     "policy-set": _shape("second_steward reason", "guards"),
     "alerting-set": _shape("thresholds refusals_in_a_row forecast_days webhook heads reason"),
 }
-"""Of a tenant's own journal."""
+"""For a tenant's own journal."""
 
 _ACTOR: Final = _shape("key principal name role")
 _OPERATOR: Final = _shape("name role", "key")
@@ -116,38 +116,44 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
 
 
 def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
-    """An entry of a dataset's journal has the members of its kind and version, each of its form."""
+    """Check that an entry of a dataset's journal has the members of its kind and version, each in its form."""
     kinds = {1: _OF_VERSION_1, 2: _OF_VERSION_2}.get(entry["v"], DATASET_KINDS)
     shape = _of_kind(kinds, entry, demand)
     is_balanced = "balance" in entry or entry["v"] > 1
     members = set(entry) - _COMMON - _OF_DATASET - (_BALANCES if entry["v"] > 1 else {"balance"})
     if entry["v"] > 3 and members >= _BY_DIGEST:
-        demand("request" not in members, "has its request, and names another journal that has it")
+        demand("request" not in members, "contains its request, and names another journal that has it")
         members = members - _BY_DIGEST | {"request"}
     demand(is_balanced and shape.fits(members) and entry.keys() >= _OF_DATASET, _other_members(entry))
     _demand_parts(entry, demand)
-    demand(all(is_id(entry["actor"][name]) for name in ("key", "principal")), "was done by nobody that can be")
+    demand(
+        all(is_id(entry["actor"][name]) for name in ("key", "principal")),
+        "has an actor in a form that no ledger writes",
+    )
     for group in entry.get("accounts", ()):
-        demand(_GROUP.fits(group), "has a balance with other members than a ledger writes")
+        demand(_GROUP.fits(group), "has a balance with members that no ledger writes")
     if entry["kind"] == "change-proposed":
         _demand_proposed(entry, demand)
     elif entry["kind"] != "proposal-refused" and "proposal" in entry:
-        demand(_shape("id by at").fits(entry["proposal"]), "does not say who proposed it, and when")
-        demand(_ACTOR.fits(entry["proposal"]["by"]), "was proposed by nobody that a ledger writes")
+        demand(_shape("id by at").fits(entry["proposal"]), "does not state who proposed it, and when")
+        demand(_ACTOR.fits(entry["proposal"]["by"]), "has a proposer in a form that no ledger writes")
 
 
 def demand_tenant_entry(entry: Mapping[str, Any], demand: Demand) -> None:
-    """An entry of a tenant's own journal has the members of its kind."""
+    """Check that an entry of a tenant's own journal has the members of its kind."""
     shape = _of_kind(TENANT_KINDS, entry, demand)
     demand(shape.fits(set(entry) - _COMMON), _other_members(entry))
     actor = entry["actor"]
-    demand((_OPERATOR if actor["role"] == "operator" else _ACTOR).fits(actor), "was done by nobody that can be")
+    demand(
+        (_OPERATOR if actor["role"] == "operator" else _ACTOR).fits(actor),
+        "has an actor in a form that no ledger writes",
+    )
     _demand_texts(entry, demand)
 
 
 def _of_kind(kinds: Mapping[str, Shape], entry: Mapping[str, Any], demand: Demand) -> Shape:
     kind = entry["kind"]
-    demand(kind in kinds, f"is of the unknown kind {kind!r}")
+    demand(kind in kinds, f"has the unknown kind {kind!r}")
     return kinds[kind]
 
 
@@ -158,23 +164,23 @@ def _other_members(entry: Mapping[str, Any]) -> str:
 def _demand_parts(entry: Mapping[str, Any], demand: Demand) -> None:
     for name, shape in _PARTS.items():
         if name in entry:
-            demand(shape.fits(entry[name]), f"has other members in {name!r} than a ledger writes")
+            demand(shape.fits(entry[name]), f"has members in {name!r} that no ledger writes")
     _demand_texts(entry, demand)
     for name, is_it in _FORMS.items():
-        demand(name not in entry or is_it(entry[name]), f"has something in {name!r} that no ledger writes")
+        demand(name not in entry or is_it(entry[name]), f"has a value in {name!r} that no ledger writes")
 
 
 def _demand_texts(entry: Mapping[str, Any], demand: Demand) -> None:
     for name in _TEXTS & entry.keys():
-        demand(isinstance(entry[name], str), f"has a {name!r} that is no text")
+        demand(isinstance(entry[name], str), f"has a {name!r} that is not text")
 
 
 def _demand_proposed(entry: Mapping[str, Any], demand: Demand) -> None:
     what = entry["what"]
-    demand(what in _PROPOSES, "proposes what takes no second person")
-    demand(_PROPOSES[what].fits(entry["proposes"]), "proposes something else than it says")
+    demand(what in _PROPOSES, "proposes a change that needs no second person")
+    demand(_PROPOSES[what].fits(entry["proposes"]), "proposes a change other than the one it names")
     is_of_run = what in ("void", "correction")
-    demand(("about_run" in entry) == is_of_run, "proposes it of a run, or of none, as that is not done")
+    demand(("about_run" in entry) == is_of_run, "proposes a change about a run that is not about one, or the reverse")
 
 
 def _is_texts(value: Any) -> bool:
@@ -182,7 +188,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def is_id(value: Any) -> bool:
-    """Whether that is an id as a ledger writes it."""
+    """Return whether that is an id in the form that a ledger writes."""
     return isinstance(value, str) and str(UUID(value)) == value
 
 

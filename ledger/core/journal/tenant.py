@@ -19,17 +19,17 @@ from ledger.errors import JournalBroken
 
 
 def walk_tenant(entries: Iterable[Sealed | tuple[str, bytes]], *, tenant_id: UUID) -> Iterator[dict[str, Any]]:
-    """The same of a tenant's own journal, checked as `replay_tenant` checks it."""
+    """Yield the entries of a tenant's own journal, each after `replay_tenant`'s checks."""
     return read_entries(_TenantReplay(tenant_id).read, entries)
 
 
 ALERTING: Final = ("thresholds", "refusals_in_a_row", "forecast_days", "webhook", "heads")
-"""What an entry of the kind `alerting-set` says, beside its reason."""
+"""The members of an entry of the kind `alerting-set`, in addition to its reason."""
 
 
 def alerting_facts(alerting: Alerting) -> dict[str, Any]:
-    """What a tenant wants to be told of, as an entry says it: of the webhook its host and the SHA-256 of its URL, since
-    that may have a secret in it."""
+    """Return a tenant's alert settings in the form of an entry: only the host and the SHA-256 of the webhook's URL,
+    which may contain a secret."""
     facts = alerting.facts()
     url = facts["webhook"]
     if url is not None:
@@ -38,7 +38,7 @@ def alerting_facts(alerting: Alerting) -> dict[str, Any]:
 
 
 class KnownKey(NamedTuple):
-    """A key as a tenant's journal knows it."""
+    """A key as a tenant's journal shows it."""
 
     principal_id: UUID
     name: str
@@ -51,10 +51,10 @@ class KnownKey(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class ReplayedTenant:
-    """What a tenant's own journal comes to. is_whole: it begins with the tenant, so that no key is older than it.
+    """The state of a tenant's own journal. is_whole: it begins with the tenant, so that no key is older than it.
 
-    alerting: what it wants to be told of, as the last entry of that kind says it; None where there is none. policies:
-    from when on a second steward was asked for, and from when on not, oldest first.
+    alerting: the tenant's alert settings, from the last entry of that kind; None if there is none. policies: the
+    policies about a second steward, oldest first, with the time of each.
     """
 
     seq: int
@@ -67,14 +67,14 @@ class ReplayedTenant:
 
 
 def replay_tenant(entries: Iterable[Sealed | tuple[str, bytes]], *, tenant_id: UUID) -> ReplayedTenant:
-    """What a tenant's own journal says of its keys and its policy, checked as `replay` checks a dataset's."""
+    """Return what a tenant's own journal records of its keys and its policy, checked as `replay` checks a dataset's."""
     tenant_replay = _TenantReplay(tenant_id)
     check_all(tenant_replay.read, entries)
     return tenant_replay.result()
 
 
 class _TenantReplay(Chain):
-    """A reader's own account of keys and policies."""
+    """An independent record of keys and policies."""
 
     def __init__(self, tenant_id: UUID) -> None:
         super().__init__(tenant_id)
@@ -89,7 +89,7 @@ class _TenantReplay(Chain):
 
     def read(self, seq: int, sealed: Sealed) -> dict[str, Any]:
         entry, demand = self.follow(seq, sealed)
-        demand(sealed.request is None, "comes with a request, which no entry of a tenant has")
+        demand(sealed.request is None, "contains a request, which no entry of a tenant has")
         demand("dataset_id" not in entry, "belongs to a dataset")
         demand_tenant_entry(entry, demand)
         demand_role(entry, demand)
@@ -109,13 +109,13 @@ class _TenantReplay(Chain):
                     demand(not known.is_revoked, "revokes a key a second time")
                     self.keys[key] = known._replace(is_revoked=True)
             case "policy-set":
-                demand(isinstance(entry["second_steward"], bool), "sets a policy that is neither yes nor no")
+                demand(isinstance(entry["second_steward"], bool), "sets a policy that is neither true nor false")
                 self.second_steward = entry["second_steward"]
                 self._set_policy(entry)
             case "alerting-set":
                 self.alerting = {name: entry[name] for name in ALERTING}
             case kind:
-                raise JournalBroken(f"is of the unknown kind {kind!r}", seq=seq)
+                raise JournalBroken(f"has the unknown kind {kind!r}", seq=seq)
         return entry
 
     def _set_policy(self, entry: Mapping[str, Any]) -> None:
@@ -139,7 +139,7 @@ class _TenantReplay(Chain):
             return
         demand(not old.is_revoked, "rotates a key that was revoked")
         demand(made == old, "gives a key other rights than it had")
-        # Times are written so that their order as text is their order in time.
+        # Times are written so that text order is time order.
         demand(old.expires_at is None or entry["at"] < old.expires_at, "rotates a key that had expired")
         ends = min(filter(None, (old.expires_at, entry["old_ends_at"])))
         self.keys[UUID(entry["rotates"])] = old._replace(expires_at=ends)

@@ -1,1 +1,1 @@
-"""What callers send, checked: one module for each noun. `fields` has what requests share."""
+"""Requests, validated: one module for each noun. `fields` has what requests share."""

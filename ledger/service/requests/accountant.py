@@ -19,8 +19,10 @@ class Evaluation(Strict):
     delta: Annotated[
         Probability | None,
         Field(
-            description="The share of a delta budget that a certificate may use; when left out 1e-8, or a hundredth "
-            "of the least of report_deltas where that is less."
+            description=(
+                "The share of a delta budget that a certificate may use; default: 1e-8, or a hundredth of the"
+                " least of report_deltas if that is less."
+            )
         ),
     ] = None
     report_deltas: Annotated[list[Probability], Field(min_length=1, max_length=20)] | None = None

@@ -31,8 +31,10 @@ class DerivedFrom(Strict):
     unit_preserving: Annotated[
         Literal[True],
         Field(
-            description="Your word that one privacy unit of that dataset changes only its own rows here, and that the "
-            "rows of one unit are clipped and sampled together."
+            description=(
+                "Your statement that one privacy unit of that dataset changes only its own rows here, and that"
+                " the rows of one unit are clipped and sampled together."
+            )
         ),
     ]
 
@@ -47,22 +49,31 @@ class NewDataset(Strict):
     title: Title = ""
     description: Description = ""
     privacy_unit: Annotated[
-        ShortText | None, Field(description="What one neighbouring dataset lacks; that of the roots, where derived.")
+        ShortText | None,
+        Field(description="What one neighbouring dataset lacks; a derived dataset takes it from its roots."),
     ] = None
-    adjacency: Annotated[Adjacency | None, Field(description="That of the roots, where derived.")] = None
+    adjacency: Annotated[Adjacency | None, Field(description="A derived dataset takes it from its roots.")] = None
     size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
     bound: Annotated[
-        Bound | None, Field(description="`certified` when left out, or that of the roots, where derived.")
+        Bound | None, Field(description="Default: `certified`; a derived dataset takes it from its roots.")
     ] = None
     budget: Annotated[
-        AnyBudget | None, Field(description="May be left out of a derived dataset alone, whose runs charge its roots.")
+        AnyBudget | None,
+        Field(
+            description="Required unless the dataset is derived: runs of a derived dataset are charged to its roots."
+        ),
     ] = None
     derived_from: Annotated[list[DerivedFrom], Field(max_length=100)] | None = None
     partitions: Annotated[
         Partitions | None,
-        Field(description="Names of parts such that no privacy unit is in two, which is your word; null: none, ever."),
+        Field(
+            description=(
+                "Names of parts. You state that no privacy unit is in two of them. null: the dataset never has"
+                " partitions."
+            )
+        ),
     ] = None
-    ceiling: Annotated[AnyBudget | None, Field(description="A limit that no later budget may pass.")] = None
+    ceiling: Annotated[AnyBudget | None, Field(description="A limit that no later budget may exceed.")] = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -84,13 +95,16 @@ class NewDataset(Strict):
     def _whole(self) -> NewDataset:
         if self.derived_from:
             if self.partitions is not None:
-                raise field_error("partitions", "a derived dataset has those of what it is derived from")
+                raise field_error(
+                    "partitions",
+                    ("must be left out: a derived dataset has the partitions of the datasets that it is derived from"),
+                )
             if self.ceiling is not None and self.budget is None:
-                raise field_error("ceiling", "belongs to a budget")
+                raise field_error("ceiling", "needs a budget")
             if any(parent.name == self.name for parent in self.derived_from):
-                raise field_error("derived_from", "names the dataset itself")
+                raise field_error("derived_from", "must not name the dataset itself")
             if len({parent.name for parent in self.derived_from}) < len(self.derived_from):
-                raise field_error("derived_from", "names a dataset twice")
+                raise field_error("derived_from", "must not name a dataset twice")
             return self
         for field in ("privacy_unit", "adjacency", "budget"):
             if getattr(self, field) is None:
@@ -100,7 +114,7 @@ class NewDataset(Strict):
 
 
 class DatasetChange(Strict):
-    """At least one of state, title and description; a change of state gives its reason."""
+    """At least one of state, title and description; a change of state needs a reason."""
 
     state: DatasetState | None = None
     title: Title | None = None
@@ -138,7 +152,7 @@ class NewBudget(Strict):
 
 class NewPartitions(Strict):
     names: Annotated[Partitions, Field(min_length=1)]
-    disjoint: Annotated[Literal[True], Field(description="Your word that no privacy unit is in two partitions.")]
+    disjoint: Annotated[Literal[True], Field(description="Your statement that no privacy unit is in two partitions.")]
 
     model_config = ConfigDict(
         extra="forbid",
@@ -158,9 +172,9 @@ class ProjectShare(Strict):
 
 class NewFairUse(Strict):
     held: Annotated[
-        AnyBudget | None, Field(description="What one principal's runs may hold at once; null: as much as there is.")
+        AnyBudget | None, Field(description="The most that the runs of one principal may hold at once; null: no limit.")
     ] = None
-    runs_per_hour: Annotated[int | None, Field(ge=1, le=100_000, description="null: as many as they like.")] = None
+    runs_per_hour: Annotated[int | None, Field(ge=1, le=100_000, description="null: no limit.")] = None
     reason: LongText
 
     model_config = ConfigDict(

@@ -36,50 +36,52 @@ LongText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
 
 class Strict(BaseModel):
-    """Types as they are, and no field that is not known."""
+    """A model with exact types and no unknown fields."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
     @model_validator(mode="before")
     @classmethod
     def _is_no_number(cls, value: Any) -> Any:
-        # FastAPI lets Pydantic read attributes: a decimal would be an object that has none of the members.
+        # FastAPI lets Pydantic read attributes: a decimal would count as an object without any of the members.
         if isinstance(value, Decimal):
             raise PydanticCustomError("dict_type", "Input should be an object")
         return value
 
 
 def distinct(names: list[str]) -> list[str]:
-    """The names, each of which stands once. Raises what Pydantic reports otherwise."""
+    """Return the names if each appears once. Raises what Pydantic reports otherwise."""
     if len(set(names)) < len(names):
         twice = next(name for name, count in Counter(names).items() if count > 1)
-        raise PydanticCustomError("distinct", "names {name} twice", {"name": twice})
+        raise PydanticCustomError("distinct", "must not name {name} twice", {"name": twice})
     return names
 
 
 NOTES_BYTES_MAX: Final = 4096
-"""How many bytes the fields of one request have together that the ledger only keeps, as JSON."""
+"""The most bytes, as JSON, of the fields of one request that the ledger only stores."""
 
 
 def demand_short(notes: Mapping[str, Any]) -> None:
-    """Raise what Pydantic reports where these fields, which stay in a journal for good, are longer together than the
-    bound. Those that are None take nothing."""
+    """Raise what Pydantic reports if these fields, which stay in a journal for good, are together longer than the
+    limit. Fields that are None count nothing."""
     sizes = {name: len(chain.canonical(value).encode()) for name, value in notes.items() if value is not None}
     if sum(sizes.values()) > NOTES_BYTES_MAX:
         listed = ", ".join(f"{name} {size:,}" for name, size in sizes.items())
-        message = "{listed} bytes as JSON, together more than {most}: keep it elsewhere, and its address or digest here"
+        message = (
+            "{listed} bytes as JSON, together more than {most}: store them elsewhere, and send their address or digest"
+        )
         raise PydanticCustomError("notes", message, {"listed": listed, "most": f"{NOTES_BYTES_MAX:,}"})
 
 
 def field_error(field: str, message: str) -> ValidationError:
-    """What is wrong with a field in the light of others."""
+    """Return the error for a field that contradicts others."""
     error = PydanticCustomError("dataset", "{message}", {"message": message})
     return ValidationError.from_exception_data("dataset", [InitErrorDetails(type=error, loc=(field,), input=None)])
 
 
 # --- times ------------------------------------------------------------------------------------------------------------
 
-# Years and months have no certain length.
+# The length of years and months varies.
 _DURATION: Final = re.compile(
     r"P(?=[0-9T])(?:([0-9]{1,6})W|(?:([0-9]{1,6})D)?"
     r"(?:T(?=[0-9])(?:([0-9]{1,6})H)?(?:([0-9]{1,6})M)?(?:([0-9]{1,9}(?:\.[0-9]{1,6})?)S)?)?)"
@@ -96,21 +98,21 @@ def _duration(value: Any) -> timedelta:
     whole = timedelta(weeks=int(weeks), days=int(days), hours=int(hours), minutes=int(minutes))
     duration = whole + timedelta(microseconds=int(seconds * 1_000_000))
     if duration > timedelta(days=VALID_FOR_DAYS_MAX):
-        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
+        raise PydanticCustomError("duration", "must be longer than zero and at most 366 days")
     return duration
 
 
 def _some_time(value: Any) -> timedelta:
     duration = _duration(value)
     if not duration:
-        raise PydanticCustomError("duration", "must be longer than nothing and at most 366 days")
+        raise PydanticCustomError("duration", "must be longer than zero and at most 366 days")
     return duration
 
 
 _DAY: Final = WithJsonSchema({"type": "string", "format": "duration", "default": "P1D"})
 Duration = Annotated[timedelta, BeforeValidator(_some_time), _DAY]
 Overlap = Annotated[timedelta, BeforeValidator(_duration), _DAY]
-"""A duration that may be none at all."""
+"""A duration that may be zero."""
 
 
 def _moment(value: Any) -> Any:
@@ -126,14 +128,14 @@ def _moment(value: Any) -> Any:
 
 
 Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
-"""A time as RFC 3339 has it, with its offset."""
+"""An RFC 3339 time with its offset."""
 
 
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 
 def _budget(value: Any) -> Any:
-    """Chooses the form by its fields, so that an error speaks of the form that was meant."""
+    """Choose the form by its fields, so that an error is about the form that was meant."""
     if not isinstance(value, dict):
         raise PydanticCustomError("budget", 'must be an object: {"epsilon", "at_delta"} or {"mu", "delta"}')
     return (MuBudget if "mu" in value else EpsilonBudget).model_validate(value)

@@ -55,7 +55,7 @@ def _named(value: Any) -> Any:
 
 
 class _OrName:
-    """Tells the document that a name alone stands for the whole dataset."""
+    """Adds to the document that a name alone means the whole dataset."""
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         return {"anyOf": [{"type": "string", "pattern": NAME_PATTERN}, handler(schema)]}
@@ -68,7 +68,7 @@ Datasets = Annotated[
 
 
 class Code(Strict):
-    """Where the training code is to be found."""
+    """Where the training code can be found."""
 
     repository: ShortText
     commit: ShortText
@@ -82,8 +82,10 @@ class RunRequest(Strict):
     delta: Annotated[
         Probability | None,
         Field(
-            description="The run's share of the delta budget, for a certificate; a hundredth of the least limit among "
-            "the accounts charged when left out. Where the cost needs no certificate it makes no difference."
+            description=(
+                "The share of the delta budget that the run's certificate may use; default: a hundredth of the"
+                " least limit among the accounts charged. Has no effect if the cost needs no certificate."
+            )
         ),
     ] = None
     segments: Annotated[
@@ -91,8 +93,10 @@ class RunRequest(Strict):
         Field(
             ge=1,
             le=SEGMENTS_MAX,
-            description="Reserve the run as so many pieces, each restarted with fresh randomness, after any of which "
-            "it may stop and be charged for those that were begun.",
+            description=(
+                "Reserve the run as this many pieces, each of which starts with fresh randomness. The run may"
+                " stop after any piece, and is charged for the pieces that were begun."
+            ),
         ),
     ] = None
     project: ProjectName | None = None
@@ -120,25 +124,28 @@ class NewBatch(Strict):
         Field(
             min_length=1,
             max_length=1000,
-            description="Each as for `POST /v1/runs`, with its `idempotency_key` beside the other fields.",
+            description="Each as for `POST /v1/runs`, with its `idempotency_key` as one more field.",
         ),
     ]
-    atomic: Annotated[bool, Field(description="All of them or none.")] = False
+    atomic: Annotated[bool, Field(description="Approve all of them or none.")] = False
 
 
 class RestartStated(Strict):
-    """A restart, after which the steps from `from_step` to `to_step`, counted from 1, were run again."""
+    """A restart, after which the steps from `from_step` to `to_step`, counted from 1, were repeated."""
 
     from_step: Annotated[int, Field(ge=1, le=COUNT_MAX)]
-    to_step: Annotated[int, Field(ge=0, le=COUNT_MAX, description="`from_step` less 1 where no step was run again.")]
+    to_step: Annotated[int, Field(ge=0, le=COUNT_MAX, description="`from_step` less 1 if no step was repeated.")]
     new_batches: Annotated[
-        bool, Field(description="Batches were drawn anew from `from_step` on, or the units were put in a new order.")
+        bool,
+        Field(description="Whether new batches were drawn from `from_step` on, or the units were put in a new order."),
     ]
 
     @model_validator(mode="after")
     def _in_order(self) -> RestartStated:
         if self.to_step < self.from_step - 1:
-            raise PydanticCustomError("restart", "to_step must be at least from_step - 1, where no step was run again")
+            raise PydanticCustomError(
+                "restart", "to_step must be at least from_step - 1 (equal if no step was repeated)"
+            )
         return self
 
 
@@ -146,27 +153,32 @@ class SettleRequest(Strict):
     """What was executed."""
 
     steps: Annotated[
-        int | None, Field(ge=0, le=COUNT_MAX, description="Every step executed, repeated ones included.")
+        int | None, Field(ge=0, le=COUNT_MAX, description="Every executed step, repeated ones included.")
     ] = None
     restarts: Annotated[
         list[RestartStated] | None,
         Field(
             max_length=RESTARTS_MAX,
-            description="Every restart from an earlier step, in the order in which they happened; an empty list says "
-            "that no step was run again. Left out, steps beyond the plan are charged for the worst that they can have "
-            "been, and within the plan it is assumed, and recorded, that none was.",
+            description=(
+                "Every restart from an earlier step, in the order in which they happened; an empty list states"
+                " that no step was repeated. If left out, steps beyond the plan are charged for the worst that"
+                " they can have been; within the plan the ledger assumes, and records, that no step was repeated."
+            ),
         ),
     ] = None
     stop: Annotated[
         Literal["planned", "data_independent", "data_dependent"] | None,
         Field(
-            description="Why no more was executed: `data_independent` where neither the data nor any output, also of "
-            "a later run, had a say in it; otherwise `data_dependent`, which is what fewer steps mean by themselves."
+            description=(
+                "Why the run executed no more: `data_independent` if neither the data nor any output, also of a"
+                " later run, influenced it; otherwise `data_dependent`, which is the default when fewer steps"
+                " were executed."
+            )
         ),
     ] = None
     evidence: Annotated[
         dict[str, Any] | None,
-        Field(description=f"Anything that says what was executed, within {NOTES_BYTES_MAX} bytes of JSON."),
+        Field(description=f"Anything that describes what was executed, at most {NOTES_BYTES_MAX} bytes of JSON."),
     ] = None
 
     @model_validator(mode="after")
@@ -182,7 +194,7 @@ class ConfirmRequest(Strict):
 
 
 class CorrectRequest(SettleRequest):
-    """What was executed, in place of what was reported, and how that is known."""
+    """What was really executed, in place of the reported number, and how you know it."""
 
     reason: LongText
 
@@ -193,6 +205,6 @@ class CorrectRequest(SettleRequest):
 
 
 class VoidRequest(Strict):
-    """Why no output was ever seen."""
+    """Why nobody saw any output."""
 
     reason: LongText

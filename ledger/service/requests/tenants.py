@@ -32,7 +32,7 @@ class NewKey(Strict):
     datasets: Annotated[list[DatasetName], Field(min_length=1, max_length=1000)] | None = None
     projects: Annotated[
         list[ProjectName] | None,
-        Field(min_length=1, max_length=1000, description="Of a requester: it has to name one of these."),
+        Field(min_length=1, max_length=1000, description="For a requester: every run must name one of these projects."),
     ] = None
     expires_at: Moment | None = None
 
@@ -43,13 +43,13 @@ class NewKey(Strict):
     @model_validator(mode="after")
     def _projects_of_requesters(self) -> NewKey:
         if self.projects is not None and self.role != "requester":
-            raise field_error("projects", "limit a requester; another role reaches beyond any project")
+            raise field_error("projects", "may be set for the role requester only")
         return self
 
 
 class Rotation(Strict):
     overlap: Annotated[
-        Overlap, Field(description="How long the old key works beside the new one: P1D when left out.")
+        Overlap, Field(description="How long the old key works after the new one is made; default: P1D.")
     ] = timedelta(days=1)
 
     model_config = ConfigDict(extra="forbid", strict=True, json_schema_extra={"example": {"overlap": "PT1H"}})

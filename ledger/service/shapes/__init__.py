@@ -1,5 +1,5 @@
 """The shapes of answers, one module for each noun.
 
 A use case returns them, the OpenAPI document describes them, a terminal renders them. They are dictionaries that mypy
-checks where they are built; nothing checks them a second time when a request is answered.
+checks where they are built; nothing validates them again when a request is answered.
 """

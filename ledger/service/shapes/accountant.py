@@ -1,4 +1,4 @@
-"""Evaluations and plans, as answers give them."""
+"""Evaluations and plans, as answers show them."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ class PlannedOn(TypedDict):
     remaining: Annotated[
         AmountShown | None,
         Field(
-            description="Of all that it charges there the least; null where it charges nothing, and of a dataset that "
-            "the key does not see, from which one that it sees is derived."
+            description=(
+                "The least of the accounts charged there; null if nothing is charged there, and for a dataset"
+                " that the key does not see but from which one that it sees is derived."
+            )
         ),
     ]
-    after: Annotated[AmountShown | None, Field(description="What the run would leave; null where it does not fit.")]
+    after: Annotated[AmountShown | None, Field(description="What the run would leave; null if it does not fit.")]
 
 
 class PlannedBinding(TypedDict):
@@ -35,14 +37,16 @@ class PlannedBinding(TypedDict):
     principal: NotRequired[Id | None]
     quantity: Quantity
     requested: float
-    remaining: Annotated[float | None, Field(description="Null of a dataset that the key does not see; so is `limit`.")]
+    remaining: Annotated[
+        float | None, Field(description="null for a dataset that the key does not see, as is `limit`.")
+    ]
     limit: float | None
 
 
 class Solution(TypedDict):
     solve_for: str
     value: int | float
-    cost: Annotated[AmountShown, Field(description="What this value would be charged; of all `runs` together.")]
+    cost: Annotated[AmountShown, Field(description="The charge for this value; for all `runs` together.")]
 
 
 class Planned(TypedDict):
@@ -55,12 +59,14 @@ class Planned(TypedDict):
     is_estimate: bool
     delta: Used
     datasets: list[PlannedOn]
-    binding: Annotated[list[PlannedBinding], Field(description="What a refusal would say; empty where the run fits.")]
+    binding: Annotated[
+        list[PlannedBinding], Field(description="The quantities that a refusal would name; empty if the run fits.")
+    ]
     would_fit: Annotated[
-        dict[str, float], Field(description="Each value alone would make the run fit; empty where it does as it is.")
+        dict[str, float], Field(description="Each value alone would make the run fit; empty if it fits already.")
     ]
     solution: Annotated[
-        Solution | None, Field(description="For `solve_for`; null where no value fits, or nothing was asked.")
+        Solution | None, Field(description="For `solve_for`; null if no value fits, or nothing was asked.")
     ]
     segments: NotRequired[SegmentsShown | None]
 
@@ -84,8 +90,6 @@ class Evaluated(TypedDict):
     frontier: NotRequired[
         Annotated[
             list[Certified] | None,
-            Field(
-                description="Where the cost is a certificate: what it would be for other shares of the delta budget."
-            ),
+            Field(description="If the cost is a certificate: the costs for other shares of the delta budget."),
         ]
     ]

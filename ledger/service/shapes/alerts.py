@@ -1,4 +1,4 @@
-"""Alerts, what a tenant is told of, and forecasts."""
+"""Alerts, the settings for them, and forecasts."""
 
 from __future__ import annotations
 
@@ -17,24 +17,26 @@ class WebhookShown(TypedDict):
     """Where alerts go. The rest of the URL may be a secret, and is not shown."""
 
     host: str
-    sha256: Annotated[str, Field(description="Of the whole URL.")]
+    sha256: Annotated[str, Field(description="SHA-256 of the whole URL.")]
 
 
 class AlertingShown(TypedDict):
     thresholds: Annotated[list[int], Field(description="Percent of an account's budget, spent and held together.")]
-    refusals_in_a_row: Annotated[int | None, Field(description="Of one dataset; null is never.")]
-    forecast_days: Annotated[int | None, Field(description="Below how many days left; null is never.")]
+    refusals_in_a_row: Annotated[int | None, Field(description="On one dataset; null: never.")]
+    forecast_days: Annotated[int | None, Field(description="Days left; null: never.")]
     webhook: WebhookShown | None
-    heads: Annotated[bool, Field(description="Whether the webhook gets the journals' heads too, for keeping.")]
+    heads: Annotated[
+        bool, Field(description="Whether the webhook also gets the journals' heads, to be kept outside the ledger.")
+    ]
 
 
 class Delivery(TypedDict):
     state: Annotated[
         DeliveryState,
-        Field(description="none: there was no webhook. failed: it was tried as often as it is ever tried."),
+        Field(description="none: there was no webhook. failed: every attempt failed, and no more will be made."),
     ]
     tries: int
-    failure: Annotated[str | None, Field(description="Why the last try failed.")]
+    failure: Annotated[str | None, Field(description="Why the last attempt failed.")]
     next_try_at: str | None
     delivered_at: str | None
 
@@ -44,7 +46,7 @@ class AlertShown(TypedDict):
     kind: AlertKind
     at: str
     event: Annotated[
-        Mapping[str, Any], Field(description="As it is signed and sent; docs/how-to/alerts.md has the members.")
+        Mapping[str, Any], Field(description="As it is signed and sent; docs/how-to/alerts.md lists the members.")
     ]
     delivery: Delivery
 
@@ -57,24 +59,25 @@ class AlertPage(TypedDict):
 class AccountForecast(TypedDict):
     partition: str | None
     project: str | None
-    since: Annotated[str, Field(description="Where the time begins that the estimate looks at.")]
-    runs: Annotated[int, Field(description="How many runs were approved since.")]
-    spent: Annotated[AmountShown, Field(description="What those runs hold and were charged.")]
+    since: Annotated[str, Field(description="Start of the time that the estimate is based on.")]
+    runs: Annotated[int, Field(description="The number of runs approved since then.")]
+    spent: Annotated[AmountShown, Field(description="What these runs hold and were charged.")]
     remaining: AmountShown
-    is_enough: Annotated[bool, Field(description="Whether that is enough to say anything.")]
+    is_enough: Annotated[bool, Field(description="Whether that is enough for an estimate.")]
     lasts_until: Annotated[
-        str | None, Field(description="Null where nothing can be said, or it lasts for a hundred years or more.")
+        str | None,
+        Field(description="null if there is no estimate, or if the budget lasts for a hundred years or more."),
     ]
     days_left: int | None
-    quantity: Annotated[Quantity | None, Field(description="What is used up first.")]
+    quantity: Annotated[Quantity | None, Field(description="The quantity that runs out first.")]
 
 
 class ForecastShown(TypedDict):
-    """An estimate, by the rate of the last weeks. It decides nothing."""
+    """An estimate, by the rate of the last weeks. No decision depends on it."""
 
     dataset: str
     at: str
     is_estimate: Literal[True]
     window_days: int
-    accounts: Annotated[list[AccountForecast], Field(description="Those that end first, at most 100.")]
+    accounts: Annotated[list[AccountForecast], Field(description="Those that run out first, at most 100.")]
     accounts_count: int

@@ -19,7 +19,7 @@ def _checked_id(value: str) -> str:
 
 
 Id = Annotated[str, AfterValidator(_checked_id), WithJsonSchema({"type": "string", "format": "uuid"})]
-"""A UUID, as it stands in JSON."""
+"""A UUID in JSON."""
 
 
 class EpsilonShown(TypedDict):

@@ -26,7 +26,7 @@ class EpsilonOfBudget(TypedDict):
 
 
 class Counted(TypedDict):
-    """A budget, or a part of one: what is left of it, and what that is as epsilon."""
+    """A budget, or a part of one: what remains of it, and the epsilon of that."""
 
     balance: BalanceShown
     epsilon: list[EpsilonOfBudget]
@@ -64,18 +64,23 @@ class DatasetShown(TypedDict):
     size: int | None
     bound: Bound
     is_estimate: bool
-    budget: Annotated[Mapping[str, Any] | None, Field(description="null: its runs charge what it is derived from.")]
+    budget: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="null: its runs are charged to the datasets that it is derived from."),
+    ]
     ceiling: AmountShown | None
     derived_from: list[ParentShown]
-    roots: Annotated[list[str], Field(description="Where it comes from in the end; itself, if from nowhere.")]
+    roots: Annotated[
+        list[str], Field(description="The datasets that it is derived from in the end; itself if it is not derived.")
+    ]
     state: DatasetState
     balance: Annotated[
-        BalanceShown | None, Field(description="Of partitions the fullest counts, in each quantity for itself.")
+        BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
     ]
     epsilon: list[EpsilonOfBudget]
     partitions: Annotated[
         list[PartitionShown] | None,
-        Field(description="null: none, ever. The first thousand by name; in a list of datasets none."),
+        Field(description="null: never any. The first thousand by name; none in a list of datasets."),
     ]
     partition_count: int | None
     projects: list[ProjectOfDataset]

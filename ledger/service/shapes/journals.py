@@ -1,4 +1,4 @@
-"""Entries, heads and proofs, as answers give them."""
+"""Entries, heads and proofs, as answers show them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class EntryShown(TypedDict):
     request: NotRequired[
         Annotated[
             dict[str, Any] | None,
-            Field(description="What was sent, if that stands in another journal: the entry has its SHA-256."),
+            Field(description="The request, if another journal has it: the entry then has its SHA-256."),
         ]
     ]
 
@@ -50,9 +50,9 @@ class Head(SignedHead):
 class Inclusion(TypedDict):
     kind: Literal["inclusion"]
     seq: int
-    hash: Annotated[str, Field(description="The entry's hash, the data of the leaf `seq - 1`.")]
+    hash: Annotated[str, Field(description="The hash of the entry, which is the data of the leaf `seq - 1`.")]
     size: int
-    root: Annotated[str, Field(description="Over the first `size` entries.")]
+    root: Annotated[str, Field(description="The root over the first `size` entries.")]
     path: Annotated[list[str], Field(description="The inclusion proof of RFC 9162, 2.1.3.")]
     head: SignedHead
 
@@ -65,14 +65,14 @@ class TenantInclusionProof(Inclusion):
     tenant: str
 
 
-# `from` is a word of Python, so that the members up to it are not written as a class.
+# `from` is a keyword of Python, so these members cannot be written as a class.
 _From = TypedDict("_From", {"kind": Literal["consistency"], "from": int})
 
 
 class Consistency(_From):
-    from_root: Annotated[str, Field(description="Over the first `from` entries.")]
+    from_root: Annotated[str, Field(description="The root over the first `from` entries.")]
     to: int
-    root: Annotated[str, Field(description="Over the first `to` entries.")]
+    root: Annotated[str, Field(description="The root over the first `to` entries.")]
     path: Annotated[list[str], Field(description="The consistency proof of RFC 9162, 2.1.4.")]
     head: SignedHead
 

@@ -1,4 +1,4 @@
-"""Runs, as answers give them."""
+"""Runs, as answers show them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ class RunOnDataset(TypedDict):
     name: str
     seq: int
     remaining: Annotated[
-        AmountShown | None, Field(description="Of all that it charges there the least; null where it charges nothing.")
+        AmountShown | None,
+        Field(description="The least of the accounts charged there; null if nothing is charged there."),
     ]
 
 
@@ -27,19 +28,19 @@ class SegmentsShown(TypedDict):
 
     count: int
     steps: int
-    cost: Annotated[AmountShown, Field(description="Of each.")]
-    unsegmented: Annotated[AmountShown, Field(description="What the run would cost in one piece.")]
+    cost: Annotated[AmountShown, Field(description="The cost of each piece.")]
+    unsegmented: Annotated[AmountShown, Field(description="The cost of the run in one piece.")]
 
 
-Used = Annotated[float | None, Field(description="The run's share of the delta budget, where a certificate used one.")]
+Used = Annotated[float | None, Field(description="The run's share of the delta budget, if a certificate used one.")]
 BeginBy = Annotated[
-    str, Field(description="Until when a job may begin by this receipt. Reading the receipt renews it.")
+    str, Field(description="The time until which a job may begin with this receipt. Reading the receipt renews it.")
 ]
 Receipt = Annotated[
     str,
     Field(
         pattern=r"^[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+\.[A-Za-z0-9_-]+$",
-        description="The signed decision: a compact JWS (EdDSA), to be checked with `/.well-known/jwks.json`.",
+        description="The signed decision: a compact JWS (EdDSA). Check it with `/.well-known/jwks.json`.",
     ),
 ]
 
@@ -79,20 +80,20 @@ class RestartShown(TypedDict):
 
 
 class OverrunShown(TypedDict):
-    """What was executed beyond the plan, or again, charged as a run of its own."""
+    """What was executed beyond the plan, or repeated, charged as a run of its own."""
 
     steps: int
     repeated: Annotated[
         int | None,
-        Field(description="How many of them were run again and met the same units; null where that is not known."),
+        Field(description="How many of them were repeated with the same units; null if that is not known."),
     ]
     cost: AmountShown
     fits: bool
     method: str
 
 
-Stated = Annotated[list[RestartShown], Field(description="The restarts that it was settled with, where it said any.")]
-Assumed = Annotated[list[str], Field(description="What is assumed for what was charged, beside the approval's.")]
+Stated = Annotated[list[RestartShown], Field(description="The restarts that were stated when it was settled, if any.")]
+Assumed = Annotated[list[str], Field(description="What the charge assumes, in addition to the approval's assumptions.")]
 
 
 class Overdrawn(TypedDict):
@@ -121,7 +122,7 @@ class RunMoved(TypedDict):
 
 
 class RunStarted(RunMoved):
-    """A run that may touch its data now. Only this receipt says so."""
+    """A run that may touch its data now. Only this receipt proves that."""
 
     begin_by: BeginBy
     receipt: Receipt
@@ -129,13 +130,13 @@ class RunStarted(RunMoved):
 
 class ReceiptShown(TypedDict):
     run: Id
-    state: Annotated[Literal["held", "started"], Field(description="Only `started` lets a job train.")]
+    state: Annotated[Literal["held", "started"], Field(description="Train only if it is `started`.")]
     begin_by: BeginBy
     receipt: Receipt
 
 
 class RunEvent(TypedDict):
-    """What became of a run: when it was started, reported, settled or voided, by whom, and what was said."""
+    """What happened to a run: when and by whom it was started, reported, settled or voided, and the request."""
 
     at: str
     by: dict[str, Any]
@@ -153,7 +154,7 @@ class RunEvent(TypedDict):
     report: NotRequired[
         Annotated[
             Literal["confirmed", "corrected"] | None,
-            Field(description="What a steward said of the number that was reported."),
+            Field(description="What a steward decided about the reported number."),
         ]
     ]
 

@@ -18,7 +18,7 @@ class TenantShown(TypedDict):
 
 
 class SecretShown(TypedDict):
-    """A new key. Its secret is shown this once and kept nowhere."""
+    """A new key. Its secret is shown only this once, and is not stored."""
 
     id: Id
     role: Role
@@ -34,7 +34,7 @@ class SecretShown(TypedDict):
 
 
 class Me(TypedDict):
-    """Whom the ledger takes the caller for."""
+    """Who the caller is to the ledger."""
 
     role: Role | Literal["operator"]
     tenant: NotRequired[TenantShown | None]
@@ -49,9 +49,11 @@ class PolicyShown(TypedDict):
     second_steward: Annotated[
         bool,
         Field(
-            description="Whether raising a budget, a project's share or what one principal may have, adding "
-            "partitions, thawing an overdrawn dataset, voiding a started run and correcting what one reported take a "
-            "second steward within a day."
+            description=(
+                "Whether a second steward must approve, within a day: raising a budget, a project's share or what"
+                " one principal may have; adding partitions; thawing an overdrawn dataset; voiding a started run;"
+                " and correcting what a run reported."
+            )
         ),
     ]
 
@@ -72,7 +74,7 @@ class ProposalShown(TypedDict):
 
 
 class Proposed(TypedDict):
-    """It takes a second steward: nothing is changed yet."""
+    """The change needs a second steward: nothing is changed yet."""
 
     proposal: ProposalShown
 
@@ -97,7 +99,9 @@ class KeyShown(TypedDict):
     created_at: str
     expires_at: str | None
     revoked_at: str | None
-    last_used_at: Annotated[str | None, Field(description="To the minute: it is not written at every request.")]
+    last_used_at: Annotated[
+        str | None, Field(description="Accurate to the minute: it is not written at every request.")
+    ]
 
 
 class KeyPage(TypedDict):
