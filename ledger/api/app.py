@@ -95,7 +95,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics)),
+        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics), metrics),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -116,7 +116,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _lifespan(
-    builder: Builder, connections: Connections
+    builder: Builder, connections: Connections, metrics: Metrics
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """What serves while the application runs; it gives the server's protocol what connections share."""
 
@@ -126,7 +126,8 @@ def _lifespan(
         app.state.services = server.services
         server.start()
         try:
-            yield {STATE: connections}
+            with metrics.lag.watched():
+                yield {STATE: connections}
         finally:
             await server.close()
 

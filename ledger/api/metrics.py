@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from ledger import __version__
+from ledger.api.lag import Lag
 
 if TYPE_CHECKING:
     from ledger.alerting.courier import Courier
@@ -103,6 +104,12 @@ class Metrics:
         self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
         self._streams = Gauge("ledger_streams", "Exports that are being sent.", registry=registry)
         self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
+        self.lag = Lag()
+        Gauge(
+            "ledger_loop_lag_seconds",
+            "The longest time that the event loop was late since this was last read.",
+            registry=registry,
+        ).set_function(self.lag.take)
 
     def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
         """Reads how many wait, and how many processes make reports, whenever it is asked for."""
