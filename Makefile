@@ -54,6 +54,10 @@ prove: $(VENV)/installed-test ## The tests with their counts at full size, which
 bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates
 	$(BIN)/python -m tests.bench
 
+.PHONY: torture
+torture: $(VENV)/installed-test ## Measure one tenant's approvals beside another one that is hostile, in some two minutes
+	$(BIN)/python -m tests.torture
+
 .PHONY: check
 check: $(VENV)/installed-test ## Style, types, migrations, and known vulnerabilities
 	$(BIN)/ruff check

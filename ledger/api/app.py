@@ -17,6 +17,7 @@ from ledger import __version__
 from ledger.api import alerts, datasets, docs, evaluate, plan, problems, proposals, reports, runs, system, tenants
 from ledger.api.build import Builder
 from ledger.api.headers import SecurityHeaders
+from ledger.api.lag import undisturbed
 from ledger.api.limits import Buckets, Crowd, Shares, Together
 from ledger.api.metrics import Metrics
 from ledger.api.middleware import Bodies, Recognise, Unread
@@ -126,7 +127,7 @@ def _lifespan(
         app.state.services = server.services
         server.start()
         try:
-            with metrics.lag.watched():
+            with undisturbed(), metrics.lag.watched():
                 yield {STATE: connections}
         finally:
             await server.close()

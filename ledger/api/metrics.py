@@ -102,7 +102,7 @@ class Metrics:
         self._connections = Gauge("ledger_connections", "Connections that are open.", registry=registry)
         self._serving = Gauge("ledger_requests_serving", "Requests of recognised callers.", registry=registry)
         self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
-        self._streams = Gauge("ledger_streams", "Exports that are being sent.", registry=registry)
+        self._streams = Gauge("ledger_streams", "Reports and exports that are being sent.", registry=registry)
         self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
         self.lag = Lag()
         Gauge(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from ledger.api.lag import EVERY_SECONDS
 from tests.api.test_surface import ones_own_key
 from tests.conftest import Templates
 from tests.kit.accountant import DPSGD
@@ -143,20 +141,3 @@ def test_counting_loses_nothing(ledger: Ledger) -> None:
     assert value(ledger, "ledger_requests_total", route="/v1/runs", method="POST", status="201") == 200
     assert value(ledger, "ledger_writer_group_size_sum") >= 200
     assert MNIST["name"] not in ledger.client.get("/metrics").text
-
-
-def test_what_holds_the_loop_is_seen(here: Ledger) -> None:
-    """Goal: the lag of the event loop is the longest since it was last read. Method: something holds the loop for a
-    while, which is read once."""
-    held_seconds = 0.2
-
-    async def hold() -> None:
-        end = time.monotonic() + held_seconds
-        while time.monotonic() < end:
-            pass
-
-    value(here, "ledger_loop_lag_seconds")
-    here.client.portal.call(hold)
-    assert value(here, "ledger_loop_lag_seconds") >= held_seconds - EVERY_SECONDS
-    lags = [value(here, "ledger_loop_lag_seconds") for _ in range(20)]
-    assert min(lags) < held_seconds - EVERY_SECONDS

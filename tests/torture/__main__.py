@@ -89,6 +89,7 @@ def show(label: str, quiet: Seen, beside: Seen, came: Came) -> None:
         print(_row(f"/healthz, new connections, {name}, ms", [seen.newcomers.percentile(percent) for seen in both]))
     lags = [max(seen.lag_ms, default=0) for seen in both]
     print(_row("lag of the event loop, most, ms", lags, _wanted(f"below {LAG_MS_MAX}", lags[1], LAG_MS_MAX, "ms")))
+    print(_row("the loop waited for a processor, % of the time", [seen.waited_percent for seen in both]))
     print(_row("memory of the server, most, MB", [seen.own_mb for seen in both]))
     memory = f"below {MEMORY_MB_MAX} with a large certificate", beside.all_mb, MEMORY_MB_MAX, "MB"
     print(_row("memory with its children, most, MB", [seen.all_mb for seen in both], _wanted(*memory)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import math
 import re
@@ -10,13 +11,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from uuid import uuid4
 
 from tests.kit.driver import RELEASE, Served
-from tests.torture.wire import Wire, request
+from tests.torture.wire import CUT, Wire, request
 
 CONNECTIONS: Final = 4
 APPROVALS_PER_SECOND: Final = 20
@@ -52,6 +52,8 @@ class Seen:
     newcomers: Times = field(default_factory=Times)
     """`/healthz` too, each on a new connection."""
     lag_ms: list[float] = field(default_factory=list)
+    waited_percent: float = 0.0
+    """Of the time, how much the server's first thread could have gone on if it had had a processor."""
     own_mb: float = 0.0
     """The most memory that the server's process had."""
     all_mb: float = 0.0
@@ -73,7 +75,7 @@ class Watch:
     async def beside(self, others: Coroutine[Any, Any, T]) -> tuple[Seen, T]:
         """What is seen until this has ended, and what it returned."""
         seen = Seen()
-        begun = time.perf_counter()
+        begun, waited = time.perf_counter(), _waited_seconds(self._served.pid)
         every = CONNECTIONS / APPROVALS_PER_SECOND
         work = [
             *(self._paced(every, seen.approvals, self._approval, phase=phase) for phase in range(CONNECTIONS)),
@@ -92,6 +94,7 @@ class Watch:
         await asyncio.gather(*tasks, return_exceptions=True)
         result = await over
         seen.seconds = time.perf_counter() - begun
+        seen.waited_percent = 100 * (_waited_seconds(self._served.pid) - waited) / seen.seconds
         return seen, result
 
     def _approval(self) -> bytes:
@@ -112,31 +115,31 @@ class Watch:
         self, every_seconds: float, times: Times, make: Callable[[], bytes], *, phase: int = 0, is_kept: bool = True
     ) -> None:
         """One request each so many seconds, the next one after the answer where that comes later."""
-        wire = Wire(self._served.url)
-        due = time.perf_counter() + every_seconds * phase / CONNECTIONS
-        while True:
-            await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            try:
-                status, _ = await wire.ask(make())
-            except OSError:
-                status = 0
-            times.ms.append(1000 * (time.perf_counter() - due))
-            times.statuses[status] += 1
-            if not is_kept:
-                wire.close()
-            due += every_seconds
+        with contextlib.closing(Wire(self._served.url)) as wire:
+            due = time.perf_counter() + every_seconds * phase / CONNECTIONS
+            while True:
+                await asyncio.sleep(max(0.0, due - time.perf_counter()))
+                try:
+                    status, _ = await wire.ask(make())
+                except OSError:
+                    status = CUT
+                times.ms.append(1000 * (time.perf_counter() - due))
+                times.statuses[status] += 1
+                if not is_kept:
+                    wire.close()
+                due += every_seconds
 
     async def _measure(self, seen: Seen) -> None:
-        wire = Wire(self._served.url)
-        await wire.ask(request("GET", "/metrics"))  # whose lag is that of the time before
-        for number in itertools.count():
-            children = await asyncio.to_thread(partial(_resident_mb, self._served.pid))
-            seen.own_mb = max(seen.own_mb, children[0])
-            seen.all_mb = max(seen.all_mb, sum(children))
-            if number % LOOKS_PER_SECOND == 0:
-                _, text = await wire.ask(request("GET", "/metrics"))
-                seen.lag_ms += [1000 * float(lag) for lag in _LAG.findall(text)]
-            await asyncio.sleep(1 / LOOKS_PER_SECOND)
+        with contextlib.closing(Wire(self._served.url)) as wire:
+            await wire.ask(request("GET", "/metrics"))  # whose lag is that of the time before
+            for number in itertools.count():
+                resident = await asyncio.to_thread(_resident_mb, self._served.pid)
+                seen.own_mb = max(seen.own_mb, resident[0])
+                seen.all_mb = max(seen.all_mb, sum(resident))
+                if number % LOOKS_PER_SECOND == 0:
+                    _, text = await wire.ask(request("GET", "/metrics"))
+                    seen.lag_ms += [1000 * float(lag) for lag in _LAG.findall(text)]
+                await asyncio.sleep(1 / LOOKS_PER_SECOND)
 
 
 def _health() -> bytes:
@@ -160,3 +163,11 @@ def _resident_mb_of(pid: int) -> float:
         return 0.0  # it has ended, or this is no Linux
     found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
+
+
+def _waited_seconds(pid: int) -> float:
+    """How long the first thread of a process has waited for a processor, as Linux counts it."""
+    try:
+        return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1]) / 1e9
+    except (OSError, IndexError):
+        return 0.0
