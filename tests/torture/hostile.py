@@ -172,14 +172,7 @@ class Hostile:
         return request("POST", "/v1/runs", f"Idempotency-Key: {uuid4().hex}", key=self.plan.key, raw=raw)
 
     def _another_delta(self) -> bytes:
-        mechanism = {
-            "type": "dpsgd",
-            "noise_multiplier": 1.1,
-            "sampling": "poisson",
-            "sample_rate": 0.01,
-            "steps": 1000,
-        }
-        return self._evaluation(mechanism, delta=1e-6 / next(self._numbers))
+        return self._evaluation(_DPSGD, delta=1e-6 / next(self._numbers))
 
     def _large_certificate(self) -> bytes:
         mechanism = {
@@ -192,7 +185,7 @@ class Hostile:
         return self._evaluation(mechanism, delta=1e-8)
 
     def _plan(self) -> bytes:
-        mechanism = {"type": "dpsgd", "sampling": "poisson", "sample_rate": 0.01, "steps": 1000 + next(self._numbers)}
+        mechanism = {**_DPSGD, "steps": 1000 + next(self._numbers)}
         body = {**self._run(mechanism, self.plan.plenty), "solve_for": "noise_multiplier"}
         return request("POST", "/v1/plan", key=self.plan.key, body=body)
 
@@ -252,6 +245,13 @@ class Hostile:
             return CUT
 
 
+_DPSGD: Final[dict[str, Any]] = {
+    "type": "dpsgd",
+    "noise_multiplier": 1.1,
+    "sampling": "poisson",
+    "sample_rate": 0.01,
+    "steps": 1000,
+}
 _UNKNOWN: Final = UUID(int=7)
 _SEVEN_MB: Final = b" " * (7 * MB)
 
@@ -283,7 +283,7 @@ async def _send_slowly(writer: asyncio.StreamWriter) -> None:
 
 async def _take_and_be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """A webhook that never answers."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, asyncio.CancelledError):
         await reader.read()
     writer.transport.abort()
 
