@@ -62,6 +62,10 @@ docs: $(VENV)/installed-docs ## The documentation site, which the server serves 
 wheel: docs ## The wheel in dist, with the documentation site
 	$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir dist .
 
+.PHONY: torture
+torture: $(VENV)/installed-test ## Measure one tenant's approvals beside another one that is hostile, in about two minutes
+	$(BIN)/python -m tests.torture
+
 .PHONY: check
 check: $(VENV)/installed-test docs ## Style, types, migrations, the documentation site, and known vulnerabilities
 	$(BIN)/ruff check

@@ -31,6 +31,7 @@ from ledger.api import (
 )
 from ledger.api.build import Builder
 from ledger.api.headers import SecurityHeaders
+from ledger.api.lag import undisturbed
 from ledger.api.limits import Buckets, Crowd, Shares, Together
 from ledger.api.metrics import Metrics
 from ledger.api.middleware import Bodies, Recognise, Unread
@@ -115,7 +116,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
         title="Privacy budget ledger",
         version=__version__,
         description=_DESCRIPTION,
-        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics)),
+        lifespan=_lifespan(Builder(chosen, metrics), Connections(chosen, metrics), metrics),
         openapi_url=None,
         docs_url=None,
         redoc_url=None,
@@ -136,7 +137,7 @@ def create_app(settings: Settings | None = None) -> FastAPI:
 
 
 def _lifespan(
-    builder: Builder, connections: Connections
+    builder: Builder, connections: Connections, metrics: Metrics
 ) -> Callable[[FastAPI], AbstractAsyncContextManager[Mapping[str, Any]]]:
     """Run the server's services while the application runs, and give the server's protocol what connections share."""
 
@@ -146,7 +147,8 @@ def _lifespan(
         app.state.services = server.services
         server.start()
         try:
-            yield {STATE: connections}
+            with undisturbed(), metrics.lag.watched():
+                yield {STATE: connections}
         finally:
             await server.close()
 

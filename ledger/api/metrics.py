@@ -20,6 +20,7 @@ from prometheus_client import (
 )
 
 from ledger import __version__
+from ledger.api.lag import Lag
 
 if TYPE_CHECKING:
     from ledger.alerting.courier import Courier
@@ -101,8 +102,14 @@ class Metrics:
         self._connections = Gauge("ledger_connections", "Connections that are open.", registry=registry)
         self._serving = Gauge("ledger_requests_serving", "Requests of recognised callers.", registry=registry)
         self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
-        self._streams = Gauge("ledger_streams", "Exports that are being sent.", registry=registry)
+        self._streams = Gauge("ledger_streams", "Reports and exports that are being sent.", registry=registry)
         self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
+        self.lag = Lag()
+        Gauge(
+            "ledger_loop_lag_seconds",
+            "The longest time that the event loop was late since this was last read.",
+            registry=registry,
+        ).set_function(self.lag.take)
 
     def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
         """Read the length of the queues and the number of report processes at every scrape."""

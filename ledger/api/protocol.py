@@ -13,6 +13,7 @@ import asyncio
 import resource
 import socket
 import sys
+from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal
 
@@ -26,6 +27,12 @@ from ledger.settings import Settings
 HEAD_BYTES_MAX: Final = 32 * 1024
 """The limit for the request line and headers together; at most twice as much is read. A token can have thousands."""
 UNSENT_BYTES_MAX: Final = 64 * 1024
+STRANGERS_AT_ONCE_MAX: Final = 8
+"""On how many connections without a caller requests are read before the loop serves the others."""
+LINE_BYTES_MAX: Final = 16 * 1024 * 1024
+"""Of what came on connections that wait for their turn."""
+_HEALTH: Final = b"GET /healthz "
+"""Who asks this waits for no stranger: a process that is held to be dead is started anew."""
 _NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)  # socket has it from Python 3.12 on
 STATE: Final = "connections"
 """The name under which an application gives its `Connections` to the protocol, in the state of its lifespan."""
@@ -46,6 +53,8 @@ class Connections:
         self._max = min(settings.connections_max, resource.getrlimit(resource.RLIMIT_NOFILE)[0] * 3 // 4)
         self._open: set[Patient] = set()
         self._strangers: dict[Patient, None] = {}
+        self._line = deque[tuple[Patient, bytes]]()
+        self._line_bytes = self._begun = 0
 
     def __len__(self) -> int:
         return len(self._open)
@@ -66,6 +75,29 @@ class Connections:
         """Remove a connection."""
         self._open.discard(connection)
         self._strangers.pop(connection, None)
+
+    def admits(self, connection: Patient, data: bytes) -> bool:
+        """Whether a connection on which nobody was recognised yet may go on now. If a few did already since the loop
+        last looked for events, it goes on when its turn comes: a thousand at once would keep callers waiting."""
+        if self._line or self._begun >= STRANGERS_AT_ONCE_MAX:
+            if self._line_bytes + len(data) > LINE_BYTES_MAX:
+                connection.cut("crowded")
+            else:
+                self._line.append((connection, data))
+                self._line_bytes += len(data)
+            return False
+        if not self._begun:
+            connection.loop.call_soon(self._go_on, connection.loop)
+        self._begun += 1
+        return True
+
+    def _go_on(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._begun = min(STRANGERS_AT_ONCE_MAX, len(self._line))
+        if self._begun:
+            loop.call_soon(self._go_on, loop)
+        for connection, data in [self._line.popleft() for _ in range(self._begun)]:
+            self._line_bytes -= len(data)
+            connection.go_on(data)
 
 
 class _Transport(asyncio.Transport):
@@ -158,6 +190,18 @@ class Patient(H11Protocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.is_recognised or data.startswith(_HEALTH) or self._shared.admits(self, data):
+            self._receive(data)
+        else:
+            self._inner.pause_reading()
+
+    def go_on(self, data: bytes) -> None:
+        """Receives what waited."""
+        if not self._inner.is_closing():
+            self._inner.resume_reading()
+            self._receive(data)
+
+    def _receive(self, data: bytes) -> None:
         if self._awaited in ("rest", "closing"):
             self._thrown_away += len(data)
             if self._thrown_away > self._bounds.discard_bytes_max:

@@ -8,7 +8,7 @@ made whole, and list the newest runs.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import AbstractContextManager, aclosing
+from contextlib import aclosing
 from functools import partial
 from typing import Annotated, Any, Final
 
@@ -22,7 +22,7 @@ from ledger.api.gate import Auditor
 from ledger.api.leaving import until_gone
 from ledger.api.routing import Route
 from ledger.api.services import Services, services
-from ledger.api.streams import streams
+from ledger.api.streams import Streams, streams
 from ledger.core.datasets import Dataset
 from ledger.errors import JournalBroken
 from ledger.report import forms, reader
@@ -111,7 +111,7 @@ def _answer(request: Request, caller: Caller, question: Question, form: Form) ->
     headers = {"Content-Disposition": f'{how}; filename="privacy-report-{about}.{form}"'}
     if form == "html":
         headers["Content-Security-Policy"] = forms.HTML_POLICY
-    return _Made(services(request), question, form, streams(request).reports.one(caller), headers=headers)
+    return _Made(services(request), question, form, room=streams(request), caller=caller, headers=headers)
 
 
 def _head(heads: Heads, reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
@@ -131,17 +131,23 @@ class _Made(Response):
         served: Services,
         question: Question,
         form: Form,
-        share: AbstractContextManager[None],
         *,
+        room: Streams,
+        caller: Caller,
         headers: dict[str, str],
     ) -> None:
         super().__init__(media_type=MEDIA[form], headers=headers)
         del self.headers["content-length"]
-        self._served, self._question, self._form, self._share = served, question, form, share
+        self._served, self._question, self._form = served, question, form
+        self._room, self._caller = room, caller
         self._is_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
-        with self._share, self._served.reports.place():
+        with (
+            self._room.sent.one(self._caller),
+            self._room.reports.one(self._caller),
+            self._served.reports.place(),
+        ):
             await until_gone(receive, self._send(send))
         if not self._is_begun:
             raise ClientDisconnect()

@@ -21,6 +21,8 @@ from ledger.service import presence
 
 T = TypeVar("T")
 _NOBODY: Final = UUID(int=0)
+MISTAKES_MAX: Final = 1000
+"""How many mistakes of one body are listed."""
 
 
 class _Request(Request):
@@ -68,9 +70,17 @@ def _read(raw: bytes, field: ModelField) -> tuple[Any, Any]:
             value, from_attributes=True
         )
     except ValidationError as error:
-        # A body of a megabyte can have a hundred thousand errors, of which a few are shown.
-        found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
-        return value, Unfit.of([{**item, "loc": ("body", *item["loc"])} for item in found])
+        return value, Unfit.of(_mistakes(error))
+
+
+def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
+    """Return the errors of a body as FastAPI names them. Pydantic lists all or none, and no other thread runs meanwhile,
+    so of a hundred thousand errors only the number is returned."""
+    count = error.error_count()
+    if count > MISTAKES_MAX:
+        return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} mistakes, too many to be listed"}]
+    found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
+    return [{**item, "loc": ("body", *item["loc"])} for item in found]
 
 
 async def aside(request: Request, work: Callable[[], T], *, size: int | None) -> T:

@@ -25,7 +25,7 @@ class Streams:
 
     def __init__(self, settings: Settings) -> None:
         self.sent = Shares(
-            "exports",
+            "reports and exports",
             total=settings.streams_max,
             per_tenant=settings.streams_per_tenant_max,
             per_key=settings.streams_per_key_max,

@@ -228,3 +228,49 @@ def test_what_is_hidden_is_there(scene: Scene) -> None:
         answer = scene.admin.get(path)
         assert answer.is_success
         assert leaks(scene, answer), path
+
+
+# --- plans -----------------------------------------------------------------------------------------------------------
+
+
+def texts(value: Any) -> Iterator[str]:
+    """Every text in an answer, its members' names left out."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from texts(item)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_a_plan_shows_the_name_alone_of_a_hidden_root(ledger: Ledger, role: str) -> None:
+    """Goal: of what a dataset is derived from, a plan shows the name to a key that does not see it, and nothing else.
+    Method: a root with marked texts, a marked project and a marked run, and another dataset that is derived from it;
+    plans by a key that sees one of these, with everything that a plan can be asked to solve for."""
+    marked = {"title": f"{MARK} title", "description": f"{MARK} description"}
+    ledger.register(name="root", bound="certified", budget={"mu": 2, "delta": 1e-5}, **marked)
+    for name in ("leaf", f"{MARK}-leaf"):
+        derived = {"name": name, "derived_from": [{"name": "root", "unit_preserving": True}], "budget": BIG}
+        ok(ledger.post("/v1/datasets", derived))
+    ok(ledger.put(f"/v1/datasets/root/projects/{MARK}-project", {"budget": {"mu": 1, "delta": 1e-6}}))
+    run = ok(ledger.ask(key=f"{MARK}-key", datasets=["root"], project=f"{MARK}-project", **NOTES))["id"]
+    (first,) = ok(ledger.get("/v1/datasets/root/entries", limit=1))["items"]
+    hidden = {MARK, run, first["entry"]["dataset_id"]}
+    by = ledger.as_(role, datasets=["leaf"])
+    assert by.get("/v1/datasets/root").status_code == 404
+    solved = 0
+    for multiplier, solve_for in itertools.product((20, 0.1), (None, "noise_multiplier", "count", "runs")):
+        mechanism = {"type": "gaussian", "noise_multiplier": multiplier, "count": 2}
+        answer = by.post("/v1/plan", {"datasets": ["leaf"], "mechanism": mechanism, "solve_for": solve_for})
+        planned = ok(answer)
+        text = answer.text + json.dumps(dict(answer.headers))
+        assert not [secret for secret in hidden if secret in text], answer.text
+        leaf, root = planned["datasets"]
+        assert leaf["remaining"] is not None
+        assert {name for name, value in root.items() if value is not None} == {"name", "state"}
+        assert all(item["remaining"] is item["limit"] is None for item in planned["binding"] if item["name"] == "root")
+        rest = {name: value for name, value in planned.items() if name not in ("datasets", "binding")}
+        assert "root" not in set(texts(rest))
+        assert planned["fits"] == (multiplier == 20)
+        solved += planned["solution"] is not None
+    assert solved == 4  # without noise enough, no number of runs fits

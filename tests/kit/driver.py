@@ -155,6 +155,7 @@ class Served:
     url: str
     kill: Callable[[], None]
     said: list[str]
+    pid: int
 
     def client(self) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=60)
@@ -203,7 +204,7 @@ def serve_forked(command: list[str], folder: Path, env: dict[str, str]) -> Itera
             _read_until_ready(printed, said)
             reader = threading.Thread(target=lambda: said.extend(printed), daemon=True)
             reader.start()
-            yield Served(f"http://127.0.0.1:{port}", process.kill, said)
+            yield Served(f"http://127.0.0.1:{port}", process.kill, said, process.pid or 0)
             process.terminate()
             process.join(END_SECONDS_MAX)
             reader.join()
@@ -230,7 +231,7 @@ def serve_command(command: list[str], folder: Path, env: dict[str, str]) -> Iter
         _read_until_ready(process.stdout or (), said)
         reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
         reader.start()
-        yield Served(f"http://127.0.0.1:{port}", process.kill, said)
+        yield Served(f"http://127.0.0.1:{port}", process.kill, said, process.pid)
         process.terminate()
         process.wait(timeout=END_SECONDS_MAX)
         reader.join()

@@ -1,0 +1,134 @@
+"""What holds up the event loop: that it is seen, and what is done against it."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import itertools
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ledger.api.lag import EVERY_SECONDS, SWITCH_SECONDS
+from ledger.api.metrics import Metrics
+from ledger.api.protocol import LINE_BYTES_MAX, STRANGERS_AT_ONCE_MAX, Connections
+from ledger.api.routing import MISTAKES_MAX
+from ledger.settings import Settings
+from tests.api.test_metrics import value
+from tests.conftest import Templates
+from tests.kit.driver import RELEASE, Ledger
+
+
+@pytest.fixture
+def here(templates: Templates, tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger on SQLite alone, for what does not depend on the database."""
+    with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings) as opened:
+        yield opened
+
+
+def test_what_holds_the_loop_is_seen(here: Ledger) -> None:
+    """Goal: the lag of the event loop is the longest since it was last read. Method: something holds the loop for a
+    while, which is read once."""
+    held_seconds = 0.2
+
+    async def hold() -> None:
+        end = time.monotonic() + held_seconds
+        while time.monotonic() < end:
+            pass
+
+    value(here, "ledger_loop_lag_seconds")
+    here.client.portal.call(hold)
+    assert value(here, "ledger_loop_lag_seconds") >= held_seconds - EVERY_SECONDS
+    lags = [value(here, "ledger_loop_lag_seconds") for _ in range(20)]
+    assert min(lags) < held_seconds - EVERY_SECONDS
+
+
+def test_the_rest_of_the_process_gives_way(templates: Templates, tmp_path: Path) -> None:
+    """Goal: while it serves, no collection looks at what was there at the start, and threads give way soon; afterwards
+    all is as before. Method: how many objects a collection looks at, and how often threads change."""
+    before = sys.getswitchinterval(), gc.get_freeze_count()
+    with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings):
+        assert gc.get_freeze_count() > before[1] + 10_000
+        assert len(gc.get_objects()) < gc.get_freeze_count()
+        assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+    assert (sys.getswitchinterval(), gc.get_freeze_count()) == (before[0], 0)
+
+
+def test_mistakes_without_number_are_counted_alone(here: Ledger) -> None:
+    """Goal: of a body with very many mistakes no list is made, which would hold up all threads; the answer has their
+    number. Method: as many unknown fields as are listed, and one more."""
+    listed = {**RELEASE, **{f"field-{number}": number for number in range(MISTAKES_MAX)}}
+    counted = {**listed, "one-more": 1}
+    first, second = (here.ask(**body) for body in (listed, counted))
+    assert (first.status_code, second.status_code) == (422, 422)
+    assert first.json()["field"] == "field-0"
+    assert len(first.json()["errors"]) == 20
+    assert second.json()["field"] == "body"
+    assert second.json()["detail"] == f"body: has {MISTAKES_MAX + 1} mistakes, too many to be listed"
+
+
+class Waiting:
+    """A connection on which something came, and which notes in which turn of the loop it goes on."""
+
+    def __init__(self, crowd: Crowd, number: int) -> None:
+        self._crowd, self._number = crowd, number
+        self.loop = asyncio.get_running_loop()
+
+    def go_on(self, data: bytes) -> None:
+        assert len(data) == self._crowd.size
+        self._crowd.gone_on.append((self._crowd.turn, self._number))
+
+    def cut(self, reason: str) -> None:
+        assert reason == "crowded"
+        self._crowd.cut.append(self._number)
+
+
+class Crowd:
+    """Connections of strangers, and the turns that the loop has taken."""
+
+    def __init__(self, size: int) -> None:
+        self.turn, self.size = 0, size
+        self.gone_on: list[tuple[int, int]] = []
+        self.cut: list[int] = []
+
+    async def arrive(self, count: int) -> None:
+        """Something comes on so many connections in one turn of the loop, which then takes as many more."""
+        connections, loop = Connections(Settings(), Metrics()), asyncio.get_running_loop()
+
+        def tick() -> None:
+            self.turn += 1
+            loop.call_soon(tick)
+
+        tick()
+        for number in range(count):
+            waiting: Any = Waiting(self, number)
+            if connections.admits(waiting, bytes(self.size)):
+                waiting.go_on(bytes(self.size))
+        for _ in range(count):  # a turn each
+            await asyncio.sleep(0)
+
+
+def test_strangers_go_on_a_few_at_a_time() -> None:
+    """Goal: between two looks of the loop for events, requests of a few strangers are read, however many came at once;
+    those go on in their order, and none is forgotten. Method: 100 in one turn, and the turn in which each goes on."""
+    crowd = Crowd(size=10)
+    asyncio.run(crowd.arrive(100))
+    assert not crowd.cut
+    assert [number for _, number in crowd.gone_on] == list(range(100))
+    turns = [len(list(group)) for _, group in itertools.groupby(crowd.gone_on, key=lambda one: one[0])]
+    assert max(turns) == STRANGERS_AT_ONCE_MAX
+    assert len(turns) == -(-100 // STRANGERS_AT_ONCE_MAX)
+
+
+def test_what_waits_of_strangers_is_bounded() -> None:
+    """Goal: strangers that wait for their turn hold so many bytes and no more. Method: many that each sent a megabyte;
+    which are cut, and which go on."""
+    size = 2**20
+    crowd = Crowd(size)
+    asyncio.run(crowd.arrive(100))
+    assert len(crowd.gone_on) == STRANGERS_AT_ONCE_MAX + LINE_BYTES_MAX // size
+    assert len(crowd.cut) == 100 - len(crowd.gone_on)

@@ -1,0 +1,45 @@
+"""That `make torture` does what it prints: some seconds of it, counted and not timed."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+import pytest
+from pydantic import SecretStr
+
+from ledger.settings import Settings
+from tests.torture.__main__ import phases, show
+from tests.torture.hostile import Hostile
+from tests.torture.site import open_site
+from tests.torture.wire import CUT
+
+ATTACKS = (
+    "composed evaluations",
+    "invalid bodies of 1 MB",
+    "one-byte strangers",
+    "bodies of 7 MB",
+    "slow megabytes with a key",
+    "wrong keys",
+)
+
+
+def test_some_seconds_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: beside hostile clients every approval is given, and every hostile request gets the answer that is meant
+    for it. Method: some of the attacks for a few seconds, on SQLite; statuses, and the table."""
+    settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/torture.db"))
+    with open_site(settings, tmp_path, seconds=2, runs=10, attacks=ATTACKS) as site:
+        quiet, beside, came = asyncio.run(phases(site, 1))
+        assert {attack.name for attack in Hostile(site.plan).attacks} > set(ATTACKS)
+    for seen in (quiet, beside):
+        for times in (seen.approvals, seen.health, seen.newcomers):
+            assert set(times.statuses) <= {200, 201}
+            assert times.ms
+    assert set(came) == set(ATTACKS)
+    expected = {"one-byte strangers": {401}, "bodies of 7 MB": {413}, "wrong keys": {401, 429}}
+    assert all(set(came[name]) - {CUT} <= statuses for name, statuses in expected.items())
+    assert sum(came["one-byte strangers"].values()) > 0
+    assert not [status for counts in came.values() for status in counts if status == 500]
+    show("SQLite", quiet, beside, came)
+    printed = capsys.readouterr().out
+    assert printed.count("met") + printed.count("MISSED") == 5
