@@ -74,8 +74,8 @@ def _read(raw: bytes, field: ModelField) -> tuple[Any, Any]:
 
 
 def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the errors of a body as FastAPI names them. Pydantic lists all or none, and no other thread runs meanwhile,
-    so of a hundred thousand errors only the number is returned."""
+    """Return the errors of a body as FastAPI names them. Pydantic lists all or none, and no other thread runs
+    meanwhile: of a hundred thousand errors, only the number is returned."""
     count = error.error_count()
     if count > MISTAKES_MAX:
         return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} mistakes, too many to be listed"}]
