@@ -406,12 +406,13 @@ def test_slow_readers_are_cut(start: Start) -> None:
     refused = site.ledger.get("/v1/datasets/mnist/export")
     assert (refused.status_code, refused.json()["code"], refused.headers["retry-after"]) == (503, "overloaded", "5")
     assert "one key" in refused.json()["detail"]
+    assert site.ledger.get("/v1/datasets/mnist/report").status_code == 503
     assert second.get("/v1/datasets/mnist/export").status_code == 200
     unread.append(_unread(site, second))
     site.wait(3, "ledger_streams")
-    assert "one tenant" in second.get("/v1/datasets/mnist/export").json()["detail"]
+    assert "one tenant" in second.get("/v1/datasets/mnist/report", format="csv").json()["detail"]
     assert other.get("/v1/datasets/mnist/export").status_code == 200
-    assert second.get("/v1/datasets/mnist/report").status_code == 200, "reports have places of their own"
+    assert other.get("/v1/datasets/mnist/report").status_code == 200
     site.wait(3, "ledger_connections_cut_total", reason="sending")
     site.wait(0, "ledger_streams")
     assert {ledger.get("/v1/datasets/mnist/export").status_code for ledger in (site.ledger, second)} == {200}
@@ -457,7 +458,7 @@ def test_steady_readers_are_not_cut(start: Start) -> None:
     expected = site.client.get(path).content
     connection = site.connect(site.head("Connection: close", path=path, method="GET"), receive_bytes=4096)
     begun, found = time.monotonic(), b""
-    while piece := connection.recv(max(1, len(expected) // 300)):
+    while piece := connection.recv(max(1, len(expected) // 800)):
         found += piece
         assert site.client.get("/healthz").status_code == 200
     assert time.monotonic() - begun > 1

@@ -29,6 +29,7 @@ SLOW_BYTES: Final = 2048
 WAIT_SECONDS: Final = 1.0
 """After an answer that asks to wait, which whoever is not hostile would do for longer."""
 LEAVE_SECONDS: Final = 0.1
+HOLD_SECONDS: Final = 10.0
 ASKED_TO_WAIT: Final = (429, 503)
 
 
@@ -203,11 +204,11 @@ class Hostile:
     # --- halves of requests and of answers
 
     async def _one_byte(self) -> int:
-        """A chunk of one byte, without a key; then nothing."""
+        """A chunk of one byte, without a key; then nothing, whether or not the other side ends the connection."""
         async with Wire(self.plan.url).connected() as (reader, writer):
             writer.write(head("POST", "/v1/evaluate", "Transfer-Encoding: chunked") + b"1\r\nx\r\n")
             status, _, _ = await answer(reader)
-            await reader.read()
+            await asyncio.sleep(HOLD_SECONDS)
             return status
 
     async def _slow_megabyte(self) -> int:
