@@ -153,11 +153,11 @@ def test_receipts_and_heads_on_the_command_line(terminal: Terminal, tmp_path: Pa
     said = terminal(f"verify late.jsonl {kept} --earlier early.jsonl").out
     assert "one of the keys you gave" in said
     assert "2 receipts, 1 earlier head, 3 entries of the earlier export" in said
-    assert "came with the export itself" in terminal("verify late.jsonl --head head.json").out
+    assert "a key from the export itself" in terminal("verify late.jsonl --head head.json").out
     assert terminal(f"check {kept} --json").json["holds"] is True
     lines = (tmp_path / "late.jsonl").read_text().split("\n")[:-1]
     (tmp_path / "v1.jsonl").write_text("\n".join(as_version_1(lines)) + "\n")
-    assert "version 1 had no signature" in terminal("verify v1.jsonl").out
+    assert "exports of version 1 are not signed" in terminal("verify v1.jsonl").out
     assert terminal("verify v1.jsonl --jwks jwks.json").status == 1
     forged = resigned(rechained(lines, 2, renamed), SigningKey.generate())
     (tmp_path / "forged.jsonl").write_text("\n".join(forged) + "\n")
