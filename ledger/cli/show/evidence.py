@@ -173,7 +173,7 @@ def proved(proof: Proved) -> None:
         grid.add_row("its hash", str(proof.hash))
         grid.add_row("named by", f"{counted(proof.receipts, 'receipt')} of it" if proof.receipts else "none given")
     else:
-        grid.add_row("history", f"the journal of {proof.size:,} entries begins with the signed one of {proof.seq:,}")
+        grid.add_row("history", f"the journal of {proof.size:,} entries begins with that of {proof.seq:,}, as signed")
     grid.add_row("root", proof.root)
     grid.add_row("signed by", proof.kid)
     out.print(grid)
