@@ -76,7 +76,7 @@ def dataset_create(
         str | None, typer.Option(help="certified: a guarantee (the default); clt: the published estimate.")
     ] = None,
     size: Annotated[
-        int | None, typer.Option(help="How many privacy units it has. The number is public and may be rounded.")
+        int | None, typer.Option(help="The size of the dataset: public, and nominal.")
     ] = None,
     title: Annotated[str, typer.Option(help="A title, for people.")] = "",
     description: Annotated[str, typer.Option(help="What the data is, for people.")] = "",

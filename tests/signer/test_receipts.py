@@ -608,9 +608,9 @@ def test_the_commands(terminal: Terminal, tmp_path: Path) -> None:
     refused = terminal(f"{check} held.jws")
     assert (refused.status, "can still be voided" in refused.err) == (1, True)
     held = terminal(f"{check} held.jws --state held")
-    assert (held.status, "no job may begin by it" in held.out) == (0, True)
+    assert (held.status, "A job must not begin with it" in held.out) == (0, True)
     begun = terminal(f"start {run}")
-    assert "a job may begin by: privacy-ledger receipt show" in begun.out
+    assert "A job may begin until" in begun.out
     told = terminal(f"receipt show {run} --output started.jws")
     assert "receipt verify" in told.err
     (tmp_path / "mechanism.json").write_text('{"noise_multiplier": 20.0, "type": "gaussian"}')

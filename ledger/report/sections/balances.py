@@ -171,7 +171,7 @@ def _plainly(item: JsonObject) -> Iterator[Block]:
         Column("spent and held", 1.3, True),
         Column("at the limit", 1.3, True),
     )
-    yield Table("What this means for one person in the data", titles, tuple(rows))
+    yield Table(f"What this means for one {unit} in the data", titles, tuple(rows))
 
 
 _WHICH: Final = ("spent", "committed", "limit")
