@@ -75,9 +75,7 @@ def dataset_create(
     bound: Annotated[
         str | None, typer.Option(help="certified: a guarantee (the default); clt: the published estimate.")
     ] = None,
-    size: Annotated[
-        int | None, typer.Option(help="The size of the dataset: public, and nominal.")
-    ] = None,
+    size: Annotated[int | None, typer.Option(help="The size of the dataset: public, and nominal.")] = None,
     title: Annotated[str, typer.Option(help="A title, for people.")] = "",
     description: Annotated[str, typer.Option(help="What the data is, for people.")] = "",
     partition: Annotated[
