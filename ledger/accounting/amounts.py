@@ -21,12 +21,12 @@ _ULP: Final = Fraction(1, 10 ** (_PRECISION - 2))
 
 
 def charge(*, mu_sq: Fraction, nats: Fraction) -> Amount:
-    """The amount of a cost: mu² (dimensionless) and nats = -log(1 - delta), both at least their true values."""
+    """Return the amount of a cost, rounded up. mu_sq: mu², dimensionless; nats: -log(1 - delta)."""
     return Amount(math.ceil(mu_sq * PICO), math.ceil(nats * ATTO))
 
 
 def limit(*, mu_sq: Fraction, nats: Fraction) -> Amount:
-    """The amount of a limit: mu² and nats = -log(1 - delta), both at most their true values."""
+    """Return the amount of a limit, rounded down. mu_sq: mu², dimensionless; nats: -log(1 - delta)."""
     return Amount(math.floor(mu_sq * PICO), math.floor(nats * ATTO))
 
 
@@ -57,7 +57,7 @@ def inward(value: float, relative_error: float) -> Fraction:
 
 
 def mu_of(amount: Amount) -> float:
-    """mu for display: the root of the exact integer, however large; infinite where it is beyond the doubles."""
+    """Return mu for display: the root of the exact integer; infinite if it is larger than any double."""
     pico = amount.mu_sq_pico
     if pico < 2**200:
         return math.sqrt(pico) / 1e6

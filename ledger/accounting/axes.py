@@ -1,4 +1,4 @@
-"""The values of a parameter that may be named, numbered so that a larger number costs more.
+"""The allowed values of a parameter, numbered so that a larger number costs more.
 
 Counts are integers to 10^12; other parameters are decimals of six digits.
 """
@@ -38,12 +38,12 @@ class Axis:
 
     @property
     def first(self) -> float:
-        """The coordinate of the value that costs least."""
+        """Return the coordinate of the value that costs least."""
         return self.coordinate(float(self.value_of(self.low)))
 
     @property
     def last(self) -> float:
-        """The coordinate of the value that costs most."""
+        """Return the coordinate of the value that costs most."""
         return self.coordinate(float(self.value_of(self.high)))
 
     def floor(self, x: float) -> int:
@@ -119,20 +119,20 @@ def _falling(value: Decimal | float) -> int:
 
 
 def _decimal(number: int) -> Decimal:
-    """The decimal of six digits with this number."""
+    """Return the decimal of six digits with this number."""
     decade, offset = divmod(number, _PER_DECADE)
     return (Decimal(offset + 100_000) * Decimal(10) ** (decade - 5)).normalize()
 
 
 def _number(value: Decimal) -> int:
-    """The number of the largest decimal of six digits that is at most `value`."""
+    """Return the number of the largest decimal of six digits that is at most `value`."""
     # By its digits: arithmetic on decimals would round one of more than 28 digits, and could round it up.
     leading = "".join(map(str, value.as_tuple().digits[:6]))
     return value.adjusted() * _PER_DECADE + int(leading.ljust(6, "0")) - 100_000
 
 
 def _number_up(least: Fraction) -> int:
-    """The number of the least decimal of six digits that is at least this."""
+    """Return the number of the least decimal of six digits that is at least `value`."""
     number = _number(Decimal(least.numerator) / least.denominator)
     return number if Fraction(_decimal(number)) >= least else number + 1
 

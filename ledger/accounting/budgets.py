@@ -1,4 +1,4 @@
-"""What a steward declares as a budget, and the limit that it sets.
+"""The budget that a steward declares, and the limit that follows from it.
 
 A budget is fixed beforehand and converted once: either mu and delta as they are, or an (epsilon, at_delta) target with
 a share `slack` of at_delta set aside for the deltas of single runs.
@@ -46,7 +46,7 @@ Budget = MuBudget | EpsilonBudget
 
 
 def limit_of(budget: Budget, *, bound: Bound) -> Amount:
-    """The limit that a budget sets, rounded down. Raises InvalidRequest, naming the field."""
+    """Return the limit of a budget, rounded down. Raises InvalidRequest that names the field."""
     if isinstance(budget, MuBudget):
         mu_field, mu_sq, delta = "budget.mu", Fraction(budget.mu) ** 2, _mu_budget_delta(budget, bound)
     else:
@@ -75,7 +75,7 @@ def _mu_budget_delta(budget: MuBudget, bound: Bound) -> Fraction:
 
 
 def _largest_mu(budget: EpsilonBudget, delta: Fraction) -> Fraction:
-    """The largest mu with delta + (1 - delta)·delta_mu(epsilon) <= at_delta, rounded down."""
+    """Return the largest mu with delta + (1 - delta)·delta_mu(epsilon) <= at_delta, rounded down."""
     if budget.epsilon > MU_MAX**2:
         raise _invalid("budget.epsilon", f"allows a mu of more than {MU_MAX}, which protects nobody")
     if budget.at_delta > AT_DELTA_MAX:
@@ -94,5 +94,5 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 
 
 def report_deltas(budget: dict[str, Any]) -> list[float]:
-    """The deltas at which a dataset's epsilon is shown: the one of its budget, or two customary ones."""
+    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two customary ones."""
     return [float(budget["at_delta"])] if "at_delta" in budget else [1e-5, 1e-6]

@@ -20,11 +20,11 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.errors import TooLarge
 
 GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-"""Into how many equal groups steps may be divided where one certificate of all of them does not resolve."""
+"""Into how many equal groups steps may be divided if one certificate for all of them does not resolve."""
 RUNGS: Final = (*(at_most(Fraction(1, 10**power)) for power in (15, 30, 60)), DELTA_MIN)
-"""The least shares that curves are composed for."""
+"""The smallest shares of delta that curves are composed for."""
 POINTS_MAX: Final = 50_000_000
-"""How many points may be transformed for one certificate, by prediction: two and a half seconds for ten million."""
+"""The most points that may be transformed for one certificate, as predicted: ten million take 2.5 seconds."""
 
 Key = tuple[tuple[Steps, ...], float]
 
@@ -44,13 +44,13 @@ class Certificate:
 
     @property
     def size(self) -> int:
-        """The bytes of its curves."""
+        """The size of its curves in bytes."""
         return sum(curve.size for curve in self._curves.values())
 
     def mu(self, delta: float) -> tuple[float, int]:
-        """An upper bound of the least mu at a delta, and of how many groups; infinity where none resolves.
+        """Return an upper bound of the least mu at a delta, and the number of groups; infinity if none resolves.
 
-        Raises TooLarge where that takes more points than it may.
+        Raises TooLarge if that needs too many points.
         """
         most = max(part.count for part in self._steps)
         for count in GROUPS:
@@ -100,7 +100,7 @@ _keeper: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
 
 @contextmanager
 def keeping(keeper: Keeper) -> Iterator[None]:
-    """What is asked within finds what was composed before, and keeps what it composes."""
+    """Within this context, reuse curves that were composed before, and keep new ones."""
     token = _keeper.set(keeper)
     try:
         yield
@@ -109,7 +109,7 @@ def keeping(keeper: Keeper) -> Iterator[None]:
 
 
 def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool = False) -> list[tuple[float, int]]:
-    """A mu at each of these deltas, and of how many groups, as `Certificate.mu` says.
+    """Return a mu at each of these deltas, and the number of groups, as `Certificate.mu` does.
 
     is_alone: every delta has a composition of its own, as accountants before gdp-4 did it.
     """

@@ -43,7 +43,7 @@ ATOMS_MAX: Final = 2**20
 
 _WIDTHS_PER_DEVIATION: Final = 12
 _MISSING_SHARE: Final = 2.0**-10
-"""How much of delta may go to losses beyond the grid."""
+"""The part of delta that may be used for losses beyond the grid."""
 _SLACK_LOG: Final = 13.0
 """What wraps around a window is planned to be e^-13 of the least tail it serves, and of the certificate."""
 _RESOLVED_LOG: Final = 14.0
@@ -99,11 +99,11 @@ class Curve:
 
     @property
     def size(self) -> int:
-        """The bytes that it takes, roughly."""
+        """The approximate size in bytes."""
         return sum(side.size for side in self.sides if isinstance(side, Vertices))
 
     def mu(self, delta: float) -> float:
-        """The certificate: an upper bound of the least mu. 0 where delta alone covers it, inf where nothing resolves.
+        """Return the certificate: an upper bound of the least mu. 0 if delta alone covers it, inf if nothing resolves.
 
         ValueError: delta below delta_min.
         """
@@ -113,10 +113,10 @@ class Curve:
 
 
 def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None) -> Curve:
-    """The trade-off function of these steps together, all of the same adjacency.
+    """Return the trade-off function of these steps together, all of the same adjacency.
 
-    delta_min: the least delta that the curve will be asked for, above 0. spend: is told how many points are going to be
-    transformed, and may raise.
+    delta_min: the least delta that the curve will be used for, above 0. spend: called with the number of points before
+    they are transformed; it may raise.
     """
     orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
     if len(steps) == 1 and steps[0].count == 1:
@@ -453,19 +453,20 @@ def _range(pair: Pair, share: float) -> float:
 
 
 def at_most(value: Fraction) -> float:
-    """The largest double that is not above a number of 0 or more."""
+    """Return the largest double that is not above a number of 0 or more."""
     nearest = float(value)
     return nearest if Fraction(nearest) <= value else math.nextafter(nearest, 0)
 
 
 def at_least(value: Fraction) -> float:
-    """The least double that is not below a number."""
+    """Return the least double that is not below a number."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
 
 
 def pair_for(*, noise_multiplier: float, sample_rate: float, adjacency: Adjacency, sampling: Sampling) -> Pair:
-    """The dominating pair of one step. ValueError for fixed_size under add_or_remove_one, of which none is known."""
+    """Return the dominating pair of one step. Raises ValueError for fixed_size under add_or_remove_one: none is
+    known."""
     match sampling, adjacency:
         case "poisson", "add_or_remove_one":
             return Pair("removal", 1 / noise_multiplier, sample_rate)

@@ -1,4 +1,4 @@
-"""The exact mu of mechanisms whose trade-off function touches a Gaussian one at its fixed point.
+"""The exact mu of mechanisms whose trade-off function touches a Gaussian one at the fixed point.
 
 For a symmetric trade-off function f with fixed point f(p) = p, G_mu passes through that point for mu = -2 Phi^-1(p).
 From the total variation z = 1 - 2 p that is mu = 2 sqrt(2) erf^-1(z), which keeps its digits where z is small; from
@@ -38,7 +38,7 @@ def _mu_at_fixed_point(*, total_variation: FloatArray, log_fixed_point: FloatArr
 
 
 def mu_pure_dp(*, epsilon: Real | float) -> Real:
-    """The least mu for which every epsilon-DP mechanism is mu-GDP: -2 Phi^-1(1/(1 + e^epsilon)).
+    """Return the least mu for which every epsilon-DP mechanism is mu-GDP: -2 Phi^-1(1/(1 + e^epsilon)).
 
     Shape of epsilon; relative error below RELATIVE_ERROR, for epsilon from 1e-300 up.
     ValueError: epsilon below 0, infinite or NaN.

@@ -1,4 +1,4 @@
-"""The central-limit estimate of DP-SGD's mu: what published GDP numbers were computed with, and not a guarantee.
+"""The central-limit estimate of DP-SGD's mu, with which published GDP numbers were computed. It is not a guarantee.
 
 Source of the formulas: Bu, Dong, Long & Su, "Deep learning with Gaussian differential privacy", HDSR 2020, and their
 accountant: noise multiplier s, sample rate q, T steps (T = epochs*N/B need not be whole). A limit theorem is no bound:
@@ -105,10 +105,10 @@ def mu_poisson(
     steps: Real | float,
     adjacency: Adjacency = "add_or_remove_one",
 ) -> Real:
-    """The central-limit mu of DP-SGD with Poisson sampling.
+    """Return the central-limit mu of DP-SGD with Poisson sampling.
 
     q sqrt(T (e^(s^-2) - 1)) under add_or_remove_one, 2 q sqrt(T sinh(s^-2)) under replace_one. Shapes broadcast;
-    noise_multiplier is over the clip norm, steps any real number. Infinite where the value is beyond the doubles.
+    noise_multiplier is over the clip norm, steps any real number. Infinite if the value is larger than any double.
     Relative error: `mu_poisson_relative_error`, for results that are normal doubles.
     ValueError: noise_multiplier not in (0, inf), sample_rate not in (0, 1], steps not in [0, inf), unknown adjacency.
     Source: Bu, Dong, Long & Su 2020, section 3; replace_one is the same limit for the antipodal pair, in which the unit
@@ -155,7 +155,7 @@ def mu_fixed_size(
     steps: Real | float,
     adjacency: Adjacency = "add_or_remove_one",
 ) -> Real:
-    """The central-limit mu of DP-SGD with batches of fixed size, drawn uniformly.
+    """Return the central-limit mu of DP-SGD with batches of fixed size, drawn uniformly.
 
     sqrt(2) q sqrt(T) sqrt(e^(s^-2) Phi(1.5/s) + 3 Phi(-0.5/s) - 2) presumes noise relative to the replacement
     sensitivity, which is twice the clip norm: with noise_multiplier over the clip norm, replace_one is the formula at

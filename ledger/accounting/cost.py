@@ -1,4 +1,4 @@
-"""A cost: an approximate GDP pair (mu, delta), carried as mu² and -log(1 - delta), and what has to hold for it.
+"""A cost: an approximate GDP pair (mu, delta), kept as mu² and -log(1 - delta), with its assumptions.
 
 In the two coordinates composition is addition (Dong, Roth & Su 2022, Cor. 3.3, and Thm. 3.2 for f_{0,delta}).
 """
@@ -35,8 +35,8 @@ class Cost:
     """The cost of a run.
 
     mu: the double before rounding, for display.
-    mu_sq, nats: upper bounds of mu² and -log(1 - delta); exact where they are rational in what was declared.
-    method: which path gave the cost. assumptions: what has to hold for it, in words.
+    mu_sq, nats: upper bounds of mu² and -log(1 - delta); exact if they are rational in what was declared.
+    method: how the cost was computed. assumptions: sentences that must be true for it.
     """
 
     mu: float

@@ -1,4 +1,4 @@
-"""What a mechanism costs: the way from what was declared to a `Cost`.
+"""Compute the `Cost` of a declared mechanism.
 
 `Terms.bound` chooses between a guarantee (`certified`) and the central-limit estimate of DP-SGD (`clt`). Each
 mechanism's own cost stands in its module; here are the terms that it is asked under, and segments.
@@ -24,12 +24,12 @@ _FRONTIER: Final = tuple(Fraction(1, 10**exponent) for exponent in range(4, 16))
 
 
 def needs_certificate(mechanism: AnyMechanism, *, bound: Bound) -> bool:
-    """Whether its cost is a certificate: dear to compute, and most of them dependent on the run's share of delta."""
+    """Return whether its cost is a certificate: slow to compute, and usually dependent on the run's share of delta."""
     return mechanism.needs_certificate(bound)
 
 
 def weight(mechanism: AnyMechanism, *, bound: Bound) -> int:
-    """How much work its cost is, predicted from what was declared alone: so many closed forms of one release.
+    """Return how much work its cost is, predicted from the declaration, in closed forms of one release.
 
     A certificate weighs as one of a usual training; what it really takes is bounded by `certificate.POINTS_MAX`.
     """
@@ -37,10 +37,10 @@ def weight(mechanism: AnyMechanism, *, bound: Bound) -> int:
 
 
 def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
-    """The cost of a mechanism under a dataset's bound and adjacency.
+    """Return the cost of a mechanism under a dataset's bound and adjacency.
 
-    Raises InvalidMechanism where no cost is known, or where it is beyond what a double can hold, and InvalidRequest
-    where the mechanism cannot be divided into so many segments.
+    Raises InvalidMechanism if no cost is known, or if it is larger than any double, and InvalidRequest
+    if the mechanism cannot be divided into so many segments.
     """
     if terms.segments == 1:
         return mechanism.cost(terms, path="mechanism")
@@ -55,7 +55,10 @@ def _restarted(one: Cost, count: int) -> Cost:
     mu_sq = count * one.mu_sq
     mu = root(mu_sq)
     if not math.isfinite(mu):
-        raise InvalidMechanism("mechanism: its segments' cost together is beyond any number", field="mechanism")
+        raise InvalidMechanism(
+            "mechanism: the cost of its segments together is too large to be represented; use more noise",
+            field="mechanism",
+        )
     return Cost(mu, mu_sq, count * one.nats, one.method, (*one.assumptions, _RESTARTED))
 
 

@@ -1,6 +1,6 @@
-"""When a computation has to end: at a moment of the monotonic clock, or as soon as whoever runs it stops.
+"""End long computations: at a moment of the monotonic clock, or as soon as the caller stops.
 
-Whoever runs a computation says so with `until`; every loop in it that could take long calls `check`. What is raised
+The caller sets the limit with `until`; every loop that could take long calls `check`. What is raised
 then is no error of the ledger's, so that nothing on the way takes it for a cost that cannot be had, and charges another
 one: no amount ever depends on how long it took.
 """
@@ -34,7 +34,8 @@ _limit: ContextVar[_Limit | None] = ContextVar("limit", default=None)
 
 @contextmanager
 def until(at_seconds: float, stop: Event) -> Iterator[None]:
-    """What runs within ends at this moment of `time.monotonic`, or when `stop` is set, at its next `check`."""
+    """End what runs within this context at its next `check` after this moment of `time.monotonic`, or when `stop` is
+    set."""
     token = _limit.set(_Limit(at_seconds, stop))
     try:
         yield
@@ -43,7 +44,7 @@ def until(at_seconds: float, stop: Event) -> Iterator[None]:
 
 
 def check() -> None:
-    """Raises Stopped or Expired where the computation has to end; without a limit never."""
+    """Raise Stopped or Expired if the computation must end. Without a limit it never raises."""
     limit = _limit.get()
     if limit is None:
         return

@@ -1,4 +1,4 @@
-"""What an amount lets out, in the words of those who are protected: epsilon at a delta, and what an attacker can do.
+"""What an amount means for the people in the data: epsilon at a delta, and the success of an attacker.
 
 For reports and never for a decision. Amounts come in lists, because a report has many accounts and the functions of
 `gdp` take arrays.
@@ -28,7 +28,7 @@ def _points(spent: Sequence[Amount]) -> tuple[Any, Any]:
 
 
 def epsilons(spent: Sequence[Amount], *, at_delta: float) -> list[float | None]:
-    """The epsilon of each amount at this delta, rounded up; None where no epsilon holds.
+    """Return the epsilon of each amount at this delta, rounded up; None if no epsilon holds.
 
     Source: Dong, Roth & Su 2022, Cor. 2.13, inverted.
     """
@@ -40,14 +40,14 @@ def epsilons(spent: Sequence[Amount], *, at_delta: float) -> list[float | None]:
 
 
 def epsilon_curve(amount: Amount) -> list[float | None]:
-    """The epsilon of one amount at each of DELTAS, rounded up; None where no epsilon holds. Source: as `epsilons`."""
+    """Return the epsilon of one amount at each of DELTAS, rounded up; None if none holds. Source: as `epsilons`."""
     mu, delta = _points([amount])
     values = gdp.epsilon_upper(mu=mu[0], delta=delta[0], at_delta=_array(DELTAS)).tolist()
     return [value if math.isfinite(value) else None for value in values]
 
 
 def true_positive_rates(spent: Sequence[Amount], *, false_positive_rate: float) -> list[float]:
-    """The best true-positive rate of a membership attack against each amount, at this false-positive rate: never less
+    """Return the best true-positive rate of a membership attack on each amount at this false-positive rate: never less
     than that, which is what guessing gets.
 
     Source: Dong, Roth & Su 2022, section 2.3.
@@ -60,7 +60,7 @@ def true_positive_rates(spent: Sequence[Amount], *, false_positive_rate: float) 
 
 
 def advantages(spent: Sequence[Amount]) -> list[float]:
-    """The best membership advantage, true- minus false-positive rate, against each amount.
+    """Return the best membership advantage, true- minus false-positive rate, against each amount.
 
     Source: Dong, Roth & Su 2022, Cor. 2.13 at epsilon 0.
     """
@@ -72,7 +72,7 @@ def advantages(spent: Sequence[Amount]) -> list[float]:
 
 
 def trade_off_curve(amount: Amount) -> list[float]:
-    """The least type II error against an amount at each of TYPE_I_ERRORS. Source: Dong, Roth & Su 2022, section 2.3."""
+    """Return the least type II error for an amount at each of TYPE_I_ERRORS. Source: Dong, Roth & Su 2022, 2.3."""
     mu, delta = _points([amount])
     values: list[float] = gdp.trade_off(mu=mu[0], delta=delta[0], type_i_error=_array(TYPE_I_ERRORS)).tolist()
     return values

@@ -17,7 +17,7 @@ from ledger.core.amounts import ZERO, Amount
 PLAIN: Final = {"mu": amounts.mu_of, "delta": amounts.delta_of}
 
 EPSILONS_MAX: Final = 65_536
-"""How many epsilons are remembered."""
+"""How many epsilons are cached."""
 Point = tuple[Amount, float]
 """An amount, and the delta at which its epsilon is shown."""
 
@@ -34,7 +34,7 @@ class AmountShown(TypedDict):  # noqa: D101 (a docstring would stand in the Open
 def show_amount(amount: Amount) -> AmountShown:
     """An amount in an answer: mu and delta as doubles for reading, the exact integers beside them as strings.
 
-    What is left after an overrun can be below zero: the digits say so, the doubles end at 0.
+    What remains after an overrun can be below zero: then the digits are negative, and the doubles 0.
     """
     nonnegative = amount.most(ZERO)
     return AmountShown(
@@ -56,7 +56,7 @@ _lock = threading.Lock()
 
 
 def show_epsilons(points: Iterable[Point]) -> dict[Point, float | None]:
-    """The epsilon of each amount at its delta, as `show_epsilon` shows it.
+    """Return the epsilon of each amount at its delta, as `show_epsilon` does.
 
     What is not remembered is computed in one call for each delta: a call costs as much as many of its elements.
     """

@@ -1,4 +1,4 @@
-"""What runs amount to together at the best non-adaptive accounting: for information, and never for a decision.
+"""The composition of runs by the best non-adaptive accounting: for information, never for a decision.
 
 The ledger decides by a filter, adding up mu² and -log(1 - delta), because runs may be chosen by what earlier ones
 showed. For runs that were all fixed beforehand more is known: their dominating pairs can be composed exactly, and
@@ -64,7 +64,7 @@ class Composition:
 
 
 def epsilons(parts: Parts, at_deltas: Sequence[float]) -> Composition:
-    """The least epsilon at each of these deltas, each in (0, 1), from above: for runs that were fixed beforehand."""
+    """Return an upper bound of the least epsilon at each delta in (0, 1), for runs that were fixed in advance."""
     mu = root(parts.mu_sq) * (1 + 4 * UNIT_ROUNDOFF)
     nats = float(parts.nats) * (1 + 4 * UNIT_ROUNDOFF)
     shown = -math.expm1(-nats) * (1 + 16 * UNIT_ROUNDOFF)

@@ -239,7 +239,7 @@ def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray
 
 
 def epsilon(*, mu: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
-    """The least epsilon >= 0 with delta + (1 - delta) * delta_mu(epsilon) <= at_delta.
+    """Return the least epsilon >= 0 with delta + (1 - delta) * delta_mu(epsilon) <= at_delta.
 
     0 where that holds at 0; infinity where it holds nowhere: at_delta < delta, at_delta = delta with mu > 0 (whose
     curve is positive everywhere, while that of mu = 0 is 0 from epsilon 0 on), or mu infinite. Shapes broadcast.
@@ -346,7 +346,7 @@ def _mu_from_excess(*, epsilon: FloatArray, complement: FloatArray) -> FloatArra
 
 
 def mu_for_epsilon(*, epsilon: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
-    """The largest mu with delta + (1 - delta) * delta_mu(epsilon) <= at_delta: a budget's limit, to the nearest.
+    """Return the largest mu with delta + (1 - delta) * delta_mu(epsilon) <= at_delta: a budget's limit, to the nearest.
 
     Shapes broadcast. Relative error below MU_FOR_EPSILON_RELATIVE_ERROR; mu moves by no more, relatively, than epsilon
     or the room at_delta - delta does. ValueError: epsilon below 0 or infinite, delta or at_delta outside [0, 1),
@@ -380,7 +380,7 @@ def _gaussian_power(*, mu: FloatArray, level: FloatArray, level_complement: Floa
 
 
 def trade_off(*, mu: Real | float, delta: Real | float, type_i_error: Real | float) -> Real:
-    """The trade-off function of f_{0,delta} (x) G_mu: the least type II error of a test at this type I error.
+    """Return the least type II error of a test at this type I error: the trade-off function of f_{0,delta} (x) G_mu.
 
     Shapes broadcast; all rates in [0, 1]. 0 where type_i_error >= 1 - delta. Relative error, down to results of 1e-300,
     below u * (32 + 16 (|x| + mu)^2), x the normal quantile of type_i_error / (1 - delta).
@@ -402,7 +402,7 @@ def trade_off(*, mu: Real | float, delta: Real | float, type_i_error: Real | flo
 
 
 def true_positive_rate(*, mu: Real | float, delta: Real | float, false_positive_rate: Real | float) -> Real:
-    """The best true-positive rate of a membership attack at this false-positive rate: 1 - trade_off, digits kept.
+    """Return the best true-positive rate of a membership attack at this false-positive rate: 1 - trade_off, accurately.
 
     delta + (1 - delta) * Phi(Phi^-1(false_positive_rate / (1 - delta)) + mu), at most 1. Shapes broadcast; all rates in
     [0, 1]. Relative error below u * (32 + 16 (|x| + mu)^2), x the normal quantile of the rate over 1 - delta.
@@ -423,7 +423,8 @@ def true_positive_rate(*, mu: Real | float, delta: Real | float, false_positive_
 
 
 def advantage(*, mu: Real | float, delta: Real | float) -> Real:
-    """The best membership advantage, true- minus false-positive rate: the total variation of f_{0,delta} (x) G_mu.
+    """Return the best membership advantage, true- minus false-positive rate: the total variation of f_{0,delta} (x)
+    G_mu.
 
     delta + (1 - delta) * (2 Phi(mu/2) - 1). Shapes broadcast; in [0, 1]; relative error below 16 u.
     ValueError: mu below 0, delta outside [0, 1), or a NaN.

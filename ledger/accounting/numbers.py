@@ -1,4 +1,4 @@
-"""Numbers as they were written: a JSON number is the decimal that stands there, not the nearest double.
+"""Numbers as written: a JSON number is the decimal in the text, not the nearest double.
 
 The types here are for Pydantic fields. They refuse what is no number (a string, true), what is not finite, and what
 has more digits or a larger exponent than any cost could need, so that exact arithmetic on them stays cheap.
@@ -21,7 +21,7 @@ COUNT_MAX: Final = 10**12
 
 
 def exact(value: Any) -> Decimal:
-    """The decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
+    """Return the decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise PydanticCustomError("number", "must be a number")
     # A subclass of float, such as NumPy's, can have a repr of its own.

@@ -1,4 +1,4 @@
-"""What a mechanism is made of, for exact composition: the dominating pairs of its releases, each on a grid.
+"""The parts of a mechanism for exact composition: the dominating pairs of its releases, each on a grid.
 
 Of DP-SGD that is the pair of one step, as in `pld`; here are those whose losses have atoms.
 
@@ -29,7 +29,7 @@ class Source(Protocol):
 
     @property
     def is_one_sided(self) -> bool:
-        """Whether it differs from itself seen from the other side."""
+        """Return whether it differs from its reverse."""
 
     def on_grid(self, width: float, share: float) -> Losses:
         """Its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
@@ -77,7 +77,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What some mechanisms together are made of.
+    """The parts of some mechanisms together.
 
     mu_sq: of all that is Gaussian. nats: -log(1 - delta) of what shows everything with probability delta. sources: the
     other pairs, and how often each. envelopes: the types of mechanisms that are in mu_sq and nats only as an upper

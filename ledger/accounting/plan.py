@@ -1,4 +1,4 @@
-"""The inverse of `costs.cost`: what of a mechanism would fit in what is left.
+"""The inverse of `costs.cost`: the largest mechanism that would fit in what is left.
 
 The values that may be named for a parameter (integers to 10^12, or decimals of six digits) are numbered so that a
 larger number costs more, and what is looked for is the last number that fits. The search keeps a bracket of two
@@ -29,15 +29,15 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
-"""How many more costs than a bisection needs a search may take, in which it tries to do with far fewer."""
+"""How many more costs than a bisection a search may compute; it usually needs far fewer."""
 
 _STRIDE_MAX: Final = 64
-"""How far a search goes in strides before it takes the line for wrong."""
+"""How far a search goes in strides before it drops the line."""
 
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The value of a parameter that uses up what is left, and what that would be charged.
+    """The value of a parameter that uses up what is left, and its charge.
 
     solve_for: the parameter, as the mechanism names it. amount: of all runs together, where it is `runs`.
     """
@@ -75,7 +75,7 @@ def nearest(
     remaining: Amount,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, Solution]:
-    """What `fits` names, with what each would be charged."""
+    """Return the values of `fits`, each with its charge."""
     search = _Search(mechanism, terms, remaining=remaining, is_late=is_late)
     declared = mechanism.model_dump(exclude_none=True)
     solutions: dict[str, Solution] = {}
@@ -99,10 +99,10 @@ def solve(
     remaining: Amount,
     is_late: Callable[[], bool] = _never,
 ) -> Solution | None:
-    """The least `noise_multiplier`, or the most of another parameter, that fits: less or more than was asked.
+    """Return the least `noise_multiplier`, or the most of another parameter, that fits: less or more than requested.
 
-    solve_for: as `parameter` takes it. None where no value fits. terms, is_late: as for `fits`; each run has its delta.
-    Raises InvalidRequest where the mechanism has no such parameter, TooLarge where time was up, and for `runs` what
+    solve_for: as `parameter` takes it. None if no value fits. terms, is_late: as for `fits`; each run has its delta.
+    Raises InvalidRequest if the mechanism has no such parameter, TooLarge if time was up, and for `runs` what
     `cost` raises.
     """
     field = parameter(mechanism, solve_for)
@@ -120,9 +120,9 @@ def solve(
 
 
 def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
-    """What `solve_for` means for a mechanism: one of its parameters, or `runs`, how many of exactly it in a row.
+    """Return what `solve_for` means for a mechanism: one of its parameters, or `runs`: how many such runs in a row.
 
-    `steps` of a mechanism that said epochs are its epochs. Raises InvalidRequest where it has no such parameter.
+    `steps` of a mechanism that said epochs are its epochs. Raises InvalidRequest if it has no such parameter.
     """
     asked = mechanism.model_dump(exclude_none=True)
     field = "epochs" if solve_for == "steps" and "epochs" in asked else solve_for
@@ -187,7 +187,7 @@ class _Search:
         return Solution(field, axis.value_of(bracket.below), best.amount)
 
     def _cost(self, field: str, value: int | Decimal) -> Cost | None:
-        """What would be charged; None where there is no such mechanism, or its cost cannot be had."""
+        """Return the charge; None if there is no such mechanism or its cost is not known."""
         deadline.check()
         if self._is_late():
             raise _LateError
@@ -209,7 +209,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Margins:
-    """Whether a cost fits, as an approval would decide it, and the logarithms of its shares of what is left."""
+    """Return whether a cost fits, as an approval decides, and the logarithms of its shares of what is left."""
 
     does_fit: bool
     mu: float

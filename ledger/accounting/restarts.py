@@ -1,4 +1,4 @@
-"""Steps that were run again after a restart: what is said of them, and what they come to.
+"""Steps that were repeated after a restart: how they are reported, and what they cost.
 
 A step that is run again with the same batch meets the same units with fresh noise. Given all that was released before,
 it is a mixture of Gaussians whose centres lie at most as far apart as one unit can move a sum of clipped gradients, and
@@ -14,10 +14,10 @@ from fractions import Fraction
 
 @dataclass(frozen=True, slots=True)
 class Restart:
-    """A restart, after which the steps `from_step` to `to_step` were run again, counted from 1.
+    """A restart, after which the steps `from_step` to `to_step`, counted from 1, were repeated.
 
-    Where to_step is from_step - 1, no step was: the job went on. new_batches: from there on batches were drawn, or the
-    units ordered, anew; else they were those of before.
+    If to_step is from_step - 1, no step was repeated: the job went on. new_batches: from there on batches were drawn,
+    or the units ordered, again; otherwise they were the same as before.
     """
 
     from_step: int
@@ -26,7 +26,7 @@ class Restart:
 
     @property
     def steps(self) -> int:
-        """How many steps were run again."""
+        """Return how many steps were repeated."""
         return self.to_step - self.from_step + 1
 
     def facts(self) -> dict[str, int | bool]:
@@ -35,7 +35,7 @@ class Restart:
 
 
 def repeated(restarts: Iterable[Restart]) -> int:
-    """How many steps were run again, all restarts together."""
+    """Return how many steps were repeated, over all restarts."""
     return sum(restart.steps for restart in restarts)
 
 
@@ -74,7 +74,7 @@ def epochs_touched(first: int, last: int, length: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Repeats:
-    """What repeated steps come to.
+    """The cost of repeated steps.
 
     steps: so many of them are further steps, no different from those that were not repeated. mu_sq: the others are
     charged this. segments: or as so many segments more, each as approved.

@@ -1,17 +1,17 @@
-"""What a run is charged when it has ended, by how far it came, what it repeated, and by what made it stop.
+"""The charge of a run that has ended, by how far it came, what it repeated, and why it stopped.
 
-A run was approved as a whole. Less than that can be charged only where a theorem says that what was done is itself a
+A run was approved as a whole. Less than that can be charged only if a theorem shows that what was done is itself a
 mechanism of that cost, also given that it stopped there:
 
-- nothing that is secret had a say in the number of steps (`data_independent`): what was done is a run of so many steps;
+- nothing secret influenced the number of steps (`data_independent`): what was done is a run of so many steps;
 - each release is a complete mechanism, and the run a sequence of them that the filter may end after any: the Gaussian
   and Laplace mechanisms, pure and approximate DP, epochs of shuffled batches, DP-SGD charged without amplification;
 - each segment is.
 
 A certificate of amplified DP-SGD, and correlated noise, are for all their steps together: whoever stops because of what
-was seen is charged all of them, and whoever goes on because of it is charged the whole plan again. What steps come to
-that were run again after a restart, the mechanism's module says; it is charged besides. `_bill` decides which of these
-it is and computes nothing, so that `is_dear` can tell beforehand what `charge` is going to do.
+was seen is charged all of them, and whoever goes on because of it is charged the whole plan again. Repeated steps after
+a restart are charged too; the mechanism's module has their cost. `_bill` decides which of these cases it is and
+computes nothing, so that `is_dear` knows in advance what `charge` will do.
 """
 
 from __future__ import annotations
@@ -46,12 +46,11 @@ NONE_REPEATED: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Charge:
-    """What a run is charged.
+    """The charge of a run.
 
-    charged: for the steps within the plan; at most what was approved, in both quantities.
-    excess, excess_steps: what was done besides, beyond the plan or again, as a run of its own; None and 0 where nothing
-    was. Its amount can be past 64 bits. repeated: how many of these steps were run again; None where nobody said.
-    assumptions: of the settling itself.
+    charged: for the steps within the plan; at most what was approved, in both quantities. excess, excess_steps: the
+    steps beyond the plan or repeated, as a run of their own; None and 0 if there were none. Its amount can exceed 64
+    bits. repeated: how many of these steps were repeated; None if not reported. assumptions: of the settlement itself.
     """
 
     charged: Amount
@@ -62,7 +61,7 @@ class Charge:
 
 
 Restarts = tuple[Restart, ...] | None
-"""In the order in which they happened; None where nothing was said of them."""
+"""In the order in which they happened; None if they were not reported."""
 
 
 def charge(
@@ -75,7 +74,7 @@ def charge(
     stop: Stop,
     restarts: Restarts = None,
 ) -> Charge:
-    """What a run that was approved is charged after `steps` steps, repeated ones included.
+    """Return the charge of an approved run after `steps` steps, including repeated ones.
 
     terms: what it was costed under. approved, method: what it cost, and by which path. steps: None where they are not
     known, and what was approved is charged. Whether `stop` and `restarts` are what the run says they were is not for a
@@ -92,7 +91,7 @@ def charge(
 def is_dear(
     mechanism: AnyMechanism, terms: Terms, *, method: str, steps: int | None, stop: Stop, restarts: Restarts = None
 ) -> bool:
-    """Whether `charge` has to compute a certificate."""
+    """Return whether `charge` must compute a certificate."""
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
     computed = [] if bill.is_additive or bill.part is None else [bill.part]
     computed += [excess.part for excess in bill.excesses if excess.part is not None and not excess.is_additive]
@@ -102,11 +101,10 @@ def is_dear(
 def executed(
     mechanism: AnyMechanism, terms: Terms, *, method: str, steps: int | None, stop: Stop, restarts: Restarts = None
 ) -> tuple[list[tuple[AnyMechanism, int]], Fraction]:
-    """The mechanisms that a run is charged for, and how often each; and a mu² besides, of repeated steps.
+    """Return the mechanisms that a run is charged for, with their counts, and the mu² of repeated steps.
 
-    That is what it comes to if all was fixed beforehand. Arguments as for `charge`. A run that stopped early because of
-    what it saw counts with all that is charged for it, and one of which nobody said what was repeated with all that may
-    have been.
+    That is its cost if everything was fixed in advance. Arguments as for `charge`. A run that stopped early because of
+    an output counts with all that it is charged, and a run without reported restarts with the worst that is possible.
     """
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
     segments = terms.segments
@@ -125,10 +123,10 @@ def executed(
 
 @dataclass(frozen=True, slots=True)
 class _Excess:
-    """What is to be charged beside the plan.
+    """The charge beyond the plan.
 
-    part: a mechanism that was run beyond it, and the segments that stand in where its cost cannot be had. is_additive:
-    it is charged as the sum of its releases. segments: so many as were approved. mu_sq: of repeated steps.
+    part: the mechanism that was run beyond it; stand_in: the segments that replace it if its cost is not known.
+    is_additive: it is charged as the sum of its releases. segments: as many as approved. mu_sq: of repeated steps.
     """
 
     part: AnyMechanism | None = None
@@ -140,19 +138,17 @@ class _Excess:
 
     @property
     def is_any(self) -> bool:
-        """Whether there is anything to be charged."""
+        """Return whether there is anything to charge."""
         return self.part is not None or self.segments > 0 or self.mu_sq > 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Bill:
-    """What is to be charged.
+    """The parts of a charge.
 
-    approved: the part of the approved cost that is charged as it stands.
-    part: a mechanism that is charged besides, if it costs no more than the part `part_max` of the approved cost; else
-    that. is_additive: it is charged as the sum of its releases.
-    excesses: what may have been done besides, of which the worst is charged, in either quantity. excess_steps,
-    repeated: as of a Charge.
+    approved: the part of the approved cost that is charged unchanged. part: a mechanism that is charged too, but at
+    most the part `part_max` of the approved cost. is_additive: it is charged as the sum of its releases. excesses: what
+    may have been done beyond the plan; the worst is charged, in each quantity. excess_steps, repeated: as of a Charge.
     """
 
     approved: Fraction
@@ -195,26 +191,26 @@ class _Run:
     division: Division
 
     def settled(self, steps: int, repeats: Repeats = _NONE) -> _Bill:
-        """It came so far, and what it repeated comes to this besides."""
+        """Return the bill of a run that came so far, with the cost of its repeated steps."""
         bill = self._short(max(steps, 1)) if steps < self.fewest else _AS_APPROVED
         excess = self._excess(steps - self.most, repeats)
         return replace(bill, excesses=(excess,) if excess.is_any else (), excess_steps=max(steps - self.most, 0))
 
     def listed(self, steps: int, restarts: tuple[Restart, ...]) -> _Bill:
-        """Its restarts are known."""
+        """Return the bill of a run whose restarts are known."""
         repeats = self.mechanism.repeats(restarts, self.adjacency, self.division)
         again = repeated(restarts) - repeats.steps
         bill = self.settled(steps - again, repeats)
         return replace(bill, excess_steps=bill.excess_steps + again, repeated=again)
 
     def unlisted(self, steps: int) -> _Bill:
-        """Nothing was said of restarts: within the plan it is assumed that there were none; where there were more steps
-        than that, each is charged for the worst that it can have been.
+        """Return the bill of a run without reported restarts: within the plan none are assumed; beyond it, the worst
+        case is charged.
 
-        It may have come no further than one step, and all others repeated that; or to the end of the plan and beyond it
-        by some new steps, and the rest were repeated. What new steps come to grows by segments, and what repeated ones
-        come to evenly, so that it is most where the new ones have just begun a segment, the first or the last, or where
-        there are only new ones. One that was certified by itself costs no more than a repeated one.
+        It may have executed only one step and repeated it; or the whole plan and some new steps beyond it, and repeated
+        the rest. The cost of new steps grows by segments, and that of repeated ones evenly. So the worst case is that
+        the new ones have just begun a segment, the first or the last, or that all are new. A new step that is certified
+        by itself costs no more than a repeated one.
         """
         beyond = steps - self.most
         if beyond <= 0:
@@ -248,7 +244,7 @@ class _Run:
         return replace(excess, segments=segments, mu_sq=repeats.mu_sq, assumption=assumption)
 
     def _short(self, steps: int) -> _Bill:
-        """It came less far than planned. One that was started and says it did nothing may have done part of a step."""
+        """Return the bill of a run with fewer steps. A started run that reports none may have done part of a step."""
         # Each release is a complete mechanism, and whether there is another one may depend on all that were seen: the
         # filter "sum the squares" is valid for fully adaptive sequences (Smith & Thakurta 2022; Koskela, Tobaben &
         # Honkela 2023), and so is the sum of -log(1 - delta), by the argument in accounting.md.
@@ -323,6 +319,6 @@ def _excess(excess: _Excess, terms: Terms, approved: Amount, method: str) -> Cos
 
 
 def _worst(excesses: list[Cost]) -> Cost:
-    """The most of either quantity."""
+    """Return the largest of each quantity."""
     most = max(excesses, key=lambda cost: cost.mu_sq)
     return replace(most, nats=max(cost.nats for cost in excesses))

@@ -1,4 +1,4 @@
-"""What a cost is asked under."""
+"""The terms of a cost: all that it depends on except the mechanism."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any, Final, cast
 from ledger.core.datasets import Adjacency, Bound
 
 _ALONE: Final = frozenset({"gdp-1", "gdp-2", "gdp-3"})
-"""The accountants that composed anew for every share of delta."""
+"""The accountants that composed again for every share of delta."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Terms:
-    """All that a cost depends on beside the mechanism.
+    """All that a cost depends on except the mechanism.
 
     bound, adjacency: the dataset's. delta: the run's share of the delta budget, at least 0 and below 1; only a
     certificate makes use of it. segments: where more than 1, what is costed are so many runs of a part of the steps
@@ -32,7 +32,7 @@ class Terms:
 
     @classmethod
     def of(cls, decision: Mapping[str, Any]) -> Terms:
-        """The terms that an approval or a refusal records."""
+        """Return the terms that an approval or a refusal records."""
         return cls(
             bound=cast("Bound", decision["bound"]),
             adjacency=cast("Adjacency", decision["adjacency"]),

@@ -1,4 +1,4 @@
-"""zCDP as approximate GDP: the least mu that covers every rho-zCDP mechanism, verified anew for each rho.
+"""zCDP as approximate GDP: the least mu that covers every rho-zCDP mechanism, verified separately for each rho.
 
 P and Q are rho-zCDP when D_a(P||Q) <= rho a and D_a(Q||P) <= rho a for all a > 1 (Bun & Steinke 2016); at a = 1, the
 Kullback-Leibler divergence, it follows by continuity. A test with type I error x and power y makes of (P, Q) a pair of
@@ -77,7 +77,7 @@ class _Lines:
 
 
 def mu_zcdp(*, rho: float, delta: float) -> float:
-    """The least mu for which every rho-zCDP mechanism is (mu, delta)-approximate GDP, rounded up.
+    """Return the least mu for which every rho-zCDP mechanism is (mu, delta)-approximate GDP, rounded up.
 
     Never below the true value. Above it by a relative 6e-7 at most while delta is no more than half of tanh(l/2), the
     total variation that rho allows; mu falls to 0 as delta comes near all of it, and only the absolute error stays

@@ -1,1 +1,1 @@
-"""What runs in the background: finding what no decision raises, and sending it. Knows the store and the signer."""
+"""Background work: raise the alerts that no decision raises, and send alerts. Uses the store and the signer."""

@@ -1,16 +1,16 @@
-"""The courier: looks, now and then, for what is worth telling, and takes alerts from the outbox to webhooks.
+"""The courier: raise periodic alerts, and deliver alerts from the outbox to webhooks.
 
-One thread in each server process looks; others deliver, a tenant's turn each (`ledger.alerting.turns`), so that no
-receiver's slowness is another tenant's. A decision puts its alerts into the outbox in its own transaction
-(`ledger.service.writer`), and the courier is woken when that has committed; every so often it makes a round by itself,
-in one of the processes for what no decision raises (`ledger.alerting.lookout`) and for what is to be tried again.
+In each server process one thread looks for alerts, and others deliver them, one tenant's turn each
+(`ledger.alerting.turns`), so that a slow receiver does not delay other tenants. A decision puts its alerts into the
+outbox in its own transaction (`ledger.service.writer`), and wakes the courier after the commit. Periodically, one
+process looks for what no decision raises (`ledger.alerting.lookout`), and each for deliveries to retry.
 
-An alert is leased before it is sent: for a while nobody else is given it, no transaction stays open meanwhile, and if
-this process ends, it is due again. So it arrives at least once, and its `id` is what a receiver tells a second time by.
-What fails is tried again, later and later, a bounded number of times. Every write goes through the writer.
+An alert is leased before it is sent: for a while no other process gets it, and no transaction stays open. If this
+process ends, the alert becomes due again. So it arrives at least once, and its `id` identifies a repetition. A failed
+delivery is retried after growing pauses, a bounded number of times. Every write goes through the writer.
 
-Where to, a tenant says, within the hosts that the operator allows. A redirection is not followed, no more of an answer
-is read than a bound, and neither the log nor an alert's row has any of a URL but its host: its path may be a secret.
+The tenant chooses the URL, within the hosts that the operator allows. Redirections are not followed, and only a bounded
+part of an answer is read. The log and the alert's row have only the host of a URL: its path may be a secret.
 """
 
 from __future__ import annotations
@@ -44,31 +44,31 @@ log = logging.getLogger(__name__)
 
 TRIES: Final = 12
 FIRST_WAIT_US: Final = 90 * 1_000_000
-"""How long after the first failure it is tried again; twice as long after each more: two days until the last."""
+"""The pause after the first failure. It doubles after each further one; the last try is after two days."""
 POST_SECONDS_MAX: Final = 10.0
-"""From the name's look-up to the end of the answer."""
+"""The time limit of a delivery, from the look-up of the name to the end of the answer."""
 ANSWER_BYTES_MAX: Final = 64 * 1024
 BATCH: Final = 8
-"""How many of one tenant's alerts are leased at once. They are sent one after another, up to the first that fails."""
+"""How many alerts of a tenant are leased at once. They are sent one by one, up to the first failure."""
 AT_ONCE: Final = 16
-"""Tenants that are sent to at the same time, each for one batch; then the others have their turn."""
+"""How many tenants have a turn at the same time. A turn is one batch."""
 SLOW_AT_ONCE: Final = 8
-"""Of these, tenants whose receiver was slow the last time. The other places are never theirs."""
+"""How many of these may be tenants whose receiver was slow the last time."""
 SLOW_SECONDS: Final = 1.0
 TURN_SECONDS_MAX: Final = 10.0
-"""When a turn ends at the latest, once what is being sent then was sent or failed."""
+"""After this time a turn sends nothing more; a delivery that has begun is completed."""
 LEASE_US: Final = 300 * 1_000_000
-"""Longer than a turn can take."""
+"""How long an alert is leased: longer than a turn can take."""
 URL_LENGTH_MAX: Final = 2000
 
 Outcome = Literal["delivered", "retried", "failed"]
 
 
 class Signs(Protocol):
-    """What signs events."""
+    """Something that signs events."""
 
     def sign(self, payload: str, typ: str) -> str:
-        """The compact JWS of a payload."""
+        """Return the compact JWS of a payload."""
         ...
 
 
@@ -77,15 +77,15 @@ class Signs(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hosts:
-    """The hosts that webhooks may lead to, as `host` or `host:port`; none is that webhooks are off.
+    """The hosts that webhooks may use, as `host` or `host:port`; if there are none, webhooks are off.
 
-    What the names mean is left to the resolver: a host that the operator allows is trusted, also with where it points.
+    The names are resolved as usual: a host that the operator allows is trusted, whatever address it has.
     """
 
     allowed: tuple[str, ...] = ()
 
     def objection(self, url: str) -> str | None:
-        """Why a webhook may not lead there; None where it may."""
+        """Return why a webhook may not use this URL; None if it may."""
         if not self.allowed:
             return "webhooks are off: the operator allows no hosts"
         try:
@@ -113,7 +113,7 @@ def _host_and_port(url: httpx.URL) -> tuple[str, int | None]:
 
 @dataclass(slots=True)
 class _Bag:
-    """What one tenant's receiver is to get, and what came of it: None is delivered, text is why not."""
+    """The alerts for one tenant's receiver, and their outcomes: None if delivered, else why not."""
 
     tenant_id: UUID
     url: str
@@ -126,12 +126,12 @@ class _Bag:
 
 
 def _request_body(body: str, signature: str) -> bytes:
-    """A request's body. The event stands in it twice: to be read, and signed, which is what to believe."""
+    """Return a request's body. It has the event twice: in plain JSON, and signed; receivers trust the signed one."""
     return f'{{"alert":{body},"signature":"{signature}"}}'.encode()
 
 
 async def _post(client: httpx.AsyncClient, url: str, alert: KeptAlert, signature: str) -> str | None:
-    """Sends one alert. None where the receiver took it, else why not, in words that have none of the URL or answer."""
+    """Send one alert. Return None if the receiver accepted it, else why not, without any of the URL or the answer."""
     headers = {
         "Content-Type": "application/json",
         "Idempotency-Key": str(alert.id),
@@ -161,7 +161,7 @@ async def _post(client: httpx.AsyncClient, url: str, alert: KeptAlert, signature
 
 
 class Courier:
-    """Raises what no decision raises, and delivers."""
+    """Raise the alerts that no decision raises, and deliver alerts."""
 
     def __init__(
         self,
@@ -175,8 +175,8 @@ class Courier:
         clock: Callable[[Snapshot], int] = Snapshot.now_us,
         on_delivery: Callable[[Outcome], None] = lambda _outcome: None,
     ) -> None:
-        """signed_head: what is sent of a journal's head, where a tenant asks for heads. clock: what time it is, in
-        microseconds; the database's. on_delivery: is told what came of each try."""
+        """signed_head: returns the facts of a journal's head, for tenants that want heads. clock: returns the
+        database's time in microseconds. on_delivery: called with the outcome of each try."""
         self._store, self._writer, self._signer = store, writer, signer
         self._hosts, self._clock, self._on_delivery = hosts, clock, on_delivery
         self._lookout = Lookout(store, writer, every_seconds=every_seconds, signed_head=signed_head, clock=clock)
@@ -191,12 +191,12 @@ class Courier:
         self._background.start()
 
     def close(self) -> None:
-        """Breaks off what is being sent, gives it back, and ends the thread. Before the writer is closed."""
+        """Cancel what is being sent, give it back, and end the threads. Call it before closing the writer."""
         self._background.stop()
         with self._lock:
             interrupts = list(self._interrupts)
         for interrupt in interrupts:
-            with suppress(RuntimeError):  # the loop may have ended by itself meanwhile
+            with suppress(RuntimeError):  # the loop may have ended already
                 interrupt()
         has_ended = self._background.close()
         self._turns.close(seconds_max=CLOSE_SECONDS_MAX)
@@ -204,7 +204,7 @@ class Courier:
             self._lookout.close()
 
     def added(self, tenant_id: UUID) -> None:
-        """That there is something new in this tenant's outbox. Never waits for anything."""
+        """Note that this tenant's outbox has something new. Never waits."""
         with self._lock:
             self._woken_for.add(tenant_id)
             self._added_to.add(tenant_id)
@@ -212,12 +212,12 @@ class Courier:
             self._background.wake()
 
     def objection(self, url: str) -> str | None:
-        """Why a webhook may not lead there; None where it may."""
+        """Return why a webhook may not use this URL; None if it may."""
         return self._hosts.objection(url)
 
     @property
     def pending(self) -> int:
-        """How many alerts waited to be delivered when this process looked last."""
+        """The number of undelivered alerts when this process last looked."""
         return self._lookout.pending
 
     def _turn(self, is_due: bool) -> None:
@@ -229,8 +229,8 @@ class Courier:
         self.deliver(woken)
 
     def round(self) -> list[Future[None]]:
-        """Looks at all tenants, if no other process does, and has what is due delivered; and makes room in the outboxes
-        to which this process added something."""
+        """Look at all tenants, unless another process does; start the delivery of what is due; and trim the outboxes to
+        which this process added something."""
         with self._lock:
             self._woken_for.clear()
             added, self._added_to = self._added_to, set()
@@ -248,12 +248,12 @@ class Courier:
         return self._writer.run(tenant_id, write).result(WRITE_SECONDS_MAX)
 
     def deliver(self, tenants: Iterable[UUID]) -> list[Future[None]]:
-        """Has what is due of these tenants delivered. Never waits; each is done when nothing is due of that tenant any
-        more, or its receiver does not take it."""
+        """Start the delivery of what is due for these tenants. Never waits. Each future is done when nothing more is
+        due for that tenant, or its receiver fails."""
         return [self._turns.want(tenant_id) for tenant_id in tenants] if self._hosts.allowed else []
 
     def _deliver_some(self, tenant_id: UUID) -> bool:
-        """One turn of a tenant. Returns whether more is due."""
+        """Serve one turn of a tenant. Return whether more is due."""
         if self._background.is_closing or (bag := self._leased(tenant_id)) is None:
             return False
         with suppress(asyncio.CancelledError):
@@ -262,7 +262,7 @@ class Courier:
         return not bag.has_failed and (len(bag.alerts) == BATCH or len(bag.failures) < len(bag.alerts))
 
     def _leased(self, tenant_id: UUID) -> _Bag | None:
-        """What is due of a tenant, for this process to send now."""
+        """Lease the alerts that are due for a tenant."""
         with self._store.reading(tenant_id) as reading:
             tenant = reading.tenants.current()
             if tenant is None or tenant.alerting.webhook is None or not reading.outbox.has_due(self._clock(reading)):
@@ -276,10 +276,10 @@ class Courier:
         return _Bag(tenant_id, tenant.alerting.webhook, alerts) if alerts else None
 
     async def _send(self, bag: _Bag) -> None:
-        """Sends a batch, one after another, up to the first that fails, and for as long as a turn may take."""
+        """Send a batch, one by one, up to the first failure or the end of the turn."""
         loop, task = asyncio.get_running_loop(), asyncio.current_task()
         until = loop.time() + TURN_SECONDS_MAX
-        # A proxy does not lead to this machine.
+        # A proxy could not reach a loopback address.
         is_local = is_loopback(urlsplit(bag.url).hostname or "")
         with self._interruptible(partial(loop.call_soon_threadsafe, task.cancel if task is not None else loop.stop)):
             async with httpx.AsyncClient(timeout=POST_SECONDS_MAX, trust_env=not is_local) as client:
@@ -290,7 +290,7 @@ class Courier:
 
     @contextmanager
     def _interruptible(self, interrupt: Callable[[], object]) -> Iterator[None]:
-        """What breaks this off when the process ends; at once if it ends already."""
+        """Register the event that cancels this when the process ends."""
         with self._lock:
             self._interrupts.add(interrupt)
         if self._background.is_closing:
@@ -305,11 +305,11 @@ class Courier:
         if self._hosts.objection(url) is not None:
             return "its host is not allowed"
         if alert.attempts > TRIES:
-            return "given up: the process that tried it last ended meanwhile"
+            return "given up: the process ended during the last try"
         return await _post(client, url, alert, self._signer.sign(alert.body, ALERT))
 
     def _record(self, bag: _Bag) -> None:
-        """Writes down what came of a batch: delivered, to be tried again, given up, or given back untried."""
+        """Record the outcomes of a batch: delivered, to be retried, given up, or given back untried."""
         outcomes: list[Outcome] = []
 
         def work(writing: Writing) -> None:
@@ -330,7 +330,7 @@ class Courier:
 
 def _record_outcome(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: int) -> list[Outcome]:
     if alert.id not in bag.failures:
-        # Another one of the same receiver failed, or the process ends: it was not tried, and is due when that one is.
+        # Not tried, because an earlier alert failed or the process ends: it becomes due together with that one.
         next_us = now_us + (_wait_us(1) if bag.has_failed else 0)
         attempts = alert.attempts - 1
         writing.outbox.record(alert, state="pending", attempts=attempts, next_us=next_us, failure=alert.failure)
@@ -350,7 +350,7 @@ def _record_outcome(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: in
 
 
 def _wait_us(attempts: int) -> int:
-    """How long to wait after so many failures: twice as long after each, a fifth more or less so that not all that
-    failed together come back together."""
+    """Return the pause after so many failures: doubled after each, and varied by a fifth so that alerts that failed
+    together are not retried together."""
     spread = random.uniform(0.8, 1.2)  # noqa: S311 (no secret: it spreads retries)
     return int(FIRST_WAIT_US * 2 ** (attempts - 1) * spread)

@@ -1,12 +1,12 @@
-"""The lookout: finds what is worth telling that no decision raises, among all tenants, for all processes.
+"""The lookout: find alerts that no decision raises, for all tenants and processes.
 
-One process looks, by a lease in the database whose time is the database's; when that process ends, another one takes
-the lease within a minute or so. Should two look for a while, nothing is told twice: an alert's id is made of its key.
+One process looks at a time, by a lease in the database with the database's time. When it ends, another process takes
+the lease within about a minute. If two processes look at once, no alert is raised twice: its id is made from its key.
 
-A tick asks a few questions of all tenants at once (`ledger.store.overview`), and looks at those tenants alone that an
-answer names. What is due by time is found by its time. What moved since the last look is found by comparing numbers and
-not times: a tenant's position is the sum of the lengths of its journals, read in one snapshot, so that an entry counts
-from its commit on, however late that came, and whichever process made it.
+A tick runs a few queries over all tenants (`ledger.store.overview`), and then looks only at the tenants in the results.
+Overdue runs are found by time. Changes since the last tick are found by numbers and not by times: a tenant's position
+is the sum of the lengths of its journals, read in one snapshot. So an entry counts from its commit on, however late it
+was committed and whichever process made it.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from ledger.store.overview import BEGINNING, LateRun
 LEASE: Final = "lookout"
 LEASE_SECONDS_MIN: Final = 60
 LEASE_TICKS: Final = 3
-"""For how long a process that ended keeps others from looking: so many ticks, and a minute at least."""
+"""How long the lease of an ended process lasts: so many ticks, and at least a minute."""
 HOURLY_US: Final = 3_600 * 1_000_000
-"""How often forecasts are made, and heads are sent."""
+"""How often forecasts are made and heads are sent."""
 LATE_AT_ONCE: Final = 500
 LATE_PAGES_MAX: Final = 20
-"""How many pages of late runs a tick reads."""
+"""How many pages of overdue runs a tick reads."""
 COMMIT_US_MAX: Final = 600 * 1_000_000
-"""How long after its time a run that is due may have been committed: longer than the database lets any transaction
-take. Runs that were due since then are asked for again."""
+"""How late a due run may be committed: longer than the database allows a transaction to take. Runs that became due in
+this time are queried again."""
 JOURNALS_AT_ONCE: Final = 5_000
-"""Of how many journals a tick looks at the end."""
+"""How many ends of journals a tick checks."""
 TENANTS_AT_ONCE: Final = 100
-"""How many of the tenants that moved a tick looks at; the others come in the next ticks."""
+"""How many changed tenants a tick looks at; the others follow in the next ticks."""
 REMEMBERED_MAX: Final = 10_000
-"""Of how many tenants it is remembered how far they were looked at; the others are looked at once an hour."""
+"""For how many tenants the last position is remembered; the others are looked at once an hour."""
 WRITE_SECONDS_MAX: Final = 60.0
 
 log = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(slots=True)
 class _Looked:
-    """How far a tenant was looked at: its position then, its heads that were sent, and its forecasts."""
+    """What was last seen of a tenant: its position, the heads that were sent, and its forecasts."""
 
     position: int = -1
     alerting: Alerting | None = None
@@ -58,7 +58,7 @@ class _Looked:
     forecasts: watch.Forecasts = field(default_factory=dict)
 
     def is_due(self, position: int, now_us: int) -> bool:
-        """Whether the tenant moved, or a forecast can have changed by time alone."""
+        """Return whether the tenant changed, or a forecast may have changed with time."""
         return position != self.position or any(again_us <= now_us for _, again_us in self.forecasts.values())
 
 
@@ -72,7 +72,7 @@ class _Reasons:
 
 
 class Lookout:
-    """Looks at all tenants, a tick at a time, while it has the lease."""
+    """Look at all tenants, tick by tick, while it has the lease."""
 
     def __init__(
         self,
@@ -90,7 +90,7 @@ class Lookout:
 
     def _forget(self) -> None:
         self.pending = 0
-        """How many alerts waited to be delivered when this process looked last."""
+        """The number of undelivered alerts when this process last looked."""
         self._late_after = watch.NOTHING_DUE
         self._ends_after = BEGINNING
         self._hourly_us: int | None = None
@@ -99,8 +99,7 @@ class Lookout:
         self._suspects: set[UUID] = set()
 
     def tick(self, *, is_closing: Callable[[], bool] = lambda: False) -> set[UUID]:
-        """Look, and raise what is found. Return the tenants that have alerts to be delivered now; none if another
-        process looks."""
+        """Look, and raise alerts. Return the tenants that have alerts to deliver now; none if another process looks."""
         now_us = self._held()
         if now_us is None:
             self._forget()
@@ -117,27 +116,27 @@ class Lookout:
                 break
             try:
                 due |= self._look(tenant_id, reasons, now_us)
-            except Exception as error:  # one tenant's trouble is not another's
+            except Exception as error:  # an error of one tenant must not stop the others
                 log.error("tenant %s could not be looked at", tenant_id, exc_info=error)
                 self._look_again(reasons, late, tenant_id)
         return due
 
     def close(self) -> None:
-        """Leave the lease to another process."""
+        """Release the lease."""
         with self._store.leases() as leases:
             leases.release(LEASE, self._holder)
 
     def _held(self) -> int | None:
-        """The time, if this process is the one that looks."""
+        """Return the time if this process has the lease, else None."""
         with self._store.leases() as leases:
             now_us = self._clock(leases)
             is_held = leases.hold(LEASE, self._holder, now_us=now_us, until_us=now_us + self._lease_us)
         return now_us if is_held else None
 
-    # --- whom to look at
+    # --- which tenants
 
     def _late(self, overview: Overview, now_us: int) -> list[LateRun]:
-        """The runs that came to be due since the last tick."""
+        """Return the runs that became due since the last tick."""
         late: list[LateRun] = []
         for _ in range(LATE_PAGES_MAX):
             page = overview.late_runs(after=self._late_after, until_us=now_us, limit=LATE_AT_ONCE)
@@ -155,7 +154,7 @@ class Lookout:
         self._suspects |= ends.broken
 
     def _find_moved(self, overview: Overview, now_us: int) -> None:
-        """Once an hour, the tenants that moved since they were looked at, or of which a forecast is due."""
+        """Once an hour, return the tenants that changed since the last look, or whose forecast is due."""
         if self._hourly_us is not None and now_us - self._hourly_us < HOURLY_US:
             return
         self._hourly_us = now_us
@@ -176,7 +175,7 @@ class Lookout:
         return reasons
 
     def _look_again(self, reasons: _Reasons, late: Sequence[LateRun], tenant_id: UUID) -> None:
-        """Has the next tick look at a tenant that could not be looked at."""
+        """Let the next tick look again at a tenant that failed."""
         due = [run.due_us for run in late if run.tenant_id == tenant_id]
         self._late_after = min([self._late_after, *((due_us - 1, BEGINNING[1]) for due_us in due)])
         if reasons.is_suspect:
@@ -187,7 +186,7 @@ class Lookout:
     # --- looking
 
     def _look(self, tenant_id: UUID, reasons: _Reasons, now_us: int) -> set[UUID]:
-        """Look at a tenant. Return it, if it was told something new."""
+        """Look at a tenant. Return it if a new alert was raised."""
         looked = self._looked.get(tenant_id, _Looked())
         with self._store.reading(tenant_id) as reading:
             tenant = reading.tenants.current()
@@ -221,14 +220,14 @@ class Lookout:
 
 
 def _sent(heads: Iterable[Alert]) -> dict[UUID | None, int]:
-    """How far each journal's head was sent."""
+    """Return the number of the last sent head of each journal."""
     return {
         None if alert.dataset is None else alert.dataset.id: alert.seq or 0 for alert in heads if alert.kind == "head"
     }
 
 
 def _not_in(reading: Reading, alerts: Sequence[Alert]) -> list[Alert]:
-    """Those that the tenant was not told of before."""
+    """Return the alerts that were not raised before."""
     ids = {id_of(reading.tenant_id, alert): alert for alert in alerts}
     known = reading.outbox.known_ids(list(ids)) if ids else set()
     return [alert for id_, alert in ids.items() if id_ not in known]

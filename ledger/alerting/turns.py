@@ -1,7 +1,7 @@
-"""Turns of tenants: a bounded number at once, first come first served, and those who were slow among themselves.
+"""Turns of tenants: a bounded number at once, first come, first served, with separate places for slow tenants.
 
-Nobody's turn waits for that of another tenant to end as long as there are places. A tenant whose last turn was slow has
-some of the places alone, so that however many of these there are, the others' turns come.
+No turn waits for another tenant's while there are free places. Tenants whose last turn was slow may use only some of
+the places, so that however many there are, the turns of the others come.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from cachetools import LRUCache
 log = logging.getLogger(__name__)
 
 WAITING_MAX: Final = 10_000
-"""Tenants that wait for a turn. Whoever comes beyond has to come again."""
+"""How many tenants may wait for a turn. Further ones are rejected, and must ask again."""
 SLOW_MAX: Final = 10_000
 
 
 @dataclass(slots=True)
 class _Waiting:
-    """A tenant that wants a turn. done: ends when it wants no more. again: it wanted one more during its turn."""
+    """A tenant that wants a turn. done: completes when it wants no more. again: it wanted another one meanwhile."""
 
     done: Future[None] = field(default_factory=Future)
     again: bool = False
 
 
 class Turns:
-    """Calls `serve` with each tenant that wants a turn, in threads that end when nobody does.
+    """Call `serve` with each tenant that wants a turn, in threads that end when no tenant does.
 
-    serve: returns whether the tenant wants another turn, which it gets after those who wait. An error is logged, and
-    ends the tenant's turns alone.
+    serve: returns whether the tenant wants another turn; it gets it after those that wait. An error is logged, and ends
+    only that tenant's turns.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Turns:
         self._is_closing = False
 
     def want(self, tenant_id: UUID) -> Future[None]:
-        """Has a tenant get a turn. Never waits. What is returned is done when the tenant wants no more."""
+        """Ask for a turn of a tenant. Never waits. The returned future is done when the tenant wants no more."""
         with self._lock:
             if (served := self._served.get(tenant_id)) is not None:
                 served.again = True
@@ -75,7 +75,7 @@ class Turns:
         return known.done
 
     def close(self, *, seconds_max: float) -> None:
-        """Gives no more turns, and waits until those that are under way have ended."""
+        """Give no more turns, and wait until the current ones have ended."""
         with self._lock:
             self._is_closing = True
             for waiting in self._waiting.values():
@@ -103,7 +103,7 @@ class Turns:
             self._end(tenant_id, is_slow=self._clock() - begun > self._slow_seconds, has_more=has_more)
 
     def _next(self) -> UUID | None:
-        """Whose turn it is; None ends the thread."""
+        """Return whose turn it is; None ends the thread."""
         with self._lock:
             slow_are_full = len(self._slow_served) >= self._slow_at_once
             for tenant_id in self._waiting:

@@ -1,7 +1,7 @@
-"""What is worth telling of a tenant that no decision raises: found by looking, now and then.
+"""The alerts of a tenant that no decision raises.
 
-A run that was not started or settled in time; a journal that does not end where its row says, or whose newest bytes are
-not those that were hashed; a budget that will not last. All of it reads one snapshot and writes nothing.
+They are: a run that was not started or settled in time; a journal that does not end where its row says, or whose newest
+entry does not have its hash; a budget that will not last. All of this reads one snapshot and writes nothing.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from ledger.store import Reading
 
 PAGE: Final = 500
 FORECASTS_AT_ONCE: Final = 16
-"""Of how many datasets the runs are read with one statement."""
+"""For how many datasets one statement reads the runs."""
 ALERTS_MAX: Final = 100_000
-"""How many alerts of a tenant are kept, the newest."""
+"""How many alerts of a tenant are kept: the newest."""
 NOTHING_DUE: Final = (0, UUID(int=0))
 """Where `late_runs` begins."""
 
@@ -39,7 +39,7 @@ NOTHING_DUE: Final = (0, UUID(int=0))
 
 
 def late_runs(reading: Reading, run_ids: Sequence[UUID], *, now_us: int) -> Iterator[Alert]:
-    """Those of these runs that are due still, once for each dataset that they touch."""
+    """Yield an alert for each of these runs that is still due, one for each of its datasets."""
     for start in range(0, len(run_ids), PAGE):
         for run, dataset, seq in reading.runs.due(run_ids[start : start + PAGE], until_us=now_us):
             yield overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq)
@@ -49,8 +49,8 @@ def late_runs(reading: Reading, run_ids: Sequence[UUID], *, now_us: int) -> Iter
 
 
 def broken_journals(reading: Reading) -> Iterator[Alert]:
-    """The journals of which the newest entry is not where its row says, or not what was hashed. A whole journal is for
-    `privacy-ledger check`; this sees, soon, what was cut off or written over at the end."""
+    """Yield an alert for each journal whose newest entry is not where its row says, or does not have its hash. This
+    soon finds entries that were removed or overwritten at the end; `privacy-ledger check` verifies whole journals."""
     tenant = reading.tenants.current()
     if tenant is not None:
         yield from _broken(None, tenant.seq, tenant.head, reading.journals.newest_of_tenant())
@@ -64,7 +64,7 @@ def broken_journals(reading: Reading) -> Iterator[Alert]:
 
 
 def _broken(dataset: Parent | None, seq: int, head: bytes, newest: Entry | TenantEntry | None) -> Iterator[Alert]:
-    """At most one alert, that names the first number of which this can say that it is wrong."""
+    """Yield at most one alert, which names the first number that is known to be wrong."""
     end = (0, NO_HASH) if newest is None else (newest.seq, newest.hash)
     if newest is not None and chain.digest(newest.body) != newest.hash:
         yield mismatch(dataset, seq=newest.seq, reason="its bytes do not have its hash")
@@ -73,14 +73,14 @@ def _broken(dataset: Parent | None, seq: int, head: bytes, newest: Entry | Tenan
         yield mismatch(dataset, seq=first, reason="the journal does not end where the row says")
 
 
-# --- heads, for somebody else to keep --------------------------------------------------------------------------------
+# --- heads -----------------------------------------------------------------------------------------------------------
 
 SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
-"""Says of a journal its `seq`, `hash`, and what else is said of a head; None is the tenant's own."""
+"""Returns the `seq`, `hash` and other facts of a journal's head; None for the tenant's own."""
 
 
 def moved_heads(reading: Reading, sent: Mapping[UUID | None, int], signed_head: SignedHead) -> Iterator[Alert]:
-    """The heads of the journals that are elsewhere than where they were `told` to be, or why there is none."""
+    """Yield the heads of the journals that changed since they were last sent, or the reason why there is no head."""
     tenant = reading.tenants.current()
     if tenant is not None and tenant.seq not in (0, sent.get(None)):
         yield _head(reading, None, signed_head)
@@ -96,7 +96,7 @@ def _head(reading: Reading, dataset: Dataset | None, signed_head: SignedHead) ->
     name = None if dataset is None else Parent(dataset.id, dataset.definition.name)
     try:
         signed = signed_head(reading, dataset)
-    except JournalBroken as error:  # no head is said of a journal that does not hold
+    except JournalBroken as error:  # a journal that does not verify gets no head
         return mismatch(name, seq=error.seq, reason=error.detail.removeprefix(f"entry {error.seq}: "))
     return head(name, seq=signed["seq"], facts={part: value for part, value in signed.items() if part != "seq"})
 
@@ -105,17 +105,17 @@ def _head(reading: Reading, dataset: Dataset | None, signed_head: SignedHead) ->
 
 
 Forecasts = dict[UUID, tuple[int, int]]
-"""Of datasets how long their journals were when a forecast was made, and when it is to be made again though they do
-not grow. A budget lasts the longer the more time passes without a run, so that there are two such times alone: when a
-first run is old enough to count, and when a tenant is to be reminded."""
+"""For each dataset, the length of its journal at the last forecast, and when to make the next one if it does not grow.
+A budget lasts longer the more time passes without a run, so there are only two such times: when a first run is old
+enough to count, and when a tenant is reminded."""
 NEVER_US: Final = 2**63
 
 
 def short_budgets(
     reading: Reading, alerting: Alerting, forecasts: Forecasts, *, now_us: int
 ) -> tuple[list[Alert], Forecasts]:
-    """The accounts of active datasets that will not last as long as the tenant wants to know beforehand, and the
-    forecasts as they are now. Of what neither grew nor is due the forecast stands."""
+    """Return alerts for the accounts of active datasets that will last for fewer days than the tenant asks for, and the
+    new forecasts. The forecast of a dataset that neither grew nor is due is kept."""
     alerts: list[Alert] = []
     made: Forecasts = {}
     after: str | None = None
@@ -136,7 +136,7 @@ def short_budgets(
 
 
 def _again_us(alert: Alert | None, forecast: Forecast, *, now_us: int) -> int:
-    """When a forecast can say something else though nothing was decided meanwhile."""
+    """Return when a forecast may change although nothing was decided."""
     if alert is not None:
         return (now_us // REMIND_US + 1) * REMIND_US
     if forecast.runs and not forecast.is_enough:

@@ -1,23 +1,23 @@
 """The command line: `privacy-ledger`.
 
-    server   what opens the database: serve, init, migrate, check
-    signing  the key that is signed with, in its file: signing-key
-    people   what asks a server about people: whoami, tenant, key, policy, proposal
-    datasets what asks a server about datasets: dataset
-    runs     what asks a server about runs: request, batch, plan, start, settle, void, runs, evaluate
-    audit    what asks a server for an auditor: export, report
-    alerting what asks a server about alerts: alerts, alerting, forecast
-    receipts the signed receipts of runs, with a server and without: receipt, jwks
-    offline  what needs neither: verify
-    proofs   proofs in a journal, from a server and without one: proof
-    held     the receipts, heads and keys that an auditor brings along
-    recomputing  what needs neither, and the accountant: recompute, registry
-    mechanism  the options that declare a mechanism
+    server       commands that open the database: serve, init, migrate, check
+    signing      the signing key and its file: signing-key
+    people       calls about people: whoami, tenant, key, policy, proposal
+    datasets     calls about datasets: dataset
+    runs         calls about runs: request, batch, plan, start, settle, void, runs, evaluate
+    audit        calls for an auditor: export, report
+    alerting     calls about alerts: alerts, alerting, forecast
+    receipts     signed receipts of runs, fetched from a server and verified without one: receipt, jwks
+    offline      without server and database: verify
+    proofs       proofs about a journal, fetched from a server and verified without one: proof
+    held         read the receipts, heads and keys that an auditor kept
+    recomputing  without server and database, with the accountant: recompute, registry
+    mechanism    the options that declare a mechanism
     options, server_call   the options that commands share, and the call to a server
-    show/    how answers look to a person, by noun
+    show/        print answers for a person, by noun
 
-Exit status 0 is done (or proposed, where it takes two people), 1 refused (or an export, a database or a receipt that
-does not hold), 2 bad usage or input, 3 cannot reach.
+Exit status: 0 done, or proposed if a second steward must approve; 1 refused, or an export, a database or a receipt does
+not verify; 2 wrong usage or input; 3 the server or the database cannot be reached.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ for _part in (server, signing, runs, datasets, people, audit, receipts, alerting
 
 
 def main() -> None:
-    """The command line's entry point."""
+    """Run the command line."""
     try:
         app()
     except LedgerError as error:
@@ -62,11 +62,11 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] == "ledger":
             raise
-        missing = f"{error.name} is missing: install the server with pip install 'privacy-ledger[server]'"
+        missing = f"The package {error.name} is missing. Install the server: pip install 'privacy-ledger[server]'"
         console.plain(missing, file=sys.stderr)
         sys.exit(2)
     except BrokenPipeError:
-        # Whoever read the output has seen enough. Nothing is left to write, at exit either.
+        # The reader closed the pipe, as `head` does. Python must not write to it at exit either.
         sys.stdout = None
         sys.exit(0)
 

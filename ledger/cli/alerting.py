@@ -1,4 +1,4 @@
-"""What one is told of: alerts, what raises them and where they go, and how long a budget lasts."""
+"""Commands about alerts: which are raised, where they are sent, and how long a budget lasts."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import show
-from ledger.cli.options import Json, Reason
+from ledger.cli.options import DatasetName, Json, Reason
 from ledger.cli.server_call import print_answer, server
 from ledger.errors import InvalidRequest
 
-alerting_app = typer.Typer(no_args_is_help=True, help="What your tenant is told of, and where to.")
+alerting_app = typer.Typer(no_args_is_help=True, help="Which alerts your tenant raises, and where they are sent.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.command(rich_help_panel="Runs")(forecast)
     app.command(rich_help_panel="Stewards and admins")(alerts)
     app.add_typer(alerting_app, name="alerting", rich_help_panel="Stewards and admins")
 
 
 def alerts(
-    kind: Annotated[str | None, typer.Option(help="Of one kind, such as threshold or overdue.")] = None,
-    dataset: Annotated[str | None, typer.Option(help="Of one dataset.")] = None,
-    state: Annotated[str | None, typer.Option(help="pending, delivered, failed or none.")] = None,
+    kind: Annotated[str | None, typer.Option(help="Only of this kind, such as threshold or overdue.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only in this state: pending, delivered, failed or none.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List what your tenant was told of, and whether it was delivered."""
+    """List your tenant's alerts, and whether they were delivered."""
     with server() as ledger:
         listing = ledger.alerts(kind=kind, dataset=dataset, state=state)
         newest = [item for _, item in zip(range(limit), listing, strict=False)]
@@ -36,46 +36,51 @@ def alerts(
 
 
 def forecast(
-    dataset: Annotated[str, typer.Argument(help="The dataset's name.")],
+    dataset: DatasetName,
     as_json: Json = False,
 ) -> None:
-    """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks."""
+    """Estimate how long a dataset's budget lasts at the rate of the last four weeks."""
     with server() as ledger:
         print_answer(ledger.forecast(dataset), as_json, show.alerts.forecast)
 
 
 @alerting_app.command("show")
 def alerting_show(as_json: Json = False) -> None:
-    """Show what your tenant is told of, and where to."""
+    """Show which alerts your tenant raises, and where they are sent."""
     with server() as ledger:
         print_answer(ledger.alerting(), as_json, show.alerts.alerting)
 
 
-@alerting_app.command("set")
+@alerting_app.command(
+    "set",
+    epilog='Example: privacy-ledger alerting set --threshold 80 --threshold 100 --reason "warn earlier"',
+)
 def alerting_set(
     reason: Reason,
     threshold: Annotated[
         list[int] | None,
-        typer.Option(min=0, max=100, help="Percent of a budget; say it once for each. A single 0 is never."),
+        typer.Option(min=0, max=100, help="Percent of a budget. Can be repeated. A single 0 turns it off."),
     ] = None,
     refusals_in_a_row: Annotated[
-        int | None, typer.Option(min=0, help="How many refusals of one dataset in a row; 0 is never.")
+        int | None, typer.Option(min=0, help="After so many refusals of one dataset in a row; 0 turns it off.")
     ] = None,
     forecast_days: Annotated[
-        int | None, typer.Option(min=0, help="Below how many days that a budget lasts; 0 is never.")
+        int | None, typer.Option(min=0, help="When a budget lasts for fewer days than this; 0 turns it off.")
     ] = None,
     webhook: Annotated[
-        str | None, typer.Option(metavar="URL", help="Where alerts are sent, signed. The operator allows the host.")
+        str | None,
+        typer.Option(metavar="URL", help="Send signed alerts to this URL. The operator must allow its host."),
     ] = None,
-    no_webhook: Annotated[bool, typer.Option("--no-webhook", help="Send alerts nowhere, and only list them.")] = False,
+    no_webhook: Annotated[bool, typer.Option("--no-webhook", help="Send no alerts; only list them.")] = False,
     heads: Annotated[
-        bool | None, typer.Option("--heads/--no-heads", help="Send the journals' heads too, for keeping.")
+        bool | None,
+        typer.Option("--heads/--no-heads", help="Send the journals' heads too, so that the receiver can keep them."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Set what your tenant is told of, and where to. What is not said stays as it is."""
+    """Set which alerts your tenant raises, and where they are sent. Options that you leave out change nothing."""
     if webhook is not None and no_webhook:
-        raise InvalidRequest("Say --webhook or --no-webhook, not both.", field="webhook")
+        raise InvalidRequest("--webhook and --no-webhook exclude each other. Give one of them.", field="webhook")
     changes: dict[str, Any] = {}
     if threshold is not None:
         changes["thresholds"] = [] if threshold == [0] else sorted(set(threshold))
@@ -92,6 +97,6 @@ def alerting_set(
 
 @alerting_app.command("test")
 def alerting_test(as_json: Json = False) -> None:
-    """Raise an alert that says nothing but that alerts arrive."""
+    """Raise a test alert, to check that alerts arrive."""
     with server() as ledger:
         print_answer(ledger.test_alerting(), as_json, show.alerts.tested)

@@ -18,23 +18,26 @@ from ledger.errors import InvalidRequest
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
-    for command in (export, report):
-        app.command(rich_help_panel="Audit")(command)
+    """Add these commands to the command line."""
+    for command, example in (
+        (export, "export mnist --output mnist.jsonl"),
+        (report, "report mnist --output mnist.pdf"),
+    ):
+        app.command(rich_help_panel="Audit", epilog=f"Example: privacy-ledger {example}")(command)
 
 
 def export(
     output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")],
     dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
     tenant: Annotated[
-        bool, typer.Option("--tenant", help="The tenant's own journal, of keys, roles and the policy.")
+        bool, typer.Option("--tenant", help="Export the tenant's own journal: keys, roles and the policy.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write a dataset's whole journal, or the tenant's own, to a file, for `verify`."""
+    """Write the whole journal of a dataset, or the tenant's own, to a file that `verify` checks."""
     if tenant == (dataset is not None):
-        raise InvalidRequest("Name a dataset, or say --tenant for the tenant's own journal.", field="dataset")
+        raise InvalidRequest("Name one dataset, or give --tenant for the tenant's own journal.", field="dataset")
     if str(output) == "-":
         _export(dataset, sys.stdout.buffer)
         return
@@ -57,31 +60,33 @@ ReportFormat = Literal["json", "html", "pdf", "csv"]
 
 def report(
     dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
-    project: Annotated[str | None, typer.Option(help="A project, over all datasets in which it has part.")] = None,
-    tenant: Annotated[bool, typer.Option("--tenant", help="All datasets, and the tenant's own journal.")] = False,
+    project: Annotated[str | None, typer.Option(help="Report a project, over all datasets that it uses.")] = None,
+    tenant: Annotated[bool, typer.Option("--tenant", help="Report all datasets and the tenant's own journal.")] = False,
     output: Annotated[Path, typer.Option(help="The file to write; - for standard output.")] = Path("-"),
     form: Annotated[
-        ReportFormat | None, typer.Option("--format", help="By the file's name when left out, else json.")
+        ReportFormat | None, typer.Option("--format", help="Default: the ending of the file's name, else json.")
     ] = None,
-    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="Beginning of the period.")] = None,
-    until: Annotated[str | None, typer.Option("--to", metavar="TIME", help="End of the period, not in it.")] = None,
+    since: Annotated[str | None, typer.Option("--from", metavar="TIME", help="The beginning of the period.")] = None,
+    until: Annotated[
+        str | None, typer.Option("--to", metavar="TIME", help="The end of the period; that moment is no longer in it.")
+    ] = None,
     schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON Schema of a report, and ask nobody.")
+        bool, typer.Option("--schema", help="Print the JSON Schema of a report, without a server.")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Write over a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file if it exists.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Write the audit report of a dataset, of a project or of the tenant: for a regulator, or for a script."""
+    """Write the audit report of a dataset, a project or the tenant, as JSON, HTML or PDF."""
     if schema:
         console.plain(resources.files("ledger").joinpath("report/schema.json").read_text(encoding="utf-8"), end="")
         return
     if [dataset is not None, project is not None, tenant].count(True) != 1:
-        raise InvalidRequest("Name a dataset, or say --project NAME, or --tenant.", field="dataset")
+        raise InvalidRequest("Name what to report: a dataset, --project NAME or --tenant.", field="dataset")
     chosen = form or _format_of(output)
     write = functools.partial(_report, dataset, project, chosen, since, until)
     if str(output) == "-":
         if chosen == "pdf" and sys.stdout.isatty():
-            raise InvalidRequest("A PDF is not for a terminal; say --output FILE.", field="output")
+            raise InvalidRequest("A terminal cannot show a PDF. Write it to a file: --output FILE", field="output")
         write(sys.stdout.buffer)
         return
     size = written(output, force, write)

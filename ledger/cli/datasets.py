@@ -14,6 +14,7 @@ from ledger.cli.options import (
     CeilingDelta,
     CeilingEpsilon,
     CeilingMu,
+    DatasetName,
     Delta,
     Epsilon,
     Json,
@@ -29,7 +30,7 @@ dataset_app = typer.Typer(no_args_is_help=True, help="Datasets and their budgets
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.add_typer(dataset_app, name="dataset", rich_help_panel="Stewards and admins")
 
 
@@ -38,7 +39,9 @@ def _budget(
 ) -> dict[str, Any]:
     budget = _budget_or_none(epsilon, at_delta, slack, mu, delta)
     if budget is None:
-        raise InvalidRequest("Give the budget as --epsilon and --at-delta, or as --mu (and --delta).", field="budget")
+        raise InvalidRequest(
+            "The budget is missing. Give --epsilon and --at-delta, or --mu (and --delta).", field="budget"
+        )
     return budget
 
 
@@ -53,44 +56,44 @@ def _budget_or_none(
 ) -> dict[str, Any] | None:
     by_epsilon, by_mu = given_fields(epsilon=epsilon, at_delta=at_delta, slack=slack), given_fields(mu=mu, delta=delta)
     if by_epsilon and by_mu:
-        raise InvalidRequest(f"{field}: give it by its epsilon or by its mu, not by both.", field=field)
+        raise InvalidRequest(f"{field}: epsilon and mu exclude each other. Give one of them.", field=field)
     return by_epsilon or by_mu or None
 
 
-@dataset_app.command("create")
+@dataset_app.command("create", epilog="Example: privacy-ledger dataset create mnist --epsilon 3 --at-delta 1e-5")
 def dataset_create(
-    name: str,
+    name: DatasetName,
     epsilon: Epsilon = None,
     at_delta: AtDelta = None,
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
     privacy_unit: Annotated[
-        str | None, typer.Option(help="What one neighbouring dataset lacks: record (the default), user, …")
+        str | None, typer.Option(help="Whose privacy is protected: record (the default), user, …")
     ] = None,
     adjacency: Annotated[str | None, typer.Option(help="add_or_remove_one (the default) or replace_one.")] = None,
     bound: Annotated[
-        str | None, typer.Option(help="certified, a guarantee (the default), or clt, the published estimate.")
+        str | None, typer.Option(help="certified: a guarantee (the default); clt: the published estimate.")
     ] = None,
-    size: Annotated[int | None, typer.Option(help="A public, nominal size.")] = None,
-    title: str = "",
-    description: str = "",
+    size: Annotated[int | None, typer.Option(help="The size of the dataset: public, and nominal.")] = None,
+    title: Annotated[str, typer.Option(help="A title, for people.")] = "",
+    description: Annotated[str, typer.Option(help="What the data is, for people.")] = "",
     partition: Annotated[
         list[str] | None,
-        typer.Option(help="A part such that no privacy unit is in two of them, on your word; say it again for more."),
+        typer.Option(help="A part of the data. You affirm that no privacy unit is in two parts. Can be repeated."),
     ] = None,
     partitioned: Annotated[
-        bool, typer.Option("--partitioned", help="It will have partitions, which `add-partitions` adds.")
+        bool, typer.Option("--partitioned", help="It will have partitions; `add-partitions` adds them.")
     ] = False,
     derived_from: Annotated[
         list[str] | None,
-        typer.Option(help="The dataset that this one is a copy, filter or join of; say it again for more."),
+        typer.Option(help="The dataset that this one is a copy, filter or join of. Can be repeated."),
     ] = None,
     unit_preserving: Annotated[
         bool,
         typer.Option(
             "--unit-preserving",
-            help="Your word that one privacy unit of --derived-from changes only its own rows here, and that the rows"
+            help="Affirm that one privacy unit of --derived-from changes only its own rows here, and that the rows"
             " of one unit are clipped and sampled together.",
         ),
     ] = False,
@@ -100,11 +103,11 @@ def dataset_create(
     ceiling_delta: CeilingDelta = None,
     as_json: Json = False,
 ) -> None:
-    """Register a dataset with its budget; one that is derived from others needs none."""
+    """Register a dataset with its budget. A dataset that is derived from others needs no budget."""
     if derived_from and not unit_preserving:
         raise InvalidRequest(
-            "derived_from: say --unit-preserving if one privacy unit of the original changes only its own rows here."
-            " Where it does not, charging the original would not be sound.",
+            "derived_from: --unit-preserving is missing. Add it if one privacy unit of the original changes only its"
+            " own rows here. If it changes others, do not register the dataset so: its costs would be wrong.",
             field="derived_from",
         )
     budget_of = _budget_or_none if derived_from else _budget
@@ -127,21 +130,24 @@ def dataset_create(
 
 @dataset_app.command("list")
 def dataset_list(as_json: Json = False) -> None:
-    """List the datasets that your key sees."""
+    """List the datasets that your key may read."""
     with server() as ledger:
         print_answer(list(ledger.datasets()), as_json, show.datasets.datasets)
 
 
 @dataset_app.command("show")
-def dataset_show(name: str, as_json: Json = False) -> None:
+def dataset_show(name: DatasetName, as_json: Json = False) -> None:
     """Show a dataset with its balance."""
     with server() as ledger:
         print_answer(ledger.dataset(name), as_json, show.datasets.dataset)
 
 
-@dataset_app.command("budget")
+@dataset_app.command(
+    "budget",
+    epilog='Example: privacy-ledger dataset budget mnist --epsilon 4 --at-delta 1e-5 --reason "a second paper"',
+)
 def dataset_budget(
-    name: str,
+    name: DatasetName,
     reason: Reason,
     epsilon: Epsilon = None,
     at_delta: AtDelta = None,
@@ -150,33 +156,35 @@ def dataset_budget(
     delta: Delta = None,
     as_json: Json = False,
 ) -> None:
-    """Set a new limit, not below what is spent and held; a higher one may take a second steward."""
+    """Set a new budget, not below what is spent and held. Raising it may need a second steward."""
     with server() as ledger:
         changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 
 @dataset_app.command("partitions")
-def dataset_partitions(name: str, as_json: Json = False) -> None:
+def dataset_partitions(name: DatasetName, as_json: Json = False) -> None:
     """List a dataset's partitions, each with its balance."""
     with server() as ledger:
         print_answer(list(ledger.partitions(name)), as_json, show.datasets.partitions)
 
 
-@dataset_app.command("add-partitions")
+@dataset_app.command(
+    "add-partitions", epilog="Example: privacy-ledger dataset add-partitions clicks 2026-10 2026-11 --disjoint"
+)
 def dataset_add_partitions(
-    name: str,
+    name: DatasetName,
     partitions: Annotated[list[str], typer.Argument(metavar="PARTITION…", help="Their names.")],
     disjoint: Annotated[
-        bool, typer.Option("--disjoint", help="Your word that no privacy unit is in two partitions; it is kept.")
+        bool, typer.Option("--disjoint", help="Affirm that no privacy unit is in two partitions; the journal keeps it.")
     ] = False,
     as_json: Json = False,
 ) -> None:
     """Add partitions, each with the dataset's limit."""
     if not disjoint:
         raise InvalidRequest(
-            "disjoint: say --disjoint if no privacy unit is in two of the partitions. Where one is, each would bring"
-            " fresh budget for it.",
+            "disjoint: --disjoint is missing. Add it if no privacy unit is in two partitions. A unit in two"
+            " partitions would get the budget twice.",
             field="disjoint",
         )
     with server() as ledger:
@@ -185,43 +193,51 @@ def dataset_add_partitions(
     print_answer(answer, as_json, unless_proposed(show.datasets.partitions))
 
 
-@dataset_app.command("project")
+@dataset_app.command("project", epilog="Example: privacy-ledger dataset project clicks ranking --mu 0.5 --delta 1e-7")
 def dataset_project(
-    name: str,
-    project: str,
+    name: DatasetName,
+    project: Annotated[str, typer.Argument(help="The project's name.")],
     epsilon: Epsilon = None,
     at_delta: AtDelta = None,
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
-    reason: Annotated[str | None, typer.Option(help="Why; it is kept in the journal.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Why you do it; the journal keeps it.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Set a project's share of a dataset: a limit on the runs that name it, beside the dataset's own."""
+    """Set a project's share of a dataset: a second limit, on the runs that name the project."""
     budget = _budget(epsilon, at_delta, slack, mu, delta)
     with server() as ledger:
         answer = ledger.set_project(name, project, budget=budget, reason=reason)
     print_answer(answer, as_json, unless_proposed(show.datasets.project))
 
 
-@dataset_app.command("fair-use")
+@dataset_app.command(
+    "fair-use", epilog='Example: privacy-ledger dataset fair-use mnist --runs-per-hour 50 --reason "shared by ten"'
+)
 def dataset_fair_use(
-    name: str,
+    name: DatasetName,
     reason: Reason,
     epsilon: Epsilon = None,
     at_delta: AtDelta = None,
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
-    runs_per_hour: Annotated[int | None, typer.Option(help="How many runs one principal may ask for.")] = None,
-    unlimited: Annotated[bool, typer.Option("--unlimited", help="No such limits any more.")] = False,
+    runs_per_hour: Annotated[
+        int | None, typer.Option(help="How many runs one principal may ask for in an hour.")
+    ] = None,
+    unlimited: Annotated[bool, typer.Option("--unlimited", help="Remove these limits.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Limit what one principal may hold at once, as a budget, and how often it may ask; what is not said goes."""
+    """Limit how much budget one principal may hold at once, and how often it may ask.
+
+    Both limits are replaced: one that you leave out is removed.
+    """
     held = _budget_or_none(epsilon, at_delta, slack, mu, delta)
     if unlimited == bool(held or runs_per_hour):
         raise InvalidRequest(
-            "Give a budget for what one principal may hold (such as --mu), --runs-per-hour or both; or --unlimited.",
+            "Give --runs-per-hour, a budget that one principal may hold (such as --mu), or both. To remove the limits,"
+            " give --unlimited alone.",
             field="held",
         )
     with server() as ledger:
@@ -235,18 +251,18 @@ def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:
 
 
 @dataset_app.command("freeze")
-def dataset_freeze(name: str, reason: Reason, as_json: Json = False) -> None:
-    """Let no run be approved or started on it for now."""
+def dataset_freeze(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
+    """Stop approving and starting runs on a dataset, until `thaw`."""
     _set_state(name, "frozen", reason, as_json)
 
 
 @dataset_app.command("thaw")
-def dataset_thaw(name: str, reason: Reason, as_json: Json = False) -> None:
-    """Undo `freeze`; of an overdrawn dataset that may take a second steward."""
+def dataset_thaw(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
+    """Undo `freeze`. For an overdrawn dataset this may need a second steward."""
     _set_state(name, "active", reason, as_json)
 
 
 @dataset_app.command("retire")
-def dataset_retire(name: str, reason: Reason, as_json: Json = False) -> None:
-    """Let no run be approved or started on it, for ever."""
+def dataset_retire(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
+    """Stop approving and starting runs on a dataset permanently. This cannot be undone."""
     _set_state(name, "retired", reason, as_json)

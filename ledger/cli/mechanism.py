@@ -16,20 +16,20 @@ from ledger.client.mechanisms import BY_TYPE, Composed
 from ledger.errors import InvalidRequest
 
 TYPES: Final = tuple(type_ for type_, mechanism in BY_TYPE.items() if mechanism is not Composed)
-"""What `--type` knows: all but what is made of others, which `--mechanism` takes."""
+"""The values of `--type`. A composed mechanism is declared with `--mechanism`."""
 _RENAMED: Final = {name: f"mechanism_{name}" for name in ("epsilon", "delta", "mu")}
-"""Fields that share their name with an option of the commands."""
+"""Fields whose name is already an option of the commands."""
 _DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {"dpsgd": {"sampling": "poisson"}}
-"""What is sent for what was left out, where the server has no default."""
+"""What is sent for an option that was left out, if the server has no default for it."""
 
 
 def option_of(field: str) -> str:
-    """The option that sets a field of a mechanism."""
+    """Return the option that sets a field of a mechanism."""
     return "--" + _RENAMED.get(field, field).replace("_", "-")
 
 
 def takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command the options that declare a mechanism; it gets what they declare as `declared`."""
+    """Give a command the options that declare a mechanism. It gets the mechanism as its argument `declared`."""
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.name != "declared"]
 
     @functools.wraps(command)
@@ -50,7 +50,10 @@ def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
     given = given_fields(**options)
     if whole is not None:
         if given:
-            raise InvalidRequest("Give --mechanism, or the options that it stands for, not both.", field="mechanism")
+            raise InvalidRequest(
+                "--mechanism and the options of a mechanism exclude each other. Give one or the other.",
+                field="mechanism",
+            )
         return optional_object(whole, "mechanism") or {}
     return {"type": type_, **_DEFAULTS.get(type_, {}), **given}
 
@@ -59,7 +62,7 @@ def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
 
 
 def _options() -> Iterator[inspect.Parameter]:
-    types = f"{TYPES[0]} (the default), {', '.join(TYPES[1:-1])} or {TYPES[-1]}."
+    types = f"The kind of mechanism: {TYPES[0]} (the default), {', '.join(TYPES[1:-1])} or {TYPES[-1]}."
     yield _parameter("type_", str, typer.Option("--type", help=types), default=TYPES[0])
     descriptions: dict[str, tuple[Any, str]] = {}
     users: dict[str, list[str]] = {}
@@ -70,9 +73,9 @@ def _options() -> Iterator[inspect.Parameter]:
             if get_origin(hints[field.name]) is Annotated:
                 descriptions[field.name] = get_args(hints[field.name])
     for name, (hint, description) in descriptions.items():
-        help_ = description if TYPES[0] in users[name] else f"{description} Of {', '.join(users[name])}."
+        help_ = description if TYPES[0] in users[name] else f"{description} For {', '.join(users[name])}."
         yield _field_parameter(name, hint, help_)
-    whole = typer.Option("--mechanism", help="All of it as JSON, or @FILE; instead of the rest.")
+    whole = typer.Option("--mechanism", help="The whole mechanism as JSON, or @FILE, instead of its options.")
     yield _parameter("whole", str | None, whole)
 
 

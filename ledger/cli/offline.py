@@ -1,4 +1,4 @@
-"""What needs neither a server nor a database: verify."""
+"""The command that needs no server and no database: verify."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
-    app.command(rich_help_panel="Audit")(verify)
+    """Add these commands to the command line."""
+    app.command(rich_help_panel="Audit", epilog="Example: privacy-ledger verify mnist.jsonl --jwks jwks.json")(verify)
 
 
 def verify(
@@ -31,24 +31,24 @@ def verify(
     receipt: held.Receipts = None,
     head: held.Heads = None,
     earlier: Annotated[
-        Path | None, typer.Option("--earlier", help="An export made earlier, which this one has to begin with.")
+        Path | None, typer.Option("--earlier", help="An earlier export, with whose entries this one must begin.")
     ] = None,
     tenant: Annotated[
         Path | None,
-        typer.Option("--tenant", help="An export of the tenant's own journal: what took two people was done by two."),
+        typer.Option("--tenant", help="An export of the tenant's own journal, to check approvals by two people."),
     ] = None,
     unsigned: Annotated[
-        bool, typer.Option("--unsigned", help="Be content with a journal that holds in itself, whoever made it.")
+        bool,
+        typer.Option("--unsigned", help="Check the journal alone, without the signature: anybody may have made it."),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Check an export with no database and no network.
+    """Check an export, without a database and without a network.
 
-    Exit status 1 if it does not hold, or if it is not signed by one of the keys in --jwks; with --unsigned the
-    signature decides nothing.
+    Exit status 1 if it does not verify, or if no key in --jwks signed it. With --unsigned the signature is ignored.
     """
     if unsigned and jwks is not None:
-        raise InvalidRequest("unsigned: give the keys, or do without; not both", field="unsigned")
+        raise InvalidRequest("unsigned: --unsigned and --jwks exclude each other. Give one of them.", field="unsigned")
     keys = None if jwks is None else held.keys_of(jwks)
     try:
         with console.progress("Checking entries", quiet=as_json) as advance:
@@ -81,13 +81,13 @@ def verify(
 
 
 def _begun(lines: Iterator[str]) -> tuple[str, Iterator[str]]:
-    """The first line, and all of them."""
+    """Return the first line, and all lines."""
     first = next(lines, "")
     return first, chain([first] if first else [], lines)
 
 
 def _keys_in(header: str) -> Any:
-    """The keys that an export brings along; None where it has none, or no header that can be read."""
+    """Return the keys in an export's header; None if it has none or cannot be read."""
     try:
         return json.loads(header)["keys"]
     except (ValueError, TypeError, KeyError, RecursionError):
@@ -96,7 +96,7 @@ def _keys_in(header: str) -> Any:
 
 def _lines(file: Path, advance: console.Advance) -> Iterator[str]:
     try:
-        # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
+        # Lines end at \n alone: str.splitlines would also split at characters that a text may contain.
         source = sys.stdin if str(file) == "-" else file.open(encoding="utf-8", errors="surrogateescape", newline="\n")
     except OSError as error:
         raise InvalidRequest(f"{file}: {error.strerror}", field="file") from error

@@ -16,7 +16,7 @@ from ledger.errors import InvalidRequest
 
 
 def _exact(text: str) -> Decimal:
-    """A number as it was typed: every digit of it is sent."""
+    """Return a number with every digit that was typed."""
     try:
         number = Decimal(text)
     except InvalidOperation:
@@ -27,35 +27,39 @@ def _exact(text: str) -> Decimal:
 
 
 def number_option(help_: str, *names: str) -> Any:
-    """An option that takes a number exactly as it was typed."""
+    """Return an option that takes a number exactly as it was typed."""
     return typer.Option(*names, parser=_exact, metavar="NUMBER", help=help_)
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
-Reason = Annotated[str, typer.Option(help="Why; it is kept in the journal.")]
-Epsilon = Annotated[Decimal | None, number_option("The budget's epsilon, at --at-delta.")]
-AtDelta = Annotated[Decimal | None, number_option("The delta at which epsilon is meant.")]
-Slack = Annotated[Decimal | None, number_option("The share of at-delta that is set aside for the deltas of runs.")]
-Mu = Annotated[Decimal | None, number_option("The budget in mu, instead of epsilon.")]
-Delta = Annotated[Decimal | None, number_option("The budget's delta, beside --mu.")]
-Share = Annotated[Decimal | None, number_option("The run's share of the delta budget, for a certificate.", "--delta")]
-CeilingEpsilon = Annotated[
-    Decimal | None, number_option("A limit that no later budget may pass, as the budget is given.")
+Reason = Annotated[str, typer.Option(help="Why you do it; the journal keeps it.")]
+Epsilon = Annotated[Decimal | None, number_option("The epsilon of the budget, at --at-delta.")]
+AtDelta = Annotated[Decimal | None, number_option("The delta that --epsilon refers to.")]
+Slack = Annotated[Decimal | None, number_option("The part of --at-delta that is reserved for the deltas of runs.")]
+Mu = Annotated[Decimal | None, number_option("The mu of the budget, instead of --epsilon.")]
+Delta = Annotated[Decimal | None, number_option("The delta of the budget, with --mu.")]
+Share = Annotated[
+    Decimal | None, number_option("The part of the delta budget that the run may use, for a certificate.", "--delta")
 ]
-CeilingAtDelta = Annotated[Decimal | None, number_option("The delta at which --ceiling-epsilon is meant.")]
-CeilingMu = Annotated[Decimal | None, number_option("The ceiling in mu, instead of --ceiling-epsilon.")]
-CeilingDelta = Annotated[Decimal | None, number_option("The ceiling's delta, beside --ceiling-mu.")]
+CeilingEpsilon = Annotated[Decimal | None, number_option("A limit that no later budget may exceed. Permanent.")]
+CeilingAtDelta = Annotated[Decimal | None, number_option("The delta that --ceiling-epsilon refers to.")]
+CeilingMu = Annotated[Decimal | None, number_option("The mu of the ceiling, instead of --ceiling-epsilon.")]
+CeilingDelta = Annotated[Decimal | None, number_option("The delta of the ceiling, with --ceiling-mu.")]
 Uses = Annotated[
     list[str],
-    typer.Argument(metavar="DATASET…", help="One or more: NAME, or NAME:PARTITION,PARTITION for some of its parts."),
+    typer.Argument(
+        metavar="DATASET…", help="One or more datasets: NAME, or NAME:PARTITION,PARTITION to use only these partitions."
+    ),
 ]
-ProjectName = Annotated[str | None, typer.Option(help="Charge this project's share too.")]
+ProjectName = Annotated[str | None, typer.Option(help="Charge the run to this project's share too.")]
 Segments = Annotated[
-    int | None, typer.Option(help="In so many pieces, each restarted, so that it may stop after any and pay for those.")
+    int | None,
+    typer.Option(help="Split the run into this many segments. It may stop after each, and pays only for those."),
 ]
+DatasetName = Annotated[str, typer.Argument(help="The dataset's name.")]
 RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="As `key list` shows it.")]
-ProposalId = Annotated[str, typer.Argument(metavar="ID", help="As `proposal list` shows it.")]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `key list`.")]
+ProposalId = Annotated[str, typer.Argument(metavar="ID", help="The proposal's id, from `proposal list`.")]
 
 
 def given_fields(**fields: Any) -> dict[str, Any]:
@@ -64,7 +68,7 @@ def given_fields(**fields: Any) -> dict[str, Any]:
 
 
 def optional_object(text: str | None, name: str) -> dict[str, Any] | None:
-    """A JSON object from the command line, or from a file as @FILE."""
+    """Parse a JSON object from the command line, or from a file as @FILE. Raises InvalidRequest."""
     if text is None:
         return None
     try:
@@ -75,7 +79,7 @@ def optional_object(text: str | None, name: str) -> dict[str, Any] | None:
 
 
 def parsed(text: str, name: str) -> Any:
-    """JSON whose numbers keep every digit that was typed."""
+    """Parse JSON; numbers keep every digit that was typed. Raises InvalidRequest that names `name`."""
     try:
         return json.loads(text, parse_float=Decimal)
     except (ValueError, RecursionError) as error:
@@ -91,13 +95,15 @@ def parsed_object(text: str, name: str) -> dict[str, Any]:
 
 
 def uses_of(datasets: list[str]) -> list[str | dict[str, Any]]:
-    """The datasets of a run as they are typed: NAME, or NAME:PARTITION,PARTITION."""
+    """Parse the datasets of a run: NAME, or NAME:PARTITION,PARTITION. Raises InvalidRequest."""
     uses: list[str | dict[str, Any]] = []
     for typed in datasets:
         name, colon, partitions = typed.partition(":")
         names = partitions.split(",")
         if colon and not all(names):
-            raise InvalidRequest(f"datasets: {typed!r} is not NAME:PARTITION,PARTITION", field="datasets")
+            raise InvalidRequest(
+                f"datasets: {typed!r} has an empty partition name. Write NAME:PARTITION,PARTITION", field="datasets"
+            )
         uses.append({"name": name, "partitions": names} if colon else name)
     return uses
 
@@ -108,7 +114,7 @@ def parse_labels(given: list[str] | None) -> dict[str, str] | None:
     for label in given or ():
         name, equals, value = label.partition("=")
         if not equals:
-            raise InvalidRequest(f"label: {label!r} is not NAME=VALUE", field="labels")
+            raise InvalidRequest(f"label: {label!r} has no equals sign. Write NAME=VALUE", field="labels")
         labels[name] = value
     return labels or None
 
@@ -117,7 +123,7 @@ _STRETCH: Final = re.compile(r"([0-9]{1,18})-([0-9]{1,18})(:new)?")
 
 
 def parse_restarts(given: list[str] | None) -> list[Any] | None:
-    """Parse restarts as they are typed: FROM-TO, FROM-TO:new, or JSON of one or of a list. Raises InvalidRequest."""
+    """Parse restarts: FROM-TO, FROM-TO:new, or JSON of one restart or a list. Raises InvalidRequest."""
     if not given:
         return None
     restarts: list[Any] = []
@@ -130,15 +136,17 @@ def parse_restarts(given: list[str] | None) -> list[Any] | None:
             value = parsed(typed, "restarts")
             restarts += value if isinstance(value, list) else [value]
         else:
-            raise InvalidRequest(f"restarts: {typed!r} is not FROM-TO or FROM-TO:new, nor JSON", field="restarts")
+            raise InvalidRequest(f"restarts: {typed!r} is not FROM-TO, FROM-TO:new or JSON", field="restarts")
     return restarts
 
 
 def written(output: Path, force: bool, write: Callable[[BinaryIO], object]) -> int:
-    """Writes a file and returns its size. Raises InvalidRequest."""
+    """Write a file, and return its size in bytes. Raises InvalidRequest if it exists and `force` is not set."""
     if output.exists() and not force:
-        raise InvalidRequest(f"{output} is there already; --force writes over it.", field="output")
-    # Under another name until it is whole: half of it must not be taken for all.
+        raise InvalidRequest(
+            f"{output} exists already. Overwrite it with --force, or give another --output.", field="output"
+        )
+    # Write under another name until it is complete: nobody must take half a file for all of it.
     partial = output.with_name(f".{output.name}.{uuid4().hex[:8]}.part")
     try:
         with partial.open("xb") as file:

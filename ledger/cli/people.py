@@ -12,18 +12,20 @@ from ledger.cli.options import Json, KeyId, ProposalId, Reason, given_fields
 from ledger.cli.server_call import print_answer, server
 from ledger.cli.show import console
 
-tenant_app = typer.Typer(no_args_is_help=True, help="Tenants; with the operator's key.")
-key_app = typer.Typer(no_args_is_help=True, help="Keys of your tenant.")
-policy_app = typer.Typer(no_args_is_help=True, help="Whether what loosens a budget takes a second steward.")
-proposal_app = typer.Typer(no_args_is_help=True, help="What one steward proposed, and a second one answers.")
+tenant_app = typer.Typer(no_args_is_help=True, help="Tenants. Needs the operator's key.")
+key_app = typer.Typer(no_args_is_help=True, help="The keys of your tenant.")
+policy_app = typer.Typer(no_args_is_help=True, help="Whether changes that loosen a budget need a second steward.")
+proposal_app = typer.Typer(
+    no_args_is_help=True, help="Changes that one steward proposed and a second steward approves or refuses."
+)
 
 
 _KEY_FILE: Final = Path("privacy-ledger-key.env")
-"""In the working directory, for a new key that nobody names a file for."""
+"""The default file for a new key, in the working directory."""
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.command(rich_help_panel="Runs")(whoami)
     groups = {"proposal": proposal_app, "key": key_app, "policy": policy_app, "tenant": tenant_app}
     for name, group in groups.items():
@@ -31,14 +33,18 @@ def add_to(app: typer.Typer) -> None:
 
 
 def whoami(as_json: Json = False) -> None:
-    """Show whom the ledger takes you for: tenant, role, limits, and when the key or token ends."""
+    """Show who you are to the ledger: tenant, role, limits, and when your key or token expires."""
     with server() as ledger:
         print_answer(ledger.me(), as_json, show.people.me)
 
 
 @tenant_app.command("create")
-def tenant_create(name: str, output: secrets.Output = None, as_json: Json = False) -> None:
-    """Make a tenant and its first admin key."""
+def tenant_create(
+    name: Annotated[str, typer.Argument(help="The tenant's name.")],
+    output: secrets.Output = None,
+    as_json: Json = False,
+) -> None:
+    """Create a tenant and its first admin key."""
     with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
         made = ledger.make_tenant(name=name)
         made = {**made, "key": _kept(made["key"], file)}
@@ -46,19 +52,22 @@ def tenant_create(name: str, output: secrets.Output = None, as_json: Json = Fals
     print_answer(made, as_json, lambda made: _show_secret(made["key"], file, what))
 
 
-@key_app.command("create")
+@key_app.command("create", epilog="Example: privacy-ledger key create sweep --role requester --dataset mnist")
 def key_create(
     name: Annotated[str, typer.Argument(help="What the key is for.")],
     role: Annotated[str, typer.Option(help="admin, steward, requester or auditor.")],
-    dataset: Annotated[list[str] | None, typer.Option(help="Limit it to this dataset; say it again for more.")] = None,
+    dataset: Annotated[list[str] | None, typer.Option(help="Limit the key to this dataset. Can be repeated.")] = None,
     project: Annotated[
-        list[str] | None, typer.Option(help="Of a requester: every run has to name it; say it again for more.")
+        list[str] | None,
+        typer.Option(help="For a requester: every run must name one of these projects. Can be repeated."),
     ] = None,
-    expires_at: Annotated[str | None, typer.Option(help="Until when, such as 2030-01-01T00:00:00Z.")] = None,
+    expires_at: Annotated[
+        str | None, typer.Option(help="When the key expires, such as 2030-01-01T00:00:00Z. Default: never.")
+    ] = None,
     output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
-    """Make a key."""
+    """Create a key."""
     with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
         limits = given_fields(datasets=dataset or None, projects=project or None, expires_at=expires_at)
         made = _kept(ledger.make_key(name=name, role=role, **limits), file)
@@ -76,20 +85,20 @@ def key_list(as_json: Json = False) -> None:
 def key_rotate(
     key_id: KeyId,
     overlap: Annotated[
-        str | None, typer.Option(help="How long the old key still works, such as PT1H; P1D if you say nothing.")
+        str | None, typer.Option(help="How long the old key still works, such as PT1H. Default: P1D, a day.")
     ] = None,
     output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
-    """Make a new key for the same principal, with the same role and limits; the old one ends after the overlap."""
+    """Replace a key by a new one for the same principal, role and limits. The old key expires after --overlap."""
     with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
         made = _kept(ledger.rotate_key(key_id, overlap=overlap), file)
-    what = f"A new key for the role {made['role']}, beside the old one for {overlap or 'P1D'}."
+    what = f"A new key for the role {made['role']}. The old one works for another {overlap or 'P1D'}."
     print_answer(made, as_json, lambda made: _show_secret(made, file, what))
 
 
 def _kept(made: dict[str, Any], file: secrets.PrivateFile | None) -> dict[str, Any]:
-    """A new key, its secret in the file if there is one."""
+    """Write the secret of a new key to the file, if there is one, and return the key."""
     if file is None:
         return made
     file.write({"LEDGER_KEY": made["secret"]})
@@ -118,13 +127,13 @@ def policy_show(as_json: Json = False) -> None:
         print_answer(ledger.policy(), as_json, show.people.policy)
 
 
-@policy_app.command("set")
+@policy_app.command("set", epilog='Example: privacy-ledger policy set --second-steward --reason "audit of May"')
 def policy_set(
     second_steward: Annotated[
         bool,
         typer.Option(
             "--second-steward/--no-second-steward",
-            help="Whether raising a budget, thawing an overdrawn dataset and voiding a started run take two people.",
+            help="Whether raising a budget, thawing an overdrawn dataset and voiding a started run need two people.",
         ),
     ],
     reason: Reason,
@@ -137,11 +146,11 @@ def policy_set(
 
 @proposal_app.command("list")
 def proposal_list(
-    state: Annotated[str | None, typer.Option(help="open, approved, refused or expired.")] = None,
+    state: Annotated[str | None, typer.Option(help="Only in this state: open, approved, refused or expired.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List what was proposed, and what became of it."""
+    """List proposals and their states."""
     with server() as ledger:
         newest = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
     print_answer(newest, as_json, show.people.proposals)
@@ -149,14 +158,14 @@ def proposal_list(
 
 @proposal_app.command("show")
 def proposal_show(proposal_id: ProposalId, as_json: Json = False) -> None:
-    """Show what is proposed, by whom, and until when it can be approved."""
+    """Show a proposal: the change, who proposed it, and until when it can be approved."""
     with server() as ledger:
         print_answer(ledger.proposal(proposal_id), as_json, show.people.proposal)
 
 
 @proposal_app.command("approve")
 def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
-    """Do what another steward proposed. Exit status 1 where that cannot be done any more."""
+    """Approve what another steward proposed, and do it. Exit status 1 if it can no longer be done."""
     with server() as ledger:
         done = ledger.approve(proposal_id)
     print_answer(done, as_json, show.datasets.dataset if "privacy_unit" in done else show.runs.moved)
@@ -164,6 +173,6 @@ def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
 
 @proposal_app.command("refuse")
 def proposal_refuse(proposal_id: ProposalId, reason: Reason, as_json: Json = False) -> None:
-    """Refuse what another steward proposed, for good."""
+    """Refuse what another steward proposed. This cannot be undone."""
     with server() as ledger:
         print_answer(ledger.refuse(proposal_id, reason=reason), as_json, show.people.proposal)

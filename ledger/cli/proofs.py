@@ -1,4 +1,4 @@
-"""Proofs for whoever does not want a whole export: fetching them, and checking them with no server."""
+"""Proofs about a journal, for an auditor without a whole export: fetch them, and check them without a server."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ from ledger.verifier.witness import Witnesses
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 Output = Annotated[Path, typer.Option(help="The file to write; - for standard output.")]
-IsTenant = Annotated[bool, typer.Option("--tenant", help="The tenant's own journal; no dataset is named then.")]
+IsTenant = Annotated[
+    bool, typer.Option("--tenant", help="Prove it for the tenant's own journal. Then name no dataset.")
+]
 
-proof_app = typer.Typer(help="Show with a few hashes what else takes a whole export.", no_args_is_help=True)
+proof_app = typer.Typer(help="Prove with a few hashes what otherwise needs a whole export.", no_args_is_help=True)
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.add_typer(proof_app, name="proof", rich_help_panel="Audit")
 
 
-@proof_app.command()
+@proof_app.command(epilog="Example: privacy-ledger proof inclusion mnist 12 --output proof.json")
 def inclusion(
-    what: Annotated[list[str], typer.Argument(metavar="DATASET SEQ", help="The dataset, and the entry's number.")],
-    size: Annotated[
-        int | None, typer.Option(help="Among how many entries, from the first on; all when left out.")
-    ] = None,
+    what: Annotated[list[str], typer.Argument(metavar="DATASET SEQ", help="The dataset, and the number of the entry.")],
+    size: Annotated[int | None, typer.Option(help="Prove it for the first SIZE entries. Default: all.")] = None,
     tenant: IsTenant = False,
     output: Output = Path("-"),
     as_json: Json = False,
 ) -> None:
-    """Prove that an entry, as a receipt names it, is in a journal."""
+    """Prove that the journal has this entry. A receipt names the entry of its run."""
 
     dataset, seq, *_ = _asked(what, ("SEQ",), tenant, required=1)
     with server() as ledger:
@@ -48,17 +48,20 @@ def inclusion(
             _write(ledger.proof(dataset, seq, size=size), output, as_json)
 
 
-@proof_app.command()
+@proof_app.command(epilog="Example: privacy-ledger proof consistency mnist 100 --output proof.json")
 def consistency(
     what: Annotated[
         list[str],
-        typer.Argument(metavar="DATASET FROM [TO]", help="The dataset, how many entries it had, and how many later."),
+        typer.Argument(
+            metavar="DATASET FROM [TO]",
+            help="The dataset, how many entries it had earlier, and how many later (default: all).",
+        ),
     ],
     tenant: IsTenant = False,
     output: Output = Path("-"),
     as_json: Json = False,
 ) -> None:
-    """Prove that a journal begins with all that it had when an earlier head was kept."""
+    """Prove that a journal still begins with the entries that it had at an earlier head."""
 
     dataset, from_, to = _asked(what, ("FROM", "TO"), tenant, required=1)
     with server() as ledger:
@@ -69,15 +72,17 @@ def consistency(
 
 
 def _asked(words: list[str], names: tuple[str, ...], tenant: bool, *, required: int) -> tuple[str | None, Any, Any]:
-    """The dataset, unless it is the tenant's own journal, and one or two numbers. Raises InvalidRequest."""
+    """Return the dataset (None for the tenant's own journal), and one or two numbers. Raises InvalidRequest."""
     dataset, typed = (None, words) if tenant else (words[0], words[1:])
     if not required <= len(typed) <= len(names):
         usual = " ".join(names[:required]) + "".join(f" [{name}]" for name in names[required:])
-        raise InvalidRequest(f"Say {'' if tenant else 'DATASET '}{usual}.", field=names[0].lower())
+        raise InvalidRequest(
+            f"Wrong number of arguments. Give {'' if tenant else 'DATASET '}{usual}.", field=names[0].lower()
+        )
     numbers: list[int | None] = [None, None]
     for index, (name, word) in enumerate(zip(names, typed, strict=False)):
         if not word.isascii() or not word.isdecimal() or len(word) > 19:
-            raise InvalidRequest(f"{name.lower()}: {word!r} is not the number of an entry", field=name.lower())
+            raise InvalidRequest(f"{name.lower()}: {word!r} is not a number of entries", field=name.lower())
         numbers[index] = int(word)
     return dataset, numbers[0], numbers[1]
 
@@ -96,15 +101,18 @@ def _write(proof: Any, output: Path, as_json: bool) -> None:
         console.err.print(message)
 
 
-@proof_app.command()
+@proof_app.command(epilog="Example: privacy-ledger proof verify proof.json --jwks jwks.json")
 def verify(
-    file: Annotated[Path, typer.Argument(help="A proof, as the other two commands write it.")],
-    jwks: Annotated[Path, typer.Option("--jwks", help="The keys to believe: /.well-known/jwks.json as you got it.")],
+    file: Annotated[Path, typer.Argument(help="A proof that `proof inclusion` or `proof consistency` wrote.")],
+    jwks: Annotated[Path, typer.Option("--jwks", help="The public keys that you trust: /.well-known/jwks.json.")],
     receipt: held.Receipts = None,
     head: held.Heads = None,
     as_json: Json = False,
 ) -> None:
-    """Check a proof, and receipts and earlier heads by it, with no server. Exit status 1 where it does not hold."""
+    """Check a proof, and receipts and earlier heads against it, without a server.
+
+    Exit status 1 if it does not verify.
+    """
     keys = held.keys_of(jwks)
     kept = held.witnesses(keys, receipt, head) or Witnesses()
     try:

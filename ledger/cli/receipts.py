@@ -1,4 +1,4 @@
-"""The signed receipts of runs: fetched from a server, and checked with none."""
+"""The signed receipts of runs: fetch them from a server, and check them without one."""
 
 from __future__ import annotations
 
@@ -18,22 +18,24 @@ from ledger.cli.show import console
 from ledger.errors import InvalidRequest
 
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Of what is read here. A receipt is a kilobyte; one that names many partitions is more."""
+"""The largest file that is read. A receipt has about a kilobyte, and more if it names many partitions."""
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
-Output = Annotated[Path | None, typer.Option(help="The file to write, over what is there; - for standard output.")]
+Output = Annotated[
+    Path | None, typer.Option(help="The file to write; it is overwritten if it exists. - for standard output.")
+]
 
-receipt_app = typer.Typer(no_args_is_help=True, help="Signed receipts: what lets a training job begin.")
+receipt_app = typer.Typer(no_args_is_help=True, help="Signed receipts. A training job begins only with one.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.add_typer(receipt_app, name="receipt", rich_help_panel="Runs")
-    app.command(rich_help_panel="Audit")(jwks)
+    app.command(rich_help_panel="Audit", epilog="Example: privacy-ledger jwks --output jwks.json")(jwks)
 
 
 @receipt_app.command("show")
 def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> None:
-    """Get the receipt of a run: of its start or, before that, of its approval."""
+    """Get the receipt of a run: of its start, or of its approval if it is not started."""
     with server() as ledger:
         answer = ledger.receipt(run)
     check = f"Check it: privacy-ledger receipt verify {output} --jwks FILE"
@@ -41,29 +43,29 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
     _written(answer, answer["receipt"], output, as_json, show_answer=show.evidence.received, message=message)
 
 
-@receipt_app.command("verify")
+@receipt_app.command("verify", epilog="Example: privacy-ledger receipt verify run.jwt --jwks jwks.json --dataset mnist")
 def receipt_verify(
     file: Annotated[Path, typer.Argument(help="A file with the receipt; - for standard input.")],
-    jwks: Annotated[
-        Path, typer.Option(help="The ledger's public keys, as `jwks` wrote them: what makes a receipt believed.")
-    ],
-    tenant: Annotated[str | None, typer.Option(help="It has to be of this tenant: its id, or its name.")] = None,
+    jwks: Annotated[Path, typer.Option(help="The ledger's public keys, as `jwks` wrote them.")],
+    tenant: Annotated[str | None, typer.Option(help="Require this tenant, by id or name.")] = None,
     dataset: Annotated[
         list[str] | None,
-        typer.Option(help="It has to be of this dataset: NAME or NAME:PARTITION,…; say it again for more."),
+        typer.Option(help="Require this dataset: NAME or NAME:PARTITION,…. Can be repeated."),
     ] = None,
-    run: Annotated[str | None, typer.Option(help="It has to be of the run with this id.")] = None,
+    run: Annotated[str | None, typer.Option(help="Require the run with this id.")] = None,
     mechanism_file: Annotated[
-        Path | None, typer.Option(help="It has to be of this mechanism: the JSON object that was asked for.")
+        Path | None, typer.Option(help="Require the mechanism in this file: the JSON object that was requested.")
     ] = None,
-    state: Annotated[str, typer.Option(help="started; or held, for an approval at least.")] = "started",
+    state: Annotated[
+        str, typer.Option(help="Require a started run, or with held at least an approved one.")
+    ] = "started",
     as_json: Json = False,
 ) -> None:
-    """Check a receipt with no server. Exit status 1 where it is not good for this."""
+    """Check a receipt without a server. Exit status 1 if it does not verify or does not match the options."""
     from ledger.client.receipts import ReceiptRejected, verify_receipt
 
     if state not in ("started", "held"):
-        raise InvalidRequest("state: must be started or held", field="state")
+        raise InvalidRequest(f"state: {state!r} is not started or held", field="state")
     keys = _object(jwks, "jwks")
     mechanism = None if mechanism_file is None else _object(mechanism_file, "mechanism_file")
     try:
@@ -89,7 +91,7 @@ def receipt_verify(
 
 
 def jwks(output: Output = None, as_json: Json = False) -> None:
-    """Get the public keys that receipts are verified with. Whoever has them believes what they signed."""
+    """Get the public keys that verify receipts. Whoever verifies with them trusts whatever they signed."""
     with server() as ledger:
         key_set = ledger.jwks()
     text = json.dumps(key_set, indent=2)
@@ -101,7 +103,7 @@ def jwks(output: Output = None, as_json: Json = False) -> None:
 def _written(
     answer: Any, text: str, output: Path | None, as_json: bool, *, show_answer: Callable[[Any], None], message: str
 ) -> None:
-    """Writes what was asked for to a file, or shows it."""
+    """Write the answer to a file, or show it."""
     if output is None:
         if as_json:
             console.print_json(answer)
@@ -126,7 +128,7 @@ def _text(path: Path, name: str) -> str:
             with path.open("rb") as file:
                 raw = file.read(FILE_BYTES_MAX + 1)
         if len(raw) > FILE_BYTES_MAX:
-            raise InvalidRequest(f"{name}: {path} is larger than {FILE_BYTES_MAX} bytes", field=name)
+            raise InvalidRequest(f"{name}: {path} has more than {FILE_BYTES_MAX} bytes", field=name)
         return raw.decode("utf-8", "surrogateescape")
     except OSError as error:
         raise InvalidRequest(f"{path}: {error.strerror}", field=name) from None

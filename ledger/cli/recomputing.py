@@ -1,4 +1,4 @@
-"""What works with exports alone and needs the accountant: recompute, registry. It is imported when a command runs."""
+"""Commands that need only exports and the accountant: recompute, registry. Heavy imports wait until one runs."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ LINES_SHOWN_MAX: Final = 20
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     for command in (recompute, registry):
-        app.command(rich_help_panel="Audit")(command)
+        app.command(rich_help_panel="Audit", epilog=f"Example: privacy-ledger {command.__name__} mnist.jsonl")(command)
 
 
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
 class _Lines:
-    """The lines of a file, from the beginning each time."""
+    """The lines of a file. Each iteration starts at the first line."""
 
     def __init__(self, source: TextIO, advance: console.Advance) -> None:
         self._source, self._advance = source, advance
 
     def __iter__(self) -> Iterator[str]:
         self._source.seek(0)
-        # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
+        # Lines end at \n alone: str.splitlines would also split at characters that a text may contain.
         while line := self._source.readline(export.LINE_LENGTH_MAX + 1):
             self._advance()
             yield line
@@ -53,7 +53,7 @@ class _Lines:
 
 @contextmanager
 def _opened(file: Path, advance: console.Advance) -> Iterator[_Lines]:
-    """A file that can be read twice; what comes in on standard input is kept in a temporary one."""
+    """Open a file that can be read twice. Standard input is copied to a temporary file."""
     if str(file) == "-":
         with tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape", newline="\n") as kept:
             while part := sys.stdin.read(1 << 20):
@@ -73,12 +73,14 @@ def _opened(file: Path, advance: console.Advance) -> Iterator[_Lines]:
 
 def recompute(
     files: Annotated[list[Path], typer.Argument(help="Exports, as `export` writes them; - for standard input.")],
-    exact: Annotated[bool, typer.Option(help="Also compose what was spent exactly, for information.")] = True,
-    opinion: Annotated[bool, typer.Option(help="Also ask dp-accounting, where it is installed.")] = True,
+    exact: Annotated[bool, typer.Option(help="Also compose the spent budget exactly, for information.")] = True,
+    opinion: Annotated[bool, typer.Option(help="Also compare with dp-accounting, if it is installed.")] = True,
     as_json: Json = False,
 ) -> None:
-    """Work every cost of exports out again, offline. Exit status 1 where one differs or a budget is passed, 2 where a
-    file does not hold."""
+    """Recompute every cost in exports, offline.
+
+    Exit status 1 if a cost differs or a limit is exceeded, 2 if a file does not verify.
+    """
     from ledger import recompute as recomputing
 
     results: list[Recomputed] = []
@@ -99,13 +101,13 @@ def recompute(
 
 def registry(
     file: Annotated[Path, typer.Argument(help="An export, as `export` writes it; - for standard input.")],
-    run: Annotated[str | None, typer.Option(help="The id of a run; left out, the whole dataset.")] = None,
-    form: Annotated[Literal["yaml", "json"], typer.Option("--format", help="What to write.")] = "yaml",
+    run: Annotated[str | None, typer.Option(help="The id of a run. Default: the whole dataset.")] = None,
+    form: Annotated[Literal["yaml", "json"], typer.Option("--format", help="The format to write.")] = "yaml",
     layout: Annotated[
         Literal["implementation", "accounting"],
-        typer.Option(help="Which section has composition and post-processing; versions of the schema differ."),
+        typer.Option(help="The section for composition and post-processing; versions of the registry's schema differ."),
     ] = "implementation",
-    output: Annotated[Path | None, typer.Option(help="A file to write; left out, standard output.")] = None,
+    output: Annotated[Path | None, typer.Option(help="The file to write. Default: standard output.")] = None,
 ) -> None:
     """Write a dataset or a run as a draft for the Differential Privacy Deployments Registry."""
     from ledger.recompute import registry as drafts
@@ -117,7 +119,7 @@ def registry(
         console.plain(text, end="")
     else:
         console.save(output, text)
-    console.err.print(f"To fill in or to check, {len(entry.to_do)} in all:")
+    console.err.print(f"Complete or check these {len(entry.to_do)} fields:")
     for path, what in entry.to_do:
         console.err.print(f"    {path}: {what}")
 
@@ -126,7 +128,7 @@ def registry(
 
 
 def facts(result: Recomputed) -> dict[str, Any]:
-    """What recomputation found, for scripts."""
+    """Return the result of a recomputation, for --json."""
     return {
         "as_recorded": result.is_as_recorded,
         "tenant": result.tenant,
@@ -203,7 +205,7 @@ def _opinion_facts(opinion: Opinion) -> dict[str, Any]:
 
 
 def _finite(value: float | None) -> float | None:
-    """None where there is no number, which JSON would not know how to write."""
+    """Return None for infinity and NaN, which JSON cannot write."""
     return value if value is not None and math.isfinite(value) else None
 
 
@@ -211,7 +213,7 @@ def _finite(value: float | None) -> float | None:
 
 
 def show_result(result: Recomputed) -> None:
-    """What recomputation found, in the order in which it matters."""
+    """Print the result of a recomputation, the most important part first."""
     good = result.is_as_recorded
     verdict = Text("as recorded", style="bold green") if good else Text("not as recorded", style="bold red")
     console.out.print(Text.assemble(verdict, f"  {console.in_one_line(f'{result.dataset} of {result.tenant}')}"))
@@ -230,13 +232,13 @@ def show_result(result: Recomputed) -> None:
     if result.differences:
         _differences(result)
     for unknown in result.unknown[:LINES_SHOWN_MAX]:
-        console.out.print(f"entry {unknown.seq} cannot be worked out: {unknown.reason}")
+        console.out.print(f"entry {unknown.seq} cannot be recomputed: {unknown.reason}")
     if result.compositions is not None:
         _compositions(result.compositions, result.compositions_left_out)
     if result.opinions is not None:
         _opinions(result.opinions, result.opinions_left_out)
     if result.is_opinion_missing:
-        console.out.print("No second opinion: dp-accounting is not installed (pip install dp-accounting).")
+        console.out.print("No second opinion: dp-accounting is not installed. Install it: pip install dp-accounting")
 
 
 def _table(*columns: str, right: Sequence[str]) -> Table:
@@ -265,12 +267,12 @@ def _differences(result: Recomputed) -> None:
     console.out.print(table)
     more = result.counts["undercharged"] + result.counts["overcharged"] - len(result.differences[:LINES_SHOWN_MAX])
     if more > 0:
-        console.out.print(f"and {more:,} more; --json has up to a thousand of either kind")
+        console.out.print(f"and {more:,} more; --json has up to a thousand of each kind")
 
 
 def _over(over: Sequence[Outcome], count: int) -> None:
     if not over:
-        console.out.print(f"With these costs every budget is kept ({count:,} account{'s' * (count != 1)}).")
+        console.out.print(f"With these costs no limit is exceeded ({count:,} account{'s' * (count != 1)}).")
         return
     numbers = ("limit", "spent and held", "over at the end by", "at the worst by", "from entry", "as recorded")
     table = _table("account", *numbers, right=numbers)
@@ -285,7 +287,9 @@ def _over(over: Sequence[Outcome], count: int) -> None:
             f"{outcome.first_over:,}",
             "kept" if outcome.recorded_over is None else f"over from {outcome.recorded_over:,}",
         )
-    console.out.print(Text(f"With these costs {len(over):,} of {count:,} accounts pass their limit.", style="bold red"))
+    console.out.print(
+        Text(f"With these costs {len(over):,} of {count:,} accounts exceed their limit.", style="bold red")
+    )
     console.out.print(table)
     if len(over) > LINES_SHOWN_MAX:
         console.out.print(f"and {len(over) - LINES_SHOWN_MAX:,} more; --json has them")
@@ -312,13 +316,13 @@ def _compositions(compositions: Sequence[Composition], left_out: int) -> None:
             values = [_epsilon(column[index]) for column in columns]
             table.add_row("" if index else name, console.number(at), *values, "; ".join(notes))
     console.out.print(
-        "Epsilon, for information and never a decision: as the ledger adds up, and of these runs composed"
+        "Epsilon, for information only; it decides nothing. As the ledger adds costs up, and of these runs composed"
     )
-    console.out.print("exactly, as if all had been fixed beforehand.")
+    console.out.print("exactly, as if all of them had been fixed in advance.")
     console.out.print(table)
     more = len(compositions) - LINES_SHOWN_MAX
     if more > 0 or left_out:
-        console.out.print(f"and {max(more, 0) + left_out:,} more; they were not all worked out")
+        console.out.print(f"and {max(more, 0) + left_out:,} more; some of them were not computed")
 
 
 def _opinions(opinions: Sequence[Opinion], left_out: int) -> None:
@@ -334,7 +338,7 @@ def _opinions(opinions: Sequence[Opinion], left_out: int) -> None:
         )
     if opinions:
         console.out.print(
-            "Epsilon of single runs, beside dp-accounting's. The ledger's may be larger, and never smaller."
+            "Epsilon of single runs, compared with dp-accounting. The ledger's may be larger, never smaller."
         )
         console.out.print(table)
     more = len(opinions) - len(opinions[:LINES_SHOWN_MAX])
@@ -342,7 +346,7 @@ def _opinions(opinions: Sequence[Opinion], left_out: int) -> None:
         console.out.print(f"and {more:,} more; --json has them")
     if left_out:
         console.out.print(
-            f"No second opinion on {left_out:,} kinds of runs, for which dp-accounting has no distribution."
+            f"No second opinion on {left_out:,} kinds of runs: dp-accounting has no distribution for them."
         )
 
 
@@ -354,7 +358,7 @@ def _short(mechanism: str) -> str:
 
 
 def account_name(key: AccountKey) -> str:
-    """What an account is called."""
+    """Return the name of an account, for a person."""
     return ", ".join(f"{name} {value}" for name, value in key.facts().items()) or "the dataset"
 
 
@@ -367,7 +371,7 @@ def _delta(amount: Amount) -> str:
 
 
 def _pair(amount: Amount) -> str:
-    """By how much, in what adds up."""
+    """Return an amount as mu² and delta, which add up."""
     parts = [f"mu² {console.number(amount.mu_sq_pico / 1e12)}"] if amount.mu_sq_pico else []
     parts += [f"delta {_delta(amount)}"] if amount.delta_atto else []
     return ", ".join(parts) or "0"

@@ -41,17 +41,22 @@ def request(
     datasets: Uses,
     declared: dict[str, Any],
     purpose: Annotated[str | None, typer.Option(help="What the run is for.")] = None,
-    label: Annotated[list[str] | None, typer.Option(metavar="NAME=VALUE", help="Say it again for more.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="A label of the run. Can be repeated.")
+    ] = None,
     share: Share = None,
     project: ProjectName = None,
     segments: Segments = None,
-    valid_for: Annotated[str | None, typer.Option(help="How long the approval can be started, such as P1D.")] = None,
+    valid_for: Annotated[
+        str | None, typer.Option(help="How long the approved run can be started, such as P1D.")
+    ] = None,
     idempotency_key: Annotated[
-        str | None, typer.Option("--key", help="The same key and request get the same answer, for ever.")
+        str | None,
+        typer.Option("--key", help="An idempotency key. The same key and request always get the same answer."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Ask for approval of a run, before it touches the data. Exit status 1 where it is refused."""
+    """Ask for approval of a run, before it uses the data. Exit status 1 if it is refused."""
     with server() as ledger:
         try:
             answer = ledger.ask(
@@ -79,15 +84,17 @@ def plan(
     declared: dict[str, Any],
     solve_for: Annotated[
         str | None,
-        typer.Option(help="The option to solve for, such as noise-multiplier, steps or epochs; or runs, how many."),
+        typer.Option(
+            help="The option to solve for, such as noise-multiplier, steps or epochs; or `runs`, for how many fit."
+        ),
     ] = None,
     share: Share = None,
     project: ProjectName = None,
     segments: Segments = None,
     as_json: Json = False,
 ) -> None:
-    """Work out whether a run would fit now, and how much of it would. Exit status 1 where it does not fit."""
-    # As the option is called: of `--mechanism-epsilon` too, the field is `epsilon`.
+    """Check whether a run would fit now, and what would fit. Nothing is recorded. Exit status 1 if it does not fit."""
+    # People type the option's name. The field of `--mechanism-epsilon` is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
     with server() as ledger:
         answer = ledger.plan(
@@ -105,12 +112,12 @@ def plan(
 
 def batch(
     file: Annotated[
-        str, typer.Argument(help="A JSON array of run requests, or one a line; - (or @-) is standard input.")
+        str, typer.Argument(help="A file with a JSON array of run requests, or one per line; - for standard input.")
     ],
-    atomic: Annotated[bool, typer.Option("--atomic", help="All of them are approved, or nothing is recorded.")] = False,
+    atomic: Annotated[bool, typer.Option("--atomic", help="Approve all of them, or record nothing.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Ask for up to 1000 runs at once, as POST /v1/runs has them. Exit status 1 where not every one is approved."""
+    """Ask for approval of up to 1000 runs at once. Each is a body of POST /v1/runs. Exit status 1 if any is refused."""
     runs = _run_requests(file)
     with server() as ledger:
         try:
@@ -127,7 +134,7 @@ def batch(
 
 
 def _run_requests(file: str) -> list[dict[str, Any]]:
-    """The runs of a batch, each with its idempotency_key if it has one."""
+    """Return the runs of a batch, each with its idempotency_key if it has one."""
     name = file.removeprefix("@")
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
@@ -139,20 +146,20 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
             raise InvalidRequest("file: every run must be a JSON object", field="file")
         requests: list[dict[str, Any]] = runs
         return requests
-    # Lines end at \n alone: str.splitlines would also cut at characters that may stand in a text.
+    # Lines end at \n alone: str.splitlines would also split at characters that a text may contain.
     lines = ((number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip())
     return [parsed_object(line, f"file, line {number}") for number, line in lines]
 
 
 def _suggestion(field: str, value: Any) -> str:
-    """The request to paste: the command that was typed, with one parameter as it would fit."""
+    """Return the request to paste: the command that was typed, with one parameter changed so that it fits."""
     words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
     option = option_of(field)
     kept: list[str] = []
     skip = False
     for word in words:
-        # The parameter gets its new value; a key stands for the request that was refused, so it goes; and what was
-        # solved for is no part of a request.
+        # Drop the old value; drop the key, which belongs to the refused request; drop --solve-for, which `request`
+        # does not have.
         if skip or word in (option, "--key", "--solve-for"):
             skip = not skip
         elif not word.startswith((f"{option}=", "--key=", "--solve-for=")):
@@ -163,7 +170,7 @@ def _suggestion(field: str, value: Any) -> str:
 
 
 def start(run: RunId, as_json: Json = False) -> None:
-    """Say that a run now touches the data. Its receipt is renewed if it was started so long ago that it is over."""
+    """Record that a run starts to use the data. If its receipt has expired, get a new one."""
     with server() as ledger:
         answer = ledger.start(run)
         if is_over(answer):
@@ -174,26 +181,26 @@ def start(run: RunId, as_json: Json = False) -> None:
 
 def settle(
     run: RunId,
-    steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps were executed. Default: all.")] = None,
     stop: Annotated[
         str | None,
         typer.Option(
-            help="planned; or why it stopped earlier: data_dependent (the default), or data_independent, your word that"
-            " neither the data nor any output had a say in it."
+            help="planned; or why it stopped earlier: data_dependent (the default), or data_independent, which affirms"
+            " that neither the data nor any output influenced it."
         ),
     ] = None,
     restarts: Annotated[
         list[str] | None,
         typer.Option(
             metavar="FROM-TO[:new]",
-            help="Steps that were run again after a restart, such as 401-500, with :new where batches were drawn anew; "
-            "or JSON, [] where no step was. Say it again for more, in the order in which they happened.",
+            help="Steps that were repeated after a restart, such as 401-500; add :new if their batches were drawn"
+            " again. Or JSON; [] if no step was repeated. Can be repeated, in the order in which they happened.",
         ),
     ] = None,
-    evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="A JSON object that the journal keeps, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Charge a started run for what it executed. Exit status 1 where that was more than fits; it is charged anyway."""
+    """Charge a started run for what it executed. Exit status 1 if that exceeds the budget; it is charged anyway."""
     executed = given_fields(
         steps=steps, stop=stop, restarts=parse_restarts(restarts), evidence=optional_object(evidence, "evidence")
     )
@@ -209,7 +216,7 @@ def settle(
 
 
 def confirm(run: RunId, reason: Reason, as_json: Json = False) -> None:
-    """Say that a run did execute what it reported and no budget there covers: it is charged as an overrun."""
+    """Confirm steps that a run reported and no budget covers. They are charged as an overrun."""
     with server() as ledger:
         print_answer(ledger.confirm(run, reason=reason), as_json, show.runs.moved)
 
@@ -217,12 +224,12 @@ def confirm(run: RunId, reason: Reason, as_json: Json = False) -> None:
 def correct(
     run: RunId,
     reason: Reason,
-    steps: Annotated[int | None, typer.Option(help="The steps that were executed; all, if you say nothing.")] = None,
-    stop: Annotated[str | None, typer.Option(help="As for settle.")] = None,
-    evidence: Annotated[str | None, typer.Option(help="A JSON object to keep, or @FILE.")] = None,
+    steps: Annotated[int | None, typer.Option(help="How many steps were executed. Default: all.")] = None,
+    stop: Annotated[str | None, typer.Option(help="As for `settle`.")] = None,
+    evidence: Annotated[str | None, typer.Option(help="A JSON object that the journal keeps, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Settle a run for what it really executed, in place of what it reported; it may take a second steward."""
+    """Settle a run for what it really executed, instead of what it reported. This may need a second steward."""
     executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
     with server() as ledger:
         answer = ledger.correct(run, reason=reason, **executed)
@@ -230,17 +237,23 @@ def correct(
 
 
 def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
-    """Say that no output of a run was ever seen, so that nothing is charged; once started, it may take a second
-    steward."""
+    """Cancel a run without charge, if nobody has seen any output of it.
+
+    Voiding a started run may need a second steward.
+    """
     with server() as ledger:
         print_answer(ledger.void(run, reason=reason), as_json, unless_proposed(show.runs.moved))
 
 
 def runs(
-    dataset: Annotated[str | None, typer.Option(help="Of this dataset alone.")] = None,
-    state: Annotated[str | None, typer.Option(help="held, started, settled, voided or refused.")] = None,
-    project: Annotated[str | None, typer.Option(help="Of this project alone.")] = None,
-    overdue: Annotated[bool, typer.Option("--overdue", help="Not started or settled in time.")] = False,
+    dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
+    state: Annotated[
+        str | None, typer.Option(help="Only in this state: held, started, settled, voided or refused.")
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
+    overdue: Annotated[
+        bool, typer.Option("--overdue", help="Only those that were not started or settled in time.")
+    ] = False,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
@@ -254,15 +267,15 @@ def runs(
 @takes_mechanism
 def evaluate(
     declared: dict[str, Any],
-    bound: Annotated[str, typer.Option(help="certified, a guarantee, or clt, the published estimate.")] = "certified",
+    bound: Annotated[str, typer.Option(help="certified: a guarantee; clt: the published estimate.")] = "certified",
     adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
     share: Share = None,
     at_delta: Annotated[
-        list[Decimal] | None, number_option("Show epsilon at this delta; say it again for more.", "--at-delta")
+        list[Decimal] | None, number_option("Show epsilon at this delta. Can be repeated.", "--at-delta")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Work out what a mechanism would cost. Nothing is recorded."""
+    """Compute what a mechanism would cost. Nothing is recorded."""
     with server() as ledger:
         answer = ledger.evaluate(
             mechanism=declared,
@@ -274,6 +287,18 @@ def evaluate(
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
-    for command in (request, batch, plan, start, settle, confirm, correct, void, runs, evaluate):
-        app.command(rich_help_panel="Runs")(command)
+    """Add these commands to the command line."""
+    run = "018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77"
+    for command, example in (
+        (request, "request mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000"),
+        (batch, "batch trials.jsonl"),
+        (plan, "plan mnist --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --solve-for steps"),
+        (start, f"start {run}"),
+        (settle, f"settle {run} --steps 1200"),
+        (confirm, f"confirm {run} --reason 'the logs show these steps'"),
+        (correct, f"correct {run} --steps 1200 --reason 'the job counted twice'"),
+        (void, f"void {run} --reason 'the job never began'"),
+        (runs, "runs --dataset mnist --state started --overdue"),
+        (evaluate, "evaluate --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --at-delta 1e-5"),
+    ):
+        app.command(rich_help_panel="Runs", epilog=f"Example: privacy-ledger {example}")(command)

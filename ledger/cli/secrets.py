@@ -1,6 +1,6 @@
-"""Where new secrets go: to a terminal, to standard output where that was asked for, else to a file of mode 600.
+"""Put new secrets where only their owner reads them: a terminal, standard output if asked for, or a file of mode 600.
 
-Standard output of a service, of a container or of a CI job is a log that others read and that is kept for long.
+The standard output of a service, a container or a CI job is a log. Others read it, and it is kept for long.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ Output = Annotated[
     Path | None,
     typer.Option(
         "--output",
-        help="A new file for the secret, which only you can read; - prints it. By default a terminal or --json"
-        " shows it, and anything else gets a file.",
+        help="A new file for the secret, which only you can read; - prints it. Default: show it on a terminal or with"
+        " --json, else write a file.",
     ),
 ]
 NAMES_TRIED_MAX: Final = 100
 
 
 def keep_private() -> None:
-    """Have whatever this process makes from now on readable by its user alone."""
+    """Make every file that this process creates from now on readable by its user alone."""
     os.umask(0o077)
 
 
 class PrivateFile:
-    """A new file that only its owner can read, with secrets as NAME=VALUE, a line each. Never written over another."""
+    """A new file that only its owner can read, with one secret NAME=VALUE per line. It never overwrites a file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,22 +43,22 @@ class PrivateFile:
         try:
             self._descriptor = os.open(path, flags, 0o600)
         except FileExistsError:
-            raise InvalidRequest(f"{path} is there already; name another file with --output.", field="output") from None
+            raise InvalidRequest(f"{path} exists already. Give another file with --output.", field="output") from None
         except OSError as error:
             raise InvalidRequest(
-                f"{path} cannot be made: {error.strerror}. New secrets go to a file unless standard output is a"
-                " terminal: name one with --output FILE, or print them with --output -.",
+                f"{path} cannot be created: {error.strerror}. New secrets are written to a file unless standard output"
+                " is a terminal. Name a file with --output FILE, or print them with --output -",
                 field="output",
             ) from None
 
     @classmethod
     def beside(cls, path: Path) -> PrivateFile:
-        """A new file of this name, or with a number after it if there is one already."""
+        """Create a file of this name, or of this name with a number if it exists already."""
         names = (path, *(path.with_name(f"{path.name}.{number}") for number in range(2, NAMES_TRIED_MAX)))
         return cls(next((name for name in names if not os.path.lexists(name)), path))
 
     def write(self, values: Mapping[str, str]) -> None:
-        """Write all of it, onto the disk."""
+        """Write the secrets, and wait until they are on the disk."""
         text = "".join(f"{name}={value}\n" for name, value in values.items())
         with os.fdopen(self._descriptor, "w", encoding="utf-8") as file:
             os.fchmod(file.fileno(), 0o600)
@@ -67,7 +67,7 @@ class PrivateFile:
             os.fsync(file.fileno())
 
     def remove(self) -> None:
-        """Take the file away again: there is no secret to write."""
+        """Remove the file, if there is no secret to write."""
         with suppress(OSError):
             os.close(self._descriptor)
         self.path.unlink(missing_ok=True)
@@ -76,19 +76,22 @@ class PrivateFile:
         """Print where the secret is, and how to use it."""
         path = shlex.quote(
             str(self.path) if self.path.is_absolute() else f"./{self.path}"
-        )  # without a slash, `.` asks PATH
+        )  # without a slash, `.` searches PATH
         console.plain(f"{self.path}: {what} Only you can read it. To use it: set -a; . {path}; set +a")
 
 
 def is_printed(output: Path | None, *, as_json: bool) -> bool:
-    """Whether standard output is where the secret goes."""
+    """Return whether the secret is printed to standard output."""
     return str(output) == "-" if output is not None else as_json or sys.stdout.isatty()
 
 
 @contextmanager
 def destination(output: Path | None, *, as_json: bool, name: Path) -> Iterator[PrivateFile | None]:
-    """The file for a secret that is about to be made; None if it is to be printed. It is there before the secret is, so
-    that no secret is lost for want of a file, and taken away again if the secret cannot be made."""
+    """Yield the file for a secret that is about to be made; None if it is printed.
+
+    The file is created first, so that no secret is lost because its file cannot be created. It is removed if the
+    secret cannot be made.
+    """
     if is_printed(output, as_json=as_json):
         yield None
         return
@@ -101,5 +104,5 @@ def destination(output: Path | None, *, as_json: bool, name: Path) -> Iterator[P
 
 
 def without(answer: Mapping[str, Any], member: str, file: PrivateFile) -> dict[str, Any]:
-    """An answer whose secret stands in a file, for --json."""
+    """Return the answer for --json, with the file's name instead of the secret."""
     return {**{name: value for name, value in answer.items() if name != member}, "file": str(file.path)}

@@ -1,4 +1,4 @@
-"""What opens the database: serve, init, migrate, check. The server's packages are imported when a command runs."""
+"""Commands that open the database: serve, init, migrate, check. The server's packages are imported when one runs."""
 
 from __future__ import annotations
 
@@ -26,13 +26,19 @@ Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
-    for command in (serve, init, migrate, check, version):
-        app.command(rich_help_panel="The server and its database")(command)
+    """Add these commands to the command line."""
+    for command, example in (
+        (serve, "serve --port 8080"),
+        (init, "init --tenant acme"),
+        (migrate, "migrate"),
+        (check, "check --heads-dir heads"),
+        (version, "version"),
+    ):
+        app.command(rich_help_panel="The server and its database", epilog=f"Example: privacy-ledger {example}")(command)
 
 
 def _settings(host: str | None = None, port: int | None = None, workers: int | None = None) -> Settings:
-    """The environment's settings, with what the command line says instead."""
+    """Return the environment's settings, overridden by the command line."""
     from ledger.settings import load
 
     given = {"LEDGER_HOST": host, "LEDGER_PORT": port, "LEDGER_WORKERS": workers}
@@ -41,11 +47,13 @@ def _settings(host: str | None = None, port: int | None = None, workers: int | N
 
 
 def serve(
-    host: Annotated[str | None, typer.Option(help="The address to listen on.")] = None,
-    port: Annotated[int | None, typer.Option(help="The port to listen on.")] = None,
-    workers: Annotated[int | None, typer.Option(help="How many server processes to run.")] = None,
+    host: Annotated[str | None, typer.Option(help="The address to listen on. Default: LEDGER_HOST.")] = None,
+    port: Annotated[int | None, typer.Option(help="The port to listen on. Default: LEDGER_PORT.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="How many server processes to run. Default: LEDGER_WORKERS.")
+    ] = None,
 ) -> None:
-    """Serve the ledger. With no LEDGER_DATABASE_URL: an SQLite file here, migrated, and set up if it is new."""
+    """Serve the ledger. Without LEDGER_DATABASE_URL it uses an SQLite file here, which it creates and migrates."""
     import uvicorn
 
     from ledger import logs
@@ -57,14 +65,14 @@ def serve(
     secrets.keep_private()
     settings = _settings(host, port, workers)
     if settings.oidc_file is not None:
-        Issuers.load(settings.oidc_file)  # said here, since a worker that cannot start is started again and again
+        Issuers.load(settings.oidc_file)  # fail here: a worker that cannot start would be restarted again and again
     logging.config.dictConfig(logs.configuration(settings.log_format))
     if settings.is_sqlite:
         deploy.migrate(settings)
         _set_up(settings)
     else:
         deploy.demand_servable(settings)
-    keyfile.signer_for(settings)  # as the issuers above
+    keyfile.signer_for(settings)  # fail here, as above
     openness.warn(settings)
     uvicorn.run(
         "ledger.api.app:create_app",
@@ -84,7 +92,7 @@ def serve(
 
 
 def migrate(as_json: Json = False) -> None:
-    """Bring the database's schema to this version, and let the server's role in."""
+    """Bring the database's schema to this version, and grant the server's role its rights."""
     from ledger.operate import deploy
 
     secrets.keep_private()
@@ -92,18 +100,18 @@ def migrate(as_json: Json = False) -> None:
     if as_json:
         console.print_json({"revision": revision})
     else:
-        console.plain(f"The schema is at {revision}.")
+        console.plain(f"The schema is at revision {revision}.")
 
 
 def init(
-    tenant: Annotated[str, typer.Option(help="The first tenant's name.")] = "default",
+    tenant: Annotated[str, typer.Option(help="The name of the first tenant.")] = "default",
     reset_admin: Annotated[
-        str | None, typer.Option("--reset-admin", metavar="TENANT", help="Make a new admin key for this tenant.")
+        str | None, typer.Option("--reset-admin", metavar="TENANT", help="Only create a new admin key for this tenant.")
     ] = None,
     output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
-    """Make the operator's key, the first tenant and its admin key, and show them once."""
+    """Set up a new ledger: create the operator's key, the first tenant and its admin key, and show them once."""
     from ledger.operate import deploy
     from ledger.signer import keyfile
 
@@ -120,8 +128,8 @@ def init(
             first = deploy.initialise(settings, tenant=tenant)
             if first is None:
                 raise InvalidRequest(
-                    "This ledger was set up before. To get back in: privacy-ledger init --reset-admin TENANT\n"
-                    "For another tenant: privacy-ledger tenant create NAME, with the operator's key."
+                    "This ledger is set up already. For a new admin key: privacy-ledger init --reset-admin TENANT\n"
+                    "For another tenant, with the operator's key: privacy-ledger tenant create NAME"
                 )
             facts = {"operator_key": first.operator_key, "tenant": first.tenant, "admin_key": first.admin_key}
             what = _FIRST_KEYS
@@ -133,14 +141,14 @@ def init(
     elif file is not None:
         file.announce(what)
     elif reset_admin is not None:
-        console.plain(f"{what} It is shown this once:\n\n    {facts['admin_key']}\n")
+        console.plain(f"{what} It is shown only once:\n\n    {facts['admin_key']}\n")
     else:
         _print_first_keys(facts)
 
 
 def _set_up(settings: Settings) -> None:
-    """Sets a new ledger up for one who only says `serve`. In a terminal the keys are shown, elsewhere kept in a file:
-    what a service prints is a log."""
+    """Set up a new ledger for `serve`. A terminal shows the keys; otherwise they go to a file, because the output of a
+    service is a log."""
     from ledger.operate import deploy
 
     kept: list[secrets.PrivateFile] = []
@@ -157,27 +165,27 @@ def _set_up(settings: Settings) -> None:
         _print_first_keys(asdict(first))
 
 
-_FIRST_KEYS: Final = "The first keys of a new ledger, the operator's and an admin's."
+_FIRST_KEYS: Final = "The first keys of a new ledger: the operator's and an admin's."
 
 
 def _keys_file(settings: Settings) -> Path:
-    """Where new keys are kept if nobody names a file: beside an SQLite database, else in the working directory."""
+    """Return the default file for new keys: next to an SQLite database, else in the working directory."""
     database = settings.sqlite_file
     return Path("privacy-ledger-keys.env") if database is None else database.with_name(f"{database.name}-keys.env")
 
 
 def _variables(facts: Mapping[str, str]) -> dict[str, str]:
-    """New keys as the environment has them. LEDGER_KEY is what the client and the command line take."""
+    """Return new keys as environment variables. The client and the command line read LEDGER_KEY."""
     names = {"LEDGER_OPERATOR_KEY": "operator_key", "LEDGER_KEY": "admin_key"}
     return {name: facts[fact] for name, fact in names.items() if fact in facts}
 
 
 def _print_first_keys(facts: Mapping[str, str]) -> None:
     console.plain(
-        f"""A new ledger. These keys are shown this once; keep them as you keep passwords.
+        f"""A new ledger. These keys are shown only once. Keep them like passwords.
 
     operator   {facts["operator_key"]}
-               makes tenants, and reads nothing of theirs
+               creates tenants, and cannot read their data
     admin      {facts["admin_key"]}
                may do everything in the tenant {facts["tenant"]!r}
 
@@ -191,12 +199,14 @@ def check(
     receipt: held.Receipts = None,
     head: held.Heads = None,
     heads_dir: Annotated[
-        Path | None, typer.Option("--heads-dir", help="A folder of published heads, as LEDGER_HEADS_DIR made it.")
+        Path | None, typer.Option("--heads-dir", help="The folder of published heads, as LEDGER_HEADS_DIR names it.")
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Add up every journal in the database and hold it against the rows, and against what somebody kept. Exit status 1
-    where one does not hold."""
+    """Verify every journal in the database, and compare it with the tables. Exit status 1 if one does not verify.
+
+    With --receipt, --head or --heads-dir: also check that the journals contain these receipts and heads.
+    """
     from ledger.operate.check import check_journals
 
     secrets.keep_private()
@@ -220,7 +230,7 @@ def check(
 
 
 def _own_keys(settings: Settings) -> PublicKeys:
-    """The keys that this ledger signs and signed with. Raises Misconfigured."""
+    """Return the public keys of this ledger, current and retired. Raises Misconfigured."""
     from ledger.signer.keyfile import signer_for
 
     return signer_for(settings).public_keys()

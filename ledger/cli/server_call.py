@@ -1,4 +1,4 @@
-"""A call to the server, and what is printed of its answer."""
+"""Call the server, and print its answer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def server() -> Iterator[Ledger]:
-    """The server at LEDGER_URL, with LEDGER_KEY."""
+    """Open the ledger at LEDGER_URL with LEDGER_KEY."""
     from ledger.client import Ledger
 
-    # A person is waiting, who can say it again; a training job has more patience.
+    # A person waits, and can repeat the command; a training job has more patience.
     with Ledger(retries=2) as ledger:
         yield ledger
 
@@ -32,5 +32,5 @@ def print_answer(answer: Any, as_json: bool, show_answer: Callable[[Any], None])
 
 
 def unless_proposed(show_answer: Callable[[Any], None]) -> Callable[[Any], None]:
-    """Shows what was done; or, where the tenant's policy asks for a second steward, what was only proposed."""
+    """Show what was done, or what was only proposed if the tenant's policy asks for a second steward."""
     return lambda answer: show.people.proposed(answer["proposal"]) if "proposal" in answer else show_answer(answer)

@@ -1,4 +1,4 @@
-"""The key that the ledger signs with: made, changed and shown in its file. No database is opened for that."""
+"""Create, rotate and show the signing key in its file. No database is opened."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from ledger.errors import Misconfigured
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 
-signing_app = typer.Typer(no_args_is_help=True, help="The key that receipts are signed with. Opens no database.")
+signing_app = typer.Typer(no_args_is_help=True, help="The key that signs receipts. Opens no database.")
 
 
 def add_to(app: typer.Typer) -> None:
-    """Adds these commands to the command line."""
+    """Add these commands to the command line."""
     app.add_typer(signing_app, name="signing-key", rich_help_panel="The server and its database")
 
 
@@ -25,11 +25,13 @@ def add_to(app: typer.Typer) -> None:
 def signing_key_create(
     output: Annotated[
         Path | None,
-        typer.Option(help="The file to make, where the settings say another; - prints the key, for a secret store."),
+        typer.Option(
+            help="The file to create. Default: the one in the settings. - prints the key, for a secret store."
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Make a signing key, in the file that the settings name. It never goes over one that is there."""
+    """Create a signing key, in the file that the settings name. An existing file is never overwritten."""
     from ledger.settings import load
     from ledger.signer import keyfile
     from ledger.verifier.jws import SigningKey
@@ -39,16 +41,19 @@ def signing_key_create(
         return
     file = output or keyfile.places_of(load()).file
     if file is None:
-        raise Misconfigured("The signing key is in LEDGER_SIGNING_KEY; say --output - for another to put there.")
+        raise Misconfigured(
+            "The signing key is in LEDGER_SIGNING_KEY, so there is no file to write. Print a new key to put there:"
+            " privacy-ledger signing-key create --output -"
+        )
     secrets.keep_private()
     made = keyfile.create(file)
-    message = f"{file}: the signing key {made.kid}. Keep it as you keep passwords, and apart from the database."
+    message = f"{file}: the signing key {made.kid}. Keep it like a password, and apart from the database."
     _print({"file": str(file), "kid": made.kid}, message, as_json)
 
 
 @signing_app.command("rotate")
 def signing_key_rotate(as_json: Json = False) -> None:
-    """Put a new signing key in the place of the old one, which goes on to verify what it signed."""
+    """Replace the signing key by a new one. The old key still verifies what it signed."""
     from ledger.settings import load
     from ledger.signer import keyfile
 
@@ -56,15 +61,16 @@ def signing_key_rotate(as_json: Json = False) -> None:
     settings = load()
     old, new = keyfile.rotate(settings)
     message = (
-        f"The signing key is {new.kid}; {old.kid} is retired, and goes on to verify what it signed.\n"
-        "Servers sign with the new one from their next start on. Hand out the keys anew after that: privacy-ledger jwks"
+        f"The signing key is {new.kid}. {old.kid} is retired; it still verifies what it signed.\n"
+        "Restart the servers: they sign with the new key from then on. Then distribute the public keys again:"
+        " privacy-ledger jwks"
     )
     _print({"kid": new.kid, "retired": old.kid}, message, as_json)
 
 
 @signing_app.command("show")
 def signing_key_show(as_json: Json = False) -> None:
-    """Show the public keys, as a server with these settings publishes them. With --json it is a JWK set."""
+    """Show the public keys that a server with these settings publishes. With --json: a JWK set."""
     from ledger.settings import load
     from ledger.signer import keyfile
 

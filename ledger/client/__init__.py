@@ -1,25 +1,25 @@
-"""What a training job imports. It needs httpx, and nothing of the server.
+"""The client that a training job imports. It needs httpx, and no package of the server.
 
     from ledger.client import DPSGD, Ledger
 
     ledger = Ledger()  # LEDGER_URL and LEDGER_KEY, or Ledger("http://127.0.0.1:8000", key=…)
     mechanism = DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062)
     with ledger.run(datasets=["mnist"], mechanism=mechanism) as run:
-        for batch in run.batches(sampler):  # ends with the plan
+        for batch in run.batches(sampler):  # ends after the planned steps
             train(batch)
 
-A run that does not fit raises BudgetExceeded before any data is touched, and says what would fit. Every error is a
-`LedgerError`: the server's by their code, as `ledger.errors` has them, and Unreachable where there was no answer.
+A run that does not fit raises BudgetExceeded before it uses any data, with what would fit. Every error is a
+`LedgerError`: the server's errors by their code, as in `ledger.errors`, and Unreachable if there was no answer.
 
-    mechanisms   what a run declares
-    wire         JSON whose numbers are the decimals that were meant
-    calls        a call, described and not yet made
+    mechanisms   the mechanisms that a run declares
+    wire         JSON with exact decimals
+    calls        a call as data, before it is sent
     errors       a server's problems as exceptions
-    flows        how a call is carried out, with its retries; a generator that does neither I/O nor waiting
-    runs         the life of a run around the code that trains
-    receipts     checking a signed receipt, with no server
+    flows        send a call, with retries, as a generator without I/O
+    runs         the context manager around the code that trains
+    receipts     verify a signed receipt without a server
     methods      every call of the ledger, by noun, for both clients
-    ledgers      the two clients, which do what a flow says
+    ledgers      the two clients, which execute flows
 """
 
 from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, PlanExceeded, Unreachable

@@ -1,4 +1,4 @@
-"""A call of the ledger, described and not yet made; and those that the life of a run is made of."""
+"""A call of the ledger as data, and the calls about runs, reports and exports."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ _JSON: Final = {"Content-Type": "application/json"}
 class Call:
     """One request.
 
-    is_repeatable: sent twice it does no more than sent once, so that it can be sent again when its answer was lost.
-    is_streamed: the answer is to be read bit by bit. is_slow: it may be minutes before it begins.
+    is_repeatable: sending it twice has the effect of sending it once, so it is retried if its answer was lost.
+    is_streamed: the answer is read in pieces. is_slow: the answer may begin only after minutes.
     keys: the idempotency keys of the runs that it asks for.
     """
 
@@ -40,12 +40,12 @@ class Call:
 
 
 def path(*parts: str) -> str:
-    """A path of the API, with whatever a user typed kept inside its part."""
+    """Return a path of the API, with each part quoted."""
     return "/".join(("/v1", *(quote(part, safe="") for part in parts)))
 
 
 def get(*parts: str, **params: object) -> Call:
-    """Reads something."""
+    """Describe a GET."""
     query = {name: _text(value) for name, value in params.items() if value is not None}
     return Call("GET", path(*parts), is_repeatable=True, params=query)
 
@@ -55,14 +55,14 @@ def _text(value: object) -> str:
 
 
 def listed(*parts: str, **params: object) -> Call:
-    """Reads a list, in as few pages as there can be."""
+    """Describe a GET of a list, with the largest pages."""
     return get(*parts, limit=PAGE_LIMIT, **params)
 
 
 def send(
     method: str, *parts: str, is_repeatable: bool = False, headers: Mapping[str, str] | None = None, **body: object
 ) -> Call:
-    """Sends an object of the members that are not None."""
+    """Describe a request whose body is an object of the members that are not None."""
     given = {name: value for name, value in body.items() if value is not None}
     return Call(
         method,
@@ -86,7 +86,7 @@ def ask(
     valid_for: str | timedelta | None = None,
     idempotency_key: str | None = None,
 ) -> Call:
-    """Asks for a run, under one key however often it is sent. Raises IdempotencyKeyMissing for what can be none."""
+    """Ask for a run, with one key for all retries. Raises IdempotencyKeyMissing if the key is not a valid one."""
     key = _key(idempotency_key, field="Idempotency-Key")
     call = send(
         "POST",
@@ -107,7 +107,7 @@ def ask(
 
 
 def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
-    """Asks for several runs, each under its own key. Raises IdempotencyKeyMissing for what can be none."""
+    """Ask for several runs, each with its own key. Raises IdempotencyKeyMissing if a key is not a valid one."""
     keys = tuple(
         _key(run.get("idempotency_key"), field=f"runs.{index}.idempotency_key") for index, run in enumerate(runs)
     )
@@ -119,16 +119,16 @@ def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
 
 
 def _key(given: Any, *, field: str) -> str:
-    """The key that was given, or a new one."""
+    """Return the given key, or a new one. Raises IdempotencyKeyMissing."""
     if given is None:
         return uuid4().hex
     if not isinstance(given, str) or not _KEY.fullmatch(given):
-        raise IdempotencyKeyMissing("idempotency_key must be 1 to 255 visible ASCII characters.", field=field)
+        raise IdempotencyKeyMissing(f"{field} must be 1 to 255 visible ASCII characters.", field=field)
     return given
 
 
 def start(run: str) -> Call:
-    """Says that a run now touches the data."""
+    """Start a run."""
     return Call("POST", path("runs", run, "start"), is_repeatable=True)
 
 
@@ -140,7 +140,7 @@ def settle(
     restarts: Sequence[Mapping[str, Any]] | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> Call:
-    """Says what a run executed."""
+    """Settle a run for what it executed."""
     stated = None if restarts is None else [*map(dict, restarts)]
     return send(
         "POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, restarts=stated, evidence=evidence
@@ -156,34 +156,34 @@ def correct(
     restarts: Sequence[Mapping[str, Any]] | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> Call:
-    """Says what a run executed in place of what it reported."""
+    """Settle a run for what it executed, instead of what it reported."""
     stated = None if restarts is None else [*map(dict, restarts)]
     given: dict[str, Any] = {"steps": steps, "stop": stop, "restarts": stated, "evidence": evidence}
     return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **given)
 
 
 def run_info(run: str) -> Call:
-    """Reads what a run is and what became of it."""
+    """Read a run and its state."""
     return get("runs", run)
 
 
 def receipt(run: str) -> Call:
-    """Reads the signed decision about a run."""
+    """Read the signed receipt of a run."""
     return get("runs", run, "receipt")
 
 
 def jwks() -> Call:
-    """Reads the keys that receipts are signed with."""
+    """Read the public keys that verify receipts."""
     return Call("GET", "/.well-known/jwks.json", is_repeatable=True)
 
 
 def export(name: str) -> Call:
-    """Reads all of a dataset's journal."""
+    """Read a dataset's whole journal."""
     return replace(get("datasets", name, "export"), is_streamed=True)
 
 
 def export_tenant() -> Call:
-    """Reads all of the tenant's own journal."""
+    """Read the tenant's whole own journal."""
     return replace(get("export"), is_streamed=True)
 
 
@@ -195,9 +195,12 @@ def report(
     since: str | datetime | None,
     until: str | datetime | None,
 ) -> Call:
-    """Reads a report of a dataset, of a project, or of the tenant where neither is named. Raises InvalidRequest."""
+    """Read the report of a dataset, a project, or the tenant if neither is named. Raises InvalidRequest."""
     if dataset is not None and project is not None:
-        raise InvalidRequest("Name a dataset or a project, not both.", field="dataset")
+        raise InvalidRequest(
+            "dataset and project exclude each other. Name one of them, or neither for the whole tenant.",
+            field="dataset",
+        )
     parts = ("datasets", dataset) if dataset is not None else ("projects", project) if project is not None else ()
     period = {"from": _moment(since), "to": _moment(until)}
     return replace(get(*parts, "report", format=form, **period), is_streamed=True, is_slow=True)

@@ -1,11 +1,11 @@
-"""A server's problems as exceptions: those of `ledger.errors` by their code, and what only a client can meet.
+"""The server's problems as exceptions: those of `ledger.errors` by their code, and those of the client alone.
 
 LedgerError
-├── …                   as ledger.errors has them
-│   ├── BudgetExceeded  with what a refusal is about as attributes
+├── …                   as in ledger.errors
+│   ├── BudgetExceeded  with the facts of a refusal as attributes
 │   ├── Overrun         with what was charged and frozen
-│   └── BatchRefused    with what came of each run
-├── PlanExceeded        raised by `run.step()`, before anything is executed
+│   └── BatchRefused    with the outcome of each run
+├── PlanExceeded        raised by `run.step()`, before the step is executed
 └── Unreachable
 """
 
@@ -21,9 +21,9 @@ from ledger import errors
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
 
 BINDINGS_SAID_MAX: Final = 5
-"""Of the accounts that a refusal names, how many stand in its message; all of them are in `datasets`."""
+"""How many accounts the message of a refusal names at most. All of them are in `datasets`."""
 _MEMBERS: Final = frozenset({"type", "title", "status", "code", "detail"})
-"""What every problem has; the rest are its facts."""
+"""The members of every problem. Its other members are its facts."""
 
 
 class BudgetExceeded(errors.BudgetExceeded):
@@ -33,90 +33,98 @@ class BudgetExceeded(errors.BudgetExceeded):
 
     @property
     def run(self) -> str:
-        """The id under which the refusal is recorded."""
+        """The id of the refused run."""
         return str(self.facts.get("run", ""))
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """What binds, an account each: `name` and, where it is not the whole dataset's, its `partition`, `project` or
-        `principal`; `quantity`, `requested`, `remaining` and `limit`."""
+        """The limits that do not fit, one for each account and quantity.
+
+        Each has `name`; `partition`, `project` or `principal` unless it is the account of the whole dataset;
+        `quantity` (`mu` or `delta`), `requested`, `remaining` and `limit`.
+        """
         return list(self.facts.get("datasets", ()))
 
     @property
     def fits(self) -> dict[str, float]:
-        """What would make the run fit, each alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
+        """Values that would fit, each if you change it alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
         return dict(self.facts.get("fits", {}))
 
 
 class Overrun(errors.Overrun):
-    """More was executed than was approved, and it did not fit. It is charged all the same, and the dataset frozen.
+    """More was executed than was approved, and it did not fit. It is charged anyway, and the dataset is frozen.
 
-    Where no budget there could cover it, nothing is charged until a steward has confirmed or corrected the number.
+    If no budget could cover it, nothing is charged until a steward confirms or corrects the number of steps.
     """
 
     code = "overrun"
 
     @property
     def state(self) -> str:
-        """`settled`; or `started`, where the number waits for a steward and the run is held in full."""
+        """`settled`; or `started` if a steward must confirm the number of steps. Then the run is still held in full."""
         return str(self.facts.get("state", "settled"))
 
     @property
     def run(self) -> str:
-        """The run that it is about. It is settled, or waits for a steward."""
+        """The id of the run."""
         return str(self.facts.get("run", ""))
 
     @property
     def charged(self) -> dict[str, Any]:
-        """All that the run was charged: what was approved, and what was executed beyond that. Empty if it waits."""
+        """The whole charge of the run: what was approved and what was executed beyond it. Empty if the run is still
+        `started`."""
         return dict(self.facts.get("charged", {}))
 
     @property
     def frozen(self) -> list[str]:
-        """The datasets that wait for a steward now."""
+        """The names of the datasets that were frozen."""
         return list(self.facts.get("frozen", ()))
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """What is overdrawn, an account each: named as in a refusal, with `limit`, `spent`, `held` and `overdrawn`."""
+        """The accounts that are overdrawn: named as in BudgetExceeded.datasets, with `limit`, `spent`, `held` and
+        `overdrawn`."""
         return list(self.facts.get("datasets", ()))
 
 
 class BatchRefused(errors.BatchRefused):
-    """Not every run of the batch can be approved, so none was."""
+    """Not every run of the batch can be approved, so none was approved."""
 
     code = "batch-refused"
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """What came of each run, in order: `{"status", "problem"}`. Of one that would fit, its code is that of this."""
+        """The outcome of each run, in order: `{"status", "problem"}`. A run that would fit has the code
+        `batch-refused`."""
         return list(self.facts.get("results", ()))
 
 
 class PlanExceeded(LedgerError):
-    """The next step is not in the plan that was approved. It was not counted, and must not be executed."""
+    """The next step is beyond the approved plan. It was not counted. Do not execute it."""
 
     code = "plan-exceeded"
 
 
 class Unreachable(LedgerError):
-    """The ledger did not answer, or what answered is not a ledger."""
+    """The ledger did not answer, or another server answered."""
 
     code = "unreachable"
 
 
 def of_response(response: httpx.Response, *, url: str) -> LedgerError:
-    """The exception for an answer that says no."""
+    """Return the exception for an error response."""
     problem = _problem(response)
     if problem is None:
         status = f"{response.status_code} {response.reason_phrase}".rstrip()
-        return Unreachable(f"What answers at {url} is not the ledger, or stands before it: {status}.", url=url)
+        return Unreachable(
+            f"The answer from {url} is not one of the ledger: {status}. Check LEDGER_URL, and any proxy.", url=url
+        )
     code, detail = str(problem["code"]), str(problem.get("detail", problem.get("title", "")))
     facts = {name: value for name, value in problem.items() if name not in _MEMBERS}
     kind = _KINDS.get(code)
     if kind is None:
         error = LedgerError(detail, **facts)
-        vars(error)["code"] = code  # a newer server's; whoever knows it can still tell it apart
+        vars(error)["code"] = code  # an error of a newer server; callers can still read its code
         return error
     if issubclass(kind, Overloaded):
         return kind(detail, retry_after_seconds=round(retry_after_seconds(response) or 1), **facts)
@@ -130,13 +138,13 @@ def of_response(response: httpx.Response, *, url: str) -> LedgerError:
 
 
 def _broken(detail: str, facts: Mapping[str, Any]) -> JournalBroken:
-    """Its message says the number by itself."""
+    """Return JournalBroken, whose message adds the entry's number itself."""
     seq, after = int(facts.get("seq", 0)), facts.get("after")
     return JournalBroken(detail.removeprefix(f"entry {seq}: "), seq=seq, after=after)
 
 
 def retry_after_seconds(response: httpx.Response) -> float | None:
-    """How long the server asks to be left alone, where it says so in seconds."""
+    """Return the seconds in Retry-After; None if it has no number of seconds."""
     seconds = response.headers.get("Retry-After", "").strip()
     return float(seconds) if seconds.isascii() and seconds.isdecimal() and len(seconds) < 10 else None
 
@@ -150,47 +158,47 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
 
 
 def _refusal(facts: Mapping[str, Any]) -> str | None:
-    """What a person needs to know of a refusal, in one line; None where the facts are not those that were promised."""
+    """Return the message of a refusal; None if the facts are not as documented."""
     try:
-        bound = "; of ".join(_binding(item) for item in facts["datasets"][:BINDINGS_SAID_MAX])
+        binding = "; ".join(_binding(item) for item in facts["datasets"][:BINDINGS_SAID_MAX])
         more = len(facts["datasets"]) - BINDINGS_SAID_MAX
         fits = ", or ".join(f"{name} {value}" for name, value in facts["fits"].items())
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
-    would = f"What would fit: {fits}." if fits else "No change of one of its numbers would make it fit."
-    return f"The run does not fit in what is left of {bound}{f'; and of {more} more' if more > 0 else ''}. {would}"
+    would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
+    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}"
 
 
 def _overrun(facts: Mapping[str, Any]) -> str | None:
-    """The same of an overrun."""
+    """Return the message of an overrun; None if the facts are not as documented."""
     try:
         steps, cost, frozen = facts["overrun"]["steps"], facts["overrun"]["cost"], ", ".join(facts["frozen"])
         which = (
             "more than planned were executed"
             if facts["overrun"].get("repeated") == 0
-            else "were beyond the plan or run again"
+            else "were beyond the plan or repeated"
         )
-        sentence = f"{steps} steps {which}, and charged mu {cost['mu']:.3g} as a run of their own."
+        sentence = f"{steps} steps {which}. They are charged mu {cost['mu']:.3g}, as a run of their own."
         if facts["state"] == "started":
             return (
-                f"{steps} steps more than planned were reported, mu {cost['mu']:.3g}, which no budget there covers."
-                " Nothing is charged, and the run stays held in full, until a steward confirms or corrects the number;"
-                f" frozen: {frozen}."
+                f"{steps} steps more than planned were reported. They cost mu {cost['mu']:.3g}, which no budget covers."
+                " Nothing is charged, and the run stays held in full, until a steward confirms or corrects the number."
+                f" Frozen: {frozen}."
             )
     except (KeyError, TypeError, ValueError):
         return None
-    return f"{sentence} That did not fit: frozen until a steward has looked: {frozen}."
+    return f"{sentence} That does not fit. Frozen until a steward thaws it: {frozen}."
 
 
 def _binding(item: Mapping[str, Any]) -> str:
     parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
     where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
     requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
-    return f"{where}: it asks for {item['quantity']} {requested}, {remaining} of {limit} is left"
+    return f"{where}: it needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
 
 
 def _distinct(*numbers: float) -> list[str]:
-    """Numbers with three digits, or with as many as it takes to see that they differ."""
+    """Return the numbers with three digits, or with as many as show that they differ."""
     texts: list[str] = []
     for digits in range(3, 18):
         texts = [f"{number:.{digits}g}" for number in numbers]
@@ -205,8 +213,8 @@ def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
         yield from _tree(child)
 
 
-# The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code stands for Internal. The
-# three that are left out never come over the wire.
+# The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code means Internal. The server
+# never sends the three that are left out.
 _KINDS: Final[dict[str, type[LedgerError]]] = {
     kind.code: kind
     for kind in _tree(LedgerError)

@@ -1,7 +1,7 @@
-"""How a call is carried out, with its retries, and nothing of whether that is done by threads or by an event loop.
+"""Send a call, with its retries, independent of threads and event loops.
 
-A flow is a generator: it yields the Call that is to be sent or the Pause that is to be made, is given the response (or
-has what went wrong thrown into it), and returns its result. `Ledger` and `AsyncLedger` only do what a flow says.
+A flow is a generator. It yields the Call to send or the Pause to make, gets the response (or the exception, thrown into
+it), and returns its result. `Ledger` and `AsyncLedger` execute flows.
 """
 
 from __future__ import annotations
@@ -24,28 +24,28 @@ log: Final = logging.getLogger("ledger.client")
 
 BACKOFF_SECONDS: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
-"""Of our own making; a server may ask for more."""
+"""The longest pause by our own backoff. A server may ask for more."""
 PAUSES_SECONDS_MAX: Final = 120.0
-"""Of one call together. A server that asks for more is not waited for."""
+"""The longest sum of the pauses of a call. If a server asks for more, the call fails."""
 
 _NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
 _HOPELESS: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.ProxyError)
 _NOTHING_DONE: Final = frozenset({429, 503})
-"""What a server says that did nothing."""
+"""Statuses of a server that did nothing."""
 _UNKNOWN: Final = frozenset({502, 504})
-"""What a gateway says that does not know what the server did."""
+"""Statuses of a gateway that does not know what the server did."""
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Wait before going on."""
+    """A wait, in seconds."""
 
     seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where the ledger is, and how often a call is tried again."""
+    """The ledger's URL, and how often a call is retried."""
 
     url: str
     retries: int
@@ -56,9 +56,9 @@ Flow = Generator[Call | Pause, Any, T]
 
 
 def carry_out(call: Call, server: Server) -> Flow[httpx.Response]:
-    """The answer to a call that was carried out. Raises LedgerError.
+    """Send a call, and return the response. Raises LedgerError.
 
-    What may have reached the server is sent again only where that does no harm.
+    A call that may have reached the server is sent again only if it is repeatable.
     """
     attempt, paused = 0, 0.0
     while True:
@@ -80,24 +80,25 @@ def carry_out(call: Call, server: Server) -> Flow[httpx.Response]:
 
 
 def answered(call: Call, server: Server) -> Flow[dict[str, Any]]:
-    """The object that a call is answered with. Raises LedgerError."""
+    """Send a call, and return the JSON object of its answer. Raises LedgerError."""
     return read((yield from carry_out(call, server)), server)
 
 
 def done(call: Call, server: Server) -> Flow[None]:
-    """Nothing, when a call that is answered with nothing was carried out. Raises LedgerError."""
+    """Send a call whose answer has no body. Raises LedgerError."""
     yield from carry_out(call, server)
 
 
 def read(response: httpx.Response, server: Server) -> dict[str, Any]:
-    """The object in an answer. Raises Unreachable for anything else."""
+    """Return the JSON object in an answer. Raises Unreachable if it has none."""
     try:
         answer = json.loads(response.content)
     except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise Unreachable(
-            f"What answers at {server.url} is not the ledger: its answer is no JSON object.", url=server.url
+            f"The answer from {server.url} is not one of the ledger: it is not a JSON object. Check LEDGER_URL.",
+            url=server.url,
         )
     return answer
 
@@ -119,14 +120,14 @@ def _refusal(call: Call, response: httpx.Response, server: Server) -> _Failure:
 
 
 def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failure:
-    detail = f"The ledger at {server.url} did not answer: {str(error) or type(error).__name__}."
+    detail = f"The ledger at {server.url} did not answer: {str(error) or type(error).__name__}. Check LEDGER_URL."
     facts: dict[str, Any] = {"url": server.url}
     was_sent = not isinstance(error, _NEVER_SENT)
     if was_sent and not call.is_repeatable:
-        detail += " It may have done what was asked: look before you ask again."
+        detail += " It may have done it. Check before you call again."
     if call.keys:
         again = f"idempotency_key={call.keys[0]!r}" if len(call.keys) == 1 else "the same keys, in `idempotency_keys`"
-        detail += f" It may have decided: ask again with {again}." if was_sent else ""
+        detail += f" It may have decided. To get its decision, ask again with {again}." if was_sent else ""
         facts |= {"idempotency_key": call.keys[0]} if len(call.keys) == 1 else {"idempotency_keys": call.keys}
     failure = Unreachable(detail, **facts)
     failure.__cause__ = without_secrets(error)
@@ -135,17 +136,17 @@ def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failur
 
 
 def without_secrets(error: httpx.RequestError) -> httpx.RequestError:
-    """The same error of httpx, about a request without its headers and body: the key stands in them, and whatever
-    writes an exception down, with all that it came from, would write the key down."""
+    """Return the error of httpx without the request's headers and body: they contain the key, and a logged exception
+    must not."""
     chain: list[BaseException] = [error]
     for cause in chain:
         if isinstance(cause, httpx.RequestError):
-            with suppress(RuntimeError):  # it is about no request
+            with suppress(RuntimeError):  # the error has no request
                 cause.request = httpx.Request(cause.request.method, cause.request.url)
         chain += [one for one in (cause.__cause__, cause.__context__) if one is not None and one not in chain]
     return error
 
 
 def _backoff_seconds(attempt: int) -> float:
-    """Twice as long each time, less up to half by chance, so that those who failed together come back apart."""
+    """Return a pause that doubles each time, less a random part up to half, so that clients do not retry together."""
     return min(BACKOFF_SECONDS * 2.0 ** (attempt - 1), PAUSE_SECONDS_MAX) * random.uniform(0.5, 1)  # noqa: S311

@@ -1,4 +1,4 @@
-"""The two clients: `Ledger`, which blocks, and `AsyncLedger`, which is awaited. They do what flows say."""
+"""The two clients, which execute flows: `Ledger`, which blocks, and `AsyncLedger`, which is awaited."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from ledger.errors import Misconfigured, Unauthenticated
 URL: Final = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS: Final = 30.0
 SLOW_SECONDS: Final = 1800.0
-"""How long a report of millions of runs may take until it begins."""
+"""How long the server may take until it begins to send a report of millions of runs."""
 RETRIES: Final = 6
 
 T = TypeVar("T")
@@ -36,12 +36,15 @@ AnyAsyncLedger = TypeVar("AnyAsyncLedger", bound="AsyncLedger")
 class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, int]):
     """A client of the ledger.
 
-    url, key: from LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY, where they are not given.
-    allow_http: whether http:// may lead to another machine, where anyone on the way can read the key; from
-    LEDGER_ALLOW_HTTP by default, else no.
-    timeout: seconds that each step of an exchange may take, or an httpx.Timeout.
-    retries: how often a call is tried again when the ledger cannot be reached or has no time; never for longer than
-    two minutes in all, and only where asking twice does no harm. transport: as httpx has it. sleep: what waits.
+    url, key: default LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY.
+    allow_http: whether to allow http:// to another machine, although anyone on the way can read the key; default
+    LEDGER_ALLOW_HTTP, else False.
+    timeout: seconds for each step of an exchange, or an httpx.Timeout.
+    retries: how often a call is retried if the ledger cannot be reached or is overloaded. All retries end after two
+    minutes, and a call is repeated only if that has no second effect.
+    transport: an httpx transport. sleep: a function that waits for seconds.
+
+    Raises Unauthenticated if there is no key, and Misconfigured if the URL cannot be used.
 
     >>> with Ledger(url, key) as client:
     ...     client.dataset("mnist")["state"]
@@ -73,7 +76,7 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
         self.close()
 
     def close(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         self._client.close()
 
     def __repr__(self) -> str:
@@ -136,9 +139,9 @@ class AsyncLedger(
         Coroutine[Any, Any, int],
     ]
 ):
-    """The same client for an event loop: what Ledger returns is awaited, its lists are for `async for`.
+    """The same client for an event loop: await what Ledger returns, and use `async for` on its lists.
 
-    sleep: what waits, asyncio's unless told otherwise (`trio.sleep`).
+    sleep: default asyncio.sleep; `trio.sleep` works too.
 
         async with AsyncLedger() as ledger:
             asked = await ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5))
@@ -171,7 +174,7 @@ class AsyncLedger(
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Closes the connections."""
+        """Close the connections."""
         await self._client.aclose()
 
     def __repr__(self) -> str:
@@ -227,7 +230,7 @@ class AsyncLedger(
 
 
 class _Key(httpx.Auth):
-    """Puts the key into every request, and stands nowhere where it could be printed."""
+    """Put the key into every request. The key is not in any printable attribute of the client."""
 
     def __init__(self, key: str) -> None:
         self._header = f"Bearer {key}"
@@ -246,50 +249,50 @@ class _Options(TypedDict):
 
 
 def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *, allow_http: bool | None) -> _Options:
-    """What both of httpx's clients are made with. Raises Misconfigured and Unauthenticated, and shows no key."""
+    """Return the arguments of both httpx clients. Raises Misconfigured and Unauthenticated, without the key."""
     key = (os.environ.get("LEDGER_KEY", "") if key is None else key).strip()
     if not key:
-        raise Unauthenticated("No key: set LEDGER_KEY, or give the client its key.")
+        raise Unauthenticated("The key is missing. Set LEDGER_KEY, or pass it: Ledger(url, key=…).")
     if not key.isascii() or not key.isprintable() or " " in key:
-        raise Unauthenticated("The key has characters that no key has; was something else put into LEDGER_KEY?")
+        raise Unauthenticated("The key has characters that keys never have. Check LEDGER_KEY: keys begin with pbl_.")
     base_url = _base_url(url or os.environ.get("LEDGER_URL") or URL)
     is_local = is_loopback(base_url.host)
     if base_url.scheme == "http" and not is_local and not (_allows_http() if allow_http is None else allow_http):
         raise Misconfigured(
-            f"The ledger's URL is http://{base_url.netloc.decode()}, which is not this machine: anyone on the way there"
-            " could read the key. Use https://. If the network between is yours alone: LEDGER_ALLOW_HTTP=1, or"
-            " allow_http=True in Python."
+            f"The ledger's URL is http://{base_url.netloc.decode()}, on another machine: anyone on the way could read"
+            " the key. Use https://. If only you use the network between: LEDGER_ALLOW_HTTP=1, or allow_http=True in"
+            " Python."
         )
     return {
         "base_url": base_url,
         "auth": _Key(key),
         "timeout": timeout,
         "headers": {"User-Agent": f"privacy-ledger/{__version__}"},
-        # A proxy does not lead to this machine, and would be sent the key.
+        # A proxy could not reach this machine, and would get the key.
         "trust_env": base_url.scheme == "https" or not is_local,
     }
 
 
 def _allows_http() -> bool:
-    """Whether the environment allows plain HTTP to other machines. Raises Misconfigured."""
+    """Return whether the environment allows plain HTTP to other machines. Raises Misconfigured."""
     said = os.environ.get("LEDGER_ALLOW_HTTP", "").strip().lower()
     if said in ("1", "true", "yes", "on"):
         return True
     if said in ("", "0", "false", "no", "off"):
         return False
-    raise Misconfigured(f"LEDGER_ALLOW_HTTP is {said[:20]!r}; set it to 1 or 0.")
+    raise Misconfigured(f"LEDGER_ALLOW_HTTP is {said[:20]!r}. Set it to 1 or 0.")
 
 
 def _base_url(text: str) -> httpx.URL:
     try:
         url = httpx.URL(text.rstrip("/"))
     except httpx.InvalidURL:
-        # What is wrong with it may be a part of a password.
-        raise Misconfigured(
-            "The ledger's URL (LEDGER_URL) is not one: write https://HOST or https://HOST:PORT."
-        ) from None
+        # The message does not show the URL: a part of it may be a password.
+        raise Misconfigured("LEDGER_URL is not a URL. Write https://HOST or https://HOST:PORT.") from None
     if url.scheme not in ("http", "https") or not url.host or "%" in url.host:
-        raise Misconfigured("The ledger's URL (LEDGER_URL) must begin with http:// or https://, and name a host.")
+        raise Misconfigured(
+            "LEDGER_URL must begin with http:// or https:// and name a host. Write https://HOST or https://HOST:PORT."
+        )
     return url.copy_with(userinfo=b"", query=None, fragment=None)
 
 
@@ -309,4 +312,4 @@ def _next_page(call: Call, page: dict[str, Any]) -> Call:
 
 
 def _broken_off(size: int, server: Server) -> Unreachable:
-    return Unreachable(f"The answer broke off after {size} bytes; begin again with an empty file.", url=server.url)
+    return Unreachable(f"The answer broke off after {size} bytes. Empty the file, and call again.", url=server.url)

@@ -1,7 +1,7 @@
-"""What a run declares that it will do to the data, in the contract's words.
+"""The mechanisms: what a run declares that it will do to the data.
 
-The ledger judges and costs a mechanism; here it is only written down. A plain dict of the contract's fields can stand
-wherever a mechanism is asked for.
+The ledger checks a mechanism and computes its cost; these classes only describe it. A plain dict of the same fields is
+accepted wherever a mechanism is.
 """
 
 from __future__ import annotations
@@ -14,23 +14,23 @@ from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Final, Literal
 
 Number = float | Decimal
-"""A Decimal is sent with all its digits, a float as the shortest decimal that reads back as it."""
+"""A Decimal is sent with all its digits, a float as the shortest decimal that reads back as the same float."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Mechanism:
-    """A field is described where it first occurs: the command line asks for it in these words."""
+    """The base class. A field is described at its first occurrence; `--help` shows that text."""
 
     type: ClassVar[str]
 
     @classmethod
     def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
-        """The steps or releases of one that is declared so; None where no number says how much was done."""
+        """Return the exact number of steps or releases; None if the mechanism has none."""
         return _exact(declared.get("count", 1)) if "count" in cls.__dataclass_fields__ else None
 
     @classmethod
     def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
-        """The steps that count as all that was planned by one that is declared so, see the function of this name."""
+        """Return the number of steps that counts as the whole plan; see the function `whole_steps`."""
         exact = cls.exact_steps(declared)
         if exact is None:
             return None
@@ -38,7 +38,7 @@ class _Mechanism:
         return math.floor(exact), segments * -(-most // segments)
 
     def to_json(self) -> dict[str, Any]:
-        """The mechanism as the contract writes it; what was left out stays out."""
+        """Return the mechanism as the JSON object that is sent. Fields that were left out stay out."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
         return {"type": self.type, **{name: value for name, value in given.items() if value is not None}}
 
@@ -54,15 +54,19 @@ class DPSGD(_Mechanism):
     """
 
     type: ClassVar[str] = "dpsgd"
-    noise_multiplier: Annotated[Number, "Noise over the clip norm, or over the sensitivity."]
-    sample_rate: Annotated[Number | None, "The share of the data in a batch; with --steps."] = None
-    steps: Annotated[int | None, "How many steps."] = None
-    dataset_size: Annotated[int | None, "With --batch-size and --epochs, instead of a rate."] = None
-    batch_size: Annotated[int | None, "With --dataset-size and --epochs."] = None
-    epochs: Annotated[Number | None, "With --dataset-size and --batch-size."] = None
+    noise_multiplier: Annotated[
+        Number, "The standard deviation or scale of the noise, divided by the clip norm or sensitivity."
+    ]
+    sample_rate: Annotated[Number | None, "The part of the data in a batch. Needs --steps."] = None
+    steps: Annotated[int | None, "The number of steps."] = None
+    dataset_size: Annotated[
+        int | None, "The number of units, with --batch-size and --epochs, instead of --sample-rate."
+    ] = None
+    batch_size: Annotated[int | None, "The size of a batch. Needs --dataset-size and --epochs."] = None
+    epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None
     sampling: Annotated[
         Literal["poisson", "fixed_size", "shuffle"],
-        "poisson (the default), fixed_size or shuffle.",
+        "How batches are drawn: poisson (the default), fixed_size or shuffle.",
     ] = "poisson"
 
     @classmethod
@@ -77,13 +81,13 @@ class DPSGD(_Mechanism):
         if exact is None or declared.get("sampling") != "shuffle":
             return super().planned_steps(declared, segments)
         if declared.get("epochs") is None:
-            # Segments are whole epochs, each as short as its whole batches.
+            # Segments are whole epochs; the shortest has only whole batches.
             epoch, most = math.floor(1 / _exact(declared["sample_rate"])), math.ceil(exact)
             if segments > 1:
                 epochs_each = math.ceil(Fraction(math.ceil(Fraction(most, segments)), epoch))
                 most = segments * epochs_each * epoch
             return math.floor(exact), most
-        # An epoch has its whole batches, and one more where the partial one is kept.
+        # An epoch has its whole batches, and one more if the partial batch is kept.
         epochs, batches = _exact(declared["epochs"]), _exact(declared["dataset_size"]) / _exact(declared["batch_size"])
         fewest = min(math.ceil(epochs * math.floor(batches)), math.floor(exact))
         if segments > 1:
@@ -100,7 +104,7 @@ class Gaussian(_Mechanism):
 
     type: ClassVar[str] = "gaussian"
     noise_multiplier: Number
-    count: Annotated[int, "How many releases, where there are no steps."] = 1
+    count: Annotated[int, "The number of releases, for a mechanism without steps."] = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,7 +140,7 @@ class ApproximateDP(_Mechanism):
 
     type: ClassVar[str] = "approximate_dp"
     epsilon: Number
-    delta: Annotated[Number, "The delta of each release, or the one that was proved."]
+    delta: Annotated[Number, "The delta of each release, or the proved delta."]
     count: int = 1
 
 
@@ -149,7 +153,7 @@ class RandomizedResponse(_Mechanism):
 
     type: ClassVar[str] = "randomized_response"
     epsilon: Number
-    categories: Annotated[int, "How many answers there are."]
+    categories: Annotated[int, "The number of possible answers."]
     count: int = 1
 
 
@@ -161,30 +165,31 @@ class ZCdp(_Mechanism):
     """
 
     type: ClassVar[str] = "zcdp"
-    rho: Annotated[Number, "The rho that it satisfies, in both directions."]
+    rho: Annotated[Number, "The rho of the mechanism, in both directions."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GDP(_Mechanism):
-    """A cost in (mu, delta) that was proved elsewhere; `evidence` says where.
+    """A cost in (mu, delta) that was proved elsewhere; `evidence` names the source.
 
     GDP(mu=0.5, evidence="Theorem 3 of the appendix")
     """
 
     type: ClassVar[str] = "gdp"
-    mu: Annotated[Number, "The mu that was proved."]
+    mu: Annotated[Number, "The proved mu."]
     delta: Number = 0
-    evidence: Annotated[str, "Where the cost or the sensitivity was proved."]
+    evidence: Annotated[str, "Where the cost or the sensitivity is proved."]
 
 
 @dataclass(frozen=True, kw_only=True)
 class MatrixFactorization(_Mechanism):
-    """Training with correlated noise: the matrix mechanism, of which DP-FTRL is one.
+    """Training with correlated noise: the matrix mechanism, such as DP-FTRL.
 
-    `noise_multiplier` is the standard deviation of the noise over the clip norm. Give a `strategy` with its `steps`, in
-    how many of which a unit takes part and how far apart (left out where it is 1), for "tree" whether it is completed
-    to the next power of two, and for "sqrt" the `bandwidth` if it is cut; or a `sensitivity`, in clip norms, and the
-    `evidence` that says where it is proved:
+    `noise_multiplier` is the standard deviation of the noise over the clip norm. Give either
+
+    - a `strategy` with its `steps`; the `participations` of a unit and their `separation` (default 1); for "tree" the
+      `completion` to the next power of two; for "sqrt" the `bandwidth`, if it is cut; or
+    - a `sensitivity`, in clip norms, and the `evidence` that names its proof:
 
         MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_000, participations=20, separation=100,
                             completion="power_of_two")
@@ -193,17 +198,23 @@ class MatrixFactorization(_Mechanism):
 
     type: ClassVar[str] = "matrix_factorization"
     noise_multiplier: Number
-    sensitivity: Annotated[Number | None, "In clip norms; with --evidence, instead of --strategy."] = None
+    sensitivity: Annotated[Number | None, "The sensitivity in clip norms, with --evidence, instead of --strategy."] = (
+        None
+    )
     evidence: str | None = None
-    strategy: Annotated[Literal["identity", "tree", "sqrt"] | None, "identity, tree or sqrt; with --steps."] = None
+    strategy: Annotated[
+        Literal["identity", "tree", "sqrt"] | None, "The strategy: identity, tree or sqrt. Needs --steps."
+    ] = None
     steps: int | None = None
-    participations: Annotated[int | None, "In how many steps, of each segment, a unit takes part."] = None
-    separation: Annotated[int | None, "How far apart these are, at least; 1 if reshuffled between epochs."] = None
+    participations: Annotated[int | None, "In how many steps of each segment a unit takes part."] = None
+    separation: Annotated[int | None, "The least distance between these steps; 1 if you reshuffle between epochs."] = (
+        None
+    )
     completion: Annotated[
         Literal["none", "power_of_two"] | None,
-        "none, or power_of_two where the tree is completed to that.",
+        "none, or power_of_two if the tree is completed to the next power of two.",
     ] = None
-    bandwidth: Annotated[int | None, "Where the strategy sqrt is cut."] = None
+    bandwidth: Annotated[int | None, "Where the strategy sqrt is cut, in steps."] = None
 
     @classmethod
     def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
@@ -212,7 +223,7 @@ class MatrixFactorization(_Mechanism):
 
 @dataclass(frozen=True, kw_only=True)
 class Composed(_Mechanism):
-    """Several mechanisms on the same data, all fixed before the first.
+    """Several mechanisms on the same data, all of them fixed before the first begins.
 
     Composed(parts=[Gaussian(noise_multiplier=20), Laplace(noise_multiplier=50)])
     """
@@ -246,15 +257,15 @@ BY_TYPE: Final[Mapping[str, type[_Mechanism]]] = {
 
 
 def declared(mechanism: AnyMechanism) -> dict[str, Any]:
-    """A mechanism as the contract writes it, whichever way it was given."""
+    """Return a mechanism, object or dict, as the JSON object that is sent."""
     return dict(mechanism) if isinstance(mechanism, Mapping) else mechanism.to_json()
 
 
 def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple[int, int] | None:
-    """The steps (or releases) that count as all that was planned, from the floor to the ceiling, with segments to the
-    end of the last one.
+    """Return the range of steps (or releases) that counts as the whole plan: floor and ceiling of the exact number, or
+    with segments up to the end of the last one.
 
-    None where no number of steps says how much was done, and where the ledger is going to refuse the numbers anyway.
+    None if the mechanism has no number of steps, or if its numbers are invalid; then the ledger rejects the request.
     """
     facts = declared(mechanism)
     try:
@@ -265,5 +276,5 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
 
 
 def _exact(number: Any) -> Fraction:
-    """The number as the ledger reads it: a float is the decimal that is sent for it."""
+    """Return the number as the ledger reads it: a float becomes the decimal that is sent."""
     return Fraction(float.__repr__(number) if isinstance(number, float) else number)

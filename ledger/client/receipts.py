@@ -1,15 +1,14 @@
-"""Checking a receipt with no server: what a training cluster does before it lets a job begin.
+"""Verify a receipt without a server, as a training cluster does before a job begins.
 
-A receipt is believed by the keys in a JWK set that was fetched beforehand, once, over a way that is trusted
-(`/.well-known/jwks.json`), and by nothing that comes along with it. It takes PyJWT and cryptography:
-`pip install 'privacy-ledger[receipts]'`.
+Only the keys in the JWK set verify a receipt. Fetch them once from `/.well-known/jwks.json`, over a trusted connection.
+This needs PyJWT and cryptography: `pip install 'privacy-ledger[receipts]'`.
 
 LedgerError
-└── ReceiptRejected             says no, whatever the reason
+└── ReceiptRejected             the base class
     ├── ReceiptForged           none of the keys signed it
-    ├── ReceiptExpired          its time is over
-    ├── ReceiptNotStarted       an approval, which can still be voided
-    └── ReceiptOfAnother        good, and of something else:
+    ├── ReceiptExpired          begin_by has passed
+    ├── ReceiptNotStarted       it is of an approval, which can still be voided
+    └── ReceiptOfAnother        it is valid, but for something else:
         ├── OtherTenant
         ├── OtherRun
         ├── OtherDataset
@@ -34,39 +33,39 @@ from ledger.errors import InvalidRequest, LedgerError, Misconfigured
 State = Literal["held", "started"]
 
 VERSIONS: Final = (1, 2)
-"""Of what receipts say, as this reads it. In version 1 a dataset without a list of partitions permits all of them, and
-a job may begin until the approval or the run was due."""
+"""The versions of receipts that this module reads. In version 1, a dataset without a list of partitions permits all of
+them, and a job may begin until the approval or the run was due."""
 PARTITIONS_MAX: Final = 1_000_000
-"""Of a receipt. A dataset has a few thousand at most."""
+"""The largest number of partitions in a receipt. A dataset has a few thousand at most."""
 _RANGE: Final = re.compile(r"(.*?)([0-9]{1,9})")
 
 
 class ReceiptRejected(LedgerError):
-    """The receipt does not let this begin."""
+    """The receipt does not allow this job."""
 
     code = "receipt-rejected"
 
 
 class ReceiptForged(ReceiptRejected):
-    """None of these keys signed that as a receipt."""
+    """None of the given keys signed this receipt. Check the JWK set, and fetch the receipt again."""
 
     code = "receipt-forged"
 
 
 class ReceiptExpired(ReceiptRejected):
-    """The receipt's time to begin a job is over: if the run is started still, ask for the receipt anew."""
+    """The receipt has expired: no job may begin with it. If the run is still started, get a new receipt."""
 
     code = "receipt-expired"
 
 
 class ReceiptNotStarted(ReceiptRejected):
-    """The receipt is of an approval, which can still be voided: start the run, and take the receipt of that."""
+    """The receipt is of an approval, which can still be voided. Start the run, and use the receipt of the start."""
 
     code = "receipt-not-started"
 
 
 class ReceiptOfAnother(ReceiptRejected):
-    """The receipt is good, and not of this."""
+    """The receipt is valid, but for something else."""
 
     code = "receipt-of-another"
 
@@ -84,7 +83,7 @@ class OtherRun(ReceiptOfAnother):
 
 
 class OtherDataset(ReceiptOfAnother):
-    """The receipt is not of all that this uses."""
+    """The receipt does not include all that the job uses."""
 
     code = "receipt-of-another-dataset"
 
@@ -99,7 +98,7 @@ class OtherMechanism(ReceiptOfAnother):
 class ReceiptOn:
     """A dataset that a run charges, and the entry about it in that dataset's journal.
 
-    partitions: those that were charged, and that a job may use; None if nothing of it has partitions.
+    partitions: those that were charged and that a job may use; None if the dataset has no partitions.
     """
 
     name: str
@@ -111,12 +110,12 @@ class ReceiptOn:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a receipt says, once it was verified.
+    """A verified receipt.
 
-    version: the rules by which it is judged. at: when the run was approved, or started. begin_by: when a job may begin
-    at the latest. due: when an approval must be started, or what was started be settled. mu_sq_pico, delta_atto: the
-    run's cost, in units of 1e-12 of mu² and of 1e-18 of -log(1 - delta). mechanism_digest: SHA-256, in hex, of the
-    canonical JSON of the mechanism as it was asked for.
+    version: the version of its rules. at: when the run was approved or started. begin_by: the latest time at which a
+    job may begin. due: when the approved run must be started, or the started run settled. mu_sq_pico, delta_atto: the
+    cost of the run, in units of 1e-12 of mu² and of 1e-18 of -log(1 - delta). mechanism_digest: SHA-256, in hex, of the
+    canonical JSON of the mechanism as requested.
     """
 
     version: int
@@ -136,7 +135,7 @@ class Receipt:
 
 
 def mechanism_digest(mechanism: AnyMechanism) -> str:
-    """The digest by which a receipt names a mechanism: a plain object has to have the members that were sent."""
+    """Return the digest with which a receipt names a mechanism. A plain dict must have the members that were sent."""
     try:
         return digest(canonical(parse(encode(mechanism, "mechanism")))).hex()
     except ValueError as error:
@@ -154,31 +153,31 @@ def verify_receipt(
     state: State = "started",
     now: datetime | None = None,
 ) -> Receipt:
-    """What a receipt says, where it is good for this. Raises ReceiptRejected, of the kind that says why not.
+    """Verify a receipt, and return its contents. Raises a subclass of ReceiptRejected that names the reason.
 
-    jwks: the JWK set, parsed, which was fetched before and is trusted. What is left out is not looked at: a ledger's
-    tenants share its keys and choose the names of their datasets, so name the tenant wherever there can be several.
+    jwks: the parsed JWK set, which you fetched earlier and trust. Arguments that are left out are not checked. Tenants
+    share the ledger's keys and choose the names of their datasets, so give `tenant` if there may be several.
 
-    tenant: its id, or its name. datasets: what the job uses, each a name or `{"name", "partitions"}`; all of it must be
-    in the receipt. Of a dataset in partitions the job must name those that it uses: a name alone stands for all, also
-    for those added since, which nobody charged. run: its id. mechanism: as it was asked for. state:
-    `started` lets a job train; `held` asks for an approval at least. now: an aware time, this machine's when left out.
+    tenant: its id or name. datasets: what the job uses, each a name or `{"name", "partitions"}`; the receipt must
+    include all of it. For a dataset with partitions, name those that the job uses: the name alone means all partitions,
+    even those that were added later and never charged. run: its id. mechanism: as requested. state: `started` to train;
+    `held` accepts an approval too. now: a time with a time zone; default: the clock of this machine.
 
-    Raises Misconfigured where PyJWT or cryptography is missing, InvalidRequest where `jwks` is no such set.
+    Raises Misconfigured if PyJWT or cryptography is missing, and InvalidRequest if `jwks` is not a JWK set.
     """
     payload = _read(receipt, jwks)
     verified = _receipt(payload)
     moment = datetime.now(UTC) if now is None else now
     if moment.tzinfo is None:
-        raise ValueError("now: must be an aware time")
+        raise ValueError("now: must have a time zone, such as datetime.now(UTC)")
     if verified.state != state and state == "started":
         raise ReceiptNotStarted(run=verified.run, state=verified.state)
     if moment > verified.begin_by:
         raise _expired(verified)
     if tenant is not None and not _is_of(verified, tenant):
-        raise OtherTenant(f"The receipt is of the tenant {verified.tenant}.", tenant=verified.tenant)
+        raise OtherTenant(f"The receipt is of the tenant {verified.tenant}, not of {tenant}.", tenant=verified.tenant)
     if run is not None and verified.run != run.lower():
-        raise OtherRun(f"The receipt is of the run {verified.run}.", run=verified.run)
+        raise OtherRun(f"The receipt is of the run {verified.run}, not of {run}.", run=verified.run)
     for use in _uses(datasets):
         _demand_use(verified, use)
     if mechanism is not None and mechanism_digest(mechanism) != verified.mechanism_digest:
@@ -191,8 +190,8 @@ def verify_receipt(
 def _expired(receipt: Receipt) -> ReceiptExpired:
     begin_by = receipt.begin_by.isoformat()
     return ReceiptExpired(
-        f"By the receipt a job could begin until {begin_by}, so that none begins long after the run ended. If the run"
-        f" is {receipt.state} still, renew the receipt: privacy-ledger receipt show {receipt.run}",
+        f"The receipt has expired: a job could begin with it until {begin_by}. If the run is still {receipt.state}, get"
+        f" a new receipt: privacy-ledger receipt show {receipt.run}",
         begin_by=begin_by,
     )
 
@@ -202,7 +201,7 @@ def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
         from ledger.verifier import jws
     except ModuleNotFoundError as error:
         raise Misconfigured(
-            f"{error.name} is missing: to verify receipts, pip install 'privacy-ledger[receipts]'"
+            f"The package {error.name} is missing. To verify receipts: pip install 'privacy-ledger[receipts]'"
         ) from None
     try:
         keys = jws.PublicKeys.of(jwks)
@@ -215,21 +214,21 @@ def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_of(receipt: Receipt, tenant: str) -> bool:
-    """Whether a receipt is of this tenant, by its id; or by its name, where that looks like no id."""
+    """Return whether a receipt is of this tenant, by its id; by its name if `tenant` does not look like an id."""
     try:
         return receipt.tenant_id == str(UUID(tenant))
     except ValueError:
         return receipt.tenant == tenant
 
 
-# --- what it says ----------------------------------------------------------------------------------------------------
+# --- contents --------------------------------------------------------------------------------------------------------
 
 T = TypeVar("T")
 _DUE: Final[dict[State, str]] = {"held": "start_by", "started": "settle_by"}
 
 
 def _receipt(payload: Mapping[str, Any]) -> Receipt:
-    """A receipt's payload, every member of which has to be there as this version knows it. Raises ReceiptRejected."""
+    """Parse a receipt's payload, which must have exactly the known members. Raises ReceiptRejected."""
     try:
         version = _typed(int, payload["v"])
         if version not in VERSIONS or (payload["type"], payload["decision"]) != ("receipt", "approved"):
@@ -253,13 +252,15 @@ def _receipt(payload: Mapping[str, Any]) -> Receipt:
             datasets=tuple(_items(partial(_on, version=version), payload["datasets"])),
         )
     except (KeyError, TypeError, ValueError):
-        raise ReceiptRejected("The receipt says something that this version does not know; use a newer one.") from None
+        raise ReceiptRejected(
+            "The receipt has contents that this version of the client does not know. Install a newer one."
+        ) from None
 
 
 def _on(dataset: Mapping[str, Any], *, version: int) -> ReceiptOn:
     partitions = dataset.get("partitions")
     if version == 1 and partitions is not None:
-        _items(partial(_typed, str), partitions)  # one at least, and no ranges
+        _items(partial(_typed, str), partitions)  # at least one, and no ranges
     return ReceiptOn(
         name=_typed(str, dataset["name"]),
         id=_typed(str, dataset["id"]),
@@ -270,7 +271,7 @@ def _on(dataset: Mapping[str, Any], *, version: int) -> ReceiptOn:
 
 
 def _partitions(items: object) -> tuple[str, ...]:
-    """The names, each listed by itself or in a range. There may be none: then a job may use no partition."""
+    """Return the names of the partitions, single and from ranges. If there are none, a job may use no partition."""
     names: list[str] = []
     for item in _typed(list, items):
         names.extend([item] if isinstance(item, str) else _in_range(*_typed(list, item)))
@@ -280,7 +281,7 @@ def _partitions(items: object) -> tuple[str, ...]:
 
 
 def _in_range(first: str, last: str) -> list[str]:
-    """One prefix, and every number of as many digits from the first to the last."""
+    """Return the names of a range: a prefix with every number from the first to the last, of constant width."""
     begin, end = _RANGE.fullmatch(first), _RANGE.fullmatch(last)
     if begin is None or end is None or begin[1] != end[1] or len(first) != len(last):
         raise ValueError
@@ -309,7 +310,7 @@ def _time(text: object) -> datetime:
     return moment
 
 
-# --- what it is good for ---------------------------------------------------------------------------------------------
+# --- use -------------------------------------------------------------------------------------------------------------
 
 
 def _uses(datasets: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] | None) -> list[Mapping[str, Any]]:
@@ -318,19 +319,21 @@ def _uses(datasets: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]] 
 
 
 def _demand_use(receipt: Receipt, use: Mapping[str, Any]) -> None:
-    """Raises OtherDataset unless the receipt is of all of this use."""
+    """Raise OtherDataset unless the receipt includes all of this use."""
     name, partitions = use["name"], use.get("partitions")
     charged = next((dataset for dataset in receipt.datasets if dataset.name == name), None)
     if charged is None:
         among = ", ".join(dataset.name for dataset in receipt.datasets[:5])
-        raise OtherDataset(f"The receipt is not of {name}; it is of {among}.", dataset=name)
+        raise OtherDataset(f"The receipt does not include {name}. It includes: {among}.", dataset=name)
     listed = charged.partitions
     if listed is None:
         if partitions and receipt.version > 1:
-            raise OtherDataset(f"The receipt is of {name}, which has no partitions: name it alone.", dataset=name)
+            raise OtherDataset(
+                f"The receipt is of {name}, which has no partitions. Give its name without partitions.", dataset=name
+            )
         return
     beyond = sorted(set(partitions) - set(listed)) if partitions else None
     if beyond is None or beyond:
-        what = "all of it: name the partitions that the job uses" if beyond is None else ", ".join(beyond[:5])
+        what = "all of it. Name the partitions that the job uses" if beyond is None else ", ".join(beyond[:5])
         allowed = (", ".join(listed[:5]) or "no partition") + (", …" if len(listed) > 5 else "")
-        raise OtherDataset(f"The receipt is of {name} in {allowed} alone, not of {what}.", dataset=name)
+        raise OtherDataset(f"The receipt includes of {name} only {allowed}, not {what}.", dataset=name)

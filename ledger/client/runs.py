@@ -1,4 +1,4 @@
-"""The life of a run around the code that trains: asked for and started on entering, settled on leaving."""
+"""The context manager around the code that trains: it asks for a run and starts it, and settles it at the end."""
 
 from __future__ import annotations
 
@@ -19,15 +19,16 @@ T = TypeVar("T")
 
 
 class Run:
-    """A run that the ledger approved and that was started: it may touch the data now.
+    """A run that is approved and started: it may use the data now.
 
-    id: the run's id. cost: what it is charged when all of it is done. remaining: what is left of each dataset beside
-    it, by name, None of one that is only charged to those it is derived from. started, settled: the ledger's answers in
-    full; `settled` is None until the run is left, and the facts of the error after an overrun that did not fit.
-    planned_steps: all of its steps, None where no number says that. is_resumed: another process had started it.
-    receipt: the signed statement that it may, for whatever lets jobs begin; begin_by: until when they may begin by it.
-    For jobs that wait longer, `Ledger.receipt(run.id)` returns a new one. Both are None of an older server.
-    evidence: what is settled with it, for you to fill; nothing computed from protected data, unless it was charged for.
+    id: the run's id. cost: the charge if all steps are executed. remaining: what is left of each dataset after it, by
+    name; None for a dataset without a budget of its own. started, settled: the ledger's whole answers; `settled` is
+    None until the run is left, and has the facts of the error after an overrun that did not fit.
+    planned_steps: the number of planned steps; None if the mechanism has none. is_resumed: another process started it.
+    receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
+    `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
+    evidence: a dict for you to fill, which is settled with the run. Put in nothing that is computed from protected
+    data, unless it was charged for.
     """
 
     def __init__(
@@ -60,13 +61,13 @@ class Run:
         self._lock = threading.Lock()
 
     def step(self, n: int = 1) -> None:
-        """Count the next `n` steps (or releases), before they touch the data. Cheap, and from any thread.
+        """Count the next `n` steps (or releases), before they use the data. Cheap, and thread-safe.
 
-        Raises PlanExceeded, and counts nothing, if they are beyond the plan and the run was not begun with
-        `allow_overrun=True`. Code that can count a step only once it was executed needs that.
+        Raises PlanExceeded, and counts nothing, if they are beyond the plan. With `allow_overrun=True` it counts them:
+        use that if your code can count a step only after it is executed.
         """
         if n < 1:
-            raise ValueError("n: count at least one step")
+            raise ValueError(f"n: {n} is less than 1. Count at least one step.")
         with self._lock:
             if not self._is_allowed(n):
                 raise _beyond(self._progress + n, self._planned_most)
@@ -74,10 +75,10 @@ class Run:
             self._is_under_way = False
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
-        """Count a step for each batch, and end with the plan: no batch beyond it is taken from the loader.
+        """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.
 
-        The loader may be endless, and may be used again for another epoch. With `allow_overrun=True` it ends with the
-        loader.
+        The loader may be endless, and may be used again for another epoch. With `allow_overrun=True` only the end of
+        the loader ends it.
         """
         batches = iter(loader)
         while self._reserve_step():
@@ -91,7 +92,7 @@ class Run:
             yield batch
 
     async def async_batches(self, loader: AsyncIterable[T]) -> AsyncIterator[T]:
-        """The same for `async for`."""
+        """Do the same as `batches`, for `async for`."""
         batches = aiter(loader)
         while self._reserve_step():
             try:
@@ -104,12 +105,12 @@ class Run:
             yield batch
 
     def _is_allowed(self, n: int) -> bool:
-        """Whether that many more steps may be executed."""
+        """Return whether so many more steps may be executed."""
         return self._allows_overrun or self._planned is None or self._progress + n <= self._planned_most
 
     @property
     def _progress(self) -> int:
-        """How far the run has come: the steps counted, less those that were run again with the same batches."""
+        """Return how far the run has come: the counted steps, less those that were repeated with the same batches."""
         again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
         return self.steps - again
 
@@ -118,7 +119,7 @@ class Run:
         return 0 if self._planned is None else self._planned[1]
 
     def _reserve_step(self) -> bool:
-        """Count the next step, if it may be executed."""
+        """Count the next step if it may be executed, and return whether it may."""
         with self._lock:
             if not self._is_allowed(1):
                 return False
@@ -127,27 +128,27 @@ class Run:
             return True
 
     def _release_step(self) -> None:
-        """There was no batch for the step that was counted."""
+        """Take back the last count, because the loader had no batch for it."""
         with self._lock:
             self._steps_here -= 1
             self._is_under_way = False
 
     @property
     def steps(self) -> int:
-        """The steps counted so far, those of `steps_done` included."""
+        """The number of steps counted so far, including those of `steps_done`."""
         return (self._steps_before or 0) + self._steps_here
 
     @property
     def planned_steps(self) -> int | None:
-        """All that the run may execute within what was approved: its steps, a part of one counted as one, in segments
-        to the end of the last of them. None where no number of steps says how much is done."""
+        """The number of approved steps: rounded up, and with segments up to the end of the last one. None if the
+        mechanism has no number of steps."""
         return None if self._planned is None else self._planned[1]
 
     def settlement(self, *, is_failure: bool) -> dict[str, Any]:
-        """What to say when settling. It never says less than was executed: in doubt, all that was planned.
+        """Return what to settle the run for: never less than was executed, and in doubt the whole plan.
 
-        is_failure: an exception ended the run, so a step may have been under way that was not counted; `batches` counts
-        the one that is under way.
+        is_failure: an exception ended the run, so a step may have begun that was not counted. `batches` counts a step
+        before it begins.
         """
         beside: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
         if self._planned is None:
@@ -163,8 +164,8 @@ class Run:
         return {"steps": steps, **beside}
 
     def _stated_restarts(self) -> dict[str, Any]:
-        """What is known of restarts: what the caller knows; that there was none, where one process began the run and
-        ends it; else nothing."""
+        """Return the restarts: those that the caller gave; an empty list if one process began and ended the run; else
+        None, for unknown."""
         if self._restarts is not None:
             return {"restarts": self._restarts}
         is_whole = not self.is_resumed and self._steps_before is None
@@ -176,7 +177,7 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run that is going to be asked for, and the steps that count as all of it, if any."""
+    """A run to ask for, and the range of steps that counts as its whole plan; None if the mechanism has no steps."""
 
     ask: Call
     planned: tuple[int, int] | None
@@ -186,11 +187,11 @@ class Plan:
 
     def __post_init__(self) -> None:
         if self.steps_done is not None and self.steps_done < 0:
-            raise ValueError("steps_done: a number of steps is not below zero")
+            raise ValueError("steps_done: must not be negative")
 
 
 def enter(plan: Plan, server: Server) -> Flow[Run]:
-    """Asks for the run and starts it, or finds it again under its key. Raises BudgetExceeded, RunState, LedgerError."""
+    """Ask for the run and start it, or find it by its key. Raises BudgetExceeded, RunState, LedgerError."""
     response = yield from carry_out(plan.ask, server)
     run = read(response, server)["id"]
     is_resumed = False
@@ -198,7 +199,7 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
         state = (yield from answered(calls.run_info(run), server))["state"]
         if state in ("settled", "voided"):
             raise RunState(
-                f"The run of this idempotency key, {run}, is {state} already: a new run needs a new key.",
+                f"The run of this idempotency key, {run}, is already {state}. A new run needs a new key.",
                 run=run,
                 state=state,
             )
@@ -209,7 +210,9 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
             renewed = yield from answered(calls.receipt(run), server)
             started |= {name: renewed[name] for name in ("receipt", "begin_by")}
     except LedgerError as error:
-        error.add_note(f"Run {run} is approved and held in full: start it, or void it if it will not be used.")
+        error.add_note(
+            f"Run {run} is approved, and its cost is held. Start it, or void it: privacy-ledger void {run} --reason …"
+        )
         raise
     return Run(
         started,
@@ -223,21 +226,21 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
 
 def _beyond(step: int, planned: int) -> PlanExceeded:
     return PlanExceeded(
-        f"Step {step:,} is beyond the plan of {planned:,}. It was not approved and is not counted: do not execute it."
-        " End the loop there, or begin the run with allow_overrun=True to be charged for more.",
+        f"Step {step:,} is beyond the plan of {planned:,}. It is not approved and was not counted: do not execute"
+        " it. End the loop there, or begin the run with allow_overrun=True to be charged for more.",
         step=step,
         planned=planned,
     )
 
 
 def is_over(started: dict[str, Any]) -> bool:
-    """Whether no job may begin by this receipt any more, by this machine's clock."""
-    # Times are written so that their order as text is their order in time.
+    """Return whether the receipt has expired, by this machine's clock."""
+    # The order of these times as text is their order in time.
     return bool(started.get("begin_by", "Z") < datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
 
 
 def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
-    """Settles the run. Raises Overrun, once that is recorded, or what kept the run from being settled, unless an error
+    """Settle the run. Raises Overrun after it is recorded, or the error that kept the run from being settled. An error
     of the training code comes first."""
     try:
         settlement = run.settlement(is_failure=error is not None)
@@ -245,17 +248,18 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
         if "overrun" in run.settled:
             beyond = run.settled["overrun"]["steps"]
             log.warning(
-                "Run %s executed %d steps beyond its plan, or again. They fit, and are charged besides.", run.id, beyond
+                "Run %s executed %d steps beyond its plan or repeated. They fit, and are charged too.", run.id, beyond
             )
     except Exception as failure:
         if isinstance(failure, Overrun):
             run.settled = failure.facts
-            outcome = "waits for a steward" if failure.state == "started" else "is settled, for more than was approved"
+            is_waiting = failure.state == "started"
+            outcome = "needs a steward's decision" if is_waiting else "is settled, for more than was approved"
             note = f"Run {run.id} {outcome}. {run.steps} steps were counted."
         else:
             note = (
-                f"Settling run {run.id} failed: until it is settled it stays held in full. "
-                f"{run.steps} steps were counted."
+                f"Run {run.id} could not be settled, and its whole cost stays held. {run.steps} steps were counted."
+                f" To settle it: privacy-ledger settle {run.id}"
             )
         if error is None:
             failure.add_note(note)
@@ -265,7 +269,7 @@ def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
 
 
 class Drive(Protocol):
-    """Does what a flow says."""
+    """Execute a flow."""
 
     def __call__(self, flow: Flow[T], /) -> T: ...
 
@@ -287,7 +291,7 @@ class RunScope:
 
 
 class AsyncDrive(Protocol):
-    """Does what a flow says, on an event loop."""
+    """Execute a flow on an event loop."""
 
     def __call__(self, flow: Flow[T], /) -> Awaitable[T]: ...
 

@@ -1,7 +1,7 @@
-"""What a request's body is made of: JSON whose numbers are the decimals that were meant.
+"""Encode the body of a request: JSON with exact decimals.
 
-The ledger reads a number as the decimal that is written. So a float goes out as its shortest decimal, the one that
-Python prints, and a Decimal with all its digits; whatever has no exact decimal is refused here.
+The ledger reads a number as the decimal that is written. A float is sent as its shortest decimal, as Python prints it,
+and a Decimal with all its digits. A value without an exact decimal is rejected here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ledger.errors import InvalidMechanism, InvalidRequest
 
 
 def encode(value: Any, *path: str) -> str:
-    """The JSON of a value. Raises InvalidRequest or InvalidMechanism, naming the place of what cannot be sent."""
+    """Return the JSON of a value. Raises InvalidRequest or InvalidMechanism that names the field with a bad value."""
     match value:
         case None:
             return "null"
@@ -28,7 +28,7 @@ def encode(value: Any, *path: str) -> str:
             return json.dumps(value)
         case Integral():  # NumPy's integers too
             return int.__repr__(int(value))
-        case float():  # NumPy's doubles too, whose own repr is no number
+        case float():  # NumPy's doubles too, whose repr is not a number
             return _finite(float.__repr__(value), path, is_finite=math.isfinite(value))
         case Decimal():
             return _finite(str(value), path, is_finite=value.is_finite())
@@ -44,12 +44,12 @@ def encode(value: Any, *path: str) -> str:
         case _ if callable(to_json := getattr(value, "to_json", None)):
             return encode(to_json(), *path)
         case _:
-            raise _unfit(path, f"a {type(value).__name__} is nothing that JSON has; make it a number, a text or a list")
+            raise _unfit(path, f"JSON has no {type(value).__name__}. Convert it to a number, a text or a list")
 
 
 def _member(name: Any, item: Any, path: tuple[str, ...]) -> str:
     if not isinstance(name, str):
-        raise _unfit(path, f"the name of a member must be a text, not a {type(name).__name__}")
+        raise _unfit(path, f"the name of a member must be a str, not a {type(name).__name__}")
     return f"{json.dumps(name)}:{encode(item, *path, name)}"
 
 

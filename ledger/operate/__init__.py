@@ -1,1 +1,1 @@
-"""An operator's commands: migrate, init, check. Knows the store, and no HTTP."""
+"""An operator's commands: migrate, init, check. Uses the store, and no HTTP."""

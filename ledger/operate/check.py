@@ -1,4 +1,4 @@
-"""Adding up every journal of a database and holding it against the rows that decisions are made on."""
+"""Verify every journal of a database, and compare it with the rows that decisions use."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ from ledger.verifier.witness import Witnesses
 
 PAGE: Final = 1000
 UNREADABLE: Final = (ValueError, TypeError, KeyError, AttributeError, RecursionError)
-"""What reading a row raises that the ledger cannot have written."""
+"""What is raised when a row is read that the ledger cannot have written."""
 
 E = TypeVar("E", Entry, TenantEntry)
 
 
 def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> Iterator[dict[str, Any]]:
-    """One result for each journal of each tenant: `error` is None where all of it holds, and `seq` otherwise the first
-    entry that is wrong or missing. witnesses: receipts and heads that the journals have to contain; a journal that is
-    not there at all has a result too. Raises Misconfigured."""
+    """Yield one result for each journal of each tenant.
+
+    `error` is None if it verifies; otherwise `seq` is the first entry that is wrong or missing. witnesses: receipts and
+    heads that the journals must contain; a journal that is missing has a result too. Raises Misconfigured.
+    """
     held = witnesses or Witnesses()
     left = dict(held.names)
     with deploy.opened_by_owner(settings) as store:
@@ -50,7 +52,7 @@ def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> It
                     yield _result(tenant, name, partial(_checked, store, tenant_id, name, held, policies))
                 after = names[-1][0]
             for dataset_id in sorted(unlisted):
-                reason = "has entries or accounts, and no dataset's row that anybody could find"
+                reason = "has entries or accounts, but its dataset has no row"
                 yield {
                     "tenant": tenant,
                     "dataset": str(dataset_id),
@@ -65,7 +67,7 @@ def check_journals(settings: Settings, witnesses: Witnesses | None = None) -> It
 
 
 def _result(tenant: str, dataset: str | None, checked: Callable[[], int]) -> dict[str, Any]:
-    """What came of checking one journal. A row that cannot even be read is no reason to look at no others."""
+    """Return the result of checking one journal. A row that cannot be read must not stop the check of the others."""
     result: dict[str, Any] = {"tenant": tenant, "dataset": dataset, "entries": 0, "seq": None, "error": None}
     try:
         result["entries"] = checked()
@@ -82,11 +84,11 @@ def _journal_ids(store: Store, tenant_id: UUID) -> set[UUID]:
 
 
 def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
-    """The tenant's own journal, held against its keys and its policy; how many entries it has. Raises JournalBroken."""
+    """Compare the tenant's own journal with its keys and policy. Return the number of entries. Raises JournalBroken."""
     with store.reading(tenant_id) as reading:
         tenant = reading.tenants.current()
         if tenant is None:
-            raise JournalBroken("is missing: the tenant is gone", seq=1)
+            raise JournalBroken("is missing: the tenant has no row", seq=1)
         comparison = held.compare((tenant_id, None))
         replayed = replay_tenant(comparison.over(_tenant_entries(reading)), tenant_id=tenant_id)
         comparison.finish()
@@ -95,7 +97,7 @@ def _checked_tenant(store: Store, tenant_id: UUID, held: Witnesses) -> int:
 
 
 def _tenant_entries(reading: Reading) -> Iterator[Sealed]:
-    """The tenant's own journal, a page at a time. Raises JournalBroken where a row says otherwise."""
+    """Yield the tenant's own journal, page by page. Raises JournalBroken if a row differs."""
     rows = _pages(lambda after, limit: reading.journals.tenant_page(after=after, limit=limit))
     for seq, entry in enumerate(rows, start=1):
         yield Sealed(entry.body, entry.hash)
@@ -103,7 +105,7 @@ def _tenant_entries(reading: Reading) -> Iterator[Sealed]:
 
 
 def _pages(read: Callable[[int, int], list[E]]) -> Iterator[E]:
-    """A whole journal, a page at a time. Raises JournalBroken where a row is none that could have been written."""
+    """Yield a whole journal, page by page. Raises JournalBroken if a row cannot have been written by the ledger."""
     after = 0
     while True:
         try:
@@ -159,7 +161,7 @@ def _known(key: Key) -> KnownKey:
 
 
 def _demand_end(row: tuple[int, bytes], replayed: Replayed | ReplayedTenant, what: str) -> None:
-    """The row says that the journal ends where it does."""
+    """Check that the row has the end of the journal."""
     if row[0] > replayed.seq:
         raise JournalBroken(f"is missing: the {what}'s row says that there are {row[0]}", seq=replayed.seq + 1)
     if row != (replayed.seq, replayed.head):
@@ -172,14 +174,14 @@ def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, 
 
 
 class _Policies:
-    """The policies of a tenant, read anew only where its own journal has grown."""
+    """The policies of a tenant, read again only if its own journal has grown."""
 
     def __init__(self) -> None:
         self._end: tuple[int, bytes] | None = None
         self._policies: tuple[Policy, ...] | None = None
 
     def of(self, reading: Reading) -> tuple[Policy, ...] | None:
-        """In the snapshot of this reading; None where the tenant's own journal does not hold, which is said of that."""
+        """Return them in this snapshot; None if the tenant's own journal does not verify, which is reported for it."""
         tenant = reading.tenants.current()
         end = None if tenant is None else (tenant.seq, tenant.head)
         if end is None or end != self._end:
@@ -192,8 +194,8 @@ class _Policies:
 
 
 def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies: _Policies) -> int:
-    """In one snapshot, so that what is decided meanwhile is not taken for an error; how many entries there are. Raises
-    JournalBroken."""
+    """Check a dataset in one snapshot, so that concurrent decisions are not taken for errors. Return the number of
+    entries. Raises JournalBroken."""
     with store.reading(tenant_id) as reading:
         dataset = reading.datasets.by_name(name)
         if dataset is None:
@@ -203,8 +205,8 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies
 
 
 def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: Sequence[Policy] | None = None) -> None:
-    """The dataset's journal adds up, to what its rows say and to what is held against it: witnesses, and the policies
-    of its tenant, if they are known. Raises JournalBroken."""
+    """Check the dataset's journal against its rows, the witnesses, and the policies of its tenant if they are known.
+    Raises JournalBroken."""
     seen, comparison = Mirror(), held.compare((reading.tenant_id, dataset.id))
     rows = _pages(lambda after, limit: reading.journals.page(dataset.id, after=after, limit=limit))
     entries = comparison.over(seen.over(rows))
@@ -223,7 +225,7 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
 
 
 def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None:
-    """The rows add up to what the journal adds up to."""
+    """Compare balances in the rows with those of the journal."""
     if dataset.limit != replayed.limit:
         raise JournalBroken("leaves another limit than the dataset's row has", seq=replayed.seq)
     _demand_accounts(reading, dataset, replayed)
@@ -246,7 +248,7 @@ def _demand_runs(reading: Reading, dataset: Dataset, replayed: Replayed, seen: M
 
 
 def _demand_mirrored(reading: Reading, dataset: Dataset, seen: Mirror) -> None:
-    """The rest of the rows says what the journal says."""
+    """Compare the other rows with the journal."""
     parents = reading.datasets.definitions(ids=[parent.id for parent in dataset.definition.derived_from])
     ancestors = {id_ for parent in parents for id_ in (parent.id, *parent.ancestors)}
     seen.demand_dataset(dataset, ancestors)

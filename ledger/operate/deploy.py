@@ -1,7 +1,7 @@
-"""Bringing a ledger into being: the schema, the server's role on PostgreSQL, the first keys.
+"""Set up a ledger: the schema, the server's role on PostgreSQL, the first keys.
 
 Migrations live in `migrations/` (in a wheel: `ledger/_migrations`). They run under a lock that lets one process migrate
-at a time, with a limit on how long it waits for it and for the tables.
+at a time, with a limit on how long it waits for the lock and for the tables.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ _LOCK_ID: Final = 0x70626C5F6D696772
 
 _LOCK_TIMEOUT_MS: Final = 15_000
 AT_THE_DATABASE: Final = {"name": "at the database", "role": "operator"}
-"""Who acts in `init` and `init --reset-admin`: whoever has the database's own URL."""
-_UNUSABLE: Final = "The database cannot be used: {}\nSay `privacy-ledger migrate` first."
+"""The actor of `init` and `init --reset-admin`: whoever has the database's URL."""
+_UNUSABLE: Final = "The database cannot be used: {}\nRun first: privacy-ledger migrate"
 
 
 def _config() -> Config:
@@ -50,17 +50,17 @@ def _config() -> Config:
 
 
 def newest_revision() -> str:
-    """The schema's version that this code needs."""
+    """Return the schema revision that this code needs."""
     revision = ScriptDirectory.from_config(_config()).get_current_head()
     if revision is None:
-        raise Misconfigured("The migrations are missing from this installation.")
+        raise Misconfigured("This installation has no migrations. Install privacy-ledger again.")
     return revision
 
 
 def migrate(settings: Settings) -> str:
-    """Brings the schema to the newest version, and lets the server's role in. Returns the version.
+    """Bring the schema to the newest revision, grant the server's role its rights, and return the revision.
 
-    Raises Misconfigured when the database cannot be reached, is busy for too long, or refuses.
+    Raises Misconfigured if the database cannot be reached, is busy for too long, or rejects a statement.
     """
     refused = "The database could not be migrated: {}"
     with _opened(settings.owner_url, failure=refused) as store, _alone(store.engine) as connection:
@@ -69,7 +69,9 @@ def migrate(settings: Settings) -> str:
         try:
             command.upgrade(config, "head")
         except CommandError as error:
-            raise DatabaseUnusable(f"A newer version migrated this database; use that one. ({error})") from error
+            raise DatabaseUnusable(
+                f"A newer version of privacy-ledger migrated this database. Use that version. ({error})"
+            ) from error
         if store.engine.dialect.name == "postgresql":
             _let_server_in(connection, settings)
         else:
@@ -79,7 +81,7 @@ def migrate(settings: Settings) -> str:
 
 @contextmanager
 def _opened(url: str, *, failure: str) -> Iterator[Store]:
-    """The database for one task. `failure` is the message, with a place for the cause, when that fails."""
+    """Open the database for one task. failure: the message if that fails, with a place for the cause."""
     _parsed(url)
     store = Store(engine_for(url))
     try:
@@ -91,7 +93,7 @@ def _opened(url: str, *, failure: str) -> Iterator[Store]:
 
 
 def _parsed(url: str) -> URL:
-    """A database's URL. The error shows none of it: where a sign is not escaped, the password may be in any part."""
+    """Parse a database's URL. The error shows none of it: without escaping, any part may be the password."""
     with suppress(ArgumentError, ValueError):
         parsed = make_url(url)
         is_file = parsed.get_backend_name() == "sqlite" and parsed.database not in (None, "", ":memory:")
@@ -99,14 +101,14 @@ def _parsed(url: str) -> URL:
         if is_file or is_server:
             return parsed
     raise Misconfigured(
-        "LEDGER_DATABASE_URL and LEDGER_OWNER_DATABASE_URL are sqlite:///FILE or postgresql://USER:PASSWORD@HOST/NAME,"
-        " with signs in the password escaped (%40 for @)."
+        "LEDGER_DATABASE_URL or LEDGER_OWNER_DATABASE_URL is not a database URL. Write sqlite:///FILE or"
+        " postgresql://USER:PASSWORD@HOST/NAME, with special characters in the password escaped (%40 for @)."
     )
 
 
 @contextmanager
 def _alone(engine: Engine) -> Iterator[Connection]:
-    """One transaction, for one migrating process at a time."""
+    """Open one transaction, for one migrating process at a time."""
     with engine.execution_options(writing=True).begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(text(f"SET LOCAL lock_timeout = {_LOCK_TIMEOUT_MS}"))
@@ -116,7 +118,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
 
 
 def _let_server_in(connection: Connection, settings: Settings) -> None:
-    """Makes the server's role where it is missing, and grants it what a server does, and no more."""
+    """Create the server's role if it is missing, and grant it exactly what a server needs."""
     server = _parsed(settings.database_url.get_secret_value())
     owner = connection.execute(text("SELECT current_user")).scalar_one()
     if settings.owner_database_url is None or server.username in (None, owner):
@@ -129,9 +131,9 @@ def _let_server_in(connection: Connection, settings: Settings) -> None:
     if connection.execute(exists, {"name": server.username}).scalar() is None:
         if not server.password:
             raise Misconfigured(
-                "LEDGER_DATABASE_URL names a role that does not exist, and no password to make it with."
+                "LEDGER_DATABASE_URL names a role that does not exist. Add a password to the URL, to create the role."
             )
-        # The password is hashed here, so that the server's log of statements never has it.
+        # Hash the password here, so that PostgreSQL's log of statements never has it.
         verifier = driver.pgconn.encrypt_password(
             str(server.password).encode(), str(server.username).encode(), b"scram-sha-256"
         )
@@ -154,7 +156,7 @@ def _let_server_in(connection: Connection, settings: Settings) -> None:
 
 @dataclass(frozen=True, slots=True)
 class FirstKeys:
-    """What `init` prints, once."""
+    """The keys that `init` prints once."""
 
     operator_key: str
     tenant: str
@@ -164,9 +166,9 @@ class FirstKeys:
 def initialise(
     settings: Settings, *, tenant: str, keep: Callable[[FirstKeys], object] = lambda _first: None
 ) -> FirstKeys | None:
-    """The operator's key, the first tenant and its admin's key; None where the ledger already has an operator.
+    """Create the operator's key, the first tenant and its admin key. Return None if the ledger has an operator already.
 
-    keep: called with the keys before they count, so that what cannot be kept is not made.
+    keep: called with the keys before they are committed, so that no keys are made that cannot be kept.
     """
     with _writing(settings, uuid4()) as writing:
         if writing.connection.execute(select(operator_keys.c.id).limit(1)).scalar() is not None:
@@ -181,7 +183,7 @@ def initialise(
 
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:
-    """A new admin key for a tenant that lost its last one. Raises NotFound when there is no such tenant."""
+    """Create an admin key for a tenant that lost its last one. Raises NotFound if there is no such tenant."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store:
         tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
     if tenant_id is None:
@@ -191,12 +193,12 @@ def reset_admin(settings: Settings, *, tenant: str) -> str:
 
 
 def tenants_of(store: Store) -> list[tuple[UUID, str]]:
-    """Every tenant's id and name. Raises Misconfigured for a role that row-level security shows none of them."""
+    """Return the id and name of every tenant. Raises Misconfigured for a role that row-level security shows none."""
     if store.engine.dialect.name == "postgresql":
         with store.engine.begin() as connection:
             if not connection.execute(text(_IS_OWNER)).scalar_one():
                 raise Misconfigured(
-                    "This takes the owner of the tables, since no other role sees more than one tenant: set"
+                    "Only the owner of the tables sees all tenants, and this is another role. Set"
                     " LEDGER_OWNER_DATABASE_URL."
                 )
     return store.tenants()
@@ -205,7 +207,7 @@ def tenants_of(store: Store) -> list[tuple[UUID, str]]:
 # --- whether a server may use this database --------------------------------------------------------------------------
 
 _IS_OWNER: Final = "SELECT pg_has_role(relowner, 'USAGE') FROM pg_class WHERE oid = 'public.tenants'::regclass"
-# Whatever the role is a member of it can become, whether or not it has those rights by itself.
+# A role can become any role that it is a member of, so the rights of those count too.
 _ROLE: Final = """
     SELECT current_user, current_database(), bool_or(rolsuper), bool_or(rolbypassrls),
            bool_or(oid = (SELECT relowner FROM pg_class WHERE oid = 'public.tenants'::regclass))
@@ -218,12 +220,12 @@ _TURN_ON: Final = {
     "database": "ALTER DATABASE {database} RESET {name};",
     "database user": "ALTER ROLE {role} IN DATABASE {database} RESET {name};",
 }
-"""By where a setting was made; one that is the whole server's is turned on for the whole server."""
+"""The remedy by the source of a setting. Otherwise it is turned on for the whole server."""
 
 
 def demand_servable(settings: Settings) -> None:
-    """Raises Misconfigured unless a server can rely on this database: it is migrated; and on PostgreSQL the role is one
-    that row-level security holds for, and what is committed is on disk."""
+    """Raise Misconfigured unless a server can rely on this database: it is migrated, and on PostgreSQL row-level
+    security applies to the role, and a commit is on disk."""
     with opened(settings) as store:
         if store.engine.dialect.name != "postgresql":
             return
@@ -233,9 +235,9 @@ def demand_servable(settings: Settings) -> None:
     if is_super or is_bypassing or is_owner:
         what = "is a superuser" if is_super else "bypasses row-level security" if is_bypassing else "owns the tables"
         raise Misconfigured(
-            f"The role {role!r} {what}, so nothing would keep one tenant's rows from another's requests.\n"
-            "Serve as a role of its own: set LEDGER_OWNER_DATABASE_URL to this URL, LEDGER_DATABASE_URL to one with"
-            " another user and a password of your choice, and say `privacy-ledger migrate`, which makes that role."
+            f"The role {role!r} {what}, so row-level security would not separate the tenants.\n"
+            "Serve with a separate role: set LEDGER_OWNER_DATABASE_URL to this URL, set LEDGER_DATABASE_URL to one with"
+            " another user and a password of your choice, and run `privacy-ledger migrate`, which creates that role."
         )
     if lax:
         remedies = [
@@ -244,7 +246,7 @@ def demand_servable(settings: Settings) -> None:
         ]
         off = " and ".join(f"{name} = off" for name, _ in lax)
         raise Misconfigured(
-            f"PostgreSQL runs with {off}: approvals could be forgotten after they were given.\n"
+            f"PostgreSQL runs with {off}, so a crash could lose approvals that were already given.\n"
             f"Turn it on: {' '.join(remedies)} SELECT pg_reload_conf();"
         )
 
@@ -257,8 +259,8 @@ def _writing(settings: Settings, tenant_id: UUID) -> Iterator[Writing]:
 
 @contextmanager
 def opened(settings: Settings) -> Iterator[Store]:
-    """The database with the server's own role. Raises Misconfigured unless it answers and its schema is the one that
-    this code needs."""
+    """Open the database with the server's role. Raises Misconfigured unless it answers and has the schema that this
+    code needs."""
     with _opened(settings.database_url.get_secret_value(), failure=_UNUSABLE) as store:
         _demand_newest(store.revision())
         yield store
@@ -266,7 +268,7 @@ def opened(settings: Settings) -> Iterator[Store]:
 
 @contextmanager
 def opened_by_owner(settings: Settings) -> Iterator[Store]:
-    """The migrated database as its owner, who may list the tenants. Raises Misconfigured as `opened` does."""
+    """Open the migrated database as its owner, who may list the tenants. Raises Misconfigured as `opened` does."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store:
         _demand_newest(store.revision())
         yield store
@@ -275,5 +277,6 @@ def opened_by_owner(settings: Settings) -> Iterator[Store]:
 def _demand_newest(revision: str | None) -> None:
     if revision != newest_revision():
         raise DatabaseUnusable(
-            f"The schema is at {revision}, this version needs {newest_revision()}: run `privacy-ledger migrate`."
+            f"The schema is at revision {revision}, and this version needs {newest_revision()}."
+            " Run: privacy-ledger migrate"
         )

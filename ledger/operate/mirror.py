@@ -1,8 +1,8 @@
-"""What the rows of a dataset have to say, by its journal: all that decisions are made on, and when and by whom.
+"""The rows of a dataset as its journal implies them, to compare with the real rows.
 
-Balances, limits and the states of runs are added up by `journal.replay`. Here is the rest: what the dataset is, what
-was said of projects, fair use and proposals, and whose each run is. Each fact is kept with the number of the entry that
-said it last, so that a row that says otherwise is located.
+`journal.replay` adds up balances, limits and states of runs. This module has the rest: the definition of the dataset,
+projects, fair use, proposals, and whose each run is. Each fact is kept with the number of the entry that set it last,
+so that a wrong row can be located.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _NO_FAIR_USE: Final = {"held": None, "limit": None, "runs_per_hour": None}
 
 
 class Placed(NamedTuple):
-    """Where a run was decided, as a row has it."""
+    """The place where a run was decided, as a row has it."""
 
     run_id: UUID
     seq: int
@@ -35,8 +35,8 @@ class Placed(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """What a journal says of a run, its times as they are written there. decided, moved: the numbers of the entry that
-    decided it, and of the newest one."""
+    """The facts of a run in a journal, with times as written there. decided, moved: the numbers of the entry that
+    decided it, and of its newest one."""
 
     principal: str
     project: str | None
@@ -50,7 +50,7 @@ class _Run(NamedTuple):
 
 
 class Mirror:
-    """A dataset's rows, as its journal makes them."""
+    """A dataset's rows, as its journal implies them."""
 
     def __init__(self) -> None:
         self._dataset: dict[str, tuple[Any, int]] = {}
@@ -61,8 +61,8 @@ class Mirror:
         self._proposals: dict[UUID, tuple[dict[str, Any], int]] = {}
 
     def over(self, entries: Iterable[Entry]) -> Iterator[Sealed]:
-        """The same entries, as `replay` wants them; each is noted once the reader, who judges it by itself, asks for
-        the next. Raises JournalBroken where a row's other columns are not what its entry says."""
+        """Yield the same entries, for `replay`. Each is noted after `replay` has checked it. Raises JournalBroken if
+        the other columns of a row differ from its entry."""
         for seq, entry in enumerate(entries, start=1):
             yield entry.sealed
             facts = chain.parse(entry.body)
@@ -90,7 +90,7 @@ class Mirror:
             case str() if kind.startswith("run-"):
                 self._move(entry)
             case _:
-                pass  # of partitions and refused proposals there is no more to say
+                pass  # partitions and refused proposals need nothing more
         if (proposal := entry.get("proposal")) is not None and kind != "change-proposed":
             is_refused = kind == "proposal-refused"
             proposed, _ = self._proposals[UUID(proposal if is_refused else proposal["id"])]
@@ -112,7 +112,7 @@ class Mirror:
         run_id, kind, at, seq = UUID(entry["run"]), entry["kind"], entry["at"], entry["seq"]
         if kind in ("run-approved", "run-refused"):
             self._unplaced.add(run_id)
-            # One text for all runs of a principal.
+            # Keep one text for all runs of a principal.
             run = _Run(intern(entry["actor"]["principal"]), entry.get("project"), at, None, None, None, None, seq, seq)
         else:
             run = self._runs[run_id]
@@ -139,7 +139,8 @@ class Mirror:
     # --- the rows
 
     def demand_dataset(self, dataset: Dataset, ancestors: Iterable[UUID]) -> None:
-        """ancestors: all that it is derived from, as the rows of its parents have it. Raises JournalBroken."""
+        """Compare the dataset's row. ancestors: all that it is derived from, by the rows of its parents. Raises
+        JournalBroken."""
         definition = dataset.definition
         row = {
             "name": definition.name,
@@ -173,7 +174,8 @@ class Mirror:
             raise JournalBroken(f"tells of the project {name}, and there is no row", seq=seq)
 
     def demand_run(self, run_id: UUID, run: Run | None, state: str, cost: Amount) -> None:
-        """state, cost: as the journal was replayed; a refused run's row has none. Raises JournalBroken."""
+        """Compare a run's row. state, cost: from the replayed journal; a refused run's row has none. Raises
+        JournalBroken."""
         stated = self._runs[run_id]
         if run is None or run.state != state or run.cost != (None if state == "refused" else cost):
             raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=stated.moved)
@@ -193,14 +195,14 @@ class Mirror:
         _demand(row == stated, f"decides run {placed.run_id}, whose place says otherwise", run.decided)
 
     def demand_all_placed(self) -> None:
-        """Once every place was asked for. Raises JournalBroken."""
+        """Check, after all places were compared, that no run lacks one. Raises JournalBroken."""
         if self._unplaced:
             run_id = min(self._unplaced, key=lambda unplaced: self._runs[unplaced].decided)
             raise JournalBroken(f"decides run {run_id}, which has no place here", seq=self._runs[run_id].decided)
 
     @property
     def proposal_ids(self) -> frozenset[UUID]:
-        """The proposals that the journal tells of. One to void a run is told of by several journals, and is one row."""
+        """Return the proposals in the journal. A proposal to void a run is in several journals, and has one row."""
         return frozenset(self._proposals)
 
     def demand_proposal(self, proposal_id: UUID, proposal: Proposal | None) -> None:
@@ -223,7 +225,7 @@ class Mirror:
 
 
 def demand_columns(entry: Entry | TenantEntry, facts: Mapping[str, Any], seq: int) -> None:
-    """A row of a journal says of an entry what the entry says. Raises JournalBroken. place: which one it is."""
+    """Check that the columns of a journal's row agree with the entry. Raises JournalBroken. place: which row it is."""
     _demand(entry.seq == seq, f"is numbered {entry.seq} in its row", seq)
     _demand(entry.kind == facts["kind"], f"is {entry.kind!r} in its row", seq)
     _demand(timestamp(entry.at_us) == facts["at"], "has another time in its row", seq)

@@ -1,4 +1,4 @@
-"""Files of a ledger that other users of the machine could read or change."""
+"""Find files of a ledger that other users of the machine can read or change."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from ledger.settings import Settings
 log = logging.getLogger(__name__)
 
 LOOKED_AT_MAX: Final = 10_000
-"""Names in the database's folder that are looked at."""
+"""How many names in the database's folder are checked."""
 WARNED_OF_MAX: Final = 20
 PUBLIC: Final = ".signing-key.retired.json"
-"""How the file beside a database ends that has public keys alone."""
+"""The ending of the file next to a database that has only public keys."""
 
 
 class OpenFile(NamedTuple):
@@ -30,7 +30,7 @@ class OpenFile(NamedTuple):
 
     @property
     def remedy(self) -> str:
-        """The command to paste."""
+        """Return the command to paste."""
         return f"chmod {'600' if self.is_secret else 'go-w'} {shlex.quote(str(self.path))}"
 
 
@@ -42,8 +42,8 @@ def warn(settings: Settings) -> None:
 
 
 def open_files(settings: Settings) -> Iterator[OpenFile]:
-    """The files that are open to others: an SQLite database with what SQLite keeps beside it, its backups there and its
-    keys; the signing key; `.env`; and the file that says whose tokens are taken, where others could change it."""
+    """Yield the files that others can read: an SQLite database with its side files, backups and keys; the signing key;
+    `.env`; and the file of trusted issuers, if others can change it."""
     secret = [*_of_database(settings.sqlite_file), Path(".env")]
     if settings.signing_key_file is not None:
         secret.append(settings.signing_key_file)
@@ -56,7 +56,7 @@ def open_files(settings: Settings) -> Iterator[OpenFile]:
 
 
 def _of_database(database: Path | None) -> list[Path]:
-    """The database's files, and whatever in its folder has a name that begins as its name does, as backups have."""
+    """Yield the database's files, and those in its folder whose names begin with its name, as backups do."""
     if database is None:
         return []
     try:
@@ -68,7 +68,7 @@ def _of_database(database: Path | None) -> list[Path]:
 
 
 def _mode(path: Path) -> int | None:
-    """The permissions of a file; None where there is no such file."""
+    """Return the permissions of a file; None if there is no such file."""
     try:
         status = path.stat()
     except OSError:

@@ -1,13 +1,13 @@
-"""Working every cost of an export out again, offline: what differs, and what would be over its limit.
+"""Recompute every cost of an export, offline: which costs differ, and which limits would be exceeded.
 
-    reading    an export, verified first, then its entries one after another
-    costing    a cost and a charge from what an entry records, and how it compares with what it says
-    replay     the balances as they would have been, and where they pass a limit
-    composed   what the spend amounts to at the best non-adaptive accounting, for information
-    opinion    dp-accounting's numbers beside ours, where it is installed
-    work       all of it together
+    reading    read an export: first verify it, then yield its entries
+    costing    compute cost and charge from an entry's declaration, and compare them with the recorded ones
+    replay     the balances with these costs, and where they exceed a limit
+    composed   the spent budget by the best non-adaptive accounting, for information
+    opinion    compare with dp-accounting, if it is installed
+    work       all of this together
 
-`recompute(lines)` is the way in; docs/how-to/recompute.md says what is compared, how closely, and what it can show.
+The entry point is `recompute(lines)`. docs/how-to/recompute.md describes what is compared, how closely, and what it can show.
 """
 
 from ledger.recompute.composed import Composition

@@ -1,5 +1,4 @@
-"""What the spend of an account amounts to at the best non-adaptive accounting: for information, never for a
-decision."""
+"""The spent budget of an account by the best non-adaptive accounting: for information, never for a decision."""
 
 from __future__ import annotations
 
@@ -19,12 +18,12 @@ from ledger.recompute.costing import AS_PLANNED, Accountant, Declaration, Ended
 from ledger.recompute.replay import Outcome
 
 COMPOSITIONS_MAX: Final = 24
-"""Different ones that are worked out for one export: each takes up to a few seconds."""
+"""How many different compositions are computed for an export: each takes up to a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ran:
-    """What was done: what a run declared, and how it ended."""
+    """A run: its declaration, and how it ended."""
 
     declaration: Declaration
     ended: Ended = AS_PLANNED
@@ -32,9 +31,9 @@ class Ran:
 
 @dataclass(frozen=True, slots=True)
 class Epsilons:
-    """Epsilon of some runs at each delta, from above; infinity where there is none.
+    """Upper bounds of epsilon of some runs at each delta; infinity if there is none.
 
-    gdp: of what the ledger adds up. exact: of the runs composed; None where it was not resolved or is too large.
+    gdp: from the sum that the ledger keeps. exact: from the composed runs; None if not resolved or too large.
     """
 
     gdp: tuple[float, ...]
@@ -43,11 +42,11 @@ class Epsilons:
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """What accounts that were charged by the same runs amount to.
+    """The composition of accounts that were charged by the same runs.
 
-    keys: these accounts. at_deltas: where epsilon is given. settled: of what is spent; with_held: with what is held.
-    envelopes: types of mechanisms that count with what they were charged, since no pair of theirs is known. is_bound:
-    false where one of the runs has an estimate for its cost and nothing else is known of it.
+    keys: these accounts. at_deltas: the deltas for epsilon. settled: spent; with_held: spent and held. envelopes: types
+    of mechanisms that count with their charge, because no dominating pair is known. is_bound: false if the cost of a
+    run is an estimate and nothing else is known.
     """
 
     keys: tuple[AccountKey, ...]
@@ -59,7 +58,7 @@ class Composition:
 
 
 class Tally:
-    """Which runs each account was charged for, as counts of distinct ones."""
+    """The runs that each account was charged for, as counts of distinct runs."""
 
     def __init__(self, accountant: Accountant) -> None:
         self._accountant = accountant
@@ -68,7 +67,7 @@ class Tally:
         self._parts = lru_cache(4096)(self._parts_of)
 
     def add(self, ran: Ran, keys: Iterable[AccountKey], *, is_held: bool = False) -> None:
-        """A run that was settled, or still holds its cost."""
+        """Add a run that was settled, or still holds its cost."""
         for key in keys:
             if key.principal_id is None:
                 (self.held if is_held else self.settled).setdefault(key, Counter())[ran] += 1
@@ -76,7 +75,7 @@ class Tally:
     def compositions(
         self, outcomes: Sequence[Outcome], at_deltas: Sequence[float]
     ) -> tuple[tuple[Composition, ...], int]:
-        """Of the accounts, those that were charged most first; and how many were left out."""
+        """Return the compositions, those charged most first, and how many were left out."""
         alike: dict[tuple[frozenset[tuple[Ran, int]], frozenset[tuple[Ran, int]]], list[Outcome]] = {}
         for outcome in outcomes:
             settled, held = (frozenset(runs.get(outcome.key, Counter()).items()) for runs in (self.settled, self.held))
@@ -102,7 +101,7 @@ class Tally:
         )
 
     def _together(self, runs: Counter[Ran]) -> Parts | None:
-        """What these runs are made of; None where that is not known of one of them."""
+        """Return the parts of these runs; None if they are not known for one of them."""
         known = []
         for ran, count in runs.items():
             parts = self._parts(ran)
@@ -136,7 +135,7 @@ def _epsilons(amount: Amount, parts: Parts | None, at_deltas: Sequence[float]) -
 
 
 def gdp_epsilon(amount: Amount, at_delta: float) -> float:
-    """Epsilon of an amount, from above; infinity where there is none."""
+    """Return an upper bound of the epsilon of an amount; infinity if there is none."""
     mu, delta = amounts.mu_of(amount) * (1 + 2.0**-50), amounts.delta_of(amount) * (1 + 2.0**-50)
     if not math.isfinite(mu) or delta >= 1:
         return math.inf

@@ -1,17 +1,16 @@
-"""A cost from what an entry records of it, and how it compares with the cost that the entry says.
+"""Compute a cost from an entry's declaration, and compare it with the recorded cost.
 
-How closely they have to agree depends on how a cost came about:
+How closely they must agree depends on the method:
 
 - a delta, and a mu² that is rational in what was declared (Gaussian, stated, shuffled, correlated noise, no
-  amplification), exactly: both are worked out in fractions or in decimals, which no machine rounds otherwise;
+  amplification), exactly: both are computed in fractions or decimals, which are the same on every machine;
 - a closed form in doubles (Laplace, pure and approximate DP, the central-limit formulas) within `CLOSED_FORM`: exp, log
-  and erf differ by units in the last place between libraries of mathematics;
+  and erf differ in the last place between mathematical libraries;
 - a certificate, zCDP, and the strategy sqrt within `CERTIFICATE`. A certificate's plan lets e^-13 = 2.3e-6 of the least
-  tail that it serves wrap around, and where a tilt or a window is chosen a last digit can tip the choice: either moves
-  a tail by that much, and mu² by about as much relatively. Ten times less than the least digit that anybody reads of
-  epsilon.
+  tail that it serves wrap around, and a last digit can decide the choice of a tilt or a window: either moves a tail by
+  that much, and mu² by about as much relatively. That is ten times less than the last digit of epsilon that is shown.
 
-An integer was rounded up, so that one unit more is always within, except where all is exact.
+The integer was rounded up, so one unit more is always within the tolerance, unless everything is exact.
 """
 
 from __future__ import annotations
@@ -43,24 +42,24 @@ Status = Literal["exact", "within", "undercharged", "overcharged", "dearer"]
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """What a run was costed by. mechanism: its request, in canonical JSON, so that equal ones are one."""
+    """The declaration of a run. mechanism: as requested, in canonical JSON, so that equal ones compare equal."""
 
     mechanism: str
     terms: Terms
 
     @classmethod
     def of(cls, decision: Mapping[str, Any]) -> Declaration:
-        """The declaration that an approval or a refusal records."""
+        """Return the declaration in the entry of an approval or a refusal."""
         return cls(chain.canonical(decision["request"]["mechanism"]), Terms.of(decision))
 
     def parsed(self) -> AnyMechanism:
-        """The mechanism. Raises InvalidMechanism where it is none that this version knows."""
+        """Return the mechanism. Raises InvalidMechanism if this version does not know it."""
         return mechanisms.recorded(chain.parse(self.mechanism))
 
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """A cost that was worked out again. tolerance: how far off mu² may be, relatively; None where not at all."""
+    """A recomputed cost. tolerance: the relative tolerance of mu²; None if it must be exact."""
 
     mechanism: AnyMechanism
     amount: Amount
@@ -70,8 +69,8 @@ class Worked:
 
 @dataclass(frozen=True, slots=True)
 class Charged:
-    """What a settled run is charged, worked out again. excess: the part of it that was beyond the plan. tolerance: as
-    of a cost; steps other than the approved ones can be a certificate where the run was none."""
+    """The recomputed charge of a settled run. excess: the part beyond the plan. tolerance: as of a cost; other steps
+    than the approved ones can need a certificate even if the run did not."""
 
     total: Amount
     excess: Amount | None
@@ -80,7 +79,7 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended, as its settling is charged: all of it, where nothing else is said."""
+    """How a run ended, for its charge. Default: all of it was executed."""
 
     steps: int | None = None
     stop: Stop = "planned"
@@ -88,10 +87,10 @@ class Ended:
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Ended:
-        """What a settling records.
+        """Return the end that the entry of a settlement records.
 
-        Before it said by which accountant it was worked out (version 2 of the rules), what was beyond the plan counted
-        as a run of so many steps whatever had decided their number, and nobody asked for restarts.
+        Entries without an accountant (before version 2 of the rules) counted steps beyond the plan as a run of so many
+        steps, whatever had decided their number, and had no restarts.
         """
         if "accountant" not in entry:
             return cls(entry["steps"], "data_independent" if "overrun" in entry else entry["stop"], ())
@@ -109,8 +108,8 @@ def _restart(stated: Mapping[str, Any]) -> Restart:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """An amount that an entry records and that comes out otherwise. what: of a `cost`, of what was `charged`, or of the
-    `overrun` within that. is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
+    """A recorded amount that differs from the recomputed one. what: `cost`, `charged`, or the `overrun` within that.
+    is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
 
     seq: int
     run: str
@@ -123,14 +122,14 @@ class Difference:
 
 
 class Accountant:
-    """Works costs out with the installed accountant, each distinct one once."""
+    """Compute costs with the installed accountant, each distinct one once."""
 
     def __init__(self) -> None:
         self._costs: dict[Declaration, Worked | str] = {}
         self.charge = lru_cache(CHARGES_KEPT)(self._charge)
 
     def cost(self, declaration: Declaration) -> Worked | str:
-        """The cost of a run that was declared so, or why there is none."""
+        """Return the cost of a run with this declaration, or why there is none."""
         if declaration not in self._costs:
             try:
                 self._costs[declaration] = _worked(declaration)
@@ -139,7 +138,7 @@ class Accountant:
         return self._costs[declaration]
 
     def _charge(self, declaration: Declaration, ended: Ended) -> Charged | str:
-        """What a run that was declared so is charged when it ended so, or why that is not known."""
+        """Return the charge of a run with this declaration and end, or why it is not known."""
         worked, terms = self.cost(declaration), declaration.terms
         if isinstance(worked, str):
             return worked
@@ -168,21 +167,21 @@ def _worked(declaration: Declaration) -> Worked:
 
 
 def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:
-    """How far off mu² may be, relatively, for a cost of this method; None where it has to be exact."""
+    """Return the relative tolerance of mu² for a method; None if it must be exact."""
     return _TOLERANCES[mechanism.precision(method)]
 
 
 def is_earlier(accountant: str) -> bool:
-    """Whether an accountant is an earlier version of the installed one."""
+    """Return whether an accountant is an earlier version of the installed one."""
     series, _, number = accountant.rpartition("-")
     installed, _, latest = ACCOUNTANT.rpartition("-")
     return series == installed and number.isdecimal() and int(number) < int(latest)
 
 
 def compare(*, recorded: Amount, recomputed: Amount, tolerance: Fraction | None) -> Status:
-    """How a recorded amount compares with the one worked out again: below it in either quantity, it is undercharged.
+    """Compare a recorded amount with the recomputed one. If either quantity is below it, it is undercharged.
 
-    Never `dearer`, which an overcharge by an earlier accountant is.
+    Never returns `dearer`, which is an overcharge by an earlier accountant.
     """
     recorded, recomputed = recorded.saturated, recomputed.saturated
     if recorded == recomputed:

@@ -1,15 +1,14 @@
-"""dp-accounting's numbers beside ours, where it is installed: a second opinion, in one direction.
+"""Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
 For every distinct run that it has distributions for (DP-SGD with Poisson sampling, Gaussian and Laplace noise, pure and
-approximate DP, and compositions of these) two numbers of its own come from its privacy loss distributions at the same
-delta: epsilon from below, with losses rounded down, and from above, by connecting the dots. Ours is what the recorded
-cost amounts to, as the ledger shows it. A recorded cost that claims less than the lower one claims too little. More
-than the upper one is what is to be expected: the ledger charges the Gaussian curve that covers a run's, so that runs
-add up.
+approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same delta: a lower
+bound of epsilon, with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the
+recorded cost. If it is below their lower bound, the recorded cost is too small. It is usually above their upper bound,
+because the ledger charges the Gaussian curve that covers the run's, so that runs add up.
 
-The lower number is only as good as its grid: each step's loss is rounded down by half a cell on average. The grid is
-chosen such that this comes to some hundredths of epsilon, where that takes no more than some hundred thousand points;
-for tens of thousands of steps it comes to more, and the check is weaker.
+The lower bound depends on its grid: each step's loss is rounded down by half a cell on average. The grid is chosen so
+that this is some hundredths of epsilon, if some hundred thousand points are enough. For tens of thousands of steps the
+error is larger, and the check is weaker.
 """
 
 from __future__ import annotations
@@ -38,23 +37,23 @@ from ledger.recompute.composed import gdp_epsilon
 from ledger.recompute.costing import Accountant, Declaration
 
 OPINIONS_MAX: Final = 50
-"""Distinct runs that are looked at, those that cost most first: each takes up to some seconds."""
+"""How many distinct runs are compared, those with the largest cost first: each takes up to some seconds."""
 _POINTS_MAX: Final = 400_000
-"""About how many points a grid has at most; theirs takes some 25 microseconds for each."""
+"""About how many points a grid has at most; each takes about 25 microseconds."""
 _INTERVALS: Final = (1e-6, 1e-3)
 _SHARE: Final = 0.03
 _SHARE_UPPER: Final = 0.02
 _REACH: Final = 12.0
-"""About how far one step's losses go, in standard deviations of the noise."""
+"""The approximate range of one step's losses, in standard deviations of the noise."""
 
 
 @dataclass(frozen=True, slots=True)
 class Opinion:
-    """Two accountants on one run.
+    """The results of two accountants for one run.
 
-    seq: the first entry that decided such a run; runs: how many did. ours: epsilon of the least cost that was recorded
-    of them, at the delta; infinity where it has none. lower, upper: theirs. is_estimate: ours is one (`clt`), and may
-    be too low without any mistake. holds: ours is not below their lower number.
+    seq: the first entry that decided such a run. runs: how many entries did. ours: the epsilon, at the delta, of their
+    least recorded cost; infinity if it has none. lower, upper: the bounds of dp-accounting. is_estimate: ours is an
+    estimate (`clt`), and may be too low without a mistake. holds: ours is not below their lower bound.
     """
 
     seq: int
@@ -69,13 +68,13 @@ class Opinion:
 
     @property
     def ratio(self) -> float:
-        """Ours over theirs."""
+        """Return ours divided by theirs."""
         return self.ours / self.upper if self.upper > 0 else math.inf
 
 
 @dataclass(slots=True)
 class Asked:
-    """What was decided of one kind of run: the first entry, how many there were, and the least that one was charged."""
+    """The decisions about one kind of run: the first entry, their number, and the least charge."""
 
     seq: int
     runs: int
@@ -83,7 +82,7 @@ class Asked:
 
 
 def is_installed() -> bool:
-    """Whether there is a second opinion to be had."""
+    """Return whether dp-accounting is installed."""
     try:
         import_module("dp_accounting.pld.privacy_loss_distribution")
     except ImportError:
@@ -94,7 +93,7 @@ def is_installed() -> bool:
 def opinions(
     asked: Mapping[Declaration, Asked], accountant: Accountant, *, at_delta: float
 ) -> tuple[tuple[Opinion, ...], int]:
-    """Second opinions on these runs, and of how many there is none: no distribution is known, or they are too many."""
+    """Return second opinions on these runs, and for how many there is none: without a distribution, or too many."""
     most_first = sorted(asked.items(), key=lambda item: -item[1].least.mu_sq_pico)
     given: list[Opinion] = []
     for declaration, runs in most_first:
@@ -139,12 +138,12 @@ def _opinion(declaration: Declaration, asked: Asked, pieces: list[Piece], at_del
     )
 
 
-# --- their distributions ---------------------------------------------------------------------------------------------
+# --- distributions ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """So many of one distribution: the function of theirs that makes it, and its arguments; and a delta apart."""
+    """A number of equal distributions: the function of dp-accounting that makes one, its arguments, and a delta."""
 
     make: str
     arguments: dict[str, Any]
@@ -153,12 +152,12 @@ class Piece:
 
 
 def _whole(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
-    """A run in segments with all the steps that it may execute."""
+    """Return a run in segments with all the steps that it may execute."""
     return mechanism if segments == 1 else mechanism.resized(segments * segment_steps(mechanism, segments))
 
 
 def pieces_of(mechanism: AnyMechanism, adjacency: Adjacency) -> list[Piece] | None:
-    """The distributions that a mechanism is made of; None where they have none for it."""
+    """Return the distributions of a mechanism; None if dp-accounting has none for it."""
     return PIECES[mechanism.type](mechanism, adjacency)
 
 
@@ -206,7 +205,7 @@ def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
 
 
 def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
-    """They have no distribution for it."""
+    """Return None: dp-accounting has no distribution for this mechanism."""
 
 
 PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
@@ -221,17 +220,17 @@ PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "matrix_factorization": _none,
     "composed": _composed,
 }
-"""By a mechanism's `type`. Not beside the mechanism: a second opinion owes nothing to the first."""
+"""The functions by a mechanism's `type`. They are not part of the mechanism, so that both opinions are independent."""
 
 
 def _response(epsilon: Any, count: int, *, delta: float = 0.0, categories: int = 2) -> Piece:
-    """Randomised response, which says something random with this probability."""
+    """Return the distribution of randomized response, which answers at random with this probability."""
     noise = categories / (categories - 1 + math.exp(min(float(Fraction(epsilon)), 700.0)))
     return Piece("from_randomized_response", {"noise_parameter": noise, "num_buckets": categories}, count, delta)
 
 
 def their_epsilon(pieces: list[Piece], target: float, *, interval: float, is_upper: bool) -> float:
-    """Epsilon at a delta by their privacy loss distributions, from above or from below."""
+    """Return a bound of epsilon at a delta by dp-accounting's privacy loss distributions, from above or below."""
     composed = None
     for piece in pieces:
         one = _distribution(piece, interval, is_upper=is_upper)

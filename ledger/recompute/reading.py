@@ -1,4 +1,4 @@
-"""An export read twice: once to verify it, once for what it says. Nothing is worked out from what does not hold."""
+"""Read an export twice: once to verify it, once for its entries. Nothing is computed from one that does not verify."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ _ENTRY: Final = '"entry":'
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A dataset's export that holds. lines: can be iterated over again, and are then the same."""
+    """A verified export of a dataset. lines: can be iterated over repeatedly, with the same result."""
 
     verified: Verified
     lines: Iterable[str]
 
     def entries(self) -> Iterator[dict[str, Any]]:
-        """The entries, oldest first. Raises JournalBroken where the file is not the one that was verified any more."""
+        """Yield the entries, oldest first. Raises JournalBroken if the file changed since it was verified."""
         head, seq = NO_HASH, 0
         request: str | None = None
         for line in self.lines:
@@ -51,16 +51,19 @@ def _changed(seq: int) -> JournalBroken:
 
 
 def opened(lines: Iterable[str]) -> Export:
-    """Verifies an export of a dataset. Lines that can be read only once are kept in memory.
+    """Verify an export of a dataset. Lines that can be read only once are kept in memory.
 
-    Raises JournalBroken where it does not hold, InvalidRequest where it is a tenant's own journal, which has no costs.
+    Raises JournalBroken if it does not verify, and InvalidRequest if it is a tenant's own journal, which has no costs.
     """
     kept = list(lines) if isinstance(lines, Iterator) else lines
     verified = verify.verify(kept)
     if not isinstance(verified, Verified):
-        raise InvalidRequest("export: is a tenant's own journal, in which nothing costs anything", field="export")
+        raise InvalidRequest(
+            "export: is a tenant's own journal, which has no costs. Give the export of a dataset", field="export"
+        )
     if verified.journal.withheld:
         names = ", ".join(sorted(verified.journal.withheld))
-        what = f"export: leaves out requests that stand in the journal of {names}, and with them what was to be run."
-        raise InvalidRequest(f"{what} Export {verified.dataset} anew: an export has them.", field="export")
+        what = f"export: has no copy of requests that are in the journal of {names}, so their mechanisms are missing."
+        again = f"privacy-ledger export {verified.dataset} --output FILE"
+        raise InvalidRequest(f"{what} Export it again, which adds them: {again}", field="export")
     return Export(verified, kept)

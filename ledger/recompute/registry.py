@@ -5,9 +5,9 @@ The registry (opendp/deployments-registry-data) keeps one YAML file for each dep
 `schemas/deployments-schema.yaml`. A version of that schema had composition and post-processing in a section
 `accounting`; `layout` says where they go.
 
-It knows no Gaussian differential privacy. What is written is approximate DP, (epsilon, delta), which every (mu, delta)
-implies; mu stands in the details. What only a person can know is marked with `MARK`, or, where the schema allows a few
-words only, filled with the one that fits best; `RegistryEntry.to_do` lists all of it.
+The schema has no Gaussian differential privacy. So the entry states approximate DP, (epsilon, delta), which every
+(mu, delta) implies, and has mu in the details. What only a person can know is marked with `MARK` or, if the schema
+allows only some words, filled with the best one; `RegistryEntry.to_do` lists all of it.
 """
 
 from __future__ import annotations
@@ -33,31 +33,31 @@ from ledger.recompute.reading import Export, opened
 
 MARK: Final = "TO BE FILLED IN: "
 MECHANISMS_MAX: Final = 20
-"""Different ones that an entry names."""
+"""How many different mechanisms an entry names."""
 _TRAINING: Final = tuple(type_ for type_, mechanism in BY_TYPE.items() if mechanism.is_training)
 Layout = Literal["implementation", "accounting"]
 
 
 @dataclass(frozen=True, slots=True)
 class RegistryEntry:
-    """An entry of the registry. body: as the schema wants it. to_do: what a person has to fill in or check, by path."""
+    """An entry of the registry. body: by the schema. to_do: what a person must complete or check, by path."""
 
     body: Mapping[str, Any]
     to_do: tuple[tuple[str, str], ...]
 
 
 def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layout = "implementation") -> RegistryEntry:
-    """The entry of an export's dataset, or of one of its runs. lines: read twice, first to verify them.
+    """Return the entry of an export's dataset, or of one of its runs. lines: read twice, first to verify them.
 
-    layout: the section that composition and post-processing go to. Raises JournalBroken and InvalidRequest as
-    `reading.opened` does, NotFound where there is no such run, and InvalidRequest where it used no data.
+    layout: the section for composition and post-processing. Raises JournalBroken and InvalidRequest as `reading.opened`
+    does, NotFound if there is no such run, and InvalidRequest if the run used no data.
     """
     export = opened(lines)
     facts = _read(export, run)
     if run is not None and facts.decision is None:
         raise NotFound(f"There is no run {run} in this export.")
     if facts.ended in ("run-refused", "run-voided"):
-        raise InvalidRequest("run: was refused or voided, so that nothing of it was published", field="run")
+        raise InvalidRequest("run: was refused or voided, so it published nothing", field="run")
     draft = _Draft()
     claim = _claim_of_run(facts) if facts.decision is not None else _claim_of_dataset(export, facts)
     body = _body(draft, export, facts, claim)
@@ -65,12 +65,12 @@ def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layo
     return RegistryEntry(body, tuple(draft.to_do))
 
 
-# --- what an export says ---------------------------------------------------------------------------------------------
+# --- facts of an export ----------------------------------------------------------------------------------------------
 
 
 @dataclass(slots=True)
 class _Facts:
-    """What is needed of the entries."""
+    """The needed facts of the entries."""
 
     registered: Mapping[str, Any] = field(default_factory=dict)
     about: dict[str, str] = field(default_factory=dict)
@@ -123,12 +123,12 @@ def _note_run(facts: _Facts, entry: Mapping[str, Any]) -> None:
     facts.ended = entry["kind"]
 
 
-# --- what is claimed -------------------------------------------------------------------------------------------------
+# --- the claim -------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class _Claim:
-    """The guarantee that an entry states, and how it is explained. name, at: of the data product."""
+    """The guarantee in an entry, and its explanation. name, at: of the data product."""
 
     name: str
     at: str
@@ -165,11 +165,11 @@ def _claim_of_dataset(export: Export, facts: _Facts) -> _Claim:
     spent, held = ZERO, ZERO
     for account in accounts:
         spent, held = spent.most(account.spent), held.most(account.held)
-        # What was overdrawn has to be told, whatever the limit was.
+        # State what was overdrawn, whatever the limit was.
         limit = limit.most(account.spent + account.held)
     if not accounts:
         raise InvalidRequest(
-            "export: this dataset has no budget of its own; what it is derived from has", field="export"
+            "export: this dataset has no budget of its own. Export the dataset that it is derived from", field="export"
         )
     at_delta = report_deltas(dict(facts.budget))[0]
     words = (
@@ -203,18 +203,18 @@ def _is_training(mechanisms: Iterable[str]) -> bool:
 
 @dataclass(slots=True)
 class _Draft:
-    """Notes what is left to a person."""
+    """Collect what a person must complete."""
 
     to_do: list[tuple[str, str]] = field(default_factory=list)
 
     def mark(self, path: str, what: str) -> str:
-        """A text that a person has to write."""
+        """Return a marked text that a person must write."""
         self.to_do.append((path, what))
         return MARK + what
 
     def guess(self, path: str, value: Any, why: str) -> Any:
-        """A value that the schema asks for and that a person has to check."""
-        self.to_do.append((path, f"says {value!r}: {why}"))
+        """Return a value that the schema needs and a person must check."""
+        self.to_do.append((path, f"is {value!r}: {why}"))
         return value
 
 
@@ -231,7 +231,7 @@ def _body(draft: _Draft, export: Export, facts: _Facts, claim: _Claim) -> dict[s
             "administrative": {
                 "status": "Draft",
                 "registry_authors": [draft.mark("administrative.registry_authors", "who wrote this entry")],
-                "tier": draft.guess("administrative.tier", 2, "3, once all that is marked here is filled in"),
+                "tier": draft.guess("administrative.tier", 2, "3, when all marks are filled in"),
             },
         },
     }
@@ -279,8 +279,8 @@ def _variant(draft: _Draft, facts: _Facts) -> dict[str, Any]:
 
 
 _ADJACENT: Final = {
-    "add_or_remove_one": "Datasets are adjacent where one is the other without one {unit} and all that belongs to it.",
-    "replace_one": "Datasets are adjacent where one has another {unit} in the place of one of the other's.",
+    "add_or_remove_one": "Datasets are adjacent if one is the other without one {unit} and all that belongs to it.",
+    "replace_one": "Datasets are adjacent if one has another {unit} in the place of one of the other's.",
 }
 
 
@@ -291,7 +291,9 @@ def _privacy_loss(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]
     if math.isfinite(epsilon):
         parameters["epsilon"] = epsilon
     else:
-        draft.mark("privacy_loss.privacy_parameters.epsilon", "there is none at this delta; choose a larger delta")
+        draft.mark(
+            "privacy_loss.privacy_parameters.epsilon", "there is no epsilon at this delta; choose a larger delta"
+        )
     words = [claim.words, "Epsilon is rounded up; every (mu, delta) implies an (epsilon, delta) for each larger delta."]
     if facts.registered["bound"] == "clt":
         words.append("All of it is an estimate by the central limit theorem, not a guarantee: the loss can be higher.")
@@ -321,9 +323,9 @@ def _model(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]:
 
 def _accounting(draft: _Draft, facts: _Facts) -> dict[str, str]:
     words = (
-        "Every run is approved before it touches data, where mu² and -log(1 - delta) of all runs together stay within"
-        " limits that were fixed beforehand: a privacy filter for Gaussian differential privacy, valid also where runs"
-        " are chosen by what earlier ones showed. Runs at the same time count together."
+        "Every run is approved before it uses data, if mu² and -log(1 - delta) of all runs together stay within limits"
+        " that were fixed in advance: a privacy filter for Gaussian differential privacy, which is valid even if runs"
+        " are chosen after seeing the outputs of earlier ones. Concurrent runs count together."
     )
     if facts.registered.get("is_partitioned"):
         words += " Disjoint partitions compose in parallel."
@@ -359,7 +361,7 @@ def _implementation(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, st
 
 
 def _put_accounting(draft: _Draft, deployment: dict[str, Any], layout: Layout) -> None:
-    """Puts composition and post-processing where the version of the schema has them."""
+    """Put composition and post-processing where this version of the schema has them."""
     if layout == "accounting":
         return
     deployment["implementation"] |= deployment.pop("accounting")
@@ -370,17 +372,17 @@ def _put_accounting(draft: _Draft, deployment: dict[str, Any], layout: Layout) -
 
 
 def as_json(entry: RegistryEntry) -> str:
-    """The entry as JSON text."""
+    """Return the entry as JSON text."""
     return json.dumps(entry.body, ensure_ascii=False, indent=2) + "\n"
 
 
 def as_yaml(entry: RegistryEntry) -> str:
-    """The entry as YAML, with literal blocks for texts of several lines, which the registry asks for."""
+    """Return the entry as YAML, with literal blocks for texts of several lines, as the registry asks."""
     return yaml.dump(entry.body, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=math.inf)
 
 
 class _Dumper(yaml.SafeDumper):
-    """Writes a text of several lines as a literal block, if that can have it."""
+    """Write a text of several lines as a literal block, if YAML allows that."""
 
 
 def _text(dumper: _Dumper, text: str) -> yaml.ScalarNode:

@@ -1,10 +1,10 @@
-"""The balances as they would have been had every run cost what it should have, and where they pass a limit.
+"""The balances with recomputed costs, and where they exceed a limit.
 
-The sums are those of the journal (docs/reference/export.md), with other addends: a run holds its cost from its
-approval, gives it back when it is settled or voided, and is spent with what it is charged. Limits are those that the
-entries say. Nothing is decided again: what was approved stays approved, since it was done.
+The sums are those of the journal (docs/reference/export.md) with other addends: a run holds its cost from its approval, returns
+it when it is settled or voided, and spends what it is charged. The limits are those in the entries. Nothing is decided
+again: an approved run stays approved, because it was executed.
 
-A principal's account is left out: fair use limits what somebody holds, and is no guarantee about the data.
+The accounts of principals are left out: fair use limits what a principal holds, and guarantees nothing about the data.
 """
 
 from __future__ import annotations
@@ -18,12 +18,11 @@ from ledger.core.datasets import AccountKey
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an account.
+    """The outcome of an account.
 
-    limit: at the end. recorded_spent, recorded_held: what the journal says. spent, held: what it should have been.
-    over_by: by how much that passes the limit at the end, 0 where it does not. most_over: at the worst. first_over: the
-    entry from which on it was over the first time, None where never. recorded_over: the same by the recorded amounts,
-    which only an overrun can have brought about.
+    limit: at the end. recorded_spent, recorded_held: from the journal. spent, held: recomputed. over_by: the excess
+    over the limit at the end; 0 if none. most_over: the largest excess. first_over: the first entry with an excess;
+    None if never. recorded_over: the same with the recorded amounts; only an overrun can cause it.
     """
 
     key: AccountKey
@@ -39,7 +38,7 @@ class Outcome:
 
     @property
     def is_over(self) -> list[Quantity]:
-        """The quantities in which it is over at the end."""
+        """The quantities that exceed the limit at the end."""
         return self.over_by.exceeds(ZERO)
 
 
@@ -55,7 +54,7 @@ class _Account:
     recorded_over: int | None = None
 
     def look(self, seq: int) -> None:
-        """Notes whether the account is over after this entry."""
+        """Note whether the account exceeds its limit after this entry."""
         over = _over(self.spent + self.held, self.limit)
         self.most_over = self.most_over.most(over)
         if self.first_over is None and over != ZERO:
@@ -69,13 +68,13 @@ def _over(needed: Amount, limit: Amount) -> Amount:
 
 
 class Replay:
-    """Sums of one journal."""
+    """The sums of one journal."""
 
     def __init__(self) -> None:
         self._accounts: dict[AccountKey, _Account] = {}
 
     def limits(self, seq: int, limits: Iterable[tuple[AccountKey, Amount]]) -> None:
-        """What an entry says the limits of accounts are."""
+        """Set the limits of accounts from an entry."""
         for key, limit in limits:
             if key.principal_id is not None:
                 continue
@@ -92,7 +91,7 @@ class Replay:
         held: tuple[Amount, Amount],
         spent: tuple[Amount, Amount] = (ZERO, ZERO),
     ) -> None:
-        """What is held and spent grows by this, each as it was recorded and as it should have been."""
+        """Add to what is held and spent, recorded and recomputed."""
         for key in keys:
             account = self._accounts.get(key)
             if account is None:
@@ -102,7 +101,7 @@ class Replay:
             account.look(seq)
 
     def outcomes(self) -> tuple[Outcome, ...]:
-        """Every account, in the order of its name."""
+        """Return every account, by name."""
         outcomes = []
         for key, account in sorted(self._accounts.items(), key=lambda item: _order(item[0])):
             over = _over(account.spent + account.held, account.limit)

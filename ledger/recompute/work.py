@@ -1,4 +1,4 @@
-"""Recomputation of one export: verify, read, compare, replay, compose, and ask for a second opinion."""
+"""Recompute one export: verify, read, compare, replay, compose, and get a second opinion."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
 
 DIFFERENCES_MAX: Final = 1000
-"""Differences that are kept of either direction, the first ones; all are counted."""
+"""How many differences of each direction are kept, the first ones; all are counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown:
-    """An amount that cannot be worked out again, and why. What the journal says of it is taken as it is."""
+    """An amount that cannot be recomputed, and why. The recorded amount is used."""
 
     seq: int
     run: str
@@ -35,13 +35,13 @@ class Unknown:
 
 @dataclass(frozen=True, slots=True)
 class Recomputed:
-    """What an export comes to when its costs are worked out again.
+    """The result of recomputing an export.
 
-    accountant: the installed one. recorded: how many amounts each accountant that the entries name worked out. counts:
-    of all amounts, by how they compare, and `unknown` for those that cannot be worked out. differences: undercharged
-    first, up to DIFFERENCES_MAX of either direction. accounts: every account but the principals'. compositions: for
-    information; None where they were not asked for, as with opinions; compositions_left_out, opinions_left_out: how
-    many there would be beside these. is_opinion_missing: it was asked for, and dp-accounting is not installed.
+    accountant: the installed one. recorded: how many amounts each accountant in the entries computed. counts: of all
+    amounts by their comparison, with `unknown` for those that cannot be recomputed. differences: undercharged first, up
+    to DIFFERENCES_MAX of each direction. accounts: all except those of principals. compositions, opinions: for
+    information; None if not asked for. compositions_left_out, opinions_left_out: how many more there would be.
+    is_opinion_missing: it was asked for, and dp-accounting is not installed.
     """
 
     tenant: str
@@ -62,27 +62,27 @@ class Recomputed:
 
     @property
     def over(self) -> tuple[Outcome, ...]:
-        """The accounts that would have been over their limit at some time."""
+        """The accounts that would have exceeded their limit at some time."""
         return tuple(account for account in self.accounts if account.first_over is not None)
 
     @property
     def too_little(self) -> tuple[Opinion, ...]:
-        """The guarantees that claim less than the second opinion allows."""
+        """The recorded costs that are less than the second opinion allows."""
         return tuple(second for second in self.opinions or () if not (second.holds or second.is_estimate))
 
     @property
     def is_as_recorded(self) -> bool:
-        """Whether every amount comes out as it stands, no account is over, and no second opinion objects."""
+        """Whether every amount is as recorded, no account exceeds its limit, and no second opinion objects."""
         wrong = self.counts["undercharged"] + self.counts["overcharged"] + self.counts["unknown"]
         return not (wrong or self.over or self.too_little)
 
 
 def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bool = True) -> Recomputed:
-    """Works every cost of an export out again, with the accountant that is installed.
+    """Recompute every cost of an export, with the installed accountant.
 
-    lines: of an export of a dataset; read twice, first to verify it. with_exact: also compose what was spent exactly.
-    with_opinion: also ask dp-accounting. What is kept in memory is each distinct mechanism, each account, and the runs
-    that are neither settled nor voided. Raises JournalBroken and InvalidRequest as `reading.opened` does.
+    lines: of an export of a dataset; read twice, first to verify it. with_exact: also compose the spent budget exactly.
+    with_opinion: also compare with dp-accounting. Only distinct mechanisms, accounts and open runs are kept in memory.
+    Raises JournalBroken and InvalidRequest as `reading.opened` does.
     """
     export = opened(lines)
     recomputation = _Recomputation()
@@ -119,7 +119,7 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
 
 @dataclass(slots=True)
 class _Open:
-    """A run that holds its cost: as it was recorded, and as it should have been."""
+    """A run that holds its cost: recorded, and recomputed."""
 
     declaration: Declaration
     cost: tuple[Amount, Amount]
@@ -129,7 +129,7 @@ class _Open:
 
 @dataclass(slots=True)
 class _Recomputation:
-    """What is worked out while the entries go by."""
+    """The state of the recomputation, entry by entry."""
 
     accountant: Accountant = field(default_factory=Accountant)
     replay: Replay = field(default_factory=Replay)
@@ -149,7 +149,7 @@ class _Recomputation:
         return self._tally
 
     def read(self, entry: Mapping[str, Any]) -> None:
-        """One entry, in its order."""
+        """Process the next entry."""
         stated = chain.accounts_of(entry)
         self.replay.limits(entry["seq"], [(key, account.limit) for key, account in stated.items()])
         match entry["kind"]:
@@ -182,7 +182,7 @@ class _Recomputation:
         asked.least = min(asked.least, amount, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
-        """What a run that was decided should have cost; what it did cost, where that is right or nothing is known."""
+        """Return the recomputed cost of a decided run; the recorded one if it is right or nothing is known."""
         recorded = Amount.from_facts(entry["cost"])
         self.recorded[entry["accountant"]] += 1
         worked = self.accountant.cost(Declaration.of(entry))
@@ -218,10 +218,10 @@ class _Recomputation:
         tolerance: Fraction | None,
         label: str,
     ) -> Amount:
-        """Counts and lists how two amounts compare; the one that is right."""
+        """Count and list the comparison of two amounts, and return the right one."""
         status = compare(recorded=recorded, recomputed=recomputed, tolerance=tolerance)
         if status == "overcharged" and is_earlier(label):
-            # Rules that charged more than these do: what was charged by them stays what it was.
+            # Earlier rules charged more than the current ones: their charges remain.
             status = "dearer"
         self.counts[status] += 1
         if status == "exact" or status == "within" or status == "dearer":

@@ -1,20 +1,20 @@
-"""The audit report: what a journal says of a dataset, a project or a tenant, for whoever trusts nothing.
+"""The audit report of a dataset, a project or a tenant, made from journals alone.
 
-    source      what a report is made of: journals that can be read from the beginning as often as is needed
-    reader      such journals out of the store
-    standing    the first pass: what a journal adds up to, in integers, at both ends of the period
-    runs        the second pass: every run with all that is known of it, and what stands beside the runs
-    words       the sentences: what was assumed, what the verdict is, how to work it out again
-    document    the document, in JSON, a part at a time; `schema.json` says what stands in it
-    text        values as JSON, every digit as it was written
-    view        a document with its lists cut to what a page can hold
-    sections    the document to read, as blocks, a module for each group of sections; `phrases` is their wording
-    blocks      what it is made of: headings, tables, facts, figures
-    figures     its figures, drawn from the numbers that stand in it
-    html, pdf   the document to read; `table` its runs as CSV
-    forms       all of these by name
+    source      the question and the journals, which can be read from the beginning repeatedly
+    reader      reads journals from the store
+    standing    the first pass: the balances of a journal, in integers, at both ends of the period
+    runs        the second pass: every run with all its facts, and the lists of refusals, overruns, voids and changes
+    words       the sentences: verdict, assumptions, how to recompute
+    document    the JSON document, part by part; `schema.json` describes it
+    text        values as JSON, with every digit as it was written
+    view        a document whose lists are cut to the size of a page
+    sections    the readable document as blocks, a module for each group of sections; `phrases` has their wording
+    blocks      the blocks: headings, tables, facts, figures
+    figures     draws the figures from the numbers in the document
+    html, pdf   the readable document; `table` its runs as CSV
+    forms       all formats by name
     process     a process that makes reports; `pool` a bounded number of them
 
-The JSON comes first: the others are made from it and from nothing else. All of it is a function of the journal: the
-same journal and the same question give the same bytes. Importing this package loads none of it.
+The JSON comes first; the other formats are made from it alone. The same journal and the same question give the same
+bytes. Importing this package loads none of its modules.
 """

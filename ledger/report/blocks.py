@@ -1,4 +1,4 @@
-"""What a laid-out report is made of: headings, tables, facts, figures."""
+"""The blocks of a readable report: headings, tables, facts, figures."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Paragraph:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: its title, its width beside the others', and whether numbers stand in it."""
+    """A column: its title, its relative width, and whether it has numbers."""
 
     title: str
     width: float
@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """What is to be known of one thing, as pairs."""
+    """Facts about one thing, as pairs of a name and a value."""
 
     rows: tuple[tuple[str, Cell], ...]
 
@@ -67,7 +67,7 @@ FigureKind = Literal["burn_down", "projects", "trade_off", "epsilon"]
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A figure of a dataset. data: the part of the document that it is drawn from. is_half: two stand side by side."""
+    """A figure of a dataset. data: the part of the document that it shows. is_half: it takes half the width."""
 
     kind: FigureKind
     caption: str
@@ -81,5 +81,5 @@ Block = Heading | Paragraph | Table | Facts | Figure
 
 
 def line(text: str, style: LineStyle = "plain") -> Cell:
-    """A cell of one line."""
+    """Return a cell of one line."""
     return (Line(text, style),)

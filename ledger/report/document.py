@@ -1,8 +1,8 @@
-"""The document: what a report says, in JSON, a part at a time so that a million runs pass through and none stays.
+"""The report as a JSON document, part by part, so that a report of a million runs needs little memory.
 
-Parts come in the order in which an auditor asks: is every budget kept; what is spent, held and left; every run; what
-was refused, overran, is overdue, was voided or changed; on what it all rests; where the journals end; how to work it
-out again.
+The parts are in the order of an auditor's questions: Is every budget kept? What is spent, held and left? Which runs
+were there? What was refused, overran, is overdue, was voided or changed? What is assumed? Where do the journals end?
+How is it recomputed?
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _ACCOUNTS_AT_ONCE: Final = 256
 _NO_RATES: Final[dict[str, Any]] = {"epsilon": [], "attack": None}
 
 Part = tuple[str, Any]
-"""A member of the document by its name: a value, or an iterator over the items of a list."""
+"""A member of the document: its name, and a value or an iterator over the items of a list."""
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """A question, and the journals that answer it: of datasets by name, and the tenant's own, where it is asked for."""
+    """A question and the journals that answer it: of datasets by name, and the tenant's own if it is asked for."""
 
     question: Question
     sources: Sequence[Source]
@@ -43,7 +43,7 @@ class Report:
 
     @property
     def as_of(self) -> str | None:
-        """When it is, for what is overdue: the end of the period, or the newest entry of the journals concerned."""
+        """The time by which a run is overdue or not: the end of the period, or the newest entry of the journals."""
         if self.question.until is not None:
             return self.question.until
         moments = [source.newest_at for source in self.sources]
@@ -52,7 +52,7 @@ class Report:
 
 
 def parts(report: Report) -> Iterator[Part]:
-    """The members of the document, in order. An iterator among them has to be read to its end before the next one."""
+    """Yield the members of the document, in order. Read an iterator among them to its end before the next member."""
     question = report.question
     as_of = report.as_of
     yield "format", FORMAT
@@ -80,7 +80,7 @@ def parts(report: Report) -> Iterator[Part]:
 
 
 def lines(report: Report) -> Iterator[str]:
-    """The document as JSON text, in pieces: one member in a line, and one item of a list in a line."""
+    """Yield the document as JSON text, in pieces: one member per line, and one item of a list per line."""
     pieces: list[str] = []
     size = 0
     for piece in _pieces(parts(report)):
@@ -108,7 +108,7 @@ def _pieces(members: Iterable[Part]) -> Iterator[str]:
     yield "\n}\n"
 
 
-# --- what it is about, and the verdict -------------------------------------------------------------------------------
+# --- subject and verdict ---------------------------------------------------------------------------------------------
 
 
 def _about(report: Report, as_of: str | None) -> dict[str, Any]:
@@ -255,7 +255,7 @@ def _balance(balance: Balance) -> dict[str, Any]:
 
 
 def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
-    """Those that have a share, or runs within the period, by name; first the runs that name none."""
+    """The projects that have a share or runs within the period, by name; first the runs without a project."""
     names = {*standing.shares, *standing.projects}
     if question.project is not None:
         names &= {question.project}
@@ -276,7 +276,7 @@ def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
 
 
 def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
-    """The numbers that the figures are drawn from."""
+    """The numbers of the figures."""
     if balance is None:
         return {"burn_down": [], "trade_off": None, "epsilon": None}
     return {
@@ -307,7 +307,7 @@ def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
 
 
 def _accounts(standing: Standing, question: Question) -> Iterator[dict[str, Any]]:
-    """The dataset's own, its partitions', then those of projects and principals; of a project's report its own."""
+    """The accounts: of the dataset, its partitions, then projects and principals; for a project only its own."""
     is_wanted = question.project is None
     keys = sorted((key for key in standing.accounts if is_wanted or is_watched(key, question.project)), key=_order)
     for start in range(0, len(keys), _ACCOUNTS_AT_ONCE):
@@ -354,7 +354,7 @@ def _counted(account: Account) -> dict[str, Any]:
 def _disclosed(
     standing: Standing, keys: Sequence[AccountKey], which: Mapping[str, Sequence[Amount]]
 ) -> list[dict[str, Any]]:
-    """Of each account what its amounts let out: what is spent, spent or held, and allowed at most."""
+    """The guarantees of each account: at what is spent, at what is spent and held, and at its limit."""
     epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
     attacks = {name: _attacks(some) for name, some in which.items()}
     return [
@@ -379,7 +379,7 @@ def _epsilon_at(
         row: dict[str, Any] = {"delta": delta, **{name: column[index] for name, column in columns.items()}}
         declared = (_declared(standing, key) or {}).get("epsilon")
         if declared is not None and row["limit"] is not None and delta == _declared_delta(standing, key):
-            # The limit was rounded down from this very epsilon, so it is no more, whatever display rounds up.
+            # The limit was rounded down from this epsilon, so it is not more, although display rounds up.
             row["limit"] = min(row["limit"], float(declared))
         rows.append(row)
     return rows
@@ -399,7 +399,7 @@ def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
 
 
 def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
-    """What the best membership attack gets, against each amount."""
+    """The success of the best membership attack, for each amount."""
     rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
     advantages = disclosure.advantages(some)
     return [
@@ -421,7 +421,7 @@ _RATES: Final = disclosure.FALSE_POSITIVE_RATES
 
 
 def _overdue(standing: Standing, question: Question, as_of: str | None) -> Iterator[dict[str, Any]]:
-    """Runs that were not started or settled in time, the longest first. They go on counting in full."""
+    """Runs that were not started or settled in time, the most overdue first. Their cost stays held in full."""
     late = [
         (opened.due, str(run))
         for run, opened in standing.open.items()
@@ -444,7 +444,7 @@ def _overdue(standing: Standing, question: Question, as_of: str | None) -> Itera
 
 
 def _heads(standings: Sequence[Standing], tenant: TenantStanding | None) -> list[dict[str, Any]]:
-    """Where each journal ends, signed where heads are; and the newest entry that the report counts."""
+    """The head of each journal, with its signature if it has one, and the newest entry that the report counts."""
     heads: list[dict[str, Any]] = [] if tenant is None else [_head(None, tenant)]
     return heads + [_head(standing.name, standing) for standing in standings]
 

@@ -1,8 +1,8 @@
-"""The figures of a report, drawn from the numbers that stand in its JSON.
+"""Draw the figures of a report from the numbers in its JSON.
 
-Through Matplotlib's objects, without the state of pyplot. The same numbers give the same bytes: names inside an SVG
-come from a fixed salt, and no file says when it was made. Colours are those of Okabe and Ito, which most of the
-colour-blind tell apart; what a colour says a line's form or a hatch says too.
+This uses Matplotlib's objects, without the state of pyplot. The same numbers give the same bytes: names inside an SVG
+come from a fixed salt, and no file has a date. The colours are those of Okabe and Ito, which most colour-blind people
+can distinguish; line styles and hatches repeat what they show.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ HALF_INCHES: Final = 3.3
 BARS_MAX: Final = 10
 NAME_SHOWN_MAX: Final = 28
 LEAST_DAYS: Final = 1 / 86_400_000
-"""Of the axis of time: a millisecond."""
+"""The shortest time axis, in days: a millisecond."""
 SPENT, HELD, LIMIT, GUIDE = "#0072B2", "#E69F00", "#D55E00", "#666666"
 _STYLE: Final[Any] = {
     "svg.hashsalt": "privacy-ledger",
@@ -51,14 +51,14 @@ _STYLE: Final[Any] = {
     "ytick.labelsize": 7.5,
     "timezone": "UTC",
 }
-# Styles are one for the whole process, and text is laid out through caches that threads share.
+# Matplotlib's styles and text caches are shared by all threads of the process.
 _one_at_a_time: Final = threading.Lock()
 
 Format = Literal["svg", "png"]
 
 
 def draw(figure: Figure, form: Format) -> bytes:
-    """A figure as an SVG, or as a PNG of DPI dots an inch."""
+    """Return a figure as an SVG, or as a PNG of DPI dots per inch."""
     with _one_at_a_time, matplotlib.rc_context(_STYLE):
         drawing = _drawn(figure)
         file = io.BytesIO()
@@ -101,12 +101,12 @@ def _unit(figure: Figure, text: str) -> str:
 
 
 def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
-    """Steps: a balance is what it is until the next entry."""
+    """Draw a balance over time, as steps: it does not change between entries."""
     axes = drawing.add_subplot()
     points: Sequence[Mapping[str, Any]] = figure.data
     moments = [_moment(point["at"]) for point in points]
     end = moments[-1] if figure.as_of is None else _moment(figure.as_of)
-    # Where all of it happened at once, or nothing after it, there is still something to be seen.
+    # If everything happened at one moment, widen the axis so that there is something to see.
     moments.append(max(end, moments[0] + LEAST_DAYS, moments[-1]))
     spent, held, limit = (
         [_mu_sq(point[f"{name}_mu_sq_pico"]) for point in (*points, points[-1])] for name in ("spent", "held", "limit")
@@ -133,13 +133,13 @@ def _burn_down(drawing: Drawing, figure: Figure) -> Drawing:
 
 
 def _moment(text: str) -> Any:
-    """As the axes count time: in days."""
+    """Return a time in days, as the axes count it."""
     when = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     return date2num(when)  # type: ignore[no-untyped-call]
 
 
 def _projects(drawing: Drawing, figure: Figure) -> Drawing:
-    """The projects that used most; what is left of them together."""
+    """Draw the projects that used most, and the others together."""
     axes = drawing.add_subplot()
     sums = [
         (
@@ -209,7 +209,7 @@ def _epsilon(drawing: Drawing, figure: Figure) -> Drawing:
 
 
 def _floats(values: Sequence[Any]) -> list[float]:
-    """Where no epsilon holds there is nothing to draw."""
+    """Return NaN, which is not drawn, if no epsilon holds."""
     return [math.nan if value is None else float(value) for value in values]
 
 

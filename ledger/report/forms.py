@@ -1,4 +1,4 @@
-"""The forms in which a report comes, and what it is made of in each. Loads what draws and sets pages when asked to."""
+"""The formats of a report. The modules that draw and set pages are imported when one is needed."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ HTML_POLICY: Final = (
     "default-src 'none'; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "sandbox"
 )
-"""The Content-Security-Policy under which HTML is to be served: styles stand in it, and nothing else is allowed."""
+"""The Content-Security-Policy for serving the HTML: inline styles, and nothing else."""
 
 
 def pieces(report: Report, form: Form) -> Iterator[bytes]:
-    """The report, in pieces: JSON and CSV while it is made, HTML and PDF once it is whole."""
+    """Yield the report in pieces: JSON and CSV while it is made, HTML and PDF when it is complete."""
     if form == "json":
         return (piece.encode() for piece in document.lines(report))
     if form == "csv":

@@ -1,4 +1,4 @@
-"""A report as one HTML file that stands alone: nothing is loaded, nothing runs, and what anyone wrote is only text."""
+"""A report as one self-contained HTML file: it loads nothing, runs nothing, and shows all texts as plain text."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEMPLATE: Final = "report.html.j2"
 
 
 def page(view: View) -> str:
-    """The whole file."""
+    """Return the whole file."""
     document = view.document
     blocks = list(sections.blocks(view))
     return _template().render(
@@ -49,7 +49,7 @@ def _template() -> Template:
 
 
 def _side_by_side(blocks: list[Block]) -> list[tuple[bool, list[Block]]]:
-    """The blocks in their order, with half figures that follow one another together."""
+    """Group the blocks, in order: consecutive half figures together."""
     return [
         (is_half, list(group))
         for is_half, group in groupby(blocks, key=lambda block: isinstance(block, Figure) and block.is_half)
@@ -57,13 +57,13 @@ def _side_by_side(blocks: list[Block]) -> list[tuple[bool, list[Block]]]:
 
 
 def _widths(table: Table) -> list[str]:
-    """The columns' widths in percent."""
+    """Return the widths of the columns in percent."""
     whole = sum(column.width for column in table.columns)
     return [f"{100 * column.width / whole:.2f}" for column in table.columns]
 
 
 def _drawn(figure: Figure) -> Any:
-    """The figure as an SVG element. Our own drawing, of numbers and of names that its maker escapes."""
+    """Return the figure as an SVG element. It is drawn here, and Matplotlib escapes the names in it."""
     text = draw(figure, "svg").decode()
     element = text[text.index("<svg") :]
     return Markup(element)  # noqa: S704

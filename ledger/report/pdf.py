@@ -1,6 +1,6 @@
-"""A report as a PDF to print and to file: a title page with the verdict, bookmarks, numbered pages, its own fonts.
+"""A report as a PDF: a title page with the verdict, bookmarks, page numbers, embedded fonts.
 
-Nothing in the file says when it was made: the same document gives the same bytes.
+The file has no date, so the same document gives the same bytes.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ HEADER_SHOWN_MAX: Final = 90
 
 
 def page(view: View) -> bytes:
-    """The whole file."""
+    """Return the whole file."""
     _register_fonts()
     file = io.BytesIO()
     document = view.document
@@ -74,7 +74,7 @@ def page(view: View) -> bytes:
 
 @cache
 def _register_fonts() -> None:
-    """The fonts that come with Matplotlib: they have the letters of most of the world, and can be embedded."""
+    """Register Matplotlib's fonts: they have most of the world's letters, and may be embedded."""
     folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
     for name, file in _FONTS.items():
         pdfmetrics.registerFont(TTFont(name, str(folder / f"{file}.ttf")))
@@ -87,7 +87,7 @@ def _register_fonts() -> None:
 
 
 class _Numbered(Canvas):  # type: ignore[misc]  # reportlab has no types
-    """Puts "page x of y" on every page once it is known how many there are."""
+    """Write "page x of y" on every page, when the number of pages is known."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -138,7 +138,7 @@ class _Template(BaseDocTemplate):  # type: ignore[misc]  # reportlab has no type
             self.canv.addOutlineEntry(heading.text, anchor, level=heading.level - 1, closed=heading.level > 1)
 
 
-# --- what stands on them ---------------------------------------------------------------------------------------------
+# --- contents --------------------------------------------------------------------------------------------------------
 
 
 def _style(name: str, size: float, **more: Any) -> ParagraphStyle:
@@ -212,7 +212,7 @@ def _heading(block: Heading) -> Paragraph:
 
 
 def _boxed(text: str, tone: blocks.Tone, style: ParagraphStyle, *, padding: float = 5) -> Table:
-    """A paragraph with a bar at its side, in the colour of what it says."""
+    """A paragraph with a coloured bar at its side."""
     table = Table([[Paragraph(escape(text), style)]], colWidths=[WIDTH])
     table.setStyle(
         TableStyle(
@@ -247,7 +247,7 @@ _FACT: Final = _style("fact", 8)
 
 
 def _table(block: blocks.Table) -> Iterator[Flowable]:
-    """A table that goes on over pages, with its header on each."""
+    """A table that continues over pages, with its header on each."""
     heads = [Paragraph(escape(column.title), _NUMBER_HEAD if column.is_number else _HEAD) for column in block.columns]
     rows = [
         [_cell(lines, _NUMBER if column.is_number else _CELL) for lines, column in zip(row, block.columns, strict=True)]
@@ -264,7 +264,7 @@ def _table(block: blocks.Table) -> Iterator[Flowable]:
 
 
 def _least_height(block: blocks.Table) -> Any:
-    """About as much as the caption, the header and the first row take: none of them stands alone on a page."""
+    """About the height of caption, header and first row, so that none of them is alone on a page."""
     lines = max((sum(1 + len(text_line.text) // LINE_CHARS for text_line in cell) for cell in block.rows[0]), default=1)
     return min(20 * mm + lines * _CELL.leading, 120 * mm)
 
@@ -273,7 +273,7 @@ LINE_CHARS: Final = 30
 
 
 def _is_tall(block: blocks.Table) -> bool:
-    """Whether a row may be taller than a page, and has to be split within itself."""
+    """Whether a row may be taller than a page, so that it must be split."""
     return any(
         sum(1 + len(text_line.text) // LINE_CHARS_MIN for text_line in lines) > LINES_OF_PAGE
         for row in block.rows
@@ -282,7 +282,7 @@ def _is_tall(block: blocks.Table) -> bool:
 
 
 LINE_CHARS_MIN: Final = 12
-"""What certainly fits in a line of the narrowest column."""
+"""How many characters certainly fit in a line of the narrowest column."""
 LINES_OF_PAGE: Final = 60
 
 _TABLE: Final = TableStyle(
@@ -300,7 +300,7 @@ _TABLE: Final = TableStyle(
 
 
 def _cell(lines: Cell, style: ParagraphStyle) -> Paragraph:
-    """All lines of a cell in one paragraph, which breaks long words."""
+    """Return all lines of a cell in one paragraph, which breaks long words."""
     return Paragraph("<br/>".join(_marked(text_line) for text_line in lines), style)
 
 

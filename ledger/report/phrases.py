@@ -1,4 +1,4 @@
-"""Numbers, names and times as a report prints them."""
+"""Format numbers, names and times for a report."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from ledger.report.blocks import Cell, Line, line
 
 DIGITS: Final = 5
 TEXT_SHOWN_MAX: Final = 600
-"""Of a text that somebody wrote; the JSON has all of it."""
+"""The longest free text that is shown; the JSON has all of it."""
 NAMES_SHOWN_MAX: Final = 24
 
 
 def significant(value: Any, *, up: bool = False, digits: int = DIGITS) -> str:
-    """A number to a few digits, rounded up where it says what an attacker gains."""
+    """Return a number with a few digits. up: round up, for what an attacker gains."""
     context = Context(prec=digits, rounding=ROUND_CEILING if up else ROUND_HALF_EVEN)
     rounded = context.create_decimal(Decimal(str(value)))
     if not rounded:
@@ -29,27 +29,27 @@ def significant(value: Any, *, up: bool = False, digits: int = DIGITS) -> str:
 
 
 def percent(rate: Any) -> str:
-    """A rate in percent, rounded up."""
+    """Return a rate in percent, rounded up."""
     return f"{significant(Decimal(str(rate)) * 100, up=True, digits=3)} %"
 
 
 def digits(text: str) -> str:
-    """An exact integer with its thousands set apart."""
+    """Return an exact integer with separators of thousands."""
     return f"{int(text):,}"
 
 
 def moment(text: str | None) -> str:
-    """A time, to the second."""
+    """Return a time, to the second."""
     return "–" if text is None else f"{text[:10]} {text[11:19]} UTC"
 
 
 def epsilon(value: Any) -> str:
-    """An epsilon, rounded up; without end where none holds."""
+    """Return an epsilon, rounded up; ∞ if none holds."""
     return "∞" if value is None else significant(value, up=True)
 
 
 def short(text: str | None, *, at_most: int = TEXT_SHOWN_MAX) -> str:
-    """What somebody wrote, cut where it is long, and said so."""
+    """Return a free text, cut with a note if it is long."""
     if not text:
         return "–"
     flat = " ".join(text.split())
@@ -57,7 +57,7 @@ def short(text: str | None, *, at_most: int = TEXT_SHOWN_MAX) -> str:
 
 
 def names(listed: Sequence[str] | None) -> str:
-    """Names in a row, and how many more there are."""
+    """Return the first names, and how many more there are."""
     if not listed:
         return "–"
     first = ", ".join(listed[:NAMES_SHOWN_MAX])
@@ -65,7 +65,7 @@ def names(listed: Sequence[str] | None) -> str:
 
 
 def who(actor: JsonObject | None) -> Cell:
-    """Who acted."""
+    """Return who acted, with role and principal."""
     if actor is None:
         return line("–", "dim")
     lines = [Line(f"{short(actor['name'])} ({actor['role']})")]
@@ -75,7 +75,7 @@ def who(actor: JsonObject | None) -> Cell:
 
 
 def amount(amounts: JsonObject | None, is_estimate: bool) -> Cell:
-    """An amount: mu and delta to read, the exact integers under them. ≈ marks an estimate."""
+    """Return an amount: rounded mu and delta, with the exact integers under them. ≈ marks an estimate."""
     if amounts is None:
         return line("–", "dim")
     about = "≈ " if is_estimate else ""
@@ -86,7 +86,7 @@ def amount(amounts: JsonObject | None, is_estimate: bool) -> Cell:
 
 
 def brief(amounts: JsonObject | None, is_estimate: bool) -> str:
-    """An amount in one line, without its integers."""
+    """Return an amount in one line, without its integers."""
     if amounts is None:
         return "–"
     about = "≈ " if is_estimate else ""
@@ -95,7 +95,7 @@ def brief(amounts: JsonObject | None, is_estimate: bool) -> str:
 
 
 def budget(given: JsonObject | None) -> str:
-    """A budget as it was declared."""
+    """Return a budget as it was declared."""
     if given is None:
         return "none of its own"
     if "epsilon" in given:
@@ -105,7 +105,7 @@ def budget(given: JsonObject | None) -> str:
 
 
 def account_name(key: JsonObject) -> str:
-    """Which account of a dataset."""
+    """Return the name of an account of a dataset."""
     return ", ".join(f"{name} {value}" for name, value in key.items()) or "the dataset's own"
 
 
@@ -113,5 +113,5 @@ ADJACENCY: Final = {"add_or_remove_one": "add or remove one", "replace_one": "re
 
 
 def times(count: int) -> str:
-    """How often, in words."""
+    """Return how often, in words."""
     return {0: "never", 1: "once"}.get(count, f"{count} times")

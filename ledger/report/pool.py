@@ -1,7 +1,7 @@
-"""The processes that make reports: a bounded number, started when they are needed, ended when nobody reads any more.
+"""The processes that make reports: a bounded number, started on demand, ended when nobody reads their report.
 
-Belongs to one event loop. One process that has made a report waits a while for the next one, since starting takes a
-second of processor time; one that has not come to the end of a report is ended with it.
+A pool belongs to one event loop. A process that finished a report waits a while for the next one, because starting one
+takes a second of processor time. A process whose report is abandoned is ended.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ledger.report.forms import Form
 from ledger.report.reader import Extent
 
 IDLE_MAX: Final = 1
-"""How many processes wait for the next report."""
+"""How many idle processes are kept."""
 IDLE_SECONDS: Final = 300.0
 RETRY_AFTER_SECONDS: Final = 5
 
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 class Pool:
-    """Makes reports of one database, at most `at_once` at the same time."""
+    """Make reports of one database, at most `at_once` at the same time."""
 
     def __init__(self, database_url: str, *, at_once: int) -> None:
         self._url, self._free = database_url, at_once
@@ -39,14 +39,17 @@ class Pool:
 
     @property
     def processes(self) -> int:
-        """How many there are now."""
+        """The number of reports that are being made."""
         return len(self._busy) + len(self._idle)
 
     @contextmanager
     def place(self) -> Iterator[None]:
-        """One of the reports that are made at the same time. Raises Overloaded."""
+        """Reserve one of the reports that are made at the same time. Raises Overloaded."""
         if self._free <= 0:
-            raise Overloaded("Other reports are being made.", retry_after_seconds=RETRY_AFTER_SECONDS)
+            raise Overloaded(
+                "Too many reports are being made at the moment. Nothing was made; try again later.",
+                retry_after_seconds=RETRY_AFTER_SECONDS,
+            )
         self._free -= 1
         try:
             yield
@@ -54,8 +57,8 @@ class Pool:
             self._free += 1
 
     async def pieces(self, extent: Extent, form: Form) -> AsyncGenerator[bytes]:
-        """A report in pieces, as they are made: whoever does not read on makes the process wait, and whoever leaves
-        ends it. Raises Overloaded and Internal."""
+        """Yield a report in pieces, while it is made. A slow reader makes the process wait; a reader that leaves ends
+        it. Raises Overloaded and Internal."""
         maker = await self._taken()
         is_whole = False
         try:
@@ -83,14 +86,14 @@ class Pool:
             if maker.returncode is None:
                 self._busy.add(maker)
                 return maker
-        # What is secret in the settings of a server is none of its business.
+        # The process does not need the secrets in the server's settings.
         env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
         maker = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", process.__name__),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=env,
-            start_new_session=True,  # the terminal's signals are for the server, which ends it
+            start_new_session=True,  # the server gets the terminal's signals, and ends this process
         )
         self._busy.add(maker)
         return maker
@@ -127,9 +130,9 @@ class Pool:
 
 
 def _demand_end(kind: bytes, data: bytes) -> None:
-    """Raises what a report came to, if it did not come to its end."""
+    """Raise the error of a report that was not completed."""
     if kind == process.UNAVAILABLE:
-        raise Overloaded("The database did not answer in time.")
+        raise Overloaded("The database did not answer in time. The report was not made; try again later.")
     if kind != process.ENDED:
         log.error("a report could not be made:\n%s", data.decode(errors="replace"))
         raise Internal()

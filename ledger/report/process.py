@@ -1,9 +1,8 @@
-"""A process that makes reports, one after another, so that none is made in the process that decides.
+"""A process that makes reports, one after another, outside of the process that decides.
 
-It is started as `python -m ledger.report.process`. A job comes as a line of JSON on standard input; what is made goes
-out on standard output in frames of a kind, a length and so many bytes. A pipe that is full makes it wait, and the end
-of standard input ends it at once, whatever it is doing: so it does not outlive who started it. It gives way to all else
-on the machine, and what it opens of a database it can only read.
+It is started as `python -m ledger.report.process`. A job is a line of JSON on standard input. The report goes to
+standard output in frames: a kind, a length and so many bytes. A full pipe makes it wait. The end of standard input ends
+it at once, so it does not outlive its parent. It has the lowest priority, and opens the database read-only.
 """
 
 from __future__ import annotations
@@ -30,17 +29,17 @@ from ledger.store import Store, engine_for, failure_kind
 
 HEADER: Final = struct.Struct(">cI")
 DATA, ENDED, UNAVAILABLE, FAILED = b"d", b"z", b"u", b"f"
-"""Kinds of frames: a piece; that there are no more; that the database did not answer; what went wrong, and where."""
+"""Kinds of frames: a piece; the end; the database did not answer; an error and its place."""
 FRAME_BYTES_MAX: Final = 64 * 1024
 NICENESS: Final = 5
-"""Of a process that makes reports: one that decides is served before it."""
+"""The priority of a process that makes reports: the process that decides comes first."""
 
 
-# --- jobs, as both sides write and read them -------------------------------------------------------------------------
+# --- jobs, written and read by both sides ----------------------------------------------------------------------------
 
 
 def job(url: str, extent: Extent, form: Form) -> bytes:
-    """A job as a line. The database's URL has a password: it goes through the pipe, which nobody else can read."""
+    """Return a job as a line. The database's URL has a password: nobody else can read the pipe."""
     return json.dumps({"url": url, "form": form, "extent": asdict(extent)}, default=str).encode() + b"\n"
 
 
@@ -69,25 +68,25 @@ def _end(facts: dict[str, Any]) -> JournalEnd:
 
 
 class _Maker:
-    """Makes the reports of one database."""
+    """Make the reports of one database."""
 
     def __init__(self) -> None:
         self._url: str | None = None
         self._store: Store | None = None
 
     def frames(self, line: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """What a job comes to."""
+        """Yield the frames of a job."""
         try:
             asked = json.loads(line)
             report = reader.report(self._opened(asked["url"]), _extent(asked["extent"]))
             for piece in forms.pieces(report, asked["form"]):
                 for start in range(0, len(piece), FRAME_BYTES_MAX):
                     yield DATA, piece[start : start + FRAME_BYTES_MAX]
-        except Exception as error:  # whoever started this answers for it
+        except Exception as error:  # the parent process reports it
             if failure_kind(error) in ("unavailable", "retry"):
                 yield UNAVAILABLE, b""
             else:
-                # Where and what, and no message: there can be something in it that somebody wrote.
+                # The type and the place, but not the message: it may contain what a caller sent.
                 places = "".join(traceback.format_tb(error.__traceback__))
                 yield FAILED, f"{places}{type(error).__name__}".encode()[-FRAME_BYTES_MAX:]
         else:
@@ -100,13 +99,13 @@ class _Maker:
 
 
 def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
-    """Make a report for each line, until there are no more."""
+    """Make a report for each line, until the input ends."""
     lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
     def listen() -> None:
         for line in iter(jobs.readline, b""):
             lines.put(line)
-        os._exit(0)  # whoever started this has gone, or wants no more of it
+        os._exit(0)  # the parent process has ended, or does not want the rest
 
     threading.Thread(target=listen, daemon=True).start()
     maker = _Maker()
@@ -118,7 +117,7 @@ def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
 
 
 def main() -> None:
-    """Serve on standard input and output. Whatever else is printed goes to standard error."""
+    """Serve on standard input and output. All other output goes to standard error."""
     os.nice(NICENESS)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")

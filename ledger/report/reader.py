@@ -1,7 +1,7 @@
-"""Journals out of the store, for a report.
+"""Read journals from the store, for a report.
 
-Entries never change, so no transaction has to stay open for a slow reader: where each journal ends is read once, of all
-of them in one snapshot, and every page after that ends there.
+Entries never change, so no transaction must stay open for a slow reader: the ends of all journals are read once, in one
+snapshot, and every later page ends there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ledger.store import Reading, Store
 PAGE: Final = 500
 
 SignedHead = Callable[[Reading, Dataset | None], Mapping[str, Any]]
-"""Where a dataset's journal ends, or the tenant's own: `seq`, `hash`, and `root` and `signature` where it is signed."""
+"""The head of a dataset's journal or the tenant's own: `seq`, `hash`, and `root` and `signature` if it is signed."""
 
 
 def question_of(
@@ -39,14 +39,14 @@ def question_of(
     since: datetime | None,
     until: datetime | None,
 ) -> Question:
-    """The question of an actor, limited to what its key sees. Raises NotFound and InvalidRequest."""
+    """Return the question of an actor, limited to what its key may read. Raises NotFound and InvalidRequest."""
     if dataset is not None:
         demand_sight(actor, dataset)
         if "\x00" in dataset:
             raise no_dataset(dataset)
     begin, end = _at("from", since), _at("to", until)
     if begin is not None and end is not None and begin >= end:
-        raise InvalidRequest("to: is not after from", field="to")
+        raise InvalidRequest("to: must be after from", field="to")
     with store.reading(actor.tenant_id) as reading:
         tenant = reading.tenants.current()
     return Question(
@@ -65,11 +65,11 @@ def _at(field: str, moment: datetime | None) -> str | None:
     try:
         return None if moment is None else timestamp(microseconds(moment))
     except OverflowError:
-        raise InvalidRequest(f"{field}: is beyond the years that can be said", field=field) from None
+        raise InvalidRequest(f"{field}: is outside of the years 1 to 9999 in UTC", field=field) from None
 
 
 def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
-    """A head that nobody has signed."""
+    """Return a head without a signature."""
     if dataset is not None:
         return {"seq": dataset.seq, "hash": dataset.head.hex(), "root": None, "signature": None}
     tenant = reading.tenants.current()
@@ -80,7 +80,7 @@ def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class JournalEnd:
-    """Where a journal ended when a report was asked for. dataset_id: None is the tenant's own."""
+    """The end of a journal when a report was requested. dataset_id: None for the tenant's own."""
 
     dataset_id: UUID | None
     name: str
@@ -91,8 +91,8 @@ class JournalEnd:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """A question, and where the journals end that answer it: all that it takes to make the report, at any time and in
-    any process, since entries never change. tenant: the tenant's own journal, if it is asked for."""
+    """A question, and the ends of the journals that answer it. With it any process can make the report at any time,
+    because entries never change. tenant: the tenant's own journal, if it is asked for."""
 
     question: Question
     datasets: tuple[JournalEnd, ...]
@@ -100,7 +100,7 @@ class Extent:
 
 
 def extent(store: Store, question: Question, *, signed_head: SignedHead) -> Extent:
-    """What answers a question, as it is now. Raises NotFound where there is no such dataset or project."""
+    """Return the extent of a question, as of now. Raises NotFound if there is no such dataset or project."""
     with store.reading(question.tenant_id) as reading:
         datasets = list(_datasets(reading, question))
         if question.dataset is not None and not datasets:
@@ -112,7 +112,7 @@ def extent(store: Store, question: Question, *, signed_head: SignedHead) -> Exte
 
 
 def report(store: Store, extent: Extent) -> Report:
-    """The report of what an extent names."""
+    """Return the report of an extent."""
     tenant_id = extent.question.tenant_id
     tenant = extent.tenant
     return Report(
@@ -125,7 +125,7 @@ def report(store: Store, extent: Extent) -> Report:
 
 
 def opened(store: Store, question: Question, *, signed_head: SignedHead) -> Report:
-    """What answers a question, as it is now, as a report. Raises NotFound."""
+    """Return the report for a question, as of now. Raises NotFound."""
     return report(store, extent(store, question, signed_head=signed_head))
 
 
@@ -168,7 +168,7 @@ def _source(store: Store, tenant_id: UUID, dataset_id: UUID, end: JournalEnd) ->
 
 
 def _entries(store: Store, tenant_id: UUID, end: JournalEnd) -> Iterator[Sealed]:
-    """A journal from its beginning to where it ended then, a page in each transaction."""
+    """Yield a journal from its beginning to its recorded end, one page per transaction."""
     after = 0
     while after < end.seq:
         limit = min(PAGE, end.seq - after)

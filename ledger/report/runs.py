@@ -1,7 +1,7 @@
-"""The second pass: every run of the period with all that is known of it, and what stands beside the runs.
+"""The second pass: every run of the period with all its facts, and the lists beside the runs.
 
-Runs come in the order in which they were decided. What became of one stands later in the journal, so that a page of
-decisions is completed with the entries of its runs before it goes out; nothing of a page is kept after it.
+Runs are in the order of their decisions. The later entries of a run are further on in the journal, so a page of
+decisions is completed with the entries of its runs before it is yielded. Nothing of a page is kept after that.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ _UNSAID: Final[dict[str, Any]] = {
     "assumptions": [],
     "idempotency_key": "",
 }
-"""What stands for what an entry does not say. The ledger always says it, but a journal can add up without."""
+"""Values for members that an entry does not have. The ledger always writes them, but a journal verifies without."""
 
 
 class Spool:
-    """A list that is written while something else is, and read after it: on disk, where it is long."""
+    """A list that is written during the pass and read after it. A long one is kept on disk."""
 
     def __init__(self) -> None:
-        # Closed by `close`: it outlives every block.
+        # `close` closes it: it is used beyond any block.
         self._file = tempfile.SpooledTemporaryFile(  # noqa: SIM115
             max_size=SPOOL_BYTES_MAX, mode="w+", encoding="utf-8", newline="\n"
         )
@@ -50,7 +50,7 @@ class Spool:
         self._file.write(encode(item) + "\n")
 
     def items(self) -> Iterator[Encoded]:
-        """All of it, in the order in which it came."""
+        """Yield all items, in the order of writing."""
         self._file.seek(0)
         for line in self._file:
             yield Encoded(line.removesuffix("\n"))
@@ -60,7 +60,7 @@ class Spool:
 
 
 class Beside:
-    """What stands beside the runs, filled while these are read."""
+    """The lists beside the runs, which are filled while the runs are read."""
 
     def __init__(self) -> None:
         self.refusals, self.overruns, self.voids, self.changes = (Spool() for _ in range(4))
@@ -71,8 +71,8 @@ class Beside:
 
 
 def runs_of(standing: Standing, question: Question, beside: Beside) -> Iterator[dict[str, Any]]:
-    """The runs that were decided within the period or were open when it began, of a dataset; a project's alone, where
-    the question is about one."""
+    """Yield the runs of a dataset that were decided within the period or were open when it began. For a question about
+    a project, only its runs."""
     numbered = enumerate(standing.source.entries(), start=1)
     counted = (entry for _, entry in takewhile(lambda pair: pair[0] <= standing.last_seq, numbered))
     veil = Veil(question.restricted_to)
@@ -105,7 +105,7 @@ def _page(
 
 
 def _is_change(entry: JsonObject) -> bool:
-    """Whether it is listed among the changes; of what is said of runs, a number that a steward has to look at."""
+    """Return whether an entry is listed among the changes. Of a run's entries, only a report that needs a steward."""
     return entry["kind"] == "run-reported" or not entry["kind"].startswith("run-")
 
 
@@ -114,7 +114,7 @@ def _concerns(entry: JsonObject, question: Question) -> bool:
 
 
 def _after(entries: Sequence[Sealed], standing: Standing, veil: Veil) -> dict[str, tuple[dict[str, Any], str]]:
-    """What became of a run until the end of the period, by kind, each with its hash."""
+    """The later entries of a run until the end of the period, by kind, each with its hash."""
     later = {}
     for sealed in entries:
         entry = veil.over(requested.parsed(sealed))
@@ -145,7 +145,7 @@ class _RunEntries:
         return "started" if self._started is not None else "held"
 
     def facts(self) -> dict[str, Any]:
-        """All that is known of the run."""
+        """Return all facts of the run."""
         decision, request = self._decision, requested.request_of(self._decision)
         ended = self._ended[0] if self._ended is not None else {}
         return {
@@ -191,7 +191,7 @@ class _RunEntries:
         }
 
     def note(self, beside: Beside, question: Question) -> None:
-        """Puts what the reader looks for by itself where it is looked for, if it happened within the period."""
+        """Add the run to the lists of refusals, overruns and voids to which it belongs, if that was in the period."""
         decision = self._decision
         if decision["kind"] == "run-refused":
             beside.refusals.add(refusal(decision))
@@ -256,7 +256,7 @@ def _event(entry_and_hash: tuple[dict[str, Any], str] | None) -> dict[str, Any] 
 
 
 def _left(entry: JsonObject) -> AmountShown | None:
-    """The least that is left of the accounts that an entry touches, in each quantity for itself."""
+    """Return the least that is left in the accounts of an entry, for each quantity separately."""
     left = least_remaining(chain.accounts_of(entry).values())
     return None if left is None else show_amount(left)
 
@@ -267,17 +267,17 @@ def _partitions(decision: JsonObject) -> list[str] | None:
 
 
 def planned_steps(decision: JsonObject) -> int | None:
-    """The most steps, or releases, that counted as all that was planned; None where a mechanism has none."""
+    """Return the largest number of steps or releases that counts as the plan; None if the mechanism has none."""
     segments = decision["segments"]["count"] if "segments" in decision else 1
     try:
         steps = mechanisms.planned_steps(mechanisms.recorded(requested.request_of(decision).get("mechanism")), segments)
-    except LedgerError:  # recorded by a version that took more than this one does
+    except LedgerError:  # recorded by a version that accepted more than this one
         return None
     return None if steps is None else steps[1]
 
 
 def refusal(decision: JsonObject) -> dict[str, Any]:
-    """A refusal: every account in which the run did not fit, with what it asked for and what was left."""
+    """Return a refusal: every account in which the run did not fit, with the requested and the remaining amount."""
     cost = Amount.from_facts(decision["cost"])
     return {
         "dataset": decision["dataset"],
@@ -302,7 +302,7 @@ def refusal(decision: JsonObject) -> dict[str, Any]:
     }
 
 
-# --- what stewards did -----------------------------------------------------------------------------------------------
+# --- changes by stewards ---------------------------------------------------------------------------------------------
 
 _CHANGED: Final = (
     "budget",
@@ -323,7 +323,7 @@ _LIMITS: Final = ("limit", "limit_before", "ceiling_limit")
 
 
 def change(entry: JsonObject) -> dict[str, Any]:
-    """What a steward did: what changed, why, who proposed it and who did or approved it. Or what waits for one."""
+    """Return a change by a steward: what, why, who proposed and who approved it; or what waits for a steward."""
     proposal = entry.get("proposal")
     done: Mapping[str, Any] | None = proposal if isinstance(proposal, Mapping) else None
     details: dict[str, Any] = {name: entry[name] for name in _CHANGED if entry.get(name) is not None}

@@ -1,4 +1,4 @@
-"""What a report is made of: a question, and the journals that answer it."""
+"""The question of a report, and the journals that answer it."""
 
 from __future__ import annotations
 
@@ -14,11 +14,10 @@ Scope = Literal["dataset", "project", "tenant"]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a report is asked about.
+    """The question of a report.
 
-    since, until: the period, from the one and before the other, as `ledger.core.amounts.timestamp` writes times; None
-    is the beginning, and all that there is. restricted_to: the datasets that the caller's key sees; None is
-    all of them.
+    since, until: the period, including `since` and excluding `until`, as `ledger.core.amounts.timestamp` writes times;
+    None for no bound. restricted_to: the datasets that the caller's key may read; None for all.
     """
 
     scope: Scope
@@ -33,13 +32,12 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """A dataset's journal, as it was when the report was asked for.
+    """A dataset's journal, as of the request of the report.
 
-    entries: all of it, oldest first, from the beginning at every call; so a report is made in two passes and keeps
-    nothing of the first but sums. of_runs: what became of some runs after they were decided, by their entries in this
-    journal, oldest first.
-    newest_at: the `at` of the newest entry. head: the newest `seq` and `hash`, with `root` and `signature` where heads
-    are signed.
+    entries: returns all entries, oldest first, at every call; so a report is made in two passes and keeps only sums of
+    the first. of_runs: returns the later entries of some runs in this journal, oldest first.
+    newest_at: the `at` of the newest entry. head: the newest `seq` and `hash`, with `root` and `signature` if it is
+    signed.
     """
 
     dataset_id: UUID
@@ -52,7 +50,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True)
 class TenantSource:
-    """The tenant's own journal, of keys and policies. Empty where the tenant is older than it: newest_at is ""."""
+    """The tenant's own journal, of keys and policies. An older tenant may have none: then newest_at is ""."""
 
     newest_at: str
     head: Mapping[str, Any]

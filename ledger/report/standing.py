@@ -1,7 +1,7 @@
-"""The first pass: what a dataset's journal adds up to at both ends of a period, in integers.
+"""The first pass: the balances of a dataset's journal at both ends of a period, in integers.
 
-What is kept are accounts, sums and the runs that are still open; of runs that have ended nothing but what they add to a
-sum. `ledger.core.journal` checks every entry before it is counted here, and what follows a broken one is not counted.
+It keeps accounts, sums and open runs; of an ended run only its part of a sum. `ledger.core.journal` checks every entry
+before it is counted, and nothing after a wrong entry is counted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from ledger.errors import JournalBroken
 from ledger.report.source import Question, Source, TenantSource
 
 POINTS_MAX: Final = 512
-"""Of a figure over time. Beyond, points are left out, and never the extremes."""
+"""The most points of a figure over time. Beyond that, points are left out, but never the extremes."""
 DISTINCT_MAX: Final = 100
-"""How many different assumptions of runs are told apart."""
+"""How many different assumptions of runs are counted separately."""
 
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The first entry that is wrong, and what is wrong with it."""
+    """The first wrong entry, and what is wrong with it."""
 
     seq: int
     detail: str
@@ -49,7 +49,7 @@ class Point:
 
 
 class Series:
-    """A balance over time in at most POINTS_MAX points: the first, the last, and of each stretch the extremes."""
+    """A balance over time in at most POINTS_MAX points: the first, the last, and the extremes of each interval."""
 
     def __init__(self) -> None:
         self._points: list[Point] = []
@@ -73,7 +73,7 @@ class Series:
 
 
 def _thinned(points: list[Point]) -> list[Point]:
-    """At most half as many: of each eight the four that have the most and the least counted, and the limits so."""
+    """Halve the points: of each eight keep the four with the most and least counted, and the same of limits."""
     first, *middle, last = points
     kept = [first]
     for start in range(0, len(middle), 8):
@@ -96,7 +96,7 @@ def _limit(point: Point) -> int:
 
 
 class Greatest:
-    """The greatest of many changing numbers, in logarithmic time for each change."""
+    """The largest of many changing numbers, in logarithmic time for each change."""
 
     def __init__(self) -> None:
         self._values: dict[AccountKey, int] = {}
@@ -114,7 +114,7 @@ class Greatest:
             heapq.heapify(self._heap)
 
     def top(self) -> int:
-        """The greatest; 0 of none."""
+        """Return the largest number; 0 if there is none."""
         while self._heap:
             value, name = self._heap[0]
             if self._values[self._names[name]] == -value:
@@ -138,9 +138,9 @@ class Open:
 
 @dataclass(slots=True)
 class Share:
-    """What the runs of one project came to in a dataset; those of no project have a share too.
+    """The sums of the runs of one project in a dataset, or of the runs without a project.
 
-    spent: charged to runs that ended within the period. held: of those still open at its end.
+    spent: charged to runs that ended within the period. held: the cost of those still open at its end.
     """
 
     runs: int = 0
@@ -150,7 +150,7 @@ class Share:
 
 @dataclass(slots=True)
 class Exceeded:
-    """An account that went beyond its limit within the period, first by this entry. most: the furthest that it went."""
+    """An account that exceeded its limit within the period, first at this entry. most: the largest excess."""
 
     seq: int
     at: str
@@ -159,10 +159,10 @@ class Exceeded:
 
 @dataclass(slots=True)
 class Standing:
-    """What a dataset's journal came to at the end of the period.
+    """The balances of a dataset's journal at the end of the period.
 
-    last_seq, last_hash, last_at: of the newest entry that is counted. opening: the accounts when the period began,
-    None where it has no beginning. carried: the runs that were open then.
+    last_seq, last_hash, last_at: of the newest entry that is counted. opening: the accounts when the period began; None
+    if it has no beginning. carried: the runs that were open then.
     """
 
     source: Source
@@ -203,8 +203,8 @@ class Standing:
         return self.registered.get("bound") == "clt"
 
     def balance(self, project: str | None = None) -> Balance | None:
-        """What the base accounts come to, or those of a project: the most of each that is spent and held, the least
-        that is left, since disjoint partitions compose in parallel. None where there is no such account."""
+        """Return the balance over the base accounts, or those of a project: the most that one has spent and holds, and
+        the least that is left, because disjoint partitions compose in parallel. None if there is no such account."""
         watched = [account for key, account in self.accounts.items() if is_watched(key, project)]
         if not watched:
             return None
@@ -215,18 +215,18 @@ class Standing:
         return Balance(limit, spent, held, left)
 
     def committed(self, project: str | None = None) -> Amount:
-        """The most that is spent and held together in any of these accounts, each quantity for itself."""
+        """Return the most that one of these accounts has spent and holds, for each quantity separately."""
         watched = [account for key, account in self.accounts.items() if is_watched(key, project)]
         return reduce(Amount.most, (account.spent + account.held for account in watched), ZERO)
 
 
 def is_watched(key: AccountKey, project: str | None) -> bool:
-    """Whether an account is one that the report is about: of the dataset itself, or of the project."""
+    """Return whether the report is about this account: of the dataset itself, or of the project."""
     return key.is_base if project is None else key.project == project
 
 
 def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
-    """Reads a journal from end to end and adds up what it says until the end of the period."""
+    """Read a whole journal, and add up its entries until the end of the period."""
     standing = Standing(source)
     reader = _Reader(standing, question)
     hashes = _Hashes(source.entries())
@@ -242,7 +242,7 @@ def stand(source: Source, question: Question, *, tenant_id: UUID) -> Standing:
 
 
 class _Hashes:
-    """Entries on their way to be checked, with the hash of the newest one that went by."""
+    """Entries, with the hash of the newest one that was read."""
 
     def __init__(self, entries: Iterable[Sealed]) -> None:
         self._entries = entries
@@ -255,15 +255,15 @@ class _Hashes:
 
 
 def _demand_head(head: JsonObject, entries: int, newest: str) -> None:
-    """Entries that are missing at the end leave a journal that holds in itself. Raises JournalBroken."""
+    """Check the journal against its head, which shows entries missing at the end. Raises JournalBroken."""
     if head["seq"] > entries:
-        raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=entries + 1)
+        raise JournalBroken(f"is missing: the head has {head['seq']} entries", seq=entries + 1)
     if (head["seq"], head["hash"]) != (entries, newest):
         raise JournalBroken("is not the one that the head names", seq=entries)
 
 
 class _Reader:
-    """Adds up one entry after another."""
+    """Add up the entries, one by one."""
 
     def __init__(self, standing: Standing, question: Question) -> None:
         self._standing, self._project = standing, question.project
@@ -274,7 +274,7 @@ class _Reader:
 
     def read(self, entry: dict[str, Any], hash_: str) -> None:
         at = entry["at"]
-        # The order of entries is that of `seq`: the first one that is past the end closes the period.
+        # Entries are ordered by `seq`: the first one after the end closes the period.
         self._is_over = self._is_over or (self._until is not None and at >= self._until)
         if self._is_over:
             return
@@ -306,14 +306,14 @@ class _Reader:
         return self._project is None or project == self._project
 
     def _watch_limit(self, key: AccountKey, account: Account, seq: int, at: str) -> None:
-        """A principal's account limits what is held at once, which is no promise about the data."""
+        """Return whether the account is a guarantee; one of a principal only limits what is held at once."""
         if account.overdrawn == ZERO or key.principal_id is not None:
             return
         known = self._standing.exceeded.setdefault(key, Exceeded(seq, at, account.overdrawn))
         known.most = known.most.most(account.overdrawn)
 
     def end(self) -> None:
-        """Closes a period in which nothing happened, and counts what is held."""
+        """Close the period if no entry did, and count what is held."""
         if not self._is_within:
             self._begin()
         for run in self._standing.open.values():
@@ -429,7 +429,7 @@ class _Reader:
 
 
 def _parts(mechanism: JsonObject) -> Iterable[JsonObject]:
-    """The mechanism itself, or what it is composed of."""
+    """Return the mechanism itself, or its parts if it is composed."""
     parts = mechanism.get("parts")
     if not isinstance(parts, list):
         yield mechanism
@@ -443,7 +443,7 @@ def _parts(mechanism: JsonObject) -> Iterable[JsonObject]:
 
 @dataclass(slots=True)
 class TenantStanding:
-    """What a tenant's own journal came to at the end of the period. policies: the entries that set one within it."""
+    """The sums of the tenant's own journal at the end of the period. policies: the entries that set one within it."""
 
     source: TenantSource
     second_steward: bool = False
@@ -455,7 +455,7 @@ class TenantStanding:
 
 
 def stand_tenant(source: TenantSource, question: Question) -> TenantStanding:
-    """Reads the tenant's own journal from end to end."""
+    """Read the tenant's whole own journal."""
     standing = TenantStanding(source)
     is_over = False
     hashes, entries = _Hashes(source.entries()), 0

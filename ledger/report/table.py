@@ -1,7 +1,7 @@
 """The runs of a report as CSV (RFC 4180): a header, and a row for each item of `runs`.
 
-A cell that a spreadsheet would take for a formula gets an apostrophe in front: `=`, `+`, `-`, `@`, a tab or a line
-break at its beginning do that. A negative number begins so too, and is left as it is: it is no formula.
+A cell that a spreadsheet would take for a formula gets an apostrophe in front: it begins with `=`, `+`, `-`, `@`, a tab
+or a line break. A negative number is not a formula, and is left unchanged.
 """
 
 from __future__ import annotations
@@ -85,11 +85,11 @@ COLUMNS: Final[dict[str, Callable[[JsonObject], Any]]] = {
     "left_at_end_mu_sq_pico": _within("left_at_end", "mu_sq_pico"),
     "left_at_end_delta_atto": _within("left_at_end", "delta_atto"),
 }
-"""The columns by name, each with what it is of a run."""
+"""The columns by name, each with its value of a run."""
 
 
 def rows(members: Iterable[tuple[str, Any]]) -> Iterator[str]:
-    """The CSV in pieces, from the members of a document; those after the runs are not read."""
+    """Yield the CSV in pieces, from the members of a document. Members after the runs are not read."""
     file = io.StringIO(newline="")
     writer = csv.writer(file, lineterminator="\r\n")
     writer.writerow(COLUMNS)
@@ -128,5 +128,5 @@ def _cell(value: Any) -> str:
 
 
 def guarded(text: str) -> str:
-    """The text, with an apostrophe before what a spreadsheet would take for a formula."""
+    """Return the text, with an apostrophe in front if a spreadsheet would take it for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) and not _NUMBER.fullmatch(text) else text

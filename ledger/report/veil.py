@@ -1,7 +1,7 @@
-"""What a report leaves out for a key that is limited to datasets: all that was said of a run that names others too.
+"""Hide from a key that is limited to datasets what a request of several datasets contained.
 
-What such a run did to a dataset that the key sees stays: mechanism, cost, balances, steps and times. What was sent
-along with it (why, by which code, under which idempotency key, with what evidence) concerns the other datasets as well.
+The report still shows what such a run did to a dataset that the key may read: mechanism, cost, balances, steps, times.
+It hides the rest of the request (purpose, code, idempotency key, evidence), which concerns the other datasets too.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ _NAMES_OF_OVERRUN: Final = ("frozen", "beyond_limits")
 
 
 class Veil:
-    """Covers entries of one journal, oldest first. seen: the datasets that the key sees; None is all."""
+    """Hide parts of the entries of one journal, oldest first. seen: the datasets that the key may read; None: all."""
 
     def __init__(self, seen: Sequence[str] | None) -> None:
         self._seen = None if seen is None else frozenset(seen)
         self._covered: set[str] = set()
-        """Runs, and proposals about them."""
+        """The runs whose requests are hidden, and proposals about them."""
 
     def over(self, entry: dict[str, Any]) -> dict[str, Any]:
-        """The entry as the key may see it."""
+        """Return the entry as the key may see it."""
         if self._seen is None:
             return entry
         run = entry.get("run", entry.get("about_run"))
         if entry["kind"] in ("run-approved", "run-refused") and not self._names_seen(entry, self._seen):
             self._covered.add(entry["run"])
-        # What answers a proposal without doing it has the id alone.
+        # An entry that refuses a proposal has only its id.
         answered = entry["proposal"] if entry["kind"] == "proposal-refused" else None
         if run not in self._covered and answered not in self._covered:
             return entry

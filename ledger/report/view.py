@@ -1,4 +1,4 @@
-"""A document with its lists cut to what a page can hold, and how long they are in full."""
+"""A document whose lists are cut to the size of a page, with their full lengths."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ledger.encoding import decode, encode
 
 RUNS_OF_DATASET_MAX: Final = 200
 RUNS_MAX: Final = 1000
-"""Of the runs, and of each other list, as many of the newest are shown for each dataset, and so many in all."""
+"""How many of the newest runs, and items of each other list, are shown for each dataset and in all."""
 RUNS_OF_DATASET_MIN: Final = 10
 ACCOUNTS_MAX: Final = 500
 DATASETS_MAX: Final = 200
@@ -23,7 +23,7 @@ _NEWEST: Final = ("runs", "refusals", "overruns", "overdue", "voids", "changes")
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """document: as the JSON has it, with its lists cut. totals: how many items each of them has in full."""
+    """document: the JSON document with its lists cut. totals: the full length of each list."""
 
     document: Mapping[str, Any]
     totals: Mapping[str, int]
@@ -33,8 +33,8 @@ class View:
 
 
 def view_of(members: Iterable[tuple[str, Any]]) -> View:
-    """Reads the members of a document to the end and keeps of each list as much as a page can hold. They may come from
-    `document.parts`, or be the items of a document that was read as JSON."""
+    """Read the members of a document to the end, and keep as much of each list as a page can hold. They may come from
+    `document.parts`, or be the items of a parsed document."""
     document: dict[str, Any] = {}
     totals: dict[str, int] = {}
     for name, value in members:

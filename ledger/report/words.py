@@ -1,4 +1,4 @@
-"""The sentences of a report: the verdict, what was assumed, and how all of it is worked out again."""
+"""The sentences of a report: the verdict, the assumptions, and how to recompute it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from ledger.report.source import Question
 from ledger.report.standing import Standing, TenantStanding
 
 _ADJACENCY: Final = {
-    "add_or_remove_one": "Two datasets are neighbours where one of them has one {unit} more than the other.",
-    "replace_one": "Two datasets are neighbours where one {unit} is replaced by another one.",
+    "add_or_remove_one": "Two datasets are neighbours if one of them has one {unit} more than the other.",
+    "replace_one": "Two datasets are neighbours if one {unit} is replaced by another one.",
 }
 _SAMPLING: Final = {
     "poisson": "Poisson sampling: every {unit} enters each batch independently with the stated sample rate. A loader "
-    "that shuffles and cuts batches does not do that.",
+    "that shuffles the data and splits it into batches does not do that.",
     "fixed_size": "fixed-size sampling: each batch is a fresh uniform draw of a fixed number of {unit}s, without "
     "replacement.",
     "shuffle": "shuffling: each epoch passes over the data once in a random order; no amplification is counted.",
@@ -22,39 +22,39 @@ _SAMPLING: Final = {
 
 
 def verdict(standings: Sequence[Standing], tenant: TenantStanding | None) -> str:
-    """Whether every budget is kept, in one or two sentences."""
+    """Return whether every budget is kept, in one or two sentences."""
     broken = [(standing.name, standing.broken.seq) for standing in standings if standing.broken is not None]
     if tenant is not None and tenant.broken is not None:
         broken.append(("the tenant's own journal", tenant.broken.seq))
     if broken:
         named = ", ".join(f"{name} at entry {seq}" for name, seq in broken)
         return (
-            f"This report cannot say that every budget is kept: a journal does not hold ({named}). What stands here "
-            "of it ends before that entry, and nothing after it is counted."
+            f"This report cannot confirm that every budget is kept: a journal does not verify ({named}). Entries from "
+            "there on are not counted."
         )
     exceeded = [standing.name for standing in standings if standing.exceeded]
     if exceeded:
         return (
-            f"Not every budget was kept: a limit was passed in {', '.join(exceeded)}. A run executed more than it was "
-            "approved for; what it executed is charged in full."
+            f"Not every budget was kept: a limit was exceeded in {', '.join(exceeded)}. A run executed more than was "
+            "approved. What it executed is charged in full."
         )
     if not any(standing.accounts for standing in standings):
-        return "There is no budget in this report that could be exceeded: no account was charged or limited."
-    kept = "Every budget is kept: at no entry of the period did what is spent and held pass a limit."
+        return "This report has no budget that could be exceeded: no account has a limit or a charge."
+    kept = "Every budget is kept: at no entry of the period did the spent and held budget exceed a limit."
     if any(standing.is_estimate for standing in standings):
         estimated = ", ".join(standing.name for standing in standings if standing.is_estimate)
-        kept += f" For {estimated} this rests on estimates (bound clt), not on a guarantee."
+        kept += f" For {estimated} this is based on estimates (bound clt), not on a guarantee."
     return kept
 
 
 def assumptions(standing: Standing) -> list[dict[str, str]]:
-    """What the numbers of a dataset rest on, each as what it is about and a sentence."""
+    """Return the assumptions of a dataset's numbers, each with its subject and a sentence."""
     registered = standing.registered
     if not registered:
         return []
     unit = registered["privacy_unit"]
     sentences = [
-        ("privacy unit", f"What is protected is one {unit}: whether it is in the data, and what it says."),
+        ("privacy unit", f"The protected unit is one {unit}: whether it is in the data, and what it contains."),
         ("adjacency", _ADJACENCY[registered["adjacency"]].format(unit=unit)),
         ("bound", _bound(registered["bound"])),
     ]
@@ -78,34 +78,34 @@ def _bound(bound: str) -> str:
     if bound == "clt":
         return (
             "Costs of DP-SGD are central-limit estimates (bound clt), not guarantees: the true cost can be higher. "
-            "They are there to reproduce published numbers, and are marked as estimates wherever they stand."
+            "They reproduce published numbers, and are marked as estimates everywhere."
         )
-    return "Every cost is certified: a theorem stands behind it, and errors of computation are added on the safe side."
+    return "Every cost is certified: it is an upper bound by a theorem, and errors of computation are added to it."
 
 
 def _disjoint(unit: str) -> str:
     return (
-        f"Partitions are disjoint: no {unit} lies in two of them, and which one it lies in depends on it alone. The "
-        "ledger cannot check that; a steward affirmed it for every partition, which the journal keeps."
+        f"Partitions are disjoint: no {unit} is in two of them, and which one it is in depends on it alone. The ledger "
+        "cannot check that. A steward affirmed it for every partition, and the journal keeps that."
     )
 
 
 def _derived(parent: str, unit: str) -> str:
     return (
         f"It is derived from {parent} so that changing one {unit} there changes only its own rows here. The ledger "
-        "cannot check that; a steward affirmed it when the dataset was registered."
+        "cannot check that. A steward affirmed it when the dataset was registered."
     )
 
 
 _COMPOSITION: Final = (
-    "Runs may be chosen by what earlier ones showed: adding up mu² against a limit fixed beforehand is a valid privacy "
-    "filter (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023); that the deltas are added so is the argument in "
-    "docs/explanation/decision.md. What is guaranteed is the limit that was fixed beforehand; the epsilon of what is "
-    "spent so far is a guarantee for runs that were fixed in advance, and an indication otherwise."
+    "Runs may be chosen after seeing the outputs of earlier ones: adding up mu² against a limit that is fixed in "
+    "advance is a valid privacy filter (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023). docs/explanation/decision.md "
+    "has the argument for the deltas. The limit that was fixed in advance is guaranteed. The epsilon of what is spent "
+    "so far is a guarantee if the runs were fixed in advance, and an indication otherwise."
 )
 _DECLARED: Final = (
-    "The ledger does not watch a run. Mechanism, noise, sampling and executed steps are what was declared; code "
-    "repository and commit say what can be looked at."
+    "The ledger does not observe a run. Mechanism, noise, sampling and executed steps are those that were declared. "
+    "Check them against the code repository and commit of each run."
 )
 
 FORMULAS: Final[tuple[dict[str, str], ...]] = (
@@ -127,7 +127,7 @@ FORMULAS: Final[tuple[dict[str, str], ...]] = (
     },
     {
         "quantity": "best true-positive rate at false-positive rate a",
-        "formula": "min(1, delta + (1 - delta) Phi(Phi^-1(a / (1 - delta)) + mu)), and 1 where a >= 1 - delta",
+        "formula": "min(1, delta + (1 - delta) Phi(Phi^-1(a / (1 - delta)) + mu)), and 1 if a >= 1 - delta",
         "source": "Dong, Roth & Su 2022, section 2.3",
     },
     {
@@ -137,9 +137,9 @@ FORMULAS: Final[tuple[dict[str, str], ...]] = (
     },
 )
 TOTALS: Final = (
-    "Of each account: spent is the sum of `charged` over the settled runs that charged it, held the sum of `cost` over "
-    "those that are held or started, left is limit - spent - held, in each of mu_sq_pico and delta_atto. An account of "
-    "a principal counts what is held alone. A sum stays at 2^63 - 1 where it would pass it."
+    "For each account, in mu_sq_pico and in delta_atto: spent is the sum of `charged` over the settled runs that "
+    "charged it; held is the sum of `cost` over the runs that are held or started; left is limit - spent - held. The "
+    "account of a principal counts only what is held. A sum that would exceed 2^63 - 1 is 2^63 - 1."
 )
 DOCUMENTS: Final = (
     "docs/how-to/report.md",
@@ -150,7 +150,7 @@ DOCUMENTS: Final = (
 
 
 def commands(question: Question, names: Sequence[str]) -> list[str]:
-    """What to type to get the same again, and to work it out from the journals."""
+    """Return the commands that make this report again, and recompute it from the journals."""
     period = "".join(
         f" --{name} {value}" for name, value in (("from", question.since), ("to", question.until)) if value is not None
     )
@@ -168,7 +168,7 @@ COMMANDS_MAX: Final = 20
 
 
 def recomputation(question: Question, names: Sequence[str]) -> dict[str, Any]:
-    """How an auditor gets to the same numbers."""
+    """Return how an auditor recomputes the same numbers."""
     return {
         "commands": commands(question, names),
         "documents": list(DOCUMENTS),

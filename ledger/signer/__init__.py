@@ -1,1 +1,1 @@
-"""What this server signs with its key: receipts, heads, published heads."""
+"""Sign with the server's key: receipts, heads, published heads."""

@@ -1,12 +1,12 @@
-"""Signed heads: for each journal its newest number, its newest hash, and the root of the Merkle tree over its entries.
+"""Signed heads: the number and hash of a journal's newest entry, and the Merkle root over all its entries.
 
-A head is signed with the ledger's key, so that whoever keeps one can show later that history was another, and cannot
-make one up. It is a function of the journal: the same head is the same text.
+A head is signed with the ledger's key. Whoever keeps one can prove later that the journal was changed, and nobody can
+forge one. It is a function of the journal: the same head has the same text.
 
-The tree of a journal is read from the database once, hash by hash, and grows from then on by what is new. What is kept
-of it is small: the frontier, and the roots of complete subtrees of `BLOCK` leaves (32 bytes for each), out of which any
-root and any proof is put together with a few hundred hashes from the database. What this process has seen of a journal
-it goes on believing: a database that says otherwise later gets no signature.
+The tree of a journal is read from the database once, hash by hash; later only new entries are read. Little of it is
+kept: the frontier, and the roots of complete subtrees of `BLOCK` leaves (32 bytes each). Any root and any proof is made
+from these with a few hundred hashes from the database. The process remembers what it has seen: if the database differs
+later, it gets no signature.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from ledger.verifier.merkle import HASH_BYTES, CompactTree
 
 BLOCK_LEVEL: Final = 10
 BLOCK: Final = 1 << BLOCK_LEVEL
-"""Leaves of a subtree whose root is kept."""
+"""The number of leaves of a subtree whose root is kept."""
 PAGE: Final = 10_000
 JOURNALS_MAX: Final = 1000
-"""Of which a tree is kept; the one that was asked for longest ago goes first."""
+"""For how many journals a tree is kept; the least recently used is dropped first."""
 DATASETS_PAGE: Final = 500
 
 Read = Callable[[int, int], list[tuple[int, bytes]]]
-"""Reads numbers and hashes of a journal: after which number, and how many at most."""
+"""Reads numbers and hashes of a journal, after a number, up to a limit."""
 
 log = logging.getLogger(__name__)
 
@@ -54,21 +54,21 @@ class SignedHead(TypedDict):  # noqa: D101 (a docstring would stand in the OpenA
 
 
 class Tree:
-    """What is kept of one journal's tree. Any thread may use it."""
+    """The kept part of one journal's tree. It is thread-safe."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size, self._newest = 0, NO_HASH
-        self._closed, self._open = CompactTree(), CompactTree()  # of complete blocks, and of what comes after them
+        self._closed, self._open = CompactTree(), CompactTree()  # complete blocks, and the leaves after them
         self._blocks = bytearray()  # the roots of complete blocks, one after another
 
     def grow(self, read: Read, *, size: int) -> None:
-        """Takes in what is new up to `size`. Raises JournalBroken where the database has another history than before,
-        or none so long."""
+        """Read the new entries up to `size`. Raises JournalBroken if the database has another history than before, or a
+        shorter one."""
         with self._lock:
             while self._size < size:
                 known = self._size
-                before = max(0, known - 1)  # with the newest that is known, which has to be there as it was
+                before = max(0, known - 1)  # read the newest known entry again: it must be unchanged
                 page = read(before, min(PAGE, size - before))
                 for expected, (seq, hash_) in enumerate(page, start=before + 1):
                     if seq != expected:
@@ -81,7 +81,7 @@ class Tree:
                     raise JournalBroken("is missing", seq=before + len(page) + 1)
 
     def demand_newest(self, hash_: bytes, *, size: int) -> None:
-        """Raises JournalBroken where entry `size` is the newest that is known, and is another."""
+        """Raise JournalBroken if entry `size` is the newest known one and has another hash."""
         with self._lock:
             if size == self._size and hash_ != self._newest:
                 raise JournalBroken("is not the one that stood there before", seq=size)
@@ -95,7 +95,7 @@ class Tree:
             self._open = CompactTree()
 
     def root(self, read: Read, *, size: int) -> bytes:
-        """The root over the first `size` entries. Raises JournalBroken as `grow` does."""
+        """Return the root over the first `size` entries. Raises JournalBroken as `grow` does."""
         self.grow(read, size=size)
         with self._lock:
             if size == self._size:
@@ -103,7 +103,7 @@ class Tree:
         return self.root_between(read, start=0, end=size)
 
     def root_between(self, read: Read, *, start: int, end: int) -> bytes:
-        """The root over the entries `start + 1` to `end`, a subtree of what `grow` took in. Raises JournalBroken."""
+        """Return the root over the entries `start + 1` to `end`, a subtree of those read. Raises JournalBroken."""
         tree = CompactTree()
         at = start
         if start % BLOCK == 0:
@@ -123,7 +123,7 @@ class Tree:
 
 
 class TreeView:
-    """A journal's tree as one reading sees it: its size, and the roots of its subtrees."""
+    """A journal's tree in one snapshot: its size, and the roots of its subtrees."""
 
     def __init__(self, tree: Tree, reading: Reading, dataset_id: UUID | None, size: int) -> None:
         self.size = size
@@ -131,14 +131,14 @@ class TreeView:
         self._blocks: dict[int, list[tuple[int, bytes]]] = {}
 
     def hash_of(self, seq: int) -> bytes:
-        """The hash of an entry. Raises JournalBroken."""
+        """Return the hash of an entry. Raises JournalBroken."""
         page = self._read(seq - 1, 1)
         if not page or page[0][0] != seq:
             raise JournalBroken("is missing", seq=seq)
         return page[0][1]
 
     def root(self, size: int) -> bytes:
-        """The root over the first `size` entries. Raises JournalBroken."""
+        """Return the root over the first `size` entries. Raises JournalBroken."""
         return self._tree.root(self._read, size=size)
 
     def root_between(self, start: int, end: int) -> bytes:
@@ -146,7 +146,8 @@ class TreeView:
         return self._tree.root_between(self._read, start=start, end=end)
 
     def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:
-        """From the database; a proof asks several times for parts of the same block, which is read once."""
+        """Read the hashes from the database; a proof needs parts of the same block several times, so it is read
+        once."""
         number, start = divmod(after, BLOCK)
         if start + limit > BLOCK:
             return self._reading.journals.hashes(self._dataset_id, after=after, limit=limit)
@@ -156,7 +157,7 @@ class TreeView:
 
 
 class Heads:
-    """The heads of all journals, signed."""
+    """Sign the heads of all journals."""
 
     def __init__(self, store: Store, signer: Signer) -> None:
         self._store, self._signer = store, signer
@@ -164,9 +165,8 @@ class Heads:
         self._trees = LRUCache[tuple[UUID, UUID | None], Tree](JOURNALS_MAX)
 
     def view(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> TreeView:
-        """The tree of a dataset's journal, or of the tenant's own, as far as the dataset (or the tenant, where it was
-        read before; or as it is now) says that it goes. Raises JournalBroken where the entries are others than the ones
-        seen before, or end elsewhere."""
+        """Return the tree of a dataset's journal, or of the tenant's own, up to the end that the dataset's or tenant's
+        row has. Raises JournalBroken if the entries differ from those seen before, or end elsewhere."""
         if dataset is None:
             tenant = tenant or _tenant(reading)
             return self._view(reading, None, tenant.seq, tenant.head)
@@ -190,7 +190,7 @@ class Heads:
             return self._trees.setdefault((tenant_id, dataset_id), Tree())
 
     def head(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> Head:
-        """The head, unsigned: of a dataset as it was read, or of the tenant's own journal. Raises JournalBroken."""
+        """Return the unsigned head of a dataset as read, or of the tenant's own journal. Raises JournalBroken."""
         tenant = tenant or _tenant(reading)
         view = self.view(reading, dataset, tenant=tenant)
         seq, hash_ = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
@@ -199,13 +199,13 @@ class Heads:
         return Head.of((tenant.id, tenant.name), named, seq=seq, hash_=hash_, root=view.root(seq), at=at)
 
     def signed(self, reading: Reading, dataset: Dataset | None, *, tenant: Tenant | None = None) -> SignedHead:
-        """The head with its signature. Raises JournalBroken."""
+        """Return the head with its signature. Raises JournalBroken."""
         head = self.head(reading, dataset, tenant=tenant)
         signature = self._signer.sign(chain.canonical(head.payload()), jws.HEAD)
         return SignedHead(seq=head.seq, hash=head.hash, root=head.root, signature=signature)
 
     def of_tenant(self, tenant_id: UUID) -> Iterator[tuple[Dataset | None, SignedHead]]:
-        """The signed heads of a tenant's own journal and of all its datasets', by name. Raises JournalBroken."""
+        """Return the signed heads of a tenant's own journal and of its datasets, by name. Raises JournalBroken."""
         with self._store.reading(tenant_id) as reading:
             yield None, self.signed(reading, None)
         after: str | None = None
@@ -228,7 +228,7 @@ def _tenant(reading: Reading) -> Tenant:
 
 
 def _at(reading: Reading, dataset: Dataset | None, *, seq: int, hash_: bytes) -> str | None:
-    """When the newest entry was made, as it says itself. Raises JournalBroken where that is another entry."""
+    """Return the time in the newest entry. Raises JournalBroken if it is another entry."""
     if seq == 0:
         return None
     entry: Entry | TenantEntry | None

@@ -1,12 +1,11 @@
-"""The key that this ledger signs with: where it is kept, how it is made, and how another one takes its place.
+"""The signing key of the ledger: where it is kept, how it is created, and how it is rotated.
 
 The private key is never in the database that its signatures protect. It comes from a secret store (LEDGER_SIGNING_KEY)
-or from a file (LEDGER_SIGNING_KEY_FILE); with SQLite and nothing said, from a file beside the database, made by `init`
-or by the first `serve`. The public keys that were signed with before are in a JWK set beside it, so that what they
-signed stays verifiable.
+or from a file (LEDGER_SIGNING_KEY_FILE). With SQLite the default is a file next to the database, which `init` or the
+first `serve` creates. Earlier public keys are in a JWK set next to it, so that what they signed stays verifiable.
 
-A key's file is made under another name and linked into place, so that nobody ever reads half of one, and of several
-processes that begin at once all take the one that came first.
+The file of a key is created under another name and then linked into place. So nobody reads half a file, and several
+processes that start at once all use the same key.
 """
 
 from __future__ import annotations
@@ -34,20 +33,20 @@ PEM_BYTES_MAX: Final = 16 * 1024
 JWKS_BYTES_MAX: Final = 1024 * 1024
 _PUBLIC: Final = ("kty", "crv", "x", "kid", "use", "alg")
 _HOW: Final = (
-    "Set LEDGER_SIGNING_KEY_FILE to a file of the server's own and say `privacy-ledger signing-key create`, or"
-    " LEDGER_SIGNING_KEY to what `privacy-ledger signing-key create --output -` prints, kept in a secret store."
+    "Set LEDGER_SIGNING_KEY_FILE to a file that only the server can read, and run `privacy-ledger signing-key create`."
+    " Or set LEDGER_SIGNING_KEY to what `privacy-ledger signing-key create --output -` prints, kept in a secret store."
 )
 
 
 class KeyThere(Conflict):
-    """There is a signing key already."""
+    """A signing key exists already."""
 
     code = "signing-key-there"
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Signer:
-    """Signs with the current key, and says by which keys that and what was signed before can be checked."""
+    """Sign with the current key, and list the public keys, current and retired."""
 
     _key: SigningKey
     _retired: tuple[dict[str, str], ...] = ()
@@ -60,23 +59,23 @@ class Signer:
         return self._key.kid
 
     def sign(self, payload: str, typ: str) -> str:
-        """The compact JWS of a payload, the canonical text of a JSON object, as a statement of this `typ`."""
+        """Return the compact JWS of a payload, the canonical text of a JSON object, with this `typ`."""
         return sign(payload, key=self._key, typ=typ)
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
-        """The public keys as a JWK set: the current one first, then those that were retired."""
+        """Return the public keys as a JWK set: the current one first, then the retired ones."""
         return {"keys": [self._key.public_jwk(), *(jwk for jwk in self._retired if jwk["kid"] != self.kid)]}
 
     def public_keys(self) -> PublicKeys:
-        """The same, to check something with."""
+        """Return the public keys, to verify with."""
         return PublicKeys.of(self.jwks())
 
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where settings keep the key and the public keys before it. file: None where the key is in LEDGER_SIGNING_KEY.
+    """The files of the key and of the retired public keys. file: None if the key is in LEDGER_SIGNING_KEY.
 
-    is_default: the file is the one beside an SQLite database that nobody named, which `serve` may make.
+    is_default: the file is the default one next to an SQLite database, which `serve` may create.
     """
 
     file: Path | None
@@ -86,11 +85,11 @@ class Places:
 
 
 def places_of(settings: Settings) -> Places:
-    """Where the key is to be. Raises Misconfigured, saying what to do, where nothing says it."""
+    """Return where the settings keep the key. Raises Misconfigured, with what to do, if they do not name a place."""
     named, file = settings.retired_keys_file, settings.signing_key_file
     if _text(settings) is not None:
         if file is not None:
-            raise Misconfigured("LEDGER_SIGNING_KEY and LEDGER_SIGNING_KEY_FILE are both set: set one of them.")
+            raise Misconfigured("LEDGER_SIGNING_KEY and LEDGER_SIGNING_KEY_FILE are both set. Unset one of them.")
         return Places(None, named, is_default=False, is_retired_named=named is not None)
     is_default = file is None
     if file is None:
@@ -99,26 +98,28 @@ def places_of(settings: Settings) -> Places:
 
 
 def _text(settings: Settings) -> str | None:
-    """The key that a setting is, if one is. What stores keep in one line has its line ends as \\n."""
+    """Return the key in the setting, if there is one. Secret stores may write its line ends as \\n."""
     text = "" if settings.signing_key is None else settings.signing_key.get_secret_value().replace("\\n", "\n")
     return text if text.strip() else None
 
 
 def _beside(settings: Settings) -> Path:
     if not settings.is_sqlite:
-        raise Misconfigured(f"There is no key to sign receipts with, and none is ever kept in the database.\n{_HOW}")
+        raise Misconfigured(f"The signing key is missing. It is never kept in the database.\n{_HOW}")
     if (path := settings.sqlite_file) is not None:
         return path.with_name(f"{path.name}.signing-key.pem")
-    raise Misconfigured(f"LEDGER_DATABASE_URL names no plain file that a signing key could stand beside.\n{_HOW}")
+    raise Misconfigured(
+        f"LEDGER_DATABASE_URL is not a plain file, so there is no default file for the signing key.\n{_HOW}"
+    )
 
 
 # --- at the start ----------------------------------------------------------------------------------------------------
 
 
 def signer_for(settings: Settings) -> Signer:
-    """What a server signs with. The file beside an SQLite database is made where it is missing; no other one ever is.
+    """Return the server's signer. A missing file next to an SQLite database is created; no other file ever is.
 
-    Raises Misconfigured, saying what to do, and never showing any of the key.
+    Raises Misconfigured, with what to do, and never with any part of the key.
     """
     places = places_of(settings)
     if (text := _text(settings)) is not None:
@@ -131,7 +132,7 @@ def signer_for(settings: Settings) -> Signer:
 
 
 def published(settings: Settings) -> dict[str, list[dict[str, str]]]:
-    """The key set that a server with these settings publishes; nothing is made. Raises Misconfigured."""
+    """Return the key set that a server with these settings publishes. Creates nothing. Raises Misconfigured."""
     places = places_of(settings)
     if places.file is None:
         return signer_for(settings).jwks()
@@ -139,9 +140,9 @@ def published(settings: Settings) -> dict[str, list[dict[str, str]]]:
 
 
 def ensure(settings: Settings) -> None:
-    """For `init`: makes the key where a file is to have it and has not. Raises Misconfigured.
+    """Create the key for `init`, if a file is set and missing. Raises Misconfigured.
 
-    On PostgreSQL with nothing said it makes none: there is no place for it.
+    On PostgreSQL without a setting it creates none: there is no default place.
     """
     if _text(settings) is not None or (settings.signing_key_file is None and not settings.is_sqlite):
         return
@@ -151,32 +152,35 @@ def ensure(settings: Settings) -> None:
 
 
 def create(path: Path) -> SigningKey:
-    """A new key in a new file. Raises KeyThere where there is one, and Misconfigured."""
+    """Create a key in a new file. Raises KeyThere if it exists, and Misconfigured."""
     key = SigningKey.generate()
     if not _put_new(path, key.pem()):
-        raise KeyThere(f"{path} is there already. To put another key in its place: privacy-ledger signing-key rotate")
+        raise KeyThere(f"{path} exists already. To replace the key: privacy-ledger signing-key rotate")
     return key
 
 
 def rotate(settings: Settings) -> tuple[SigningKey, SigningKey]:
-    """Puts a new key in the place of the one in the file, whose public part joins the retired ones: the old, the new.
+    """Replace the key in the file, and add the public part of the old one to the retired keys. Return old and new.
 
-    The old key is among the retired ones before the new one is in place, so that whatever happens in between, every key
-    that was ever signed with is in the set. Servers that run go on with the old one until they are started again.
+    The old key is among the retired ones before the new one is in place. So if this is interrupted, every key that ever
+    signed is still in the set. Running servers use the old key until they are restarted.
     """
     places = places_of(settings)
     if places.file is None or places.retired is None:
         raise Misconfigured(
-            "The signing key is in LEDGER_SIGNING_KEY, which is not this command's to change: put a new one there, and"
-            " the public part of the old one (privacy-ledger signing-key show) into LEDGER_RETIRED_KEYS_FILE."
+            "The signing key is in LEDGER_SIGNING_KEY, which this command cannot change. Put the public part of the old"
+            " key (privacy-ledger signing-key show --json) into LEDGER_RETIRED_KEYS_FILE, and a new key"
+            " (privacy-ledger signing-key create --output -) into LEDGER_SIGNING_KEY."
         )
     if places.file.is_symlink():
-        raise Misconfigured(f"{places.file} is a link to what something else keeps: make the new key there.")
+        raise Misconfigured(f"{places.file} is a link to a file that something else manages. Create the new key there.")
     with _alone(places.file.parent):
         old = _read_key(places)
         retired = {jwk["kid"]: jwk for jwk in _retired(places, may_be_missing=True)} | {old.kid: old.public_jwk()}
         if len(retired) >= KEYS_MAX:
-            raise Misconfigured(f"{places.retired} has {KEYS_MAX} keys, which is as many as anyone reads.")
+            raise Misconfigured(
+                f"{places.retired} has {KEYS_MAX} keys, the most that clients read. Remove keys that nobody needs."
+            )
         new = SigningKey.generate()
         _replace(places.retired, json.dumps({"keys": list(retired.values())}, indent=2) + "\n", mode=0o644)
         _replace(places.file, new.pem(), mode=0o600)
@@ -187,15 +191,15 @@ def rotate(settings: Settings) -> tuple[SigningKey, SigningKey]:
 
 
 def _make_missing(path: Path) -> None:
-    """Makes a key's file unless there is one. Raises Misconfigured."""
+    """Create a key's file if there is none. Raises Misconfigured."""
     if not os.path.lexists(path) and _put_new(path, (key := SigningKey.generate()).pem()):
         log.info(
-            "made the signing key %s in %s: keep it as you keep passwords, and apart from the database", key.kid, path
+            "created the signing key %s in %s: keep it like a password, and apart from the database", key.kid, path
         )
 
 
 def _put_new(path: Path, text: str) -> bool:
-    """Makes a whole file of this text that nobody else can read; False where there is something of that name."""
+    """Create a file with this text that nobody else can read. Return False if the name exists."""
     with _failing(path), _beside_as(path, text, mode=0o600) as made:
         try:
             os.link(made, path, follow_symlinks=False)
@@ -206,7 +210,7 @@ def _put_new(path: Path, text: str) -> bool:
 
 
 def _replace(path: Path, text: str, *, mode: int) -> None:
-    """Puts a whole file in the place of another, at once."""
+    """Replace a file atomically."""
     with _failing(path), _beside_as(path, text, mode=mode) as made:
         made.replace(path)
         _settle(path.parent)
@@ -214,7 +218,7 @@ def _replace(path: Path, text: str, *, mode: int) -> None:
 
 @contextlib.contextmanager
 def _beside_as(path: Path, text: str, *, mode: int) -> Iterator[Path]:
-    """A file with this text in the same folder, under a name of its own for as long as it takes, and on disk."""
+    """Write the text to a temporary file in the same folder, and wait until it is on disk."""
     made = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
     opened = os.open(made, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, mode)
     try:
@@ -229,7 +233,7 @@ def _beside_as(path: Path, text: str, *, mode: int) -> Iterator[Path]:
 
 
 def _settle(folder: Path) -> None:
-    """Has the names in a folder on disk."""
+    """Wait until the names in a folder are on disk."""
     opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(opened)
@@ -239,7 +243,7 @@ def _settle(folder: Path) -> None:
 
 @contextlib.contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """One process at a time."""
+    """Let one process at a time in."""
     with _failing(folder):
         opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
@@ -258,20 +262,20 @@ def _failing(path: Path) -> Iterator[None]:
 
 
 def _read_key(places: Places) -> SigningKey:
-    """The key of a file that nobody else can read. Raises Misconfigured."""
+    """Read the key of a file that nobody else can read. Raises Misconfigured."""
     path = places.file
     if path is None:
         raise TypeError("no file")
-    # One that was named may be a link, as mounted secrets are; the one beside the database is made here, and is none.
+    # A file that the settings name may be a link, as mounted secrets are; the default file never is.
     flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (os.O_NOFOLLOW if places.is_default else 0)
     try:
         opened = os.open(path, flags)
     except FileNotFoundError:
         raise Misconfigured(
-            f"LEDGER_SIGNING_KEY_FILE: there is no {path}. Make it: privacy-ledger signing-key create"
+            f"LEDGER_SIGNING_KEY_FILE: there is no {path}. Create it: privacy-ledger signing-key create"
         ) from None
     except OSError as error:
-        reason = "is a link, and not the file that this ledger made" if error.errno == errno.ELOOP else error.strerror
+        reason = "is a link, not the file that this ledger created" if error.errno == errno.ELOOP else error.strerror
         raise Misconfigured(f"The signing key {path} cannot be read: {reason}.") from None
     try:
         _demand_private(path, os.fstat(opened))
@@ -281,20 +285,20 @@ def _read_key(places: Places) -> SigningKey:
     try:
         return _from_pem(raw.decode("ascii"), str(path))
     except UnicodeDecodeError:
-        raise Misconfigured(f"{path}: The signing key is not PEM text.") from None
+        raise Misconfigured(f"{path}: the signing key is not PEM text.") from None
 
 
 def _demand_private(path: Path, status: os.stat_result) -> None:
-    """Raises Misconfigured unless the file is this user's alone, or root's with at most its group let in: so mounted
-    secrets are, and so PostgreSQL takes its server's key."""
+    """Raise Misconfigured unless only this user can read the file, or it is root's and at most its group can read it:
+    mounted secrets are like that, and PostgreSQL has the same rule for its key."""
     if not stat.S_ISREG(status.st_mode):
         raise Misconfigured(f"The signing key {path} is not a file.")
     mode = stat.S_IMODE(status.st_mode)
     is_private = not mode & 0o077 if status.st_uid == os.geteuid() else status.st_uid == 0 and not mode & 0o037
     if not is_private:
         raise Misconfigured(
-            f"The signing key {path} is open to others (mode {mode:04o}, of user {status.st_uid}). If nobody else had"
-            f" it yet: chmod 600 {path}. Otherwise also: privacy-ledger signing-key rotate"
+            f"Others can read or change the signing key {path} (mode {mode:04o}, of user {status.st_uid}). Close it:"
+            f" chmod 600 {path}. If somebody may have read it, then also: privacy-ledger signing-key rotate"
         )
 
 
@@ -306,7 +310,7 @@ def _from_pem(text: str, where: str) -> SigningKey:
 
 
 def _retired(places: Places, *, may_be_missing: bool = False) -> tuple[dict[str, str], ...]:
-    """The public keys that were signed with before. Raises Misconfigured."""
+    """Return the retired public keys. Raises Misconfigured."""
     path = places.retired
     if path is None:
         return ()
@@ -316,7 +320,7 @@ def _retired(places: Places, *, may_be_missing: bool = False) -> tuple[dict[str,
     except FileNotFoundError:
         if places.is_retired_named and not may_be_missing:
             raise Misconfigured(
-                f'LEDGER_RETIRED_KEYS_FILE: there is no {path}. Where no key was retired yet, it says {{"keys": []}}.'
+                f'LEDGER_RETIRED_KEYS_FILE: there is no {path}. If no key was retired yet, write {{"keys": []}} to it.'
             ) from None
         return ()
     except OSError as error:

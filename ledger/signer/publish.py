@@ -1,11 +1,11 @@
-"""Publishing signed heads: a file for each journal, in a folder that somebody else keeps too.
+"""Publish signed heads: a file for each journal, in a folder that somebody else copies.
 
-    <folder>/<tenant's id>/tenant.jws          the heads of the tenant's own journal, a token a line, oldest first
+    <folder>/<tenant's id>/tenant.jws          the heads of the tenant's own journal, one token per line, oldest first
     <folder>/<tenant's id>/<dataset's id>.jws  those of a dataset's journal
 
-A line is only ever added, and only where the journal still contains the newest head that stands there: a database that
-says otherwise is reported, in the log and in the metrics, and what was published stays. A thread of its own does it,
-now and then, once journals have moved; decisions never wait for it. Several processes may publish into one folder.
+Lines are only added, and only if the journal still contains the newest published head. If it does not, that is reported
+in the log and in the metrics, and the published heads stay. A thread publishes periodically after journals changed;
+decisions never wait for it. Several processes may publish into one folder.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ from ledger.verifier.heads import read
 from ledger.verifier.jws import PublicKeys
 
 GATHER_SECONDS: Final = 5.0
-"""How long journals may move before their heads are published: at most so often is there a round."""
+"""The time between rounds, after which changed journals are published."""
 CHECK_SECONDS: Final = 300.0
-"""How often everything that was published is checked, whether or not anything moved."""
+"""How often all published heads are checked, even if nothing changed."""
 LINE_BYTES_MAX: Final = 64 * 1024
 TAILS_MAX: Final = 100_000
-"""Of how many journals it is remembered what was published last; beyond that it is read again."""
+"""For how many journals the last published head is remembered; others are read again."""
 DATASETS_PAGE: Final = 500
 JOURNALS_PAGE: Final = 1000
-"""Of how many journals it is asked at once where they end."""
+"""For how many journals one query reads where they end."""
 
 Outcome = Literal["published", "contradicted", "failed"]
 
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class _Tail:
-    """The newest head that was published of a journal."""
+    """The newest published head of a journal."""
 
     seq: int
     hash: str
@@ -60,7 +60,7 @@ class _Tail:
 
 
 class Publisher:
-    """Publishes the heads of the journals that it is told have moved."""
+    """Publish the heads of journals that changed."""
 
     def __init__(
         self,
@@ -74,8 +74,8 @@ class Publisher:
         gather_seconds: float = GATHER_SECONDS,
         check_seconds: float = CHECK_SECONDS,
     ) -> None:
-        """keys: by which published heads are read back. on_outcome: is told what became of each journal's head;
-        on_contradiction: whose journal contradicts what was published, as an alert. Neither may raise or wait."""
+        """keys: verify the published heads. on_outcome: called with the outcome of each head;
+        on_contradiction: called with an alert if a journal contradicts its head. Neither may raise or wait."""
         self._store, self._heads, self._folder = store, heads, folder
         self._keys, self._on_outcome, self._on_contradiction = keys, on_outcome, on_contradiction
         self._tails: dict[Path, _Tail | None] = {}
@@ -93,25 +93,25 @@ class Publisher:
         self._background.start()
 
     def close(self) -> None:
-        """Ends the thread, and publishes what has moved."""
+        """Publish what has changed, and end the thread."""
         if self._background.close():
             self._turn(False)
 
     def moved(self, tenant_id: UUID) -> None:
-        """Some journal of this tenant has new entries. Returns at once; any thread may call it."""
+        """Note that a journal of this tenant has new entries. Returns at once; thread-safe."""
         with self._lock:
             self._moved.add(tenant_id)
         self._background.wake()
 
     def _turn(self, is_due: bool) -> None:
-        """What has moved since the last turn, and, when it is due, everything that was published."""
+        """Check and publish what has changed since the last round and, when it is due, everything."""
         with self._lock:
             moved, self._moved = self._moved, set()
         self.round(moved | self._differing() if is_due else moved)
 
     def _differing(self) -> set[UUID]:
-        """The tenants of which something was published and a journal ends elsewhere now, or cannot be compared: found
-        by a page of many journals at a time, so that those that did not move cost next to nothing."""
+        """Return the tenants with a journal that ends elsewhere than its published head, or cannot be compared. One
+        query reads many journals, so that unchanged ones cost almost nothing."""
         known = self._known()
         differing: set[UUID] = set()
         published: set[Path] = set()
@@ -120,7 +120,7 @@ class Publisher:
                 try:
                     self._remember(path)
                 except (OSError, jws.SignatureInvalid):
-                    differing.add(tenant_id)  # which is reported once that tenant is looked at
+                    differing.add(tenant_id)  # reported when that tenant is checked
                 else:
                     published.add(path)
         after: tuple[UUID, UUID] | None = BEGINNING
@@ -138,7 +138,7 @@ class Publisher:
         return differing | {UUID(path.parent.name) for path in published}
 
     def _known(self) -> set[UUID]:
-        """The tenants of which something was published. A server's role cannot list tenants, nor has it to."""
+        """Return the tenants with published heads, from the folder: a server's role cannot list tenants."""
         try:
             names = [path.name for path in self._folder.iterdir() if path.is_dir()]
         except FileNotFoundError:
@@ -150,8 +150,8 @@ class Publisher:
         return set(filter(None, map(_as_id, names)))
 
     def round(self, tenant_ids: Iterable[UUID]) -> None:
-        """Checks what was published of these tenants, and publishes what is new. Raises nothing: what fails is logged
-        and tried again when the tenant's journals move next, or all are checked."""
+        """Check what was published for these tenants, and publish what is new. Raises nothing: a failure is logged, and
+        retried when the tenant's journals change or all are checked."""
         for tenant_id in sorted(tenant_ids):
             try:
                 self._publish(tenant_id)
@@ -162,7 +162,7 @@ class Publisher:
     # --- a tenant
 
     def _publish(self, tenant_id: UUID) -> None:
-        # First what was published, and then the database: which another process may have moved on in between, not back.
+        # Read the published heads first: the database may only grow in between.
         folder = self._folder / str(tenant_id)
         left = {path for path in folder.glob("*.jws") if self._is_read(path)}
         with self._store.reading(tenant_id) as reading:
@@ -184,7 +184,7 @@ class Publisher:
             return reading.datasets.page(after=after, limit=DATASETS_PAGE, only=None)
 
     def _one(self, reading: Reading, tenant: Tenant, dataset: Dataset | None, path: Path) -> None:
-        """Holds a journal against its newest published head, and publishes its newest one."""
+        """Compare a journal with its newest published head, and publish its newest one."""
         seq, newest = (tenant.seq, tenant.head) if dataset is None else (dataset.seq, dataset.head)
         tail = self._tails.get(path)
         try:
@@ -200,7 +200,7 @@ class Publisher:
     def _demand(
         self, reading: Reading, tenant: Tenant, dataset: Dataset | None, tail: _Tail, *, seq: int, newest: bytes
     ) -> None:
-        """Raises JournalBroken where the database does not contain what was published."""
+        """Raise JournalBroken if the database does not contain what was published."""
         if seq < tail.seq:
             raise JournalBroken(f"is missing: a head of {tail.seq} entries was published", seq=seq + 1)
         if seq == tail.seq and newest.hex() == tail.hash:
@@ -221,8 +221,8 @@ class Publisher:
     # --- files
 
     def _is_read(self, path: Path) -> bool:
-        """Remembers the newest head in a file, if it is not known; whether there is one. Where none can be read, the
-        file is reported, and stays as it is."""
+        """Remember the newest head in a file, if it is not known. Return whether there is one. A file that cannot be
+        read is reported, and not changed."""
         try:
             return self._remember(path) is not None
         except jws.SignatureInvalid as error:
@@ -230,7 +230,7 @@ class Publisher:
             return False
 
     def _remember(self, path: Path) -> _Tail | None:
-        """The newest head in a file, which is read the first time alone. Raises OSError and SignatureInvalid."""
+        """Return the newest head in a file, which is read only once. Raises OSError and SignatureInvalid."""
         if len(self._tails) >= TAILS_MAX:
             self._tails.clear()
         if path not in self._tails:
@@ -239,7 +239,7 @@ class Publisher:
         return self._tails[path]
 
     def _read(self, file: BinaryIO, path: Path) -> _Tail | None:
-        """The newest head in a file; a line that was not finished, when a process was killed, was never published."""
+        """Return the newest head in a file. An incomplete last line, from a process that was killed, does not count."""
         size = file.seek(0, os.SEEK_END)
         file.seek(max(0, size - 2 * LINE_BYTES_MAX))
         lines = file.read().split(b"\n")
@@ -250,11 +250,11 @@ class Publisher:
         head = read(lines[-2].decode("ascii", errors="replace"), keys=self._keys, source=path.name)
         tenant_id, dataset_id = head.journal_id
         if (str(tenant_id), str(dataset_id or "tenant")) != (path.parent.name, path.stem):
-            raise jws.SignatureInvalid("The head in this file is of another journal.")
+            raise jws.SignatureInvalid("The head in this file is of another journal. Restore the file from a copy.")
         return _Tail(head.seq, head.hash, head.root)
 
     def _append(self, path: Path, head: SignedHead) -> None:
-        """Adds a line, unless another process has published this head or a newer one. Raises OSError."""
+        """Add a line, unless another process has published this head or a newer one. Raises OSError."""
         _make_public(path.parent)
         with _locked(path) as file:
             tail = self._read(file, path)
@@ -278,7 +278,7 @@ def _as_id(name: str) -> UUID | None:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
-    """A file to read and to add to, which no other process does meanwhile."""
+    """Open a file to read and append, and lock out other processes."""
     opened = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
     with os.fdopen(opened, "r+b") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -288,7 +288,7 @@ def _locked(path: Path) -> Iterator[BinaryIO]:
 
 
 def _make_public(folder: Path) -> None:
-    """Makes a folder that others may read, whatever else this process keeps to itself: heads are for others to keep."""
+    """Create a folder that others may read, unlike the other files of this process: heads are for others to keep."""
     for path in (folder.parent, folder):
         if not path.is_dir():
             path.mkdir(parents=True, exist_ok=True)
@@ -296,7 +296,7 @@ def _make_public(folder: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Has the names in a folder, and its own, on disk."""
+    """Wait until the names in a folder, and its own name, are on disk."""
     for path in (folder, folder.parent):
         opened = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

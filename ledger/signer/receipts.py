@@ -1,12 +1,12 @@
-"""Receipts: a decision as a signed statement, which a training cluster checks with no server.
+"""Receipts: a decision as a signed statement, which a training cluster verifies without a server.
 
-What a receipt says is a function of the journal entries that it is about, so that the same receipt can be made again at
-any time, and an auditor finds each of its facts in the journal. It names the entry in each dataset's journal by its
-number and its hash: whoever holds a receipt can show that a journal no longer contains what it once said. Only the
-receipt that is renewed has a later `begin_by` than the entry.
+The contents of a receipt are a function of journal entries. So the same receipt can be made again at any time, and an
+auditor finds each of its facts in the journal. It names the entry in each dataset's journal by number and hash: whoever
+has a receipt can prove that the journal no longer contains that entry. Only a renewed receipt has a later `begin_by`
+than the entry.
 
-The entry of an approval makes a receipt in state `held`, the entry of a start one in state `started`. An approval can
-still be voided by whoever asked for it, so that only `started` lets a job train.
+The entry of an approval makes a receipt in state `held`, the entry of a start one in state `started`. The requester can
+still void an approval, so only `started` allows a job to train.
 """
 
 from __future__ import annotations
@@ -29,14 +29,13 @@ from ledger.verifier.jws import RECEIPT
 VERSION: Final = 2
 TENANTS_KNOWN_MAX: Final = 10_000
 RANGE_LEAST: Final = 3
-"""As many consecutive names as this are given as a range."""
+"""At least so many consecutive names are written as a range."""
 _STATES: Final = {"run-approved": ("held", "start_by"), "run-started": ("started", "settle_by")}
 _NUMBERED: Final = re.compile(r"(.*?)([0-9]{1,9})")
 
 
 class ParsedEntry(dict[str, Any]):
-    """An entry as it is parsed, with the hash that it was sealed by beside it, since making that anew takes as long as
-    signing does."""
+    """A parsed entry with its hash, because computing the hash again takes as long as signing."""
 
     __slots__ = ("hash",)
     hash: str
@@ -51,12 +50,12 @@ class ParsedEntry(dict[str, Any]):
 def payload(
     decisions: Sequence[Record], entries: Sequence[Record], *, tenant: str, until: str | None = None
 ) -> dict[str, Any]:
-    """What the receipt of a run says.
+    """Return the payload of a run's receipt.
 
-    decisions: the entries that approved it, one of each dataset's journal; entries: those, or the ones that started it,
-    in the order in which datasets are to be named. tenant: its name. until: when a job may begin at the latest, if that
-    was renewed. An approval that records no `begin_by` keeps the receipt of version 1 that it was answered with, which
-    lets nothing begin. Raises ValueError for entries of another kind.
+    decisions: the entries that approved it, one from each dataset's journal. entries: those, or the ones that started
+    it, in the order of the datasets in the receipt. tenant: its name. until: the latest time at which a job may begin,
+    if the receipt is renewed. An approval without a recorded `begin_by` keeps its receipt of version 1, with which no
+    job may begin. Raises ValueError for entries of another kind.
     """
     decision, first = decisions[0], entries[0]
     if first["kind"] not in _STATES or decision["kind"] != "run-approved":
@@ -88,7 +87,7 @@ def payload(
 
 
 def begin_by(entry: Record) -> str:
-    """When a job may begin at the latest, as an approval or a start recorded it. Older entries do not record it."""
+    """Return the latest time at which a job may begin, as the entry recorded it. Older entries do not record it."""
     if "begin_by" in entry:
         return str(entry["begin_by"])
     at_us = microseconds(datetime.fromisoformat(entry["at"]))
@@ -96,13 +95,13 @@ def begin_by(entry: Record) -> str:
 
 
 def renewed(entry: Record, until: str) -> str:
-    """The same of a receipt that is given anew, which is never good for longer than the approval or the start."""
-    # Times are written so that their order as text is their order in time.
+    """Return the same for a renewed receipt, which is never valid for longer than the approval or the start."""
+    # The order of these times as text is their order in time.
     return min(until, str(entry[_STATES[entry["kind"]][1]]))
 
 
 def _position(entry: Record, partitions: Sequence[Any] | None) -> dict[str, Any]:
-    """Where in a dataset's journal the entry stands. Its bytes are canonical, so that its hash can be had again."""
+    """Return the number and hash of the entry. Its bytes are canonical, so its hash can be computed again."""
     return {
         "name": entry["dataset"],
         "id": entry["dataset_id"],
@@ -113,7 +112,7 @@ def _position(entry: Record, partitions: Sequence[Any] | None) -> dict[str, Any]
 
 
 def _requested(decision: Record) -> list[str] | None:
-    """What version 1 lists: the partitions that were requested, and none if all of the dataset was."""
+    """Return what version 1 lists: the requested partitions, and none if the whole dataset was requested."""
     requested = {
         use if isinstance(use, str) else use["name"]: None if isinstance(use, str) else use.get("partitions")
         for use in decision["request"]["datasets"]
@@ -125,8 +124,8 @@ def _requested(decision: Record) -> list[str] | None:
 
 
 def _partitions(decision: Record, decisions: Iterable[Record]) -> list[str | list[str]] | None:
-    """The partitions of a dataset that were charged: its own or, if it has none, those that were charged in every
-    dataset that it comes from. None if nothing of that has partitions."""
+    """Return the charged partitions of a dataset: its own or, if it has none, those that were charged in every dataset
+    that it is derived from. None if none of these has partitions."""
     if own := _charged(decision):
         return compact(own)
     via = _via(decision)
@@ -135,7 +134,7 @@ def _partitions(decision: Record, decisions: Iterable[Record]) -> list[str | lis
 
 
 def _charged(decision: Record) -> set[str]:
-    """The partitions whose accounts an approval charged in one dataset."""
+    """Return the partitions whose accounts an approval charged in one dataset."""
     return {partition for group in decision.get("accounts", ()) for partition in group.get("partitions", ())}
 
 
@@ -144,10 +143,10 @@ def _via(decision: Record) -> set[str]:
 
 
 def compact(names: Iterable[str]) -> list[str | list[str]]:
-    """Names in order, three or more that only count up as their first and last: `["2026-01", "2026-12"]`.
+    """Return names in order; three or more consecutive ones as a range: `["2026-01", "2026-12"]`.
 
-    A range is one prefix and all numbers of so many digits from the first to the last, so that it means the same to
-    whoever does not know which partitions there are.
+    A range is a prefix with all numbers of the same width from the first to the last. So a reader need not know which
+    partitions exist.
     """
     runs: list[list[str]] = []
     for name in sorted(names):
@@ -162,7 +161,7 @@ def compact(names: Iterable[str]) -> list[str | list[str]]:
 
 
 def _next(name: str) -> str | None:
-    """The name with the next number of as many digits."""
+    """Return the name with the next number of the same width."""
     numbered = _NUMBERED.fullmatch(name)
     if numbered is None:
         return None
@@ -172,9 +171,9 @@ def _next(name: str) -> str | None:
 
 
 class Receipts:
-    """Signs what became of runs.
+    """Sign the decisions about runs.
 
-    name_of: a tenant's name, looked up once for each tenant, since it never changes.
+    name_of: returns a tenant's name. It is called once for each tenant, because names never change.
     """
 
     def __init__(self, signer: Signer, name_of: Callable[[UUID], str]) -> None:
@@ -183,13 +182,13 @@ class Receipts:
         self._lock = threading.Lock()
 
     def knows(self, tenant_id: UUID) -> bool:
-        """Whether signing for this tenant takes no look into the database."""
+        """Return whether signing for this tenant needs no query."""
         return tenant_id in self._names
 
     def sign(
         self, decisions: Sequence[Record], entries: Sequence[Record], *, tenant_id: UUID, until: str | None = None
     ) -> str:
-        """The receipt, as a compact JWS. Signing takes microseconds; it is never done in a transaction."""
+        """Return the receipt as a compact JWS. Signing takes microseconds; it is never done in a transaction."""
         claims = payload(decisions, entries, tenant=self._name(tenant_id), until=until)
         return self._signer.sign(canonical(claims), RECEIPT)
 

@@ -1,1 +1,1 @@
-"""What an auditor or the client needs, with no database and no network."""
+"""Verify exports, receipts, heads and proofs, without a database and without a network."""

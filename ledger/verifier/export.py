@@ -15,7 +15,7 @@ from ledger.errors import JournalBroken
 
 FORMAT: Final = "privacy-ledger-export"
 VERSION: Final = 3
-"""Since version 2 a head is signed; since version 3 a request that stands in another journal has a line of its own."""
+"""Since version 2 the head is signed; since version 3 a request that is in another journal has a line of its own."""
 LINE_LENGTH_MAX: Final = 4 * 1024 * 1024
 ENTRY: Final = re.compile(r'\{"seq":([1-9][0-9]{0,18}),"hash":"([0-9a-f]{64})","entry":(\{.*\})\}', re.DOTALL)
 _REQUEST: Final = re.compile(r'\{"request":(\{.*\})\}', re.DOTALL)
@@ -40,9 +40,9 @@ def header(
 
 
 def parsed_header(line: str) -> dict[str, Any]:
-    """An export's first line, of a version that is known. Raises JournalBroken, and what a text of another shape may
-    raise: ValueError, TypeError, KeyError, AttributeError, RecursionError."""
-    line.encode()  # bytes that are not UTF-8 have no text
+    """Parse an export's first line. Raises JournalBroken for an unknown version, and for another shape ValueError,
+    TypeError, KeyError, AttributeError or RecursionError."""
+    line.encode()  # raises if the line was not UTF-8
     about: dict[str, Any] = json.loads(line, object_pairs_hook=_once)
     version = about["version"]
     if about["format"] != FORMAT or type(version) is not int or version not in (1, 2, VERSION):
@@ -74,13 +74,13 @@ def request_line(request: str) -> str:
 
 
 def request_of(line: str) -> str | None:
-    """The request in a line that is one of those."""
+    """Return the request in a line of requests."""
     match = _REQUEST.fullmatch(line.removesuffix("\n"))
     return None if match is None else match[1]
 
 
 def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
-    """An export's last line. signature: None where the ledger does not stand by it."""
+    """An export's last line. signature: None if the ledger did not sign it."""
     signed = "null" if signature is None else f'"{signature}"'
     return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
 
@@ -96,7 +96,7 @@ class Line:
 
     @property
     def sealed(self) -> Sealed:
-        """The entry as a reader of journals gets it."""
+        """Return the entry as `replay` reads it."""
         return Sealed(self.body, self.hash, self.request)
 
     @property
@@ -111,7 +111,7 @@ class Line:
 
 
 def parsed_head(line: str, version: int, seq: int) -> dict[str, Any]:
-    """The head line of an export. Raises JournalBroken."""
+    """Parse the head line of an export. Raises JournalBroken."""
     match = _HEAD.fullmatch(line)
     if match is None or (version == 1) != (',"signature":' not in line):
         raise JournalBroken("the head, which ends an export, cannot be read", seq=seq)

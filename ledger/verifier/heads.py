@@ -1,4 +1,4 @@
-"""A signed head: what it states of a journal. Written and read here alone."""
+"""A signed head of a journal. Only this module writes and reads its text."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Head:
         return cls((tenant[0], dataset_id), (tenant[1], name), seq, hash_.hex(), root.hex(), at)
 
     def payload(self) -> dict[str, Any]:
-        """What is signed."""
+        """Return the text that is signed."""
         (tenant_id, dataset_id), (tenant, dataset) = self.journal_id, self.names
         return {
             "v": 1,
@@ -58,8 +58,8 @@ class Head:
 
 
 def read(token: str, *, keys: PublicKeys, source: str) -> Head:
-    """The head that a token signs. Raises SignatureInvalid, and InvalidRequest if it has another shape. source: how to
-    name the token in that."""
+    """Return the head in a token. Raises SignatureInvalid, and InvalidRequest if it has another shape. source: the name
+    of the token in the error."""
     from ledger.verifier import jws
 
     payload = jws.read(token, keys=keys, typ=jws.HEAD)

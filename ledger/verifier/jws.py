@@ -1,11 +1,11 @@
 """Signed statements: compact JWS (RFC 7515) by EdDSA over Ed25519 (RFC 8037), and the keys for them as JWK (RFC 7517).
 
-PyJWT puts tokens together and takes them apart, `cryptography` signs. What is ours is how little is taken: one
-algorithm, a header of exactly `alg`, `kid` and `typ`, a `typ` that says what the statement is, keys that are known
-before the token is looked at, and JSON in which no name stands twice. A statement of one kind can so never pass for one
-of another, and nothing that a token says chooses how it is checked.
+PyJWT encodes and decodes tokens, and `cryptography` signs. This module accepts very little: one algorithm, a header of
+exactly `alg`, `kid` and `typ`, a `typ` that names the kind of statement, keys that are known before the token is read,
+and JSON without duplicate names. So a statement of one kind never passes for another, and nothing in a token chooses
+how it is verified.
 
-This imports `ledger.errors` alone: it stands beside a training job that has nothing of the server.
+This imports only `ledger.errors`, because training jobs use it without the server's packages.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ HEAD: Final = "privacy-ledger-head+jws"
 ALERT: Final = "privacy-ledger-alert+jws"
 
 TOKEN_LENGTH_MAX: Final = 4 * 1024 * 1024
-"""Of what is read, in characters. The longest of ours names many partitions."""
+"""The longest token that is read, in characters. The longest real one names many partitions."""
 KEYS_MAX: Final = 1000
-"""Of a key set that is read."""
+"""The most keys of a key set that is read."""
 EXPONENT_MAX: Final = 400
 NUMBER_LENGTH_MAX: Final = 802
-"""Of a number in a statement, as in canonical JSON: the digits of 1e999999999 would fill the memory."""
+"""The largest exponent of a number in a statement: the digits of 1e999999999 would fill the memory."""
 
 _TOKEN: Final = re.compile(r"([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)\.([A-Za-z0-9_-]+)")
 _HEADER: Final = frozenset({"alg", "kid", "typ"})
@@ -46,7 +46,7 @@ _JWS: Final = jwt.PyJWS(algorithms=[ALGORITHM])
 
 
 class SignatureInvalid(LedgerError):
-    """That was not signed by any of these keys, or is not what it was taken for."""
+    """None of these keys signed this, or it is another kind of statement."""
 
     code = "signature-invalid"
 
@@ -56,13 +56,13 @@ def _encoded(raw: bytes) -> str:
 
 
 def _decoded(text: str) -> bytes:
-    """What base64url text stands for. Raises SignatureInvalid where it is not the one text for that."""
+    """Decode base64url. Raises SignatureInvalid unless it is the canonical text of its bytes."""
     try:
         raw = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     except (binascii.Error, ValueError):
-        raise SignatureInvalid("That is not base64url.") from None
+        raise SignatureInvalid("The text is not base64url.") from None
     if _encoded(raw) != text:
-        raise SignatureInvalid("That is not base64url.")
+        raise SignatureInvalid("The text is not base64url.")
     return raw
 
 
@@ -84,11 +84,11 @@ def _number(text: str) -> Decimal:
 
 
 def _object(raw: bytes, what: str) -> dict[str, Any]:
-    """A JSON object, its fractions as exact decimals. Raises SignatureInvalid."""
+    """Parse a JSON object, with fractions as exact decimals. Raises SignatureInvalid."""
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=_number)
     except (ValueError, RecursionError):
-        raise SignatureInvalid(f"The {what} is not JSON, or has a name twice.") from None
+        raise SignatureInvalid(f"The {what} is not JSON, or has a duplicate name.") from None
     if not isinstance(value, dict):
         raise SignatureInvalid(f"The {what} is not a JSON object.")
     return value
@@ -101,7 +101,7 @@ def _thumbprint(x: str) -> str:
 
 @dataclass(frozen=True, slots=True, repr=False)
 class SigningKey:
-    """An Ed25519 private key. kid: its RFC 7638 thumbprint, base64url. It shows nothing else of itself."""
+    """An Ed25519 private key. kid: its RFC 7638 thumbprint, base64url. It never prints the key."""
 
     kid: str
     _private: Ed25519PrivateKey
@@ -112,13 +112,16 @@ class SigningKey:
 
     @classmethod
     def from_pem(cls, text: str) -> SigningKey:
-        """The key of a PKCS #8 PEM text without a password. Raises Misconfigured, which repeats nothing of it."""
+        """Parse PKCS #8 PEM text without a password. Raises Misconfigured, which shows none of the text."""
         try:
             key = serialization.load_pem_private_key(text.encode(), password=None)
         except (ValueError, TypeError, UnsupportedAlgorithm):
-            raise Misconfigured("The signing key is not an Ed25519 private key as PEM without a password.") from None
+            raise Misconfigured(
+                "The signing key is not an Ed25519 private key in PEM without a password. Create one:"
+                " privacy-ledger signing-key create"
+            ) from None
         if not isinstance(key, Ed25519PrivateKey):
-            raise Misconfigured("The signing key is a private key of another kind; it has to be Ed25519.")
+            raise Misconfigured("The signing key is not an Ed25519 key. Create one: privacy-ledger signing-key create")
         return cls._of(key)
 
     @classmethod
@@ -129,30 +132,30 @@ class SigningKey:
         return f"SigningKey({self.kid})"
 
     def pem(self) -> str:
-        """The private key as PKCS #8 PEM text: a secret."""
+        """Return the private key as PKCS #8 PEM text: a secret."""
         return self._private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         ).decode("ascii")
 
     def public_jwk(self) -> dict[str, str]:
-        """The public key, as a member of a key set."""
+        """Return the public key, as a member of a key set."""
         x = _encoded(self._private.public_key().public_bytes_raw())
         return {"kty": "OKP", "crv": "Ed25519", "x": x, "kid": self.kid, "use": "sig", "alg": ALGORITHM}
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKeys:
-    """The keys by which statements are believed, by their `kid`."""
+    """The trusted public keys, by their `kid`."""
 
     _known: Mapping[str, Ed25519PublicKey]
 
     @classmethod
     def of(cls, jwks: object) -> PublicKeys:
-        """The keys of a JWK set. Keys of other kinds are passed over, as RFC 7517, 5 says; a set without any of ours
-        is refused. Raises SignatureInvalid."""
+        """Return the keys of a JWK set. Keys of other kinds are skipped (RFC 7517, 5). Raises SignatureInvalid, also if
+        there is no Ed25519 key."""
         listed = jwks.get("keys") if isinstance(jwks, Mapping) else None
         if not isinstance(listed, list) or len(listed) > KEYS_MAX:
-            raise SignatureInvalid(f"A key set is an object with a list `keys` of at most {KEYS_MAX} keys.")
+            raise SignatureInvalid(f"The key set is not an object with a list `keys` of at most {KEYS_MAX} keys.")
         known = dict(pair for number, one in enumerate(listed) for pair in _public(one, f"keys.{number}"))
         if not known:
             raise SignatureInvalid("The key set has no Ed25519 key.")
@@ -167,13 +170,15 @@ class PublicKeys:
 
 
 def _public(jwk: object, where: str) -> Iterable[tuple[str, Ed25519PublicKey]]:
-    """A member of a key set by its kid, or nothing where it is of another kind."""
+    """Return a member of a key set by its kid, or nothing if it is of another kind."""
     if not isinstance(jwk, Mapping):
         raise SignatureInvalid(f"{where}: is not an object")
     if (jwk.get("kty"), jwk.get("crv")) != ("OKP", "Ed25519"):
         return []
     if "d" in jwk:
-        raise SignatureInvalid(f"{where}: is a private key, which no key set may have; make a new one")
+        raise SignatureInvalid(
+            f"{where}: is a private key. Never publish it: replace it, and put only its public part into the set"
+        )
     if jwk.get("use", "sig") != "sig" or jwk.get("alg", ALGORITHM) != ALGORITHM:
         raise SignatureInvalid(f"{where}: is not a key for {ALGORITHM} signatures")
     x = jwk.get("x")
@@ -185,26 +190,27 @@ def _public(jwk: object, where: str) -> Iterable[tuple[str, Ed25519PublicKey]]:
 
 
 def sign(payload: str, *, key: SigningKey, typ: str) -> str:
-    """The compact JWS of a payload, which is the canonical text of a JSON object. The same gives the same token."""
+    """Return the compact JWS of a payload, the canonical text of a JSON object. The same payload gives the same
+    token."""
     headers = {"kid": key.kid, "typ": typ}
     return _JWS.encode(payload.encode(), key._private, algorithm=ALGORITHM, headers=headers)  # noqa: SLF001 (its own)
 
 
 def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
-    """The payload of a token of this `typ` that one of the keys signed. Raises SignatureInvalid, and nothing else."""
+    """Return the payload of a token of this `typ` that one of the keys signed. Raises only SignatureInvalid."""
     match = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX else None
     if match is None:
-        raise SignatureInvalid("That is not a compact JWS: three parts of base64url, with dots between them.")
+        raise SignatureInvalid("The text is not a compact JWS: three parts of base64url, separated by dots.")
     header = _object(_decoded(match[1]), "header")
     if header.keys() != _HEADER or header["alg"] != ALGORITHM:
-        raise SignatureInvalid(f"The header has to have alg {ALGORITHM}, kid and typ, and nothing else.")
+        raise SignatureInvalid(f"The header must have alg {ALGORITHM}, kid and typ, and nothing else.")
     if header["typ"] != typ:
         raise SignatureInvalid(f"The token is not a {typ}: its typ says that it is something else.")
     key = keys.get(header["kid"])
     if key is None:
-        raise SignatureInvalid("The token is signed by none of these keys: its kid is not among them.")
+        raise SignatureInvalid("None of these keys signed the token: its kid is not among them.")
     try:
         payload = _JWS.decode(match[0], key, algorithms=[ALGORITHM])
     except jwt.InvalidTokenError:
-        raise SignatureInvalid("The signature is not that of this text.") from None
+        raise SignatureInvalid("The signature does not match the text.") from None
     return _object(payload, "payload")

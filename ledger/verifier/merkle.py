@@ -1,16 +1,16 @@
-"""The Merkle tree over a journal, and proofs in it: RFC 9162, section 2.1, with SHA-256.
+"""The Merkle tree over a journal, and its proofs: RFC 9162, section 2.1, with SHA-256.
 
 The leaves are the entries' hashes, 32 bytes each, in the order of `seq`: entry `seq` is the leaf with index `seq - 1`.
-A leaf is hashed after a byte 0x00 and an inner node after a byte 0x01, so that neither can be passed off as the other.
-The tree of a size is a function of the first so many entries alone, and its root stands for all of them.
+A leaf is hashed with a prefix 0x00 and an inner node with 0x01, so that neither passes for the other. The tree of a
+size depends only on the first `size` entries, and its root identifies all of them.
 
-Two kinds of proof are a few dozen hashes long, however long the journal is:
+Two kinds of proofs have a few dozen hashes, however long the journal is:
 
-    inclusion    that an entry is the one at its place in the tree of a root
-    consistency  that the tree of a later root begins with all the entries of an earlier one
+    inclusion    the entry is at its place in the tree of a root
+    consistency  the tree of a later root begins with all entries of an earlier one
 
-Whoever verifies a proof needs nothing but the proof and the roots. What is here is small enough to be written out: the
-Python packages that make such proofs bring a log's client or server with them.
+To verify a proof one needs only the proof and the roots. This is our own code because it is small: the Python packages
+for such proofs include a client or server of a log.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HASH_BYTES: Final = 32
 EMPTY_ROOT: Final = hashlib.sha256(b"").digest()
 """The root of the tree without leaves. RFC 9162, 2.1.1: MTH({}) = HASH()."""
 PATH_MAX: Final = 128
-"""More hashes than a proof in any tree has whose size is a 64-bit integer."""
+"""More hashes than any proof has in a tree with a 64-bit size."""
 
 Range = tuple[int, int]
-"""Leaves from the first index up to the second, which is not among them."""
+"""Leaves from the first index up to the second, exclusive."""
 
 
 def leaf_hash(data: bytes) -> bytes:
@@ -40,35 +40,35 @@ def node_hash(left: bytes, right: bytes) -> bytes:
 
 
 class CompactTree:
-    """A tree of which only the roots of its largest complete subtrees are kept, at most one for each bit of its size.
+    """A tree that keeps only the roots of its largest complete subtrees, at most one for each bit of its size.
 
-    That is enough to add leaves, each in O(log n) time at worst and O(1) on average, and to say the root.
+    That is enough to add leaves, each in O(log n) time at worst and O(1) on average, and to compute the root.
     """
 
     __slots__ = ("_peaks", "size")
 
     def __init__(self) -> None:
         self.size = 0
-        self._peaks: list[bytes] = []  # from left to right, which is from the largest to the smallest
+        self._peaks: list[bytes] = []  # from left to right: from the largest to the smallest
 
     def append(self, data: bytes) -> None:
-        """Adds a leaf by its data."""
+        """Add a leaf by its data."""
         self.append_subtree(leaf_hash(data), level=0)
 
     def append_subtree(self, root: bytes, *, level: int) -> None:
-        """Adds a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that."""
+        """Add a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that."""
         if self.size & ((1 << level) - 1):
-            raise ValueError(f"a subtree of level {level} cannot stand at {self.size}")
+            raise ValueError(f"a subtree of level {level} cannot begin at {self.size}")
         height = self.size >> level
-        while height & 1:  # one of the same height stands there already, on the left
+        while height & 1:  # there is one of the same height on the left
             root = node_hash(self._peaks.pop(), root)
             height >>= 1
         self._peaks.append(root)
         self.size += 1 << level
 
     def root_with(self, right: CompactTree) -> bytes:
-        """The root of a tree with these leaves and, after them, those of another one. The size must be a multiple of
-        the largest complete subtree of that."""
+        """Return the root of a tree with these leaves and, after them, those of another tree. The size must be a
+        multiple of the largest complete subtree of that."""
         both = CompactTree()
         both.size, both._peaks = self.size, list(self._peaks)
         levels = [level for level in range(right.size.bit_length()) if right.size >> level & 1]
@@ -77,7 +77,7 @@ class CompactTree:
         return both.root()
 
     def root(self) -> bytes:
-        """The root of the tree as it is now."""
+        """Return the root of the tree."""
         if not self._peaks:
             return EMPTY_ROOT
         root = self._peaks[-1]
@@ -86,11 +86,11 @@ class CompactTree:
         return root
 
 
-# --- what a proof consists of ----------------------------------------------------------------------------------------
+# --- proofs ----------------------------------------------------------------------------------------------------------
 
 
 def inclusion_ranges(index: int, size: int) -> list[Range]:
-    """Which subtrees' roots are the proof that leaf `index` is in the tree of `size`: PATH of RFC 9162, 2.1.3.1, in
+    """Return the subtrees whose roots prove that leaf `index` is in the tree of `size`: PATH of RFC 9162, 2.1.3.1, in
     its order. Raises ValueError unless 0 <= index < size."""
     if not 0 <= index < size:
         raise ValueError(f"there is no leaf {index} in a tree of {size}")
@@ -108,7 +108,7 @@ def inclusion_ranges(index: int, size: int) -> list[Range]:
 
 
 def consistency_ranges(old: int, new: int) -> list[Range]:
-    """Which subtrees' roots are the proof that the tree of size `new` begins with that of size `old`: PROOF of RFC
+    """Return the subtrees whose roots prove that the tree of size `new` begins with that of size `old`: PROOF of RFC
     9162, 2.1.4.1, in its order. Raises ValueError unless 0 < old <= new."""
     if not 0 < old <= new:
         raise ValueError(f"a tree of {new} does not begin with one of {old}")
@@ -129,20 +129,20 @@ def consistency_ranges(old: int, new: int) -> list[Range]:
 
 
 def _split(size: int) -> int:
-    """The largest power of two that is smaller than `size`, which is 2 or more."""
+    """Return the largest power of two that is smaller than `size`, which is at least 2."""
     return 1 << ((size - 1).bit_length() - 1)
 
 
 def proof(ranges: Iterable[Range], root_of_range: Callable[[int, int], bytes]) -> list[bytes]:
-    """A proof, with the roots of its subtrees."""
+    """Return a proof: the roots of its subtrees."""
     return [root_of_range(start, end) for start, end in ranges]
 
 
-# --- verifying, from the proof alone ---------------------------------------------------------------------------------
+# --- verification ----------------------------------------------------------------------------------------------------
 
 
 def includes(data: bytes, *, index: int, size: int, path: Sequence[bytes], root: bytes) -> bool:
-    """Whether `path` proves that the leaf `index` of the tree with this root and size is `data`: RFC 9162, 2.1.3.2."""
+    """Return whether `path` proves that leaf `index` of the tree of this root and size is `data`: RFC 9162, 2.1.3.2."""
     if not 0 <= index < size or not _is_path(path):
         return False
     fn, sn = index, size - 1
@@ -152,7 +152,7 @@ def includes(data: bytes, *, index: int, size: int, path: Sequence[bytes], root:
             return False
         if fn & 1 or fn == sn:
             node = node_hash(step, node)
-            while not fn & 1 and fn:  # nothing stands to the right of it on these levels
+            while not fn & 1 and fn:  # there is nothing to the right of it on these levels
                 fn, sn = fn >> 1, sn >> 1
         else:
             node = node_hash(node, step)
@@ -161,7 +161,7 @@ def includes(data: bytes, *, index: int, size: int, path: Sequence[bytes], root:
 
 
 def continues(*, old: int, new: int, path: Sequence[bytes], old_root: bytes, new_root: bytes) -> bool:
-    """Whether `path` proves that the tree of size `new` begins with the one of size `old`: RFC 9162, 2.1.4.2."""
+    """Return whether `path` proves that the tree of size `new` begins with that of size `old`: RFC 9162, 2.1.4.2."""
     if not 0 < old <= new or not _is_path(path):
         return False
     if old == new:

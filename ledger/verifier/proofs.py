@@ -1,11 +1,11 @@
-"""Proofs for whoever does not want a whole export: that an entry is in a journal, that a journal goes on from an
-earlier one. What the API answers, and how it is checked with no server.
+"""Proofs without a whole export: that an entry is in a journal, and that a journal continues an earlier one. This
+module makes them for the API, and verifies them without a server.
 
-A proof is believed for what signed heads say. Beside its hashes it carries the newest head, signed; with the head that
-somebody kept and the receipt that they hold, that is all it takes:
+A proof relies on signed heads. Next to its hashes it has the newest signed head. With a head that somebody kept, or a
+receipt, that is enough:
 
-    a receipt, and an inclusion proof     the entry that the receipt names is in the history that the newest head signs
-    a kept head, and a consistency proof  the history that the newest head signs begins with that of the kept one
+    a receipt, and an inclusion proof     the journal of the newest head has the entry that the receipt names
+    a kept head, and a consistency proof  the journal of the newest head begins with that of the kept head
 
 A proof has about as many hashes as the journal's length has binary digits: twenty for a million entries.
 """
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
 
 TEXT_LENGTH_MAX: Final = 1024 * 1024
-"""Of a proof that is read, in characters; one in the longest journal has about ten thousand."""
+"""The longest proof that is read, in characters; one in the longest journal has about ten thousand."""
 
 
 class JournalTree(Protocol):
@@ -46,7 +46,7 @@ class JournalTree(Protocol):
     def root_between(self, start: int, end: int) -> bytes: ...
 
 
-# --- making them -----------------------------------------------------------------------------------------------------
+# --- making proofs ---------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ class Consistency:
 
 
 def inclusion(tree: JournalTree, *, seq: int, size: int | None) -> Inclusion:
-    """That entry `seq` is among the first `size`, or among all that there are. Raises InvalidRequest."""
+    """Prove that entry `seq` is among the first `size` entries (default: all). Raises InvalidRequest."""
     size = tree.size if size is None else size
     _demand(1 <= size <= tree.size, "size", f"is not between 1 and {tree.size}, the number of entries")
     _demand(1 <= seq <= size, "seq", f"is not between 1 and {size}, so it is not among these entries")
@@ -82,7 +82,7 @@ def inclusion(tree: JournalTree, *, seq: int, size: int | None) -> Inclusion:
 
 
 def consistency(tree: JournalTree, *, from_: int, to: int | None) -> Consistency:
-    """That the first `to` entries, or all that there are, begin with the first `from_`. Raises InvalidRequest."""
+    """Prove that the first `to` entries (default: all) begin with the first `from_`. Raises InvalidRequest."""
     size = tree.size if to is None else to
     _demand(1 <= size <= tree.size, "to", f"is not between 1 and {tree.size}, the number of entries")
     _demand(1 <= from_ <= size, "from", f"is not between 1 and {size}, so these entries do not begin with it")
@@ -96,13 +96,13 @@ def _demand(holds: bool, field: str, what: str) -> None:
         raise InvalidRequest(f"{field}: {what}", field=field)
 
 
-# --- checking them ---------------------------------------------------------------------------------------------------
+# --- verifying proofs ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Proved:
-    """What a proof shows. seq: the entry that is included, or the size that is continued; size: of the history in
-    which it is; kid: of the key that signed the newest head; receipts: how many name the entry that is included."""
+    """A verified proof. seq: the included entry, or the size that is continued. size: how many entries the journal had.
+    kid: of the key that signed the newest head. receipts: how many receipts name the included entry."""
 
     kind: Literal["inclusion", "consistency"]
     tenant: str
@@ -116,11 +116,11 @@ class Proved:
 
 
 def verify(text: str, *, keys: PublicKeys, witnesses: Witnesses) -> Proved:
-    """What a proof shows that holds. keys: by which its head has to be signed; witnesses: the heads that were kept, and
-    the receipts of the entry that it is about.
+    """Verify a proof, and return what it proves. keys: one of them must have signed its head. witnesses: the kept
+    heads, and the receipts of its entry.
 
-    Raises SignatureInvalid, JournalBroken where the proof does not show what it says, and InvalidRequest where it
-    cannot be read, or says nothing of what is held: where no head is held for a size that is not the newest one's.
+    Raises SignatureInvalid; JournalBroken if the proof is wrong; and InvalidRequest if it cannot be read, or is not
+    about the given receipts and heads, or if no head is given for a size that is not the newest.
     """
     proof = _read(text)
     newest = heads.read(proof.token, keys=keys, source="file")
@@ -128,37 +128,41 @@ def verify(text: str, *, keys: PublicKeys, witnesses: Witnesses) -> Proved:
     witnesses.demand_only(newest.journal_id)
     for held in witnesses.held.get(newest.journal_id, ()):
         if isinstance(held, HeldHead) and roots.setdefault(held.seq, held.root) != held.root:
-            raise JournalBroken(f"ends another history in {held.source} than in the proof's head", seq=held.seq)
+            raise JournalBroken(f"has another history in {held.source} than in the proof's head", seq=held.seq)
     root = _signed_root(roots, proof.size, proof.root)
     receipts = [held for held in witnesses.held.get(newest.journal_id, ()) if isinstance(held, HeldReceipt)]
     if proof.kind == "inclusion":
         _demand_included(proof, root, receipts)
     else:
         if receipts:
-            raise InvalidRequest("receipt: a consistency proof is about no entry", field="receipt")
+            raise InvalidRequest(
+                "receipt: a consistency proof is not about an entry. Use an inclusion proof", field="receipt"
+            )
         _demand_continued(proof, _signed_root(roots, proof.seq, proof.from_root), root)
     used = {proof.size, newest.seq} | ({proof.seq} if proof.kind == "consistency" else set())
     if unused := sorted(roots.keys() - used):
-        raise InvalidRequest(f"head: this proof says nothing of a head of {unused[0]} entries", field="head")
+        raise InvalidRequest(f"head: this proof is not about a head of {unused[0]} entries", field="head")
     entry = proof.hash if proof.kind == "inclusion" else None
     return Proved(proof.kind, *newest.names, proof.seq, entry, proof.size, root, kid_of(proof.token), len(receipts))
 
 
 def _signed_root(roots: Mapping[int, str], size: int, stated: str) -> str:
-    """The root of a size that a signed head says. Raises InvalidRequest where none does."""
+    """Return the root of a size from a signed head. Raises InvalidRequest if there is none."""
     if size not in roots:
         raise InvalidRequest(
-            f"head: the proof is about the first {size} entries, and no head of that many is held", field="head"
+            f"head: the proof is about the first {size} entries. Give the head of that size with --head", field="head"
         )
     if roots[size] != stated:
-        raise JournalBroken("ends another history in the proof than in the signed head", seq=size)
+        raise JournalBroken("has another history in the proof than in the signed head", seq=size)
     return roots[size]
 
 
 def _demand_included(proof: _Proof, root: str, receipts: Sequence[HeldReceipt]) -> None:
     for receipt in receipts:
         if receipt.seq != proof.seq:
-            raise InvalidRequest(f"receipt: is of entry {receipt.seq}, the proof of entry {proof.seq}", field="receipt")
+            raise InvalidRequest(
+                f"receipt: is of entry {receipt.seq}, but the proof is of entry {proof.seq}", field="receipt"
+            )
         if receipt.hash != proof.hash:
             raise JournalBroken(f"is not the one that {receipt.source} names", seq=proof.seq)
     holds = merkle.includes(
@@ -199,7 +203,7 @@ class _Proof:
 
 
 def _read(text: str) -> _Proof:
-    """A proof as a call answers it. Raises InvalidRequest."""
+    """Parse a proof, as the API returns it. Raises InvalidRequest."""
     try:
         if len(text) > TEXT_LENGTH_MAX:
             raise ValueError("too long")
@@ -216,4 +220,6 @@ def _read(text: str) -> _Proof:
             token=str(answer["head"]["signature"]),
         )
     except (ValueError, TypeError, KeyError, RecursionError):
-        raise InvalidRequest("file: is not a proof as the ledger answers it", field="file") from None
+        raise InvalidRequest(
+            "file: is not a proof. `proof inclusion` and `proof consistency` write proofs", field="file"
+        ) from None

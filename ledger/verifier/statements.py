@@ -1,4 +1,4 @@
-"""What a receipt or a head states, read strictly."""
+"""Parse the contents of receipts and heads strictly."""
 
 from __future__ import annotations
 
@@ -13,42 +13,42 @@ from uuid import UUID
 from ledger.errors import InvalidRequest
 
 JournalId = tuple[UUID, UUID | None]
-"""Whose journal: a tenant, and one of its datasets or, where that is None, itself."""
+"""Which journal: of a tenant, and one of its datasets; None for the tenant's own journal."""
 
 
 @contextmanager
 def shaped(source: str) -> Iterator[None]:
-    """What a signed text that has another shape raises, as InvalidRequest."""
+    """Turn the errors of a signed text with another shape into InvalidRequest."""
     try:
         yield
     except (KeyError, TypeError, ValueError, AttributeError):
-        raise InvalidRequest(f"{source}: is of a version that is not known", field=source) from None
+        raise InvalidRequest(f"{source}: is of an unknown version. Use a newer privacy-ledger", field=source) from None
 
 
 def journal_of(
     tenant: Mapping[str, Any], dataset: Mapping[str, Any] | None
 ) -> tuple[JournalId, tuple[str, str | None]]:
-    """Whose journal a signed text speaks of, and what it calls the two. This and the next two raise KeyError,
-    TypeError, ValueError or AttributeError where it is of another shape."""
+    """Return which journal a signed text is about, and the names of tenant and dataset. This and the next two raise
+    KeyError, TypeError, ValueError or AttributeError for another shape."""
     named = str(tenant["name"]), None if dataset is None else str(dataset["name"])
     return (UUID(tenant["id"]), None if dataset is None else UUID(dataset["id"])), named
 
 
 def number_of(value: Any) -> int:
-    """The number of an entry, or 0."""
+    """Return the number of an entry, or 0."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError("not a number of an entry")
     return value
 
 
 def hash_of(value: Any) -> str:
-    """A hash, in hexadecimal."""
+    """Return a hash, in hexadecimal."""
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError("not a hash")
     return value
 
 
 def kid_of(token: str) -> str:
-    """Which key signed a token that was read before."""
+    """Return the key that signed a verified token."""
     first = token.partition(".")[0]
     return str(json.loads(base64.urlsafe_b64decode(first + "=" * (-len(first) % 4)))["kid"])

@@ -1,17 +1,17 @@
-"""Checking an export with no database and no network: bytes, chain, arithmetic, limits, states, and the signed head.
+"""Verify an export, without database and network: bytes, chain, arithmetic, limits, states, and the signed head.
 
-An export is JSON Lines. The first line is a header, the last one the head; between them stands the journal:
+An export is JSON Lines. The first line is a header, the last one the head, and between them is the journal:
 
     {"format":"privacy-ledger-export","version":3,"tenant":{"id":…,"name":…},"dataset":{"id":…,"name":…},"keys":{…}}
     {"seq":1,"hash":"<64 hex digits>","entry":{…}}
     …
     {"head":{"seq":N,"hash":"<64 hex digits>","root":"<64 hex digits>","signature":"<a compact JWS>"}}
 
-The text of `entry` is the entry's canonical form, byte for byte, and `hash` the SHA-256 of it. `root` is that of the
-Merkle tree over the hashes, and `signature` says all of that, signed by one of `keys`. Where an entry names its request
-by its digest, because that stands in another dataset's journal, `{"request":{…}}` stands in the line before it. If that
-line is left out, all is checked but what the request decides. Version 2 had no such lines, version 1 neither keys nor
-root nor signature. `docs/reference/export.md` says all that someone needs who writes a verifier of their own.
+The text of `entry` is the entry's canonical form, byte for byte, and `hash` is its SHA-256. `root` is the Merkle root
+over the hashes, and `signature` is all of that, signed by one of `keys`. If an entry names its request by its digest,
+because the request is in another dataset's journal, then `{"request":{…}}` is in the line before it. Without that line,
+everything is checked except what the request decides. Version 2 had no such lines; version 1 had no keys, root and
+signature. `docs/reference/export.md` has all that is needed to write another verifier.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ _HALVES: Final = re.compile("[\ud800-\udfff]")
 
 @dataclass(frozen=True, slots=True)
 class Vouched:
-    """What speaks for an export beside its own arithmetic. kid: of the key that signed its head, None in version 1,
-    which has no signature; is_trusted: the key was not taken from the export itself. heads, receipts, earlier: how many
-    heads, receipts and entries of an earlier export were found in it."""
+    """The evidence for an export beyond its own arithmetic. kid: of the key that signed its head; None in version 1,
+    which has no signature. is_trusted: the key is not from the export itself. heads, receipts, earlier: how many heads,
+    receipts and entries of an earlier export it contains."""
 
     root: bytes
     kid: str | None
@@ -58,7 +58,7 @@ class Vouched:
 
 @dataclass(frozen=True, slots=True)
 class Verified:
-    """What an export that holds says."""
+    """A verified export of a dataset's journal."""
 
     tenant: str
     dataset: str
@@ -68,7 +68,7 @@ class Verified:
 
 @dataclass(frozen=True, slots=True)
 class VerifiedTenant:
-    """What an export of a tenant's own journal says that holds."""
+    """A verified export of a tenant's own journal."""
 
     tenant_id: UUID
     tenant: str
@@ -76,7 +76,7 @@ class VerifiedTenant:
     vouched: Vouched
 
 
-# --- checking one ----------------------------------------------------------------------------------------------------
+# --- verification ----------------------------------------------------------------------------------------------------
 
 
 def verify(
@@ -87,14 +87,15 @@ def verify(
     earlier: Iterable[str] | None = None,
     tenant: Iterable[str] | None = None,
 ) -> Verified | VerifiedTenant:
-    """Checks an export, line by line; what is kept in memory is each run's state and cost.
+    """Verify an export, line by line. Only the state and cost of each run are kept in memory.
 
-    keys: by which the head has to be signed; where there are none, those that the export has itself, which shows that
-    it was not damaged and not who made it. witnesses: receipts and heads that it has to contain; earlier: the lines of
-    an earlier export that it has to begin with; tenant: those of an export of the tenant's own journal, by whose policy
-    one person may have done alone what takes two. Raises JournalBroken, with the first `seq` that is wrong or missing
-    (0 stands for the header), and InvalidRequest where what it is held against is of another journal, or is not sound
-    itself.
+    keys: one of them must have signed the head. Without keys, those in the export are used: that proves that it is not
+    damaged, but not who made it. witnesses: receipts and heads that it must contain. earlier: the lines of an earlier
+    export with whose entries it must begin. tenant: the lines of an export of the tenant's own journal, whose policy
+    says when two people were needed.
+
+    Raises JournalBroken with the first `seq` that is wrong or missing (0 for the header), and InvalidRequest if one of
+    the others is about another journal, or is invalid itself.
     """
     policy = None if tenant is None else _policy(tenant, keys)
     source = _Lines(iter(lines))
@@ -116,7 +117,7 @@ def verify(
     vouched = Vouched(comparison.root, kid, keys is not None, comparison.heads, comparison.receipts, comparison.earlier)
     if isinstance(replayed, ReplayedTenant):
         if policy is not None:
-            raise InvalidRequest("tenant: is for an export of a dataset's journal", field="tenant")
+            raise InvalidRequest("tenant: applies only to an export of a dataset's journal", field="tenant")
         return VerifiedTenant(journal_id[0], about["tenant"]["name"], replayed, vouched)
     if replayed.seq == 0:
         raise JournalBroken("is missing: the journal has no entries", seq=1)
@@ -127,13 +128,14 @@ def verify(
 
 @dataclass(frozen=True, slots=True)
 class _Policy:
-    """What a tenant's own journal says of what takes two people."""
+    """The policies in a tenant's own journal."""
 
     tenant_id: UUID
     journal: ReplayedTenant
 
     def demand_two(self, journal_id: JournalId, replayed: Replayed) -> None:
-        """What took two people then was done by two. Raises JournalBroken, and InvalidRequest for another tenant's."""
+        """Check that two people did what needed two at the time. Raises JournalBroken, and InvalidRequest for another
+        tenant's journal."""
         if journal_id[0] != self.tenant_id:
             raise InvalidRequest("tenant: is an export of another tenant's own journal", field="tenant")
         demand_policy(self.journal.policies, replayed.loosenings)
@@ -143,15 +145,15 @@ def _policy(lines: Iterable[str], keys: PublicKeys | None) -> _Policy:
     try:
         verified = verify(lines, keys=keys)
     except JournalBroken as error:
-        raise InvalidRequest(f"tenant: does not hold itself: {error.detail}", field="tenant") from None
+        raise InvalidRequest(f"tenant: does not verify itself: {error.detail}", field="tenant") from None
     if not isinstance(verified, VerifiedTenant):
         raise InvalidRequest("tenant: is not an export of the tenant's own journal", field="tenant")
     return _Policy(verified.tenant_id, verified.journal)
 
 
 def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[int, str]]:
-    """The numbers and hashes of an export made earlier. Raises InvalidRequest where it is none of this journal, and
-    while it is read where an entry does not have its hash."""
+    """Yield the numbers and hashes of an earlier export. Raises InvalidRequest if it is of another journal, or if an
+    entry does not have its hash."""
     source = iter(lines)
     try:
         about = _Lines(source).header()
@@ -164,12 +166,15 @@ def _hashes_of(lines: Iterable[str], journal_id: JournalId) -> Iterator[tuple[in
             return
         match = ENTRY.fullmatch(line.removesuffix("\n"))
         if match is None or int(match[1]) != seq or digest(match[3]).hex() != match[2]:
-            raise InvalidRequest(f"earlier: does not hold itself at entry {seq}: verify it first", field="earlier")
+            raise InvalidRequest(
+                f"earlier: does not verify itself at entry {seq}. Verify it first: privacy-ledger verify FILE",
+                field="earlier",
+            )
         yield seq, match[2]
 
 
 class _Lines:
-    """Reads an export two lines ahead, so that an entry can be held against those after it."""
+    """Read an export two lines ahead, to compare an entry with those after it."""
 
     def __init__(self, lines: Iterator[str]) -> None:
         self._lines = lines
@@ -187,9 +192,11 @@ class _Lines:
         return about
 
     def entries(self) -> Iterator[Sealed]:
-        """The entries as `replay` wants them, except that an entry which someone changed, and gave a new hash, is found
-        here: its own hash is right, and the next one, which is intact itself and followed by its own next, does not
-        follow it. Where the next one is not followed either, that is the one that was changed, and `replay` says so."""
+        """Yield the entries for `replay`, and find here an entry that was changed and given a new hash.
+
+        Such an entry has the right hash, but the next one, which is intact and followed by its own next, does not
+        follow it. If the next one is not followed either, then that one was changed, and `replay` finds it.
+        """
         line, after = self._next(), self._next()
         while line is not None:
             beyond = self._next() if after is not None else None
@@ -207,7 +214,7 @@ class _Lines:
         return self._head is not None and self._head["hash"] == line.hash.hex()
 
     def _next(self) -> Line | None:
-        """The next entry; None at the head, and where reading fails: what comes before is judged first."""
+        """Return the next entry; None at the head, or if it cannot be read: the entries before it are checked first."""
         if self._head is not None or self._broken is not None:
             return None
         try:
@@ -228,13 +235,13 @@ class _Lines:
         if text.startswith('{"head":') and request is None:
             self._head = parsed_head(text, self._version, seq)
             return None
-        # A half of a surrogate pair stands for bytes that are not UTF-8, and has no bytes itself.
+        # Half a surrogate pair represents bytes that were not UTF-8, and cannot be encoded.
         is_text = all(len(part) <= LINE_LENGTH_MAX and _HALVES.search(part) is None for part in (text, request or ""))
         match = ENTRY.fullmatch(text) if is_text else None
         if match is None:
             raise JournalBroken("cannot be read", seq=seq)
         if int(match[1]) != seq:
-            raise JournalBroken(f"is missing: number {match[1]} stands in its place", seq=seq)
+            raise JournalBroken(f"is missing: number {match[1]} is in its place", seq=seq)
         self._read = seq
         return Line(seq, match[3], bytes.fromhex(match[2]), request)
 
@@ -243,24 +250,24 @@ class _Lines:
         if head is None:
             raise JournalBroken("is missing, or the head that ends an export is", seq=replayed.seq + 1)
         if head["seq"] > replayed.seq:
-            raise JournalBroken(f"is missing: the head says that there are {head['seq']}", seq=replayed.seq + 1)
+            raise JournalBroken(f"is missing: the head has {head['seq']} entries", seq=replayed.seq + 1)
         if head["seq"] < replayed.seq:
-            raise JournalBroken(f"is one too many: the head says that there are {head['seq']}", seq=head["seq"] + 1)
+            raise JournalBroken(f"is one too many: the head has {head['seq']} entries", seq=head["seq"] + 1)
         if head["hash"] != replayed.head.hex():
             raise JournalBroken("is not the one that the head names", seq=replayed.seq)
         if next(self._lines, None) is not None:
-            raise JournalBroken("stands after the head", seq=replayed.seq + 1)
+            raise JournalBroken("comes after the head", seq=replayed.seq + 1)
 
     def demand_signature(self, about: Mapping[str, Any], root: bytes, keys: PublicKeys | None) -> str | None:
-        """The kid of the key that signed the head, once that says what this export is. Raises JournalBroken."""
+        """Return the kid of the key that signed the head, after comparing the head. Raises JournalBroken."""
         head = self._head or {}
         seq = head["seq"]
         if about["version"] == 1:
             if keys is not None:
-                raise JournalBroken("ends an export of version 1, whose head nobody signed", seq=seq)
+                raise JournalBroken("ends an export of version 1, whose head is not signed", seq=seq)
             return None
         if head["root"] != root.hex():
-            raise JournalBroken("ends a history with another Merkle root than the head says", seq=seq)
+            raise JournalBroken("ends a journal with another Merkle root than the head has", seq=seq)
         if head["signature"] is None:
             raise JournalBroken("is the last one, and the ledger did not sign this head", seq=seq)
         stated, kid = _signed(head["signature"], about, keys, seq)
@@ -277,16 +284,16 @@ class _Lines:
 
 
 def _signed(token: str, about: Mapping[str, Any], keys: PublicKeys | None, seq: int) -> tuple[dict[str, Any], str]:
-    """What a head's signature says, and the kid of its key. Raises JournalBroken."""
+    """Return the signed head and the kid of its key. Raises JournalBroken."""
     from ledger.verifier import jws
 
     try:
         known = jws.PublicKeys.of(about.get("keys"))
     except jws.SignatureInvalid as error:
-        raise JournalBroken(f"the header has no keys to check by: {error.detail}", seq=0) from None
+        raise JournalBroken(f"the header has no keys to verify with: {error.detail}", seq=0) from None
     try:
         return jws.read(token, keys=keys or known, typ=jws.HEAD), kid_of(token)
     except jws.SignatureInvalid as error:
         raise JournalBroken(
-            f"is the last one, and its head's signature does not hold: {error.detail}", seq=seq
+            f"is the last one, and its head's signature does not verify: {error.detail}", seq=seq
         ) from None

@@ -1,10 +1,10 @@
-"""What somebody holds against a journal: receipts, signed heads, and an export made earlier.
+"""Compare a journal with what an auditor kept: receipts, signed heads, and an earlier export.
 
-Each of them names an entry by its number and its hash, and the hash chain ties that to everything before it. So a
-journal in which the entry is another one, or missing, is another history than the one that was signed; and one in which
-it is the same is the same history up to there. Where a history was made anew from some entry on, that entry lies after
-the last thing held that still agrees (`after` of JournalBroken) and not after the first that does not (its `seq`); an
-export made earlier has every hash, and names the very first.
+Each of them names an entry by its number and its hash, and the hash chain ties that to everything before it. If the
+entry differs or is missing, the journal has another history than the signed one; if it is the same, the history is the
+same up to there. If a history was rewritten from some entry on, that entry is after the last kept item that still
+agrees (`after` of JournalBroken) and not after the first that does not (its `seq`). An earlier export has every hash,
+and shows the exact entry.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ if TYPE_CHECKING:
     from ledger.verifier.jws import PublicKeys
 
 TEXT_LENGTH_MAX: Final = 256 * 1024 * 1024
-"""Of a file with receipts or heads, in characters."""
+"""The longest file of receipts or heads, in characters."""
 HELD_MAX: Final = 1_000_000
-"""Receipts and heads that are held against anything at once."""
+"""How many receipts and heads can be compared at once."""
 _RUN: Final = re.compile(r'"run":"([0-9a-f-]{36})"')
 _STATES: Final = {"held": "run-approved", "started": "run-started"}
 
 
 @dataclass(frozen=True, slots=True)
 class HeldHead:
-    """A signed head: what the newest entry was, and the root over all of them. source: where it was read."""
+    """A signed head: the newest entry, and the root over all entries. source: where it was read."""
 
     journal_id: JournalId
     seq: int
@@ -47,7 +47,7 @@ class HeldHead:
 
 @dataclass(frozen=True, slots=True)
 class HeldReceipt:
-    """A receipt, as far as it speaks of one dataset. decided: state, cost and mechanism digest of the run."""
+    """The part of a receipt about one dataset. decided: state, cost and mechanism digest of the run."""
 
     journal_id: JournalId
     seq: int
@@ -62,21 +62,21 @@ Held = HeldHead | HeldReceipt
 
 @dataclass(slots=True)
 class Witnesses:
-    """All that is held, by whose journal it speaks of. names: what the datasets and tenants are called in it."""
+    """All kept receipts and heads, by journal. names: the names of datasets and tenants in them."""
 
     held: dict[JournalId, list[Held]] = field(default_factory=dict)
     names: dict[JournalId, tuple[str, str | None]] = field(default_factory=dict)
     count: int = 0
 
     def add_heads(self, text: str, *, keys: PublicKeys, source: str) -> None:
-        """Signed heads: as a call answers them, or as many tokens as there are lines. Raises SignatureInvalid where one
-        was not signed by any of the keys, InvalidRequest where it cannot be read. source: how to name it."""
+        """Add signed heads: the JSON that the API returns, or one token per line. Raises SignatureInvalid if none of
+        the keys signed one, and InvalidRequest if it cannot be read. source: its name in errors."""
         for token in _tokens(text, "signature", source):
             head = heads.read(token, keys=keys, source=source)
             self._add(HeldHead(head.journal_id, head.seq, head.hash, head.root, source), head.names)
 
     def add_receipts(self, text: str, *, keys: PublicKeys, source: str) -> None:
-        """Receipts, in the same two ways. Raises as `add_heads` does."""
+        """Add receipts, in the same two forms. Raises as `add_heads` does."""
         from ledger.verifier import jws
 
         for token in _tokens(text, "receipt", source):
@@ -89,20 +89,20 @@ class Witnesses:
                     self._add(HeldReceipt(journal_id, seq, hash_, str(UUID(receipt["run"])), decided, source), names)
 
     def _add(self, held: Held, names: tuple[str, str | None]) -> None:
-        if held.seq == 0:  # a journal before its first entry, with which every one agrees
+        if held.seq == 0:  # a journal without entries, with which every journal agrees
             return
         self.count += 1
         if self.count > HELD_MAX:
-            raise InvalidRequest(f"{HELD_MAX} receipts and heads are the most", field=held.source)
+            raise InvalidRequest(f"there are more than {HELD_MAX} receipts and heads. Give fewer", field=held.source)
         self.names.setdefault(held.journal_id, names)
         self.held.setdefault(held.journal_id, []).append(held)
 
     def compare(self, journal_id: JournalId, *, earlier: Iterable[tuple[int, str]] = ()) -> Comparison:
-        """What is held against one journal. earlier: all its numbers and hashes, as an export had them."""
+        """Return what is kept about one journal. earlier: all numbers and hashes of an earlier export."""
         return Comparison(self.held.get(journal_id, ()), iter(earlier))
 
     def demand_only(self, journal_id: JournalId) -> None:
-        """Raises InvalidRequest where something is held that says nothing of this journal."""
+        """Raise InvalidRequest if a receipt or head is about another journal."""
         speaking = {held.source for held in self.held.get(journal_id, ())}
         for other in self.held.values():
             for held in other:
@@ -111,7 +111,7 @@ class Witnesses:
 
 
 class Comparison:
-    """Looks at a journal's entries, in order, and holds against them what is held."""
+    """Compare a journal's entries, in order, with what is kept."""
 
     def __init__(self, held: Iterable[Held], earlier: Iterator[tuple[int, str]]) -> None:
         self._held: dict[int, list[Held]] = {}
@@ -123,11 +123,10 @@ class Comparison:
         self._tree = CompactTree()
         self._agreed = 0
         self.heads = self.receipts = self.earlier = 0
-        """How many of each were found in the journal; of an export made earlier, how many entries."""
+        """Return how many of each were found in the journal; of an earlier export, how many entries."""
 
     def over(self, entries: Iterable[Sealed]) -> Iterator[Sealed]:
-        """The same entries. Each is looked at once the reader, who judges it by itself, asks for the next. Raises
-        JournalBroken."""
+        """Yield the same entries. Each is compared after `replay` has checked it. Raises JournalBroken."""
         for sealed in entries:
             yield sealed
             self._tree.append(sealed.hash)
@@ -135,7 +134,7 @@ class Comparison:
 
     @property
     def root(self) -> bytes:
-        """The Merkle root over the entries so far."""
+        """Return the Merkle root over the entries so far."""
         return self._tree.root()
 
     def _see(self, seq: int, sealed: Sealed) -> None:
@@ -155,13 +154,13 @@ class Comparison:
                 self._demand_run(held, sealed.body)
                 self.receipts += 1
             elif held.root != self.root.hex():
-                raise JournalBroken(f"ends a history with another Merkle root than {held.source} says", seq=seq)
+                raise JournalBroken(f"ends a journal with another Merkle root than {held.source} has", seq=seq)
             else:
                 self.heads += 1
             self._agreed = seq
 
     def finish(self) -> None:
-        """The journal has no more entries. Raises JournalBroken where it had more once."""
+        """Note the end of the journal. Raises JournalBroken if it once had more entries."""
         seq = self._tree.size
         gone = [held for ones in self._held.values() for held in ones]
         if gone:
@@ -181,31 +180,31 @@ class Comparison:
         self._agreed = seq
 
     def _note_approval(self, sealed: Sealed) -> None:
-        # A request may have a member of that name too, so the entry itself is asked.
+        # A request may have a member of that name too, so look at the entry itself.
         if not any(run in self._approvals for run in _RUN.findall(sealed.body)):
             return
         entry = requested.parsed(sealed)
         if entry["kind"] == "run-approved" and entry["run"] in self._approvals:
-            # Where the request is left out there is no mechanism to compare, which `Replayed.withheld` counts.
+            # Without the request there is no mechanism to compare; `Replayed.withheld` counts that.
             is_at_hand = "request" in entry
             digest = chain.digest(chain.canonical(entry["request"]["mechanism"])).hex() if is_at_hand else None
             self._approvals[entry["run"]] = entry["cost"], digest
 
     def _demand_run(self, held: HeldReceipt, body: str) -> None:
-        """The receipt says of the run what the journal says. Raises JournalBroken."""
+        """Check that the receipt agrees with the journal about the run. Raises JournalBroken."""
         entry = chain.parse(body)
         state, cost, digest = held.decided
         if (entry.get("run"), entry["kind"]) != (held.run, _STATES.get(state)):
-            raise JournalBroken(f"says something else than {held.source}, which names it", seq=held.seq)
+            raise JournalBroken(f"differs from {held.source}, which names it", seq=held.seq)
         if self._approvals[held.run] not in ((cost, digest), (cost, None)):
-            raise JournalBroken(f"is of another cost or mechanism than {held.source} says", seq=held.seq)
+            raise JournalBroken(f"has another cost or mechanism than {held.source}", seq=held.seq)
 
 
-# --- reading what is held --------------------------------------------------------------------------------------------
+# --- reading files ---------------------------------------------------------------------------------------------------
 
 
 def _tokens(text: str, member: str, source: str) -> Iterator[str]:
-    """The tokens of a text: `member` of a JSON object, or each line that is not empty."""
+    """Return the tokens of a text: `member` of a JSON object, or each line that is not empty."""
     if text.lstrip()[:1] != "{":
         yield from filter(None, map(str.strip, text.split("\n")))
         return
@@ -214,5 +213,5 @@ def _tokens(text: str, member: str, source: str) -> Iterator[str]:
     except (ValueError, KeyError, RecursionError):
         token = None
     if not isinstance(token, str):
-        raise InvalidRequest(f"{source}: is no token, and has no member {member!r} that is one", field=source)
+        raise InvalidRequest(f"{source}: is not a token, and has no token in a member {member!r}", field=source)
     yield token

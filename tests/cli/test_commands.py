@@ -6,13 +6,16 @@ import io
 import json
 import math
 import re
+import shlex
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 from sqlalchemy import text
 
+from ledger import cli
 from ledger.settings import Settings
 from ledger.verifier.jws import SigningKey
 from tests.api.test_acceptance import PICO, RUNS, exact_cost
@@ -135,7 +138,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
     asked = terminal(f"request no-bots:2026-09,2026-10 {release} --project ranking")
     assert asked.status == 0, asked.err
     assert re.search(r"project\s+ranking", asked.out)
-    assert "of what it is derived from" in asked.out
+    assert "what it is derived from is charged" in asked.out
     run = re.findall(r"run ([0-9a-f-]{36})", asked.out)[0]
     spent = {part["name"]: part["balance"]["held"]["mu"] for part in terminal("dataset partitions clicks --json").json}
     assert spent == {"2026-09": 0.2, "2026-10": 0.2, "2026-11": 0.0, "2026-12": 0.0}
@@ -186,9 +189,9 @@ def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
 
     sgd = "--noise-multiplier 2 --sample-rate 0.01 --steps 100"
     planned = terminal(f"plan mnist {sgd} --segments 3").out
-    assert re.search(r"segments\s+3 of 34 steps, mu \S+ each; in one piece it would be mu \S+", planned)
+    assert re.search(r"segments\s+3 of 34 steps, mu \S+ each; without segments it would be mu \S+", planned)
     asked = terminal(f"request mnist {sgd} --segments 3")
-    assert "in one piece" in asked.out
+    assert "without segments" in asked.out
     run = re.findall(r"run ([0-9a-f-]{36})", asked.out)[0]
     terminal(f"start {run}")
     settled = terminal(f"settle {run} --steps 30 --json").json
@@ -241,7 +244,7 @@ def test_restarts_as_they_are_typed(terminal: Terminal) -> None:
     assert settled["charged"]["mu_sq_pico"] == str(13 * 10**12 // 4)
     as_json = '--restarts \'[{"from_step": 5, "to_step": 14, "new_batches": false}]\' --restarts 96-95:new'
     shown = terminal(f"settle {runs[1]} {as_json}").out
-    assert re.search(r"run again\s+steps 5 to 14, with the same batches\s+no step, from 96 on with new batches", shown)
+    assert re.search(r"repeated\s+steps 5 to 14, with the same batches\s+no step, from 96 on with new batches", shown)
     assert "0 steps beyond the plan, 10 repeated" in shown
     assert "assumed" in terminal(f"settle {runs[2]}").out
     assert terminal(f"settle {runs[3]} --restarts [] --json").json["restarts"] == []
@@ -278,7 +281,7 @@ def test_a_batch_from_a_file(terminal: Terminal, tmp_path: Path, monkeypatch: py
     array.write_text(json.dumps(runs, indent=1))
     lines.write_text("".join(f"{json.dumps(run)}\n" for run in runs[:2]))
     refused = terminal(f"batch {lines} --atomic")
-    assert (refused.status, "nothing was recorded" in refused.err) == (1, True)
+    assert (refused.status, "Nothing was recorded" in refused.err) == (1, True)
     assert re.search(r"1\s+mnist\s+batch-refused", refused.err)
     assert terminal("runs --json").json == []
     assert terminal(f"batch {lines} --atomic --json").json["code"] == "batch-refused"
@@ -302,7 +305,7 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
     terminal("dataset create a --mu 1 --bound clt")
     terminal("dataset create b --mu 1 --bound clt")
     made = terminal("key create ci --role requester --dataset a --json").json
-    assert "shown this once" in terminal("key create other --role auditor --output -").out
+    assert "shown only once" in terminal("key create other --role auditor --output -").out
     listed = terminal("key list --json")
     assert made["secret"] not in listed.out
     assert made["id"] in terminal("key list").out
@@ -325,7 +328,7 @@ def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -
     rotated = terminal(f"key rotate {made['id']} --overlap PT0S --json").json
     assert (rotated["principal"], rotated["projects"]) == (made["principal"], ["ranking"])
     again = terminal(f"key rotate {rotated['id']} --output -")
-    assert ("shown this once" in again.out, "P1D" in again.out) == (True, True)
+    assert ("shown only once" in again.out, "P1D" in again.out) == (True, True)
     assert re.search(r"datasets\s+projects", terminal("key list").out)
     assert re.search(r"admin of acme\n.*datasets\s+all", terminal("whoami").out, re.DOTALL)
     with monkeypatch.context() as old:
@@ -343,7 +346,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     """Goal: a steward who is one of two is told what the other one has to type, and that does it; the policy and both
     people's keys stand in the tenant's own journal, which verifies. Method: a raise, a thaw and a void."""
     terminal("dataset create mnist --mu 1 --bound clt")
-    assert "each takes one steward" in terminal("policy show").out
+    assert "each needs one steward" in terminal("policy show").out
     assert "second steward" in terminal("policy set --second-steward --reason agreed").out
     assert "No proposals" in terminal("proposal list").err
     second = terminal("key create two --role steward --json").json["secret"]
@@ -388,7 +391,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     file = tmp_path / "acme.jsonl"
     assert "verify" in terminal(f"export --tenant --output {file}").err
     held = terminal(f"verify {file} --unsigned").out
-    assert ("the tenant acme" in held, bool(re.search(r"takes two\s+yes", held))) == (True, True)
+    assert ("the tenant acme" in held, bool(re.search(r"second steward\s+yes", held))) == (True, True)
     found = terminal(f"verify {file} --unsigned --json").json
     assert (found["second_steward"], sorted(key["role"] for key in found["keys"].values())) == (
         True,
@@ -422,7 +425,7 @@ MISTAKES = [
     ("request a --mechanism '{'", 2, "mechanism"),
     ("request a --mechanism '[]'", 2, "must be a JSON object"),
     ("request a --mechanism @nofile", 2, "nofile"),
-    ("""request a --mechanism '{"type": "gdp"}' --steps 5""", 2, "not both"),
+    ("""request a --mechanism '{"type": "gdp"}' --steps 5""", 2, "exclude each other"),
     ("dataset create c", 2, "--epsilon"),
     ("dataset create c --epsilon 1", 2, "at_delta"),
     ("dataset create a --mu 1 --bound clt", 1, "already in use"),
@@ -446,7 +449,7 @@ MISTAKES = [
     ("nonsense", 2, "nonsense"),
 ]
 ABOUT_ACCOUNTS = [
-    ("dataset create c --epsilon 1 --mu 1", 2, "not by both"),
+    ("dataset create c --epsilon 1 --mu 1", 2, "exclude each other"),
     ("dataset create c --mu 1 --bound clt --ceiling-mu 1 --ceiling-epsilon 1", 2, "ceiling"),
     ("dataset create c --mu 2 --bound clt --ceiling-mu 1", 2, "above the ceiling"),
     ("dataset create c --derived-from a", 2, "--unit-preserving"),
@@ -551,5 +554,25 @@ def test_verify_asks_for_keys(terminal: Terminal, tmp_path: Path) -> None:
         told = terminal(f"verify {export} {options} --json")
         assert (told.status, told.json["holds"]) == (status, holds), options
     told = terminal(f"verify {export}")
-    assert ("--jwks" in told.err, "--unsigned" in told.err, "nobody vouches" in told.out) == (True, True, True)
+    assert ("--jwks" in told.err, "--unsigned" in told.err, "no trusted key" in told.out) == (True, True, True)
     assert terminal(f"verify {export} --unsigned --jwks {keys}").status == 2
+
+
+def test_every_example_of_help_is_a_command_that_can_be_typed() -> None:
+    """Goal: the example under a command's help is this command, with arguments and options that it has. Method: each is
+    parsed as the command line parses it, and not run."""
+    examples = 0
+    groups = [typer.main.get_command(cli.app)]
+    while groups:
+        for command in groups.pop().commands.values():  # type: ignore[attr-defined]
+            if hasattr(command, "commands"):
+                groups.append(command)
+            elif command.epilog is not None:
+                words = shlex.split(command.epilog.removeprefix("Example: privacy-ledger "))
+                named = typer.main.get_command(cli.app)
+                while hasattr(named, "commands"):
+                    named = named.commands[words.pop(0)]
+                assert (named.name, named.help) == (command.name, command.help)
+                assert named.make_context(named.name, words).params
+                examples += 1
+    assert examples >= 20

@@ -99,7 +99,7 @@ def test_no_keys_are_made_that_cannot_be_kept(tmp_path: Path) -> None:
     """Goal: where the file cannot be made, no key is. Method: a file that is there; the ledger can be set up after."""
     (tmp_path / "there").touch()
     refused = run("init", "--output", "there", folder=tmp_path)
-    assert (refused.returncode, "there already" in refused.stderr) == (2, True)
+    assert (refused.returncode, "exists already" in refused.stderr) == (2, True)
     refused = run("init", "--output", "no/such/folder", folder=tmp_path)
     assert (refused.returncode, "--output -" in refused.stderr) == (2, True)
     assert (tmp_path / "there").read_text() == ""

@@ -72,8 +72,8 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 ],
                 "fits": {"noise_multiplier": 1.34727, "epochs": 34.3074},
             },
-            "The run does not fit in what is left of mnist: it asks for mu 0.574, 0.434 of 0.719 is left. "
-            "What would fit: noise_multiplier 1.34727, or epochs 34.3074.",
+            "The run does not fit. mnist: it needs mu 0.574, and 0.434 of 0.719 is left. "
+            "This would fit: noise_multiplier 1.34727, or epochs 34.3074.",
         ),
         (
             {
@@ -91,9 +91,9 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 ],
                 "fits": {},
             },
-            "The run does not fit in what is left of clicks (partition 2026-10, project ranking): it asks for "
-            "mu 0.2000001, 0.2 of 0.2 is left; of mnist: it asks for delta 1e-06, 0 of 1e-06 is left. "
-            "No change of one of its numbers would make it fit.",
+            "The run does not fit. clicks (partition 2026-10, project ranking): it needs "
+            "mu 0.2000001, and 0.2 of 0.2 is left; mnist: it needs delta 1e-06, and 0 of 1e-06 is left. "
+            "No change of a single parameter would make it fit.",
         ),
         (
             {
@@ -110,9 +110,9 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 ],
                 "fits": {},
             },
-            "The run does not fit in what is left of "
-            + "; of ".join(f"clicks (partition {day}): it asks for mu 3, 1 of 2 is left" for day in range(5))
-            + "; and of 360 more. No change of one of its numbers would make it fit.",
+            "The run does not fit. "
+            + "; ".join(f"clicks (partition {day}): it needs mu 3, and 1 of 2 is left" for day in range(5))
+            + "; and 360 more. No change of a single parameter would make it fit.",
         ),
         ({"datasets": "?", "fits": {}}, "It said no."),
         ({}, "It said no."),
@@ -145,5 +145,5 @@ def test_a_refusal_says_what_a_person_needs(facts: dict[str, Any], said: str) ->
 )
 def test_what_is_no_ledger_is_said_to_be_none(answer: httpx.Response) -> None:
     """Goal: a wrong URL, a proxy or a portal is found out, and no redirect takes the key elsewhere."""
-    with answering(lambda _: answer, retries=0) as client, pytest.raises(Unreachable, match="is not the ledger"):
+    with answering(lambda _: answer, retries=0) as client, pytest.raises(Unreachable, match="is not one of the ledger"):
         client.dataset("mnist")

@@ -55,7 +55,7 @@ def test_what_may_have_arrived_is_not(ledger: Ledger) -> None:
         with connect(ledger, faults) as client:
             with pytest.raises(Unreachable) as caught:
                 client.register(**{**MNIST, "name": fault})
-            assert fault == "gateway" or "look before you ask again" in str(caught.value)
+            assert fault == "gateway" or "Check before you call again" in str(caught.value)
             assert (len(faults.seen), faults.slept) == (1, [])
             assert client.dataset(fault)["seq"] == 1
 

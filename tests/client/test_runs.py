@@ -335,8 +335,7 @@ def test_a_refused_run_touches_nothing(ledger: Ledger, client: Client) -> None:
     assert refused.fits == {"noise_multiplier": 1.0}
     assert client.run_info(refused.run)["state"] == "refused"
     assert str(refused) == (
-        "The run does not fit in what is left of mnist: it asks for mu 2, 1 of 1 is left. "
-        "What would fit: noise_multiplier 1.0."
+        "The run does not fit. mnist: it needs mu 2, and 1 of 1 is left. This would fit: noise_multiplier 1.0."
     )
     assert kinds(ledger) == ["dataset-registered", "run-refused"]
 
@@ -360,8 +359,8 @@ def test_more_steps_than_planned_are_charged_besides(
     (drawn,) = overrun.datasets
     assert (drawn["name"], drawn["quantity"], drawn["limit"], drawn["held"]) == ("mnist", "mu", 1, 0)
     assert str(overrun) == (
-        "25 steps more than planned were executed, and charged mu 1 as a run of their own. "
-        "That did not fit: frozen until a steward has looked: mnist."
+        "25 steps more than planned were executed. They are charged mu 1, as a run of their own. "
+        "That does not fit. Frozen until a steward thaws it: mnist."
     )
     assert any("26 steps" in note and "settled" in note for note in overrun.__notes__)
     assert run.settled is not None
@@ -389,7 +388,7 @@ def test_what_no_budget_could_cover_waits_for_a_steward(ledger: Ledger, client: 
         ):
             run.step(1000)
         assert (caught.value.state, caught.value.charged, caught.value.frozen) == ("started", {}, ["mnist"])
-        assert any("waits for a steward" in note for note in caught.value.__notes__)
+        assert any("needs a steward's decision" in note for note in caught.value.__notes__)
         assert client.correct(run.id, steps=1, reason="a slip")["charged"]["mu_sq_pico"] == str(COST)
         client.change("mnist", state="active", reason="it was a slip")
         asked = job.ask(datasets=["mnist"], mechanism=RELEASE)["id"]
@@ -523,7 +522,7 @@ def test_a_restarted_job_finds_its_run_again(ledger: Ledger, client: Client) -> 
     assert client.run_info(run.id)["settled"]["steps"] == 13
     assert kinds(ledger) == ["dataset-registered", "run-approved", "run-started", "run-settled"]
 
-    with connect(ledger) as third, pytest.raises(errors.RunState, match=f"{run.id}, is settled already"):
+    with connect(ledger) as third, pytest.raises(errors.RunState, match=f"{run.id}, is already settled"):
         third.run(**arguments).__enter__()
     with pytest.raises(errors.IdempotencyKeyReused):
         client.run(**arguments, purpose="another").__enter__()
@@ -533,7 +532,7 @@ def test_a_voided_run_and_a_refused_one_stay_what_they_are(client: Client) -> No
     """Goal: a key does not come back to life."""
     asked = client.ask(datasets=["mnist"], mechanism=RELEASE, idempotency_key="voided")
     client.void(asked["id"], reason="not needed")
-    with pytest.raises(errors.RunState, match="is voided already"):
+    with pytest.raises(errors.RunState, match="is already voided"):
         client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="voided").__enter__()
     for _ in range(2):
         with pytest.raises(BudgetExceeded):

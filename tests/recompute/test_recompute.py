@@ -573,7 +573,7 @@ def test_the_command_says_what_it_found(ledger: Ledger, tmp_path: Path, typed: T
     good = filed(ledger, tmp_path)
     said = typed(f"recompute {good}")
     assert said.status == 0, said.err
-    for words in ("as recorded", "to the last digit", "every budget is kept", "never a decision", "dp-accounting"):
+    for words in ("as recorded", "to the last digit", "no limit is exceeded", "decides nothing", "dp-accounting"):
         assert words in said.out
     ledger.register(name="bad", bound="certified", budget={"mu": 1, "delta": 1e-6})
     with counted_on(ledger, faulty("1/2")):
@@ -582,7 +582,7 @@ def test_the_command_says_what_it_found(ledger: Ledger, tmp_path: Path, typed: T
     bad = filed(ledger, tmp_path, "bad")
     said = typed(f"recompute {good} {bad}")
     assert said.status == 1
-    for words in ("not as recorded", "undercharged", "pass their limit", "and 10 more"):
+    for words in ("not as recorded", "undercharged", "exceed their limit", "and 10 more"):
         assert words in said.out
     answer = typed(f"recompute --json {good} {bad}")
     assert answer.status == 1

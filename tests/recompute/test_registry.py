@@ -189,7 +189,7 @@ def test_the_command_writes_a_file_and_lists_what_is_left(ledger: Ledger, tmp_pa
     said = typed(f"registry {file}")
     assert said.status == 0
     assert yaml.safe_load(said.out)["url_slug"].startswith("mnist-acme-2")
-    assert "To fill in or to check, 2" in said.err
+    assert "Complete or check these 2" in said.err
     assert "basic.data_product_region: what region" in said.err
     written = tmp_path / "entry.json"
     said = typed(f"registry {file} --run {run} --format json --output {written} --layout accounting")

@@ -56,16 +56,16 @@ def test_what_a_run_says_of_itself_takes_little_room(tmp_path: Path) -> None:
     assert characters(page) - before < 40 * 3 * CELL_CHARS_MAX < brought / 10
     assert len(written) < 2_000_000
     text = html.page(page)
-    assert f"{64 - LABELS_SHOWN_MAX} labels more in the JSON" in text
+    assert f"{64 - LABELS_SHOWN_MAX} more labels in the JSON" in text
     assert "(cut; the JSON has all of it)" in text
-    assert "lines more in the JSON" in text
+    assert "more lines in the JSON" in text
 
 
 def test_a_cell_is_cut() -> None:
     """Goal: a cell has a bound, and says what is missing. Method: many lines, one long line, and neither."""
     lines: Cell = tuple(Line(f"line {number}") for number in range(CELL_LINES_MAX + 5))
     assert cut(lines)[:CELL_LINES_MAX] == lines[:CELL_LINES_MAX]
-    assert cut(lines)[CELL_LINES_MAX].text == "… 5 lines more in the JSON"
+    assert cut(lines)[CELL_LINES_MAX].text == "… 5 more lines in the JSON"
     assert cut(lines[:CELL_LINES_MAX]) == lines[:CELL_LINES_MAX]
     (long,) = cut((Line("x" * (CELL_CHARS_MAX + 1), "mono"),))
     assert (long.text.count("x"), long.style) == (CELL_CHARS_MAX, "mono")

@@ -462,7 +462,7 @@ def test_pdf_says_the_same(scene: Told) -> None:
     assert used
     assert all("/FontFile2" in font["/FontDescriptor"].get_object() for font in used)
     titles = [item.title for item in read.outline if not isinstance(item, list)]
-    assert titles[:3] == ["Is every budget kept?", "What is spent, held and left", "Every run"]
+    assert titles[:3] == ["Is every budget kept?", "Spent, held and remaining budget", "All runs"]
     assert read.metadata is not None
     assert read.metadata.get("/CreationDate", "2000").count("2000") == 1
 
@@ -601,7 +601,7 @@ def test_a_broken_journal_is_said(scene: Told) -> None:
     cut = report_of(made, whole[:-2], head=(len(whole), whole[-1][1]))
     assert cut["verdict"]["datasets"][0]["broken"] == {
         "seq": len(whole) - 1,
-        "detail": f"is missing: the head says that there are {len(whole)}",
+        "detail": f"is missing: the head has {len(whole)} entries",
     }
     assert scene.runs
 

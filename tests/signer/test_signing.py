@@ -197,7 +197,7 @@ def test_root_s_file_for_a_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             if is_good:
                 signer_for(settings)
             else:
-                with pytest.raises(Misconfigured, match="open to others"):
+                with pytest.raises(Misconfigured, match="Others can read or change"):
                     signer_for(settings)
 
 

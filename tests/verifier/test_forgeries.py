@@ -223,8 +223,8 @@ def test_a_tenants_journal_has_to_hold_too() -> None:
     forged = [line.replace('"second_steward":false', '"second_steward":true') for line in good]
     for tenant, message in (
         (tenant_export(tenant_id=UUID(int=8)), "another tenant's"),
-        (tenant_export(key=OTHER_KEY), "does not hold itself"),
-        (forged, "does not hold itself"),
+        (tenant_export(key=OTHER_KEY), "does not verify itself"),
+        (forged, "does not verify itself"),
         (lines, "is not an export of the tenant's own journal"),
     ):
         with pytest.raises(InvalidRequest, match=message):

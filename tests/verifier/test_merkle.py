@@ -223,5 +223,5 @@ def test_subtrees_are_added_whole_where_they_fit() -> None:
         assert (tree.size, tree.root()) == (45, mth(leaves))
     assert (rest.size, closed.root_with(rest)) == (5, mth(leaves))
     tree.append(leaves[0])
-    with pytest.raises(ValueError, match="cannot stand"):
+    with pytest.raises(ValueError, match="cannot begin"):
         tree.append_subtree(leaves[0], level=3)

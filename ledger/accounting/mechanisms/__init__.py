@@ -1,4 +1,4 @@
-"""What a run declares: what will be done to the data, one module for each mechanism.
+"""The mechanisms that a run can declare, one module for each.
 
 A module has the mechanism's fields, its cost under each bound, its steps, how it settles, what of it can be solved for,
 and what it is made of for exact composition; `base` says what each of these means. `registry` lists them. All else that
@@ -65,7 +65,7 @@ SOLVABLE: Final = tuple(dict.fromkeys(name for mechanism in BY_TYPE.values() for
 
 _ADAPTER: Final[TypeAdapter[AnyMechanism]] = TypeAdapter(Mechanism)
 ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
-"""The kinds of Pydantic's errors that are about a mechanism's `type`, though they are located at the whole of it."""
+"""Pydantic's kinds of errors about a mechanism's `type`, which it locates at the whole mechanism."""
 
 
 def parse(declared: Any) -> AnyMechanism:
@@ -79,7 +79,7 @@ def parse(declared: Any) -> AnyMechanism:
 
 
 def recorded(declared: Any) -> AnyMechanism:
-    """A mechanism from a record, with what it did not have to say when it was recorded. Raises as `parse`."""
+    """Parse a mechanism from a record, adding fields that were not needed at the time. Raises as `parse`."""
     return parse(_as_then(declared))
 
 
@@ -120,19 +120,19 @@ def planned_steps(mechanism: AnyMechanism, segments: int = 1) -> tuple[int, int]
 
 
 def segment_steps(mechanism: AnyMechanism, segments: int) -> int:
-    """The most steps that each segment has. Raises as `segment`."""
+    """Return the most steps of a segment. Raises as `segment`."""
     _, most = segment(mechanism, segments).declared_steps or (0, 0)
     return most
 
 
 def segment(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
-    """One of so many equal segments, as a mechanism of its own: all of it where there is only one.
+    """Return one of so many equal segments, as a mechanism; the whole mechanism if there is only one.
 
-    Raises InvalidRequest where the mechanism has no steps, or fewer than segments.
+    Raises InvalidRequest if the mechanism has no steps, or fewer than segments.
     """
     planned = mechanism.declared_steps
     if planned is None:
-        raise InvalidRequest("segments: the mechanism has no steps or releases to be divided", field="segments")
+        raise InvalidRequest("segments: the mechanism has no steps or releases to divide", field="segments")
     fewest, _ = planned
     if not 1 <= segments <= fewest:
         raise InvalidRequest(f"segments: must be between 1 and the {fewest} steps of the mechanism", field="segments")

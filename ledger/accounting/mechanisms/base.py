@@ -1,4 +1,4 @@
-"""What every mechanism answers: its cost, its steps, how it settles, what of it can be solved for."""
+"""The interface of a mechanism: its cost, its steps, how it settles, and what can be solved for."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
 class BaseMechanism(BaseModel):
-    """A mechanism as the contract has it. A subclass declares its fields and its cost, and whatever else it can do.
+    """A mechanism in a request. A subclass declares its fields and its cost, and overrides what else it supports.
 
     methods: the names that its cost's method can have, and how closely each is worked out. solvable: the parameters
     that can be solved for, in the order in which they are named; unsuggested: those of them that a refusal does not
@@ -50,15 +50,15 @@ class BaseMechanism(BaseModel):
         """
 
     def needs_certificate(self, bound: Bound) -> bool:
-        """Whether its cost is a certificate: dear to compute, and most of them dependent on the run's delta."""
+        """Return whether its cost is a certificate: slow to compute, and usually dependent on the run's delta."""
         return False
 
     def weight(self, bound: Bound) -> int:
-        """How much work its cost is, predicted from what was declared alone: so many closed forms of one release."""
+        """Return how much work its cost is, predicted from the declaration, in closed forms of one release."""
         return 1
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
-        """(delta, mu) at each of these shares of delta, where its cost is a certificate."""
+        """Return (delta, mu) at each of these shares of delta, if its cost is a certificate."""
         return [
             (
                 float(delta),
@@ -68,7 +68,7 @@ class BaseMechanism(BaseModel):
         ]
 
     def exact_parts(self, terms: Terms) -> Parts:
-        """What it is made of, for exact composition. Numbers are read as the doubles that cost no less.
+        """Return its parts, for exact composition. Numbers are read as the doubles that cost no less.
 
         terms: the bound only matters where no pair is known, which `certified` refuses and `clt` estimates; delta and
         segments do not. By default it is its envelope: what it is charged. Raises as `cost`.
@@ -77,36 +77,36 @@ class BaseMechanism(BaseModel):
         return Parts(cost.mu_sq, cost.nats, envelopes=frozenset({self.type}))
 
     def precision(self, method: str) -> Precision:
-        """How closely a cost of this method is worked out."""
+        """Return how closely machines agree on a cost of this method."""
         return self.methods.get(method, Precision.CLOSED_FORM)
 
     def resting_on_size(self, path: str) -> list[str]:
-        """The fields by which it rests on a public and fixed number of units. path: of the mechanism."""
+        """Return the fields that assume a public and fixed number of units. path: of the mechanism."""
         return []
 
     # --- steps
 
     @property
     def declared_steps(self) -> tuple[int, int] | None:
-        """Its steps or releases, from the floor to the ceiling; None where no number says how much was done."""
+        """Return floor and ceiling of its number of steps or releases; None if it has none."""
         return None
 
     def resized(self, steps: int) -> Self:
-        """The same mechanism with exactly so many steps or releases, at the very same rate.
+        """Return the same mechanism with exactly so many steps or releases, at the same rate.
 
         Nobody can declare what this makes of epochs: sizes with steps, since batch_size/dataset_size is rarely a
-        decimal. Raises ValueError where the mechanism has no steps.
+        decimal. Raises ValueError if the mechanism has no steps.
         """
         raise ValueError(f"{self.type} has no steps here")
 
     def restartable(self, steps: int) -> int:
-        """The least number of steps, at least this one, that a segment can have."""
+        """Return the least number of steps, at least this one, that a segment can have."""
         return steps
 
     def segment(self, segments: int) -> Self:
         """One of so many equal segments, two or more: its part of the steps, rounded up to what can be restarted.
 
-        Raises ValueError where the mechanism has no steps.
+        Raises ValueError if the mechanism has no steps.
         """
         _, most = self.declared_steps or (0, 0)
         return self.resized(self.restartable(-(-most // segments)))
@@ -114,36 +114,36 @@ class BaseMechanism(BaseModel):
     # --- settling
 
     def is_additive(self, method: str) -> bool:
-        """Whether it is charged as the sum of releases that are each a complete mechanism. method: its cost's."""
+        """Return whether it is charged as a sum of releases that are complete mechanisms. method: of its cost."""
         return False
 
     def additive_cost(self, terms: Terms) -> Cost:
-        """What it costs as that sum, where `is_additive`."""
+        """Return its cost as that sum, if `is_additive`."""
         return self.cost(terms, path="mechanism")
 
     def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
-        """What was run in so many steps beyond the planned ones; None where only whole segments are mechanisms.
+        """Return the mechanism of so many steps beyond the planned ones; None if only whole segments are mechanisms.
 
-        method: its cost's. is_fixed: neither the data nor any output had a say in how many steps these are.
+        method: its cost's. is_fixed: neither the data nor any output influenced how many steps these are.
         """
         return self.resized(steps)
 
     def has_releases(self, method: str) -> bool:
-        """Whether a step that is run again is one step more, whatever it met: each is a release. method: its cost's."""
+        """Return whether a repeated step counts as one more step, because each is a release. method: of its cost."""
         return True
 
     def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
-        """What these repeated steps come to, in the order in which it happened, unless it `has_releases`."""
+        """Return the cost of these repeated steps, in the order in which they happened, unless it `has_releases`."""
         return Repeats(steps=repeated(restarts))
 
     def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
-        """The most that so many repeated steps can come to, unless it `has_releases`: nothing is known of them."""
+        """Return the most that so many unknown repeated steps can cost, unless it `has_releases`."""
         return Repeats(steps=steps)
 
     # --- solving
 
     def axis(self, parameter: str, *, segments: int) -> Axis:
-        """The values of a solvable parameter, in order of what they cost."""
+        """Return the values of a solvable parameter, in the order of their costs."""
         return axes.axis_of(parameter, least_count=segments)
 
 
@@ -165,5 +165,5 @@ class Releases(BaseMechanism):
 
 
 def unsupported(detail: str, *, field: str) -> InvalidMechanism:
-    """The error for what the contract has and this version does not."""
+    """Return the error for what the API allows and this version does not support."""
     return InvalidMechanism(f"{field}: {detail}", field=field)

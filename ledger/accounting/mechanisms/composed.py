@@ -99,7 +99,7 @@ class Composed(BaseMechanism):
 
 
 def _each(parts: Sequence[tuple[str, SimpleMechanism]], terms: Terms) -> list[Cost]:
-    """The cost of every part by itself; equal ones are worked out once."""
+    """Return the cost of every part by itself; equal parts are computed once."""
     costs: dict[SimpleMechanism, Cost] = {}
     for at, part in parts:
         if part not in costs:
@@ -111,7 +111,10 @@ def _added(costs: Sequence[Cost]) -> Cost:
     mu_sq = sum((cost.mu_sq for cost in costs), Fraction(0))
     mu = math.hypot(*(cost.mu for cost in costs))
     if not math.isfinite(mu):
-        raise InvalidMechanism("mechanism.parts: their cost together is beyond any number", field="mechanism.parts")
+        raise InvalidMechanism(
+            "mechanism.parts: their cost together is too large to be represented; use more noise",
+            field="mechanism.parts",
+        )
     assumptions = tuple(dict.fromkeys(text for cost in costs for text in cost.assumptions))
     methods = ", ".join(dict.fromkeys(cost.method for cost in costs))
     return Cost(mu, mu_sq, sum((cost.nats for cost in costs), Fraction(0)), f"{_METHOD}{methods}", assumptions)

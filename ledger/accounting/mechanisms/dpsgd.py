@@ -133,12 +133,12 @@ class DpSgd(BaseMechanism):
 
     @property
     def is_shuffled(self) -> bool:
-        """Whether its batches are the parts of a random order."""
+        """Return whether its batches are parts of a random order."""
         return self.sampling == "shuffle"
 
     @property
     def _is_by_shuffled_epochs(self) -> bool:
-        """Whether it says how many epochs of shuffled batches there are, and not how many steps."""
+        """Return whether it declares epochs of shuffled batches, and not steps."""
         return self.is_shuffled and self.epochs is not None
 
     @property
@@ -189,12 +189,12 @@ class DpSgd(BaseMechanism):
             method = "clt-fixed-size"
         if not math.isfinite(mu):
             field = f"{path}.noise_multiplier"
-            raise InvalidMechanism(f"{field}: the cost is beyond any number; there is too little noise", field=field)
+            raise InvalidMechanism(f"{field}: the cost is too large to be represented; use more noise", field=field)
         mu_sq = amounts.outward(mu, error + reading) ** 2
         return Cost(mu, mu_sq, Fraction(0), method, (_ESTIMATE, *SGD, self.sampled(adjacency)))
 
     def sampled(self, adjacency: Adjacency) -> str:
-        """What is assumed of its batches, where they are sampled."""
+        """Return the assumption about its batches, if they are sampled."""
         if self.sampling == "poisson":
             return "each unit is in a batch independently with probability sample_rate; no cap on the batch size"
         if adjacency == "replace_one":
@@ -283,7 +283,7 @@ class DpSgd(BaseMechanism):
         return Repeats(mu_sq=self._unsampled(adjacency) * steps)
 
     def _unsampled(self, adjacency: Adjacency) -> Fraction:
-        """The mu² of a step without sampling."""
+        """Return the mu² of a step without sampling."""
         return _sensitivity_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
 
     def _epochs_again(self, restart: Restart, division: Division) -> int:

@@ -15,7 +15,7 @@ from ledger.accounting.terms import Terms
 
 
 class Gdp(BaseMechanism):
-    """A cost in (mu, delta) that was proved elsewhere; `evidence` says where."""
+    """A cost in (mu, delta) that was proved elsewhere; `evidence` names the source."""
 
     methods: ClassVar = {"stated": Precision.EXACT}
     solvable: ClassVar = ("mu",)

@@ -83,7 +83,7 @@ class MatrixFactorization(BaseMechanism):
         return rational(mu_sq, "matrix-factorization", (*SGD, assumption))
 
     def _stated(self) -> tuple[Fraction, str]:
-        """The square of the sensitivity, and what is assumed for it."""
+        """Return the square of the sensitivity, and the assumption for it."""
         return Fraction(self.sensitivity or 1) ** 2, "the stated sensitivity was proved elsewhere, as the evidence says"
 
     def _of_strategy(self, path: str) -> tuple[Fraction, str]:

@@ -1,4 +1,4 @@
-"""The mechanisms that exist, but for `composed`, which is made of these."""
+"""All mechanisms except `composed`, which is made of these."""
 
 from __future__ import annotations
 

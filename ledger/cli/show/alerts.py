@@ -1,4 +1,4 @@
-"""How alerts look in a terminal."""
+"""Print alerts in a terminal."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def alerts(items: Sequence[AlertShown]) -> None:
-    """Alerts, a line each, newest first."""
+    """Print alerts, one per line, newest first."""
     if not items:
         err.print("No alerts.")
         return
@@ -28,7 +28,7 @@ def alerts(items: Sequence[AlertShown]) -> None:
 
 
 def _event_text(event: Mapping[str, Any]) -> str:
-    """An alert in a few words."""
+    """Describe an alert in a few words."""
     account = ", ".join(event.get("account", {}).values())
     where = f" of {account}" if account else ""
     match event["kind"]:
@@ -39,10 +39,10 @@ def _event_text(event: Mapping[str, Any]) -> str:
         case "overrun":
             return f"run {event['run']} executed {event['overrun']['steps']} steps more than planned"
         case "frozen":
-            return "frozen by an overrun" if event["because"] == "run-settled" else f"frozen: {event.get('reason')}"
+            return "frozen after an overrun" if event["because"] == "run-settled" else f"frozen: {event.get('reason')}"
         case "overdue":
             what = "started" if event["state"] == "held" else "settled"
-            return f"run {event['run']} was to be {what} by {event['due'][:19].replace('T', ' ')}"
+            return f"run {event['run']} should have been {what} by {event['due'][:19].replace('T', ' ')}"
         case "mismatch":
             return f"entry {event['seq']}: {event['reason']}"
         case "head":
@@ -54,7 +54,7 @@ def _event_text(event: Mapping[str, Any]) -> str:
 
 
 def alerting(answer: AlertingShown) -> None:
-    """What a tenant is told of."""
+    """Print which alerts a tenant raises, and where they are sent."""
     refusals, days, webhook = answer["refusals_in_a_row"], answer["forecast_days"], answer["webhook"]
     grid = new_grid()
     grid.add_row("thresholds", ", ".join(f"{percent} %" for percent in answer["thresholds"]) or "none")
@@ -66,15 +66,15 @@ def alerting(answer: AlertingShown) -> None:
 
 
 def tested(item: AlertShown) -> None:
-    """What came of a test alert."""
+    """Print what happened to a test alert."""
     if item["delivery"]["state"] == "none":
-        out.print("Raised. There is no webhook, so it is only listed: privacy-ledger alerts")
+        out.print("Raised. No webhook is set, so it is only listed: privacy-ledger alerts")
     else:
-        out.print("Raised, and on its way. What comes of it: privacy-ledger alerts --kind test")
+        out.print("Raised, and being sent. To see whether it arrived: privacy-ledger alerts --kind test")
 
 
 def forecast(answer: ForecastShown) -> None:
-    """How long a budget lasts, by the rate of the last weeks."""
+    """Print how long a budget lasts, at the rate of the last weeks."""
     out.print(f"At the rate of the last {answer['window_days']} days. An estimate; it decides nothing.")
     table = new_table(
         "account", "runs", "mu spent", "mu left", "lasts until", "days", right=("runs", "mu spent", "mu left")
@@ -83,7 +83,7 @@ def forecast(answer: ForecastShown) -> None:
         account = ", ".join(filter(None, (item["partition"], item["project"]))) or "the dataset"
         until, days = (item["lasts_until"] or "")[:10], str(item["days_left"] if item["lasts_until"] else "")
         if item["lasts_until"] is None:
-            until = "a hundred years" if item["is_enough"] else "too few runs to say"
+            until = "over a hundred years" if item["is_enough"] else "too few runs"
         spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
         table.add_row(account, str(item["runs"]), spent, left, until, days)
-    out.print(table if answer["accounts"] else "No run was charged to it lately, and it has no budget of its own.")
+    out.print(table if answer["accounts"] else "No run was charged to it recently, and it has no budget of its own.")

@@ -1,4 +1,4 @@
-"""How things look to a person: tables, units, a bar of the budget. Scripts say --json and never see any of it."""
+"""Print for a person: tables, units, a bar of the budget. With --json, scripts never see any of it."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from ledger.errors import InvalidRequest, LedgerError
 BAR_WIDTH: Final = 40
 ACCOUNTS_SHOWN_MAX: Final = 20
 BUDGET: Final = ("epsilon", "at_delta", "slack", "mu", "delta")
-"""The members of a budget, as they are read out."""
+"""The members of a budget, in the order in which they are printed."""
 Advance = Callable[[], None]
 
 WIDE: Final = 160
-"""How wide a table may be where there is no terminal whose width counts."""
+"""The width of a table if the output is not a terminal."""
 
 _INVISIBLE: Final = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ud800-\udfff\ufeff\ufff9-\ufffb"
     "\U000e0000-\U000e007f]"
 )
-"""What a terminal obeys instead of showing it, or what it shows elsewhere or not at all: control characters, with those
-that begin an escape sequence; marks that turn the direction of writing; what has no width; half a surrogate pair."""
+"""Characters that a terminal obeys, hides or moves instead of showing: control characters, including those that begin
+an escape sequence; marks that turn the direction of writing; characters without width; half a surrogate pair."""
 
 
 def visible(text: str) -> str:
-    """A text whose every character can be seen. Others are shown as JSON writes them, such as \\u001b. Lines stay."""
+    """Return a text in which every character is visible. Others are escaped as in JSON, such as \\u001b. Lines stay."""
     return _INVISIBLE.sub(lambda found: _escaped(found.group()), text)
 
 
@@ -46,7 +46,7 @@ def _escaped(character: str) -> str:
 
 
 def in_one_line(value: Any) -> Any:
-    """The same value, in which every text is one line: what comes from elsewhere must not look like a line of ours."""
+    """Return the value with every text in one line: a foreign text must not look like a line of this program."""
     match value:
         case str():
             return visible(value).replace("\n", "\\n").replace("\t", "\\t")
@@ -59,7 +59,7 @@ def in_one_line(value: Any) -> Any:
 
 
 class _Console(Console):
-    """Shows every text as it is, and whatever is printed with every character visible."""
+    """A console without markup, which makes every character visible."""
 
     def __init__(self, *, is_terminal: bool, stderr: bool = False) -> None:
         width = None if is_terminal else WIDE
@@ -75,17 +75,17 @@ err: Final = _Console(is_terminal=sys.stderr.isatty(), stderr=True)
 
 
 def plain(text: str, *, end: str = "\n", file: TextIO | None = None) -> None:
-    """Print a text as it is, without breaking its lines, with every character visible."""
+    """Print a text with every character visible, without breaking its lines."""
     print(visible(text), end=end, file=file, flush=True)
 
 
 def print_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> None:
-    """Print JSON in one line. What must not reach a terminal stands there escaped, which is the same JSON."""
+    """Print JSON in one line. Characters that must not reach a terminal are escaped; it is still the same JSON."""
     plain(json.dumps(value, ensure_ascii=False, default=default))
 
 
 def number(value: float | None) -> str:
-    """Four digits after the first, as a person reads them; infinity where there is no number."""
+    """Return a number with five digits, as a person reads it; ∞ for None."""
     if value is None:
         return "∞"
     if value == 0:
@@ -94,7 +94,7 @@ def number(value: float | None) -> str:
 
 
 def bar(balance: Mapping[str, Any], *, width: int = BAR_WIDTH) -> Text:
-    """The budget as a bar. What adds up is mu², so the bar is divided by mu²."""
+    """Return the budget as a bar, divided by mu², which is what adds up."""
     limit, spent, held = balance["limit"], balance["spent"], balance["held"]
     whole = int(limit["mu_sq_pico"]) or 1
     filled = min(width, round(width * int(spent["mu_sq_pico"]) / whole))
@@ -109,7 +109,7 @@ def bar(balance: Mapping[str, Any], *, width: int = BAR_WIDTH) -> Text:
 
 
 def new_grid() -> Table:
-    """A grid of two columns: a dim name and its value."""
+    """Return a grid of two columns: a dim name and its value."""
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="dim", justify="right")
     grid.add_column()
@@ -117,17 +117,17 @@ def new_grid() -> Table:
 
 
 def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
-    """A table with these columns; those in `right` are aligned to the right."""
+    """Return a table with these columns; those in `right` are aligned to the right."""
     table = Table(box=None, header_style="bold", pad_edge=False, padding=(0, 2, 0, 0))
     for column in columns:
-        # What is to be copied must stand whole, in one line.
+        # Ids are copied, so they must not be cut or broken.
         whole = column in ("run", "id")
         table.add_column(column, justify="right" if column in right else "left", no_wrap=whole, min_width=36 * whole)
     return table
 
 
 def remaining_text(remaining: Mapping[str, Any] | None) -> str:
-    """What is left, as mu; overdrawn it is below zero, where only the digits say by how much."""
+    """Return what remains, as mu. If it is overdrawn, a minus sign and the root of the overdrawn mu²."""
     if remaining is None:
         return "-"
     below = int(remaining["mu_sq_pico"])
@@ -135,7 +135,7 @@ def remaining_text(remaining: Mapping[str, Any] | None) -> str:
 
 
 def save(output: Path, text: str) -> None:
-    """Writes a text to a file. Raises InvalidRequest, naming `output`."""
+    """Write a text to a file. Raises InvalidRequest for the field `output`."""
     try:
         output.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -143,12 +143,12 @@ def save(output: Path, text: str) -> None:
 
 
 def counted(count: int, one: str, many: str | None = None) -> str:
-    """So many of something, in words."""
+    """Return a count with its noun, such as "2 keys"."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def error(failure: LedgerError) -> None:
-    """An error, its further lines and its fields indented under it: no line of it is like a line of ours."""
+    """Print an error, with its further lines and fields indented, so that none looks like a line of this program."""
     err.print(Text.assemble(("privacy-ledger: ", "red"), visible(failure.detail).replace("\n", "\n    ")))
     problems = in_one_line(failure.facts.get("errors", ()))
     for problem in problems if isinstance(problems, list) and len(problems) > 1 else ():
@@ -157,7 +157,7 @@ def error(failure: LedgerError) -> None:
 
 @contextmanager
 def progress(what: str, *, quiet: bool) -> Iterator[Advance]:
-    """Shows that long work goes on, on a terminal."""
+    """Show on a terminal that a long task is running. Call what it yields once for each item."""
     if quiet or not sys.stderr.isatty():
         yield lambda: None
         return

@@ -1,4 +1,4 @@
-"""How datasets look in a terminal."""
+"""Print datasets in a terminal."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 
 
 def dataset(item: DatasetShown) -> None:
-    """A dataset with its balance."""
+    """Print a dataset with its balance."""
     out.print(Text.assemble((item["name"], "bold"), f"  {item['title']}"))
     grid = new_grid()
     grid.add_row("state", item["state"])
     grid.add_row("privacy unit", f"{item['privacy_unit']}, {item['adjacency']}")
-    grid.add_row("bound", "clt, an estimate and no guarantee" if item["is_estimate"] else "certified")
+    grid.add_row("bound", "clt: an estimate, not a guarantee" if item["is_estimate"] else "certified")
     if item["derived_from"]:
         grid.add_row("derived from", ", ".join(parent["name"] for parent in item["derived_from"]))
         grid.add_row("its runs charge", ", ".join(item["roots"]))
@@ -49,7 +49,7 @@ def dataset(item: DatasetShown) -> None:
     if item["balance"] is not None:
         grid.add_row("budget", bar(item["balance"]))
     if item["partition_count"] is not None:
-        counted = f"{item['partition_count']:,}" + (", the fullest of which is shown" if item["partitions"] else "")
+        counted = f"{item['partition_count']:,}" + (", of which the fullest is shown" if item["partitions"] else "")
         grid.add_row("partitions", counted)
     out.print(grid)
     if item["balance"] is not None:
@@ -87,7 +87,7 @@ def _mu_sq_pico(amount: AmountShown) -> int:
 
 
 def _parts(what: str, items: Sequence[PartitionShown | ProjectOfDataset], *, count: int | None = None) -> None:
-    """Partitions or projects, a line each, the fullest first, as many as a person reads."""
+    """Print partitions or projects, one per line, the fullest first, up to ACCOUNTS_SHOWN_MAX."""
     table = new_table(what, "mu left", "of", "budget", right=("mu left", "of"))
     fullest = sorted(items, key=lambda item: _mu_sq_pico(item["balance"]["remaining"]))
     for item in fullest[:ACCOUNTS_SHOWN_MAX]:
@@ -100,7 +100,7 @@ def _parts(what: str, items: Sequence[PartitionShown | ProjectOfDataset], *, cou
 
 
 def partitions(items: Sequence[PartitionShown]) -> None:
-    """Partitions, a line each."""
+    """Print partitions, one per line."""
     if items:
         _parts("partition", items)
     else:
@@ -108,13 +108,13 @@ def partitions(items: Sequence[PartitionShown]) -> None:
 
 
 def project(item: ProjectShown) -> None:
-    """A project's share of a dataset."""
+    """Print a project's share of a dataset."""
     out.print(Text.assemble((item["name"], "bold"), f"  a project of {item['dataset']}"))
     _parts("project", [item])
 
 
 def datasets(items: Sequence[DatasetShown]) -> None:
-    """Datasets, a line each."""
+    """Print datasets, one per line."""
     if not items:
         err.print("No datasets yet. Register one: privacy-ledger dataset create NAME --epsilon 3 --at-delta 1e-5")
     table = new_table("name", "state", "bound", "mu left", "of", "budget", right=("mu left", "of"))

@@ -1,4 +1,4 @@
-"""How receipts, proofs and verified exports look in a terminal."""
+"""Print receipts, proofs and verified exports in a terminal."""
 
 from __future__ import annotations
 
@@ -22,17 +22,15 @@ if TYPE_CHECKING:
     from ledger.service.shapes.runs import ReceiptShown
 
 
-_COMPARE: Final = (
-    "Compare the head with one that you got from elsewhere: an export alone cannot show that it is the newest."
-)
+_COMPARE: Final = "Compare the head with one from another source: an export alone cannot show that it is the newest."
 _NOT_VOUCHED: Final = (
-    "No key that you gave signed this export: anybody could have made it. Give the keys with --jwks FILE, as"
-    " /.well-known/jwks.json had them; or say --unsigned to check the journal alone."
+    "No key that you gave signed this export: anybody may have made it. Give the server's keys from"
+    " /.well-known/jwks.json with --jwks FILE, or check only the journal with --unsigned."
 )
 
 
 def checked(results: Sequence[Mapping[str, Any]]) -> None:
-    """What `check` found."""
+    """Print the result of `check`."""
     table = new_table("tenant", "dataset", "entries", "", right=("entries",))
     for result in in_one_line(results):
         verdict = Text("holds", style="green")
@@ -43,7 +41,7 @@ def checked(results: Sequence[Mapping[str, Any]]) -> None:
 
 
 def receipt(statement: Receipt) -> None:
-    """That a receipt is good, and of what."""
+    """Print a receipt that was verified."""
     out.print(Text.assemble(("good", "bold green"), f"  the receipt of run {statement.run}, {statement.state}"))
     grid = new_grid()
     grid.add_row("tenant", in_one_line(f"{statement.tenant} ({statement.tenant_id})"))
@@ -58,7 +56,7 @@ def receipt(statement: Receipt) -> None:
     grid.add_row("start by" if statement.state == "held" else "settle by", statement.due.isoformat())
     out.print(grid)
     if statement.state == "held":
-        out.print("It is an approval, which can still be voided: no job may begin by it.")
+        out.print("This receipt is of an approval, which can still be voided. A job must not begin with it.")
 
 
 def _listed(partitions: Sequence[str]) -> str:
@@ -68,22 +66,24 @@ def _listed(partitions: Sequence[str]) -> str:
 
 
 def rejected(error: LedgerError) -> None:
-    """Why a receipt lets nothing begin."""
+    """Print why a receipt was rejected."""
     err.print(Text.assemble(("not good", "bold red"), f"  {in_one_line(error.detail)}"))
 
 
 def received(answer: ReceiptShown) -> None:
-    """A receipt as the server gives it."""
+    """Print a receipt from the server."""
     err.print(Text.assemble((answer["state"], "bold"), f"  run {answer['run']}"))
     if answer["state"] == "held":
-        err.print("No job may begin by it: privacy-ledger start, and the receipt after that.")
+        err.print(
+            f"A job must not begin with it: the run is not started. Start it: privacy-ledger start {answer['run']}"
+        )
     else:
-        err.print(f"A job may begin by it until {answer['begin_by']}.")
+        err.print(f"A job may begin with it until {answer['begin_by']}.")
     out.print(answer["receipt"])
 
 
 def verified_facts(export: Verified | VerifiedTenant, is_vouched: bool) -> dict[str, Any]:
-    """What an export says that adds up, for --json. is_vouched: its signature counts, or nobody asks for one."""
+    """Return the facts of a verified export, for --json. is_vouched: a trusted key signed it, or none is required."""
     return _facts_of_export(export) | ({} if is_vouched else {"holds": False, "detail": _NOT_VOUCHED})
 
 
@@ -131,13 +131,13 @@ def _vouched_facts(vouched: Vouched) -> dict[str, Any]:
 
 
 def _vouched(vouched: Vouched, grid: Table) -> None:
-    """What speaks for an export, and what does not."""
+    """Add who signed an export, and which kept receipts and heads it contains."""
     if vouched.kid is None:
-        grid.add_row("signed by", Text("nobody: version 1 had no signature", style="yellow"))
+        grid.add_row("signed by", Text("nobody: exports of version 1 are not signed", style="yellow"))
     elif vouched.is_trusted:
         grid.add_row("signed by", f"{vouched.kid}, one of the keys you gave")
     else:
-        warning = f"{vouched.kid}, which came with the export itself"
+        warning = f"{vouched.kid}, a key from the export itself"
         grid.add_row("signed by", Text(warning, style="yellow"))
     held = (
         (vouched.receipts, "receipt", "receipts"),
@@ -149,7 +149,7 @@ def _vouched(vouched: Vouched, grid: Table) -> None:
 
 
 def proved_facts(proof: Proved) -> dict[str, Any]:
-    """What a proof that holds shows, for --json."""
+    """Return the facts of a verified proof, for --json."""
     return {
         "holds": True,
         "kind": proof.kind,
@@ -164,7 +164,7 @@ def proved_facts(proof: Proved) -> dict[str, Any]:
 
 
 def proved(proof: Proved) -> None:
-    """That a proof holds, and what it shows."""
+    """Print a verified proof."""
     where = f"the tenant {proof.tenant}" if proof.dataset is None else f"{proof.dataset} of {proof.tenant}"
     out.print(Text.assemble(("holds", "bold green"), f"  {in_one_line(where)}"))
     grid = new_grid()
@@ -173,7 +173,7 @@ def proved(proof: Proved) -> None:
         grid.add_row("its hash", str(proof.hash))
         grid.add_row("named by", f"{counted(proof.receipts, 'receipt')} of it" if proof.receipts else "none given")
     else:
-        grid.add_row("history", f"of {proof.size:,} entries begins with that of {proof.seq:,}, as it was signed")
+        grid.add_row("history", f"the journal of {proof.size:,} entries begins with that of {proof.seq:,}, as signed")
     grid.add_row("root", proof.root)
     grid.add_row("signed by", proof.kid)
     out.print(grid)
@@ -184,19 +184,19 @@ def _facts(amount: Amount | None) -> dict[str, str] | None:
 
 
 def _name(key: AccountKey) -> tuple[str, ...]:
-    """What an account is called, such that those of the dataset itself come first."""
+    """Return a sort key that puts the accounts of the dataset itself first."""
     return (key.project or "", str(key.principal_id or ""), key.partition or "")
 
 
 def _verdict(about: str, is_vouched: bool) -> None:
-    word = ("holds", "bold green") if is_vouched else ("adds up, and nobody vouches for it", "bold red")
+    word = ("holds", "bold green") if is_vouched else ("adds up, but no trusted key signed it", "bold red")
     out.print(Text.assemble(word, f"  {in_one_line(about)}"))
     if not is_vouched:
         err.print(_NOT_VOUCHED)
 
 
 def verified(export: Verified, is_vouched: bool) -> None:
-    """Whether an export holds, and what it says."""
+    """Print whether an export verifies, and what it shows."""
     _verdict(f"{export.dataset} of {export.tenant}", is_vouched)
     grid = new_grid()
     grid.add_row("entries", f"{export.journal.seq:,}")
@@ -205,7 +205,7 @@ def verified(export: Verified, is_vouched: bool) -> None:
     if export.journal.limit is not None and export.journal.limit_highest is not None:
         grid.add_row("limit", _mu(export.journal.limit))
         if export.journal.limit_highest != export.journal.limit:
-            grid.add_row("it was up to", _mu(export.journal.limit_highest))
+            grid.add_row("highest limit", _mu(export.journal.limit_highest))
     accounts = sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
     if len(accounts) == 1 and not accounts[0].key.facts():
         for part in ("spent", "held", "overdrawn"):
@@ -215,7 +215,8 @@ def verified(export: Verified, is_vouched: bool) -> None:
     grid.add_row("runs", counted or "none")
     for name, count in sorted(export.journal.withheld.items()):
         stand = (
-            f"{count:,} that stand in the journal of {name}: that accounts and times are those asked for is not checked"
+            f"{count:,}, which are in the journal of {name}. Not checked here: that their accounts and times are those"
+            " of the request"
         )
         grid.add_row("requests left out", Text(stand))
     out.print(grid)
@@ -225,7 +226,7 @@ def verified(export: Verified, is_vouched: bool) -> None:
 
 
 def verified_tenant(export: VerifiedTenant, is_vouched: bool) -> None:
-    """Whether an export of a tenant's own journal holds, and what it says."""
+    """Print whether an export of a tenant's own journal verifies, and what it shows."""
     _verdict(f"the tenant {export.tenant}", is_vouched)
     grid = new_grid()
     grid.add_row("entries", f"{export.journal.seq:,}")
@@ -233,7 +234,7 @@ def verified_tenant(export: VerifiedTenant, is_vouched: bool) -> None:
     _vouched(export.vouched, grid)
     revoked = sum(key.is_revoked for key in export.journal.keys.values())
     grid.add_row("keys", f"{len(export.journal.keys)} made, {revoked} of them revoked")
-    grid.add_row("takes two", "yes" if export.journal.second_steward else "no")
+    grid.add_row("second steward", "yes" if export.journal.second_steward else "no")
     out.print(grid)
     out.print(_COMPARE)
 
@@ -244,7 +245,7 @@ def _mu(amount: Amount) -> str:
 
 
 def _accounts(accounts: Sequence[Account]) -> None:
-    """What is spent and held where, the fullest first, as many as a person reads."""
+    """Print what each account spent and holds, the fullest first, up to ACCOUNTS_SHOWN_MAX."""
     table = new_table("account", "limit", "spent", "held", right=("limit", "spent", "held"))
     fullest = sorted(accounts, key=lambda account: account.remaining.mu_sq_pico)
     for account in fullest[:ACCOUNTS_SHOWN_MAX]:
@@ -257,6 +258,6 @@ def _accounts(accounts: Sequence[Account]) -> None:
 
 
 def broken(error: JournalBroken, file: Path) -> None:
-    """Where an export does not hold."""
+    """Print where an export does not verify."""
     err.print(Text.assemble(("does not hold", "bold red"), f"  {in_one_line(str(file))}"))
     err.print(in_one_line(error.detail))

@@ -1,4 +1,4 @@
-"""How keys, policies and proposals look in a terminal."""
+"""Print keys, policies and proposals in a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def keys(items: Sequence[KeyShown]) -> None:
-    """Keys, a line each."""
+    """Print keys, one per line."""
     projects = ["projects"] if any(item["projects"] is not None for item in items) else []
     table = new_table("id", "name", "role", "datasets", *projects, "created", "last used", "until")
     for item in items:
@@ -28,15 +28,15 @@ def keys(items: Sequence[KeyShown]) -> None:
 
 
 def _limited(names: Sequence[str] | None) -> str:
-    """What a key is limited to."""
+    """Return what a key is limited to."""
     return "all" if names is None else ", ".join(names)
 
 
 def me(answer: Me) -> None:
-    """Whom the ledger takes the caller for."""
+    """Print who the caller is to the ledger."""
     tenant = answer.get("tenant")
     if tenant is None:
-        out.print("The operator, who makes tenants and reads nothing of theirs.")
+        out.print("The operator. It creates tenants and cannot read their data.")
         return
     out.print(Text.assemble((answer["name"] or "", "bold"), f"  {answer['role']} of {tenant['name']}"))
     grid = new_grid()
@@ -49,25 +49,25 @@ def me(answer: Me) -> None:
 
 
 def policy(answer: PolicyShown) -> None:
-    """What takes two people."""
+    """Print what needs two people."""
     who = "a second steward within a day" if answer["second_steward"] else "one steward"
     out.print(
-        "Raising a budget, a project's share or what one may have, adding partitions, thawing an overdrawn dataset,"
-        f" voiding a started run and correcting what one reported: each takes {who}."
+        "Raising a budget, a project's share or a principal's limits, adding partitions, thawing an overdrawn dataset,"
+        f" voiding a started run and correcting a reported run: each needs {who}."
     )
 
 
 def proposed(item: ProposalShown) -> None:
-    """What a command only proposed, and who has to do what now."""
+    """Print what a command only proposed, and what must happen next."""
     out.print(Text("proposed", style="bold yellow"))
     out.print(_proposal(item))
-    out.print("Nothing is changed yet. A second steward has to say one of these:")
+    out.print("Nothing is changed yet. A second steward must run one of these:")
     out.print(f"    privacy-ledger proposal approve {item['id']}")
     out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …")
 
 
 def proposal(item: ProposalShown) -> None:
-    """A proposal, and what became of it."""
+    """Print a proposal and its state."""
     out.print(Text(item["state"], style="bold"))
     out.print(_proposal(item))
 
@@ -84,7 +84,7 @@ def _proposal(item: ProposalShown) -> Table:
 
 
 def _change(item: ProposalShown) -> str:
-    """What is proposed, in a few words."""
+    """Describe a proposed change in a few words."""
     match item["what"]:
         case "budget":
             budget = item["proposes"]["budget"]
@@ -98,16 +98,16 @@ def _change(item: ProposalShown) -> str:
         case "project":
             return f"set the share of {item['proposes']['project']} in {item['dataset']}"
         case "fair-use":
-            return f"set what one principal may have of {item['dataset']}"
+            return f"set the limits of one principal on {item['dataset']}"
         case "correction":
             steps = item["proposes"]["request"].get("steps")
-            return f"correct what run {item['run']} reported to {'all' if steps is None else format(steps, ',')} steps"
+            return f"correct run {item['run']} to {'all' if steps is None else format(steps, ',')} steps"
         case _:
             return f"void run {item['run']}"
 
 
 def proposals(items: Sequence[ProposalShown]) -> None:
-    """Proposals, a line each, newest first."""
+    """Print proposals, one per line, newest first."""
     if not items:
         err.print("No proposals.")
         return
@@ -119,13 +119,13 @@ def proposals(items: Sequence[ProposalShown]) -> None:
 
 
 def secret(made: SecretShown, *, what: str) -> None:
-    """A new key, whose secret is shown this once."""
-    out.print(f"{what} The secret is shown this once:\n")
+    """Print a new key with its secret, which is shown only once."""
+    out.print(f"{what} The secret is shown only once:\n")
     out.print(f"    {made['secret']}\n")
 
 
 def signing_keys(keys: Sequence[Mapping[str, Any]]) -> None:
-    """The keys that are or were signed with, the current one first."""
+    """Print the signing keys, the current one first."""
     table = new_table("key", "public", "")
     for index, key in enumerate(keys):
         table.add_row(key["kid"], key["x"], "retired" if index else "signs now")

@@ -1,4 +1,4 @@
-"""How runs look in a terminal."""
+"""Print runs in a terminal."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 
 def approved(answer: RunApproved) -> None:
-    """An approval, and what to type next."""
+    """Print an approval, and what to type next."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
     grid.add_row("cost", _amount(answer["cost"]))
@@ -52,7 +52,7 @@ def approved(answer: RunApproved) -> None:
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
-    out.print(f"Before it touches the data: privacy-ledger start {answer['id']}")
+    out.print(f"Before it uses the data: privacy-ledger start {answer['id']}")
 
 
 def _amount(amount: AmountShown) -> str:
@@ -60,25 +60,25 @@ def _amount(amount: AmountShown) -> str:
 
 
 def _segments(grid: Table, segments: SegmentsShown | None) -> None:
-    """What a run in segments pays for being allowed to stop after any of them."""
+    """Add what a run in segments pays for being allowed to stop after each."""
     if segments is not None:
         cost, whole = number(segments["cost"]["mu"]), number(segments["unsegmented"]["mu"])
         pieces = f"{segments['count']:,} of {segments['steps']:,} steps, mu {cost} each"
-        grid.add_row("segments", f"{pieces}; in one piece it would be mu {whole}")
+        grid.add_row("segments", f"{pieces}; without segments it would be mu {whole}")
 
 
 def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
-    """What is left of each dataset that a run charges."""
+    """Add what is left of each dataset that a run charges."""
     for index, dataset in enumerate(datasets):
         label = "" if index else "left"
         if dataset["remaining"] is None:
-            grid.add_row(label, f"as much of {dataset['name']} as of what it is derived from")
+            grid.add_row(label, f"{dataset['name']} has no budget of its own; what it is derived from is charged")
         else:
             grid.add_row(label, f"mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
 
 
 def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
-    """Whether a run would fit, and how much of it would, as a command to paste."""
+    """Print whether a run would fit, and otherwise what would fit, as a command to paste."""
     datasets = answer["datasets"]
     stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
@@ -99,7 +99,7 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
 
 
 def _left(grid: Table, label: str, amounts: Mapping[str, AmountShown | None]) -> None:
-    """What is left of each dataset, by name, now or after a run; those that are counted in others alone have none."""
+    """Add what is left of each dataset, by name. A dataset without a budget of its own has no amount."""
     for name, amount in amounts.items():
         if amount is not None:
             which = f" of {name}" if len(amounts) > 1 else ""
@@ -109,9 +109,9 @@ def _left(grid: Table, label: str, amounts: Mapping[str, AmountShown | None]) ->
 
 def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
     if solution is None:
-        out.print(f"{solve_for}: none fits")
+        out.print(f"{solve_for}: no value fits")
     elif solution["solve_for"] == "runs":
-        out.print(f"runs: at most {solution['value']:,} of exactly this one")
+        out.print(f"runs: at most {solution['value']:,} exactly like this one")
     else:
         name = solution["solve_for"]
         out.print(f"{name}: at {'least' if name == 'noise_multiplier' else 'most'} {solution['value']}")
@@ -119,7 +119,7 @@ def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, A
 
 
 def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> None:
-    """A refusal: what binds, and the smallest change that would fit as a command to paste."""
+    """Print a refusal: which limits do not fit, and the smallest changes that would, as commands to paste."""
     facts = in_one_line(error.facts)
     err.print(Text.assemble(("refused", "bold red"), f"  run {facts.get('run')}"))
     binding = facts.get("datasets", ())
@@ -130,7 +130,7 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
 
 
 def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
-    """What binds, an account and quantity a line."""
+    """Return a table of the limits that do not fit, one account and quantity per line."""
     numbers: dict[str, list[float | None]] = {
         "asks for": [item["requested"] for item in items],
         "left": [item["remaining"] for item in items],
@@ -140,9 +140,10 @@ def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
 
 
 def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> Table:
-    """Accounts with their numbers, as many as a person reads; what tells none of them from another has no column.
+    """Return a table of accounts with their numbers, up to ACCOUNTS_SHOWN_MAX. A part of the name that no account has
+    gets no column.
 
-    numbers: a column each, in the order of the accounts; None of what the caller does not see.
+    numbers: one list per column, in the order of the accounts; None for what the caller may not see.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
     table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
@@ -153,7 +154,7 @@ def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str,
 
 
 def overran(error: Overrun) -> None:
-    """An overrun that did not fit: what is overdrawn, and what waits for a steward."""
+    """Print an overrun that did not fit: what is overdrawn, and what a steward must do."""
     facts = in_one_line(error.facts)
     is_reported = facts.get("state") == "started"
     outcome = "waits for a steward" if is_reported else "is settled"
@@ -176,7 +177,7 @@ def overran(error: Overrun) -> None:
 
 
 def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
-    """What came of each run of a batch, a line each, in order."""
+    """Print the outcome of each run of a batch, one per line, in order."""
     table = new_table("", "datasets", "", "run", "mu", right=("", "mu"))
     for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
@@ -185,11 +186,11 @@ def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *,
     console = err if is_refused else out
     console.print(table)
     if is_refused:
-        console.print("Not every run can be approved, so nothing was recorded.")
+        console.print("Not every run can be approved. Nothing was recorded.")
 
 
 def _outcome(result: BatchResult) -> tuple[Text, str, str]:
-    """What came of a run of a batch: the verdict, its id and what it costs."""
+    """Return the outcome of a run of a batch: the verdict, its id and its mu."""
     approval = result.get("run")
     if approval is not None:
         return Text("approved", style="green"), approval["id"], number(approval["cost"]["mu"])
@@ -207,14 +208,16 @@ def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, 
 
 
 def started(answer: RunStarted) -> None:
-    """What start did, and until when a job may begin by its receipt."""
+    """Print the result of `start`, and until when a job may begin with its receipt."""
     moved(answer)
-    if "begin_by" in answer:  # a server of before has none
-        out.print(f"Until {answer['begin_by']} a job may begin by: privacy-ledger receipt show {answer['id']}")
+    if "begin_by" in answer:  # an older server sends none
+        out.print(
+            f"A job may begin until {answer['begin_by']}. Its receipt: privacy-ledger receipt show {answer['id']}"
+        )
 
 
 def moved(answer: RunMoved) -> None:
-    """What start, settle and void did."""
+    """Print the result of `start`, `settle` and `void`."""
     grid = new_grid()
     grid.add_row("run", answer["id"])
     for name, amount in (("charged", answer.get("charged")), ("returned", answer.get("returned"))):
@@ -225,7 +228,7 @@ def moved(answer: RunMoved) -> None:
         mu = number(overrun["cost"]["mu"])
         grid.add_row("overrun", f"{overrun_text(overrun)}, mu {mu} of that")
     for index, restart in enumerate(answer.get("restarts", ())):
-        grid.add_row("" if index else "run again", _restart(restart))
+        grid.add_row("" if index else "repeated", _restart(restart))
     _remaining(grid, answer["datasets"])
     for index, text in enumerate(answer.get("assumptions", ())):
         grid.add_row("" if index else "assumes", text)
@@ -236,7 +239,7 @@ def moved(answer: RunMoved) -> None:
 
 
 def overrun_text(overrun: OverrunShown) -> str:
-    """What was executed beside the plan."""
+    """Describe what was executed beyond the plan."""
     again = overrun["repeated"]
     if again is None:
         return f"{overrun['steps']:,} steps beyond the plan, new or repeated"
@@ -252,7 +255,7 @@ def _restart(restart: RestartShown) -> str:
 
 
 def runs(items: Sequence[RunShown]) -> None:
-    """Runs, a line each, newest first."""
+    """Print runs, one per line, newest first."""
     if not items:
         err.print("No runs.")
         return
@@ -274,7 +277,7 @@ def runs(items: Sequence[RunShown]) -> None:
 
 
 def _use(use: str | Mapping[str, Any]) -> str:
-    """A dataset of a run as it would be typed."""
+    """Return a dataset of a run as it would be typed."""
     if isinstance(use, str):
         return use
     partitions = ",".join(use.get("partitions") or ())
@@ -282,13 +285,13 @@ def _use(use: str | Mapping[str, Any]) -> str:
 
 
 def evaluated(answer: Evaluated) -> None:
-    """What a mechanism costs."""
+    """Print the cost of a mechanism."""
     grid = new_grid()
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
     for epsilon in answer["epsilon"]:
         grid.add_row(f"epsilon at {number(epsilon['delta'])}", number(epsilon["value"]))
-    grid.add_row("bound", "clt, an estimate and no guarantee" if answer["is_estimate"] else "certified")
+    grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):
         grid.add_row("assumes" if index == 0 else "", text)
@@ -299,7 +302,7 @@ def evaluated(answer: Evaluated) -> None:
 
 
 def _frontier(points: Sequence[Certified]) -> None:
-    """What another share of the delta budget would make of mu."""
+    """Print the mu for other shares of the delta budget."""
     table = new_table("with delta", "mu is", right=("with delta", "mu is"))
     for point in points:
         table.add_row(number(point["delta"]), number(point["mu"]))

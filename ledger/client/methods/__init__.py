@@ -1,7 +1,7 @@
-"""What can be asked of a ledger: every call described once, by noun, for `Ledger` and `AsyncLedger` alike.
+"""The methods of `Ledger` and `AsyncLedger`, one for each call, by noun.
 
-A method here makes a `Call`; the two classes in `ledgers` differ in how they carry it out, and so in what they return.
-A new call is a method in the class of its noun: nothing else of the client changes.
+A method here makes a `Call`. The two classes in `ledgers` send it in different ways, and so return different things.
+To add a call, add a method to the class of its noun; nothing else of the client changes.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ class Methods(
     Reports[Size],
     Generic[Answer, Answers, Done, Scope, Size],
 ):
-    """The calls of the ledger. Their examples make one session, in the order of the classes here."""
+    """The calls of the ledger. Their examples are one session, in the order of these classes."""

@@ -1,4 +1,4 @@
-"""Calls to the accountant, which record nothing."""
+"""Calls to the accountant. They record nothing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Accountant(Calls[Answer]):
         delta: Number | None = None,
         report_deltas: Sequence[Number] | None = None,
     ) -> Answer:
-        """What a mechanism costs, and what epsilon that is: the accountant alone, nothing is recorded.
+        """Compute the cost of a mechanism, and its epsilon. Nothing is recorded.
 
         >>> ledger.evaluate(mechanism=Gaussian(noise_multiplier=5, count=4))["cost"]["mu"]
         0.4
@@ -50,10 +50,10 @@ class Accountant(Calls[Answer]):
         project: str | None = None,
         solve_for: str | None = None,
     ) -> Answer:
-        """Whether a run would fit now, what it would leave, and how much of it would fit: nothing is recorded.
+        """Check whether a run would fit now, and what it would leave. Nothing is recorded.
 
-        `solve_for` names a parameter of the mechanism, or `runs`, how many of exactly this run. An answer that says it
-        does not fit is an answer, and raises nothing.
+        `solve_for` names a parameter of the mechanism to solve for, or `runs` for how many such runs fit. If the run
+        does not fit, `fits` is False; nothing is raised.
 
         >>> planned = ledger.plan(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5), solve_for="runs")
         >>> planned["fits"], planned["solution"]["value"]

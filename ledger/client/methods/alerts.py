@@ -1,4 +1,4 @@
-"""Calls about alerts, and the forecast that some of them come from."""
+"""Calls about alerts and the forecast."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from ledger.client.wire import encode
 
 
 class Alerts(Calls[Answer], Lists[Answers]):
-    """Read alerts, set what raises them, and forecast."""
+    """Read alerts, set which are raised, and forecast."""
 
     def alerts(self, *, kind: str | None = None, dataset: str | None = None, state: str | None = None) -> Answers:
-        """What the tenant was told of, newest first, and how far the delivery came: pending, delivered, failed, or none
-        where there was no webhook.
+        """Iterate over the tenant's alerts, newest first, with the state of delivery: pending, delivered, failed, or
+        none if there was no webhook.
 
         >>> sorted({alert["kind"] for alert in ledger.alerts(dataset="clicks")})
         ['frozen']
@@ -23,7 +23,7 @@ class Alerts(Calls[Answer], Lists[Answers]):
         return self._list(listed("alerts", kind=kind, dataset=dataset, state=state))
 
     def alerting(self) -> Answer:
-        """What the tenant is told of.
+        """Return which alerts the tenant raises, and where they are sent.
 
         >>> ledger.alerting()["thresholds"]
         [50, 80, 90, 95, 100]
@@ -31,8 +31,9 @@ class Alerts(Calls[Answer], Lists[Answers]):
         return self._send(get("alerting"))
 
     def set_alerting(self, changes: Mapping[str, Any], *, reason: str) -> Answer:
-        """Set what the tenant is told of: `thresholds`, `refusals_in_a_row`, `forecast_days`, `webhook`, `heads`. What
-        is left out stays as it is; None turns it off.
+        """Set which alerts are raised and sent: `thresholds`, `refusals_in_a_row`, `forecast_days`, `webhook`, `heads`.
+
+        Members that are left out do not change; None turns one off.
 
         >>> ledger.set_alerting({"thresholds": [75], "forecast_days": None}, reason="less noise")["thresholds"]
         [75]
@@ -42,7 +43,7 @@ class Alerts(Calls[Answer], Lists[Answers]):
         return self._send(Call("PUT", path("alerting"), is_repeatable=True, headers=headers, content=content))
 
     def test_alerting(self) -> Answer:
-        """Raise an alert that says nothing but that alerts arrive.
+        """Raise a test alert, to check that alerts arrive.
 
         >>> ledger.test_alerting()["delivery"]["state"]
         'none'
@@ -50,7 +51,7 @@ class Alerts(Calls[Answer], Lists[Answers]):
         return self._send(Call("POST", path("alerting", "test"), is_repeatable=False))
 
     def forecast(self, name: str) -> Answer:
-        """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks.
+        """Estimate how long a dataset's budget lasts at the rate of the last four weeks.
 
         >>> ledger.forecast("clicks")["accounts"][0]["is_enough"]
         False

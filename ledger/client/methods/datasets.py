@@ -1,4 +1,4 @@
-"""Calls about datasets, their partitions and the shares of projects."""
+"""Calls about datasets, their partitions and their projects."""
 
 from __future__ import annotations
 
@@ -29,11 +29,15 @@ class Datasets(Calls[Answer], Lists[Answers]):
     ) -> Answer:
         """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
 
-        derived_from: `[{"name": "clicks", "unit_preserving": True}]`, your word that one privacy unit of that dataset
-        changes only its own rows here. Such a dataset is of the other's unit, adjacency and bound, and needs no budget:
-        its runs charge what it comes from, and raise UnitMismatch where that does not go together.
-        partitions: names of parts such that no privacy unit is in two, an empty list where they come later; left out,
-        there can never be any. ceiling: a budget that no later one may pass.
+        budget: `{"epsilon", "at_delta"}`, or `{"mu", "delta"}`.
+        derived_from: `[{"name": "clicks", "unit_preserving": True}]`, with which you affirm that one privacy unit of
+        that dataset changes only its own rows here. The new dataset has the unit, adjacency and bound of the other and
+        needs no budget: its runs charge the datasets that it is derived from.
+        partitions: the names of parts, no two of which contain the same privacy unit; an empty list to add them later.
+        A dataset that is registered without `partitions` can never have any.
+        ceiling: a budget that no later budget may exceed.
+
+        Raises NameTaken, and UnitMismatch if datasets that it is derived from differ in unit, adjacency or bound.
 
         >>> clicks = ledger.register(
         ...     name="clicks",
@@ -76,7 +80,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         )
 
     def dataset(self, name: str) -> Answer:
-        """A dataset with its balance.
+        """Return a dataset with its balance.
 
         >>> sorted(ledger.dataset("mnist")["balance"])
         ['held', 'limit', 'remaining', 'spent']
@@ -84,7 +88,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         return self._send(get("datasets", name))
 
     def datasets(self) -> Answers:
-        """Every dataset that the key sees, by name.
+        """Iterate over the datasets that the key may read, by name.
 
         >>> [dataset["name"] for dataset in ledger.datasets()]
         ['clicks', 'events', 'mnist', 'no-bots']
@@ -100,10 +104,10 @@ class Datasets(Calls[Answer], Lists[Answers]):
         description: str | None = None,
         reason: str | None = None,
     ) -> Answer:
-        """Freeze, thaw or retire a dataset, which takes a reason, or word its title and description anew.
+        """Freeze, thaw or retire a dataset, with a reason, or change its title and description.
 
-        Where the tenant's policy asks for a second steward, thawing an overdrawn dataset answers `{"proposal": …}`:
-        nothing changes before another one has called `approve`.
+        If the tenant's policy asks for a second steward, thawing an overdrawn dataset returns `{"proposal": …}`:
+        nothing changes until another steward calls `approve`.
 
         >>> ledger.change("clicks", state="frozen", reason="under review")["state"]
         'frozen'
@@ -113,10 +117,10 @@ class Datasets(Calls[Answer], Lists[Answers]):
         )
 
     def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:
-        """Set a new limit, of every partition too: not below what is spent and held, nor above the ceiling.
+        """Set a new budget of the dataset and of each partition, not below what is spent and held or above the ceiling.
 
-        Where the tenant's policy asks for a second steward, a higher limit in either quantity answers
-        `{"proposal": …}`: the old one stays until another one has called `approve`.
+        If the tenant's policy asks for a second steward, a higher limit in mu or delta returns `{"proposal": …}`: the
+        old limit stays until another steward calls `approve`. Raises BudgetBelowSpent.
 
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0
@@ -124,8 +128,10 @@ class Datasets(Calls[Answer], Lists[Answers]):
         return self._send(send("PUT", "datasets", name, "budget", budget=budget, reason=reason))
 
     def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool) -> Answer:
-        """Add partitions, each with the dataset's limit. `disjoint` has to be True: your word, kept, that no privacy
-        unit is in two. Raises PartitionsClosed where the dataset was registered without any.
+        """Add partitions, each with the dataset's limit.
+
+        `disjoint` must be True: you affirm that no privacy unit is in two partitions, and the journal keeps that.
+        Raises PartitionsClosed if the dataset was registered without partitions.
 
         >>> [made["name"] for made in ledger.add_partitions("events", ["2026-11"], disjoint=True)["items"]]
         ['2026-11']
@@ -133,7 +139,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         return self._send(send("POST", "datasets", name, "partitions", names=names, disjoint=disjoint))
 
     def partitions(self, name: str) -> Answers:
-        """Every partition of a dataset with its balance, by name.
+        """Iterate over the partitions of a dataset with their balances, by name.
 
         >>> [(part["name"], part["balance"]["remaining"]["mu"]) for part in ledger.partitions("events")]
         [('2026-10', 1.0), ('2026-11', 1.0)]
@@ -141,7 +147,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         return self._list(listed("datasets", name, "partitions"))
 
     def set_project(self, name: str, project: str, *, budget: Mapping[str, Any], reason: str | None = None) -> Answer:
-        """Set a project's share of a dataset. Runs that name the project are charged to both: it can only tighten.
+        """Set a project's share of a dataset. Runs that name the project are charged to the share and to the dataset.
 
         >>> ledger.set_project("events", "ranking", budget={"mu": 0.5, "delta": 1e-7})["balance"]["limit"]["mu"]
         0.5
@@ -153,8 +159,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
     ) -> Answer:
         """Limit what one principal may hold of a dataset at once, and how many runs it may ask for in an hour.
 
-        What is left out is not limited any more. Who asks for more often meets RateLimited; what a principal may hold
-        binds like a budget, and BudgetExceeded says so.
+        An argument that is left out removes that limit. A principal that asks more often gets RateLimited; one that
+        would hold more gets BudgetExceeded.
 
         >>> ledger.set_fair_use("events", runs_per_hour=100, reason="so that others get a turn")["fair_use"]
         {'held': None, 'runs_per_hour': 100}

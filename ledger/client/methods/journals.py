@@ -11,7 +11,7 @@ class DatasetJournals(Calls[Answer], Lists[Answers], Streams[Size]):
     """Read and prove the journal of a dataset."""
 
     def entries(self, name: str) -> Answers:
-        """Every entry of a dataset's journal, oldest first. To verify them, `export`: it keeps every byte.
+        """Iterate over the entries of a dataset's journal, oldest first. To verify them use `export`, which is exact.
 
         >>> [item["entry"]["kind"] for item in ledger.entries("clicks")]
         ['dataset-registered', 'dataset-changed']
@@ -19,8 +19,9 @@ class DatasetJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._list(listed("datasets", name, "entries"))
 
     def head(self, name: str) -> Answer:
-        """The journal's newest number and hash, and the Merkle root over all of it, signed. Keep it: with it you can
-        show later that history was another.
+        """Return the signed head: number and hash of the newest entry, and the Merkle root of the whole journal.
+
+        Keep it: with it you can prove later that the journal was changed.
 
         >>> ledger.head("clicks")["seq"]
         2
@@ -28,7 +29,7 @@ class DatasetJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("datasets", name, "head"))
 
     def proof(self, name: str, seq: int, *, size: int | None = None) -> Answer:
-        """That an entry is in the journal, among its first `size` entries or all, in a few hashes.
+        """Return a proof that an entry is among the first `size` entries of the journal (default: all).
 
         >>> ledger.proof("clicks", 2)["size"]
         2
@@ -36,7 +37,7 @@ class DatasetJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("datasets", name, "proof", seq=seq, size=size))
 
     def consistency(self, name: str, from_: int, to: int | None = None) -> Answer:
-        """That the journal, or its first `to` entries, begins with its first `from_` as they were, in a few hashes.
+        """Return a proof that the first `to` entries (default: all) begin with the first `from_` entries, unchanged.
 
         >>> len(ledger.consistency("clicks", 1)["path"])
         1
@@ -44,7 +45,7 @@ class DatasetJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("datasets", name, "consistency", **{"from": from_, "to": to}))
 
     def export(self, name: str, file: BinaryFile) -> Size:
-        """Write all of a dataset's journal to a file, as JSON Lines, and return how many bytes that were.
+        """Write a dataset's whole journal to a binary file as JSON Lines, and return its size in bytes.
 
         >>> ledger.export("mnist", file) == file.tell()
         True
@@ -56,8 +57,8 @@ class TenantJournals(Calls[Answer], Lists[Answers], Streams[Size]):
     """Read and prove the tenant's own journal."""
 
     def tenant_entries(self) -> Answers:
-        """Every entry of the tenant's own journal, of keys, roles and the policy, oldest first; `export_tenant` keeps
-        every byte.
+        """Iterate over the entries of the tenant's own journal (keys, roles, policy), oldest first. To verify them use
+        `export_tenant`.
 
         >>> [item["entry"]["kind"] for item in ledger.tenant_entries()][-4:]
         ['key-made', 'key-rotated', 'key-revoked', 'policy-set']
@@ -65,7 +66,7 @@ class TenantJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._list(listed("entries"))
 
     def tenant_head(self) -> Answer:
-        """Its newest number and hash, and the Merkle root over all of it, signed.
+        """Return the signed head of the tenant's own journal, as `head` does for a dataset.
 
         >>> ledger.tenant_head()["seq"] == len(list(ledger.tenant_entries()))
         True
@@ -73,7 +74,7 @@ class TenantJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("head"))
 
     def tenant_proof(self, seq: int, *, size: int | None = None) -> Answer:
-        """That an entry is in it, as `proof` shows of a dataset's.
+        """Return a proof that an entry is in the tenant's own journal, as `proof` does for a dataset.
 
         >>> ledger.tenant_proof(1)["head"]["seq"] == ledger.tenant_head()["seq"]
         True
@@ -81,7 +82,7 @@ class TenantJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("proof", seq=seq, size=size))
 
     def tenant_consistency(self, from_: int, to: int | None = None) -> Answer:
-        """That it begins with what it was, as `consistency` shows of a dataset's.
+        """Return a proof that the tenant's own journal begins as it did, as `consistency` does for a dataset.
 
         >>> ledger.tenant_consistency(1, 2)["to"]
         2
@@ -89,7 +90,7 @@ class TenantJournals(Calls[Answer], Lists[Answers], Streams[Size]):
         return self._send(get("consistency", **{"from": from_, "to": to}))
 
     def export_tenant(self, file: BinaryFile) -> Size:
-        """Write all of the tenant's own journal to a file, of its keys and its policy, as `export` does a dataset's.
+        """Write the tenant's whole own journal to a file, as `export` does for a dataset.
 
         >>> before = file.tell()
         >>> ledger.export_tenant(file) == file.tell() - before

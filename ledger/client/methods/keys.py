@@ -10,10 +10,10 @@ from ledger.client.methods.kinds import Answer, Answers, Calls, Completes, Done,
 
 
 class Keys(Calls[Answer], Lists[Answers], Completes[Done]):
-    """Make tenants and keys, rotate and revoke keys."""
+    """Create tenants and keys, rotate and revoke keys."""
 
     def make_tenant(self, *, name: str) -> Answer:
-        """Make a tenant and its first admin key, whose secret is shown once. The operator's key does that.
+        """Create a tenant and its first admin key, whose secret is shown only once. Needs the operator's key.
 
         >>> operator.make_tenant(name="another")["key"]["role"]
         'admin'
@@ -21,7 +21,7 @@ class Keys(Calls[Answer], Lists[Answers], Completes[Done]):
         return self._send(send("POST", "tenants", name=name))
 
     def me(self) -> Answer:
-        """Whom the ledger takes you for: tenant, role, the limits of the key, and when it ends.
+        """Return who you are to the ledger: tenant, role, limits of the key, and when it expires.
 
         >>> ledger.me()["role"], operator.me()
         ('admin', {'role': 'operator'})
@@ -37,10 +37,10 @@ class Keys(Calls[Answer], Lists[Answers], Completes[Done]):
         projects: Sequence[str] | None = None,
         expires_at: str | datetime | None = None,
     ) -> Answer:
-        """Make a key. Its secret is shown this once.
+        """Create a key. Its secret is shown only once.
 
-        datasets: those that it sees, all when left out. projects: those of which a requester's every run has to name
-        one.
+        role: admin, steward, requester or auditor. datasets: those that it may use; default: all. projects: for a
+        requester, every run must name one of them. expires_at: default: never.
 
         >>> made = ledger.make_key(name="training-ci", role="requester", datasets=["mnist"], projects=["ranking"])
         >>> made["secret"][:4]
@@ -51,7 +51,7 @@ class Keys(Calls[Answer], Lists[Answers], Completes[Done]):
         )
 
     def keys(self) -> Answers:
-        """Every key of the tenant, without its secret.
+        """Iterate over the keys of the tenant, without their secrets.
 
         >>> any(key["name"] == "training-ci" for key in ledger.keys())
         True
@@ -59,9 +59,9 @@ class Keys(Calls[Answer], Lists[Answers], Completes[Done]):
         return self._list(listed("keys"))
 
     def rotate_key(self, key: str, *, overlap: str | timedelta | None = None) -> Answer:
-        """Make a new key for the same principal, with the same role and limits. Its secret is shown this once.
+        """Replace a key, given by its id, by a new one for the same principal, role and limits.
 
-        The old one, given by its id, works beside it for the overlap, a day when left out, and then ends.
+        The old key still works for `overlap` (default: a day). The new secret is shown only once.
 
         >>> rotated = ledger.rotate_key(made["id"], overlap="PT1H")
         >>> rotated["principal"] == made["principal"], rotated["projects"]

@@ -1,6 +1,6 @@
-"""The kinds of calls by what they return, each carried out in one way by `Ledger` and in another by `AsyncLedger`.
+"""The kinds of calls by what they return. `Ledger` and `AsyncLedger` each execute a kind in their own way.
 
-A class of methods inherits the kinds that it needs; the two clients fill in the types, so that editors show them.
+A class of methods inherits the kinds that it needs. The two clients fill in the types, so that editors show them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Size = TypeVar("Size")  # a number of bytes, or a coroutine of it
 
 
 class BinaryFile(Protocol):
-    """What can be written to, such as a file opened with `"wb"`."""
+    """Something to write bytes to, such as a file opened with `"wb"`."""
 
     def write(self, data: bytes, /) -> object: ...
 
@@ -30,11 +30,11 @@ class _Kind(ABC):
 
     @abstractmethod
     def _drive(self, flow: Flow[Any], /) -> Any:
-        """Do what a flow says."""
+        """Execute a flow."""
 
 
 class Calls(_Kind, Generic[Answer]):
-    """Calls that are answered with an object of the HTTP API, as a plain dictionary."""
+    """Calls that return an object of the HTTP API, as a plain dictionary."""
 
     def _send(self, call: Call) -> Answer:
         answer: Answer = self._drive(answered(call, self._server))
@@ -42,7 +42,7 @@ class Calls(_Kind, Generic[Answer]):
 
 
 class Completes(_Kind, Generic[Done]):
-    """Calls that are answered with nothing."""
+    """Calls that return nothing."""
 
     def _complete(self, call: Call) -> Done:
         nothing: Done = self._drive(done(call, self._server))
@@ -50,7 +50,7 @@ class Completes(_Kind, Generic[Done]):
 
 
 class Lists(_Kind, Generic[Answers]):
-    """Calls that are answered with a list, a page at a time."""
+    """Calls that return a list, page by page."""
 
     @abstractmethod
     def _list(self, call: Call) -> Answers:
@@ -58,7 +58,7 @@ class Lists(_Kind, Generic[Answers]):
 
 
 class Streams(_Kind, Generic[Size]):
-    """Calls whose answer goes to a file, a piece at a time."""
+    """Calls whose answer is written to a file, piece by piece."""
 
     @abstractmethod
     def _stream(self, call: Call, file: BinaryFile) -> Size:
@@ -66,8 +66,8 @@ class Streams(_Kind, Generic[Size]):
 
 
 class Scopes(_Kind, Generic[Scope]):
-    """The run as a context manager."""
+    """The context manager around a run."""
 
     @abstractmethod
     def _scope(self, plan: Plan) -> Scope:
-        """Make the context manager around a run."""
+        """Return the context manager around a run."""

@@ -1,4 +1,4 @@
-"""Calls about what takes two people: the policy, and proposals."""
+"""Calls about the policy of two people, and proposals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Proposals(Calls[Answer], Lists[Answers]):
     """Set the policy, approve and refuse proposals."""
 
     def policy(self) -> Answer:
-        """The tenant's policy.
+        """Return the tenant's policy.
 
         >>> ledger.policy()
         {'second_steward': False}
@@ -18,10 +18,10 @@ class Proposals(Calls[Answer], Lists[Answers]):
         return self._send(get("policy"))
 
     def set_policy(self, *, second_steward: bool, reason: str) -> Answer:
-        """Set whether raising a budget, thawing an overdrawn dataset and voiding a started run take a second steward.
+        """Set whether raising a budget, thawing an overdrawn dataset and voiding a started run need a second steward.
 
-        Such a call then answers `{"proposal": …}`, and nothing changes until somebody else, a steward or an admin, has
-        approved it within a day. Who changes the policy is an admin, and needs no second one.
+        If they do, such a call returns `{"proposal": …}`, and nothing changes until another steward or admin approves
+        it within a day. An admin may change the policy alone.
 
         >>> ledger.set_policy(second_steward=True, reason="agreed with the data protection officer")
         {'second_steward': True}
@@ -29,7 +29,7 @@ class Proposals(Calls[Answer], Lists[Answers]):
         return self._send(send("PUT", "policy", second_steward=second_steward, reason=reason))
 
     def proposals(self, *, state: str | None = None) -> Answers:
-        """Every proposal, newest first: open, approved, refused or expired.
+        """Iterate over proposals, newest first: open, approved, refused or expired.
 
         >>> proposed = ledger.set_budget("clicks", budget={"mu": 3, "delta": 1e-6}, reason="agreed in May")["proposal"]
         >>> [found["what"] for found in ledger.proposals(state="open")]
@@ -38,7 +38,7 @@ class Proposals(Calls[Answer], Lists[Answers]):
         return self._list(listed("proposals", state=state))
 
     def proposal(self, proposal: str) -> Answer:
-        """What is proposed, by whom, and until when it can be approved.
+        """Return a proposal: the change, who proposed it, and until when it can be approved.
 
         >>> ledger.proposal(proposed["id"])["proposes"]["budget"]["mu"]
         3
@@ -46,9 +46,9 @@ class Proposals(Calls[Answer], Lists[Answers]):
         return self._send(get("proposals", proposal))
 
     def approve(self, proposal: str) -> Answer:
-        """Do what another steward proposed, if it still can be done: the dataset or the run, as it is now.
+        """Approve what another steward proposed, do it, and return the changed dataset or run.
 
-        Raises ProposalState where the proposal was answered before or has expired, Forbidden where it is your own.
+        Raises ProposalState if the proposal is not open any more, and Forbidden if it is your own.
 
         >>> second.approve(proposed["id"])["balance"]["limit"]["mu"]
         3.0
@@ -56,7 +56,7 @@ class Proposals(Calls[Answer], Lists[Answers]):
         return self._send(Call("POST", path("proposals", proposal, "approve"), is_repeatable=False))
 
     def refuse(self, proposal: str, *, reason: str) -> Answer:
-        """Refuse what another steward proposed, for good. Raises ProposalState and Forbidden as `approve` does.
+        """Refuse what another steward proposed, permanently. Raises ProposalState and Forbidden as `approve` does.
 
         >>> proposed = ledger.set_budget("clicks", budget={"mu": 4, "delta": 1e-6}, reason="more")["proposal"]
         >>> second.refuse(proposed["id"], reason="the board has not agreed")["state"]

@@ -21,10 +21,10 @@ class Reports(Streams[Size]):
         since: str | datetime | None = None,
         until: str | datetime | None = None,
     ) -> Size:
-        """Write the audit report of a dataset, of a project, or of the tenant where neither is named, to a file, and
-        return how many bytes that were.
+        """Write the audit report of a dataset, a project, or the tenant if neither is named, to a binary file, and
+        return its size in bytes.
 
-        format: json, html, pdf or csv. since, until: the period, from the one and before the other; all when left out.
+        format: json, html, pdf or csv. since, until: the period, including `since` and excluding `until`; default: all.
 
         >>> before = file.tell()
         >>> ledger.report(file, dataset="mnist", format="csv") == file.tell() - before

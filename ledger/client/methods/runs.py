@@ -14,7 +14,7 @@ from ledger.client.runs import Plan
 
 
 class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
-    """Ask for runs, start, settle and void them."""
+    """Ask for runs; start, settle and void them."""
 
     def run(
         self,
@@ -33,36 +33,36 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         restarts: Sequence[Mapping[str, Any]] | None = None,
         allow_overrun: bool = False,
     ) -> Scope:
-        """A run around the code that trains (`async with` on an AsyncLedger).
+        """Return a context manager around the code that trains (`async with` on an AsyncLedger).
 
-        Entering asks for the run and starts it; where it does not fit, BudgetExceeded is raised before any data is
-        touched. Leaving settles it:
+        Entering it asks for the run and starts it, or raises BudgetExceeded before any data is used. Leaving it
+        settles the run:
 
-        - all planned steps counted, or `step()` never called: for all that was planned;
-        - fewer, by `break` or by an exception: for the steps executed, under the rule that is always sound. Separate
-          releases are charged one by one, and a run in `segments` for those that were begun; other DP-SGD is charged in
-          full. An exception counts the step that was under way; one that comes before the first `step()` settles for
-          all that was planned, since a release may have happened;
-        - more than planned, which takes `allow_overrun=True`: what was beyond is charged besides, DP-SGD and correlated
-          noise as whole runs or segments, since what was seen may have made it go on. If that fits, `run.settled` has
-          it as `overrun`, and a warning is logged; if not, it is recorded all the same, the run is settled, the
-          datasets are frozen, and then Overrun is raised.
+        - All planned steps were counted, or `step()` was never called: it is charged for the whole plan.
+        - Fewer steps, after `break` or an exception: it is charged for the executed steps, as if the data had caused
+          the stop. Separate releases are charged one by one, and a run in `segments` for the segments that were begun;
+          other DP-SGD is charged in full. After an exception, the step that had begun counts. An exception before the
+          first `step()` is charged for the whole plan, because a release may have happened.
+        - More steps than planned, which needs `allow_overrun=True`: the steps beyond are charged too, for DP-SGD and
+          correlated noise as whole runs or segments, because an output may have caused them. If that fits,
+          `run.settled` has an `overrun`, and a warning is logged. If not, it is recorded anyway, the run is settled,
+          the datasets are frozen, and Overrun is raised.
 
-        Steps are counted before they touch the data: `for batch in run.batches(loader)` counts each and ends with the
-        plan; `run.step()` raises PlanExceeded beyond it. With `allow_overrun=True` neither stops the run.
+        Steps are counted before they use the data: `for batch in run.batches(loader)` counts each, and ends after the
+        planned steps; `run.step()` raises PlanExceeded beyond them. With `allow_overrun=True` neither stops the run.
 
-        With `segments` the run is reserved as so many pieces, each restarted with fresh randomness; it may go on to the
-        end of the last one, which `run.planned_steps` says.
+        `segments` splits the run into this many segments, each restarted with fresh randomness. It may go on to the end
+        of the last one; `run.planned_steps` is that number.
 
-        An exception of your code always passes unchanged; where settling fails besides, it gets a note that says so.
-        A process that dies (or is killed by a signal that raises nothing) settles nothing: the run stays held in full.
-        Started again by the same principal with the same `idempotency_key`, it finds its run and goes on, and says by
-        `steps_done` how many steps the processes before it executed, those that are now repeated included; left out,
-        the run settles for all that was planned. `restarts` says which of them were run again, as for `settle`. A run
-        that one process begins and ends says by itself that none was; where nothing is said, the record has it as an
-        assumption that none was, and beyond the plan the worst is charged. A key whose run was settled or voided raises
-        RunState, and a refused one stays refused. One run is one execution: never let two processes work under one key
-        at the same time.
+        An exception of your code passes unchanged. If settling fails too, the exception gets a note.
+
+        A process that dies settles nothing: the run stays held in full. Start it again as the same principal with the
+        same `idempotency_key`, and it continues its run. `steps_done` is the number of steps that earlier processes
+        executed, including those that are now repeated; without it, the run is charged for the whole plan. `restarts`
+        lists the repeated steps, as for `settle`. If one process begins and ends the run, the client reports that no
+        step was repeated. Otherwise, if `restarts` is missing, the journal records that as an assumption, and beyond
+        the plan the worst case is charged. The key of a settled or voided run raises RunState; the key of a refused run
+        raises BudgetExceeded again. Never let two processes use one key at the same time.
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
@@ -99,10 +99,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
     ) -> Answer:
-        """Ask for approval of a run, before it touches data. Raises BudgetExceeded.
+        """Ask for approval of a run, before it uses data. Raises BudgetExceeded.
 
-        The same `idempotency_key` gets the same answer, for ever; left out, it is a new one, the same for all attempts
-        of this call.
+        The same `idempotency_key` always gets the same answer. Default: a new key for this call and its retries.
 
         >>> asked = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20), purpose="a count")
         >>> asked["decision"]
@@ -124,12 +123,12 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         )
 
     def ask_batch(self, runs: Sequence[Mapping[str, Any]], *, atomic: bool = False) -> Answer:
-        """Ask for up to 1000 runs at once, each a mapping of what `ask` takes, `mechanism` included.
+        """Ask for approval of up to 1000 runs at once. Each is a mapping of the arguments of `ask`.
 
-        Answers what came of each, in order: `{"status": 201, "run": …}` or `{"status": 409, "problem": …}`; a refusal
-        among them raises nothing. With `atomic` all are approved or BatchRefused is raised, and nothing is recorded. A
-        run without an `idempotency_key` gets a new one, the same for all attempts of this call; a job that may be
-        restarted gives its own.
+        Returns the outcome of each, in order: `{"status": 201, "run": …}` or `{"status": 409, "problem": …}`. A refused
+        run raises nothing. With `atomic`, either all are approved, or BatchRefused is raised and nothing is recorded.
+        A run without an `idempotency_key` gets a new one, for this call and its retries. If your job may be restarted,
+        give each run its own key.
 
         >>> trials = [Gaussian(noise_multiplier=40), Gaussian(noise_multiplier=50)]
         >>> runs = [{"datasets": ["mnist"], "mechanism": trial} for trial in trials]
@@ -142,7 +141,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.ask_batch(runs, atomic=atomic))
 
     def start(self, run: str) -> Answer:
-        """Say that the run now touches the data. By the `receipt` in the answer a job may begin until `begin_by`.
+        """Record that the run starts to use the data. A job may begin with the returned `receipt`, until `begin_by`.
 
         >>> ledger.start(asked["id"])["state"]
         'started'
@@ -150,10 +149,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.start(run))
 
     def receipt(self, run: str) -> Answer:
-        """The signed receipt of a run's start, or of its approval before that, and until when a job may begin by it:
-        `{"run", "state", "begin_by", "receipt"}`. Each call renews it.
+        """Return a new signed receipt of a run, of its start or before that of its approval:
+        `{"run", "state", "begin_by", "receipt"}`. A job may begin with it until `begin_by`.
 
-        Only one in state `started` lets a job train. Raises RunState if the run was refused, voided or settled.
+        Only a receipt in state `started` allows training. Raises RunState if the run was refused, voided or settled.
 
         >>> ledger.receipt(asked["id"])["state"]
         'started'
@@ -161,7 +160,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.receipt(run))
 
     def jwks(self) -> Answer:
-        """The public keys by which receipts are verified, with no server at hand, by `verify_receipt`.
+        """Return the public keys with which `verify_receipt` verifies receipts, without a server.
 
         >>> receipt = verify_receipt(ledger.receipt(asked["id"])["receipt"], jwks=ledger.jwks(), datasets="mnist")
         >>> receipt.run == asked["id"]
@@ -178,18 +177,19 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         restarts: Sequence[Mapping[str, Any]] | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Charge a started run for what it executed: all that was planned, where nothing else is said.
+        """Charge a started run for what it executed.
 
-        With fewer `steps` the run is charged for what is sound whatever made it stop (`data_dependent`): separate
-        releases one by one, segments begun, otherwise all. `stop="data_independent"` is your word that neither the data
-        nor any output, also of a later run, had a say in where it stopped: it is charged as a run of so many steps.
-        `restarts` lists the restarts from an earlier step, in their order, as `{"from_step", "to_step",
-        "new_batches"}`: the steps that were run again, counted from 1 (`to_step` is `from_step` - 1 where none was),
-        and whether batches were drawn, or the units put in order, anew from there on; `steps` counts them again. An
-        empty list says that no step was run again. Left out, the worst is charged where there were more steps than the
-        plan can give. Raises Overrun where more was executed than fits; it is charged all the same. Where no
-        budget there could cover it, nothing is charged until a steward has called `confirm` or `correct`: `error.state`
-        is `started`.
+        steps: how many steps were executed; default: all planned steps. stop: why there were fewer. `data_dependent`,
+        the default, is charged so that it holds whatever caused the stop: separate releases one by one, segments that
+        were begun, otherwise the whole plan. With `data_independent` you affirm that neither the data nor any output,
+        even of a later run, influenced where it stopped; it is charged as a run of so many steps.
+        restarts: the restarts from an earlier step, in order, each `{"from_step", "to_step", "new_batches"}`: the
+        repeated steps, counted from 1 (`to_step` is `from_step` - 1 if none was repeated), and whether batches were
+        drawn, or units ordered, again from there on. `steps` counts repeated steps again. An empty list means that no
+        step was repeated. Without it, the worst case is charged if there were more steps than planned.
+
+        Raises Overrun if more was executed than fits; it is charged anyway. If no budget could cover it, nothing is
+        charged until a steward calls `confirm` or `correct`; then `error.state` is `started`.
 
         >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
@@ -197,7 +197,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
     def confirm(self, run: str, *, reason: str) -> Answer:
-        """Say, as a steward, that a run did execute what it reported and no budget there covers: it is charged.
+        """Confirm, as a steward, steps that a run reported and no budget covers. They are charged.
 
         >>> try:
         ...     ledger.confirm(asked["id"], reason="the log has every step")
@@ -217,10 +217,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         restarts: Sequence[Mapping[str, Any]] | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
-        """Settle a run, as a steward, for what it really executed, in place of what it reported.
+        """Settle a run, as a steward, for what it really executed, instead of what it reported.
 
-        The arguments are those of `settle`. Where the tenant's policy asks for a second steward, this answers
-        `{"proposal": …}`: nothing is settled before another one has called `approve`.
+        The arguments are those of `settle`. If the tenant's policy asks for a second steward, this returns
+        `{"proposal": …}`: nothing is settled until another steward calls `approve`.
 
         >>> try:
         ...     ledger.correct(asked["id"], steps=100, reason="samples were reported in place of steps")
@@ -232,10 +232,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(correct)
 
     def void(self, run: str, *, reason: str) -> Answer:
-        """Say that no output of the run was ever seen: nothing is charged. Once started, that is a steward's word.
+        """Cancel a run without charge, because nobody has seen any output of it. A started run needs a steward's key.
 
-        Where the tenant's policy asks for a second steward, voiding a started run answers `{"proposal": …}`: nothing
-        is voided before another one has called `approve`.
+        If the tenant's policy asks for a second steward, voiding a started run returns `{"proposal": …}`: nothing is
+        voided until another steward calls `approve`.
 
         >>> unused = ledger.ask(datasets=["mnist"], mechanism=PureDP(epsilon=0.01))
         >>> ledger.void(unused["id"], reason="the job was cancelled before it read the data")["state"]
@@ -244,7 +244,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(send("POST", "runs", run, "void", is_repeatable=True, reason=reason))
 
     def run_info(self, run: str) -> Answer:
-        """What was asked, what was decided, and what became of it.
+        """Return a run: the request, the decision and its state.
 
         >>> ledger.run_info(asked["id"])["settled"]["evidence"]
         {'log': 's3://training/17'}
@@ -259,7 +259,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         project: str | None = None,
         overdue: bool | None = None,
     ) -> Answers:
-        """Every run that the key sees, newest first.
+        """Iterate over the runs that the key may read, newest first.
 
         >>> [run["state"] for run in ledger.runs(dataset="mnist")]
         ['voided', 'voided', 'voided', 'settled', 'settled']

@@ -1,7 +1,7 @@
-"""The sections of a report, as blocks: headings, sentences, tables and figures, in the order in which they are read.
+"""The sections of a report, as blocks in reading order: headings, sentences, tables and figures.
 
-HTML and PDF are made of these alone, so that they say the same. Numbers are shown to a few digits, those that an
-attacker gains by rounded up; the exact integers stand beside them.
+HTML and PDF are made from these alone, so they have the same contents. Numbers are shown with a few digits, rounded up
+if they are what an attacker gains, next to the exact integers.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ledger.report.view import View
 
 
 def blocks(view: View) -> Iterator[Block]:
-    """All that follows the first page, with what somebody wrote at length cut."""
+    """Return all blocks after the first page, with long texts cut."""
     yield from bounded(_blocks(view))
 
 

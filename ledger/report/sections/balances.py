@@ -1,4 +1,4 @@
-"""The balances of each dataset, and what they mean."""
+"""The section of balances, and what they mean."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from ledger.report.view import FIGURES_MAX, View
 
 
 def datasets(view: View) -> Iterator[Block]:
-    """The balance of each dataset, with figures."""
+    """Yield the balance of each dataset, with figures."""
     document = view.document
-    yield Heading(1, "What is spent, held and left", "spent")
+    yield Heading(1, "Spent, held and remaining budget", "spent")
     yield Paragraph(
-        "What is counted are exact integers: mu² in units of 1e-12 (pico), and -log(1 - delta) in units of 1e-18 "
-        "(atto). mu and delta above them are rounded to be read; epsilon and an attacker's rates are rounded up."
+        "The ledger counts exact integers: mu² in units of 1e-12 (pico), and -log(1 - delta) in units of 1e-18 (atto). "
+        "mu and delta are shown rounded. Epsilon and an attacker's rates are rounded up."
     )
     if view.is_cut("datasets"):
         count, total = len(document["datasets"]), view.totals["datasets"]
-        yield Paragraph(f"Shown are the first {count:,} of {total:,} datasets; the JSON has all of them.", "note")
+        yield Paragraph(f"This shows the first {count:,} of {total:,} datasets. The JSON has all of them.", "note")
     drawn = 0
     for item in document["datasets"]:
         yield Heading(2, item["name"], f"dataset-{item['name']}")
@@ -60,15 +60,15 @@ def datasets(view: View) -> Iterator[Block]:
             yield from _figures(item, document["about"]["as_of"])
         elif item["balance"] is not None:
             yield Paragraph(
-                f"Figures are drawn for the first {FIGURES_MAX} datasets; the JSON has the numbers.", "note"
+                f"Only the first {FIGURES_MAX} datasets have figures. The JSON has the numbers of all.", "note"
             )
 
 
 def _no_balance(document: JsonObject, item: JsonObject) -> str:
     if document["about"]["scope"] == "project":
-        return "The project has no share here: what its runs cost is counted against the dataset's own budget."
+        return "The project has no share of this dataset. Its runs are charged only to the budget of the dataset."
     if item["derived_from"]:
-        return f"It has no budget of its own: its runs are charged to {names(item['derived_from'])}."
+        return f"It has no budget of its own. Its runs are charged to {names(item['derived_from'])}."
     return "It has no account yet."
 
 
@@ -79,9 +79,9 @@ def _about(item: JsonObject) -> Iterator[tuple[str, Cell]]:
         yield "Description", line(short(item["description"]))
     yield "Privacy unit", line(item["privacy_unit"] or "–")
     yield "Adjacency", line(ADJACENCY.get(item["adjacency"], "–"))
-    bound = "clt: estimates, no guarantee" if item["is_estimate"] else f"{item['bound'] or '–'}: guaranteed"
+    bound = "clt: estimates, not a guarantee" if item["is_estimate"] else f"{item['bound'] or '–'}: guaranteed"
     yield "Bound", line(bound)
-    yield "Size", line("not said" if item["size"] is None else f"{item['size']:,} records")
+    yield "Size", line("not stated" if item["size"] is None else f"{item['size']:,} records")
     yield "State", line(item["state"] or "–")
     counted = ", of each partition" if item["is_partitioned"] else ""
     yield "Budget", line(f"{budget(item['budget'])}{counted}")
@@ -90,14 +90,17 @@ def _about(item: JsonObject) -> Iterator[tuple[str, Cell]]:
         yield "Derived from", line(names(item["derived_from"]))
     if item["fair_use"] is not None:
         rate = item["fair_use"]["runs_per_hour"]
-        held = "without limit" if item["fair_use"]["held"] is None else budget(item["fair_use"]["held"])
-        yield "Fair use", line(f"one principal may hold {held}" + ("" if rate is None else f", {rate} runs an hour"))
+        held = "any amount" if item["fair_use"]["held"] is None else budget(item["fair_use"]["held"])
+        yield (
+            "Fair use",
+            line(f"one principal may hold {held}" + ("" if rate is None else f", and ask for {rate} runs per hour")),
+        )
     totals = item["totals"]
     yield (
         "Runs in the period",
         line(
             f"{totals['approved']:,} approved, {totals['refused']:,} refused, {totals['settled']:,} settled, "
-            f"{totals['voided']:,} voided, {totals['overruns']:,} overran; {totals['open']:,} open at the end"
+            f"{totals['voided']:,} voided, {totals['overruns']:,} with an overrun; {totals['open']:,} open at the end"
         ),
     )
 
@@ -119,23 +122,24 @@ def _balance(item: JsonObject) -> Table:
     titles = (
         Column("", 1),
         Column("mu", 1.2, True),
-        Column("mu², × 1e-12, exact", 2.2, True),
+        Column("mu² × 1e-12, exact", 2.2, True),
         Column("delta", 1.4, True),
-        Column("-log(1 - delta), × 1e-18, exact", 2.6, True),
+        Column("-log(1 - delta) × 1e-18, exact", 2.6, True),
     )
-    counted = "the partition where most is used" if item["is_partitioned"] else "the account"
-    return Table(f"The balance of {counted}", titles, tuple(rows))
+    counted = "Balance of the fullest partition" if item["is_partitioned"] else "Balance"
+    return Table(counted, titles, tuple(rows))
 
 
 def _plainly(item: JsonObject) -> Iterator[Block]:
-    """What the balance means: epsilon, and what an attacker gets."""
+    """Explain the balance: epsilon, and the success of an attacker."""
     unit = item["privacy_unit"]
     spent = item["attack"]["spent"]["true_positive_rates"][0]
-    about = "By estimate, whoever" if item["is_estimate"] else "Whoever"
+    estimate = " These rates are estimates." if item["is_estimate"] else ""
     yield Paragraph(
-        f"{about} has all that was released so far, knows everybody else in the data, and guesses whether one {unit} "
-        f"is in it, finds at most {percent(spent['true_positive_rate'])} of those who are, where "
-        f"{percent(spent['false_positive_rate'])} of those who are not are taken for one."
+        f"Suppose that an attacker has everything that was released so far, knows all other data, and guesses whether "
+        f"one {unit} is in the data. If the attacker is wrong about {percent(spent['false_positive_rate'])} of those "
+        f"that are not in it, the guess is right for at most {percent(spent['true_positive_rate'])} of those that are."
+        f"{estimate}"
     )
     about = "≈ " if item["is_estimate"] else ""
     rows = [
@@ -148,7 +152,7 @@ def _plainly(item: JsonObject) -> Iterator[Block]:
     for index, rate in enumerate(item["attack"]["spent"]["true_positive_rates"]):
         rows.append(
             (
-                line(f"best true-positive rate at {percent(rate['false_positive_rate'])} false positives", "strong"),
+                line(f"highest true-positive rate at {percent(rate['false_positive_rate'])} false positives", "strong"),
                 *(
                     line(f"{about}{percent(item['attack'][name]['true_positive_rates'][index]['true_positive_rate'])}")
                     for name in _WHICH
@@ -157,7 +161,7 @@ def _plainly(item: JsonObject) -> Iterator[Block]:
         )
     rows.append(
         (
-            line("best advantage (true less false positives)", "strong"),
+            line("highest advantage (true minus false positives)", "strong"),
             *(line(f"{about}{percent(item['attack'][name]['advantage'])}") for name in _WHICH),
         )
     )
@@ -167,7 +171,7 @@ def _plainly(item: JsonObject) -> Iterator[Block]:
         Column("spent and held", 1.3, True),
         Column("at the limit", 1.3, True),
     )
-    yield Table("What that means for one who is in the data", titles, tuple(rows))
+    yield Table(f"What this means for one {unit} in the data", titles, tuple(rows))
 
 
 _WHICH: Final = ("spent", "committed", "limit")
@@ -175,31 +179,31 @@ _WHICH: Final = ("spent", "committed", "limit")
 
 def _figures(item: JsonObject, as_of: str | None) -> Iterator[Block]:
     figures, is_estimate, name = item["figures"], item["is_estimate"], item["name"]
-    counted = " of the partition that has most" if item["is_partitioned"] else ""
+    counted = " in the fullest partition" if item["is_partitioned"] else ""
     estimate = " Estimates (bound clt)." if is_estimate else ""
 
     def drawn(kind: FigureKind, caption: str, data: Any, is_half: bool = False) -> Figure:
         return Figure(kind, f"{name}: {caption}{estimate}", data, is_estimate, as_of, is_half)
 
     if figures["burn_down"]:
-        yield drawn("burn_down", f"what is spent and held{counted}, and the limit, over time.", figures["burn_down"])
+        yield drawn("burn_down", f"spent and held{counted}, and the limit, over time.", figures["burn_down"])
     if item["projects"]:
-        yield drawn("projects", "what the runs of each project spent and hold.", item["projects"])
+        yield drawn("projects", "spent and held by the runs of each project.", item["projects"])
     if figures["trade_off"] is not None:
-        caption = "the least error of a test of whether one unit is in the data."
+        caption = "the least errors of a test whether one unit is in the data."
         yield drawn("trade_off", caption, figures["trade_off"], True)
         yield drawn("epsilon", "epsilon at each delta.", figures["epsilon"], True)
 
 
 def accounts(view: View) -> Iterator[Block]:
-    """The accounts of partitions, projects and parents."""
+    """Yield the accounts of partitions, projects and principals."""
     items = [item for item in view.document["accounts"] if item["kind"] != "dataset"]
     if not items:
         return
     yield Heading(2, "Partitions, projects and principals", "accounts")
     if view.is_cut("accounts"):
         count, total = len(view.document["accounts"]), view.totals["accounts"]
-        yield Paragraph(f"Shown are the first {count:,} of {total:,} accounts; the JSON has all of them.", "note")
+        yield Paragraph(f"This shows the first {count:,} of {total:,} accounts. The JSON has all of them.", "note")
     rows = []
     for item in items:
         about = item["is_estimate"]
@@ -213,14 +217,14 @@ def accounts(view: View) -> Iterator[Block]:
     titles = (
         Column("Account", 1.6),
         *(Column(name, 2) for name in ("Limit", "Spent", "Held", "Left")),
-        Column("Spent means", 1.6),
+        Column("Meaning of spent", 1.6),
     )
-    yield Table("Every other account", titles, tuple(rows))
+    yield Table("All other accounts", titles, tuple(rows))
 
 
 def _disclosed(item: JsonObject) -> Cell:
     if item["attack"] is None:
-        return (Line("limits what is held at once; no guarantee about the data", "dim"),)
+        return (Line("limits only what is held at once; it guarantees nothing about the data", "dim"),)
     about = "≈ " if item["is_estimate"] else ""
     lines = [Line(f"epsilon {about}{epsilon(row['spent'])}") for row in item["epsilon"]]
     rates = item["attack"]["spent"]["true_positive_rates"]

@@ -1,4 +1,4 @@
-"""What a report rests on: changes, assumptions, heads, how to recompute."""
+"""The sections of changes, assumptions, heads and recomputation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ledger.report.view import View
 
 
 def changes(view: View) -> Iterator[Block]:
-    """The changes that stewards made."""
+    """Yield the changes that stewards made."""
     rows = (
         (
             position(item),
@@ -31,8 +31,8 @@ def changes(view: View) -> Iterator[Block]:
         Column("Proposed by", 2.1),
         Column("Why", 1.8),
     )
-    none = "Nothing was changed in the period."
-    yield from listed(view, "changes", "Budgets, and what else was changed", none, titles, rows)
+    none = "No budget, policy or state was changed in the period."
+    yield from listed(view, "changes", "Changes of budgets and other settings", none, titles, rows)
 
 
 def _changed(item: JsonObject) -> Iterator[Line]:
@@ -52,18 +52,18 @@ def _changed(item: JsonObject) -> Iterator[Line]:
     if after is not None:
         yield Line(f"limit {brief(after, False)}" + ("" if before is None else f", before {brief(before, False)}"))
     if "names" in details:
-        yield Line(f"partitions {names(details['names'])}, said to be disjoint")
+        yield Line(f"partitions {names(details['names'])}, affirmed as disjoint")
     if "fair_use" in details and details["fair_use"]["held"] is not None:
         yield Line(f"one principal may hold {budget(details['fair_use']['held'])}")
     if "state" in details and item["kind"] == "dataset-changed":
         yield Line(f"now {details['state']}")
     if item["kind"] == "dataset-changed" and {"title", "description"} & set(details):
-        yield Line("title or description worded anew")
+        yield Line("new title or description")
 
 
 def assumptions(document: JsonObject) -> Iterator[Block]:
-    """What the costs assume."""
-    yield Heading(1, "What the numbers rest on", "assumptions")
+    """Yield the assumptions of the costs."""
+    yield Heading(1, "Assumptions", "assumptions")
     items = document["assumptions"]
     shared = [item for item in items if item["about"] in _SHARED]
     for about in _SHARED:
@@ -84,11 +84,11 @@ _SHARED: Final = ("composition", "declarations")
 
 
 def heads(document: JsonObject) -> Iterator[Block]:
-    """The signed heads of the journals."""
-    yield Heading(1, "Where the journals end", "heads")
+    """Yield the signed heads of the journals."""
+    yield Heading(1, "Heads of the journals", "heads")
     yield Paragraph(
-        "A head stands for the whole journal before it. Compare it with one that you kept, or got from somebody else: "
-        "whoever changes, removes or cuts off an entry cannot keep it."
+        "The head (number and hash of the newest entry) identifies the whole journal before it. Compare it with a head "
+        "from another source: if any earlier entry is changed or removed, the heads differ."
     )
     for head in document["heads"]:
         yield Heading(2, head["dataset"] or "the tenant's own journal", f"head-{head['dataset'] or ''}")
@@ -97,16 +97,16 @@ def heads(document: JsonObject) -> Iterator[Block]:
                 ("Entries", line(f"{head['seq']:,}, of which this report counts {head['counted_seq']:,}")),
                 ("Hash", line(head["hash"], "mono")),
                 ("Root", line(head["root"] or "none", "mono")),
-                ("Signature", line(head["signature"] or "this head is not signed", "mono")),
+                ("Signature", line(head["signature"] or "not signed", "mono")),
                 ("Counted to", line(head["counted_hash"] or "–", "mono")),
             )
         )
 
 
 def recompute(document: JsonObject) -> Iterator[Block]:
-    """How to recompute the report."""
+    """Yield the instructions to recompute the report."""
     instructions = document["recompute"]
-    yield Heading(1, "How to work it out again", "recompute")
+    yield Heading(1, "How to recompute this report", "recompute")
     yield Paragraph(instructions["totals"])
     rows = tuple(
         (line(item["quantity"], "strong"), line(item["formula"]), line(item["source"]))
@@ -116,4 +116,4 @@ def recompute(document: JsonObject) -> Iterator[Block]:
     yield Facts(
         tuple((f"{index}.", line(command, "mono")) for index, command in enumerate(instructions["commands"], start=1))
     )
-    yield Paragraph(f"To be read beside it: {', '.join(instructions['documents'])}.")
+    yield Paragraph(f"These documents explain the formats and the formulas: {', '.join(instructions['documents'])}.")

@@ -1,7 +1,7 @@
-"""How much of what somebody wrote is set on a page: the JSON has all of it.
+"""Bound the free text on a page. The JSON has all of it.
 
-Setting text takes some hundred times the processor time that sending it does, so that without bounds whoever asks for
-runs decides how long a report takes. Every cell is bounded, and all of them together.
+Typesetting a text takes some hundred times the processor time of sending it. Without bounds, the texts of requests
+would decide how long a report takes. Each cell is bounded, and all of them together.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ledger.report.blocks import Block, Cell, Facts, Line, Paragraph, Table
 
 CELL_LINES_MAX: Final = 32
 CELL_CHARS_MAX: Final = 2_000
-"""Of a cell in a table or of a fact."""
+"""The bounds of a cell in a table or a fact."""
 TABLES_CHARS_MAX: Final = 1_000_000
-"""Of all tables together, so long as each has a row."""
+"""The bound of all tables together, although each has at least one row."""
 ELLIPSIS: Final = "…"
 
 
 def bounded(blocks: Iterable[Block]) -> Iterator[Block]:
-    """The blocks, with what is long cut, and a sentence where rows are left out."""
+    """Yield the blocks with long texts cut, and a sentence if rows are left out."""
     left = TABLES_CHARS_MAX
     for block in blocks:
         match block:
@@ -31,14 +31,14 @@ def bounded(blocks: Iterable[Block]) -> Iterator[Block]:
                 rows, left = _rows(block, left)
                 yield replace(block, rows=rows)
                 if missing := len(block.rows) - len(rows):
-                    text = f"{missing:,} more rows are left out, since the texts in them are long; the JSON has them."
+                    text = f"{missing:,} more rows are left out, because their texts are long. The JSON has them."
                     yield Paragraph(text, "note")
             case _:
                 yield block
 
 
 def _rows(table: Table, left: int) -> tuple[tuple[tuple[Cell, ...], ...], int]:
-    """As many rows as there is room for, one at least, and how much room is left."""
+    """Return as many rows as fit, at least one, and how much room is left."""
     rows: list[tuple[Cell, ...]] = []
     for row in table.rows:
         cells = tuple(map(cut, row))
@@ -50,12 +50,12 @@ def _rows(table: Table, left: int) -> tuple[tuple[tuple[Cell, ...], ...], int]:
 
 
 def cut(cell: Cell) -> Cell:
-    """A cell with as many lines and characters as are set, and how many lines more there are."""
+    """Return a cell cut to its bounds, with the number of lines that were cut."""
     lines: list[Line] = []
     left = CELL_CHARS_MAX
     for number, line in enumerate(cell):
         if len(lines) == CELL_LINES_MAX or left <= 0:
-            lines.append(Line(f"{ELLIPSIS} {len(cell) - number:,} lines more in the JSON", "dim"))
+            lines.append(Line(f"{ELLIPSIS} {len(cell) - number:,} more lines in the JSON", "dim"))
             break
         text = line.text if len(line.text) <= left else f"{line.text[:left]}{ELLIPSIS} (cut; the JSON has all of it)"
         lines.append(replace(line, text=text))

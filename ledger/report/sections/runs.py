@@ -1,4 +1,4 @@
-"""Runs, refusals, overruns and voids in a report."""
+"""The sections of runs, refusals, overruns, overdue runs and voids."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from ledger.report.view import View
 RESTARTS_SHOWN_MAX: Final = 20
 LABELS_SHOWN_MAX: Final = 8
 LABEL_CHARS_MAX: Final = 80
-"""Of one run."""
+"""The bound of one run."""
 
 
 def beyond(overrun: JsonObject) -> str:
-    """What was executed beside the plan."""
+    """Return what was executed beyond the plan."""
     steps, repeated = overrun["steps"], overrun["repeated"]
     if repeated is None:
         return f"{steps:,} steps beyond the plan, new or repeated"
@@ -39,26 +39,26 @@ def beyond(overrun: JsonObject) -> str:
 def _cut(view: View, name: str, what: str) -> Iterator[Block]:
     if view.is_cut(name):
         count, total = len(view.document[name]), view.totals[name]
-        all_of_it = "JSON and CSV have" if name == "runs" else "JSON has"
-        yield Paragraph(f"Shown are the newest {count:,} of {total:,} {what}; the {all_of_it} all of them.", "note")
+        all_of_it = "JSON and the CSV have" if name == "runs" else "JSON has"
+        yield Paragraph(f"This shows the newest {count:,} of {total:,} {what}. The {all_of_it} all of them.", "note")
 
 
 def runs(view: View) -> Iterator[Block]:
-    """The runs of each dataset."""
-    yield Heading(1, "Every run", "runs")
+    """Yield the runs of each dataset."""
+    yield Heading(1, "All runs", "runs")
     yield from _cut(view, "runs", "runs")
     items = view.document["runs"]
     if not items:
-        yield Paragraph("There is no run in the period.")
+        yield Paragraph("There were no runs in the period.")
         return
     yield Paragraph(
-        "Under a decision stand the run's id and the hash of the entry that decided it, under a start the hash of the "
-        "start: these are what a receipt names."
+        "Each decision is shown with the id of the run and the hash of its entry, and each start with the hash of its "
+        "entry. A receipt names these hashes."
     )
     titles = (Column("Decision", 2.8), Column("Who and why", 2.3), Column("Mechanism", 2.2), Column("Cost", 2.3))
     for dataset in dict.fromkeys(item["dataset"] for item in items):
         mine = tuple(_run(item) for item in items if item["dataset"] == dataset)
-        yield Table(f"Runs on {dataset}, in the order in which they were decided", titles, mine)
+        yield Table(f"Runs on {dataset}, in the order of their decisions", titles, mine)
 
 
 def _run(item: JsonObject) -> tuple[Cell, ...]:
@@ -73,7 +73,7 @@ def _decision(item: JsonObject) -> Iterator[Line]:
     if item["is_carried_in"]:
         yield Line("open when the period began")
     if item["start_by"] is not None and item["started"] is None and item["state"] == "held":
-        yield Line(f"to be started by {moment(item['start_by'])}")
+        yield Line(f"must be started by {moment(item['start_by'])}")
     if item["started"] is not None:
         yield Line(f"started {moment(item['started']['at'])}, entry {item['started']['seq']}")
         yield Line(item["started"]["hash"], "mono")
@@ -91,14 +91,14 @@ def _why(item: JsonObject) -> Iterator[Line]:
     for name, value in labels[:LABELS_SHOWN_MAX]:
         yield Line(short(f"{name}: {value}", at_most=LABEL_CHARS_MAX), "dim")
     if len(labels) > LABELS_SHOWN_MAX:
-        yield Line(f"{len(labels) - LABELS_SHOWN_MAX} labels more in the JSON", "dim")
+        yield Line(f"{len(labels) - LABELS_SHOWN_MAX} more labels in the JSON", "dim")
     if item["code"] is not None:
         yield Line(f"code: {short(item['code']['repository'])}")
         yield Line(f"commit {short(item['code']['commit'])}", "mono")
     if item["partitions"] is not None:
         yield Line(f"partitions: {names(item['partitions'])}")
     if item["named_as"] and item["named_as"] != [item["dataset"]]:
-        yield Line(f"reached by way of {names(item['named_as'])}")
+        yield Line(f"requested as {names(item['named_as'])}")
     if item["ended"] is not None and item["ended"]["reason"] is not None:
         yield Line(f"voided because: {short(item['ended']['reason'])}")
 
@@ -111,7 +111,7 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
     yield Line(f"{item['bound']} by {item['method']}, {item['accountant']}")
     yield Line(ADJACENCY[item["adjacency"]], "dim")
     if item["delta_share"] is not None:
-        yield Line(f"its share of delta {significant(item['delta_share'])}")
+        yield Line(f"its part of the delta budget: {significant(item['delta_share'])}")
     if item["segments"] is not None:
         yield Line(f"{item['segments']['count']} segments of {item['segments']['steps']:,} steps")
     planned, executed = item["planned_steps"], item["executed_steps"]
@@ -125,13 +125,13 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
 
 def _restarts(item: JsonObject) -> Iterator[Line]:
     if item["restarts"] == []:
-        yield Line("no step was run again")
+        yield Line("no step was repeated")
     for restart in (item["restarts"] or ())[:RESTARTS_SHOWN_MAX]:
         batches = "new batches" if restart["new_batches"] else "the same batches"
-        yield Line(f"run again: steps {restart['from_step']:,} to {restart['to_step']:,}, {batches}")
+        yield Line(f"repeated: steps {restart['from_step']:,} to {restart['to_step']:,}, {batches}")
     more = len(item["restarts"] or ()) - RESTARTS_SHOWN_MAX
     if more > 0:
-        yield Line(f"and {more:,} restarts more; the JSON has all of them")
+        yield Line(f"and {more:,} more restarts; the JSON has all of them")
     for sentence in item["settled_assuming"]:
         yield Line(sentence, "dim")
 
@@ -147,14 +147,14 @@ def _cost(item: JsonObject) -> Iterator[Line]:
             if item[name]["delta_atto"] != "0":
                 yield Line(f"{digits(item[name]['delta_atto'])} atto", "dim")
     if item["overrun"] is not None:
-        yield Line(f"overran: {beyond(item['overrun'])}", "strong")
+        yield Line(f"overrun: {beyond(item['overrun'])}", "strong")
     yield Line(f"left after it: {brief(item['left_after_decision'], estimate)}")
     if item["left_at_end"] is not None:
         yield Line(f"left at its end: {brief(item['left_at_end'], estimate)}")
 
 
 def position(item: JsonObject) -> Cell:
-    """The dataset and entry number of an item."""
+    """Return the dataset, entry number and time of an item."""
     return (
         Line(item["dataset"], "strong"),
         Line(f"entry {item['seq']}"),
@@ -166,19 +166,19 @@ def position(item: JsonObject) -> Cell:
 def listed(
     view: View, name: str, heading: str, none: str, titles: tuple[Column, ...], rows: Iterable[tuple[Cell, ...]]
 ) -> Iterator[Block]:
-    """A section with one table of items, or nothing if there are none."""
+    """Yield a section with one table of items, or the sentence `none` if there are none."""
     yield Heading(1, heading, name)
     yield from _cut(view, name, heading.lower())
     cells = tuple(rows)
     if cells:
-        first = "The longest overdue first" if name == "overdue" else "In the order in which it was recorded"
+        first = "The most overdue first" if name == "overdue" else "In the order of recording"
         yield Table(first, titles, cells)
     else:
         yield Paragraph(none)
 
 
 def refusals(view: View) -> Iterator[Block]:
-    """The refused runs."""
+    """Yield the refused runs."""
     rows = (
         (
             position(item),
@@ -188,7 +188,12 @@ def refusals(view: View) -> Iterator[Block]:
         )
         for item in view.document["refusals"]
     )
-    titles = (Column("Run", 2.8), Column("Asked by", 2.3), Column("Asked for", 2.1), Column("Did not fit in", 2.3))
+    titles = (
+        Column("Run", 2.8),
+        Column("Asked by", 2.3),
+        Column("Requested cost", 2.1),
+        Column("What did not fit", 2.3),
+    )
     yield from listed(view, "refusals", "Refusals", "No run was refused in the period.", titles, rows)
 
 
@@ -200,18 +205,18 @@ def _bound_by(item: JsonObject) -> Iterator[Line]:
         yield Line(account_name(binding["account"]), "strong")
         yield Line(f"{quantity}: {about}{left} left of {limit}")
     if item["binding_elsewhere"]:
-        yield Line(f"and did not fit in {names(item['binding_elsewhere'])}")
+        yield Line(f"it did not fit in {names(item['binding_elsewhere'])} either")
 
 
 def overruns(view: View) -> Iterator[Block]:
-    """The runs that executed more than was approved."""
+    """Yield the runs that executed more than was approved."""
     rows = (
         (
             position(item),
             who(item["by"]),
-            line(f"{beyond(item)}, of a plan of {item['planned_steps'] or 0:,}"),
+            line(f"{beyond(item)}; the plan had {item['planned_steps'] or 0:,}"),
             (*amount(item["cost"], item["is_estimate"]), Line(item["method"], "dim")),
-            line("it fit in what was left" if item["fits"] else f"did not fit, and froze {names(item['frozen'])}"),
+            line("it fit in what was left" if item["fits"] else f"it did not fit, and froze {names(item['frozen'])}"),
         )
         for item in view.document["overruns"]
     )
@@ -226,25 +231,25 @@ def overruns(view: View) -> Iterator[Block]:
 
 
 def overdue(view: View) -> Iterator[Block]:
-    """The runs that should have started or settled by now."""
+    """Yield the runs that should have been started or settled."""
     rows = (
         (
             position(item),
             who(item["by"]),
             line(
-                f"{item['state']}, to be {'started' if item['state'] == 'held' else 'settled'} by {moment(item['due'])}"
+                f"{item['state']}; {'start' if item['state'] == 'held' else 'settle'} was due by {moment(item['due'])}"
             ),
             amount(item["cost"], item["is_estimate"]),
         )
         for item in view.document["overdue"]
     )
-    titles = (Column("Run", 2.8), Column("Asked by", 2.3), Column("Late", 2.1), Column("Goes on holding", 2.1))
-    none = "No hold is overdue."
-    yield from listed(view, "overdue", "Overdue holds", none, titles, rows)
+    titles = (Column("Run", 2.8), Column("Asked by", 2.3), Column("Late", 2.1), Column("Still held", 2.1))
+    none = "No run is overdue."
+    yield from listed(view, "overdue", "Overdue runs", none, titles, rows)
 
 
 def voids(view: View) -> Iterator[Block]:
-    """The voided runs."""
+    """Yield the voided runs."""
     rows = (
         (
             position(item),

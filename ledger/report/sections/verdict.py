@@ -1,4 +1,4 @@
-"""The cover and summary of a report: is every budget kept?"""
+"""The first page and the verdict: is every budget kept?"""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from ledger.report.view import View
 
 
 def title(document: JsonObject) -> str:
-    """What the report is, in a line."""
+    """Return the title of the report."""
     return f"Privacy budget report: {subject(document)}"
 
 
 def subject(document: JsonObject) -> str:
-    """What it is about."""
+    """Return what the report is about."""
     about = document["about"]
     if about["scope"] == "tenant":
         return f"all datasets of {about['tenant']['name']}"
@@ -37,7 +37,7 @@ def subject(document: JsonObject) -> str:
 
 
 def period(document: JsonObject) -> str:
-    """The period in words."""
+    """Return the period in words."""
     about = document["about"]
     if about["from"] is None and about["to"] is None:
         return "from the beginning to the newest entry"
@@ -46,7 +46,7 @@ def period(document: JsonObject) -> str:
 
 
 def tone(document: JsonObject) -> Tone:
-    """How the verdict is to be shown."""
+    """Return the tone in which the verdict is shown."""
     verdict = document["verdict"]
     if not verdict["kept"]:
         return "bad"
@@ -54,7 +54,7 @@ def tone(document: JsonObject) -> Tone:
 
 
 def cover(view: View) -> Facts:
-    """What stands on the first page beside the verdict."""
+    """Return the facts on the first page."""
     about = view.document["about"]
     rows = [
         ("About", line(subject(view.document))),
@@ -65,12 +65,14 @@ def cover(view: View) -> Facts:
         ("Runs", line(f"{view.totals['runs']:,}")),
     ]
     if about["restricted_to"] is not None:
-        rows.append(("Restricted to", line(f"what the key that asked may see: {names(about['restricted_to'])}")))
+        rows.append(
+            ("Restricted to", line(f"the datasets that the requester's key may read: {names(about['restricted_to'])}"))
+        )
     return Facts(tuple(rows))
 
 
 def summary(view: View) -> Table | None:
-    """The first datasets at a glance, for the first page; None where none has a balance."""
+    """Return a table of the first datasets, for the first page; None if none has a balance."""
     rows = []
     for item in view.document["datasets"][:SUMMARY_MAX]:
         if item["balance"] is None:
@@ -89,13 +91,13 @@ def summary(view: View) -> Table | None:
     titles = (
         Column("Dataset", 2.4),
         Column("epsilon spent", 1.3, True),
-        Column("and held", 1.3, True),
-        Column("at the limit", 1.3, True),
+        Column("spent and held", 1.3, True),
+        Column("limit", 1.3, True),
         Column("at delta", 1, True),
-        Column("of mu² used", 1.2, True),
+        Column("mu² used", 1.2, True),
     )
     more = "" if len(view.document["datasets"]) <= SUMMARY_MAX else f" (the first {SUMMARY_MAX})"
-    return Table(f"At a glance{more}", titles, tuple(rows)) if rows else None
+    return Table(f"Summary{more}", titles, tuple(rows)) if rows else None
 
 
 SUMMARY_MAX: Final = 12
@@ -107,18 +109,18 @@ def _used(balance: JsonObject) -> str:
 
 
 def verdict_blocks(document: JsonObject) -> Iterator[Block]:
-    """The verdict: is every budget kept?"""
+    """Yield the verdict."""
     verdict = document["verdict"]
     yield Heading(1, "Is every budget kept?", "verdict")
     yield Paragraph(verdict["sentence"], tone(document))
     if verdict["is_estimate"]:
         yield Paragraph(
-            "≈ marks an estimate (bound clt): the true number can be higher, and nothing guarantees it.", "note"
+            "≈ marks an estimate (bound clt), which is not a guarantee: the true number may be higher.", "note"
         )
     rows = [
         (
             line(item["dataset"], "strong"),
-            line("holds") if item["holds"] else _broken(item["broken"]),
+            line("verified") if item["holds"] else _broken(item["broken"]),
             line("kept" if item["kept"] else "not kept", "strong"),
             amount(item["limit_highest"], item["is_estimate"]),
             line(times(item["limit_raised"])),
@@ -130,16 +132,16 @@ def verdict_blocks(document: JsonObject) -> Iterator[Block]:
         Column("Journal", 2),
         Column("Budget", 1.2),
         Column("Highest limit ever", 2.6),
-        Column("Limit raised", 1.2),
+        Column("Raised", 1.2),
     )
-    yield Table("The verdict on each dataset", titles, tuple(rows))
+    yield Table("Verdict for each dataset", titles, tuple(rows))
     yield from _exceeded(verdict)
     if document["tenant_journal"] is not None:
         yield from _tenant(document["tenant_journal"])
 
 
 def _broken(broken: JsonObject) -> Cell:
-    return (Line(f"does not hold at entry {broken['seq']}", "strong"), Line(short(broken["detail"])))
+    return (Line(f"does not verify from entry {broken['seq']} on", "strong"), Line(short(broken["detail"])))
 
 
 def _exceeded(verdict: JsonObject) -> Iterator[Block]:
@@ -158,19 +160,19 @@ def _exceeded(verdict: JsonObject) -> Iterator[Block]:
         titles = (
             Column("Dataset", 1.5),
             Column("Account", 1.7),
-            Column("First by", 1.8),
-            Column("Beyond the limit, at most", 2.3),
+            Column("First at", 1.8),
+            Column("Most beyond the limit", 2.3),
             Column("Now", 2.3),
         )
-        yield Table("Limits that were passed", titles, tuple(rows))
+        yield Table("Exceeded limits", titles, tuple(rows))
 
 
 def _tenant(journal: JsonObject) -> Iterator[Block]:
     yield Heading(2, "Keys and policy", "tenant")
     policy = "a second steward" if journal["second_steward"] else "one steward"
     kept = (
-        ("Its own journal", line("holds") if journal["holds"] else _broken(journal["broken"])),
-        ("What loosens a budget takes", line(policy)),
+        ("Its own journal", line("verified") if journal["holds"] else _broken(journal["broken"])),
+        ("Loosening a budget needs", line(policy)),
         (
             "Keys within the period",
             line(f"{journal['keys_made']} made, {journal['keys_rotated']} rotated, {journal['keys_revoked']} revoked"),
@@ -181,7 +183,7 @@ def _tenant(journal: JsonObject) -> Iterator[Block]:
         (
             line(str(item["seq"])),
             line(moment(item["at"])),
-            line("takes a second steward" if item["second_steward"] else "takes one steward"),
+            line("needs a second steward" if item["second_steward"] else "needs one steward"),
             who(item["by"]),
             line(short(item["reason"])),
         )
@@ -195,4 +197,4 @@ def _tenant(journal: JsonObject) -> Iterator[Block]:
             Column("By", 2.2),
             Column("Why", 2.4),
         )
-        yield Table("The policy, as it was set", titles, tuple(rows))
+        yield Table("Changes of the policy", titles, tuple(rows))
