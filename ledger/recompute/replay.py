@@ -1,8 +1,8 @@
 """The balances with recomputed costs, and where they exceed a limit.
 
-The sums are those of the journal (docs/reference/export.md) with other addends: a run holds its cost from its approval, returns
-it when it is settled or voided, and spends what it is charged. The limits are those in the entries. Nothing is decided
-again: an approved run stays approved, because it was executed.
+The sums are those of the journal (docs/reference/export.md) with other addends: a run holds its cost from its approval,
+returns it when it is settled or voided, and spends what it is charged. The limits are those in the entries. Nothing is
+decided again: an approved run stays approved, because it was executed.
 
 The accounts of principals are left out: fair use limits what a principal holds, and guarantees nothing about the data.
 """
