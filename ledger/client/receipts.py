@@ -53,7 +53,7 @@ class ReceiptForged(ReceiptRejected):
 
 
 class ReceiptExpired(ReceiptRejected):
-    """The receipt has expired: no job may begin with it. If the run is still started, get a new receipt."""
+    """The receipt has expired: a job must not begin with it. If the run is still started, get a new receipt."""
 
     code = "receipt-expired"
 

@@ -87,7 +87,7 @@ def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """An entry as it stands in an export."""
+    """An entry of an export."""
 
     seq: int
     body: str

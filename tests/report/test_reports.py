@@ -289,7 +289,7 @@ def test_what_the_numbers_rest_on(scene: Told) -> None:
     assert "one user" in about["ads"]["privacy unit"]
     assert "one user more" in about["ads"]["adjacency"]
     assert "Poisson" in about["ads"]["sampling"]
-    assert "no user lies in two" in about["clicks"]["disjointness"]
+    assert "no user is in two" in about["clicks"]["disjointness"]
     assert "derived from ads" in about["ads.eu"]["derivation"]
     assert "estimates" in about["papers"]["bound"]
     assert "certified" in about["ads"]["bound"]
