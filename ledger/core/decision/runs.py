@@ -152,8 +152,6 @@ def demand_project_share(books: Books, uses: Sequence[Use], project: str | None)
 def binding_quantities(cost: Amount, accounts: Sequence[Account]) -> list[Quantity]:
     """The quantities in which a cost is more than what is left of one of these accounts."""
     exceeded = {quantity for account in accounts for quantity in cost.exceeds(account.remaining)}
-    if not exceeded:
-        return []
     quantities: tuple[Quantity, ...] = ("mu", "delta")
     return [quantity for quantity in quantities if quantity in exceeded]
 
