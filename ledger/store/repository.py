@@ -44,8 +44,7 @@ class Repository:
             self.connection.exec_driver_sql(_of_values(table, names, 1), values)
 
     def _add_new_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: str) -> set[str]:
-        """Insert those of the tenant's rows that break no key, in order. Return the ids of these, a column's, as text.
-        """
+        """Insert those of the tenant's rows that break no key, in order. Return the ids of these, a column's."""
         names = tuple(rows[0])
         end = f" ON CONFLICT DO NOTHING RETURNING {returning}"
         if self.connection.dialect.name == "postgresql":

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import CancelledError, Future, wait
 from typing import Any
 from uuid import UUID, uuid4
@@ -27,7 +27,7 @@ from ledger.core.commands import (
 from ledger.core.datasets import AccountKey, Definition
 from ledger.core.decision.posting import Repeat
 from ledger.core.journal.replay import Replayed, replay
-from ledger.core.people import Actor
+from ledger.core.people import Actor, Key
 from ledger.core.runs import Use
 from ledger.errors import IdempotencyKeyReused, Internal, LedgerError, NameTaken, Overloaded
 from ledger.service.writer import Writer
@@ -372,10 +372,15 @@ def test_a_clock_that_goes_back(ledger: Ledger, monkeypatch: pytest.MonkeyPatch)
     """Goal: the times of a journal never go back, whatever is done to the database's clock. Method: the clock an hour
     ahead, and then right again; entries of a dataset and of the tenant, which hold and stand in order."""
     ledger.register()
-    clock, both = Reading.now_us, Writing.times
+    clock, times_and_keys = Reading.now_us, Writing.times_and_keys
+
+    def ahead(self: Writing, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
+        clock_us, newest_us, keys = times_and_keys(self, dataset_ids, key_ids)
+        return clock_us + 3_600_000_000, newest_us, keys
+
     with monkeypatch.context() as patched:
         patched.setattr(Reading, "now_us", lambda self: clock(self) + 3_600_000_000)
-        patched.setattr(Writing, "times", lambda self, ids: (both(self, ids)[0] + 3_600_000_000, both(self, ids)[1]))
+        patched.setattr(Writing, "times_and_keys", ahead)
         assert ledger.ask(key="ahead").status_code == 201
         key = ledger.post("/v1/keys", {"name": "k", "role": "auditor"})
         assert key.status_code == 201

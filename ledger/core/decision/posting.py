@@ -124,7 +124,7 @@ def _checked(account: Account) -> Account:
     if account.overdrawn != ZERO:
         account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
     parts = (account.limit, account.spent, account.held, account.overdrawn)
-    if not all([part.fits_int64 for part in parts]):
+    if not all(part.fits_int64 for part in parts):
         raise ArithmeticError(f"an amount is negative or past 2^63 - 1: {account}")
     if not (account.spent + account.held).is_within(account.limit + account.overdrawn):
         raise ArithmeticError(f"more spent and held than the limit allows: {account}")

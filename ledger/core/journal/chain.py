@@ -14,9 +14,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.canonical import canonical as canonical
+from ledger.canonical import canonical_with, parse_canonical
 from ledger.canonical import digest as digest
 from ledger.canonical import parse as parse
-from ledger.canonical import canonical_with, parse_canonical
 from ledger.core.amounts import Amount, microseconds, timestamp
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import (
@@ -56,9 +56,7 @@ def seal(draft: Draft, *, tenant_id: UUID, prev: bytes, at_us: int) -> Entry:
     if draft.run_id is not None:
         record["run"] = str(draft.run_id)
     body = canonical_with(record, draft.texts)
-    return Entry(
-        draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body), record=record
-    )
+    return Entry(draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body), record=record)
 
 
 def seal_of_tenant(
