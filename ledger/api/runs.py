@@ -18,7 +18,7 @@ from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
-from ledger.canonical import canonical
+from ledger.core.journal import chain
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
@@ -188,7 +188,7 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
                 field=f"runs.{index}.idempotency_key",
             )
         indexes[key] = index
-        text = canonical(body)
+        text = chain.canonical(body)
         request = requests.get(text) or _validated(body, index)
         if isinstance(request, LedgerError):
             items.append(request)
