@@ -1,6 +1,6 @@
 """Signed statements: compact JWS (RFC 7515) by EdDSA over Ed25519 (RFC 8037), and the keys for them as JWK (RFC 7517).
 
-PyJWT puts tokens together and takes them apart, `cryptography` signs. What is ours is how little is taken: one
+`cryptography` signs, PyJWT takes tokens apart and checks them. What is ours is how little is taken: one
 algorithm, a header of exactly `alg`, `kid` and `typ`, a `typ` that says what the statement is, keys that are known
 before the token is looked at, and JSON in which no name stands twice. A statement of one kind can so never pass for one
 of another, and nothing that a token says chooses how it is checked.
