@@ -22,12 +22,6 @@ NUMBER_LENGTH_MAX: Final = 2 * EXPONENT_MAX + 2
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
-class Canonical(str):
-    """Text that is canonical JSON already, so that a part that many records share is made once."""
-
-    __slots__ = ()
-
-
 def canonical(value: Any) -> str:
     """Return the canonical JSON text of `value`: None, bool, int, Decimal, str, lists (or tuples) and mappings.
 
@@ -36,6 +30,12 @@ def canonical(value: Any) -> str:
     """
     encode = _ENCODERS.get(type(value))
     return _other(value) if encode is None else encode(value)
+
+
+def canonical_with(value: Mapping[str, Any], texts: Mapping[str, str]) -> str:
+    """The canonical JSON text of an object. texts: that of some of its members' values, where it was made before."""
+    items = [f"{_quote(name)}:{texts[name] if name in texts else canonical(value[name])}" for name in sorted(value)]
+    return "{" + ",".join(items) + "}"
 
 
 def _object(value: Mapping[str, Any]) -> str:
@@ -73,7 +73,6 @@ def _positional(number: Decimal) -> str:
 
 
 _ENCODERS: Final[Mapping[type, Callable[[Any], str]]] = {
-    Canonical: str,
     str: _quote,
     int: int.__repr__,
     bool: lambda value: "true" if value else "false",

@@ -37,7 +37,7 @@ ONLY_IN: dict[str, set[str]] = {
     "psycopg": {"operate.deploy"},
     "typer": {"cli"},
     "rich": {"cli"},
-    "httpx": {"client", "alerting.courier", "access.oidc"},
+    "httpx": {"web"},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "access.oidc"},
     "pydantic_settings": {"settings"},

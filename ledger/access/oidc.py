@@ -25,7 +25,6 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
 from uuid import UUID
 
-import httpx
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -34,6 +33,7 @@ from pydantic_core import PydanticCustomError
 from ledger.addresses import is_loopback
 from ledger.core.people import Actor, Role
 from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
+from ledger.web import httpx
 
 log = logging.getLogger(__name__)
 

@@ -20,13 +20,10 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import special
-
 from ledger.accounting import deadline
-from ledger.accounting.composition import UNRESOLVED, Part, Tilt, Vertices, running, running_error, vertices
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.composition import Part, Tilt, Vertices, running, running_error, unresolved, vertices
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pld import Losses, Pair, on_grid, split
 from ledger.core.datasets import Adjacency
 
@@ -138,7 +135,7 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
                 (*forward, *(part for side in backward for part in _closed(side, steps, delta_min))), delta_min
             )
         del forward, backward
-    return Curve((UNRESOLVED,), delta_min)
+    return Curve((unresolved(),), delta_min)
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:

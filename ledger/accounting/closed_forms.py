@@ -10,10 +10,8 @@ from __future__ import annotations
 import math
 from typing import Any, Final
 
-import numpy as np
-from scipy import special
-
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray, Real, checked
+from ledger.accounting.gdp import UNIT_ROUNDOFF, checked
+from ledger.accounting.numeric import FloatArray, Real, np, special
 
 # For both functions, with tanh, expm1, erf^-1, erfcx, log, log1p and exp within 8 u each. Up to z = 1/2: tanh or expm1
 # 8 u, from which mu moves by less than 1.2 times that, erf^-1 8 u, products 4 u. Beyond: log p 10 u and log Phi(-mu/2)

@@ -18,10 +18,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
-from scipy import special
-
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray, Real, checked
+from ledger.accounting.gdp import UNIT_ROUNDOFF, checked
+from ledger.accounting.numeric import FloatArray, Real, np, special
 
 if TYPE_CHECKING:
     from collections.abc import Callable

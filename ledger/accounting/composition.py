@@ -34,17 +34,15 @@ taken from the tails that do not cancel, and none at all unless S falls to delta
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import fft, special
-
 from ledger.accounting import deadline
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, NDArray, fft, np, special
 from ledger.accounting.pld import Losses
 
 _BLOCK: Final = 16
@@ -107,8 +105,10 @@ class Vertices:
         return max(best, float(_asked(tails[above], rests[above], others[above], delta).max(initial=-math.inf)))
 
 
-UNRESOLVED: Final = Vertices(np.ones(1), np.zeros(1), np.zeros(1))
-"""A vertex that asks for more than there is."""
+@functools.cache
+def unresolved() -> Vertices:
+    """A vertex that asks for more than there is; always the same one."""
+    return Vertices(np.ones(1), np.zeros(1), np.zeros(1))
 
 
 def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) -> FloatArray:
@@ -358,14 +358,14 @@ def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
     deadline.check()
     width = parts[0].losses.width
     if _steps_error(parts, tilt) > _ERROR_MAX:
-        return UNRESOLVED
+        return unresolved()
     composed = _composed(parts, tilt)
     size = composed.masses.size
     first = min(max(math.ceil(tilt.serves[0] / width) - composed.first, 0), size)
     last = min(max(math.floor(tilt.serves[1] / width) - composed.first + 1, first), size)
     relative = _relative_error(parts, tilt, composed)
     if relative > 2 * _ERROR_MAX:
-        return UNRESOLVED
+        return unresolved()
     missing = min(sum(part.steps * part.losses.missing[0] for part in parts), 1.0)
     # Q: from above, where weights fall with the loss.
     other = _bound_above(composed, tilt.exponent + 1, width, first, last, -relative)

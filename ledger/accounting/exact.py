@@ -21,13 +21,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-from scipy import special
-
 from ledger.accounting import composition, deadline, gdp
 from ledger.accounting.composition import Part, Tilt, Vertices
 from ledger.accounting.cost import root
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Pair
 
@@ -107,7 +105,7 @@ def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) 
     else:
         return None
     bounds = composition.vertices(parts, tilt)
-    if bounds is composition.UNRESOLVED:
+    if bounds is composition.unresolved():
         return None
     first = math.ceil(tilt.serves[0] / width)
     return _read_off(bounds, width * np.arange(first, first + bounds.tail.size, dtype=np.float64), target)

@@ -19,17 +19,13 @@ expm1, log1p, erf, erfc, erfcx and ndtri are within 16 u each; the worst of them
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final, cast
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from scipy import special
+from ledger.accounting.numeric import ArrayLike, FloatArray, Real, np, special
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-FloatArray = NDArray[np.float64]
-Real = TypeVar("Real", float, NDArray[np.float64])
 
 UNIT_ROUNDOFF: Final = 2.0**-53
 # `epsilon` is within this many u * (epsilon + mu + mu^2/2) = u * mu * (1 + b). A relative error e of R moves epsilon by

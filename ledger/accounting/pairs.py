@@ -17,10 +17,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
-import numpy as np
-from scipy import special
-
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.pld import Losses
 
 

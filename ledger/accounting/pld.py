@@ -45,18 +45,15 @@ whose densities differ from the exact ones by factors within 1 +- `Losses.relati
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
-import numpy as np
-from numpy.typing import NDArray
-from scipy import special
-
 from ledger.accounting import deadline
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, NDArray, np, special
 
-_NODES, _WEIGHTS = (array / 2 for array in special.roots_legendre(4))
 _PANELS_PER_UNIT: Final = 32
 _CHUNK: Final = 2**16
 _SAMPLES: Final = 4096
@@ -203,6 +200,13 @@ def _panels(edges: FloatArray, *, steepest: float) -> tuple[NDArray[np.intp], Fl
     return cell, lower[cell] + panel_width * within, panel_width
 
 
+@functools.cache
+def _quadrature() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
+    nodes, weights = special.roots_legendre(4)
+    return nodes / 2, weights / 2
+
+
 def split(pair: Pair, edges: FloatArray, losses: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The mass of P between neighbouring points, split on the losses at its lower and its upper end.
 
@@ -213,7 +217,7 @@ def split(pair: Pair, edges: FloatArray, losses: FloatArray) -> tuple[FloatArray
     total = np.zeros_like(panel_width)
     raised = np.zeros_like(panel_width)
     floor = np.exp(losses[:-1])[cell]
-    for node, weight in zip(_NODES, _WEIGHTS, strict=True):
+    for node, weight in zip(*_quadrature(), strict=True):
         p, q = pair.densities(panel_lower + panel_width * (0.5 + node))
         total += weight * p
         raised += weight * (p - floor * q)

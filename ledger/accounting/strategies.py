@@ -27,10 +27,9 @@ from __future__ import annotations
 from fractions import Fraction
 from typing import Final, Literal, assert_never
 
-import numpy as np
-
 from ledger.accounting import amounts, deadline
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, np
 
 Strategy = Literal["identity", "tree", "sqrt"]
 

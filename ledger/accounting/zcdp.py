@@ -41,16 +41,15 @@ within 16 u below 0 and, where its argument is rounded on the way, within 128 u 
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 from typing import Final
 
-import numpy as np
-from scipy import special
-
 from ledger.accounting import deadline
 from ledger.accounting.closed_forms import RELATIVE_ERROR, mu_pure_dp
-from ledger.accounting.gdp import UNIT_ROUNDOFF, FloatArray
+from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.numeric import FloatArray, np, special
 
 RHO_RANGE: Final = (1e-12, 1e6)
 """mu goes up to 2828 in it; no amount of the ledger holds more than 3037."""
@@ -64,7 +63,6 @@ _NEAREST, _FARTHEST = 3e-4, 2.0
 _ORDERS: Final = 40
 _ORDERS_BETWEEN: Final = 16
 _BISECTIONS: Final = 24
-_NODES, _WEIGHTS = (array / 2 for array in special.roots_legendre(6))
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,12 +216,20 @@ def _excess(t: FloatArray, shift: FloatArray, k: FloatArray, *, rho: float) -> F
     return excess
 
 
+@functools.cache
+def _quadrature() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
+    nodes, weights = special.roots_legendre(6)
+    return nodes / 2, weights / 2
+
+
 def _log_ratios(t: FloatArray, shift: FloatArray) -> tuple[FloatArray, FloatArray]:
     """log(y/x) and log((1-x)/(1-y)), with their digits where the shift is small: the integrals of the hazards."""
     s = t - shift
     up, down = special.log_ndtr(-s) - special.log_ndtr(-t), special.log_ndtr(t) - special.log_ndtr(s)
-    nodes = t + (_NODES[:, np.newaxis] - 0.5) * shift
-    weights = _WEIGHTS[:, np.newaxis] * shift * math.sqrt(2 / math.pi)
+    rule_nodes, rule_weights = _quadrature()
+    nodes = t + (rule_nodes[:, np.newaxis] - 0.5) * shift
+    weights = rule_weights[:, np.newaxis] * shift * math.sqrt(2 / math.pi)
     is_small = shift < 0.25
     rising = (weights / special.erfcx(nodes / math.sqrt(2))).sum(axis=0)
     falling = (weights / special.erfcx(-nodes / math.sqrt(2))).sum(axis=0)

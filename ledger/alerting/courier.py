@@ -28,8 +28,6 @@ from typing import Any, Final, Literal, Protocol
 from urllib.parse import urlsplit
 from uuid import UUID
 
-import httpx
-
 from ledger.addresses import is_loopback
 from ledger.alerting import watch
 from ledger.alerting.lookout import WRITE_SECONDS_MAX, Lookout
@@ -39,6 +37,7 @@ from ledger.core.alerting import KeptAlert
 from ledger.service.writer import Writer
 from ledger.store import Snapshot, Store, Writing
 from ledger.verifier.jws import ALERT
+from ledger.web import httpx
 
 log = logging.getLogger(__name__)
 

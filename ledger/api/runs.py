@@ -18,6 +18,7 @@ from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
+from ledger.core.journal import chain
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
@@ -176,6 +177,7 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
     key."""
     items: list[Item | LedgerError] = []
     indexes: dict[str, int] = {}
+    requests: dict[str, RunRequest] = {}
     for index, run in enumerate(runs):
         body = {name: value for name, value in run.items() if name != "idempotency_key"}
         key = run.get("idempotency_key")
@@ -191,13 +193,19 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
                 field=f"runs.{index}.idempotency_key",
             )
         indexes[key] = index
-        items.append(_item(key, body, index))
+        text = chain.canonical(body)
+        request = requests.get(text) or _validated(body, index)
+        if isinstance(request, LedgerError):
+            items.append(request)
+        else:
+            requests[text] = request
+            items.append(Item(key, request, body, text=text))
     return items
 
 
-def _item(key: str, body: dict[str, Any], index: int) -> Item | LedgerError:
+def _validated(body: dict[str, Any], index: int) -> RunRequest | LedgerError:
     try:
-        return Item(key, RunRequest.model_validate(body), body)
+        return RunRequest.model_validate(body)
     except ValidationError as error:
         return _within(of_validation([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]), index)
 

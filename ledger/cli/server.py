@@ -68,7 +68,7 @@ def serve(
         Issuers.load(settings.oidc_file)  # fail here: a worker that cannot start would be restarted again and again
     logging.config.dictConfig(logs.configuration(settings.log_format))
     if settings.is_sqlite:
-        deploy.migrate(settings)
+        deploy.bring_up_to_date(settings)
         _set_up(settings)
     else:
         deploy.demand_servable(settings)

@@ -15,10 +15,9 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-import httpx
-
 from ledger import errors
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
+from ledger.web import httpx
 
 BINDINGS_SAID_MAX: Final = 5
 """How many accounts the message of a refusal names at most. All of them are in `datasets`."""

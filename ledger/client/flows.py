@@ -14,11 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
 
-import httpx
-
 from ledger.client.calls import Call
 from ledger.client.errors import Unreachable, of_response, retry_after_seconds
 from ledger.errors import LedgerError
+from ledger.web import httpx
 
 log: Final = logging.getLogger("ledger.client")
 
@@ -28,8 +27,6 @@ PAUSE_SECONDS_MAX: Final = 30.0
 PAUSES_SECONDS_MAX: Final = 120.0
 """The longest sum of the pauses of a call. If a server asks for more, the call fails."""
 
-_NEVER_SENT: Final = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-_HOPELESS: Final = (httpx.UnsupportedProtocol, httpx.LocalProtocolError, httpx.ProxyError)
 _NOTHING_DONE: Final = frozenset({429, 503})
 """Statuses of a server that did nothing."""
 _UNKNOWN: Final = frozenset({502, 504})
@@ -122,7 +119,7 @@ def _refusal(call: Call, response: httpx.Response, server: Server) -> _Failure:
 def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failure:
     detail = f"The ledger at {server.url} did not answer: {str(error) or type(error).__name__}. Check LEDGER_URL."
     facts: dict[str, Any] = {"url": server.url}
-    was_sent = not isinstance(error, _NEVER_SENT)
+    was_sent = not isinstance(error, httpx.ConnectError | httpx.ConnectTimeout | httpx.PoolTimeout)
     if was_sent and not call.is_repeatable:
         detail += " It may have done it. Check before you call again."
     if call.keys:
@@ -131,7 +128,8 @@ def _no_answer(call: Call, error: httpx.RequestError, server: Server) -> _Failur
         facts |= {"idempotency_key": call.keys[0]} if len(call.keys) == 1 else {"idempotency_keys": call.keys}
     failure = Unreachable(detail, **facts)
     failure.__cause__ = without_secrets(error)
-    is_hopeless = isinstance(error, _HOPELESS) or not isinstance(error, httpx.TransportError)
+    hopeless = httpx.UnsupportedProtocol | httpx.LocalProtocolError | httpx.ProxyError
+    is_hopeless = isinstance(error, hopeless) or not isinstance(error, httpx.TransportError)
     return _Failure(failure, may_repeat=not was_sent or (call.is_repeatable and not is_hopeless))
 
 

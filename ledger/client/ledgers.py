@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, TypedDict, TypeVar
-
-import httpx
 
 from ledger import __version__
 from ledger.addresses import is_loopback
@@ -21,6 +19,7 @@ from ledger.client.methods import Methods
 from ledger.client.methods.kinds import BinaryFile
 from ledger.client.runs import AsyncRunScope, Plan, RunScope
 from ledger.errors import Misconfigured, Unauthenticated
+from ledger.web import httpx
 
 URL: Final = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS: Final = 30.0
@@ -229,20 +228,20 @@ class AsyncLedger(
         return AsyncRunScope(self._drive, plan, self._server)
 
 
-class _Key(httpx.Auth):
+class _Key:
     """Put the key into every request. The key is not in any printable attribute of the client."""
 
     def __init__(self, key: str) -> None:
         self._header = f"Bearer {key}"
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
+    def __call__(self, request: httpx.Request) -> httpx.Request:
         request.headers["Authorization"] = self._header
-        yield request
+        return request
 
 
 class _Options(TypedDict):
     base_url: httpx.URL
-    auth: httpx.Auth
+    auth: Callable[[httpx.Request], httpx.Request]
     timeout: float | httpx.Timeout
     headers: dict[str, str]
     trust_env: bool

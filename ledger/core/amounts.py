@@ -18,13 +18,14 @@ DIGITS_MAX: Final = 4300
 """The most digits of an amount, its sign included; beyond it Python writes no decimal text."""
 _INTEGER: Final = re.compile("0|-?[1-9][0-9]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, whose offset `timestamp` writes as Z)
 
 Quantity = Literal["mu", "delta"]
 
 
 def timestamp(us: int) -> str:
     """Return microseconds since 1970 as RFC 3339 UTC, always with six decimals, so that text order is time order."""
-    return (_EPOCH + timedelta(microseconds=us)).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return (_NAIVE_EPOCH + timedelta(microseconds=us)).isoformat(timespec="microseconds") + "Z"
 
 
 def microseconds(moment: datetime) -> int:
@@ -45,8 +46,14 @@ class Amount:
     def __sub__(self, other: Amount) -> Amount:
         return Amount(self.mu_sq_pico - other.mu_sq_pico, self.delta_atto - other.delta_atto)
 
+    def is_within(self, other: Amount) -> bool:
+        """Whether this amount exceeds the other in no quantity."""
+        return self.mu_sq_pico <= other.mu_sq_pico and self.delta_atto <= other.delta_atto
+
     def exceeds(self, other: Amount) -> list[Quantity]:
         """Return the quantities in which this amount is larger than `other`."""
+        if self.is_within(other):
+            return []
         pairs: tuple[tuple[Quantity, int, int], ...] = (
             ("mu", self.mu_sq_pico, other.mu_sq_pico),
             ("delta", self.delta_atto, other.delta_atto),

@@ -105,7 +105,8 @@ class SetFairUse(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A run asks for approval. `request` is recorded as it was sent, `costing` states how the cost was computed.
+    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out; texts:
+    the canonical JSON of some of what that is, by the names that it has in the record.
 
     begin_within_us: how long the approval's receipt is valid. refusals_per_hour: after this many refusals within an
     hour, no further refusal of this principal is recorded.
@@ -122,10 +123,11 @@ class Ask:
     valid_for_us: int
     begin_within_us: int = BEGIN_WITHIN_US
     refusals_per_hour: int = REFUSALS_PER_HOUR
+    texts: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
-        return tuple(use.dataset_id for use in self.uses)
+        return tuple([use.dataset_id for use in self.uses])
 
 
 @dataclass(frozen=True, slots=True)

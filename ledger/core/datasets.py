@@ -27,6 +27,11 @@ class AccountKey(NamedTuple):
         """Return whether the dataset's own budget is counted in it."""
         return self.project is None and self.principal_id is None
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether it is the dataset's own account as a whole."""
+        return self.partition is None and self.project is None and self.principal_id is None
+
     def facts(self) -> dict[str, str]:
         """Return what distinguishes it from the other accounts of its dataset, in the form of answers."""
         named = {"partition": self.partition, "project": self.project, "principal": self.principal_id}
@@ -48,12 +53,23 @@ class Account:
 
     @property
     def remaining(self) -> Amount:
-        return self.limit - self.spent - self.held
+        return Amount(
+            self.limit.mu_sq_pico - self.spent.mu_sq_pico - self.held.mu_sq_pico,
+            self.limit.delta_atto - self.spent.delta_atto - self.held.delta_atto,
+        )
+
+    def holding(self, cost: Amount) -> Account:
+        """The account with a run's cost held."""
+        return Account(self.key, self.limit, self.spent, self.held + cost, self.overdrawn)
 
     def facts(self) -> dict[str, dict[str, str]]:
         """Return the balance in the form of a record."""
-        parts = {"limit": self.limit, "spent": self.spent, "held": self.held, "overdrawn": self.overdrawn}
-        return {name: amount.facts() for name, amount in parts.items()}
+        return {
+            "limit": self.limit.facts(),
+            "spent": self.spent.facts(),
+            "held": self.held.facts(),
+            "overdrawn": self.overdrawn.facts(),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +162,22 @@ class Dataset:
     @property
     def id(self) -> UUID:
         return self.definition.id
+
+    def advanced(self) -> Dataset:
+        """The dataset with one entry more."""
+        # As `replace` does, which takes three times as long; there is one of these for every entry.
+        return Dataset(
+            self.definition,
+            self.title,
+            self.description,
+            self.budget,
+            self.limit,
+            self.state,
+            self.seq + 1,
+            self.head,
+            self.fair_use,
+            self.created_us,
+        )
 
 
 @dataclass(frozen=True, slots=True)

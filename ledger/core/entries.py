@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
@@ -35,7 +35,8 @@ class TenantEntry:
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A journal entry before it is sealed: everything but the hash of the entry before."""
+    """A journal entry before it is sealed: everything but the hash that ties it to the one before. texts: the canonical
+    JSON of some of its facts, by name, where that was made before."""
 
     dataset_id: UUID
     dataset: str
@@ -44,12 +45,14 @@ class Draft:
     actor: Mapping[str, Any]
     facts: Mapping[str, Any]
     run_id: UUID | None = None
+    texts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes. request: the
-    canonical JSON of the request that it names by its digest, if the reader looked it up."""
+    canonical JSON of the request that it names by its digest, where whoever read it looked that up. record: what `body`
+    says, where it was sealed here and needs no parsing."""
 
     dataset_id: UUID
     seq: int
@@ -59,6 +62,7 @@ class Entry:
     body: str
     hash: bytes
     request: str | None = None
+    record: Record | None = field(default=None, compare=False, repr=False)
 
     @property
     def sealed(self) -> Sealed:

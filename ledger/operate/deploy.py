@@ -6,18 +6,15 @@ at a time, with a limit on how long it waits for the lock and for the tables.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from uuid import UUID, uuid4
 
 import psycopg
-from alembic import command
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from alembic.util import CommandError
 from psycopg import sql
 from sqlalchemy import URL, Connection, Engine, make_url, select, text
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -31,30 +28,43 @@ from ledger.store import Store, Writing, engine_for, statistics
 from ledger.store.guards import FUNCTION_GRANTS, GRANTS
 from ledger.store.tables import operator_keys
 
+if TYPE_CHECKING:
+    from alembic.config import Config
+
 _LOCK_ID: Final = 0x70626C5F6D696772
 """The advisory lock that migrations hold on PostgreSQL. Any constant does; this one is the text 'pbl_migr'."""
 
 _LOCK_TIMEOUT_MS: Final = 15_000
 AT_THE_DATABASE: Final = {"name": "at the database", "role": "operator"}
 """The actor of `init` and `init --reset-admin`: whoever has the database's URL."""
+_REVISION: Final = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
+_DOWN_REVISION: Final = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 _UNUSABLE: Final = "The database cannot be used: {}\nRun first: privacy-ledger migrate"
 
 
-def _config() -> Config:
+def _migrations() -> Path:
     package = Path(__file__).parents[1]
     packed = package / "_migrations"
+    return packed if packed.is_dir() else package.parent / "migrations"
+
+
+def _config() -> Config:
+    from alembic.config import Config  # here alone: a server that runs needs nothing of it
+
     config = Config()
-    folder = packed if packed.is_dir() else package.parent / "migrations"
-    config.set_main_option("script_location", str(folder).replace("%", "%%"))  # the value is a ConfigParser's
+    config.set_main_option("script_location", str(_migrations()).replace("%", "%%"))  # a ConfigParser's value
     return config
 
 
 def newest_revision() -> str:
-    """Return the schema revision that this code needs."""
-    revision = ScriptDirectory.from_config(_config()).get_current_head()
-    if revision is None:
+    """The schema's version that this code needs: of the migration that no other one comes after. Alembic, which says
+    the same, is imported to migrate alone: every start of a server asks for this."""
+    texts = [path.read_text(encoding="utf-8") for path in (_migrations() / "versions").glob("*.py")]
+    revisions = {match[1] for text in texts if (match := _REVISION.search(text))}
+    newest = revisions - {match[1] for text in texts if (match := _DOWN_REVISION.search(text))}
+    if len(newest) != 1:
         raise Misconfigured("This installation has no migrations. Install privacy-ledger again.")
-    return revision
+    return str(newest.pop())
 
 
 def migrate(settings: Settings) -> str:
@@ -62,6 +72,9 @@ def migrate(settings: Settings) -> str:
 
     Raises Misconfigured if the database cannot be reached, is busy for too long, or rejects a statement.
     """
+    from alembic import command
+    from alembic.util import CommandError
+
     refused = "The database could not be migrated: {}"
     with _opened(settings.owner_url, failure=refused) as store, _alone(store.engine) as connection:
         config = _config()
@@ -77,6 +90,14 @@ def migrate(settings: Settings) -> str:
         else:
             statistics.tell_planner(connection)
     return newest_revision()
+
+
+def bring_up_to_date(settings: Settings) -> None:
+    """As `migrate`, if there is anything to do: a server that is started again need not import what migrates."""
+    with suppress(DatabaseUnusable), _opened(settings.owner_url, failure=_UNUSABLE) as store:
+        if store.revision() == newest_revision():
+            return
+    migrate(settings)
 
 
 @contextmanager

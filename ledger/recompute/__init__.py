@@ -7,8 +7,8 @@
     opinion    compare with dp-accounting, if it is installed
     work       all of this together
 
-The entry point is `recompute(lines)`. docs/how-to/recompute.md describes what is compared, how closely, and what that can
-show.
+The entry point is `recompute(lines)`. docs/how-to/recompute.md describes what is compared, how closely, and what that
+can show.
 """
 
 from ledger.recompute.composed import Composition

@@ -121,6 +121,8 @@ def in_order(entries: Iterable[Record]) -> list[Record]:
     """Return a run's entries of one kind: first for the datasets that it names, in that order, then for their
     ancestors."""
     entries = list(entries)
+    if len(entries) < 2:
+        return entries
     rank = named(entries)
     return sorted(entries, key=lambda entry: (rank.get(entry["dataset"], len(rank)), entry["dataset"]))
 
@@ -135,10 +137,17 @@ def named(entries: Iterable[Record]) -> dict[str, int]:
 def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
     datasets = []
     for entry in entries:
-        remaining = least_remaining(chain.accounts_of(entry).values())
+        balances = ([entry["balance"]] if "balance" in entry else []) + list(entry.get("accounts", ()))
+        remaining = reduce(Amount.least, map(_remaining, balances)) if balances else None
         amount = None if remaining is None else show_amount(remaining)
         datasets.append(RunOnDataset(name=entry["dataset"], seq=entry["seq"], remaining=amount))
     return datasets
+
+
+def _remaining(balance: Record) -> Amount:
+    """What is left of an account, as an entry has its balance; straight from the digits, for every approval."""
+    limit, spent, held = balance["limit"], balance["spent"], balance["held"]
+    return Amount(*(int(limit[part]) - int(spent[part]) - int(held[part]) for part in ("mu_sq_pico", "delta_atto")))
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------

@@ -7,10 +7,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from decimal import Decimal
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from ledger.accounting.terms import Terms
+from ledger.core.amounts import Amount
 from ledger.core.commands import Ask, Batch, Claim
 from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
@@ -50,22 +53,38 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A requested run: its key, the request, and the JSON of the request. size: its bytes, if known."""
+    """A run that is asked for: its key, what was asked, and the JSON of that. size: its bytes, where they are known.
+    text: its canonical JSON, where that was made; equal texts are of equal requests."""
 
     key: str
     request: RunRequest
     body: Mapping[str, Any]
     size: int | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """A run of a batch before its cost is known."""
+    """What runs of a batch ask that are alike, before they are costed. key: what their cost depends on."""
 
-    item: Item
     resolved: Resolved
-    digest: bytes
     question: Question
+    key: _Key
+
+
+@dataclass(frozen=True, slots=True)
+class _Priced:
+    """A cost, as commands have it: the amount, how it came about, and the canonical JSON of some of that."""
+
+    cost: Amount
+    facts: Mapping[str, Any]
+    texts: Mapping[str, str]
+
+    @classmethod
+    def of(cls, costed: Costed, actor: Actor) -> _Priced:
+        facts = costed.facts()
+        texts = {"assumptions": chain.canonical(facts["assumptions"]), "actor": chain.canonical(actor.facts())}
+        return cls(costed.cost.amount, facts, texts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +94,10 @@ class _Decided:
     decisions: list[Record]
     is_replayed: bool
     approved: RunApproved | None
+
+
+_Key = tuple[str, Terms, Decimal | None]
+"""What a cost depends on: the canonical JSON of its mechanism, and its terms."""
 
 
 class Asking:
@@ -101,9 +124,9 @@ class Asking:
         request = item.request
         demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
-        digest = await self._aside.run(actor.tenant_id, partial(_digest, item.body), size=item.size)
+        text = await self._aside.run(actor.tenant_id, partial(_text_of, item), size=item.size)
         costed = await self._costing.cost(actor, resolved, request)
-        command = self._command(actor, item, resolved, digest, costed)
+        command = self._command(actor, item, resolved, text, _Priced.of(costed, actor))
         result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
@@ -127,15 +150,9 @@ class Asking:
         if their costs together take too much work.
         """
         questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
-        commands: list[Ask | LedgerError] = [Overloaded()] * len(questions)
-        numbered = iter(enumerate(questions))
-
-        async def cost_some() -> None:
-            for index, asked in numbered:
-                commands[index] = await self._costed(actor, asked)
-                await asyncio.sleep(0)  # a remembered cost takes no time, and others must get their turn all the same
-
-        await asyncio.gather(*(cost_some() for _ in range(min(COSTED_AT_ONCE_MAX, len(questions)))))
+        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
+        commanded = partial(self._commands, actor, items, questions, prices)
+        commands = await self._aside.run(actor.tenant_id, commanded, size=None)
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
@@ -144,48 +161,75 @@ class Asking:
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused
 
-    async def _costed(self, actor: Actor, asked: _Asked | LedgerError) -> Ask | LedgerError:
-        if isinstance(asked, LedgerError):
-            return asked
-        try:
-            costed = await self._costing.work_out(actor.tenant_id, asked.question)
-        except LedgerError as error:
-            return error
-        return self._command(actor, asked.item, asked.resolved, asked.digest, costed)
+    async def _prices(self, actor: Actor, questions: Mapping[_Key, Question]) -> Mapping[_Key, _Priced | LedgerError]:
+        """What each of these costs, a few worked out at the same time."""
+        prices: dict[_Key, _Priced | LedgerError] = {}
+        left = iter(questions.items())
+
+        async def price_some() -> None:
+            for key, question in left:
+                try:
+                    prices[key] = _Priced.of(await self._costing.work_out(actor.tenant_id, question), actor)
+                except LedgerError as error:
+                    prices[key] = error
+                await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
+
+        await asyncio.gather(*(price_some() for _ in range(min(COSTED_AT_ONCE_MAX, len(questions)))))
+        return prices
 
     def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
-        """Return what the costs of a batch's runs depend on. Raises TooLarge."""
-        asked: list[_Asked | LedgerError] = []
-        for item in items:
-            if isinstance(item, LedgerError):
-                asked.append(item)
-                continue
-            try:
-                demand_project_of_key(actor, item.request.project)
-                resolved = self._catalogue.resolve_now(actor, item.request.datasets)
-                question = self._costing.question(actor, resolved, item.request)
-            except LedgerError as error:
-                asked.append(error)
-            else:
-                asked.append(_Asked(item, resolved, _digest(item.body), question))
-        demand_weight(one.question for one in asked if isinstance(one, _Asked))
-        return asked
+        """What the costs of a batch's runs depend on; those that ask alike share it. Raises TooLarge."""
+        asked: dict[str | int, _Asked | LedgerError] = {}
+        keys = [_text_of(item) if isinstance(item, Item) else index for index, item in enumerate(items)]
+        for key, item in zip(keys, items, strict=True):
+            if key not in asked:
+                asked[key] = self._asked(actor, item) if isinstance(item, Item) else item
+        demand_weight(one.question for one in asked.values() if isinstance(one, _Asked))
+        return [asked[key] for key in keys]
 
-    def _command(self, actor: Actor, item: Item, resolved: Resolved, digest: bytes, costed: Costed) -> Ask:
-        """Return the command that asks for a run, with its cost."""
+    def _asked(self, actor: Actor, item: Item) -> _Asked | LedgerError:
+        try:
+            demand_project_of_key(actor, item.request.project)
+            resolved = self._catalogue.resolve_now(actor, item.request.datasets)
+            question = self._costing.question(actor, resolved, item.request)
+        except LedgerError as error:
+            return error
+        key = chain.canonical(item.body["mechanism"]), question.terms, question.delta
+        return _Asked(resolved, question, key)
+
+    def _commands(
+        self,
+        actor: Actor,
+        items: Sequence[Item | LedgerError],
+        questions: Sequence[_Asked | LedgerError],
+        prices: Mapping[_Key, _Priced | LedgerError],
+    ) -> list[Ask | LedgerError]:
+        """The commands of a batch's runs, in order, and the errors of those that cannot be asked for."""
+        commands: list[Ask | LedgerError] = []
+        for item, asked in zip(items, questions, strict=True):
+            priced = asked if isinstance(asked, LedgerError) else prices[asked.key]
+            if isinstance(item, Item) and isinstance(asked, _Asked) and isinstance(priced, _Priced):
+                commands.append(self._command(actor, item, asked.resolved, _text_of(item), priced))
+            elif isinstance(priced, LedgerError):
+                commands.append(priced)
+        return commands
+
+    def _command(self, actor: Actor, item: Item, resolved: Resolved, text: str, priced: _Priced) -> Ask:
+        """The command that asks for a run, with its cost. text: the canonical JSON of what was asked."""
         request = item.request
         return Ask(
             actor=actor,
             run_id=uuid4(),
-            claim=Claim(item.key, digest),
+            claim=Claim(item.key, chain.digest(text)),
             uses=resolved.uses,
             project=request.project,
-            cost=costed.cost.amount,
+            cost=priced.cost,
             request=item.body,
-            costing=costed.facts(),
+            costing=priced.facts,
             valid_for_us=request.valid_for // timedelta(microseconds=1),
             begin_within_us=self._begin_within_us,
             refusals_per_hour=self._refusals_per_hour,
+            texts={**priced.texts, "request": text},
         )
 
     def _decided(
@@ -264,11 +308,11 @@ def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, 
                 for draft in result.drafts
             )
         case _:
-            return answers.in_order(ParsedEntry.parse(entry) for entry in result)
+            return answers.in_order(map(ParsedEntry.parse, result))
 
 
-def _digest(body: Mapping[str, Any]) -> bytes:
-    return chain.digest(chain.canonical(body))
+def _text_of(item: Item) -> str:
+    return chain.canonical(item.body) if item.text is None else item.text
 
 
 def size_of(result: Result) -> int | None:

@@ -352,10 +352,11 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
     books = writing.books.lock(read_sets(open_.values()), runs)
-    clock_us, newest_us = writing.times(books.datasets)
-    # A journal's times never go back, even if the clock does.
+    key_ids = sorted({command.actor.key_id for command in commands if command.actor.is_key})
+    clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)
+    # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, newest_us)
-    dead = _refuse_dead_keys(writing, commands, clock_us)
+    dead = _refuse_dead_keys(keys, commands, clock_us)
     answers |= dead
 
     open_ = {index: command for index, command in open_.items() if index not in dead}
@@ -469,12 +470,11 @@ class _Sealing:
             self._writing.outbox.add(found, now_us=self._now_us)
 
 
-def _refuse_dead_keys(writing: Writing, commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
-    """Return errors for commands whose keys were revoked while they waited; the keys were checked on arrival.
+def _refuse_dead_keys(keys: Mapping[UUID, Key], commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
+    """The key was looked at when the request came in; it may have been revoked while the request waited.
 
     A token has no row: it ends by its own time only.
     """
-    keys = writing.keys.by_id(sorted({command.actor.key_id for command in commands if command.actor.is_key}))
     return {
         index: Unauthenticated("This key was revoked or has expired. Ask an admin of your tenant for a new one.")
         for index, command in enumerate(commands)

@@ -42,7 +42,7 @@ class ParsedEntry(dict[str, Any]):
 
     @classmethod
     def parse(cls, entry: Entry) -> ParsedEntry:
-        parsed = cls(chain.parse(entry.body))
+        parsed = cls(chain.parse(entry.body) if entry.record is None else entry.record)
         parsed.hash = entry.hash.hex()
         return parsed
 

@@ -107,7 +107,7 @@ class AccountWriter(AccountReader):
 
     def _add(self, new: Collection[Account]) -> None:
         if new:
-            rows = [{"tenant_id": self.tenant_id, **key_row(account.key), **amounts_row(account)} for account in new]
+            rows = [{**key_row(account.key), **amounts_row(account)} for account in new]
             self._add_rows(accounts, rows)
 
     def _update(self, changed: Collection[Account]) -> None:

@@ -41,7 +41,6 @@ class ClaimWriter(Repository):
         """
         rows = [
             {
-                "tenant_id": self.tenant_id,
                 "key": claim.key,
                 "principal_id": actor.principal_id,
                 "digest": claim.digest,

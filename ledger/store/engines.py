@@ -36,6 +36,8 @@ WAL_TRIES_MAX: Final = 20
 POSTGRESQL_OPTIONS: Final = (
     "-c lock_timeout=10s -c statement_timeout=30s -c idle_in_transaction_session_timeout=60s -c timezone=UTC"
 )
+_BEGIN_READING: Final = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"
+_BEGIN_WRITING: Final = "BEGIN ISOLATION LEVEL READ COMMITTED"
 RETRYABLE: Final = frozenset({"40001", "40P01"})  # serialization_failure, deadlock_detected
 
 
@@ -48,14 +50,12 @@ def engine_for(url: str, *, pool_size: int = 20, is_read_only: bool = False) -> 
             parsed.set(drivername="postgresql+psycopg"),
             pool_size=pool_size,
             max_overflow=0,
-            pool_pre_ping=True,
             pool_timeout=10,
             connect_args={
-                "options": POSTGRESQL_OPTIONS,
+                "options": f"{POSTGRESQL_OPTIONS} -c default_transaction_read_only={'on' if is_read_only else 'off'}",
                 "connect_timeout": 5,
                 "application_name": "privacy-ledger",
             },
-            execution_options={"postgresql_readonly": True} if is_read_only else {},
         )
     engine = create_engine(
         parsed, pool_size=pool_size, max_overflow=0, pool_timeout=10, connect_args={"timeout": SQLITE_BUSY_SECONDS}
@@ -130,77 +130,99 @@ class Store:
 
     def __init__(self, engine: Engine) -> None:
         self.engine = engine
-        self._readers: Engine
-        self._writers: Engine
-        if engine.dialect.name == "postgresql":
-            self._readers = engine.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
-            self._writers = engine.execution_options(isolation_level="READ COMMITTED")
-        else:
-            self._readers = engine
-            self._writers = engine.execution_options(writing=True)
+        self._is_postgresql = engine.dialect.name == "postgresql"
+        # On PostgreSQL BEGIN is ours to say, in one statement with whose transaction it is.
+        self._readers = engine.execution_options(isolation_level="AUTOCOMMIT") if self._is_postgresql else engine
+        self._writers = self._readers if self._is_postgresql else engine.execution_options(writing=True)
 
     @contextmanager
     def reading(self, tenant_id: UUID) -> Iterator[Reading]:
-        with self._readers.begin() as connection:
-            self._set_tenant(connection, tenant_id)
+        with self._begun(self._readers, tenant_id) as connection:
             yield Reading(connection, tenant_id)
 
     @contextmanager
     def writing(self, tenant_id: UUID) -> Iterator[Writing]:
         """Open a writing transaction. It commits when the block ends, and rolls back when it raises."""
-        with self._writers.begin() as connection:
-            self._set_tenant(connection, tenant_id)
+        with self._begun(self._writers, tenant_id, is_writing=True) as connection:
             yield Writing(connection, tenant_id)
 
-    @staticmethod
-    def _set_tenant(connection: Connection, tenant_id: UUID) -> None:
-        """Set the tenant for this transaction only: SET LOCAL ends with it."""
-        if not isinstance(tenant_id, UUID):
-            raise TypeError("a tenant's id is a UUID")
-        if connection.dialect.name == "postgresql":
-            connection.exec_driver_sql(f"SET LOCAL {TENANT_SETTING} = '{tenant_id}'")
+    @contextmanager
+    def _begun(
+        self, engine: Engine, tenant_id: UUID | None = None, *, is_writing: bool = False
+    ) -> Iterator[Connection]:
+        begin = _BEGIN_WRITING if is_writing else _BEGIN_READING
+        if tenant_id is not None:
+            if not isinstance(tenant_id, UUID):
+                raise TypeError("a tenant's id is a UUID")
+            # For this transaction alone: SET LOCAL ends with it, however it ends.
+            begin += f"; SET LOCAL {TENANT_SETTING} = '{tenant_id}'"
+        with self._begin(engine, begin) as connection:
+            yield connection
+            connection.commit()
+
+    def _begin(self, engine: Engine, begin: str) -> Connection:
+        """A connection in a transaction. One that was lost while nobody used it is replaced, since nothing has happened
+        on it yet; so no other statement has to ask beforehand whether the database still listens."""
+        try:
+            return self._try_to_begin(engine, begin)
+        except DBAPIError as error:
+            if not error.connection_invalidated:
+                raise
+        return self._try_to_begin(engine, begin)
+
+    def _try_to_begin(self, engine: Engine, begin: str) -> Connection:
+        connection = engine.connect()
+        try:
+            if self._is_postgresql:
+                connection.exec_driver_sql(begin)
+            else:
+                connection.begin()
+        except BaseException:
+            connection.close()
+            raise
+        return connection
 
     def operator_key(self, digest: bytes) -> UUID | None:
         """Return the id of the operator's key with this digest, if it is live."""
         query = select(operator_keys.c.id).where(operator_keys.c.digest == digest, operator_keys.c.revoked_us.is_(None))
-        with self._readers.begin() as connection:
+        with self._begun(self._readers) as connection:
             return connection.execute(query).scalar()
 
     def tenants(self) -> list[tuple[UUID, str]]:
         """Return every tenant's id and name, for operators with access to the database."""
-        with self._readers.begin() as connection:
+        with self._begun(self._readers) as connection:
             rows = connection.execute(select(tenants.c.tenant_id, tenants.c.name).order_by(tenants.c.name))
             return [(row.tenant_id, row.name) for row in rows]
 
     @contextmanager
     def overview(self) -> Iterator[Overview]:
         """Open a reading of all tenants in one snapshot."""
-        with self._readers.begin() as connection:
+        with self._begun(self._readers) as connection:
             yield Overview(connection)
 
     @contextmanager
     def leases(self) -> Iterator[Leases]:
         """Open a transaction for leases. It commits when the block ends, and rolls back when it raises."""
-        with self._writers.begin() as connection:
+        with self._begun(self._writers, is_writing=True) as connection:
             yield Leases(connection)
 
     def familiar_keys(self, *, rows_max: int) -> set[bytes]:
         """Return the first `FAMILIAR_BYTES` of the digests of the live keys, of all tenants and the operator, that were
         used last; at most `rows_max`. On PostgreSQL a function of the owner's returns them, and nothing else."""
-        if self.engine.dialect.name == "postgresql":
+        if self._is_postgresql:
             query = select(func.public.familiar_keys(rows_max, type_=LargeBinary()))
         else:
             is_live = keys.c.revoked_us.is_(None) & func.coalesce(keys.c.expires_us > _SQLITE_NOW_US, True)
             used = select(keys.c.digest).where(keys.c.last_used_us.is_not(None), is_live)
             query = used.order_by(keys.c.last_used_us.desc()).limit(rows_max)
         of_operator = select(operator_keys.c.digest).where(operator_keys.c.revoked_us.is_(None)).limit(rows_max)
-        with self._readers.begin() as connection:
+        with self._begun(self._readers) as connection:
             digests = [*connection.execute(query).scalars(), *connection.execute(of_operator).scalars()]
         return {digest[:FAMILIAR_BYTES] for digest in digests}
 
     def revision(self) -> str | None:
         """Return the schema's version in the database. Raises the driver's error if it cannot be reached."""
-        with self._readers.begin() as connection:
+        with self._begun(self._readers) as connection:
             return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
     def close(self) -> None:

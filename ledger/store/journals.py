@@ -215,7 +215,6 @@ class JournalWriter(JournalReader):
         """Append entries to the journals of their datasets."""
         rows = [
             {
-                "tenant_id": self.tenant_id,
                 "dataset_id": entry.dataset_id,
                 "seq": entry.seq,
                 "kind": entry.kind,

@@ -10,6 +10,8 @@ from uuid import UUID
 from sqlalchemy import Connection, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
+from ledger.store.arrays import packed
+
 
 class Repository:
     """One tenant's rows of one noun, in one transaction."""
@@ -28,31 +30,38 @@ class Repository:
         return postgresql.insert(table) if is_postgresql else sqlite.insert(table)
 
     def _add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Insert rows with the same columns, in one statement or one call of the driver, whatever their number."""
+        """Insert rows of the tenant's that have the same columns, in one statement or one call of the driver, whatever
+        their number."""
         if not rows:
             return
         names = tuple(rows[0])
         if self.connection.dialect.name == "postgresql":
-            arrays = tuple([row[name] for row in rows] for name in names)
-            self.connection.exec_driver_sql(_from_arrays(table, names), arrays)
+            statement, kinds = _from_arrays(table, names)
+            self.connection.exec_driver_sql(statement, self._arrays(rows, kinds))
         else:
-            values = [tuple(map(_as_text, row.values())) for row in rows]
+            tenant = str(self.tenant_id)
+            values = [(tenant, *map(_as_text, row.values())) for row in rows]
             self.connection.exec_driver_sql(_of_values(table, names, 1), values)
 
     def _add_new_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], *, returning: str) -> set[str]:
-        """Insert those of the rows that break no key, in order. Return their ids, from one column, as text."""
+        """Insert those of the tenant's rows that break no key, in order. Return the ids of these, a column's."""
         names = tuple(rows[0])
         end = f" ON CONFLICT DO NOTHING RETURNING {returning}"
         if self.connection.dialect.name == "postgresql":
-            arrays = tuple([row[name] for row in rows] for name in names)
-            return {str(id_) for (id_,) in self.connection.exec_driver_sql(_from_arrays(table, names) + end, arrays)}
+            statement, kinds = _from_arrays(table, names)
+            inserted = self.connection.exec_driver_sql(statement + end, self._arrays(rows, kinds))
+            return {str(id_) for (id_,) in inserted}
         new: set[str] = set()
+        tenant = str(self.tenant_id)
         for start in range(0, len(rows), _ROWS_OF_STATEMENT_MAX):
             some = rows[start : start + _ROWS_OF_STATEMENT_MAX]
-            values = tuple(_as_text(value) for row in some for value in row.values())
+            values = tuple(value for row in some for value in (tenant, *map(_as_text, row.values())))
             inserted = self.connection.exec_driver_sql(_of_values(table, names, len(some)) + end, values)
             new.update(id_ for (id_,) in inserted)
         return new
+
+    def _arrays(self, rows: Sequence[Mapping[str, Any]], kinds: Mapping[str, str]) -> tuple[Any, ...]:
+        return (self.tenant_id, *(packed(kind, [row[name] for row in rows]) for name, kind in kinds.items()))
 
 
 _ROWS_OF_STATEMENT_MAX = 1000
@@ -65,21 +74,21 @@ def _as_text(value: Any) -> Any:
 
 
 @functools.cache
-def _from_arrays(table: Table, names: tuple[str, ...]) -> str:
-    """Return an INSERT of rows that come as one array for each column. PostgreSQL takes them in order."""
+def _from_arrays(table: Table, names: tuple[str, ...]) -> tuple[str, Mapping[str, str]]:
+    """INSERT of rows that come as one array for each column but the tenant's, and the types of these. PostgreSQL takes
+    the rows in order."""
     dialect = postgresql.dialect()
-    types = [table.c[name].type.compile(dialect) for name in names]
-    # As binary: text arrays would escape every quote of an entry.
-    arrays = ", ".join(f"%b::{kind}[]" for kind in types)
-    return f"{_into(table, names)} SELECT * FROM unnest({arrays})"  # noqa: S608 (names of the schema's own)
+    kinds = {name: table.c[name].type.compile(dialect) for name in names}
+    arrays = ", ".join(f"%b::{kind}[]" for kind in kinds.values())
+    return f"{_into(table, names)} SELECT %b::uuid, * FROM unnest({arrays})", kinds  # noqa: S608 (the schema's names)
 
 
 @functools.lru_cache(maxsize=64)
 def _of_values(table: Table, names: tuple[str, ...], count: int) -> str:
-    row = f"({', '.join('?' * len(names))})"
+    row = f"(?{', ?' * len(names)})"
     return f"{_into(table, names)} VALUES {', '.join([row] * count)}"
 
 
 def _into(table: Table, names: tuple[str, ...]) -> str:
-    columns = ", ".join(f'"{name}"' for name in names)
+    columns = ", ".join(f'"{name}"' for name in ("tenant_id", *names))
     return f"INSERT INTO {table.name} ({columns})"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
-from uuid import UUID
 
 from sqlalchemy import Row
 
@@ -153,10 +152,9 @@ def run_of(row: Row[Any]) -> Run:
     )
 
 
-def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
-    """Return the row of a run."""
+def run_row(run: Run) -> dict[str, Any]:
+    """A run as it is written once it is decided."""
     return {
-        "tenant_id": tenant_id,
         "id": run.id,
         "principal_id": run.principal_id,
         "project": run.project,
@@ -164,10 +162,8 @@ def run_row(tenant_id: UUID, run: Run) -> dict[str, Any]:
         "mu_sq_pico": None if run.cost is None else run.cost.mu_sq_pico,
         "delta_atto": None if run.cost is None else run.cost.delta_atto,
         "created_us": run.created_us,
-        "started_us": run.started_us,
         "ended_us": run.ended_us,
         "due_us": run.due_us,
-        "reported_us": run.reported_us,
     }
 
 

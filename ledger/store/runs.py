@@ -237,10 +237,9 @@ class RunWriter(RunReader):
         self._move([run for key, run in after.runs.items() if key in before.runs and run != before.runs[key]])
 
     def _add(self, new: Sequence[Run]) -> None:
-        self._add_rows(runs, [run_row(self.tenant_id, run) for run in new])
+        self._add_rows(runs, [run_row(run) for run in new])
         rows = [
             {
-                "tenant_id": self.tenant_id,
                 "run_id": run.id,
                 "dataset_id": place.dataset_id,
                 "seq": place.seq,

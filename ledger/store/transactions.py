@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal_column, select
 
+from ledger.core.people import Key
 from ledger.store.accounts import AccountReader
 from ledger.store.books import BookReader, BookWriter
 from ledger.store.certificates import CertificateReader, CertificateWriter
@@ -17,8 +18,9 @@ from ledger.store.journals import JournalReader, JournalWriter
 from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
 from ledger.store.proposals import ProposalReader
+from ledger.store.rows import key_of
 from ledger.store.runs import RunReader
-from ledger.store.tables import datasets, entries
+from ledger.store.tables import datasets, entries, keys
 from ledger.store.tenants import TenantReader, TenantWriter
 
 _CLOCKS: Final[Mapping[str, ColumnElement[int]]] = {
@@ -36,7 +38,16 @@ _NEWEST: Final = (
     .scalar_subquery()
 )
 _CLOCK: Final = {dialect: select(clock) for dialect, clock in _CLOCKS.items()}
-_TIMES: Final = {dialect: select(clock, _NEWEST) for dialect, clock in _CLOCKS.items()}
+_ONE_ROW: Final = select(literal_column("1").label("one")).subquery()
+_TIMES_AND_KEYS: Final = {
+    dialect: select(clock.label("clock_us"), _NEWEST.label("newest_us"), keys).select_from(
+        _ONE_ROW.outerjoin(
+            keys, and_(keys.c.tenant_id == bindparam("tenant"), keys.c.id.in_(bindparam("keys", expanding=True)))
+        )
+    )
+    for dialect, clock in _CLOCKS.items()
+}
+"""One row, or one for each key that there is."""
 
 
 class Snapshot:
@@ -102,9 +113,10 @@ class Writing(Reading):
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
 
-    def times(self, dataset_ids: Iterable[UUID]) -> tuple[int, int]:
-        """Return the database's clock, and the latest time in the journals of these locked datasets: 0 if there is
-        none."""
-        values = {"tenant": self.tenant_id, "ids": list(dataset_ids)}
-        clock_us, newest_us = self.connection.execute(_TIMES[self.connection.dialect.name], values).one()
-        return int(clock_us), newest_us or 0
+    def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
+        """The database's clock, the latest time in the journals of these locked datasets, 0 if there is none, and these
+        keys as they are now."""
+        values = {"tenant": self.tenant_id, "ids": list(dataset_ids), "keys": list(key_ids)}
+        rows = self.connection.execute(_TIMES_AND_KEYS[self.connection.dialect.name], values).all()
+        known = {row.id: key_of(row) for row in rows if row.id is not None}
+        return int(rows[0].clock_us), rows[0].newest_us or 0, known

@@ -13,7 +13,7 @@ from ledger.access import keys, oidc
 from ledger.access.keys import Keyring, tenant_of
 from ledger.core.people import Actor
 from ledger.settings import Settings
-from ledger.store import Reading, Store, Writing
+from ledger.store import Store, Writing
 from tests.kit.clocks import change_clock
 from tests.kit.driver import MNIST, RELEASE, Ledger, first_keys
 from tests.kit.issuer import AUDIENCE, HOUR_US, TENANT, Clock, House, Issuer, Trust, running
@@ -108,9 +108,7 @@ def test_tokens_that_end_while_a_request_waits(house: House, monkeypatch: pytest
     assert admin.post(f"/v1/runs/{started}/start").status_code == 200
     before = house.ledger.get("/v1/datasets/mnist").json()
     with monkeypatch.context() as patched:
-        times = Writing.times
-        patched.setattr(Writing, "now_us", lambda self: Reading.now_us(self) + HOUR_US, raising=False)
-        patched.setattr(Writing, "times", lambda self, ids: (times(self, ids)[0] + HOUR_US, times(self, ids)[1]))
+        change_clock(patched, lambda now: now + HOUR_US, to=Writing)
         for answer in (
             admin.ask(key="new"),
             admin.post("/v1/runs/batch", {"runs": [{**RELEASE, "idempotency_key": "b"}], "atomic": True}),

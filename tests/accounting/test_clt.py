@@ -14,7 +14,7 @@ from tests.accounting import oracle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.accounting.gdp import FloatArray
+    from ledger.accounting.numeric import FloatArray
     from ledger.core.datasets import Adjacency
 
 LARGEST = np.finfo(np.float64).max

@@ -16,7 +16,7 @@ from tests.kit.trials import trials
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from ledger.accounting.gdp import FloatArray
+    from ledger.accounting.numeric import FloatArray
 
 U = gdp.UNIT_ROUNDOFF
 LARGEST_BELOW_ONE = 1 - 2.0**-53

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from ledger.accounting import zcdp
 from ledger.api import body, routing
 from ledger.api import runs as api_runs
 from ledger.api.problems import Json
+from ledger.core.journal import chain
 from ledger.service import asking, costing
 from ledger.service.aside import ON_LOOP_BYTES_MAX
 from tests.kit.driver import RELEASE, Ledger
@@ -54,13 +56,15 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
     def of_argument(args: Any, _result: Any) -> int:
         return len(args[0])
 
-    def of_json(args: Any, _result: Any) -> int:
-        return len(str(args[0]))
+    def of_item(args: Any, _result: Any) -> int:
+        return len(str(args[0].body))
 
     monkeypatch.setattr(body, "parse", made.watch("parse", body.parse, of_argument))
     monkeypatch.setattr(routing, "_read", made.watch("read", routing._read, of_argument))
-    monkeypatch.setattr(asking, "_digest", made.watch("digest", asking._digest, of_json))
-    monkeypatch.setattr(api_runs, "_item", made.watch("item", api_runs._item, lambda _args, _result: 1))
+    monkeypatch.setattr(asking, "_text_of", made.watch("digest", asking._text_of, of_item))
+    texts = SimpleNamespace(canonical=made.watch("text", chain.canonical, lambda _args, result: len(result)))
+    monkeypatch.setattr(api_runs, "chain", texts)
+    monkeypatch.setattr(api_runs, "_validated", made.watch("item", api_runs._validated, lambda _args, _result: 1))
     monkeypatch.setattr(zcdp, "mu_zcdp", made.watch("zcdp", zcdp.mu_zcdp, lambda _args, _result: 1))
     monkeypatch.setattr(Json, "render", made.watch("render", Json.render, lambda _args, result: len(result)))
     return made
@@ -125,16 +129,19 @@ def test_closed_forms_of_many_parts_are_worked_out_aside(ledger: Ledger, threads
 
 
 def test_batches_are_worked_on_aside(ledger: Ledger, threads: Threads) -> None:
-    """Goal: a batch is read, validated, digested and answered in threads, refusals too. Method: one that is atomic and
-    does not fit, and one that is not; all that ran."""
+    """Goal: a batch is read, validated, digested and answered in threads, refusals too, and equal runs are validated
+    once. Method: one that is atomic and does not fit, and one that is not, each run in it twice; all that ran."""
     ledger.register(budget={"mu": 1})
     for prefix, is_atomic, status in (("a", True, 409), ("b", False, 200)):
-        runs = [{**RELEASE, "idempotency_key": f"{prefix}{number}"} for number in range(100)]
+        runs = [
+            {**RELEASE, "purpose": f"trial {number // 2}", "idempotency_key": f"{prefix}{number}"}
+            for number in range(100)
+        ]
         threads.ran.clear()
         answer = ledger.post("/v1/runs/batch", {"runs": runs, "atomic": is_atomic})
         assert answer.status_code == status
-        ran = {name: threads.take(name) for name in ("item", "digest", "render")}
-        assert [len(ran[name]) for name in ran] == [100, 100, 1]
+        ran = {name: threads.take(name) for name in ("item", "text", "render")}
+        assert [len(ran[name]) for name in ran] == [50, 100, 1]
         assert not any(on_loop for each in ran.values() for _, on_loop in each)
         assert ran["render"][0][0] > ON_LOOP_BYTES_MAX
 

@@ -26,20 +26,20 @@ epsilon = 1/2 up; and in the integral h counts with less than 1. The worst seen 
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Final, Literal
 
-import numpy as np
 from pydantic import Field
-from scipy import special
 
 from ledger.accounting import amounts, certify
 from ledger.accounting.cost import NOISE, RUN, Cost, Precision
 from ledger.accounting.mechanisms.base import Releases
 from ledger.accounting.numbers import Count, Positive
+from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.pairs import Parts, atoms_on_grid, spread_on_grid
 from ledger.accounting.pld import Losses
 from ledger.accounting.terms import Terms
@@ -50,7 +50,6 @@ RELATIVE_ERROR: Final = 2.0**-44
 
 _SMALL: Final = 0.5
 _STEPS: Final = 8
-_NODES, _WEIGHTS = ((array + shift) / 2 for array, shift in zip(special.roots_legendre(10), (1, 0), strict=True))
 _ANSWERS: Final = (
     "every answer is the unit's own category with probability e^epsilon/(e^epsilon + categories - 1), and each other "
     "one with equal probability, drawn anew",
@@ -125,11 +124,19 @@ def _mills(h: float) -> float:
     return math.sqrt(math.pi / 2) * float(special.erfcx(h * math.sqrt(0.5)))
 
 
+@functools.cache
+def _quadrature() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights of a Gauss-Legendre rule on [0, 1]."""
+    nodes, weights = special.roots_legendre(10)
+    return (nodes + 1) / 2, weights / 2
+
+
 def _solved(h: float, area: float) -> float:
     """mu with the integral of exp(h t - t^2/2) from 0 to mu equal to this area, which is at least mu."""
     mu = area
+    nodes, weights = _quadrature()
     for _ in range(_STEPS):
-        t: Any = mu * _NODES
-        integral = mu * float(_WEIGHTS @ np.exp(t * (h - t / 2)))
+        t: Any = mu * nodes
+        integral = mu * float(weights @ np.exp(t * (h - t / 2)))
         mu -= (integral - area) * math.exp(-mu * (h - mu / 2))
     return mu

@@ -15,6 +15,7 @@ from ledger.core.entries import Draft
 from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
 
+NO_TEXTS: Final[Mapping[str, str]] = {}
 HOUR_US: Final = 3_600 * 1_000_000
 Drafts = tuple[Draft, ...]
 """The entries that a command leaves: one in the journal of each dataset that it touches."""
@@ -49,26 +50,31 @@ def write(
     kind: str,
     facts: Mapping[str, Any],
     run: Run | None = None,
+    texts: Mapping[str, str] = NO_TEXTS,
 ) -> Drafts:
     """Put the new rows into the books and draft their entries. The one place where `seq` moves.
 
-    The first of the entries has the `request` among the facts; the others have its place and its digest.
+    What was sent, the `request` among the facts, stands in the first of the entries; the others say where, and its
+    digest. texts: the canonical JSON of some of the facts, where that was made before.
     """
     changed = [[_checked(account) for account in posting.accounts] for posting in postings]
     drafts: list[Draft] = []
-    elsewhere = _elsewhere(postings, facts) if len(postings) > 1 and "request" in facts else facts
+    elsewhere = _elsewhere(postings, facts, texts) if len(postings) > 1 and "request" in facts else facts
+    actor_facts = actor.facts()
     for posting, accounts in zip(postings, changed, strict=True):
-        dataset = replace(posting.dataset, seq=posting.dataset.seq + 1)
+        dataset = posting.dataset.advanced()
         books.datasets[dataset.id] = dataset
-        books.accounts.update((account.key, account) for account in accounts)
+        for account in accounts:
+            books.accounts[account.key] = account
         draft = Draft(
             dataset_id=dataset.id,
             dataset=dataset.definition.name,
             seq=dataset.seq,
             kind=kind,
-            actor=actor.facts(),
+            actor=actor_facts,
             facts={**(elsewhere if drafts else facts), **posting.own, **_balances(books, dataset, accounts)},
             run_id=None if run is None else run.id,
+            texts=texts,
         )
         drafts.append(draft)
     if run is not None:
@@ -76,24 +82,25 @@ def write(
     return tuple(drafts)
 
 
-def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any]) -> dict[str, Any]:
+def _elsewhere(postings: Sequence[Posting], facts: Mapping[str, Any], texts: Mapping[str, str]) -> dict[str, Any]:
     """Return what replaces the request in the entries that do not have it."""
     first = postings[0].dataset
     place = {"id": str(first.id), "dataset": first.definition.name, "seq": first.seq + 1}
     rest = {name: value for name, value in facts.items() if name != "request"}
-    return {**rest, "request_in": place, "request_sha256": digest(canonical(facts["request"])).hex()}
+    request = texts.get("request") or canonical(facts["request"])
+    return {**rest, "request_in": place, "request_sha256": digest(request).hex()}
 
 
 def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> dict[str, Any]:
     """Return the balances in an entry: `balance`, of the dataset's own account, and `accounts`, of the others that it
     touches, grouped if equal, so that a thousand partitions with one balance are a list of names."""
+    others = [account for account in accounts if not account.key.is_whole]
     own = books.accounts.get(AccountKey(dataset.id))
     facts: dict[str, Any] = {} if own is None else {"balance": own.facts()}
     groups: dict[Account, list[str]] = {}
-    for account in accounts:
-        if account.key != AccountKey(dataset.id):
-            alike = replace(account, key=account.key._replace(partition=None))
-            groups.setdefault(alike, []).extend([account.key.partition] if account.key.partition is not None else [])
+    for account in others:
+        alike = replace(account, key=account.key._replace(partition=None))
+        groups.setdefault(alike, []).extend([account.key.partition] if account.key.partition is not None else [])
     if groups:
         facts["accounts"] = [
             {
@@ -114,10 +121,11 @@ def beyond(account: Account) -> Amount:
 def _checked(account: Account) -> Account:
     """Check the invariant before anything is written; the database has it as a constraint too. An account counts as
     overdrawn only by as much as it still is."""
-    account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
+    if account.overdrawn != ZERO:
+        account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
     parts = (account.limit, account.spent, account.held, account.overdrawn)
     if not all(part.fits_int64 for part in parts):
         raise ArithmeticError(f"an amount is negative or past 2^63 - 1: {account}")
-    if (account.spent + account.held).exceeds(account.limit + account.overdrawn):
+    if not (account.spent + account.held).is_within(account.limit + account.overdrawn):
         raise ArithmeticError(f"more spent and held than the limit allows: {account}")
     return account

@@ -23,9 +23,10 @@ SETTLE_WITHIN_US: Final = 30 * 86_400 * 1_000_000
 
 def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
     """Approve or refuse a run on every account that it charges."""
-    for dataset_id in command.dataset_ids:
-        _demand_active(books.datasets[dataset_id])
-        _demand_rate(books, command.actor, dataset_id, now_us)
+    for use in command.uses:
+        dataset = books.datasets[use.dataset_id]
+        _demand_active(dataset)
+        _demand_rate(books, command.actor, dataset, now_us)
     demand_project_share(books, command.uses, command.project)
     charged = {
         use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=command.actor.principal_id)
@@ -45,25 +46,25 @@ _ByDataset = Mapping[UUID, Sequence[Account]]
 
 def _approve(books: Books, command: Ask, charged: _ByDataset, now_us: int) -> Drafts:
     due_us = now_us + command.valid_for_us
-    run = replace(_new_run(books, command, now_us), state="held", cost=command.cost, due_us=due_us)
+    run = _new_run(books, command, now_us, due_us=due_us)
     postings = [
         Posting(
             books.datasets[use.dataset_id],
-            [replace(account, held=account.held + command.cost) for account in charged[use.dataset_id]],
+            [account.holding(command.cost) for account in charged[use.dataset_id]],
             {"via": list(use.via)},
         )
         for use in command.uses
     ]
     begin_us = min(now_us + command.begin_within_us, due_us)
     facts = {**_request_facts(command), "start_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
-    return write(books, postings, command.actor, "run-approved", facts, run)
+    return write(books, postings, command.actor, "run-approved", facts, run, command.texts)
 
 
 def _refuse(
     books: Books, command: Ask, charged: _ByDataset, binding: Mapping[UUID, list[Quantity]], now_us: int
 ) -> Drafts:
     _demand_refusals(books, command, now_us)
-    run = replace(_new_run(books, command, now_us), state="refused", ended_us=now_us)
+    run = _new_run(books, command, now_us, due_us=None)
     postings: list[Posting] = []
     names = sorted(books.datasets[dataset_id].definition.name for dataset_id in binding)
     for use in command.uses:
@@ -72,19 +73,22 @@ def _refuse(
         needed = others if not postings else others[: 0 if use.dataset_id in binding else 1]
         own = {"via": list(use.via), "binding": binding.get(use.dataset_id, []), "binding_elsewhere": needed}
         postings.append(Posting(books.datasets[use.dataset_id], charged[use.dataset_id], own))
-    return write(books, postings, command.actor, "run-refused", _request_facts(command), run)
+    return write(books, postings, command.actor, "run-refused", _request_facts(command), run, command.texts)
 
 
-def _new_run(books: Books, command: Ask, now_us: int) -> Run:
-    """Return the run, in the next entry of each dataset that it uses; not decided yet."""
+def _new_run(books: Books, command: Ask, now_us: int, *, due_us: int | None) -> Run:
+    """The run, in the next entry of each dataset that it uses. due_us: when it must have started; None if refused."""
+    is_refused = due_us is None
     return Run(
         id=command.run_id,
         principal_id=command.actor.principal_id,
-        state="held",
-        cost=None,
+        state="refused" if is_refused else "held",
+        cost=None if is_refused else command.cost,
         created_us=now_us,
         project=command.project,
-        places=tuple(Place(use.dataset_id, books.datasets[use.dataset_id].seq + 1) for use in command.uses),
+        ended_us=now_us if is_refused else None,
+        due_us=due_us,
+        places=tuple([Place(use.dataset_id, books.datasets[use.dataset_id].seq + 1) for use in command.uses]),
     )
 
 
@@ -385,13 +389,13 @@ def _demand_active(dataset: Dataset) -> None:
         )
 
 
-def _demand_rate(books: Books, actor: Actor, dataset_id: UUID, now_us: int) -> None:
-    most = books.datasets[dataset_id].fair_use.runs_per_hour
+def _demand_rate(books: Books, actor: Actor, dataset: Dataset, now_us: int) -> None:
+    most = dataset.fair_use.runs_per_hour
     if most is None:
         return
-    recent = [at for at in books.recent.get((dataset_id, actor.principal_id), ()) if at > now_us - HOUR_US]
+    recent = [at for at in books.recent.get((dataset.id, actor.principal_id), ()) if at > now_us - HOUR_US]
     if len(recent) >= most:
-        name = books.datasets[dataset_id].definition.name
+        name = dataset.definition.name
         raise RateLimited(
             f"One principal may ask for at most {most} runs an hour on {name}. Try again after `retry_after_seconds`.",
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,

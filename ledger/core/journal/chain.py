@@ -14,9 +14,9 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.canonical import canonical as canonical
+from ledger.canonical import canonical_with, parse_canonical
 from ledger.canonical import digest as digest
 from ledger.canonical import parse as parse
-from ledger.canonical import parse_canonical
 from ledger.core.amounts import Amount, microseconds, timestamp
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import (
@@ -41,22 +41,22 @@ _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2
 
 def seal(draft: Draft, *, tenant_id: UUID, prev: bytes, at_us: int) -> Entry:
     """Tie a draft to the entry whose hash is `prev`."""
-    body = canonical(
-        {
-            **draft.facts,
-            "v": VERSION,
-            "tenant": str(tenant_id),
-            "dataset": draft.dataset,
-            "dataset_id": str(draft.dataset_id),
-            "seq": draft.seq,
-            "at": timestamp(at_us),
-            "prev": prev.hex(),
-            "kind": draft.kind,
-            "actor": draft.actor,
-            **({"run": str(draft.run_id)} if draft.run_id is not None else {}),
-        }
-    )
-    return Entry(draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body))
+    record = {
+        **draft.facts,
+        "v": VERSION,
+        "tenant": str(tenant_id),
+        "dataset": draft.dataset,
+        "dataset_id": str(draft.dataset_id),
+        "seq": draft.seq,
+        "at": timestamp(at_us),
+        "prev": prev.hex(),
+        "kind": draft.kind,
+        "actor": draft.actor,
+    }
+    if draft.run_id is not None:
+        record["run"] = str(draft.run_id)
+    body = canonical_with(record, draft.texts)
+    return Entry(draft.dataset_id, draft.seq, draft.kind, at_us, draft.run_id, body, digest(body), record=record)
 
 
 def seal_of_tenant(
