@@ -145,7 +145,8 @@ def test_another_process_makes_the_same_bytes(database: Settings) -> None:
 
 def test_so_many_are_made_at_once(database: Settings) -> None:
     """Goal: beyond a few at once the answer is 503, there are never more processes than that, and when one is done
-    another is made. Method: as many slow readers as there are places, one more, and one after them."""
+    another is made. Method: as many slow readers of one tenant as it has places, which are half of all, one more, and
+    one after them."""
     key = furnished(database, runs=200)
     at_once = 2
 
