@@ -84,7 +84,7 @@ class Builder:
         commits.publisher = publisher = self._publisher(store, writer, heads)
         keyring = Keyring(store, self._issuers)
         services = self._services(store, writer, heads, courier, keyring)
-        self._metrics.watch(writer, services.certificates, courier)
+        self._metrics.watch(writer, services.certificates, courier, services.reports)
         return Server(services=services, last_uses=LastUses(keyring, writer), publisher=publisher)
 
     def _writer(self, store: Store, commits: _Commits) -> Writer:

@@ -23,6 +23,7 @@ from ledger import __version__
 
 if TYPE_CHECKING:
     from ledger.alerting.courier import Courier
+    from ledger.report.pool import Pool
     from ledger.service.certificates import Certificates
     from ledger.service.writer import Writer
 
@@ -89,6 +90,9 @@ class Metrics:
         self._alerts_pending = Gauge(
             "ledger_alerts_pending", "Alerts that waited to be delivered when this process looked.", registry=registry
         )
+        self._report_processes = Gauge(
+            "ledger_report_processes", "Processes that make reports, or wait to.", registry=registry
+        )
         for outcome in ("delivered", "retried", "failed"):
             self._deliveries.labels(outcome)
         for outcome in ("approved", "refused", "replayed"):
@@ -96,9 +100,10 @@ class Metrics:
         for reason in ("missing", "malformed", "unknown", "limited"):
             self._failed.labels(reason)
 
-    def watch(self, writer: Writer, certificates: Certificates, courier: Courier) -> None:
+    def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
         """Reads how many wait, whenever it is asked for."""
         self._alerts_pending.set_function(lambda: courier.pending)
+        self._report_processes.set_function(lambda: reports.processes)
         self._writer_waiting.set_function(lambda: writer.waiting)
         self._certificates_waiting.set_function(lambda: certificates.waiting)
 

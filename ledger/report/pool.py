@@ -85,13 +85,20 @@ class Pool:
                 return maker
         # What is secret in the settings of a server is none of its business.
         env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
-        maker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", process.__name__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=env,
-            start_new_session=True,  # the terminal's signals are for the server, which ends it
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", process.__name__),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=env,
+                start_new_session=True,  # the terminal's signals are for the server, which ends it
+            )
         )
+        try:
+            maker = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._end(await starting)  # a start that is broken off would leave a process that nobody knows
+            raise
         self._busy.add(maker)
         return maker
 

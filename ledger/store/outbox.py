@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select, tuple_, update
+from sqlalchemy import Connection, delete, select, tuple_, update
 
 from ledger.core.alerting import Alert, AlertKind, DeliveryState, KeptAlert
 from ledger.core.alerts import event as event_of
@@ -58,11 +58,6 @@ class OutboxReader(Repository):
         """Which of these alerts exist."""
         query = select(alerts.c.id).where(alerts.c.tenant_id == self.tenant_id, alerts.c.id.in_(ids))
         return set(self.connection.execute(query).scalars())
-
-    def pending_count(self) -> int:
-        """How many alerts wait to be delivered."""
-        query = select(func.count()).where(alerts.c.tenant_id == self.tenant_id, alerts.c.state == "pending")
-        return int(self.connection.execute(query).scalar_one())
 
     def has_due(self, now_us: int) -> bool:
         """Whether an alert is due now."""
