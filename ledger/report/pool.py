@@ -34,7 +34,7 @@ class Pool:
         self._url, self._free = database_url, at_once
         self._idle: list[asyncio.subprocess.Process] = []
         self._busy: set[asyncio.subprocess.Process] = set()
-        self._ending: set[asyncio.subprocess.Process] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._retirement: asyncio.TimerHandle | None = None
 
     @property
@@ -113,10 +113,11 @@ class Pool:
             self._end(maker)
 
     def _end(self, maker: asyncio.subprocess.Process) -> None:
-        self._ending = {other for other in self._ending if other.returncode is None}
         if maker.returncode is None:
             maker.kill()
-            self._ending.add(maker)
+        ending = asyncio.ensure_future(_ended(maker))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def _retire(self) -> None:
         while self._idle:
@@ -129,8 +130,16 @@ class Pool:
         self._retire()
         for maker in self._busy:
             self._end(maker)
-        for maker in self._ending:
-            await maker.wait()
+        await asyncio.gather(*self._ending)
+
+
+async def _ended(maker: asyncio.subprocess.Process) -> None:
+    """Waits for the end of a process. It is known to asyncio once its pipes are read to their ends, and not before."""
+    if maker.stdin is not None:
+        maker.stdin.close()
+    while maker.stdout is not None and await maker.stdout.read(process.FRAME_BYTES_MAX):
+        pass
+    await maker.wait()
 
 
 def _demand_end(kind: bytes, data: bytes) -> None:
