@@ -34,7 +34,7 @@ class Pool:
         self._url, self._free = database_url, at_once
         self._idle: list[asyncio.subprocess.Process] = []
         self._busy: set[asyncio.subprocess.Process] = set()
-        self._ending: set[asyncio.subprocess.Process] = set()
+        self._ending: set[asyncio.Task[None]] = set()
         self._retirement: asyncio.TimerHandle | None = None
 
     @property
@@ -88,13 +88,20 @@ class Pool:
                 return maker
         # The process does not need the secrets in the server's settings.
         env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
-        maker = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", process.__name__),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            env=env,
-            start_new_session=True,  # the server gets the terminal's signals, and ends this process
+        starting = asyncio.ensure_future(
+            asyncio.create_subprocess_exec(
+                *(sys.executable, "-P", "-m", process.__name__),
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+                env=env,
+                start_new_session=True,  # the server gets the terminal's signals, and ends this process
+            )
         )
+        try:
+            maker = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            self._end(await starting)  # a start that is broken off would leave a process that nobody knows
+            raise
         self._busy.add(maker)
         return maker
 
@@ -109,10 +116,11 @@ class Pool:
             self._end(maker)
 
     def _end(self, maker: asyncio.subprocess.Process) -> None:
-        self._ending = {other for other in self._ending if other.returncode is None}
         if maker.returncode is None:
             maker.kill()
-            self._ending.add(maker)
+        ending = asyncio.ensure_future(_ended(maker))
+        self._ending.add(ending)
+        ending.add_done_callback(self._ending.discard)
 
     def _retire(self) -> None:
         while self._idle:
@@ -125,8 +133,16 @@ class Pool:
         self._retire()
         for maker in self._busy:
             self._end(maker)
-        for maker in self._ending:
-            await maker.wait()
+        await asyncio.gather(*self._ending)
+
+
+async def _ended(maker: asyncio.subprocess.Process) -> None:
+    """Waits for the end of a process. It is known to asyncio once its pipes are read to their ends, and not before."""
+    if maker.stdin is not None:
+        maker.stdin.close()
+    while maker.stdout is not None and await maker.stdout.read(process.FRAME_BYTES_MAX):
+        pass
+    await maker.wait()
 
 
 def _demand_end(kind: bytes, data: bytes) -> None:
