@@ -34,7 +34,7 @@ ONLY_IN: dict[str, set[str]] = {
     "scipy": {"accounting"},
     "sqlalchemy": {"store", "service.writer", "operate.deploy"},
     "alembic": {"operate.deploy"},
-    "psycopg": {"operate.deploy"},
+    "psycopg": {"operate.deploy", "store.arrays"},
     "typer": {"cli"},
     "rich": {"cli"},
     "httpx": {"web"},
@@ -51,7 +51,7 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 
-ROOT_MODULES = {"addresses", "errors", "canonical", "encoding", "settings", "logs", "background"}
+ROOT_MODULES = {"addresses", "errors", "canonical", "encoding", "settings", "logs", "background", "web", "deferred"}
 
 
 def room_of(path: Path) -> str:

@@ -18,7 +18,6 @@ from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import services
-from ledger.core.journal import chain
 from ledger.core.people import Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
@@ -29,7 +28,7 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
 )
-from ledger.service.asking import Answer, Item
+from ledger.service.asking import Answer, Item, canonical
 from ledger.service.requests.fields import DatasetName, ProjectName
 from ledger.service.requests.runs import (
     ConfirmRequest,
@@ -193,7 +192,7 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
                 field=f"runs.{index}.idempotency_key",
             )
         indexes[key] = index
-        text = chain.canonical(body)
+        text = canonical(body)
         request = requests.get(text) or _validated(body, index)
         if isinstance(request, LedgerError):
             items.append(request)

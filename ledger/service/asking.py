@@ -18,7 +18,8 @@ from ledger.core.commands import Ask, Batch, Claim
 from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
-from ledger.core.journal import chain
+from ledger.core.journal.chain import canonical as canonical
+from ledger.core.journal.chain import digest
 from ledger.core.people import Actor
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR
 from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
@@ -83,7 +84,7 @@ class _Priced:
     @classmethod
     def of(cls, costed: Costed, actor: Actor) -> _Priced:
         facts = costed.facts()
-        texts = {"assumptions": chain.canonical(facts["assumptions"]), "actor": chain.canonical(actor.facts())}
+        texts = {"assumptions": canonical(facts["assumptions"]), "actor": canonical(actor.facts())}
         return cls(costed.cost.amount, facts, texts)
 
 
@@ -194,7 +195,7 @@ class Asking:
             question = self._costing.question(actor, resolved, item.request)
         except LedgerError as error:
             return error
-        key = chain.canonical(item.body["mechanism"]), question.terms, question.delta
+        key = canonical(item.body["mechanism"]), question.terms, question.delta
         return _Asked(resolved, question, key)
 
     def _commands(
@@ -220,7 +221,7 @@ class Asking:
         return Ask(
             actor=actor,
             run_id=uuid4(),
-            claim=Claim(item.key, chain.digest(text)),
+            claim=Claim(item.key, digest(text)),
             uses=resolved.uses,
             project=request.project,
             cost=priced.cost,
@@ -312,7 +313,7 @@ def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, 
 
 
 def _text_of(item: Item) -> str:
-    return chain.canonical(item.body) if item.text is None else item.text
+    return canonical(item.body) if item.text is None else item.text
 
 
 def size_of(result: Result) -> int | None:

@@ -14,6 +14,7 @@ from sqlalchemy import (
     Connection,
     Engine,
     LargeBinary,
+    RootTransaction,
     create_engine,
     event,
     func,
@@ -156,13 +157,13 @@ class Store:
                 raise TypeError("a tenant's id is a UUID")
             # For this transaction alone: SET LOCAL ends with it, however it ends.
             begin += f"; SET LOCAL {TENANT_SETTING} = '{tenant_id}'"
-        with self._begin(engine, begin) as connection:
+        transaction = self._begin(engine, begin)
+        with transaction.connection as connection, transaction:
             yield connection
-            connection.commit()
 
-    def _begin(self, engine: Engine, begin: str) -> Connection:
-        """A connection in a transaction. One that was lost while nobody used it is replaced, since nothing has happened
-        on it yet; so no other statement has to ask beforehand whether the database still listens."""
+    def _begin(self, engine: Engine, begin: str) -> RootTransaction:
+        """A transaction on a connection of its own. A connection that was lost while nobody used it is replaced, since
+        nothing has happened on it yet; so no other statement has to ask beforehand whether the database listens."""
         try:
             return self._try_to_begin(engine, begin)
         except DBAPIError as error:
@@ -170,17 +171,16 @@ class Store:
                 raise
         return self._try_to_begin(engine, begin)
 
-    def _try_to_begin(self, engine: Engine, begin: str) -> Connection:
+    def _try_to_begin(self, engine: Engine, begin: str) -> RootTransaction:
         connection = engine.connect()
         try:
+            transaction = connection.begin()
             if self._is_postgresql:
                 connection.exec_driver_sql(begin)
-            else:
-                connection.begin()
         except BaseException:
             connection.close()
             raise
-        return connection
+        return transaction
 
     def operator_key(self, digest: bytes) -> UUID | None:
         """Return the id of the operator's key with this digest, if it is live."""

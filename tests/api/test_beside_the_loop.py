@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -62,8 +61,9 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
     monkeypatch.setattr(body, "parse", made.watch("parse", body.parse, of_argument))
     monkeypatch.setattr(routing, "_read", made.watch("read", routing._read, of_argument))
     monkeypatch.setattr(asking, "_text_of", made.watch("digest", asking._text_of, of_item))
-    texts = SimpleNamespace(canonical=made.watch("text", chain.canonical, lambda _args, result: len(result)))
-    monkeypatch.setattr(api_runs, "chain", texts)
+    monkeypatch.setattr(
+        "ledger.api.runs.canonical", made.watch("text", chain.canonical, lambda _args, result: len(result))
+    )
     monkeypatch.setattr(api_runs, "_validated", made.watch("item", api_runs._validated, lambda _args, _result: 1))
     monkeypatch.setattr(zcdp, "mu_zcdp", made.watch("zcdp", zcdp.mu_zcdp, lambda _args, _result: 1))
     monkeypatch.setattr(Json, "render", made.watch("render", Json.render, lambda _args, result: len(result)))

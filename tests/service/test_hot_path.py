@@ -21,6 +21,7 @@ from ledger.core.datasets import AccountKey
 from ledger.core.entries import Entry
 from ledger.core.journal import chain
 from ledger.core.people import Consent
+from ledger.service import asking
 from ledger.settings import Settings
 from ledger.store import engine_for
 from ledger.verifier import jws
@@ -187,7 +188,7 @@ def test_what_an_approval_takes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr("ledger.signer.keyfile.sign", count_sign)
     monkeypatch.setattr(chain, "parse", count_parse)
-    monkeypatch.setattr(chain, "canonical", count_canonical)
+    monkeypatch.setattr(asking, "canonical", count_canonical)
     assert ledger.ask(key="counted").status_code == 201
     assert counts == {"signatures": 1, "parses": 0, "requests": 1}
     monkeypatch.undo()
