@@ -13,7 +13,7 @@ EVERY_SECONDS: Final = 0.01
 """Between two looks: what holds the loop for less may not be seen."""
 SWITCH_SECONDS: Final = 0.0005
 """How long a thread that works keeps the loop's thread, or the writer's, from going on. Python's own is ten times this,
-and each statement of a decision waits for it anew."""
+and each statement of a decision waits for it again."""
 
 
 class Lag:
@@ -23,7 +23,7 @@ class Lag:
         self._longest_seconds = 0.0
 
     def take(self) -> float:
-        """Return the longest lag in seconds, and begin anew. Any thread may ask."""
+        """Return the longest lag in seconds, and begin again. Any thread may ask."""
         longest, self._longest_seconds = self._longest_seconds, 0.0
         return longest
 

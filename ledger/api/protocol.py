@@ -32,7 +32,7 @@ STRANGERS_AT_ONCE_MAX: Final = 8
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of what came on connections that wait for their turn."""
 _HEALTH: Final = b"GET /healthz "
-"""Who asks this waits for no stranger: a process that is held to be dead is started anew."""
+"""Who asks this waits for no stranger: a process that is held to be dead is started again."""
 _NOTSENT_LOWAT: Final = {"linux": 25, "darwin": 0x201}.get(sys.platform)  # socket has it from Python 3.12 on
 STATE: Final = "connections"
 """The name under which an application gives its `Connections` to the protocol, in the state of its lifespan."""

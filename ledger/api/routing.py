@@ -78,7 +78,7 @@ def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
     meanwhile: of a hundred thousand errors, only the number is returned."""
     count = error.error_count()
     if count > MISTAKES_MAX:
-        return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} mistakes, too many to be listed"}]
+        return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} errors, too many to list"}]
     found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
     return [{**item, "loc": ("body", *item["loc"])} for item in found]
 

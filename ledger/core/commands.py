@@ -105,7 +105,7 @@ class SetFairUse(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A run asks for approval. `request` is recorded as it was sent, `costing` says how the cost was worked out; texts:
+    """A run asks for approval. `request` is recorded as it was sent, `costing` has how the cost was computed; texts:
     the canonical JSON of some of what that is, by the names that it has in the record.
 
     begin_within_us: how long the approval's receipt is valid. refusals_per_hour: after this many refusals within an

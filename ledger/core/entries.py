@@ -51,7 +51,7 @@ class Draft:
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A sealed journal entry: `body` is its canonical JSON, `hash` the SHA-256 of that text's UTF-8 bytes. request: the
-    canonical JSON of the request that it names by its digest, where whoever read it looked that up. record: what `body`
+    canonical JSON of the request that it names by its digest, if the reader looked it up. record: what `body`
     says, where it was sealed here and needs no parsing."""
 
     dataset_id: UUID

@@ -1,7 +1,7 @@
 """Columns of many rows as PostgreSQL's binary arrays: an INSERT takes one of each, whatever the number of rows.
 
 The driver makes the same of a list, one element at a time, in ten times as long; as text, it would escape every quote
-of an entry besides.
+of an entry too.
 """
 
 from __future__ import annotations

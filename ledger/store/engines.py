@@ -163,7 +163,7 @@ class Store:
 
     def _begin(self, engine: Engine, begin: str) -> RootTransaction:
         """A transaction on a connection of its own. A connection that was lost while nobody used it is replaced, since
-        nothing has happened on it yet; so no other statement has to ask beforehand whether the database listens."""
+        nothing has happened on it yet; so no other statement need ask first whether the database listens."""
         try:
             return self._try_to_begin(engine, begin)
         except DBAPIError as error:

@@ -226,7 +226,7 @@ def test_the_estimates_are_not_undercharged(
             exact = clt_mu_sq(declared, adjacency) if declared["noise_multiplier"] > Decimal("0.003") else mp.inf
             if exact > real(DOUBLE_MAX) ** 2:
                 refused += 1
-                with pytest.raises(InvalidMechanism, match="too little noise") as raised:
+                with pytest.raises(InvalidMechanism, match="use more noise") as raised:
                     cost(declared, "clt", adjacency)
                 assert raised.value.field == "mechanism.noise_multiplier"
                 continue
@@ -582,7 +582,7 @@ def test_a_part_without_noise_is_named() -> None:
     """Goal: a cost beyond all doubles is refused at the part that has it, or at all of them together. Method: one such
     part; two that are just within alone."""
     noiseless = {**POISSON, "noise_multiplier": Decimal("1e-12")}
-    with pytest.raises(InvalidMechanism, match="too little noise") as raised:
+    with pytest.raises(InvalidMechanism, match="use more noise") as raised:
         cost(composed([gaussian(1), noiseless]))
     assert raised.value.field == "mechanism.parts.1.noise_multiplier"
     # q sqrt(T) e^(1/(2 s²)), with 1/(2 s²) = 709.5 and log 1.79e308 = 709.78

@@ -364,4 +364,6 @@ def test_all_errors_at_once(here: Ledger) -> None:
     problem = problem_of(here.post("/v1/datasets", body), "invalid-request")
     assert [item["field"] for item in problem["errors"]] == ["name", "privacy_unit", "adjacency", "budget.at_delta"]
     many = problem_of(here.post("/v1/datasets", {f"f{number}": 1 for number in range(1000)}), "invalid-request")
-    assert len(many["errors"]) == 20
+    assert [item["message"] for item in many["errors"]] == ["has 1001 errors, too many to list"]
+    fewer = problem_of(here.post("/v1/datasets", {f"f{number}": 1 for number in range(900)}), "invalid-request")
+    assert len(fewer["errors"]) == 20

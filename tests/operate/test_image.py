@@ -35,7 +35,7 @@ def test_bases_are_exact() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text()
     (python,) = re.findall(r"^ARG PYTHON=(.+)$", dockerfile, re.MULTILINE)
     bases = re.findall(r"^FROM (\S+)", dockerfile, re.MULTILINE)
-    assert bases == ["python:${PYTHON}"] * 2
+    assert bases == ["python:${PYTHON}"] * 3
     assert EXACT.fullmatch(f"python:{python}")
     images = {name: service["image"] for name, service in compose()["services"].items()}
     assert EXACT.fullmatch(images.pop("postgres"))

@@ -202,5 +202,5 @@ def test_the_command_writes_a_file_and_lists_what_is_left(ledger: Ledger, tmp_pa
 
 def test_the_marker_is_what_the_documentation_says() -> None:
     """Goal: who searches for the marker finds all of it."""
-    page = (Path(__file__).parents[2] / "docs" / "recompute.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "how-to" / "recompute.md").read_text()
     assert f"`{registry.MARK.strip()}" in page

@@ -272,7 +272,7 @@ def test_every_older_version_is_brought_up(databases: Databases) -> None:
                 command.upgrade(config, older)
             engine.dispose()
             change(settings, *a_tenant(settings, older))
-            assert "`privacy-ledger migrate`" in misconfigured(partial(try_to_open, settings))
+            assert "privacy-ledger migrate" in misconfigured(partial(try_to_open, settings))
             assert deploy.migrate(settings) == revisions[0]
             assert difference(settings, declared) == ""
             assert ask(settings, "SELECT name FROM tenants") == [("acme",)]
@@ -481,16 +481,16 @@ def test_a_database_that_was_not_migrated(databases: Databases) -> None:
         owners = make_url(settings.owner_url).password or SECRET
         for task in ("initialise", "reset_admin", "open"):
             message = misconfigured(partial(TASKS[task], settings), password, owners)
-            assert "`privacy-ledger migrate`" in message
+            assert "privacy-ledger migrate" in message
         deploy.migrate(settings)
         try_to_open(settings)
         change(settings, "UPDATE alembic_version SET version_num = '0000'")
         older = misconfigured(partial(try_to_open, settings), password, owners)
         assert "0000" in older
         assert deploy.newest_revision() in older
-        assert "`privacy-ledger migrate`" in older
+        assert "privacy-ledger migrate" in older
         change(settings, "DELETE FROM alembic_version")
-        assert "`privacy-ledger migrate`" in misconfigured(partial(try_to_open, settings), password, owners)
+        assert "privacy-ledger migrate" in misconfigured(partial(try_to_open, settings), password, owners)
 
 
 def test_a_database_of_a_newer_version(database: Settings) -> None:
