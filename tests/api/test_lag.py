@@ -68,7 +68,7 @@ def test_mistakes_without_number_are_counted_alone(here: Ledger) -> None:
     assert first.json()["field"] == "field-0"
     assert len(first.json()["errors"]) == 20
     assert second.json()["field"] == "body"
-    assert second.json()["detail"] == f"body: has {MISTAKES_MAX + 1} mistakes, too many to be listed"
+    assert second.json()["detail"] == f"body: has {MISTAKES_MAX + 1} errors, too many to list"
 
 
 class Waiting:

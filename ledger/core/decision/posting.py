@@ -54,8 +54,8 @@ def write(
 ) -> Drafts:
     """Put the new rows into the books and draft their entries. The one place where `seq` moves.
 
-    The first of the entries has the `request` among the facts; the others have its place and its digest. texts: the canonical
-    JSON of some of the facts, if that was made before.
+    The first of the entries has the `request` among the facts; the others have its place and its digest. texts: the
+    canonical JSON of some of the facts, if that was made before.
     """
     changed = [[_checked(account) for account in posting.accounts] for posting in postings]
     drafts: list[Draft] = []
