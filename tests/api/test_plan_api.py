@@ -311,7 +311,7 @@ def test_the_command(terminal: Terminal) -> None:
     assert "noise_multiplier: at least 1.34727" in fits.out
     assert fits.out.splitlines()[-1].strip() == suggested[0]
     assert "runs: at most 1 exactly like this one" in terminal(f"{line.replace('1.1', '1.4')} --solve-for runs").out
-    assert "runs: none fits" in terminal(f"{line} --solve-for runs").out
+    assert "runs: no value fits" in terminal(f"{line} --solve-for runs").out
     assert terminal(f"{line} --solve-for sample-rate").status == 2
     assert terminal(f"{suggested[0]} --json").status == 0
     used_up = terminal("plan mnist --type gaussian --noise-multiplier 1")

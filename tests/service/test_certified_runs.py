@@ -33,6 +33,7 @@ from ledger.service.turns import Urgency
 from ledger.store import Store, tables
 from ledger.verifier import verify
 from tests.kit.accountant import ANY_TERMS, DPSGD, GAUSSIAN, WAIT_SECONDS_MAX, Accountant, dpsgd, held
+from tests.kit.databases import until
 from tests.kit.driver import Ledger, Terminal
 
 BETA, GAMMA = UUID(int=0xB), UUID(int=0xC)
@@ -215,7 +216,7 @@ def test_who_leaves_takes_their_work_along(ledger: Ledger) -> None:
         assert first["status"] == 499
         certificates = ledger.client.app.state.services.certificates
         assert ledger.client.portal.call(partial(certificates.beside, BETA, lambda: 7, key={"is": "free"})) == 7
-        assert certificates.waiting == 0
+        until(lambda: certificates.waiting == 0)
 
 
 # --- with the accountant itself --------------------------------------------------------------------------------------
