@@ -349,7 +349,7 @@ def _record_outcome(writing: Writing, alert: KeptAlert, bag: _Bag, *, now_us: in
 
 
 def _wait_us(attempts: int) -> int:
-    """Return the pause after so many failures: doubled after each, and varied by a fifth so that alerts that failed
+    """Return the pause after some failures: doubled after each, and varied by a fifth so that alerts that failed
     together are not retried together."""
     spread = random.uniform(0.8, 1.2)  # noqa: S311 (no secret: it spreads retries)
     return int(FIRST_WAIT_US * 2 ** (attempts - 1) * spread)

@@ -28,7 +28,7 @@ from ledger.store.overview import BEGINNING, LateRun
 LEASE: Final = "lookout"
 LEASE_SECONDS_MIN: Final = 60
 LEASE_TICKS: Final = 3
-"""How long the lease of an ended process lasts: so many ticks, and at least a minute."""
+"""How long the lease of an ended process lasts: this number of ticks, and at least a minute."""
 HOURLY_US: Final = 3_600 * 1_000_000
 """How often forecasts are made and heads are sent."""
 LATE_AT_ONCE: Final = 500

@@ -62,7 +62,7 @@ def alerting_set(
         typer.Option(min=0, max=100, help="Percent of a budget. Can be repeated. A single 0 turns it off."),
     ] = None,
     refusals_in_a_row: Annotated[
-        int | None, typer.Option(min=0, help="After so many refusals of one dataset in a row; 0 turns it off.")
+        int | None, typer.Option(min=0, help="The number of refusals of one dataset in a row; 0 turns it off.")
     ] = None,
     forecast_days: Annotated[
         int | None, typer.Option(min=0, help="When a budget lasts for fewer days than this; 0 turns it off.")

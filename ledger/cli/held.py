@@ -82,7 +82,7 @@ def witnesses(
 
 
 def published_in(folder: Path | None) -> list[Path]:
-    """Return the files in which a server published heads. Raises InvalidRequest if there is no such folder."""
+    """Return the files in which a server published heads. Raises InvalidRequest if the folder does not exist."""
     if folder is None:
         return []
     if not folder.is_dir():

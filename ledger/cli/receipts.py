@@ -91,7 +91,7 @@ def receipt_verify(
 
 
 def jwks(output: Output = None, as_json: Json = False) -> None:
-    """Get the public keys that verify receipts. Whoever verifies with them trusts whatever they signed."""
+    """Get the public keys that verify receipts. To verify with them is to trust whatever they signed."""
     with server() as ledger:
         key_set = ledger.jwks()
     text = json.dumps(key_set, indent=2)

@@ -105,7 +105,7 @@ class Run:
             yield batch
 
     def _is_allowed(self, n: int) -> bool:
-        """Return whether so many more steps may be executed."""
+        """Return whether this number of further steps may be executed."""
         return self._allows_overrun or self._planned is None or self._progress + n <= self._planned_most
 
     @property

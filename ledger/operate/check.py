@@ -163,9 +163,9 @@ def _known(key: Key) -> KnownKey:
 def _demand_end(row: tuple[int, bytes], replayed: Replayed | ReplayedTenant, what: str) -> None:
     """Check that the row has the end of the journal."""
     if row[0] > replayed.seq:
-        raise JournalBroken(f"is missing: the {what}'s row says that there are {row[0]}", seq=replayed.seq + 1)
+        raise JournalBroken(f"is missing: the {what}'s row has {row[0]}", seq=replayed.seq + 1)
     if row != (replayed.seq, replayed.head):
-        raise JournalBroken(f"is not where the {what}'s row says that the journal ends", seq=replayed.seq)
+        raise JournalBroken(f"is not the end that the {what}'s row names", seq=replayed.seq)
 
 
 def _names(store: Store, tenant_id: UUID, after: str | None) -> list[tuple[str, UUID]]:
@@ -199,7 +199,7 @@ def _checked(store: Store, tenant_id: UUID, name: str, held: Witnesses, policies
     with store.reading(tenant_id) as reading:
         dataset = reading.datasets.by_name(name)
         if dataset is None:
-            raise JournalBroken("is missing: the dataset's row says that it has none", seq=1)
+            raise JournalBroken("is missing: the dataset's row names none", seq=1)
         demand_holds(reading, dataset, held, policies.of(reading))
     return dataset.seq
 

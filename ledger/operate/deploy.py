@@ -36,7 +36,7 @@ _LOCK_ID: Final = 0x70626C5F6D696772
 
 _LOCK_TIMEOUT_MS: Final = 15_000
 AT_THE_DATABASE: Final = {"name": "at the database", "role": "operator"}
-"""The actor of `init` and `init --reset-admin`: whoever has the database's URL."""
+"""The actor of `init` and `init --reset-admin`: anyone who has the database's URL."""
 _REVISION: Final = re.compile(r'^revision = "(\w+)"$', re.MULTILINE)
 _DOWN_REVISION: Final = re.compile(r'^down_revision = "(\w+)"$', re.MULTILINE)
 _UNUSABLE: Final = "The database cannot be used: {}\nRun first: privacy-ledger migrate"
@@ -204,7 +204,7 @@ def initialise(
 
 
 def reset_admin(settings: Settings, *, tenant: str) -> str:
-    """Create an admin key for a tenant that lost its last one. Raises NotFound if there is no such tenant."""
+    """Create an admin key for a tenant that lost its last one. Raises NotFound if the tenant does not exist."""
     with _opened(settings.owner_url, failure=_UNUSABLE) as store:
         tenant_id = {name: id_ for id_, name in tenants_of(store)}.get(tenant)
     if tenant_id is None:

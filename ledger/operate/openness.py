@@ -68,7 +68,7 @@ def _of_database(database: Path | None) -> list[Path]:
 
 
 def _mode(path: Path) -> int | None:
-    """Return the permissions of a file; None if there is no such file."""
+    """Return the permissions of a file; None if the file does not exist."""
     try:
         status = path.stat()
     except OSError:

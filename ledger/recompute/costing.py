@@ -89,7 +89,7 @@ class Ended:
     def of(cls, entry: Mapping[str, Any]) -> Ended:
         """Return the end that the entry of a settlement records.
 
-        Entries without an accountant (before version 2 of the rules) counted steps beyond the plan as a run of so many
+        Entries without an accountant (before version 2 of the rules) counted steps beyond the plan as a run of those
         steps, whatever had decided their number, and had no restarts.
         """
         if "accountant" not in entry:

@@ -50,7 +50,7 @@ def registry_entry(lines: Iterable[str], *, run: str | None = None, layout: Layo
     """Return the entry of an export's dataset, or of one of its runs. lines: read twice, first to verify them.
 
     layout: the section for composition and post-processing. Raises JournalBroken and InvalidRequest as `reading.opened`
-    does, NotFound if there is no such run, and InvalidRequest if the run used no data.
+    does, NotFound if the run does not exist, and InvalidRequest if the run used no data.
     """
     export = opened(lines)
     facts = _read(export, run)
@@ -265,7 +265,7 @@ def _basic(draft: _Draft, export: Export, facts: _Facts, claim: _Claim) -> dict[
         "data_product_type": draft.guess("basic.data_product_type", product, "by the mechanisms that were used"),
         "data_product_region": draft.mark("basic.data_product_region", "what region the data describes"),
         "publication_date": draft.guess(
-            "basic.publication_date", claim.at[:10], "when the last run was settled, or approved where none was"
+            "basic.publication_date", claim.at[:10], "when the last run was settled, or approved if none was"
         ),
     }
 
@@ -313,7 +313,7 @@ def _model(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]:
     source = "Dynamic" if facts.has_new_partitions else "Static"
     section = "deployment_model"
     return {
-        "model_name": draft.guess(f"{section}.model_name", "Central", "whoever runs the mechanisms sees the data"),
+        "model_name": draft.guess(f"{section}.model_name", "Central", "who runs the mechanisms sees the data"),
         "actors": draft.mark(f"{section}.actors", "who sees data or results, and why they are trusted"),
         "release_type": draft.guess(f"{section}.release_type", many, "by how many runs were settled"),
         "data_source_type": draft.guess(f"{section}.data_source_type", source, "by whether partitions were added"),

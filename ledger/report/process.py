@@ -1,7 +1,7 @@
 """A process that makes reports, one after another, outside of the process that decides.
 
 It is started as `python -m ledger.report.process`. A job is a line of JSON on standard input. The report goes to
-standard output in frames: a kind, a length and so many bytes. A full pipe makes it wait. The end of standard input ends
+standard output in frames: a kind, a length and the bytes. A full pipe makes it wait. The end of standard input ends
 it at once, so it does not outlive its parent. It has the lowest priority, and opens the database read-only.
 """
 

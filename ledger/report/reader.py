@@ -74,7 +74,7 @@ def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
         return {"seq": dataset.seq, "hash": dataset.head.hex(), "root": None, "signature": None}
     tenant = reading.tenants.current()
     if tenant is None:
-        raise NotFound("There is no such tenant.")
+        raise NotFound("The tenant does not exist.")
     return {"seq": tenant.seq, "hash": tenant.head.hex(), "root": None, "signature": None}
 
 
@@ -100,7 +100,7 @@ class Extent:
 
 
 def extent(store: Store, question: Question, *, signed_head: SignedHead) -> Extent:
-    """Return the extent of a question, as of now. Raises NotFound if there is no such dataset or project."""
+    """Return the extent of a question, as of now. Raises NotFound if the dataset or project does not exist."""
     with store.reading(question.tenant_id) as reading:
         datasets = list(_datasets(reading, question))
         if question.dataset is not None and not datasets:
@@ -153,7 +153,7 @@ def _dataset_end(reading: Reading, dataset: Dataset, signed_head: SignedHead) ->
 def _tenant_end(reading: Reading, signed_head: SignedHead) -> JournalEnd:
     tenant = reading.tenants.current()
     if tenant is None:
-        raise NotFound("There is no such tenant.")
+        raise NotFound("The tenant does not exist.")
     newest = reading.journals.tenant_page(after=tenant.seq - 1, limit=1)
     return JournalEnd(None, "", tenant.seq, timestamp(newest[0].at_us) if newest else "", signed_head(reading, None))
 

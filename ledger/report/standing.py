@@ -204,7 +204,7 @@ class Standing:
 
     def balance(self, project: str | None = None) -> Balance | None:
         """Return the balance over the base accounts, or those of a project: the most that one has spent and holds, and
-        the least that is left, because disjoint partitions compose in parallel. None if there is no such account."""
+        the least that is left, because disjoint partitions compose in parallel. None if no account is charged."""
         watched = [account for key, account in self.accounts.items() if is_watched(key, project)]
         if not watched:
             return None

@@ -1,6 +1,6 @@
 """Signed heads: the number and hash of a journal's newest entry, and the Merkle root over all its entries.
 
-A head is signed with the ledger's key. Whoever keeps one can prove later that the journal was changed, and nobody can
+A head is signed with the ledger's key. Who keeps one can prove later that the journal was changed, and nobody can
 forge one. It is a function of the journal: the same head has the same text.
 
 The tree of a journal is read from the database once, hash by hash; later only new entries are read. Little of it is
@@ -223,7 +223,7 @@ class Heads:
 def _tenant(reading: Reading) -> Tenant:
     tenant = reading.tenants.current()
     if tenant is None:
-        raise NotFound("There is no such tenant.")
+        raise NotFound("The tenant does not exist.")
     return tenant
 
 

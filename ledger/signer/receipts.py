@@ -1,7 +1,7 @@
 """Receipts: a decision as a signed statement, which a training cluster verifies without a server.
 
 The contents of a receipt are a function of journal entries. So the same receipt can be made again at any time, and an
-auditor finds each of its facts in the journal. It names the entry in each dataset's journal by number and hash: whoever
+auditor finds each of its facts in the journal. It names the entry in each dataset's journal by number and hash: who
 has a receipt can prove that the journal no longer contains that entry. Only a renewed receipt has a later `begin_by`
 than the entry.
 
@@ -29,7 +29,7 @@ from ledger.verifier.jws import RECEIPT
 VERSION: Final = 2
 TENANTS_KNOWN_MAX: Final = 10_000
 RANGE_LEAST: Final = 3
-"""At least so many consecutive names are written as a range."""
+"""At least this many consecutive names are written as a range."""
 _STATES: Final = {"run-approved": ("held", "start_by"), "run-started": ("started", "settle_by")}
 _NUMBERED: Final = re.compile(r"(.*?)([0-9]{1,9})")
 
@@ -54,8 +54,8 @@ def payload(
 
     decisions: the entries that approved it, one from each dataset's journal. entries: those, or the ones that started
     it, in the order of the datasets in the receipt. tenant: its name. until: the latest time at which a job may begin,
-    if the receipt is renewed. An approval without a recorded `begin_by` keeps its receipt of version 1, with which no
-    job may begin. Raises ValueError for entries of another kind.
+    if the receipt is renewed. An approval without a recorded `begin_by` keeps a receipt of version 1, which permits no
+    job to begin. Raises ValueError for entries of another kind.
     """
     decision, first = decisions[0], entries[0]
     if first["kind"] not in _STATES or decision["kind"] != "run-approved":

@@ -1,8 +1,8 @@
 """Signed statements: compact JWS (RFC 7515) by EdDSA over Ed25519 (RFC 8037), and the keys for them as JWK (RFC 7517).
 
 `cryptography` signs, PyJWT takes tokens apart and checks them. What is ours is how little is taken: one
-algorithm, a header of exactly `alg`, `kid` and `typ`, a `typ` that says what the statement is, keys that are known
-before the token is looked at, and JSON in which no name stands twice. A statement of one kind can so never pass for one
+algorithm, a header of exactly `alg`, `kid` and `typ`, a `typ` that names the kind of statement, keys that are known
+before the token is looked at, and JSON in which no name is repeated. A statement of one kind can so never pass for one
 of another, and nothing that a token says chooses how it is checked.
 
 This imports only `ledger.errors`, because training jobs use it without the server's packages.
@@ -70,7 +70,7 @@ def _decoded(text: str) -> bytes:
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     members = dict(pairs)
     if len(members) < len(pairs):
-        raise ValueError("a name stands twice in one object")
+        raise ValueError("a name appears twice in one object")
     return members
 
 
@@ -212,7 +212,7 @@ def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
     if header.keys() != _HEADER or header["alg"] != ALGORITHM:
         raise SignatureInvalid(f"The header must have alg {ALGORITHM}, kid and typ, and nothing else.")
     if header["typ"] != typ:
-        raise SignatureInvalid(f"The token is not a {typ}: its typ says that it is something else.")
+        raise SignatureInvalid(f"The token is not a {typ}: its typ names another kind.")
     key = keys.get(header["kid"])
     if key is None:
         raise SignatureInvalid("None of these keys signed the token: its kid is not among them.")

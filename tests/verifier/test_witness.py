@@ -72,7 +72,7 @@ def test_a_head_of_something_else_does_not_sign_an_export(ledger: Ledger) -> Non
     for token, told in (
         (old, "another head"),
         (ok(ledger.get("/v1/datasets/other/head"))["signature"], "another journal"),
-        (receipt, "its typ says"),
+        (receipt, "its typ names"),
         (said[:-4] + "AAAA", "signature"),
     ):
         with pytest.raises(JournalBroken, match=told):

@@ -182,7 +182,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         steps: how many steps were executed; default: all planned steps. stop: why there were fewer. `data_dependent`,
         the default, is charged so that it holds whatever caused the stop: separate releases one by one, segments that
         were begun, otherwise the whole plan. With `data_independent` you affirm that neither the data nor any output,
-        even of a later run, influenced where it stopped; it is charged as a run of so many steps.
+        even of a later run, influenced where it stopped; it is charged as a run of that many steps.
         restarts: the restarts from an earlier step, in order, each `{"from_step", "to_step", "new_batches"}`: the
         repeated steps, counted from 1 (`to_step` is `from_step` - 1 if none was repeated), and whether batches were
         drawn, or units ordered, again from there on. `steps` counts repeated steps again. An empty list means that no
