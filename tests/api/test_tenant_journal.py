@@ -351,7 +351,7 @@ TAMPERINGS = {
     ),
     "a key that is gone": ("DELETE FROM keys WHERE name = 'plain'", "there is no row"),
     "the policy": ("UPDATE tenants SET second_steward = 0", "another policy"),
-    "the head": ("UPDATE tenants SET seq = seq - 1", "is not where the tenant's row says"),
+    "the head": ("UPDATE tenants SET seq = seq - 1", "is not the end that the tenant's row names"),
 }
 
 
