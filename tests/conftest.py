@@ -24,7 +24,7 @@ from ledger.operate import deploy
 from ledger.operate.deploy import FirstKeys
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests.kit import postgres
+from tests.kit import compiled, postgres
 from tests.kit.driver import KNOWN, SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 from tests.kit.trials import trials
 
@@ -46,6 +46,13 @@ def _certificates_are_read_once() -> Iterator[None]:
     """Tests make clients by the thousand, nearly all for the loopback, and each would take 20 ms to read them anew."""
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("httpx._transports.default.create_ssl_context", functools.cache(httpx.create_ssl_context))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _statements_are_compiled_once() -> Iterator[None]:
+    """A fifth of what most tests take, otherwise."""
+    with compiled.once():
         yield
 
 
