@@ -32,6 +32,12 @@ KINDS = ["sqlite", *postgres.chosen()]
 SERVER_ROLE = "ledger_server"
 
 
+def pytest_configure() -> None:
+    """Keep the folders of tests in memory where there is room: an SQLite ledger there writes through to no disk."""
+    for folder in postgres.in_memory():
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", folder)
+
+
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No test sees the settings of the machine it runs on, nor a .env file."""
@@ -170,6 +176,15 @@ def ledger(database: Settings) -> Iterator[Ledger]:
     """The application in this process, with a tenant and its admin's key."""
     with Ledger.open(database) as opened:
         yield opened
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def kept_database(
+    request: pytest.FixtureRequest, templates: Templates, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Settings]:
+    """A database that the tests of a module share, for those that only read."""
+    with templates.clone(request.param, tmp_path_factory.mktemp("kept"), is_begun=True) as settings:
+        yield settings
 
 
 @pytest.fixture

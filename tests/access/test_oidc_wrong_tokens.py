@@ -230,7 +230,7 @@ def shared() -> Iterator[Issuer]:
         yield made
 
 
-@settings(max_examples=trials(100, 300), deadline=None)
+@settings(max_examples=trials(50, 300), deadline=None)
 @given(
     claims=st.dictionaries(st.sampled_from(["iss", "sub", "aud", "exp", "iat", "nbf", "jti", "wanted"]), JSON),
     header=st.dictionaries(st.sampled_from(["alg", "kid", "typ", "crit", "b64", "jwk"]), JSON),

@@ -64,7 +64,7 @@ def test_valid_extremes(
     """
     target.ledger.register(name="edge", bound=bound, adjacency=adjacency, budget={"mu": 1000, "delta": 0.1})
     every = list(extremes())
-    chosen = random.Random(f"{SEED} {request.node.name}").sample(every, tries(15, len(every)))
+    chosen = random.Random(f"{SEED} {request.node.name}").sample(every, tries(10, len(every)))
     for number, mechanism in enumerate(chosen):
         said = f'"mechanism": {mechanism}, "bound": "{bound}", "adjacency": "{adjacency}"'
         evaluated = target.send(

@@ -7,6 +7,7 @@ too, and fails here until it is said what it takes.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import json
 import uuid
@@ -165,6 +166,7 @@ QUERIES: Final[Mapping[str, list[Any]]] = {
 """By parameter; None leaves one out. One that is not here fails."""
 
 
+@functools.cache
 def document() -> dict[tuple[str, str], dict[str, Any]]:
     """Every call of the OpenAPI document."""
     paths = create_app(Settings()).openapi()["paths"]

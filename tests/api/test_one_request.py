@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any, Final
 
 import pytest
@@ -123,6 +124,20 @@ def test_refusals_of_one_principal_are_bounded(database: Settings) -> None:
 # --- what is read ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def refusals(kept_database: Settings) -> Iterator[Ledger]:
+    """A ledger with 39 refused runs that name 1,000 partitions each."""
+    with Ledger.open(kept_database) as ledger:
+        ledger.register(name="parts", partitions=PARTITIONS)
+        ledger.register(name="other")
+        use = {"name": "parts", "partitions": PARTITIONS}
+        batch = [{"datasets": [use, "other"], "mechanism": TOO_MUCH} for _ in range(13)]
+        for number in range(3):
+            runs = [{**run, "idempotency_key": f"{number}-{index}"} for index, run in enumerate(batch)]
+            ok(ledger.post("/v1/runs/batch", {"runs": runs}))
+        yield ledger
+
+
 def walk(ledger: Ledger, path: str) -> list[tuple[int, list[dict[str, Any]]]]:
     """Every page of a list: the bytes of its answer, and its items."""
     pages, cursor = [], None
@@ -136,17 +151,10 @@ def walk(ledger: Ledger, path: str) -> list[tuple[int, list[dict[str, Any]]]]:
 
 
 @pytest.mark.parametrize("path", ["/v1/runs", "/v1/datasets/parts/entries", "/v1/datasets/other/entries"])
-def test_pages_stop_at_bytes(ledger: Ledger, path: str) -> None:
+def test_pages_stop_at_bytes(refusals: Ledger, path: str) -> None:
     """Goal: no page is larger than its bound and one item more, however many are asked for. Method: refused runs that
     name 1,000 partitions; pages one after another have each item once."""
-    ledger.register(name="parts", partitions=PARTITIONS)
-    ledger.register(name="other")
-    use = {"name": "parts", "partitions": PARTITIONS}
-    batch = [{"datasets": [use, "other"], "mechanism": TOO_MUCH} for _ in range(13)]
-    for number in range(3):
-        runs = [{**run, "idempotency_key": f"{number}-{index}"} for index, run in enumerate(batch)]
-        ok(ledger.post("/v1/runs/batch", {"runs": runs}))
-    pages = walk(ledger, path)
+    pages = walk(refusals, path)
     sizes, items = [size for size, _ in pages], [item for _, page in pages for item in page]
     ids = [item.get("id", item.get("seq")) for item in items]
     assert len(set(ids)) == len(ids) == (39 if path == "/v1/runs" else 40)

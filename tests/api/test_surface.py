@@ -197,7 +197,7 @@ def test_guesses_slow_nobody(
     whether it lives, and beside as many guesses (one in four of them well-formed). All guesses fail, all approvals are
     given, and few guesses are looked up; the times are printed, for whoever has a quiet machine.
     """
-    count = tries(800, 100_000)
+    count = tries(400, 100_000)
     first = first_keys(database)
     served = start_server(database)
     with served.client() as client:

@@ -351,7 +351,7 @@ def from_binaries(
 ) -> Iterator[Server]:
     """Start a server from the programs in a folder, as a user who may, with these options."""
     user = _os_user()
-    home = _home(user, _in_memory() if is_in_memory else ())
+    home = _home(user, in_memory() if is_in_memory else ())
     watchdog = user.launch("/bin/sh", "-c", WATCHDOG, "sh", home, stdin=subprocess.PIPE)
     try:
         (home / "bin").symlink_to(folder if _major(folder) else _copied(folder, home, user))
@@ -390,7 +390,7 @@ def _home(user: OsUser, preferred: Iterable[str]) -> Path:
     raise LookupError("no temporary folder that PostgreSQL's user can reach")
 
 
-def _in_memory() -> list[str]:
+def in_memory() -> list[str]:
     """The folder that Linux keeps in memory, where there is room for files of databases, which come and go there at
     little cost. A container has 64 MB of it unless it is told otherwise."""
     with contextlib.suppress(OSError):

@@ -203,7 +203,7 @@ def test_every_tampering_with_an_export_is_found(history: History, tries: Callab
     assert (whole.vouched.heads, whole.vouched.earlier) == (3, len(history.earlier_lines) - 2)
     assert whole.vouched.receipts >= 5
     rng, found = random.Random(77), Counter[str]()
-    for _ in range(tries(100, 6000)):
+    for _ in range(tries(60, 6000)):
         who = rng.choice((an_outsider, a_forger, the_ledger_itself, a_shorter_one))
         changed, expected = who(rng, lines)
         with pytest.raises(JournalBroken) as caught:
@@ -421,7 +421,7 @@ def test_every_tampering_with_rows_is_found(history: History, tmp_path: Path, tr
     settings = copied(history, tmp_path)
     assert [found for found in check_journals(settings, history.held()) if found["error"] is not None] == []
     rng, found = random.Random(78), Counter[str]()
-    wanted = tries(50, 4000)
+    wanted = tries(30, 4000)
     while found.total() < wanted:
         settings = copied(history, tmp_path)
         how = rng.choice(HOWS)

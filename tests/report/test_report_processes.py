@@ -182,7 +182,8 @@ def test_so_many_are_made_at_once(database: Settings) -> None:
 def test_a_report_ends_with_its_caller(database: Settings, form: Form) -> None:
     """Goal: nothing is read or made for a caller that left. Method: one that leaves at the first bytes, and one that
     leaves before there are any; the process that made it is dead when the call ends, and the place is free."""
-    key = furnished(database, runs=200)
+    # Texts that do not fit in a pipe; a page is made whole before its first bytes, and takes long.
+    key = furnished(database, runs=200 if form in ("json", "csv") else 40)
 
     async def scene() -> None:
         async with running(database.model_copy(update={"reports_at_once": 1})) as (app, makers):

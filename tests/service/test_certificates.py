@@ -7,6 +7,7 @@ everything else, the database above all, is what serves.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import random
 import threading
@@ -44,6 +45,7 @@ from tests.kit.databases import until
 from tests.kit.driver import past_the_ledger
 
 ACME, BETA = UUID(int=0xA), UUID(int=0xB)
+BEGIN_SECONDS_MAX = 1.0
 
 
 class Caches:
@@ -369,6 +371,16 @@ def test_the_oldest_rows_go_first(caches: Caches) -> None:
 # --- limits ----------------------------------------------------------------------------------------------------------
 
 
+async def begun(accountant: Accountant, cache: Certificates) -> asyncio.Future[Cost]:
+    """A question whose computation has begun. It is asked again if this machine took longer to begin than it waits."""
+    while True:
+        asked: asyncio.Future[Cost] = asyncio.ensure_future(cost(cache, dpsgd()))
+        if await asyncio.to_thread(accountant.begun.acquire, timeout=BEGIN_SECONDS_MAX):
+            return asked
+        with contextlib.suppress(TooLarge, Overloaded):
+            await asked
+
+
 def test_a_wait_ends_and_the_computation_goes_on(caches: Caches) -> None:
     """Goal: nobody waits for ever, and what was begun is there for who asks again.
 
@@ -379,8 +391,7 @@ def test_a_wait_ends_and_the_computation_goes_on(caches: Caches) -> None:
 
     async def twice() -> Any:
         with held(accountant):
-            first = asyncio.ensure_future(cost(cache, dpsgd()))
-            await asyncio.to_thread(accountant.begun.acquire)
+            first = await begun(accountant, cache)
             with pytest.raises(TooLarge, match=r"mechanism: .* longer than 0\.05 seconds") as late:
                 await cost(cache, dpsgd())
             assert late.value.facts == {"field": "mechanism", "seconds_max": 0.05}
@@ -401,8 +412,7 @@ def test_who_does_not_get_a_turn_is_told_to_come_back(caches: Caches) -> None:
     cache = caches.open(accountant, seconds_max=0.05, threads=1)
 
     async def second() -> object:
-        first = asyncio.ensure_future(cost(cache, dpsgd()))
-        await asyncio.to_thread(accountant.begun.acquire)
+        first = await begun(accountant, cache)
         return list(await asyncio.gather(first, cost(cache, dpsgd(steps=7)), return_exceptions=True))[1]
 
     with held(accountant):

@@ -332,7 +332,7 @@ def test_no_bent_answer_is_believed(ledger: Ledger, tries: Callable[[int, int], 
     old = auditor.get("head")
     grown(ledger, 9)
     rng = random.Random(3)
-    for trial in range(tries(150, 3000)):
+    for trial in range(tries(80, 3000)):
         is_inclusion = bool(trial % 2)
         text_ = auditor.get("proof", seq=7) if is_inclusion else auditor.get("consistency", **{"from": 13})
         held = auditor.holding(heads=() if is_inclusion else (old,))

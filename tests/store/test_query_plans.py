@@ -23,8 +23,9 @@ from tests.kit.accountant import DPSGD
 from tests.kit.databases import Databases
 from tests.kit.driver import MNIST, Ledger
 from tests.kit.scene import REASON, ok
+from tests.kit.trials import trials
 
-MANY = 20_000
+MANY = trials(5_000, 20_000)
 LARGE = frozenset({"runs", "places", "entries", "claims", "alerts", "certificates"})
 
 
