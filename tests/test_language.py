@@ -89,7 +89,9 @@ GROUPS: Final = {
     "ledger/*.py": ["ledger/*.py"],
     "migrations": ["migrations"],
     "guide": ["guide"],
-    "read first": ["README.md", "SECURITY.md", "CONTRIBUTING.md"],
+    "docs": ["docs"],
+    "vectors": ["vectors"],
+    "read first": ["README.md", "SECURITY.md", "CONTRIBUTING.md", "CHANGELOG.md"],
 }
 """What is read: files, and folders with all their Python and Markdown; a pattern may name several."""
 
@@ -170,3 +172,52 @@ def test_no_phrase_needs_a_second_reading(group: str) -> None:
 def test_a_phrase_is_found_wherever_it_is_read(source: str, suffix: str, expected: list[str]) -> None:
     """Goal: the search sees every text and nothing else. Method: phrases in each kind of text, and names like them."""
     assert phrases_in(source, suffix) == expected
+
+
+# --- docstrings ------------------------------------------------------------------------------------------------------
+
+NO_VERB: Final = re.compile(
+    "A|All|An|As|At|By|Each|Every|For|From|How|If|In|Its|No|None|Of|On|Once|One|So|The|These|This|Values|What|When|"
+    "Where|Whether|Which|Who|With"
+)
+"""Words with which no imperative begins."""
+
+
+def first_word_is_imperative(docstring: str) -> bool:
+    """Return whether a docstring begins as "Return …" does: no article, question word, formula or third person."""
+    word = docstring.split()[0].rstrip(",.:")
+    is_third_person = word.endswith("s") and not word.endswith("ss")
+    return bool(re.fullmatch("[A-Z][a-z]+", word)) and not NO_VERB.fullmatch(word) and not is_third_person
+
+
+def test_docstrings_of_functions_begin_with_a_verb() -> None:
+    """Goal: the first line of a docstring is what the function does. Method: its first word, in the whole product.
+
+    The docstring of `__init__` lists arguments: the class has the summary.
+    """
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {docstring.splitlines()[0]}"
+        for path in files("ledger")
+        if path.suffix == ".py"
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name != "__init__"
+        if (docstring := ast.get_docstring(node)) and not first_word_is_imperative(docstring)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("docstring", "expected"),
+    [
+        ("Return mu.", True),
+        ("Look, then leap.", True),
+        ("Press a key.", True),
+        ("The mu.", False),
+        ("Whether it is.", False),
+        ("Raises ValueError.", False),
+        ("log(1 + x)", False),
+    ],
+)
+def test_what_begins_with_a_verb(docstring: str, *, expected: bool) -> None:
+    """Goal: the check sees nouns and third persons. Method: sentences of each kind."""
+    assert first_word_is_imperative(docstring) is expected

@@ -36,7 +36,7 @@ class Certificate:
     """
 
     def __init__(self, steps: Sequence[Steps], *, delta_min: float, points_max: float = math.inf) -> None:
-        """Prepare; nothing is composed yet.
+        """Prepare without composing yet.
 
         delta_min: the least delta of any later call of `mu`, above 0. points_max: as `POINTS_MAX`, for all groups.
         """

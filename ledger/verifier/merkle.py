@@ -30,12 +30,12 @@ Range = tuple[int, int]
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """RFC 9162, 2.1.1: MTH({d[0]}) = HASH(0x00 || d[0])."""
+    """Return MTH({d[0]}) = HASH(0x00 || d[0]). Source: RFC 9162, 2.1.1."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """RFC 9162, 2.1.1: HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n]))."""
+    """Return HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n])). Source: RFC 9162, 2.1.1."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
