@@ -21,7 +21,10 @@ COUNT_MAX: Final = 10**12
 
 
 def exact(value: Any) -> Decimal:
-    """Return the decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
+    """Return the decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr.
+
+    Raises PydanticCustomError if it is no number, not finite, too long or out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise PydanticCustomError("number", "must be a number")
     # A subclass of float, such as NumPy's, can have a repr of its own.

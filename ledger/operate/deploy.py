@@ -60,6 +60,7 @@ def newest_revision() -> str:
     """Return the schema's version that this code needs: that of the newest migration.
 
     Every start of a server needs it, so it is read from the files: Alembic is imported only to migrate.
+    Raises Misconfigured if the migrations are missing.
     """
     texts = [path.read_text(encoding="utf-8") for path in (_migrations() / "versions").glob("*.py")]
     revisions = {match[1] for text in texts if (match := _REVISION.search(text))}

@@ -56,7 +56,10 @@ class CompactTree:
         self.append_subtree(leaf_hash(data), level=0)
 
     def append_subtree(self, root: bytes, *, level: int) -> None:
-        """Add a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that."""
+        """Add a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that.
+
+        Raises ValueError if it is not.
+        """
         if self.size & ((1 << level) - 1):
             raise ValueError(f"a subtree of level {level} cannot begin at {self.size}")
         height = self.size >> level
