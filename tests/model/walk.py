@@ -157,9 +157,57 @@ class Walk:
             self.register("sue", {"name": name, **terms, "budget": self.draw.choice(BUDGETS[:8]), **more})
         self.register("sue", {"name": "copy", "derived_from": derived("plain"), "budget": {"mu": 0.8, "delta": 1e-6}})
         self.register("sue", {"name": "join", "derived_from": derived("plain", "parted")})
+        for name in ("wide", "side"):
+            self.register("sue", {"name": name, **terms, "budget": self.draw.choice(LARGE)})
+        self.half_shared()
+        self.reordered()
+        self.beyond_share()
         self._hire("lim", "requester", datasets=["copy", "plain"])
         self._hire("pia", "requester", projects=["x"])
         self.policy()
+
+    # --- what random operations seldom reach, on datasets where nothing else is in the way
+
+    def half_shared(self) -> None:
+        """A run for a project that has a share of one of two datasets, then of both."""
+        for name in ("wide", "side"):
+            self._share(name, "y")
+            for names in (["wide", "side"], ["side", "wide"]):
+                body = {"datasets": names, "mechanism": gaussian(10), "project": "y"}
+                self._ask("half shared", "ada", f"k{len(self.asked)}", body)
+
+    def reordered(self) -> None:
+        """Steps of correlated noise that are run again after new orders, whole and in segments."""
+        for segments in (1, 2):
+            mechanism = self.draw.factorization(noise=12, steps=self.draw.randint(6, 12))
+            body = {"datasets": ["side"], "mechanism": mechanism, "segments": segments}
+            run = self._started({name: member for name, member in body.items() if member != 1})
+            ends = sorted(self.draw.randint(1, mechanism["steps"]) for _ in range(3))
+            restarts = [
+                {"from_step": self.draw.randint(max(end - 3, 1), end), "to_step": end, "new_batches": is_new}
+                for end, is_new in zip(ends, (True, self.draw.random() < 0.5, False), strict=True)
+            ]
+            steps = mechanism["steps"] + sum(again["to_step"] - again["from_step"] + 1 for again in restarts)
+            self._on_run("settle", run, {"steps": steps, "restarts": restarts}, "ada", kind="reordered")
+
+    def beyond_share(self) -> None:
+        """An overrun that does not fit in a project's share, and would fit in the dataset."""
+        self._share("wide", "x")
+        mechanism = gaussian(self.draw.choice([5, 8]))
+        run = self._started({"datasets": ["wide"], "mechanism": mechanism, "project": "x"})
+        share = self.model.datasets["wide"].accounts[None, "x", None]
+        more = share.remaining.mu // run.plan.cost.mu + self.draw.randint(1, 3)
+        self._on_run("settle", run, {"steps": 1 + more}, "ada", kind="beyond a share")
+
+    def _share(self, name: str, project: str) -> None:
+        body, path = {"budget": self.draw.choice(SHARES)}, f"/v1/datasets/{name}/projects/{project}"
+        self._change("project", "project", "sue", name, "PUT", path, body, project=project)
+
+    def _started(self, body: Json) -> Run:
+        self._ask("ask", "ada", f"k{len(self.asked)}", body)
+        run = self.model.runs[-1]
+        self._on_run("start", run, None, "ada")
+        return run
 
     def operate(self) -> None:
         """One operation."""
