@@ -191,13 +191,12 @@ class Walk:
             self._on_run("settle", run, {"steps": steps, "restarts": restarts}, "ada", kind="reordered")
 
     def beyond_share(self) -> None:
-        """An overrun that does not fit in a project's share, and would fit in the dataset."""
+        """An overrun that does not fit in what remains of a project's share, but in its limit and in the dataset."""
         self._share("wide", "x")
         mechanism = gaussian(self.draw.choice([5, 8]))
         run = self._started({"datasets": ["wide"], "mechanism": mechanism, "project": "x"})
         share = self.model.datasets["wide"].accounts[None, "x", None]
-        more = share.remaining.mu // run.plan.cost.mu + self.draw.randint(1, 3)
-        self._on_run("settle", run, {"steps": 1 + more}, "ada", kind="beyond a share")
+        self._on_run("settle", run, {"steps": 1 + share.limit.mu // run.plan.cost.mu}, "ada", kind="beyond a share")
 
     def _share(self, name: str, project: str) -> None:
         body, path = {"budget": self.draw.choice(SHARES)}, f"/v1/datasets/{name}/projects/{project}"
