@@ -11,10 +11,22 @@ from typing import Any, Final
 from ledger.verifier import verify
 from tests.kit.driver import Ledger
 from tests.model import evidence
-from tests.model.compare import Receipts, check_fits, comparable, demand_within, difference, parts_of, plain, resolved
+from tests.model.compare import (
+    Receipts,
+    answered,
+    check_fits,
+    comparable,
+    demand_within,
+    difference,
+    parts_of,
+    plain,
+    receipt_state,
+    resolved,
+    shown,
+)
 from tests.model.draws import BUDGETS, LARGE, SHARES, Draw, derived, gaussian
-from tests.model.model import FULL, Answer, Key, Model, Person, Refused, Run
-from tests.model.prices import NOTHING, Json, Plan
+from tests.model.model import FULL, Answer, Key, Model, Person, Proposal, Refused, Run
+from tests.model.prices import NOTHING, Json, Plan, both
 
 REASON: Final = {"reason": "for the test"}
 FACTS: Final = {"run-state": {"state"}, "dataset-frozen": {"dataset", "state"}, "invalid-mechanism": {"field"}}
@@ -104,15 +116,16 @@ class Walk:
             assert answer == expected.first
             self.counts["the first answer again"] += 1
             return
-        if expected.proposal is not None:
-            expected.proposal.id = answer["proposal"]["id"]
-        if expected.run is not None:
-            self._check_run(expected.run, answer, expected.call)
+        if isinstance(expected.on, Proposal):
+            expected.on.id = expected.on.id or answer["proposal"]["id"]
+        if isinstance(expected.on, Run):
+            self._check_run(expected.on, answer, expected.call)
+            if expected.left is not None:
+                check_fits(expected.on, expected.left, answer["fits"])
         if expected.over:
             self._check_over(expected, answer)
-        if expected.left is not None and expected.run is not None:
-            check_fits(expected.run, expected.left, answer["fits"])
-        demand_within(resolved(expected.body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
+        body = answered(self.model, expected)
+        demand_within(resolved(body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
         if expected.results:
             for mine, result in zip(expected.results, answer["results"], strict=True):
                 self.check(mine, result["status"], result["run"] if "run" in result else result["problem"])
@@ -618,7 +631,7 @@ class Walk:
         who = self.draw.choice(["ada", "aud", "sue"])
         response = self.ledgers[who].get(f"/v1/runs/{run.id}/receipt")
         self.counts[f"show receipt: {response.status_code}"] += 1
-        state = run.receipt_state
+        state = receipt_state(run)
         if state is None:
             assert (response.status_code, response.json().get("code")) == (409, "run-state")
             return None
@@ -637,7 +650,7 @@ class Walk:
         for name, dataset in self.model.datasets.items():
             answer = self.admin.get(f"/v1/datasets/{name}").json()
             demand_within(
-                resolved(self.model.shown(dataset)),
+                resolved(shown(self.model, dataset)),
                 {**evidence.exact(json.dumps(answer)), **parts_of(answer)},
             )
             export = self.admin.get(f"/v1/datasets/{name}/export").text
@@ -667,7 +680,7 @@ class Walk:
                 runs = [run for run in self.model.runs if key in run.charges.get(name, ()) and run.state != "refused"]
                 held = sum((run.plan.cost for run in runs if run.state in ("held", "started")), NOTHING)
                 spent = sum((run.charged for run in runs), NOTHING) if key[2] is None else NOTHING
-                assert (balance.held, balance.spent) == (held, spent.join(FULL, min)), (name, key)
+                assert (balance.held, balance.spent) == (held, both(min, spent, FULL)), (name, key)
 
     def check_runs(self) -> None:
         """The lists of runs and of proposals."""
