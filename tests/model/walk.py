@@ -173,8 +173,11 @@ class Walk:
         for name in ("wide", "side"):
             self.register("sue", {"name": name, **terms, "budget": self.draw.choice(LARGE)})
         self.half_shared()
+        self.fitting_batch()
         self.reordered()
         self.beyond_share()
+        self.corrected()
+        self.own_proposal()
         self._hire("lim", "requester", datasets=["copy", "plain"])
         self._hire("pia", "requester", projects=["x"])
         self.policy()
@@ -188,6 +191,11 @@ class Walk:
             for names in (["wide", "side"], ["side", "wide"]):
                 body = {"datasets": names, "mechanism": gaussian(10), "project": "y"}
                 self._ask("half shared", "ada", f"k{len(self.asked)}", body)
+
+    def fitting_batch(self) -> None:
+        """An atomic batch of which every run fits."""
+        bodies = [{"datasets": ["side"], "mechanism": gaussian(10, self.draw.randint(1, 3))} for _ in range(3)]
+        self._batch("ada", [{**body, "idempotency_key": f"fits{n}"} for n, body in enumerate(bodies)], True)
 
     def reordered(self) -> None:
         """Steps of correlated noise that are run again after new orders, whole and in segments."""
@@ -210,6 +218,21 @@ class Walk:
         run = self._started({"datasets": ["wide"], "mechanism": mechanism, "project": "x"})
         share = self.model.datasets["wide"].accounts[None, "x", None]
         self._on_run("settle", run, {"steps": 1 + share.limit.mu // run.plan.cost.mu}, "ada", kind="beyond a share")
+
+    def corrected(self) -> None:
+        """A number of steps that no budget could cover, and a steward's in its place; then the dataset is thawed."""
+        run = self._started({"datasets": ["side"], "mechanism": gaussian(10, 3)})
+        self._on_run("settle", run, {"steps": STEPS_MAX}, "ada", kind="overrun")
+        self._on_run("correction", run, {**REASON, "steps": self.draw.randint(1, 5)}, "sue", kind="correct")
+        self._set_state("side", "active", "sue")
+
+    def own_proposal(self) -> None:
+        """A proposal that its own steward cannot approve, and another one can."""
+        self._policy("admin", True)
+        body = {"budget": {"mu": 6, "delta": 1e-5}, **REASON}
+        self._change("budget", "budget", "sue", "side", "PUT", "/v1/datasets/side/budget", body)
+        for who in ("sue", "sam"):
+            self._approve(who, self.model.proposals[-1])
 
     def _share(self, name: str, project: str) -> None:
         body, path = {"budget": self.draw.choice(SHARES)}, f"/v1/datasets/{name}/projects/{project}"
@@ -324,9 +347,9 @@ class Walk:
         over = [n for n in frozen if any(own.overdrawn != NOTHING for own in self.model.datasets[n].accounts.values())]
         return self._set_state(self.draw.choice(over or frozen), "active")
 
-    def _set_state(self, name: str, state: str) -> None:
+    def _set_state(self, name: str, state: str, who: str = "") -> None:
         body = {"state": state, **REASON}
-        self._change(state, "thaw", self.steward(), name, "PATCH", f"/v1/datasets/{name}", body)
+        self._change(state, "thaw", who or self.steward(), name, "PATCH", f"/v1/datasets/{name}", body)
 
     def _change(self, kind: str, call: str, who: str, name: str, method: str, path: str, body: Json, **on: str) -> None:
         self.step(kind, who, method, path, body, lambda person: self.model.perform(person, call, name, {**on, **body}))
@@ -352,8 +375,10 @@ class Walk:
         self._change("fair use", "fair-use", who, name, "PUT", f"/v1/datasets/{name}/fair-use", body)
 
     def policy(self) -> None:
-        who = "sue" if self.seldom() else "admin"
-        body = {"second_steward": self.draw.random() < 0.5, **REASON}
+        self._policy("sue" if self.seldom() else "admin", self.draw.random() < 0.5)
+
+    def _policy(self, who: str, takes_two: bool) -> None:
+        body = {"second_steward": takes_two, **REASON}
         self.step("policy", who, "PUT", "/v1/policy", body, lambda person: self.model.set_policy(person, body))
 
     def answer_proposal(self) -> None:
@@ -365,16 +390,16 @@ class Walk:
         others = [name for name in ("sue", "sam", "admin") if self.people[name] != proposal.by]
         same = next(name for name, person in self.people.items() if person == proposal.by)
         who = self.draw.choice([*others * 3, same, same, "ada"])
-        path = f"/v1/proposals/{proposal.id}"
         if self.draw.random() < 0.7:
-            self.step(
-                "approve", who, "POST", f"{path}/approve", None, lambda person: self.model.answer(person, proposal)
-            )
-        else:
-            reason = "the board has not agreed"
-            act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal, reason)  # noqa: E731
-            self.step("refuse", who, "POST", f"{path}/refuse", {"reason": reason}, act)
+            return self._approve(who, proposal)
+        reason = "the board has not agreed"
+        act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal, reason)  # noqa: E731
+        self.step("refuse", who, "POST", f"/v1/proposals/{proposal.id}/refuse", {"reason": reason}, act)
         return None
+
+    def _approve(self, who: str, proposal: Proposal) -> None:
+        act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal)  # noqa: E731
+        self.step("approve", who, "POST", f"/v1/proposals/{proposal.id}/approve", None, act)
 
     def turn_keys(self) -> None:
         """A key is made and revoked, and that of somebody else is rotated: only an admin may."""
@@ -498,17 +523,15 @@ class Walk:
             items.append({**body, "idempotency_key": key})
         if self.draw.random() < 0.04:
             items.append(items[0])
+        self._batch(who, items, is_atomic)
+
+    def _batch(self, who: str, items: list[Json], is_atomic: bool) -> None:
         for item in items:
             body = {name: value for name, value in item.items() if name != "idempotency_key"}
             self.asked.append((who, item["idempotency_key"], body))
-        self.step(
-            "batch, atomic" if is_atomic else "batch",
-            who,
-            "POST",
-            "/v1/runs/batch",
-            {"runs": items, "atomic": is_atomic},
-            lambda person: self.model.batch(person, items, is_atomic),
-        )
+        kind, sent = "batch, atomic" if is_atomic else "batch", {"runs": items, "atomic": is_atomic}
+        act: Callable[[Person], Answer] = lambda person: self.model.batch(person, items, is_atomic)  # noqa: E731
+        self.step(kind, who, "POST", "/v1/runs/batch", sent, act)
 
     def _some_run(self, *states: str) -> Run | None:
         """A run in one of these states, mostly a late one that nobody proposed to void."""
