@@ -41,7 +41,7 @@ def repeated(restarts: Iterable[Restart]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How the steps of a run are divided: into `segments` of `steps` each; steps beyond the plan belong to the last."""
+    """How the steps of a run are divided: into `segments` of `steps` each. Steps beyond the plan are divided too."""
 
     segments: int
     steps: int
