@@ -33,7 +33,7 @@ def canonical(value: Any) -> str:
 
 
 def canonical_with(value: Mapping[str, Any], texts: Mapping[str, str]) -> str:
-    """The canonical JSON text of an object. texts: that of some of its members' values, where it was made before."""
+    """Return the canonical JSON text of an object. texts: that of some of its members' values, if already made."""
     items = [f"{_quote(name)}:{texts[name] if name in texts else canonical(value[name])}" for name in sorted(value)]
     return "{" + ",".join(items) + "}"
 

@@ -19,5 +19,5 @@ class Deferred(ModuleType):
 
 
 def is_imported(name: str) -> bool:
-    """Whether a module was imported, by whomever."""
+    """Return whether a module was imported, by any code."""
     return name in sys.modules

@@ -40,7 +40,7 @@ def options() -> argparse.Namespace:
     """Return what the command line asks of a receipt."""
     parser = argparse.ArgumentParser(description="Let a job begin only with the signed receipt of its start.")
     parser.add_argument("receipt", help="the file with the receipt; - for standard input")
-    parser.add_argument("--jwks", required=True, help="the ledger's public keys, fetched beforehand")
+    parser.add_argument("--jwks", required=True, help="the ledger's public keys, fetched in advance")
     parser.add_argument("--tenant", required=True, help="whose ledger it is: the tenant's id, or its name")
     parser.add_argument("--dataset", required=True, action="append", help="NAME or NAME:PARTITION,…; can be repeated")
     parser.add_argument("--run", help="the run's id, if it is known")

@@ -4,26 +4,26 @@
     clt            the central-limit estimates of DP-SGD
     closed_forms   pure DP and Laplace as GDP
     zcdp           zCDP as GDP
-    disclosure     what an amount lets out: epsilon, and what an attacker can do
+    disclosure     what an amount reveals: epsilon, and the success of an attacker
     strategies     sensitivity of matrix factorizations
     pld            privacy loss distributions of one step of DP-SGD, on a grid
     composition    many steps together, by FFT, with every error bounded
     certify        the trade-off function of many steps, from below
     certificate    certificates: a proved mu for a share of delta
-    deadline       when a computation has to end
-    numbers        numbers as they were written, exactly
+    deadline       when a computation must end
+    numbers        numbers as they were written, without rounding
     amounts        from exact or bounded quantities to integer amounts, outward
-    terms          what a cost is asked under
-    cost           a cost, and what has to hold for it
+    terms          what a cost depends on
+    cost           a cost, and what it assumes
     pairs          what a mechanism is made of, for exact composition
-    restarts       steps that were run again, and what they come to
-    axes           the values of a parameter that may be named, in order of what they cost
-    mechanisms/    what a run declares, and what it costs: a module for each mechanism
-    costs          the cost of any of them, under terms
-    settling       what it is charged when it has ended
-    budgets        what a steward declares, and its limit
-    plan           the inverse: what would fit
-    exact          what runs amount to together, composed exactly: for information
+    restarts       steps that were run again, and their cost
+    axes           the allowed values of a parameter, in order of their cost
+    mechanisms/    what a run declares, and its cost: a module for each mechanism
+    costs          the cost of any mechanism, under terms
+    settling       the charge of a run that has ended
+    budgets        what a steward declares, and the limit that follows
+    plan           the inverse of `costs`: what would fit
+    exact          the cost of many runs together, composed exactly: for information
 
 Nothing here knows a database, a clock or HTTP.
 """
@@ -31,4 +31,4 @@ Nothing here knows a database, a clock or HTTP.
 from typing import Final
 
 ACCOUNTANT: Final = "gdp-4"
-"""Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""
+"""The name of the rules by which costs are computed. It changes whenever a cost could change."""

@@ -1,8 +1,8 @@
 """From quantities to integer amounts, always against the spender: a cost is rounded up, a limit down.
 
 mu² and -log(1 - delta) arrive here as exact fractions, or as fractions that were already moved outward by the error
-bound of the function that gave them; what is left to do is one ceiling or one floor. Because amounts are integers, sums
-of them are exact, in any order and on every database.
+bound of the function that computed them. What remains is one ceiling or one floor. Because amounts are integers, their
+sums are exact, in any order and on every database.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ def limit(*, mu_sq: Fraction, nats: Fraction) -> Amount:
 
 
 def nats(delta: Fraction, *, towards: Literal["up", "down"]) -> Fraction:
-    """-log(1 - delta) for 0 <= delta < 1, rounded outward; relative error below 3e-40. Raises ValueError outside."""
+    """Return -log(1 - delta), rounded outward. delta: in [0, 1). Relative error below 3e-40.
+
+    Raises ValueError if delta is outside its range.
+    """
     if not 0 <= delta < 1:
         raise ValueError("delta must be at least 0 and less than 1")
     if delta == 0:
@@ -39,7 +42,7 @@ def nats(delta: Fraction, *, towards: Literal["up", "down"]) -> Fraction:
     if delta < Fraction(1, 10**40):
         # delta <= -log(1-delta) <= delta/(1-delta) < delta (1 + 2e-40). Powers of ten below keep sums of these cheap.
         return delta if towards == "down" else delta * (1 + Fraction(2, 10**40))
-    # The quotient is rounded to the safe side, Decimal.ln to the nearest; _ULP more than makes up for the latter.
+    # The quotient is rounded to the safe side, Decimal.ln to the nearest; _ULP is more than that rounding.
     context = Context(prec=_PRECISION, rounding=ROUND_FLOOR if towards == "up" else ROUND_CEILING)
     left = context.divide(Decimal((1 - delta).numerator), Decimal((1 - delta).denominator))
     value = -Fraction(context.ln(left))
@@ -47,12 +50,12 @@ def nats(delta: Fraction, *, towards: Literal["up", "down"]) -> Fraction:
 
 
 def outward(value: float, relative_error: float) -> Fraction:
-    """An upper bound of a positive quantity that was computed as `value` with at most this relative error."""
+    """Return an upper bound of a positive quantity that was computed as `value` with at most this relative error."""
     return Fraction(value) * (1 + Fraction(relative_error) * Fraction(65, 64))
 
 
 def inward(value: float, relative_error: float) -> Fraction:
-    """A lower bound of a positive quantity that was computed as `value` with at most this relative error."""
+    """Return a lower bound of a positive quantity that was computed as `value` with at most this relative error."""
     return Fraction(value) * (1 - Fraction(relative_error) * Fraction(65, 64))
 
 
@@ -68,6 +71,6 @@ def mu_of(amount: Amount) -> float:
 
 
 def delta_of(amount: Amount) -> float:
-    """delta for display."""
+    """Return delta for display, in [0, 1]."""
     # Beyond 1000 nats delta is 1 in doubles, and the integer may be too large for one.
     return abs(math.expm1(-min(amount.delta_atto, 1000 * ATTO) / 1e18))

@@ -15,7 +15,7 @@ from typing import Any, Final
 from ledger.accounting.numbers import COUNT_MAX, MODERATE
 
 _PER_DECADE: Final = 900_000
-"""Decimals of six digits are numbered in order: number 0 is 1, and each power of ten holds 900,000 of them."""
+"""Decimals of six digits are numbered in order: the number of 1 is 0, and each power of ten has 900,000 of them."""
 
 _Coordinate = tuple[Callable[[float], float], Callable[[float], float]]
 """A function in which the logarithm of a cost is nearly a line of slope 1, and its inverse."""
@@ -25,8 +25,8 @@ _Coordinate = tuple[Callable[[float], float], Callable[[float], float]]
 class Axis:
     """The values of one parameter, in order of what they cost.
 
-    low, high: the numbers of the first and the last. value_of, number_of: from a number to its value and back, to the
-    last one that costs no more. coordinate: in which the logarithm of the cost is nearly a line of slope 1.
+    low, high: the numbers of the first and the last value. value_of: from a number to its value. number_of: from a
+    value to the last number that costs no more. coordinate, inverse: see `_Coordinate`.
     """
 
     low: int
@@ -47,7 +47,7 @@ class Axis:
         return self.coordinate(float(self.value_of(self.high)))
 
     def floor(self, x: float) -> int:
-        """The last number whose coordinate is at most `x`, give or take one; within the ends."""
+        """Return the last number whose coordinate is at most `x`, or a neighbour of it; within low and high."""
         if x <= self.first:
             return self.low
         if x >= self.last:
@@ -56,7 +56,7 @@ class Axis:
 
 
 def axis_of(parameter: str, *, least_count: int) -> Axis:
-    """The axis of a parameter of this name, unless its mechanism has another for it. least_count: of steps or releases.
+    """Return the usual axis of a parameter; a mechanism can have another one. least_count: of steps or releases.
 
     mu² grows with the steps and releases, with rho, and with the squares of epsilon, mu, a sample rate and 1/noise.
     """
@@ -74,7 +74,7 @@ def axis_of(parameter: str, *, least_count: int) -> Axis:
 
 
 def decimals(power: int, *, least: Fraction = Fraction(MODERATE[0]), most: Decimal = MODERATE[1]) -> Axis:
-    """The decimals from `least` to `most`, for a cost that grows with this power of them."""
+    """Return the decimals from `least` to `most`, for a cost that grows with this power of them."""
     return Axis(_number_up(least), _number(most), _decimal, _rising, *_power(power))
 
 
@@ -84,14 +84,14 @@ def _noise(coordinate: _Coordinate) -> Axis:
 
 
 def _power(exponent: int) -> _Coordinate:
-    """The coordinate of a cost that grows with this power of the parameter."""
+    """Return the coordinate of a cost that grows with this power of the parameter, and its inverse."""
     return lambda value: exponent * math.log(value), lambda x: math.exp(x / exponent)
 
 
 def _line_of_noise(s: float) -> float:
-    """log(e^(1/s²) - 1): mu² of subsampled DP-SGD grows about as its exponential does (Bu et al. 2020, Cor. 2).
+    """Return log(e^(1/s²) - 1): mu² of subsampled DP-SGD grows about as its exponential does (Bu et al. 2020, Cor. 2).
 
-    Below a noise multiplier of 0.2, where no amplification is left, it goes on as log(1/s²).
+    Below a noise multiplier of 0.2 no amplification is left, and it grows as log(1/s²).
     """
     square = s**-2
     if square > _SQUARE_MAX:
@@ -126,13 +126,13 @@ def _decimal(number: int) -> Decimal:
 
 def _number(value: Decimal) -> int:
     """Return the number of the largest decimal of six digits that is at most `value`."""
-    # By its digits: arithmetic on decimals would round one of more than 28 digits, and could round it up.
+    # From its digits: arithmetic would round a decimal of more than 28 digits, possibly up.
     leading = "".join(map(str, value.as_tuple().digits[:6]))
     return value.adjusted() * _PER_DECADE + int(leading.ljust(6, "0")) - 100_000
 
 
 def _number_up(least: Fraction) -> int:
-    """Return the number of the least decimal of six digits that is at least `value`."""
+    """Return the number of the least decimal of six digits that is at least `least`."""
     number = _number(Decimal(least.numerator) / least.denominator)
     return number if Fraction(_decimal(number)) >= least else number + 1
 

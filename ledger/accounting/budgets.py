@@ -1,7 +1,7 @@
 """The budget that a steward declares, and the limit that follows from it.
 
-A budget is fixed beforehand and converted once: either mu and delta as they are, or an (epsilon, at_delta) target with
-a share `slack` of at_delta set aside for the deltas of single runs.
+A budget is fixed in advance and converted once. It is either mu and delta, unchanged, or an (epsilon, at_delta) target
+with a share `slack` of at_delta set aside for the deltas of single runs.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decima
 
 
 class MuBudget(BaseModel):
-    """A limit in the ledger's own currency."""
+    """A limit as mu and delta, the ledger's own units."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
     mu: Positive
@@ -46,7 +46,10 @@ Budget = MuBudget | EpsilonBudget
 
 
 def limit_of(budget: Budget, *, bound: Bound) -> Amount:
-    """Return the limit of a budget, rounded down. Raises InvalidRequest that names the field."""
+    """Return the limit of a budget, rounded down.
+
+    Raises InvalidRequest, naming the field, if the budget is too large or rounds down to nothing.
+    """
     if isinstance(budget, MuBudget):
         mu_field, mu_sq, delta = "budget.mu", Fraction(budget.mu) ** 2, _mu_budget_delta(budget, bound)
     else:
@@ -69,7 +72,7 @@ def _mu_budget_delta(budget: MuBudget, bound: Bound) -> Fraction:
     if budget.delta is None and bound == "certified":
         raise _invalid(
             "budget.delta",
-            "has to be said under bound certified, since a subsampled run has no certificate without; 1e-6 is usual",
+            "is required under bound certified, because a subsampled run has no certificate without it; 1e-6 is usual",
         )
     return Fraction(budget.delta or 0)
 
@@ -82,7 +85,7 @@ def _largest_mu(budget: EpsilonBudget, delta: Fraction) -> Fraction:
         raise _invalid("budget.at_delta", f"is above {AT_DELTA_MAX}")
     # Solved exactly for delta_mu(epsilon), so that nothing cancels when delta is close to at_delta.
     target = (Fraction(budget.at_delta) - delta) / (1 - delta)
-    if target < sys.float_info.min:  # where doubles, and with them the error bound below, end
+    if target < sys.float_info.min:  # below it doubles lose digits, and the error bound no longer holds
         raise _invalid("budget.slack", "leaves next to nothing of at_delta")
     mu = float(gdp.mu_for_epsilon(epsilon=float(budget.epsilon), at_delta=float(target), delta=0.0))
     # Reading epsilon and the target as doubles moves mu by less than four units of 2^-53 while at_delta <= 1/2.
@@ -94,5 +97,5 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 
 
 def report_deltas(budget: dict[str, Any]) -> list[float]:
-    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two customary ones."""
+    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two usual ones."""
     return [float(budget["at_delta"])] if "at_delta" in budget else [1e-5, 1e-6]

@@ -1,8 +1,8 @@
 """A proved mu for a share of delta: one composition serves every share.
 
-A curve is composed for the least share of its rung, so that whatever share is named afterwards finds the same curve:
-`keeping` says where curves are kept between two questions. What a share costs does not depend on whether one was.
-A single step is refined for its share, which takes no composition.
+A curve is composed for the least share of its rung, so that every later share on that rung uses the same curve.
+`keeping` sets where curves are kept between two requests. The cost of a share does not depend on whether its curve was
+kept. A single step needs no composition: its grid is refined for its share.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.errors import TooLarge
 
 GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
-"""Into how many equal groups steps may be divided if one certificate for all of them does not resolve."""
+"""The numbers of equal groups to try if one certificate for all steps does not resolve."""
 RUNGS: Final = (*(at_most(Fraction(1, 10**power)) for power in (15, 30, 60)), DELTA_MIN)
 """The smallest shares of delta that curves are composed for."""
 POINTS_MAX: Final = 50_000_000
@@ -30,13 +30,16 @@ Key = tuple[tuple[Steps, ...], float]
 
 
 class Certificate:
-    """A mu for each of several deltas: of all steps together, or where that does not resolve, of equal groups of them.
+    """A mu for each of several deltas: of all steps together or, if that does not resolve, of equal groups of them.
 
-    Groups compose, each with its part of delta: k of -log(1 - delta/k) are at most one of -log(1 - delta).
+    Groups compose, each with its part of delta: k times -log(1 - delta/k) is at most -log(1 - delta).
     """
 
     def __init__(self, steps: Sequence[Steps], *, delta_min: float, points_max: float = math.inf) -> None:
-        """delta_min: the least delta that will be asked for, above 0. points_max: as `POINTS_MAX`, for all groups."""
+        """Prepare without composing yet.
+
+        delta_min: the least delta of any later call of `mu`, above 0. points_max: as `POINTS_MAX`, for all groups.
+        """
         self._steps, self._delta_min = steps, delta_min
         self._points_left = points_max
         self._points_max = points_max
@@ -44,7 +47,7 @@ class Certificate:
 
     @property
     def size(self) -> int:
-        """The size of its curves in bytes."""
+        """Return the size of its curves in bytes."""
         return sum(curve.size for curve in self._curves.values())
 
     def mu(self, delta: float) -> tuple[float, int]:
@@ -86,13 +89,13 @@ class Certificate:
 
 
 class Keeper(Protocol):
-    """Where certificates are kept between two questions."""
+    """Where certificates are kept between two requests."""
 
     def get(self, key: Key) -> Certificate | None:
-        """The certificate that was kept, if it still is."""
+        """Return the certificate that is kept under this key, or None."""
 
     def put(self, key: Key, certificate: Certificate) -> None:
-        """Keeps a certificate, as long as there is room."""
+        """Keep a certificate, as long as there is room."""
 
 
 _keeper: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
@@ -100,7 +103,7 @@ _keeper: ContextVar[Keeper | None] = ContextVar("keeper", default=None)
 
 @contextmanager
 def keeping(keeper: Keeper) -> Iterator[None]:
-    """Within this context, reuse curves that were composed before, and keep new ones."""
+    """Reuse kept curves within this context, and keep new ones."""
     token = _keeper.set(keeper)
     try:
         yield
@@ -111,7 +114,7 @@ def keeping(keeper: Keeper) -> Iterator[None]:
 def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool = False) -> list[tuple[float, int]]:
     """Return a mu at each of these deltas, and the number of groups, as `Certificate.mu` does.
 
-    is_alone: every delta has a composition of its own, as accountants before gdp-4 did it.
+    is_alone: compose for each delta separately, as accountants before gdp-4 did.
     """
     if is_alone or sum(part.count for part in steps) == 1:
         return [Certificate(steps, delta_min=delta).mu(delta) for delta in deltas]

@@ -1,13 +1,13 @@
 """Certified costs of subsampled DP-SGD: for a share delta of the budget, a mu that is proved.
 
-`Curve` holds the trade-off function of some steps, from below; `Curve.mu(delta)` is the certificate, for as many deltas
-as are wanted; `certificate` divides steps into groups, and keeps curves. How the exact losses come onto a grid is in
-`pld`, how they are composed and what errors are added in `composition`. What is chosen here (the grid's width, tilts,
-windows) decides how tight a certificate is, and how fast; whatever is chosen, it holds.
+`Curve` is a lower bound of the trade-off function of some steps; `Curve.mu(delta)` is the certificate, at any number of
+deltas. `certificate` divides steps into groups, and keeps curves. `pld` puts the exact losses on a grid; `composition`
+composes them, and adds every error. The choices made here (the grid's width, tilts, windows) decide how tight and how
+fast a certificate is. It is valid whatever they are.
 
-A single step needs no FFT: `_single` refines the grid where the certificate binds. Where nothing resolves, the fallback
+A single step needs no FFT: `_single` refines the grid at the cells that bind. If no plan resolves, the fallback
 (sqrt(T)/s, 0), or (2 sqrt(T)/s, 0) under replace_one, is a certificate too: sampling only post-processes (joint
-convexity), so a step dominates as its pair without sampling.
+convexity), so the pair without sampling dominates a step.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ledger.core.datasets import Adjacency
 Sampling = Literal["poisson", "fixed_size"]
 
 NOISE_MULTIPLIER_MIN: Final = 0.1
-"""With less noise than this nothing is hidden by sampling worth the name, and densities leave the range of doubles."""
+"""With less noise than this, sampling hides next to nothing, and densities leave the range of doubles."""
 DELTA_MIN: Final = 1e-100
-"""Shares of delta below this are as good as none. Tilting resolves tails far below it, but it takes its time."""
+"""A smaller share of delta counts as none. Tilting resolves tails far below it, but slowly."""
 LENGTH_MAX: Final = 2**21
 LENGTHS_MAX: Final = 3 * 2**20
 ATOMS_MAX: Final = 2**20
@@ -40,16 +40,17 @@ ATOMS_MAX: Final = 2**20
 
 _WIDTHS_PER_DEVIATION: Final = 12
 _MISSING_SHARE: Final = 2.0**-10
-"""The part of delta that may be used for losses beyond the grid."""
+"""The part of delta that losses beyond the grid can use."""
 _SLACK_LOG: Final = 13.0
-"""What wraps around a window is planned to be e^-13 of the least tail it serves, and of the certificate."""
+"""The mass that wraps around a window is planned to be e^-13 of the least tail it serves, and of the certificate."""
 _RESOLVED_LOG: Final = 14.0
-"""A tilt serves losses while rounding grows to at most e^14 times what it is at its mean, where that is e^-27 or so."""
+"""A tilt serves losses at which rounding is at most e^14 times that at its mean, which is about e^-27."""
 _USUAL: Final = (10**7, 1e-7)
 _UNUSUAL_SHARE: Final = 1 / 16
-"""Beyond so many steps, or below such a rate, grids are a sixteenth as long: nobody trains so, and all may ask."""
+"""Beyond this number of steps, or below this rate, grids are a sixteenth as long: nobody trains like that, but anyone
+can request it."""
 _LARGE: Final = 4
-"""A plan within this factor of the longest transform is large."""
+"""A plan is large if its length is within this factor of the longest transform."""
 _one_at_a_time: Final = threading.Lock()
 _SAMPLES: Final = 300
 _CANDIDATES: Final = 5
@@ -58,9 +59,9 @@ _ROUNDS: Final = 4
 _TILTS: Final = 64
 _EDGES_MAX: Final = 50_000
 _REFINEMENTS_MAX: Final = 64
-"""Each cuts the cells that bind into eight, and so 64 of them any cell into less than doubles tell apart."""
+"""Each round cuts the cells that bind into eight, so that 64 rounds cut any cell below the resolution of doubles."""
 _MEAN_MAX: Final = 14.0
-"""No plan is made where loss 0 lies more deviations below the mean, that is, for mu beyond 28 or so, where tails of Q
+"""No plan is made if loss 0 is more deviations than this below the mean, that is, for mu beyond about 28: tails of Q
 would be below the least double."""
 _ATTEMPTS: Final = 2
 
@@ -75,34 +76,34 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Bounded:
-    """All of a trade-off function where S, the tail under P, is at most `tail`, and no loss is above `loss`."""
+    """The part of a trade-off function at which S, the tail under P, is at most `tail`; no loss is above `loss`."""
 
     tail: float
     loss: float
 
     def mu(self, _delta: float) -> float:
-        """An upper bound of the mu that it asks for, at any delta."""
-        # There A >= s e^-loss, and Phi^-1(s) - Phi^-1(s e^-loss) grows with s, since Phi/phi grows with its argument.
+        """Return an upper bound of the mu that it needs, at any delta."""
+        # A >= s e^-loss, and Phi^-1(s) - Phi^-1(s e^-loss) grows with s, since Phi/phi grows with its argument.
         upper, lower = special.ndtri(self.tail), special.ndtri(self.tail * math.exp(-self.loss))
         return float(upper - lower + 16 * UNIT_ROUNDOFF * (2 + abs(upper) + abs(lower)))
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The trade-off function of a composition, from below, for deltas down to `delta_min`."""
+    """A lower bound of the trade-off function of a composition, for deltas down to `delta_min`."""
 
     sides: tuple[Vertices | Bounded, ...]
     delta_min: float
 
     @property
     def size(self) -> int:
-        """The approximate size in bytes."""
+        """Return the approximate size in bytes."""
         return sum(side.size for side in self.sides if isinstance(side, Vertices))
 
     def mu(self, delta: float) -> float:
         """Return the certificate: an upper bound of the least mu. 0 if delta alone covers it, inf if nothing resolves.
 
-        ValueError: delta below delta_min.
+        Raises ValueError if delta is below delta_min.
         """
         if delta < self.delta_min:
             raise ValueError(f"delta must be at least {self.delta_min}, got {delta}")
@@ -112,7 +113,7 @@ class Curve:
 def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None) -> Curve:
     """Return the trade-off function of these steps together, all of the same adjacency.
 
-    delta_min: the least delta that the curve will be used for, above 0. spend: called with the number of points before
+    delta_min: the least delta of any later call of `Curve.mu`, above 0. spend: called with the number of points before
     they are transformed; it may raise.
     """
     orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
@@ -126,7 +127,7 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
         if not all(plan.tilts for plan in plans):
             break
         spend(sum(plan.points for plan in plans) * len(steps))
-        # Two large ones at a time would take twice the memory.
+        # Two large transforms at a time would take twice the memory.
         is_large = any(plan.width < _LARGE * plan.width_min for plan in plans)
         with _one_at_a_time if is_large else contextlib.nullcontext():
             forward, *backward = _sides(steps, plans, share)
@@ -139,8 +140,8 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
-    """The reversed order of removal, with what is not resolved covered by the largest loss that it can have."""
-    # Where few steps reach the largest loss, the tail ends at a jump there, and below it there is only noise.
+    """Return the reversed order of removal, with the unresolved part covered by the largest possible loss."""
+    # If few steps reach the largest loss, the tail ends at a jump there, and beyond it there is only noise.
     largest = sum(part.count * -math.log1p(-part.pair.rate) for part in steps) * (1 + 2**-40)
     closed: list[Vertices | Bounded] = []
     last = 1.0
@@ -155,11 +156,11 @@ def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> l
 
 
 def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list[list[Vertices]]:
-    """The vertices of each plan, by tilt."""
+    """Return the vertices of each plan, by tilt."""
     sides, width, grids = dict[bool, list[Vertices]](), 0.0, list[Losses]()
     for plan in sorted(plans, key=lambda plan: plan.width):
         least = max(plan.width, plan.width_min)
-        # The two orders share a grid where the finer one is not much dearer.
+        # The two orders share a grid if the finer one is not much slower.
         if not grids or least > 2 * width:
             width = least
             grids = [on_grid(part.pair, width=width, span=part.pair.span(share)) for part in steps]
@@ -172,7 +173,7 @@ def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list
 
 
 def _share(count: int, delta: float) -> float:
-    """How much of its mass a step's grid may leave out on either side."""
+    """Return how much of its mass a step's grid may leave out on either side."""
     return max(delta * _MISSING_SHARE / (2 * count), 1e-290)
 
 
@@ -180,8 +181,8 @@ def _share(count: int, delta: float) -> float:
 
 
 def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
-    """One step on a grid that is refined where the certificate binds."""
-    # A single step can afford a wide grid.
+    """Return the vertices of one step on a grid that is refined at the cells that bind."""
+    # A single step can have a wide grid.
     span = pair.span(max(delta * 2.0**-30, 1e-290))
     middle = pair.points(np.zeros(1))
     edges = _rising(pair, np.concatenate((np.linspace(*span, 1024), middle)))
@@ -199,7 +200,7 @@ def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
         steps = np.arange(1, 8) / 8
         finer = edges[cells, np.newaxis] + np.diff(edges)[cells, np.newaxis] * steps
         refined = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
-        # Where no loss rises between the edges that bind, no grid of doubles does better.
+        # If no loss rises between the edges that bind, no grid of doubles is better.
         if refined.size == edges.size:
             break
         edges = refined
@@ -210,7 +211,7 @@ def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
 
 
 def _rising(pair: Pair, edges: FloatArray) -> FloatArray:
-    """In order, and without those at which the loss is no larger than before: where it levels off, doubles run out."""
+    """Return the edges in order, without those at which doubles show no larger loss than at the edge before."""
     edges = np.unique(edges)
     losses = np.maximum.accumulate(pair.losses(edges))
     rising: FloatArray = edges[np.append(True, np.diff(losses) > 0)]
@@ -220,7 +221,7 @@ def _rising(pair: Pair, edges: FloatArray) -> FloatArray:
 def _on_edges(
     pair: Pair, edges: FloatArray, middle: float, missing: float, *, is_reversed: bool
 ) -> tuple[Vertices, NDArray[np.int64]]:
-    """The vertices at losses >= 0 of one step on a grid of any points, and which edges they are at."""
+    """Return the vertices at losses >= 0 of one step on a grid of any points, and the indices of their edges."""
     losses = np.where(edges == middle, 0.0, pair.losses(edges))
     lower, upper = split(pair, edges, losses)
     masses = np.zeros(edges.size)
@@ -228,11 +229,11 @@ def _on_edges(
     masses[1:] += upper
     others = masses * np.exp(-losses)
     at = np.flatnonzero(losses <= 0 if is_reversed else losses >= 0)
-    # A cell's masses are off by what a density is at its outer end, see `pld`.
+    # The relative error of a cell's masses is that of a density at its outer end, see `pld`.
     outer = np.maximum(np.abs(np.append(edges[0], edges[:-1])), np.abs(np.append(edges[1:], edges[-1])))
     errors = (8 * (outer + pair.distance) ** 2 + 8 * np.abs(losses) + 32) * UNIT_ROUNDOFF
     if pair.kind == "symmetrised":
-        # Loss 0 has what neither side has above it, see `pld`.
+        # Loss 0 has the mass that neither side has above it, see `pld`.
         masses[at[0]] = (1 - pair.rate) * special.erf(pair.distance / math.sqrt(8)) + 2 * lower[at[0]]
         others[at[0]] = masses[at[0]]
     if is_reversed:
@@ -243,7 +244,7 @@ def _on_edges(
     summing = running_error(edges.size)
     tail = running((masses * (1 + errors))[::-1])[::-1][index] * (1 + summing) + missing
     other = running((others * (1 - errors))[::-1])[::-1][index] * (1 - summing)
-    # Where S is near 1, what is below keeps the digits; symmetrised, P has below loss 0 what Q has above it.
+    # If S is near 1, the mass below keeps the digits; symmetrised, P has below loss 0 what Q has above it.
     kept = masses * (1 - errors)
     below = 0.0
     if pair.kind == "symmetrised":
@@ -258,12 +259,12 @@ def _on_edges(
 
 
 class _Moments:
-    """The logarithm of the moment generating function of the loss, approximately: what plans are made by."""
+    """The approximate logarithm of the moment generating function of the loss, from which plans are made."""
 
     def __init__(self, steps: Sequence[Steps], share: float, *, is_reversed: bool) -> None:
         self._parts = []
         self.top = 0.0
-        """The largest loss that all steps together can have."""
+        """The largest possible loss of all steps together."""
         for part in steps:
             low, high = part.pair.span(share)
             z = np.linspace(low, high, _SAMPLES)
@@ -282,7 +283,7 @@ class _Moments:
                 self._parts.append((part.count, np.log(weights), values))
 
     def at(self, exponents: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """log M, and the mean and variance of the tilted loss; each of the shape (n,) of the exponents."""
+        """Return log M, and the mean and variance of the tilted loss; each of shape (n,), as the exponents."""
         results = np.zeros((3, exponents.size))
         for count, logarithms, values in self._parts:
             terms = logarithms + exponents[:, np.newaxis] * values
@@ -296,7 +297,7 @@ class _Moments:
 
 
 class _Plan:
-    """Tilts and windows for one order of the pairs, and the grid's width that they ask for."""
+    """Tilts and windows for one order of the pairs, and the grid's width that they need."""
 
     def __init__(self, steps: Sequence[Steps], *, share: float, log_tail: float, is_reversed: bool) -> None:
         self.is_reversed = is_reversed
@@ -314,12 +315,12 @@ class _Plan:
 
     @property
     def points(self) -> int:
-        """How many points its transforms have for each part."""
+        """Return how many points its transforms have for each part."""
         width = max(self.width, self.width_min)
         return sum(math.ceil((tilt.window[1] - tilt.window[0]) / width) for tilt in self.tilts)
 
     def _centre(self) -> float:
-        """The tilt whose mean is 0, between -1 and 0, since that of -1 is the mean under Q."""
+        """Return the tilt whose mean is 0: between -1 and 0, because the tilt of -1 has the mean under Q."""
         low, high = -1.0, 0.0
         for _ in range(_ROUNDS):
             exponents = np.linspace(low, high, _SECTIONS + 1)
@@ -328,12 +329,12 @@ class _Plan:
         return low
 
     def _last(self, log_tail: float, deviation: float) -> float:
-        """The tilt at whose mean the tail falls to e^log_tail, approximately."""
+        """Return the tilt at whose mean the tail falls to e^log_tail, approximately."""
         low, high = 0.0, 2.0**_SECTIONS / deviation
         exponents = np.concatenate(([low], high / 2.0 ** np.arange(2 * _SECTIONS, -1, -1)))
         for _ in range(_ROUNDS):
             logs, means, variances = self._moments.at(exponents)
-            # Chernoff's bound is more than the tail by this factor of the saddle-point approximation, or about that.
+            # Chernoff's bound is larger than the tail by about this factor of the saddle-point approximation.
             factor = np.log(np.maximum(exponents * np.sqrt(variances * 2 * math.pi), 1.0))
             fallen = logs - exponents * means - factor <= log_tail
             index = int(np.argmax(fallen)) if fallen.any() else exponents.size - 1
@@ -351,18 +352,18 @@ class _Plan:
         chosen = []
         start = 0.0
         if -logs[0] > resolved:
-            # At loss 0 no tilt upwards would do: losses below the mean have tilts of their own.
+            # No upward tilt serves loss 0: losses below the mean have their own tilts.
             chosen += _stretches(exponents, logs, means, np.arange(_TILTS), 0.0, mean, resolved)
             start = mean
         chosen += _stretches(exponents, logs, means, np.arange(_TILTS - 1, exponents.size), start, end, resolved)
         tilts = [self._tilt(exponents, variances, stretch, resolution) for stretch in chosen]
-        # A split adds a variance of width^2/6 a step at most.
+        # A split adds a variance of at most width^2/6 for each step.
         least = min(deviation**2, *(float(variances[stretch.tilts].min()) for stretch in chosen))
         self.width = math.sqrt(least / self._count) / _WIDTHS_PER_DEVIATION
-        # The last tilt serves all that is left: what lies beyond its window is hardly more than nothing.
+        # The last tilt serves the rest: the mass beyond its window is negligible.
         low, high = tilts[-1].window
         top = self._moments.top + 2 * self._count * max(self.width, self.width_min)
-        # A few steps can reach the largest loss there is, with a probability that ends there and not before.
+        # A few steps can reach the largest possible loss, with a probability that drops to 0 only there.
         high = max(high, top) if top - high < high - low else high
         tilts[-1] = replace(tilts[-1], window=(low, high), serves=(tilts[-1].serves[0], high))
         self.tilts = tuple(tilts)
@@ -372,7 +373,7 @@ class _Plan:
         )
 
     def _tilt(self, exponents: FloatArray, variances: FloatArray, stretch: _Stretch, resolution: float) -> Tilt:
-        """Of the tilts that can serve a stretch the one with the shortest window."""
+        """Return the tilt with the shortest window among those that can serve a stretch."""
         tilts = []
         for index, divergence in zip(stretch.tilts, stretch.divergences, strict=True):
             exponent = float(exponents[index])
@@ -391,7 +392,7 @@ class _Plan:
 class _Stretch:
     """Losses from low to high, and the tilts that could serve them.
 
-    tilts: of shape (n,). divergences: how much worse than the best each is there at most, of shape (n,).
+    tilts: of shape (n,). divergences: how much worse than the best one each is at most, of shape (n,).
     """
 
     low: float
@@ -409,10 +410,10 @@ def _stretches(
     end: float,
     resolved: float,
 ) -> list[_Stretch]:
-    """Cuts the losses from start to end into stretches that one of the usable tilts serves.
+    """Cut the losses from start to end into stretches, each served by one of the usable tilts.
 
     exponents, logs, means: tilts in order, the logarithms of their moments and their means, of shape (n,).
-    resolved: by how much a tilt's bound on the tail may be worse than the best tilt's.
+    resolved: how much worse than the best tilt's a tilt's bound on the tail may be.
     """
 
     def divergence(loss: float) -> FloatArray:
@@ -462,8 +463,10 @@ def at_least(value: Fraction) -> float:
 
 
 def pair_for(*, noise_multiplier: float, sample_rate: float, adjacency: Adjacency, sampling: Sampling) -> Pair:
-    """Return the dominating pair of one step. Raises ValueError for fixed_size under add_or_remove_one: none is
-    known."""
+    """Return the dominating pair of one step.
+
+    Raises ValueError for fixed_size under add_or_remove_one, for which none is known.
+    """
     match sampling, adjacency:
         case "poisson", "add_or_remove_one":
             return Pair("removal", 1 / noise_multiplier, sample_rate)

@@ -1,8 +1,8 @@
 """The exact mu of mechanisms whose trade-off function touches a Gaussian one at the fixed point.
 
 For a symmetric trade-off function f with fixed point f(p) = p, G_mu passes through that point for mu = -2 Phi^-1(p).
-From the total variation z = 1 - 2 p that is mu = 2 sqrt(2) erf^-1(z), which keeps its digits where z is small; from
-log p it is the root of log Phi(-mu/2) = log p, which keeps them where p is. Errors are stated in u = 2^-53.
+From the total variation z = 1 - 2 p, mu = 2 sqrt(2) erf^-1(z), which keeps its digits if z is small. From log p, mu is
+the root of log Phi(-mu/2) = log p, which keeps its digits if p is small. Errors are stated in u = 2^-53.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _LOG_SQRT_TWO_PI: Final = math.log(2 * math.pi) / 2
 
 
 def _mu_at_fixed_point(*, total_variation: FloatArray, log_fixed_point: FloatArray) -> Any:
-    """-2 Phi^-1(p) from z = 1 - 2 p and log p, whichever has the digits."""
+    """Return -2 Phi^-1(p), from z = 1 - 2 p or from log p, whichever keeps the digits."""
     near = 2 * math.sqrt(2) * special.erfinv(np.minimum(total_variation, 0.5))
-    # Newton on log Phi(-x) = log p, x = mu/2, from SciPy's inverse, which is good to 1e-12 or so; the derivative of
+    # Newton on log Phi(-x) = log p, x = mu/2, from SciPy's inverse, whose error is about 1e-12; the derivative of
     # log Phi(-x) is -1/R(x) with Mills' ratio R.
     log_p = np.minimum(log_fixed_point, math.log(0.25))
     half: Any = -special.ndtri_exp(log_p)  # which SciPy's stubs call float32 with some versions of NumPy
@@ -39,7 +39,7 @@ def mu_pure_dp(*, epsilon: Real | float) -> Real:
     """Return the least mu for which every epsilon-DP mechanism is mu-GDP: -2 Phi^-1(1/(1 + e^epsilon)).
 
     Shape of epsilon; relative error below RELATIVE_ERROR, for epsilon from 1e-300 up.
-    ValueError: epsilon below 0, infinite or NaN.
+    Raises ValueError if epsilon is below 0, infinite or NaN.
     Source: f_{epsilon,0}(alpha) = max(0, 1 - e^epsilon alpha, e^-epsilon (1 - alpha)) (Wasserman & Zhou 2010; Dong,
     Roth & Su 2022, Prop. 2.5) has its kink at its fixed point p = 1/(1 + e^epsilon); G_mu through that point is convex,
     so it lies under the two chords from there to (0, 1) and (1, 0), which are f_{epsilon,0}.
@@ -54,10 +54,11 @@ def mu_pure_dp(*, epsilon: Real | float) -> Real:
 
 
 def mu_laplace(*, theta: Real | float) -> Real:
-    """The least mu for which the Laplace mechanism with theta = sensitivity/scale is mu-GDP: -2 Phi^-1(e^(-theta/2)/2).
+    """Return the least mu for which the Laplace mechanism is mu-GDP: -2 Phi^-1(e^(-theta/2)/2).
 
-    Shape of theta, which has no unit; relative error below RELATIVE_ERROR, for theta from 1e-300 up.
-    ValueError: theta below 0, infinite or NaN.
+    theta: sensitivity over scale, without unit. Shape of theta; relative error below RELATIVE_ERROR, for theta from
+    1e-300 up.
+    Raises ValueError if theta is below 0, infinite or NaN.
     Source: by Neyman and Pearson the trade-off function of Laplace noise is 1 - e^theta alpha up to e^-theta/2, then
     e^-theta/(4 alpha) to 1/2, then e^-theta (1 - alpha); its fixed point is p = e^(-theta/2)/2. That no larger mu is
     needed elsewhere follows from the log-concavity of Phi: our derivation, checked in the tests along the whole curve.

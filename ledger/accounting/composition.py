@@ -1,8 +1,8 @@
 """The trade-off function of many steps: privacy loss distributions composed by FFT, with every error bounded.
 
-*Tilting.* Mass p_j at loss l_j becomes p_j e^(a l_j) / M(a), a distribution too; its T-fold composition y gives back
-that of p as M(a)^T e^(-a l) y. An FFT's error is absolute; under the tilt whose mean is l it is relative to the tail at
-l, however small. Each tilt of a plan serves the losses for which its error is still small against the tail.
+*Tilting.* Mass p_j at loss l_j becomes p_j e^(a l_j) / M(a), also a distribution. From its T-fold composition y, that
+of p is M(a)^T e^(-a l) y. An FFT's error is absolute; under the tilt whose mean is l it is relative to the tail at l,
+however small. Each tilt of a plan serves the losses for which its error is still small compared with the tail.
 
 *The transform.* With z = FFT(p) and T steps, z^T magnifies the error of z by T. So z - 1 is transformed instead, twice
 summed by parts: for w the n-th root of unity to the k-th power and J the losses' index, from its rounded mean on,
@@ -12,24 +12,25 @@ summed by parts: for w the n-th root of unity to the k-th power and J the losses
 where all G are positive and add up to g = E J(J-1)/2. An FFT of G errs by at most c u g, c = 6 (log2 n + 2) for a
 transform in passes of radix 2 to 5, which rounds each input less than 6 log2(radix) times on its way to any output;
 lengths are even with no prime factor above 5, so that there are no other passes. So E w^J - 1 errs by
-|w-1|^2 (c + r) u g + (8 + h) |w-1| u E|J| only, r for the sums of sums (`running`) and h = ceil(log2 n) + 1 for that
-of n products (`halved_sum`). Where z^T is not negligible
-|w-1|^2 g is about 1/T: what T magnifies does not grow with T.
+|w-1|^2 (c + r) u g + (8 + h) |w-1| u E|J| only, with r for the sums of sums (`running`) and h = ceil(log2 n) + 1 for
+that of n products (`halved_sum`). If z^T is not negligible, |w-1|^2 g is about 1/T: what T magnifies does not grow
+with T.
 
 *From there.* Z = exp(sum T log1p(z-1)) errs by |Z| expm1(x), x the sum of T times the error over |z|, plus rounding of
-the exponent; the inverse FFT by c u times the mean of |Z|, and what the transform of length n wraps around is at most
-the tilted mass outside its window, omega, by Chernoff's bound. Together each y_j errs by less than `noise`, and sums
-of it by `noise` times the weights plus omega times the largest. S, the tail under P, is moved up and A, the tail under
-Q, down; relative errors of the masses enter T-fold.
+the exponent; the inverse FFT by c u times the mean of |Z|. The mass that the transform of length n wraps around is at
+most the tilted mass outside its window, omega, by Chernoff's bound. Together each y_j errs by less than `noise`, and
+sums of it by `noise` times the weights plus omega times the largest. S, the tail under P, is moved up and A, the tail
+under Q, down; relative errors of the masses enter T-fold.
 
 *The certificate.* S_i = P(L >= l_i) and A_i = Q(L >= l_i) are the vertices (A_i, 1 - S_i) of the trade-off function,
-which is linear between them; f_{0,delta} (x) G_mu is convex and decreasing, so that it lies below everywhere when it
-does at the vertices, also at vertices with S too large and A too small. Losses below 0 are those above 0 of the pair in
-the other order. Hence (Dong, Roth & Su 2022, Def. 2.3 and sec. 3)
+which is linear between them. f_{0,delta} (x) G_mu is convex and decreasing: if it lies below at the vertices, it lies
+below everywhere. That also holds for vertices with S too large and A too small. Losses below 0 are those above 0 of the
+pair in the other order. Hence (Dong, Roth & Su 2022, Def. 2.3 and sec. 3)
 
     mu = max over l_i >= 0 with S_i > delta of  Phi^-1((S_i - delta)/(1 - delta)) - Phi^-1(A_i/(1 - delta)),
 
-taken from the tails that do not cancel, and none at all unless S falls to delta. One composition serves every delta.
+taken from the tails that do not cancel. If S never falls to delta, there is no certificate. One composition serves
+every delta.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ _BLOCK_ROOT_MIN: Final = 32
 _PLAIN_STEPS_MAX: Final = 4096
 _ERROR_MAX: Final = 0.25
 _WEIGHT_LOG_MAX: Final = 600.0
-"""Larger weights are cut: there rounding alone, times e^600, makes the bounds 1 and 0."""
+"""Larger weights are cut: rounding alone, times e^600, already makes the bounds 1 and 0."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,22 +83,22 @@ class Vertices:
 
     @property
     def size(self) -> int:
-        """The bytes of the arrays."""
+        """Return the size of the arrays in bytes."""
         return self.tail.nbytes + self.rest.nbytes + self.other.nbytes
 
     def values(self, delta: float) -> FloatArray:
-        """The mu that each vertex asks for; -inf where it asks for none. Shape (n,)."""
+        """Return the mu that each vertex needs; -inf for a vertex that needs none. Shape (n,)."""
         return _asked(self.tail, self.rest, self.other, delta)
 
     def mu(self, delta: float) -> float:
-        """The least mu for these vertices at a delta; -inf where none binds."""
+        """Return the least mu for these vertices at a delta; -inf if none binds."""
         if not self.tail.size:
             return -math.inf
         short = -self.tail.size % _BLOCK
         tails = np.pad(self.tail, (0, short)).reshape(-1, _BLOCK)
         rests = np.pad(self.rest, (0, short), constant_values=1.0).reshape(-1, _BLOCK)
         others = np.pad(self.other, (0, short), constant_values=1.0).reshape(-1, _BLOCK)
-        # A block of vertices asks for no more than its largest tail would with its smallest other tail.
+        # A block of vertices needs no more than its largest tail would with its smallest other tail.
         bounds = _asked(tails.max(axis=1), rests.min(axis=1), others.min(axis=1), delta)
         top = int(np.argmax(bounds))
         best = float(_asked(tails[top], rests[top], others[top], delta).max())
@@ -107,7 +108,7 @@ class Vertices:
 
 @functools.cache
 def unresolved() -> Vertices:
-    """A vertex that asks for more than there is; always the same one."""
+    """Return a vertex that no mu satisfies; always the same object."""
     return Vertices(np.ones(1), np.zeros(1), np.zeros(1))
 
 
@@ -116,18 +117,18 @@ def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) 
     with np.errstate(invalid="ignore"):
         level = np.clip((tail - delta) / kept, 0.0, 1.0)
         upper = np.where(level < 0.5, special.ndtri(level), -special.ndtri(np.minimum(rest / kept, 1.0)))
-        # Near 1 its quantile has few digits, and what rounding takes from 1 counts: so it is rounded down.
+        # Near 1 the quantile has few digits, and rounding in 1 - x matters: so it is rounded down.
         part = other / kept * (1 - 4 * UNIT_ROUNDOFF)
         lower = special.ndtri(np.minimum(part, 1.0))
-        # ndtri is within a few units of itself or of 1, whichever is more.
+        # The error of ndtri is a few units of its value or of 1, whichever is more.
         asked = upper - lower + 16 * UNIT_ROUNDOFF * (2 + np.abs(upper) + np.abs(lower))
-    # f_{0,delta} is 0 from 1 - delta on, where nothing is asked; one with no other tail asks for more than there is.
+    # f_{0,delta} is 0 from 1 - delta on, so such a vertex needs no mu; no mu satisfies one without another tail.
     binds = (tail > delta) & (part < 1)
     return np.where(binds, np.where(np.isnan(asked), math.inf, asked), -math.inf)
 
 
 def _log_moment(losses: Losses, exponent: float) -> float:
-    """log M(a) = log of the sum of p_j e^(a l_j)."""
+    """Return log M(a), the logarithm of the sum of p_j e^(a l_j)."""
     values = exponent * losses.values
     shift = float(values.max())
     with np.errstate(under="ignore"):
@@ -141,7 +142,7 @@ def _log_moment(losses: Losses, exponent: float) -> float:
 
 
 def running(values: FloatArray) -> FloatArray:
-    """Sums of the first 1, 2, … of these, all positive: within 2 (sqrt(n) + 32) u of themselves, by blocks."""
+    """Return the sums of the first 1, 2, … of these positive values, by blocks: relative error 2 (sqrt(n) + 32) u."""
     root = max(math.isqrt(values.size), _BLOCK_ROOT_MIN)
     rows = -(-values.size // root)
     padded = np.zeros(rows * root)
@@ -153,12 +154,15 @@ def running(values: FloatArray) -> FloatArray:
 
 
 def running_error(size: int) -> float:
-    """How far `running` sums of so many are off, relatively."""
+    """Return a bound on the relative error of `running` sums of this many values."""
     return 2 * (math.sqrt(size) + _BLOCK_ROOT_MIN) * UNIT_ROUNDOFF
 
 
 def halved_sum(values: FloatArray) -> float:
-    """The sum, within `halved_sum_error` u of the sum of absolute values: one half is added to the other, and so on."""
+    """Return the sum, by adding one half to the other repeatedly.
+
+    Its error is at most `halved_sum_error` u times the sum of absolute values.
+    """
     size = 1 << max(values.size - 1, 0).bit_length()
     sums = np.zeros(size)
     sums[: values.size] = values
@@ -168,12 +172,15 @@ def halved_sum(values: FloatArray) -> float:
 
 
 def halved_sum_error(size: int) -> int:
-    """How far a `halved_sum` of so many is off, in u: an addition for each halving, and one u for rounding each."""
+    """Return a bound on the error of a `halved_sum` of this many products, in u.
+
+    It has one u for each halving, and one for rounding each product.
+    """
     return max(size - 1, 0).bit_length() + 1
 
 
 def smooth_length(least: int) -> int:
-    """The least even length from this on whose prime factors are 2, 3 and 5, which a transform does in passes of."""
+    """Return the least even length from this on with no prime factor above 5, see the module."""
     return 2 * fft.next_fast_len(-(-least // 2), real=True)
 
 
@@ -191,7 +198,7 @@ def _tilted(losses: Losses, exponent: float, log_moment: float) -> FloatArray:
 
 @dataclass(frozen=True, slots=True)
 class _Spectrum:
-    """log of the characteristic function at the frequencies 0 to n/2 of the losses from index `centre` on."""
+    """log of the characteristic function of the losses, from index `centre` on, at the frequencies 0 to n/2."""
 
     logarithm: NDArray[np.complex128]
     error: FloatArray
@@ -199,7 +206,7 @@ class _Spectrum:
 
 
 def _folded(values: FloatArray, first: int, length: int) -> FloatArray:
-    """Values at the indices from `first` on, added up modulo a length."""
+    """Return values at the indices from `first` on, added up modulo a length."""
     start = first % length
     rows = -(-(start + values.size) // length)
     padded = np.zeros(rows * length)
@@ -235,7 +242,7 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
     error += size
     del size
     if steps <= _PLAIN_STEPS_MAX:
-        # Few steps magnify little: where z - 1 is not small, the plain transform, of total mass 1, errs by less.
+        # Few steps magnify little: if z - 1 is not small, the plain transform, of total mass 1, errs by less.
         plain = _fft_error(length) + (8 + masses.size / length) * UNIT_ROUNDOFF
         worse = error > plain
         change[worse] = fft.rfft(_folded(masses, int(index[0]), length))[worse] - 1
@@ -247,7 +254,7 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
 
 
 def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[NDArray[np.complex128], FloatArray]:
-    """E w^J - 1 from the sums of sums, and |w - 1|. Arrays are used again, here and below: they are the largest."""
+    """Return E w^J - 1 from the sums of sums, and |w - 1|. The arrays, the largest ones, are reused here and below."""
     angle = np.arange(length // 2 + 1, dtype=np.float64)
     angle *= np.pi
     angle /= length
@@ -266,21 +273,21 @@ def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[N
 
 
 def _to_logarithms(change: NDArray[np.complex128], error: FloatArray) -> None:
-    """Makes of z - 1 log z in its place, and of its error that of the logarithm."""
+    """Replace z - 1 by log z, in place, and its error by that of the logarithm."""
     size = np.abs(1 + change)
     logarithm = np.empty_like(change)
     near = np.abs(change) < 0.5
     with np.errstate(divide="ignore"):
         logarithm[near] = _log1p(change[near])
         logarithm[~near] = np.log(1 + change[~near])
-        # Where the error is of the size of z, z^T is bounded by three times that error, to the T.
+        # If the error is of the size of z, z^T is bounded by three times that error, to the power T.
         relative = np.where(error < size / 2, -np.log1p(-np.minimum(error / np.maximum(size, 1e-300), 0.5)), math.inf)
     change[:] = np.where(np.isfinite(relative), logarithm, np.log(3 * np.maximum(error, 1e-300)))
     error[:] = np.where(np.isfinite(relative), relative, math.log(3))
 
 
 def _log1p(change: NDArray[np.complex128]) -> NDArray[np.complex128]:
-    """log(1 + x) for |x| < 1/2, each part within a few units of |x|."""
+    """Return log(1 + x) for |x| < 1/2, each part within a few units of |x|."""
     real, imaginary = change.real, change.imag
     return np.asarray(
         0.5 * np.log1p(2 * real + real * real + imaginary * imaginary) + 1j * np.arctan2(imaginary, 1 + real)
@@ -288,7 +295,7 @@ def _log1p(change: NDArray[np.complex128]) -> NDArray[np.complex128]:
 
 
 def _outside(parts: Sequence[Part], tilt: Tilt, log_moment: float, window: tuple[float, float]) -> float:
-    """The tilted mass outside a window, by Chernoff's bound on either side."""
+    """Return the tilted mass outside a window, by Chernoff's bound on either side."""
     down, up = tilt.beside
     above = _log_moments(parts, tilt.exponent + up) - log_moment - up * window[1]
     below = _log_moments(parts, tilt.exponent - down) - log_moment + down * window[0]
@@ -354,7 +361,7 @@ def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
 
 
 def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
-    """Bounds at the losses >= 0 that a tilt serves. All parts share one width."""
+    """Return bounds at the losses >= 0 that a tilt serves. All parts share one width."""
     deadline.check()
     width = parts[0].losses.width
     if _steps_error(parts, tilt) > _ERROR_MAX:
@@ -373,14 +380,14 @@ def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
         tail = np.minimum(_bound_above(composed, tilt.exponent, width, first, last, relative) + missing, 1.0)
         rest = 1.0 - tail
     else:
-        # Below the mean S is near 1, and it is 1 - S that has to keep its digits.
+        # Below the mean S is near 1, so that 1 - S must keep its digits.
         rest = _bound_below(composed, tilt.exponent, width, first, last, -relative)
         tail = np.minimum(1.0 - rest + UNIT_ROUNDOFF, 1.0)
     return Vertices(tail, rest, other)
 
 
 def _weights(composed: _Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:
-    """What the tilted masses from `first` to `last` are to be multiplied by."""
+    """Return the factors that undo the tilt, for the masses from `first` to `last`."""
     values = np.arange(composed.first + first, composed.first + last, dtype=np.float64)
     values *= width
     values *= exponent
@@ -392,12 +399,12 @@ def _weights(composed: _Composed, exponent: float, width: float, first: int, las
 def _bound_above(
     composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
 ) -> FloatArray:
-    """The mass at and above each loss: an upper bound where the relative error is positive, else a lower one."""
+    """Return the mass at and above each loss: an upper bound if the relative error is positive, else a lower one."""
     weights = _weights(composed, exponent, width, first, composed.masses.size)
     kept = last - first
     bound = running((composed.masses[first:] * weights)[::-1])[::-1][:kept].copy()
     bound *= 1 + relative
-    # Rounding of each mass, and what was wrapped around, which weighs most where it lands lowest.
+    # Rounding of each mass, and the wrapped mass, which weighs most if it lands lowest.
     error = running(weights[::-1])[::-1][:kept] * composed.noise
     error += composed.outside * weights[:kept]
     error *= math.copysign(1 + abs(relative), relative)
@@ -408,7 +415,7 @@ def _bound_above(
 def _bound_below(
     composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
 ) -> FloatArray:
-    """The mass below each loss, from below, where weights grow with the loss."""
+    """Return a lower bound of the mass below each loss, for weights that grow with the loss."""
     weights = _weights(composed, exponent, width, 0, last)
     mass = np.append(0.0, running(composed.masses[:last] * weights)[:-1])
     error = (np.append(0.0, running(weights)[:-1]) * composed.noise + composed.outside * weights) * (1 - relative)
@@ -416,7 +423,7 @@ def _bound_below(
 
 
 def _steps_error(parts: Sequence[Part], tilt: Tilt) -> float:
-    """The logarithm of what all steps' masses and moments are off by, relatively."""
+    """Return the logarithm of 1 plus the relative error of all steps' masses and moments."""
     error = 0.0
     for part in parts:
         losses = part.losses
@@ -428,7 +435,7 @@ def _steps_error(parts: Sequence[Part], tilt: Tilt) -> float:
 
 
 def _relative_error(parts: Sequence[Part], tilt: Tilt, composed: _Composed) -> float:
-    """What masses, moments and weights are off by, relatively, over all steps."""
+    """Return the relative error of masses, moments and weights, over all steps."""
     size = composed.masses.size
     edge = max(abs(composed.first), abs(composed.first + size)) * parts[0].losses.width
     weights = (4 * (abs(tilt.exponent) + 1) * edge + 4 * abs(composed.log_moment) + 16) * UNIT_ROUNDOFF

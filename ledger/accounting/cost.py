@@ -15,7 +15,7 @@ from ledger.accounting import amounts, closed_forms
 from ledger.core.amounts import Amount
 
 MU_MAX: Final = 3000
-"""Beyond it mu² · 10¹² does not fit a signed 64-bit integer, and no budget comes near it."""
+"""Beyond about this mu, mu² · 10¹² does not fit a signed 64-bit integer. No budget is near it."""
 ROUNDING: Final = 2.0**-53
 
 
@@ -52,7 +52,7 @@ class Cost:
 
     @property
     def amount(self) -> Amount:
-        """In integers, rounded up. Where `is_holdable` is false it is true all the same, but past 64 bits."""
+        """Return it in integers, rounded up. If `is_holdable` is false, it is still right, but can exceed 64 bits."""
         return amounts.charge(mu_sq=self.mu_sq, nats=self.nats)
 
     @property
@@ -79,21 +79,21 @@ SGD: Final = (
 
 
 def rational(mu_sq: Fraction, method: str, assumptions: tuple[str, ...]) -> Cost:
-    """A cost whose mu² is rational in what was declared: it stays exact."""
+    """Return a cost whose mu² is rational in what was declared: it stays exact."""
     return Cost(root(mu_sq), mu_sq, Fraction(0), method, assumptions)
 
 
 def repeated(once: float, count: int, method: str) -> Cost:
-    """`count` releases of a mechanism whose mu is one of `closed_forms`, of a parameter that was read as a double.
+    """Return the cost of `count` releases whose mu comes from `closed_forms`, of a parameter that was read as a double.
 
-    once: that mu, which grows at most in proportion to the parameter: reading that adds one unit of 2^-53.
+    once: that mu. It grows at most in proportion to the parameter, so that reading adds one unit of 2^-53.
     """
     upper = amounts.outward(once, closed_forms.RELATIVE_ERROR + 2 * ROUNDING)
     return Cost(once * math.sqrt(count), count * upper**2, Fraction(0), method, (*RUN, *NOISE))
 
 
 def root(square: Fraction) -> float:
-    """The double nearest to a root, without overflow on the way; off by at most an ulp."""
+    """Return the square root as a double, without overflow on the way; off by at most an ulp."""
     shift = (square.numerator.bit_length() - square.denominator.bit_length()) // 2
     scaled = square / Fraction(4) ** shift
     try:

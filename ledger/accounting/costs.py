@@ -1,7 +1,7 @@
 """Compute the `Cost` of a declared mechanism.
 
 `Terms.bound` chooses between a guarantee (`certified`) and the central-limit estimate of DP-SGD (`clt`). Each
-mechanism's own cost stands in its module; here are the terms that it is asked under, and segments.
+mechanism's own cost is in its module. Segments are added here.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def needs_certificate(mechanism: AnyMechanism, *, bound: Bound) -> bool:
 def weight(mechanism: AnyMechanism, *, bound: Bound) -> int:
     """Return how much work its cost is, predicted from the declaration, in closed forms of one release.
 
-    A certificate weighs as one of a usual training; what it really takes is bounded by `certificate.POINTS_MAX`.
+    A certificate weighs as one of a usual training; its real work is bounded by `certificate.POINTS_MAX`.
     """
     return mechanism.weight(bound)
 
@@ -40,18 +40,18 @@ def cost(mechanism: AnyMechanism, terms: Terms) -> Cost:
     """Return the cost of a mechanism under a dataset's bound and adjacency.
 
     Raises InvalidMechanism if no cost is known, or if it is larger than any double, and InvalidRequest
-    if the mechanism cannot be divided into so many segments.
+    if the mechanism cannot be divided into this many segments.
     """
     if terms.segments == 1:
         return mechanism.cost(terms, path="mechanism")
     one = segment(mechanism, terms.segments)
-    # -log(1 - x) is convex and 0 at 0, so that k of -log(1 - delta/k) are at most one of -log(1 - delta).
+    # -log(1 - x) is convex and 0 at 0, so that k times -log(1 - delta/k) is at most -log(1 - delta).
     once = replace(terms, delta=Fraction(terms.delta) / terms.segments, segments=1)
     return _restarted(one.cost(once, path="mechanism"), terms.segments)
 
 
 def _restarted(one: Cost, count: int) -> Cost:
-    """So many of it, each with fresh randomness, so that they compose: mu² and nats add up (Dong, Roth & Su 2022)."""
+    """Return the cost of `count` segments with fresh randomness: mu² and nats add up (Dong, Roth & Su 2022)."""
     mu_sq = count * one.mu_sq
     mu = root(mu_sq)
     if not math.isfinite(mu):
@@ -63,7 +63,7 @@ def _restarted(one: Cost, count: int) -> Cost:
 
 
 def frontier(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency) -> list[tuple[float, float]]:
-    """(delta, mu) for shares of delta from 1e-4 down to 1e-15: what a run could choose. Empty without a certificate.
+    """Return (delta, mu) for the shares of delta from 1e-4 down to 1e-15; empty if its cost is no certificate.
 
     Raises as `cost` does.
     """

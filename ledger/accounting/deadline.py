@@ -1,8 +1,8 @@
 """End long computations: at a moment of the monotonic clock, or as soon as the caller stops.
 
-The caller sets the limit with `until`; every loop that could take long calls `check`. What is raised
-then is no error of the ledger's, so that nothing on the way takes it for a cost that cannot be had, and charges another
-one: no amount ever depends on how long it took.
+The caller sets the limit with `until`; every loop that could take long calls `check`. The exceptions are not errors of
+the ledger, so that no caller on the way takes one for an unknown cost and charges another: no amount ever depends on
+how long it took.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Expired(Exception):
 
 
 class Stopped(Exception):
-    """Whoever runs the computation stops."""
+    """The caller stopped, so the computation ends."""
 
 
 @dataclass(frozen=True, slots=True)

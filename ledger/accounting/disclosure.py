@@ -1,7 +1,7 @@
 """What an amount means for the people in the data: epsilon at a delta, and the success of an attacker.
 
-For reports and never for a decision. Amounts come in lists, because a report has many accounts and the functions of
-`gdp` take arrays.
+These numbers are for reports, never for a decision. Amounts come in lists, because a report has many accounts and the
+functions of `gdp` take arrays.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from ledger.accounting import amounts, gdp
 from ledger.core.amounts import Amount
 
 FALSE_POSITIVE_RATES: Final = (0.001, 0.01, 0.05)
-"""At which an attack is usually reported (Carlini et al., IEEE S&P 2022)."""
+"""The rates at which attacks are usually reported (Carlini et al., IEEE S&P 2022)."""
 TYPE_I_ERRORS: Final = (0.0, 0.001, 0.002, 0.005, *(step / 100 for step in range(1, 101)))
 DELTAS: Final = tuple(float(f"{lead}e-{power}") for power in range(10, 1, -1) for lead in (1, 2, 5))
 _DELTA_MAX: Final = 1.0 - 2.0**-53
 
 
 def _points(spent: Sequence[Amount]) -> tuple[Any, Any]:
-    """(mu, delta) as arrays. What was overrun beyond all measure has a delta that rounds to 1."""
+    """Return mu and delta, each of shape (n,). The delta of an extreme overrun rounds to 1, and is cut below it."""
     mu = [amounts.mu_of(amount) for amount in spent]
     delta = [min(amounts.delta_of(amount), _DELTA_MAX) for amount in spent]
     return mu, delta
@@ -47,8 +47,9 @@ def epsilon_curve(amount: Amount) -> list[float | None]:
 
 
 def true_positive_rates(spent: Sequence[Amount], *, false_positive_rate: float) -> list[float]:
-    """Return the best true-positive rate of a membership attack on each amount at this false-positive rate: never less
-    than that, which is what guessing gets.
+    """Return the best true-positive rate of a membership attack on each amount at this false-positive rate.
+
+    It is never less than the false-positive rate, which guessing reaches.
 
     Source: Dong, Roth & Su 2022, section 2.3.
     """

@@ -1,4 +1,4 @@
-"""Amounts and epsilons as a person reads them."""
+"""Amounts and epsilons for a person to read."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Point = tuple[Amount, float]
 Digits = Annotated[str, StringConstraints(pattern=r"^-?[0-9]+$")]
 
 
-class AmountShown(TypedDict):  # noqa: D101 (a docstring would stand in the OpenAPI document)
+class AmountShown(TypedDict):  # noqa: D101 (a docstring would be in the OpenAPI document)
     mu: float
     delta: float
     mu_sq_pico: Annotated[Digits | None, Field(description="Units of 1e-12 of mu²; null where it cannot be held.")]
@@ -32,9 +32,9 @@ class AmountShown(TypedDict):  # noqa: D101 (a docstring would stand in the Open
 
 
 def show_amount(amount: Amount) -> AmountShown:
-    """An amount in an answer: mu and delta as doubles for reading, the exact integers beside them as strings.
+    """Return an amount for an answer: mu and delta as doubles for reading, and the exact integers as strings.
 
-    What remains after an overrun can be below zero: then the digits are negative, and the doubles 0.
+    The amount that remains after an overrun can be below zero: then the digits are negative, and the doubles 0.
     """
     nonnegative = amount.most(ZERO)
     return AmountShown(
@@ -46,7 +46,7 @@ def show_amount(amount: Amount) -> AmountShown:
 
 
 def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:
-    """Epsilon for display, rounded up; None for infinity, which JSON does not have."""
+    """Return epsilon for display, rounded up; None for infinity, which JSON does not have."""
     value = float(gdp.epsilon_upper(mu=mu, delta=delta, at_delta=at_delta))
     return value if math.isfinite(value) else None
 
@@ -58,7 +58,7 @@ _lock = threading.Lock()
 def show_epsilons(points: Iterable[Point]) -> dict[Point, float | None]:
     """Return the epsilon of each amount at its delta, as `show_epsilon` does.
 
-    What is not remembered is computed in one call for each delta: a call costs as much as many of its elements.
+    Epsilons that are not cached are computed in one call for each delta: a call costs as much as many of its elements.
     """
     wanted = set(points)
     with _lock:

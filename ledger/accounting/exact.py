@@ -1,17 +1,17 @@
 """The composition of runs by the best non-adaptive accounting: for information, never for a decision.
 
-The ledger decides by a filter, adding up mu² and -log(1 - delta), because runs may be chosen by what earlier ones
-showed. For runs that were all fixed beforehand more is known: their dominating pairs can be composed exactly, and
-epsilon read off that curve. Deciding on it would be invalid (docs/explanation/accounting.md, "Tempting, and wrong").
-What stands here is an upper bound all the same, by the means of the certificates: `pld` puts losses on a grid so that
-they dominate, `composition` composes them with every error bounded, and epsilon is read off the bounds.
+The ledger decides by a filter, adding up mu² and -log(1 - delta), because a run can be chosen by the outputs of earlier
+ones. For runs that were all fixed in advance more is known: their dominating pairs can be composed exactly, and epsilon
+read off that curve. Deciding on it would be invalid (docs/explanation/accounting.md, "Tempting, and wrong"). The result
+is still an upper bound, computed like the certificates: `pld` puts losses on a grid so that they dominate,
+`composition` composes them with every error bounded, and epsilon is read off the bounds.
 
-What each mechanism is made of stands in its module (`exact_parts`), in the terms of `pairs`: G_mu itself, whose squares
-add up in fractions; the pair of one step or release; or, where no pair is known, what was charged, its envelope.
+Each mechanism's module has its parts (`exact_parts`), in the terms of `pairs`: G_mu itself, whose squares add up in
+fractions; the pair of one step or release; or, if no pair is known, the charge itself, its envelope.
 
 *Reading epsilon off.* With S_i = P(L >= l_i) and A_i = Q(L >= l_i) the hockey-stick divergence is S_i - e^eps A_i for
 eps between l_(i-1) and l_i. An upper bound of S_i and a lower one of A_i make an upper bound of that, so that every eps
-in the interval at which it falls to the target is enough; the least over i is taken, and the larger of the two orders.
+in the interval at which it falls to the target is enough. The least over i is taken, and the larger of the two orders.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Pair
 
 SOURCES_MAX: Final = 64
-"""Different mechanisms in one composition; each takes a transform of its own."""
+"""The most different mechanisms in one composition; each needs a transform of its own."""
 COUNT_MAX: Final = 10**10
-"""Steps and releases in one composition: beyond, rounding would be all that is left."""
+"""The most steps and releases in one composition: beyond, only rounding would be left."""
 MU_MAX: Final = 28
-"""Of the Gaussian part: beyond, tails would be below the least double, as in `certify`."""
+"""The largest mu of the Gaussian part: beyond, tails would be below the least double, as in `certify`."""
 
 _CELLS_PER_DEVIATION: Final = 12
 _CELLS_OF_TOTAL: Final = 2000
-"""Cells to a deviation of one step's loss, and of the loss of all: whichever are smaller."""
+"""Cells for each deviation of one step's loss, and of the total loss: whichever cells are smaller."""
 _ATOMS_MAX: Final = 2**18
 _LENGTH_MAX: Final = 2**21
 _OUTSIDE_LOG: Final = 32.0
-"""What wraps around is e^-32 of the tilted mass, where rounding leaves e^-33 or so."""
+"""The mass that wraps around is e^-32 of the tilted mass; rounding leaves about e^-33."""
 _MISSING_SHARE: Final = 2.0**-12
 _SAMPLES: Final = 4096
 _DOUBLINGS: Final = 40
@@ -54,8 +54,11 @@ _BISECTIONS: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Composition:
-    """Epsilon of a composition at each delta that was asked for, from above; None where none is resolved, infinity
-    where there is none. method: `gaussian`, in closed form, or `composed`; `too-large` where it was not worked out."""
+    """The epsilon of a composition at each requested delta, rounded up.
+
+    epsilons: None if none is resolved, infinity if there is none. method: `gaussian`, in closed form; `composed`; or
+    `too-large` if it was not computed.
+    """
 
     epsilons: tuple[float | None, ...]
     method: Literal["gaussian", "composed", "too-large"]
@@ -90,7 +93,7 @@ def _epsilon(sources: dict[Source, int], at_delta: float, shown: float, mu: floa
 
 
 def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) -> float | None:
-    """Epsilon for the pairs in one order. None where nothing resolves."""
+    """Return epsilon for the pairs in one order; None if it does not resolve."""
     share = max(target * _MISSING_SHARE / (2 * sum(sources.values())), 1e-290)
     width = _width(sources, share)
     for _ in range(2):
@@ -112,7 +115,7 @@ def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) 
 
 
 def _read_off(bounds: Vertices, losses: FloatArray, target: float) -> float | None:
-    """The least epsilon at which the hockey-stick divergence is within the target. losses: of shape (n,)."""
+    """Return the least epsilon at which the hockey-stick divergence is within the target. losses: of shape (n,)."""
     tail = bounds.tail * (1 + 8 * UNIT_ROUNDOFF)
     other = bounds.other * (1 - 8 * UNIT_ROUNDOFF)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -134,7 +137,7 @@ def _read_off(bounds: Vertices, losses: FloatArray, target: float) -> float | No
 
 
 class _Normal(Pair):
-    """G_mu as a pair of `pld`: N(d,1) against N(0,1), nothing sampled."""
+    """G_mu as a pair of `pld`: N(d,1) against N(0,1), without sampling."""
 
     __slots__ = ()
 
@@ -153,7 +156,7 @@ class _Normal(Pair):
 
 
 def _width(sources: dict[Source, int], share: float) -> float:
-    """How wide a cell is: splitting adds a variance of about its square over six for each step."""
+    """Return the width of a cell: splitting adds a variance of about its square over six for each step."""
     spreads = [(*source.spread(share), count) for source, count in sources.items()]
     total = math.sqrt(sum(variance * count for variance, _, count in spreads))
     steps = math.sqrt(sum(sources.values()))
@@ -162,8 +165,7 @@ def _width(sources: dict[Source, int], share: float) -> float:
 
 
 class _Rough:
-    """The logarithm of the moment generating function of the loss of all steps, approximately: what plans are made
-    by."""
+    """The approximate logarithm of the moment generating function of the loss of all steps, to make plans with."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = []
@@ -177,7 +179,7 @@ class _Rough:
             self._parts.append((part.steps, np.log(sums[kept]), means))
 
     def at(self, exponent: float) -> tuple[float, float, float]:
-        """log M, and the mean and variance of the tilted loss."""
+        """Return log M, and the mean and variance of the tilted loss."""
         sums = np.zeros(3)
         for count, logarithms, values in self._parts:
             terms = logarithms + exponent * values
@@ -190,7 +192,7 @@ class _Rough:
 
 
 def _tilt(parts: Sequence[Part], target: float, rough: _Rough) -> Tilt:
-    """The tilt whose mean lies where the tail falls to the target, about, and a window that holds its mass."""
+    """Return the tilt at whose mean the tail falls to about the target, and a window that holds its mass."""
     width = parts[0].losses.width
     exponent = _exponent(rough, target, width)
     log_moment, mean, variance = rough.at(exponent)
@@ -205,8 +207,11 @@ def _tilt(parts: Sequence[Part], target: float, rough: _Rough) -> Tilt:
 
 
 def _exponent(rough: _Rough, target: float, width: float) -> float:
-    """Where log M(a) - a K'(a), the logarithm of the tail at the tilted mean, about, falls to that of the target; where
-    most is at the largest loss, the most with which a few cells hold the tilted mass."""
+    """Return the exponent at which the tail at the tilted mean falls to about the target.
+
+    The logarithm of that tail is about log M(a) - a K'(a).
+    If most of the mass is at the largest loss, it is the largest with which the tilted mass still covers a few cells.
+    """
     goal = math.log(target)
     low, high = 0.0, 1 / math.sqrt(max(rough.at(0.0)[2], width**2))
     for _ in range(_DOUBLINGS):

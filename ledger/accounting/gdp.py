@@ -11,9 +11,9 @@ identity e^epsilon phi(b) = phi(a) gives
 
     delta_mu(epsilon) = phi(a) (R(a) - R(b)),        1 - delta_mu(epsilon) = phi(a) (R(-a) + R(b)),
 
-in which nothing overflows and no tail is lost. Everything is vectorised: arguments broadcast, and scalars give a
+in which nothing overflows and no tail is lost. All functions are vectorised: arguments broadcast, and scalars give a
 `numpy.float64`. Error bounds are stated in u = 2^-53, for the doubles that were passed in. They presume that exp, log,
-expm1, log1p, erf, erfc, erfcx and ndtri are within 16 u each; the worst of them, erfcx, was seen at 9 u.
+expm1, log1p, erf, erfc, erfcx and ndtri are within 16 u each; the worst error seen is 9 u, of erfcx.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 UNIT_ROUNDOFF: Final = 2.0**-53
 # `epsilon` is within this many u * (epsilon + mu + mu^2/2) = u * mu * (1 + b). A relative error e of R moves epsilon by
-# e (R(+-a) + R(b))/R(b) where R is taken twice (mu * max(1, c) > 1, or delta_mu > 1/2): at most 2.2 e mu (1 + b), over
+# e (R(+-a) + R(b))/R(b) if R is taken twice (mu * max(1, c) > 1, or delta_mu > 1/2): at most 2.2 e mu (1 + b), over
 # all mu and c. From the series it is e c mu R(c)/R(b) <= 1.5 e epsilon. e is 18 u; a and the logarithms add 8 u.
 EPSILON_ERROR_FACTOR: Final = 64
 # In the same way log mu moves by e (R(+-a) + R(b))/mu <= 2.9 e, from the series by e c R(c) < e; a, the logarithms and
@@ -48,7 +48,10 @@ _Jet = tuple[FloatArray, FloatArray, FloatArray]
 
 
 def checked(name: str, value: ArrayLike, *, domain: str, holds: Callable[[FloatArray], Any]) -> FloatArray:
-    """`value` as a float64 array; ValueError, naming the argument, unless `holds` is true of every element."""
+    """Return `value` as a float64 array.
+
+    Raises ValueError, naming the argument, unless `holds` is true of every element.
+    """
     try:
         array = np.asarray(value, dtype=np.float64)
     except (TypeError, ValueError, OverflowError) as error:
@@ -71,18 +74,18 @@ def _checked_rate(name: str, value: ArrayLike) -> FloatArray:
 
 
 def _mills(x: FloatArray) -> FloatArray:
-    """Mills' ratio Phi(-x)/phi(x), within 10 u of itself for x >= -1; overflows below -38."""
+    """Return Mills' ratio Phi(-x)/phi(x): within a relative 10 u for x >= -1; it overflows below -38."""
     return _SQRT_HALF_PI * special.erfcx(x * _SQRT_HALF)
 
 
 def _mean_mills_descent(*, centre: FloatArray, mu: FloatArray) -> FloatArray:
-    """(R(centre - mu/2) - R(centre + mu/2)) / mu, for centre >= 0, mu > 0 and centre - mu/2 >= -1.
+    """Return (R(centre - mu/2) - R(centre + mu/2)) / mu, for centre >= 0, mu > 0 and centre - mu/2 >= -1.
 
     The difference cancels when mu is small. R(x) is the integral over t > 0 of exp(-x t - t^2/2), so that with
     y_n = (-1)^n R^(n)(centre) / n! the quotient is y_1 + y_3 (mu/2)^2 + y_5 (mu/2)^4 + ..., all terms positive, where
     y_1 = 1 - centre y_0 and n y_n = y_(n-2) - centre y_(n-1). With mu * max(1, centre) <= 1 the first term left out is
-    below u/100, and what the recurrence magnifies in it, relative to y_1, no more than the error of y_1 itself, which
-    is about centre^2 times that of R: what rounding centre does to phi(a). Beyond, the plain difference loses less.
+    below u/100. The error that the recurrence magnifies in it, relative to y_1, is at most that of y_1 itself, which is
+    about centre^2 times that of R: the effect of rounding centre on phi(a). Beyond, the plain difference loses less.
     """
     near = mu * np.maximum(centre, 1.0) <= 1.0
     quotient = (_mills(centre - mu / 2) - _mills(centre + mu / 2)) / mu
@@ -102,11 +105,11 @@ def _mean_mills_descent(*, centre: FloatArray, mu: FloatArray) -> FloatArray:
 
 
 def delta(*, mu: Real | float, epsilon: Real | float) -> Real:
-    """delta_mu(epsilon): the least delta for which a mu-GDP pair is (epsilon, delta)-DP, for every real epsilon.
+    """Return delta_mu(epsilon): the least delta for which a mu-GDP pair is (epsilon, delta)-DP, for every real epsilon.
 
-    Shapes broadcast; no units. Infinite arguments give the limits (mu = inf is the pair that can be told apart: 1).
+    Shapes broadcast; no units. Infinite arguments give the limits (1 for mu = inf).
     Relative error below u * (32 + 16 c (1 + |a|)) with c = |epsilon|/mu and a = c - mu/2, which is the effect of
-    rounding the inputs, down to results of 1e-300. ValueError: mu below 0, or a NaN.
+    rounding the inputs, down to results of 1e-300. Raises ValueError if mu is below 0, or for a NaN.
     Source: Dong, Roth & Su 2022, Cor. 2.13; delta_0(epsilon) = max(0, 1 - e^epsilon).
     """
     mu_array, epsilon_array = np.broadcast_arrays(
@@ -117,11 +120,11 @@ def delta(*, mu: Real | float, epsilon: Real | float) -> Real:
         # mu = 0 and mu = inf are filled in at the end.
         width = np.where((mu_array > 0) & np.isfinite(mu_array), mu_array, 1.0)
         magnitude = np.abs(epsilon_array)
-        # Beyond a = 40 the result is below the least double; the clip keeps centre * R(centre) from being inf * 0.
+        # Beyond a = 40 the result is below the least double; the clip avoids inf * 0 in centre * R(centre).
         centre = np.minimum(magnitude / width, width / 2 + 40.0)
         a = centre - width / 2
         density = np.exp(-a * a / 2) / _SQRT_TWO_PI
-        # Dong, Roth & Su 2022, Cor. 2.13, in Mills' ratios; from the other side where it is near 1.
+        # Dong, Roth & Su 2022, Cor. 2.13, in Mills' ratios; from the other side if it is near 1.
         right = width * density * _mean_mills_descent(centre=centre, mu=width)
         left = 1.0 - density * (_mills(-a) + _mills(centre + width / 2))
         curve = np.where(a >= -1.0, right, left)
@@ -133,22 +136,22 @@ def delta(*, mu: Real | float, epsilon: Real | float) -> Real:
 
 
 def _close(*, size: FloatArray, length: FloatArray) -> FloatArray:
-    """A step after which a third-order method is exact: small against the function's own `length`, or mere rounding."""
+    """Return a step after which a third-order method is exact: small compared with its `length`, or rounding."""
     return 2.0**-26 * length + 8 * UNIT_ROUNDOFF * size
 
 
 def _root(
     jet: Callable[[FloatArray], _Jet], *, lower: FloatArray, upper: FloatArray, start: FloatArray, close: FloatArray
 ) -> FloatArray:
-    """The zero of a decreasing function in [lower, upper], element by element; a step of at most `close` is the last.
+    """Return the zero of a decreasing function in [lower, upper], by element; a step of at most `close` is the last.
 
     Steps go to the zero of the osculating parabola (Cauchy's method, third order; exact for the Gaussian tail) while
-    it lies within the bracket, else to the bracket's middle; after a fixed number only the middle is taken, so that
-    the number of evaluations is bounded whatever happens. A finished element no longer moves: the result for one
-    element does not depend on its neighbours.
+    it lies within the bracket, else to the bracket's middle. After a fixed number of steps only the middle is taken, so
+    that the number of evaluations is always bounded. A finished element no longer moves: the result for one element
+    does not depend on its neighbours.
     """
     x = start
-    # The brackets are tight: a root on the edge must not be fenced off by the rounding of the edge or of a step.
+    # The brackets are tight: rounding of an edge or of a step must not exclude a root on the edge.
     lower, upper = lower - 0.125, upper + 0.125
     finished = np.zeros(x.shape, dtype=bool)
     for iteration in range(_OPEN_STEPS_MAX + _BISECTIONS_MAX):
@@ -168,7 +171,7 @@ def _root(
 
 
 def _shortfall_jet(*, mu: FloatArray, centre: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(log delta_mu - log target, mean Mills descent) at epsilon = mu * centre, without underflow."""
+    """Return log delta_mu - log target, and the mean Mills descent, at epsilon = mu * centre, without underflow."""
     descent = _mean_mills_descent(centre=centre, mu=mu)
     a = centre - mu / 2
     logarithm = np.log(descent * np.maximum(mu, 1.0)) - np.log(target / np.minimum(mu, 1.0))
@@ -176,21 +179,21 @@ def _shortfall_jet(*, mu: FloatArray, centre: FloatArray, target: FloatArray) ->
 
 
 def _excess_jet(*, mu: FloatArray, centre: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(log(1 - delta_mu) - log target, R(-a) + R(b)) at epsilon = mu * centre."""
+    """Return log(1 - delta_mu) - log target, and R(-a) + R(b), at epsilon = mu * centre."""
     a = centre - mu / 2
     ratios = _mills(-a) + _mills(centre + mu / 2)
     return np.log(ratios) - np.log(target) - a * a / 2 - _LOG_SQRT_TWO_PI, ratios
 
 
 def _holds_at_zero(*, mu: FloatArray, target: FloatArray, complement: FloatArray) -> Any:
-    """Whether delta_mu(0) <= target, read from the side that keeps its digits; `complement` is 1 - target."""
+    """Return whether delta_mu(0) <= target, from the side that keeps its digits; `complement` is 1 - target."""
     # Dong, Roth & Su 2022, Cor. 2.13 at epsilon 0: delta_mu(0) = 2 Phi(mu/2) - 1 = erf(mu / (2 sqrt(2))).
     argument = mu / 2 * _SQRT_HALF
     return np.where(target <= 0.5, special.erf(argument) <= target, special.erfc(argument) >= complement)
 
 
 def _gaussian_target(*, delta: FloatArray, at_delta: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """(t, 1 - t) with t = (at_delta - delta)/(1 - delta), what delta_mu may be; each within 2 u.
+    """Return t and 1 - t, with t = (at_delta - delta)/(1 - delta) the target of delta_mu; each within 2 u.
 
     The differences do not cancel: a floating-point subtraction rounds the exact difference of its operands.
     """
@@ -198,7 +201,10 @@ def _gaussian_target(*, delta: FloatArray, at_delta: FloatArray) -> tuple[FloatA
 
 
 def _centre_from_shortfall(*, mu: FloatArray, target: FloatArray) -> FloatArray:
-    """epsilon/mu where delta_mu(epsilon) = target, for target <= 1/2 and below delta_mu(0). log delta_mu is concave."""
+    """Return epsilon/mu with delta_mu(epsilon) = target, for target <= 1/2 and below delta_mu(0).
+
+    log delta_mu is concave.
+    """
 
     def jet(centre: FloatArray) -> _Jet:
         value, descent = _shortfall_jet(mu=mu, centre=centre, target=target)
@@ -207,7 +213,7 @@ def _centre_from_shortfall(*, mu: FloatArray, target: FloatArray) -> FloatArray:
         slope = -ratio / descent
         return value, slope, (1 - mu * ratio) / descent - slope * slope
 
-    # delta_mu <= Phi(-a), and <= mu phi(a) where a >= 0 (the integral over mu of phi(a)); delta_mu > 1/2 at a = -1.
+    # delta_mu <= Phi(-a), and <= mu phi(a) if a >= 0 (the integral over mu of phi(a)); delta_mu > 1/2 at a = -1.
     highest = np.minimum(-special.ndtri(target), np.sqrt(np.maximum(-2 * np.log(target / mu * _SQRT_TWO_PI), 0.0)))
     upper = highest + mu / 2
     return _root(
@@ -220,7 +226,7 @@ def _centre_from_shortfall(*, mu: FloatArray, target: FloatArray) -> FloatArray:
 
 
 def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray:
-    """epsilon/mu where 1 - delta_mu(epsilon) = complement, for complement < 1/2. -log(1 - delta_mu) is convex."""
+    """Return epsilon/mu with 1 - delta_mu(epsilon) = complement, for complement < 1/2. -log(1 - delta_mu) is convex."""
 
     def jet(centre: FloatArray) -> _Jet:
         value, ratios = _excess_jet(mu=mu, centre=centre, target=complement)
@@ -237,13 +243,13 @@ def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray
 def epsilon(*, mu: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
     """Return the least epsilon >= 0 with delta + (1 - delta) * delta_mu(epsilon) <= at_delta.
 
-    0 where that holds at 0; infinity where it holds nowhere: at_delta < delta, at_delta = delta with mu > 0 (whose
-    curve is positive everywhere, while that of mu = 0 is 0 from epsilon 0 on), or mu infinite. Shapes broadcast.
+    0 if that holds at 0; infinity if it never holds: at_delta < delta, at_delta = delta with mu > 0 (whose curve is
+    positive everywhere, while that of mu = 0 is 0 from epsilon 0 on), or mu infinite. Shapes broadcast; no units.
 
-    The absolute error is below EPSILON_ERROR_FACTOR * u * (epsilon + mu + mu^2/2): relative 2e-14 wherever epsilon is
-    of the size of mu and of mu^2/2, as it is at the usual at_delta. As at_delta comes near delta + (1 - delta) *
-    delta_mu(0), epsilon goes to 0 and only the absolute error stays small: no more can be had from rounded inputs.
-    ValueError: mu below 0, delta or at_delta outside [0, 1), or a NaN.
+    The absolute error is below EPSILON_ERROR_FACTOR * u * (epsilon + mu + mu^2/2): relative 2e-14 if epsilon is of the
+    size of mu and of mu^2/2, as it is at the usual at_delta. As at_delta comes near delta + (1 - delta) * delta_mu(0),
+    epsilon goes to 0 and only the absolute error stays small: rounded inputs allow no more.
+    Raises ValueError if mu is below 0, delta or at_delta outside [0, 1), or for a NaN.
     Source: Dong, Roth & Su 2022, Cor. 2.13, and f_{0,delta} (x) G_mu of their section 3, inverted.
     """
     mu_array, delta_array, at_array = np.broadcast_arrays(
@@ -263,15 +269,15 @@ def epsilon(*, mu: Real | float, delta: Real | float, at_delta: Real | float) ->
         if high.any():
             mu_high = mu_array[high]
             result[high] = mu_high * _centre_from_excess(mu=mu_high, complement=complement[high])
-        # A root within rounding of 0 may come out on the other side of it.
+        # A root within rounding of 0 can be computed on the other side of it.
         result = np.maximum(result, 0.0)
     return cast("Real", result[()])
 
 
 def epsilon_upper(*, mu: Real | float, delta: Real | float, at_delta: Real | float) -> Real:
-    """`epsilon`, rounded up by its error bound: never below the true value, and what is displayed.
+    """Return `epsilon`, rounded up by its error bound, for display: never below the true value.
 
-    Where epsilon is 0 beyond doubt it stays 0. Shapes, errors and source as for `epsilon`.
+    It is 0 if epsilon is 0 also with that error. Shapes, errors raised and source as for `epsilon`.
     """
     mu_array, delta_array, at_array = np.broadcast_arrays(
         _checked_mu(mu), _checked_delta("delta", delta), _checked_delta("at_delta", at_delta)
@@ -290,7 +296,7 @@ def epsilon_upper(*, mu: Real | float, delta: Real | float, at_delta: Real | flo
 
 
 def _mu_from_shortfall(*, epsilon: FloatArray, target: FloatArray) -> FloatArray:
-    """mu where delta_mu(epsilon) = target <= 1/2, solved for log(mu / lowest). log delta_mu is concave in mu."""
+    """Return mu with delta_mu(epsilon) = target <= 1/2, solved for log(mu / lowest). log delta_mu is concave in mu."""
     # delta_mu <= mu phi(0); delta_mu <= Phi(-a) means epsilon/mu - mu/2 <= z; delta_mu > 1/2 at a = -1.
     z, root = -special.ndtri(target), math.sqrt(2) * np.sqrt(epsilon)
     by_tail = np.where(epsilon > 0, 2 * (epsilon / (z + np.hypot(z, root))), 0.0)
@@ -317,7 +323,7 @@ def _mu_from_shortfall(*, epsilon: FloatArray, target: FloatArray) -> FloatArray
 
 
 def _mu_from_excess(*, epsilon: FloatArray, complement: FloatArray) -> FloatArray:
-    """mu where 1 - delta_mu(epsilon) = complement < 1/2, solved for log(mu / lowest)."""
+    """Return mu with 1 - delta_mu(epsilon) = complement < 1/2, solved for log(mu / lowest)."""
     # Phi(a) <= 1 - delta_mu <= 2 Phi(a), and mu = -a + sqrt(a^2 + 2 epsilon).
     a_high, a_low = special.ndtri(complement), special.ndtri(complement / 2)
     root = math.sqrt(2) * np.sqrt(epsilon)
@@ -345,8 +351,8 @@ def mu_for_epsilon(*, epsilon: Real | float, delta: Real | float, at_delta: Real
     """Return the largest mu with delta + (1 - delta) * delta_mu(epsilon) <= at_delta: a budget's limit, to the nearest.
 
     Shapes broadcast. Relative error below MU_FOR_EPSILON_RELATIVE_ERROR; mu moves by no more, relatively, than epsilon
-    or the room at_delta - delta does. ValueError: epsilon below 0 or infinite, delta or at_delta outside [0, 1),
-    at_delta not above delta (no mu but 0 would do), or a NaN.
+    or the room at_delta - delta does. Raises ValueError if epsilon is below 0 or infinite, delta or at_delta outside
+    [0, 1), at_delta not above delta (only mu 0 would satisfy it), or for a NaN.
     Source: Dong, Roth & Su 2022, Cor. 2.13, inverted; delta_mu(epsilon) grows with mu.
     """
     epsilon_array, delta_array, at_array = np.broadcast_arrays(
@@ -369,7 +375,7 @@ def mu_for_epsilon(*, epsilon: Real | float, delta: Real | float, at_delta: Real
 
 
 def _gaussian_power(*, mu: FloatArray, level: FloatArray, level_complement: FloatArray, sign: int) -> FloatArray:
-    """Phi(sign * (Phi^-1(level) + mu)): the power (sign 1) or type II error (sign -1) of the best test at a level."""
+    """Return Phi(sign * (Phi^-1(level) + mu)): the best test's power (sign 1) or type II error (sign -1) at a level."""
     quantile = np.where(level <= 0.5, special.ndtri(level), -special.ndtri(level_complement))
     # Dong, Roth & Su 2022, section 2.3: G_mu(alpha) = Phi(Phi^-1(1 - alpha) - mu). With mu infinite the power is 1.
     return special.ndtr(sign * np.where(mu == np.inf, np.inf, quantile + mu))
@@ -378,9 +384,9 @@ def _gaussian_power(*, mu: FloatArray, level: FloatArray, level_complement: Floa
 def trade_off(*, mu: Real | float, delta: Real | float, type_i_error: Real | float) -> Real:
     """Return the least type II error of a test at this type I error: the trade-off function of f_{0,delta} (x) G_mu.
 
-    Shapes broadcast; all rates in [0, 1]. 0 where type_i_error >= 1 - delta. Relative error, down to results of 1e-300,
+    Shapes broadcast; all rates in [0, 1]. 0 if type_i_error >= 1 - delta. Relative error, down to results of 1e-300,
     below u * (32 + 16 (|x| + mu)^2), x the normal quantile of type_i_error / (1 - delta).
-    ValueError: mu below 0, delta outside [0, 1), type_i_error outside [0, 1], or a NaN.
+    Raises ValueError if mu is below 0, delta outside [0, 1), type_i_error outside [0, 1], or for a NaN.
     Source: Dong, Roth & Su 2022, section 2.3 for G_mu; (x) f_{0,delta} shrinks both axes by 1 - delta.
     """
     mu_array, delta_array, alpha = np.broadcast_arrays(
@@ -388,7 +394,7 @@ def trade_off(*, mu: Real | float, delta: Real | float, type_i_error: Real | flo
     )
     with np.errstate(all="ignore"):
         kept = 1.0 - delta_array
-        # Both ends of [0, 1 - delta] keep their digits: 1 - alpha is exact where it cancels.
+        # Both ends of [0, 1 - delta] keep their digits: 1 - alpha is exact if it cancels.
         rest = np.where(alpha < 0.5, kept - alpha, (1.0 - alpha) - delta_array)
         level, level_complement = np.minimum(alpha / kept, 1.0), np.maximum(rest / kept, 0.0)
         # (f_{0,delta} (x) f)(alpha) = (1 - delta) f(alpha / (1 - delta)), 0 beyond 1 - delta.
@@ -402,7 +408,7 @@ def true_positive_rate(*, mu: Real | float, delta: Real | float, false_positive_
 
     delta + (1 - delta) * Phi(Phi^-1(false_positive_rate / (1 - delta)) + mu), at most 1. Shapes broadcast; all rates in
     [0, 1]. Relative error below u * (32 + 16 (|x| + mu)^2), x the normal quantile of the rate over 1 - delta.
-    ValueError: mu below 0, delta outside [0, 1), false_positive_rate outside [0, 1], or a NaN.
+    Raises ValueError if mu is below 0, delta outside [0, 1), false_positive_rate outside [0, 1], or for a NaN.
     Source: Dong, Roth & Su 2022, section 2.3, as for `trade_off`.
     """
     mu_array, delta_array, alpha = np.broadcast_arrays(
@@ -419,11 +425,11 @@ def true_positive_rate(*, mu: Real | float, delta: Real | float, false_positive_
 
 
 def advantage(*, mu: Real | float, delta: Real | float) -> Real:
-    """Return the best membership advantage, true- minus false-positive rate: the total variation of f_{0,delta} (x)
-    G_mu.
+    """Return the best membership advantage: the largest difference of true- and false-positive rate.
 
-    delta + (1 - delta) * (2 Phi(mu/2) - 1). Shapes broadcast; in [0, 1]; relative error below 16 u.
-    ValueError: mu below 0, delta outside [0, 1), or a NaN.
+    It is the total variation of f_{0,delta} (x) G_mu, delta + (1 - delta) * (2 Phi(mu/2) - 1). Shapes
+    broadcast; the result is in [0, 1], its relative error below 16 u.
+    Raises ValueError if mu is below 0, delta outside [0, 1), or for a NaN.
     Source: Dong, Roth & Su 2022, Cor. 2.13 at epsilon 0, where delta_mu is the total variation.
     """
     mu_array, delta_array = np.broadcast_arrays(_checked_mu(mu), _checked_delta("delta", delta))
@@ -432,11 +438,11 @@ def advantage(*, mu: Real | float, delta: Real | float) -> Real:
 
 
 def compose(*, mu: ArrayLike, delta: ArrayLike) -> tuple[np.float64 | FloatArray, np.float64 | FloatArray]:
-    """(mu, delta) of the composition of the mechanisms along the last axis: for display; the ledger adds integers.
+    """Return (mu, delta) of the composition of mechanisms along the last axis: for display; the ledger adds integers.
 
-    `mu` and `delta` broadcast against each other to at least one dimension; of shape (..., n) they give shape (...). No
-    overflow or underflow on the way. Relative error below (n + 8) u each. No mechanism at all composes to (0, 0).
-    ValueError: mu below 0, delta outside [0, 1), a NaN, or no axis to compose over.
+    `mu` and `delta` broadcast against each other to at least one dimension; of shape (..., n) they give shape (...).
+    Nothing overflows or underflows on the way. Relative error below (n + 8) u each. n = 0 gives (0, 0).
+    Raises ValueError if mu is below 0, delta outside [0, 1), for a NaN, or without an axis to compose over.
     Source: Dong, Roth & Su 2022, Cor. 3.3 for mu; delta because 1 - delta multiplies under (x).
     """
     mu_array, delta_array = np.broadcast_arrays(_checked_mu(mu), _checked_delta("delta", delta))

@@ -1,7 +1,7 @@
 """Numbers as written: a JSON number is the decimal in the text, not the nearest double.
 
-The types here are for Pydantic fields. They refuse what is no number (a string, true), what is not finite, and what
-has more digits or a larger exponent than any cost could need, so that exact arithmetic on them stays cheap.
+The types here are for Pydantic fields. They reject other types (a string, true), numbers that are not finite, and more
+digits or larger exponents than any cost needs, so that exact arithmetic on them stays fast.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from pydantic_core import PydanticCustomError
 
 DIGITS_MAX: Final = 60
 MODERATE: Final = (Decimal("1e-12"), Decimal("1e12"))
-"""Between these lie noise, epsilon, mu and sample rates."""
+"""The least and the largest noise, epsilon, mu and sample rate."""
 DELTA_EXPONENT_MIN: Final = -300
-"""A delta can be as small as 1e-300."""
+"""The least and the largest delta."""
 COUNT_MAX: Final = 10**12
 
 
 def exact(value: Any) -> Decimal:
-    """Return the decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr."""
+    """Return the decimal that was written. A float (from Python code, never from JSON) counts as its shortest repr.
+
+    Raises PydanticCustomError if it is no number, not finite, too long or out of range.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise PydanticCustomError("number", "must be a number")
     # A subclass of float, such as NumPy's, can have a repr of its own.

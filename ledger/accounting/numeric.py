@@ -1,4 +1,4 @@
-"""NumPy and SciPy, imported at the first number that needs them: most of what a server does needs none."""
+"""NumPy and SciPy, imported when a computation first needs them: most requests need neither."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ __all__ = ["ArrayLike", "FloatArray", "NDArray", "Real", "fft", "is_ready", "np"
 
 
 def is_ready() -> bool:
-    """Whether they are imported, so that the next number takes no second."""
+    """Return whether they are imported, so that the next computation does not wait a second for them."""
     return is_imported("scipy.special")

@@ -1,11 +1,11 @@
 """The parts of a mechanism for exact composition: the dominating pairs of its releases, each on a grid.
 
-Of DP-SGD that is the pair of one step, as in `pld`; here are those whose losses have atoms.
+DP-SGD has the pair of one step, in `pld`. The pairs here are those whose losses have atoms.
 
 *Losses.* With theta = 1/noise_multiplier the Laplace loss has the density e^((l-theta)/2)/4 between -theta and theta
 under P, and atoms of 1/2 and e^-theta/2 at its ends; that of randomised response has atoms alone, at +-epsilon. As in
 `pld` both masses of a cell [l, l+h] are kept by splitting them on its ends, hi = (P - e^l Q)/(1 - e^-h), which here is
-an expm1 and nothing cancels. All of them are the same seen from either side.
+an expm1, so that nothing cancels. All these pairs equal their reverse.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Source(Protocol):
         """Return whether it differs from its reverse."""
 
     def on_grid(self, width: float, share: float) -> Losses:
-        """Its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
+        """Return its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
 
     def spread(self, share: float) -> tuple[float, float]:
-        """A loss's variance, approximately, and its range: what a width is chosen by."""
+        """Return the approximate variance of its loss, and the range: a width is chosen by them."""
 
     def __hash__(self) -> int: ...
 
@@ -77,9 +77,9 @@ class Response:
 class Parts:
     """The parts of some mechanisms together.
 
-    mu_sq: of all that is Gaussian. nats: -log(1 - delta) of what shows everything with probability delta. sources: the
-    other pairs, and how often each. envelopes: the types of mechanisms that are in mu_sq and nats only as an upper
-    bound. is_bound: false where a part is only an estimate, so that the whole is no more.
+    mu_sq: of all Gaussian parts. nats: -log(1 - delta) of the parts that reveal everything with probability delta.
+    sources: the other pairs, and how often each occurs. envelopes: the types of mechanisms that are in mu_sq and nats
+    only as an upper bound. is_bound: false if a part is only an estimate, and so the whole.
     """
 
     mu_sq: Fraction = Fraction(0)
@@ -89,13 +89,13 @@ class Parts:
     is_bound: bool = True
 
     def times(self, count: int) -> Parts:
-        """So many of it."""
+        """Return the parts of `count` of them."""
         sources = Counter({source: count * number for source, number in self.sources.items()})
         return Parts(count * self.mu_sq, count * self.nats, sources, self.envelopes, self.is_bound)
 
 
 def together(all_parts: Iterable[Parts]) -> Parts:
-    """Several of them at once."""
+    """Return the parts of several mechanisms together."""
     mu_sq, nats, sources, envelopes, is_bound = Fraction(0), Fraction(0), Counter[Source](), frozenset[str](), True
     for part in all_parts:
         mu_sq, nats = mu_sq + part.mu_sq, nats + part.nats
@@ -109,13 +109,13 @@ def together(all_parts: Iterable[Parts]) -> Parts:
 
 
 def _blank(extreme: float, width: float) -> tuple[int, FloatArray, float]:
-    """A grid from beyond -extreme to beyond extreme: its first index, its masses, and what they are off by."""
+    """Return a grid from beyond -extreme to beyond extreme: its first index, its masses, and their relative error."""
     last = math.ceil(extreme / width) + 1
     return -last, np.zeros(2 * last + 1), (128 + 8 * (extreme + 2 * width)) * UNIT_ROUNDOFF
 
 
 def _put(masses: FloatArray, first: int, width: float, atom: tuple[float, float]) -> None:
-    """Splits an atom (loss, mass under P) on the two points beside it, so that P and Q keep theirs."""
+    """Split an atom (loss, mass under P) on the two points beside it, with the same masses under P and Q."""
     loss, mass = atom
     below = math.floor(loss / width)
     share = min(max(math.expm1(below * width - loss) / math.expm1(-width), 0.0), 1.0)
@@ -124,11 +124,11 @@ def _put(masses: FloatArray, first: int, width: float, atom: tuple[float, float]
 
 
 def atoms_on_grid(atoms: Sequence[tuple[float, float]], width: float) -> Losses:
-    """The distribution of a loss with these atoms (loss, mass under P), on the multiples of `width`."""
+    """Return the distribution of a loss with these atoms (loss, mass under P), on the multiples of `width`."""
     first, masses, error = _blank(max(abs(loss) for loss, _ in atoms), width)
     for atom in atoms:
         _put(masses, first, width, atom)
-    # A split's share cancels where an atom is beside a grid point: it is then that of an atom moved by a rounding.
+    # A split's share cancels if an atom is close to a grid point: it is then that of an atom moved by a rounding.
     return Losses(width, first, masses, (0.0, 0.0), error)
 
 
@@ -147,7 +147,7 @@ def _laplace(theta: float, width: float) -> Losses:
 
 
 def spread_on_grid(source: Source, extreme: float) -> tuple[float, float]:
-    """The spread of a loss that lies between -extreme and extreme, from a grid of it."""
+    """Return the spread of a loss between -extreme and extreme, from a grid of it."""
     grid = source.on_grid(extreme / 64, 0.0)
     mean = float(grid.masses @ grid.values)
     return float(grid.masses @ grid.values**2) - mean**2, float(np.ptp(grid.values))

@@ -1,11 +1,11 @@
-"""The inverse of `costs.cost`: the largest mechanism that would fit in what is left.
+"""The inverse of `costs.cost`: the largest mechanism that would fit in the remaining budget.
 
-The values that may be named for a parameter (integers to 10^12, or decimals of six digits) are numbered so that a
-larger number costs more, and what is looked for is the last number that fits. The search keeps a bracket of two
-numbers, of which one was costed and fits, and the other was costed and does not, until they are neighbours: what is
-named does fit, and the next value does not, by the very costs that an approval would charge, also where a certificate
-is monotone only up to numerical noise. A cost can be dear, so the bracket is cut at a secant's root, in coordinates in
-which most costs are nearly a straight line. Where that does not help it is halved, so the number of costs is bounded.
+The allowed values of a parameter (integers to 10^12, or decimals of six digits) are numbered so that a larger number
+costs more. The search finds the last number that fits. It keeps a bracket of two numbers, one whose cost was computed
+and fits, and one whose cost was computed and does not fit, until they are neighbours. So the returned value fits, and
+the next value does not, by the same costs that an approval would charge, even if a certificate is monotone only up to
+numerical noise. A cost can be slow to compute, so the bracket is cut at a secant's root, in coordinates in which most
+costs are nearly a straight line. If that does not help, it is halved, so that the number of costs is bounded.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
-"""How many more costs than a bisection a search may compute; it usually needs far fewer."""
+"""How many more costs than a bisection a search can compute; it usually needs far fewer."""
 
 _STRIDE_MAX: Final = 64
 """How far a search goes in strides before it drops the line."""
@@ -37,9 +37,9 @@ _STRIDE_MAX: Final = 64
 
 @dataclass(frozen=True, slots=True)
 class Solution:
-    """The value of a parameter that uses up what is left, and its charge.
+    """The value of a parameter that uses up the remaining budget, and its charge.
 
-    solve_for: the parameter, as the mechanism names it. amount: of all runs together, where it is `runs`.
+    solve_for: the parameter, as the mechanism names it. amount: of all runs together, if it is `runs`.
     """
 
     solve_for: str
@@ -58,11 +58,11 @@ def fits(
     remaining: Amount,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, int | Decimal]:
-    """For each parameter that alone could make the run fit in `remaining`, the value that is nearest to what was asked.
+    """Return, for each parameter that alone could make the run fit in `remaining`, the value nearest to the request.
 
-    Counts are integers; other parameters have six significant digits, rounded to the side that fits. A parameter for
-    which no value fits is left out, and so is one that the request does not have, and one that was not found when
-    `is_late`, which is asked before each cost, says so. terms: the run's; what is named has as many segments.
+    Counts are integers; other parameters have six significant digits, rounded to the side that fits. A parameter is
+    left out if no value of it fits, if the request does not have it, or if its value was not found before `is_late`,
+    which is called before each cost, returned true. terms: of the run; the values are for as many segments.
     """
     solutions = nearest(mechanism, terms, remaining=remaining, is_late=is_late)
     return {field: solution.value for field, solution in solutions.items()}
@@ -101,9 +101,9 @@ def solve(
 ) -> Solution | None:
     """Return the least `noise_multiplier`, or the most of another parameter, that fits: less or more than requested.
 
-    solve_for: as `parameter` takes it. None if no value fits. terms, is_late: as for `fits`; each run has its delta.
-    Raises InvalidRequest if the mechanism has no such parameter, TooLarge if time was up, and for `runs` what
-    `cost` raises.
+    solve_for: as for `parameter`. None if no value fits. terms, is_late: as for `fits`; each run has the delta of the
+    terms. Raises InvalidRequest if the mechanism has no parameter of this name, TooLarge if time was up, and for `runs`
+    also as `cost` does.
     """
     field = parameter(mechanism, solve_for)
     if field == "runs":
@@ -120,9 +120,10 @@ def solve(
 
 
 def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
-    """Return what `solve_for` means for a mechanism: one of its parameters, or `runs`: how many such runs in a row.
+    """Return the parameter that `solve_for` means for a mechanism, or `runs`: the number of equal runs in a row.
 
-    `steps` of a mechanism that said epochs are its epochs. Raises InvalidRequest if it has no such parameter.
+    `steps` of a mechanism declared in epochs are its epochs. Raises InvalidRequest if the mechanism has no parameter of
+    this name.
     """
     asked = mechanism.model_dump(exclude_none=True)
     field = "epochs" if solve_for == "steps" and "epochs" in asked else solve_for
@@ -149,7 +150,7 @@ class _LateError(Exception):
 
 
 class _Search:
-    """Looks for the last value of a parameter that fits. What was asked for is costed once, for all of them."""
+    """A search for the last value of a parameter that fits. The requested cost is computed once for all parameters."""
 
     def __init__(
         self,
@@ -164,7 +165,7 @@ class _Search:
         self._asked: tuple[Cost | None] | None = None
 
     def solve(self, field: str, *, is_upwards: bool) -> Solution | None:
-        """The last value that fits: of all that may be declared, or of those that cost no more than what was asked."""
+        """Return the last value that fits: of all allowed values, or of those that cost no more than the request."""
         if ZERO.exceeds(self._remaining):
             return None
         asked = self._declared[field]
@@ -187,7 +188,7 @@ class _Search:
         return Solution(field, axis.value_of(bracket.below), best.amount)
 
     def _cost(self, field: str, value: int | Decimal) -> Cost | None:
-        """Return the charge; None if there is no such mechanism or its cost is not known."""
+        """Return the charge; None if the value is not allowed or its cost is not known."""
         deadline.check()
         if self._is_late():
             raise _LateError
@@ -209,7 +210,7 @@ class _Search:
 
 @dataclass(frozen=True, slots=True)
 class _Margins:
-    """Return whether a cost fits, as an approval decides, and the logarithms of its shares of what is left."""
+    """Whether a cost fits, as an approval decides, and the logarithms of its shares of the remaining budget."""
 
     does_fit: bool
     mu: float
@@ -224,15 +225,15 @@ def _log_ratio(charged: Fraction, left: int) -> float:
     ratio = charged / left
     if Fraction(1, 2) < ratio < 2:
         return math.log1p(float(ratio - 1))
-    # Of integers, so that nothing overflows on the way.
+    # From integers, so that nothing overflows on the way.
     return math.log(ratio.numerator) - math.log(ratio.denominator)
 
 
 class _Bracket:
     """Two numbers between which the last one that fits lies, and which number to try next.
 
-    below, above: `below` fits and `above` does not, as far as was tried; at first they stand just outside of what may
-    be declared. They are the answer when they are neighbours.
+    below, above: `below` fits and `above` does not, if they were tried; at first they are just outside of the allowed
+    values. The search ends when they are neighbours.
     """
 
     def __init__(self, axis: Axis) -> None:
@@ -244,7 +245,7 @@ class _Bracket:
         self._is_wall = False
 
     def learn(self, number: int | None, value: int | Decimal, margins: _Margins) -> None:
-        """What was found at a value, which has a number unless it has too many digits."""
+        """Narrow the bracket by a value that was tried. number: None if the value has too many digits for one."""
         x = self._axis.coordinate(float(value))
         for line, margin in zip(self._lines, (margins.mu, margins.delta), strict=True):
             line.learn(x, margin)
@@ -252,29 +253,29 @@ class _Bracket:
             self.below = max(self.below, number)
         elif number is not None:
             self.above = min(self.above, number)
-            # No line leads to where there is no cost at all.
+            # A value without a cost is no point of the line.
             self._is_wall = math.isinf(margins.mu)
 
     def next(self) -> int | None:
-        """The number to try next; None where the two are neighbours."""
+        """Return the number to try next; None if the two are neighbours."""
         if self.above - self.below <= 1:
             return None
         self._tries -= 1
-        # However it is chosen, what is left afterwards can still be halved to the end in the tries that are left.
+        # Whatever the choice, the remaining tries must be enough to halve the remaining bracket to the end.
         reach = 1 << self._tries
         return max(self.above - reach, min(self.below + reach, self._choice()))
 
     def _choice(self) -> int:
         root = min(line.root() for line in self._lines)
-        # Beyond an end that was tried and said otherwise, the line is wrong: a certificate costs suddenly less, or a
+        # If its root is beyond an end that was tried, the line is wrong: a certificate costs suddenly less, or a
         # delta, where it begins or ends to be better than what it is charged without.
         is_beyond_low = root < self._axis.first and self.below >= self._axis.low
         is_beyond_high = root > self._axis.last and self.above <= self._axis.high
         if is_beyond_low or is_beyond_high:
             return self._middle()
         number = self._axis.floor(root)
-        # The root is in the cell next to an end: that end's neighbour settles it. Where it does not, go on from there
-        # in strides that double, since the line was not as straight as it looked.
+        # If the root is in the cell next to an end, trying that end's neighbour decides. If it does not, go on from
+        # there in strides that double, because the line was not as straight as it looked.
         if number in (self.below - 1, self.below):
             return self._beside(self.below + self._stride)
         if number in (self.above - 1, self.above) and not self._is_wall:
@@ -290,7 +291,7 @@ class _Bracket:
         return number if is_near else self._middle()
 
     def _middle(self) -> int:
-        """Half way in the coordinate, where most costs grow evenly; or between the numbers."""
+        """Return the middle in the coordinate, in which most costs grow evenly, or between the numbers."""
         ends = (max(self.below, self._axis.low), min(self.above, self._axis.high))
         low, high = (self._axis.coordinate(float(self._axis.value_of(number))) for number in ends)
         number = self._axis.floor((low + high) / 2)
@@ -298,30 +299,30 @@ class _Bracket:
 
 
 class _Line:
-    """How the share of one quantity grows, as far as it was seen."""
+    """How the share of one quantity grows, from the points tried so far."""
 
     def __init__(self) -> None:
         self._points: list[tuple[float, float]] = []
         self._is_nothing = False
 
     def learn(self, x: float, margin: float) -> None:
-        """The margin that was found at a coordinate."""
+        """Add the margin at a coordinate."""
         self._is_nothing |= margin == -math.inf
         if math.isfinite(margin):
             self._points.append((x, margin))
 
     def root(self) -> float:
-        """Where the line through the two points nearest to the root, or through one with slope 1, meets it.
+        """Return the root of the line through the two points nearest to it, or through one point with slope 1.
 
-        Two points between which the cost seems to fall show nothing but noise, and are passed over.
+        Two points between which the cost seems to fall show only noise, and are skipped.
         """
-        if not self._points:  # no share of nothing, or no cost: if anything fits, then the least
+        if not self._points:  # without a cost in this quantity nothing is limited; else only the least can fit
             return math.inf if self._is_nothing else -math.inf
         (x, margin), *others = sorted(self._points, key=lambda point: abs(point[1]))
         slopes = [(other - margin) / (at - x) for at, other in others if at != x]
         if not slopes:
             return x - margin
         rising = [slope for slope in slopes if slope > 0]
-        if not rising:  # flat: the parameter changes nothing here, so look at the end
+        if not rising:  # flat: the parameter changes nothing here, so try the end
             return -math.inf if margin > 0 else math.inf
         return x - margin / rising[0]

@@ -32,8 +32,8 @@ direction: u = -v, of length d, the antipodal pair. For alpha < 1 swap P and Q. 
 
 *The grid.* Losses are put on the multiples of h. Both masses (P_k, Q_k) of the losses between two neighbours are kept
 by splitting them on the two ends: a mean-preserving spread of e^-L under P, which makes a pair that dominates
-(Blackwell), in every composition (Doroshenko et al. 2022 show that it is the best on that grid). What lies outside
-the grid's span is left out, and accounted for as `missing`.
+(Blackwell), in every composition (Doroshenko et al. 2022 show that it is the best on that grid). The mass outside the
+grid's span is left out, and accounted for as `missing`.
 
 *Rounding.* With u = 2^-53 and z the largest argument of a density, a density is within (4 z^2 + 16) u of itself, and
 the quadrature within 1 u: Gauss and Legendre's rule with four nodes on panels on which the exponents of the integrand
@@ -74,11 +74,11 @@ class Pair:
 
     @property
     def mu(self) -> float:
-        """The pair without subsampling: it dominates as G_mu."""
+        """Return the mu of the pair without subsampling, which dominates this one."""
         return 2 * self.distance if self.kind == "antipodal" else self.distance
 
     def densities(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """(p, q) at these points; of the removal pair where the pair is symmetrised."""
+        """Return (p, q) at these points; those of the removal pair if the pair is symmetrised."""
         d, rate = self.distance, self.rate
         centre = np.exp(-z * z / 2)
         p = (1 - rate) * centre + rate * np.exp(-((z - d) ** 2) / 2)
@@ -88,12 +88,12 @@ class Pair:
         return p * _DENSITY, q * _DENSITY
 
     def losses(self, z: FloatArray) -> FloatArray:
-        """log(p/q) at these points, increasing."""
+        """Return log(p/q) at these points; it increases."""
         up = self._shifted(z)
         return up - self._shifted(-z) if self.kind == "antipodal" else up
 
     def _shifted(self, z: FloatArray) -> FloatArray:
-        """log(1 - q + q exp(d z - d^2/2))"""
+        """Return log(1 - q + q exp(d z - d^2/2))."""
         exponent = self.distance * (z - self.distance / 2)
         return np.where(
             exponent < 1,
@@ -102,7 +102,7 @@ class Pair:
         )
 
     def points(self, losses: FloatArray) -> FloatArray:
-        """Where these losses are taken: the inverse of `losses`; -inf for losses below them all."""
+        """Return the points with these losses: the inverse of `losses`; -inf for losses below all of them."""
         d, rate = self.distance, self.rate
         if self.kind == "antipodal":
             # With y = exp(d z) and v = y e^(-l/2): v - 1/v = 2 (1-q) e^(d^2/2) sinh(l/2) / q.
@@ -113,7 +113,7 @@ class Pair:
         return ratio / d + d / 2
 
     def span(self, share: float) -> tuple[float, float]:
-        """Points beyond which, on either side, neither P nor Q has more than `share` of its mass."""
+        """Return the points beyond which, on either side, neither P nor Q has more than `share` of its mass."""
         low, high = 0.0, self.distance + float(-special.ndtri(share)) + 1.0
         for _ in range(40):
             middle = (low + high) / 2
@@ -124,24 +124,24 @@ class Pair:
         return float((1 - self.rate) * special.ndtr(-z) + self.rate * special.ndtr(self.distance - z)) * (1 + 2**-20)
 
     def missing(self, span: tuple[float, float]) -> float:
-        """What P, or Q, has outside a span, at most."""
+        """Return the most mass that P, or Q, has outside a span."""
         below = self._above(-span[0]) if self.kind == "antipodal" else float(special.ndtr(span[0])) * (1 + 2**-20)
-        # Symmetrised, what is above is below as well.
+        # Symmetrised, the mass above is below as well.
         return 2 * max(below, self._above(span[1]))
 
     # --- as a source of an exact composition, see `pairs`
 
     @property
     def is_one_sided(self) -> bool:
-        """Whether it differs from itself seen from the other side."""
+        """Return whether it differs from its reverse."""
         return self.kind == "removal" and self.rate < 1
 
     def on_grid(self, width: float, share: float) -> Losses:
-        """Its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
+        """Return its privacy loss distribution on the multiples of `width`. share: of its mass that may be left out."""
         return on_grid(self, width=width, span=self.span(share))
 
     def spread(self, share: float) -> tuple[float, float]:
-        """A loss's variance, approximately, and its range: what a width is chosen by."""
+        """Return the approximate variance of its loss, and the range: a width is chosen by them."""
         low, high = self.span(share)
         z = np.linspace(*self.span(1e-9), _SAMPLES)
         weights, losses = self.densities(z)[0], self.losses(z)
@@ -156,7 +156,7 @@ class Pair:
 class Losses:
     """A privacy loss distribution on the points (first + j) * width.
 
-    masses: those of P, of shape (n,); Q has masses * e^-loss. missing: what P, and what Q, has elsewhere, at most.
+    masses: those of P, of shape (n,); Q has masses * e^-loss. missing: the most mass that P, or Q, has elsewhere.
     relative_error: see the module.
     """
 
@@ -168,11 +168,11 @@ class Losses:
 
     @property
     def values(self) -> FloatArray:
-        """The losses, of shape (n,)."""
+        """Return the losses, of shape (n,)."""
         return self.width * np.arange(self.first, self.first + self.masses.size, dtype=np.float64)
 
     def reversed(self) -> Losses:
-        """The same pair in the other order, (Q, P)."""
+        """Return the same pair in the other order, (Q, P)."""
         values = self.values
         masses = (self.masses * np.exp(-values))[::-1]
         last = self.first + self.masses.size - 1
@@ -187,8 +187,10 @@ class Losses:
 
 
 def _panels(edges: FloatArray, *, steepest: float) -> tuple[NDArray[np.intp], FloatArray, FloatArray]:
-    """Intervals between edges, cut so that an exponent with slope |z| + `steepest` varies little: the interval that
-    each panel lies in, its lower end and its width."""
+    """Cut the intervals between edges into panels on which an exponent with slope |z| + `steepest` varies little.
+
+    Returns the index of each panel's interval, its lower end and its width, each of shape (panels,).
+    """
     lower, width = edges[:-1], np.diff(edges)
     slope = steepest + np.maximum(np.abs(lower), np.abs(edges[1:]))
     panels = np.maximum(np.ceil(width * slope * _PANELS_PER_UNIT), 1).astype(np.intp)
@@ -202,16 +204,16 @@ def _panels(edges: FloatArray, *, steepest: float) -> tuple[NDArray[np.intp], Fl
 
 @functools.cache
 def _quadrature() -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
+    """Return nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
     nodes, weights = special.roots_legendre(4)
     return nodes / 2, weights / 2
 
 
 def split(pair: Pair, edges: FloatArray, losses: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The mass of P between neighbouring points, split on the losses at its lower and its upper end.
+    """Return the mass of P between neighbouring points, split on the losses at its lower and its upper end.
 
-    edges, losses: increasing, of shape (n + 1,), the losses at the edges (below and above them at the two outer ones,
-    which may lie within a cell of the grid). Returns two arrays of shape (n,).
+    edges, losses: increasing, of shape (n + 1,); the losses are those at the edges, or below and above them at the two
+    outer ones, which may lie within a cell of the grid. Returns two arrays of shape (n,).
     """
     cell, panel_lower, panel_width = _panels(edges, steepest=1 + 2 * pair.distance)
     total = np.zeros_like(panel_width)
@@ -232,7 +234,7 @@ def split(pair: Pair, edges: FloatArray, losses: FloatArray) -> tuple[FloatArray
 
 
 def on_grid(pair: Pair, *, width: float, span: tuple[float, float]) -> Losses:
-    """One step's privacy loss distribution on the multiples of `width`."""
+    """Return one step's privacy loss distribution on the multiples of `width`. span: the ends of the points."""
     low, high = span
     first = -1 if pair.kind == "symmetrised" else math.floor(float(pair.losses(np.array(low))) / width) - 1
     last = math.ceil(float(pair.losses(np.array(high))) / width) + 1
@@ -255,6 +257,6 @@ def on_grid(pair: Pair, *, width: float, span: tuple[float, float]) -> Losses:
     # Index 1 is loss 0 here. Mirrored, P has below 0 what Q has above it.
     above = masses[2:]
     below = (above * np.exp(-losses[2:]))[::-1]
-    # P(L <= 0) - Q(L > 0) of the removal pair, whose loss is 0 at z = d/2; and what cells next to 0 put there.
+    # P(L <= 0) - Q(L > 0) of the removal pair, whose loss is 0 at z = d/2; and the mass that cells next to 0 put there.
     middle = (1 - pair.rate) * special.erf(pair.distance / math.sqrt(8)) + 2 * at_zero
     return Losses(width, -above.size, np.concatenate((below, [middle], above)), (missing, missing), error)

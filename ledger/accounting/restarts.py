@@ -1,8 +1,8 @@
 """Steps that were repeated after a restart: how they are reported, and what they cost.
 
-A step that is run again with the same batch meets the same units with fresh noise. Given all that was released before,
-it is a mixture of Gaussians whose centres lie at most as far apart as one unit can move a sum of clipped gradients, and
-so no more than one release without sampling (joint convexity). Which mechanism that is charged as, its module says.
+A step that is run again with the same batch meets the same units with fresh noise. Given everything released before, it
+is a mixture of Gaussians whose centres lie at most as far apart as one unit can move a sum of clipped gradients. So it
+costs at most one release without sampling (joint convexity). Each mechanism's module has the charge.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Restart:
         return self.to_step - self.from_step + 1
 
     def facts(self) -> dict[str, int | bool]:
-        """As an entry has it."""
+        """Return it in the form of an entry."""
         return {"from_step": self.from_step, "to_step": self.to_step, "new_batches": self.new_batches}
 
 
@@ -41,19 +41,19 @@ def repeated(restarts: Iterable[Restart]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Division:
-    """How the steps of a run are divided: into `segments` of `steps` each, whatever goes beyond included."""
+    """How the steps of a run are divided: into `segments` of `steps` each. Steps beyond the plan are divided too."""
 
     segments: int
     steps: int
 
     def touched(self, restart: Restart) -> int:
-        """How many segments it repeats steps of, going beyond the last one as if there were more; at least one."""
+        """Return how many segments the repeated steps touch, as if more followed the last one; at least one."""
         return _touched(restart.from_step, restart.to_step, self.steps)
 
     def stretches(self, restart: Restart) -> list[tuple[int, int, int]]:
-        """The repeated steps, counted from the start of their segment: (first, last, in how many segments alike).
+        """Return the repeated steps, counted from the start of their segment: (first, last, number of equal segments).
 
-        The last segment goes on beyond its end.
+        Steps beyond the end of the last segment belong to it.
         """
         first, last = restart.from_step - 1, restart.to_step - 1
         begin, end = (min(step // self.steps, self.segments - 1) for step in (first, last))
@@ -68,7 +68,7 @@ def _touched(first: int, last: int, length: int) -> int:
 
 
 def epochs_touched(first: int, last: int, length: int) -> int:
-    """How many epochs of so many steps the steps from `first` to `last` are in; none, if there are none."""
+    """Return how many epochs of `length` steps the steps from `first` to `last` are in; 0 if there are no steps."""
     return 0 if last < first else _touched(first, last, length)
 
 
@@ -76,8 +76,8 @@ def epochs_touched(first: int, last: int, length: int) -> int:
 class Repeats:
     """The cost of repeated steps.
 
-    steps: so many of them are further steps, no different from those that were not repeated. mu_sq: the others are
-    charged this. segments: or as so many segments more, each as approved.
+    steps: the number of them that count as further steps, like steps that were not repeated. mu_sq: the charge of the
+    others. segments: the number of further segments, each as approved, that others are charged as.
     """
 
     steps: int = 0

@@ -1,17 +1,17 @@
 """The charge of a run that has ended, by how far it came, what it repeated, and why it stopped.
 
-A run was approved as a whole. Less than that can be charged only if a theorem shows that what was done is itself a
-mechanism of that cost, also given that it stopped there:
+A run was approved as a whole. Less can be charged only if a theorem shows that the executed part is itself a mechanism
+of that cost, also given that it stopped there:
 
-- nothing secret influenced the number of steps (`data_independent`): what was done is a run of so many steps;
+- nothing secret influenced the number of steps (`data_independent`): the executed part is a run of that many steps;
 - each release is a complete mechanism, and the run a sequence of them that the filter may end after any: the Gaussian
   and Laplace mechanisms, pure and approximate DP, epochs of shuffled batches, DP-SGD charged without amplification;
 - each segment is.
 
-A certificate of amplified DP-SGD, and correlated noise, are for all their steps together: whoever stops because of what
-was seen is charged all of them, and whoever goes on because of it is charged the whole plan again. Repeated steps after
-a restart are charged too; the mechanism's module has their cost. `_bill` decides which of these cases it is and
-computes nothing, so that `is_dear` knows in advance what `charge` will do.
+A certificate of amplified DP-SGD, and correlated noise, are for all their steps together. A run that stops because of
+an output is charged all of them, and a run that goes on because of an output is charged the whole plan again. Repeated
+steps after a restart are charged too; the mechanism's module has their cost. `_bill` chooses the case and computes
+nothing, so that `is_dear` knows in advance what `charge` will do.
 """
 
 from __future__ import annotations
@@ -76,9 +76,9 @@ def charge(
 ) -> Charge:
     """Return the charge of an approved run after `steps` steps, including repeated ones.
 
-    terms: what it was costed under. approved, method: what it cost, and by which path. steps: None where they are not
-    known, and what was approved is charged. Whether `stop` and `restarts` are what the run says they were is not for a
-    computation to know.
+    terms: those of its approval. approved, method: the approved cost, and how it was computed. steps: None if they are
+    not known; then the approved cost is charged. `stop` and `restarts` are taken as reported: no computation can check
+    them.
     """
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
     charged = _charged(bill, terms, approved)
@@ -104,7 +104,7 @@ def executed(
     """Return the mechanisms that a run is charged for, with their counts, and the mu² of repeated steps.
 
     That is its cost if everything was fixed in advance. Arguments as for `charge`. A run that stopped early because of
-    an output counts with all that it is charged, and a run without reported restarts with the worst that is possible.
+    an output counts with its whole charge, and a run without reported restarts with the worst possible ones.
     """
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
     segments = terms.segments
@@ -118,7 +118,7 @@ def executed(
     return [(part, count) for part, count in counts if count], mu_sq
 
 
-# --- what is to be charged -------------------------------------------------------------------------------------------
+# --- what to charge --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +148,7 @@ class _Bill:
 
     approved: the part of the approved cost that is charged unchanged. part: a mechanism that is charged too, but at
     most the part `part_max` of the approved cost. is_additive: it is charged as the sum of its releases. excesses: what
-    may have been done beyond the plan; the worst is charged, in each quantity. excess_steps, repeated: as of a Charge.
+    may have been done beyond the plan; the worst is charged, in each quantity. excess_steps, repeated: as in a Charge.
     """
 
     approved: Fraction
@@ -180,7 +180,7 @@ def _bill(
 
 @dataclass(frozen=True, slots=True)
 class _Run:
-    """A run that has ended. fewest, most: the steps that count as all that was planned."""
+    """A run that has ended. fewest, most: the range of steps that counts as the whole plan."""
 
     mechanism: AnyMechanism
     adjacency: Adjacency
@@ -191,7 +191,7 @@ class _Run:
     division: Division
 
     def settled(self, steps: int, repeats: Repeats = _NONE) -> _Bill:
-        """Return the bill of a run that came so far, with the cost of its repeated steps."""
+        """Return the bill of a run after this many steps, with the cost of its repeated steps."""
         bill = self._short(max(steps, 1)) if steps < self.fewest else _AS_APPROVED
         excess = self._excess(steps - self.most, repeats)
         return replace(bill, excesses=(excess,) if excess.is_any else (), excess_steps=max(steps - self.most, 0))
@@ -225,15 +225,16 @@ class _Run:
         return _Bill(Fraction(1), excesses=excesses, excess_steps=beyond, repeated=None, assumptions=(_WORST,))
 
     def _excess(self, beyond: int, repeats: Repeats, assumption: str = _REPEATED) -> _Excess:
-        """Steps beyond the plan, and repeated ones.
+        """Return the charge of steps beyond the plan, and of repeated ones.
 
-        Going on because of what was seen is a new mechanism, not a longer one: never the difference of two
-        certificates. Nor the lesser of two ways to charge so many steps: which one that is depends on their number.
+        Going on because of an output is a new mechanism, not a longer one, so the charge is never the difference of two
+        certificates. Nor is it the lesser of two charges for this number of steps: which one is less depends on the
+        number, and so on the output.
         """
         excess = _Excess()
         if beyond > 0:
             is_fixed = self.stop == "data_independent"
-            # Steps beyond the plan are the first ones of so many whole segments.
+            # Steps beyond the plan are the first ones of this many whole segments.
             segments = -(-beyond // self.division.steps)
             part = self.mechanism.overrun(self.most, beyond, method=self.method, is_fixed=is_fixed)
             is_additive = self.mechanism.is_additive(self.method) and not is_fixed
@@ -245,7 +246,7 @@ class _Run:
 
     def _short(self, steps: int) -> _Bill:
         """Return the bill of a run with fewer steps. A started run that reports none may have done part of a step."""
-        # Each release is a complete mechanism, and whether there is another one may depend on all that were seen: the
+        # Each release is a complete mechanism, and whether another one follows may depend on all outputs so far: the
         # filter "sum the squares" is valid for fully adaptive sequences (Smith & Thakurta 2022; Koskela, Tobaben &
         # Honkela 2023), and so is the sum of -log(1 - delta), by the argument in accounting.md.
         match self.stop:
@@ -255,11 +256,11 @@ class _Run:
                 return _Bill(Fraction(0), self.mechanism.resized(steps), Fraction(1), is_additive=True)
             case "data_dependent":
                 # Each segment is a complete mechanism in the same filter, and one that was started counts as finished:
-                # what it has not released is post-processed away. Without segments that is all of the run.
+                # its missing releases are post-processed away. Without segments that is the whole run.
                 begun = -(-steps // self.division.steps)
                 return _Bill(Fraction(begun, self.division.segments))
             case "data_independent":
-                # A number of steps T' that neither the data nor any output had a say in makes it a mixture of runs of
+                # A number of steps T' that neither the data nor any output influenced makes it a mixture of runs of
                 # T' steps over public randomness, and given T' it is one. The first T' steps of matrix factorization
                 # are that of T' steps, since its strategies are lower triangular: the leading block of one is the
                 # shorter one.
@@ -270,11 +271,11 @@ class _Run:
                 assert_never(self.stop)
 
 
-# --- what that costs -------------------------------------------------------------------------------------------------
+# --- its cost --------------------------------------------------------------------------------------------------------
 
 
 def _charged(bill: _Bill, terms: Terms, approved: Amount) -> Amount:
-    """Rounded up once. Never more than approved: neither is any part more than its part of it, nor the integers."""
+    """Return the charge, rounded up once. No part costs more than its approved part, so it is at most `approved`."""
     pico, atto = (bill.approved * value for value in (approved.mu_sq_pico, approved.delta_atto))
     if bill.part is not None:
         more = _part(bill.part, bill, terms, approved)
@@ -283,9 +284,9 @@ def _charged(bill: _Bill, terms: Terms, approved: Amount) -> Amount:
 
 
 def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount) -> tuple[Fraction, Fraction]:
-    """What a part costs, in units of amounts, or its part of what was approved, which also covers it.
+    """Return the cost of a part, in units of amounts, or its part of the approved cost, which also covers it.
 
-    One or the other, for both quantities: the lesser mu with the lesser delta could be less than either proves.
+    It is one or the other for both quantities: the lesser mu with the lesser delta could be less than either proves.
     """
     most = (bill.part_max * approved.mu_sq_pico, bill.part_max * approved.delta_atto)
     once = replace(terms, delta=Fraction(terms.delta) / terms.segments, segments=1)
@@ -298,15 +299,15 @@ def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount) -> tu
 
 
 def _excess(excess: _Excess, terms: Terms, approved: Amount, method: str) -> Cost:
-    """What was done beside the plan, at the run's delta. It always has a cost, since it has been done."""
+    """Return the cost of what was done beyond the plan, at the run's delta. It always has one: it was executed."""
     part, segments = None, excess.segments
     if excess.part is not None:
         try:
             once = replace(terms, segments=1)
             part = excess.part.additive_cost(once) if excess.is_additive else costs.cost(excess.part, once)
         except (InvalidMechanism, TooLarge, ArithmeticError):
-            segments += excess.stand_in  # beyond all numbers of the accountant's
-    # Each segment again costs what one was approved for, and the last of them does no less than what was done of it.
+            segments += excess.stand_in  # too large for the accountant's numbers
+    # Each further segment costs what one was approved for, and the last one, if cut short, at most that.
     # An amount was rounded up, so that its parts are not below the cost's.
     count = Fraction(segments, terms.segments)
     mu_sq = count * Fraction(approved.mu_sq_pico, PICO) + excess.mu_sq

@@ -1,9 +1,9 @@
 """Sensitivity of the usual strategies of the matrix mechanism for running sums of gradients (DP-FTRL).
 
-With the lower triangular matrix A of ones and a factorization A = B C, what is released is B (C G + Z): the rows of G
-are the clipped gradients, one a step, Z is Gaussian noise, and C, the strategy, decides what a unit's presence can
+With the lower triangular matrix A of ones and a factorization A = B C, the release is B (C G + Z): the rows of G are
+the clipped gradients, one for each step, Z is Gaussian noise, and C, the strategy, decides what a unit's presence can
 change. A unit takes part in a *pattern* of steps: at most `participations` of them, any two at least `separation`
-apart, all fixed beforehand. With vector-valued gradients it moves C G by at most sens clip norms, where
+apart, all fixed in advance. With vector-valued gradients it moves C G by at most sens clip norms, where
 
     sens^2 = max over patterns of the sum over i and j in the pattern of |(C^T C)_ij|
 
@@ -13,13 +13,13 @@ pattern never lowers it: only patterns of k = min(participations, ceil(steps / s
 
     identity   C = I: noise of its own at each step.
     tree       A row of C for every node of the binary tree over the steps, the sum of the leaves under it: the nodes
-               are the intervals [j 2^l, (j+1) 2^l) that end by the last step (Kairouz et al. 2021). Where the number of
-               steps is no power of two, nodes that would reach beyond the last step are never released, and so are no
-               rows. Completed, the tree goes on to the next power of two: its last steps have no gradient, but release
-               the nodes that real ones are under. How the nodes are then combined (Honaker's estimate) is B's affair.
+               are the intervals [j 2^l, (j+1) 2^l) that end by the last step (Kairouz et al. 2021). If the number of
+               steps is no power of two, nodes that reach beyond the last step are never released, and so are no rows.
+               Completed, the tree goes on to the next power of two: its last steps have no gradient, but release the
+               nodes above real ones. How nodes are then combined (Honaker's estimate) is part of B.
     sqrt       The lower triangular Toeplitz matrix with coefficients f_j = binom(2j, j) / 4^j, whose square is A
-               (Fichtenberger, Henzinger & Upadhyay 2023); with a bandwidth, only the first so many of them: the banded
-               square root (Kalinin & Lampert 2024).
+               (Fichtenberger, Henzinger & Upadhyay 2023); with a bandwidth, only the first coefficients, as many as it
+               states: the banded square root (Kalinin & Lampert 2024).
 """
 
 from __future__ import annotations
@@ -46,14 +46,14 @@ def sensitivity_sq(
     bandwidth: int | None = None,
     is_completed: bool = False,
 ) -> Fraction:
-    """An upper bound of sens^2, in squared clip norms, as the module describes it.
+    """Return an upper bound of sens^2, in squared clip norms, as the module describes it.
 
-    identity: exact. tree: exact for one participation, and where the separation is a power of two. sqrt: above the
+    identity: exact. tree: exact for one participation, and if the separation is a power of two. sqrt: above the
     exact value by a relative 12 (steps + 10) u at most, u = 2^-53. Grows with steps and participations and falls with
     the separation, for sqrt within that error. `bandwidth` counts coefficients; None means all. `is_completed`: the
     tree goes on to the next power of two.
-    ValueError: an argument below 1, a bandwidth without sqrt, completion without tree, or more than SQRT_STEPS_MAX
-    steps with sqrt.
+    Raises ValueError for an argument below 1, a bandwidth without sqrt, completion without tree, or more than
+    SQRT_STEPS_MAX steps with sqrt. Source: this module's docstring.
     """
     given = {"steps": steps, "participations": participations, "separation": separation, "bandwidth": bandwidth}
     for name, value in given.items():
@@ -68,7 +68,7 @@ def sensitivity_sq(
         case "identity":
             return Fraction(pattern_length)
         case "tree":
-            # The steps that complete it have no gradient, and so are in no pattern.
+            # The steps that complete the tree have no gradient, and so are in no pattern.
             released = 1 << (steps - 1).bit_length() if is_completed else steps
             return Fraction(_tree(steps=released, pattern_length=pattern_length, separation=separation))
         case "sqrt":
@@ -85,12 +85,12 @@ def _ceil_div(dividend: int, divisor: int) -> int:
 
 
 def _tree(*, steps: int, pattern_length: int, separation: int) -> int:
-    """The sum over nodes of the square of how many steps of the pattern a node has under it, bounded level by level.
+    """Return a bound on the sum over nodes of the squared number of the pattern's steps under a node, level by level.
 
     A node of width 2^l has at most m = min(k, ceil(2^l / b)) of them, and the nodes of a level, which lie side by side
     over n' = 2^l floor(n / 2^l) steps, at most k' = min(k, ceil(n' / b)) together. Moving one from a node with fewer to
     a node with more raises the sum of squares, so that it is largest with floor(k' / m) nodes full and one with the
-    rest. Where b is a power of two, or k = 1, the pattern 0, b, 2b, ... reaches that at every level.
+    rest. If b is a power of two, or k = 1, the pattern 0, b, 2b, ... reaches that at every level.
     """
     total = 0
     for level in range(steps.bit_length()):
@@ -102,7 +102,7 @@ def _tree(*, steps: int, pattern_length: int, separation: int) -> int:
 
 
 def _sqrt(*, steps: int, pattern_length: int, separation: int, bandwidth: int) -> Fraction:
-    """The squared norm of the sum of the columns 0, b, 2b, ..., k of them, moved outward by its rounding.
+    """Return the squared norm of the sum of the k columns 0, b, 2b, ..., moved outward by its rounding.
 
     No pattern is worse: for i <= j, (C^T C)_ij is the sum over s < n - j of f_s f_(s+j-i). As the coefficients are
     non-negative and never rise (a cut to 0 included), it falls, or stays, when j grows at the same j - i, and when
@@ -113,7 +113,7 @@ def _sqrt(*, steps: int, pattern_length: int, separation: int, bandwidth: int) -
     of non-negative numbers above each other; squaring doubles both and adds u; the sum of n squares adds n u.
     """
     index = np.arange(1.0, bandwidth)
-    # What lies beyond the last column's band is 0.
+    # All entries beyond the last column's band are 0.
     length = min(steps, (pattern_length - 1) * separation + bandwidth)
     column = np.zeros(length)
     column[0] = 1.0
@@ -126,9 +126,9 @@ def _sqrt(*, steps: int, pattern_length: int, separation: int, bandwidth: int) -
 
 
 def _shifted_sum(column: FloatArray, *, count: int, gap: int) -> FloatArray:
-    """The sum of `count` copies of the column, shifted down by 0, gap, 2 gap, ...; what leaves it is lost.
+    """Return the sum of `count` copies of the column, shifted down by 0, gap, 2 gap, ... and cut at its end.
 
-    By doubling: O(length log(count)), and no difference in which digits could be lost.
+    By doubling: in O(length log(count)), and without differences, which could lose digits.
     """
     total, offset = np.zeros_like(column), 0
     doubled, reach = column, gap

@@ -19,9 +19,9 @@ class Terms:
     """All that a cost depends on except the mechanism.
 
     bound, adjacency: the dataset's. delta: the run's share of the delta budget, at least 0 and below 1; only a
-    certificate makes use of it. segments: where more than 1, what is costed are so many runs of a part of the steps
-    each, see `mechanisms.segment_steps`. is_composed_alone: every certificate has a composition of its own, as before
-    accountant gdp-4: what was recorded then is worked out again as it was.
+    certificate uses it. segments: if more than 1, the cost is that of this number of runs of a part of the steps each,
+    see `mechanisms.segment_steps`. is_composed_alone: every certificate has a composition of its own, as before
+    accountant gdp-4; records of that time are recomputed in this way.
     """
 
     bound: Bound
@@ -42,14 +42,14 @@ class Terms:
         )
 
     def facts(self) -> dict[str, Any]:
-        """What tells these terms from any others, in the terms of `journal.canonical`: 1.10 and 1.1 are alike."""
+        """Return what distinguishes these terms from others, for `journal.canonical`; delta 1.10 equals 1.1."""
         delta = Fraction(self.delta)
         facts: dict[str, Any] = {
             "bound": self.bound,
             "adjacency": self.adjacency,
             "delta": f"{delta.numerator}/{delta.denominator}",
         }
-        # Left out where there is one, as it was before there were segments, for the certificates that were kept then.
+        # Left out if there is one segment, because certificates kept before there were segments have no such key.
         if self.segments > 1:
             facts["segments"] = self.segments
         if self.is_composed_alone:

@@ -7,7 +7,7 @@ coins themselves are rho-zCDP, so 1 - y(x) is the trade-off function of all rho-
 The inequalities stay the same under (x, y) -> (1-y, 1-x). Hence 1 - y(x) is its own inverse, like G_mu, and
 x <= p is enough, where p = 1 - y(p) is the fixed point.
 
-*The fixed point.* With l = log((1-p)/p), D_a(Bern(1-p)||Bern(p)) <= rho a says that, with r = a - 1/2,
+*The fixed point.* With l = log((1-p)/p) and r = a - 1/2, D_a(Bern(1-p)||Bern(p)) <= rho a is the same as
 
     log cosh(l r) - log cosh(l/2) <= rho (r^2 - 1/4).
 
@@ -54,9 +54,9 @@ from ledger.accounting.numeric import FloatArray, np, special
 RHO_RANGE: Final = (1e-12, 1e6)
 """mu goes up to 2828 in it; no amount of the ledger holds more than 3037."""
 SLACKS: Final = tuple(2.0**-exponent for exponent in range(22, -1, -1))
-"""What l may be raised by, relatively, until G_mu is verified; mu then grows by no more. The first serves every rho."""
+"""Relative increases of l to try until G_mu is verified; mu then grows by no more. The first serves every rho."""
 
-# Ends of the cells, as t - m: geometric, since what there is to spare grows with the square of the distance.
+# Ends of the cells, as t - m: geometric, since the margin grows with the square of the distance.
 _CELLS: Final = 64
 _NEAREST, _FARTHEST = 3e-4, 2.0
 # The search for good lines: orders tried, in two rounds, and bisections for the power that each order allows.
@@ -77,10 +77,10 @@ class _Lines:
 def mu_zcdp(*, rho: float, delta: float) -> float:
     """Return the least mu for which every rho-zCDP mechanism is (mu, delta)-approximate GDP, rounded up.
 
-    Never below the true value. Above it by a relative 6e-7 at most while delta is no more than half of tanh(l/2), the
-    total variation that rho allows; mu falls to 0 as delta comes near all of it, and only the absolute error stays
-    small. mu grows with rho and falls with delta: whoever rounds them rounds rho up and delta down. A few milliseconds.
-    ValueError: rho outside RHO_RANGE, delta outside [0, 1), or a NaN.
+    The result is never below the true value, and above it by at most a relative 6e-7 if delta is at most half of
+    tanh(l/2), the total variation that rho allows. As delta comes near all of it, mu falls to 0, and only the absolute
+    error stays small. mu grows with rho and falls with delta: to round safely, round rho up and delta down. It takes a
+    few milliseconds. Raises ValueError if rho is outside RHO_RANGE or delta outside [0, 1), or for a NaN.
     Source: this module's docstring; our derivation.
     """
     if not RHO_RANGE[0] <= rho <= RHO_RANGE[1]:
@@ -89,7 +89,7 @@ def mu_zcdp(*, rho: float, delta: float) -> float:
         raise ValueError(f"delta must be at least 0 and less than 1, got {delta!r}")
     loss = _loss_at_fixed_point(rho)
     loss *= 1 + _slack(loss)
-    # 1 - delta is within u of itself, and no more than twice what is kept wherever the result is positive.
+    # 1 - delta has a relative error below u, and is at most twice `kept` if the result is positive.
     kept = (1 - delta) - delta * math.exp(-loss)
     if kept <= 0:
         return 0.0
@@ -101,7 +101,7 @@ def mu_zcdp(*, rho: float, delta: float) -> float:
 
 
 def _loss_at_fixed_point(rho: float) -> float:
-    """l with l tanh(l/2) = rho, rounded up; relative error below 96 u."""
+    """Return l with l tanh(l/2) = rho, rounded up; relative error below 96 u."""
     # l tanh(l/2) is at most l and at most l^2/2, so the root lies above both of these.
     loss = max(rho, math.sqrt(2 * rho))
     for _ in range(64):
@@ -118,9 +118,9 @@ def _loss_at_fixed_point(rho: float) -> float:
 
 
 def _slack(loss: float) -> float:
-    """The first of SLACKS with which G_mu is verified to lie under all trade-off functions of this fixed point."""
+    """Return the first of SLACKS with which G_mu is verified to lie under all trade-off functions of a fixed point."""
     with np.errstate(all="ignore"):
-        # Towards the exact rho of this l, which is not below the rho that was asked for.
+        # Rounded towards the exact rho of this l, which is not below the requested rho.
         rho = loss * math.tanh(loss / 2) * (1 + 24 * UNIT_ROUNDOFF)
         mu = float(mu_pure_dp(epsilon=loss))
         ends = mu / 2 + np.geomspace(_NEAREST, _FARTHEST, _CELLS)
@@ -134,26 +134,29 @@ def _slack(loss: float) -> float:
 
 
 def _covers(mu: float, log_powers: FloatArray, ends: FloatArray) -> bool:
-    """Whether these powers, shape (any, cells), at these ends of cells are within what G_mu allows, beyond doubt."""
-    # Beyond 6 the allowed power is taken as Phi(6), so that a bound of 1, or one that is no number, is never within.
+    """Return whether G_mu surely allows these powers, of shape (any, cells), at these ends of cells."""
+    # Beyond 6 the allowed power is taken as Phi(6), so that a bound of 1, or a NaN, is never allowed.
     argument = np.minimum(mu - ends - 2 * UNIT_ROUNDOFF * (mu + ends), 6.0)
     return bool(np.all(log_powers <= special.log_ndtr(argument) * (1 + 128 * UNIT_ROUNDOFF)))
 
 
 def _log_powers(lines: _Lines, ends: FloatArray, *, rho: float) -> FloatArray:
-    """Upper bounds of log y(Phi(-t)) at the ends t of the cells, shape (2, cells): from the line on the right, which
-    ends there, and from that on the left, which begins there; for the last, from the single term of the tail."""
+    """Return upper bounds of log y(Phi(-t)) at the ends t of the cells, of shape (2, cells).
+
+    They come from the line on the right, which ends there, and from that on the left, which begins there; for the last
+    end, from the single term of the tail.
+    """
     log_levels = special.log_ndtr(-ends)
     leaving = _log_bound(lines, log_levels, rho=rho)
     beginning = _log_bound(_Lines(lines.order_less_one[1:], lines.up[1:], lines.down[1:]), log_levels[:-1], rho=rho)
     tail, root_rho = math.sqrt(-float(log_levels[-1])), math.sqrt(rho)
-    # k(t) is within 18 u, and the larger; an order above 1 needs k(t) > sqrt(rho).
+    # The error of k(t), the larger one, is within 18 u; an order above 1 needs k(t) > sqrt(rho).
     least = tail - root_rho - 24 * UNIT_ROUNDOFF * tail
     return np.stack((leaving, np.append(beginning, -least * least if least > 0 else 0.0)))
 
 
 def _log_bound(lines: _Lines, log_levels: FloatArray, *, rho: float) -> FloatArray:
-    """log of what each line allows the power to be at x, from log x, rounded up.
+    """Return the logarithm of the power that each line allows at x, from log x, rounded up.
 
     With k = a - 1, b = log R, g = -log S, both sides divided by k R^k:
 
@@ -179,7 +182,7 @@ def _log_bound(lines: _Lines, log_levels: FloatArray, *, rho: float) -> FloatArr
 
 
 def _search(t: FloatArray, *, loss: float, rho: float, mu: float) -> _Lines:
-    """Lines that touch y(x) at the fixed point and at all but the last of these t, nearly. It proves nothing."""
+    """Return lines that nearly touch y(x) at the fixed point and at all but the last of these t. It proves nothing."""
     # In the tail the best order is sqrt(-log x / rho); towards the fixed point it falls to 1.
     highest = 1.5 * np.sqrt(-special.log_ndtr(-t) / rho)
     ratios = np.geomspace(1e-4 / (1 + 5 * math.sqrt(rho)), 1, _ORDERS)[:, np.newaxis]
@@ -191,14 +194,14 @@ def _search(t: FloatArray, *, loss: float, rho: float, mu: float) -> _Lines:
 
 
 def _binding(t: FloatArray, k: FloatArray, *, rho: float, mu: float) -> tuple[FloatArray, FloatArray]:
-    """`_largest_shift`, and which of the orders stands in the way of more."""
+    """Return `_largest_shift`, and the order that limits it."""
     shift = _largest_shift(t, k, rho=rho, mu=mu)
     at = _excess(t, shift, k, rho=rho).argmax(axis=0)
     return shift, np.take_along_axis(k, at[np.newaxis], axis=0)[0]
 
 
 def _largest_shift(t: FloatArray, k: FloatArray, *, rho: float, mu: float) -> FloatArray:
-    """The largest t - s, about, for which y = Phi(-s) is allowed at x = Phi(-t) by these orders 1 + k."""
+    """Return about the largest t - s for which these orders 1 + k allow y = Phi(-s) at x = Phi(-t)."""
     low, high = np.zeros_like(t), np.full_like(t, 1.1 * mu)
     for _ in range(_BISECTIONS):
         deadline.check()
@@ -209,7 +212,7 @@ def _largest_shift(t: FloatArray, k: FloatArray, *, rho: float, mu: float) -> Fl
 
 
 def _excess(t: FloatArray, shift: FloatArray, k: FloatArray, *, rho: float) -> FloatArray:
-    """D_a(Bern(y)||Bern(x)) - rho a at a = 1 + k, shape of k; x = Phi(-t), y = Phi(shift - t)."""
+    """Return D_a(Bern(y)||Bern(x)) - rho a at a = 1 + k, in the shape of k; x = Phi(-t), y = Phi(shift - t)."""
     up, down = _log_ratios(t, shift)
     log_power, log_rest = special.log_ndtr(shift - t), special.log_ndtr(t - shift)
     excess: FloatArray = np.logaddexp(log_power + k * up, log_rest - k * down) / k - rho * (1 + k)
@@ -218,13 +221,13 @@ def _excess(t: FloatArray, shift: FloatArray, k: FloatArray, *, rho: float) -> F
 
 @functools.cache
 def _quadrature() -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
+    """Return nodes and weights of a Gauss-Legendre rule on [-1/2, 1/2]."""
     nodes, weights = special.roots_legendre(6)
     return nodes / 2, weights / 2
 
 
 def _log_ratios(t: FloatArray, shift: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """log(y/x) and log((1-x)/(1-y)), with their digits where the shift is small: the integrals of the hazards."""
+    """Return log(y/x) and log((1-x)/(1-y)), for a small shift as integrals of the hazards, which keep the digits."""
     s = t - shift
     up, down = special.log_ndtr(-s) - special.log_ndtr(-t), special.log_ndtr(t) - special.log_ndtr(s)
     rule_nodes, rule_weights = _quadrature()

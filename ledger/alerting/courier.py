@@ -216,7 +216,7 @@ class Courier:
 
     @property
     def pending(self) -> int:
-        """The number of undelivered alerts when this process last looked."""
+        """Return the number of undelivered alerts when this process last looked."""
         return self._lookout.pending
 
     def _turn(self, is_due: bool) -> None:

@@ -154,7 +154,7 @@ class Lookout:
         self._suspects |= ends.broken
 
     def _find_moved(self, overview: Overview, now_us: int) -> None:
-        """Once an hour, return the tenants that changed since the last look, or whose forecast is due."""
+        """Return, once an hour, the tenants that changed since the last look, or whose forecast is due."""
         if self._hourly_us is not None and now_us - self._hourly_us < HOURLY_US:
             return
         self._hourly_us = now_us

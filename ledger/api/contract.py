@@ -78,7 +78,7 @@ def describe(document: dict[str, Any], routes: Iterable[BaseRoute]) -> None:
 
 
 def codes(name: str, call: Mapping[str, Any], *, is_keyed: bool) -> list[str]:
-    """The codes of a call: those that follow from its form, and its own."""
+    """Return the codes of a call: those that follow from its form, and its own."""
     places = {parameter["in"] for parameter in call.get("parameters", ())}
     found = [*(_KEYED if is_keyed else ()), *_ALWAYS, *SPECIFIC.get(name, ())]
     if "path" in places:
@@ -91,7 +91,7 @@ def codes(name: str, call: Mapping[str, Any], *, is_keyed: bool) -> list[str]:
 
 
 def _roles(dependant: Dependant) -> list[str] | None:
-    """Who the dependencies of a route let in; None where they ask for nobody."""
+    """Return the roles that the dependencies of a route let in; None if the route needs no key."""
     for call in _calls(dependant):
         if isinstance(call, gate.Allowed):
             return sorted(roles.ALLOWED[call.action])

@@ -50,7 +50,7 @@ def page(path: str) -> Response:
 
 
 def policy(content: bytes) -> str:
-    """The policy of a page: this server's files, and the page's inline scripts by their hashes.
+    """Return the policy of a page: this server's files, and the page's inline scripts by their hashes.
 
     The search runs in a worker and reads its index; a table's columns are aligned by style attributes.
     """

@@ -26,7 +26,7 @@ _OVER_TLS: Final = ((b"strict-transport-security", b"max-age=31536000"),)
 
 
 def script_hashes(page: bytes) -> str:
-    """The inline scripts of a page of ours, as a Content-Security-Policy names them: 'sha256-…', with spaces between.
+    """Return the inline scripts of one of our pages for a Content-Security-Policy: 'sha256-…', with spaces between.
 
     Data blocks, which have a type, are not run and need no hash. Source: Content Security Policy Level 3, 6.7.
     """

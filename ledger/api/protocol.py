@@ -77,8 +77,11 @@ class Connections:
         self._strangers.pop(connection, None)
 
     def admits(self, connection: Patient, data: bytes) -> bool:
-        """Whether a connection on which nobody was recognised yet may go on now. If a few did already since the loop
-        last looked for events, it goes on when its turn comes: a thousand at once would keep callers waiting."""
+        """Return whether a connection on which nobody was recognised yet may go on now.
+
+        If a few did already since the loop last looked for events, it goes on when its turn comes: a thousand at once
+        would keep callers waiting.
+        """
         if self._line or self._begun >= STRANGERS_AT_ONCE_MAX:
             if self._line_bytes + len(data) > LINE_BYTES_MAX:
                 connection.cut("crowded")
@@ -196,7 +199,7 @@ class Patient(H11Protocol):
             self._inner.pause_reading()
 
     def go_on(self, data: bytes) -> None:
-        """Receives what waited."""
+        """Receive the data that waited."""
         if not self._inner.is_closing():
             self._inner.resume_reading()
             self._receive(data)

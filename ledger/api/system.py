@@ -25,13 +25,13 @@ router = APIRouter(tags=["system"])
 
 @router.get("/healthz", responses={200: {"model": Health}}, response_model=None)
 async def healthz() -> Response:
-    """The process lives."""
+    """Answer while the process lives."""
     return Json(Health(status="ok"))
 
 
 @router.get("/readyz", responses={200: {"model": Health}}, response_model=None)
 async def readyz(request: Request) -> Response:
-    """The process can work: the database answers, its schema is the one this version needs, and the writer runs."""
+    """Answer 200 if the process can work: the database answers, has the schema of this version, and the writer runs."""
     readiness: Together[None] = request.app.state.readiness
     await readiness.ask()
     return Json(Health(status="ok"))

@@ -46,7 +46,7 @@ def takes_mechanism(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
-    """The mechanism that these options declare."""
+    """Return the mechanism that these options declare."""
     given = given_fields(**options)
     if whole is not None:
         if given:

@@ -32,12 +32,12 @@ class BudgetExceeded(errors.BudgetExceeded):
 
     @property
     def run(self) -> str:
-        """The id of the refused run."""
+        """Return the id of the refused run."""
         return str(self.facts.get("run", ""))
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """The limits that do not fit, one for each account and quantity.
+        """Return the limits that do not fit, one for each account and quantity.
 
         Each has `name`; `partition`, `project` or `principal` unless it is the account of the whole dataset;
         `quantity` (`mu` or `delta`), `requested`, `remaining` and `limit`.
@@ -46,7 +46,7 @@ class BudgetExceeded(errors.BudgetExceeded):
 
     @property
     def fits(self) -> dict[str, float]:
-        """Values that would fit, each if you change it alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
+        """Return values that would fit, each if you change it alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
         return dict(self.facts.get("fits", {}))
 
 
@@ -60,29 +60,33 @@ class Overrun(errors.Overrun):
 
     @property
     def state(self) -> str:
-        """`settled`; or `started` if a steward must confirm the number of steps. Then the run is still held in full."""
+        """Return `settled`; or `started`, held in full, until a steward confirms the number of steps."""
         return str(self.facts.get("state", "settled"))
 
     @property
     def run(self) -> str:
-        """The id of the run."""
+        """Return the id of the run."""
         return str(self.facts.get("run", ""))
 
     @property
     def charged(self) -> dict[str, Any]:
-        """The whole charge of the run: what was approved and what was executed beyond it. Empty if the run is still
-        `started`."""
+        """Return the whole charge of the run: what was approved and what was executed beyond it.
+
+        It is empty if the run is still `started`.
+        """
         return dict(self.facts.get("charged", {}))
 
     @property
     def frozen(self) -> list[str]:
-        """The names of the datasets that were frozen."""
+        """Return the names of the datasets that were frozen."""
         return list(self.facts.get("frozen", ()))
 
     @property
     def datasets(self) -> list[dict[str, Any]]:
-        """The accounts that are overdrawn: named as in BudgetExceeded.datasets, with `limit`, `spent`, `held` and
-        `overdrawn`."""
+        """Return the overdrawn accounts, named as in BudgetExceeded.datasets.
+
+        Each also has `limit`, `spent`, `held` and `overdrawn`.
+        """
         return list(self.facts.get("datasets", ()))
 
 
@@ -93,8 +97,10 @@ class BatchRefused(errors.BatchRefused):
 
     @property
     def results(self) -> list[dict[str, Any]]:
-        """The outcome of each run, in order: `{"status", "problem"}`. A run that would fit has the code
-        `batch-refused`."""
+        """Return the outcome of each run, in order: `{"status", "problem"}`.
+
+        A run that would fit has the code `batch-refused`.
+        """
         return list(self.facts.get("results", ()))
 
 

@@ -135,7 +135,10 @@ class Receipt:
 
 
 def mechanism_digest(mechanism: AnyMechanism) -> str:
-    """Return the digest with which a receipt names a mechanism. A plain dict must have the members that were sent."""
+    """Return the digest with which a receipt names a mechanism. A plain dict must have the members that were sent.
+
+    Raises InvalidRequest if the mechanism is not valid.
+    """
     try:
         return digest(canonical(parse(encode(mechanism, "mechanism")))).hex()
     except ValueError as error:

@@ -135,13 +135,15 @@ class Run:
 
     @property
     def steps(self) -> int:
-        """The number of steps counted so far, including those of `steps_done`."""
+        """Return the number of steps counted so far, including those of `steps_done`."""
         return (self._steps_before or 0) + self._steps_here
 
     @property
     def planned_steps(self) -> int | None:
-        """The number of approved steps: rounded up, and with segments up to the end of the last one. None if the
-        mechanism has no number of steps."""
+        """Return the number of approved steps: rounded up, and with segments up to the end of the last one.
+
+        It is None if the mechanism has no number of steps.
+        """
         return None if self._planned is None else self._planned[1]
 
     def settlement(self, *, is_failure: bool) -> dict[str, Any]:

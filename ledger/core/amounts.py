@@ -47,7 +47,7 @@ class Amount:
         return Amount(self.mu_sq_pico - other.mu_sq_pico, self.delta_atto - other.delta_atto)
 
     def is_within(self, other: Amount) -> bool:
-        """Whether this amount exceeds the other in no quantity."""
+        """Return whether this amount exceeds the other in no quantity."""
         return self.mu_sq_pico <= other.mu_sq_pico and self.delta_atto <= other.delta_atto
 
     def exceeds(self, other: Amount) -> list[Quantity]:

@@ -29,7 +29,7 @@ class AccountKey(NamedTuple):
 
     @property
     def is_whole(self) -> bool:
-        """Whether it is the dataset's own account as a whole."""
+        """Return whether it is the dataset's own account as a whole."""
         return self.partition is None and self.project is None and self.principal_id is None
 
     def facts(self) -> dict[str, str]:
@@ -59,7 +59,7 @@ class Account:
         )
 
     def holding(self, cost: Amount) -> Account:
-        """The account with a run's cost held."""
+        """Return the account with a run's cost held."""
         return Account(self.key, self.limit, self.spent, self.held + cost, self.overdrawn)
 
     def facts(self) -> dict[str, dict[str, str]]:
@@ -164,7 +164,7 @@ class Dataset:
         return self.definition.id
 
     def advanced(self) -> Dataset:
-        """The dataset with one entry more."""
+        """Return the dataset with one entry more."""
         # As `replace` does, which takes three times as long; there is one of these for every entry.
         return Dataset(
             self.definition,

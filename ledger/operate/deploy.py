@@ -57,8 +57,11 @@ def _config() -> Config:
 
 
 def newest_revision() -> str:
-    """The schema's version that this code needs: of the migration that no other one comes after. Alembic, which says
-    the same, is imported to migrate alone: every start of a server asks for this."""
+    """Return the schema's version that this code needs: that of the newest migration.
+
+    Every start of a server needs it, so it is read from the files: Alembic is imported only to migrate.
+    Raises Misconfigured if the migrations are missing.
+    """
     texts = [path.read_text(encoding="utf-8") for path in (_migrations() / "versions").glob("*.py")]
     revisions = {match[1] for text in texts if (match := _REVISION.search(text))}
     newest = revisions - {match[1] for text in texts if (match := _DOWN_REVISION.search(text))}
@@ -93,7 +96,7 @@ def migrate(settings: Settings) -> str:
 
 
 def bring_up_to_date(settings: Settings) -> None:
-    """As `migrate`, if there is anything to do: a server that is started again need not import what migrates."""
+    """Migrate as `migrate` does, if the schema is not the newest; otherwise import nothing for it."""
     with suppress(DatabaseUnusable), _opened(settings.owner_url, failure=_UNUSABLE) as store:
         if store.revision() == newest_revision():
             return

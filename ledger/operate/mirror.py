@@ -162,7 +162,7 @@ class Mirror:
         _demand(sorted(ancestors) == sorted(definition.ancestors), "is derived from others than its rows say", 1)
 
     def demand_projects(self, projects: Iterable[Project]) -> None:
-        """Raises JournalBroken."""
+        """Compare the rows of the projects' shares. Raises JournalBroken."""
         left = dict(self._projects)
         for project in projects:
             stated, seq = left.pop(project.name, (None, None))
@@ -185,7 +185,7 @@ class Mirror:
             _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)
 
     def demand_place(self, placed: Placed) -> None:
-        """Raises JournalBroken."""
+        """Compare the row of a run's place. Raises JournalBroken."""
         run = self._runs.get(placed.run_id)
         if run is None:
             raise JournalBroken(f"tells of no run {placed.run_id}, and it has a place here", seq=self._newest)
@@ -206,7 +206,7 @@ class Mirror:
         return frozenset(self._proposals)
 
     def demand_proposal(self, proposal_id: UUID, proposal: Proposal | None) -> None:
-        """Raises JournalBroken."""
+        """Compare a proposal's row. Raises JournalBroken."""
         stated, seq = self._proposals.get(proposal_id, (None, self._newest))
         if stated is None or proposal is None:
             what = "no proposal" if stated is None else "the proposal"

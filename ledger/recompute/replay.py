@@ -38,7 +38,7 @@ class Outcome:
 
     @property
     def is_over(self) -> list[Quantity]:
-        """The quantities that exceed the limit at the end."""
+        """Return the quantities that exceed the limit at the end."""
         return self.over_by.exceeds(ZERO)
 
 

@@ -62,17 +62,17 @@ class Recomputed:
 
     @property
     def over(self) -> tuple[Outcome, ...]:
-        """The accounts that would have exceeded their limit at some time."""
+        """Return the accounts that would have exceeded their limit at some time."""
         return tuple(account for account in self.accounts if account.first_over is not None)
 
     @property
     def too_little(self) -> tuple[Opinion, ...]:
-        """The recorded costs that are less than the second opinion allows."""
+        """Return the recorded costs that are less than the second opinion allows."""
         return tuple(second for second in self.opinions or () if not (second.holds or second.is_estimate))
 
     @property
     def is_as_recorded(self) -> bool:
-        """Whether every amount is as recorded, no account exceeds its limit, and no second opinion objects."""
+        """Return whether every amount is as recorded, no account exceeds its limit, and no second opinion objects."""
         wrong = self.counts["undercharged"] + self.counts["overcharged"] + self.counts["unknown"]
         return not (wrong or self.over or self.too_little)
 

@@ -43,7 +43,7 @@ class Report:
 
     @property
     def as_of(self) -> str | None:
-        """The time by which a run is overdue or not: the end of the period, or the newest entry of the journals."""
+        """Return the time that decides what is overdue: the end of the period, or the newest entry of the journals."""
         if self.question.until is not None:
             return self.question.until
         moments = [source.newest_at for source in self.sources]
@@ -255,7 +255,7 @@ def _balance(balance: Balance) -> dict[str, Any]:
 
 
 def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
-    """The projects that have a share or runs within the period, by name; first the runs without a project."""
+    """Return the projects that have a share or runs within the period, by name; first the runs without a project."""
     names = {*standing.shares, *standing.projects}
     if question.project is not None:
         names &= {question.project}
@@ -276,7 +276,7 @@ def _projects(standing: Standing, question: Question) -> list[dict[str, Any]]:
 
 
 def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
-    """The numbers of the figures."""
+    """Return the numbers of the figures."""
     if balance is None:
         return {"burn_down": [], "trade_off": None, "epsilon": None}
     return {
@@ -307,7 +307,7 @@ def _figures(standing: Standing, balance: Balance | None) -> dict[str, Any]:
 
 
 def _accounts(standing: Standing, question: Question) -> Iterator[dict[str, Any]]:
-    """The accounts: of the dataset, its partitions, then projects and principals; for a project only its own."""
+    """Return the accounts: of the dataset, its partitions, then projects and principals; for a project only its own."""
     is_wanted = question.project is None
     keys = sorted((key for key in standing.accounts if is_wanted or is_watched(key, question.project)), key=_order)
     for start in range(0, len(keys), _ACCOUNTS_AT_ONCE):
@@ -354,7 +354,7 @@ def _counted(account: Account) -> dict[str, Any]:
 def _disclosed(
     standing: Standing, keys: Sequence[AccountKey], which: Mapping[str, Sequence[Amount]]
 ) -> list[dict[str, Any]]:
-    """The guarantees of each account: at what is spent, at what is spent and held, and at its limit."""
+    """Return the guarantees of each account: at what is spent, at what is spent and held, and at its limit."""
     epsilons = [_epsilon_at(delta, which, standing, keys) for delta in _deltas(standing)]
     attacks = {name: _attacks(some) for name, some in which.items()}
     return [
@@ -386,7 +386,7 @@ def _epsilon_at(
 
 
 def _declared(standing: Standing, key: AccountKey) -> Mapping[str, Any] | None:
-    """The budget that set an account's limit."""
+    """Return the budget that set an account's limit."""
     if key.project is None:
         return standing.budget
     share = standing.projects.get(key.project)
@@ -399,7 +399,7 @@ def _declared_delta(standing: Standing, key: AccountKey) -> float | None:
 
 
 def _attacks(some: Sequence[Amount]) -> list[dict[str, Any]]:
-    """The success of the best membership attack, for each amount."""
+    """Return the success of the best membership attack, for each amount."""
     rates = [disclosure.true_positive_rates(some, false_positive_rate=rate) for rate in _RATES]
     advantages = disclosure.advantages(some)
     return [
@@ -421,7 +421,7 @@ _RATES: Final = disclosure.FALSE_POSITIVE_RATES
 
 
 def _overdue(standing: Standing, question: Question, as_of: str | None) -> Iterator[dict[str, Any]]:
-    """Runs that were not started or settled in time, the most overdue first. Their cost stays held in full."""
+    """Return runs that were not started or settled in time, the most overdue first. Their cost stays held in full."""
     late = [
         (opened.due, str(run))
         for run, opened in standing.open.items()
@@ -444,7 +444,7 @@ def _overdue(standing: Standing, question: Question, as_of: str | None) -> Itera
 
 
 def _heads(standings: Sequence[Standing], tenant: TenantStanding | None) -> list[dict[str, Any]]:
-    """The head of each journal, with its signature if it has one, and the newest entry that the report counts."""
+    """Return the head of each journal, with its signature if it has one, and the newest entry in the report."""
     heads: list[dict[str, Any]] = [] if tenant is None else [_head(None, tenant)]
     return heads + [_head(standing.name, standing) for standing in standings]
 

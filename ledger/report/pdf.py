@@ -212,7 +212,7 @@ def _heading(block: Heading) -> Paragraph:
 
 
 def _boxed(text: str, tone: blocks.Tone, style: ParagraphStyle, *, padding: float = 5) -> Table:
-    """A paragraph with a coloured bar at its side."""
+    """Return a paragraph with a coloured bar at its side."""
     table = Table([[Paragraph(escape(text), style)]], colWidths=[WIDTH])
     table.setStyle(
         TableStyle(
@@ -247,7 +247,7 @@ _FACT: Final = _style("fact", 8)
 
 
 def _table(block: blocks.Table) -> Iterator[Flowable]:
-    """A table that continues over pages, with its header on each."""
+    """Return a table that continues over pages, with its header on each."""
     heads = [Paragraph(escape(column.title), _NUMBER_HEAD if column.is_number else _HEAD) for column in block.columns]
     rows = [
         [_cell(lines, _NUMBER if column.is_number else _CELL) for lines, column in zip(row, block.columns, strict=True)]
@@ -273,7 +273,7 @@ LINE_CHARS: Final = 30
 
 
 def _is_tall(block: blocks.Table) -> bool:
-    """Whether a row may be taller than a page, so that it must be split."""
+    """Return whether a row may be taller than a page, so that it must be split."""
     return any(
         sum(1 + len(text_line.text) // LINE_CHARS_MIN for text_line in lines) > LINES_OF_PAGE
         for row in block.rows

@@ -39,7 +39,7 @@ class Pool:
 
     @property
     def processes(self) -> int:
-        """The number of reports that are being made."""
+        """Return the number of reports that are being made."""
         return len(self._busy) + len(self._idle)
 
     @contextmanager
@@ -137,7 +137,7 @@ class Pool:
 
 
 async def _ended(maker: asyncio.subprocess.Process) -> None:
-    """Waits for the end of a process. It is known to asyncio once its pipes are read to their ends, and not before."""
+    """Wait for the end of a process. asyncio learns of it only after the pipes are read to their ends."""
     if maker.stdin is not None:
         maker.stdin.close()
     while maker.stdout is not None and await maker.stdout.read(process.FRAME_BYTES_MAX):

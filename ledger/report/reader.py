@@ -69,7 +69,7 @@ def _at(field: str, moment: datetime | None) -> str | None:
 
 
 def unsigned(reading: Reading, dataset: Dataset | None) -> Mapping[str, Any]:
-    """Return a head without a signature."""
+    """Return a head without a signature. Raises NotFound if the tenant does not exist."""
     if dataset is not None:
         return {"seq": dataset.seq, "hash": dataset.head.hex(), "root": None, "signature": None}
     tenant = reading.tenants.current()

@@ -114,7 +114,7 @@ def _concerns(entry: JsonObject, question: Question) -> bool:
 
 
 def _after(entries: Sequence[Sealed], standing: Standing, veil: Veil) -> dict[str, tuple[dict[str, Any], str]]:
-    """The later entries of a run until the end of the period, by kind, each with its hash."""
+    """Return the later entries of a run until the end of the period, by kind, each with its hash."""
     later = {}
     for sealed in entries:
         entry = veil.over(requested.parsed(sealed))

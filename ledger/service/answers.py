@@ -145,7 +145,7 @@ def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
 
 
 def _remaining(balance: Record) -> Amount:
-    """What is left of an account, as an entry has its balance; straight from the digits, for every approval."""
+    """Return the remaining amount of an entry's balance; straight from the digits, because every approval needs it."""
     limit, spent, held = balance["limit"], balance["spent"], balance["held"]
     return Amount(*(int(limit[part]) - int(spent[part]) - int(held[part]) for part in ("mu_sq_pico", "delta_atto")))
 

@@ -163,7 +163,7 @@ class Asking:
         return results, is_refused
 
     async def _prices(self, actor: Actor, questions: Mapping[_Key, Question]) -> Mapping[_Key, _Priced | LedgerError]:
-        """What each of these costs, a few worked out at the same time."""
+        """Return the cost of each question, a few computed at the same time."""
         prices: dict[_Key, _Priced | LedgerError] = {}
         left = iter(questions.items())
 
@@ -179,7 +179,7 @@ class Asking:
         return prices
 
     def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
-        """What the costs of a batch's runs depend on; those that ask alike share it. Raises TooLarge."""
+        """Return what the costs of a batch's runs depend on; equal requests share it. Raises TooLarge."""
         asked: dict[str | int, _Asked | LedgerError] = {}
         keys = [_text_of(item) if isinstance(item, Item) else index for index, item in enumerate(items)]
         for key, item in zip(keys, items, strict=True):
@@ -205,7 +205,7 @@ class Asking:
         questions: Sequence[_Asked | LedgerError],
         prices: Mapping[_Key, _Priced | LedgerError],
     ) -> list[Ask | LedgerError]:
-        """The commands of a batch's runs, in order, and the errors of those that cannot be asked for."""
+        """Return the commands of a batch's runs, in order, or the error of a run that cannot be asked for."""
         commands: list[Ask | LedgerError] = []
         for item, asked in zip(items, questions, strict=True):
             priced = asked if isinstance(asked, LedgerError) else prices[asked.key]
@@ -216,7 +216,7 @@ class Asking:
         return commands
 
     def _command(self, actor: Actor, item: Item, resolved: Resolved, text: str, priced: _Priced) -> Ask:
-        """The command that asks for a run, with its cost. text: the canonical JSON of what was asked."""
+        """Return the command that asks for a run, with its cost. text: the canonical JSON of what was asked."""
         request = item.request
         return Ask(
             actor=actor,

@@ -471,7 +471,7 @@ class _Sealing:
 
 
 def _refuse_dead_keys(keys: Mapping[UUID, Key], commands: Sequence[Command], now_us: int) -> Mapping[int, LedgerError]:
-    """The key was looked at when the request came in; it may have been revoked while the request waited.
+    """Refuse commands whose key was revoked after the request came in, while it waited.
 
     A token has no row: it ends by its own time only.
     """

@@ -142,7 +142,7 @@ class TreeView:
         return self._tree.root(self._read, size=size)
 
     def root_between(self, start: int, end: int) -> bytes:
-        """The root over the entries `start + 1` to `end`, as proofs need it. Raises JournalBroken."""
+        """Return the root over the entries `start + 1` to `end`, as proofs need it. Raises JournalBroken."""
         return self._tree.root_between(self._read, start=start, end=end)
 
     def _read(self, after: int, limit: int) -> list[tuple[int, bytes]]:

@@ -164,6 +164,7 @@ def rotate(settings: Settings) -> tuple[SigningKey, SigningKey]:
 
     The old key is among the retired ones before the new one is in place. So if this is interrupted, every key that ever
     signed is still in the set. Running servers use the old key until they are restarted.
+    Raises Misconfigured if the key is not in a plain file, or if the retired keys are too many.
     """
     places = places_of(settings)
     if places.file is None or places.retired is None:

@@ -37,7 +37,7 @@ psycopg.adapters.register_dumper(PackedArray, _PackedDumper)
 
 
 def packed(kind: str, values: Sequence[Any]) -> PackedArray:
-    """The values of a column of this type, by its name in SQL, as an array. None is NULL."""
+    """Return the values of a column of this type, by its name in SQL, as an array. None is NULL."""
     oid, size, encode = _KINDS[kind]
     has_null = None in values
     head = _HEAD.pack(1, has_null, oid, len(values), 1)

@@ -162,8 +162,11 @@ class Store:
             yield connection
 
     def _begin(self, engine: Engine, begin: str) -> RootTransaction:
-        """A transaction on a connection of its own. A connection that was lost while nobody used it is replaced, since
-        nothing has happened on it yet; so no other statement need ask first whether the database listens."""
+        """Begin a transaction on a connection of its own.
+
+        A connection that was lost while nobody used it is replaced, because nothing has happened on it yet. So no other
+        statement needs to test the connection first.
+        """
         try:
             return self._try_to_begin(engine, begin)
         except DBAPIError as error:

@@ -228,7 +228,10 @@ class JournalWriter(JournalReader):
         self._add_rows(entries, rows)
 
     def note(self, kind: str, actor: Mapping[str, Any], facts: Mapping[str, Any], *, now_us: int) -> TenantEntry:
-        """Append an entry to the tenant's own journal, whose lock is the last that a transaction takes."""
+        """Append an entry to the tenant's own journal, whose lock is the last that a transaction takes.
+
+        Raises NotFound if the tenant does not exist any more.
+        """
         tenant = TenantWriter(self.connection, self.tenant_id).lock()
         if tenant is None:
             raise NotFound("This tenant does not exist any more.")

@@ -82,8 +82,11 @@ class OutboxWriter(OutboxReader):
         self.added: list[AlertKind] = []
 
     def add(self, raised: Sequence[Alert], *, now_us: int) -> list[UUID]:
-        """Add the alerts that the outbox does not have yet: to be sent if the tenant has a webhook, otherwise only to
-        be listed. Return the ids of all, in order."""
+        """Add the alerts that the outbox does not have yet, and return the ids of all, in order.
+
+        They are sent if the tenant has a webhook, otherwise only listed. Raises NotFound if the tenant does not exist
+        any more.
+        """
         tenant = TenantReader(self.connection, self.tenant_id).current()
         if tenant is None:
             raise NotFound("This tenant does not exist any more.")

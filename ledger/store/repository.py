@@ -75,8 +75,10 @@ def _as_text(value: Any) -> Any:
 
 @functools.cache
 def _from_arrays(table: Table, names: tuple[str, ...]) -> tuple[str, Mapping[str, str]]:
-    """INSERT of rows that come as one array for each column but the tenant's, and the types of these. PostgreSQL takes
-    the rows in order."""
+    """Return an INSERT of rows that come as one array for each column but the tenant's, and the types of the arrays.
+
+    PostgreSQL inserts the rows in order.
+    """
     dialect = postgresql.dialect()
     kinds = {name: table.c[name].type.compile(dialect) for name in names}
     arrays = ", ".join(f"%b::{kind}[]" for kind in kinds.values())

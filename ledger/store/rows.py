@@ -153,7 +153,7 @@ def run_of(row: Row[Any]) -> Run:
 
 
 def run_row(run: Run) -> dict[str, Any]:
-    """A run as it is written once it is decided."""
+    """Return the row of a run that was just decided."""
     return {
         "id": run.id,
         "principal_id": run.principal_id,

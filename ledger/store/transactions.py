@@ -114,8 +114,10 @@ class Writing(Reading):
         self.certificates = CertificateWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
-        """The database's clock, the latest time in the journals of these locked datasets, 0 if there is none, and these
-        keys as they are now."""
+        """Return the database's clock, the latest time in the journals of these locked datasets, and these keys.
+
+        Times are in microseconds; the latest is 0 if the journals are empty. The keys are as they are now.
+        """
         values = {"tenant": self.tenant_id, "ids": list(dataset_ids), "keys": list(key_ids)}
         rows = self.connection.execute(_TIMES_AND_KEYS[self.connection.dialect.name], values).all()
         known = {row.id: key_of(row) for row in rows if row.id is not None}

@@ -28,7 +28,7 @@ _HEAD: Final = re.compile(
 def header(
     *, tenant_id: UUID, tenant: str, dataset_id: UUID | None = None, dataset: str = "", keys: Mapping[str, Any]
 ) -> str:
-    """An export's first line: of a dataset's journal, or of the tenant's own. keys: a JWK set."""
+    """Return an export's first line: of a dataset's journal, or of the tenant's own. keys: a JWK set."""
     about: dict[str, Any] = {
         "format": FORMAT,
         "version": VERSION,
@@ -64,12 +64,12 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def entry_line(*, seq: int, hash_: bytes, body: str) -> str:
-    """One entry's line."""
+    """Return one entry's line."""
     return f'{{"seq":{seq},"hash":"{hash_.hex()}","entry":{body}}}'
 
 
 def request_line(request: str) -> str:
-    """The request that the entry in the next line names by its digest."""
+    """Return the line of the request that the entry in the next line names by its digest."""
     return f'{{"request":{request}}}'
 
 
@@ -80,7 +80,7 @@ def request_of(line: str) -> str | None:
 
 
 def head_line(*, seq: int, hash_: bytes, root: bytes, signature: str | None) -> str:
-    """An export's last line. signature: None if the ledger did not sign it."""
+    """Return an export's last line. signature: None if the ledger did not sign it."""
     signed = "null" if signature is None else f'"{signature}"'
     return f'{{"head":{{"seq":{seq},"hash":"{hash_.hex()}","root":"{root.hex()}","signature":{signed}}}}}'
 

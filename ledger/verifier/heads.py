@@ -38,7 +38,7 @@ class Head:
         root: bytes,
         at: str | None,
     ) -> Head:
-        """tenant, dataset: id and name; no dataset for a tenant's own journal."""
+        """Return a head. tenant, dataset: id and name; no dataset for a tenant's own journal."""
         dataset_id, name = dataset or (None, None)
         return cls((tenant[0], dataset_id), (tenant[1], name), seq, hash_.hex(), root.hex(), at)
 

@@ -30,12 +30,12 @@ Range = tuple[int, int]
 
 
 def leaf_hash(data: bytes) -> bytes:
-    """RFC 9162, 2.1.1: MTH({d[0]}) = HASH(0x00 || d[0])."""
+    """Return MTH({d[0]}) = HASH(0x00 || d[0]). Source: RFC 9162, 2.1.1."""
     return hashlib.sha256(b"\x00" + data).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    """RFC 9162, 2.1.1: HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n]))."""
+    """Return HASH(0x01 || MTH(D[0:k]) || MTH(D[k:n])). Source: RFC 9162, 2.1.1."""
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
@@ -56,7 +56,10 @@ class CompactTree:
         self.append_subtree(leaf_hash(data), level=0)
 
     def append_subtree(self, root: bytes, *, level: int) -> None:
-        """Add a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that."""
+        """Add a complete subtree of `2 ** level` leaves by its root. The size must be a multiple of that.
+
+        Raises ValueError if it is not.
+        """
         if self.size & ((1 << level) - 1):
             raise ValueError(f"a subtree of level {level} cannot begin at {self.size}")
         height = self.size >> level

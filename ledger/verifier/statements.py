@@ -35,14 +35,14 @@ def journal_of(
 
 
 def number_of(value: Any) -> int:
-    """Return the number of an entry, or 0."""
+    """Return the number of an entry, or 0. Raises ValueError."""
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 2**63:
         raise ValueError("not a number of an entry")
     return value
 
 
 def hash_of(value: Any) -> str:
-    """Return a hash, in hexadecimal."""
+    """Return a hash, in hexadecimal. Raises ValueError."""
     if not isinstance(value, str) or not re.fullmatch("[0-9a-f]{64}", value):
         raise ValueError("not a hash")
     return value

@@ -196,6 +196,7 @@ class _Lines:
 
         Such an entry has the right hash, but the next one, which is intact and followed by its own next, does not
         follow it. If the next one is not followed either, then that one was changed, and `replay` finds it.
+        Raises JournalBroken.
         """
         line, after = self._next(), self._next()
         while line is not None:

@@ -72,7 +72,7 @@ def test_limits_in_mu_at_their_ends() -> None:
 @pytest.mark.parametrize(
     ("budget", "bound", "field", "message"),
     [
-        (MuBudget(mu=Decimal(1)), "certified", "budget.delta", "has to be said"),
+        (MuBudget(mu=Decimal(1)), "certified", "budget.delta", "is required under bound certified"),
         (MuBudget(mu=Decimal("1000.0001"), delta=Decimal(0)), "certified", "budget.mu", "more than 1000"),
         (MuBudget(mu=Decimal("1e12")), "clt", "budget.mu", "more than 1000"),
         (MuBudget(mu=Decimal("9.99e-7")), "clt", "budget.mu", "rounds down to nothing"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Final
 
 from tests.model import evidence
-from tests.model.model import Account, Key, Person, Proposal, Run
-from tests.model.prices import Amount, Json, Plan, written
+from tests.model.model import Account, Answer, Dataset, Key, Model, Person, Proposal, Run
+from tests.model.prices import Amount, Json, Plan, both, limit_of, written
 
 WITHOUT_MODEL: Final = frozenset(
     {"at", "start_by", "settle_by", "begin_by", "approve_by", "method", "assumptions", "accountant", "delta"}
@@ -40,6 +41,89 @@ def resolved(value: Any) -> Any:
             return [*map(resolved, value)]
         case _:
             return value
+
+
+# --- how answers show the model --------------------------------------------------------------------------------------
+
+
+def balance(own: Dataset, keys: Sequence[Key], project: str | None = None) -> Json:
+    """Return several accounts of one budget as one: the most of each part, and the least remainder ("Partitions")."""
+    new = Account(limit_of(own.budgets[project]))
+    accounts = [own.accounts.get(key, new) for key in keys] or [new]
+    spent, held = (both(max, *(getattr(each, part) for each in accounts)) for part in ("spent", "held"))
+    left = both(min, *(each.remaining for each in accounts))
+    return {"limit": new.limit, "spent": spent, "held": held, "remaining": left}
+
+
+def share(own: Dataset, project: str) -> Json:
+    """Return a project's share of a dataset."""
+    keys = [(scope, project, None) for scope in own.scopes]
+    return {"name": project, "budget": own.budgets[project], "balance": balance(own, keys, project)}
+
+
+def shown(model: Model, own: Dataset) -> Json:
+    """Return a dataset with its partitions and projects."""
+    budget, keys = own.budgets.get(None), own.keys()
+    body = {"name": own.name, "state": own.state, "seq": len(own.journal), "budget": budget, "ceiling": own.ceiling}
+    body |= {"balance": budget and balance(own, keys), "derived_from": [{"name": name} for name in own.parents]}
+    body |= {"roots": sorted(name for name in model.reached(own.name) if not model.datasets[name].parents)}
+    body |= {"partition_count": len(keys)} if own.is_partitioned else {}
+    body |= {"partitions": [{"name": key[0], "balance": balance(own, [key])} for key in sorted(keys) if key[0]]}
+    body |= {"projects": [share(own, project) for project in sorted(filter(None, own.budgets))]}
+    return {**body, "fair_use": own.fair_use if any(own.fair_use.values()) else None}
+
+
+def answered(model: Model, answer: Answer) -> Json:
+    """Return the body of an answer: what it states itself, and how it shows a dataset, a run or a proposal."""
+    on = answer.on
+    match on:
+        case Dataset() if "project" in answer.body:
+            return {"dataset": on.name, **share(on, answer.body["project"])}
+        case Dataset() if "names" in answer.body:
+            names = answer.body["names"]
+            return {"items": [{"name": name, "balance": balance(on, [(name, None, None)])} for name in names]}
+        case Dataset():
+            return shown(model, on)
+        case Proposal():
+            run = on.on if isinstance(on.on, Run) else None
+            body = {"id": on, "what": on.what, "dataset": on.datasets[0], "proposes": on.proposes}
+            return {"proposal": {**body, "state": on.state, "run": run}}
+        case Run() if answer.entries:
+            return {"id": on, "state": on.state, "cost": on.plan.cost, **answer.body, "datasets": left(on, answer)}
+        case _:
+            return answer.body
+
+
+def left(run: Run, answer: Answer) -> list[Json]:
+    """Return what remains, after these entries, of all that a run charges in each dataset."""
+    rows = [{"name": entry["dataset"], "seq": entry["seq"], "remaining": None} for entry in answer.entries]
+    for row, entry in zip(rows, answer.entries, strict=True):
+        if accounts := [entry["accounts"][key] for key in run.charges[row["name"]]]:
+            row["remaining"] = both(min, *(account.remaining for account in accounts))
+    return rows
+
+
+def permitted(run: Run, name: str) -> Json:
+    """Return the partitions charged in a dataset or, if it has none, in all that was reached by the same name."""
+    charged = {other: {key[0] for key in keys} - {None} for other, keys in run.charges.items()}
+    reached = [parts for other, parts in charged.items() if parts and {*run.via[other]} & {*run.via[name]}]
+    reached = [charged[name]] if charged[name] else reached
+    return {"partitions": sorted(set.intersection(*reached))} if reached else {}
+
+
+def receipt(run: Run, state: str) -> Json:
+    """Return what a receipt has (receipts.md), beside tenant, digest and entries."""
+    body = {"v": 2, "type": "receipt", "run": run, "state": state, "decision": "approved", "cost": run.plan.cost}
+    project = {"project": run.body["project"]} if "project" in run.body else {}
+    return {**body, **project, "datasets": [{"name": name, **permitted(run, name)} for name in run.charges]}
+
+
+def receipt_state(run: Run) -> str | None:
+    """Return which receipt a run has: of its start, or before that of its approval; none if refused or ended."""
+    return run.state if run.state in ("held", "started") and not run.waits else None
+
+
+# --- holding one against the other -----------------------------------------------------------------------------------
 
 
 def demand_within(expected: Any, actual: Any, where: str = "") -> None:
@@ -134,7 +218,7 @@ class Receipts:
         payload = evidence.signed(token, "receipt", self._jwks)
         for on in payload["datasets"]:
             on.update({"partitions": evidence.names(on["partitions"])} if "partitions" in on else {})
-        demand_within(resolved(run.receipt(state)), payload)
+        demand_within(resolved(receipt(run, state)), payload)
         digest = evidence.digest(evidence.canonical(resolved(run.body["mechanism"])))
         assert payload["mechanism"] == {"type": run.body["mechanism"]["type"], "digest": digest}
         self.payloads.append((run, payload))

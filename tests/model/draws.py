@@ -71,8 +71,12 @@ class Draw(random.Random):
         return {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": self.noise(), **steps}
 
     def _identity(self) -> Json:
-        shape = {"steps": self.randint(1, 10), "participations": self.randint(1, 3), "separation": self.randint(1, 4)}
-        return {"type": "matrix_factorization", "noise_multiplier": self.noise(), "strategy": "identity", **shape}
+        return self.factorization(self.noise(), self.randint(1, 10))
+
+    def factorization(self, noise: float, steps: int) -> Json:
+        """Correlated noise of the strategy that needs no floating-point numbers."""
+        shape = {"steps": steps, "participations": self.randint(1, 3), "separation": self.randint(1, 4)}
+        return {"type": "matrix_factorization", "noise_multiplier": noise, "strategy": "identity", **shape}
 
     def _sensitivity(self) -> Json:
         stated = {"sensitivity": self.choice([1, 1.5, 2.25]), "evidence": "Lemma 4"}

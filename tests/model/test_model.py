@@ -13,17 +13,18 @@ import pytest
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from tests.kit.driver import Ledger
+from tests.model.compare import left
 from tests.model.draws import derived, gaussian
-from tests.model.model import OWN, Answer, Model, Person, Refused
+from tests.model.model import OWN, Answer, Model, Person, Refused, Run
 from tests.model.prices import NOTHING, Amount, Json, Plan, limit_of
 from tests.model.walk import Walk
 
 SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
-LINES_MAX: Final = 805
+LINES_MAX: Final = 749
 """Of the modules of the model together."""
 RULES: Final = ("prices", "model")
-"""The modules that say what is right; the others drive and compare."""
+"""The modules with the rules; the others drive, show and compare."""
 LEAST: Final = {
     "ask: 201": 40,
     "ask: 409 budget-exceeded": 20,
@@ -31,7 +32,7 @@ LEAST: Final = {
     "ask: 422": 5,
     "ask again: 422 idempotency-key-reused": 1,
     "the first answer again": 10,
-    "batch, atomic: 200": 1,
+    "batch, atomic: 200": 4,
     "batch, atomic: 409 batch-refused": 3,
     "receipt: started": 20,
     "starts beside partitions that were not charged": 5,
@@ -39,17 +40,21 @@ LEAST: Final = {
     "settle: 200": 15,
     "settled with restarts": 5,
     "confirm: 200": 1,
-    "correct: 20": 2,
+    "correct: 20": 4,
     "overrun: 200": 3,
     "overrun: 409 overrun": 2,
     "frozen: 200": 5,
     "active: 202": 1,
     "budget: 202": 2,
     "void: 202": 3,
-    "approve: 200": 3,
-    "approve: 403 forbidden": 3,
+    "approve: 200": 6,
+    "approve: 403 forbidden": 5,
     "refuse: 200": 1,
     "keys made, revoked and rotated": 1,
+    "half shared: 404 not-found": 8,
+    "half shared: 201": 8,
+    "reordered: ": 8,
+    "beyond a share: 409 overrun": 4,
 }
 """What has to occur in the everyday run, on each database."""
 
@@ -72,8 +77,8 @@ def test_the_ledger_follows_the_model(ledger: Ledger, database: Settings, tries:
         counts["receipts that permit what nobody charged"] += walk.receipts.permit_more
     assert [result for result in check_journals(database) if result["error"] is not None] == []
     print(*(f"{count:7} {kind}" for kind, count in sorted(counts.items())), sep="\n")
-    for kind, least in LEAST.items():
-        assert sum(count for name, count in counts.items() if name.startswith(kind)) >= least, kind
+    reached = {kind: sum(count for name, count in counts.items() if name.startswith(kind)) for kind in LEAST}
+    assert {kind: count for kind, count in reached.items() if count < LEAST[kind]} == {}
     assert counts["receipts that permit what nobody charged"] == 0
 
 
@@ -188,15 +193,15 @@ def test_every_account_or_none() -> None:
     once = gaussian(5)
     body: Json = {"datasets": [{"name": "copy", "partitions": ["b"]}], "mechanism": once, "project": "x"}
     first = model.ask(BOSS, "1", body)
-    assert first.run is not None
-    assert first.run.charges == {
+    assert isinstance(first.on, Run)
+    assert first.on.charges == {
         "copy": [],
         "join": [OWN],
         "other": [OWN],
         "root": [("b", None, None), ("b", "x", None)],
     }
-    left = {on["name"]: on["remaining"] for on in first.body["datasets"]}
-    hundredths = {name: on and on.mu // 10**10 for name, on in left.items()}
+    remaining = {on["name"]: on["remaining"] for on in left(first.on, first)}
+    hundredths = {name: on and on.mu // 10**10 for name, on in remaining.items()}
     assert hundredths == {"copy": None, "join": 21, "other": 96, "root": 5}
     second = model.ask(BOSS, "2", {**body, "datasets": ["copy"], "mechanism": gaussian(4)})
     assert {*second.over} == {("root", ("b", "x", None), "mu")}

@@ -11,10 +11,22 @@ from typing import Any, Final
 from ledger.verifier import verify
 from tests.kit.driver import Ledger
 from tests.model import evidence
-from tests.model.compare import Receipts, check_fits, comparable, demand_within, difference, parts_of, plain, resolved
+from tests.model.compare import (
+    Receipts,
+    answered,
+    check_fits,
+    comparable,
+    demand_within,
+    difference,
+    parts_of,
+    plain,
+    receipt_state,
+    resolved,
+    shown,
+)
 from tests.model.draws import BUDGETS, LARGE, SHARES, Draw, derived, gaussian
-from tests.model.model import FULL, Answer, Key, Model, Person, Refused, Run
-from tests.model.prices import NOTHING, Json, Plan
+from tests.model.model import FULL, Answer, Key, Model, Person, Proposal, Refused, Run
+from tests.model.prices import NOTHING, Json, Plan, both
 
 REASON: Final = {"reason": "for the test"}
 FACTS: Final = {"run-state": {"state"}, "dataset-frozen": {"dataset", "state"}, "invalid-mechanism": {"field"}}
@@ -104,15 +116,16 @@ class Walk:
             assert answer == expected.first
             self.counts["the first answer again"] += 1
             return
-        if expected.proposal is not None:
-            expected.proposal.id = answer["proposal"]["id"]
-        if expected.run is not None:
-            self._check_run(expected.run, answer, expected.call)
+        if isinstance(expected.on, Proposal):
+            expected.on.id = expected.on.id or answer["proposal"]["id"]
+        if isinstance(expected.on, Run):
+            self._check_run(expected.on, answer, expected.call)
+            if expected.left is not None:
+                check_fits(expected.on, expected.left, answer["fits"])
         if expected.over:
             self._check_over(expected, answer)
-        if expected.left is not None and expected.run is not None:
-            check_fits(expected.run, expected.left, answer["fits"])
-        demand_within(resolved(expected.body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
+        body = answered(self.model, expected)
+        demand_within(resolved(body), evidence.exact(json.dumps({**answer, **parts_of(answer)})))
         if expected.results:
             for mine, result in zip(expected.results, answer["results"], strict=True):
                 self.check(mine, result["status"], result["run"] if "run" in result else result["problem"])
@@ -157,9 +170,79 @@ class Walk:
             self.register("sue", {"name": name, **terms, "budget": self.draw.choice(BUDGETS[:8]), **more})
         self.register("sue", {"name": "copy", "derived_from": derived("plain"), "budget": {"mu": 0.8, "delta": 1e-6}})
         self.register("sue", {"name": "join", "derived_from": derived("plain", "parted")})
+        for name in ("wide", "side"):
+            self.register("sue", {"name": name, **terms, "budget": self.draw.choice(LARGE)})
+        self.half_shared()
+        self.fitting_batch()
+        self.reordered()
+        self.beyond_share()
+        self.corrected()
+        self.own_proposal()
         self._hire("lim", "requester", datasets=["copy", "plain"])
         self._hire("pia", "requester", projects=["x"])
         self.policy()
+
+    # --- what random operations seldom reach, on datasets where nothing else is in the way
+
+    def half_shared(self) -> None:
+        """A run for a project that has a share of one of two datasets, then of both."""
+        for name in ("wide", "side"):
+            self._share(name, "y")
+            for names in (["wide", "side"], ["side", "wide"]):
+                body = {"datasets": names, "mechanism": gaussian(10), "project": "y"}
+                self._ask("half shared", "ada", f"k{len(self.asked)}", body)
+
+    def fitting_batch(self) -> None:
+        """An atomic batch of which every run fits."""
+        bodies = [{"datasets": ["side"], "mechanism": gaussian(10, self.draw.randint(1, 3))} for _ in range(3)]
+        self._batch("ada", [{**body, "idempotency_key": f"fits{n}"} for n, body in enumerate(bodies)], True)
+
+    def reordered(self) -> None:
+        """Steps of correlated noise that are run again after new orders, whole and in segments."""
+        for segments in (1, 2):
+            mechanism = self.draw.factorization(noise=12, steps=self.draw.randint(6, 12))
+            body = {"datasets": ["side"], "mechanism": mechanism, "segments": segments}
+            run = self._started({name: member for name, member in body.items() if member != 1})
+            ends = sorted(self.draw.randint(1, mechanism["steps"]) for _ in range(3))
+            restarts = [
+                {"from_step": self.draw.randint(max(end - 3, 1), end), "to_step": end, "new_batches": is_new}
+                for end, is_new in zip(ends, (True, self.draw.random() < 0.5, False), strict=True)
+            ]
+            steps = mechanism["steps"] + sum(again["to_step"] - again["from_step"] + 1 for again in restarts)
+            self._on_run("settle", run, {"steps": steps, "restarts": restarts}, "ada", kind="reordered")
+
+    def beyond_share(self) -> None:
+        """An overrun that does not fit in what remains of a project's share, but in its limit and in the dataset."""
+        self._share("wide", "x")
+        mechanism = gaussian(self.draw.choice([5, 8]))
+        run = self._started({"datasets": ["wide"], "mechanism": mechanism, "project": "x"})
+        share = self.model.datasets["wide"].accounts[None, "x", None]
+        self._on_run("settle", run, {"steps": 1 + share.limit.mu // run.plan.cost.mu}, "ada", kind="beyond a share")
+
+    def corrected(self) -> None:
+        """A number of steps that no budget could cover, and a steward's in its place; then the dataset is thawed."""
+        run = self._started({"datasets": ["side"], "mechanism": gaussian(10, 3)})
+        self._on_run("settle", run, {"steps": STEPS_MAX}, "ada", kind="overrun")
+        self._on_run("correction", run, {**REASON, "steps": self.draw.randint(1, 5)}, "sue", kind="correct")
+        self._set_state("side", "active", "sue")
+
+    def own_proposal(self) -> None:
+        """A proposal that its own steward cannot approve, and another one can."""
+        self._policy("admin", True)
+        body = {"budget": {"mu": 6, "delta": 1e-5}, **REASON}
+        self._change("budget", "budget", "sue", "side", "PUT", "/v1/datasets/side/budget", body)
+        for who in ("sue", "sam"):
+            self._approve(who, self.model.proposals[-1])
+
+    def _share(self, name: str, project: str) -> None:
+        body, path = {"budget": self.draw.choice(SHARES)}, f"/v1/datasets/{name}/projects/{project}"
+        self._change("project", "project", "sue", name, "PUT", path, body, project=project)
+
+    def _started(self, body: Json) -> Run:
+        self._ask("ask", "ada", f"k{len(self.asked)}", body)
+        run = self.model.runs[-1]
+        self._on_run("start", run, None, "ada")
+        return run
 
     def operate(self) -> None:
         """One operation."""
@@ -264,9 +347,9 @@ class Walk:
         over = [n for n in frozen if any(own.overdrawn != NOTHING for own in self.model.datasets[n].accounts.values())]
         return self._set_state(self.draw.choice(over or frozen), "active")
 
-    def _set_state(self, name: str, state: str) -> None:
+    def _set_state(self, name: str, state: str, who: str = "") -> None:
         body = {"state": state, **REASON}
-        self._change(state, "thaw", self.steward(), name, "PATCH", f"/v1/datasets/{name}", body)
+        self._change(state, "thaw", who or self.steward(), name, "PATCH", f"/v1/datasets/{name}", body)
 
     def _change(self, kind: str, call: str, who: str, name: str, method: str, path: str, body: Json, **on: str) -> None:
         self.step(kind, who, method, path, body, lambda person: self.model.perform(person, call, name, {**on, **body}))
@@ -292,8 +375,10 @@ class Walk:
         self._change("fair use", "fair-use", who, name, "PUT", f"/v1/datasets/{name}/fair-use", body)
 
     def policy(self) -> None:
-        who = "sue" if self.seldom() else "admin"
-        body = {"second_steward": self.draw.random() < 0.5, **REASON}
+        self._policy("sue" if self.seldom() else "admin", self.draw.random() < 0.5)
+
+    def _policy(self, who: str, takes_two: bool) -> None:
+        body = {"second_steward": takes_two, **REASON}
         self.step("policy", who, "PUT", "/v1/policy", body, lambda person: self.model.set_policy(person, body))
 
     def answer_proposal(self) -> None:
@@ -305,16 +390,16 @@ class Walk:
         others = [name for name in ("sue", "sam", "admin") if self.people[name] != proposal.by]
         same = next(name for name, person in self.people.items() if person == proposal.by)
         who = self.draw.choice([*others * 3, same, same, "ada"])
-        path = f"/v1/proposals/{proposal.id}"
         if self.draw.random() < 0.7:
-            self.step(
-                "approve", who, "POST", f"{path}/approve", None, lambda person: self.model.answer(person, proposal)
-            )
-        else:
-            reason = "the board has not agreed"
-            act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal, reason)  # noqa: E731
-            self.step("refuse", who, "POST", f"{path}/refuse", {"reason": reason}, act)
+            return self._approve(who, proposal)
+        reason = "the board has not agreed"
+        act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal, reason)  # noqa: E731
+        self.step("refuse", who, "POST", f"/v1/proposals/{proposal.id}/refuse", {"reason": reason}, act)
         return None
+
+    def _approve(self, who: str, proposal: Proposal) -> None:
+        act: Callable[[Person], Answer] = lambda person: self.model.answer(person, proposal)  # noqa: E731
+        self.step("approve", who, "POST", f"/v1/proposals/{proposal.id}/approve", None, act)
 
     def turn_keys(self) -> None:
         """A key is made and revoked, and that of somebody else is rotated: only an admin may."""
@@ -438,17 +523,15 @@ class Walk:
             items.append({**body, "idempotency_key": key})
         if self.draw.random() < 0.04:
             items.append(items[0])
+        self._batch(who, items, is_atomic)
+
+    def _batch(self, who: str, items: list[Json], is_atomic: bool) -> None:
         for item in items:
             body = {name: value for name, value in item.items() if name != "idempotency_key"}
             self.asked.append((who, item["idempotency_key"], body))
-        self.step(
-            "batch, atomic" if is_atomic else "batch",
-            who,
-            "POST",
-            "/v1/runs/batch",
-            {"runs": items, "atomic": is_atomic},
-            lambda person: self.model.batch(person, items, is_atomic),
-        )
+        kind, sent = "batch, atomic" if is_atomic else "batch", {"runs": items, "atomic": is_atomic}
+        act: Callable[[Person], Answer] = lambda person: self.model.batch(person, items, is_atomic)  # noqa: E731
+        self.step(kind, who, "POST", "/v1/runs/batch", sent, act)
 
     def _some_run(self, *states: str) -> Run | None:
         """A run in one of these states, mostly a late one that nobody proposed to void."""
@@ -571,7 +654,7 @@ class Walk:
         who = self.draw.choice(["ada", "aud", "sue"])
         response = self.ledgers[who].get(f"/v1/runs/{run.id}/receipt")
         self.counts[f"show receipt: {response.status_code}"] += 1
-        state = run.receipt_state
+        state = receipt_state(run)
         if state is None:
             assert (response.status_code, response.json().get("code")) == (409, "run-state")
             return None
@@ -590,7 +673,7 @@ class Walk:
         for name, dataset in self.model.datasets.items():
             answer = self.admin.get(f"/v1/datasets/{name}").json()
             demand_within(
-                resolved(self.model.shown(dataset)),
+                resolved(shown(self.model, dataset)),
                 {**evidence.exact(json.dumps(answer)), **parts_of(answer)},
             )
             export = self.admin.get(f"/v1/datasets/{name}/export").text
@@ -620,7 +703,7 @@ class Walk:
                 runs = [run for run in self.model.runs if key in run.charges.get(name, ()) and run.state != "refused"]
                 held = sum((run.plan.cost for run in runs if run.state in ("held", "started")), NOTHING)
                 spent = sum((run.charged for run in runs), NOTHING) if key[2] is None else NOTHING
-                assert (balance.held, balance.spent) == (held, spent.join(FULL, min)), (name, key)
+                assert (balance.held, balance.spent) == (held, both(min, spent, FULL)), (name, key)
 
     def check_runs(self) -> None:
         """The lists of runs and of proposals."""

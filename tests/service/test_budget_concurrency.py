@@ -26,7 +26,7 @@ from ledger.settings import Settings
 from tests.kit.driver import Ledger, first_keys, past_the_ledger, serve
 from tests.kit.trials import trials
 from tests.model import evidence
-from tests.model.compare import demand_within, parts_of, resolved
+from tests.model.compare import demand_within, parts_of, resolved, shown
 from tests.model.draws import derived, gaussian
 from tests.model.model import OWN, Model, Person
 from tests.model.prices import Amount, Json
@@ -147,7 +147,7 @@ def check_balances(client: Crowd, model: Model) -> None:
     """Every balance is exactly the model's."""
     for name in DATASETS:
         answer = client(0)("GET", f"/v1/datasets/{name}").json()
-        expected = model.shown(model.datasets[name])
+        expected = shown(model, model.datasets[name])
         mine = {part: expected[part] for part in ("balance", "partitions", "projects")}
         demand_within(resolved(mine), evidence.exact(json.dumps({**answer, **parts_of(answer)})), name)
 

@@ -1,8 +1,8 @@
 """The mechanisms that a run can declare, one module for each.
 
-A module has the mechanism's fields, its cost under each bound, its steps, how it settles, what of it can be solved for,
-and what it is made of for exact composition; `base` says what each of these means. `registry` lists them. All else that
-depends on which mechanisms there are is derived here.
+A module has the mechanism's fields, its cost under each bound, its steps, how it settles, its parameters that can be
+solved for, and its parts for exact composition; `base` describes each of these. `registry` lists the mechanisms. All
+else that depends on that list is derived here.
 """
 
 from __future__ import annotations
@@ -65,11 +65,11 @@ SOLVABLE: Final = tuple(dict.fromkeys(name for mechanism in BY_TYPE.values() for
 
 _ADAPTER: Final[TypeAdapter[AnyMechanism]] = TypeAdapter(Mechanism)
 ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
-"""Pydantic's kinds of errors about a mechanism's `type`, which it locates at the whole mechanism."""
+"""The kinds of Pydantic errors about a mechanism's `type`, which have the location of the whole mechanism."""
 
 
 def parse(declared: Any) -> AnyMechanism:
-    """A mechanism from JSON (numbers as int or Decimal). Raises InvalidMechanism, naming the field."""
+    """Return a mechanism from JSON (numbers as int or Decimal). Raises InvalidMechanism, naming the field."""
     try:
         return _ADAPTER.validate_python(declared)
     except ValidationError as error:
@@ -84,7 +84,7 @@ def recorded(declared: Any) -> AnyMechanism:
 
 
 def _as_then(declared: Any) -> Any:
-    """With the defaults of correlated noise that are no longer any."""
+    """Return what was declared with the former defaults of correlated noise, which are required fields now."""
     if not isinstance(declared, Mapping):
         return declared
     if declared.get("type") == "composed" and isinstance(declared.get("parts"), list):
@@ -98,7 +98,7 @@ def _as_then(declared: Any) -> Any:
 
 
 def field_path(location: tuple[str | int, ...]) -> str:
-    """A Pydantic error's location as the path that a user would write, without the tags of discriminated unions."""
+    """Return a Pydantic error's location as a user would write it, without the tags of discriminated unions."""
     path: list[str] = []
     for before, part in zip((None, *location), location, strict=False):
         is_tag = part in BY_TYPE and (before == "mechanism" or isinstance(before, int))
@@ -111,8 +111,10 @@ def field_path(location: tuple[str | int, ...]) -> str:
 
 
 def planned_steps(mechanism: AnyMechanism, segments: int = 1) -> tuple[int, int] | None:
-    """The steps (or releases) that count as all that was planned: from the floor to the ceiling, with segments to the
-    end of the last one. None where no number of steps says how much was done. Raises as `segment_steps` does."""
+    """Return the range of steps (or releases) that counts as the whole plan, from the floor to the ceiling.
+
+    With segments, it ends with the last one. None if the mechanism has no steps. Raises as `segment_steps` does.
+    """
     planned = mechanism.declared_steps
     if planned is None or segments == 1:
         return planned
@@ -126,7 +128,7 @@ def segment_steps(mechanism: AnyMechanism, segments: int) -> int:
 
 
 def segment(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
-    """Return one of so many equal segments, as a mechanism; the whole mechanism if there is only one.
+    """Return one of `segments` equal segments, as a mechanism; the whole mechanism if there is only one.
 
     Raises InvalidRequest if the mechanism has no steps, or fewer than segments.
     """

@@ -25,9 +25,9 @@ Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
 class BaseMechanism(BaseModel):
     """A mechanism in a request. A subclass declares its fields and its cost, and overrides what else it supports.
 
-    methods: the names that its cost's method can have, and how closely each is worked out. solvable: the parameters
-    that can be solved for, in the order in which they are named; unsuggested: those of them that a refusal does not
-    name. is_training: whether its product is a model, or else statistics.
+    methods: the names that its cost's method can have, and how closely each is computed. solvable: the parameters that
+    can be solved for, in the order in which they are named; unsuggested: those of them that a refusal does not name.
+    is_training: whether its product is a model; otherwise it is statistics.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -43,10 +43,10 @@ class BaseMechanism(BaseModel):
 
     @abstractmethod
     def cost(self, terms: Terms, *, path: str) -> Cost:
-        """What it costs, under terms of one segment.
+        """Return its cost, under terms of one segment.
 
-        A `clt` run charges no delta of its own, so that what is certified there too has to do without. path: of the
-        mechanism within the request, for errors. Raises as `costs.cost`, which is what others call.
+        A `clt` run charges no delta of its own, so that a certificate under `clt` uses none. path: of the mechanism
+        within the request, for errors. Raises as `costs.cost`, which callers use instead.
         """
 
     def needs_certificate(self, bound: Bound) -> bool:
@@ -68,10 +68,10 @@ class BaseMechanism(BaseModel):
         ]
 
     def exact_parts(self, terms: Terms) -> Parts:
-        """Return its parts, for exact composition. Numbers are read as the doubles that cost no less.
+        """Return its parts, for exact composition. Numbers are rounded to doubles that cost no less.
 
-        terms: the bound only matters where no pair is known, which `certified` refuses and `clt` estimates; delta and
-        segments do not. By default it is its envelope: what it is charged. Raises as `cost`.
+        terms: the bound only matters if no pair is known, which `certified` refuses and `clt` estimates; delta and
+        segments do not matter. By default it is its envelope: its charge. Raises as `cost`.
         """
         cost = self.cost(Terms(bound="certified", adjacency=terms.adjacency), path="mechanism")
         return Parts(cost.mu_sq, cost.nats, envelopes=frozenset({self.type}))
@@ -92,9 +92,9 @@ class BaseMechanism(BaseModel):
         return None
 
     def resized(self, steps: int) -> Self:
-        """Return the same mechanism with exactly so many steps or releases, at the same rate.
+        """Return the same mechanism with exactly this many steps or releases, at the same rate.
 
-        Nobody can declare what this makes of epochs: sizes with steps, since batch_size/dataset_size is rarely a
+        Of epochs it makes sizes with steps, which no request can declare, because batch_size/dataset_size is rarely a
         decimal. Raises ValueError if the mechanism has no steps.
         """
         raise ValueError(f"{self.type} has no steps here")
@@ -104,7 +104,7 @@ class BaseMechanism(BaseModel):
         return steps
 
     def segment(self, segments: int) -> Self:
-        """One of so many equal segments, two or more: its part of the steps, rounded up to what can be restarted.
+        """Return one of `segments` equal segments, two or more: its part of the steps, made `restartable`.
 
         Raises ValueError if the mechanism has no steps.
         """
@@ -122,7 +122,7 @@ class BaseMechanism(BaseModel):
         return self.cost(terms, path="mechanism")
 
     def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
-        """Return the mechanism of so many steps beyond the planned ones; None if only whole segments are mechanisms.
+        """Return the mechanism of `steps` steps beyond the planned ones; None if only whole segments are mechanisms.
 
         method: its cost's. is_fixed: neither the data nor any output influenced how many steps these are.
         """
@@ -137,7 +137,7 @@ class BaseMechanism(BaseModel):
         return Repeats(steps=repeated(restarts))
 
     def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
-        """Return the most that so many unknown repeated steps can cost, unless it `has_releases`."""
+        """Return the most that `steps` unknown repeated steps can cost, unless it `has_releases`."""
         return Repeats(steps=steps)
 
     # --- solving
@@ -148,7 +148,7 @@ class BaseMechanism(BaseModel):
 
 
 class Releases(BaseMechanism):
-    """So many releases, each of which is a complete mechanism."""
+    """A mechanism of `count` releases, each of which is a complete mechanism."""
 
     if TYPE_CHECKING:
         count: int

@@ -39,10 +39,10 @@ class Composed(BaseMechanism):
             return _added(_each(self._paths(path), terms))
         together = certified(sampled, terms)
         whole = _added([*_each(others, terms), together])
-        # Composed at once, nothing that was certified apart costs less.
+        # Certificates of single parts cost no less than one of all parts together.
         if is_whole(together) and not terms.is_composed_alone:
             return whole
-        # Each has an equal share of delta; together these shares come to less than the whole.
+        # Each has an equal share of delta; the sum of their nats is below that of the whole.
         shared = replace(terms, delta=Fraction(terms.delta) / len(sampled))
         apart = _added(_each(self._paths(path), shared))
         return min(whole, apart, key=lambda cost: (cost.mu_sq, cost.nats))
@@ -67,7 +67,7 @@ class Composed(BaseMechanism):
         return [(f"{path}.parts.{index}", part) for index, part in enumerate(self.parts)]
 
     def _by_kind(self, terms: Terms, path: str) -> tuple[list[tuple[str, DpSgd]], list[tuple[str, SimpleMechanism]]]:
-        """The parts that are certified together, and the others, each with its path."""
+        """Return the parts that are certified together, and the others, each with its path."""
         sampled: list[tuple[str, DpSgd]] = []
         others: list[tuple[str, SimpleMechanism]] = []
         for at, part in self._paths(path):

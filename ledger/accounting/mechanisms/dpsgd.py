@@ -53,7 +53,7 @@ class DpSgd(BaseMechanism):
         },
     }
     solvable: ClassVar = ("noise_multiplier", "steps", "epochs", "sample_rate")
-    # A smaller batch is another training, not less of this one.
+    # A smaller batch is a different training, not a part of this one.
     unsuggested: ClassVar = frozenset({"sample_rate"})
     is_training: ClassVar = True
 
@@ -88,32 +88,32 @@ class DpSgd(BaseMechanism):
 
     @property
     def rate(self) -> Fraction:
-        """Expected share of the units in a batch: sample_rate, or batch_size/dataset_size."""
+        """Return the expected share of the units in a batch: sample_rate, or batch_size/dataset_size."""
         if self.sample_rate is not None:
             return Fraction(self.sample_rate)
         return Fraction(self.batch_size or 1, self.dataset_size or 1)
 
     @property
     def exact_steps(self) -> Fraction:
-        """Steps as the published formula has them: epochs·dataset_size/batch_size need not be an integer."""
+        """Return the steps of the published formula: epochs·dataset_size/batch_size, which need not be an integer."""
         if self.steps is not None:
             return Fraction(self.steps)
         return Fraction(self.epochs or 1) / self.rate
 
     @property
     def steps_of_epoch(self) -> int:
-        """The least steps that an epoch of shuffled batches has: where the last one is partial, it may be dropped."""
+        """Return the least steps that an epoch of shuffled batches has: a partial last one may be dropped."""
         return math.floor(1 / self.rate)
 
     @property
     def whole_steps(self) -> int:
-        """Its steps, the last one whole."""
+        """Return its steps, the last one counted as whole."""
         return math.ceil(self.exact_steps)
 
     @property
     def declared_steps(self) -> tuple[int, int] | None:
         if self._is_by_shuffled_epochs:
-            # By whether the last, partial batch of an epoch is dropped or kept.
+            # The last, partial batch of an epoch is dropped or kept.
             epochs = Fraction(self.epochs or 1)
             fewest = min(math.ceil(epochs * self.steps_of_epoch), math.floor(self.exact_steps))
             return fewest, math.ceil(epochs * math.ceil(1 / self.rate))
@@ -143,7 +143,7 @@ class DpSgd(BaseMechanism):
 
     @property
     def _begun_epochs(self) -> int:
-        """The epochs of shuffled batches that it begins: as declared, else the most that its steps can touch."""
+        """Return the epochs of shuffled batches that it begins: as declared, else the most that its steps can touch."""
         return self._epochs(self.whole_steps) if self.epochs is None else math.ceil(self.epochs)
 
     def _epochs(self, steps: int) -> int:
@@ -167,8 +167,8 @@ class DpSgd(BaseMechanism):
     def _shuffle_cost(self, adjacency: Adjacency) -> Cost:
         # Each unit is in one batch of an epoch, so an epoch is one Gaussian release of it, and a random order is a
         # mixture of fixed ones: (sqrt(k)/s, 0) for k epochs touched, by joint convexity; no amplification is claimed
-        # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). Epochs that were declared are as many
-        # as that, however many steps they have; declared in steps, an epoch has floor(N/B) of them or more.
+        # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). k is the number of declared epochs,
+        # however many steps they have; if steps are declared, an epoch has floor(N/B) of them or more.
         factor = _sensitivity_sq(adjacency)
         mu_sq = factor * self._begun_epochs / Fraction(self.noise_multiplier) ** 2
         declared = (_AS_DECLARED,) if self._is_by_shuffled_epochs else ()
@@ -210,7 +210,7 @@ class DpSgd(BaseMechanism):
     # --- certificates
 
     def pair(self, adjacency: Adjacency, *, path: str) -> Pair | None:
-        """The dominating pair of one step, read so that it costs no less; None where sampling hides nothing."""
+        """Return the dominating pair of one step, rounded so that it costs no less; None if sampling hides nothing."""
         if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
             raise unsupported(
                 "no certified cost is known of fixed_size sampling under add_or_remove_one; declare poisson or shuffle "
@@ -234,7 +234,7 @@ class DpSgd(BaseMechanism):
         if self.is_shuffled:
             return Parts(self._shuffle_cost(terms.adjacency).mu_sq)
         if terms.bound == "clt" and self.sampling == "fixed_size" and terms.adjacency == "add_or_remove_one":
-            # No pair is known; `certified` says so, and what `clt` says is an estimate.
+            # No pair is known: `certified` raises, and `clt` gives an estimate.
             estimate = self._estimate(terms.adjacency, path="mechanism")
             return Parts(estimate.mu_sq, envelopes=frozenset({self.type}), is_bound=False)
         pair = self.pair(terms.adjacency, path="mechanism")
@@ -249,16 +249,16 @@ class DpSgd(BaseMechanism):
         return self.is_shuffled or method == "fallback"
 
     def additive_cost(self, terms: Terms) -> Cost:
-        # Not what costs least: a certificate is for all its steps together.
+        # Not the least cost: a certificate is for all its steps together.
         return self._shuffle_cost(terms.adjacency) if self.is_shuffled else fallback([self], terms.adjacency)
 
     def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> Self | None:
         if not self.is_shuffled:
-            # A certificate is for a number of steps that was fixed before any of them; else whole runs are mechanisms.
+            # A certificate is for a number of steps fixed before the first one; else only whole runs are mechanisms.
             return self.resized(steps) if is_fixed or method == "fallback" else None
         if self._is_by_shuffled_epochs:
-            # Who goes on may have begun more epochs than were declared before: so all that so many steps can touch,
-            # less what the plan was charged for.
+            # A run that goes on may already have begun more epochs than declared: so all that this number of steps
+            # can touch, less those that the plan was charged for.
             epochs = self._epochs(planned + steps) - -(-planned // math.ceil(1 / self.rate))
             return self.resized(max(epochs, self._epochs(steps)) * self.steps_of_epoch)
         # A unit can be in a batch of the epoch that the excess begins within, and in one of each that it begins.
@@ -272,10 +272,10 @@ class DpSgd(BaseMechanism):
         once = self._unsampled(adjacency)
         if self.is_shuffled:
             return Repeats(mu_sq=once * sum(self._epochs_again(restart, division) for restart in restarts))
-        # One that draws a new batch is a further step. One that meets the same batch is a release without sampling,
-        # given all that was released before: the unit is then in the batch with some other probability than the sample
-        # rate. For a fixed size, which has others in the batch in its place, think of a batch without the unit in which
-        # it stands in for a random one: the centres are still at most 2C apart.
+        # A repeated step with a new batch is a further step. One with the same batch is a release without sampling,
+        # given everything released before: the unit is then in the batch with another probability than the sample
+        # rate. With a fixed size, compare a batch without the unit with that in which the unit replaces a random other
+        # one: the centres are still at most 2C apart.
         new = sum(restart.steps for restart in restarts if restart.new_batches)
         return Repeats(steps=new, mu_sq=once * (repeated(restarts) - new))
 
@@ -287,13 +287,16 @@ class DpSgd(BaseMechanism):
         return _sensitivity_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
 
     def _epochs_again(self, restart: Restart, division: Division) -> int:
-        """The batches that a unit can be in beside one in each epoch: one for each epoch of the repeated steps, and at
-        least one after a new order, which can have it once more in the epoch that it begins within."""
+        """Return how many more batches a unit can be in than one in each epoch.
+
+        That is one for each epoch of the repeated steps, and at least one after a new order, in which the unit can come
+        again in the epoch that was interrupted.
+        """
         if self._is_by_shuffled_epochs:
-            # Segments of epochs that were declared end where an epoch does, however many steps it has.
+            # Segments of declared epochs end with an epoch, however many steps it has.
             readings = [[(restart.from_step, restart.to_step, 1)]]
         else:
-            # Beyond the plan the last segment goes on, or there are more of them.
+            # Beyond the plan the last segment goes on, or more segments follow.
             readings = [division.stretches(restart), replace(division, segments=COUNT_MAX).stretches(restart)]
         lengths = (self.steps_of_epoch, math.ceil(1 / self.rate))
         epochs = [
@@ -318,7 +321,7 @@ class DpSgd(BaseMechanism):
 
 
 def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
-    """The certificate of several DP-SGD parts together, each with its path, or the fallback where that is less."""
+    """Return the certificate of several DP-SGD parts together, each with its path, or the fallback if that is less."""
     steps = _steps(runs, terms)
     plain = fallback([run for _, run in runs], terms.adjacency)
     delta = Fraction(terms.delta)
@@ -336,7 +339,7 @@ def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
 
 
 def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, bool]]:
-    """A mu of several DP-SGD parts together at each of these shares of delta, and whether it is `is_whole`."""
+    """Return a mu of several DP-SGD parts together at each of these shares of delta, and whether each is `is_whole`."""
     plain = fallback([run for _, run in runs], terms.adjacency).mu
     steps = _steps(runs, terms)
     if steps is None:
@@ -346,12 +349,12 @@ def along(runs: Sequence[tuple[str, DpSgd]], terms: Terms, deltas: Sequence[Frac
 
 
 def is_whole(cost: Cost) -> bool:
-    """Whether a cost is a certificate of all steps at once, which no certificates of parts of them undercut."""
+    """Return whether a cost is a certificate of all steps at once; no sum of certificates of their parts is less."""
     return cost.method.startswith("pld-") and not cost.method.endswith(_GROUPS)
 
 
 def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Steps] | None:
-    """What is composed, equal steps as one; None where sampling hides nothing in some part."""
+    """Return the steps to compose, equal ones together; None if sampling hides nothing in some part."""
     counts: Counter[Pair] = Counter()
     for path, run in runs:
         pair = run.pair(terms.adjacency, path=path)
@@ -362,7 +365,7 @@ def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Step
 
 
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
-    """DP-SGD with no use made of its sampling. It is exact, and additive by step: each is a release of its own."""
+    """Return the cost of DP-SGD without amplification by sampling: exact, and the sum over its steps."""
     # Without sampling a step is one Gaussian release, by joint convexity.
     factor = _sensitivity_sq(adjacency)
     mu_sq = sum((factor * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs), Fraction(0))

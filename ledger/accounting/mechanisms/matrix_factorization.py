@@ -115,7 +115,7 @@ class MatrixFactorization(BaseMechanism):
         return 1 + (self.steps or 0) // _STEPS_OF_WEIGHT if self.strategy == "sqrt" else 1
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
-        return []  # dear, but of no delta
+        return []  # slow to compute, but without delta
 
     def exact_parts(self, terms: Terms) -> Parts:
         return Parts(self.cost(terms, path="mechanism").mu_sq)
@@ -139,10 +139,10 @@ class MatrixFactorization(BaseMechanism):
         return False
 
     def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
-        # Whatever follows a restart goes on from the steps before it. What was run of these and then given up, the
-        # stretch, is a part of the rows of a training of its own, and all that was not given up is one training. After
-        # n restarts with new batches a unit takes part in n + 1 orders, and by the triangle inequality moves the rows
-        # at most n + 1 times as far: a stretch is charged (n + 1)² times, and so is all that goes on.
+        # The steps after a restart continue those before it. A stretch of steps that was run and then discarded is a
+        # part of the rows of a training of its own, and all steps that were kept are one training. After n restarts
+        # with new batches a unit takes part in n + 1 orders, and by the triangle inequality moves the rows at most
+        # n + 1 times as far: a stretch is charged (n + 1)² times, and so are the steps that were kept.
         segments, orders = 0, 1
         for restart in restarts:
             touched = division.touched(restart)

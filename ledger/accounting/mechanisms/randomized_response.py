@@ -1,27 +1,27 @@
-"""k-ary randomized response: each unit says its own category with one probability, and each other one with another.
+"""k-ary randomized response: each unit answers its own category with one probability, and each other one with another.
 
 With q = 1/(e^epsilon + k - 1) these are p = e^epsilon q and q (Warner 1965 for k = 2; Kairouz, Oh & Viswanath,
 *Extremal mechanisms for local differential privacy*, JMLR 17, 2016). Let P be the answer of a unit whose category is x,
 and Q that of one whose is x'. They differ in these two answers alone: the loss is epsilon with mass p, 0 with mass
-(k - 2) q, and -epsilon with mass q under P. It is the same for all x and x', and seen from either side.
+(k - 2) q, and -epsilon with mass q under P. It is the same for all x and x', and in the reversed order.
 
 *The least mu.* By Neyman and Pearson the trade-off function f of P and Q is the polygon through (0, 1), (q, 1 - p),
 (1 - p, q) and (1, 0). G_mu is convex (Dong, Roth & Su 2022), so that it lies below f where it does so at these corners.
-At the first and the last it does for every mu. At the second, G_mu(q) = Phi(-Phi^-1(q) - mu) <= 1 - p says
+At the first and the last it does for every mu. At the second, G_mu(q) = Phi(-Phi^-1(q) - mu) <= 1 - p requires
 
     mu >= Phi^-1(p) - Phi^-1(q),
 
-and so does the third, since f and G_mu are their own inverses. For k = 2 that is what any epsilon-DP mechanism needs;
-for more categories it is less, with k = 10 and epsilon = 1 about half.
+and so does the third, since f and G_mu are their own inverses. For k = 2 every epsilon-DP mechanism needs this mu; for
+more categories it is less, with k = 10 and epsilon = 1 about half.
 
-*Computed.* With h = -Phi^-1(q) >= 0 and Mills' ratio R(h) = q/phi(h), Phi(mu - h) = p says for small epsilon
+*Computed.* With h = -Phi^-1(q) >= 0 and Mills' ratio R(h) = q/phi(h), Phi(mu - h) = p means for small epsilon
 
     integral from 0 to mu of exp(h t - t^2/2) dt = (e^epsilon - 1) R(h),
 
 in which nothing cancels: mu <= 2 h, so that the integrand is 1 or more. For larger epsilon the difference itself is
-taken, in which h <= 5 loses little. Errors are stated in u = 2^-53: log q is good to u of itself, so h to (4 + h/2) u,
-by a step of Newton's from SciPy's inverse; a difference then to some 20 u, of which mu is at least 1/10 from
-epsilon = 1/2 up; and in the integral h counts with less than 1. The worst seen is 55 u.
+taken, in which h <= 5 loses little. Errors are stated in u = 2^-53. log q has a relative error of u, so that a Newton
+step from SciPy's inverse gives h within (4 + h/2) u, and the difference within about 20 u; from epsilon = 1/2 up, mu is
+at least 1/10 of its terms. In the integral, h counts with less than 1. The worst error seen is 55 u.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from ledger.accounting.terms import Terms
 
 CATEGORIES_MAX: Final = 1_000_000
 RELATIVE_ERROR: Final = 2.0**-44
-"""Of `least_mu`: 512 u."""
+"""The bound on the relative error of `least_mu`: 512 u."""
 
 _SMALL: Final = 0.5
 _STEPS: Final = 8
@@ -101,20 +101,23 @@ class Answer:
 
 
 def least_mu(*, epsilon: float, categories: int) -> float:
-    """The least mu for which one answer is mu-GDP; relative error below RELATIVE_ERROR."""
+    """Return the least mu for which one answer is mu-GDP; relative error below RELATIVE_ERROR.
+
+    Source: this module's docstring; our derivation.
+    """
     others = math.log(categories - 1)
     log_other = -float(np.logaddexp(epsilon, others))
     h = _tail_point(log_other)
     if epsilon < _SMALL:
         return _solved(h, math.expm1(epsilon) * _mills(h))
     log_kept = -float(np.logaddexp(0.0, others - epsilon))
-    # From whichever tail has the digits.
+    # From the tail that keeps the digits.
     kept = -_tail_point(log_kept) if log_kept < math.log(0.5) else _tail_point(others + log_other)
     return h + kept
 
 
 def _tail_point(log_tail: float) -> float:
-    """h with log Phi(-h) = log_tail, for tails of up to a half."""
+    """Return h with log Phi(-h) = log_tail, for tails of at most 1/2."""
     h = -float(special.ndtri_exp(log_tail))
     mills = _mills(h)
     return h + mills * (math.log(mills) - h * (h / 2) - math.log(2 * math.pi) / 2 - log_tail)
@@ -126,13 +129,13 @@ def _mills(h: float) -> float:
 
 @functools.cache
 def _quadrature() -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of a Gauss-Legendre rule on [0, 1]."""
+    """Return nodes and weights of a Gauss-Legendre rule on [0, 1]."""
     nodes, weights = special.roots_legendre(10)
     return (nodes + 1) / 2, weights / 2
 
 
 def _solved(h: float, area: float) -> float:
-    """mu with the integral of exp(h t - t^2/2) from 0 to mu equal to this area, which is at least mu."""
+    """Return mu with the integral of exp(h t - t^2/2) from 0 to mu equal to this area, which is at least mu."""
     mu = area
     nodes, weights = _quadrature()
     for _ in range(_STEPS):

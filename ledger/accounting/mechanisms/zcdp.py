@@ -30,7 +30,7 @@ class ZCdp(BaseMechanism):
         if rho > zcdp.RHO_RANGE[1]:
             field = f"{path}.rho"
             raise InvalidMechanism(f"{field}: is certified up to {zcdp.RHO_RANGE[1]:g}", field=field)
-        # A share of delta that a budget could spare would lower mu by less than a thousandth.
+        # A share of delta of a size that budgets have would lower mu by less than a thousandth.
         mu = zcdp.mu_zcdp(rho=rho, delta=0.0)
         satisfied = "the mechanism satisfies rho-zCDP under the dataset's adjacency, in both directions"
         return Cost(mu, Fraction(mu) ** 2, Fraction(0), "zcdp-renyi", (*RUN, *NOISE, satisfied))

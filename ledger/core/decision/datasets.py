@@ -52,7 +52,7 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
 
 
 def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
-    """Change the state, title or description of a dataset."""
+    """Change the state, title or description of a dataset. Raises DatasetFrozen."""
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen(
@@ -82,7 +82,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
 
 
 def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat:
-    """Set a new budget, of the dataset and of every partition."""
+    """Set a new budget, of the dataset and of every partition. Raises InvalidRequest."""
     dataset = books.datasets[command.dataset_id]
     definition, before = dataset.definition, dataset.limit
     if before is None:
@@ -148,7 +148,10 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
 
 
 def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts | Repeat:
-    """Add partitions, each with the limit of the dataset. They are fresh budget, so this may need a second person."""
+    """Add partitions, each with the limit of the dataset. They are fresh budget, so this may need a second person.
+
+    Raises PartitionsClosed, DatasetFrozen, NameTaken or TooLarge.
+    """
     dataset = books.datasets[command.dataset_id]
     name = dataset.definition.name
     if not dataset.definition.is_partitioned or dataset.limit is None:
@@ -182,7 +185,10 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
 
 
 def set_project(books: Books, command: SetProject, now_us: int) -> Drafts | Repeat:
-    """Set the share of a project. The first one lets other people spend, a larger one lets them spend more."""
+    """Set the share of a project. The first one lets other people spend, a larger one lets them spend more.
+
+    Raises TooLarge if the dataset has too many projects.
+    """
     dataset = books.datasets[command.dataset_id]
     before = books.projects.get((dataset.id, command.project))
     if before is None and sum(dataset_id == dataset.id for dataset_id, _ in books.projects) >= PROJECTS_MAX:

@@ -77,7 +77,7 @@ def _refuse(
 
 
 def _new_run(books: Books, command: Ask, now_us: int, *, due_us: int | None) -> Run:
-    """The run, in the next entry of each dataset that it uses. due_us: when it must have started; None if refused."""
+    """Return the run, in the next entry of each of its datasets. due_us: when it must have started; None if refused."""
     is_refused = due_us is None
     return Run(
         id=command.run_id,

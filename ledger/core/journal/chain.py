@@ -79,7 +79,10 @@ def seal_of_tenant(
 
 
 def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
-    """Return the accounts whose balances an entry states: the dataset's own, and the others that it touches."""
+    """Return the accounts whose balances an entry states: the dataset's own, and the others that it touches.
+
+    Raises ValueError if it has an account twice.
+    """
     dataset_id = UUID(entry["dataset_id"])
     accounts: dict[AccountKey, Account] = {}
     if "balance" in entry:
