@@ -70,9 +70,7 @@ class Datasets:
                 for dataset in rows
                 if dataset.definition.is_partitioned
             }
-        return {
-            dataset.definition.name: balanced.dataset(dataset, partitions.get(dataset.id, ())) for dataset in rows
-        }
+        return {dataset.definition.name: balanced.dataset(dataset, partitions.get(dataset.id, ())) for dataset in rows}
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> DatasetPage:
         """Return the datasets that the actor sees, by name."""

@@ -20,7 +20,15 @@ from subprocess import CompletedProcess, TimeoutExpired
 from tempfile import TemporaryFile
 from typing import Any, TextIO, cast
 
-IMPORTED = ("ledger.api.app", "ledger.api.protocol", "ledger.cli", "ledger.logs", "uvicorn.main", "uvicorn.loops.auto", "uvloop")
+IMPORTED = (
+    "ledger.api.app",
+    "ledger.api.protocol",
+    "ledger.cli",
+    "ledger.logs",
+    "uvicorn.main",
+    "uvicorn.loops.auto",
+    "uvloop",
+)
 
 
 @cache
