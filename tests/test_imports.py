@@ -21,15 +21,15 @@ CONTRACTS = ROOT / ".importlinter"
 ONLY_IN: dict[str, set[str]] = {
     "cachetools": {
         *("access", "accounting.display", "alerting.turns", "api"),
-        *("service.catalogue", "service.curves", "service.flights", "signer.heads"),
+        *("service.asking", "service.catalogue", "service.curves", "service.flights", "signer.heads"),
     },
     "fastapi": {"api"},
     "fastapi_offline": {"api"},
     "prometheus_client": {"api"},
     "starlette": {"api"},
     "anyio": {"api.limits", "api.streams"},
-    "uvicorn": {"cli", "api.protocol"},
-    "h11": {"api.protocol"},
+    "uvicorn": {"cli", "api.protocol", "api.cycle"},
+    "httptools": {"api.protocol"},
     "numpy": {"accounting"},
     "scipy": {"accounting"},
     "sqlalchemy": {"store", "service.writer", "operate.deploy"},

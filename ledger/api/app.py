@@ -30,15 +30,16 @@ from ledger.api import (
     tenants,
 )
 from ledger.api.build import Builder
-from ledger.api.headers import SecurityHeaders
+from ledger.api.calls import Calls
 from ledger.api.lag import undisturbed
 from ledger.api.limits import Buckets, Crowd, Shares, Together
 from ledger.api.metrics import Metrics
-from ledger.api.middleware import Bodies, Recognise, Unread
+from ledger.api.middleware import Bodies, Recognise, Recogniser, Unread
 from ledger.api.observe import Observe
 from ledger.api.problems import Problem
 from ledger.api.protocol import STATE, Connections
 from ledger.api.schemas.common import Problem as ProblemShown
+from ledger.api.services import Served
 from ledger.api.streams import Streams
 from ledger.settings import Settings, load
 
@@ -61,7 +62,7 @@ class Application(FastAPI):
         """Build the middleware stack. The outermost one must also see the answers to unexpected errors, which FastAPI
         makes outside of everything that `add_middleware` adds."""
         inner = Unread(super().build_middleware_stack(), bytes_max=self.state.unread_bytes_max)
-        return Observe(SecurityHeaders(inner), metrics=self.state.metrics)
+        return Observe(inner, metrics=self.state.metrics, calls=self.state.calls)
 
     @cached_property
     def document(self) -> bytes:
@@ -167,16 +168,24 @@ def _add_middleware(app: FastAPI, settings: Settings, metrics: Metrics) -> None:
         per_tenant=settings.body_bytes_held_per_tenant_max,
     )
     metrics.watch_room(requests, held, app.state.streams.sent)
-    app.add_middleware(Bodies, bytes_max=settings.body_bytes_max, held=held)
-    app.add_middleware(Crowd, requests=requests)
-    app.add_middleware(
-        Recognise,
+    recogniser = Recogniser(
         keyring=lambda: app.state.services.keyring,
         metrics=metrics,
         rate=_rate(settings),
         failures=Buckets(per_second=settings.failed_sign_ins / 60, burst=settings.failed_sign_ins),
         requests_max=settings.requests_max,
     )
+    app.state.calls = Calls(
+        lambda: Served(app.state.services, metrics),
+        recogniser,
+        requests=requests,
+        held=held,
+        bytes_max=app.state.unread_bytes_max,
+        has_pages=bool(settings.cors_origins),
+    )
+    app.add_middleware(Bodies, bytes_max=settings.body_bytes_max, held=held)
+    app.add_middleware(Crowd, requests=requests)
+    app.add_middleware(Recognise, recogniser=recogniser)
     if settings.cors_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.cors_origins, **_CORS)
 

@@ -57,9 +57,9 @@ def list_datasets(caller: Reader, request: Request, limit: pages.Limit = 100, cu
 
 
 @router.get("/{name}", responses={200: {"model": DatasetShown}}, response_model=None)
-def show_dataset(name: str, caller: Reader, request: Request) -> Response:
+async def show_dataset(name: str, caller: Reader, request: Request) -> Response:
     """Show a dataset with its balance."""
-    return Json(services(request).datasets.show(caller, name))
+    return Json(await services(request).datasets.show(caller, name))
 
 
 @router.patch("/{name}", responses={200: {"model": DatasetShown}, **PROPOSED}, response_model=None)

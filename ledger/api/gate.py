@@ -32,6 +32,10 @@ class Allowed:
         self.action = action
 
     async def __call__(self, caller: Annotated[Caller, Depends(_caller)]) -> Actor:
+        return self.demand(caller)
+
+    def demand(self, caller: Caller) -> Actor:
+        """Return the caller if they may do this. Raises Forbidden."""
         if isinstance(caller, Operator):
             raise Forbidden(
                 "The operator's key only makes tenants; it cannot read or change what belongs to a tenant. Use a"

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 import re
+from collections.abc import Sequence
 from typing import Final
 
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Scope
+
+Headers = Sequence[tuple[bytes, bytes]]
 
 NOTHING: Final = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 """The policy of answers that are not pages: whatever a browser takes them for, it loads and runs nothing."""
@@ -21,6 +25,7 @@ _ALWAYS: Final = (
 )
 _UNLESS_SAID: Final = ((b"content-security-policy", NOTHING.encode()),)
 _PRIVATE: Final = (*_UNLESS_SAID, (b"cache-control", b"no-store"))
+_DEFAULTS: Final = frozenset(name for name, _ in _PRIVATE)
 # For this host only: other hosts under its domain are not ours to decide for.
 _OVER_TLS: Final = ((b"strict-transport-security", b"max-age=31536000"),)
 
@@ -34,24 +39,16 @@ def script_hashes(page: bytes) -> str:
     return " ".join(f"'sha256-{base64.b64encode(digest).decode()}'" for digest in digests)
 
 
-class SecurityHeaders:
-    """Adds the headers. A page may set its own Content-Security-Policy, and an answer its own Cache-Control."""
+@functools.cache
+def _added(*, is_private: bool, is_tls: bool, names: tuple[bytes, ...]) -> Headers:
+    defaults = _PRIVATE if is_private else _UNLESS_SAID
+    always = _ALWAYS + _OVER_TLS if is_tls else _ALWAYS
+    return (*always, *(pair for pair in defaults if pair[0] not in names))
 
-    def __init__(self, app: ASGIApp) -> None:
-        self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self.app(scope, receive, send)
-            return
-        defaults = _PRIVATE if scope["path"].startswith("/v1") else _UNLESS_SAID
-        always = _ALWAYS + _OVER_TLS if scope["scheme"] == "https" else _ALWAYS
-
-        async def answer(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                headers = list(message.get("headers", ()))
-                names = {name for name, _ in headers}
-                message["headers"] = [*headers, *always, *(pair for pair in defaults if pair[0] not in names)]
-            await send(message)
-
-        await self.app(scope, receive, answer)
+def secured(scope: Scope, headers: Headers) -> Headers:
+    """Return an answer's headers with those that every answer has. A page may set its own Content-Security-Policy, and
+    an answer its own Cache-Control."""
+    names = tuple([name for name, _ in headers if name in _DEFAULTS])
+    is_private = scope["path"].startswith("/v1")
+    return (*headers, *_added(is_private=is_private, is_tls=scope["scheme"] == "https", names=names))

@@ -115,9 +115,15 @@ class Shares:
 
     def take(self, caller: Caller, amount: int = 1) -> None:
         """Take room. Raises Overloaded if there is not enough for this caller."""
+        tenant, key = _shares_of(caller)
+        taken = self._taken
         with self._lock:
-            for who, whose, bound in self._bounds(caller):
-                if self._taken[who] + amount > bound:
+            for who, bound, whose in (
+                (_ALL, self._total, "all callers together"),
+                (tenant, self._per_tenant, "one tenant"),
+                (key, self._per_key, "one key"),
+            ):
+                if taken[who] + amount > bound:
                     raise Overloaded(
                         (
                             f"The server is busy: one process allows {bound} {self._unit} at once for {whose}. Try"
@@ -125,16 +131,17 @@ class Shares:
                         ),
                         retry_after_seconds=self._retry_after_seconds,
                     )
-            for who, _, _ in self._bounds(caller):
-                self._taken[who] += amount
+            for who in (_ALL, tenant, key):
+                taken[who] += amount
 
     def give(self, caller: Caller, amount: int = 1) -> None:
         """Give back room that was taken."""
+        taken = self._taken
         with self._lock:
-            for who, _, _ in self._bounds(caller):
-                self._taken[who] -= amount
-                if not self._taken[who]:
-                    del self._taken[who]
+            for who in (_ALL, *_shares_of(caller)):
+                taken[who] -= amount
+                if not taken[who]:
+                    del taken[who]
 
     @contextmanager
     def one(self, caller: Caller) -> Iterator[None]:
@@ -145,13 +152,10 @@ class Shares:
         finally:
             self.give(caller)
 
-    def _bounds(self, caller: Caller) -> tuple[tuple[Hashable, str, int], ...]:
-        tenant = None if isinstance(caller, Operator) else caller.tenant_id
-        return (
-            (_ALL, "all callers together", self._total),
-            (("tenant", tenant), "one tenant", self._per_tenant),
-            (("key", caller.key_id), "one key", self._per_key),
-        )
+
+def _shares_of(caller: Caller) -> tuple[Hashable, Hashable]:
+    """Return under what a caller's tenant and key are counted."""
+    return ("tenant", None if isinstance(caller, Operator) else caller.tenant_id), ("key", caller.key_id)
 
 
 class Crowd:
@@ -174,12 +178,12 @@ class Crowd:
             await of_error(error)(scope, receive, send)
             return
         try:
-            await self.app(scope, receive, partial(_in_pieces, send))
+            await self.app(scope, receive, partial(in_pieces, send))
         finally:
             self._requests.give(caller)
 
 
-async def _in_pieces(send: Send, message: Message) -> None:
+async def in_pieces(send: Send, message: Message) -> None:
     """Send a large answer in pieces, so that a request counts as served until the client has taken most of it."""
     body = memoryview(message.get("body", b""))
     while len(body) > PIECE_BYTES_MAX:

@@ -103,7 +103,23 @@ class Bodies:
 
 
 class Recognise:
-    """Recognises the caller of every path under /v1, and answers 401 to unknown callers.
+    """Recognises the caller of every path under /v1, and answers 401 to unknown callers."""
+
+    def __init__(self, app: ASGIApp, *, recogniser: Recogniser) -> None:
+        self.app, self._recogniser = app, recogniser
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and (scope["path"] + "/").startswith("/v1/"):
+            try:
+                await self._recogniser.admit(scope, Headers(scope=scope).get("authorization", ""))
+            except LedgerError as error:
+                await of_error(error)(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+
+class Recogniser:
+    """Recognises callers by the header of their requests.
 
     Guessing is slow, and does not slow others. A text that cannot be a key fails its checksum without a query. A key
     that this or another process recognised before is looked up at once. Other callers wait for one of a few turns,
@@ -113,7 +129,6 @@ class Recognise:
 
     def __init__(
         self,
-        app: ASGIApp,
         *,
         keyring: Callable[[], Keyring],
         metrics: Metrics,
@@ -121,26 +136,22 @@ class Recognise:
         failures: Buckets,
         requests_max: int,
     ) -> None:
-        self.app, self.keyring, self.metrics = app, keyring, metrics
+        self.keyring, self.metrics = keyring, metrics
         self._rate, self._failures = rate, failures
         self._familiar, self._looking = Familiar(), asyncio.Lock()
         self._keys, self._tokens = Lane(), Lane()
         self._look_ups: dict[bytes, asyncio.Task[Caller]] = {}
         self._known = Lane(at_once=FAMILIAR_AT_ONCE_MAX, waiting_max=requests_max)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and (scope["path"] + "/").startswith("/v1/"):
-            try:
-                caller = await self._caller(scope)
-                scope.setdefault("state", {})["caller"] = caller
-                self._demand_rate(caller)
-            except LedgerError as error:
-                await of_error(error)(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+    async def admit(self, scope: Scope, header: str) -> Caller:
+        """Return the caller, whose state the request has from now on. header: of the name Authorization. Raises
+        Unauthenticated, RateLimited and Overloaded."""
+        caller = await self._caller(scope, header)
+        scope.setdefault("state", {})["caller"] = caller
+        self._demand_rate(caller)
+        return caller
 
-    async def _caller(self, scope: Scope) -> Caller:
-        header = Headers(scope=scope).get("authorization", "")
+    async def _caller(self, scope: Scope, header: str) -> Caller:
         scheme, _, secret = header.partition(" ")
         secret = secret.strip()
         if scheme.lower() != "bearer" or not secret or len(secret) > KEY_LENGTH_MAX:

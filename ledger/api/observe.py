@@ -11,14 +11,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 from uuid import UUID
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ledger import logs
 from ledger.access.roles import Operator
+from ledger.api.headers import secured
 from ledger.api.metrics import Metrics
 from ledger.api.problems import DISCONNECTED
 from ledger.errors import BudgetExceeded
@@ -30,15 +30,26 @@ _ID: Final = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
+class Answers(Protocol):
+    """Answers some requests, and without the framework."""
+
+    def of(self, scope: Scope) -> Any:
+        """Return which call a request is, if it answers it."""
+
+    async def answer(self, call: Any, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer it."""
+
+
 class Observe:
-    """Gives every request an id, which the answer names, and writes its log line when it is answered.
+    """Gives every request an id, which the answer names, adds the headers that every answer has, and writes the log
+    line when it is answered.
 
     It is the outermost middleware, so that it sees the answer to an unexpected error. That error was logged and
     answered before, so it ends here; otherwise the server would log it again.
     """
 
-    def __init__(self, app: ASGIApp, *, metrics: Metrics) -> None:
-        self.app, self._metrics = app, metrics
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, calls: Answers) -> None:
+        self.app, self._metrics, self._calls = app, metrics, calls
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,13 +65,17 @@ class Observe:
             nonlocal status, is_complete
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), header]
+                message["headers"] = (*secured(scope, message.get("headers", ())), header)
             elif message["type"] == "http.response.body":
                 is_complete = not message.get("more_body", False)
             await send(message)
 
         try:
-            await self.app(scope, receive, answer)
+            call = self._calls.of(scope)
+            if call is None:
+                await self.app(scope, receive, answer)
+            else:
+                await self._calls.answer(call, scope, receive, answer)
         except Exception:
             if not is_complete:
                 raise
@@ -119,10 +134,14 @@ def address_of(scope: Scope) -> str:
 
 def _id_of(scope: Scope) -> str:
     """Return the request id that the caller sent, or a new one. What could be a key or a token is not accepted."""
-    given = Headers(scope=scope).get("x-request-id")
-    is_fit = given is not None and _ID.fullmatch(given) and not logs.SECRET.search(given)
+    for name, value in scope["headers"]:
+        if name == b"x-request-id":
+            given = value.decode("latin-1")
+            if _ID.fullmatch(given) and not logs.SECRET.search(given):
+                return str(given)
+            break
     # Not from the system's randomness: to ask for that lets every thread that works go first.
-    return str(given) if is_fit else f"{random.getrandbits(128):032x}"
+    return f"{random.getrandbits(128):032x}"
 
 
 def _caller(scope: Scope) -> dict[str, str]:

@@ -10,7 +10,7 @@ from fastapi import APIRouter, Body, Request, Response
 from ledger.api.gate import Reader
 from ledger.api.problems import Json
 from ledger.api.routing import Route, aside
-from ledger.api.services import services
+from ledger.api.services import served, services
 from ledger.service.planner import PlanRequest
 from ledger.service.shapes.accountant import Planned
 
@@ -50,4 +50,4 @@ async def plan(
     """Work out whether a run would fit now, what it would leave, and how much of it would fit. Nothing is recorded."""
     planned = await services(request).planner.plan(caller, body)
     lines = len(planned["datasets"]) + len(planned["binding"])
-    return await aside(request, partial(Json, planned), size=_LINE_BYTES * lines)
+    return await aside(served(request), caller, partial(Json, planned), size=_LINE_BYTES * lines)

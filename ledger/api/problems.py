@@ -193,6 +193,21 @@ def _no_such_call(request: Request) -> Problem:
     return problem("method-not-allowed", f"This path takes only {allow}.", headers={"Allow": allow})
 
 
+def of_exception(error: Exception) -> Response:
+    """Return the answer for whatever a call raised, and log what nobody expected."""
+    if isinstance(error, LedgerError):
+        return of_error(error)
+    if isinstance(error, ClientDisconnect | CallerLeftError):
+        return Response(status_code=DISCONNECTED)  # nobody reads it: the client has gone, or took too long
+    if failure_kind(error) in ("unavailable", "retry"):
+        log.warning("the database did not answer: %s", error)
+        return of_error(
+            Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")
+        )
+    log.error("a request failed", exc_info=error)
+    return of_error(Internal())
+
+
 def install(app: FastAPI) -> None:
     """Turn every error of the application, and of the framework under it, into a problem."""
 
@@ -216,21 +231,12 @@ def install(app: FastAPI) -> None:
             return of_error(InvalidRequest(str(getattr(error, "detail", ""))))
         return of_error(Internal())
 
-    async def gone(_request: Request, _error: Exception) -> Response:
-        return Response(status_code=DISCONNECTED)  # nobody reads it: the client has gone, or took too long
-
     async def any_error(_request: Request, error: Exception) -> Response:
-        if failure_kind(error) in ("unavailable", "retry"):
-            log.warning("the database did not answer: %s", error)
-            return of_error(
-                Overloaded("The database did not answer in time. Repeat the request with the same Idempotency-Key.")
-            )
-        log.error("a request failed", exc_info=error)
-        return of_error(Internal())
+        return of_exception(error)
 
     app.add_exception_handler(LedgerError, ledger_error)
     app.add_exception_handler(RequestValidationError, validation_error)
     app.add_exception_handler(HTTPException, framework_error)
-    app.add_exception_handler(ClientDisconnect, gone)
-    app.add_exception_handler(CallerLeftError, gone)
+    app.add_exception_handler(ClientDisconnect, any_error)
+    app.add_exception_handler(CallerLeftError, any_error)
     app.add_exception_handler(Exception, any_error)

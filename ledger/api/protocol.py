@@ -1,10 +1,11 @@
-"""uvicorn's HTTP/1.1, with time limits, and answers that arrive.
+"""HTTP/1.1 over llhttp, with limits on size and time, and answers that arrive.
 
 uvicorn waits without limit: for the rest of a request, for a client to read its answer, for a connection to close. A
 few thousand idle connections would use up every file that the process may open. uvicorn also closes a connection whose
-request it did not read to the end; the client's system takes that for a fault and discards the answer.
+request it did not read to the end; the client's system takes that for a fault and discards the answer. And llhttp, its
+parser, bounds nothing: it collects a header of any length.
 
-This module uses the transport, `cycle` and `flow` of uvicorn's protocols, and of h11 only what `_awaits` reads.
+Of uvicorn this module uses how it makes and ends a protocol, and the `flow` and `cycle` of a connection.
 """
 
 from __future__ import annotations
@@ -16,16 +17,21 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal
+from urllib.parse import unquote
 
-import h11
+import httptools
 from uvicorn._types import HTTPScope
-from uvicorn.protocols.http.h11_impl import H11Protocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+from ledger.api.cycle import Cycle
 from ledger.api.metrics import Metrics
 from ledger.settings import Settings
 
 HEAD_BYTES_MAX: Final = 32 * 1024
-"""The limit for the request line and headers together; at most twice as much is read. A token can have thousands."""
+"""The limit for the request line and headers together, and for what comes between two pieces of a body. A token can
+have thousands."""
+PIECE_BYTES: Final = 2 * 1024
+"""How much is parsed at once: the requests in it are held in memory at the same time, however small they are."""
 UNSENT_BYTES_MAX: Final = 64 * 1024
 STRANGERS_AT_ONCE_MAX: Final = 8
 """On how many connections without a caller requests are read before the loop serves the others."""
@@ -41,6 +47,10 @@ Reason = Literal["head", "body", "rest", "closing", "sending", "crowded"]
 """Why a connection was cut: a request's head or body was late; the rest of a request that was answered early was too
 much or too slow; the client did not read the answer, or did not close; or there were too many connections."""
 REASONS: Final[tuple[Reason, ...]] = ("head", "body", "rest", "closing", "sending", "crowded")
+
+
+class _MalformedError(Exception):
+    """A request that llhttp would take and this server does not."""
 
 
 class Connections:
@@ -138,7 +148,7 @@ class _Transport(asyncio.Transport):
         return self._inner.get_extra_info(name, default)
 
 
-class Patient(H11Protocol):
+class Patient(HttpToolsProtocol):
     """Reads requests and sends answers within the limits of `Connections`, and closes so that an answer arrives.
 
     The rest of a request that was answered early is read and discarded, up to a number of bytes and seconds. Then the
@@ -146,6 +156,7 @@ class Patient(H11Protocol):
     """
 
     transport: _Transport
+    pipeline: deque[tuple[RequestResponseCycle, Any]]
     _inner: asyncio.Transport
 
     def __init__(
@@ -154,10 +165,15 @@ class Patient(H11Protocol):
         super().__init__(config, server_state, app_state, _loop)
         self._shared: Connections = app_state[STATE]
         self._bounds = self._shared.settings
-        self._awaited: Reason | None = None
-        self._deadline: asyncio.TimerHandle | None = None
+        self._awaited: Reason | Literal["idle"] | None = None
+        self._due, self._unsent = 0.0, 0
+        self._timer: asyncio.TimerHandle | None = None
         self._stalled: asyncio.TimerHandle | None = None
         self._thrown_away = 0
+        # What is parsed: whether a request's head is complete and its end is not, and the bytes since something was.
+        self._has_head = self._is_broken = False
+        self._undecided_bytes = 0
+        self._unparsed = b""
 
     @property
     def is_recognised(self) -> bool:
@@ -176,7 +192,7 @@ class Patient(H11Protocol):
     def connection_made(self, transport: Any) -> None:
         self._inner = transport
         if hasattr(transport, "max_size"):
-            transport.max_size = HEAD_BYTES_MAX  # of one read: a body waits in the socket until somebody asks for it
+            transport.max_size = UNSENT_BYTES_MAX  # of one read: more waits in the socket until somebody asks for it
         connected = transport.get_extra_info("socket")
         if _NOTSENT_LOWAT is not None and connected is not None and connected.family != socket.AF_UNIX:
             # What a client does not take waits here, where it can be counted, and not by megabytes in the system.
@@ -188,8 +204,14 @@ class Patient(H11Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.is_ending = True
         self._await(None)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
         self._flows()
         self._shared.remove(self)
+        for cycle, _ in self.pipeline:
+            cycle.disconnected = True
+        self.pipeline.clear()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -209,29 +231,71 @@ class Patient(H11Protocol):
             self._thrown_away += len(data)
             if self._thrown_away > self._bounds.discard_bytes_max:
                 self.cut("rest")
-        # In pieces, since h11 looks at a head's length only when one piece does not hold all of it.
-        for start in range(0, len(data), HEAD_BYTES_MAX):
+        self._unparsed += data
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Parse what came, as far as a request that waits for the answer to the one before it."""
+        data, self._unparsed = self._unparsed, b""
+        for start in range(0, len(data), PIECE_BYTES):
             if self.transport.is_closing():
                 return
-            super().data_received(data[start : start + HEAD_BYTES_MAX])
+            if self.pipeline or self._is_broken:
+                self._unparsed = b"" if self._is_broken else data[start:]
+                break
+            self._parse(data[start : start + PIECE_BYTES])
         if self.transport.is_closing():
             return
         self._await(self._awaits())
-        if self._awaited == "body" and self.cycle.body:
+        if self.pipeline or (self._awaited == "body" and self.cycle.body):
             self.flow.pause_reading()  # until the application asks for more, as `receive` does
 
-    def on_response_complete(self) -> None:
-        super().on_response_complete()
-        if not self.transport.is_ending:
-            is_idle = self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
-            self._await(None if is_idle else self._awaits())  # uvicorn ends connections on which no request begins
+    def _parse(self, piece: bytes) -> None:
+        self._undecided_bytes += len(piece)
+        try:
+            while piece:
+                try:
+                    self.parser.feed_data(piece)
+                    break
+                except httptools.HttpParserUpgrade as upgrade:
+                    piece = piece[upgrade.args[0] :]  # to no other protocol: what follows is a request as well
+        except httptools.HttpParserError:
+            self._refuse()
+            return
+        if self._undecided_bytes > HEAD_BYTES_MAX:
+            self._refuse()
 
-    def send_400_response(self, msg: str) -> None:
-        if self.conn.our_state in (h11.IDLE, h11.SEND_RESPONSE):
-            super().send_400_response(msg)
+    def on_response_complete(self) -> None:
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
+            self._go_on()
+        elif self._is_broken:
+            self._refuse()
+        elif self._has_head or self._undecided_bytes:
+            self._await(self._awaits())
+        else:
+            self._await("idle")
+
+    def _refuse(self) -> None:
+        """Answer that this is no request, and end the connection; first come the answers to the requests before it."""
+        cycle: RequestResponseCycle | None = self.cycle
+        is_answered = cycle is None or cycle.response_complete
+        if not is_answered and not self._has_head:
+            self._is_broken = True  # what is no request comes after this one
+            return
+        if self.pipeline:
+            self.pipeline.popleft()
+            self._is_broken = True
+            return
+        if (is_answered and not self._has_head) or not (is_answered or cycle is None or cycle.response_started):
+            self.logger.warning("Invalid HTTP request received.")
+            self.send_400_response("Invalid HTTP request received.")
         else:
             self.transport.close()  # there was an answer already, or half of one
-        cycle: RequestResponseCycle | None = self.cycle
         if cycle is not None and not cycle.response_complete:
             cycle.disconnected = True  # nothing more is sent, and a wait for the body ends
             cycle.message_event.set()
@@ -242,32 +306,105 @@ class Patient(H11Protocol):
         else:
             super().shutdown()
 
+    # --- what the parser finds ---------------------------------------------------------------------------------------
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._has_head:  # after a body come only trailers, which nobody reads
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._undecided_bytes = 0
+        method, version = self.parser.get_method().decode("ascii"), self.parser.get_http_version()
+        _demand_form(self.headers, method, version)
+        try:
+            url = httptools.parse_url(self.url)
+        except httptools.HttpParserInvalidURLError:
+            raise _MalformedError from None
+        raw_path = url.path
+        if raw_path is None:
+            raise _MalformedError
+        path = raw_path.decode("ascii")
+        scope = self.scope
+        scope["method"], scope["http_version"] = method, version
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
+        scope["query_string"] = url.query or b""
+        before: RequestResponseCycle | None = self.cycle
+        self._has_head = True
+        self.cycle = Cycle(
+            scope=scope,
+            transport=self.transport,
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=False,
+            default_headers=self.server_state.default_headers,
+            message_event=asyncio.Event(),
+            expect_100_continue=self.expect_100_continue,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
+        )
+        if before is None or before.response_complete:
+            self._start_asgi_task(self.cycle, self.app)
+        else:
+            self.pipeline.appendleft((self.cycle, self.app))
+
+    def on_body(self, body: bytes) -> None:
+        self._undecided_bytes = 0
+        if not self.cycle.response_complete:
+            self.cycle.body += body
+            self.cycle.message_event.set()
+
+    def on_message_complete(self) -> None:
+        self._has_head, self._undecided_bytes = False, 0
+        if not self.cycle.response_complete:
+            self.cycle.more_body = False
+            self.cycle.message_event.set()
+
     # --- what is waited for ------------------------------------------------------------------------------------------
 
     def _awaits(self) -> Reason | None:
         """Return what the client owes."""
-        if self.conn.their_state is h11.IDLE:
-            return "head"
-        if self.conn.their_state is h11.SEND_BODY:
+        if self.pipeline or self._is_broken:
+            return None
+        cycle: RequestResponseCycle | None = self.cycle
+        if self._has_head:
             return "rest" if self.cycle.response_complete else "body"
-        return None
+        return "head" if cycle is None or cycle.response_complete else None
 
-    def _await(self, reason: Reason | None) -> None:
+    def _await(self, reason: Reason | Literal["idle"] | None) -> None:
         """Set the deadline for what is awaited. If it is the same as before, the old deadline stays."""
-        if reason == self._awaited:
+        if reason == self._awaited and reason != "idle":
             return
-        if self._deadline is not None:
-            self._deadline.cancel()
-        self._awaited, self._deadline, self._thrown_away = reason, None, 0
-        if reason is not None:
-            seconds = {"head": self._bounds.head_seconds_max, "body": self._bounds.body_seconds_max}.get(
-                reason, self._bounds.discard_seconds_max
-            )
-            before = self._inner.get_write_buffer_size()
-            self._deadline = self.loop.call_later(seconds, self._give_up, reason, seconds, before)
+        self._awaited, self._thrown_away = reason, 0
+        if reason is None:
+            return
+        self._unsent = self._inner.get_write_buffer_size()
+        self._due = self.loop.time() + self._seconds_of(reason)
+        # A timer that ends too early looks again, so that not every request sets one.
+        if self._timer is None or self._timer.when() > self._due:
+            if self._timer is not None:
+                self._timer.cancel()
+            self._timer = self.loop.call_at(self._due, self._look)
 
-    def _give_up(self, reason: Reason, seconds: int, before: int) -> None:
-        if reason == "closing" and self._took(before, seconds):
+    def _seconds_of(self, reason: Reason | Literal["idle"]) -> float:
+        seconds = {
+            "head": self._bounds.head_seconds_max,
+            "body": self._bounds.body_seconds_max,
+            "idle": self.timeout_keep_alive,
+        }
+        return float(seconds.get(reason, self._bounds.discard_seconds_max))
+
+    def _look(self) -> None:
+        self._timer = None
+        reason = self._awaited
+        if reason is None:
+            return
+        if self.loop.time() < self._due:
+            self._timer = self.loop.call_at(self._due, self._look)
+        elif reason == "idle":
+            self.transport.close()
+        elif reason == "closing" and self._took(self._unsent, self._bounds.discard_seconds_max):
             self._await(None)
             self._await(reason)  # the end of the answer is on its way
         else:
@@ -275,7 +412,7 @@ class Patient(H11Protocol):
 
     def _close(self) -> None:
         """End the connection when the client has its answer, and has closed its side if it may still be sending."""
-        is_sending = self.conn.their_state in (h11.SEND_BODY, h11.ERROR) or bool(self.conn.trailing_data[0])
+        is_sending = self._has_head or bool(self._undecided_bytes or self._unparsed)
         self._await("closing")
         if is_sending and self._inner.can_write_eof():
             self._inner.write_eof()
@@ -312,3 +449,14 @@ class Patient(H11Protocol):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+
+
+def _demand_form(headers: list[tuple[bytes, bytes]], method: str, version: str) -> None:
+    """Raise _MalformedError for what another server in between could read in another way: no Host or two, a coding of
+    the body that is not `chunked` alone, a tunnel."""
+    hosts = sum(name == b"host" for name, _ in headers)
+    codings = [value for name, value in headers if name == b"transfer-encoding"]
+    if hosts > 1 or (hosts == 0 and version != "1.0") or method == "CONNECT":
+        raise _MalformedError
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == "1.0"):
+        raise _MalformedError

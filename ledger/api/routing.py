@@ -13,10 +13,11 @@ from fastapi._compat import ModelField
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 
-from ledger.access.roles import Operator
+from ledger.access.roles import Caller, Operator
 from ledger.api import body
+from ledger.api.limits import caller_of
 from ledger.api.problems import ERRORS_SHOWN_MAX, Unfit, problem
-from ledger.api.services import services
+from ledger.api.services import Served, served
 from ledger.service import presence
 
 T = TypeVar("T")
@@ -44,7 +45,8 @@ class _Request(Request):
     async def check(self, field: ModelField) -> None:
         """Read and validate the body, in a thread if it is long. Raises the same as `body.parse`."""
         raw = await self.body()
-        self.scope["state"]["sent"], self._json = await aside(self, partial(_read, raw, field), size=len(raw))
+        read = partial(read_body, raw, cast("Hashable", field.field_info.annotation))
+        self.scope["state"]["sent"], self._json = await aside(served(self), caller_of(self.scope), read, size=len(raw))
 
     async def left(self) -> None:
         """Return when the caller has gone. Call it only after the body was read."""
@@ -62,13 +64,11 @@ def _adapter(annotation: Hashable) -> TypeAdapter[Any]:
     return TypeAdapter(cast("Any", annotation))
 
 
-def _read(raw: bytes, field: ModelField) -> tuple[Any, Any]:
-    """Return the JSON, and its model or its errors."""
+def read_body(raw: bytes, annotation: Hashable) -> tuple[Any, Any]:
+    """Return the JSON, and its model or its errors, an `Unfit`. Raises InvalidJson and InvalidRequest."""
     value = body.parse(raw)
     try:
-        return value, _adapter(cast("Hashable", field.field_info.annotation)).validate_python(
-            value, from_attributes=True
-        )
+        return value, _adapter(annotation).validate_python(value, from_attributes=True)
     except ValidationError as error:
         return value, Unfit.of(_mistakes(error))
 
@@ -83,15 +83,14 @@ def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
     return [{**item, "loc": ("body", *item["loc"])} for item in found]
 
 
-async def aside(request: Request, work: Callable[[], T], *, size: int | None) -> T:
+async def aside(served: Served, caller: Caller | None, work: Callable[[], T], *, size: int | None) -> T:
     """Return the result of this work; it runs in a thread if its input is large or of unknown size (None).
 
     Tenants take turns in these threads. Raises what the work raises, and Overloaded.
     """
-    caller = request.scope.get("state", {}).get("caller")
     tenant_id = _NOBODY if caller is None or isinstance(caller, Operator) else caller.tenant_id
     # In this context, where what is noted for the log belongs to the request.
-    return await services(request).aside.run(tenant_id, partial(copy_context().run, work), size=size)
+    return await served.services.aside.run(tenant_id, partial(copy_context().run, work), size=size)
 
 
 class Route(APIRoute):

@@ -17,8 +17,8 @@ from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
-from ledger.api.services import services
-from ledger.core.people import Consent
+from ledger.api.services import Served, served, services
+from ledger.core.people import Actor, Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
     BatchRefused,
@@ -131,16 +131,31 @@ async def ask(
     idempotency_key: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> Response:
     """Ask for approval of a run, before it touches data. The same key and body always get the same answer."""
-    if idempotency_key is None or not _KEY.fullmatch(idempotency_key):
+    size = len(await request.body())
+    return await ask_for(served(request), caller, body, sent(request), key=idempotency_key, size=size)
+
+
+async def ask_for(
+    served: Served,
+    caller: Actor,
+    request: RunRequest,
+    sent: Any,
+    *,
+    key: str | None,
+    size: int,
+    text: str | None = None,
+    kind: str | None = None,
+) -> Response:
+    """Return the answer to a request for a run. Arguments as in `Item`."""
+    if key is None or not _KEY.fullmatch(key):
         raise IdempotencyKeyMissing(field="Idempotency-Key")
-    item = Item(idempotency_key, body, sent(request), len(await request.body()))
-    answer = await services(request).runs.asking.ask(caller, item)
-    observe.decided(request.app.state.metrics, [answer])
+    answer = await served.services.runs.asking.ask(caller, Item(key, request, sent, size, text, kind))
+    observe.decided(served.metrics, [answer])
     headers = {"Idempotent-Replayed": "true"} if answer.is_replayed else {}
     if isinstance(answer.decision, BudgetExceeded):
-        return await aside(request, partial(of_error, answer.decision, headers=headers), size=answer.size)
+        return await aside(served, caller, partial(of_error, answer.decision, headers=headers), size=answer.size)
     shown = partial(Json, answer.decision, status_code=201, headers=headers)
-    return await aside(request, shown, size=answer.size)
+    return await aside(served, caller, shown, size=answer.size)
 
 
 @router.post(
@@ -155,15 +170,20 @@ async def ask_batch(
     body: Annotated[NewBatch, Body(openapi_examples=_BATCHES)], caller: Requester, request: Request
 ) -> Response:
     """Ask for up to 1000 runs at once: each on its own, or all or none."""
-    items = await aside(request, partial(_items, (sent(request))["runs"]), size=None)
-    if body.atomic:
+    return await ask_for_all(served(request), caller, sent(request)["runs"], is_atomic=body.atomic)
+
+
+async def ask_for_all(served: Served, caller: Actor, runs: list[dict[str, Any]], *, is_atomic: bool) -> Response:
+    """Return the answer to a request for many runs."""
+    items = await aside(served, caller, partial(_items, runs), size=None)
+    if is_atomic:
         for item in items:
             if isinstance(item, LedgerError):
                 raise item
-    answers, is_refused = await services(request).runs.asking.ask_batch(caller, items, is_atomic=body.atomic)
+    answers, is_refused = await served.services.runs.asking.ask_batch(caller, items, is_atomic=is_atomic)
     if not is_refused:
-        observe.decided(request.app.state.metrics, [answer for answer in answers if isinstance(answer, Answer)])
-    return await aside(request, partial(_batched, answers, is_refused=is_refused), size=None)
+        observe.decided(served.metrics, [answer for answer in answers if isinstance(answer, Answer)])
+    return await aside(served, caller, partial(_batched, answers, is_refused=is_refused), size=None)
 
 
 def _batched(answers: list[Answer | LedgerError], *, is_refused: bool) -> Response:
@@ -306,9 +326,9 @@ def list_runs(
 
 
 @router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)
-def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Show a run: the request, the decision, and what happened to it."""
-    return Json(services(request).runs.show(caller, id))
+    return Json(await services(request).runs.show(caller, id))
 
 
 @router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from ledger.alerting.courier import Courier
+from ledger.api.metrics import Metrics
 from ledger.report.pool import Pool
 from ledger.service.use_cases import UseCases
 
@@ -23,3 +24,16 @@ def services(request: Request) -> Services:
     """Return the services of the application that got this request."""
     started: Services = request.app.state.services
     return started
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What answers a request: the use cases, and the counters of what they did."""
+
+    services: Services
+    metrics: Metrics
+
+
+def served(request: Request) -> Served:
+    """Return what answers this request."""
+    return Served(services(request), request.app.state.metrics)

@@ -58,7 +58,7 @@ def serve(
 
     from ledger import logs
     from ledger.access.oidc import Issuers
-    from ledger.api.protocol import HEAD_BYTES_MAX, Patient
+    from ledger.api.protocol import Patient
     from ledger.operate import deploy, openness
     from ledger.signer import keyfile
 
@@ -86,7 +86,6 @@ def serve(
         forwarded_allow_ips=settings.trusted_proxies,
         http=Patient,
         ws="none",
-        h11_max_incomplete_event_size=HEAD_BYTES_MAX,
         timeout_graceful_shutdown=20,
     )
 

@@ -8,9 +8,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from decimal import Decimal
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any, Final
 from uuid import UUID, uuid4
+
+from cachetools import LRUCache
 
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
@@ -21,12 +23,13 @@ from ledger.core.entries import Record
 from ledger.core.journal.chain import canonical as canonical
 from ledger.core.journal.chain import digest
 from ledger.core.people import Actor
-from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR
+from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
 from ledger.service import answers
 from ledger.service.aside import Aside
-from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key
+from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
+from ledger.service.decided import Approved, Decided
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.runs import RunApproved
 from ledger.service.writer import Result, Results, Writer
@@ -35,6 +38,8 @@ from ledger.store import Reading, Store
 
 FITS_OF_BATCH_MAX: Final = 10
 """For at most this many refusals of a batch that need certificates, the answer has what would have fitted."""
+KINDS_MAX: Final = 4_096
+"""Of how many kinds of runs the costs are remembered."""
 COSTED_AT_ONCE_MAX: Final = 8
 """The most costs of a batch that are computed at once, so that others get their turn."""
 
@@ -55,13 +60,15 @@ class Answer:
 @dataclass(frozen=True, slots=True)
 class Item:
     """A run that is asked for: its key, what was asked, and the JSON of that. size: its bytes, where they are known.
-    text: its canonical JSON, where that was made; equal texts are of equal requests."""
+    text: its canonical JSON, where that was made; equal texts are of equal requests. kind: that of what decides where
+    it runs and what it costs, where that was made."""
 
     key: str
     request: RunRequest
     body: Mapping[str, Any]
     size: int | None = None
     text: str | None = None
+    kind: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +89,17 @@ class _Priced:
     texts: Mapping[str, str]
 
     @classmethod
-    def of(cls, costed: Costed, actor: Actor) -> _Priced:
+    def of(cls, costed: Costed) -> _Priced:
         facts = costed.facts()
-        texts = {"assumptions": canonical(facts["assumptions"]), "actor": canonical(actor.facts())}
-        return cls(costed.cost.amount, facts, texts)
+        return cls(costed.cost.amount, facts, {"assumptions": canonical(facts["assumptions"])})
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What runs of one kind touch and cost, if that depends on nothing that changes."""
+
+    resolved: Resolved
+    priced: _Priced
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,23 +126,23 @@ class Asking:
         costing: Costing,
         receipts: Receipts,
         aside: Aside,
+        decided: Decided,
         *,
         begin_within_us: int = BEGIN_WITHIN_US,
         refusals_per_hour: int = REFUSALS_PER_HOUR,
     ) -> None:
         self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
-        self._receipts, self._aside = receipts, aside
+        self._receipts, self._aside, self._remembered = receipts, aside, decided
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
+        self._kinds = LRUCache[tuple[UUID, str], _Known](KINDS_MAX)
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
-        request = item.request
-        demand_project_of_key(actor, request.project)
-        resolved = await self._catalogue.resolve(actor, request.datasets)
+        demand_project_of_key(actor, item.request.project)
         text = await self._aside.run(actor.tenant_id, partial(_text_of, item), size=item.size)
-        costed = await self._costing.cost(actor, resolved, request)
-        command = self._command(actor, item, resolved, text, _Priced.of(costed, actor))
-        result = await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
+        known = await self._known_of(actor, item)
+        command = self._command(actor, item, known.resolved, text, known.priced)
+        result = await self._writer.decide(actor.tenant_id, command)
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
         is_little = self._receipts.knows(actor.tenant_id) and not repeated
@@ -137,10 +151,36 @@ class Asking:
             actor.tenant_id, partial(self._decided, actor.tenant_id, result, before), size=size
         )
         if decided.approved is not None:
+            self._remember(actor, command, result, decided.decisions)
             return Answer(decided.approved, decided.is_replayed, size)
         fits = await self._fits(actor, decided.decisions)
         refusal = partial(answers.refused, decided.decisions, fits=fits)
         return Answer(await self._aside.run(actor.tenant_id, refusal, size=size), decided.is_replayed, size)
+
+    async def _known_of(self, actor: Actor, item: Item) -> _Known:
+        """Return what a run touches and costs. What was worked out before is remembered, but for certificates, which
+        are remembered elsewhere."""
+        key = None if item.kind is None else (actor.tenant_id, item.kind)
+        known = None if key is None else self._kinds.get(key)
+        if known is not None:
+            for use in item.request.datasets:
+                demand_sight(actor, use.name)
+            return known
+        resolved = await self._catalogue.resolve(actor, item.request.datasets)
+        costed = await self._costing.cost(actor, resolved, item.request)
+        known = _Known(resolved, _Priced.of(costed))
+        if key is not None and costed.delta is None:
+            self._kinds[key] = known
+        return known
+
+    def _remember(
+        self, actor: Actor, command: Ask, result: Result | Unrecorded | LedgerError, decisions: Sequence[Record]
+    ) -> None:
+        """Remember a run that was approved now, for what happens to it next."""
+        if isinstance(result, tuple):
+            at_us, project = result[0].at_us, command.project
+            run = Run(command.run_id, actor.principal_id, "held", command.cost, at_us, project=project)
+            self._remembered.add(actor.tenant_id, Approved(run, decisions, size_of(result) or 0))
 
     async def ask_batch(
         self, actor: Actor, items: Sequence[Item | LedgerError], *, is_atomic: bool
@@ -170,7 +210,7 @@ class Asking:
         async def price_some() -> None:
             for key, question in left:
                 try:
-                    prices[key] = _Priced.of(await self._costing.work_out(actor.tenant_id, question), actor)
+                    prices[key] = _Priced.of(await self._costing.work_out(actor.tenant_id, question))
                 except LedgerError as error:
                     prices[key] = error
                 await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
@@ -230,7 +270,7 @@ class Asking:
             valid_for_us=request.valid_for // timedelta(microseconds=1),
             begin_within_us=self._begin_within_us,
             refusals_per_hour=self._refusals_per_hour,
-            texts={**priced.texts, "request": text},
+            texts={**priced.texts, "request": text, "actor": _text_of_actor(actor)},
         )
 
     def _decided(
@@ -310,6 +350,16 @@ def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, 
             )
         case _:
             return answers.in_order(map(ParsedEntry.parse, result))
+
+
+def kind_of(body: Mapping[str, Any]) -> str:
+    """Return the canonical JSON of what decides which datasets a run touches and what it costs."""
+    return canonical([body["datasets"], body["mechanism"], body.get("segments")])
+
+
+@lru_cache(maxsize=1024)
+def _text_of_actor(actor: Actor) -> str:
+    return canonical(actor.facts())
 
 
 def _text_of(item: Item) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from ledger.accounting.budgets import Budget, limit_of
 from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
@@ -15,8 +16,9 @@ from ledger.core.people import Actor, Consent
 from ledger.errors import InvalidRequest
 from ledger.service import pages
 from ledger.service.balances import Balanced, partitions_shown
-from ledger.service.catalogue import Catalogue, find_dataset
+from ledger.service.catalogue import Catalogue, demand_sight, find_dataset, no_dataset
 from ledger.service.definitions import define
+from ledger.service.gathered import Gathered
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -46,18 +48,29 @@ class Datasets:
 
     def __init__(self, *, store: Store, writer: Writer, catalogue: Catalogue) -> None:
         self._store, self._writer, self._catalogue = store, writer, catalogue
+        self._shown = Gathered(self._read_shown)
 
     # --- what shows datasets
 
-    def show(self, actor: Actor, name: str) -> DatasetShown:
+    async def show(self, actor: Actor, name: str) -> DatasetShown:
         """Return a dataset with its balance and its partitions. Raises NotFound."""
-        partitions: list[Account] = []
-        with self._store.reading(actor.tenant_id) as reading:
-            dataset = find_dataset(reading, actor, name)
-            balanced = Balanced(reading, [dataset])
-            if dataset.definition.is_partitioned:
-                partitions = reading.accounts.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
-        return balanced.dataset(dataset, partitions)
+        demand_sight(actor, name)
+        shown = None if "\x00" in name else await self._shown.ask(actor.tenant_id, name)
+        if shown is None:
+            raise no_dataset(name)
+        return shown
+
+    def _read_shown(self, tenant_id: UUID, names: Sequence[str]) -> dict[str, DatasetShown]:
+        """Return those of these datasets that there are, as they are shown."""
+        with self._store.reading(tenant_id) as reading:
+            rows = reading.datasets.by_names(names)
+            balanced = Balanced(reading, rows)
+            partitions = {
+                dataset.id: reading.accounts.partition_page(dataset.id, after=None, limit=PARTITIONS_SHOWN_MAX)
+                for dataset in rows
+                if dataset.definition.is_partitioned
+            }
+        return {dataset.definition.name: balanced.dataset(dataset, partitions.get(dataset.id, ())) for dataset in rows}
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> DatasetPage:
         """Return the datasets that the actor sees, by name."""
@@ -97,7 +110,7 @@ class Datasets:
         if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
             raise InvalidRequest("budget: is above the ceiling; lower the budget or raise the ceiling", field="budget")
         await submit(self._writer, command)
-        return await asyncio.to_thread(self.show, actor, body.name)
+        return await self.show(actor, body.name)
 
     async def change(self, actor: Actor, name: str, body: DatasetChange) -> Outcome[DatasetShown]:
         """Freeze, thaw or retire a dataset, or change its title and description."""
@@ -124,7 +137,7 @@ class Datasets:
         outcome = await self._submit(command)
         if not outcome.is_done:
             return Outcome(proposed(outcome.answer), is_done=False)
-        return Outcome(await asyncio.to_thread(self.show, command.actor, name), is_done=True)
+        return Outcome(await self.show(command.actor, name), is_done=True)
 
     async def _submit(self, command: OnDataset) -> _Entered:
         """Return the entry that a command left, and whether it made the change or only proposed it."""
@@ -159,7 +172,7 @@ class Datasets:
         outcome = await self._submit(command)
         if not outcome.is_done:
             return Outcome(proposed(outcome.answer), is_done=False)
-        changed = await asyncio.to_thread(self.show, actor, name)
+        changed = await self.show(actor, name)
         share = next(share for share in changed["projects"] if share["name"] == project)
         return Outcome({"dataset": name, **share}, is_done=True)
 

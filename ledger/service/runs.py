@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 from uuid import UUID, uuid4
@@ -43,6 +43,8 @@ from ledger.service.costing import (
     executed,
     settled_costing,
 )
+from ledger.service.decided import Decided
+from ledger.service.gathered import Gathered
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
 from ledger.service.shapes.runs import ReceiptShown, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
@@ -74,6 +76,8 @@ class Runs:
         self._store, self._writer, self._costing = store, writer, costing
         self._aside, self._begin_within_us = aside, begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
+        self._decided = Decided()
+        self._shown = Gathered(self._read_shown)
         self.asking = Asking(
             store,
             writer,
@@ -81,6 +85,7 @@ class Runs:
             costing,
             self._receipts,
             aside,
+            self._decided,
             begin_within_us=begin_within_us,
             refusals_per_hour=refusals_per_hour,
         )
@@ -89,7 +94,7 @@ class Runs:
 
     async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
         """Start a run: it may now touch the data."""
-        _, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        _, decisions = await self._approved(actor, run_id)
         entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
         return RunStarted(**answers.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
@@ -97,7 +102,7 @@ class Runs:
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settle a run for what it executed. Less than planned is returned only if that is sound. Raises Overrun for
         more than fits."""
-        run, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        run, decisions = await self._approved(actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
         return answers.moved(decisions[0], await self._entered(command, decisions))
 
@@ -159,13 +164,13 @@ class Runs:
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Void a run: nobody saw any output of it. A started run may need a second person."""
-        _, decisions = await asyncio.to_thread(self._run, actor, run_id)
+        _, decisions = await self._approved(actor, run_id)
         command = Void(actor, run_id, _charges(decisions), body=body, consent=consent)
         return await self._guarded(command, decisions)
 
     async def _guarded(self, command: Void | Settle, decisions: Sequence[Record]) -> Outcome[RunMoved]:
         """Return the outcome of a command that may need two people, or its proposal."""
-        result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        result = await self._writer.decide(command.actor.tenant_id, command)
         if isinstance(result, Repeat) and (proposal := result.proposal) is not None:
             names = {UUID(entry["dataset_id"]): entry["dataset"] for entry in decisions}
             return Outcome(proposed_before(proposal, names[proposal.dataset_id]), is_done=False)
@@ -178,11 +183,11 @@ class Runs:
         """Refuse what another steward proposed."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
         command = RefuseProposal(actor, proposal_id, tuple(_charges(decisions)), reason)
-        await asyncio.wrap_future(self._writer.submit(actor.tenant_id, command))
+        await self._writer.decide(actor.tenant_id, command)
 
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """Return the entries that a command leaves, or left before, in the order of the decision's entries."""
-        result = await asyncio.wrap_future(self._writer.submit(command.actor.tenant_id, command))
+        result = await self._writer.decide(command.actor.tenant_id, command)
         return await self._entries_of(command, result, decisions)
 
     async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:
@@ -200,14 +205,23 @@ class Runs:
 
     # --- what shows runs
 
-    def show(self, actor: Actor, run_id: UUID) -> RunShown:
+    async def show(self, actor: Actor, run_id: UUID) -> RunShown:
         """Return one run, in full."""
-        with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs.by_id([run_id]).get(run_id)
-            shown = [] if run is None else _shown(reading, actor, [run])
-            if not shown or shown[0] is None:
-                raise _no_run()
-            return shown[0]
+        seen = await self._shown.ask(actor.tenant_id, run_id)
+        if seen is None or not _sees(actor, seen.entries, seen.run):
+            raise _no_run()
+        return seen.shown
+
+    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, _Seen]:
+        """Return those of these runs that there are, as they are shown."""
+        found: dict[UUID, _Seen] = {}
+        with self._store.reading(tenant_id) as reading:
+            runs = list(reading.runs.by_id(run_ids).values())
+            while runs:
+                seen = _seen(reading, runs)
+                found |= {one.run.id: one for one in seen}
+                runs = runs[len(seen) :]
+        return found
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
@@ -263,21 +277,28 @@ class Runs:
                 principal_id=actor.principal_id if limited else None,
                 within=actor.datasets,
             )
-            shown = _shown(reading, actor, rows[:limit])
-        _, following = pages.cut(rows, limit=len(shown), position=lambda run: [run.created_us, str(run.id)])
-        return RunPage(items=[run for run in shown if run is not None], next=following)
+            seen = _seen(reading, rows[:limit])
+        _, following = pages.cut(rows, limit=len(seen), position=lambda run: [run.created_us, str(run.id)])
+        return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=following)
 
     # --- look-ups
 
-    def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, list[Record]]:
+    async def _approved(self, actor: Actor, run_id: UUID) -> tuple[Run, Sequence[Record]]:
+        """Return a run that was approved, and the entries that decided it; the run may be in a later state by now."""
+        known = self._decided.get(actor.tenant_id, run_id)
+        if known is None:
+            return await asyncio.to_thread(self._run, actor, run_id)
+        _demand_own(actor, known.run, known.decisions)
+        return known.run, known.decisions
+
+    def _run(self, actor: Actor, run_id: UUID) -> tuple[Run, Sequence[Record]]:
         """Return a run and the entries that decided it."""
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
             entries = parsed(reading, [run_id])[run_id] if run is not None else []
-        if run is None or not _sees(actor, entries, run):
+        if run is None:
             raise _no_run()
-        if actor.role == "requester" and run.principal_id != actor.principal_id:
-            raise Forbidden("Only the principal that asked for the run, or an admin, may do this.")
+        _demand_own(actor, run, entries)
         return run, answers.decisions_of(entries)
 
     # --- receipts
@@ -299,18 +320,34 @@ class Runs:
             return parsed(reading, run_ids)
 
 
-def _shown(reading: Reading, actor: Actor, runs: Sequence[Run]) -> list[RunShown | None]:
-    """Return the first of these runs, as many as fit in a page; None for one that the caller may not see."""
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A run as it is shown, and what decides who sees it."""
+
+    run: Run
+    entries: Sequence[Record]
+    shown: RunShown
+
+
+def _seen(reading: Reading, runs: Sequence[Run]) -> list[_Seen]:
+    """Return the first of these runs, as many as fit in a page; one at least."""
     sealed = reading.journals.first_entries([run.id for run in runs])
-    shown, now_us = runs[: len(sealed)], reading.now_us()
-    places = reading.runs.places([run.id for run in shown])
+    kept, now_us = runs[: len(sealed)], reading.now_us()
+    places = reading.runs.places([run.id for run in kept])
     entries = {run_id: [ParsedEntry.parse(entry) for entry in mine] for run_id, mine in sealed.items()}
     return [
-        answers.describe(run, entries[run.id], places[run.id], now_us=now_us)
-        if _sees(actor, entries[run.id], run)
-        else None
-        for run in shown
+        _Seen(run, entries[run.id], answers.describe(run, entries[run.id], places[run.id], now_us=now_us))
+        for run in kept
     ]
+
+
+def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:
+    """Raise NotFound if the actor may not see a run, and Forbidden if only its own principal or an admin may change
+    it."""
+    if not _sees(actor, entries, run):
+        raise _no_run()
+    if actor.role == "requester" and run.principal_id != actor.principal_id:
+        raise Forbidden("Only the principal that asked for the run, or an admin, may do this.")
 
 
 def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 async def submit(writer: Writer, command: Single) -> Result:
     """Return the answer to a command, after the commit. Raises LedgerError."""
-    return await asyncio.wrap_future(writer.submit(command.actor.tenant_id, command))
+    return await writer.decide(command.actor.tenant_id, command)
 
 
 async def change_as(writer: Writer, actor: Actor, change: Callable[[Writing, int], T]) -> T:

@@ -17,6 +17,7 @@ database error of a group is narrowed down by running its commands one by one.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import random
 import threading
@@ -56,6 +57,7 @@ from ledger.errors import (
     Overloaded,
     Unauthenticated,
 )
+from ledger.service.replies import AnyFuture, begins, deliver
 from ledger.store import Key, OwnKey, Store, Writing, failure_kind
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,7 @@ _Answer = Result | Results | LedgerError
 class _Item:
     """One queued command, or one piece of `work` that needs a transaction of its own."""
 
-    future: Future[Any]
+    future: AnyFuture
     command: Command | None = None
     work: Callable[[Writing], Any] | None = None
 
@@ -147,17 +149,30 @@ class Writer:
         """Return how many commands wait for a decision."""
         return self._waiting
 
+    async def decide(self, tenant_id: UUID, command: Single) -> Result:
+        """Queue a command and return its `Result`. Raises a LedgerError, Overloaded if the queue is full. The event
+        loop is woken once for all of a group, where `submit` would wake it for each."""
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._put(tenant_id, _Item(future, command=command))
+        return await future
+
     def submit(self, tenant_id: UUID, command: Single) -> Future[Result]:
         """Queue a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded if full."""
-        return self._put(tenant_id, _Item(Future(), command=command))
+        future: Future[Result] = Future()
+        self._put(tenant_id, _Item(future, command=command))
+        return future
 
     def submit_batch(self, tenant_id: UUID, batch: Batch) -> Future[Results]:
         """Queue runs that are decided in one transaction. The future holds their outcomes, in order."""
-        return self._put(tenant_id, _Item(Future(), command=batch))
+        future: Future[Results] = Future()
+        self._put(tenant_id, _Item(future, command=batch))
+        return future
 
     def run(self, tenant_id: UUID, work: Callable[[Writing], T]) -> Future[T]:
         """Queue work that is not a journal command (keys, tenants), for a transaction of its own."""
-        return self._put(tenant_id, _Item(Future(), work=work))
+        future: Future[T] = Future()
+        self._put(tenant_id, _Item(future, work=work))
+        return future
 
     def tell(self, tenant_id: UUID, found: Sequence[Alert]) -> Future[int]:
         """Queue alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
@@ -168,7 +183,7 @@ class Writer:
 
         return self.run(tenant_id, work)
 
-    def _put(self, tenant_id: UUID, item: _Item) -> Future[Any]:
+    def _put(self, tenant_id: UUID, item: _Item) -> None:
         with self._changed:
             if self._is_closing or not self.is_alive:
                 raise Overloaded("The ledger is shutting down, or its writer failed.", retry_after_seconds=5)
@@ -183,7 +198,6 @@ class Writer:
             if not queue.is_served and len(queue.items) == 1:
                 self._turns.append(tenant_id)
                 self._changed.notify()
-        return item.future
 
     # --- the threads
 
@@ -222,8 +236,7 @@ class Writer:
             queue.items.popleft()
             queue.weight -= item.weight
             self._waiting -= item.weight
-            # A request whose client has gone before its turn is dropped; from here on it can no longer be cancelled.
-            if item.future.set_running_or_notify_cancel():
+            if begins(item.future):  # a request whose client has gone before its turn is dropped
                 group.append(item)
                 weight += item.weight
                 keys |= item.keys
@@ -243,13 +256,11 @@ class Writer:
     def _drain(self, tenant_id: UUID) -> list[_Item]:
         queue = self._queues.pop(tenant_id)
         self._waiting -= queue.weight
-        return [item for item in queue.items if item.future.set_running_or_notify_cancel()]
+        return [item for item in queue.items if begins(item.future)]
 
     @staticmethod
     def _fail(items: Sequence[_Item]) -> None:
-        for item in items:
-            if not item.future.done():
-                item.future.set_exception(Internal())
+        deliver([(item.future, Internal()) for item in items if not item.future.done()])
 
     # --- a group
 
@@ -268,11 +279,7 @@ class Writer:
             answers = [_as_ledger_error(error)] * len(group)
         else:  # outside of what is retried: this group is committed
             self._on_commit(tenant_id, told)
-        for item, answer in zip(group, answers, strict=True):
-            if isinstance(answer, LedgerError):
-                item.future.set_exception(answer)
-            else:
-                item.future.set_result(answer)
+        deliver(list(zip([item.future for item in group], answers, strict=True)))
         self._on_group(sum(item.weight for item in group), time.perf_counter() - begun)
 
     def _with_retries(self, tenant_id: UUID, group: Sequence[_Item], told: list[AlertKind]) -> list[Any]:

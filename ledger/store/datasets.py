@@ -39,8 +39,12 @@ class DatasetReader(Repository):
         return definitions
 
     def by_name(self, name: str) -> Dataset | None:
-        rows = self._datasets(select(datasets).where(datasets.c.name == name))
+        rows = self.by_names([name])
         return rows[0] if rows else None
+
+    def by_names(self, names: Sequence[str]) -> list[Dataset]:
+        """Return those of these datasets that exist."""
+        return self._datasets(select(datasets).where(datasets.c.name.in_(names)))
 
     def page(self, *, after: str | None, limit: int, only: frozenset[str] | None) -> list[Dataset]:
         """Return datasets by name, the first after `after`; only: those names, or None for all."""

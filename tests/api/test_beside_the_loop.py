@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.accounting import zcdp
-from ledger.api import body, routing
+from ledger.api import body, calls, routing
 from ledger.api import runs as api_runs
 from ledger.api.problems import Json
 from ledger.core.journal import chain
@@ -59,7 +59,9 @@ def threads(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> Threads:
         return len(str(args[0].body))
 
     monkeypatch.setattr(body, "parse", made.watch("parse", body.parse, of_argument))
-    monkeypatch.setattr(routing, "_read", made.watch("read", routing._read, of_argument))
+    read_body = made.watch("read", routing.read_body, of_argument)
+    monkeypatch.setattr(routing, "read_body", read_body)
+    monkeypatch.setattr(calls, "read_body", read_body)
     monkeypatch.setattr(asking, "_text_of", made.watch("digest", asking._text_of, of_item))
     monkeypatch.setattr(
         "ledger.api.runs.canonical", made.watch("text", chain.canonical, lambda _args, result: len(result))

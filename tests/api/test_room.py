@@ -24,7 +24,7 @@ from ledger.access.roles import Caller
 from ledger.api.app import create_app
 from ledger.api.limits import Buckets, Shares, Together
 from ledger.api.metrics import Metrics
-from ledger.api.middleware import Bodies, Recognise
+from ledger.api.middleware import Bodies, Recognise, Recogniser
 from ledger.core.people import Actor
 from ledger.errors import Overloaded, TooLarge
 from ledger.settings import Settings
@@ -210,9 +210,10 @@ def test_requests_of_one_key_take_one_look_up(settings: Settings, monkeypatch: p
 
     async def asked() -> None:
         failures = Buckets(per_second=1, burst=1)
-        door = Recognise(
-            reached, keyring=lambda: keyring, metrics=Metrics(), rate=None, failures=failures, requests_max=1
+        recogniser = Recogniser(
+            keyring=lambda: keyring, metrics=Metrics(), rate=None, failures=failures, requests_max=1
         )
+        door = Recognise(reached, recogniser=recogniser)
 
         async def ask(key: str) -> None:
             headers = [(b"authorization", f"Bearer {key}".encode())]

@@ -23,6 +23,7 @@ from typing import Any, TextIO, cast
 IMPORTED = (
     *("ledger.api.app", "ledger.api.protocol", "ledger.cli", "ledger.logs", "uvicorn.main", "uvicorn.loops.auto"),
     *("ledger.report.process", "ledger.report.html", "ledger.report.figures", "ledger.report.pdf"),
+    "uvloop",
 )
 
 

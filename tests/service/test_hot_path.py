@@ -5,23 +5,28 @@ A change that adds one of these to every approval fails here, and has to say why
 
 from __future__ import annotations
 
+import asyncio
 import json
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
 from sqlalchemy import Engine, event, text
 
+from ledger.api import body, calls
 from ledger.core.commands import Ask, Batch, Claim, Single, Start, Void
 from ledger.core.datasets import AccountKey
 from ledger.core.entries import Entry
 from ledger.core.journal import chain
 from ledger.core.people import Consent
 from ledger.service import asking
+from ledger.service.gathered import Gathered
+from ledger.service.turns import Turns
 from ledger.settings import Settings
 from ledger.store import engine_for
 from ledger.verifier import jws
@@ -167,8 +172,8 @@ def test_a_connection_that_was_lost_meanwhile_is_replaced(desk: Desk, database: 
 
 
 def test_what_an_approval_takes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: an approval is signed once, its entry is not parsed and of so many bytes, and its request is made canonical
-    once. Method: count each while one run is approved."""
+    """Goal: an approval is signed once, its entry is not parsed and of so many bytes, and its request is read and made
+    canonical once, and not at all if the same was asked before. Method: count each while two runs are approved."""
     ledger.register(budget={"mu": 3})
     assert ledger.ask(key="warm").status_code == 201
     counts: Counter[str] = Counter()
@@ -186,15 +191,85 @@ def test_what_an_approval_takes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch)
         counts["requests"] += isinstance(value, dict) and "datasets" in value and "mechanism" in value
         return canonical(value)
 
+    def count_read(raw: bytes) -> Any:
+        counts["bodies"] += 1
+        return read(raw)
+
+    read = body.parse
     monkeypatch.setattr("ledger.signer.keyfile.sign", count_sign)
     monkeypatch.setattr(chain, "parse", count_parse)
     monkeypatch.setattr(asking, "canonical", count_canonical)
-    assert ledger.ask(key="counted").status_code == 201
-    assert counts == {"signatures": 1, "parses": 0, "requests": 1}
+    monkeypatch.setattr(calls, "canonical", count_canonical)
+    monkeypatch.setattr(body, "parse", count_read)
+    assert ledger.ask(key="counted", purpose="counted").status_code == 201
+    assert counts == {"signatures": 1, "parses": 0, "requests": 1, "bodies": 1}
+    counts.clear()
+    assert ledger.ask(key="again", purpose="counted").status_code == 201
+    assert counts == {"signatures": 1, "parses": 0}
     monkeypatch.undo()
     *_, newest, _ = map(json.loads, ledger.get("/v1/datasets/mnist/export").text.splitlines())
     assert newest["entry"]["kind"] == "run-approved"
     assert len(chain.canonical(newest["entry"])) < ENTRY_BYTES_MAX
+
+
+def test_the_threads_that_a_run_crosses(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: whoever asks, starts and settles waits for the writer's thread and for no other, and what shows a run takes
+    one. Method: count what is handed to threads, after a first run of the same kind."""
+    ledger.register(budget={"mu": 3})
+    _whole_run(ledger, "warm")
+    handed: list[str] = []
+    real, turns = asyncio.to_thread, Turns.submit
+
+    async def to_thread(work: Any, /, *args: Any, **rest: Any) -> Any:
+        handed.append(work.__qualname__)
+        return await real(work, *args, **rest)
+
+    def submit(self: Turns, *args: Any, **rest: Any) -> Any:
+        handed.append("turn")
+        return turns(self, *args, **rest)
+
+    monkeypatch.setattr(asyncio, "to_thread", to_thread)
+    monkeypatch.setattr(Turns, "submit", submit)
+    run = _whole_run(ledger, "counted")
+    assert handed == []
+    assert ledger.get(f"/v1/runs/{run}").json()["state"] == "settled"
+    assert handed == ["Runs._read_shown"]
+    assert ledger.get("/v1/datasets/mnist").json()["seq"] == 7
+    assert handed == ["Runs._read_shown", "Datasets._read_shown"]
+
+
+def _whole_run(ledger: Ledger, key: str) -> str:
+    run: str = ledger.ask(key=key).json()["id"]
+    assert ledger.post(f"/v1/runs/{run}/start").status_code == 200
+    assert ledger.post(f"/v1/runs/{run}/settle", {"stop": "planned"}).json()["state"] == "settled"
+    return run
+
+
+def test_who_asks_together_is_read_together(desk: Desk) -> None:
+    """Goal: sixty who ask for runs while a transaction reads take one more of them, and none is answered from what was
+    read before it asked. Method: count the transactions; a read that hangs while the others ask."""
+    reads: list[list[int]] = []
+    go = threading.Event()
+
+    def read(_tenant_id: UUID, keys: Sequence[int]) -> dict[int, int]:
+        reads.append(list(keys))
+        assert go.wait(SECONDS)
+        return {key: len(reads) for key in keys if key != 7}
+
+    async def ask() -> list[int | None]:
+        gathered, tenant = Gathered(read), desk.actor.tenant_id
+        first = asyncio.ensure_future(gathered.ask(tenant, 0))
+        while not reads:
+            await asyncio.sleep(0)
+        others = [asyncio.ensure_future(gathered.ask(tenant, number)) for number in range(60)]
+        others.append(asyncio.ensure_future(gathered.ask(tenant, 0)))
+        await asyncio.sleep(0)
+        others[5].cancel()
+        go.set()
+        return [await first, *await asyncio.gather(*others[:5], *others[6:])]
+
+    assert asyncio.run(ask()) == [1, *[2] * 6, None, *[2] * 53]
+    assert reads == [[0], list(range(60))]
 
 
 def test_an_entry_says_what_its_command_said(desk: Desk) -> None:
