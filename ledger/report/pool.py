@@ -94,7 +94,9 @@ class Pool:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=env,
-                start_new_session=True,  # the server gets the terminal's signals, and ends this process
+                # The server gets the terminal's signals, and ends this process. No session of its own: in one, Linux
+                # may give it as much time as the server, whatever its priority.
+                process_group=0,
             )
         )
         try:
