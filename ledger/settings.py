@@ -61,8 +61,8 @@ class Settings(BaseSettings):
     computing_processes: Annotated[int, Field(ge=0, le=16)] = Field(
         2,
         description=(
-            "How many certificates a server process computes at once, each in a process that is started on demand;"
-            " twice as many while some take long; 0: in threads, which takes less memory and slows all callers down."
+            "How many certificates a server process computes at once, each in a process that is started on demand; half"
+            " as many more while some take long; 0: in threads, which takes less memory and slows all callers down."
         ),
     )
     begin_within_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = Field(

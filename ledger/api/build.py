@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
 from ledger.alerting.courier import Courier, Hosts
+from ledger.api import memory
 from ledger.api.metrics import Metrics
 from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
@@ -79,6 +80,7 @@ class Builder:
 
     def build(self) -> Server:
         """Return a server that is not started yet."""
+        memory.share()
         store = Store(engine_for(self._settings.database_url.get_secret_value()))
         commits = _Commits(self._metrics)
         writer = self._writer(store, commits)

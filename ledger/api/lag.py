@@ -17,6 +17,9 @@ SWITCH_SECONDS: Final = 0.0001
 this, and each statement of a decision waits for it again."""
 
 
+THRESHOLDS: Final = (10_000, 5, 100)
+"""How much is made before garbage is collected; Python's own are (700, 10, 10). One large body is not enough for a full
+collection."""
 FREEZE_AFTER_SECONDS: Final = (1, 5, 30, 120)
 """When what was made since the start, as the first requests need it, is taken out of garbage collections."""
 COLLECTION_SECONDS_MAX: Final = 0.005
@@ -79,8 +82,9 @@ _OLDEST: Final = 2
 def undisturbed() -> Iterator[None]:
     """Keep the rest of the process from holding up its event loop: threads that work give way soon, and a full garbage
     collection, during which nobody is served, does not look at what is there for good."""
-    before = sys.getswitchinterval()
+    before, thresholds = sys.getswitchinterval(), gc.get_threshold()
     sys.setswitchinterval(SWITCH_SECONDS)
+    gc.set_threshold(*THRESHOLDS)
     gc.freeze()
     loop, collections = asyncio.get_running_loop(), _Collections()
     timers = [loop.call_later(seconds, gc.freeze) for seconds in FREEZE_AFTER_SECONDS]
@@ -92,4 +96,5 @@ def undisturbed() -> Iterator[None]:
         for timer in timers:
             timer.cancel()
         gc.unfreeze()
+        gc.set_threshold(*thresholds)
         sys.setswitchinterval(before)

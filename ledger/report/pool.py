@@ -94,9 +94,7 @@ class Pool:
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
                 env=env,
-                # The server gets the terminal's signals, and ends this process. No session of its own: in one, Linux
-                # may give it as much time as the server, whatever its priority.
-                process_group=0,
+                start_new_session=True,  # the server gets the terminal's signals, and ends this process
             )
         )
         try:

@@ -78,14 +78,14 @@ class Certificates:
         compute: Compute = costs.cost,
         on_computed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """at_once: how many computations run at once; twice as many while some take long, if they run in processes.
+        """at_once: how many computations run at once; half as many again while some take long, if in processes.
 
         apart: the processes, which `close` ends; None: they run in threads. compute: what computes a cost; for
         processes, a function that can be imported. on_computed: is called after each computation with the seconds it
         took.
         """
         self._store, self._rows_max, self._compute, self._apart = store, rows_max, compute, apart
-        slow = 0 if apart is None else at_once
+        slow = 0 if apart is None else (at_once + 1) // 2
         self._turns = Turns(threads=at_once, slow=slow, name="ledger-certificates", on_done=on_computed)
         self._costs = Flights[Cost](COSTS_MAX, self._turns, seconds_max=seconds_max)
         self._results = Flights[Any](RESULTS_MAX, self._turns, seconds_max=seconds_max)

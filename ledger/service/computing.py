@@ -9,6 +9,7 @@ It has a low priority, and is the first to go if memory runs out.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import math
 import os
 import pickle
@@ -30,8 +31,10 @@ from ledger.service.curves import Curves
 HEADER: Final = struct.Struct(">Q")
 STOP: Final = HEADER.pack(0)
 NICENESS: Final = 10
-"""The priority of a process that computes: those that decide come first, then those that make reports."""
+"""The priority of a process that computes costs: those that decide come first."""
 OOM_SCORE: Final = b"500"
+CURVES_BYTES_MAX: Final = 40 * 2**20
+"""The most bytes that the curves which a process keeps may take. The largest are composed again."""
 
 Job = tuple[UUID, Callable[[], Any]]
 """Whose work it is, and the work: a function that can be imported, with arguments that can be pickled."""
@@ -51,11 +54,12 @@ def serve(jobs: BinaryIO, answers: BinaryIO) -> None:
     """Answer each job, until the input ends."""
     waiting: queue.SimpleQueue[tuple[bytes, threading.Event]] = queue.SimpleQueue()
     threading.Thread(target=_listen, args=(jobs, waiting), daemon=True).start()
-    curves = Curves()
+    curves = Curves(CURVES_BYTES_MAX)
     with contextlib.suppress(BrokenPipeError):
         while True:
             answers.write(frame(_answer(curves, *waiting.get())))
             answers.flush()
+            _give_memory_back()
 
 
 def _listen(jobs: BinaryIO, waiting: queue.SimpleQueue[tuple[bytes, threading.Event]]) -> None:
@@ -80,6 +84,12 @@ def _answer(curves: Curves, job: bytes, stop: threading.Event) -> Answer:
     except Exception as error:  # any fault: the parent process reports it
         # The type and the place, but not the message: it may contain what a caller sent.
         return "failed", f"{''.join(traceback.format_tb(error.__traceback__))}{type(error).__name__}"
+
+
+def _give_memory_back() -> None:
+    """Give the system the memory that the last computation needed and nothing uses now."""
+    with contextlib.suppress(OSError, AttributeError):  # not the GNU C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def main() -> None:
