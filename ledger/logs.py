@@ -4,20 +4,24 @@ A line has facts that the ledger chose: ids, codes, numbers. Three things keep a
 characters are escaped, so that nobody can forge a line. What looks like a key, a token or a password in a URL is
 blacked out. And of an exception the log has the type and the places, but only that part of its message that `brief`
 knows to be free of values: a database's message quotes rows, and a parser's quotes its input.
+
+Nobody waits for a line to be written: a thread does it. Lines are dropped if too many wait, and the log says how many.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
 import sqlite3
+import threading
 import time
 import traceback
 from collections.abc import Iterator, Mapping
 from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, TextIO
 
 from ledger.errors import LedgerError
 
@@ -31,6 +35,12 @@ _CONTROL: Final = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-
 FRAMES_MAX: Final = 40
 CAUSES_MAX: Final = 5
 LENGTH_MAX: Final = 4000
+WAITING_CHARACTERS_MAX: Final = 4 * 1024 * 1024
+"""The most characters of lines that wait to be written; further lines are dropped and counted."""
+GATHER_SECONDS: Final = 0.05
+"""How long lines are gathered, to be written together."""
+FLUSH_SECONDS_MAX: Final = 5.0
+"""How long the end of the process waits for somebody to read the rest."""
 
 _noted: ContextVar[dict[str, Any] | None] = ContextVar("noted", default=None)
 
@@ -168,13 +178,81 @@ class Json(logging.Formatter):
         return _ENCODE(line)
 
 
+class Patient(logging.Handler):
+    """Writes lines in a thread, so that a reader of the log who is slow, or stops reading, holds nobody up."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__()
+        self._stream = stream
+        self._waiting: list[str] = []
+        self._waiting_characters = self._dropped = 0
+        self._queue, self._writing = threading.Lock(), threading.Lock()
+        self._woken, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._serve, name="ledger-log", daemon=True)
+        self._thread.start()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Queue a line, or count it if too much waits."""
+        try:
+            line = self.format(record)
+        except Exception:  # as every handler of Python's does
+            self.handleError(record)
+            return
+        with self._queue:
+            if self._waiting_characters + len(line) > WAITING_CHARACTERS_MAX:
+                self._dropped += 1
+                return
+            self._waiting.append(line)
+            self._waiting_characters += len(line)
+        self._woken.set()
+
+    def flush(self) -> None:
+        """Write what waits, unless nobody reads it."""
+        if self._writing.acquire(timeout=FLUSH_SECONDS_MAX):
+            try:
+                self._write()
+            finally:
+                self._writing.release()
+
+    def close(self) -> None:
+        """Write what waits, and end the thread."""
+        self._closing.set()
+        self._woken.set()
+        self.flush()
+        super().close()
+
+    def _serve(self) -> None:
+        while not self._closing.is_set():
+            self._woken.wait()
+            self._closing.wait(GATHER_SECONDS)
+            self._woken.clear()
+            with self._writing:
+                self._write()
+
+    def _write(self) -> None:
+        with contextlib.suppress(OSError, ValueError):  # nobody can read it any more
+            while lines := self._taken():
+                self._stream.write("".join(f"{line}\n" for line in lines))
+                self._stream.flush()
+
+    def _taken(self) -> list[str]:
+        with self._queue:
+            lines, self._waiting = self._waiting, []
+            dropped, self._dropped = self._dropped, 0
+            self._waiting_characters = 0
+        if dropped:
+            facts = __name__, logging.WARNING, __file__, 0, "%d lines of the log were dropped: it is read too slowly"
+            lines.append(self.format(logging.LogRecord(*facts, (dropped,), None)))
+        return lines
+
+
 def configuration(form: Format) -> dict[str, Any]:
     """Return a configuration for `logging.config`: everything from the process and its libraries, on standard error."""
     return {
         "version": 1,
         "disable_existing_loggers": False,
         "formatters": {"line": {"()": {"text": "ledger.logs.Text", "json": "ledger.logs.Json"}[form]}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
+        "handlers": {"stderr": {"class": "ledger.logs.Patient", "formatter": "line", "stream": "ext://sys.stderr"}},
         "root": {"handlers": ["stderr"], "level": "WARNING"},
         "loggers": {"ledger": {"level": "INFO"}, "uvicorn": {"level": "INFO"}, "uvicorn.error": {"level": "INFO"}},
     }

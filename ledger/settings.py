@@ -58,6 +58,13 @@ class Settings(BaseSettings):
     certificate_seconds_max: Annotated[int, Field(ge=1, le=600)] = Field(
         30, description="The longest that a request waits for a certificate, in seconds; beyond it the answer is 413."
     )
+    computing_processes: Annotated[int, Field(ge=0, le=16)] = Field(
+        2,
+        description=(
+            "How many certificates a server process computes at once, each in a process that is started on demand; half"
+            " as many more while some take long; 0: in threads, which takes less memory and slows all callers down."
+        ),
+    )
     begin_within_seconds: Annotated[int, Field(ge=1, le=30 * 86_400)] = Field(
         3600,
         description=(

@@ -40,10 +40,12 @@ def pytest_configure() -> None:
 
 @pytest.fixture(autouse=True)
 def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """No test sees the settings of the machine it runs on, nor a .env file."""
+    """No test sees the settings of the machine it runs on, nor a .env file. Applications in the test's own process
+    compute certificates in threads, unless the test is about processes: starting some for each would take minutes."""
     for name in os.environ:
         if name.startswith("LEDGER_") and not name.startswith(("LEDGER_TEST_", "LEDGER_PROVE")):
             monkeypatch.delenv(name)
+    monkeypatch.setenv("LEDGER_COMPUTING_PROCESSES", "0")
     monkeypatch.chdir(tmp_path)
 
 

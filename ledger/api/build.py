@@ -11,6 +11,7 @@ from uuid import UUID
 from ledger.access.keys import Keyring
 from ledger.access.oidc import Issuers
 from ledger.alerting.courier import Courier, Hosts
+from ledger.api import memory
 from ledger.api.metrics import Metrics
 from ledger.api.services import Services
 from ledger.core.alerting import Alert, AlertKind
@@ -18,9 +19,10 @@ from ledger.errors import Overloaded
 from ledger.operate import deploy
 from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
+from ledger.service.apart import Apart
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue
-from ledger.service.certificates import Certificates
+from ledger.service.certificates import AT_ONCE, Certificates
 from ledger.service.costing import Costing
 from ledger.service.datasets import Datasets
 from ledger.service.journals import Journals
@@ -78,6 +80,7 @@ class Builder:
 
     def build(self) -> Server:
         """Return a server that is not started yet."""
+        memory.share()
         store = Store(engine_for(self._settings.database_url.get_secret_value()))
         commits = _Commits(self._metrics)
         writer = self._writer(store, commits)
@@ -130,8 +133,13 @@ class Builder:
         )
 
     def _services(self, store: Store, writer: Writer, heads: Heads, courier: Courier, keyring: Keyring) -> Services:
+        processes = self._settings.computing_processes
         certificates = Certificates(
-            store, seconds_max=self._settings.certificate_seconds_max, on_computed=self._metrics.certificate
+            store,
+            seconds_max=self._settings.certificate_seconds_max,
+            at_once=processes or AT_ONCE,
+            apart=Apart(kept_max=processes) if processes else None,
+            on_computed=self._metrics.certificate,
         )
         catalogue = Catalogue(store)
         datasets = Datasets(store=store, writer=writer, catalogue=catalogue)

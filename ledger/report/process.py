@@ -18,6 +18,7 @@ import threading
 import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, BinaryIO, Final
 from uuid import UUID
 
@@ -31,8 +32,8 @@ HEADER: Final = struct.Struct(">cI")
 DATA, ENDED, UNAVAILABLE, FAILED = b"d", b"z", b"u", b"f"
 """Kinds of frames: a piece; the end; the database did not answer; an error and its place."""
 FRAME_BYTES_MAX: Final = 64 * 1024
-NICENESS: Final = 5
-"""The priority of a process that makes reports: the process that decides comes first."""
+NICENESS: Final = 15
+"""The priority of a process that makes reports: processes that decide come first, then those that compute costs."""
 
 
 # --- jobs, written and read by both sides ----------------------------------------------------------------------------
@@ -119,6 +120,8 @@ def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
 def main() -> None:
     """Serve on standard input and output. All other output goes to standard error."""
     os.nice(NICENESS)
+    with contextlib.suppress(OSError):  # a Linux that gives each session as much time as any other
+        Path("/proc/self/autogroup").write_text(str(NICENESS))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     frames = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())

@@ -3,7 +3,8 @@
 A cost depends only on what was declared, so it is computed once: the process remembers it, the table `certificates`
 stores it for other processes and restarts, and requests for the same parameters share one computation. Everything
 belongs to one tenant, memory included, so that no tenant learns from an answer's speed what another one trains.
-Computations run in a few threads behind a bounded queue; beyond it the answer is 503.
+Computations take turns in a few processes, behind a bounded queue; beyond it the answer is 503. Small ones run in a
+thread of the server, because handing them over would take longer.
 
 This is a cache, not a record. A row that is lost, unreadable or not written costs time and nothing else.
 
@@ -32,6 +33,7 @@ from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
 from ledger.core.journal import chain
+from ledger.service.apart import Apart
 from ledger.service.curves import Curves
 from ledger.service.flights import COMPUTATION_SECONDS_MAX, Begun, Flights
 from ledger.service.turns import Turns, Urgency
@@ -39,9 +41,11 @@ from ledger.store import Store
 
 log = logging.getLogger(__name__)
 
-THREADS: Final = 2
+AT_ONCE: Final = 2
 WEIGHT_ON_LOOP_MAX: Final = 1
 """The most work that is done at once on the event loop: one closed form."""
+WEIGHT_IN_THREAD_MAX: Final = 50
+"""The most work that is done in a thread of the server: some milliseconds. More is handed to a process."""
 INVERSION_SECONDS_MAX: Final = 600
 """The time limit, in seconds, of a search that computes many of them."""
 COSTS_MAX: Final = 4096
@@ -68,26 +72,40 @@ class Certificates:
         store: Store,
         *,
         seconds_max: float,
-        threads: int = THREADS,
+        at_once: int = AT_ONCE,
+        apart: Apart | None = None,
         rows_max: int = ROWS_OF_TENANT_MAX,
         compute: Compute = costs.cost,
         on_computed: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """on_computed: is called after each computation with the seconds it took."""
-        self._store, self._rows_max, self._compute = store, rows_max, compute
-        self._turns = Turns(threads=threads, name="ledger-certificates", on_done=on_computed)
+        """at_once: how many computations run at once; half as many again while some take long, if in processes.
+
+        apart: the processes, which `close` ends; None: they run in threads. compute: what computes a cost; for
+        processes, a function that can be imported. on_computed: is called after each computation with the seconds it
+        took.
+        """
+        self._store, self._rows_max, self._compute, self._apart = store, rows_max, compute, apart
+        slow = 0 if apart is None else (at_once + 1) // 2
+        self._turns = Turns(threads=at_once, slow=slow, name="ledger-certificates", on_done=on_computed)
         self._costs = Flights[Cost](COSTS_MAX, self._turns, seconds_max=seconds_max)
         self._results = Flights[Any](RESULTS_MAX, self._turns, seconds_max=seconds_max)
         self._curves = Curves()
 
     def close(self) -> None:
-        """End the threads, and the running computations at their next `deadline.check`; waiting ones are dropped."""
+        """End the threads and processes, and with them the running computations; waiting ones are dropped."""
         self._turns.close()
+        if self._apart is not None:
+            self._apart.close()
 
     @property
     def waiting(self) -> int:
         """Return how many computations wait or run."""
         return self._turns.waiting
+
+    @property
+    def processes(self) -> int:
+        """Return how many processes compute, or wait for the next computation."""
+        return 0 if self._apart is None else self._apart.processes
 
     async def cost(
         self, tenant_id: UUID, mechanism: AnyMechanism, terms: Terms, *, urgency: Urgency = Urgency.DECISION
@@ -104,7 +122,8 @@ class Certificates:
         if not is_kept and is_light and numeric.is_ready():
             return self._compute(mechanism, terms)
         key = tenant_id, digest_of(mechanism, terms)
-        work = self._keeping(tenant_id, partial(self._compute, mechanism, terms))
+        compute = partial(self._compute, mechanism, terms)
+        work = self._handed(tenant_id, compute) if is_heavy(mechanism, terms) else compute
 
         async def find(begun: Begun[Cost]) -> Cost:
             if not is_kept:
@@ -132,12 +151,14 @@ class Certificates:
         limit_seconds: float = COMPUTATION_SECONDS_MAX,
         urgency: Urgency = Urgency.ADVICE,
     ) -> T:
-        """Run a computation of certificates as `cost` does: in the same threads, once for all callers.
+        """Run a computation of certificates as `cost` does: in the same processes, once for all callers.
 
-        limit_seconds: the time limit of the computation. key: identifies it, as canonical JSON values. The process
-        remembers the result. Raises what `compute` raises, and TooLarge, Overloaded and CallerLeftError as `cost` does.
+        compute: a function that can be imported, with arguments that can be pickled, as its result can. limit_seconds:
+        the time limit of the computation. key: identifies it, as canonical JSON values. The server remembers the
+        result. Raises the LedgerError that `compute` raises, and TooLarge, Overloaded and CallerLeftError as `cost`
+        does.
         """
-        work = self._keeping(tenant_id, compute)
+        work = self._handed(tenant_id, compute)
 
         async def find(begun: Begun[T]) -> T:
             return await begun(tenant_id, work, limit_seconds=limit_seconds)
@@ -146,8 +167,10 @@ class Certificates:
         result: T = await self._results.get((tenant_id, digest), find, urgency=urgency)
         return result
 
-    def _keeping(self, tenant_id: UUID, compute: Callable[[], T]) -> Callable[[], T]:
-        """Return the work, with access to the tenant's curves."""
+    def _handed(self, tenant_id: UUID, compute: Callable[[], T]) -> Callable[[], T]:
+        """Return the work, for a process or a thread that has access to the tenant's curves."""
+        if self._apart is not None:
+            return partial(self._apart.run, tenant_id, compute)
 
         def work() -> T:
             with certificate.keeping(self._curves.of(tenant_id)):
@@ -175,6 +198,12 @@ class Certificates:
                 writing.certificates.keep(digest, body, now_us=writing.now_us(), rows_max=self._rows_max)
         except Exception as error:  # the request that needed it has its answer already
             log.warning("the certificate %s was not stored: %s", digest.hex(), error)
+
+
+def is_heavy(mechanism: AnyMechanism, terms: Terms) -> bool:
+    """Return whether a cost is too much work for a thread of the server."""
+    is_certificate = costs.needs_certificate(mechanism, bound=terms.bound)
+    return is_certificate or costs.weight(mechanism, bound=terms.bound) > WEIGHT_IN_THREAD_MAX
 
 
 def share_of(limit: Amount) -> Decimal:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -11,7 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, settling
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.restarts import Restart, repeated
@@ -23,16 +22,13 @@ from ledger.core.entries import Record
 from ledger.core.people import Actor
 from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
-from ledger.service import answers
+from ledger.service import answers, inverting
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
-from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
+from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, is_heavy, share_of
 from ledger.service.requests.runs import SettleRequest
 from ledger.service.turns import Urgency
 from ledger.store import Store
-
-FITS_COSTS_MAX: Final = 40
-"""The number of certificates computed to find what would have fitted: fixed, so that the result is repeatable."""
 
 WEIGHT_MAX: Final = 500_000
 """The limit on the work for the costs of one request, in closed forms: about a minute of one core."""
@@ -191,24 +187,17 @@ class Costing:
         """Return what would have fitted instead of a refused run. It depends only on what is recorded, so it is
         repeatable."""
         first = decisions[0]
-        fits = partial(_fits, decisions)
-        return await self.invert(tenant_id, fits, is_dear="delta" in first, key={"fits": first["run"]})
+        mechanism, terms = mechanisms.recorded(first["request"]["mechanism"]), Terms.of(first)
+        is_dear = "delta" in first
+        fits = partial(inverting.fits, mechanism, terms, answers.remaining_of(decisions), is_dear=is_dear)
+        is_long = is_dear or is_heavy(mechanism, terms)
+        return await self.invert(tenant_id, fits, is_dear=is_long, key={"fits": first["run"]})
 
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
-        """Run a computation of many costs: next to certificates of the same `key` if it needs these, else aside."""
+        """Run a computation of many costs: as a certificate of this `key` if they are dear, else aside."""
         if is_dear:
             return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
         return await self._aside.run(tenant_id, invert, size=None)
-
-
-def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
-    first = decisions[0]
-    mechanism = mechanisms.recorded(first["request"]["mechanism"])
-    terms, remaining = Terms.of(first), answers.remaining_of(decisions)
-    if "delta" not in first:
-        return plan.fits(mechanism, terms, remaining=remaining)
-    tried = itertools.count(1)
-    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
 
 
 def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:

@@ -10,13 +10,12 @@ there from answers about its own runs, which are recorded, but not from plans, w
 from __future__ import annotations
 
 import asyncio
-import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -24,20 +23,20 @@ from pydantic import Field
 from ledger.accounting import ACCOUNTANT, plan
 from ledger.accounting.cost import Cost
 from ledger.accounting.display import show_amount
-from ledger.accounting.mechanisms import SOLVABLE, AnyMechanism, Mechanism
+from ledger.accounting.mechanisms import SOLVABLE, Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
-from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, DatasetState
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
-from ledger.errors import TooLarge
 from ledger.service import answers, catalogue
 from ledger.service.catalogue import Catalogue, Resolved
-from ledger.service.costing import FITS_COSTS_MAX, Costing
+from ledger.service.certificates import is_heavy
+from ledger.service.costing import Costing
+from ledger.service.inverting import Inverse, Question, invert
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.shapes.accountant import Planned, PlannedBinding, PlannedOn
@@ -45,9 +44,6 @@ from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.service.shapes.runs import Binding
 from ledger.service.turns import Urgency
 from ledger.store import Store
-
-SECONDS_MAX: Final = 20.0
-"""The time limit of the computation of one plan. A client waits 30 seconds by default."""
 
 if TYPE_CHECKING:
     Solvable = str
@@ -81,35 +77,6 @@ class PlanRequest(Strict):
             )
         ),
     ] = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    """Everything that the inverse of a cost depends on. is_dear: whether costs are certificates."""
-
-    mechanism: AnyMechanism
-    terms: Terms
-    remaining: Amount
-    solve_for: str | None
-    is_fit: bool
-    is_dear: bool
-
-    def facts(self) -> dict[str, Any]:
-        """Return what identifies this question."""
-        return {
-            "plan": self.mechanism.model_dump(exclude_none=True),
-            "terms": self.terms.facts(),
-            "remaining": self.remaining.facts(),
-            "solve_for": self.solve_for,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class _Inverse:
-    """What would fit, and the result of `solve_for`."""
-
-    would_fit: dict[str, Solution]
-    solution: Solution | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,12 +120,13 @@ class Planner:
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
         costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
         is_fit, is_dear = not costed.cost.amount.exceeds(seen.remaining), costed.delta is not None
-        question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
-        inverse = _Inverse({}, None)
+        question = Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
+        inverse = Inverse({}, None)
         if not is_fit or solve_for is not None:
-            invert = partial(_invert, question, self._clock_seconds)
+            inverting = partial(invert, question, self._clock_seconds)
             key = question.facts()
-            inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
+            is_long = is_dear or is_heavy(request.mechanism, costed.terms)
+            inverse = await self._costing.invert(actor.tenant_id, inverting, is_dear=is_long, key=key)
         # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, costed.cost, costed.delta, inverse)
         segments = costed.segments()
@@ -178,37 +146,7 @@ class Planner:
         return _Seen(resolved, books, charged)
 
 
-def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse:
-    until = clock_seconds() + SECONDS_MAX
-    tried = itertools.count(1)
-
-    def is_late() -> bool:
-        return clock_seconds() >= until
-
-    def is_late_for_a_refusal() -> bool:
-        if is_late():
-            raise TooLarge(
-                f"mechanism: planning it takes longer than {SECONDS_MAX:g} seconds; ask about a smaller mechanism",
-                field="mechanism",
-                seconds_max=SECONDS_MAX,
-            )
-        # As many as a refusal computes, so that both name the same values.
-        return question.is_dear and next(tried) > FITS_COSTS_MAX
-
-    mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
-    would_fit = {}
-    if not question.is_fit:
-        would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
-    solution = None
-    if question.solve_for is not None:
-        # A value that does not fit counts as too much, so what would fit is also the most that fits.
-        solution = would_fit.get(question.solve_for) or plan.solve(
-            mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
-        )
-    return _Inverse(would_fit, solution)
-
-
-def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
+def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, inverse: Inverse) -> Planned:
     is_fit = not cost.amount.exceeds(seen.remaining)
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
     after = cost.amount if is_fit else None

@@ -2,7 +2,9 @@
 
 Free threads take waiting jobs by urgency, then by tenant, one job of each in turn, then by age. A tenant has at most
 one job of an urgency in the threads, and advice never has all of them. So a decision waits for at most one job of
-another tenant, and never for its own tenant's advice. A job that nobody waits for any more is dropped.
+another tenant, and never for its own tenant's advice. A job that takes long moves to a slow place, if one is free, and
+its own place is free for another job: so nobody waits long behind a few long jobs. A job that nobody waits for any more
+is dropped.
 """
 
 from __future__ import annotations
@@ -25,6 +27,8 @@ WAITING_OF_TENANT_MAX: Final = 16
 """The most jobs that may wait or run: in total, and of one tenant for each urgency."""
 RUNNING_OF_TENANT_MAX: Final = 1
 """The most threads that a tenant may have at once, for each urgency."""
+SLOW_SECONDS: Final = 2.0
+"""A job that has run for so long moves to a slow place."""
 
 T = TypeVar("T")
 
@@ -51,6 +55,7 @@ class Job(Generic[T]):
         self.answer: Future[T] = Future()
         self.stop = threading.Event()
         self.limit_seconds = limit_seconds
+        self.begun_at = 0.0
         self._work, self._then = work, then
 
     @property
@@ -104,12 +109,14 @@ class Turns:
         *,
         threads: int,
         name: str,
+        slow: int = 0,
         of_tenant_max: int | None = None,
         on_done: Callable[[float], None] = lambda _seconds: None,
     ) -> None:
-        """of_tenant_max: how many jobs of a tenant may wait or run. on_done: is called for each job with the seconds it
-        took."""
+        """slow: how many slow places there are, each with one more thread. of_tenant_max: how many jobs of a tenant may
+        wait or run. on_done: is called for each job with the seconds it took."""
         self._on_done = on_done
+        self._places, self._slow_places = threads, slow
         self._of_tenant_max = of_tenant_max or WAITING_OF_TENANT_MAX
         self._advised_max = max(threads - 1, 1)
         self._changed = threading.Condition()
@@ -117,7 +124,8 @@ class Turns:
         self._running: set[Job[Any]] = set()
         self._is_closed = False
         self._threads = [
-            threading.Thread(target=self._serve, name=f"{name}_{number}", daemon=True) for number in range(threads)
+            threading.Thread(target=self._serve, name=f"{name}_{number}", daemon=True)
+            for number in range(threads + slow)
         ]
         for thread in self._threads:
             thread.start()
@@ -210,10 +218,19 @@ class Turns:
             del queues[job.tenant_id]
         return True
 
+    def _in_places(self) -> list[Job[Any]]:
+        """Return the running jobs that are in no slow place. Decisions get slow places first, then who began first."""
+        slow = [job for job in self._running if monotonic() - job.begun_at >= SLOW_SECONDS]
+        moved = set(sorted(slow, key=lambda job: (job.urgency, job.begun_at))[: self._slow_places])
+        return [job for job in self._running if job not in moved]
+
     def _next(self) -> Job[Any] | None:
         """Take out the job whose turn it is, if one may begin now."""
+        in_places = self._in_places()
+        if len(in_places) >= self._places:
+            return None
         running = Counter((job.tenant_id, job.urgency) for job in self._running)
-        advised = sum(job.urgency is Urgency.ADVICE for job in self._running)
+        advised = sum(job.urgency is Urgency.ADVICE for job in in_places)
         for urgency, queues in self._queues.items():
             if urgency is Urgency.ADVICE and advised >= self._advised_max:
                 continue
@@ -226,14 +243,24 @@ class Turns:
                     return job
         return None
 
+    def _seconds_to_next(self) -> float | None:
+        """Return when a job moves to a slow place next, for which another one may wait; None: never."""
+        if not self._slow_places or not any(self._queues.values()):
+            return None
+        now = monotonic()
+        left = [job.begun_at + SLOW_SECONDS - now for job in self._running if now - job.begun_at < SLOW_SECONDS]
+        return max(0.0, min(left, default=SLOW_SECONDS))
+
     def _serve(self) -> None:
         while True:
             with self._changed:
                 while (job := self._next()) is None:
                     if self._is_closed:
                         return
-                    self._changed.wait()
+                    self._changed.wait(self._seconds_to_next())
+                job.begun_at = monotonic()
                 self._running.add(job)
+                self._changed.notify()  # what waits still may begin when this job moves to a slow place
             try:
                 job.run(self._on_done)
             finally:

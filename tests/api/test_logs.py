@@ -7,7 +7,9 @@ import json
 import logging
 import re
 import sqlite3
+import subprocess
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
 from dataclasses import fields
@@ -24,6 +26,7 @@ from ledger.settings import Settings
 from tests.api.test_connections import send
 from tests.api.test_surface import ones_own_key
 from tests.conftest import Templates
+from tests.kit.accountant import WAIT_SECONDS_MAX
 from tests.kit.driver import MNIST, RELEASE, Ledger, environment, first_keys, past_the_ledger, serve_command
 
 MARK = "kiel-harbour-4711"
@@ -253,6 +256,57 @@ def test_a_real_process_keeps_secrets(templates: Templates, tmp_path: Path) -> N
         assert ledger.key not in line
     # Of the others the method is none, so that they never come to the application.
     assert sum('"ledger.api.observe"' in line for line in served.said) > 45
+
+
+# --- who writes them -------------------------------------------------------------------------------------------------
+
+
+class Pipe(io.StringIO):
+    """A reader of the log that stops reading, and goes on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.goes_on, self.begun = threading.Event(), threading.Event()
+        self.writers: set[str] = set()
+
+    def write(self, text: str) -> int:
+        self.writers.add(threading.current_thread().name)
+        self.begun.set()
+        assert self.goes_on.wait(WAIT_SECONDS_MAX)
+        return super().write(text)
+
+
+def test_nobody_waits_for_who_reads_the_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: whoever logs never waits for the line to be written; what waits is bounded, and what was dropped is
+    counted and told. Method: a reader that stops at the first line; as many lines as may wait, and seven more."""
+    monkeypatch.setattr(logs, "WAITING_CHARACTERS_MAX", 1000)
+    pipe = Pipe()
+    handler = logs.Patient(pipe)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+
+    def tell(text: str) -> None:
+        handler.handle(logging.LogRecord("ledger.x", logging.INFO, "x.py", 1, text, (), None))
+
+    tell("first")
+    assert pipe.begun.wait(WAIT_SECONDS_MAX)
+    for number in range(107):
+        tell(f"{number:010}")
+    pipe.goes_on.set()
+    handler.close()
+    told = "7 lines of the log were dropped: it is read too slowly"
+    assert pipe.getvalue().splitlines() == ["first", *(f"{number:010}" for number in range(100)), told]
+    assert "ledger-log" in pipe.writers
+
+
+def test_the_last_lines_are_written() -> None:
+    """Goal: what was logged before the process ends is written. Method: a process that logs many lines and ends."""
+    program = (
+        "import logging, logging.config\nfrom ledger import logs\n"
+        "logging.config.dictConfig(logs.configuration('text'))\n"
+        "for number in range(1000): logging.getLogger('ledger').info('line %d', number)"
+    )
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert [line.split()[-1] for line in ended.stderr.splitlines()] == [str(number) for number in range(1000)]
 
 
 # --- formatters ------------------------------------------------------------------------------------------------------

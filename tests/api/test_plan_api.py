@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from ledger.service.planner import SECONDS_MAX, Planner
+from ledger.service.inverting import SECONDS_MAX
+from ledger.service.planner import Planner
 from tests.accounting.test_plan import dearer, hardest
 from tests.kit.driver import RELEASE, Ledger, Terminal
 from tests.kit.trials import trials

@@ -347,7 +347,7 @@ def test_whoever_holds_the_database_does_not_hold_an_answer(
 
 def test_rows_are_bounded_by_tenant(caches: Caches) -> None:
     """Goal: a tenant's oldest rows go, and no other tenant's. Method: room for three, seven costs, one of Beta's."""
-    cache = caches.open(Accountant(), rows_max=3, threads=1)
+    cache = caches.open(Accountant(), rows_max=3, at_once=1)
     together(cost(cache, dpsgd(), tenant=BETA))
     for steps in range(1, 8):
         together(cost(cache, dpsgd(steps=steps)))
@@ -409,7 +409,7 @@ def test_a_wait_ends_and_the_computation_goes_on(caches: Caches) -> None:
 def test_who_does_not_get_a_turn_is_told_to_come_back(caches: Caches) -> None:
     """Goal: a queue is not taken for a mechanism that is too large. Method: one thread, held by another mechanism."""
     accountant = Accountant()
-    cache = caches.open(accountant, seconds_max=0.05, threads=1)
+    cache = caches.open(accountant, seconds_max=0.05, at_once=1)
 
     async def second() -> object:
         first = await begun(accountant, cache)
@@ -425,7 +425,7 @@ def test_the_queue_is_bounded_for_each_tenant_and_for_all(caches: Caches, monkey
     monkeypatch.setattr(turns, "WAITING_OF_TENANT_MAX", 3)
     monkeypatch.setattr(turns, "WAITING_MAX", 5)
     accountant = Accountant()
-    cache = caches.open(accountant, threads=1)
+    cache = caches.open(accountant, at_once=1)
 
     def ask(tenant: UUID, number: int) -> Coroutine[Any, Any, Cost]:
         work = partial(accountant, dpsgd(), ANY_TERMS)
@@ -466,7 +466,7 @@ def test_an_error_reaches_all_who_wait_and_is_not_kept(caches: Caches) -> None:
 def test_closing_ends_what_waits(caches: Caches) -> None:
     """Goal: a server that stops finishes what it computes, and lets nobody hang. Method: one computed, one waiting."""
     accountant = Accountant()
-    cache = caches.open(accountant, threads=1)
+    cache = caches.open(accountant, at_once=1)
 
     def ask(number: int) -> Coroutine[Any, Any, Cost]:
         return cache.beside(ACME, partial(accountant, dpsgd(), ANY_TERMS), key={"number": number})
@@ -521,7 +521,7 @@ def test_a_deadline_ends_what_never_would(caches: Caches, monkeypatch: pytest.Mo
     clock = itertools.count()
     monkeypatch.setattr(deadline, "monotonic", lambda: float(next(clock)))
     monkeypatch.setattr(turns, "monotonic", lambda: float(next(clock)))
-    cache = caches.open(endless(threading.Event()), threads=1)
+    cache = caches.open(endless(threading.Event()), at_once=1)
     (told,) = together(cost(cache, dpsgd()))
     assert isinstance(told, TooLarge)
     assert f"longer than {COMPUTATION_SECONDS_MAX} seconds" in str(told)

@@ -167,7 +167,7 @@ def test_a_certificate_that_is_too_large(ledger: Ledger) -> None:
             assert answer.headers["content-type"] == "application/problem+json"
     accountant.error = None
     for is_full, status, code in ((False, 413, "too-large"), (True, 503, "overloaded")):
-        with counted_on(ledger, accountant, threads=2, seconds_max=1.0), held(accountant):
+        with counted_on(ledger, accountant, at_once=2, seconds_max=1.0), held(accountant):
             for tenant in (BETA, GAMMA)[: 2 * is_full]:
                 occupy(ledger, accountant, tenant)
             for call in calls:
@@ -211,7 +211,7 @@ def test_who_leaves_takes_their_work_along(ledger: Ledger) -> None:
         await app(scope, receive, send)
         return sent
 
-    with counted_on(ledger, endless, threads=1):
+    with counted_on(ledger, endless, at_once=1):
         first, *_ = ledger.client.portal.call(leave, ledger.client.app)
         assert first["status"] == 499
         certificates = ledger.client.app.state.services.certificates
@@ -285,7 +285,7 @@ def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
     ledger.register(**{**CERTIFIED, "budget": {"mu": 0.5, "delta": 1e-6}})
     assert ledger.post("/v1/evaluate", {"mechanism": MNIST_RUN}).status_code == 200
     accountant = Accountant()
-    with counted_on(ledger, costs.cost, threads=1, seconds_max=1.0), held(accountant):
+    with counted_on(ledger, costs.cost, at_once=1, seconds_max=1.0), held(accountant):
         occupy(ledger, accountant, BETA)
         waiting = ledger.ask(MNIST_RUN, key="k")
         assert (waiting.status_code, waiting.json()["code"]) == (503, "overloaded")

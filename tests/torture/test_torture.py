@@ -9,7 +9,7 @@ import pytest
 from pydantic import SecretStr
 
 from ledger.settings import Settings
-from tests.torture.__main__ import phases, show
+from tests.torture.__main__ import PHASES, phases, show
 from tests.torture.hostile import Hostile
 from tests.torture.site import open_site
 from tests.torture.wire import CUT
@@ -29,10 +29,11 @@ def test_some_seconds_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     for it. Method: some of the attacks for a few seconds, on SQLite; statuses, and the table."""
     settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/torture.db"))
     with open_site(settings, tmp_path, seconds=3, runs=10, attacks=ATTACKS) as site:
-        quiet, beside, came = asyncio.run(phases(site, 1))
+        seen, came = asyncio.run(phases(site, 1))
         assert {attack.name for attack in Hostile(site.plan).attacks} > set(ATTACKS)
-    for seen in (quiet, beside):
-        for times in (seen.approvals, seen.health, seen.newcomers):
+    assert len(seen) == len(PHASES)
+    for phase in seen:
+        for times in (phase.approvals, phase.health, phase.newcomers):
             assert set(times.statuses) <= {200, 201}
             assert times.ms
     assert set(came) == set(ATTACKS)
@@ -40,6 +41,6 @@ def test_some_seconds_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert all(set(came[name]) - {CUT} <= statuses for name, statuses in expected.items())
     assert sum(sum(counts.values()) for counts in came.values()) > 0
     assert not [status for counts in came.values() for status in counts if status == 500]
-    show("SQLite", quiet, beside, came)
+    show("SQLite", seen, came)
     printed = capsys.readouterr().out
     assert printed.count("met") + printed.count("MISSED") == 5

@@ -57,7 +57,7 @@ class Seen:
     own_mb: float = 0.0
     """The most memory that the server's process had."""
     all_mb: float = 0.0
-    """The most that it and its children had together."""
+    """The most that it and its children had together; what they share counts once."""
 
 
 class Watch:
@@ -147,7 +147,7 @@ def _health() -> bytes:
 
 
 def _resident_mb(pid: int) -> list[float]:
-    """The resident memory of a process, and of each of its children, as Linux shows it."""
+    """The memory of a process, and of each of its children, as Linux shows it: of what is shared, each has its part."""
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     try:
         children = [int(child) for task in tasks for child in task.read_text().split()]
@@ -158,10 +158,10 @@ def _resident_mb(pid: int) -> list[float]:
 
 def _resident_mb_of(pid: int) -> float:
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
+        status = Path(f"/proc/{pid}/smaps_rollup").read_text()
     except OSError:
         return 0.0  # it has ended, or this is no Linux
-    found = re.search(r"^VmRSS:\s+(\d+) kB$", status, re.MULTILINE)
+    found = re.search(r"^Pss:\s+(\d+) kB$", status, re.MULTILINE)
     return int(found[1]) / 1024 if found else 0.0
 
 

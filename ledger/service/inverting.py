@@ -1,0 +1,89 @@
+"""From what remains to what would fit, for plans and refusals. A process that computes imports this module: it knows no
+store and no HTTP."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Final
+
+from ledger.accounting import plan
+from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.plan import Solution
+from ledger.accounting.terms import Terms
+from ledger.core.amounts import Amount
+from ledger.errors import TooLarge
+
+SECONDS_MAX: Final = 20.0
+"""The time limit of the computation of one plan. A client waits 30 seconds by default."""
+FITS_COSTS_MAX: Final = 40
+"""The number of certificates computed to find what would have fitted: fixed, so that the result is repeatable."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Everything that the inverse of a cost depends on. is_dear: whether costs are certificates."""
+
+    mechanism: AnyMechanism
+    terms: Terms
+    remaining: Amount
+    solve_for: str | None
+    is_fit: bool
+    is_dear: bool
+
+    def facts(self) -> dict[str, Any]:
+        """Return what identifies this question."""
+        return {
+            "plan": self.mechanism.model_dump(exclude_none=True),
+            "terms": self.terms.facts(),
+            "remaining": self.remaining.facts(),
+            "solve_for": self.solve_for,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Inverse:
+    """What would fit, and the result of `solve_for`."""
+
+    would_fit: dict[str, Solution]
+    solution: Solution | None
+
+
+def invert(question: Question, clock_seconds: Callable[[], float]) -> Inverse:
+    """Return the answer to a question. Raises TooLarge if it takes longer than `SECONDS_MAX`."""
+    until = clock_seconds() + SECONDS_MAX
+    tried = itertools.count(1)
+
+    def is_late() -> bool:
+        return clock_seconds() >= until
+
+    def is_late_for_a_refusal() -> bool:
+        if is_late():
+            raise TooLarge(
+                f"mechanism: planning it takes longer than {SECONDS_MAX:g} seconds; ask about a smaller mechanism",
+                field="mechanism",
+                seconds_max=SECONDS_MAX,
+            )
+        # As many as a refusal computes, so that both name the same values.
+        return question.is_dear and next(tried) > FITS_COSTS_MAX
+
+    mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
+    would_fit = {}
+    if not question.is_fit:
+        would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
+    solution = None
+    if question.solve_for is not None:
+        # A value that does not fit counts as too much, so what would fit is also the most that fits.
+        solution = would_fit.get(question.solve_for) or plan.solve(
+            mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
+        )
+    return Inverse(would_fit, solution)
+
+
+def fits(mechanism: AnyMechanism, terms: Terms, remaining: Amount, *, is_dear: bool) -> dict[str, Any]:
+    """Return what would have fitted in what remained, in place of a refused run. is_dear: as in Question."""
+    if not is_dear:
+        return plan.fits(mechanism, terms, remaining=remaining)
+    tried = itertools.count(1)
+    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
