@@ -163,7 +163,8 @@ class _Recomputation:
                 self._settled(entry)
             case "run-voided":
                 run = self._open.pop(entry["run"])
-                self.replay.move(entry["seq"], run.keys, held=_less(run.cost))
+                kept = (ZERO, ZERO) if "kept" not in entry else run.cost
+                self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=kept)
             case _:
                 pass
 
@@ -175,11 +176,12 @@ class _Recomputation:
     def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
         declaration, amount = Declaration.of(entry), Amount.from_facts(entry["cost"])
         cost = (amount, self._cost(entry))
+        alone = _alone(entry)
         self._open[entry["run"]] = _Open(declaration, cost, keys, entry["accountant"])
         self.replay.move(entry["seq"], keys, held=cost)
-        asked = self.asked.setdefault(declaration, Asked(entry["seq"], 0, amount))
+        asked = self.asked.setdefault(declaration.alone, Asked(entry["seq"], 0, alone))
         asked.runs += 1
-        asked.least = min(asked.least, amount, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
+        asked.least = min(asked.least, alone, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
         """Return the recomputed cost of a decided run; the recorded one if it is right or nothing is known."""
@@ -189,7 +191,19 @@ class _Recomputation:
         if isinstance(worked, str):
             self._not_known(entry, worked)
             return recorded
+        self._table(entry, worked)
         return self._compared(entry, "cost", recorded, worked.amount, worked.tolerance, entry["accountant"])
+
+    def _table(self, entry: Mapping[str, Any], worked: Worked) -> None:
+        """Compare the values of a run's table that it is not charged."""
+        if worked.table is None:
+            return
+        recorded = Residual.from_facts(entry["residual"])
+        for at, (one, other) in enumerate(zip(recorded.costs, worked.table.costs, strict=False)):
+            if at != entry["residual"].get("level", 0):
+                pair = {"recorded": Amount(one, 0), "recomputed": Amount(other, 0)}
+                if compare(**pair, tolerance=worked.tolerance) == "undercharged":
+                    self._compared(entry, "table", *pair.values(), worked.tolerance, entry["accountant"])
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run = self._open.pop(entry["run"])
@@ -212,7 +226,7 @@ class _Recomputation:
     def _compared(
         self,
         entry: Mapping[str, Any],
-        what: Literal["cost", "charged", "overrun"],
+        what: Literal["cost", "table", "charged", "overrun"],
         recorded: Amount,
         recomputed: Amount,
         tolerance: Fraction | None,
@@ -236,6 +250,14 @@ class _Recomputation:
         self.counts["unknown"] += 1
         if len(self.unknown) < DIFFERENCES_MAX:
             self.unknown.append(Unknown(entry["seq"], entry["run"], reason))
+
+
+def _alone(entry: Mapping[str, Any]) -> Amount:
+    """Return what a run costs by itself."""
+    cost = Amount.from_facts(entry["cost"])
+    if "residual" not in entry:
+        return cost
+    return Amount(Residual.from_facts(entry["residual"]).costs[0], cost.delta_atto)
 
 
 def _less(cost: tuple[Amount, Amount]) -> tuple[Amount, Amount]:

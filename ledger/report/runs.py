@@ -173,7 +173,7 @@ class _RunEntries:
             "assumptions": decision["assumptions"],
             "accountant": decision["accountant"],
             "delta_share": decision.get("delta"),
-            "segments": show_segments(decision["segments"]) if "segments" in decision else None,
+            "segments": show_segments(decision["segments"], Amount.from_facts(decision["cost"])) if "segments" in decision else None,
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),

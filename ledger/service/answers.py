@@ -13,11 +13,12 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from ledger.accounting.display import PLAIN, show_amount
+from ledger.accounting.display import PLAIN, AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, AccountKey, Bound
 from ledger.core.entries import Record
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 from ledger.service.shapes.runs import (
@@ -42,7 +43,7 @@ _REPORTED: Final = (
 )
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
-_AT_END: Final[tuple[Literal["charged", "returned"], ...]] = ("charged", "returned")
+_AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
 
 
 class _Costed(TypedDict):
@@ -54,6 +55,7 @@ class _Costed(TypedDict):
     accountant: str
     delta: NotRequired[float]
     segments: NotRequired[SegmentsShown]
+    alone: NotRequired[AmountShown]
 
 
 class _OfProject(TypedDict):
@@ -163,16 +165,28 @@ def _costed(decision: Record) -> _Costed:
     if "delta" in decision:
         costed["delta"] = decision["delta"]
     if "segments" in decision:
-        costed["segments"] = show_segments(decision["segments"])
+        costed["segments"] = show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
+    if "residual" in decision:
+        costed["alone"] = show_amount(alone(decision))
     return costed
 
 
-def show_segments(segments: Record) -> SegmentsShown:
-    """Return the segments of a run, with the cost of one, and the cost of the run without segments."""
+def alone(decision: Record) -> Amount:
+    """Return what a run costs by itself."""
+    cost = Amount.from_facts(decision["cost"])
+    if "residual" not in decision:
+        return cost
+    return Amount(Residual.from_facts(decision["residual"]).costs[0], cost.delta_atto)
+
+
+def show_segments(segments: Record, whole: Amount) -> SegmentsShown:
+    """Return the segments of a run, with the part of its cost that each is, and the cost of the run without
+    segments."""
+    count = segments["count"]
     return SegmentsShown(
-        count=segments["count"],
+        count=count,
         steps=segments["steps"],
-        cost=show_amount(Amount.from_facts(segments["cost"])),
+        cost=show_amount(Amount(-(-whole.mu_sq_pico // count), -(-whole.delta_atto // count))),
         unsegmented=show_amount(Amount.from_facts(segments["unsegmented"])),
     )
 
@@ -251,6 +265,8 @@ def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
     for name in _AT_END:
         if name in entry:
             answer[name] = show_amount(Amount.from_facts(entry[name]))
+    if "kept_for" in entry:
+        answer["kept_for"] = entry["kept_for"]
     if "overrun" in entry:
         overrun = entry["overrun"]
         answer["overrun"] = OverrunShown(
