@@ -84,13 +84,13 @@ class Vertices:
     other: FloatArray
     points: FloatArray | tuple[int, float]
 
-    @property
-    def losses(self) -> FloatArray:
-        """The losses, of shape (n,)."""
+    def losses(self, index: NDArray[np.int64]) -> FloatArray:
+        """The losses of some vertices, of the shape of the index."""
         if not isinstance(self.points, tuple):
-            return self.points
+            return self.points[index]
         first, width = self.points
-        return width * np.arange(first, first + self.tail.size, dtype=np.float64)
+        losses: FloatArray = width * (first + index).astype(np.float64)
+        return losses
 
     @property
     def size(self) -> int:

@@ -24,6 +24,8 @@ _FALL: Final = 0.12
 """The logarithm of D falls by about so much between two points that are kept, or less."""
 _WIDTH: Final = 0.12
 """They are at most so far apart, in units of the mu with the same total variation."""
+_VERTICES_MAX: Final = 2**15
+"""Of a stretch of vertices no more than twice as many are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,15 +63,17 @@ def profile_of(parts: Sequence[Vertices], *, end: float = math.inf) -> Profile:
 
 
 def _divergences(part: Vertices) -> tuple[FloatArray, FloatArray]:
-    """Losses of some vertices and the divergence at each."""
-    losses = part.losses
+    """Losses of some of the vertices, the first and the last among them, and the divergence at each."""
+    index = np.arange(0, part.tail.size, max(part.tail.size // _VERTICES_MAX, 1))
+    index = np.append(index, part.tail.size - 1) if index[-1] < part.tail.size - 1 else index
+    losses, tail, other = part.losses(index), part.tail[index], part.other[index]
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         # An upper bound of S and a lower one of A make an upper bound of S - e^l A.
         below = np.exp(losses)
-        below *= part.other
+        below *= other
         below *= 1 - (16 + 2 * losses) * UNIT_ROUNDOFF
-        values = part.tail * (1 + 8 * UNIT_ROUNDOFF)
-        values -= np.where(part.other > 0, below, 0.0)
+        values = tail * (1 + 8 * UNIT_ROUNDOFF)
+        values -= np.where(other > 0, below, 0.0)
     return losses, values
 
 
