@@ -48,6 +48,11 @@ class Residual:
         """Return how much must be left for a new run to be charged at this position."""
         return self.costs[0] if index == 0 else self.level(index) + self.costs[index] + self.reserve
 
+    @property
+    def least_needed(self) -> int:
+        """Return how much must be left for a new run at any position."""
+        return min(map(self.needed, range(len(self.costs))))
+
     def best(self, left: int) -> int | None:
         """Return the position with the least cost for which enough is left, and the first of equal ones; None if there
         is none."""

@@ -22,7 +22,7 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from ledger.accounting import ACCOUNTANT, costs, mechanisms, residual, settling
+from ledger.accounting import ACCOUNTANT, beside, costs, mechanisms, settling
 from ledger.accounting.cost import Precision
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.restarts import Restart
@@ -117,6 +117,11 @@ class Ended:
         late = entry.get("overrun", {}).get("residual", {}).get("level")
         return cls(entry["steps"], entry["stop"], restarts, late, "kept" in entry)
 
+    @property
+    def executed(self) -> Ended:
+        """Return what was executed alone."""
+        return replace(self, late=None, is_kept=False)
+
 
 AS_PLANNED: Final = Ended()
 
@@ -127,8 +132,8 @@ def _restart(stated: Mapping[str, Any]) -> Restart:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A recorded amount that differs from the recomputed one. what: `cost`, a value of its `table`, `charged`, or the `overrun` within that.
-    is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
+    """A recorded amount that differs from the recomputed one. what: `cost`, a value of its `table`, `charged`, or the
+    `overrun` within that. is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
 
     seq: int
     run: str
@@ -189,7 +194,7 @@ def _worked(declaration: Declaration) -> Worked:
     tolerance = tolerance_of(mechanism, cost.method)
     if declaration.base is None:
         return Worked(mechanism, cost.amount, cost.method, tolerance)
-    table = residual.table(mechanism, declaration.terms, declaration.base, cost)
+    table = beside.table(mechanism, declaration.terms, declaration.base, cost)
     amount = Amount(table.costs[declaration.index], cost.amount.delta_atto)
     return Worked(mechanism, amount, cost.method, tolerance, table)
 

@@ -13,9 +13,10 @@ from ledger.accounting.budgets import report_deltas
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
-from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, compare, is_earlier
+from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, Worked, compare, is_earlier
 from ledger.recompute.opinion import Asked, Opinion
 from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
@@ -170,7 +171,7 @@ class _Recomputation:
 
     def compositions(self, outcomes: tuple[Outcome, ...]) -> tuple[tuple[Composition, ...], int]:
         for run in self._open.values():
-            self.tally.add(Ran(run.declaration), run.keys, is_held=True)
+            self.tally.add(Ran(run.declaration.alone), run.keys, is_held=True)
         return self.tally.compositions(outcomes, self.at_deltas)
 
     def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
@@ -201,9 +202,9 @@ class _Recomputation:
         recorded = Residual.from_facts(entry["residual"])
         for at, (one, other) in enumerate(zip(recorded.costs, worked.table.costs, strict=False)):
             if at != entry["residual"].get("level", 0):
-                pair = {"recorded": Amount(one, 0), "recomputed": Amount(other, 0)}
-                if compare(**pair, tolerance=worked.tolerance) == "undercharged":
-                    self._compared(entry, "table", *pair.values(), worked.tolerance, entry["accountant"])
+                asked, right = Amount(one, 0), Amount(other, 0)
+                if compare(recorded=asked, recomputed=right, tolerance=worked.tolerance) == "undercharged":
+                    self._compared(entry, "table", asked, right, worked.tolerance, entry["accountant"])
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run = self._open.pop(entry["run"])
@@ -221,7 +222,7 @@ class _Recomputation:
                 excess = ZERO if charge.excess is None else charge.excess
                 self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
-        self.tally.add(Ran(run.declaration, ended), run.keys)
+        self.tally.add(Ran(run.declaration.alone, ended.executed), run.keys)
 
     def _compared(
         self,

@@ -89,20 +89,22 @@ def least_remaining(accounts: Iterable[Account]) -> Amount | None:
     return reduce(Amount.least, amounts) if amounts else None
 
 
-def bindings(dataset: str, accounts: Iterable[Account], cost: Amount) -> list[Binding]:
-    """Return the accounts in which a cost does not fit, and by how much."""
+def bindings(dataset: str, accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[Binding]:
+    """Return the accounts in which a run does not fit, and by how much. needed: how much must be left in accounts that
+    are not a principal's."""
     return [
         Binding(
             name=dataset,
             **_of_share(account.key),
             **_of_principal(account.key),
             quantity=quantity,
-            requested=PLAIN[quantity](cost),
+            requested=PLAIN[quantity](asked),
             remaining=PLAIN[quantity](account.remaining.most(ZERO)),
             limit=PLAIN[quantity](account.limit),
         )
         for account in accounts
-        for quantity in cost.exceeds(account.remaining)
+        for asked in (needed if account.key.principal_id is None else cost,)
+        for quantity in asked.exceeds(account.remaining)
     ]
 
 
@@ -171,6 +173,21 @@ def _costed(decision: Record) -> _Costed:
     return costed
 
 
+def segments_of(decision: Record) -> SegmentsShown | None:
+    """Return the segments of a decided run, if it has any."""
+    if "segments" not in decision:
+        return None
+    return show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
+
+
+def needed_of(decision: Record) -> Amount:
+    """Return how much must be left for a run in accounts that carry a guarantee."""
+    cost = Amount.from_facts(decision["cost"])
+    if "residual" not in decision:
+        return cost
+    return Amount(Residual.from_facts(decision["residual"]).least_needed, cost.delta_atto)
+
+
 def alone(decision: Record) -> Amount:
     """Return what a run costs by itself."""
     cost = Amount.from_facts(decision["cost"])
@@ -214,9 +231,11 @@ def _of_project(decision: Record) -> _OfProject:
 def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
     """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed."""
     first = decisions[0]
-    cost = Amount.from_facts(first["cost"])
+    cost, needed = Amount.from_facts(first["cost"]), needed_of(first)
     binding = [
-        item for entry in decisions for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost)
+        item
+        for entry in decisions
+        for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost, needed)
     ]
     facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
     if fits is not None:
@@ -230,6 +249,12 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
     if remaining is None:
         raise ArithmeticError("a run that charges no account")
     return remaining
+
+
+def left_of(decisions: Sequence[Record]) -> int:
+    """Return the least mu² that was left in an account that carries a guarantee, in units of 1e-12."""
+    accounts = [account for entry in decisions for account in chain.accounts_of(entry).values()]
+    return min(account.remaining.mu_sq_pico for account in accounts if account.key.principal_id is None)
 
 
 # --- what became of a run --------------------------------------------------------------------------------------------

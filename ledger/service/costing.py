@@ -14,6 +14,7 @@ from uuid import UUID
 from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.plan import Left
 from ledger.accounting.restarts import Restart, repeated
 from ledger.accounting.settling import Beside, Charge, Restarts, Stop
 from ledger.accounting.terms import Terms
@@ -224,7 +225,8 @@ def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     if "delta" not in first:
         return plan.fits(mechanism, terms, remaining=remaining)
     tried = itertools.count(1)
-    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
+    left = None if "residual" not in first else Left(int(first["residual"]["base"]), answers.left_of(decisions))
+    return plan.fits(mechanism, terms, remaining=remaining, left=left, is_late=lambda: next(tried) > FITS_COSTS_MAX)
 
 
 def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:

@@ -105,7 +105,8 @@ class Datasets:
         """Freeze, thaw or retire a dataset, or change its title and description."""
         dataset = await self._find(actor, name)
         consent = Consent(uuid4())
-        command = Change(actor, dataset.id, body.state, body.title, body.description, body.reason, consent, body.costing)
+        facts = body.state, body.title, body.description, body.reason
+        command = Change(actor, dataset.id, *facts, consent, body.costing)
         return await self.apply(command, name)
 
     async def set_budget(self, actor: Actor, name: str, body: NewBudget) -> Outcome[DatasetShown]:

@@ -8,7 +8,7 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import Final, NamedTuple
 
-from ledger.accounting import amounts, costs, residual
+from ledger.accounting import amounts, beside, costs, residual
 from ledger.accounting.certify import DELTA_MIN
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
@@ -86,7 +86,7 @@ def offers(mechanism: AnyMechanism, terms: Terms, shares: Sequence[Decimal], bas
 
 def _offer(mechanism: AnyMechanism, terms: Terms, share: Decimal, base: int) -> Offer:
     cost = costs.cost(mechanism, terms)
-    table = residual.table(mechanism, terms, base, cost)
+    table = beside.table(mechanism, terms, base, cost)
     return Offer(share, cost, table if table.costs[-1] < table.costs[0] else None)
 
 
@@ -102,7 +102,7 @@ def _needed(offer: Offer, left: Amount) -> Amount:
         return amount
     best = offer.table.best(left.mu_sq_pico)
     if best is None:
-        return Amount(min(map(offer.table.needed, range(len(offer.table.costs)))), amount.delta_atto)
+        return Amount(offer.table.least_needed, amount.delta_atto)
     return Amount(offer.table.costs[best], amount.delta_atto)
 
 
