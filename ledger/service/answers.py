@@ -31,6 +31,7 @@ from ledger.service.shapes.runs import (
     RunOnDataset,
     RunShown,
     SegmentsShown,
+    SharesShown,
 )
 
 _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] = (
@@ -56,6 +57,7 @@ class _Costed(TypedDict):
     delta: NotRequired[float]
     segments: NotRequired[SegmentsShown]
     alone: NotRequired[AmountShown]
+    shares: NotRequired[SharesShown]
 
 
 class _OfProject(TypedDict):
@@ -169,8 +171,15 @@ def _costed(decision: Record) -> _Costed:
     if "segments" in decision:
         costed["segments"] = show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
     if "residual" in decision:
+        table = Residual.from_facts(decision["residual"])
         costed["alone"] = show_amount(alone(decision))
+        costed["shares"] = shares_of(Amount.from_facts(decision["cost"]), table)
     return costed
+
+
+def shares_of(cost: Amount, table: Residual) -> SharesShown:
+    """Return which part of the least limit a run costs, and would by itself."""
+    return SharesShown(cost=cost.mu_sq_pico / table.base, alone=table.costs[0] / table.base)
 
 
 def segments_of(decision: Record) -> SegmentsShown | None:

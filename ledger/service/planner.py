@@ -199,6 +199,7 @@ class Planner:
             answer["segments"] = answers.show_segments(segments, charge.amount)
         if costed.table is not None:
             answer["alone"] = show_amount(costed.cost.amount)
+            answer["shares"] = answers.shares_of(charge.amount, costed.table)
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:

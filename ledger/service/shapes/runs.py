@@ -49,6 +49,14 @@ Alone = Annotated[
     AmountShown | None,
     Field(description="What the run would cost by itself; `cost` is what it costs beside what was left."),
 ]
+
+
+class SharesShown(TypedDict):
+    cost: Annotated[float, Field(description="Of mu squared, beside what was left.")]
+    alone: Annotated[float, Field(description="Of mu squared, by itself.")]
+
+
+Shares = Annotated[SharesShown | None, Field(description="Which part of the least budget the run takes.")]
 Kept = Annotated[
     AmountShown | None,
     Field(description="What is not given back, since less was left in the datasets `kept_for` than the run rests on."),
@@ -61,6 +69,7 @@ class RunApproved(TypedDict):
     decision: Literal["approved"]
     cost: AmountShown
     alone: NotRequired[Alone]
+    shares: NotRequired[Shares]
     datasets: list[RunOnDataset]
     receipt: Receipt
     start_by: str
@@ -181,6 +190,7 @@ class RunShown(TypedDict):
     is_overdue: bool
     cost: AmountShown
     alone: NotRequired[Alone]
+    shares: NotRequired[Shares]
     datasets: list[dict[str, Any]]
     request: dict[str, Any]
     project: str | None
