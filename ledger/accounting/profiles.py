@@ -51,7 +51,10 @@ def profile_of(parts: Sequence[Vertices], *, end: float = math.inf) -> Profile:
     """Return the divergence of vertices, which are given in stretches of rising losses. end: the largest loss, if one
     is known and not reached."""
     points = sorted((_divergences(part) for part in parts if part.tail.size), key=lambda pair: float(pair[0][0]))
-    losses, values = (np.concatenate(arrays) for arrays in zip(*points, strict=True))
+    if points:
+        losses, values = (np.concatenate(arrays) for arrays in zip(*points, strict=True))
+    else:
+        losses, values = np.zeros(1), np.ones(1)
     # Neighbouring stretches can overlap by a rounding.
     if (np.diff(losses) < 0).any():
         order = np.argsort(losses, kind="stable")

@@ -98,8 +98,8 @@ class Smoothed:
         exponents += logs - nodes * nodes / (2 * r)
         shift = exponents.max(axis=1)
         exponents -= shift[:, np.newaxis]
-        logs: FloatArray = shift + np.log(np.exp(exponents, out=exponents).sum(axis=1))
-        return logs
+        transforms: FloatArray = shift + np.log(np.exp(exponents, out=exponents).sum(axis=1))
+        return transforms
 
     def _quadrature_errors(self, s: FloatArray, r: float) -> FloatArray:
         """log(1 + e), with e the relative error of the rule."""
