@@ -30,5 +30,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-4"
+ACCOUNTANT: Final = "gdp-5"
 """The name of the rules by which costs are computed. It changes whenever a cost could change."""

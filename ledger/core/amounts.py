@@ -90,10 +90,11 @@ class Amount:
         """
         if len(facts) != 2:
             raise ValueError("an amount must have exactly mu_sq_pico and delta_atto")
-        return cls(_integer(facts["mu_sq_pico"]), _integer(facts["delta_atto"]))
+        return cls(integer(facts["mu_sq_pico"]), integer(facts["delta_atto"]))
 
 
-def _integer(text: object) -> int:
+def integer(text: object) -> int:
+    """Return an integer as a record writes it. Raises ValueError for any other text."""
     if not isinstance(text, str) or len(text) > DIGITS_MAX or not _INTEGER.fullmatch(text):
         raise ValueError(f"an amount must be an integer written in ASCII digits, not {str(text)[:40]!r}")
     return int(text)

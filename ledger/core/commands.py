@@ -13,6 +13,7 @@ from uuid import UUID
 from ledger.core.amounts import Amount
 from ledger.core.datasets import AccountKey, DatasetState, Definition, FairUse
 from ledger.core.people import Actor, Consent
+from ledger.core.residual import Costing, Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Excess, Use
 
 
@@ -36,6 +37,7 @@ class Register:
     limit: Amount | None
     ceiling: Mapping[str, Any] | None = None
     partitions: tuple[str, ...] = ()
+    costing: Costing = "standalone"
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -56,13 +58,15 @@ class _OnDataset:
 
 @dataclass(frozen=True, slots=True)
 class Change(_OnDataset):
-    """A steward changes a dataset's state, title or description; None leaves one unchanged."""
+    """A steward changes a dataset's state, title or description, or how its runs are costed; None leaves one
+    unchanged."""
 
     state: DatasetState | None
     title: str | None
     description: str | None
     reason: str | None
     consent: Consent
+    costing: Literal["residual"] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +112,8 @@ class Ask:
     """A run asks for approval. `request` is recorded as it was sent, `costing` has how the cost was computed; texts:
     the canonical JSON of some of what that is, by the names that it has in the record.
 
-    begin_within_us: how long the approval's receipt is valid. refusals_per_hour: after this many refusals within an
+    cost: by itself. residual: its mu² beside what is left, where the datasets cost runs so. begin_within_us: how long
+    the approval's receipt is valid. refusals_per_hour: after this many refusals within an
     hour, no further refusal of this principal is recorded.
     """
 
@@ -124,6 +129,7 @@ class Ask:
     begin_within_us: int = BEGIN_WITHIN_US
     refusals_per_hour: int = REFUSALS_PER_HOUR
     texts: Mapping[str, str] = field(default_factory=dict)
+    residual: Residual | None = None
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -182,7 +188,8 @@ class Settle(_OnRun):
 
     charged: for the executed part of the plan; never more than was approved. costing: how that was computed, and from
     which restarts, for the record. ruling: from a steward, who settles a run whose number was reported; None if the
-    run's own principal settles it.
+    run's own principal settles it. places: the number of the entry that approved it, by dataset, if it was not approved
+    in these books.
     """
 
     body: Mapping[str, Any]
@@ -192,14 +199,19 @@ class Settle(_OnRun):
     excess: Excess | None = None
     costing: Mapping[str, Any] = field(default_factory=dict)
     ruling: Ruling | None = None
+    places: Mapping[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Void(_OnRun):
-    """Nobody saw any output of a run. `body` states why."""
+    """Nobody saw any output of a run. `body` states why.
+
+    is_independent: the principal states that neither the data nor any output decided this.
+    """
 
     body: Mapping[str, Any]
     consent: Consent
+    is_independent: bool = False
 
 
 @dataclass(frozen=True, slots=True)

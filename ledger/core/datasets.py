@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
+from ledger.core.residual import NO_TRAIL, Costing, Trail
 
 Adjacency = Literal["add_or_remove_one", "replace_one"]
 Bound = Literal["certified", "clt"]
@@ -43,6 +44,7 @@ class Account:
     """Where a budget is counted: `spent + held <= limit + overdrawn`, in both quantities, always.
 
     A principal's account limits what is held and never what is spent: settling a run gives back its hold there.
+    trail: what limits charges that are recorded late, if runs were costed beside what was left.
     """
 
     key: AccountKey
@@ -50,6 +52,7 @@ class Account:
     spent: Amount = ZERO
     held: Amount = ZERO
     overdrawn: Amount = ZERO
+    trail: Trail = NO_TRAIL
 
     @property
     def remaining(self) -> Amount:
@@ -60,16 +63,25 @@ class Account:
 
     def holding(self, cost: Amount) -> Account:
         """Return the account with a run's cost held."""
-        return Account(self.key, self.limit, self.spent, self.held + cost, self.overdrawn)
+        return Account(self.key, self.limit, self.spent, self.held + cost, self.overdrawn, self.trail)
 
-    def facts(self) -> dict[str, dict[str, str]]:
+    @property
+    def slack(self) -> int | None:
+        """Return how much mu² a late charge of the oldest run may be at most; None if that is just what is left."""
+        least = self.trail.least
+        return None if least is None else min(least, self.remaining.mu_sq_pico)
+
+    def facts(self) -> dict[str, Any]:
         """Return the balance in the form of a record."""
-        return {
+        facts: dict[str, Any] = {
             "limit": self.limit.facts(),
             "spent": self.spent.facts(),
             "held": self.held.facts(),
             "overdrawn": self.overdrawn.facts(),
         }
+        if self.trail.items:
+            facts["slack"] = str(self.slack)
+        return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +170,7 @@ class Dataset:
     head: bytes
     fair_use: FairUse = NO_FAIR_USE
     created_us: int = 0
+    costing: Costing = "standalone"
 
     @property
     def id(self) -> UUID:
@@ -177,6 +190,7 @@ class Dataset:
             self.head,
             self.fair_use,
             self.created_us,
+            self.costing,
         )
 
 

@@ -8,6 +8,7 @@ from typing import Any, Final, Literal, NamedTuple
 from uuid import UUID
 
 from ledger.core.amounts import Amount
+from ledger.core.residual import Residual
 
 BEGIN_WITHIN_US: Final = 3_600 * 1_000_000
 """How long a job may begin with a receipt by default; also for receipts of entries that do not record it."""
@@ -28,7 +29,7 @@ class Run:
     """The part of a run that can change, or decides what may happen to it. The rest is in its journal entries.
 
     places: one for each dataset that it touches; known when it is decided, and not read again. reported_us: when a
-    number was reported that no budget could cover.
+    number was reported that no budget could cover. r: how much mu² its approval left unspent, in units of 1e-12.
     """
 
     id: UUID
@@ -42,6 +43,7 @@ class Run:
     due_us: int | None = None
     places: tuple[Place, ...] = ()
     reported_us: int | None = None
+    r: int = 0
 
     @property
     def is_reported(self) -> bool:
@@ -66,10 +68,12 @@ class Use:
 class Excess:
     """What was executed beyond the plan, or repeated, costed as a run of its own.
 
-    repeated: how many of its steps were repeated with the same units; None if that is not known.
+    repeated: how many of its steps were repeated with the same units; None if that is not known. residual: its mu²
+    beside what is left.
     """
 
     steps: int
     cost: Amount
     costing: Mapping[str, Any]
     repeated: int | None = 0
+    residual: Residual | None = None

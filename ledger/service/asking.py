@@ -23,6 +23,7 @@ from ledger.core.entries import Record
 from ledger.core.journal.chain import canonical as canonical
 from ledger.core.journal.chain import digest
 from ledger.core.people import Actor
+from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
 from ledger.service import answers
@@ -32,6 +33,7 @@ from ledger.service.costing import Costed, Costing, Question, demand_weight
 from ledger.service.decided import Approved, Decided
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.runs import RunApproved
+from ledger.service.tables import Situation
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
@@ -87,11 +89,13 @@ class _Priced:
     cost: Amount
     facts: Mapping[str, Any]
     texts: Mapping[str, str]
+    table: Residual | None = None
 
     @classmethod
     def of(cls, costed: Costed) -> _Priced:
         facts = costed.facts()
-        return cls(costed.cost.amount, facts, {"assumptions": canonical(facts["assumptions"])})
+        texts = {"assumptions": canonical(facts["assumptions"])}
+        return cls(costed.cost.amount, facts, texts, costed.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +115,8 @@ class _Decided:
     approved: RunApproved | None
 
 
-_Key = tuple[str, Terms, Decimal | None]
-"""What a cost depends on: the canonical JSON of its mechanism, and its terms."""
+_Key = tuple[str, Terms, tuple[Decimal, ...], Situation | None]
+"""What a cost depends on: the canonical JSON of its mechanism, its terms, and what is left."""
 
 
 class Asking:
@@ -178,8 +182,8 @@ class Asking:
     ) -> None:
         """Remember a run that was approved now, for what happens to it next."""
         if isinstance(result, tuple):
-            at_us, project = result[0].at_us, command.project
-            run = Run(command.run_id, actor.principal_id, "held", command.cost, at_us, project=project)
+            at_us, cost = result[0].at_us, Amount.from_facts(decisions[0]["cost"])
+            run = Run(command.run_id, actor.principal_id, "held", cost, at_us, project=command.project)
             self._remembered.add(actor.tenant_id, Approved(run, decisions, size_of(result) or 0))
 
     async def ask_batch(
@@ -235,7 +239,7 @@ class Asking:
             question = self._costing.question(actor, resolved, item.request)
         except LedgerError as error:
             return error
-        key = canonical(item.body["mechanism"]), question.terms, question.delta
+        key = canonical(item.body["mechanism"]), question.terms, question.shares, question.situation
         return _Asked(resolved, question, key)
 
     def _commands(
@@ -271,6 +275,7 @@ class Asking:
             begin_within_us=self._begin_within_us,
             refusals_per_hour=self._refusals_per_hour,
             texts={**priced.texts, "request": text, "actor": _text_of_actor(actor)},
+            residual=priced.table,
         )
 
     def _decided(

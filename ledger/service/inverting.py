@@ -8,9 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final
 
+from typing_extensions import TypedDict
+
 from ledger.accounting import plan
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.accounting.plan import Solution
+from ledger.accounting.plan import Left, Solution
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import TooLarge
@@ -23,7 +25,8 @@ FITS_COSTS_MAX: Final = 40
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Everything that the inverse of a cost depends on. is_dear: whether costs are certificates."""
+    """Everything that the inverse of a cost depends on. is_dear: whether costs are certificates. left: if runs are
+    costed beside what is left."""
 
     mechanism: AnyMechanism
     terms: Terms
@@ -31,6 +34,7 @@ class Question:
     solve_for: str | None
     is_fit: bool
     is_dear: bool
+    left: Left | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies this question."""
@@ -38,6 +42,7 @@ class Question:
             "plan": self.mechanism.model_dump(exclude_none=True),
             "terms": self.terms.facts(),
             "remaining": self.remaining.facts(),
+            "left": None if self.left is None else [self.left.base, self.left.mu_sq_pico],
             "solve_for": self.solve_for,
         }
 
@@ -48,6 +53,11 @@ class Inverse:
 
     would_fit: dict[str, Solution]
     solution: Solution | None
+
+
+class _Room(TypedDict):
+    remaining: Amount
+    left: Left | None
 
 
 def invert(question: Question, clock_seconds: Callable[[], float]) -> Inverse:
@@ -68,22 +78,25 @@ def invert(question: Question, clock_seconds: Callable[[], float]) -> Inverse:
         # As many as a refusal computes, so that both name the same values.
         return question.is_dear and next(tried) > FITS_COSTS_MAX
 
-    mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
+    mechanism, terms = question.mechanism, question.terms
+    room: _Room = {"remaining": question.remaining, "left": question.left}
     would_fit = {}
     if not question.is_fit:
-        would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
+        would_fit = plan.nearest(mechanism, terms, **room, is_late=is_late_for_a_refusal)
     solution = None
     if question.solve_for is not None:
         # A value that does not fit counts as too much, so what would fit is also the most that fits.
         solution = would_fit.get(question.solve_for) or plan.solve(
-            mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
+            mechanism, terms, solve_for=question.solve_for, **room, is_late=is_late
         )
     return Inverse(would_fit, solution)
 
 
-def fits(mechanism: AnyMechanism, terms: Terms, remaining: Amount, *, is_dear: bool) -> dict[str, Any]:
-    """Return what would have fitted in what remained, in place of a refused run. is_dear: as in Question."""
+def fits(
+    mechanism: AnyMechanism, terms: Terms, remaining: Amount, *, is_dear: bool, left: Left | None = None
+) -> dict[str, Any]:
+    """Return what would have fitted in what remained, in place of a refused run. is_dear, left: as in Question."""
     if not is_dear:
         return plan.fits(mechanism, terms, remaining=remaining)
     tried = itertools.count(1)
-    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
+    return plan.fits(mechanism, terms, remaining=remaining, left=left, is_late=lambda: next(tried) > FITS_COSTS_MAX)

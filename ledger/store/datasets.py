@@ -156,6 +156,7 @@ class DatasetWriter(DatasetReader):
                 "seq": dataset.seq,
                 "head": heads[dataset.id],
                 "created_us": dataset.created_us,
+                "costing": dataset.costing,
             }
             for dataset in changed
         ]
@@ -188,6 +189,7 @@ def _new_row(command: Register) -> dict[str, Any]:
         **amount_row("ceiling", definition.ceiling),
         "budget": None if command.budget is None else chain.canonical(command.budget),
         **amount_row("limit", command.limit),
+        "costing": command.costing,
         "state": "active",
         "seq": 0,
         "head": NO_HASH,

@@ -80,11 +80,11 @@ GRANTS: Final[dict[str, str]] = {
     "tenant_entries": "SELECT, INSERT",
     "proposals": "SELECT, INSERT, UPDATE (state)",
     "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
-    " state, seq, head, created_us)",
+    " state, seq, head, created_us, costing)",
     "lineage": "SELECT, INSERT",
     "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
     "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"
-    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto)",
+    " held_mu_sq_pico, held_delta_atto, overdrawn_mu_sq_pico, overdrawn_delta_atto, trail)",
     "runs": "SELECT, INSERT, UPDATE (state, started_us, ended_us, due_us, reported_us)",
     "places": "SELECT, INSERT",
     "entries": "SELECT, INSERT",

@@ -23,6 +23,7 @@ from ledger.core.datasets import (
 from ledger.core.entries import Entry
 from ledger.core.journal import chain
 from ledger.core.people import Key, Proposal, Tenant
+from ledger.core.residual import NO_TRAIL, Trail
 from ledger.core.runs import Run
 from ledger.store.tables import NOBODY
 
@@ -52,6 +53,7 @@ def account_of(row: Row[Any]) -> Account:
         spent=_amount(row, "spent"),
         held=_amount(row, "held"),
         overdrawn=_amount(row, "overdrawn"),
+        trail=Trail.from_text(row.trail) if row.trail else NO_TRAIL,
     )
 
 
@@ -72,6 +74,7 @@ def amounts_row(account: Account) -> dict[str, Any]:
         **amount_row("spent", account.spent),
         **amount_row("held", account.held),
         **amount_row("overdrawn", account.overdrawn),
+        "trail": account.trail.text(),
     }
 
 
@@ -105,6 +108,7 @@ def dataset_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Dat
         head=row.head,
         fair_use=_fair_use(row.fair_use),
         created_us=row.created_us,
+        costing=row.costing,
     )
 
 
@@ -149,6 +153,7 @@ def run_of(row: Row[Any]) -> Run:
         ended_us=row.ended_us,
         due_us=row.due_us,
         reported_us=row.reported_us,
+        r=row.r_pico,
     )
 
 
@@ -164,6 +169,7 @@ def run_row(run: Run) -> dict[str, Any]:
         "created_us": run.created_us,
         "ended_us": run.ended_us,
         "due_us": run.due_us,
+        "r_pico": run.r,
     }
 
 

@@ -206,6 +206,7 @@ datasets = _of_tenant(
     Column("seq", Big, nullable=False),
     Column("head", LargeBinary, nullable=False),
     Column("created_us", Big, nullable=False),
+    Column("costing", Text, nullable=False, server_default="standalone"),
     UniqueConstraint("tenant_id", "name", name="datasets_name_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="datasets_tenant_fkey"),
     CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one')", name="datasets_adjacency"),
@@ -256,6 +257,7 @@ accounts = _of_tenant(
     Column("project", Text, nullable=False),
     Column("principal_id", Uid, nullable=False),
     *(column for part in ("limit", "spent", "held", "overdrawn") for column in _amount(part)),
+    Column("trail", Text, nullable=False, server_default=""),
     _references("accounts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
     CheckConstraint(f"project = '' OR principal_id = '{NOBODY}'", name="accounts_holder"),
     *_within("mu_sq_pico"),
@@ -279,6 +281,7 @@ runs = _of_tenant(
     Column("ended_us", Big),
     Column("due_us", Big),
     Column("reported_us", Big),
+    Column("r_pico", Big, nullable=False, server_default="0"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="runs_tenant_fkey"),
     CheckConstraint("state IN ('held', 'started', 'settled', 'voided', 'refused')", name="runs_state"),
     CheckConstraint(

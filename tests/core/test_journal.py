@@ -103,7 +103,7 @@ def test_the_chain_can_be_checked_with_a_json_parser_and_sha256(book: Book) -> N
     for seq, (body, stated) in enumerate(book.entries, start=1):
         entry = json.loads(body)
         assert hashlib.sha256(body.encode()).digest() == stated
-        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 4)
+        assert (entry["seq"], entry["prev"], entry["v"]) == (seq, prev, 5)
         prev = stated.hex()
 
 
@@ -214,7 +214,7 @@ FORGERIES: list[tuple[str, Callable[[dict[str, Any]], object]]] = [
     ("run-approved", lambda entry: entry.update(dataset_id=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(tenant=str(uuid4()))),
     ("run-approved", lambda entry: entry.update(seq=99)),
-    ("run-approved", lambda entry: entry.update(v=5)),
+    ("run-approved", lambda entry: entry.update(v=6)),
     ("run-approved", lambda entry: entry.update(kind="gift")),
     ("run-approved", lambda entry: entry.pop("balance")),
 ]

@@ -141,7 +141,7 @@ def register_again(entry: dict[str, Any]) -> None:
     texts = dict.fromkeys(("title", "description", "privacy_unit"), "x")
     origin = {"id": str(ONE), "name": "x", "unit_preserving": True}
     terms = {"adjacency": "add_or_remove_one", "bound": "clt", "size": None, "budget": None, "limit": None}
-    more = {"is_partitioned": False, "derived_from": [origin], "state": "active"}
+    more = {"is_partitioned": False, "derived_from": [origin], "state": "active", "costing": "standalone"}
     become(entry, "dataset-registered", **texts, **terms, **more)
     entry["actor"]["role"] = "steward"
 
@@ -394,7 +394,7 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(TWO, of_kind("run-settled", report="confirmed"), open_again),
         "while a reported number waits",
     ),
-    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=5), "unknown format version"),
+    "an unknown version": (THREE, of_kind("run-approved"), lambda entry: entry.update(v=6), "unknown format version"),
     "a run that is not a run": (
         *(THREE, of_kind("run-approved"), lambda entry: entry.pop("run")),
         "other members than",

@@ -287,7 +287,7 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
         *(START, lambda entries: START(entries)["accounts"].append(START(entries)["accounts"][0])),
         "names the balance of",
     ),
-    "an unknown version": (START, put(START, v=5), "unknown format version"),
+    "an unknown version": (START, put(START, v=6), "unknown format version"),
     "an older version than before": (START, put(START, v=2), "after an entry of version"),
     "another name of the dataset": (START, put(START, dataset="data-9"), "names the dataset"),
     "an id in another form": (START, put(START, run=f"{{{UUID(int=1001)}}}"), "no ledger writes"),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
 
-from ledger.core.amounts import Amount
+from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
 from ledger.core.datasets import Account, AccountKey, Dataset, FairUse, Project
@@ -25,7 +25,7 @@ NAMED_MAX: Final = 20
 def register(books: Books, command: Register, now_us: int) -> Drafts:
     """Register a dataset with its budget, partitions and parents."""
     definition = command.definition
-    dataset = replace(books.datasets[definition.id], created_us=now_us)
+    dataset = replace(books.datasets[definition.id], created_us=now_us, costing=command.costing)
     new: list[Account] = []
     if command.limit is not None:
         names = command.partitions if definition.is_partitioned else (None,)
@@ -44,6 +44,7 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
             {"id": str(parent.id), "name": parent.name, "unit_preserving": True} for parent in definition.derived_from
         ],
         "state": dataset.state,
+        "costing": command.costing,
     }
     if definition.ceiling is not None:
         facts |= {"ceiling": command.ceiling, "ceiling_limit": definition.ceiling.facts()}
@@ -70,7 +71,14 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
             state=dataset.state,
             reported=sorted(str(run_id) for run_id in reported)[:NAMED_MAX],
         )
-    fields: dict[str, Any] = {"state": command.state, "title": command.title, "description": command.description}
+    if command.costing is not None:
+        _demand_standalone(dataset)
+    fields: dict[str, Any] = {
+        "state": command.state,
+        "title": command.title,
+        "description": command.description,
+        "costing": command.costing,
+    }
     changed = {name: value for name, value in fields.items() if value is not None}
     facts = {**changed, **({"reason": command.reason} if command.reason is not None else {})}
     is_thaw = command.state == "active" and dataset.state != "active" and books.is_overdrawn(dataset.id)
@@ -79,6 +87,15 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
         return proposed
     facts |= seconded(books, guarded, now_us)
     return write(books, [Posting(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
+
+
+def _demand_standalone(dataset: Dataset) -> None:
+    if dataset.costing == "residual":
+        raise InvalidRequest("costing: this dataset already costs runs beside what is left", field="costing")
+    if dataset.definition.bound != "certified":
+        raise InvalidRequest(
+            "costing: residual costs need certificates, and this dataset's bound is an estimate (clt)", field="costing"
+        )
 
 
 def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat:
@@ -130,7 +147,7 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
     """Return these accounts with a new limit. Raises BudgetBelowSpent, which names the accounts that exceed it."""
     over = [account for account in accounts if (account.spent + account.held).exceeds(limit)]
     if not over:
-        return [replace(account, limit=limit) for account in accounts]
+        return [_limited(dataset, account, limit) for account in accounts]
     fullest = max(over, key=lambda account: (account.spent + account.held).mu_sq_pico)
     raise BudgetBelowSpent(
         dataset=dataset.definition.name,
@@ -145,6 +162,16 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
         accounts=[account.key.facts() for account in over if account.key.facts()][:NAMED_MAX],
         accounts_over=len(over),
     )
+
+
+def _limited(dataset: Dataset, account: Account, limit: Amount) -> Account:
+    """Return the account with a new limit. A charge that is recorded after a raise of it, for a run before, is costed
+    by what was left before."""
+    trail = account.trail
+    is_raise = limit.mu_sq_pico > account.limit.mu_sq_pico and account.spent + account.held != ZERO
+    if dataset.costing == "residual" and is_raise:
+        trail = trail.raised(dataset.seq + 1, account.remaining.mu_sq_pico)
+    return replace(account, limit=limit, trail=trail)
 
 
 def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts | Repeat:
@@ -255,4 +282,5 @@ def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
         facts.get("description"),
         facts.get("reason"),
         consent,
+        facts.get("costing"),
     )

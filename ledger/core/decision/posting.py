@@ -13,6 +13,7 @@ from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.entries import Draft
 from ledger.core.people import Actor, Proposal
+from ledger.core.residual import NO_TRAIL, Item, Trail
 from ledger.core.runs import Run
 
 NO_TEXTS: Final[Mapping[str, str]] = {}
@@ -99,7 +100,8 @@ def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> di
     facts: dict[str, Any] = {} if own is None else {"balance": own.facts()}
     groups: dict[Account, list[str]] = {}
     for account in others:
-        alike = replace(account, key=account.key._replace(partition=None))
+        trail = Trail((Item(0, account.slack),)) if account.slack is not None else NO_TRAIL
+        alike = replace(account, key=account.key._replace(partition=None), trail=trail)
         groups.setdefault(alike, []).extend([account.key.partition] if account.key.partition is not None else [])
     if groups:
         facts["accounts"] = [
@@ -114,8 +116,14 @@ def _balances(books: Books, dataset: Dataset, accounts: Sequence[Account]) -> di
 
 
 def beyond(account: Account) -> Amount:
-    """Return how much more is spent and held than the limit."""
-    return (account.spent + account.held - account.limit).most(ZERO)
+    """Return how much more is spent and held than the limit, or how much mu² is missing behind an entry that was
+    costed beside what was left."""
+    sums = (account.spent + account.held - account.limit).most(ZERO)
+    least = account.trail.least
+    if least is None:
+        return sums
+    missing = account.trail.highest - account.limit.mu_sq_pico - least
+    return Amount(max(sums.mu_sq_pico, min(missing, account.spent.mu_sq_pico)), sums.delta_atto)
 
 
 def _checked(account: Account) -> Account:

@@ -17,7 +17,7 @@ from ledger.canonical import canonical as canonical
 from ledger.canonical import canonical_with, parse_canonical
 from ledger.canonical import digest as digest
 from ledger.canonical import parse as parse
-from ledger.core.amounts import Amount, microseconds, timestamp
+from ledger.core.amounts import Amount, integer, microseconds, timestamp
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import (
     NO_HASH,
@@ -26,12 +26,14 @@ from ledger.core.entries import (
     Sealed,
     TenantEntry,
 )
+from ledger.core.residual import NO_TRAIL, Item, Trail
 from ledger.errors import JournalBroken
 
-VERSION: Final = 4
+VERSION: Final = 5
 """The version of an entry. Version 1 had one account for each dataset; since version 3 the times of a journal never go
-back; since version 4 only one of a run's journals has its request. Older entries keep their meaning."""
-VERSIONS: Final = frozenset({1, 2, 3, VERSION})
+back; since version 4 only one of a run's journals has its request; since version 5 a run may be costed beside what is
+left. Older entries keep their meaning."""
+VERSIONS: Final = frozenset({1, 2, 3, 4, VERSION})
 MONOTONE_SINCE: Final = 3
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}\.[0-9]{6}Z")
 
@@ -99,7 +101,8 @@ def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
 
 def _account(key: AccountKey, facts: Mapping[str, Any]) -> Account:
     limit, spent, held, overdrawn = (Amount.from_facts(facts[part]) for part in ("limit", "spent", "held", "overdrawn"))
-    return Account(key, limit, spent, held, overdrawn)
+    trail = Trail((Item(0, integer(facts["slack"])),)) if "slack" in facts else NO_TRAIL
+    return Account(key, limit, spent, held, overdrawn, trail)
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from datetime import timedelta
-from typing import Any, Final
+from typing import Any
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey
 from ledger.core.entries import Sealed
-from ledger.core.journal import requested
-from ledger.core.journal.chain import Chain, Demand, accounts_of, check_all, is_time, read_entries
+from ledger.core.journal import beside_left, requested
+from ledger.core.journal.chain import Demand, accounts_of, check_all, read_entries
 from ledger.core.journal.policy import Loosening
-from ledger.core.journal.proposals import Proposals
-from ledger.core.journal.requested import WITHHELD, request_of
-from ledger.core.journal.rights import demand_owner, demand_role, is_owner, is_steward
+from ledger.core.journal.rights import demand_role
+from ledger.core.journal.runs import RunReplay
 from ledger.core.journal.shapes import demand_dataset_entry
-from ledger.errors import JournalBroken
 
-SETTLE_WITHIN: Final = timedelta(days=30)
 Entered = Sealed | tuple[str, bytes]
 """An entry as it is read: (canonical JSON, hash), or with a request that another journal has."""
 
@@ -68,38 +64,15 @@ def walk(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID) -> It
     return read_entries(_DatasetReplay(tenant_id, dataset_id).read, entries)
 
 
-@dataclass(slots=True)
-class _Charged:
-    """A run as a journal shows it. principal: who asked for it; start_by: None if it was refused; reported: the request
-    that reported a number, which a steward must confirm or correct."""
-
-    state: str
-    cost: Amount
-    keys: tuple[AccountKey, ...]
-    principal: str
-    start_by: str | None
-    reported: Mapping[str, Any] | None = None
-
-
-class _DatasetReplay(Chain):
+class _DatasetReplay(RunReplay):
     """An independent calculation over one journal."""
 
     def __init__(self, tenant_id: UUID, dataset_id: UUID, name: str = "") -> None:
-        super().__init__(tenant_id)
-        self.dataset_id = dataset_id
-        self.name, self.state, self.bound, self.adjacency = name, "", "", ""
-        self.is_derived = False
-        self.is_registered = self.is_partitioned = False
-        self.limit: Amount | None = None
+        super().__init__(tenant_id, dataset_id, name)
+        self.is_registered = False
         self.limit_highest: Amount | None = None
         self.ceiling: Amount | None = None
-        self.projects: dict[str, Amount] = {}
-        self.held_limit: Amount | None = None
         self.runs_per_hour: int | None = None
-        self.accounts: dict[AccountKey, Account] = {}
-        self.runs: dict[UUID, _Charged] = {}
-        self.proposals = Proposals()
-        self.partitions: set[str] = set()
         self.withheld: Counter[str] = Counter()
         self._by_kind: Mapping[str, Callable[[dict[str, Any], Demand], Iterable[Account]]] = {
             "dataset-registered": self._registered,
@@ -108,12 +81,12 @@ class _DatasetReplay(Chain):
             "partitions-added": self._partitions_added,
             "project-set": self._project_set,
             "fair-use-set": self._fair_use_set,
-            "run-approved": self._approved,
-            "run-refused": self._refused,
-            "run-started": self._started,
-            "run-reported": self._reported,
-            "run-settled": self._settled,
-            "run-voided": self._voided,
+            "run-approved": self.read_approved,
+            "run-refused": self.read_refused,
+            "run-started": self.read_started,
+            "run-reported": self.read_reported,
+            "run-settled": self.read_settled,
+            "run-voided": self.read_voided,
             "change-proposed": self._proposed,
             "proposal-refused": self._refused_proposal,
         }
@@ -139,7 +112,8 @@ class _DatasetReplay(Chain):
         own = self.accounts.get(AccountKey(self.dataset_id))
         if own is not None:
             touched.setdefault(own.key, own)
-        demand(accounts_of(entry) == touched, "has balances that are not the sum of the entries")
+        balances = {key: beside_left.stated(account) for key, account in touched.items()}
+        demand(accounts_of(entry) == balances, "has balances that are not the sum of the entries")
         for account in touched.values():
             within = not (account.spent + account.held).exceeds(account.limit + account.overdrawn)
             demand(within, "leaves more spent and held than the limit allows")
@@ -208,6 +182,8 @@ class _DatasetReplay(Chain):
         self.is_registered = True
         self.is_partitioned = entry.get("is_partitioned", False)
         self.bound, self.adjacency = entry["bound"], entry["adjacency"]
+        self.costing = entry.get("costing", "standalone")
+        demand(self.costing == "standalone" or self.bound == "certified", "has residual costs without certificates")
         origins = entry.get("derived_from", ())
         self.is_derived = bool(origins)
         demand(entry["state"] == "active", "registers a dataset that is not active")
@@ -241,6 +217,10 @@ class _DatasetReplay(Chain):
         waits = any(run.reported is not None and run.state == "started" for run in self.runs.values())
         is_opened = state == "active" and self.state != "active"
         demand(not (is_opened and waits), "opens the dataset while a reported number waits for a steward")
+        if "costing" in entry:
+            can_switch = self.costing == "standalone" and self.bound == "certified"
+            demand(can_switch and entry["costing"] == "residual", "changes the costing to one that it cannot have")
+            self.costing = entry["costing"]
         self.proposals.note_done(entry, "thaw", takes_two=state == "active" and self._is_thaw(), demand=demand)
         return ()
 
@@ -251,11 +231,19 @@ class _DatasetReplay(Chain):
         limit = self._new_limit(entry, demand)
         return self._limited([account for key, account in self.accounts.items() if self._is_base(key)], limit, demand)
 
-    @staticmethod
-    def _limited(accounts: Iterable[Account], limit: Amount, demand: Demand) -> Iterable[Account]:
-        after = [_eased(replace(account, limit=limit)) for account in accounts]
-        demand(not any(account.overdrawn != ZERO for account in after), "sets a limit below what is spent and held")
+    def _limited(self, accounts: Iterable[Account], limit: Amount, demand: Demand) -> Iterable[Account]:
+        after = [beside_left.eased(self._with_limit(account, limit)) for account in accounts]
+        over = [
+            account for account in after if account.overdrawn != ZERO and (account.spent + account.held).exceeds(limit)
+        ]
+        demand(not over, "sets a limit below what is spent and held")
         return after
+
+    def _with_limit(self, account: Account, limit: Amount) -> Account:
+        is_raise = limit.mu_sq_pico > account.limit.mu_sq_pico and account.spent + account.held != ZERO
+        if self.costing == "residual" and is_raise:
+            account = replace(account, trail=account.trail.raised(self.seq, account.remaining.mu_sq_pico))
+        return replace(account, limit=limit)
 
     def _project_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         project, limit = entry["project"], Amount.from_facts(entry["limit"])
@@ -290,189 +278,6 @@ class _DatasetReplay(Chain):
         self.partitions.update(entry["names"])
         return [Account(key, limit) for key in keys]
 
-    # --- runs
-
-    def _approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        if request_of(entry) is not WITHHELD:
-            demand(entry["start_by"] == requested.start_by(entry), "gives a time to start other than the one asked for")
-        _demand_begin(entry, "start_by", demand)
-        charged = self._charged(entry, demand)
-        cost = self._new_run(entry, "held", charged, demand)
-        return [replace(account, held=account.held + cost) for account in charged]
-
-    def _refused(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        charged = self._charged(entry, demand)
-        cost = self._new_run(entry, "refused", charged, demand)
-        exceeded = {quantity for account in charged for quantity in cost.exceeds(account.remaining)}
-        in_order = [quantity for quantity in ("mu", "delta") if quantity in exceeded]
-        elsewhere = entry.get("binding_elsewhere", [])
-        demand(in_order == entry["binding"], "does not name every quantity in which the run does not fit")
-        demand(elsewhere == sorted(set(elsewhere) - {self.name}), "has a wrong binding_elsewhere")
-        demand(bool(exceeded or elsewhere), "refuses a run that fits")
-        return charged
-
-    def _charged(self, entry: dict[str, Any], demand: Demand) -> list[Account]:
-        """Return the accounts that a run must charge, as they are before: its request decides which. An account that
-        was never charged before is empty."""
-        demand(self.state == "active", "decides a run on a dataset that is not active")
-        demand((entry["bound"], entry["adjacency"]) == (self.bound, self.adjacency), "has a cost for another dataset")
-        scopes = self._scopes(entry, demand)
-        keys: list[tuple[AccountKey, Amount]] = []
-        project = entry.get("project")
-        for scope in scopes:
-            if self.limit is not None:
-                key = AccountKey(self.dataset_id, scope)
-                keys.append((key, self.accounts[key].limit))
-            if project in self.projects:
-                keys.append((AccountKey(self.dataset_id, scope, project), self.projects[project]))
-            if self.held_limit is not None:
-                key = AccountKey(self.dataset_id, scope, None, UUID(entry["actor"]["principal"]))
-                held = self.accounts[key].held if key in self.accounts else ZERO
-                keys.append((key, self.held_limit.most(held)))
-        return [replace(self.accounts.get(key, Account(key, limit)), limit=limit) for key, limit in keys]
-
-    def _scopes(self, entry: dict[str, Any], demand: Demand) -> Sequence[str | None]:
-        """Return the partitions that a run uses; one that is None if the dataset is counted as a whole."""
-        if request_of(entry) is WITHHELD:
-            return self._stated_scopes(entry, demand)
-        demand(entry.get("project") == entry["request"].get("project"), "has a project other than requested")
-        named = requested.partitions(entry, demand) if entry["v"] > 1 else None
-        if not self.is_partitioned:
-            is_named = entry["v"] > 1 and entry["via"] == [entry["dataset"]]
-            # A derived dataset has those of the datasets that it is derived from.
-            demand(named is None or self.is_derived or not is_named, "names partitions of a dataset that has none")
-            return (None,)
-        scopes = self.partitions if named is None else set(named)
-        demand(bool(scopes), "charges no partition of a partitioned dataset")
-        demand(scopes <= self.partitions, "charges a partition that does not exist")
-        return sorted(scopes)
-
-    def _stated_scopes(self, entry: dict[str, Any], demand: Demand) -> Sequence[str | None]:
-        """Return the same from the balances that the entry states, if its request is not available."""
-        if not self.is_partitioned:
-            return (None,)
-        scopes = {key.partition for key in accounts_of(entry) if key.partition is not None}
-        demand(bool(scopes) or self.limit is None, "charges no partition of a partitioned dataset")
-        demand(scopes <= self.partitions, "charges a partition that does not exist")
-        return sorted(scopes)
-
-    def _started(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        demand(self.state == "active", "starts a run on a dataset that is not active")
-        run, accounts = self._move_run(entry, ("held",), "started", demand)
-        demand_owner(entry["actor"], run.principal, demand)
-        demand(run.start_by is not None and entry["at"] <= run.start_by, "starts a run after its time to start")
-        demand(entry["settle_by"] == requested.after(entry["at"], SETTLE_WITHIN), "has a wrong settle_by")
-        _demand_begin(entry, "settle_by", demand)
-        return accounts
-
-    def _voided(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        actor = entry["actor"]
-        before = self.runs.get(UUID(entry["run"]))
-        was_started = before is not None and before.state == "started"
-        run, accounts = self._move_run(entry, ("held", "started"), "voided", demand)
-        may = is_steward(actor) or (not was_started and is_owner(actor, run.principal))
-        demand(may, "voids a run that this actor may not void")
-        demand(Amount.from_facts(entry["returned"]) == run.cost, "returns something other than what was approved")
-        self.proposals.note_done(entry, "void", takes_two=was_started, demand=demand)
-        return [_eased(replace(account, held=account.held - run.cost)) for account in accounts]
-
-    def _reported(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        """Check a report of a number that no budget could cover: only the dataset's state changes."""
-        run, accounts = self._move_run(entry, ("started",), "started", demand)
-        demand_owner(entry["actor"], run.principal, demand)
-        demand(run.reported is None, "reports a run a second time")
-        demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "is reported but not frozen")
-        overrun = entry["overrun"]
-        passes = _passes_a_limit(accounts, overrun)
-        demand((entry["dataset"] in overrun["beyond_limits"]) == passes, "does not name every limit that it passes")
-        demand(bool(overrun["beyond_limits"]), "reports a number that a budget could cover")
-        run.reported = request_of(entry)
-        return accounts
-
-    def _demand_stated(self, entry: dict[str, Any], run: _Charged, demand: Demand) -> None:
-        """Check who settles it, and for what. A steward confirms a reported number; correcting it needs two people."""
-        report, stated = entry.get("report"), request_of(entry)
-        demand(report in ((None,) if run.reported is None else ("confirmed", "corrected")), "answers no report")
-        if run.reported is None:
-            demand_owner(entry["actor"], run.principal, demand)
-        else:
-            demand(is_steward(entry["actor"]), "rules on a number, and is not a steward's")
-            stated = run.reported if report == "confirmed" else stated
-        self.proposals.note_done(entry, "correction", takes_two=report == "corrected", demand=demand)
-        if stated is WITHHELD:
-            return
-        for name in ("steps", "stop"):
-            demand(stated.get(name) in (None, entry[name]), f"records {name} other than those sent")
-        demand(entry.get("restarts") == stated.get("restarts"), "settles with restarts other than those stated")
-
-    def _settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
-        run, accounts = self._move_run(entry, ("started",), "settled", demand)
-        self._demand_stated(entry, run, demand)
-        cost = run.cost
-        charged, returned = Amount.from_facts(entry["charged"]), Amount.from_facts(entry["returned"])
-        overrun = entry.get("overrun")
-        is_huge = entry["v"] > 2 and overrun is not None and _passes_a_limit(accounts, overrun)
-        demand(run.reported is not None or not is_huge, "settles without a report what no budget could cover")
-        planned = charged if overrun is None else charged - Amount.from_facts(overrun["cost"])
-        demand(planned + returned == cost, "charges and returns something other than what was approved")
-        demand(not ZERO.exceeds(planned) and not ZERO.exceeds(returned), "charges more than was approved")
-        after: list[Account] = []
-        for account in accounts:
-            ended = replace(account, held=account.held - cost)
-            if account.key.principal_id is None:
-                ended = replace(ended, spent=(ended.spent + charged).saturated)
-            # Only what was executed beyond the plan may overdraw an account further.
-            after.append(_eased(ended) if overrun is None else replace(ended, overdrawn=_over(ended)))
-        froze = "state" in entry
-        state = "retired" if self.state == "retired" else "frozen"
-        demand(entry.get("state", state) == state, "is overdrawn but not frozen, or frozen but not overdrawn")
-        if overrun is None:
-            demand(not froze, "is frozen, though nothing was overdrawn")
-        else:
-            # As for a new run: it fits, or not, in what remains once the run itself is settled.
-            excess, spent = Amount.from_facts(overrun["cost"]), charged - Amount.from_facts(overrun["cost"])
-            left = [
-                replace(account, held=account.held - cost, spent=(account.spent + spent).saturated).remaining
-                for account in accounts
-                if account.key.principal_id is None
-            ]
-            is_beyond = any(excess.exceeds(amount) for amount in left)
-            demand(froze == is_beyond, "is overdrawn but not frozen, or frozen but not overdrawn")
-            demand((entry["dataset"] in overrun["frozen"]) == is_beyond, "does not name what was overdrawn")
-            demand(overrun["fits"] == (not overrun["frozen"]), "does not state whether the overrun fits")
-        return after
-
-    def _new_run(self, entry: dict[str, Any], state: str, charged: list[Account], demand: Demand) -> Amount:
-        run, cost = UUID(entry["run"]), Amount.from_facts(entry["cost"])
-        demand(run not in self.runs, "decides a run that was decided before")
-        demand(not ZERO.exceeds(cost), "has a negative cost")
-        keys = tuple(account.key for account in charged)
-        self.runs[run] = _Charged(state, cost, keys, entry["actor"]["principal"], entry.get("start_by"))
-        return cost
-
-    def _move_run(
-        self, entry: dict[str, Any], came_from: tuple[str, ...], to: str, demand: Demand
-    ) -> tuple[_Charged, list[Account]]:
-        run = self.runs.get(UUID(entry["run"]))
-        if run is None:
-            raise JournalBroken("names a run that was never approved", seq=entry["seq"])
-        demand(run.state in came_from, f"moves a run that is {run.state} to {to}")
-        run.state = to
-        return run, [self.accounts[key] for key in run.keys]
-
-
-def _demand_begin(entry: Mapping[str, Any], due: str, demand: Demand) -> None:
-    """Check until when a job may begin; approvals and starts state it since version 3."""
-    if entry["v"] > 2:
-        demand(is_time(entry["begin_by"]), "has a begin_by that is not a time")
-        demand(entry["at"] <= entry["begin_by"] <= entry[due], "has a begin_by outside of decision and due time")
-
-
-def _passes_a_limit(accounts: Iterable[Account], overrun: Mapping[str, Any]) -> bool:
-    """Return whether an overrun is more than the whole limit of an account that is not a principal's."""
-    excess = Amount.from_facts(overrun["cost"])
-    return any(excess.exceeds(account.limit) for account in accounts if account.key.principal_id is None)
-
 
 def _facts_of(amount: Amount | None) -> dict[str, str] | None:
     return None if amount is None else amount.facts()
@@ -481,13 +286,3 @@ def _facts_of(amount: Amount | None) -> dict[str, str] | None:
 def _is_origin(origin: Mapping[str, Any]) -> bool:
     """Return whether a dataset's entry names an origin in the form that a ledger writes."""
     return origin.keys() == {"id", "name", "unit_preserving"} and origin["unit_preserving"] is True
-
-
-def _over(account: Account) -> Amount:
-    """Return by how much an account's limit is exceeded, in each quantity."""
-    return (account.spent + account.held - account.limit).most(ZERO)
-
-
-def _eased(account: Account) -> Account:
-    """Return the account with no more overdrawn than before, and no more than it needs."""
-    return replace(account, overdrawn=account.overdrawn.least(_over(account)))

@@ -34,21 +34,21 @@ _COSTED: Final = "request cost idempotency_key bound adjacency method assumption
 _REGISTERED: Final = "title description privacy_unit adjacency bound size budget limit state"
 
 DATASET_KINDS: Final[Mapping[str, Shape]] = {
-    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
-    "dataset-changed": _shape("", "state title description reason proposal"),
+    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from costing", "ceiling ceiling_limit"),
+    "dataset-changed": _shape("", "state title description reason proposal costing"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),
     "partitions-added": _shape("names disjoint limit", "proposal"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
-    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
-    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual"),
+    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta residual"),
     "run-started": _shape("run settle_by begin_by"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
-        "overrun state restarts assumptions report reason proposal",
+        "overrun state restarts assumptions report reason proposal kept kept_for",
     ),
     "run-reported": _shape("run request steps stop overrun state"),
-    "run-voided": _shape("run request returned", "proposal"),
+    "run-voided": _shape("run request returned", "proposal kept kept_for independent"),
     "change-proposed": _shape("proposal what proposes approve_by", "about_run"),
     "proposal-refused": _shape("proposal what reason"),
 }
@@ -57,8 +57,21 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
 _BY_DIGEST: Final = frozenset({"request_in", "request_sha256"})
 """In place of `request`, since version 4: its journal, and its digest."""
 
+_OF_VERSION_4: Final[Mapping[str, Shape]] = {
+    **DATASET_KINDS,
+    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
+    "dataset-changed": _shape("", "state title description reason proposal"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
+    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
+    "run-settled": _shape(
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal",
+    ),
+    "run-voided": _shape("run request returned", "proposal"),
+}
+
 _OF_VERSION_2: Final[Mapping[str, Shape]] = {
-    **{kind: shape for kind, shape in DATASET_KINDS.items() if kind != "run-reported"},
+    **{kind: shape for kind, shape in _OF_VERSION_4.items() if kind != "run-reported"},
     "partitions-added": _shape("names disjoint limit"),
     "project-set": _shape("project budget limit limit_before", "reason"),
     "fair-use-set": _shape("fair_use reason"),
@@ -78,6 +91,8 @@ _OF_VERSION_1: Final[Mapping[str, Shape]] = {
     "run-voided": _shape("run request returned"),
 }
 
+_OF_VERSION: Final = {1: _OF_VERSION_1, 2: _OF_VERSION_2, 3: _OF_VERSION_4, 4: _OF_VERSION_4}
+
 TENANT_KINDS: Final[Mapping[str, Shape]] = {
     "tenant-made": _shape("name"),
     "key-made": _shape("made principal name key_role datasets projects expires_at"),
@@ -90,23 +105,24 @@ TENANT_KINDS: Final[Mapping[str, Shape]] = {
 
 _ACTOR: Final = _shape("key principal name role")
 _OPERATOR: Final = _shape("name role", "key")
-_BALANCE: Final = _shape("limit spent held overdrawn")
-_GROUP: Final = _shape("limit spent held overdrawn", "partitions project principal")
+_BALANCE: Final = _shape("limit spent held overdrawn", "slack")
+_GROUP: Final = _shape("limit spent held overdrawn", "partitions project principal slack")
 
 _PARTS: Final[Mapping[str, Shape]] = {
     "actor": _ACTOR,
     "balance": _BALANCE,
     "fair_use": _shape("held runs_per_hour limit"),
     "segments": _shape("count steps cost unsegmented"),
+    "residual": _shape("base costs", "level by"),
     "request_in": _shape("id dataset seq"),
-    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits"),
+    "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
 }
 _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
 ).required
 _PROPOSES: Final[Mapping[str, Shape]] = {
     "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset()),
-    "thaw": _shape("state", "title description reason"),
+    "thaw": _shape("state", "title description reason costing"),
     "void": _shape("request"),
     "partitions": _shape("names disjoint"),
     "project": _shape("project budget limit limit_before", "reason"),
@@ -117,7 +133,7 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
 
 def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
     """Check that an entry of a dataset's journal has the members of its kind and version, each in its form."""
-    kinds = {1: _OF_VERSION_1, 2: _OF_VERSION_2}.get(entry["v"], DATASET_KINDS)
+    kinds = _OF_VERSION.get(entry["v"], DATASET_KINDS)
     shape = _of_kind(kinds, entry, demand)
     is_balanced = "balance" in entry or entry["v"] > 1
     members = set(entry) - _COMMON - _OF_DATASET - (_BALANCES if entry["v"] > 1 else {"balance"})
@@ -213,6 +229,9 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "adjacency": lambda value: value in ("add_or_remove_one", "replace_one"),
     "size": lambda value: value is None or _is_count(value),
     "is_partitioned": lambda value: isinstance(value, bool),
+    "costing": lambda value: value in ("standalone", "residual"),
+    "independent": lambda value: value is True,
+    "kept_for": lambda value: _is_texts(value) and bool(value),
     "via": _is_texts,
     "names": _is_texts,
     "assumptions": _is_texts,

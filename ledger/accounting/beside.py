@@ -1,0 +1,45 @@
+"""A run's table: what it costs beside each level of a base, for the decision, at one share of delta or at several. A
+process that computes imports this module."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from decimal import Decimal
+from typing import NamedTuple
+
+from ledger.accounting import costs, residual
+from ledger.accounting.cost import Cost
+from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.terms import Terms
+from ledger.core.residual import Residual, levels
+
+
+def table(mechanism: AnyMechanism, terms: Terms, base: int, cost: Cost) -> Residual:
+    """Return the costs of a run, of all its segments together, in units of 1e-12 of mu².
+
+    base: the least limit, in the same units. cost: the run's by itself, which is the first of them. Raises what
+    `costs.cost` raises.
+    """
+    alone = max(cost.amount.mu_sq_pico, 1)
+    at = residual.residual_costs(mechanism, terms, levels(base))
+    return Residual(base, (alone, *(min(alone, terms.segments * c) for c in at[1:])))
+
+
+class Offer(NamedTuple):
+    """What a run costs at one share of delta: by itself, and beside what is left; None if that is the same."""
+
+    delta: Decimal
+    cost: Cost
+    table: Residual | None
+
+
+def offers(mechanism: AnyMechanism, terms: Terms, shares: Sequence[Decimal], base: int) -> list[Offer]:
+    """Return what a run costs at each of these shares of delta. Raises what `costs.cost` raises."""
+    return [_offer(mechanism, replace(terms, delta=share), share, base) for share in shares]
+
+
+def _offer(mechanism: AnyMechanism, terms: Terms, share: Decimal, base: int) -> Offer:
+    cost = costs.cost(mechanism, terms)
+    priced = table(mechanism, terms, base, cost)
+    return Offer(share, cost, priced if priced.costs[-1] < priced.costs[0] else None)
