@@ -66,6 +66,8 @@ _ROUNDS: Final = 12
 _EXTENSIONS: Final = 40
 _ROOT_STEPS: Final = 30
 _BINDING: Final = 8
+_FALLS: Final = (2.0**-5, 2.0**-12, 2.0**-24, 2.0**-48)
+"""A c is looked for above the first of these parts of what the run costs at the level before, then above the others."""
 _MU_SQ_MAX: Final = 64.0
 """Runs that cost more alone than this are not worth a table."""
 _REACH: Final = 40.0
@@ -276,7 +278,12 @@ def least_cost(excess: Smoothed, *, r: float, delta: float, most: float) -> floa
     if end is None:
         return most
     points = _on_grid(excess, r, most, end)
-    c = _root(points, r, log_delta, most / 64, most)
+    c = most
+    for fall in _FALLS:
+        least, above = most * fall, c
+        c = _root(points, r, log_delta, least, above)
+        if c > least:
+            break
     for _ in range(_ROUNDS):
         deadline.check()
         if c >= most:
