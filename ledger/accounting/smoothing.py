@@ -25,7 +25,9 @@ and the question is F <= G + H at all s, with the two orders of the pair on the 
 Nothing here cancels: F and G are of the size of c, and a small c is as exact as a large one.
 
 *From some s to all of them.* Between two points, h apart, log F lies below its chord: F is a Laplace transform. The
-second derivative of log G is at most k = b + s^2 b^2/4: it is a mean of y, and the variance of s y, over y in [0, b].
+second derivative of log G is a mean of y, and the variance of s y, over y in [0, b] with the density e^(s^2 y/2) w(y).
+So it is at most k = b + s^2 b^2/4; and b + 2 s^2/t^2 with t = s^2/2 - (1 + c/r)^2/8 > 0, since the density falls from
+b downwards at a rate of t or more, as (log w)' >= -(1 + c/r)^2/8, so that the mean of (b - y)^2 is at most 2/t^2.
 That of log H is at most r: 1 - delta_m(e) is the distribution function of a normal variable less an exponential one,
 and so log-concave. For any weight v, G + H >= (G/v)^v (H/(1-v))^(1-v). So F <= G + H between two points if at both
 
@@ -56,68 +58,89 @@ from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.profiles import Profile
 
-_GRID_TOLERANCE: Final = 1e-3
+_GRID_TOLERANCE: Final = 6e-3
 _MARGIN: Final = 1e-3
 _NEGLIGIBLE: Final = 2.0**-10
 """The part of delta that losses beyond the last point may take."""
 _ROUNDS: Final = 12
 _EXTENSIONS: Final = 40
 _ROOT_STEPS: Final = 30
+_BINDING: Final = 8
+_FALLS: Final = (2.0**-5, 2.0**-12, 2.0**-24, 2.0**-48)
+"""A c is looked for above the first of these parts of what the run costs at the level before, then above the others."""
 _MU_SQ_MAX: Final = 64.0
 """Runs that cost more alone than this are not worth a table."""
-_REACH: Final = 12.0
+_REACH: Final = 40.0
 """Levels below this part of a run's own cost cost it in full."""
 _ROUNDING: Final = 2.0**-36
+_RULES: Final = (3, 5, 8, 12)
+"""Nodes in a cell: the fewest of these that err by little."""
+_QUADRATURE_ERROR: Final = 2e-4
+_ELLIPSES: Final = (3.0, 4.0, 6.0, 9.0, 14.0, 22.0, 40.0, 80.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Smoothed:
-    """The excess of a pair, by nodes and their weights; in two orders, or in one if both are the same.
+    """The excess of a pair, by points and the divergence at each; in two orders, or in one if both are the same.
 
     missing: the probability of an infinite loss. top: the largest other loss. reach: half the widest cell; slope: the
-    largest of half a cell's width times its largest loss.
+    largest of half a cell's width times its largest loss. kept: nodes that were worked out.
     """
 
-    nodes: tuple[FloatArray, ...]
-    logs: tuple[FloatArray, ...]
+    cells: tuple[tuple[FloatArray, FloatArray], ...]
     missing: float
     top: float
     reach: float
     slope: float
-    is_symmetric: bool
+    kept: dict[int, tuple[FloatArray, FloatArray]]
 
     def log_transforms(self, s: FloatArray, r: float) -> FloatArray:
         """log F from above at each s >= 0, the larger of both orders. Shape (n,)."""
-        sides = [self._one_side(s, r, sign) for sign in ((1,) if self.is_symmetric else (1, -1))]
-        largest: FloatArray = np.maximum.reduce(sides)
-        return largest + math.log1p(_ROUNDING) + self._quadrature_errors(s, r)
+        # The rule errs most at the largest s.
+        slope = (float(s.max()) + 0.5) * self.reach + self.slope / r
+        count, error = _rule_for(slope, self.reach**2 / r)
+        nodes, logs = self.nodes(count)
+        weighted = logs - nodes * nodes / (2 * r)
+        transforms = _log_sums(np.multiply.outer(s, nodes) + weighted)
+        if len(self.cells) > 1:
+            transforms = np.maximum(transforms, _log_sums(np.multiply.outer(-s, nodes) + weighted))
+        return transforms + (math.log1p(error) + _ROUNDING)
 
-    def _one_side(self, s: FloatArray, r: float, sign: int) -> FloatArray:
-        (nodes,), (logs,) = self.nodes, self.logs
-        exponents = np.multiply.outer(sign * s, nodes)
-        exponents += logs - nodes * nodes / (2 * r)
-        shift = exponents.max(axis=1)
-        exponents -= shift[:, np.newaxis]
-        transforms: FloatArray = shift + np.log(np.exp(exponents, out=exponents).sum(axis=1))
-        return transforms
-
-    def _quadrature_errors(self, s: FloatArray, r: float) -> FloatArray:
-        """log(1 + e), with e the relative error of the rule."""
-        slope = (s + 0.5) * self.reach + self.slope / r
-        errors: FloatArray = np.log1p(_quadrature_error(slope, self.reach**2 / r))
-        return errors
+    def nodes(self, count: int) -> tuple[FloatArray, FloatArray]:
+        """Nodes, so many in each cell, and the logarithms of their weights: of both orders, on the two sides of 0."""
+        if count not in self.kept:
+            forward, backward = (_nodes(*cells, count) for cells in (self.cells[0], self.cells[-1]))
+            self.kept[count] = np.append(forward[0], -backward[0]), np.append(forward[1], backward[1])
+        return self.kept[count]
 
 
-def _quadrature_error(slope: FloatArray, curvature: float) -> FloatArray:
-    """The relative error of the three-node rule in a cell: the least bound over some ellipses. slope: what the exponent
-    changes by over half the cell, at most; curvature: the square of half its width over r."""
-    best = np.full(slope.shape, math.inf)
-    for rho in (4.0, 6.0, 9.0, 14.0, 22.0, 40.0, 80.0):
+def _log_sums(exponents: FloatArray) -> FloatArray:
+    """The logarithm of the sum of the exponentials of each row."""
+    shift = exponents.max(axis=1)
+    exponents -= shift[:, np.newaxis]
+    sums: FloatArray = shift + np.log(np.exp(exponents, out=exponents).sum(axis=1))
+    return sums
+
+
+def _rule_for(slope: float, curvature: float) -> tuple[int, float]:
+    """The rule with the fewest nodes that errs by little, and its error: as for `_quadrature_error`."""
+    for nodes in _RULES[:-1]:
+        error = _quadrature_error(slope, curvature, nodes)
+        if error <= _QUADRATURE_ERROR:
+            return nodes, error
+    return _RULES[-1], _quadrature_error(slope, curvature, _RULES[-1])
+
+
+def _quadrature_error(slope: float, curvature: float, nodes: int) -> float:
+    """The relative error of the rule in a cell: the least bound over some ellipses. slope: what the exponent changes by
+    over half the cell, at most; curvature: the square of half its width over r."""
+    least = math.inf
+    for rho in _ELLIPSES:
         a, b = (rho + 1 / rho) / 2, (rho - 1 / rho) / 2
         # The largest value on the ellipse over the least in the cell; the last factor is for the chord of D.
-        log_size = slope * (1 + a) + curvature * (1 + b * b) / 2 + math.log(2 * (2 + a))
-        best = np.minimum(best, 64 / 15 / (1 - rho**-2) * np.exp(np.minimum(log_size - 6 * math.log(rho), 700.0)))
-    return best
+        log_size = slope * (1 + a) + curvature * (1 + b * b) / 2 + math.log(64 / 15 / (1 - rho**-2) * 2 * (2 + a))
+        least = min(least, log_size - 2 * nodes * math.log(rho))
+    return math.exp(min(least, 700.0))
 
 
 def smoothed(profiles: tuple[Profile, ...], delta: float) -> Smoothed | None:
@@ -126,22 +149,15 @@ def smoothed(profiles: tuple[Profile, ...], delta: float) -> Smoothed | None:
     missing = max(float(profile.values[-1]) for profile in cut)
     if missing > delta or (missing == delta and delta > 0):
         return None
-    nodes, logs, reach, slope = [], [], 0.0, 0.0
-    for profile, sign in zip(cut, (1, -1), strict=False):
+    cells, reach, slope = [], 0.0, 0.0
+    for profile in cut:
         values = np.maximum(profile.values - missing, 0.0) / (1 - missing) * (1 + 8 * UNIT_ROUNDOFF)
-        cells = _cells(profile.losses, values)
-        nodes.append(sign * cells[0])
-        logs.append(cells[1])
+        cells.append((profile.losses, values))
         half = np.diff(profile.losses) / 2
         reach = max(reach, float(half.max(initial=0.0)))
         slope = max(slope, float((half * profile.losses[1:]).max(initial=0.0)))
-    if len(cut) == 1:
-        nodes.append(-nodes[0])
-        logs.append(logs[0])
     top = max(float(profile.losses[-1]) for profile in cut)
-    return Smoothed(
-        (np.concatenate(nodes),), (np.concatenate(logs),), missing, top, reach, slope, is_symmetric=len(cut) == 1
-    )
+    return Smoothed(tuple(cells), missing, top, reach, slope, {})
 
 
 @functools.cache
@@ -151,9 +167,9 @@ def _rule(nodes: int) -> tuple[FloatArray, FloatArray]:
     return (points + 1) / 2, weights / 2
 
 
-def _cells(losses: FloatArray, values: FloatArray) -> tuple[FloatArray, FloatArray]:
+def _nodes(losses: FloatArray, values: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
     """Nodes within the cells and the logarithms of their weights, times e^(-l/2) D(l) by its chord in e^l."""
-    points, weights = _rule(3)
+    points, weights = _rule(count)
     width = np.diff(losses)[:, np.newaxis]
     nodes = losses[:-1, np.newaxis] + width * points
     share = np.expm1(width * points) / np.expm1(width)
@@ -255,14 +271,19 @@ def least_cost(excess: Smoothed, *, r: float, delta: float, most: float) -> floa
     if not 0 < most <= _MU_SQ_MAX or r * _REACH < most:
         return most
     shown = (delta - excess.missing) / (1 - excess.missing) * (1 - 8 * UNIT_ROUNDOFF)
-    if excess.logs[0].size == 0:
+    if not any(values.any() for _, values in excess.cells):
         return 0.0
     log_delta = math.log(shown) if shown > 0 else -math.inf
     end = _end(excess, r, shown, most) if shown > 0 else _slope_end(excess, r, most)
     if end is None:
         return most
     points = _on_grid(excess, r, most, end)
-    c = _root(points, r, log_delta, most)
+    c = most
+    for fall in _FALLS:
+        least, above = most * fall, c
+        c = _root(points, r, log_delta, least, above)
+        if c > least:
+            break
     for _ in range(_ROUNDS):
         deadline.check()
         if c >= most:
@@ -273,11 +294,11 @@ def least_cost(excess: Smoothed, *, r: float, delta: float, most: float) -> floa
         if bad.any():
             middles = (points.s[:-1][bad] + points.s[1:][bad]) / 2
             points = _merged(points, _Points(middles, excess.log_transforms(middles, r)))
-            c = max(c, _root(points, r, log_delta, most))
+            c = _root(points, r, log_delta, c, most)
         else:
             beyond = points.s[-1:] * 1.5
             points = _merged(points, _Points(beyond, excess.log_transforms(beyond, r)))
-            c = max(c, _root(points, r, log_delta, most))
+            c = _root(points, r, log_delta, c, most)
     return most
 
 
@@ -292,7 +313,9 @@ def least_costs(excess: Smoothed, at: Sequence[float], *, delta: float, standalo
 
 def _end(excess: Smoothed, r: float, shown: float, most: float) -> float | None:
     """An s from which on D_r <= delta."""
-    epsilon = float(gdp.epsilon(mu=math.sqrt(r + most), delta=0.0, at_delta=shown / 4))
+    # delta_m(e) <= Phi(-a) with a = e/m - m/2.
+    m = math.sqrt(r + most)
+    epsilon = max(m * (m / 2 - float(special.ndtri(min(shown / 4, 0.5)))), m / 8)
     for _ in range(_EXTENSIONS):
         s = np.array([epsilon / r])
         log_kernel = -r / 8 - epsilon * epsilon / (2 * r) - math.log(2 * math.pi * r) / 2
@@ -320,10 +343,9 @@ def _ends(points: _Points, top: float, r: float, c: float) -> bool:
 
 def _on_grid(excess: Smoothed, r: float, c: float, end: float) -> _Points:
     """Points as close as the second derivative of log G asks for."""
-    b = r * c / (r + c)
-    fine = np.linspace(0.0, end, 400)
-    density = np.sqrt((b + fine * fine * b * b / 4) / (8 * _GRID_TOLERANCE)) + 12 / end
-    count = np.append(0.0, np.cumsum((density[1:] + density[:-1]) / 2 * np.diff(fine)))
+    fine = np.linspace(0.0, end, 200)
+    density = np.sqrt(_curvature(fine, r, c) / (8 * _GRID_TOLERANCE)) + 12 / end
+    count = np.append(0.0, np.cumsum(density * np.diff(fine)))
     s = np.interp(np.linspace(0.0, count[-1], math.ceil(count[-1]) + 1), count, fine)
     return _Points(s, excess.log_transforms(s, r))
 
@@ -331,19 +353,28 @@ def _on_grid(excess: Smoothed, r: float, c: float, end: float) -> _Points:
 def _failing(points: _Points, r: float, c: float, log_delta: float) -> Any:
     """Between which neighbours F <= G + H is not shown; of shape (n - 1,)."""
     target = _target(points.s, r, c, log_delta)
-    b = r * c / (r + c)
     log_sum = target.log_sum
     with np.errstate(all="ignore"):
         part = np.exp(target.log_gaussian - log_sum)
     weight = (part[:-1] + part[1:]) / 2
     weight = np.where(weight > 1 - 1e-6, 1.0, np.where(weight < 1e-6, 0.0, weight))
-    curvature = weight * (b + points.s[1:] ** 2 * b * b / 4) + (1 - weight) * r
+    curvature = weight * _curvature(points.s, r, c) + (1 - weight) * r
     loss = curvature * np.diff(points.s) ** 2 / 8 * (1 + _ROUNDING)
     fails = np.zeros(weight.shape, dtype=bool)
     for side in (slice(None, -1), slice(1, None)):
         bound = _weighted(target.log_gaussian[side], weight) + _weighted(target.log_shown[side], 1 - weight)
         fails |= ~(points.transforms[side] <= bound - loss - _ROUNDING)
     return fails
+
+
+def _curvature(s: FloatArray, r: float, c: float) -> FloatArray:
+    """What the second derivative of log G is at most, between neighbours; of shape (n - 1,)."""
+    b = r * c / (r + c)
+    fall = s[:-1] ** 2 / 2 - (1 + c / r) ** 2 / 8
+    with np.errstate(all="ignore"):
+        near_end = np.where(fall > 0, 2 * s[:-1] ** 2 / fall**2, math.inf)
+    curvature: FloatArray = b + np.minimum(s[1:] ** 2 * b * b / 4, near_end)
+    return curvature
 
 
 def _weighted(logs: FloatArray, weight: FloatArray) -> FloatArray:
@@ -358,26 +389,32 @@ def _merged(one: _Points, other: _Points) -> _Points:
     return _Points(s[order], np.concatenate((one.transforms, other.transforms))[order])
 
 
-def _root(points: _Points, r: float, log_delta: float, most: float) -> float:
-    """A c at which all points hold with a margin, or more."""
+def _root(points: _Points, r: float, log_delta: float, least: float, most: float) -> float:
+    """A c from `least` on, above 0, at which all points hold with a margin, or `most`."""
+    s, transforms = points.s, points.transforms
 
-    def lacking(log_c: float) -> float:
-        target = _target(points.s, r, math.exp(log_c), log_delta)
-        return float((points.transforms - target.log_sum).max()) + _MARGIN
+    def lacking(log_c: float) -> FloatArray:
+        return transforms - _target(s, r, math.exp(log_c), log_delta).log_sum + 2 * _MARGIN
 
-    high = math.log(most)
-    if lacking(high) > 0:
+    low, high = math.log(least), math.log(most)
+    below = lacking(low)
+    if below.max() <= _MARGIN:
+        return least
+    above = lacking(high)
+    if above.max() > _MARGIN:
         return most
-    low = high - 1.0
-    step = 1.0
-    while lacking(low) <= 0:
-        high, step = low, 2 * step
-        low -= step
-        if step > 64:
-            return math.exp(high)
+    # Those that can bind at the root are few; what is left out is looked at again by whoever checks.
+    kept = np.union1d(np.argsort(below)[-_BINDING:], np.argsort(above)[-_BINDING:])
+    s, transforms = s[kept], transforms[kept]
+    value_low, value_high = float(below.max()), float(above.max())
     for _ in range(_ROOT_STEPS):
-        if high - low < _MARGIN / 2:
+        if value_high > -_MARGIN or high - low < _MARGIN / 4:
             break
-        middle = (low + high) / 2
-        low, high = (low, middle) if lacking(middle) <= 0 else (middle, high)
+        share = value_low / (value_low - value_high)
+        middle = low + (high - low) * min(max(share, 0.03), 0.97)
+        value = float(lacking(middle).max())
+        if value > _MARGIN:
+            low, value_low = middle, value
+        else:
+            high, value_high = middle, value
     return math.exp(high)
