@@ -23,7 +23,7 @@ from ledger.core.datasets import Account
 from ledger.core.decision.group import decide
 from ledger.core.residual import LEVELS, Residual
 from ledger.errors import LedgerError
-from tests.kit.books import ALONE, NOW_US, actor, ask, key, opened, settle, start, void
+from tests.kit.books import ALONE, CONFIRMED, NOW_US, actor, ask, key, opened, settle, start, void
 from tests.kit.pairs import PICO, STEP, Pair, Values, cost, executed, promised, told_by_gaussian
 
 ONE: Final = UUID(int=1)
@@ -33,6 +33,7 @@ LOSSES: Final = STEP * np.arange(-300, 301)
 EPSILONS: Final = STEP * np.arange(0, 91, 5)
 """Where what can be told is held to the promise."""
 ATTO: Final = 10**18
+GRID: Final = PICO // 20
 LEAST_DELTA: Final = 1e-8
 """A promise below this is not looked at: the lattice and the costs are no more exact than a ten-thousandth of it."""
 
@@ -69,7 +70,8 @@ class Piece:
         costs: list[int] = []
         for level in range(len(LEVELS)):
             most = costs[-1] if costs else 10**30
-            r = Residual(base, (1,)).level(level)
+            # A cost at less is one at more: so few values of r are computed.
+            r = Residual(base, (1,)).level(level) // GRID * GRID
             costs.append(min(most, self.parts * cost(self.pair, r, self.delta)))
         return Residual(base, tuple(costs))
 
@@ -240,6 +242,8 @@ class Adversary:
         elif status == "executed":
             late = settle(WHO, state.books, command, excess=piece.alone(), residual=self._tables[at])
             recorded = self._decided(state, late)
+            if recorded is not None and recorded.books.runs[command.run_id].is_reported:
+                recorded = self._decided(recorded, replace(late, actor=STEWARD, ruling=CONFIRMED))
             if recorded is not None:
                 yield "record", None, _with(recorded, at, "gone")
 

@@ -19,7 +19,7 @@ from scipy.special import ndtr
 Values = NDArray[np.float64]
 STEP: Final = 0.1
 """Between neighbouring losses."""
-EPSILONS: Final = np.arange(-14, 14, 0.02)
+EPSILONS: Final = STEP / 2 * np.arange(-260, 261)
 """Where a cost is held to what it must dominate."""
 PICO: Final = 10**12
 _TOLERANCE: Final = 1e-12
