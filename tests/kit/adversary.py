@@ -9,7 +9,8 @@ most over what can be done next is the best adaptive strategy, for every epsilon
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
@@ -18,7 +19,7 @@ import numpy as np
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.commands import Ask, Change, SetBudget
+from ledger.core.commands import Change, SetBudget
 from ledger.core.datasets import Account
 from ledger.core.decision.group import decide
 from ledger.core.residual import LEVELS, Residual
@@ -33,6 +34,8 @@ LOSSES: Final = STEP * np.arange(-300, 301)
 EPSILONS: Final = STEP * np.arange(0, 91, 5)
 """Where what can be told is held to the promise."""
 ATTO: Final = 10**18
+HARDLY: Final = Amount(1, 0)
+"""What a run costs of which only more than was planned is executed."""
 GRID: Final = PICO // 20
 LEAST_DELTA: Final = 1e-8
 """A promise below this is not looked at: the lattice and the costs are no more exact than a ten-thousandth of it."""
@@ -112,7 +115,7 @@ class Played:
     """What was found: how many states there are, and how often each kind of thing was done."""
 
     states: int = 0
-    done: dict[str, int] = field(default_factory=dict)
+    done: Counter[str] = field(default_factory=Counter)
 
 
 class Adversary:
@@ -123,7 +126,7 @@ class Adversary:
         base = round(game.limit * PICO)
         self._tables = [piece.table(base) for piece in game.pieces]
         self._asks = [
-            ask(1, cost=Amount(1, 0) if piece.is_late else piece.alone(), run=UUID(int=1000 + at), who=WHO)
+            ask(1, cost=HARDLY, run=UUID(int=1000 + at), who=WHO)
             if piece.is_late
             else ask(1, cost=piece.alone(), run=UUID(int=1000 + at), who=WHO, residual=self._tables[at])
             for at, piece in enumerate(game.pieces)
@@ -177,8 +180,7 @@ class Adversary:
         """Whether one may stop here, and what is left for a last release of noise, and to show everything."""
         account = state.books.accounts[key(1)]
         waits = any(
-            piece.is_late and status == "executed"
-            for piece, status in zip(self.game.pieces, state.pieces, strict=True)
+            piece.is_late and status == "executed" for piece, status in zip(self.game.pieces, state.pieces, strict=True)
         )
         is_over = waits or account.overdrawn != ZERO or (self.game.is_before and state.is_told)
         if is_over or account.remaining.mu_sq_pico < 0:
@@ -188,18 +190,20 @@ class Adversary:
         return True, account.remaining.mu_sq_pico / PICO, -math.expm1(-account.remaining.delta_atto / ATTO)
 
     def _steps(self, state: State) -> Iterator[tuple[Pair | None, State]]:
-        for at, (piece, status) in enumerate(zip(self.game.pieces, state.pieces, strict=True)):
+        for at, piece in enumerate(self.game.pieces):
             for kind, pair, after in self._of_late(state, at) if piece.is_late else self._of_run(state, at):
-                self.played.done[f"{kind} from {status}"] = self.played.done.get(f"{kind} from {status}", 0) + 1
+                self.played.done[kind] += 1
                 yield pair, after
         if self.game.raised is not None and not state.is_raised:
             limit = Amount(round(self.game.raised * PICO), state.books.accounts[key(1)].limit.delta_atto)
             after = self._decided(state, SetBudget(STEWARD, ONE, {}, limit, "r", ALONE))
             if after is not None:
+                self.played.done["raise"] += 1
                 yield None, replace(after, is_raised=True)
         if state.books.datasets[ONE].state == "frozen":
             thawed = self._decided(state, Change(STEWARD, ONE, "active", None, None, "r", ALONE))
             if thawed is not None:
+                self.played.done["thaw"] += 1
                 yield None, thawed
 
     def _can_execute(self, state: State) -> bool:
@@ -209,27 +213,26 @@ class Adversary:
         piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
         if status == "new":
             asked = self._decided(state, command, start_too=piece.parts > 1)
-            if asked is not None and command.run_id in asked.books.runs:
-                is_held = asked.books.runs[command.run_id].state != "refused"
-                if is_held:
-                    yield "ask", None, _with(asked, at, "held")
+            if asked is not None:
+                yield "ask", None, _with(asked, at, "held")
         elif status == "held":
             if not piece.is_doomed and self._can_execute(state):
                 yield "execute", piece.pair, _with(state, at, "done" if piece.parts == 1 else "executed 1")
             voided = self._decided(state, void(STEWARD, state.books, command, is_independent=piece.is_doomed))
             if voided is not None:
-                yield "void", None, _with(voided, at, "gone")
+                yield _ended(state, voided, "void"), None, _with(voided, at, "gone")
         elif status.startswith("executed "):
             made = int(status.removeprefix("executed "))
             if self._can_execute(state):
-                yield "execute", piece.pair, _with(state, at, "done" if made + 1 == piece.parts else f"executed {made + 1}")
+                after = "done" if made + 1 == piece.parts else f"executed {made + 1}"
+                yield "execute", piece.pair, _with(state, at, after)
             whole = state.books.runs[command.run_id].cost
             if whole is not None:
                 charged = Amount(whole.mu_sq_pico // piece.parts * made, whole.delta_atto // piece.parts * made)
                 ended = settle(WHO, state.books, command, charged=charged, stop="data_dependent")
                 stopped = self._decided(state, ended)
                 if stopped is not None:
-                    yield "stop", None, _with(stopped, at, "gone")
+                    yield _ended(state, stopped, "stop"), None, _with(stopped, at, "gone")
 
     def _of_late(self, state: State, at: int) -> Iterator[tuple[str, Pair | None, State]]:
         piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
@@ -242,29 +245,37 @@ class Adversary:
         elif status == "executed":
             late = settle(WHO, state.books, command, excess=piece.alone(), residual=self._tables[at])
             recorded = self._decided(state, late)
+            # More than a whole limit is charged only once a steward confirms it.
             if recorded is not None and recorded.books.runs[command.run_id].is_reported:
                 recorded = self._decided(recorded, replace(late, actor=STEWARD, ruling=CONFIRMED))
             if recorded is not None:
-                yield "record", None, _with(recorded, at, "gone")
+                kind = "record more than fits" if recorded.is_told else "record"
+                yield kind, None, _with(recorded, at, "gone")
 
     def _decided(self, state: State, command: Any, *, start_too: bool = False) -> State | None:
         """The state after a command; None if it is no use."""
         books, (outcome,) = decide(state.books, [command], now_us=NOW_US)
         if isinstance(outcome, LedgerError):
             return None
-        kinds = [(draft.kind, draft.facts) for draft in outcome]
-        if kinds[0][0] == "run-refused":
+        (draft,) = outcome
+        if draft.kind == "run-refused":
             return None
         if start_too:
             books, (begun,) = decide(books, [start(WHO, books, command)], now_us=NOW_US)
             if isinstance(begun, LedgerError):
                 return None
-        is_told = state.is_told or any(not facts.get("overrun", {"fits": True})["fits"] for _, facts in kinds)
+        is_told = state.is_told or not draft.facts.get("overrun", {"fits": True})["fits"]
         return replace(state, books=books, is_told=is_told)
 
 
 def _with(state: State, at: int, status: str) -> State:
     return replace(state, pieces=(*state.pieces[:at], status, *state.pieces[at + 1 :]))
+
+
+def _ended(before: State, after: State, kind: str) -> str:
+    """What was done, and whether anything was given back."""
+    left = [state.books.accounts[key(1)].remaining for state in (before, after)]
+    return f"{kind} and keep" if left[0] == left[1] else kind
 
 
 def _name(state: State) -> Any:
@@ -285,8 +296,3 @@ def _name(state: State) -> Any:
 
 def _is_open(status: str) -> bool:
     return status in ("held", "started")
-
-
-def asked_of(commands: Sequence[Any]) -> list[Ask]:
-    """The runs among these commands."""
-    return [command for command in commands if isinstance(command, Ask)]

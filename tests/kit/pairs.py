@@ -71,8 +71,10 @@ def two_points(loss: int, rare: float) -> Pair:
     # P(down) = 1 - rare and Q(down) = 1 - shown fix the other loss, which is then moved down to the lattice.
     while math.exp(-down * STEP) * (1 - rare) < 1 - shown:
         down -= 1
-    return pair_of({loss: rare, down: 1 - rare}) if shown + math.exp(-down * STEP) * (1 - rare) <= 1 else _filled(
-        loss, rare, down
+    return (
+        pair_of({loss: rare, down: 1 - rare})
+        if shown + math.exp(-down * STEP) * (1 - rare) <= 1
+        else _filled(loss, rare, down)
     )
 
 
