@@ -30,5 +30,5 @@ Nothing here knows a database, a clock or HTTP.
 
 from typing import Final
 
-ACCOUNTANT: Final = "gdp-4"
+ACCOUNTANT: Final = "gdp-5"
 """Names the rules by which costs were worked out. It changes whenever a cost could come out otherwise."""

@@ -65,6 +65,11 @@ class Certificate:
                 return (mu, 1) if count == 1 else (mu * math.sqrt(count) * (1 + 4 * UNIT_ROUNDOFF), count)
         return math.inf, 1
 
+    @property
+    def whole(self) -> Curve:
+        """The trade-off function of all steps together. Raises TooLarge if that needs too many points."""
+        return self._curve(1)
+
     def _curve(self, count: int) -> Curve:
         if count not in self._curves:
             group = [Steps(part.pair, -(-part.count // count)) for part in self._steps]
@@ -108,6 +113,29 @@ def keeping(keeper: Keeper) -> Iterator[None]:
         _keeper.reset(token)
 
 
+class _Here:
+    """Keeps everything, for one computation."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Key, Certificate] = {}
+
+    def get(self, key: Key) -> Certificate | None:
+        return self._kept.get(key)
+
+    def put(self, key: Key, certificate: Certificate) -> None:
+        self._kept[key] = certificate
+
+
+@contextmanager
+def keeping_here() -> Iterator[None]:
+    """Within this context, compose each curve once: as `keeping` says, or for as long as the context lasts."""
+    if _keeper.get() is not None:
+        yield
+        return
+    with keeping(_Here()):
+        yield
+
+
 def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool = False) -> list[tuple[float, int]]:
     """Return a mu at each of these deltas, and the number of groups, as `Certificate.mu` does.
 
@@ -122,6 +150,18 @@ def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool
         for rung, certificate in by_rung.items():
             keeper.put((tuple(steps), rung), certificate)
     return found
+
+
+def whole(steps: Sequence[Steps], delta: float) -> Curve:
+    """Return the trade-off function of all steps together, for this delta and others above it."""
+    if sum(part.count for part in steps) == 1:
+        return Certificate(steps, delta_min=delta).whole
+    rung = _rung(delta)
+    certificate, keeper = _of_rung(steps, rung), _keeper.get()
+    curve = certificate.whole
+    if keeper is not None:
+        keeper.put((tuple(steps), rung), certificate)
+    return curve
 
 
 def _rung(delta: float) -> float:

@@ -25,6 +25,7 @@ from ledger.accounting.composition import Part, Tilt, Vertices, running, running
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pld import Losses, Pair, on_grid, split
+from ledger.accounting.profiles import Profile, profile_of
 from ledger.core.datasets import Adjacency
 
 Sampling = Literal["poisson", "fixed_size"]
@@ -89,15 +90,20 @@ class Bounded:
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """The trade-off function of a composition, from below, for deltas down to `delta_min`."""
+    """The trade-off function of a composition, from below, for deltas down to `delta_min`.
+
+    profiles: its divergence in both orders, or in the one where both are the same; none if it is not resolved.
+    """
 
     sides: tuple[Vertices | Bounded, ...]
     delta_min: float
+    profiles: tuple[Profile, ...] = ()
 
     @property
     def size(self) -> int:
         """The approximate size in bytes."""
-        return sum(side.size for side in self.sides if isinstance(side, Vertices))
+        sizes = [side.size for side in self.sides if isinstance(side, Vertices)]
+        return sum(sizes) + sum(profile.size for profile in self.profiles)
 
     def mu(self, delta: float) -> float:
         """Return the certificate: an upper bound of the least mu. 0 if delta alone covers it, inf if nothing resolves.
@@ -117,7 +123,8 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
     """
     orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
     if len(steps) == 1 and steps[0].count == 1:
-        return Curve(tuple(_single(steps[0].pair, delta_min, is_reversed=order) for order in orders), delta_min)
+        single = [_single(steps[0].pair, delta_min, is_reversed=order) for order in orders]
+        return Curve(tuple(single), delta_min, tuple(profile_of([side]) for side in single))
     share = _share(sum(part.count for part in steps), delta_min)
     for attempt in range(_ATTEMPTS):
         deadline.check()
@@ -131,9 +138,8 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
         with _one_at_a_time if is_large else contextlib.nullcontext():
             forward, *backward = _sides(steps, plans, share)
         if forward[-1].tail.size and forward[-1].tail[-1] <= delta_min:
-            return Curve(
-                (*forward, *(part for side in backward for part in _closed(side, steps, delta_min))), delta_min
-            )
+            closed = [_closed(side, steps, delta_min) for side in backward]
+            return Curve((*forward, *(part for side in closed for part in side)), delta_min, _profiles(forward, closed))
         del forward, backward
     return Curve((unresolved(),), delta_min)
 
@@ -147,11 +153,21 @@ def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> l
     for part in side:
         bad = np.flatnonzero(np.isposinf(part.values(delta)))
         good = int(bad[0]) if bad.size else part.tail.size
-        closed.append(Vertices(part.tail[:good], part.rest[:good], part.other[:good]))
+        closed.append(Vertices(part.tail[:good], part.rest[:good], part.other[:good], part.points))
         last = float(part.tail[good - 1]) if good else last
         if bad.size:
             break
     return closed if last <= delta else [*closed, Bounded(last, largest)]
+
+
+def _profiles(forward: Sequence[Vertices], closed: Sequence[Sequence[Vertices | Bounded]]) -> tuple[Profile, ...]:
+    """The divergence in each order."""
+    profiles = [profile_of(forward)]
+    for side in closed:
+        ends = [part.loss for part in side if isinstance(part, Bounded)]
+        parts = [part for part in side if isinstance(part, Vertices)]
+        profiles.append(profile_of(parts, end=ends[0] if ends else math.inf))
+    return tuple(profiles)
 
 
 def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list[list[Vertices]]:
@@ -251,7 +267,8 @@ def _on_edges(
         below = float(other[1]) if other.size > 1 else 0.0
     before = (below + np.append(0.0, running(kept)[:-1])[index] * (1 - summing)) * (1 - UNIT_ROUNDOFF)
     rest = np.maximum(1 - np.minimum(tail, 1.0), before)
-    return Vertices(np.minimum(tail, 1.0), rest, other), at
+    served = -losses[at] if is_reversed else losses[at]
+    return Vertices(np.minimum(tail, 1.0), rest, other, served), at
 
 
 # --- what to compute --------------------------------------------------------------------------------------------------

@@ -74,15 +74,27 @@ class Tilt:
 
 @dataclass(frozen=True, slots=True)
 class Vertices:
-    """Bounds at losses >= 0: of S from above, of 1 - S and of A from below; each of shape (n,)."""
+    """Bounds at losses >= 0: of S from above, of 1 - S and of A from below; each of shape (n,).
+
+    points: the losses, of shape (n,), or the first one, as a multiple of the width of their grid, and that width.
+    """
 
     tail: FloatArray
     rest: FloatArray
     other: FloatArray
+    points: FloatArray | tuple[int, float]
+
+    def losses(self, index: NDArray[np.int64]) -> FloatArray:
+        """The losses of some vertices, of the shape of the index."""
+        if not isinstance(self.points, tuple):
+            return self.points[index]
+        first, width = self.points
+        losses: FloatArray = width * (first + index).astype(np.float64)
+        return losses
 
     @property
     def size(self) -> int:
-        """The bytes of the arrays."""
+        """The bytes of the arrays, except those of the losses, of which one step alone has an array."""
         return self.tail.nbytes + self.rest.nbytes + self.other.nbytes
 
     def values(self, delta: float) -> FloatArray:
@@ -108,7 +120,7 @@ class Vertices:
 @functools.cache
 def unresolved() -> Vertices:
     """A vertex that asks for more than there is; always the same one."""
-    return Vertices(np.ones(1), np.zeros(1), np.zeros(1))
+    return Vertices(np.ones(1), np.zeros(1), np.zeros(1), (0, 1.0))
 
 
 def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) -> FloatArray:
@@ -376,7 +388,7 @@ def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
         # Below the mean S is near 1, and it is 1 - S that has to keep its digits.
         rest = _bound_below(composed, tilt.exponent, width, first, last, -relative)
         tail = np.minimum(1.0 - rest + UNIT_ROUNDOFF, 1.0)
-    return Vertices(tail, rest, other)
+    return Vertices(tail, rest, other, (composed.first + first, width))
 
 
 def _weights(composed: _Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:

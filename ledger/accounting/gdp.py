@@ -70,7 +70,7 @@ def _checked_rate(name: str, value: ArrayLike) -> FloatArray:
     return checked(name, value, domain="between 0 and 1", holds=lambda rate: (rate >= 0) & (rate <= 1))
 
 
-def _mills(x: FloatArray) -> FloatArray:
+def mills(x: FloatArray) -> FloatArray:
     """Mills' ratio Phi(-x)/phi(x), within 10 u of itself for x >= -1; overflows below -38."""
     return _SQRT_HALF_PI * special.erfcx(x * _SQRT_HALF)
 
@@ -85,12 +85,12 @@ def _mean_mills_descent(*, centre: FloatArray, mu: FloatArray) -> FloatArray:
     is about centre^2 times that of R: what rounding centre does to phi(a). Beyond, the plain difference loses less.
     """
     near = mu * np.maximum(centre, 1.0) <= 1.0
-    quotient = (_mills(centre - mu / 2) - _mills(centre + mu / 2)) / mu
+    quotient = (mills(centre - mu / 2) - mills(centre + mu / 2)) / mu
     if not near.any():
         return quotient
     c = np.where(near, centre, 0.0)
     half_width_sq = np.where(near, mu / 2, 0.0) ** 2
-    before = _mills(c)
+    before = mills(c)
     last = 1.0 - c * before
     series, power = last, np.ones_like(last)
     for n in range(2, 22):
@@ -123,7 +123,7 @@ def delta(*, mu: Real | float, epsilon: Real | float) -> Real:
         density = np.exp(-a * a / 2) / _SQRT_TWO_PI
         # Dong, Roth & Su 2022, Cor. 2.13, in Mills' ratios; from the other side where it is near 1.
         right = width * density * _mean_mills_descent(centre=centre, mu=width)
-        left = 1.0 - density * (_mills(-a) + _mills(centre + width / 2))
+        left = 1.0 - density * (mills(-a) + mills(centre + width / 2))
         curve = np.where(a >= -1.0, right, left)
         curve = np.where(mu_array == 0, 0.0, np.where(mu_array == np.inf, 1.0, curve))
         # G_mu is its own inverse, so the pair may be swapped: delta(-e) = 1 - e^-e + e^-e delta(e).
@@ -178,7 +178,7 @@ def _shortfall_jet(*, mu: FloatArray, centre: FloatArray, target: FloatArray) ->
 def _excess_jet(*, mu: FloatArray, centre: FloatArray, target: FloatArray) -> tuple[FloatArray, FloatArray]:
     """(log(1 - delta_mu) - log target, R(-a) + R(b)) at epsilon = mu * centre."""
     a = centre - mu / 2
-    ratios = _mills(-a) + _mills(centre + mu / 2)
+    ratios = mills(-a) + mills(centre + mu / 2)
     return np.log(ratios) - np.log(target) - a * a / 2 - _LOG_SQRT_TWO_PI, ratios
 
 
@@ -202,7 +202,7 @@ def _centre_from_shortfall(*, mu: FloatArray, target: FloatArray) -> FloatArray:
 
     def jet(centre: FloatArray) -> _Jet:
         value, descent = _shortfall_jet(mu=mu, centre=centre, target=target)
-        ratio = _mills(centre + mu / 2)
+        ratio = mills(centre + mu / 2)
         # delta_mu' = -e^epsilon Phi(-b) = -phi(a) R(b) and delta_mu'' = phi(a) (1 - mu R(b)) / mu, over delta_mu.
         slope = -ratio / descent
         return value, slope, (1 - mu * ratio) / descent - slope * slope
@@ -224,7 +224,7 @@ def _centre_from_excess(*, mu: FloatArray, complement: FloatArray) -> FloatArray
 
     def jet(centre: FloatArray) -> _Jet:
         value, ratios = _excess_jet(mu=mu, centre=centre, target=complement)
-        ratio = _mills(centre + mu / 2)
+        ratio = mills(centre + mu / 2)
         slope = -mu * ratio / ratios
         return -value, slope, mu * (1 - mu * ratio) / ratios + slope * slope
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Protocol
 
+from ledger.accounting import closed_forms
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.pld import Losses
@@ -35,6 +36,10 @@ class Source(Protocol):
     def spread(self, share: float) -> tuple[float, float]:
         """A loss's variance, approximately, and its range: what a width is chosen by."""
 
+    @property
+    def mu(self) -> float:
+        """The mu that it costs alone, from above."""
+
     def __hash__(self) -> int: ...
 
 
@@ -50,6 +55,10 @@ class LaplaceNoise:
 
     def on_grid(self, width: float, share: float) -> Losses:
         return _laplace(self.theta, width)
+
+    @property
+    def mu(self) -> float:
+        return float(closed_forms.mu_laplace(theta=self.theta)) * (1 + 2 * closed_forms.RELATIVE_ERROR)
 
     def spread(self, share: float) -> tuple[float, float]:
         return spread_on_grid(self, self.theta)
@@ -68,6 +77,10 @@ class Response:
     def on_grid(self, width: float, share: float) -> Losses:
         large, small = special.expit(self.epsilon), special.expit(-self.epsilon)
         return atoms_on_grid([(self.epsilon, float(large)), (-self.epsilon, float(small))], width)
+
+    @property
+    def mu(self) -> float:
+        return float(closed_forms.mu_pure_dp(epsilon=self.epsilon)) * (1 + 2 * closed_forms.RELATIVE_ERROR)
 
     def spread(self, share: float) -> tuple[float, float]:
         return spread_on_grid(self, self.epsilon)

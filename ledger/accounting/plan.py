@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from ledger.accounting import deadline
+from ledger.accounting import beside, deadline
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import Cost
@@ -26,6 +26,7 @@ from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.numbers import COUNT_MAX
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
+from ledger.core.residual import Residual
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
@@ -47,6 +48,15 @@ class Solution:
     amount: Amount
 
 
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is left in the accounts that carry a guarantee, where runs are costed beside it: mu², in units of 1e-12.
+    base: of the levels."""
+
+    base: int
+    mu_sq_pico: int
+
+
 def _never() -> bool:
     return False
 
@@ -56,15 +66,17 @@ def fits(
     terms: Terms,
     *,
     remaining: Amount,
+    left: Left | None = None,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, int | Decimal]:
     """For each parameter that alone could make the run fit in `remaining`, the value that is nearest to what was asked.
 
     Counts are integers; other parameters have six significant digits, rounded to the side that fits. A parameter for
     which no value fits is left out, and so is one that the request does not have, and one that was not found when
-    `is_late`, which is asked before each cost, says so. terms: the run's; what is named has as many segments.
+    `is_late`, which is asked before each cost, says so. terms: the run's; what is named has as many segments. left:
+    where runs are costed beside what is left.
     """
-    solutions = nearest(mechanism, terms, remaining=remaining, is_late=is_late)
+    solutions = nearest(mechanism, terms, remaining=remaining, left=left, is_late=is_late)
     return {field: solution.value for field, solution in solutions.items()}
 
 
@@ -73,10 +85,11 @@ def nearest(
     terms: Terms,
     *,
     remaining: Amount,
+    left: Left | None = None,
     is_late: Callable[[], bool] = _never,
 ) -> dict[str, Solution]:
     """Return the values of `fits`, each with its charge."""
-    search = _Search(mechanism, terms, remaining=remaining, is_late=is_late)
+    search = _Search(mechanism, terms, remaining=remaining, left=left, is_late=is_late)
     declared = mechanism.model_dump(exclude_none=True)
     solutions: dict[str, Solution] = {}
     for field in mechanism.solvable:
@@ -97,6 +110,7 @@ def solve(
     *,
     solve_for: str,
     remaining: Amount,
+    left: Left | None = None,
     is_late: Callable[[], bool] = _never,
 ) -> Solution | None:
     """Return the least `noise_multiplier`, or the most of another parameter, that fits: less or more than requested.
@@ -107,8 +121,8 @@ def solve(
     """
     field = parameter(mechanism, solve_for)
     if field == "runs":
-        return _runs(cost(mechanism, terms).amount, remaining)
-    search = _Search(mechanism, terms, remaining=remaining, is_late=is_late)
+        return _runs(_price(mechanism, terms, left), remaining)
+    search = _Search(mechanism, terms, remaining=remaining, left=left, is_late=is_late)
     try:
         return search.solve(field, is_upwards=True)
     except _LateError:
@@ -133,12 +147,53 @@ def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
     return field
 
 
-def _runs(once: Amount, remaining: Amount) -> Solution | None:
-    if once.exceeds(remaining):
-        return None
-    pairs = ((remaining.mu_sq_pico, once.mu_sq_pico), (remaining.delta_atto, once.delta_atto))
-    count = min(COUNT_MAX, *(left // charged for left, charged in pairs if charged))
-    return Solution("runs", count, Amount(once.mu_sq_pico * count, once.delta_atto * count))
+@dataclass(frozen=True, slots=True)
+class _Price:
+    """What a mechanism costs: by itself, or where a table is given beside what is left, if it fits there."""
+
+    cost: Cost
+    table: Residual | None = None
+    left: int = 0
+
+    @property
+    def amount(self) -> Amount:
+        """Return what an approval charges."""
+        amount = self.cost.amount
+        index = None if self.table is None else self.table.best(self.left)
+        return amount if self.table is None or index is None else Amount(self.table.costs[index], amount.delta_atto)
+
+    @property
+    def needed(self) -> Fraction:
+        """Return how much mu² must be left for it, in units of 1e-12."""
+        return self.cost.mu_sq * PICO if self.table is None else Fraction(self.table.least_needed)
+
+    def does_fit(self, remaining: Amount) -> bool:
+        """Return whether an approval would find that it fits."""
+        is_left = self.table is None or self.table.best(self.left) is not None
+        return is_left and not self.amount.exceeds(remaining)
+
+
+def _price(mechanism: AnyMechanism, terms: Terms, left: Left | None) -> _Price:
+    alone = cost(mechanism, terms)
+    if left is None:
+        return _Price(alone)
+    return _Price(alone, beside.table(mechanism, terms, left.base, alone), left.mu_sq_pico)
+
+
+def _runs(once: _Price, remaining: Amount) -> Solution | None:
+    """Return how many runs fit, one after another: as long as the same level fits they cost the same."""
+    count, charged = 0, ZERO
+    while count < COUNT_MAX and once.does_fit(remaining):
+        amount = once.amount
+        pairs = [(remaining.mu_sq_pico, amount.mu_sq_pico), (remaining.delta_atto, amount.delta_atto)]
+        if once.table is not None:
+            needed = once.table.needed(once.table.costs.index(amount.mu_sq_pico))
+            pairs.append((once.left - needed + amount.mu_sq_pico, amount.mu_sq_pico))
+        more = min(COUNT_MAX - count, *(has // each for has, each in pairs if each))
+        all_of_them = Amount(amount.mu_sq_pico * more, amount.delta_atto * more)
+        count, charged, remaining = count + more, charged + all_of_them, remaining - all_of_them
+        once = replace(once, left=once.left - all_of_them.mu_sq_pico)
+    return Solution("runs", count, charged) if count else None
 
 
 # --- the search ------------------------------------------------------------------------------------------------------
@@ -157,11 +212,13 @@ class _Search:
         terms: Terms,
         *,
         remaining: Amount,
+        left: Left | None,
         is_late: Callable[[], bool],
     ) -> None:
         self._mechanism, self._terms, self._remaining, self._is_late = mechanism, terms, remaining, is_late
+        self._left = left
         self._declared = mechanism.model_dump(exclude_none=True)
-        self._asked: tuple[Cost | None] | None = None
+        self._asked: tuple[_Price | None] | None = None
 
     def solve(self, field: str, *, is_upwards: bool) -> Solution | None:
         """The last value that fits: of all that may be declared, or of those that cost no more than what was asked."""
@@ -186,25 +243,25 @@ class _Search:
             return None
         return Solution(field, axis.value_of(bracket.below), best.amount)
 
-    def _cost(self, field: str, value: int | Decimal) -> Cost | None:
+    def _cost(self, field: str, value: int | Decimal) -> _Price | None:
         """Return the charge; None if there is no such mechanism or its cost is not known."""
         deadline.check()
         if self._is_late():
             raise _LateError
         try:
             resized = type(self._mechanism)(**{**self._declared, field: value})
-            return cost(resized, self._terms)
+            return _price(resized, self._terms, self._left)
         except (InvalidRequest, TooLarge, ValueError):
             return None
 
-    def _margins(self, charged: Cost | None) -> _Margins:
-        if charged is None:
+    def _margins(self, price: _Price | None) -> _Margins:
+        if price is None:
             return _Margins(False, math.inf, math.inf)
-        return _Margins(
-            not charged.amount.exceeds(self._remaining),
-            _log_ratio(charged.mu_sq * PICO, self._remaining.mu_sq_pico),
-            _log_ratio(charged.nats * ATTO, self._remaining.delta_atto),
-        )
+        mu = _log_ratio(price.needed, self._remaining.mu_sq_pico if self._left is None else self._left.mu_sq_pico)
+        if self._left is not None:
+            mu = max(mu, _log_ratio(Fraction(price.amount.mu_sq_pico), self._remaining.mu_sq_pico))
+        delta = _log_ratio(price.cost.nats * ATTO, self._remaining.delta_atto)
+        return _Margins(price.does_fit(self._remaining), mu, delta)
 
 
 @dataclass(frozen=True, slots=True)

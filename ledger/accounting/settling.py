@@ -17,11 +17,13 @@ computes nothing, so that `is_dear` knows in advance what `charge` will do.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import accumulate
 from typing import Final, Literal, assert_never
 
-from ledger.accounting import costs
+from ledger.accounting import costs, residual
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.cost import Cost, root
 from ledger.accounting.mechanisms import AnyMechanism, planned_steps, segment, segment_steps
@@ -29,6 +31,7 @@ from ledger.accounting.restarts import Division, Repeats, Restart, repeated
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
+from ledger.core.residual import Residual, levels
 from ledger.errors import InvalidMechanism, TooLarge
 
 Stop = Literal["planned", "data_independent", "data_dependent"]
@@ -51,6 +54,7 @@ class Charge:
     charged: for the steps within the plan; at most what was approved, in both quantities. excess, excess_steps: the
     steps beyond the plan or repeated, as a run of their own; None and 0 if there were none. Its amount can exceed 64
     bits. repeated: how many of these steps were repeated; None if not reported. assumptions: of the settlement itself.
+    excess_table: the mu² of the excess beside what is left, if the run was costed so.
     """
 
     charged: Amount
@@ -58,6 +62,7 @@ class Charge:
     excess_steps: int = 0
     repeated: int | None = 0
     assumptions: tuple[str, ...] = ()
+    excess_table: Residual | None = None
 
 
 Restarts = tuple[Restart, ...] | None
@@ -73,19 +78,30 @@ def charge(
     steps: int | None,
     stop: Stop,
     restarts: Restarts = None,
+    beside: Beside | None = None,
 ) -> Charge:
     """Return the charge of an approved run after `steps` steps, including repeated ones.
 
     terms: what it was costed under. approved, method: what it cost, and by which path. steps: None where they are not
-    known, and what was approved is charged. Whether `stop` and `restarts` are what the run says they were is not for a
-    computation to know.
+    known, and what was approved is charged. beside: the table that the run was costed by, if it was. Whether `stop` and
+    `restarts` are what the run says they were is not for a computation to know.
     """
     bill = _bill(mechanism, terms, method=method, steps=steps, stop=stop, restarts=restarts)
-    charged = _charged(bill, terms, approved)
+    charged = _charged(bill, terms, approved, r=0 if beside is None else beside.r)
     if not bill.excesses:
         return Charge(charged, assumptions=bill.assumptions)
-    excess = _worst([_excess(excess, terms, approved, method) for excess in bill.excesses])
-    return Charge(charged, excess, bill.excess_steps, bill.repeated, bill.assumptions)
+    alone = approved if beside is None else Amount(beside.table.costs[0], approved.delta_atto)
+    excess = _worst([_excess(excess, terms, alone, method) for excess in bill.excesses])
+    table = None if beside is None else _excess_table(bill.excesses, terms, beside.table)
+    return Charge(charged, excess, bill.excess_steps, bill.repeated, bill.assumptions, table)
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """The table that a run was costed by, and its r: mu², in units of 1e-12."""
+
+    table: Residual
+    r: int
 
 
 def is_dear(
@@ -273,17 +289,17 @@ class _Run:
 # --- what that costs -------------------------------------------------------------------------------------------------
 
 
-def _charged(bill: _Bill, terms: Terms, approved: Amount) -> Amount:
+def _charged(bill: _Bill, terms: Terms, approved: Amount, *, r: int) -> Amount:
     """Rounded up once. Never more than approved: neither is any part more than its part of it, nor the integers."""
     pico, atto = (bill.approved * value for value in (approved.mu_sq_pico, approved.delta_atto))
     if bill.part is not None:
-        more = _part(bill.part, bill, terms, approved)
+        more = _part(bill.part, bill, terms, approved, r)
         pico, atto = pico + more[0], atto + more[1]
     return Amount(math.ceil(pico), math.ceil(atto))
 
 
-def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount) -> tuple[Fraction, Fraction]:
-    """What a part costs, in units of amounts, or its part of what was approved, which also covers it.
+def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount, r: int) -> tuple[Fraction, Fraction]:
+    """What a part costs at r, in units of amounts, or its part of what was approved, which also covers it.
 
     One or the other, for both quantities: the lesser mu with the lesser delta could be less than either proves.
     """
@@ -293,7 +309,8 @@ def _part(part: AnyMechanism, bill: _Bill, terms: Terms, approved: Amount) -> tu
         cost = part.additive_cost(once) if bill.is_additive else costs.cost(part, once)
     except (InvalidMechanism, TooLarge, ArithmeticError):
         return most
-    exact = (cost.mu_sq * PICO, cost.nats * ATTO)
+    mu_sq = cost.mu_sq * PICO if r == 0 else Fraction(residual.residual_costs(part, once, (0, r))[-1])
+    exact = (mu_sq, cost.nats * ATTO)
     return exact if all(one <= other for one, other in zip(exact, most, strict=True)) else most
 
 
@@ -316,6 +333,31 @@ def _excess(excess: _Excess, terms: Terms, approved: Amount, method: str) -> Cos
         return Cost(root(mu_sq), mu_sq, nats, method, tuple(assumptions))
     mu_sq, nats = mu_sq + part.mu_sq, nats + part.nats
     return Cost(root(mu_sq), mu_sq, nats, part.method, (*part.assumptions, *assumptions))
+
+
+def _excess_table(excesses: Sequence[_Excess], terms: Terms, table: Residual) -> Residual:
+    """Return what was done beside the plan costs at each level of the run's table: the largest of each, where it is not
+    known which was done."""
+    columns = [_excess_costs(excess, terms, table) for excess in excesses]
+    costs_at = list(accumulate(map(max, zip(*columns, strict=True)), min))
+    return Residual(table.base, tuple(costs_at))
+
+
+def _excess_costs(excess: _Excess, terms: Terms, table: Residual) -> list[int]:
+    part, segments = [0] * len(table.costs), excess.segments
+    if excess.part is not None:
+        once = replace(terms, segments=1)
+        try:
+            if excess.is_additive:
+                part = [excess.part.additive_cost(once).amount.mu_sq_pico] * len(table.costs)
+            else:
+                part = list(residual.residual_costs(excess.part, once, levels(table.base)[: len(table.costs)]))
+        except (InvalidMechanism, TooLarge, ArithmeticError):
+            segments += excess.stand_in
+    return [
+        max(1, math.ceil(Fraction(segments, terms.segments) * whole + excess.mu_sq * PICO) + one)
+        for whole, one in zip(table.costs, part, strict=True)
+    ]
 
 
 def _worst(excesses: list[Cost]) -> Cost:

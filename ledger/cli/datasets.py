@@ -101,6 +101,13 @@ def dataset_create(
     ceiling_at_delta: CeilingAtDelta = None,
     ceiling_mu: CeilingMu = None,
     ceiling_delta: CeilingDelta = None,
+    costing: Annotated[
+        str | None,
+        typer.Option(
+            help="residual: cost certified runs beside what is left, so that more fit. standalone: each by itself."
+            " Default: residual if certified."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Register a dataset with its budget. A dataset that is derived from others needs no budget."""
@@ -122,6 +129,7 @@ def dataset_create(
         partitions=partition or ([] if partitioned else None),
         derived_from=[{"name": parent, "unit_preserving": True} for parent in derived_from or ()] or None,
         ceiling=ceiling,
+        costing=costing,
     )
     with server() as ledger:
         made = ledger.register(name=name, title=title, description=description, **{**unsaid, **given})
@@ -260,6 +268,21 @@ def dataset_freeze(name: DatasetName, reason: Reason, as_json: Json = False) -> 
 def dataset_thaw(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
     """Undo `freeze`. For an overdrawn dataset this may need a second steward."""
     _set_state(name, "active", reason, as_json)
+
+
+@dataset_app.command(
+    "costing", epilog='Example: privacy-ledger dataset costing mnist residual --reason "a sweep of many trials"'
+)
+def dataset_costing(
+    name: DatasetName,
+    costing: Annotated[str, typer.Argument(help="residual: cost certified runs beside what is left.")],
+    reason: Reason,
+    as_json: Json = False,
+) -> None:
+    """Change how runs are costed from now on. This cannot be undone."""
+    with server() as ledger:
+        changed = ledger.change(name, costing=costing, reason=reason)
+    print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 
 @dataset_app.command("retire")

@@ -236,13 +236,27 @@ def correct(
     print_answer(answer, as_json, unless_proposed(show.runs.moved))
 
 
-def void(run: RunId, reason: Reason, as_json: Json = False) -> None:
-    """Cancel a run without charge, if nobody has seen any output of it.
+def void(
+    run: RunId,
+    reason: Reason,
+    data_independent: Annotated[
+        bool,
+        typer.Option(
+            "--data-independent",
+            help="State that neither the data nor any output, of this or of another run, decided this, nor when the"
+            " run began, and that it will not be resumed. A crash alone does not say that.",
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Cancel a run and give its cost back, if nobody has seen any output of it.
 
-    Voiding a started run may need a second steward.
+    Voiding a started run may need a second steward. Where later runs rest on its cost, that is kept, unless
+    --data-independent is stated.
     """
     with server() as ledger:
-        print_answer(ledger.void(run, reason=reason), as_json, unless_proposed(show.runs.moved))
+        answer = ledger.void(run, reason=reason, data_independent=data_independent)
+    print_answer(answer, as_json, unless_proposed(show.runs.moved))
 
 
 def runs(

@@ -16,8 +16,9 @@ from typing import Any, Final, Literal, NamedTuple
 Costing = Literal["standalone", "residual"]
 """How a dataset's runs are costed: each by itself, or beside what is left of the limit."""
 
-LEVELS: Final = (0, 10, 20, 35, 55, 80, 110, 150, 200, 260, 330, 410, 500, 620, 760, 900)
-"""The grid of r: thousandths of a table's base, which is the least limit among the accounts of the run."""
+LEVELS: Final = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)
+"""The grid of r: sixty-fourths of a table's base, which is the least limit among the accounts of the run."""
+PARTS: Final = 64
 RESERVE: Final = 50
 """A run at r > 0 leaves a fiftieth of the base unspent, so that an ordinary overrun fits later."""
 ITEMS_MAX: Final = 16
@@ -35,8 +36,8 @@ class Residual:
     costs: tuple[int, ...]
 
     def level(self, index: int) -> int:
-        """Return r at this position."""
-        return self.base * LEVELS[index] // 1000
+        """Return r at this position, rounded up."""
+        return -(-self.base * LEVELS[index] // PARTS)
 
     @property
     def reserve(self) -> int:
@@ -46,6 +47,11 @@ class Residual:
     def needed(self, index: int) -> int:
         """Return how much must be left for a new run to be charged at this position."""
         return self.costs[0] if index == 0 else self.level(index) + self.costs[index] + self.reserve
+
+    @property
+    def least_needed(self) -> int:
+        """Return how much must be left for a new run at any position."""
+        return min(map(self.needed, range(len(self.costs))))
 
     def best(self, left: int) -> int | None:
         """Return the position with the least cost for which enough is left, and the first of equal ones; None if there
@@ -72,6 +78,11 @@ class Residual:
         if not (is_table and is_falling and table.facts().items() <= dict(facts).items()):
             raise ValueError("has a table of costs that no ledger writes")
         return table
+
+
+def levels(base: int) -> tuple[int, ...]:
+    """Return the grid of r of a base."""
+    return tuple(Residual(base, ()).level(index) for index in range(len(LEVELS)))
 
 
 class Item(NamedTuple):

@@ -17,19 +17,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import lru_cache
 from typing import Any, Final, Literal
 
-from ledger.accounting import ACCOUNTANT, costs, mechanisms, settling
+from ledger.accounting import ACCOUNTANT, beside, costs, mechanisms, settling
 from ledger.accounting.cost import Precision
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.restarts import Restart
-from ledger.accounting.settling import Restarts, Stop
+from ledger.accounting.settling import Beside, Restarts, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.errors import LedgerError
 
 CLOSED_FORM: Final = Fraction(1, 10**12)
@@ -42,15 +43,27 @@ Status = Literal["exact", "within", "undercharged", "overcharged", "dearer"]
 
 @dataclass(frozen=True, slots=True)
 class Declaration:
-    """The declaration of a run. mechanism: as requested, in canonical JSON, so that equal ones compare equal."""
+    """The declaration of a run. mechanism: as requested, in canonical JSON, so that equal ones compare equal. base: of
+    the levels of its table; None if it was costed by itself. index: its position there."""
 
     mechanism: str
     terms: Terms
+    base: int | None = None
+    index: int = 0
 
     @classmethod
     def of(cls, decision: Mapping[str, Any]) -> Declaration:
         """Return the declaration in the entry of an approval or a refusal."""
-        return cls(chain.canonical(decision["request"]["mechanism"]), Terms.of(decision))
+        mechanism, terms = chain.canonical(decision["request"]["mechanism"]), Terms.of(decision)
+        if "residual" not in decision:
+            return cls(mechanism, terms)
+        facts = decision["residual"]
+        return cls(mechanism, terms, Residual.from_facts(facts).base, facts.get("level", 0))
+
+    @property
+    def alone(self) -> Declaration:
+        """Return the declaration of the same run by itself."""
+        return replace(self, base=None, index=0)
 
     def parsed(self) -> AnyMechanism:
         """Return the mechanism. Raises InvalidMechanism if this version does not know it."""
@@ -59,12 +72,14 @@ class Declaration:
 
 @dataclass(frozen=True, slots=True)
 class Worked:
-    """A recomputed cost. tolerance: the relative tolerance of mu²; None if it must be exact."""
+    """A recomputed cost. tolerance: the relative tolerance of mu²; None if it must be exact. table: its costs beside
+    what is left, if it was costed so."""
 
     mechanism: AnyMechanism
     amount: Amount
     method: str
     tolerance: Fraction | None
+    table: Residual | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +94,14 @@ class Charged:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """How a run ended, for its charge. Default: all of it was executed."""
+    """How a run ended, for its charge. Default: all of it was executed. late: the position of an overrun in its table;
+    None if it is charged by itself. is_kept: nothing was given back."""
 
     steps: int | None = None
     stop: Stop = "planned"
     restarts: Restarts = None
+    late: int | None = None
+    is_kept: bool = False
 
     @classmethod
     def of(cls, entry: Mapping[str, Any]) -> Ended:
@@ -96,7 +114,13 @@ class Ended:
             return cls(entry["steps"], "data_independent" if "overrun" in entry else entry["stop"], ())
         stated = entry.get("restarts")
         restarts = None if stated is None else tuple(_restart(restart) for restart in stated)
-        return cls(entry["steps"], entry["stop"], restarts)
+        late = entry.get("overrun", {}).get("residual", {}).get("level")
+        return cls(entry["steps"], entry["stop"], restarts, late, "kept" in entry)
+
+    @property
+    def executed(self) -> Ended:
+        """Return what was executed alone."""
+        return replace(self, late=None, is_kept=False)
 
 
 AS_PLANNED: Final = Ended()
@@ -108,12 +132,12 @@ def _restart(stated: Mapping[str, Any]) -> Restart:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A recorded amount that differs from the recomputed one. what: `cost`, `charged`, or the `overrun` within that.
-    is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
+    """A recorded amount that differs from the recomputed one. what: `cost`, a value of its `table`, `charged`, or the
+    `overrun` within that. is_refusal: the run was refused at that cost. accountant: the rules that the entry names."""
 
     seq: int
     run: str
-    what: Literal["cost", "charged", "overrun"]
+    what: Literal["cost", "table", "charged", "overrun"]
     is_refusal: bool
     recorded: Amount
     recomputed: Amount
@@ -151,19 +175,28 @@ class Accountant:
                 steps=ended.steps,
                 stop=ended.stop,
                 restarts=ended.restarts,
+                beside=None if worked.table is None else Beside(worked.table, worked.table.level(declaration.index)),
             )
         except (LedgerError, ArithmeticError, ValueError) as error:
             return str(error)
         excess = None if charge.excess is None else charge.excess.amount
+        if excess is not None and charge.excess_table is not None and ended.late is not None:
+            excess = Amount(charge.excess_table.costs[ended.late], excess.delta_atto)
         is_dear = costs.needs_certificate(worked.mechanism, bound=terms.bound)
-        total = charge.charged if excess is None else charge.charged + excess
+        planned = worked.amount if ended.is_kept else charge.charged
+        total = planned if excess is None else planned + excess
         return Charged(total, excess, CERTIFICATE if is_dear else worked.tolerance)
 
 
 def _worked(declaration: Declaration) -> Worked:
     mechanism = declaration.parsed()
     cost = costs.cost(mechanism, declaration.terms)
-    return Worked(mechanism, cost.amount, cost.method, tolerance_of(mechanism, cost.method))
+    tolerance = tolerance_of(mechanism, cost.method)
+    if declaration.base is None:
+        return Worked(mechanism, cost.amount, cost.method, tolerance)
+    table = beside.table(mechanism, declaration.terms, declaration.base, cost)
+    amount = Amount(table.costs[declaration.index], cost.amount.delta_atto)
+    return Worked(mechanism, amount, cost.method, tolerance, table)
 
 
 def tolerance_of(mechanism: AnyMechanism, method: str) -> Fraction | None:

@@ -13,9 +13,10 @@ from ledger.accounting.budgets import report_deltas
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.recompute import opinion
 from ledger.recompute.composed import Composition, Ran, Tally
-from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, compare, is_earlier
+from ledger.recompute.costing import Accountant, Declaration, Difference, Ended, Status, Worked, compare, is_earlier
 from ledger.recompute.opinion import Asked, Opinion
 from ledger.recompute.reading import opened
 from ledger.recompute.replay import Outcome, Replay
@@ -163,23 +164,25 @@ class _Recomputation:
                 self._settled(entry)
             case "run-voided":
                 run = self._open.pop(entry["run"])
-                self.replay.move(entry["seq"], run.keys, held=_less(run.cost))
+                kept = (ZERO, ZERO) if "kept" not in entry else run.cost
+                self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=kept)
             case _:
                 pass
 
     def compositions(self, outcomes: tuple[Outcome, ...]) -> tuple[tuple[Composition, ...], int]:
         for run in self._open.values():
-            self.tally.add(Ran(run.declaration), run.keys, is_held=True)
+            self.tally.add(Ran(run.declaration.alone), run.keys, is_held=True)
         return self.tally.compositions(outcomes, self.at_deltas)
 
     def _approved(self, entry: Mapping[str, Any], keys: tuple[AccountKey, ...]) -> None:
         declaration, amount = Declaration.of(entry), Amount.from_facts(entry["cost"])
         cost = (amount, self._cost(entry))
+        alone = _alone(entry)
         self._open[entry["run"]] = _Open(declaration, cost, keys, entry["accountant"])
         self.replay.move(entry["seq"], keys, held=cost)
-        asked = self.asked.setdefault(declaration, Asked(entry["seq"], 0, amount))
+        asked = self.asked.setdefault(declaration.alone, Asked(entry["seq"], 0, alone))
         asked.runs += 1
-        asked.least = min(asked.least, amount, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
+        asked.least = min(asked.least, alone, key=lambda cost: (cost.mu_sq_pico, cost.delta_atto))
 
     def _cost(self, entry: Mapping[str, Any]) -> Amount:
         """Return the recomputed cost of a decided run; the recorded one if it is right or nothing is known."""
@@ -189,7 +192,19 @@ class _Recomputation:
         if isinstance(worked, str):
             self._not_known(entry, worked)
             return recorded
+        self._table(entry, worked)
         return self._compared(entry, "cost", recorded, worked.amount, worked.tolerance, entry["accountant"])
+
+    def _table(self, entry: Mapping[str, Any], worked: Worked) -> None:
+        """Compare the values of a run's table that it is not charged."""
+        if worked.table is None:
+            return
+        recorded = Residual.from_facts(entry["residual"])
+        for at, (one, other) in enumerate(zip(recorded.costs, worked.table.costs, strict=False)):
+            if at != entry["residual"].get("level", 0):
+                asked, right = Amount(one, 0), Amount(other, 0)
+                if compare(recorded=asked, recomputed=right, tolerance=worked.tolerance) == "undercharged":
+                    self._compared(entry, "table", asked, right, worked.tolerance, entry["accountant"])
 
     def _settled(self, entry: Mapping[str, Any]) -> None:
         run = self._open.pop(entry["run"])
@@ -207,12 +222,12 @@ class _Recomputation:
                 excess = ZERO if charge.excess is None else charge.excess
                 self._compared(entry, "overrun", Amount.from_facts(overrun["cost"]), excess, charge.tolerance, label)
         self.replay.move(entry["seq"], run.keys, held=_less(run.cost), spent=(recorded, charged))
-        self.tally.add(Ran(run.declaration, ended), run.keys)
+        self.tally.add(Ran(run.declaration.alone, ended.executed), run.keys)
 
     def _compared(
         self,
         entry: Mapping[str, Any],
-        what: Literal["cost", "charged", "overrun"],
+        what: Literal["cost", "table", "charged", "overrun"],
         recorded: Amount,
         recomputed: Amount,
         tolerance: Fraction | None,
@@ -236,6 +251,14 @@ class _Recomputation:
         self.counts["unknown"] += 1
         if len(self.unknown) < DIFFERENCES_MAX:
             self.unknown.append(Unknown(entry["seq"], entry["run"], reason))
+
+
+def _alone(entry: Mapping[str, Any]) -> Amount:
+    """Return what a run costs by itself."""
+    cost = Amount.from_facts(entry["cost"])
+    if "residual" not in entry:
+        return cost
+    return Amount(Residual.from_facts(entry["residual"]).costs[0], cost.delta_atto)
 
 
 def _less(cost: tuple[Amount, Amount]) -> tuple[Amount, Amount]:

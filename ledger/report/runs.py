@@ -22,7 +22,7 @@ from ledger.errors import LedgerError
 from ledger.report.source import Question
 from ledger.report.standing import Standing
 from ledger.report.veil import Veil
-from ledger.service.answers import least_remaining, show_segments
+from ledger.service.answers import least_remaining, segments_of
 
 PAGE: Final = 100
 SPOOL_BYTES_MAX: Final = 4 * 1024 * 1024
@@ -173,7 +173,7 @@ class _RunEntries:
             "assumptions": decision["assumptions"],
             "accountant": decision["accountant"],
             "delta_share": decision.get("delta"),
-            "segments": show_segments(decision["segments"]) if "segments" in decision else None,
+            "segments": segments_of(decision),
             "planned_steps": self._planned,
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),

@@ -13,11 +13,12 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from ledger.accounting.display import PLAIN, show_amount
+from ledger.accounting.display import PLAIN, AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, AccountKey, Bound
 from ledger.core.entries import Record
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 from ledger.service.shapes.runs import (
@@ -30,6 +31,7 @@ from ledger.service.shapes.runs import (
     RunOnDataset,
     RunShown,
     SegmentsShown,
+    SharesShown,
 )
 
 _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] = (
@@ -42,7 +44,7 @@ _REPORTED: Final = (
 )
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
-_AT_END: Final[tuple[Literal["charged", "returned"], ...]] = ("charged", "returned")
+_AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
 
 
 class _Costed(TypedDict):
@@ -54,6 +56,8 @@ class _Costed(TypedDict):
     accountant: str
     delta: NotRequired[float]
     segments: NotRequired[SegmentsShown]
+    alone: NotRequired[AmountShown]
+    shares: NotRequired[SharesShown]
 
 
 class _OfProject(TypedDict):
@@ -87,20 +91,22 @@ def least_remaining(accounts: Iterable[Account]) -> Amount | None:
     return reduce(Amount.least, amounts) if amounts else None
 
 
-def bindings(dataset: str, accounts: Iterable[Account], cost: Amount) -> list[Binding]:
-    """Return the accounts in which a cost does not fit, and by how much."""
+def bindings(dataset: str, accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[Binding]:
+    """Return the accounts in which a run does not fit, and by how much. needed: how much must be left in accounts that
+    are not a principal's."""
     return [
         Binding(
             name=dataset,
             **_of_share(account.key),
             **_of_principal(account.key),
             quantity=quantity,
-            requested=PLAIN[quantity](cost),
+            requested=PLAIN[quantity](asked),
             remaining=PLAIN[quantity](account.remaining.most(ZERO)),
             limit=PLAIN[quantity](account.limit),
         )
         for account in accounts
-        for quantity in cost.exceeds(account.remaining)
+        for asked in (needed if account.key.principal_id is None else cost,)
+        for quantity in asked.exceeds(account.remaining)
     ]
 
 
@@ -163,16 +169,50 @@ def _costed(decision: Record) -> _Costed:
     if "delta" in decision:
         costed["delta"] = decision["delta"]
     if "segments" in decision:
-        costed["segments"] = show_segments(decision["segments"])
+        costed["segments"] = show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
+    if "residual" in decision:
+        table = Residual.from_facts(decision["residual"])
+        costed["alone"] = show_amount(alone(decision))
+        costed["shares"] = shares_of(Amount.from_facts(decision["cost"]), table)
     return costed
 
 
-def show_segments(segments: Record) -> SegmentsShown:
-    """Return the segments of a run, with the cost of one, and the cost of the run without segments."""
+def shares_of(cost: Amount, table: Residual) -> SharesShown:
+    """Return which part of the least limit a run costs, and would by itself."""
+    return SharesShown(cost=cost.mu_sq_pico / table.base, alone=table.costs[0] / table.base)
+
+
+def segments_of(decision: Record) -> SegmentsShown | None:
+    """Return the segments of a decided run, if it has any."""
+    if "segments" not in decision:
+        return None
+    return show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
+
+
+def needed_of(decision: Record) -> Amount:
+    """Return how much must be left for a run in accounts that carry a guarantee."""
+    cost = Amount.from_facts(decision["cost"])
+    if "residual" not in decision:
+        return cost
+    return Amount(Residual.from_facts(decision["residual"]).least_needed, cost.delta_atto)
+
+
+def alone(decision: Record) -> Amount:
+    """Return what a run costs by itself."""
+    cost = Amount.from_facts(decision["cost"])
+    if "residual" not in decision:
+        return cost
+    return Amount(Residual.from_facts(decision["residual"]).costs[0], cost.delta_atto)
+
+
+def show_segments(segments: Record, whole: Amount) -> SegmentsShown:
+    """Return the segments of a run, with the part of its cost that each is, and the cost of the run without
+    segments."""
+    count = segments["count"]
     return SegmentsShown(
-        count=segments["count"],
+        count=count,
         steps=segments["steps"],
-        cost=show_amount(Amount.from_facts(segments["cost"])),
+        cost=show_amount(Amount(-(-whole.mu_sq_pico // count), -(-whole.delta_atto // count))),
         unsegmented=show_amount(Amount.from_facts(segments["unsegmented"])),
     )
 
@@ -200,9 +240,11 @@ def _of_project(decision: Record) -> _OfProject:
 def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
     """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed."""
     first = decisions[0]
-    cost = Amount.from_facts(first["cost"])
+    cost, needed = Amount.from_facts(first["cost"]), needed_of(first)
     binding = [
-        item for entry in decisions for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost)
+        item
+        for entry in decisions
+        for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost, needed)
     ]
     facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
     if fits is not None:
@@ -216,6 +258,12 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
     if remaining is None:
         raise ArithmeticError("a run that charges no account")
     return remaining
+
+
+def left_of(decisions: Sequence[Record]) -> int:
+    """Return the least mu² that was left in an account that carries a guarantee, in units of 1e-12."""
+    accounts = [account for entry in decisions for account in chain.accounts_of(entry).values()]
+    return min(account.remaining.mu_sq_pico for account in accounts if account.key.principal_id is None)
 
 
 # --- what became of a run --------------------------------------------------------------------------------------------
@@ -251,6 +299,8 @@ def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
     for name in _AT_END:
         if name in entry:
             answer[name] = show_amount(Amount.from_facts(entry[name]))
+    if "kept_for" in entry:
+        answer["kept_for"] = entry["kept_for"]
     if "overrun" in entry:
         overrun = entry["overrun"]
         answer["overrun"] = OverrunShown(

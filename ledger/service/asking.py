@@ -21,6 +21,7 @@ from ledger.core.entries import Record
 from ledger.core.journal.chain import canonical as canonical
 from ledger.core.journal.chain import digest
 from ledger.core.people import Actor
+from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR
 from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
 from ledger.service import answers
@@ -29,6 +30,7 @@ from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key
 from ledger.service.costing import Costed, Costing, Question, demand_weight
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.runs import RunApproved
+from ledger.service.tables import Situation
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
@@ -80,12 +82,13 @@ class _Priced:
     cost: Amount
     facts: Mapping[str, Any]
     texts: Mapping[str, str]
+    table: Residual | None = None
 
     @classmethod
     def of(cls, costed: Costed, actor: Actor) -> _Priced:
         facts = costed.facts()
         texts = {"assumptions": canonical(facts["assumptions"]), "actor": canonical(actor.facts())}
-        return cls(costed.cost.amount, facts, texts)
+        return cls(costed.cost.amount, facts, texts, costed.table)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +100,8 @@ class _Decided:
     approved: RunApproved | None
 
 
-_Key = tuple[str, Terms, Decimal | None]
-"""What a cost depends on: the canonical JSON of its mechanism, and its terms."""
+_Key = tuple[str, Terms, tuple[Decimal, ...], Situation | None]
+"""What a cost depends on: the canonical JSON of its mechanism, its terms, and what is left."""
 
 
 class Asking:
@@ -195,7 +198,7 @@ class Asking:
             question = self._costing.question(actor, resolved, item.request)
         except LedgerError as error:
             return error
-        key = canonical(item.body["mechanism"]), question.terms, question.delta
+        key = canonical(item.body["mechanism"]), question.terms, question.shares, question.situation
         return _Asked(resolved, question, key)
 
     def _commands(
@@ -231,6 +234,7 @@ class Asking:
             begin_within_us=self._begin_within_us,
             refusals_per_hour=self._refusals_per_hour,
             texts={**priced.texts, "request": text},
+            residual=priced.table,
         )
 
     def _decided(

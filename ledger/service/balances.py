@@ -56,6 +56,7 @@ class Balanced:
             adjacency=definition.adjacency,
             size=definition.size,
             bound=definition.bound,
+            costing=dataset.costing,
             is_estimate=definition.bound == "clt",
             budget=dataset.budget,
             ceiling=None if definition.ceiling is None else show_amount(definition.ceiling),

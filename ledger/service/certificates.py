@@ -184,14 +184,14 @@ def share_of(limit: Amount) -> Decimal:
     If that is less than the least chargeable delta, return the least; return 0 if the limit has no room for it.
     """
     if 0 < limit.delta_atto < RUNS_OF_A_LIMIT:
-        return Context(prec=6, rounding=ROUND_FLOOR).plus(_delta(1)).normalize()
-    hundredth = Context(prec=6).divide(_delta(limit.delta_atto), Decimal(RUNS_OF_A_LIMIT))
+        return Context(prec=6, rounding=ROUND_FLOOR).plus(delta_of(1)).normalize()
+    hundredth = Context(prec=6).divide(delta_of(limit.delta_atto), Decimal(RUNS_OF_A_LIMIT))
     # A charge is rounded up to a whole 1e-18, a limit down.
-    most = Context(prec=6, rounding=ROUND_FLOOR).plus(_delta(limit.delta_atto // RUNS_OF_A_LIMIT))
+    most = Context(prec=6, rounding=ROUND_FLOOR).plus(delta_of(limit.delta_atto // RUNS_OF_A_LIMIT))
     return min(hundredth, most).normalize()
 
 
-def _delta(atto: int) -> Decimal:
+def delta_of(atto: int) -> Decimal:
     """Return 1 - exp(-atto·1e-18), to sixty digits."""
     exact = Context(prec=60)
     return exact.subtract(Decimal(1), exact.exp(exact.divide(Decimal(-atto), Decimal(amounts.ATTO))))

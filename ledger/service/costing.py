@@ -14,20 +14,23 @@ from uuid import UUID
 from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, plan, settling
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
+from ledger.accounting.plan import Left
 from ledger.accounting.restarts import Restart, repeated
-from ledger.accounting.settling import Charge, Restarts, Stop
+from ledger.accounting.settling import Beside, Charge, Restarts, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.entries import Record
 from ledger.core.people import Actor
+from ledger.core.residual import Residual
 from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
-from ledger.service import answers
+from ledger.service import answers, tables
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
-from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, share_of
+from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates
 from ledger.service.requests.runs import SettleRequest
+from ledger.service.tables import Offer, Situation
 from ledger.service.turns import Urgency
 from ledger.store import Store
 
@@ -59,7 +62,8 @@ class Costable(Protocol):
 class Costed:
     """A run's cost, and the terms it was computed under. whole: its cost in one piece, if it has segments.
 
-    delta: the run's share of delta, if the cost is a certificate that used it; else None.
+    delta: the run's share of delta, if the cost is a certificate that used it; else None. table: its mu² beside what is
+    left, if its datasets cost runs so.
     """
 
     mechanism: AnyMechanism
@@ -67,6 +71,7 @@ class Costed:
     cost: Cost
     whole: Cost | None
     delta: Decimal | None
+    table: Residual | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return how the cost was computed, for the record."""
@@ -93,11 +98,13 @@ class Costed:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What a run's cost depends on. delta: as in Costed."""
+    """What a run's cost depends on. shares: of delta, if its cost is a certificate: the one that it names, or those of
+    which the cheapest is taken. situation: that of a certified run."""
 
     mechanism: AnyMechanism
     terms: Terms
-    delta: Decimal | None
+    shares: tuple[Decimal, ...] = ()
+    situation: Situation | None = None
 
 
 def demand_weight(questions: Iterable[Question]) -> None:
@@ -132,57 +139,67 @@ class Costing:
         """Return what a run costs. Raises InvalidMechanism, InvalidRequest, and TooLarge and Overloaded as
         `Certificates`."""
         is_dear = costs.needs_certificate(request.mechanism, bound=resolved.bound)
-        if is_dear and request.delta is None:
-            question = await asyncio.to_thread(self.question, actor, resolved, request)
-        else:
-            question = self.question(actor, resolved, request)
+        ask = partial(self.question, actor, resolved, request)
+        question = await asyncio.to_thread(ask) if is_dear else ask()
         return await self.work_out(actor.tenant_id, question, urgency=urgency)
 
     def question(self, actor: Actor, resolved: Resolved, request: Costable) -> Question:
-        """Return what a run's cost depends on, with the current limits if it has no delta. Raises InvalidMechanism."""
+        """Return what a run's cost depends on, by the current limits if it is a certificate. Raises
+        InvalidMechanism."""
         _demand_public_size(resolved, request.mechanism)
-        mechanism, delta = request.mechanism, None
-        if costs.needs_certificate(mechanism, bound=resolved.bound):
-            delta = request.delta or self._share(actor, resolved.uses, request.project)
-        terms = Terms(
-            bound=resolved.bound,
-            adjacency=resolved.adjacency,
-            delta=delta or Decimal(0),
-            segments=request.segments or 1,
-        )
-        return Question(mechanism, terms, delta)
+        terms = Terms(bound=resolved.bound, adjacency=resolved.adjacency, segments=request.segments or 1)
+        if not costs.needs_certificate(request.mechanism, bound=resolved.bound):
+            return Question(request.mechanism, terms)
+        situation = self._situation(actor, resolved.uses, request.project)
+        shares = situation.shares() if request.delta is None else (request.delta,)
+        return Question(request.mechanism, replace(terms, delta=shares[0]), shares, situation)
 
     async def work_out(self, tenant_id: UUID, question: Question, *, urgency: Urgency = Urgency.DECISION) -> Costed:
         """Return what a run of these terms costs. Raises the same as `Certificates.cost`."""
-        mechanism, terms = question.mechanism, question.terms
-        cost = await self._certificates.cost(tenant_id, mechanism, terms, urgency=urgency)
+        mechanism, terms, delta, table = question.mechanism, question.terms, None, None
+        if question.situation is None or question.situation.base is None:
+            cost = await self._certificates.cost(tenant_id, mechanism, terms, urgency=urgency)
+            delta = question.shares[0] if question.shares else None
+        else:
+            offer = await self._offer(tenant_id, question, question.situation, urgency)
+            delta, cost, table = offer
+            terms = replace(terms, delta=delta)
         whole = None
         if terms.segments > 1:
             one_piece = replace(terms, segments=1)
             whole = await self._certificates.cost(tenant_id, mechanism, one_piece, urgency=urgency)
-        return Costed(mechanism, terms, cost, whole, question.delta)
+        return Costed(mechanism, terms, cost, whole, delta, table)
 
-    def _share(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Decimal:
-        """Return the delta of a run that names none, by the least current limit of the accounts that it charges."""
-        read_sets = read_sets_of_uses(
-            [Use(use.dataset_id, (), use.via) for use in uses], project=project, principal_id=actor.principal_id
-        )
+    async def _offer(self, tenant_id: UUID, question: Question, situation: Situation, urgency: Urgency) -> Offer:
+        """Return the cost beside what is left, at the share of delta that is cheapest now."""
+        base = situation.base or 0
+        compute = partial(tables.offers, question.mechanism, question.terms, question.shares, base)
+        key = {
+            "offers": question.mechanism.model_dump(exclude_none=True),
+            "terms": question.terms.facts(),
+            "shares": question.shares,
+            "base": base,
+        }
+        offered = await self._certificates.beside(tenant_id, compute, key=key, urgency=urgency)
+        return tables.cheapest(offered, situation.left)
+
+    def _situation(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Situation:
+        """Return the limits and what is left, of the partitions that are named."""
+        named = [Use(use.dataset_id, use.partitions or (), use.via) for use in uses]
+        read_sets = read_sets_of_uses(named, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
             books = reading.books.read(read_sets)
-        limits = [dataset.limit for dataset in books.datasets.values()]
-        limits += [dataset.fair_use.held for dataset in books.datasets.values()]
-        limits += [share.limit for share in books.projects.values()]
-        least = min((limit.delta_atto for limit in limits if limit is not None), default=0)
-        return share_of(Amount(0, least))
+        return Situation.of(books, uses)
 
     async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, execution: Execution) -> Charge:
         """Return the charge for a run that this decision approved at this cost."""
         mechanism, terms = mechanisms.recorded(decision["request"]["mechanism"]), Terms.of(decision)
         executed: dict[str, Any] = {"method": decision["method"], "steps": execution.steps, "stop": execution.stop}
         executed |= {"restarts": execution.restarts}
-        charge = partial(settling.charge, mechanism, terms, approved=cost, **executed)
         is_short = len(execution.restarts or ()) <= RESTARTS_AT_ONCE_MAX
-        if is_short and not settling.is_dear(mechanism, terms, **executed):
+        is_dear = settling.is_dear(mechanism, terms, **executed)
+        charge = partial(settling.charge, mechanism, terms, approved=cost, beside=beside_of(decision), **executed)
+        if is_short and not is_dear:
             return charge()
         key = {"settle": decision["run"], "steps": execution.steps, "stop": execution.stop, **execution.facts()}
         return await self._certificates.beside(tenant_id, charge, key=key, urgency=Urgency.DECISION)
@@ -208,7 +225,8 @@ def _fits(decisions: Sequence[Record]) -> dict[str, Any]:
     if "delta" not in first:
         return plan.fits(mechanism, terms, remaining=remaining)
     tried = itertools.count(1)
-    return plan.fits(mechanism, terms, remaining=remaining, is_late=lambda: next(tried) > FITS_COSTS_MAX)
+    left = None if "residual" not in first else Left(int(first["residual"]["base"]), answers.left_of(decisions))
+    return plan.fits(mechanism, terms, remaining=remaining, left=left, is_late=lambda: next(tried) > FITS_COSTS_MAX)
 
 
 def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
@@ -239,7 +257,16 @@ def excess(charged: Charge, decision: Record) -> Excess | None:
         return None
     share = {name: decision[name] for name in ("delta",) if name in decision}
     costing = {"method": cost.method, "assumptions": cost.assumptions, "accountant": ACCOUNTANT, **share}
-    return Excess(charged.excess_steps, cost.amount, costing, charged.repeated)
+    return Excess(charged.excess_steps, cost.amount, costing, charged.repeated, charged.excess_table)
+
+
+def beside_of(decision: Record) -> Beside | None:
+    """Return the table that a decision was costed by, with its r; None if the run was costed by itself."""
+    facts = decision.get("residual")
+    if facts is None:
+        return None
+    table, index = Residual.from_facts(facts), facts.get("level", 0)
+    return Beside(table, table.level(index))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,11 @@ from uuid import uuid4
 
 from ledger.accounting.budgets import Budget, limit_of
 from ledger.core.commands import AddPartitions, Change, OnDataset, Register, SetBudget, SetFairUse, SetProject
-from ledger.core.datasets import Account, Dataset, FairUse
+from ledger.core.datasets import Account, Bound, Dataset, FairUse
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
+from ledger.core.residual import Costing
 from ledger.errors import InvalidRequest
 from ledger.service import pages
 from ledger.service.balances import Balanced, partitions_shown
@@ -93,6 +94,7 @@ class Datasets:
             limit=None if body.budget is None else limit_of(body.budget, bound=definition.bound),
             ceiling=_declared_or_none(body.ceiling),
             partitions=tuple(body.partitions or ()),
+            costing=_costing(body, definition.bound),
         )
         if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
             raise InvalidRequest("budget: is above the ceiling; lower the budget or raise the ceiling", field="budget")
@@ -103,7 +105,8 @@ class Datasets:
         """Freeze, thaw or retire a dataset, or change its title and description."""
         dataset = await self._find(actor, name)
         consent = Consent(uuid4())
-        command = Change(actor, dataset.id, body.state, body.title, body.description, body.reason, consent)
+        facts = body.state, body.title, body.description, body.reason
+        command = Change(actor, dataset.id, *facts, consent, body.costing)
         return await self.apply(command, name)
 
     async def set_budget(self, actor: Actor, name: str, body: NewBudget) -> Outcome[DatasetShown]:
@@ -176,6 +179,17 @@ class Datasets:
     def _read(self, actor: Actor, name: str) -> Dataset:
         with self._store.reading(actor.tenant_id) as reading:
             return find_dataset(reading, actor, name)
+
+
+def _costing(body: NewDataset, bound: Bound) -> Costing:
+    """Return how a new dataset costs runs: beside what is left, if its costs are certificates. Raises
+    InvalidRequest."""
+    if body.costing == "residual" and bound != "certified":
+        raise InvalidRequest(
+            "costing: residual costs need certificates, and bound clt is an estimate; use certified, or standalone",
+            field="costing",
+        )
+    return body.costing or ("residual" if bound == "certified" else "standalone")
 
 
 def _declared(budget: Budget) -> dict[str, Any]:

@@ -20,24 +20,26 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Literal
 from uuid import UUID
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
 from ledger.accounting import ACCOUNTANT, plan
 from ledger.accounting.cost import Cost
 from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import SOLVABLE, AnyMechanism, Mechanism
 from ledger.accounting.numbers import Probability
-from ledger.accounting.plan import Solution
+from ledger.accounting.plan import Left, Solution
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, DatasetState
+from ledger.core.decision.filter import guaranteed
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
 from ledger.errors import TooLarge
 from ledger.service import answers, catalogue
 from ledger.service.catalogue import Catalogue, Resolved
-from ledger.service.costing import FITS_COSTS_MAX, Costing
+from ledger.service.costing import FITS_COSTS_MAX, Costed, Costing
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
 from ledger.service.shapes.accountant import Planned, PlannedBinding, PlannedOn
@@ -64,8 +66,8 @@ class PlanRequest(Strict):
         Probability | None,
         Field(
             description=(
-                "The share of the delta budget that the run's certificate may use; default: a hundredth of the"
-                " least limit among the accounts charged. Has no effect if the cost needs no certificate."
+                "The share of the delta budget that the run's certificate may use; default: the cheapest of"
+                " the least limit times 10^-k. Has no effect if the cost needs no certificate."
             )
         ),
     ] = None
@@ -93,6 +95,7 @@ class _Question:
     solve_for: str | None
     is_fit: bool
     is_dear: bool
+    left: Left | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return what identifies this question."""
@@ -100,6 +103,7 @@ class _Question:
             "plan": self.mechanism.model_dump(exclude_none=True),
             "terms": self.terms.facts(),
             "remaining": self.remaining.facts(),
+            "left": None if self.left is None else [self.left.base, self.left.mu_sq_pico],
             "solve_for": self.solve_for,
         }
 
@@ -125,6 +129,33 @@ class _Seen:
         """Return the least that remains in any of them."""
         left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
         return ZERO if left is None else left
+
+    @property
+    def left(self) -> int:
+        """Return the least mu² that is left in an account that carries a guarantee, in units of 1e-12."""
+        accounts = guaranteed(account for accounts in self.charged.values() for account in accounts)
+        return min((account.remaining.mu_sq_pico for account in accounts), default=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Charge:
+    """What an approval would charge now: beside what is left, if the datasets cost runs so."""
+
+    cost: Cost
+    amount: Amount
+    needed: Amount
+    is_fit: bool
+
+    @classmethod
+    def of(cls, costed: Costed, seen: _Seen) -> _Charge:
+        """Return what a run would be charged."""
+        alone, table = costed.cost.amount, costed.table
+        if table is None:
+            return cls(costed.cost, alone, alone, is_fit=not alone.exceeds(seen.remaining))
+        index = table.best(seen.left)
+        amount = alone if index is None else Amount(table.costs[index], alone.delta_atto)
+        is_fit = index is not None and not amount.exceeds(seen.remaining)
+        return cls(costed.cost, amount, Amount(table.least_needed, alone.delta_atto), is_fit)
 
 
 class Planner:
@@ -152,18 +183,23 @@ class Planner:
         resolved = await self._catalogue.resolve(actor, request.datasets)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
         costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
-        is_fit, is_dear = not costed.cost.amount.exceeds(seen.remaining), costed.delta is not None
-        question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear)
+        charge, is_dear = _Charge.of(costed, seen), costed.delta is not None
+        is_fit = charge.is_fit
+        left = None if costed.table is None else Left(costed.table.base, seen.left)
+        question = _Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear, left)
         inverse = _Inverse({}, None)
         if not is_fit or solve_for is not None:
             invert = partial(_invert, question, self._clock_seconds)
             key = question.facts()
             inverse = await self._costing.invert(actor.tenant_id, invert, is_dear=is_dear, key=key)
         # One line for each account, of which there can be thousands.
-        answer = await asyncio.to_thread(_answer, actor, seen, costed.cost, costed.delta, inverse)
+        answer = await asyncio.to_thread(_answer, actor, seen, charge, costed.delta, inverse)
         segments = costed.segments()
         if segments is not None:
-            answer["segments"] = answers.show_segments(segments)
+            answer["segments"] = answers.show_segments(segments, charge.amount)
+        if costed.table is not None:
+            answer["alone"] = show_amount(costed.cost.amount)
+            answer["shares"] = answers.shares_of(charge.amount, costed.table)
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:
@@ -176,6 +212,11 @@ class Planner:
             for use in resolved.uses
         }
         return _Seen(resolved, books, charged)
+
+
+class _Room(TypedDict):
+    remaining: Amount
+    left: Left | None
 
 
 def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse:
@@ -195,23 +236,24 @@ def _invert(question: _Question, clock_seconds: Callable[[], float]) -> _Inverse
         # As many as a refusal computes, so that both name the same values.
         return question.is_dear and next(tried) > FITS_COSTS_MAX
 
-    mechanism, terms, remaining = question.mechanism, question.terms, question.remaining
+    mechanism, terms = question.mechanism, question.terms
+    room: _Room = {"remaining": question.remaining, "left": question.left}
     would_fit = {}
     if not question.is_fit:
-        would_fit = plan.nearest(mechanism, terms, remaining=remaining, is_late=is_late_for_a_refusal)
+        would_fit = plan.nearest(mechanism, terms, **room, is_late=is_late_for_a_refusal)
     solution = None
     if question.solve_for is not None:
         # A value that does not fit counts as too much, so what would fit is also the most that fits.
         solution = would_fit.get(question.solve_for) or plan.solve(
-            mechanism, terms, solve_for=question.solve_for, remaining=remaining, is_late=is_late
+            mechanism, terms, solve_for=question.solve_for, **room, is_late=is_late
         )
     return _Inverse(would_fit, solution)
 
 
-def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, inverse: _Inverse) -> Planned:
-    is_fit = not cost.amount.exceeds(seen.remaining)
+def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, inverse: _Inverse) -> Planned:
+    is_fit, cost = charge.is_fit, charge.cost
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
-    after = cost.amount if is_fit else None
+    after = charge.amount if is_fit else None
     datasets = [
         _planned_on(names[id_], seen.books.datasets[id_].state, accounts if actor.sees(names[id_]) else (), after)
         for id_, accounts in seen.charged.items()
@@ -219,11 +261,12 @@ def _answer(actor: Actor, seen: _Seen, cost: Cost, delta: Decimal | None, invers
     binding = [
         _planned_binding(actor, item)
         for id_, accounts in seen.charged.items()
-        for item in answers.bindings(names[id_], accounts, cost.amount)
+        for item in answers.bindings(names[id_], accounts, charge.amount, charge.needed)
+        if not is_fit
     ]
     return Planned(
         fits=is_fit,
-        cost=show_amount(cost.amount),
+        cost=show_amount(charge.amount),
         bound=seen.resolved.bound,
         method=cost.method,
         assumptions=list(cost.assumptions),

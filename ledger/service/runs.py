@@ -160,7 +160,8 @@ class Runs:
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Void a run: nobody saw any output of it. A started run may need a second person."""
         _, decisions = await asyncio.to_thread(self._run, actor, run_id)
-        command = Void(actor, run_id, _charges(decisions), body=body, consent=consent)
+        is_independent = body.get("data_independent") is True
+        command = Void(actor, run_id, _charges(decisions), body=body, consent=consent, is_independent=is_independent)
         return await self._guarded(command, decisions)
 
     async def _guarded(self, command: Void | Settle, decisions: Sequence[Record]) -> Outcome[RunMoved]:

@@ -96,6 +96,10 @@ class Answer:
         atoms = [(self.epsilon, kept), (0.0, (self.categories - 2) * other), (-self.epsilon, other)]
         return atoms_on_grid(atoms, width)
 
+    @property
+    def mu(self) -> float:
+        return least_mu(epsilon=self.epsilon, categories=self.categories) * (1 + 2 * RELATIVE_ERROR)
+
     def spread(self, share: float) -> tuple[float, float]:
         return spread_on_grid(self, self.epsilon)
 

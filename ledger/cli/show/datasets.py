@@ -39,6 +39,8 @@ def dataset(item: DatasetShown) -> None:
     grid.add_row("state", item["state"])
     grid.add_row("privacy unit", f"{item['privacy_unit']}, {item['adjacency']}")
     grid.add_row("bound", "clt: an estimate, not a guarantee" if item["is_estimate"] else "certified")
+    if item.get("costing") == "residual":
+        grid.add_row("costing", "residual: certified runs are costed beside what is left")
     if item["derived_from"]:
         grid.add_row("derived from", ", ".join(parent["name"] for parent in item["derived_from"]))
         grid.add_row("its runs charge", ", ".join(item["roots"]))

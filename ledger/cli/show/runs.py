@@ -44,7 +44,7 @@ def approved(answer: RunApproved) -> None:
     """Print an approval, and what to type next."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
-    grid.add_row("cost", _amount(answer["cost"]))
+    _cost(grid, answer)
     _segments(grid, answer.get("segments"))
     _remaining(grid, answer["datasets"])
     if "project" in answer:
@@ -53,6 +53,15 @@ def approved(answer: RunApproved) -> None:
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
     out.print(f"Before it uses the data: privacy-ledger start {answer['id']}")
+
+
+def _cost(grid: Table, answer: RunApproved | Planned) -> None:
+    """Add what a run costs; and what it would cost by itself, if it is costed beside what is left."""
+    grid.add_row("cost", _amount(answer["cost"]))
+    shares = answer.get("shares")
+    if shares is not None:
+        here, alone = (f"{100 * shares[name]:.2g} %" for name in ("cost", "alone"))
+        grid.add_row("", f"{here} of the budget; by itself this run would be {alone}")
 
 
 def _amount(amount: AmountShown) -> str:
@@ -84,7 +93,7 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
     out.print(Text.assemble(verdict, f"  {', '.join(dataset['name'] for dataset in datasets)}{''.join(stopped)}"))
     grid = new_grid()
-    grid.add_row("cost", _amount(answer["cost"]))
+    _cost(grid, answer)
     _segments(grid, answer.get("segments"))
     _left(grid, "left", {dataset["name"]: dataset["remaining"] for dataset in datasets})
     _left(grid, "after", {dataset["name"]: dataset["after"] for dataset in datasets})
@@ -223,6 +232,11 @@ def moved(answer: RunMoved) -> None:
     for name, amount in (("charged", answer.get("charged")), ("returned", answer.get("returned"))):
         if amount is not None:
             grid.add_row(name, _amount(amount))
+    kept = answer.get("kept")
+    if kept is not None:
+        names = ", ".join(answer.get("kept_for", ()))
+        grid.add_row("kept", f"{_amount(kept)}: later runs of {names} rest on it. If a crash or another cause that")
+        grid.add_row("", "neither the data nor an output decided ended the run, state it: void … --data-independent")
     overrun = answer.get("overrun")
     if overrun is not None:
         mu = number(overrun["cost"]["mu"])

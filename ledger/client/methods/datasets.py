@@ -26,6 +26,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         derived_from: Sequence[Mapping[str, Any]] | None = None,
         partitions: Sequence[str] | None = None,
         ceiling: Mapping[str, Any] | None = None,
+        costing: str | None = None,
     ) -> Answer:
         """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
 
@@ -36,6 +37,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
         partitions: the names of parts, no two of which contain the same privacy unit; an empty list to add them later.
         A dataset that is registered without `partitions` can never have any.
         ceiling: a budget that no later budget may exceed.
+        costing: "residual", the default of certified datasets, costs a run beside what is left, so that more runs fit;
+        "standalone" costs each by itself, and costs add up in any order.
 
         Raises NameTaken, and UnitMismatch if datasets that it is derived from differ in unit, adjacency or bound.
 
@@ -76,6 +79,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
                 derived_from=derived_from,
                 partitions=partitions,
                 ceiling=ceiling,
+                costing=costing,
             )
         )
 
@@ -102,9 +106,12 @@ class Datasets(Calls[Answer], Lists[Answers]):
         state: str | None = None,
         title: str | None = None,
         description: str | None = None,
+        costing: str | None = None,
         reason: str | None = None,
     ) -> Answer:
         """Freeze, thaw or retire a dataset, with a reason, or change its title and description.
+
+        costing: "residual" costs certified runs beside what is left from now on, with a reason; it cannot be undone.
 
         If the tenant's policy asks for a second steward, thawing an overdrawn dataset returns `{"proposal": …}`:
         nothing changes until another steward calls `approve`.
@@ -113,7 +120,14 @@ class Datasets(Calls[Answer], Lists[Answers]):
         'frozen'
         """
         return self._send(
-            send("PATCH", "datasets", name, state=state, title=title, description=description, reason=reason)
+            send(
+                *("PATCH", "datasets", name),
+                state=state,
+                title=title,
+                description=description,
+                costing=costing,
+                reason=reason,
+            )
         )
 
     def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:

@@ -231,8 +231,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         correct = calls.correct(run, reason=reason, steps=steps, stop=stop, restarts=restarts, evidence=evidence)
         return self._send(correct)
 
-    def void(self, run: str, *, reason: str) -> Answer:
-        """Cancel a run without charge, because nobody has seen any output of it. A started run needs a steward's key.
+    def void(self, run: str, *, reason: str, data_independent: bool = False) -> Answer:
+        """Cancel a run, because nobody has seen any output of it. A started run needs a steward's key.
+
+        Its cost is given back, unless later runs rest on it: then the answer has `kept`, and the datasets `kept_for`
+        have too little left. data_independent: your statement that neither the data nor any output, of this or of
+        another run, decided the void, nor when the run began, and that it will not be resumed. A crash alone does not
+        say that. With it all is given back.
 
         If the tenant's policy asks for a second steward, voiding a started run returns `{"proposal": …}`: nothing is
         voided until another steward calls `approve`.
@@ -241,7 +246,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         >>> ledger.void(unused["id"], reason="the job was cancelled before it read the data")["state"]
         'voided'
         """
-        return self._send(send("POST", "runs", run, "void", is_repeatable=True, reason=reason))
+        stated = data_independent or None
+        return self._send(send("POST", "runs", run, "void", is_repeatable=True, reason=reason, data_independent=stated))
 
     def run_info(self, run: str) -> Answer:
         """Return a run: the request, the decision and its state.

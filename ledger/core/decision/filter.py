@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -79,11 +79,12 @@ def _at(cost: Amount, table: Residual, index: int | None) -> Priced:
 
 
 def _is_residual(books: Books, charged: ByDataset) -> bool:
-    return any(guaranteed(accounts) for accounts in charged.values()) and all(
-        books.datasets[dataset_id].costing == "residual"
-        for dataset_id, accounts in charged.items()
-        if guaranteed(accounts)
-    )
+    return is_residual(books, [dataset_id for dataset_id, accounts in charged.items() if guaranteed(accounts)])
+
+
+def is_residual(books: Books, dataset_ids: Collection[UUID]) -> bool:
+    """Return whether all of these datasets, at least one, cost runs beside what is left."""
+    return bool(dataset_ids) and all(books.datasets[id_].costing == "residual" for id_ in dataset_ids)
 
 
 def _guaranteed(charged: ByDataset) -> list[Account]:

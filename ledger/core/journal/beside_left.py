@@ -9,7 +9,7 @@ from typing import Any
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account
 from ledger.core.journal.chain import Demand
-from ledger.core.residual import LEVELS, NO_TRAIL, RESERVE, Item, Residual, Trail
+from ledger.core.residual import LEVELS, NO_TRAIL, PARTS, RESERVE, Item, Residual, Trail
 
 
 def guaranteed(accounts: Iterable[Account]) -> list[Account]:
@@ -34,7 +34,7 @@ class Beside:
         if self.table is not None and self.level is not None:
             is_position = type(self.level) is int and 0 <= self.level < len(self.table.costs)
             demand(is_position, "has a level outside of its table")
-        self.r = 0 if self.table is None or not self.level else self.table.base * LEVELS[self.level] // 1000
+        self.r = 0 if self.table is None or not self.level else -(-self.table.base * LEVELS[self.level] // PARTS)
 
     def demand_cost(self, cost: Amount) -> None:
         """Check that the cost is the one at the level; by itself if none fits."""
@@ -72,7 +72,7 @@ class Beside:
         left = min(account.remaining.mu_sq_pico for account in accounts)
         base, costs = self.table.base, self.table.costs
         beside = zip(LEVELS[1:], costs[1:], strict=False)
-        needed = [costs[0], *(base * part // 1000 + cost + base // RESERVE for part, cost in beside)]
+        needed = [costs[0], *(-(-base * part // PARTS) + cost + base // RESERVE for part, cost in beside)]
         return [at for at, need in enumerate(needed) if need <= left]
 
 

@@ -9,6 +9,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.numbers import Count
 from ledger.core.datasets import Adjacency, Bound, DatasetState
+from ledger.core.residual import Costing
 from ledger.service.requests.fields import (
     AnyBudget,
     DatasetName,
@@ -74,6 +75,16 @@ class NewDataset(Strict):
         ),
     ] = None
     ceiling: Annotated[AnyBudget | None, Field(description="A limit that no later budget may exceed.")] = None
+    costing: Annotated[
+        Costing | None,
+        Field(
+            description=(
+                "`residual`: a certified run is costed beside what is left of the budget, so that many more runs fit."
+                " `standalone`: each run is costed by itself, and costs add up in any order. Default: `residual` if"
+                " `bound` is `certified`."
+            )
+        ),
+    ] = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -114,11 +125,15 @@ class NewDataset(Strict):
 
 
 class DatasetChange(Strict):
-    """At least one of state, title and description; a change of state needs a reason."""
+    """At least one of state, title, description and costing; a change of state or costing needs a reason."""
 
     state: DatasetState | None = None
     title: Title | None = None
     description: Description | None = None
+    costing: Annotated[
+        Literal["residual"] | None,
+        Field(description="From now on, cost certified runs beside what is left. This cannot be undone."),
+    ] = None
     reason: LongText | None = None
 
     model_config = ConfigDict(
@@ -129,9 +144,9 @@ class DatasetChange(Strict):
 
     @model_validator(mode="after")
     def _says_something(self) -> DatasetChange:
-        if self.state is None and self.title is None and self.description is None:
-            raise PydanticCustomError("change", "give at least one of state, title and description")
-        if self.state is not None and self.reason is None:
+        if all(value is None for value in (self.state, self.title, self.description, self.costing)):
+            raise PydanticCustomError("change", "give at least one of state, title, description and costing")
+        if (self.state is not None or self.costing is not None) and self.reason is None:
             missing = InitErrorDetails(type="missing", loc=("reason",), input=None)
             raise ValidationError.from_exception_data("change", [missing])
         return self

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.service.shapes.common import AmountShown, EpsilonShown, Id
-from ledger.service.shapes.runs import SegmentsShown, Used
+from ledger.service.shapes.runs import Alone, SegmentsShown, Shares, Used
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -69,6 +69,8 @@ class Planned(TypedDict):
         Solution | None, Field(description="For `solve_for`; null if no value fits, or nothing was asked.")
     ]
     segments: NotRequired[SegmentsShown | None]
+    alone: NotRequired[Alone]
+    shares: NotRequired[Shares]
 
 
 class Certified(TypedDict):

@@ -9,6 +9,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
+from ledger.core.residual import Costing
 from ledger.service.shapes.common import AmountShown
 
 
@@ -63,6 +64,9 @@ class DatasetShown(TypedDict):
     adjacency: Adjacency
     size: int | None
     bound: Bound
+    costing: Annotated[
+        Costing, Field(description="`residual`: certified runs are costed beside what is left of the budget.")
+    ]
     is_estimate: bool
     budget: Annotated[
         Mapping[str, Any] | None,

@@ -45,11 +45,31 @@ Receipt = Annotated[
 ]
 
 
+Alone = Annotated[
+    AmountShown | None,
+    Field(description="What the run would cost by itself; `cost` is what it costs beside what was left."),
+]
+
+
+class SharesShown(TypedDict):
+    cost: Annotated[float, Field(description="Of mu squared, beside what was left.")]
+    alone: Annotated[float, Field(description="Of mu squared, by itself.")]
+
+
+Shares = Annotated[SharesShown | None, Field(description="Which part of the least budget the run takes.")]
+Kept = Annotated[
+    AmountShown | None,
+    Field(description="What is not given back, since less was left in the datasets `kept_for` than the run rests on."),
+]
+
+
 class RunApproved(TypedDict):
     id: Id
     state: Literal["held"]
     decision: Literal["approved"]
     cost: AmountShown
+    alone: NotRequired[Alone]
+    shares: NotRequired[Shares]
     datasets: list[RunOnDataset]
     receipt: Receipt
     start_by: str
@@ -115,6 +135,8 @@ class RunMoved(TypedDict):
     at: str
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
+    kept: NotRequired[Kept]
+    kept_for: NotRequired[list[str]]
     overrun: NotRequired[OverrunShown | None]
     restarts: NotRequired[Stated]
     assumptions: NotRequired[Assumed]
@@ -148,6 +170,8 @@ class RunEvent(TypedDict):
     reason: NotRequired[str | None]
     charged: NotRequired[AmountShown | None]
     returned: NotRequired[AmountShown | None]
+    kept: NotRequired[Kept]
+    kept_for: NotRequired[list[str]]
     overrun: NotRequired[OverrunShown | None]
     restarts: NotRequired[Stated]
     assumptions: NotRequired[Assumed]
@@ -165,6 +189,8 @@ class RunShown(TypedDict):
     decision: Literal["approved", "refused"]
     is_overdue: bool
     cost: AmountShown
+    alone: NotRequired[Alone]
+    shares: NotRequired[Shares]
     datasets: list[dict[str, Any]]
     request: dict[str, Any]
     project: str | None
