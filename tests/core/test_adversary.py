@@ -18,7 +18,8 @@ import pytest
 from ledger.core import residual
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account
-from ledger.core.decision import ending, filter, posting
+from ledger.core.decision import ending, posting
+from ledger.core.decision import filter as filtering
 from ledger.core.residual import Residual, Trail
 from tests.kit.adversary import Adversary, Game, Piece
 from tests.kit.pairs import Pair, gaussian, randomized_response, three_points, two_points
@@ -42,22 +43,27 @@ def rare(loss: int, often: float, delta: float, *, is_late: bool = False, parts:
 
 
 def give_back_all(patch: Patch) -> None:
+    """Give back whatever was not executed."""
     patch.setattr(ending, "short_of", lambda *_: [])
 
 
 def spend_what_must_stay(patch: Patch) -> None:
+    """Charge the least cost of a table if that alone fits."""
     patch.setattr(Residual, "needed", lambda self, index: self.costs[index])
 
 
 def append_late_charges(patch: Patch) -> None:
-    patch.setattr(filter, "slack_of", lambda account, _: account.remaining.mu_sq_pico)
+    """Charge what was executed before as if it were executed now."""
+    patch.setattr(filtering, "slack_of", lambda account, _: account.remaining.mu_sq_pico)
 
 
 def forget_raises(patch: Patch) -> None:
+    """Price what was executed before a raise by what is left after it."""
     patch.setattr(Trail, "left_at", lambda _self, _place, left: left)
 
 
 def keep_what_was_left_at_a_raise(patch: Patch) -> None:
+    """Price a second such charge as if there had not been the first."""
     right = Trail.charged
 
     def charged(self: Trail, place: int, amount: int) -> Trail:
@@ -67,14 +73,17 @@ def keep_what_was_left_at_a_raise(patch: Patch) -> None:
 
 
 def forget_late_charges(patch: Patch) -> None:
+    """Leave every entry with what was left behind it when it was written."""
     patch.setattr(Trail, "charged", lambda self, _place, _amount: self)
 
 
 def forget_what_was_given_back(patch: Patch) -> None:
+    """Give back as the last run, and let later charges take what that rests on."""
     patch.setattr(ending, "given_back", lambda account, **_: account)
 
 
 def forget_the_r_of_late_charges(patch: Patch) -> None:
+    """Let later charges take what a late charge rests on."""
     right = ending.charged_late
 
     def charged(account: Account, priced: Any, **more: Any) -> Account:
@@ -84,21 +93,21 @@ def forget_the_r_of_late_charges(patch: Patch) -> None:
 
 
 def overdraw_by_sums_alone(patch: Patch) -> None:
+    """Call an account healthy as soon as the sum of all costs fits."""
+
     def beyond(account: Account) -> Amount:
         return (account.spent + account.held - account.limit).most(ZERO)
 
-    patch.setattr(filter, "beyond", beyond)
+    patch.setattr(filtering, "beyond", beyond)
     patch.setattr(posting, "beyond", beyond)
 
 
 HELD_BEHIND_NOISE: Final = Game(1.16, (rare(30, 0.01, 1e-3), noise(0.5), noise(0.3)), delta=1e-3)
 """A run is held, noise is executed, and by its output the run is executed, or voided and replaced by more noise."""
-IN_PARTS: Final = Game(0.78, (rare(20, 0.01, 5e-4, parts=2), noise(0.5)), delta=1e-3)
+IN_PARTS: Final = Game(0.75814, (rare(12, 6.87e-3, 5e-5, parts=2), noise(0.7)), delta=1e-4)
 """The same with a run that may stop after its first half."""
-CHOSEN_BY_WHAT_IS_LATE: Final = Game(
-    1, (noise(0.6, is_late=True), rare(32, 1.41e-3, 1e-4), rare(29, 5.36e-3, 1e-4)), 1e-4
-)
-"""Noise is executed and not recorded; by its output one of two runs is approved; then the noise is recorded."""
+CHOSEN_BY_WHAT_IS_LATE: Final = Game(1, (noise(0.9, is_late=True), rare(19, 5.93e-3, 1e-4)), delta=1e-4)
+"""Noise is executed and not recorded; by its output a run is approved, or none; then the noise is recorded."""
 OVERDRAWN: Final = Game(1, (noise(0.8, is_late=True), rare(23, 4.79e-3, 1e-4)), delta=1e-4)
 """The same, such that the sum of all costs fits."""
 LATE_TWICE: Final = Game(0.9, (noise(0.3, is_late=True), noise(0.3, is_late=True), rare(20, 7.91e-3, 1e-3)), 1e-3)
@@ -113,10 +122,10 @@ BEFORE_A_RAISE: Final = Game(
 )
 TWICE_BEFORE_A_RAISE: Final = Game(1, (noise(0.6, is_late=True),) * 2, raised=2.0, is_before=True)
 WITHOUT: Final[dict[str, tuple[Callable[[Patch], None], Game, float]]] = {
-    "every void is given back in full": (give_back_all, HELD_BEHIND_NOISE, 1.3),
-    "every stop gives back in full": (give_back_all, IN_PARTS, 1.01),
+    "every void is given back in full": (give_back_all, HELD_BEHIND_NOISE, 1.29),
+    "every stop gives back in full": (give_back_all, IN_PARTS, 1.2),
     "r is larger than what is left": (spend_what_must_stay, HELD_BEHIND_NOISE, 1.69),
-    "late charges are appended": (append_late_charges, CHOSEN_BY_WHAT_IS_LATE, 1.56),
+    "late charges are appended": (append_late_charges, CHOSEN_BY_WHAT_IS_LATE, 1.4),
     "late charges are priced after a raise": (forget_raises, BEFORE_A_RAISE, 2.28),
     "late charges do not count at a raise": (keep_what_was_left_at_a_raise, TWICE_BEFORE_A_RAISE, 16.0),
     "entries do not know of charges recorded later": (forget_late_charges, LATE_TWICE, 1.12),
@@ -183,7 +192,7 @@ def test_random_games(tries: Callable[[int, int], int], monkeypatch: pytest.Monk
     promised. Method: random mechanisms and limits; the best strategy of each game; trails that are as short as one
     item, which may only be stricter."""
     rng, done, states, worst = random.Random(19), Counter[str](), 0, 0.0
-    for _ in range(tries(25, 3000)):
+    for _ in range(tries(40, 3000)):
         monkeypatch.setattr(residual, "ITEMS_MAX", rng.choice((1, 2, 16)))
         game = any_game(rng)
         adversary = Adversary(game)

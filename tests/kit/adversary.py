@@ -36,7 +36,7 @@ EPSILONS: Final = STEP * np.arange(0, 91, 5)
 ATTO: Final = 10**18
 HARDLY: Final = Amount(1, 0)
 """What a run costs of which only more than was planned is executed."""
-GRID: Final = PICO // 20
+GRID: Final = PICO // 64
 LEAST_DELTA: Final = 1e-8
 """A promise below this is not looked at: the lattice and the costs are no more exact than a ten-thousandth of it."""
 
