@@ -126,13 +126,15 @@ class Trail:
         return Trail(_bounded([*items, Item(seq, room)]), highest, self.raised_seq, self.raised_left)
 
     def charged(self, place: int, amount: int) -> Trail:
-        """Return the trail after a charge at a place: everything behind it had that much less left."""
+        """Return the trail after a charge at a place: everything behind it had that much less left, the last raise of
+        the limit too."""
         items: list[Item] = []
         for item in reversed(self.items):
             room = item.room - amount if item.seq > place else item.room
             if not items or room < items[-1].room:
                 items.append(Item(item.seq, room))
-        return Trail(tuple(reversed(items)), self.highest, self.raised_seq, self.raised_left)
+        raised_left = self.raised_left - amount if self.raised_seq > place else self.raised_left
+        return Trail(tuple(reversed(items)), self.highest, self.raised_seq, raised_left)
 
     def raised(self, seq: int, left: int) -> Trail:
         """Return the trail after a raise of the limit, before which `left` was left."""

@@ -29,6 +29,7 @@ from ledger.core.datasets import (
 from ledger.core.decision.group import decide
 from ledger.core.entries import NO_HASH
 from ledger.core.people import Actor, Consent, Role
+from ledger.core.residual import Costing, Residual
 from ledger.core.runs import Excess, Use
 
 CONFIRMED = Ruling("confirmed", "the log has every step", Consent(UUID(int=9)))
@@ -59,6 +60,7 @@ def add_dataset(
     *,
     partitions: Sequence[str] | None = None,
     ceiling: Amount | None = None,
+    costing: Costing = "standalone",
 ) -> None:
     """An active dataset; `limit` None is one that is derived and has no budget."""
     definition = Definition(
@@ -72,7 +74,7 @@ def add_dataset(
         ceiling=ceiling,
     )
     budget = None if limit is None else {"mu": 1}
-    books.datasets[definition.id] = Dataset(definition, "", "", budget, limit, "active", 1, NO_HASH)
+    books.datasets[definition.id] = Dataset(definition, "", "", budget, limit, "active", 1, NO_HASH, costing=costing)
     if partitions is not None:
         books.partitions[definition.id] = tuple(partitions)
     for name in (None,) if partitions is None else partitions:
@@ -80,11 +82,11 @@ def add_dataset(
             books.accounts[key(number, name)] = Account(key(number, name), limit)
 
 
-def opened(*limits: Amount) -> Books:
+def opened(*limits: Amount, costing: Costing = "standalone") -> Books:
     """Books with one active dataset for each limit."""
     books = Books()
     for number, limit in enumerate(limits, start=1):
-        add_dataset(books, number, limit)
+        add_dataset(books, number, limit, costing=costing)
     return books
 
 
@@ -108,7 +110,16 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
     request = {"datasets": _named(all_uses), **({} if project is None else {"project": project})}
     claim = Claim(str(run), bytes(32))
     return Ask(
-        who or actor("requester"), run, claim, all_uses, project, cost, request, COSTING | TERMS, valid_for_us=DAY_US
+        who or actor("requester"),
+        run,
+        claim,
+        all_uses,
+        project,
+        cost,
+        request,
+        COSTING | TERMS,
+        valid_for_us=DAY_US,
+        residual=more.get("residual"),
     )
 
 
@@ -151,19 +162,21 @@ def settle(
     charged: Amount | None = None,
     excess: Amount | None = None,
     ruling: Ruling | None = None,
+    stop: str = "planned",
+    residual: Residual | None = None,
 ) -> Settle:
     """Settles an approved run, for all of it unless something else is said.
 
-    ruling: of a steward, on what it reported.
+    ruling: of a steward, on what it reported. residual: the table of the excess.
     """
-    beyond = None if excess is None else Excess(7, excess, COSTING)
+    beyond = None if excess is None else Excess(7, excess, COSTING, residual=residual)
     return Settle(
         who,
         command.run_id,
         charges(books, command),
         body={},
         steps=None,
-        stop="planned",
+        stop=stop,
         charged=command.cost if charged is None else charged,
         excess=beyond,
         costing={"accountant": COSTING["accountant"]},
@@ -171,9 +184,10 @@ def settle(
     )
 
 
-def void(who: Actor, books: Books, command: Ask) -> Void:
+def void(who: Actor, books: Books, command: Ask, *, is_independent: bool = False) -> Void:
     """Voids an approved run."""
-    return Void(who, command.run_id, charges(books, command), body={"reason": "r"}, consent=ALONE)
+    body = {"reason": "r", **({"data_independent": True} if is_independent else {})}
+    return Void(who, command.run_id, charges(books, command), body, ALONE, is_independent)
 
 
 def only(books: Books, command: Any, *, now_us: int = NOW_US) -> tuple[Books, Any]:
