@@ -10,15 +10,17 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
+
+from ledger.core.amounts import Amount
 
 Costing = Literal["standalone", "residual"]
 """How a dataset's runs are costed: each by itself, or beside what is left of the limit."""
 
-LEVELS: Final = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)
-"""The grid of r: sixty-fourths of a table's base, which is the least limit among the accounts of the run."""
-PARTS: Final = 64
+LEVELS: Final = (0, 5, 11, 19, 26, 33, 41, 49, 57, 66, 75, 84, 93, 102, 112, 121)
+"""The grid of r: 128ths of a table's base, which is the least limit among the accounts of the run."""
+PARTS: Final = 128
 RESERVE: Final = 50
 """A run at r > 0 leaves a fiftieth of the base unspent, so that an ordinary overrun fits later."""
 ITEMS_MAX: Final = 16
@@ -97,14 +99,15 @@ class Trail:
     """What limits the charges that are recorded after their place: for each place, the least room behind it.
 
     items: in order, each with less room than all behind it; where there would be more than ITEMS_MAX, two neighbours
-    became one with the lesser room. highest: the highest limit since the first item. raised_seq, raised_left: the last
-    raise of the limit, and the least that was left just before any raise.
+    became one with the lesser room. highest: the highest limit since the first item. raised_seq, raised_left,
+    raised_atto: the last raise of the limit, and the least of mu² and of delta that was left just before any raise.
     """
 
     items: tuple[Item, ...] = ()
     highest: int = 0
     raised_seq: int = 0
     raised_left: int = 0
+    raised_atto: int = 0
 
     @property
     def least(self) -> int | None:
@@ -119,47 +122,50 @@ class Trail:
         """Return what is left for a charge at a place: the least of now and of just before each later raise."""
         return min(left, self.raised_left) if self.raised_seq > place else left
 
+    def delta_at(self, place: int, left: int) -> int:
+        """Return how much delta is left for a charge at a place, in units of 1e-18."""
+        return min(left, self.raised_atto) if self.raised_seq > place else left
+
     def noted(self, seq: int, room: int, limit: int) -> Trail:
         """Return the trail with one entry more."""
         items = [item for item in self.items if item.room < room]
         highest = max(self.highest, limit) if self.items else limit
-        return Trail(_bounded([*items, Item(seq, room)]), highest, self.raised_seq, self.raised_left)
+        return replace(self, items=_bounded([*items, Item(seq, room)]), highest=highest)
 
-    def charged(self, place: int, amount: int) -> Trail:
-        """Return the trail after a charge at a place: everything behind it had that much less left, the last raise of
-        the limit too."""
+    def charged(self, place: int, cost: Amount, r: int) -> Trail:
+        """Return the trail after a charge at a place: everything behind it had that much less left, and what was left
+        at a raise of the limit has the charge and its r less, which that limit must cover too."""
         items: list[Item] = []
         for item in reversed(self.items):
-            room = item.room - amount if item.seq > place else item.room
+            room = item.room - cost.mu_sq_pico if item.seq > place else item.room
             if not items or room < items[-1].room:
                 items.append(Item(item.seq, room))
-        raised_left = self.raised_left - amount if self.raised_seq > place else self.raised_left
-        return Trail(tuple(reversed(items)), self.highest, self.raised_seq, raised_left)
+        charged = replace(self, items=tuple(reversed(items)))
+        if self.raised_seq <= place:
+            return charged
+        left, atto = self.raised_left - cost.mu_sq_pico - r, self.raised_atto - cost.delta_atto
+        return replace(charged, raised_left=left, raised_atto=atto)
 
-    def raised(self, seq: int, left: int) -> Trail:
+    def raised(self, seq: int, left: Amount) -> Trail:
         """Return the trail after a raise of the limit, before which `left` was left."""
-        least = min(left, self.raised_left) if self.raised_seq else left
-        return Trail(self.items, self.highest, seq, least)
+        least = left if not self.raised_seq else left.least(Amount(self.raised_left, self.raised_atto))
+        return replace(self, raised_seq=seq, raised_left=least.mu_sq_pico, raised_atto=least.delta_atto)
 
     def text(self) -> str:
         """Return the form in a database; empty for no trail."""
         if self == NO_TRAIL:
             return ""
         items = [f"{item.seq}:{item.room}" for item in self.items]
-        return " ".join([f"{self.highest}", f"{self.raised_seq}:{self.raised_left}", *items])
+        return " ".join([f"{self.highest}", f"{self.raised_seq}:{self.raised_left}:{self.raised_atto}", *items])
 
     @classmethod
     def from_text(cls, text: str) -> Trail:
         """Return the inverse of `text`."""
         if not text:
             return NO_TRAIL
-        highest, raised, *items = text.split(" ")
-        return cls(tuple(Item(*_pair(item)) for item in items), int(highest), *_pair(raised))
-
-
-def _pair(text: str) -> tuple[int, int]:
-    seq, _, value = text.partition(":")
-    return int(seq), int(value)
+        highest, raised, *stated = text.split(" ")
+        items = tuple(Item(*map(int, item.split(":"))) for item in stated)
+        return cls(items, int(highest), *map(int, raised.split(":")))
 
 
 def _bounded(items: list[Item]) -> tuple[Item, ...]:

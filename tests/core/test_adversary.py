@@ -66,15 +66,15 @@ def keep_what_was_left_at_a_raise(patch: Patch) -> None:
     """Price a second such charge as if there had not been the first."""
     right = Trail.charged
 
-    def charged(self: Trail, place: int, amount: int) -> Trail:
-        return replace(right(self, place, amount), raised_left=self.raised_left)
+    def charged(self: Trail, place: int, cost: Amount, r: int) -> Trail:
+        return replace(right(self, place, cost, r), raised_left=self.raised_left)
 
     patch.setattr(Trail, "charged", charged)
 
 
 def forget_late_charges(patch: Patch) -> None:
     """Leave every entry with what was left behind it when it was written."""
-    patch.setattr(Trail, "charged", lambda self, _place, _amount: self)
+    patch.setattr(Trail, "charged", lambda self, _place, _cost, _r: self)
 
 
 def forget_what_was_given_back(patch: Patch) -> None:

@@ -72,7 +72,7 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
             reported=sorted(str(run_id) for run_id in reported)[:NAMED_MAX],
         )
     if command.costing is not None:
-        _demand_standalone(dataset)
+        _demand_standalone(books, dataset)
     fields: dict[str, Any] = {
         "state": command.state,
         "title": command.title,
@@ -89,12 +89,23 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     return write(books, [Posting(replace(dataset, **changed))], command.actor, "dataset-changed", facts)
 
 
-def _demand_standalone(dataset: Dataset) -> None:
+def _demand_standalone(books: Books, dataset: Dataset) -> None:
     if dataset.costing == "residual":
         raise InvalidRequest("costing: this dataset already costs runs beside what is left", field="costing")
+    if dataset.limit is None:
+        raise InvalidRequest("costing: this dataset has no budget of its own; change its roots", field="costing")
+    if dataset.limit is None:
+        raise InvalidRequest("costing: this dataset has no budget of its own; change its roots", field="costing")
     if dataset.definition.bound != "certified":
         raise InvalidRequest(
             "costing: residual costs need certificates, and this dataset's bound is an estimate (clt)", field="costing"
+        )
+    held = [account for key, account in books.accounts.items() if key.dataset_id == dataset.id and account.held != ZERO]
+    if held:
+        raise InvalidRequest(
+            "costing: runs of this dataset are held or started, and were costed by themselves; settle or void them first",
+            field="costing",
+            accounts=[account.key.facts() for account in held if account.key.facts()][:NAMED_MAX],
         )
 
 
@@ -168,9 +179,8 @@ def _limited(dataset: Dataset, account: Account, limit: Amount) -> Account:
     """Return the account with a new limit. A charge that is recorded after a raise of it, for a run before, is costed
     by what was left before."""
     trail = account.trail
-    is_raise = limit.mu_sq_pico > account.limit.mu_sq_pico and account.spent + account.held != ZERO
-    if dataset.costing == "residual" and is_raise:
-        trail = trail.raised(dataset.seq + 1, account.remaining.mu_sq_pico)
+    if dataset.costing == "residual" and limit.exceeds(account.limit) and account.spent + account.held != ZERO:
+        trail = trail.raised(dataset.seq + 1, account.remaining)
     return replace(account, limit=limit, trail=trail)
 
 

@@ -75,7 +75,7 @@ def price_late(
 
 
 def _at(cost: Amount, table: Residual, index: int | None) -> Priced:
-    return Priced(cost if index is None else Amount(table.costs[index], cost.delta_atto), index, table)
+    return Priced(Amount(table.costs[index or 0], cost.delta_atto), index, table)
 
 
 def _is_residual(books: Books, charged: ByDataset) -> bool:
@@ -140,7 +140,7 @@ def charged_late(account: Account, priced: Priced, *, place: int, seq: int) -> A
     if account.key.principal_id is not None:
         return account
     does_fit = is_late_fit(account, priced, place)
-    trail = account.trail.charged(place, priced.cost.mu_sq_pico)
+    trail = account.trail.charged(place, priced.cost, priced.r)
     account = replace(account, spent=(account.spent + priced.cost).saturated, trail=trail)
     if priced.r:
         account = noted(account, seq, account.remaining.mu_sq_pico - priced.r)
@@ -150,7 +150,7 @@ def charged_late(account: Account, priced: Priced, *, place: int, seq: int) -> A
 def is_late_fit(account: Account, priced: Priced, place: int) -> bool:
     """Return whether a charge that is recorded after its place fits in this account."""
     fits = priced.index is not None or priced.cost.mu_sq_pico <= slack_of(account, place)
-    return fits and priced.cost.delta_atto <= account.remaining.delta_atto
+    return fits and priced.cost.delta_atto <= account.trail.delta_at(place, account.remaining.delta_atto)
 
 
 def short_of(books: Books, charged: ByDataset, r: int) -> list[str]:

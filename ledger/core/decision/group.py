@@ -109,6 +109,8 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
             case SetFairUse(fair_use=fair_use):
                 read_set = sets[command.dataset_id]
                 read_set.runs_per_hour = max(read_set.runs_per_hour, fair_use.runs_per_hour or 0)
+            case Change(costing="residual"):
+                sets[command.dataset_id].add_partitions(None)
             case Register() | Change() | RefuseProposal():
                 pass
             case _:

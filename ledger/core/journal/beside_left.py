@@ -80,7 +80,9 @@ def is_late_fit(account: Account, cost: Amount, place: int) -> bool:
     """Return whether a charge that is recorded after its place fits in an account that is not a principal's."""
     left = account.remaining
     slack = -1 if account.overdrawn != ZERO else account.trail.slack(place, left.mu_sq_pico)
-    return cost.mu_sq_pico <= slack and cost.delta_atto <= left.delta_atto
+    trail = account.trail
+    delta = min(left.delta_atto, trail.raised_atto) if trail.raised_seq > place else left.delta_atto
+    return cost.mu_sq_pico <= slack and cost.delta_atto <= delta
 
 
 def leaves_enough(account: Account, beside: Beside, cost: Amount, place: int) -> bool:
@@ -92,7 +94,7 @@ def leaves_enough(account: Account, beside: Beside, cost: Amount, place: int) ->
 
 def charged_late(account: Account, beside: Beside, cost: Amount, *, place: int, seq: int, fits: bool) -> Account:
     """Return the account after such a charge."""
-    trail = account.trail.charged(place, cost.mu_sq_pico)
+    trail = account.trail.charged(place, cost, beside.r)
     after = replace(account, spent=(account.spent + cost).saturated, trail=trail)
     if beside.r:
         after = noted(after, seq, after.remaining.mu_sq_pico - beside.r)

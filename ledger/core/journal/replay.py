@@ -220,6 +220,9 @@ class _DatasetReplay(RunReplay):
         if "costing" in entry:
             can_switch = self.costing == "standalone" and self.bound == "certified"
             demand(can_switch and entry["costing"] == "residual", "changes the costing to one that it cannot have")
+            is_idle = all(account.held == ZERO for account in self.accounts.values())
+            demand(self.limit is not None, "changes the costing of a dataset without a budget")
+            demand(is_idle, "changes the costing while runs are held")
             self.costing = entry["costing"]
         self.proposals.note_done(entry, "thaw", takes_two=state == "active" and self._is_thaw(), demand=demand)
         return ()
@@ -240,9 +243,9 @@ class _DatasetReplay(RunReplay):
         return after
 
     def _with_limit(self, account: Account, limit: Amount) -> Account:
-        is_raise = limit.mu_sq_pico > account.limit.mu_sq_pico and account.spent + account.held != ZERO
+        is_raise = bool(limit.exceeds(account.limit)) and account.spent + account.held != ZERO
         if self.costing == "residual" and is_raise:
-            account = replace(account, trail=account.trail.raised(self.seq, account.remaining.mu_sq_pico))
+            account = replace(account, trail=account.trail.raised(self.seq, account.remaining))
         return replace(account, limit=limit)
 
     def _project_set(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:

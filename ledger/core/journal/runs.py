@@ -238,6 +238,8 @@ class RunReplay(Chain):
         if beside.table is not None:
             demand(not own or self.costing == "residual", "costs beside what is left, which the dataset does not")
             if beside.level is not None:
+                is_overdrawn = any(account.overdrawn != ZERO for account in own)
+                demand(not is_overdrawn, "is charged beside what an overdrawn account has")
                 enough = all(beside_left.leaves_enough(account, beside, cost, run.seq) for account in own)
                 within = all(account.trail.slack(run.seq, cost.mu_sq_pico) >= cost.mu_sq_pico for account in own)
                 demand(enough and within, "is charged at a level that does not fit")
