@@ -103,7 +103,7 @@ def _demand_standalone(books: Books, dataset: Dataset) -> None:
     held = [account for key, account in books.accounts.items() if key.dataset_id == dataset.id and account.held != ZERO]
     if held:
         raise InvalidRequest(
-            "costing: runs of this dataset are held or started, and were costed by themselves; settle or void them first",
+            "costing: runs of this dataset are held or started; settle or void them, then switch",
             field="costing",
             accounts=[account.key.facts() for account in held if account.key.facts()][:NAMED_MAX],
         )
