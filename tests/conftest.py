@@ -24,7 +24,7 @@ from ledger.operate import deploy
 from ledger.operate.deploy import FirstKeys
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests.kit import compiled, makers, postgres
+from tests.kit import compiled, postgres
 from tests.kit.driver import KNOWN, SIGNING_KEY, Ledger, Served, Terminal, environment, first_keys, serve, serve_here
 from tests.kit.trials import trials
 
@@ -61,13 +61,6 @@ def _certificates_are_read_once() -> Iterator[None]:
 def _statements_are_compiled_once() -> Iterator[None]:
     """A fifth of what most tests take, otherwise."""
     with compiled.once():
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _processes_that_make_reports_are_forked() -> Iterator[None]:
-    """Each takes a second of a processor, otherwise."""
-    with makers.at_hand():
         yield
 
 

@@ -22,7 +22,6 @@ from typing import Any, TextIO, cast
 
 IMPORTED = (
     *("ledger.api.app", "ledger.api.protocol", "ledger.cli", "ledger.logs", "uvicorn.main", "uvicorn.loops.auto"),
-    *("ledger.report.process", "ledger.report.html", "ledger.report.figures", "ledger.report.pdf"),
     "uvloop",
 )
 
@@ -38,7 +37,7 @@ def start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple
     """Start `python -m` with this module and its arguments: the process, and what it prints on either output."""
     reading, writing = os.pipe()
     try:
-        process = begin(command, folder, env, (writing, writing))
+        process = _begin(command, folder, env, (writing, writing))
     except BaseException:
         os.close(reading)
         raise
@@ -50,7 +49,7 @@ def start(command: Sequence[str], folder: Path, env: Mapping[str, str]) -> tuple
 def run(command: Sequence[str], folder: Path, env: Mapping[str, str], *, seconds_max: float) -> CompletedProcess[str]:
     """Run `python -m` with this module and its arguments to its end. Raises TimeoutExpired."""
     with TemporaryFile("w+", encoding="utf-8") as out, TemporaryFile("w+", encoding="utf-8") as err:
-        process = begin(command, folder, env, (out.fileno(), err.fileno()))
+        process = _begin(command, folder, env, (out.fileno(), err.fileno()))
         process.join(seconds_max)
         if process.exitcode is None:
             process.kill()
@@ -61,31 +60,23 @@ def run(command: Sequence[str], folder: Path, env: Mapping[str, str], *, seconds
         return CompletedProcess(list(command), process.exitcode, out.read(), err.read())
 
 
-def begin(
-    command: Sequence[str], folder: Path, env: Mapping[str, str], outputs: tuple[int, int], *, stdin: int | None = None
-) -> ForkServerProcess:
-    """Start `python -m` with this module and its arguments, on open files."""
-    files = outputs if stdin is None else (*outputs, stdin)
-    given = tuple(DupFd(descriptor) for descriptor in files)
+def _begin(command: Sequence[str], folder: Path, env: Mapping[str, str], outputs: tuple[int, int]) -> ForkServerProcess:
+    given = tuple(DupFd(descriptor) for descriptor in outputs)
     process = _context().Process(target=_become, args=(list(command), str(folder), dict(env), given))
     process.start()
     return process
 
 
-def _become(command: list[str], folder: str, env: dict[str, str], files: tuple[Any, ...]) -> None:
+def _become(command: list[str], folder: str, env: dict[str, str], outputs: tuple[Any, Any]) -> None:
     """What a forked process does."""
-    for standard, file in zip((1, 2, 0), files, strict=False):
-        descriptor = file.detach()
+    for standard, output in enumerate(outputs, start=1):
+        descriptor = output.detach()
         os.dup2(descriptor, standard)
         os.close(descriptor)
-        if standard == 0:
-            sys.stdin = os.fdopen(0, encoding="utf-8")  # in place of the empty file that it has
     for stream in (sys.stdout, sys.stderr):
         cast(io.TextIOWrapper, stream).reconfigure(line_buffering=True)
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(env)
     sys.argv = command
-    if not hasattr(sys.modules.get(command[0]), "__path__"):
-        sys.modules.pop(command[0], None)  # a module that was imported is run anew, without a warning
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -28,18 +28,11 @@ from ledger.report.source import Question
 from ledger.service import journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
-from tests.kit import makers
 from tests.kit.driver import RELEASE, Ledger, application, first_keys
 from tests.kit.scene import ok
 
 SECONDS = 110
 FORMS: tuple[Form, ...] = ("json", "html", "pdf", "csv")
-
-
-@pytest.fixture(autouse=True)
-def _processes_start_as_they_do_in_a_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Elsewhere they are forked."""
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", makers.AS_IT_IS)
 
 
 class Caller:

@@ -243,7 +243,7 @@ def test_a_group_is_decided_as_its_commands_one_by_one(
     nor anything else. Method: twins, of which one decides random commands in one group, and the other each in a
     transaction of its own, on books that it reads again; all answers are alike, entries word for word."""
     kinds: set[str] = set()
-    for seed in range(tries(4, 200)):
+    for seed in range(tries(6, 200)):
         together, singly = twins()
         answers: list[list[Any]] = []
         for twin in (together, singly):
