@@ -29,6 +29,7 @@ UNITS = {
     "streams_per_tenant_max": "reports and exports",
     "streams_per_key_max": "reports and exports",
     "reports_at_once": "reports",
+    "computing_processes": "processes",
     "refusals_per_hour": "refused runs an hour",
     "workers": "processes",
     "threads": "threads",

@@ -104,6 +104,7 @@ class Metrics:
         self._held = Gauge("ledger_body_bytes_held", "Bytes of bodies that are held.", registry=registry)
         self._streams = Gauge("ledger_streams", "Reports and exports that are being sent.", registry=registry)
         self._makers = Gauge("ledger_report_processes", "Processes that make reports.", registry=registry)
+        self._computing = Gauge("ledger_computing_processes", "Processes that compute certificates.", registry=registry)
         self.lag = Lag()
         Gauge(
             "ledger_loop_lag_seconds",
@@ -112,7 +113,8 @@ class Metrics:
         ).set_function(self.lag.take)
 
     def watch(self, writer: Writer, certificates: Certificates, courier: Courier, reports: Pool) -> None:
-        """Read the length of the queues and the number of report processes at every scrape."""
+        """Read the length of the queues and the number of processes at every scrape."""
+        self._computing.set_function(lambda: certificates.processes)
         self._makers.set_function(lambda: reports.processes)
         self._alerts_pending.set_function(lambda: courier.pending)
         self._writer_waiting.set_function(lambda: writer.waiting)

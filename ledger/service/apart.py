@@ -29,7 +29,7 @@ KEPT_SECONDS: Final = 300.0
 """How long a process is kept that has nothing to compute. Starting one takes half a second of processor time."""
 LOOK_SECONDS: Final = 0.05
 """How often a thread that waits looks whether the work is still wanted."""
-STOP_SECONDS_MAX: Final = 0.5
+STOP_SECONDS_MAX: Final = 1.0
 """How long a process that was told to stop may go on before it is killed."""
 _ONE_THREAD: Final = {f"{library}_NUM_THREADS": "1" for library in ("OMP", "OPENBLAS", "MKL")}
 
@@ -76,9 +76,11 @@ class Apart:
     def _taken(self, tenant_id: UUID) -> _Computer:
         """Return a process: the one that computed for the tenant last, another one, or a new one."""
         with self._lock:
-            alive = [one for one in self._idle if one.is_alive]
+            for dead in [one for one in self._idle if not one.is_alive]:
+                self._idle.remove(dead)
+                dead.end()
+            alive = self._idle
             own = [one for one in alive if one.tenant_id == tenant_id]
-            self._idle = alive
             if alive:
                 computer = (own or alive)[-1]
                 alive.remove(computer)

@@ -249,7 +249,7 @@ class Turns:
             return None
         now = monotonic()
         left = [job.begun_at + SLOW_SECONDS - now for job in self._running if now - job.begun_at < SLOW_SECONDS]
-        return max(0.0, min(left, default=SLOW_SECONDS))
+        return min(left, default=None)
 
     def _serve(self) -> None:
         while True:

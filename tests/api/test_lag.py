@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from ledger.api.lag import EVERY_SECONDS, SWITCH_SECONDS
+from ledger.api import lag
+from ledger.api.lag import EVERY_SECONDS, SWITCH_SECONDS, THRESHOLDS
 from ledger.api.metrics import Metrics
 from ledger.api.protocol import LINE_BYTES_MAX, STRANGERS_AT_ONCE_MAX, Connections
 from ledger.api.routing import MISTAKES_MAX
@@ -48,14 +49,41 @@ def test_what_holds_the_loop_is_seen(here: Ledger) -> None:
 
 
 def test_the_rest_of_the_process_gives_way(templates: Templates, tmp_path: Path) -> None:
-    """Goal: while it serves, no collection looks at what was there at the start, and threads give way soon; afterwards
-    all is as before. Method: how many objects a collection looks at, and how often threads change."""
+    """Goal: while it serves, no collection looks at what was there at the start, full ones are rare, and threads give
+    way soon; afterwards all is as before. Method: what a collection looks at, and the settings of Python."""
     before = sys.getswitchinterval(), gc.get_freeze_count()
+    rarely, watching = gc.get_threshold(), list(gc.callbacks)
     with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings):
         assert gc.get_freeze_count() > before[1] + 10_000
         assert len(gc.get_objects()) < gc.get_freeze_count()
         assert sys.getswitchinterval() == pytest.approx(SWITCH_SECONDS)
+        assert gc.get_threshold() == THRESHOLDS
+    assert (gc.get_threshold(), gc.callbacks) == (rarely, watching)
     assert (sys.getswitchinterval(), gc.get_freeze_count()) == (before[0], 0)
+
+
+def test_a_long_collection_is_the_last_of_its_kind(
+    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: what survives a full collection that took long is not looked at again, so often and no more often.
+
+    Method: every full collection takes too long; the objects that later ones look at, with two such times.
+    """
+    monkeypatch.setattr(lag, "COLLECTION_SECONDS_MAX", 0.0)
+    monkeypatch.setattr(lag, "FREEZES_MAX", 2)
+    with templates.clone("sqlite", tmp_path) as settings, Ledger.open(settings):
+        looked_at: list[int] = []
+        kept = []
+        for _ in range(3):
+            kept.append([[number] for number in range(20_000)])
+            gc.collect(1)
+            looked_at.append(len(gc.get_objects()))
+            gc.collect()
+            looked_at.append(len(gc.get_objects()))
+    before, after = looked_at[::2], looked_at[1::2]
+    assert min(before) > 20_000
+    assert max(after[:2]) < 10_000
+    assert after[2] > 20_000
 
 
 def test_mistakes_without_number_are_counted_alone(here: Ledger) -> None:

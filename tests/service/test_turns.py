@@ -20,15 +20,15 @@ from ledger.service.turns import Job, Turns, Urgency
 from tests.kit.accountant import WAIT_SECONDS_MAX
 from tests.kit.databases import until
 
-ACME, BETA, GAMMA = UUID(int=0xA), UUID(int=0xB), UUID(int=0xC)
+ACME, BETA, GAMMA, DELTA = UUID(int=0xA), UUID(int=0xB), UUID(int=0xC), UUID(int=0xD)
 DECISION, ADVICE = Urgency.DECISION, Urgency.ADVICE
 
 
 class Scene:
     """Threads, and jobs that write down that they have begun."""
 
-    def __init__(self, threads: int) -> None:
-        self.turns = Turns(threads=threads, name="turns")
+    def __init__(self, threads: int, slow: int = 0) -> None:
+        self.turns = Turns(threads=threads, slow=slow, name="turns")
         self.begun: list[str] = []
         self.changed = threading.Condition()
 
@@ -53,12 +53,12 @@ class Scene:
 
 
 @pytest.fixture
-def scene() -> Iterator[Callable[[int], Scene]]:
+def scene() -> Iterator[Callable[..., Scene]]:
     """A maker of scenes, whose threads end."""
     made: list[Scene] = []
 
-    def make(threads: int) -> Scene:
-        made.append(Scene(threads))
+    def make(threads: int, **more: int) -> Scene:
+        made.append(Scene(threads, **more))
         return made[-1]
 
     yield make
@@ -116,6 +116,53 @@ def test_decisions_of_two_tenants_run_at_once(scene: Callable[[int], Scene]) -> 
     two.wait_for(1)
     jobs.append(two.put(BETA, "beta", until=held))
     assert two.wait_for(2) == ["first", "beta"]
+    held.set()
+    all_of(jobs)
+
+
+def test_who_takes_long_makes_room(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: two tenants with long jobs do not keep out a third, and what runs is bounded all the same.
+
+    Method: two threads and a slow place, and jobs that take long from the beginning; who begins while all are held.
+    """
+    monkeypatch.setattr(turns, "SLOW_SECONDS", 0.0)
+    two, held = scene(2, slow=1), threading.Event()
+    jobs = [two.put(tenant, tenant.hex[-1], until=held) for tenant in (ACME, BETA)]
+    two.wait_for(2)
+    jobs.append(two.put(GAMMA, "c", until=held))
+    assert sorted(two.wait_for(3)) == ["a", "b", "c"]
+    jobs.append(two.put(DELTA, "d", until=held))
+    with two.turns._changed:
+        assert two.turns._next() is None
+    held.set()
+    all_of(jobs)
+    assert two.begun[3:] == ["d"]
+
+
+def test_decisions_have_slow_places_first(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: long advice makes room for advice, but a long decision takes its slow place, so that advice still leaves a
+    thread to decisions. Method: two threads and a slow place; long advice, more of it, decisions; who begins."""
+    monkeypatch.setattr(turns, "SLOW_SECONDS", 0.0)
+    two, held = scene(2, slow=1), threading.Event()
+    jobs = [two.put(tenant, f"{tenant.hex[-1]} asks", ADVICE, until=held) for tenant in (ACME, BETA, GAMMA)]
+    assert two.wait_for(2) == ["a asks", "b asks"]
+    jobs.append(two.put(DELTA, "d", until=held))
+    assert two.wait_for(3)[2:] == ["d"]
+    with two.turns._changed:
+        assert [job.urgency for job in two.turns._in_places()] == [ADVICE, ADVICE]
+        assert two.turns._next() is None
+    held.set()
+    all_of(jobs)
+    assert two.begun[3:] == ["c asks"]
+
+
+def test_a_job_begins_when_another_becomes_slow(scene: Callable[..., Scene], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody has to come or go for a waiting job to begin. Method: one thread and a slow place, whose job takes
+    long after a moment; one that was put before that."""
+    monkeypatch.setattr(turns, "SLOW_SECONDS", 0.2)
+    one, held = scene(1, slow=1), threading.Event()
+    jobs = [one.put(ACME, "first", until=held), one.put(BETA, "second", until=held)]
+    assert one.wait_for(2) == ["first", "second"]
     held.set()
     all_of(jobs)
 
