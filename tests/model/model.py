@@ -398,15 +398,13 @@ class Model:
         is_sizeless = any(on[use].terms[1] == "replace_one" and on[use].parents for use in uses)
         faults |= {"not_found": is_unknown, "unit_mismatch": len({on[use].terms for use in uses}) > 1}
         faults |= {"dataset_frozen": any(own.state != "active" for own in on.values())}
-        faults |= {"rate_limited": any(self.is_limited(who, own) for own in on.values()), "invalid_request": is_wrong}
+        asked = {name: sum(run.owner == who and name in run.charges for run in self.runs) for name in on}
+        rates = {name: own.fair_use["runs_per_hour"] for name, own in on.items()}  # a test does not last an hour
+        is_often = any(rate is not None and asked[name] >= rate for name, rate in rates.items())
+        faults |= {"rate_limited": is_often, "invalid_request": is_wrong}
         demand(**faults, invalid_mechanism=is_noiseless or (is_sizeless and rests_on_size(mechanism)))
         charges = {name: self.opened(who, own, scopes[name], project) for name, own in on.items()}
         return Run(who, body, on[names[0]].terms[1], charges, via)
-
-    def is_limited(self, who: Person, own: Dataset) -> bool:
-        """docs/how-to/, "Fair use"; a test does not last an hour."""
-        most = own.fair_use["runs_per_hour"]
-        return most is not None and sum(run.owner == who and own.name in run.charges for run in self.runs) >= most
 
     @staticmethod
     def opened(who: Person, own: Dataset, scopes: list[str | None], project: str | None) -> list[Key]:
@@ -484,21 +482,16 @@ class Model:
         about: Json = {"fits": False, "frozen": sorted(run.charges), "beyond_limits": sorted(beyond)}
         yield self.advance(who, run, "reported", {**facts, "overrun": {**(overrun or {}), **about}}, about["frozen"])
 
-    def ruled(self, who: Person, run: Run, body: Json, number: Json, report: str) -> Iterator[Any]:
-        """A steward is answered the same, whether it fits or not."""
-        facts, is_wrong = self.executed(run, number)
+    def ruled(self, report: str, who: Person, run: Run, body: Json) -> Iterator[Any]:
+        """A steward confirms what a run reported, or states another number. It is answered alike if it does not fit."""
+        facts, is_wrong = self.executed(run, body if report == "corrected" else run.sent.get("settle") or {})
         ruling = {"request": body, "report": report, "reason": body["reason"]}
         yield report == "corrected", ruling, {"run_state": not run.waits, "invalid_request": is_wrong}
         answer = self.settled(who, run, {**facts, **ruling})
         yield Answer(200, run, {"state": "settled", **known(overrun=answer.body.get("overrun"))})
 
-    def confirm(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
-        """A steward states that a run executed what it reported."""
-        return self.ruled(who, run, body, run.sent.get("settle") or {}, "confirmed")
-
-    def correction(self, who: Person, run: Run, body: Json) -> Iterator[Any]:
-        """A steward states another number than the reported one."""
-        return self.ruled(who, run, body, body, "corrected")
+    confirm = functools.partialmethod(ruled, "confirmed")
+    correction = functools.partialmethod(ruled, "corrected")
 
     @staticmethod
     def executed(run: Run, body: Json) -> tuple[Json, object]:

@@ -21,7 +21,7 @@ from tests.model.walk import Walk
 
 SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
-LINES_MAX: Final = 749
+LINES_MAX: Final = 742
 """Of the modules of the model together."""
 RULES: Final = ("prices", "model")
 """The modules with the rules; the others drive, show and compare."""
@@ -51,6 +51,11 @@ LEAST: Final = {
     "approve: 403 forbidden": 5,
     "refuse: 200": 1,
     "keys made, revoked and rotated": 1,
+    "capped: 200": 4,
+    "capped: 422 invalid-request": 4,
+    "lowered: 201": 8,
+    "lowered: 409 budget-exceeded": 8,
+    "stopped: 200": 8,
     "half shared: 404 not-found": 8,
     "half shared: 201": 8,
     "reordered: ": 8,

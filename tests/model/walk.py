@@ -174,6 +174,9 @@ class Walk:
             self.register("sue", {"name": name, **terms, "budget": self.draw.choice(LARGE)})
         self.half_shared()
         self.fitting_batch()
+        self.capped()
+        self.lowered()
+        self.stopped()
         self.reordered()
         self.beyond_share()
         self.corrected()
@@ -196,6 +199,29 @@ class Walk:
         """An atomic batch of which every run fits."""
         bodies = [{"datasets": ["side"], "mechanism": gaussian(10, self.draw.randint(1, 3))} for _ in range(3)]
         self._batch("ada", [{**body, "idempotency_key": f"fits{n}"} for n, body in enumerate(bodies)], True)
+
+    def capped(self) -> None:
+        """A budget above the ceiling, and one below it."""
+        budget, most = {"mu": 1, "delta": 1e-6}, {"mu": 1.5, "delta": 1e-6}
+        self.register("sue", {"name": "capped", **self.terms, "budget": budget, "ceiling": most})
+        for mu in (2, 1.5):
+            body = {"budget": {"mu": mu, "delta": 1e-6}, **REASON}
+            self._change("capped", "budget", "sue", "capped", "PUT", "/v1/datasets/capped/budget", body)
+
+    def lowered(self) -> None:
+        """Fair use that is lowered below what somebody holds, and then ends."""
+        for held in ({"mu": 0.3, "delta": 0}, {"mu": 0.2, "delta": 0}, None):
+            body = {"held": held, "runs_per_hour": None, **REASON}
+            self._change("fair use", "fair-use", "sue", "wide", "PUT", "/v1/datasets/wide/fair-use", body)
+            for _ in range(2 if held else 0):
+                self._ask("lowered", "bo", f"k{len(self.asked)}", {"datasets": ["wide"], "mechanism": gaussian(5)})
+
+    def stopped(self) -> None:
+        """Correlated noise that stops within its second segment of three."""
+        for stop in ("data_dependent", "data_independent"):
+            mechanism = self.draw.factorization(noise=12, steps=9)
+            run = self._started({"datasets": ["side"], "mechanism": mechanism, "segments": 3})
+            self._on_run("settle", run, {"steps": self.draw.randint(4, 5), "stop": stop}, "ada", kind="stopped")
 
     def reordered(self) -> None:
         """Steps of correlated noise that are run again after new orders, whole and in segments."""

@@ -20,8 +20,8 @@ more categories it is less, with k = 10 and epsilon = 1 about half.
 
 in which nothing cancels: mu <= 2 h, so that the integrand is 1 or more. For larger epsilon the difference itself is
 taken, in which h <= 5 loses little. Errors are stated in u = 2^-53. log q has a relative error of u, so that a Newton
-step from SciPy's inverse gives h within (4 + h/2) u, and the difference within about 20 u; from epsilon = 1/2 up, mu is
-at least 1/10 of its terms. In the integral, h counts with less than 1. The worst error seen is 55 u.
+step from SciPy's inverse gives h within (4 + h/2) u, and the difference within about 20 u, absolutely; mu is at least
+1/10 from epsilon = 1/2 up. In the integral, h counts with less than 1. The worst error seen is 55 u.
 """
 
 from __future__ import annotations
