@@ -1,6 +1,6 @@
 """Residual costs: what a run costs beside what is left of a budget when it is approved.
 
-    levels(limit)                            the levels r of a limit: `GRID`, in units of 1e-12 of mu², rounded up
+    levels(limit)                            the 16 levels r of a limit: `GRID`, in units of 1e-12 of mu², rounded up
     residual_costs(mechanism, terms, at)     c at each of these levels, in the same unit, rounded up
     shares(limit_delta)                      the shares of delta that are offered, by their k: limit delta x 10^-k
     cheapest_share(charges, left)            the k whose charge is the least part of what is left
@@ -9,7 +9,7 @@ For a run with dominating pair (P, Q) and share of delta d, c(r) is the least c,
 
     T(P x N(0,1), Q x N(sqrt r, 1)) >= f_{0,d} (x) G_sqrt(r+c)      in both orders of the pair.
 
-c(0) is the run's certificate, as `costs.cost` gives it. c falls as r rises, and is at least one unit. With segments it
+c(0) is at most the run's certificate, as `costs.cost` gives it. c falls as r rises, and is at least one unit. With segments it
 is the table of one of them, with its part of delta. The delta that a run is charged is that of `costs.cost` at any r.
 
 *What a table is made of.* A run's parts are composed one after another, each at the level that the ones before it have
@@ -49,8 +49,8 @@ _UP: Final = 1 + 2.0**-40
 
 
 def levels(limit_mu_sq_pico: int) -> tuple[int, ...]:
-    """Return the levels r of a limit, rising from 0."""
-    return tuple(dict.fromkeys(math.ceil(part * limit_mu_sq_pico) for part in GRID))
+    """Return the levels r of a limit, one for each part of `GRID`, rising from 0."""
+    return tuple(math.ceil(part * limit_mu_sq_pico) for part in GRID)
 
 
 def residual_costs(mechanism: AnyMechanism, terms: Terms, at: Sequence[int]) -> tuple[int, ...]:

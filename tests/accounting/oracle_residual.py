@@ -23,7 +23,7 @@ LENGTH = 2**15
 CELLS_PER_DEVIATION = 20
 _DEVIATIONS = 40
 _BISECTIONS = 40
-_BLOCK_SHARE = 0.04
+_BLOCK_SHARE = 0.06
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ class Sampled:
         z, losses = self._points()
         weights = np.exp(-z * z / 2)
         weights /= weights.sum()
-        return float(math.sqrt(weights @ (losses - weights @ losses) ** 2))
+        return float(math.sqrt((weights * (losses - (weights * losses).sum()) ** 2).sum()))
 
     def lattice(self, width: float) -> Lattice:
         """The probabilities of the cells, by the tails of the step."""
@@ -165,7 +165,7 @@ class Run:
         return Lattice(width, first, p, q)
 
 
-def least_costs(run: Run, levels: Sequence[float], delta: float, *, points: int = 60) -> list[float]:
+def least_costs(run: Run, levels: Sequence[float], delta: float, *, points: int = 40) -> list[float]:
     """For each level a c that no valid one is below: the worst over many epsilon, in both orders."""
     lattice = run.lattice()
     kept = (lattice.p > 1e-18) | (lattice.q > 1e-18)
@@ -178,9 +178,9 @@ def least_costs(run: Run, levels: Sequence[float], delta: float, *, points: int 
 
 def _least(lattice: Lattice, mu_sq: float, level: float, delta: float, points: int, rounding: float) -> float:
     r = level + mu_sq
-    square = float(lattice.q @ lattice.values**2)
+    square = float((lattice.q * lattice.values**2).sum())
     lattice = lattice.coarser(_BLOCK_SHARE * math.sqrt(min(r, square)))
-    widest = math.sqrt(float(lattice.p @ lattice.values**2) + r + r * r / 4)
+    widest = math.sqrt(float((lattice.p * lattice.values**2).sum()) + r + r * r / 4)
     # As far as there is anything to be seen.
     ends = r / 2 + widest * np.array([4.0, 6.0, 8.0, 11.0, 15.0, 20.0, 30.0, 45.0])
     seen = _divergence(lattice, r, ends, rounding) > max(delta / 4, 1e-13)
@@ -190,7 +190,7 @@ def _least(lattice: Lattice, mu_sq: float, level: float, delta: float, points: i
     best = _asked(divergence, epsilon, level, delta)
     # Once more about where it binds.
     at = int(np.argmax(best))
-    finer = np.linspace(epsilon[max(at - 1, 0)], epsilon[min(at + 1, points - 1)], 16)
+    finer = np.linspace(epsilon[max(at - 1, 0)], epsilon[min(at + 1, points - 1)], 12)
     return float(max(best.max(), _asked(_divergence(lattice, r, finer, rounding), finer, level, delta).max()))
 
 

@@ -138,5 +138,129 @@ def test_no_residual_cost_is_too_low() -> None:
     low = [entry for entry in finite if entry[0] < 1]
     assert not low, low[:3]
     detected = sum(0.99 * ratio < 1 for ratio, _, _ in finite)
-    print(f"{len(finite)} residual costs of {count} runs: {detected} within 1 %, the closest {finite[0][0] - 1:.1e} above")
+    print(
+        f"{len(finite)} residual costs of {count} runs: {detected} within 1 %, the closest {finite[0][0] - 1:.1e} above"
+    )
     assert detected >= len(finite) / 4
+
+
+# --- known values and shapes -----------------------------------------------------------------------------------------
+
+
+def _table(declared: dict[str, Any], terms: Terms | None = None, at: tuple[int, ...] | None = None) -> tuple[int, ...]:
+    levels = residual.levels(LIMIT) if at is None else at
+    return residual.residual_costs(mechanisms.parse(declared), terms or _terms(), levels)
+
+
+def test_known_values_of_a_round() -> None:
+    """Goal: the values of two prototypes. Method: the costs of one round at five levels."""
+    at = tuple(round(level * PICO) for level in (0, 0.52, 0.78, 1.2, 2.75))
+    found = [cost / PICO for cost in _table(TRAINING, at=at)]
+    expected = [(0.330, 0.332), (0.103, 0.105), (0.0575, 0.058), (0.0405, 0.042), (0.032, 0.033)]
+    assert all(low <= cost <= high for cost, (low, high) in zip(found, expected, strict=True)), found
+
+
+@pytest.mark.parametrize("limit", [1, 7, 10**6, LIMIT, 10**18])
+def test_levels(limit: int) -> None:
+    """Goal: 16 levels, from 0 on, rising, none above the limit. Method: limits of all sizes."""
+    at = residual.levels(limit)
+    assert at[0] == 0
+    assert len(at) == 16
+    assert list(at) == sorted(at)
+    assert at[-1] <= limit
+    # Each is the part of the limit, rounded up.
+    assert all(0 <= level - part * limit < 1 for level, part in zip(at, residual.GRID, strict=True))
+
+
+@pytest.mark.parametrize("limit", [10**3, 10**9, LIMIT, 40 * PICO, 10**6 * PICO])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        TRAINING,
+        {**TRAINING, "steps": 1},
+        {"type": "laplace", "noise_multiplier": 3, "count": 5},
+        {"type": "composed", "parts": [TRAINING, {"type": "gaussian", "noise_multiplier": 4}]},
+    ],
+)
+def test_a_table_falls_from_the_certificate(declared: dict[str, Any], limit: int) -> None:
+    """Goal: c(0) is at most the run's cost alone, c never rises with the level, and is at least one unit. Method: limits from
+    a billionth of a usual one to a million times as much."""
+    table = _table(declared, at=residual.levels(limit))
+    cost = costs.cost(mechanisms.parse(declared), _terms())
+    assert 0.9 * cost.amount.mu_sq_pico <= table[0] <= cost.amount.mu_sq_pico
+    assert list(table) == sorted(table, reverse=True)
+    assert table[-1] >= 1
+    # There is something to gain where a level is not small beside the cost.
+    assert limit < table[0] or table[-1] < table[0]
+
+
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {"type": "gaussian", "noise_multiplier": 3, "count": 2},
+        {"type": "gdp", "mu": Decimal("0.3"), "delta": Decimal("1e-9"), "evidence": "a paper"},
+        {"type": "zcdp", "rho": Decimal("0.1")},
+        {**TRAINING, "sampling": "shuffle"},
+        {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt", "steps": 20, "participations": 1},
+        {**TRAINING, "noise_multiplier": Decimal("0.05")},
+    ],
+)
+def test_what_is_known_by_its_mu_costs_the_same_at_every_level(declared: dict[str, Any]) -> None:
+    """Goal: G_mu beside G_sqrt(r) is G_sqrt(r + mu²). Method: mechanisms that are Gaussian, or bounded by it."""
+    cost = costs.cost(mechanisms.parse(declared), _terms())
+    assert set(_table(declared)) == {cost.amount.mu_sq_pico}
+
+
+def test_an_estimate_has_no_table() -> None:
+    """Goal: nothing is proved from an estimate. Method: a training under bound `clt`."""
+    terms = Terms(bound="clt", adjacency="add_or_remove_one", delta=Fraction(0))
+    cost = costs.cost(mechanisms.parse(TRAINING), terms)
+    assert set(_table(TRAINING, terms)) == {cost.amount.mu_sq_pico}
+
+
+def test_segments_have_the_table_of_one() -> None:
+    """Goal: with segments, c is that of one of them, with its part of delta. Method: the table of a run of a fifth of
+    the steps at a fifth of delta."""
+    one = {**TRAINING, "steps": 47}
+    assert _table(TRAINING, _terms(segments=5)) == _table(one, _terms(delta=Decimal("2e-9")))
+
+
+def test_a_delta_of_its_own_is_not_used_twice() -> None:
+    """Goal: what (epsilon, delta)-DP costs in mu is that of its epsilon. Method: the tables of both."""
+    pure = {"type": "pure_dp", "epsilon": Decimal("0.5"), "count": 3}
+    approximate = {**pure, "type": "approximate_dp", "delta": Decimal("1e-9")}
+    assert _table(pure) == _table(approximate)
+
+
+def test_releases_are_climbed() -> None:
+    """Goal: many releases cost no more at a level than each by itself there, and no less than at the level that all of
+    them reach. Method: the table of one release at these levels."""
+    one = {"type": "laplace", "noise_multiplier": 5}
+    many = _table({**one, "count": 20}, at=(0, PICO))
+    alone = _table(one, at=(0, PICO, PICO + many[1]))
+    assert 20 * alone[2] <= many[1] <= 20 * alone[1] + 1
+    assert many[0] < 20 * alone[0]
+
+
+# --- shares of delta -------------------------------------------------------------------------------------------------
+
+
+def test_the_share_that_takes_the_least_is_the_cheapest() -> None:
+    """Goal: the least of the larger parts of what is left, and nothing that does not fit. Method: by hand."""
+    left = Amount(1000, 1000)
+    charges = {1: Amount(10, 100), 2: Amount(20, 10), 3: Amount(50, 1)}
+    assert residual.cheapest_share(charges, left) == 2
+    assert residual.cheapest_share(charges, Amount(1000, 10)) == 3
+    assert residual.cheapest_share(charges, Amount(15, 1000)) == 1
+    assert residual.cheapest_share(charges, Amount(9, 1000)) is None
+    assert residual.cheapest_share(charges, Amount(1000, 0)) is None
+    # Of equal ones the one with less delta; nothing left of what is not asked for is no obstacle.
+    assert residual.cheapest_share({1: Amount(10, 1), 2: Amount(10, 0)}, left) == 2
+    assert residual.cheapest_share({4: Amount(10, 0)}, Amount(10, 0)) == 4
+
+
+def test_shares() -> None:
+    """Goal: every k of the grid, as long as a certificate can use the share. Method: a usual limit and a tiny one."""
+    assert residual.shares(Fraction(1, 10**6)) == {k: Fraction(1, 10 ** (6 + k)) for k in residual.SHARE_POWERS}
+    assert list(residual.shares(Fraction(1, 10**97))) == [1, 2]
+    assert residual.shares(Fraction(0)) == {}
