@@ -31,7 +31,7 @@ from ledger.api.routing import aside, read_body
 from ledger.api.services import Served
 from ledger.canonical import canonical
 from ledger.core.people import Actor, Consent
-from ledger.errors import Forbidden, LedgerError
+from ledger.errors import LedgerError
 from ledger.service import presence
 from ledger.service.asking import kind_of
 from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest

@@ -91,7 +91,8 @@ class _Priced:
     @classmethod
     def of(cls, costed: Costed) -> _Priced:
         facts = costed.facts()
-        return cls(costed.cost.amount, facts, {"assumptions": canonical(facts["assumptions"])})
+        texts = {"assumptions": canonical(facts["assumptions"]), "cost": canonical(costed.cost.amount.facts())}
+        return cls(costed.cost.amount, facts, texts)
 
 
 @dataclass(frozen=True, slots=True)
