@@ -19,6 +19,7 @@ EXPONENT_MAX: Final = 400
 NUMBER_LENGTH_MAX: Final = 2 * EXPONENT_MAX + 2
 """The longest written number, with all its places."""
 
+_PLAIN: Final = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode
 _quote: Final[Callable[[str], str]] = json.encoder.encode_basestring
 
 
@@ -30,6 +31,14 @@ def canonical(value: Any) -> str:
     """
     encode = _ENCODERS.get(type(value))
     return _other(value) if encode is None else encode(value)
+
+
+def canonical_plain(value: Any) -> str:
+    """Return `canonical(value)` of a value whose numbers are all integers, in a fraction of the time.
+
+    It writes a float, which `canonical` rejects: only for what was canonical already, or is made of texts.
+    """
+    return _PLAIN(value)
 
 
 def canonical_with(value: Mapping[str, Any], texts: Mapping[str, str]) -> str:

@@ -95,6 +95,8 @@ class _Priced:
     def of(cls, costed: Costed) -> _Priced:
         facts = costed.facts()
         texts = {"assumptions": canonical(facts["assumptions"])}
+        if costed.table is None:  # with a table it is decided what the run costs
+            texts["cost"] = canonical(costed.cost.amount.facts())
         return cls(costed.cost.amount, facts, texts, costed.table)
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Label, and_, bindparam, func, or_, select,
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Balance
-from ledger.store.repository import Repository
+from ledger.store.repository import Repository, among
 from ledger.store.rows import account_of, amounts_row, key_row
 from ledger.store.tables import NOBODY, accounts
 
@@ -23,13 +23,19 @@ _KEY_COLUMNS: Final = ("dataset_id", "partition", "project", "principal_id")
 _CHANGE: Final = update(accounts).where(
     *(accounts.c[name] == bindparam(f"of_{name}") for name in ("tenant_id", *_KEY_COLUMNS))
 )
-_OF_WHOLE: Final = select(accounts).where(
-    accounts.c.tenant_id == bindparam("tenant"),
-    accounts.c.dataset_id.in_(bindparam("ids", expanding=True)),
-    accounts.c.partition == "",
-    accounts.c.project.in_(bindparam("projects", expanding=True)),
-    accounts.c.principal_id.in_(bindparam("principals", expanding=True)),
-)
+_OF_WHOLE: Final = {
+    is_one: select(accounts).where(
+        accounts.c.tenant_id == bindparam("tenant"),
+        among(accounts.c.dataset_id, "ids", is_one=is_one),
+        accounts.c.partition == "",
+        among(accounts.c.project, "projects", is_one=is_one),
+        or_(accounts.c.principal_id == NOBODY, accounts.c.principal_id == bindparam("principals"))
+        if is_one
+        else accounts.c.principal_id.in_(bindparam("principals", expanding=True)),
+    )
+    for is_one in (False, True)
+}
+"""The accounts of many datasets and holders; and those of one dataset that are nobody's or one principal's."""
 
 
 class AccountReader(Repository):
@@ -41,10 +47,15 @@ class AccountReader(Repository):
 
     def of_whole(self, ids: Collection[UUID], projects: Collection[str], principals: Collection[UUID]) -> list[Account]:
         """Return the accounts of datasets that are counted as a whole: nobody's, these projects', these principals'."""
-        # At most one of the two columns names somebody.
-        names, holders = ["", *sorted(projects)], [NOBODY, *sorted(principals)]
-        values = {"tenant": self.tenant_id, "ids": ids, "projects": names, "principals": holders}
-        return [account_of(row) for row in self.connection.execute(_OF_WHOLE, values)]
+        is_one = len(ids) == 1 and not projects and len(principals) < 2
+        values: dict[str, Any] = {"tenant": self.tenant_id}
+        if is_one:
+            values |= {"ids": next(iter(ids)), "projects": "", "principals": next(iter(principals), NOBODY)}
+        else:
+            # At most one of the two columns names somebody.
+            names, holders = ["", *sorted(projects)], [NOBODY, *sorted(principals)]
+            values |= {"ids": ids, "projects": names, "principals": holders}
+        return [account_of(row) for row in self.connection.execute(_OF_WHOLE[is_one], values)]
 
     def page(self, dataset_id: UUID, *, after: AccountKey | None, limit: int) -> list[Account]:
         """Return all accounts of a dataset, in the order of their keys."""

@@ -15,7 +15,7 @@ from ledger.core.people import Tenant
 from ledger.store.accounts import AccountReader, AccountWriter
 from ledger.store.datasets import DatasetReader, DatasetWriter
 from ledger.store.proposals import ProposalReader, ProposalWriter
-from ledger.store.repository import Repository
+from ledger.store.repository import Repository, among
 from ledger.store.rows import alerting_of, dataset_of
 from ledger.store.runs import RunReader, RunWriter
 from ledger.store.tables import NOBODY, accounts, datasets, tenants
@@ -25,19 +25,21 @@ NAMES_MAX: Final = 500
 """The most partitions that are read by name. If a group names more, all are read."""
 
 
-_DECIDED_ON: Final = (
-    select(
+_Query = Select[Any]
+_DECIDED_ON: Final[dict[bool, _Query]] = {
+    is_one: select(
         datasets,
         select(tenants.c.alerting)
         .where(tenants.c.tenant_id == bindparam("tenant"))
         .scalar_subquery()
         .label("alerting"),
     )
-    .where(datasets.c.tenant_id == bindparam("tenant"), datasets.c.id.in_(bindparam("ids", expanding=True)))
+    .where(datasets.c.tenant_id == bindparam("tenant"), among(datasets.c.id, "ids", is_one=is_one))
     .order_by(datasets.c.id)
-)
-"""The datasets, each next to the tenant's alerting, so that this takes no further statement."""
-_LOCKED: Final = _DECIDED_ON.with_for_update(key_share=True)
+    for is_one in (False, True)
+}
+"""The datasets, each next to the tenant's alerting, so that this takes no further statement; of many, and of one."""
+_LOCKED: Final = {is_one: query.with_for_update(key_share=True) for is_one, query in _DECIDED_ON.items()}
 
 
 class BookReader(Repository):
@@ -48,8 +50,11 @@ class BookReader(Repository):
         resolved before."""
         return self._fill(self._rows(_DECIDED_ON, read_sets), read_sets, run_ids)
 
-    def _rows(self, query: Select[Any], read_sets: Mapping[UUID, ReadSet]) -> Sequence[Row[Any]]:
-        return self.connection.execute(query, {"tenant": self.tenant_id, "ids": list(read_sets)}).all()
+    def _rows(self, queries: Mapping[bool, _Query], read_sets: Mapping[UUID, ReadSet]) -> Sequence[Row[Any]]:
+        ids = list(read_sets)
+        is_one = len(ids) == 1
+        values = {"tenant": self.tenant_id, "ids": ids[0] if is_one else ids}
+        return self.connection.execute(queries[is_one], values).all()
 
     def _fill(self, rows: Sequence[Row[Any]], read_sets: Mapping[UUID, ReadSet], run_ids: Sequence[UUID]) -> Books:
         loaded = [dataset_of(row, ()) for row in rows]

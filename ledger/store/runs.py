@@ -23,13 +23,14 @@ from ledger.core.books import Books
 from ledger.core.datasets import Parent
 from ledger.core.entries import Entry
 from ledger.core.runs import Run
-from ledger.store.repository import Repository
+from ledger.store.repository import Repository, among
 from ledger.store.rows import run_of, run_row
 from ledger.store.tables import datasets, entries, places, runs
 
-_BY_ID: Final = select(runs).where(
-    runs.c.tenant_id == bindparam("tenant"), runs.c.id.in_(bindparam("ids", expanding=True))
-)
+_BY_ID: Final = {
+    is_one: select(runs).where(runs.c.tenant_id == bindparam("tenant"), among(runs.c.id, "ids", is_one=is_one))
+    for is_one in (False, True)
+}
 _MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
 
 
@@ -37,7 +38,10 @@ class RunReader(Repository):
     """Reads runs."""
 
     def by_id(self, ids: Sequence[UUID]) -> dict[UUID, Run]:
-        rows = self.connection.execute(_BY_ID, {"tenant": self.tenant_id, "ids": ids})
+        is_one = len(ids) == 1
+        rows = self.connection.execute(
+            _BY_ID[is_one], {"tenant": self.tenant_id, "ids": ids[0] if is_one else ids}
+        ).all()
         return {row.id: run_of(row) for row in rows}
 
     def page(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import ColumnElement, Connection, and_, bindparam, func, literal_column, select
@@ -18,6 +18,7 @@ from ledger.store.journals import JournalReader, JournalWriter
 from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
 from ledger.store.proposals import ProposalReader
+from ledger.store.repository import among
 from ledger.store.rows import key_of
 from ledger.store.runs import RunReader
 from ledger.store.tables import datasets, entries, keys
@@ -30,24 +31,24 @@ _CLOCKS: Final[Mapping[str, ColumnElement[int]]] = {
         " FROM (SELECT strftime('%Y-%m-%d %H:%M:%f', 'now') AS t))"
     ),
 }
-_NEWEST: Final = (
-    select(func.max(entries.c.at_us))
+_NEWEST: Final = {
+    is_one: select(func.max(entries.c.at_us))
     .join(datasets, and_(datasets.c.tenant_id == entries.c.tenant_id, datasets.c.id == entries.c.dataset_id))
-    .where(datasets.c.tenant_id == bindparam("tenant"), datasets.c.id.in_(bindparam("ids", expanding=True)))
+    .where(datasets.c.tenant_id == bindparam("tenant"), among(datasets.c.id, "ids", is_one=is_one))
     .where(entries.c.seq == datasets.c.seq)
     .scalar_subquery()
-)
+    for is_one in (False, True)
+}
 _CLOCK: Final = {dialect: select(clock) for dialect, clock in _CLOCKS.items()}
 _ONE_ROW: Final = select(literal_column("1").label("one")).subquery()
 _TIMES_AND_KEYS: Final = {
-    dialect: select(clock.label("clock_us"), _NEWEST.label("newest_us"), keys).select_from(
-        _ONE_ROW.outerjoin(
-            keys, and_(keys.c.tenant_id == bindparam("tenant"), keys.c.id.in_(bindparam("keys", expanding=True)))
-        )
+    (dialect, is_one): select(clock.label("clock_us"), _NEWEST[is_one].label("newest_us"), keys).select_from(
+        _ONE_ROW.outerjoin(keys, and_(keys.c.tenant_id == bindparam("tenant"), among(keys.c.id, "keys", is_one=is_one)))
     )
     for dialect, clock in _CLOCKS.items()
+    for is_one in (False, True)
 }
-"""One row, or one for each key that there is."""
+"""One row, or one for each key that there is; for many datasets and keys, and for one of each."""
 
 
 class Snapshot:
@@ -118,7 +119,11 @@ class Writing(Reading):
 
         Times are in microseconds; the latest is 0 if the journals are empty. The keys are as they are now.
         """
-        values = {"tenant": self.tenant_id, "ids": list(dataset_ids), "keys": list(key_ids)}
-        rows = self.connection.execute(_TIMES_AND_KEYS[self.connection.dialect.name], values).all()
+        ids, keys_of = list(dataset_ids), list(key_ids)
+        is_one = len(ids) == len(keys_of) == 1
+        values: dict[str, Any] = {"tenant": self.tenant_id, "ids": ids, "keys": keys_of}
+        if is_one:
+            values |= {"ids": ids[0], "keys": keys_of[0]}
+        rows = self.connection.execute(_TIMES_AND_KEYS[self.connection.dialect.name, is_one], values).all()
         known = {row.id: key_of(row) for row in rows if row.id is not None}
         return int(rows[0].clock_us), rows[0].newest_us or 0, known

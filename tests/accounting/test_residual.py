@@ -183,8 +183,8 @@ def test_levels(limit: int) -> None:
     ],
 )
 def test_a_table_falls_from_the_certificate(declared: dict[str, Any], limit: int) -> None:
-    """Goal: c(0) is at most the run's cost alone, c never rises with the level, and is at least one unit. Method: limits from
-    a billionth of a usual one to a million times as much."""
+    """Goal: c(0) is at most the run's cost alone, c never rises with the level, and is at least one unit. Method:
+    limits from a billionth of a usual one to a million times as much."""
     table = _table(declared, at=residual.levels(limit))
     cost = costs.cost(mechanisms.parse(declared), _terms())
     assert 0.9 * cost.amount.mu_sq_pico <= table[0] <= cost.amount.mu_sq_pico

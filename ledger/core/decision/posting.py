@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 from uuid import UUID
 
-from ledger.canonical import canonical, digest
+from ledger.canonical import canonical, canonical_plain, digest
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, AccountKey, Dataset
@@ -67,15 +67,16 @@ def write(
         books.datasets[dataset.id] = dataset
         for account in accounts:
             books.accounts[account.key] = account
+        balances = _balances(books, dataset, accounts)
         draft = Draft(
             dataset_id=dataset.id,
             dataset=dataset.definition.name,
             seq=dataset.seq,
             kind=kind,
             actor=actor_facts,
-            facts={**(elsewhere if drafts else facts), **posting.own, **_balances(books, dataset, accounts)},
+            facts={**(elsewhere if drafts else facts), **posting.own, **balances},
             run_id=None if run is None else run.id,
-            texts=texts,
+            texts={**texts, **{name: canonical_plain(balance) for name, balance in balances.items()}},
         )
         drafts.append(draft)
     if run is not None:
