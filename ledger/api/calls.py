@@ -29,7 +29,7 @@ from ledger.api.middleware import Recogniser
 from ledger.api.problems import Json, Unfit, of_error, of_exception, of_validation
 from ledger.api.routing import aside, read_body
 from ledger.api.services import Served
-from ledger.canonical import canonical
+from ledger.core.journal.chain import canonical
 from ledger.core.people import Actor, Consent
 from ledger.errors import LedgerError
 from ledger.service import presence
