@@ -5,7 +5,7 @@ characters are escaped, so that nobody can forge a line. What looks like a key, 
 blacked out. And of an exception the log has the type and the places, but only that part of its message that `brief`
 knows to be free of values: a database's message quotes rows, and a parser's quotes its input.
 
-Nobody waits for a line to be written: a thread does it. Lines are dropped if too many wait, and the log says how many.
+Nobody waits for a line to be written: a thread does it. Lines are dropped if too many wait; the log has their number.
 """
 
 from __future__ import annotations

@@ -32,8 +32,8 @@ HEADER: Final = struct.Struct(">cI")
 DATA, ENDED, UNAVAILABLE, FAILED = b"d", b"z", b"u", b"f"
 """Kinds of frames: a piece; the end; the database did not answer; an error and its place."""
 FRAME_BYTES_MAX: Final = 64 * 1024
-NICENESS: Final = 15
-"""The priority of a process that makes reports: processes that decide come first, then those that compute costs."""
+NICENESS: Final = 5
+"""The priority of a process that makes reports: the process that decides comes first."""
 
 
 # --- jobs, written and read by both sides ----------------------------------------------------------------------------

@@ -4,5 +4,6 @@ runs, planner, datasets, proposals, tenants, keys, alerts, journals    the use c
 requests/, shapes/    what comes in, checked; what goes out, described once
 catalogue, definitions, balances, forecasts, two_people, pages, answers    what use cases share
 costing, certificates    what a run costs
+apart, computing, inverting    processes that compute costs, and what they import
 writer, transactions    the only place that commits a decision, and how a coroutine waits for it
 """
