@@ -3,12 +3,11 @@ process that computes imports this module."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from typing import NamedTuple
 
-from ledger.accounting import costs, residual
+from ledger.accounting import certificate, costs, residual
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
@@ -34,12 +33,10 @@ class Offer(NamedTuple):
     table: Residual | None
 
 
-def offers(mechanism: AnyMechanism, terms: Terms, shares: Sequence[Decimal], base: int) -> list[Offer]:
-    """Return what a run costs at each of these shares of delta. Raises what `costs.cost` raises."""
-    return [_offer(mechanism, replace(terms, delta=share), share, base) for share in shares]
-
-
-def _offer(mechanism: AnyMechanism, terms: Terms, share: Decimal, base: int) -> Offer:
-    cost = costs.cost(mechanism, terms)
-    priced = table(mechanism, terms, base, cost)
+def offer(mechanism: AnyMechanism, terms: Terms, share: Decimal, base: int) -> Offer:
+    """Return what a run costs at a share of delta. Raises what `costs.cost` raises."""
+    terms = replace(terms, delta=share)
+    with certificate.keeping_here():
+        cost = costs.cost(mechanism, terms)
+        priced = table(mechanism, terms, base, cost)
     return Offer(share, cost, priced if priced.costs[-1] < priced.costs[0] else None)

@@ -169,16 +169,32 @@ class Costing:
 
     async def _offer(self, tenant_id: UUID, question: Question, situation: Situation, urgency: Urgency) -> Offer:
         """Return the cost beside what is left, at the share of delta that is cheapest now."""
-        base = situation.base or 0
-        compute = partial(beside.offers, question.mechanism, question.terms, question.shares, base)
-        key = {
-            "offers": question.mechanism.model_dump(exclude_none=True),
-            "terms": question.terms.facts(),
-            "shares": question.shares,
-            "base": base,
-        }
-        offered = await self._certificates.beside(tenant_id, compute, key=key, urgency=urgency)
-        return tables.cheapest(offered, situation.left)
+        known: dict[int, Offer] = {}
+
+        async def offer(index: int) -> Offer:
+            if index not in known:
+                known[index] = await self._offer_at(tenant_id, question, index, situation.base or 0, urgency)
+            return known[index]
+
+        # With less delta a run costs more mu²: the cheapest share is where the two parts cross, or the one before.
+        low, high = 0, len(question.shares) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if tables.is_mu_dearer(await offer(middle), situation.left):
+                high = middle
+            else:
+                low = middle + 1
+        beside_it = [await offer(index) for index in (low - 1, low) if index >= 0]
+        return tables.cheapest(beside_it, situation.left)
+
+    async def _offer_at(
+        self, tenant_id: UUID, question: Question, index: int, base: int, urgency: Urgency
+    ) -> Offer:
+        share = question.shares[index]
+        compute = partial(beside.offer, question.mechanism, question.terms, share, base)
+        facts = replace(question.terms, delta=share).facts()
+        key = {"offer": question.mechanism.model_dump(exclude_none=True), "terms": facts, "base": base}
+        return await self._certificates.beside(tenant_id, compute, key=key, urgency=urgency)
 
     def _situation(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Situation:
         """Return the limits and what is left, of the partitions that are named."""

@@ -84,6 +84,18 @@ def _needed(offer: Offer, left: Amount) -> Amount:
     return Amount(offer.table.costs[best], amount.delta_atto)
 
 
+def is_mu_dearer(offer: Offer, left: Amount) -> bool:
+    """Return whether an offer takes at least as large a part of mu² as of delta."""
+    mu, delta = _parts_of(_needed(offer, left), left)
+    return mu >= delta
+
+
 def _part_of(asked: Amount, left: Amount) -> Fraction:
+    return max(_parts_of(asked, left))
+
+
+def _parts_of(asked: Amount, left: Amount) -> tuple[Fraction, Fraction]:
+    """Return the parts of mu² and of delta that are asked for; of nothing left, more than any part."""
     pairs = ((asked.mu_sq_pico, left.mu_sq_pico), (asked.delta_atto, left.delta_atto))
-    return max(Fraction(amount, has) if has > 0 else Fraction(amount + 1) * amounts.ATTO for amount, has in pairs)
+    mu, delta = (Fraction(amount, has) if has > 0 else Fraction(amount + 1) * amounts.ATTO for amount, has in pairs)
+    return mu, delta

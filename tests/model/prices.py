@@ -164,8 +164,9 @@ class Plan:
             share, whole, rest = self.cost, 0, steps
         elif stop == "data_dependent":
             return ceiling(share * parts(steps, self.length))
-        last, most = ceiling(self.after(rest)), ceiling(share)  # one or the other, for both quantities
-        return ceiling(share * whole) + (most if last.exceeds(most) else last)
+        last = self.after(rest)
+        last = share if last.exceeds(share) else last  # one or the other, for both quantities
+        return ceiling(share * whole + last)
 
     def _beyond(self, steps: int) -> int:
         """Return the segments, epochs or releases of new steps beyond the plan."""

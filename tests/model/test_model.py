@@ -21,7 +21,7 @@ from tests.model.walk import Walk
 
 SEED: Final = 20
 STEPS_OF_TENANT: Final = 250
-LINES_MAX: Final = 742
+LINES_MAX: Final = 743
 """Of the modules of the model together."""
 RULES: Final = ("prices", "model")
 """The modules with the rules; the others drive, show and compare."""
@@ -171,6 +171,13 @@ def test_settling(
     """Goal: early stops, overruns and restarts are charged as the documentation has it. Method: by hand."""
     charged, overrun = Plan(mechanism, "", segments).settled(steps, stop, restarts)
     assert charged + (overrun["cost"] if overrun else NOTHING) == Amount(hundredths * 10**10)
+
+
+def test_a_charge_is_rounded_once() -> None:
+    """Goal: whole segments and a part of one are rounded up together. Method: by hand, (1/3 of 9 + 2) / 36 of mu²."""
+    mechanism = {**IDENTITY, "noise_multiplier": 12, "steps": 9, "participations": 3}
+    charged, overrun = Plan(mechanism, "replace_one", 3).settled(5, "data_independent", None)
+    assert (charged, overrun) == (Amount(138_888_888_889), None)
 
 
 BOSS: Final = Person("boss", "admin", "boss")
