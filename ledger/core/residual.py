@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
 Costing = Literal["standalone", "residual"]
@@ -125,16 +125,27 @@ class Trail:
         highest = max(self.highest, limit) if self.items else limit
         return Trail(_bounded([*items, Item(seq, room)]), highest, self.raised_seq, self.raised_left)
 
-    def charged(self, place: int, amount: int) -> Trail:
+    def charged(self, place: int, amount: int, r: int = 0) -> Trail:
         """Return the trail after a charge at a place: everything behind it had that much less left, the last raise of
-        the limit too."""
+        the limit too, where r had to stay as well."""
         items: list[Item] = []
         for item in reversed(self.items):
             room = item.room - amount if item.seq > place else item.room
             if not items or room < items[-1].room:
                 items.append(Item(item.seq, room))
-        raised_left = self.raised_left - amount if self.raised_seq > place else self.raised_left
-        return Trail(tuple(reversed(items)), self.highest, self.raised_seq, raised_left)
+        trail = replace(self, items=tuple(reversed(items)))
+        if self.raised_seq <= place:
+            return trail
+        trail = replace(trail, raised_left=self.raised_left - amount)
+        return trail._inserted(Item(self.raised_seq, trail.raised_left - r)) if r else trail
+
+    def _inserted(self, new: Item) -> Trail:
+        """Return the trail with an entry more that is not behind all others."""
+        before = [item for item in self.items if item.seq <= new.seq and item.room < new.room]
+        behind = [item for item in self.items if item.seq > new.seq]
+        if behind and behind[0].room <= new.room:
+            return self
+        return replace(self, items=_bounded([*before, new, *behind]))
 
     def raised(self, seq: int, left: int) -> Trail:
         """Return the trail after a raise of the limit, before which `left` was left."""

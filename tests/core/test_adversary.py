@@ -66,15 +66,21 @@ def keep_what_was_left_at_a_raise(patch: Patch) -> None:
     """Price a second such charge as if there had not been the first."""
     right = Trail.charged
 
-    def charged(self: Trail, place: int, amount: int) -> Trail:
-        return replace(right(self, place, amount), raised_left=self.raised_left)
+    def charged(self: Trail, place: int, amount: int, r: int = 0) -> Trail:
+        return replace(right(self, place, amount, r), raised_left=self.raised_left)
 
     patch.setattr(Trail, "charged", charged)
 
 
+def forget_r_at_a_raise(patch: Patch) -> None:
+    """Keep the r of a late charge behind its entry, and not behind a raise of the limit before that."""
+    right = Trail.charged
+    patch.setattr(Trail, "charged", lambda self, place, amount, _r=0: right(self, place, amount))
+
+
 def forget_late_charges(patch: Patch) -> None:
     """Leave every entry with what was left behind it when it was written."""
-    patch.setattr(Trail, "charged", lambda self, _place, _amount: self)
+    patch.setattr(Trail, "charged", lambda self, _place, _amount, _r=0: self)
 
 
 def forget_what_was_given_back(patch: Patch) -> None:
@@ -121,6 +127,13 @@ BEFORE_A_RAISE: Final = Game(
     1, (noise(0.9), rare(30, 0.01, 1e-3, is_late=True)), delta=1e-3, raised=2.0, is_before=True
 )
 TWICE_BEFORE_A_RAISE: Final = Game(1, (noise(0.6, is_late=True),) * 2, raised=2.0, is_before=True)
+RESTING_BEFORE_A_RAISE: Final = Game(
+    1.0452,
+    (noise(0.593), Piece(randomized_response(6), 1e-4, is_late=True), noise(0.56, is_late=True)),
+    delta=1e-4,
+    raised=2.09,
+    is_before=True,
+)
 WITHOUT: Final[dict[str, tuple[Callable[[Patch], None], Game, float]]] = {
     "every void is given back in full": (give_back_all, HELD_BEHIND_NOISE, 1.29),
     "every stop gives back in full": (give_back_all, IN_PARTS, 1.2),
@@ -128,6 +141,7 @@ WITHOUT: Final[dict[str, tuple[Callable[[Patch], None], Game, float]]] = {
     "late charges are appended": (append_late_charges, CHOSEN_BY_WHAT_IS_LATE, 1.4),
     "late charges are priced after a raise": (forget_raises, BEFORE_A_RAISE, 2.28),
     "late charges do not count at a raise": (keep_what_was_left_at_a_raise, TWICE_BEFORE_A_RAISE, 16.0),
+    "the r of a late charge is not kept at a raise": (forget_r_at_a_raise, RESTING_BEFORE_A_RAISE, 1.01),
     "entries do not know of charges recorded later": (forget_late_charges, LATE_TWICE, 1.12),
     "giving back is no entry": (forget_what_was_given_back, LATE_BEHIND_A_VOID, 1.38),
     "the r of a late charge is not kept": (forget_the_r_of_late_charges, LATE_BESIDE_LATE, 1.14),

@@ -296,6 +296,10 @@ class Rooms:
         self.highest = max(self.highest, limit) if self.rooms else limit
         self.rooms.append((seq, room))
         self.tidy()
+        self.bound()
+
+    def bound(self) -> None:
+        """Where there are too many, two become one, with the number of the later and the room of the earlier."""
         while len(self.rooms) > ITEMS:
             gaps = [self.rooms[at + 1][1] - self.rooms[at][1] for at in range(len(self.rooms) - 1)]
             at = gaps.index(min(gaps))
@@ -317,12 +321,17 @@ class Rooms:
         """How much can be charged at a place."""
         return min([self.rest_at(place, rest)] + [room for seq, room in self.rooms if seq > place])
 
-    def charge(self, place: int, cost: int) -> None:
-        """A charge at a place: everything behind it had so much less."""
+    def charge(self, place: int, cost: int, r: int) -> None:
+        """A charge at a place: everything behind it had so much less, a raise of the limit too, with r behind it."""
         self.rooms = [(seq, room - cost if seq > place else room) for seq, room in self.rooms]
         self.tidy()
         if self.raised[0] > place:
             self.raised = self.raised[0], self.raised[1] - cost
+            if r > 0:
+                self.rooms.append((self.raised[0], self.raised[1] - r))
+                self.rooms.sort(key=lambda room: room[0])  # behind those of the same number
+                self.tidy()
+                self.bound()
 
     def missing(self, limit: int) -> int:
         """How much is missing behind some entry, by another limit."""
@@ -693,7 +702,7 @@ class Journal:
             does_fit = cost[0] <= rest[0] if is_plain else table.level >= 0 or bool(table.fitting(rest[0]))
             lacks |= set() if does_fit else {"mu"}
             lacks |= {"delta"} if cost[1] > rest[1] else set()
-        bound = [name for name in ("mu", "delta") if name in lacks]
+        bound: list[str] = [name for name in ("mu", "delta") if name in lacks]
         state = "held" if entry["kind"] == "run-approved" else "refused"
         run_facts = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
         self.runs[run] = run_facts | {"r": table.r, "seq": entry["seq"]}
@@ -822,7 +831,7 @@ class Journal:
         is_beyond = False
         for key, account in own.items():
             does_fit = self.fits_late(key, account, place, cost[0]) and cost[1] <= left(account)[1]
-            self.rooms_of(key).charge(place, cost[0])
+            self.rooms_of(key).charge(place, cost[0], table.r)
             account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], cost)]
             self.note({key: account}, entry["seq"], table.r, {key: left(account)})
             if not does_fit:

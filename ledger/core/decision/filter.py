@@ -140,7 +140,7 @@ def charged_late(account: Account, priced: Priced, *, place: int, seq: int) -> A
     if account.key.principal_id is not None:
         return account
     does_fit = is_late_fit(account, priced, place)
-    trail = account.trail.charged(place, priced.cost.mu_sq_pico)
+    trail = account.trail.charged(place, priced.cost.mu_sq_pico, priced.r)
     account = replace(account, spent=(account.spent + priced.cost).saturated, trail=trail)
     if priced.r:
         account = noted(account, seq, account.remaining.mu_sq_pico - priced.r)

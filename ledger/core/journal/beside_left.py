@@ -97,7 +97,7 @@ def _slack(account: Account, place: int) -> int:
 
 def charged_late(account: Account, beside: Beside, cost: Amount, *, place: int, seq: int, fits: bool) -> Account:
     """Return the account after such a charge."""
-    trail = account.trail.charged(place, cost.mu_sq_pico)
+    trail = account.trail.charged(place, cost.mu_sq_pico, beside.r)
     after = replace(account, spent=(account.spent + cost).saturated, trail=trail)
     if beside.r:
         after = noted(after, seq, after.remaining.mu_sq_pico - beside.r)
