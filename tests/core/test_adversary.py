@@ -22,7 +22,7 @@ from ledger.core.decision import ending, posting
 from ledger.core.decision import filter as filtering
 from ledger.core.residual import Residual, Trail
 from tests.kit.adversary import Adversary, Game, Piece
-from tests.kit.pairs import Pair, gaussian, randomized_response, three_points, two_points
+from tests.kit.pairs import Pair, gaussian, randomized_response, three_points, uneven
 
 TOLERANCE: Final = 1e-6
 """Of a ratio of deltas, each at least 1e-8: see `tests.kit.pairs`."""
@@ -90,7 +90,7 @@ def forget_what_was_given_back(patch: Patch) -> None:
 
 def forget_the_r_of_late_charges(patch: Patch) -> None:
     """Let later charges take what a late charge rests on."""
-    right = ending.charged_late
+    right = filtering.charged_late
 
     def charged(account: Account, priced: Any, **more: Any) -> Account:
         return right(account, replace(priced, table=None), **more)
@@ -174,7 +174,7 @@ def any_pair(rng: random.Random) -> Pair:
         case 1:
             return randomized_response(rng.randrange(1, 9))
         case 2:
-            return two_points(rng.randrange(5, 45), often / 2)
+            return uneven(rng.randrange(5, 45), often / 2)
         case _:
             return gaussian(rng.randrange(1, 19) / 20)
 

@@ -196,10 +196,10 @@ class Adversary:
                 yield pair, after
         if self.game.raised is not None and not state.is_raised:
             limit = Amount(round(self.game.raised * PICO), state.books.accounts[key(1)].limit.delta_atto)
-            after = self._decided(state, SetBudget(STEWARD, ONE, {}, limit, "r", ALONE))
-            if after is not None:
+            raised = self._decided(state, SetBudget(STEWARD, ONE, {}, limit, "r", ALONE))
+            if raised is not None:
                 self.played.done["raise"] += 1
-                yield None, replace(after, is_raised=True)
+                yield None, replace(raised, is_raised=True)
         if state.books.datasets[ONE].state == "frozen":
             thawed = self._decided(state, Change(STEWARD, ONE, "active", None, None, "r", ALONE))
             if thawed is not None:
@@ -257,6 +257,8 @@ class Adversary:
         books, (outcome,) = decide(state.books, [command], now_us=NOW_US)
         if isinstance(outcome, LedgerError):
             return None
+        if not isinstance(outcome, tuple):
+            raise TypeError("a command of the game is no repetition, and no batch")
         (draft,) = outcome
         if draft.kind == "run-refused":
             return None

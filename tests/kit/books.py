@@ -41,6 +41,7 @@ ALONE = Consent(UUID(int=9))
 """What is asked for by one person, whose tenant asks for no second one."""
 COSTING: Final = {"method": "gaussian", "assumptions": [], "accountant": "gdp-2"}
 TERMS: Final = {"bound": "clt", "adjacency": "add_or_remove_one"}
+CERTIFIED: Final = {"bound": "certified", "adjacency": "add_or_remove_one"}
 
 
 def actor(role: Role, number: int = 1) -> Actor:
@@ -117,7 +118,7 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
         project,
         cost,
         request,
-        COSTING | TERMS,
+        COSTING | more.get("terms", TERMS),
         valid_for_us=DAY_US,
         residual=more.get("residual"),
     )
