@@ -16,8 +16,8 @@ from tests.kit.journals import ONE
 
 Entry = dict[str, Any]
 FIRST, KEPT, STOPPED, FITTING, GIVEN, FREE, BOTH = 2, 11, 12, 16, 21, 25, 27
-"""Numbers of entries: the first approval, what a void and a stop keep, a late charge that fits, what a void gives back by
-rule and because nothing decided it, and a run on both datasets."""
+"""Numbers of entries: the first approval; what a void and a stop keep; a late charge that fits; what a void gives back,
+by rule and because nothing decided it; and a run on both datasets."""
 
 
 def _put(*path: str, value: Any) -> Callable[[Entry], object]:

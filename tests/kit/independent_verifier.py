@@ -687,7 +687,8 @@ class Journal:
         touched: dict[Key, Account] = {}
         for scope in self.scopes(entry):
             limits: list[tuple[Key, list[int] | None]] = [((scope, None, None), self.limit)]
-            limits.append(((scope, entry.get("project"), None), self.shares.get(entry.get("project", ""))))
+            share = self.shares.get(entry["project"]) if "project" in entry else None
+            limits.append(((scope, entry.get("project"), None), share))
             limits.append(((scope, None, who), self.fair))
             for key, limit in limits:
                 if limit is not None:

@@ -89,9 +89,11 @@ def gaussian(mu_sq: float) -> Pair:
 
 def divergence(mu: float, epsilons: Values) -> Values:
     """The delta of Gaussian noise at each epsilon."""
+    delta: Values
     if mu == 0:
-        return np.maximum(0, 1 - np.exp(epsilons))
-    delta: Values = ndtr(mu / 2 - epsilons / mu) - np.exp(epsilons) * ndtr(-mu / 2 - epsilons / mu)
+        delta = np.maximum(0, 1 - np.exp(epsilons))
+        return delta
+    delta = ndtr(mu / 2 - epsilons / mu) - np.exp(epsilons) * ndtr(-mu / 2 - epsilons / mu)
     return delta
 
 
@@ -143,9 +145,10 @@ def executed(pair: Pair, after: Values, losses: Values) -> Values:
 
 def told_by_gaussian(mu_sq: float, losses: Values) -> Values:
     """What Gaussian noise is worth as the last thing, at each loss so far."""
+    told: Values
     if mu_sq <= 0:
-        return np.maximum(np.exp(losses) - 1, 0)
+        told = np.maximum(np.exp(losses) - 1, 0)
+        return told
     mu = math.sqrt(mu_sq)
-    worth = np.exp(losses) * ndtr(mu / 2 + losses / mu) - ndtr(-mu / 2 + losses / mu)
-    least_nothing: Values = np.maximum(worth, 0)
-    return least_nothing
+    told = np.maximum(np.exp(losses) * ndtr(mu / 2 + losses / mu) - ndtr(-mu / 2 + losses / mu), 0)
+    return told
