@@ -188,7 +188,8 @@ class Settle(_OnRun):
 
     charged: for the executed part of the plan; never more than was approved. costing: how that was computed, and from
     which restarts, for the record. ruling: from a steward, who settles a run whose number was reported; None if the
-    run's own principal settles it.
+    run's own principal settles it. places: the number of the entry that approved it, by dataset, if it was not approved
+    in these books.
     """
 
     body: Mapping[str, Any]
@@ -198,6 +199,7 @@ class Settle(_OnRun):
     excess: Excess | None = None
     costing: Mapping[str, Any] = field(default_factory=dict)
     ruling: Ruling | None = None
+    places: Mapping[UUID, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

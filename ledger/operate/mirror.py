@@ -17,6 +17,7 @@ from ledger.core.datasets import NO_FAIR_USE, Dataset, Project
 from ledger.core.entries import Entry, Sealed, TenantEntry
 from ledger.core.journal import chain
 from ledger.core.people import Proposal
+from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import JournalBroken
 
@@ -35,8 +36,8 @@ class Placed(NamedTuple):
 
 
 class _Run(NamedTuple):
-    """The facts of a run in a journal, with times as written there. decided, moved: the numbers of the entry that
-    decided it, and of its newest one."""
+    """The facts of a run in a journal, with times as written there. r: what its approval left unspent. decided, moved:
+    the numbers of the entry that decided it, and of its newest one."""
 
     principal: str
     project: str | None
@@ -45,6 +46,7 @@ class _Run(NamedTuple):
     due: str | None
     ended: str | None
     reported: str | None
+    r: int
     decided: int
     moved: int
 
@@ -78,7 +80,7 @@ class Mirror:
             case "dataset-registered":
                 self._register(entry)
             case "dataset-changed":
-                self._say(seq, {name: entry[name] for name in ("title", "description") if name in entry})
+                self._say(seq, {name: entry[name] for name in ("title", "description", "costing") if name in entry})
             case "budget-set":
                 self._say(seq, {"budget": entry["budget"]})
             case "fair-use-set":
@@ -104,6 +106,7 @@ class Mirror:
         plain = ("privacy_unit", "adjacency", "bound", "size", "title", "description", "budget")
         facts = {name: entry.get(name) for name in plain}
         facts |= {"name": entry["dataset"], "created_at": entry["at"], "fair_use": _NO_FAIR_USE}
+        facts |= {"costing": entry.get("costing", "standalone")}
         facts |= {"is_partitioned": entry.get("is_partitioned", False), "ceiling": entry.get("ceiling_limit")}
         facts["derived_from"] = [parent["id"] for parent in entry.get("derived_from", ())]
         self._say(entry["seq"], facts)
@@ -113,7 +116,8 @@ class Mirror:
         if kind in ("run-approved", "run-refused"):
             self._unplaced.add(run_id)
             # Keep one text for all runs of a principal.
-            run = _Run(intern(entry["actor"]["principal"]), entry.get("project"), at, None, None, None, None, seq, seq)
+            whose = intern(entry["actor"]["principal"]), entry.get("project")
+            run = _Run(*whose, at, None, None, None, None, _r_of(entry), seq, seq)
         else:
             run = self._runs[run_id]
         self._runs[run_id] = run._replace(
@@ -150,6 +154,7 @@ class Mirror:
             "size": definition.size,
             "title": dataset.title,
             "description": dataset.description,
+            "costing": dataset.costing,
             "budget": dataset.budget,
             "created_at": timestamp(dataset.created_us),
             "fair_use": _NO_FAIR_USE if dataset.fair_use == NO_FAIR_USE else dataset.fair_use.facts(),
@@ -180,7 +185,8 @@ class Mirror:
         if run is None or run.state != state or run.cost != (None if state == "refused" else cost):
             raise JournalBroken(f"leaves run {run_id} {state}, its row says otherwise", seq=stated.moved)
         times = (run.created_us, run.started_us, run.due_us, run.ended_us, run.reported_us)
-        row = (str(run.principal_id), run.project, *(None if us is None else timestamp(us) for us in times))
+        told = (None if us is None else timestamp(us) for us in times)
+        row = (str(run.principal_id), run.project, *told, run.r)
         for name, value, theirs in zip(_Run._fields, stated, row, strict=False):
             _demand(theirs == value, f"leaves another {name} of run {run_id} than its row has", stated.moved)
 
@@ -222,6 +228,14 @@ class Mirror:
         }
         for name, value in stated.items():
             _demand(row[name] == value, f"leaves another {name} of proposal {proposal_id} than its row has", seq)
+
+
+def _r_of(decision: Mapping[str, Any]) -> int:
+    """Return how much mu² an approval left unspent."""
+    facts = decision.get("residual", {})
+    if decision["kind"] != "run-approved" or "level" not in facts:
+        return 0
+    return Residual.from_facts(facts).level(facts["level"])
 
 
 def demand_columns(entry: Entry | TenantEntry, facts: Mapping[str, Any], seq: int) -> None:

@@ -148,6 +148,7 @@ class Runs:
             charged=charged.charged,
             excess=excess(charged, decision),
             costing=settled_costing(charged, execution),
+            places={UUID(entry["dataset_id"]): entry["seq"] for entry in decisions},
         )
 
     def _reported(self, actor: Actor, run: Run) -> SettleRequest:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
@@ -103,7 +104,8 @@ def _end(books: Books, command: Settle, run: Run) -> _Ending:
     r = 0 if is_free or kept_for else run.r
     after = [replace(posting, accounts=_released(posting, cost, command.charged + kept, r=r)) for posting in before]
     ending = _Ending(command.charged, returned - kept, kept, kept_for, after)
-    return ending if command.excess is None else _with_late(books, ending, command.excess, run)
+    seqs = {place.dataset_id: place.seq for place in run.places} | dict(command.places)
+    return ending if command.excess is None else _with_late(books, ending, command.excess, seqs)
 
 
 def _released(posting: Posting, cost: Amount, charged: Amount, *, r: int) -> list[Account]:
@@ -124,9 +126,8 @@ def _settled(account: Account, cost: Amount, charged: Amount) -> Account:
     return replace(account, spent=(account.spent + charged).saturated)
 
 
-def _with_late(books: Books, ending: _Ending, excess: Excess, run: Run) -> _Ending:
-    """Return the ending with an overrun charged, which was executed before it is recorded."""
-    seqs = {place.dataset_id: place.seq for place in run.places}
+def _with_late(books: Books, ending: _Ending, excess: Excess, seqs: Mapping[UUID, int]) -> _Ending:
+    """Return the ending with an overrun charged, which was executed before it is recorded. seqs: the run's places."""
     late = price_late(books, _by_dataset(ending.postings), excess.cost, excess.residual, seqs)
     postings = [_overrun(posting, late, seqs[posting.dataset.id]) for posting in ending.postings]
     return replace(ending, postings=postings, late=late)
