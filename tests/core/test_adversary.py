@@ -195,15 +195,15 @@ def any_game(rng: random.Random) -> Game:
     limit = rng.choice((costs[-1], sum(costs) * rng.uniform(0.3, 1), sum(costs[-2:]))) * rng.choice((1, 1.021, 1.1))
     limit = max(0.05, min(limit, 4))
     if len(pieces) > 3 or rng.random() < 0.5:
-        return Game(limit, pieces, delta)
+        return Game(limit, pieces, delta, is_switched=rng.random() < 0.15)
     limits = tuple(limit * rng.choice((0.7, 1, 1.3, 2, 4)) for _ in range(rng.choice((1, 1, 2))))
     return Game(limit, pieces, delta, limits, rng.choice((None, *range(len(limits)))))
 
 
 def test_random_games(tries: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: no order of asking, executing, stopping, voiding, recording, setting limits and thawing tells more than was
-    promised. Method: random mechanisms and limits; the best strategy of each game; trails that are as short as one
-    item, which may only be stricter."""
+    """Goal: no order of asking, executing, stopping, voiding, recording, setting limits, switching costs and thawing
+    tells more than was promised. Method: random mechanisms and limits; the best strategy of each game; trails that are
+    as short as one item, which may only be stricter."""
     rng, done, states, worst = random.Random(19), Counter[str](), 0, 0.0
     for _ in range(tries(40, 3000)):
         monkeypatch.setattr(residual, "ITEMS_MAX", rng.choice((1, 2, 16)))
@@ -216,4 +216,4 @@ def test_random_games(tries: Callable[[int, int], int], monkeypatch: pytest.Monk
     print(f"{states} states, at most {worst:.9f} of the promise; {dict(done)}")
     assert worst > 0.999
     kinds = {"ask", "execute", "void", "void and keep", "stop", "stop and keep", "record", "record more than fits"}
-    assert set(done) == kinds | {"change the limit", "thaw"}
+    assert set(done) == kinds | {"change the limit", "switch", "thaw"}

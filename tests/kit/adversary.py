@@ -84,7 +84,8 @@ class Game:
     """A limit and what can be asked for under it.
 
     limits: what it can be set to, one after another. before: which of these changes ends what may be executed, so that
-    the limits until then must cover it, also what is recorded later; None if none does.
+    the limits until then must cover it, also what is recorded later; None if none does. is_switched: runs are
+    costed by themselves until a steward changes that, which can be at any time.
     """
 
     limit: float
@@ -92,6 +93,7 @@ class Game:
     delta: float = 0.0
     limits: tuple[float, ...] = ()
     before: int | None = None
+    is_switched: bool = False
 
     @property
     def promise(self) -> Values:
@@ -134,7 +136,8 @@ class Adversary:
         ]
         self._next: dict[Any, tuple[bool, float, float, list[tuple[Pair | None, Any]]]] = {}
         limit = Amount(base, math.ceil(-math.log1p(-game.delta) * ATTO))
-        self._first = self._seen(State(opened(limit, costing="residual"), ("new",) * len(game.pieces)))
+        books = opened(limit, costing="standalone" if game.is_switched else "residual", bound="certified")
+        self._first = self._seen(State(books, ("new",) * len(game.pieces)))
         self.played.states = len(self._next)
 
     def worst(self) -> float:
@@ -201,6 +204,11 @@ class Adversary:
             if raised is not None:
                 self.played.done["change the limit"] += 1
                 yield None, replace(raised, changes=state.changes + 1)
+        if state.books.datasets[ONE].costing == "standalone":
+            switched = self._decided(state, Change(STEWARD, ONE, None, None, None, "r", ALONE, "residual"))
+            if switched is not None:
+                self.played.done["switch"] += 1
+                yield None, switched
         if state.books.datasets[ONE].state == "frozen":
             thawed = self._decided(state, Change(STEWARD, ONE, "active", None, None, "r", ALONE))
             if thawed is not None:
@@ -294,7 +302,8 @@ def _name(state: State) -> Any:
     items = tuple((rank[item.seq], item.room) for item in trail.items)
     of_trail = (items, trail.highest, rank[trail.raised_seq], trail.raised_left)
     of_account = (account.limit, account.remaining, account.overdrawn, min(account.spent.mu_sq_pico, 1), of_trail)
-    return (of_account, runs, state.pieces, state.books.datasets[ONE].state, state.changes, state.is_told)
+    dataset = state.books.datasets[ONE]
+    return (of_account, runs, state.pieces, dataset.state, dataset.costing, state.changes, state.is_told)
 
 
 def _is_open(status: str) -> bool:

@@ -21,6 +21,7 @@ from ledger.core.datasets import (
     NO_FAIR_USE,
     Account,
     AccountKey,
+    Bound,
     Dataset,
     Definition,
     FairUse,
@@ -62,6 +63,7 @@ def add_dataset(
     partitions: Sequence[str] | None = None,
     ceiling: Amount | None = None,
     costing: Costing = "standalone",
+    bound: Bound = "clt",
 ) -> None:
     """An active dataset; `limit` None is one that is derived and has no budget."""
     definition = Definition(
@@ -69,7 +71,7 @@ def add_dataset(
         f"data-{number}",
         "record",
         "add_or_remove_one",
-        "clt",
+        bound,
         None,
         is_partitioned=partitions is not None,
         ceiling=ceiling,
@@ -83,11 +85,11 @@ def add_dataset(
             books.accounts[key(number, name)] = Account(key(number, name), limit)
 
 
-def opened(*limits: Amount, costing: Costing = "standalone") -> Books:
+def opened(*limits: Amount, costing: Costing = "standalone", bound: Bound = "clt") -> Books:
     """Books with one active dataset for each limit."""
     books = Books()
     for number, limit in enumerate(limits, start=1):
-        add_dataset(books, number, limit, costing=costing)
+        add_dataset(books, number, limit, costing=costing, bound=bound)
     return books
 
 
