@@ -38,8 +38,9 @@ from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Pair
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.residual import LEVELS, PARTS
 
-GRID: Final = tuple(Fraction(part, 128) for part in (0, 5, 11, 19, 26, 33, 41, 49, 57, 66, 75, 84, 93, 102, 112, 121))
+GRID: Final = tuple(Fraction(part, PARTS) for part in LEVELS)
 """The levels, as parts of the limit."""
 SHARE_POWERS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
 """A run's share of delta is a limit's times 10^-k for one of these k."""

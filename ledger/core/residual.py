@@ -18,9 +18,9 @@ from ledger.core.amounts import Amount
 Costing = Literal["standalone", "residual"]
 """How a dataset's runs are costed: each by itself, or beside what is left of the limit."""
 
-LEVELS: Final = (0, 5, 11, 19, 26, 33, 41, 49, 57, 66, 75, 84, 93, 102, 112, 121)
-"""The grid of r: 128ths of a table's base, which is the least limit among the accounts of the run."""
-PARTS: Final = 128
+LEVELS: Final = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)
+"""The grid of r: sixty-fourths of a table's base, which is the least limit among the accounts of the run."""
+PARTS: Final = 64
 RESERVE: Final = 50
 """A run at r > 0 leaves a fiftieth of the base unspent, so that an ordinary overrun fits later."""
 ITEMS_MAX: Final = 16

@@ -187,9 +187,7 @@ class Costing:
         beside_it = [await offer(index) for index in (low - 1, low) if index >= 0]
         return tables.cheapest(beside_it, situation.left)
 
-    async def _offer_at(
-        self, tenant_id: UUID, question: Question, index: int, base: int, urgency: Urgency
-    ) -> Offer:
+    async def _offer_at(self, tenant_id: UUID, question: Question, index: int, base: int, urgency: Urgency) -> Offer:
         share = question.shares[index]
         compute = partial(beside.offer, question.mechanism, question.terms, share, base)
         facts = replace(question.terms, delta=share).facts()

@@ -128,7 +128,7 @@ def test_no_residual_cost_is_too_low() -> None:
     random runs beside a test that tells P from Q; the same with 0.99 c in the place of c."""
     rng = random.Random(SEED)
     count = trials(300, 5000)
-    ratios = []
+    ratios: list[tuple[float, float, dict[str, Any]]] = []
     while len(ratios) < 2 * count:
         case = _drawn(rng)
         if costs.cost(mechanisms.parse(case.declared), case.terms).mu_sq > MU_SQ_MAX:

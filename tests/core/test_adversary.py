@@ -22,7 +22,7 @@ from ledger.core.decision import ending, posting
 from ledger.core.decision import filter as filtering
 from ledger.core.residual import Residual, Trail
 from tests.kit.adversary import Adversary, Game, Piece
-from tests.kit.pairs import Pair, gaussian, randomized_response, three_points, two_points
+from tests.kit.pairs import Pair, gaussian, randomized_response, three_points, uneven
 
 TOLERANCE: Final = 1e-6
 """Of a ratio of deltas, each at least 1e-8: see `tests.kit.pairs`."""
@@ -72,6 +72,12 @@ def keep_what_was_left_at_a_raise(patch: Patch) -> None:
     patch.setattr(Trail, "charged", charged)
 
 
+def forget_r_at_a_raise(patch: Patch) -> None:
+    """Keep the r of a late charge behind its entry, and not behind a raise of the limit before that."""
+    right = Trail.charged
+    patch.setattr(Trail, "charged", lambda self, place, cost, _r: right(self, place, cost, 0))
+
+
 def forget_late_charges(patch: Patch) -> None:
     """Leave every entry with what was left behind it when it was written."""
     patch.setattr(Trail, "charged", lambda self, _place, _cost, _r: self)
@@ -84,7 +90,7 @@ def forget_what_was_given_back(patch: Patch) -> None:
 
 def forget_the_r_of_late_charges(patch: Patch) -> None:
     """Let later charges take what a late charge rests on."""
-    right = ending.charged_late
+    right = filtering.charged_late
 
     def charged(account: Account, priced: Any, **more: Any) -> Account:
         return right(account, replace(priced, table=None), **more)
@@ -117,10 +123,15 @@ LATE_BESIDE_LATE: Final = Game(
     (rare(31, 9.75e-3, 1.5e-3, is_late=True), rare(27, 0.0864, 1.5e-3, is_late=True), noise(0.3, is_late=True)),
     delta=3e-3,
 )
-BEFORE_A_RAISE: Final = Game(
-    1, (noise(0.9), rare(30, 0.01, 1e-3, is_late=True)), delta=1e-3, raised=2.0, is_before=True
+BEFORE_A_RAISE: Final = Game(1, (noise(0.9), rare(30, 0.01, 1e-3, is_late=True)), delta=1e-3, limits=(2.0,), before=0)
+TWICE_BEFORE_A_RAISE: Final = Game(1, (noise(0.6, is_late=True),) * 2, limits=(2.0,), before=0)
+RESTING_BEFORE_A_RAISE: Final = Game(
+    1.0452,
+    (noise(0.593), Piece(randomized_response(6), 1e-4, is_late=True), noise(0.56, is_late=True)),
+    delta=1e-4,
+    limits=(2.09,),
+    before=0,
 )
-TWICE_BEFORE_A_RAISE: Final = Game(1, (noise(0.6, is_late=True),) * 2, raised=2.0, is_before=True)
 WITHOUT: Final[dict[str, tuple[Callable[[Patch], None], Game, float]]] = {
     "every void is given back in full": (give_back_all, HELD_BEHIND_NOISE, 1.29),
     "every stop gives back in full": (give_back_all, IN_PARTS, 1.2),
@@ -128,6 +139,7 @@ WITHOUT: Final[dict[str, tuple[Callable[[Patch], None], Game, float]]] = {
     "late charges are appended": (append_late_charges, CHOSEN_BY_WHAT_IS_LATE, 1.4),
     "late charges are priced after a raise": (forget_raises, BEFORE_A_RAISE, 2.28),
     "late charges do not count at a raise": (keep_what_was_left_at_a_raise, TWICE_BEFORE_A_RAISE, 16.0),
+    "the r of a late charge is not kept at a raise": (forget_r_at_a_raise, RESTING_BEFORE_A_RAISE, 1.01),
     "entries do not know of charges recorded later": (forget_late_charges, LATE_TWICE, 1.12),
     "giving back is no entry": (forget_what_was_given_back, LATE_BEHIND_A_VOID, 1.38),
     "the r of a late charge is not kept": (forget_the_r_of_late_charges, LATE_BESIDE_LATE, 1.14),
@@ -160,7 +172,7 @@ def any_pair(rng: random.Random) -> Pair:
         case 1:
             return randomized_response(rng.randrange(1, 9))
         case 2:
-            return two_points(rng.randrange(5, 45), often / 2)
+            return uneven(rng.randrange(5, 45), often / 2)
         case _:
             return gaussian(rng.randrange(1, 19) / 20)
 
@@ -182,15 +194,16 @@ def any_game(rng: random.Random) -> Game:
     costs = sorted(piece.alone().mu_sq_pico / 10**12 for piece in pieces)
     limit = rng.choice((costs[-1], sum(costs) * rng.uniform(0.3, 1), sum(costs[-2:]))) * rng.choice((1, 1.021, 1.1))
     limit = max(0.05, min(limit, 4))
-    if len(pieces) > 3 or rng.random() < 0.6:
-        return Game(limit, pieces, delta)
-    return Game(limit, pieces, delta, raised=limit * rng.choice((1.3, 2, 4)), is_before=rng.random() < 0.5)
+    if len(pieces) > 3 or rng.random() < 0.5:
+        return Game(limit, pieces, delta, is_switched=rng.random() < 0.15)
+    limits = tuple(limit * rng.choice((0.7, 1, 1.3, 2, 4)) for _ in range(rng.choice((1, 1, 2))))
+    return Game(limit, pieces, delta, limits, rng.choice((None, *range(len(limits)))))
 
 
 def test_random_games(tries: Callable[[int, int], int], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: no order of asking, executing, stopping, voiding, recording, raising and thawing tells more than was
-    promised. Method: random mechanisms and limits; the best strategy of each game; trails that are as short as one
-    item, which may only be stricter."""
+    """Goal: no order of asking, executing, stopping, voiding, recording, setting limits, switching costs and thawing
+    tells more than was promised. Method: random mechanisms and limits; the best strategy of each game; trails that are
+    as short as one item, which may only be stricter."""
     rng, done, states, worst = random.Random(19), Counter[str](), 0, 0.0
     for _ in range(tries(40, 3000)):
         monkeypatch.setattr(residual, "ITEMS_MAX", rng.choice((1, 2, 16)))
@@ -203,4 +216,4 @@ def test_random_games(tries: Callable[[int, int], int], monkeypatch: pytest.Monk
     print(f"{states} states, at most {worst:.9f} of the promise; {dict(done)}")
     assert worst > 0.999
     kinds = {"ask", "execute", "void", "void and keep", "stop", "stop and keep", "record", "record more than fits"}
-    assert set(done) == kinds | {"raise", "thaw"}
+    assert set(done) == kinds | {"change the limit", "switch", "thaw"}

@@ -83,30 +83,33 @@ class Piece:
 class Game:
     """A limit and what can be asked for under it.
 
-    raised: what the limit can be raised to, once. is_before: whether that is asked of what was executed before a raise,
-    which the limit before it must cover; what is recorded later is, too.
+    limits: what it can be set to, one after another. before: which of these changes ends what may be executed, so that
+    the limits until then must cover it, also what is recorded later; None if none does. is_switched: runs are
+    costed by themselves until a steward changes that, which can be at any time.
     """
 
     limit: float
     pieces: tuple[Piece, ...]
     delta: float = 0.0
-    raised: float | None = None
-    is_before: bool = False
+    limits: tuple[float, ...] = ()
+    before: int | None = None
+    is_switched: bool = False
 
     @property
     def promise(self) -> Values:
         """The most that the outputs may tell at each epsilon."""
-        limit = self.limit if self.raised is None or self.is_before else self.raised
-        return promised(limit, self.delta, EPSILONS)
+        limits = self.limits if self.before is None else self.limits[: self.before]
+        return promised(max(self.limit, *limits, 0), self.delta, EPSILONS)
 
 
 @dataclass(frozen=True)
 class State:
-    """The books, and of each piece what became of it. is_told: something was recorded that did not fit."""
+    """The books, and of each piece what became of it. changes: how often the limit was set. is_told: something was
+    recorded that did not fit."""
 
     books: Books
     pieces: tuple[str, ...]
-    is_raised: bool = False
+    changes: int = 0
     is_told: bool = False
 
 
@@ -133,7 +136,8 @@ class Adversary:
         ]
         self._next: dict[Any, tuple[bool, float, float, list[tuple[Pair | None, Any]]]] = {}
         limit = Amount(base, math.ceil(-math.log1p(-game.delta) * ATTO))
-        self._first = self._seen(State(opened(limit, costing="residual"), ("new",) * len(game.pieces)))
+        books = opened(limit, costing="standalone" if game.is_switched else "residual", bound="certified")
+        self._first = self._seen(State(books, ("new",) * len(game.pieces)))
         self.played.states = len(self._next)
 
     def worst(self) -> float:
@@ -182,10 +186,10 @@ class Adversary:
         waits = any(
             piece.is_late and status == "executed" for piece, status in zip(self.game.pieces, state.pieces, strict=True)
         )
-        is_over = waits or account.overdrawn != ZERO or (self.game.is_before and state.is_told)
+        is_over = waits or account.overdrawn != ZERO or (self.game.before is not None and state.is_told)
         if is_over or account.remaining.mu_sq_pico < 0:
             return False, 0.0, 0.0
-        if self.game.is_before and state.is_raised:
+        if not self._can_execute(state):
             return True, 0.0, 0.0
         return True, account.remaining.mu_sq_pico / PICO, -math.expm1(-account.remaining.delta_atto / ATTO)
 
@@ -194,12 +198,17 @@ class Adversary:
             for kind, pair, after in self._of_late(state, at) if piece.is_late else self._of_run(state, at):
                 self.played.done[kind] += 1
                 yield pair, after
-        if self.game.raised is not None and not state.is_raised:
-            limit = Amount(round(self.game.raised * PICO), state.books.accounts[key(1)].limit.delta_atto)
-            after = self._decided(state, SetBudget(STEWARD, ONE, {}, limit, "r", ALONE))
-            if after is not None:
-                self.played.done["raise"] += 1
-                yield None, replace(after, is_raised=True)
+        if state.changes < len(self.game.limits):
+            limit = Amount(round(self.game.limits[state.changes] * PICO), state.books.accounts[key(1)].limit.delta_atto)
+            raised = self._decided(state, SetBudget(STEWARD, ONE, {}, limit, "r", ALONE))
+            if raised is not None:
+                self.played.done["change the limit"] += 1
+                yield None, replace(raised, changes=state.changes + 1)
+        if state.books.datasets[ONE].costing == "standalone":
+            switched = self._decided(state, Change(STEWARD, ONE, None, None, None, "r", ALONE, "residual"))
+            if switched is not None:
+                self.played.done["switch"] += 1
+                yield None, switched
         if state.books.datasets[ONE].state == "frozen":
             thawed = self._decided(state, Change(STEWARD, ONE, "active", None, None, "r", ALONE))
             if thawed is not None:
@@ -207,7 +216,7 @@ class Adversary:
                 yield None, thawed
 
     def _can_execute(self, state: State) -> bool:
-        return not (self.game.is_before and state.is_raised)
+        return self.game.before is None or state.changes <= self.game.before
 
     def _of_run(self, state: State, at: int) -> Iterator[tuple[str, Pair | None, State]]:
         piece, command, status = self.game.pieces[at], self._asks[at], state.pieces[at]
@@ -257,6 +266,8 @@ class Adversary:
         books, (outcome,) = decide(state.books, [command], now_us=NOW_US)
         if isinstance(outcome, LedgerError):
             return None
+        if not isinstance(outcome, tuple):
+            raise TypeError("a command of the game is no repetition, and no batch")
         (draft,) = outcome
         if draft.kind == "run-refused":
             return None
@@ -289,9 +300,10 @@ def _name(state: State) -> Any:
     rank = {seq: at for at, seq in enumerate(seqs)}
     runs = tuple(sorted((rank[seq], *rest) for seq, *rest in open_runs))
     items = tuple((rank[item.seq], item.room) for item in trail.items)
-    of_trail = (items, trail.highest, rank[trail.raised_seq], trail.raised_left)
+    of_trail = (items, trail.highest, rank[trail.raised_seq], trail.raised_left, trail.raised_atto)
     of_account = (account.limit, account.remaining, account.overdrawn, min(account.spent.mu_sq_pico, 1), of_trail)
-    return (of_account, runs, state.pieces, state.books.datasets[ONE].state, state.is_raised, state.is_told)
+    dataset = state.books.datasets[ONE]
+    return (of_account, runs, state.pieces, dataset.state, dataset.costing, state.changes, state.is_told)
 
 
 def _is_open(status: str) -> bool:

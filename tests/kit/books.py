@@ -21,6 +21,7 @@ from ledger.core.datasets import (
     NO_FAIR_USE,
     Account,
     AccountKey,
+    Bound,
     Dataset,
     Definition,
     FairUse,
@@ -41,6 +42,7 @@ ALONE = Consent(UUID(int=9))
 """What is asked for by one person, whose tenant asks for no second one."""
 COSTING: Final = {"method": "gaussian", "assumptions": [], "accountant": "gdp-2"}
 TERMS: Final = {"bound": "clt", "adjacency": "add_or_remove_one"}
+CERTIFIED: Final = {"bound": "certified", "adjacency": "add_or_remove_one"}
 
 
 def actor(role: Role, number: int = 1) -> Actor:
@@ -61,6 +63,7 @@ def add_dataset(
     partitions: Sequence[str] | None = None,
     ceiling: Amount | None = None,
     costing: Costing = "standalone",
+    bound: Bound = "clt",
 ) -> None:
     """An active dataset; `limit` None is one that is derived and has no budget."""
     definition = Definition(
@@ -68,7 +71,7 @@ def add_dataset(
         f"data-{number}",
         "record",
         "add_or_remove_one",
-        "clt",
+        bound,
         None,
         is_partitioned=partitions is not None,
         ceiling=ceiling,
@@ -82,11 +85,11 @@ def add_dataset(
             books.accounts[key(number, name)] = Account(key(number, name), limit)
 
 
-def opened(*limits: Amount, costing: Costing = "standalone") -> Books:
+def opened(*limits: Amount, costing: Costing = "standalone", bound: Bound = "clt") -> Books:
     """Books with one active dataset for each limit."""
     books = Books()
     for number, limit in enumerate(limits, start=1):
-        add_dataset(books, number, limit, costing=costing)
+        add_dataset(books, number, limit, costing=costing, bound=bound)
     return books
 
 
@@ -117,7 +120,7 @@ def ask(*uses: Use | int, cost: Amount, run: UUID | None = None, who: Actor | No
         project,
         cost,
         request,
-        COSTING | TERMS,
+        COSTING | more.get("terms", TERMS),
         valid_for_us=DAY_US,
         residual=more.get("residual"),
     )

@@ -33,25 +33,36 @@ COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
 COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
 ONCE = "title description privacy_unit adjacency bound size budget limit state"
 MEMBERS = {
-    "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
-    "dataset-changed": ("", "state title description reason proposal"),
+    "dataset-registered": (ONCE + " is_partitioned derived_from costing", "ceiling ceiling_limit"),
+    "dataset-changed": ("", "state title description reason proposal costing"),
     "budget-set": ("budget limit limit_before reason", "proposal"),
     "partitions-added": ("names disjoint limit", "proposal"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual"),
+    "run-started": ("run settle_by begin_by", ""),
+    "run-settled": (
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal kept kept_for",
+    ),
+    "run-reported": ("run request steps stop overrun state", ""),
+    "run-voided": ("run request returned", "proposal kept kept_for independent"),
+    "change-proposed": ("proposal what proposes approve_by", "about_run"),
+    "proposal-refused": ("proposal what reason", ""),
+}
+MEMBERS_4 = MEMBERS | {
+    "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
+    "dataset-changed": ("", "state title description reason proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
-    "run-started": ("run settle_by begin_by", ""),
     "run-settled": (
         "run request steps stop charged returned accountant",
         "overrun state restarts assumptions report reason proposal",
     ),
-    "run-reported": ("run request steps stop overrun state", ""),
     "run-voided": ("run request returned", "proposal"),
-    "change-proposed": ("proposal what proposes approve_by", "about_run"),
-    "proposal-refused": ("proposal what reason", ""),
 }
-MEMBERS_2 = {kind: shape for kind, shape in MEMBERS.items() if kind != "run-reported"} | {
+MEMBERS_2 = {kind: shape for kind, shape in MEMBERS_4.items() if kind != "run-reported"} | {
     "partitions-added": ("names disjoint limit", ""),
     "project-set": ("project budget limit limit_before", "reason"),
     "fair-use-set": ("fair_use reason", ""),
@@ -71,15 +82,17 @@ MEMBERS_1 = {
 }
 WITHIN = {
     "actor": ("key principal name role", ""),
-    "balance": ("limit spent held overdrawn", ""),
+    "balance": ("limit spent held overdrawn", "slack"),
     "fair_use": ("held runs_per_hour limit", ""),
     "segments": ("count steps cost unsegmented", ""),
-    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits"),
+    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
+    "residual": ("base costs", "level by"),
 }
-GROUP = ("limit spent held overdrawn", "partitions project principal")
+OF_OVERRUN = ("base costs", "level")  # of a table there
+GROUP = ("limit spent held overdrawn", "partitions project principal slack")
 PROPOSES = {
     "budget": ("budget limit limit_before reason", ""),
-    "thaw": ("state", "title description reason"),
+    "thaw": ("state", "title description reason costing"),
     "void": ("request", ""),
     "partitions": ("names disjoint", ""),
     "project": ("project budget limit limit_before", "reason"),
@@ -92,13 +105,16 @@ BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since ver
 GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
 TEXTS |= {"accountant", "name"}
-LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere"}
+LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for"}
 ONE_OF = {
     "stop": ("planned", "data_independent", "data_dependent"),
     "state": ("active", "frozen", "retired"),
     "bound": ("certified", "clt"),
     "adjacency": ("add_or_remove_one", "replace_one"),
+    "costing": ("standalone", "residual"),
 }
+LEVELS = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)  # of 64 parts of a table's base
+ITEMS = 16  # the most rooms that an account keeps
 STEWARDS = ("admin", "steward")
 ROLES: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("run-approved", "run-refused", "run-started", "run-reported"), ("admin", "requester")
@@ -169,6 +185,11 @@ def amount(stated: dict[str, str]) -> list[int]:
     return [int(stated[quantity]) for quantity in QUANTITIES]
 
 
+def whole(text: str) -> int:
+    """An integer."""
+    return amount({"mu_sq_pico": text, "delta_atto": "0"})[0]
+
+
 def limit_of(stated: dict[str, str]) -> list[int]:
     """An amount that an account can have as its limit."""
     found = amount(stated)
@@ -222,6 +243,100 @@ def over(account: Account) -> list[int]:
     return [max(0, -value) for value in left(account)]
 
 
+class Table:
+    """What a run costs beside what is left: its members, or a cost by itself."""
+
+    def __init__(self, cost: list[int], facts: dict[str, Any] | None) -> None:
+        self.facts, self.level, self.costs, self.base = facts or {}, 0, [cost[0]], 1
+        if facts is None:
+            return
+        self.level = facts.get("level", -1)
+        self.base, self.costs = count_of(facts["base"]), [count_of(one) for one in facts["costs"].split(" ")]
+        if not 0 < len(self.costs) <= len(LEVELS) or self.costs != sorted(self.costs, reverse=True):
+            raise ValueError("a table that is none")
+        has_level = "level" in facts
+        if has_level and (type(self.level) is not int or not 0 <= self.level < len(self.costs)):
+            raise ValueError("a level that is none")
+        if cost[0] != self.costs[max(self.level, 0)]:
+            raise ValueError("another cost than the table's")
+
+    @property
+    def r(self) -> int:
+        """What stays unspent behind it."""
+        return -(-self.base * LEVELS[self.level] // 64) if self.level > 0 else 0
+
+    def fitting(self, rest: int) -> list[int]:
+        """The levels at which a new run fits in so much."""
+        needed = [cost if at == 0 else cost + -(-self.base * LEVELS[at] // 64) for at, cost in enumerate(self.costs)]
+        return [at for at, need in enumerate(needed) if need + (self.base // 50 if at else 0) <= rest]
+
+    def best(self, rest: int) -> int:
+        """The level with the least cost, and the lowest of those; none is -1."""
+        fitting = self.fitting(rest)
+        return min(fitting, key=lambda at: (self.costs[at], at)) if fitting else -1
+
+
+def count_of(text: str) -> int:
+    """A number that is not zero, as a table has it."""
+    if len(text) > 4300 or not re.fullmatch("[1-9][0-9]*", text, re.ASCII):
+        raise ValueError("a number of a table in another form")
+    return int(text)
+
+
+class Rooms:
+    """What later entries of one account leave to what is recorded late. Of each entry: its number, and what was left
+    behind it less what it rests on."""
+
+    def __init__(self) -> None:
+        self.rooms: list[tuple[int, int]] = []
+        self.highest, self.raised = 0, (0, 0, 0)
+
+    def note(self, seq: int, room: int, limit: int) -> None:
+        """One entry more."""
+        self.highest = max(self.highest, limit) if self.rooms else limit
+        self.rooms.append((seq, room))
+        self.tidy()
+        self.bound()
+
+    def bound(self) -> None:
+        """Where there are too many, two become one, with the number of the later and the room of the earlier."""
+        while len(self.rooms) > ITEMS:
+            gaps = [self.rooms[at + 1][1] - self.rooms[at][1] for at in range(len(self.rooms) - 1)]
+            at = gaps.index(min(gaps))
+            self.rooms[at : at + 2] = [(self.rooms[at + 1][0], self.rooms[at][1])]
+
+    def tidy(self) -> None:
+        """Without those that a later one makes needless."""
+        self.rooms = [
+            (seq, room)
+            for at, (seq, room) in enumerate(self.rooms)
+            if all(room < later for _, later in self.rooms[at + 1 :])
+        ]
+
+    def rest_at(self, place: int, rest: int) -> int:
+        """What is left now, and was at each raise since a place."""
+        return min(rest, self.raised[1]) if self.raised[0] > place else rest
+
+    def slack(self, place: int, rest: int) -> int:
+        """How much can be charged at a place."""
+        return min([self.rest_at(place, rest)] + [room for seq, room in self.rooms if seq > place])
+
+    def delta_at(self, place: int, rest: int) -> int:
+        """The same of delta."""
+        return min(rest, self.raised[2]) if self.raised[0] > place else rest
+
+    def charge(self, place: int, cost: list[int], r: int) -> None:
+        """A charge at a place: everything behind it had so much less, a raise of the limit too, with r beside it."""
+        self.rooms = [(seq, room - cost[0] if seq > place else room) for seq, room in self.rooms]
+        self.tidy()
+        if self.raised[0] > place:
+            self.raised = self.raised[0], self.raised[1] - cost[0] - r, self.raised[2] - cost[1]
+
+    def missing(self, limit: int) -> int:
+        """How much is missing behind some entry, by another limit."""
+        return self.highest - limit - self.rooms[0][1] if self.rooms else 0
+
+
 def fresh(limit: list[int]) -> Account:
     """An account with nothing in it."""
     return {"limit": limit, "spent": [0, 0], "held": [0, 0], "overdrawn": [0, 0]}
@@ -236,6 +351,8 @@ def stated_in(entry: Entry) -> dict[Key, Account]:
             if key in found:
                 raise ValueError("one account stands twice")
             found[key] = {part: amount(group[part]) for part in PARTS}
+            if "slack" in group:
+                found[key]["slack"] = [whole(group["slack"])]
     return found
 
 
@@ -248,6 +365,8 @@ class Journal:
     def __init__(self, header: dict[str, Any]) -> None:
         self.header, self.prev, self.version, self.at = header, "0" * 64, 1, ""
         self.state, self.terms, self.is_partitioned, self.is_derived = "", ("", ""), False, False
+        self.costing, self.seq = "standalone", 0
+        self.rooms: dict[Key, Rooms] = {}
         self.limit: list[int] | None = None
         self.ceiling: list[int] | None = None
         self.fair: list[int] | None = None
@@ -284,28 +403,53 @@ class Journal:
         touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
         self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
         touched |= getattr(self, entry["kind"].replace("-", "_"))(entry)
-        for account in touched.values():
-            account["overdrawn"] = [min(pair) for pair in zip(account["overdrawn"], over(account), strict=True)]
-            self.demand(over(account) == account["overdrawn"], "more than the limit")
-        self.demand(stated_in(entry) == touched, "its balances are not what the entries add up to")
+        for key, account in touched.items():
+            self.ease(key, account)
+            self.demand(not exceeds(over(account), account["overdrawn"]), "more than the limit")
+        stated = {key: account | self.slack_of(key, account) for key, account in touched.items()}
+        self.demand(stated_in(entry) == stated, "its balances are not what the entries add up to")
         self.accounts |= touched
         self.prev, self.at, self.version = match[2], entry["at"], entry["v"]
         self.state = entry.get("state", self.state)
 
+    def rooms_of(self, key: Key) -> Rooms:
+        """What the entries of an account leave to what is recorded late."""
+        return self.rooms.setdefault(key, Rooms())
+
+    def slack_of(self, key: Key, account: Account) -> dict[str, list[int]]:
+        """What a balance says of it, if anything."""
+        rooms = self.rooms_of(key).rooms
+        return {"slack": [min(rooms[0][1], left(account)[0])]} if rooms else {}
+
+    def beyond(self, key: Key, account: Account) -> list[int]:
+        """By how much it is overdrawn: of the limit, or of what an entry rests on."""
+        sums = over(account)
+        missing = self.rooms_of(key).missing(account["limit"][0])
+        return [max(sums[0], min(missing, account["spent"][0])), sums[1]]
+
+    def ease(self, key: Key, account: Account) -> None:
+        """What is overdrawn never grows by itself, and is no more than it needs."""
+        account["overdrawn"] = [min(pair) for pair in zip(account["overdrawn"], self.beyond(key, account), strict=True)]
+
+    def fits_late(self, key: Key, account: Account, place: int, cost: int) -> bool:
+        """Whether so much of mu can be charged at a place."""
+        return account["overdrawn"] == [0, 0] and cost <= self.rooms_of(key).slack(place, left(account)[0])
+
     def follow(self, seq: int, entry: Entry) -> None:
         """Whose it is, and what it follows."""
-        self.demand(type(entry["v"]) is int and self.version <= entry["v"] <= 4, "an unknown or older version")
+        self.demand(type(entry["v"]) is int and self.version <= entry["v"] <= 5, "an unknown or older version")
         self.demand(type(entry["seq"]) is int and (entry["seq"], entry["prev"]) == (seq, self.prev), "does not follow")
         self.demand(entry["tenant"] == self.header["tenant"]["id"], "another tenant's")
         self.demand(entry["dataset_id"] == self.header["dataset"]["id"], "another dataset's")
         self.demand(entry["dataset"] == self.header["dataset"]["name"], "of a dataset of another name")
         moment(entry["at"])
         self.demand(entry["v"] < 3 or entry["at"] >= self.at, "older than the one before")
+        self.seq = seq
 
     def check_members(self, entry: Entry) -> None:
         """Which members there are, and of which form."""
         is_old, kind = entry["v"] == 1, entry["kind"]
-        shapes = {1: MEMBERS_1, 2: MEMBERS_2, 3: MEMBERS, 4: MEMBERS}[entry["v"]]
+        shapes = {1: MEMBERS_1, 2: MEMBERS_2, 3: MEMBERS_4, 4: MEMBERS_4, 5: MEMBERS}[entry["v"]]
         self.demand(kind in shapes, "an unknown kind")
         rest = set(entry) - COMMON - {"dataset", "dataset_id", "balance"} - (set() if is_old else {"accounts"})
         if entry["v"] > 3 and rest >= BY_DIGEST:
@@ -320,6 +464,8 @@ class Journal:
             self.demand(is_digest, "the request's digest is none")
         self.demand(fits(rest, shapes[kind]) and ("balance" in entry or not is_old), "other members")
         self.demand(all(fits(entry[name], shape) for name, shape in WITHIN.items() if name in entry), "other members")
+        of_overrun = entry.get("overrun", {}).get("residual", {"base": "", "costs": ""})
+        self.demand(fits(of_overrun, OF_OVERRUN), "other members of a table")
         self.demand(all(fits(group, GROUP) for group in entry.get("accounts", ())), "other members of a balance")
         for name, value in (entry | {"key": entry["actor"]["key"], "principal": entry["actor"]["principal"]}).items():
             if name in ("run", "about_run", "key", "principal"):
@@ -332,6 +478,8 @@ class Journal:
             self.demand(name not in ("steps", "size") or is_count, f"{name} is no number")
             self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
+            self.demand(name != "independent" or value is True, f"{name} is not yes")
+            self.demand(name != "kept_for" or bool(value), f"{name} names nothing")
         if kind == "change-proposed":
             self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
             is_of_run = entry["what"] in ("void", "correction")
@@ -344,7 +492,8 @@ class Journal:
 
     def dataset_registered(self, entry: Entry) -> dict[Key, Account]:
         self.is_partitioned, self.is_derived = entry.get("is_partitioned", False), bool(entry.get("derived_from"))
-        self.terms = entry["bound"], entry["adjacency"]
+        self.terms, self.costing = (entry["bound"], entry["adjacency"]), entry.get("costing", "standalone")
+        self.demand(self.costing == "standalone" or entry["bound"] == "certified", "no certificates")
         for origin in entry.get("derived_from", ()):
             is_whole = set(origin) == {"id", "name", "unit_preserving"} and origin["unit_preserving"] is True
             self.demand(is_whole, "derived in another way")
@@ -374,6 +523,12 @@ class Journal:
         self.demand(self.state != "retired" or state == "retired", "out of retirement")
         waits = any(run.get("reported") is not None and run["state"] == "started" for run in self.runs.values())
         self.demand(state != "active" or self.state == "active" or not waits, "opened while a number waits")
+        if "costing" in entry:
+            is_switched = self.costing == "standalone" and entry["costing"] == "residual"
+            self.demand(is_switched and self.terms[0] == "certified", "another costing that it cannot have")
+            is_idle = all(account["held"] == [0, 0] for account in self.accounts.values())
+            self.demand(is_idle and self.limit is not None, "another costing while runs are held, or without a budget")
+            self.costing = "residual"
         self.done(entry, "thaw", state == "active" and self.is_overdrawn())
         return {}
 
@@ -389,7 +544,15 @@ class Journal:
 
     def limited(self, project: str | None, limit: list[int]) -> dict[Key, Account]:
         """The accounts with a new limit, which none of them may be above."""
-        after = {key: a | {"limit": limit} for key, a in self.accounts.items() if key[1:] == (project, None)}
+        after: dict[Key, Account] = {}
+        for key, account in self.accounts.items():
+            if key[1:] == (project, None):
+                is_used = add(account["spent"], account["held"]) != [0, 0]
+                if self.costing == "residual" and exceeds(limit, account["limit"]) and is_used:
+                    rooms, rest = self.rooms_of(key), left(account)
+                    before = rooms.raised[1:] if rooms.raised[0] else rest
+                    rooms.raised = self.seq, min(rest[0], before[0]), min(rest[1], before[1])
+                after[key] = account | {"limit": limit}
         self.demand(not any(exceeds(over(account), [0, 0]) for account in after.values()), "more than the new limit")
         return after
 
@@ -498,7 +661,16 @@ class Journal:
         self.check_begin(entry, "start_by")
         touched, bound, cost = self.decided(entry)
         self.demand(not bound, "approved, and does not fit")
-        return {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
+        self.demand("level" in entry.get("residual", {"level": 0}), "approved at no level")
+        after = {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
+        self.note(after, entry["seq"], self.runs[entry["run"]]["r"], {key: left(each) for key, each in after.items()})
+        return after
+
+    def note(self, touched: dict[Key, Account], seq: int, r: int, rests: dict[Key, list[int]]) -> None:
+        """An entry rests on so much that was left, in each account but a principal's."""
+        for key, account in touched.items() if r > 0 else ():
+            if key[2] is None:
+                self.rooms_of(key).note(seq, rests[key][0] - r, account["limit"][0])
 
     def run_refused(self, entry: Entry) -> dict[Key, Account]:
         touched, bound, _ = self.decided(entry)
@@ -516,18 +688,41 @@ class Journal:
         touched: dict[Key, Account] = {}
         for scope in self.scopes(entry):
             limits: list[tuple[Key, list[int] | None]] = [((scope, None, None), self.limit)]
-            limits.append(((scope, entry.get("project"), None), self.shares.get(entry.get("project", ""))))
+            share = self.shares.get(entry["project"]) if "project" in entry else None
+            limits.append(((scope, entry.get("project"), None), share))
             limits.append(((scope, None, who), self.fair))
             for key, limit in limits:
                 if limit is not None:
                     account = self.accounts.get(key, fresh(limit))
                     least = account["held"] if key[2] is not None else [0, 0]
                     touched[key] = account | {"limit": [max(pair) for pair in zip(limit, least, strict=True)]}
-        rests = [left(account) for account in touched.values()]
-        bound = [name for at, name in enumerate(("mu", "delta")) if any(cost[at] > rest[at] for rest in rests)]
+        table = Table(cost, entry.get("residual"))
+        self.check_level(entry, table, [left(account)[0] for key, account in touched.items() if key[2] is None])
+        lacks: set[str] = set()
+        for key, account in touched.items():
+            rest, is_plain = left(account), key[2] is not None or "residual" not in entry
+            does_fit = cost[0] <= rest[0] if is_plain else table.level >= 0 or bool(table.fitting(rest[0]))
+            lacks |= set() if does_fit else {"mu"}
+            lacks |= {"delta"} if cost[1] > rest[1] else set()
+        bound: list[str] = [name for name in ("mu", "delta") if name in lacks]
         state = "held" if entry["kind"] == "run-approved" else "refused"
-        self.runs[run] = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
+        run_facts = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
+        self.runs[run] = run_facts | {"r": table.r, "seq": entry["seq"]}
         return touched, bound, cost
+
+    def check_level(self, entry: Entry, table: Table, rests: list[int]) -> None:
+        """That a run is charged at the best level for what is left, here or in the dataset that is named."""
+        if "residual" not in entry:
+            return
+        self.demand(not rests or self.costing == "residual", "beside what is left, and the dataset does not do that")
+        another = table.facts.get("by")
+        self.demand(another != entry["dataset"], "named as another one")
+        if "level" not in table.facts:
+            self.demand("by" not in table.facts, "somebody else's level, and none")
+            return
+        self.demand(not rests or table.level in table.fitting(min(rests)), "beside more than is left")
+        is_best = bool(rests) and table.best(min(rests)) == table.level
+        self.demand(is_best == ("by" not in table.facts), "not at the best level")
 
     def scopes(self, entry: Entry) -> list[Any]:
         """The partitions that the request names, here or by what reaches this dataset; or all; or the whole."""
@@ -585,9 +780,68 @@ class Journal:
         run, touched = self.moved(entry, "held", "started")
         is_started = run["state"] == "started"
         may = entry["actor"]["role"] in STEWARDS or (not is_started and self.is_owner(entry, run))
-        self.demand(may and amount(entry["returned"]) == run["cost"], "not by this one, or another amount")
+        is_free = "independent" in entry
+        if "request" in entry:
+            self.demand(entry["request"].get("data_independent", False) == is_free, "not what was stated")
+        kept = self.kept(entry, run, touched, is_free)
+        self.demand(may and add(amount(entry["returned"]), kept) == run["cost"], "not by this one, or another amount")
+        self.demand(kept in ([0, 0], run["cost"]), "a part is kept")
         self.done(entry, "void", is_started)
-        return {key: account | {"held": add(account["held"], run["cost"], -1)} for key, account in touched.items()}
+        self.give_back(entry, run, touched, kept, is_free or kept != [0, 0])
+        return touched
+
+    def kept(self, entry: Entry, run: dict[str, Any], touched: dict[Key, Account], is_free: bool) -> list[int]:
+        """What a run does not give back, because less is left than it rests on, here or elsewhere."""
+        self.demand(("kept" in entry) == ("kept_for" in entry), "kept for nothing")
+        rests = [left(account)[0] for key, account in touched.items() if key[2] is None]
+        is_short = not is_free and run["r"] > 0 and any(rest < run["r"] for rest in rests)
+        names = entry.get("kept_for", [])
+        self.demand((entry["dataset"] in names) == is_short, "kept for another reason")
+        if not names:
+            return [0, 0]
+        self.demand(not is_free and run["r"] > 0 and names == sorted(set(names)), "kept for no reason")
+        kept = amount(entry["kept"])
+        self.demand(min(kept) >= 0 and max(kept) > 0, "nothing kept")
+        return kept
+
+    def give_back(
+        self, entry: Entry, run: dict[str, Any], touched: dict[Key, Account], charged: list[int], is_free: bool
+    ) -> None:
+        """The accounts after a run was charged so much of what it held."""
+        if not is_free:
+            self.note(touched, entry["seq"], run["r"], {key: left(account) for key, account in touched.items()})
+        for key, account in touched.items():
+            account["held"] = add(account["held"], run["cost"], -1)
+            if key[2] is None:
+                account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], charged)]
+            self.ease(key, account)
+
+    def charge_late(
+        self, entry: Entry, over_run: dict[str, Any], run: dict[str, Any], touched: dict[Key, Account]
+    ) -> bool:
+        """Charge at its run's place what was executed beyond a plan. Return whether an account here is overdrawn."""
+        cost = amount(over_run["cost"])
+        table, place = Table(cost, over_run.get("residual")), run["seq"]
+        own = {key: account for key, account in touched.items() if key[2] is None}
+        if "residual" in over_run:
+            self.demand(not own or self.costing == "residual", "beside what is left, and the dataset does not do that")
+            self.demand(table.level >= 0 or bool(over_run["frozen"]), "at no level, and fits")
+            for key, account in own.items() if table.level >= 0 else ():
+                rest = self.rooms_of(key).rest_at(place, left(account)[0])
+                is_enough = table.r + cost[0] <= rest and self.fits_late(key, account, place, cost[0])
+                self.demand(is_enough, "at a level that does not fit")
+        is_beyond = False
+        for key, account in own.items():
+            is_little = cost[1] <= self.rooms_of(key).delta_at(place, left(account)[1])
+            does_fit = self.fits_late(key, account, place, cost[0]) and is_little
+            self.rooms_of(key).charge(place, cost, table.r)
+            account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], cost)]
+            self.note({key: account}, entry["seq"], table.r, {key: left(account)})
+            if not does_fit:
+                most = zip(account["overdrawn"], self.beyond(key, account), strict=True)
+                account["overdrawn"] = [max(pair) for pair in most]
+            is_beyond |= not does_fit
+        return is_beyond
 
     def passes(self, touched: dict[Key, Account], over_run: dict[str, Any]) -> bool:
         """Whether an overrun is more than a whole limit, other than a principal's."""
@@ -599,6 +853,7 @@ class Journal:
         over_run = entry["overrun"]
         self.demand(self.is_owner(entry, run) and "is_reported" not in run, "not by this one, or a second time")
         self.demand(entry["state"] == ("retired" if self.state == "retired" else "frozen"), "not frozen")
+        Table(amount(over_run["cost"]), over_run.get("residual"))
         named = entry["dataset"] in over_run["beyond_limits"]
         self.demand(bool(over_run["beyond_limits"]) and named == self.passes(touched, over_run), "another limit passed")
         self.runs[entry["run"]] |= {"state": "started", "is_reported": True, "reported": entry.get("request")}
@@ -622,16 +877,14 @@ class Journal:
         charged, returned = amount(entry["charged"]), amount(entry["returned"])
         beyond = [0, 0] if over_run is None else amount(over_run["cost"])
         planned = add(charged, beyond, -1)
-        self.demand(add(planned, returned) == run["cost"] and min(planned + returned) >= 0, "not what was approved")
-        is_beyond = False
-        for key, account in touched.items():
-            account["held"] = add(account["held"], run["cost"], -1)
-            if key[2] is None:
-                spent = [min(value, INT64_MAX) for value in add(account["spent"], planned)]
-                is_beyond |= over_run is not None and exceeds(beyond, left(account | {"spent": spent}))
-                account["spent"] = [min(value, INT64_MAX) for value in add(account["spent"], charged)]
-            if over_run is not None:
-                account["overdrawn"] = over(account)
+        is_all = add(returned, amount(entry.get("kept", {"mu_sq_pico": "0", "delta_atto": "0"}))) == [0, 0]
+        is_free = entry["stop"] != "data_dependent" or is_all
+        kept = self.kept(entry, run, touched, is_free)
+        self.demand(kept == [0, 0] or returned == [0, 0], "a part of the rest is kept")
+        self.demand(add(planned, returned) == run["cost"] and min(returned) >= 0, "not what was approved")
+        self.demand(not exceeds(kept, planned), "more kept than charged")
+        self.give_back(entry, run, touched, planned, is_free or kept != [0, 0])
+        is_beyond = over_run is not None and self.charge_late(entry, over_run, run, touched)
         froze = ("retired" if self.state == "retired" else "frozen") if is_beyond else None
         self.demand(entry.get("state") == froze, "frozen for nothing, or not frozen")
         if over_run is not None:

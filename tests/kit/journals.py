@@ -84,11 +84,14 @@ class Book:
         return command
 
     def move(self, do: Callable[..., Any], command: Ask, who: Actor = ADMIN, **more: Any) -> None:
+        self.do(self.moving(do, command, who, **more))
+
+    def moving(self, do: Callable[..., Any], command: Ask, who: Actor = ADMIN, **more: Any) -> Any:
         """What is charged is what the approval's entries say, as `ledger.service.runs` reads it."""
         said = [chain.parse(body) for mine in self.journals.values() for body, _ in mine]
         approvals = [e for e in said if e["kind"] == "run-approved" and e["run"] == str(command.run_id)]
         charged = {UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in approvals}
-        self.do(replace(do(who, self.books, command, **more), charges=charged))
+        return replace(do(who, self.books, command, **more), charges=charged)
 
     def replay(self, dataset_id: UUID | None = None) -> Replayed:
         dataset_id = dataset_id or next(iter(self.journals))
@@ -106,14 +109,15 @@ def requested_in(body: str, requests: Mapping[str, str]) -> str | None:
 
 
 def registered(number: int, limit: Amount | None, **more: Any) -> Register:
-    """A dataset by its number. More: partitions, ceiling, derived_from."""
+    """A dataset by its number. More: partitions, ceiling, derived_from, bound, costing."""
+    costing = more.get("costing", "standalone")
     partitions, ceiling = more.get("partitions"), more.get("ceiling")
     definition = Definition(
         UUID(int=number),
         f"data-{number}",
         "record",
         "add_or_remove_one",
-        "clt",
+        more.get("bound", "clt"),
         60_000,
         is_partitioned=partitions is not None,
         ceiling=ceiling,
@@ -122,7 +126,7 @@ def registered(number: int, limit: Amount | None, **more: Any) -> Register:
     )
     budget = None if limit is None else {"mu": 1}
     declared = None if ceiling is None else {"mu": 4}
-    return Register(ADMIN, definition, "Title", "…", budget, limit, declared, tuple(partitions or ()))
+    return Register(ADMIN, definition, "Title", "…", budget, limit, declared, tuple(partitions or ()), costing=costing)
 
 
 def journal_of_a_whole() -> Book:

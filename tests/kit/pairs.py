@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-Values = NDArray[np.float64]
+Values = NDArray[np.floating[Any]]
 STEP: Final = 0.1
 """Between neighbouring losses."""
 EPSILONS: Final = STEP / 2 * np.arange(-260, 261)
@@ -64,24 +64,12 @@ def randomized_response(loss: int) -> Pair:
     return pair_of({loss: right, -loss: 1 - right})
 
 
-def two_points(loss: int, rare: float) -> Pair:
+def uneven(loss: int, rare: float) -> Pair:
     """With probability `rare` it shows that the unit is there, as far as the loss goes; otherwise hardly anything."""
-    shown = math.exp(-loss * STEP) * rare
-    down = -1
-    # P(down) = 1 - rare and Q(down) = 1 - shown fix the other loss, which is then moved down to the lattice.
-    while math.exp(-down * STEP) * (1 - rare) < 1 - shown:
+    excess, down = rare * -math.expm1(-loss * STEP), -1
+    while excess / math.expm1(-down * STEP) > 1 - rare:
         down -= 1
-    return (
-        pair_of({loss: rare, down: 1 - rare})
-        if shown + math.exp(-down * STEP) * (1 - rare) <= 1
-        else _filled(loss, rare, down)
-    )
-
-
-def _filled(loss: int, rare: float, down: int) -> Pair:
-    """Two points, and no loss as a third one, so that both sum to one."""
-    grow = (math.exp(-loss * STEP) - 1) * rare
-    low = -grow / (math.exp(-down * STEP) - 1)
+    low = excess / math.expm1(-down * STEP)
     return pair_of({loss: rare, down: low, 0: 1 - rare - low})
 
 
@@ -101,9 +89,12 @@ def gaussian(mu_sq: float) -> Pair:
 
 def divergence(mu: float, epsilons: Values) -> Values:
     """The delta of Gaussian noise at each epsilon."""
+    delta: Values
     if mu == 0:
-        return np.maximum(0, 1 - np.exp(epsilons))
-    return ndtr(mu / 2 - epsilons / mu) - np.exp(epsilons) * ndtr(-mu / 2 - epsilons / mu)
+        delta = np.maximum(0, 1 - np.exp(epsilons))
+        return delta
+    delta = ndtr(mu / 2 - epsilons / mu) - np.exp(epsilons) * ndtr(-mu / 2 - epsilons / mu)
+    return delta
 
 
 def promised(mu_sq: float, delta: float, epsilons: Values) -> Values:
@@ -148,13 +139,16 @@ def executed(pair: Pair, after: Values, losses: Values) -> Values:
     wide = np.concatenate([np.zeros(reach), after, above])
     kernel = np.zeros(2 * reach + 1)
     kernel[[loss + reach for loss in pair.losses]] = pair.q
-    return np.convolve(wide, kernel[::-1], mode="valid") + pair.sure * np.exp(losses)
+    worth: Values = np.convolve(wide, kernel[::-1], mode="valid") + pair.sure * np.exp(losses)
+    return worth
 
 
 def told_by_gaussian(mu_sq: float, losses: Values) -> Values:
     """What Gaussian noise is worth as the last thing, at each loss so far."""
+    told: Values
     if mu_sq <= 0:
-        return np.maximum(np.exp(losses) - 1, 0)
+        told = np.maximum(np.exp(losses) - 1, 0)
+        return told
     mu = math.sqrt(mu_sq)
-    worth: Any = np.exp(losses) * ndtr(mu / 2 + losses / mu) - ndtr(-mu / 2 + losses / mu)
-    return np.maximum(worth, 0)
+    told = np.maximum(np.exp(losses) * ndtr(mu / 2 + losses / mu) - ndtr(-mu / 2 + losses / mu), 0)
+    return told

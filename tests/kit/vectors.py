@@ -24,7 +24,7 @@ from ledger.core.journal import chain
 from ledger.signer import receipts
 from ledger.verifier import heads, jws
 from ledger.verifier.export import ENTRY, request_of
-from tests.kit import forgeries, trees
+from tests.kit import beside_left, forged_levels, forgeries, trees
 from tests.kit.books import TENANT
 from tests.kit.exports import KEY, OTHER_KEY, exported, jwks_of
 from tests.kit.journals import ONE, TWO
@@ -98,11 +98,17 @@ def _is_canonical(text: str) -> bool:
 # --- exports: chain, rules, and the head -----------------------------------------------------------------------------
 
 
+BESIDE: Final = "a dataset that costs runs beside what is left"
+NAMED: Final = {"data-1": ONE, "data-2": TWO}
+
+
 def exports() -> Vectors:
     """Exports that hold, and forged ones, each with the entry at which it does not."""
     good = {
         "a dataset in partitions": _exported(TWO),
         "a dataset that is derived from it": _exported(ONE),
+        BESIDE: _exported_beside(ONE),
+        "a dataset in partitions that does": _exported_beside(TWO),
     }
     cases: list[dict[str, Any]] = [
         {
@@ -116,25 +122,35 @@ def exports() -> Vectors:
     base = good["a dataset in partitions"]
     for name, (seq, lines, what) in forgeries.exports().items():
         cases.append({"name": name, "holds": False, "wrong_at": seq, "why": what, **_changed(base, _cut(lines, seq))})
+    for name, (_, _, what) in forged_levels.FORGED.items():
+        at = forged_levels.wrong_at(name)
+        changed = _changed(good[BESIDE], _cut(forged_levels.forged(name), at, name="data-1"))
+        cases.append({"name": name, "holds": False, "wrong_at": at, "why": what, "of": BESIDE, **changed})
     return {
         "about": (
-            "lines: an export, without the line ends. from, lines: the first export, but these lines from that index"
-            " on. wrong_at: the first entry that is wrong, 0 for the header, one more than there are for what is added."
-            " Every head is signed by the key in jwks."
+            "lines: an export, without the line ends. from, lines: the first export, or the one that `of` names, but"
+            " these lines from that index on. wrong_at: the first entry that is wrong, 0 for the header, one more than"
+            " there are for what is added. Every head is signed by the key in jwks."
         ),
         "jwks": jwks_of(KEY),
         "cases": cases,
     }
 
 
-def _cut(lines: list[str], seq: int) -> list[str]:
+def _cut(lines: list[str], seq: int, name: str = "data-2") -> list[str]:
     """The export of the journal up to the entry that is wrong, if it has more than that."""
     count = max(seq, 1)
     if count > len(lines) - 2 or not lines[-1].startswith('{"head":'):
         return lines
     kept = [ENTRY.fullmatch(line) for line in lines[1:] if request_of(line) is None][:count]
     entries = [(match[3], bytes.fromhex(match[2])) for match in kept if match is not None]
-    return [lines[0], *exported(TWO, entries, name="data-2", requests=forgeries.story().requests)[1:]]
+    return [lines[0], *exported(NAMED[name], entries, name=name, requests=forgeries.story().requests)[1:]]
+
+
+def _exported_beside(dataset_id: UUID) -> list[str]:
+    """A journal of runs costed beside what is left."""
+    made = beside_left.story()
+    return exported(dataset_id, made.journals[dataset_id], requests=made.requests)
 
 
 def _exported(dataset_id: UUID) -> list[str]:

@@ -79,7 +79,7 @@ def test_somebody_elses_verifier_agrees(ledger: Ledger, tmp_path: Path) -> None:
     process of its own without our packages; it also has to find a changed cost."""
     assert "ledger" not in VERIFIER.read_text().split('"""', 2)[2].replace("privacy-ledger-export", "")
     code = [line for line in VERIFIER.read_text().splitlines() if line.strip() and '"""' not in line]
-    assert len(code) <= 580, "short enough to be read by whoever has to trust it"
+    assert len(code) <= 780, "short enough to be read by whoever has to trust it"
     lines = busy(ledger)
     export = tmp_path / "mnist.jsonl"
     export.write_text("\n".join(lines) + "\n")

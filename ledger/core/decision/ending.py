@@ -22,7 +22,7 @@ from ledger.core.decision.filter import (
     short_of,
 )
 from ledger.core.decision.of_run import charged_postings, cost_of, demand_owner, demand_state, run_of
-from ledger.core.decision.posting import Drafts, Posting, Repeat, write
+from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.runs import Excess, Run
 from ledger.errors import Forbidden, RunState
@@ -113,7 +113,7 @@ def _released(posting: Posting, cost: Amount, charged: Amount, *, r: int) -> lis
     something back as if it were the last run."""
     seq = posting.dataset.seq + 1
     return [
-        given_back(_settled(account, cost, charged), left=account.remaining.mu_sq_pico, r=r, seq=seq)
+        eased(given_back(_settled(account, cost, charged), left=account.remaining.mu_sq_pico, r=r, seq=seq))
         for account in posting.accounts
     ]
 

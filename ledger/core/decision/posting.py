@@ -127,11 +127,16 @@ def beyond(account: Account) -> Amount:
     return Amount(max(sums.mu_sq_pico, min(missing, account.spent.mu_sq_pico)), sums.delta_atto)
 
 
+def eased(account: Account) -> Account:
+    """Return an account that counts as overdrawn only by as much as it still is."""
+    if account.overdrawn == ZERO:
+        return account
+    return replace(account, overdrawn=account.overdrawn.least(beyond(account)))
+
+
 def _checked(account: Account) -> Account:
-    """Check the invariant before anything is written; the database has it as a constraint too. An account counts as
-    overdrawn only by as much as it still is."""
-    if account.overdrawn != ZERO:
-        account = replace(account, overdrawn=account.overdrawn.least(beyond(account)))
+    """Check the invariant before anything is written; the database has it as a constraint too."""
+    account = eased(account)
     parts = (account.limit, account.spent, account.held, account.overdrawn)
     if not all(part.fits_int64 for part in parts):
         raise ArithmeticError(f"an amount is negative or past 2^63 - 1: {account}")

@@ -31,7 +31,7 @@ class Beside:
         self._demand, self._facts = demand, facts
         self.table = None if facts is None else Residual.from_facts(facts)
         self.level = None if facts is None else facts.get("level")
-        if self.table is not None and self.level is not None:
+        if self.table is not None and facts is not None and "level" in facts:
             is_position = type(self.level) is int and 0 <= self.level < len(self.table.costs)
             demand(is_position, "has a level outside of its table")
         self.r = 0 if self.table is None or not self.level else -(-self.table.base * LEVELS[self.level] // PARTS)
@@ -54,7 +54,8 @@ class Beside:
         fitting = [] if not own else self._fitting(own)
         best = min(((self.table.costs[at], at) for at in fitting), default=(0, None))[1]
         self._demand(not own or self.level in fitting, "is charged beside more than is left")
-        self._demand(("by" in self._facts) == (best != self.level), "is not charged at the best level that fits")
+        is_by_another = not own or best != self.level
+        self._demand(("by" in self._facts) == is_by_another, "is not charged at the best level that fits")
         self._demand(self._facts.get("by") != name, "names its own dataset as another one with less left")
 
     def exceeds(self, account: Account, cost: Amount) -> list[str]:
@@ -78,18 +79,22 @@ class Beside:
 
 def is_late_fit(account: Account, cost: Amount, place: int) -> bool:
     """Return whether a charge that is recorded after its place fits in an account that is not a principal's."""
-    left = account.remaining
-    slack = -1 if account.overdrawn != ZERO else account.trail.slack(place, left.mu_sq_pico)
-    trail = account.trail
+    trail, left = account.trail, account.remaining
     delta = min(left.delta_atto, trail.raised_atto) if trail.raised_seq > place else left.delta_atto
-    return cost.mu_sq_pico <= slack and cost.delta_atto <= delta
+    return cost.mu_sq_pico <= _slack(account, place) and cost.delta_atto <= delta
 
 
 def leaves_enough(account: Account, beside: Beside, cost: Amount, place: int) -> bool:
-    """Return whether its r stays unspent behind such a charge, now and at each raise of the limit since its place."""
+    """Return whether such a charge leaves every entry behind its place valid, and its r unspent behind it, now and at
+    each raise of the limit since its place."""
     trail, left = account.trail, account.remaining.mu_sq_pico
     then = min(left, trail.raised_left) if trail.raised_seq > place else left
-    return beside.r + cost.mu_sq_pico <= then
+    return beside.r + cost.mu_sq_pico <= then and cost.mu_sq_pico <= _slack(account, place)
+
+
+def _slack(account: Account, place: int) -> int:
+    """Return how much a charge at an earlier place may be; an account that is overdrawn has no slack."""
+    return -1 if account.overdrawn != ZERO else account.trail.slack(place, account.remaining.mu_sq_pico)
 
 
 def charged_late(account: Account, beside: Beside, cost: Amount, *, place: int, seq: int, fits: bool) -> Account:

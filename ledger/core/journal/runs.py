@@ -63,6 +63,8 @@ class RunReplay(Chain):
         beside = self._beside(entry, charged, demand)
         cost = self._new_run(entry, "held", charged, beside, demand)
         demand(beside.table is None or beside.level is not None, "approves what fits at no level")
+        fits = not any(beside.exceeds(account, cost) for account in beside_left.guaranteed(charged))
+        demand(fits, "leaves more spent and held than the limit allows")
         held = [replace(account, held=account.held + cost) for account in charged]
         return [self._noted(account, account.remaining.mu_sq_pico, beside.r) for account in held]
 
@@ -185,6 +187,7 @@ class RunReplay(Chain):
         demand(run.reported is None, "reports a run a second time")
         demand(entry.get("state") == ("retired" if self.state == "retired" else "frozen"), "is reported but not frozen")
         overrun = entry["overrun"]
+        Beside(overrun.get("residual"), demand).demand_cost(Amount.from_facts(overrun["cost"]))
         passes = _passes_a_limit(accounts, overrun)
         demand((entry["dataset"] in overrun["beyond_limits"]) == passes, "does not name every limit that it passes")
         demand(bool(overrun["beyond_limits"]), "reports a number that a budget could cover")
@@ -237,12 +240,12 @@ class RunReplay(Chain):
         fitting = {account.key: beside_left.is_late_fit(account, cost, run.seq) for account in own}
         if beside.table is not None:
             demand(not own or self.costing == "residual", "costs beside what is left, which the dataset does not")
+            demand(beside.level is not None or bool(overrun["frozen"]), "is charged at no level, and fits")
             if beside.level is not None:
                 is_overdrawn = any(account.overdrawn != ZERO for account in own)
                 demand(not is_overdrawn, "is charged beside what an overdrawn account has")
                 enough = all(beside_left.leaves_enough(account, beside, cost, run.seq) for account in own)
-                within = all(account.trail.slack(run.seq, cost.mu_sq_pico) >= cost.mu_sq_pico for account in own)
-                demand(enough and within, "is charged at a level that does not fit")
+                demand(enough, "is charged at a level that does not fit")
         is_beyond = not all(fitting.values())
         state = "retired" if self.state == "retired" else "frozen"
         demand(

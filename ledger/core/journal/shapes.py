@@ -117,6 +117,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "request_in": _shape("id dataset seq"),
     "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
 }
+_LATE_RESIDUAL: Final = _shape("base costs", "level")
 _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
 ).required
@@ -181,6 +182,9 @@ def _demand_parts(entry: Mapping[str, Any], demand: Demand) -> None:
     for name, shape in _PARTS.items():
         if name in entry:
             demand(shape.fits(entry[name]), f"has members in {name!r} that no ledger writes")
+    if "residual" in entry.get("overrun", ()):
+        is_table = _LATE_RESIDUAL.fits(entry["overrun"]["residual"])
+        demand(is_table, "has members in an overrun's table that no ledger writes")
     _demand_texts(entry, demand)
     for name, is_it in _FORMS.items():
         demand(name not in entry or is_it(entry[name]), f"has a value in {name!r} that no ledger writes")
