@@ -9,8 +9,9 @@ For a run with dominating pair (P, Q) and share of delta d, c(r) is the least c,
 
     T(P x N(0,1), Q x N(sqrt r, 1)) >= f_{0,d} (x) G_sqrt(r+c)      in both orders of the pair.
 
-c(0) is at most the run's certificate, as `costs.cost` gives it. c falls as r rises, and is at least one unit. With segments it
-is the table of one of them, with its part of delta. The delta that a run is charged is that of `costs.cost` at any r.
+c(0) is at most the run's certificate, as `costs.cost` gives it. c falls as r rises, and is at least one unit. With
+segments it is the table of one of them, with its part of delta. The delta that a run is charged is that of `costs.cost`
+at any r.
 
 *What a table is made of.* A run's parts are composed one after another, each at the level that the ones before it have
 reached: if T1 (x) G_sqrt(r) >= f_{0,d} (x) G_sqrt(r+c1) and T2 (x) G_sqrt(r+c1) >= G_sqrt(r+c1+c2), then c1 + c2 is
