@@ -2,8 +2,8 @@
 
 Compared are a certificate and its epsilon at 1e-5 with the same epsilon by dp-accounting's privacy loss distribution,
 on one core and in turns; a table of residual costs, cold and with its curve kept, with one such epsilon by
-dp-accounting and by prv-accountant; and epsilon of mu-GDP, scalar and vectorised, with Opacus's `eps_from_mu`. The memory of the
-dearest certificates is that of a process of their own. Figures are for reading, never a test.
+dp-accounting and by prv-accountant; and epsilon of mu-GDP, scalar and vectorised, with Opacus's `eps_from_mu`. The
+memory of the dearest certificates is that of a process of their own. Figures are for reading, never a test.
 """
 
 from __future__ import annotations

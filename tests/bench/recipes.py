@@ -25,6 +25,7 @@ from ledger.core.amounts import Amount
 
 EPSILON: Final = Decimal(8)
 AT_DELTA: Final = Decimal("1e-5")
+LIMIT_DELTA: Final = Fraction(budgets.SLACK["certified"]) * Fraction(AT_DELTA)
 RESERVE: Final = Fraction(1, 50)
 RENYI_ORDERS: Final = (*(part / 4 for part in range(7, 40)), *range(10, 65))
 _RUNS_MAX: Final = 10_000
@@ -63,13 +64,13 @@ WANTED: Final = {"rounds": 50, "SST-2": 20, "QNLI": 27, "MIMIC": 34, "federated"
 """Runs that have to be admitted without the reserve, and nine tenths of them with it."""
 
 
-def charges(recipe: Recipe, levels: Sequence[int]) -> dict[int, tuple[tuple[int, ...], int]]:
-    """By share of delta, the residual costs of a run and the delta that it is charged."""
+def charges(recipe: Recipe, levels: Sequence[int], delta: Fraction) -> dict[int, tuple[tuple[int, ...], int]]:
+    """By share of a limit's delta, the residual costs of a run and the delta that it is charged."""
     declared = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": recipe.noise_multiplier}
     mechanism = mechanisms.parse({**declared, "sample_rate": recipe.sample_rate, "steps": recipe.steps})
     found = {}
     with certificate.keeping_here():
-        for k, share in residual.shares(_limit_delta()).items():
+        for k, share in residual.shares(delta).items():
             terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=share)
             table = residual.residual_costs(mechanism, terms, levels)
             found[k] = table, amounts.charge(mu_sq=Fraction(0), nats=amounts.nats(share, towards="up")).delta_atto
@@ -142,10 +143,6 @@ def composed(recipe: Recipe) -> int:
     return low
 
 
-def _limit_delta() -> Fraction:
-    return Fraction(budgets.SLACK["certified"]) * Fraction(AT_DELTA)
-
-
 def main() -> None:
     """Prints the table, and where it falls short of what is wanted."""
     limit = budgets.limit_of(budgets.EpsilonBudget(epsilon=EPSILON, at_delta=AT_DELTA), bound="certified")
@@ -154,7 +151,7 @@ def main() -> None:
     print(f"\nequal runs that fit in epsilon {EPSILON} at {AT_DELTA} (wanted: {WANTED}, nine tenths with the reserve)")
     print(f"{'(noise, rate, steps)':42}{'added up':>10}{'residual':>10}{'reserve':>10}{'Rényi':>10}{'exact':>10}")
     for recipe in RECIPES:
-        tables = charges(recipe, levels)
+        tables = charges(recipe, levels, LIMIT_DELTA)
         today, free = standalone(tables, limit), admitted(tables, levels, limit)
         kept = admitted(tables, levels, limit, reserve=reserve)
         best, most = renyi(recipe), composed(recipe)
