@@ -194,10 +194,12 @@ class _Releases:
     @classmethod
     def of(cls, source: Source, at: Sequence[float], count: int) -> _Releases:
         """Return its table, with levels where releases one after another are going to be."""
+        alone = source.mu**2 * _UP
+        if alone > smoothing.MU_SQ_MAX:
+            return cls([0.0], [alone])
         variance, extent = source.spread(0.0)
         losses = source.on_grid(max(extent / 2, math.sqrt(variance)) / _SOURCE_CELLS, 0.0)
         profile = profiles.profile_of_losses(losses)
-        alone = source.mu**2 * _UP
         excess = smoothing.smoothed((profile,), 0.0)
         top = at[-1] + min(count, 10**6) * alone
         spread = [alone / 8 * (8 * top / alone) ** (k / _RUNGS_OF_RELEASES) for k in range(_RUNGS_OF_RELEASES + 1)]
@@ -211,12 +213,16 @@ class _Releases:
         return [self._sum(level, count) for level in at]
 
     def _sum(self, start: float, count: int) -> float:
-        level, left, floor = start, count, start
+        # Kept apart from the level, beside which a small sum would be lost.
+        total, left = 0.0, count
         while left:
+            floor = (start + total) * (1 - 2.0**-40) if total else start
             place = bisect_right(self.levels, floor) - 1
             c = self.found[place]
-            beyond = self.levels[place + 1] if place + 1 < len(self.levels) else math.inf
-            climbs = left if c == 0 or math.isinf(beyond) else min(left, max(math.ceil((beyond - level) / c), 1))
-            level, left = level + climbs * c, left - climbs
-            floor = level * (1 - 2.0**-40)
-        return (level - start) * _UP
+            # A little beyond the next level, so that rounding leaves no doubt that it is reached.
+            beyond = self.levels[place + 1] * (1 + 2.0**-38) if place + 1 < len(self.levels) else math.inf
+            climbs = left
+            if c > 0 and math.isfinite(beyond):
+                climbs = min(left, max(math.ceil((beyond - start - total) / c), 1))
+            total, left = total + climbs * c, left - climbs
+        return total * _UP

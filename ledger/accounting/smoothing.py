@@ -69,7 +69,7 @@ _ROOT_STEPS: Final = 30
 _BINDING: Final = 8
 _FALLS: Final = (2.0**-5, 2.0**-12, 2.0**-24, 2.0**-48)
 """A c is looked for above the first of these parts of what the run costs at the level before, then above the others."""
-_MU_SQ_MAX: Final = 64.0
+MU_SQ_MAX: Final = 64.0
 """Runs that cost more alone than this are not worth a table."""
 _REACH: Final = 40.0
 """Levels below this part of a run's own cost cost it in full."""
@@ -277,7 +277,7 @@ def least_cost(excess: Smoothed, *, r: float, delta: float, most: float) -> floa
 
     r: of the Gaussian noise, at least 0. delta: that of the run, in [0, 1).
     """
-    if not 0 < most <= _MU_SQ_MAX or r * _REACH < most:
+    if not 0 < most <= MU_SQ_MAX or r * _REACH < most:
         return most
     shown = (delta - excess.missing) / (1 - excess.missing) * (1 - 8 * UNIT_ROUNDOFF)
     if not any(values.any() for _, values in excess.cells):

@@ -213,6 +213,29 @@ def test_what_is_known_by_its_mu_costs_the_same_at_every_level(declared: dict[st
     assert set(_table(declared)) == {cost.amount.mu_sq_pico}
 
 
+@pytest.mark.parametrize("limit", [100, LIMIT, 10**18])
+@pytest.mark.parametrize(
+    "declared",
+    [
+        {**TRAINING, "noise_multiplier": Decimal("0.11"), "steps": 3},
+        {**TRAINING, "noise_multiplier": 10**6},
+        {**TRAINING, "sample_rate": Decimal("0.999"), "steps": 5},
+        {"type": "laplace", "noise_multiplier": Decimal("1e-3")},
+        {"type": "laplace", "noise_multiplier": 10**10},
+        {"type": "laplace", "noise_multiplier": 10**6, "count": 10**12},
+        {"type": "pure_dp", "epsilon": Decimal("1e-12"), "count": 10**12},
+        {"type": "pure_dp", "epsilon": 50},
+        {"type": "randomized_response", "epsilon": 10, "categories": 10**6},
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_extremes(declared: dict[str, Any], limit: int) -> None:
+    """Goal: a table for whatever may be declared. Method: the ends of ranges; c falls from the certificate on."""
+    table = _table(declared, at=residual.levels(limit))
+    assert 1 <= table[-1] <= table[0] <= costs.cost(mechanisms.parse(declared), _terms()).amount.mu_sq_pico
+    assert list(table) == sorted(table, reverse=True)
+
+
 def test_an_estimate_has_no_table() -> None:
     """Goal: nothing is proved from an estimate. Method: a training under bound `clt`."""
     terms = Terms(bound="clt", adjacency="add_or_remove_one", delta=Fraction(0))
