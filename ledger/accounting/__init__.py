@@ -10,6 +10,10 @@
     composition    many steps together, by FFT, with every error bounded
     certify        the trade-off function of many steps, from below
     certificate    certificates: a proved mu for a share of delta
+    profiles       the hockey-stick divergence of a pair, from above, at some points
+    smoothing      what a pair costs beside Gaussian noise that is still to come
+    residual       what a run costs beside what is left of a budget
+    beside         a run's table of these, for the decision
     deadline       when a computation must end
     numbers        numbers as they were written, without rounding
     amounts        from exact or bounded quantities to integer amounts, outward

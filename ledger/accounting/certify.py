@@ -93,18 +93,21 @@ class Bounded:
 class Curve:
     """A lower bound of the trade-off function of a composition, for deltas down to `delta_min`.
 
-    profiles: its divergence in both orders, or in the one where both are the same; none if it is not resolved.
+    orders: its sides in both orders of the pair, or in the one where both are the same.
     """
 
-    sides: tuple[Vertices | Bounded, ...]
+    orders: tuple[tuple[Vertices | Bounded, ...], ...]
     delta_min: float
-    profiles: tuple[Profile, ...] = ()
 
     @property
     def size(self) -> int:
         """Return the approximate size in bytes."""
-        sizes = [side.size for side in self.sides if isinstance(side, Vertices)]
-        return sum(sizes) + sum(profile.size for profile in self.profiles)
+        return sum(side.size for order in self.orders for side in order if isinstance(side, Vertices))
+
+    @property
+    def profiles(self) -> tuple[Profile, ...]:
+        """Return its divergence in each of the orders."""
+        return tuple(_profile(order) for order in self.orders)
 
     def mu(self, delta: float) -> float:
         """Return the certificate: an upper bound of the least mu. 0 if delta alone covers it, inf if nothing resolves.
@@ -113,7 +116,7 @@ class Curve:
         """
         if delta < self.delta_min:
             raise ValueError(f"delta must be at least {self.delta_min}, got {delta}")
-        return max([0.0, *(side.mu(delta) for side in self.sides)])
+        return max([0.0, *(side.mu(delta) for order in self.orders for side in order)])
 
 
 def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], None] = lambda _points: None) -> Curve:
@@ -125,7 +128,7 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
     orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
     if len(steps) == 1 and steps[0].count == 1:
         single = [_single(steps[0].pair, delta_min, is_reversed=order) for order in orders]
-        return Curve(tuple(single), delta_min, tuple(profile_of([side]) for side in single))
+        return Curve(tuple((side,) for side in single), delta_min)
     share = _share(sum(part.count for part in steps), delta_min)
     for attempt in range(_ATTEMPTS):
         deadline.check()
@@ -139,10 +142,10 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
         with _one_at_a_time if is_large else contextlib.nullcontext():
             forward, *backward = _sides(steps, plans, share)
         if forward[-1].tail.size and forward[-1].tail[-1] <= delta_min:
-            closed = [_closed(side, steps, delta_min) for side in backward]
-            return Curve((*forward, *(part for side in closed for part in side)), delta_min, _profiles(forward, closed))
+            closed = [tuple(_closed(side, steps, delta_min)) for side in backward]
+            return Curve((tuple(forward), *closed), delta_min)
         del forward, backward
-    return Curve((unresolved(),), delta_min)
+    return Curve(((unresolved(),),), delta_min)
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
@@ -161,14 +164,10 @@ def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> l
     return closed if last <= delta else [*closed, Bounded(last, largest)]
 
 
-def _profiles(forward: Sequence[Vertices], closed: Sequence[Sequence[Vertices | Bounded]]) -> tuple[Profile, ...]:
-    """Return the divergence in each order."""
-    profiles = [profile_of(forward)]
-    for side in closed:
-        ends = [part.loss for part in side if isinstance(part, Bounded)]
-        parts = [part for part in side if isinstance(part, Vertices)]
-        profiles.append(profile_of(parts, end=ends[0] if ends else math.inf))
-    return tuple(profiles)
+def _profile(order: Sequence[Vertices | Bounded]) -> Profile:
+    """Return the divergence in one order, which ends at the largest loss if that is what covers the rest."""
+    ends = [side.loss for side in order if isinstance(side, Bounded)]
+    return profile_of([side for side in order if isinstance(side, Vertices)], end=ends[0] if ends else math.inf)
 
 
 def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list[list[Vertices]]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 _FALL: Final = 0.12
 """The logarithm of D falls by about so much between two points that are kept, or less."""
 _WIDTH: Final = 0.12
-"""They are at most so far apart, in units of the mu with the same total variation."""
+"""They are at most so far apart, or little more, in units of the mu with the same total variation, or of a third of the
+loss if that is more."""
 _VERTICES_MAX: Final = 2**15
 """Of a stretch of vertices no more than twice as many are looked at."""
 
@@ -103,7 +104,8 @@ def _bounded(losses: FloatArray, values: FloatArray) -> Profile:
     scale = 2 * math.sqrt(2) * float(special.erfinv(variation))
     with np.errstate(divide="ignore"):
         falls = -np.diff(np.log(np.maximum(values, 1e-320)))
-    kept_apart = np.maximum(falls / _FALL, np.diff(losses) / max(_WIDTH * scale, 1e-300))
+    widths = _WIDTH * np.maximum(max(scale, 1e-290), losses[:-1] / 3)
+    kept_apart = np.maximum(falls / _FALL, np.diff(losses) / widths)
     steps = np.floor(np.append(0.0, np.cumsum(kept_apart)))
     kept = np.append(0, np.flatnonzero(np.diff(steps) > 0) + 1)
     if kept[-1] != losses.size - 1:

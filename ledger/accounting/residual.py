@@ -4,6 +4,7 @@
     residual_costs(mechanism, terms, at)     c at each of these levels, in the same unit, rounded up
     shares(limit_delta)                      the shares of delta that are offered, by their k: limit delta x 10^-k
     cheapest_share(charges, left)            the k whose charge is the least part of what is left
+    choose_share(mechanism, terms, at, left, limit_delta)    the same k, by a few costs at single levels
 
 For a run with dominating pair (P, Q) and share of delta d, c(r) is the least c, or a little more, with
 
@@ -23,7 +24,7 @@ mu is known (zCDP, stated costs, fallbacks, `clt`), mu² is c at every r: G_mu (
 from __future__ import annotations
 
 import math
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -89,6 +90,42 @@ def cheapest_share(charges: Mapping[int, Amount], left: Amount) -> int | None:
     return min(fitting, key=lambda k: (fitting[k], -k)) if fitting else None
 
 
+def choose_share(
+    mechanism: AnyMechanism, terms: Terms, at: Sequence[int], left: Amount, limit_delta: Fraction
+) -> int | None:
+    """Return the k whose charge, at the largest of these levels that fits, is the least part of what is left; None if
+    none fits.
+
+    terms: without a delta. A smaller share costs more mu², so that k is between the last one at which delta is the
+    larger part and the first one at which mu² is: these are found by bisection. A single level costs a few
+    milliseconds, and all shares have one composition. Raises as `costs.cost` does.
+    """
+    offered = shares(limit_delta)
+    kept: dict[int, Amount | None] = {}
+
+    def is_mu_larger(k: int) -> bool:
+        kept[k] = charge = _charge(mechanism, replace(terms, delta=offered[k]), at, left)
+        # What does not fit in mu² needs more delta.
+        return charge is None or charge.mu_sq_pico * left.delta_atto >= charge.delta_atto * left.mu_sq_pico
+
+    powers = sorted(offered)
+    with certificate.keeping_here():
+        bisect_left(powers, 1, key=lambda k: int(is_mu_larger(k)))
+    return cheapest_share({k: charge for k, charge in kept.items() if charge is not None}, left)
+
+
+def _charge(mechanism: AnyMechanism, terms: Terms, at: Sequence[int], left: Amount) -> Amount | None:
+    """Return what the run is charged at the largest level that fits in the mu² left, with its segments; None if none
+    fits."""
+    for level in reversed(at):
+        if level >= left.mu_sq_pico > 0:
+            continue
+        (c,) = residual_costs(mechanism, terms, (level,))
+        if level + terms.segments * c <= left.mu_sq_pico:
+            return Amount(terms.segments * c, costs.cost(mechanism, terms).amount.delta_atto)
+    return None
+
+
 def _part_of(charge: Amount, left: Amount) -> Fraction:
     """Return the larger part of mu² and of delta; 2 where nothing is left of what is asked for."""
     pairs = ((charge.mu_sq_pico, left.mu_sq_pico), (charge.delta_atto, left.delta_atto))
@@ -140,7 +177,7 @@ class _Steps:
             return None
         curve = certificate.whole([certify.Steps(pair, count) for pair, count in sampled.items()], share)
         mu = curve.mu(share)
-        excess = smoothing.smoothed(curve.profiles, share) if curve.profiles and math.isfinite(mu) else None
+        excess = smoothing.smoothed(curve.profiles, share) if math.isfinite(mu) else None
         return None if excess is None else cls(excess, mu * mu * _UP, share)
 
     def costs(self, at: Sequence[float]) -> list[float]:
@@ -158,10 +195,12 @@ class _Releases:
     @classmethod
     def of(cls, source: Source, at: Sequence[float], count: int) -> _Releases:
         """Return its table, with levels where releases one after another are going to be."""
+        alone = source.mu**2 * _UP
+        if alone > smoothing.MU_SQ_MAX:
+            return cls([0.0], [alone])
         variance, extent = source.spread(0.0)
         losses = source.on_grid(max(extent / 2, math.sqrt(variance)) / _SOURCE_CELLS, 0.0)
         profile = profiles.profile_of_losses(losses)
-        alone = source.mu**2 * _UP
         excess = smoothing.smoothed((profile,), 0.0)
         top = at[-1] + min(count, 10**6) * alone
         spread = [alone / 8 * (8 * top / alone) ** (k / _RUNGS_OF_RELEASES) for k in range(_RUNGS_OF_RELEASES + 1)]
@@ -175,12 +214,16 @@ class _Releases:
         return [self._sum(level, count) for level in at]
 
     def _sum(self, start: float, count: int) -> float:
-        level, left, floor = start, count, start
+        # Kept apart from the level, beside which a small sum would be lost.
+        total, left = 0.0, count
         while left:
+            floor = (start + total) * (1 - 2.0**-40) if total else start
             place = bisect_right(self.levels, floor) - 1
             c = self.found[place]
-            beyond = self.levels[place + 1] if place + 1 < len(self.levels) else math.inf
-            climbs = left if c == 0 or math.isinf(beyond) else min(left, max(math.ceil((beyond - level) / c), 1))
-            level, left = level + climbs * c, left - climbs
-            floor = level * (1 - 2.0**-40)
-        return (level - start) * _UP
+            # A little beyond the next level, so that rounding leaves no doubt that it is reached.
+            beyond = self.levels[place + 1] * (1 + 2.0**-38) if place + 1 < len(self.levels) else math.inf
+            climbs = left
+            if c > 0 and math.isfinite(beyond):
+                climbs = min(left, max(math.ceil((beyond - start - total) / c), 1))
+            total, left = total + climbs * c, left - climbs
+        return total * _UP

@@ -37,12 +37,13 @@ and so log-concave. For any weight v, G + H >= (G/v)^v (H/(1-v))^(1-v). So F <= 
 the slope of log G is M or more: that of log F is never above M, and that of log G rises.
 
 *Computed.* E is bounded by chords in e^l between points (`profiles`), where the divergence is missing + (1 - missing)
-times that of a pair without infinite losses; missing is taken from d. Each cell is integrated by Gauss and Legendre's
-rule with three nodes, which on an ellipse with half-axes a and b' errs by at most 64/15 rho^-6/(1 - rho^-2) times the
-largest value there, for half the cell's width (a = (rho + 1/rho)/2). With t a bound on the slope of the exponent times
-half the width that is e^(t (1+a)) times the least one in the cell, and so on: see `_quadrature_error`.
-G is integrated in the same way with 16 nodes while its exponents are moderate and c <= r/2, else it is the difference
-of two closed forms, less their rounding.
+times that of a pair without infinite losses; missing is taken from d. A cell of width 2 t is integrated by Gauss and
+Legendre's rule with n nodes, which errs by at most 32/15 rho^-2n/(1 - rho^-2) times the cell's width times the largest
+value on the ellipse with half-axes t a and t b', a, b' = (rho +- 1/rho)/2. With a slope g of the exponent at the middle
+that is, over the mean in the cell, e^(g t (1+a) + t^2 (1+b'^2)/2r) for the exponential, which has the curvature -1/r,
+and 2 + (1+a) e^(t (1+a)) for the chord, whose mean is half its largest value or more. The best rho is taken.
+G is integrated in the same way with 16 nodes while b (s^2/2 + 1) <= 20 and c <= r/2, where rho = 4 gives 1e-12;
+else it is the difference of two closed forms, less their rounding.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ _ROOT_STEPS: Final = 30
 _BINDING: Final = 8
 _FALLS: Final = (2.0**-5, 2.0**-12, 2.0**-24, 2.0**-48)
 """A c is looked for above the first of these parts of what the run costs at the level before, then above the others."""
-_MU_SQ_MAX: Final = 64.0
+MU_SQ_MAX: Final = 64.0
 """Runs that cost more alone than this are not worth a table."""
 _REACH: Final = 40.0
 """Levels below this part of a run's own cost cost it in full."""
@@ -98,13 +99,14 @@ class Smoothed:
         """log F from above at each s >= 0, the larger of both orders. Shape (n,)."""
         # The rule errs most at the largest s.
         slope = (float(s.max()) + 0.5) * self.reach + self.slope / r
-        count, error = _rule_for(slope, self.reach**2 / r)
+        count, error = _rule_for(slope, self.reach, r)
         nodes, logs = self.nodes(count)
         weighted = logs - nodes * nodes / (2 * r)
         transforms = _log_sums(np.multiply.outer(s, nodes) + weighted)
         if len(self.cells) > 1:
             transforms = np.maximum(transforms, _log_sums(np.multiply.outer(-s, nodes) + weighted))
-        return transforms + (math.log1p(error) + _ROUNDING)
+        size = float(s.max()) * self.top + self.top * self.top / (2 * r)
+        return transforms + (math.log1p(error) + _rounding(size))
 
     def nodes(self, count: int) -> tuple[FloatArray, FloatArray]:
         """Nodes, so many in each cell, and the logarithms of their weights: of both orders, on the two sides of 0."""
@@ -122,24 +124,31 @@ def _log_sums(exponents: FloatArray) -> FloatArray:
     return sums
 
 
-def _rule_for(slope: float, curvature: float) -> tuple[int, float]:
+def _rounding(size: float) -> float:
+    """What a logarithm may be off by, if the numbers that it was added up from are of this size at most."""
+    return _ROUNDING + 64 * UNIT_ROUNDOFF * size
+
+
+def _rule_for(slope: float, reach: float, r: float) -> tuple[int, float]:
     """The rule with the fewest nodes that errs by little, and its error: as for `_quadrature_error`."""
     for nodes in _RULES[:-1]:
-        error = _quadrature_error(slope, curvature, nodes)
+        error = _quadrature_error(slope, reach, r, nodes)
         if error <= _QUADRATURE_ERROR:
             return nodes, error
-    return _RULES[-1], _quadrature_error(slope, curvature, _RULES[-1])
+    return _RULES[-1], _quadrature_error(slope, reach, r, _RULES[-1])
 
 
-def _quadrature_error(slope: float, curvature: float, nodes: int) -> float:
-    """The relative error of the rule in a cell: the least bound over some ellipses. slope: what the exponent changes by
-    over half the cell, at most; curvature: the square of half its width over r."""
+def _quadrature_error(slope: float, reach: float, r: float, nodes: int) -> float:
+    """The relative error of the rule in a cell: the least bound over some ellipses, from the formula above.
+
+    slope: what the exponent changes by over half the cell, at most. reach: half the cell's width.
+    """
     least = math.inf
     for rho in _ELLIPSES:
         a, b = (rho + 1 / rho) / 2, (rho - 1 / rho) / 2
-        # The largest value on the ellipse over the least in the cell; the last factor is for the chord of D.
-        log_size = slope * (1 + a) + curvature * (1 + b * b) / 2 + math.log(64 / 15 / (1 - rho**-2) * 2 * (2 + a))
-        least = min(least, log_size - 2 * nodes * math.log(rho))
+        exponents = slope * (1 + a) + reach * reach / r * (1 + b * b) / 2
+        chord = math.log(2 + (1 + a) * math.exp(min(reach * (1 + a), 600.0)))
+        least = min(least, exponents + chord + math.log(32 / 15 / (1 - rho**-2)) - 2 * nodes * math.log(rho))
     return math.exp(min(least, 700.0))
 
 
@@ -210,7 +219,7 @@ def _log_gaussian(s: FloatArray, r: float, c: float) -> FloatArray:
         y = b * points
         rest = 1 - y / r
         density = b / 2 * weights * rest**-1.5 * np.exp(-y / 8 / rest)
-        sums = np.exp(np.multiply.outer(s[smooth] ** 2 / 2, y)) @ density
+        sums = (np.exp(np.multiply.outer(s[smooth] ** 2 / 2, y)) * density).sum(axis=1)
         result[smooth] = np.log(sums) - _ROUNDING
     if not smooth.all():
         result[~smooth] = _log_difference(s[~smooth], r, c)
@@ -249,7 +258,7 @@ def _log_shown(s: FloatArray, r: float, c: float, log_delta: float) -> FloatArra
     above = np.log1p(-np.exp(density) * (gdp.mills(np.maximum(a, -1.0)) - gdp.mills(np.maximum(a, -1.0) + m)))
     kept = np.where(a < 1, below, above)
     log_kernel = -r / 8 - epsilon * s / 2 - math.log(2 * math.pi * r) / 2
-    return log_delta + kept - epsilon / 2 - log_kernel - _ROUNDING
+    return log_delta + kept - epsilon / 2 - log_kernel - _rounding(float(s.max()) ** 2 * r + r + c)
 
 
 # --- the least c -----------------------------------------------------------------------------------------------------
@@ -268,7 +277,7 @@ def least_cost(excess: Smoothed, *, r: float, delta: float, most: float) -> floa
 
     r: of the Gaussian noise, at least 0. delta: that of the run, in [0, 1).
     """
-    if not 0 < most <= _MU_SQ_MAX or r * _REACH < most:
+    if not 0 < most <= MU_SQ_MAX or r * _REACH < most:
         return most
     shown = (delta - excess.missing) / (1 - excess.missing) * (1 - 8 * UNIT_ROUNDOFF)
     if not any(values.any() for _, values in excess.cells):
@@ -320,6 +329,7 @@ def _end(excess: Smoothed, r: float, shown: float, most: float) -> float | None:
         s = np.array([epsilon / r])
         log_kernel = -r / 8 - epsilon * epsilon / (2 * r) - math.log(2 * math.pi * r) / 2
         log_excess = float(excess.log_transforms(s, r)[0]) + epsilon / 2 + log_kernel
+        log_excess += _rounding(epsilon * epsilon / r + r)
         total = float(gdp.delta(mu=math.sqrt(r), epsilon=epsilon)) + math.exp(min(log_excess, 0.0))
         if total * (1 + _ROUNDING) <= shown:
             return float(s[0])

@@ -143,9 +143,10 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    from tests.bench import certificates, guesses, http
+    from tests.bench import certificates, guesses, http, recipes
 
     main()
     http.main()
     certificates.main()
+    recipes.main()
     guesses.main()

@@ -1,12 +1,14 @@
 """Certified costs beside what they are compared with, in one run: the third part of `make bench`.
 
 Compared are a certificate and its epsilon at 1e-5 with the same epsilon by dp-accounting's privacy loss distribution,
-on one core and in turns, and epsilon of mu-GDP, scalar and vectorised, with Opacus's `eps_from_mu`. The memory of the
-dearest certificates is that of a process of their own. Figures are for reading, never a test.
+on one core and in turns; a table of residual costs, cold and with its curve kept, with one such epsilon by
+dp-accounting and by prv-accountant; and epsilon of mu-GDP, scalar and vectorised, with Opacus's `eps_from_mu`. The
+memory of the dearest certificates is that of a process of their own. Figures are for reading, never a test.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -15,13 +17,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from dp_accounting.pld import privacy_loss_distribution
+from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 
-from ledger.accounting import gdp
+from ledger.accounting import budgets, certificate, gdp, mechanisms, residual
+from ledger.accounting.terms import Terms
 from tests.kit import certified
 
 ROUNDS = int(os.environ.get("LEDGER_BENCH_ROUNDS", "5"))
@@ -29,6 +34,7 @@ SHARE = 1e-8
 AT_DELTA = 1e-5
 INTERVAL = 1e-4
 GOAL_MS, GOAL_RATIO, GOAL_MB = 10, 30, 500
+GOAL_TABLE_MS = 60
 _CASES = Path(__file__).parents[1] / "cases" / "dpsgd_certificates.json"
 # `make bench` puts it there; the file needs NumPy and SciPy alone, and the package is installed without PyTorch.
 _OPACUS = Path(__file__).parents[2] / "build" / "bench" / "opacus" / "accountants" / "analysis" / "gdp.py"
@@ -97,6 +103,53 @@ def compare_certificates() -> None:
     print(f"wanted: at most {GOAL_MS} ms, and at least {GOAL_RATIO} times faster")
 
 
+def _prv(run: dict[str, Any]) -> float:
+    mechanism = PoissonSubsampledGaussianMechanism(run["sample_rate"], run["noise_multiplier"])
+    accountant = PRVAccountant(
+        prvs=[mechanism], max_self_compositions=[run["steps"]], eps_error=0.05, delta_error=AT_DELTA / 1000
+    )
+    return float(accountant.compute_epsilon(AT_DELTA, [run["steps"]])[1])
+
+
+def compare_tables() -> None:
+    """Prints processor milliseconds of a table of residual costs beside one epsilon by others."""
+    limit = budgets.limit_of(budgets.EpsilonBudget(epsilon=Decimal(8), at_delta=Decimal("1e-5")), bound="certified")
+    levels = residual.levels(limit.mu_sq_pico)
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+    print(f"\na table of {len(levels)} residual costs under epsilon 8, median processor ms of {ROUNDS}")
+    print(f"{'':20}{'cold':>14}{'curve kept':>14}{'remembered':>14}{'dp-accounting':>16}{'prv-accountant':>16}")
+    columns: list[list[float]] = [[], [], [], [], []]
+    for run in json.loads(_CASES.read_text(encoding="utf-8"))["runs"]:
+        declared = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": Decimal(str(run["noise_multiplier"]))}
+        rate = Decimal(f"{run['sample_rate']:.12g}")
+        mechanism = mechanisms.parse({**declared, "sample_rate": rate, "steps": run["steps"]})
+        remembered = functools.cache(lambda at, of=mechanism: residual.residual_costs(of, terms, at))
+        times: list[list[float]] = [[], [], [], [], []]
+        for _ in range(ROUNDS):
+            times[0].append(_cpu_ms(residual.residual_costs, mechanism, terms, levels))
+            with certificate.keeping_here():
+                remembered.cache_clear()
+                remembered(levels)
+                times[1].append(_cpu_ms(residual.residual_costs, mechanism, terms, levels))
+            times[2].append(_cpu_ms(remembered, levels))
+            times[3].append(_cpu_ms(_dp_accounting, run))
+            times[4].append(_cpu_ms(_prv, run))
+        medians = [statistics.median(found) for found in times]
+        print(
+            f"{run['name']:20}" + "".join(f"{ms:>{w}.2f}" for ms, w in zip(medians, (14, 14, 14, 16, 16), strict=True))
+        )
+        for column, ms in zip(columns, medians, strict=True):
+            column.append(ms)
+    print(f"{'median':20}" + "".join(f"{statistics.median(column):>14.2f}" for column in columns[:3]))
+    print(f"wanted: at most {GOAL_TABLE_MS} ms cold, and well under 1 ms remembered")
+
+
+def _cpu_ms(call: Callable[..., Any], *arguments: Any) -> float:
+    start = time.process_time()
+    call(*arguments)
+    return 1000 * (time.process_time() - start)
+
+
 def _opacus() -> Callable[..., float] | None:
     if not _OPACUS.is_file():
         return None
@@ -158,6 +211,7 @@ def main() -> None:
         allowed = os.sched_getaffinity(0)
         os.sched_setaffinity(0, {max(allowed)})
     compare_certificates()
+    compare_tables()
     compare_epsilon()
     show_memory()
 
