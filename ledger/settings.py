@@ -50,7 +50,7 @@ class Settings(BaseSettings):
         3, description="Writer threads in each process on PostgreSQL; SQLite always has one."
     )
     queue_max: Annotated[int, Field(ge=1, le=100_000)] = Field(
-        1000, description="How many requests of one tenant may wait for a decision; beyond it the answer is 503."
+        8000, description="How many runs of one tenant may wait for a decision; beyond it the answer is 503."
     )
     group_max: Annotated[int, Field(ge=1, le=1000)] = Field(
         128, description="The largest number of requests decided in one transaction."

@@ -29,11 +29,10 @@ from ledger.api.middleware import Recogniser
 from ledger.api.problems import Json, Unfit, of_error, of_exception, of_validation
 from ledger.api.routing import aside, read_body
 from ledger.api.services import Served
-from ledger.core.journal.chain import canonical
 from ledger.core.people import Actor, Consent
 from ledger.errors import LedgerError
 from ledger.service import presence
-from ledger.service.asking import kind_of
+from ledger.service.asking import canonical, kind_of
 from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
 
 BODIES_MAX: Final = 1_024
@@ -138,7 +137,6 @@ _MOVES: Final = {
 }
 _RUN_SHOWN: Final = Call("/v1/runs/{id}", _MAY_READ, _show_run)
 _DATASET_SHOWN: Final = Call("/v1/datasets/{name}", _MAY_READ, _show_dataset)
-CALLS: Final = (_ASK, _BATCH, *_MOVES.values(), _RUN_SHOWN, _DATASET_SHOWN)
 
 
 def _found(method: str, path: str) -> tuple[Call, str] | None:
@@ -190,7 +188,7 @@ class Calls:
         return (*found, headers)
 
     def _is_plain(self, call: Call, headers: dict[bytes, bytes]) -> bool:
-        """Return whether a request has nothing about it that the framework would have to look at."""
+        """Return whether a request has nothing about it that needs the framework."""
         if b"transfer-encoding" in headers or b"expect" in headers or (self._has_pages and b"origin" in headers):
             return False
         length = headers.get(b"content-length", b"0")

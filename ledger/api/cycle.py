@@ -34,7 +34,7 @@ class Cycle(RequestResponseCycle):
         lines = [STATUS_LINE[status]]
         is_closing = False
         for name, value in (*self.default_headers, *headers):
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
             if name == b"content-length":
                 self.expected_content_length, self.chunked_encoding = int(value), False
             elif name == b"connection":
@@ -47,7 +47,7 @@ class Cycle(RequestResponseCycle):
             self.chunked_encoding = True
             lines.append(b"transfer-encoding: chunked\r\n")
         head = b"".join(lines)
-        if head.count(b"\n") != head.count(b"\r\n") or head.count(b"\n") != sum(line[-2:] == b"\r\n" for line in lines):
+        if not head.count(b"\r") == head.count(b"\n") == len(lines):
             raise RuntimeError("a header has a line break")
         self._head = head + b"\r\n"
 

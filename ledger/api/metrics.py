@@ -53,6 +53,7 @@ class Metrics:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._series: dict[tuple[str, str, int], tuple[Counter, Histogram]] = {}
         self._decisions = Counter("ledger_decisions", "Decisions answered.", ["outcome"], registry=registry)
         self._failed = Counter(
             "ledger_failed_sign_ins", "Requests of callers that were not recognised.", ["reason"], registry=registry
@@ -137,8 +138,14 @@ class Metrics:
         self._cut.labels(reason).inc()
 
     def request(self, *, route: str, method: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, method, str(status)).inc()
-        self._request_seconds.labels(route, method).observe(seconds)
+        # To look a series up by its labels takes longer than to count in it; there are a few hundred.
+        series = self._series.get((route, method, status))
+        if series is None:
+            series = self._requests.labels(route, method, str(status)), self._request_seconds.labels(route, method)
+            self._series[route, method, status] = series
+        counter, histogram = series
+        counter.inc()
+        histogram.observe(seconds)
 
     def decisions(self, outcomes: Iterable[str]) -> None:
         for outcome in outcomes:

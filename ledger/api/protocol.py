@@ -453,10 +453,10 @@ class Patient(HttpToolsProtocol):
 
 def _demand_form(headers: list[tuple[bytes, bytes]], method: str, version: str) -> None:
     """Raise _MalformedError for what another server in between could read in another way: no Host or two, a coding of
-    the body that is not `chunked` alone, a tunnel."""
+    the body that is not `chunked` alone, a tunnel, another version."""
     hosts = sum(name == b"host" for name, _ in headers)
     codings = [value for name, value in headers if name == b"transfer-encoding"]
-    if hosts > 1 or (hosts == 0 and version != "1.0") or method == "CONNECT":
+    if version not in ("1.0", "1.1") or hosts > 1 or (hosts == 0 and version != "1.0") or method == "CONNECT":
         raise _MalformedError
     if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or version == "1.0"):
         raise _MalformedError

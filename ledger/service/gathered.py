@@ -54,7 +54,7 @@ class Gathered(Generic[K, V]):
     async def _answer(self, tenant_id: UUID, asked: Mapping[K, asyncio.Future[V | None]]) -> None:
         try:
             values = await asyncio.to_thread(self._read, tenant_id, list(asked))
-        except Exception as error:  # whoever asked has to hear of it
+        except Exception as error:  # for everyone who asked
             for answer in asked.values():
                 answer.set_exception(error)
                 answer.exception()  # it counts as heard, even if all who asked have gone

@@ -13,8 +13,8 @@ _Answers = Sequence[tuple[asyncio.Future[Any], Any]]
 
 
 def begins(future: AnyFuture) -> bool:
-    """Return whether somebody still waits. From here on a thread's future can no longer be cancelled, and what a
-    coroutine's future is told after it was cancelled is dropped."""
+    """Return whether somebody still waits. From here on a thread's future can no longer be cancelled, and the
+    answer to a coroutine that was cancelled is dropped."""
     if isinstance(future, asyncio.Future):
         return not future.cancelled()
     return future.set_running_or_notify_cancel()

@@ -66,6 +66,7 @@ TRIES: Final = 6
 RETRY_WAIT_SECONDS: Final = 0.02
 
 T = TypeVar("T")
+F = TypeVar("F", bound=AnyFuture)
 Entries = tuple[Entry, ...]
 Result = Entries | Repeat
 """The answer to a command that succeeded: the entries it left, or those it repeats."""
@@ -150,29 +151,21 @@ class Writer:
         return self._waiting
 
     async def decide(self, tenant_id: UUID, command: Single) -> Result:
-        """Queue a command and return its `Result`. Raises a LedgerError, Overloaded if the queue is full. The event
-        loop is woken once for all of a group, where `submit` would wake it for each."""
+        """Queue a command and return its `Result`. Raises LedgerError. The event loop is woken once for a group."""
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
-        self._put(tenant_id, _Item(future, command=command))
-        return await future
+        return await self._put(tenant_id, future, command=command)
 
     def submit(self, tenant_id: UUID, command: Single) -> Future[Result]:
         """Queue a command. The future holds its `Result`, or raises a LedgerError. Raises Overloaded if full."""
-        future: Future[Result] = Future()
-        self._put(tenant_id, _Item(future, command=command))
-        return future
+        return self._put(tenant_id, Future[Result](), command=command)
 
     def submit_batch(self, tenant_id: UUID, batch: Batch) -> Future[Results]:
         """Queue runs that are decided in one transaction. The future holds their outcomes, in order."""
-        future: Future[Results] = Future()
-        self._put(tenant_id, _Item(future, command=batch))
-        return future
+        return self._put(tenant_id, Future[Results](), command=batch)
 
     def run(self, tenant_id: UUID, work: Callable[[Writing], T]) -> Future[T]:
         """Queue work that is not a journal command (keys, tenants), for a transaction of its own."""
-        future: Future[T] = Future()
-        self._put(tenant_id, _Item(future, work=work))
-        return future
+        return self._put(tenant_id, Future[T](), work=work)
 
     def tell(self, tenant_id: UUID, found: Sequence[Alert]) -> Future[int]:
         """Queue alerts that no decision raises, for a transaction of their own. The future holds how many are new."""
@@ -183,7 +176,8 @@ class Writer:
 
         return self.run(tenant_id, work)
 
-    def _put(self, tenant_id: UUID, item: _Item) -> None:
+    def _put(self, tenant_id: UUID, future: F, **what: Any) -> F:
+        item = _Item(future, **what)
         with self._changed:
             if self._is_closing or not self.is_alive:
                 raise Overloaded("The ledger is shutting down, or its writer failed.", retry_after_seconds=5)
@@ -198,6 +192,7 @@ class Writer:
             if not queue.is_served and len(queue.items) == 1:
                 self._turns.append(tenant_id)
                 self._changed.notify()
+        return future
 
     # --- the threads
 

@@ -77,11 +77,10 @@ class AccountReader(Repository):
             .where(self._in(dataset_ids), accounts.c.principal_id == NOBODY)
             .group_by(accounts.c.dataset_id, accounts.c.project)
         )
+        # For each quantity its parts, in the order of a balance's fields.
         return {
-            (row.dataset_id, row.project or None): Balance(
-                *(Amount(*(getattr(row, f"{part}_{quantity}") for quantity in _QUANTITIES)) for part in _PARTS)
-            )
-            for row in self.connection.execute(query)
+            (dataset_id, project or None): Balance(*map(Amount, parts[: len(_PARTS)], parts[len(_PARTS) :]))
+            for dataset_id, project, *parts in self.connection.execute(query)
         }
 
     def partition_page(self, dataset_id: UUID, *, after: str | None, limit: int) -> list[Account]:

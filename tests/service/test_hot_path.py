@@ -249,18 +249,18 @@ def test_who_asks_together_is_read_together(desk: Desk) -> None:
     """Goal: sixty who ask for runs while a transaction reads take one more of them, and none is answered from what was
     read before it asked. Method: count the transactions; a read that hangs while the others ask."""
     reads: list[list[int]] = []
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def read(_tenant_id: UUID, keys: Sequence[int]) -> dict[int, int]:
         reads.append(list(keys))
+        begun.set()
         assert go.wait(SECONDS)
         return {key: len(reads) for key in keys if key != 7}
 
     async def ask() -> list[int | None]:
         gathered, tenant = Gathered(read), desk.actor.tenant_id
         first = asyncio.ensure_future(gathered.ask(tenant, 0))
-        while not reads:  # noqa: ASYNC110 (turns of the loop, not time)
-            await asyncio.sleep(0)
+        assert await asyncio.to_thread(begun.wait, SECONDS)
         others = [asyncio.ensure_future(gathered.ask(tenant, number)) for number in range(60)]
         others.append(asyncio.ensure_future(gathered.ask(tenant, 0)))
         await asyncio.sleep(0)
