@@ -137,15 +137,9 @@ class Trail:
         if self.raised_seq <= place:
             return trail
         trail = replace(trail, raised_left=self.raised_left - amount)
-        return trail._inserted(Item(self.raised_seq, trail.raised_left - r)) if r else trail
-
-    def _inserted(self, new: Item) -> Trail:
-        """Return the trail with an entry more that is not behind all others."""
-        before = [item for item in self.items if item.seq <= new.seq and item.room < new.room]
-        behind = [item for item in self.items if item.seq > new.seq]
-        if behind and behind[0].room <= new.room:
-            return self
-        return replace(self, items=_bounded([*before, new, *behind]))
+        return (
+            replace(trail, items=_inserted(trail.items, Item(self.raised_seq, trail.raised_left - r))) if r else trail
+        )
 
     def raised(self, seq: int, left: int) -> Trail:
         """Return the trail after a raise of the limit, before which `left` was left."""
@@ -171,6 +165,13 @@ class Trail:
 def _pair(text: str) -> tuple[int, int]:
     seq, _, value = text.partition(":")
     return int(seq), int(value)
+
+
+def _inserted(items: tuple[Item, ...], new: Item) -> tuple[Item, ...]:
+    """Return the items with one more that is not behind all others."""
+    before = [item for item in items if item.seq <= new.seq and item.room < new.room]
+    behind = [item for item in items if item.seq > new.seq]
+    return items if behind and behind[0].room <= new.room else _bounded([*before, new, *behind])
 
 
 def _bounded(items: list[Item]) -> tuple[Item, ...]:
