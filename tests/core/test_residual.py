@@ -328,7 +328,9 @@ def test_a_dataset_is_switched_once() -> None:
     their meaning. Method: a run before and one after; again; a dataset without certificates."""
     made = Residuals(standalone(1, Amount(BASE, 10), bound="certified"))
     switch = Change(STEWARD, ONE, None, None, None, "r", ALONE, "residual")
-    made.run(use(1), costs=table())
+    before = made.run(use(1), costs=table())
+    assert isinstance(only(made.books, switch)[1], LedgerError)
+    made.move(void, before)
     made.do(switch)
     made.run(use(1), costs=table())
     entries = [chain.parse(body) for body, _ in made.entries]

@@ -189,8 +189,13 @@ class Walk:
             dataset = self.made.books.datasets[dataset_id]
             if dataset.state == "frozen":
                 self.made.do(Change(STEWARD, dataset_id, "active", None, None, "r", ALONE))
-            elif dataset.costing == "standalone":
+            elif dataset.costing == "standalone" and self._is_idle(dataset_id):
                 self.made.do(Change(STEWARD, dataset_id, None, None, None, "r", ALONE, "residual"))
+
+    def _is_idle(self, dataset_id: UUID) -> bool:
+        return all(
+            account.held == ZERO for key, account in self.made.books.accounts.items() if key.dataset_id == dataset_id
+        )
 
 
 def walked(rng: random.Random, steps: int) -> Residuals:
