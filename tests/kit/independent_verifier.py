@@ -12,8 +12,31 @@ import pathlib
 import re
 import sys
 from collections.abc import Iterable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+from independent_levels import Rooms, Table  # type: ignore[import-not-found]  # they stand beside this file
+from independent_members import (  # type: ignore[import-not-found]
+    BY_DIGEST,
+    COMMON,
+    DONE_BY,
+    GROUP,
+    GUARDED_AT_FIRST,
+    LISTS,
+    MEMBERS,
+    MEMBERS_1,
+    MEMBERS_2,
+    MEMBERS_4,
+    OF_OVERRUN,
+    ONE_OF,
+    PROPOSES,
+    TEXTS,
+    WITHIN,
+    duration,
+    later,
+    moment,
+)
 
 QUANTITIES = ("mu_sq_pico", "delta_atto")
 PARTS = ("limit", "spent", "held", "overdrawn")
@@ -23,98 +46,8 @@ Account = dict[str, list[int]]  # by part; mu and delta
 Entry = dict[str, Any]
 OWN = (None, None, None)
 ID = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z"
-DURATION = "P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)(?:[.]([0-9]{1,6}))?S)?)?)"
 DAY, MONTH, MINUTE = timedelta(days=1), timedelta(days=30), timedelta(minutes=1)
 
-# --- members: those that are there, then those that can be -----------------------------------------------------------
-
-COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
-COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
-ONCE = "title description privacy_unit adjacency bound size budget limit state"
-MEMBERS = {
-    "dataset-registered": (ONCE + " is_partitioned derived_from costing", "ceiling ceiling_limit"),
-    "dataset-changed": ("", "state title description reason proposal costing"),
-    "budget-set": ("budget limit limit_before reason", "proposal"),
-    "partitions-added": ("names disjoint limit", "proposal"),
-    "project-set": ("project budget limit limit_before", "reason proposal"),
-    "fair-use-set": ("fair_use reason", "proposal"),
-    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual"),
-    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual"),
-    "run-started": ("run settle_by begin_by", ""),
-    "run-settled": (
-        "run request steps stop charged returned accountant",
-        "overrun state restarts assumptions report reason proposal kept kept_for",
-    ),
-    "run-reported": ("run request steps stop overrun state", ""),
-    "run-voided": ("run request returned", "proposal kept kept_for independent"),
-    "change-proposed": ("proposal what proposes approve_by", "about_run"),
-    "proposal-refused": ("proposal what reason", ""),
-}
-MEMBERS_4 = MEMBERS | {
-    "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
-    "dataset-changed": ("", "state title description reason proposal"),
-    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
-    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
-    "run-settled": (
-        "run request steps stop charged returned accountant",
-        "overrun state restarts assumptions report reason proposal",
-    ),
-    "run-voided": ("run request returned", "proposal"),
-}
-MEMBERS_2 = {kind: shape for kind, shape in MEMBERS_4.items() if kind != "run-reported"} | {
-    "partitions-added": ("names disjoint limit", ""),
-    "project-set": ("project budget limit limit_before", "reason"),
-    "fair-use-set": ("fair_use reason", ""),
-    "run-approved": ("run via start_by " + COSTED, "project segments delta"),
-    "run-started": ("run settle_by", ""),
-    "run-settled": ("run request steps stop charged returned", "overrun state"),
-}
-MEMBERS_1 = {
-    "dataset-registered": ("account " + ONCE, ""),
-    "dataset-changed": ("", "state title description reason"),
-    "budget-set": ("budget limit limit_before reason", ""),
-    "run-approved": ("run start_by " + COSTED, "delta"),
-    "run-refused": ("run binding " + COSTED, "delta"),
-    "run-started": ("run settle_by", ""),
-    "run-settled": ("run request steps stop charged returned", ""),
-    "run-voided": ("run request returned", ""),
-}
-WITHIN = {
-    "actor": ("key principal name role", ""),
-    "balance": ("limit spent held overdrawn", "slack"),
-    "fair_use": ("held runs_per_hour limit", ""),
-    "segments": ("count steps cost unsegmented", ""),
-    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
-    "residual": ("base costs", "level by"),
-}
-OF_OVERRUN = ("base costs", "level")  # of a table there
-GROUP = ("limit spent held overdrawn", "partitions project principal slack")
-PROPOSES = {
-    "budget": ("budget limit limit_before reason", ""),
-    "thaw": ("state", "title description reason costing"),
-    "void": ("request", ""),
-    "partitions": ("names disjoint", ""),
-    "project": ("project budget limit limit_before", "reason"),
-    "fair-use": ("fair_use reason", ""),
-    "correction": ("request report reason", ""),
-}
-DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
-DONE_BY |= {"project": "project-set", "fair-use": "fair-use-set", "correction": "run-settled"}
-BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since version 4
-GUARDED_AT_FIRST = {"budget", "thaw", "void"}
-TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
-TEXTS |= {"accountant", "name"}
-LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for"}
-ONE_OF = {
-    "stop": ("planned", "data_independent", "data_dependent"),
-    "state": ("active", "frozen", "retired"),
-    "bound": ("certified", "clt"),
-    "adjacency": ("add_or_remove_one", "replace_one"),
-    "costing": ("standalone", "residual"),
-}
-LEVELS = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)  # of 64 parts of a table's base
-ITEMS = 16  # the most rooms that an account keeps
 STEWARDS = ("admin", "steward")
 ROLES: dict[str, tuple[str, ...]] = dict.fromkeys(
     ("run-approved", "run-refused", "run-started", "run-reported"), ("admin", "requester")
@@ -198,28 +131,6 @@ def limit_of(stated: dict[str, str]) -> list[int]:
     return found
 
 
-def moment(text: str) -> datetime:
-    """A time in the one form."""
-    if not re.fullmatch(TIME, text, re.ASCII):
-        raise ValueError("a time in another form")
-    return datetime.fromisoformat(text)
-
-
-def later(at: str, wait: timedelta) -> str:
-    """The time so much later."""
-    return (moment(at) + wait).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-
-
-def duration(text: str) -> timedelta:
-    """A duration of ISO 8601 without years and months."""
-    match = re.fullmatch(DURATION, text, re.ASCII) if len(text) <= 100 else None
-    if match is None:
-        raise ValueError("a duration in another form")
-    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:5])
-    parts = int((match[6] or "").ljust(6, "0"))
-    return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=parts)
-
-
 # --- arithmetic ------------------------------------------------------------------------------------------------------
 
 
@@ -241,100 +152,6 @@ def left(account: Account) -> list[int]:
 def over(account: Account) -> list[int]:
     """By how much more is spent and held than the limit."""
     return [max(0, -value) for value in left(account)]
-
-
-class Table:
-    """What a run costs beside what is left: its members, or a cost by itself."""
-
-    def __init__(self, cost: list[int], facts: dict[str, Any] | None) -> None:
-        self.facts, self.level, self.costs, self.base = facts or {}, 0, [cost[0]], 1
-        if facts is None:
-            return
-        self.level = facts.get("level", -1)
-        self.base, self.costs = count_of(facts["base"]), [count_of(one) for one in facts["costs"].split(" ")]
-        if not 0 < len(self.costs) <= len(LEVELS) or self.costs != sorted(self.costs, reverse=True):
-            raise ValueError("a table that is none")
-        has_level = "level" in facts
-        if has_level and (type(self.level) is not int or not 0 <= self.level < len(self.costs)):
-            raise ValueError("a level that is none")
-        if cost[0] != self.costs[max(self.level, 0)]:
-            raise ValueError("another cost than the table's")
-
-    @property
-    def r(self) -> int:
-        """What stays unspent behind it."""
-        return -(-self.base * LEVELS[self.level] // 64) if self.level > 0 else 0
-
-    def fitting(self, rest: int) -> list[int]:
-        """The levels at which a new run fits in so much."""
-        needed = [cost if at == 0 else cost + -(-self.base * LEVELS[at] // 64) for at, cost in enumerate(self.costs)]
-        return [at for at, need in enumerate(needed) if need + (self.base // 50 if at else 0) <= rest]
-
-    def best(self, rest: int) -> int:
-        """The level with the least cost, and the lowest of those; none is -1."""
-        fitting = self.fitting(rest)
-        return min(fitting, key=lambda at: (self.costs[at], at)) if fitting else -1
-
-
-def count_of(text: str) -> int:
-    """A number that is not zero, as a table has it."""
-    if len(text) > 4300 or not re.fullmatch("[1-9][0-9]*", text, re.ASCII):
-        raise ValueError("a number of a table in another form")
-    return int(text)
-
-
-class Rooms:
-    """What later entries of one account leave to what is recorded late. Of each entry: its number, and what was left
-    behind it less what it rests on."""
-
-    def __init__(self) -> None:
-        self.rooms: list[tuple[int, int]] = []
-        self.highest, self.raised = 0, (0, 0, 0)
-
-    def note(self, seq: int, room: int, limit: int) -> None:
-        """One entry more."""
-        self.highest = max(self.highest, limit) if self.rooms else limit
-        self.rooms.append((seq, room))
-        self.tidy()
-        self.bound()
-
-    def bound(self) -> None:
-        """Where there are too many, two become one, with the number of the later and the room of the earlier."""
-        while len(self.rooms) > ITEMS:
-            gaps = [self.rooms[at + 1][1] - self.rooms[at][1] for at in range(len(self.rooms) - 1)]
-            at = gaps.index(min(gaps))
-            self.rooms[at : at + 2] = [(self.rooms[at + 1][0], self.rooms[at][1])]
-
-    def tidy(self) -> None:
-        """Without those that a later one makes needless."""
-        self.rooms = [
-            (seq, room)
-            for at, (seq, room) in enumerate(self.rooms)
-            if all(room < later for _, later in self.rooms[at + 1 :])
-        ]
-
-    def rest_at(self, place: int, rest: int) -> int:
-        """What is left now, and was at each raise since a place."""
-        return min(rest, self.raised[1]) if self.raised[0] > place else rest
-
-    def slack(self, place: int, rest: int) -> int:
-        """How much can be charged at a place."""
-        return min([self.rest_at(place, rest)] + [room for seq, room in self.rooms if seq > place])
-
-    def delta_at(self, place: int, rest: int) -> int:
-        """The same of delta."""
-        return min(rest, self.raised[2]) if self.raised[0] > place else rest
-
-    def charge(self, place: int, cost: list[int], r: int) -> None:
-        """A charge at a place: everything behind it had so much less, a raise of the limit too, with r beside it."""
-        self.rooms = [(seq, room - cost[0] if seq > place else room) for seq, room in self.rooms]
-        self.tidy()
-        if self.raised[0] > place:
-            self.raised = self.raised[0], self.raised[1] - cost[0] - r, self.raised[2] - cost[1]
-
-    def missing(self, limit: int) -> int:
-        """How much is missing behind some entry, by another limit."""
-        return self.highest - limit - self.rooms[0][1] if self.rooms else 0
 
 
 def fresh(limit: list[int]) -> Account:

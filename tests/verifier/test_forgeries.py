@@ -23,6 +23,7 @@ from tests.kit import independent_verifier
 from tests.kit.books import TENANT, actor
 from tests.kit.exports import KEY, OTHER_KEY, exported, jwks_of
 from tests.kit.forgeries import FORGED, WRITTEN, Entries, exports, parsed, sealed, story
+from tests.kit.independent_members import MEMBERS
 from tests.kit.journals import TWO, journals_of_parts
 
 KEYS: Final = PublicKeys.of(jwks_of(KEY))
@@ -44,7 +45,7 @@ def test_the_story_holds() -> None:
             assert verify(lines, keys=KEYS).journal.seq == independent_verifier.verify(lines)[0] == len(entries)
     assert exported(TWO, sealed(parsed())) == exported(TWO, story().journals[TWO])
     kinds = {entry["kind"] for entry in parsed()}
-    assert kinds == independent_verifier.MEMBERS.keys() - {"proposal-refused"}
+    assert kinds == MEMBERS.keys() - {"proposal-refused"}
 
 
 @pytest.mark.parametrize("name", [*FORGED, *WRITTEN])

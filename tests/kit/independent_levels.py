@@ -1,0 +1,101 @@
+"""Costs beside what is left, for independent_verifier.py: tables, and what later entries leave to late charges."""
+
+import re
+from typing import Any
+
+LEVELS = (0, 2, 4, 6, 8, 12, 16, 20, 24, 28, 32, 40, 48, 56, 60, 62)  # of 64 parts of a table's base
+ITEMS = 16  # the most rooms that an account keeps
+
+
+class Table:
+    """What a run costs beside what is left: its members, or a cost by itself."""
+
+    def __init__(self, cost: list[int], facts: dict[str, Any] | None) -> None:
+        self.facts, self.level, self.costs, self.base = facts or {}, 0, [cost[0]], 1
+        if facts is None:
+            return
+        self.level = facts.get("level", -1)
+        self.base, self.costs = count_of(facts["base"]), [count_of(one) for one in facts["costs"].split(" ")]
+        if not 0 < len(self.costs) <= len(LEVELS) or self.costs != sorted(self.costs, reverse=True):
+            raise ValueError("a table that is none")
+        has_level = "level" in facts
+        if has_level and (type(self.level) is not int or not 0 <= self.level < len(self.costs)):
+            raise ValueError("a level that is none")
+        if cost[0] != self.costs[max(self.level, 0)]:
+            raise ValueError("another cost than the table's")
+
+    @property
+    def r(self) -> int:
+        """What stays unspent behind it."""
+        return -(-self.base * LEVELS[self.level] // 64) if self.level > 0 else 0
+
+    def fitting(self, rest: int) -> list[int]:
+        """The levels at which a new run fits in so much."""
+        needed = [cost if at == 0 else cost + -(-self.base * LEVELS[at] // 64) for at, cost in enumerate(self.costs)]
+        return [at for at, need in enumerate(needed) if need + (self.base // 50 if at else 0) <= rest]
+
+    def best(self, rest: int) -> int:
+        """The level with the least cost, and the lowest of those; none is -1."""
+        fitting = self.fitting(rest)
+        return min(fitting, key=lambda at: (self.costs[at], at)) if fitting else -1
+
+
+def count_of(text: str) -> int:
+    """A number that is not zero, as a table has it."""
+    if len(text) > 4300 or not re.fullmatch("[1-9][0-9]*", text, re.ASCII):
+        raise ValueError("a number of a table in another form")
+    return int(text)
+
+
+class Rooms:
+    """What later entries of one account leave to what is recorded late. Of each entry: its number, and what was left
+    behind it less what it rests on."""
+
+    def __init__(self) -> None:
+        self.rooms: list[tuple[int, int]] = []
+        self.highest, self.raised = 0, (0, 0, 0)
+
+    def note(self, seq: int, room: int, limit: int) -> None:
+        """One entry more."""
+        self.highest = max(self.highest, limit) if self.rooms else limit
+        self.rooms.append((seq, room))
+        self.tidy()
+        self.bound()
+
+    def bound(self) -> None:
+        """Where there are too many, two become one, with the number of the later and the room of the earlier."""
+        while len(self.rooms) > ITEMS:
+            gaps = [self.rooms[at + 1][1] - self.rooms[at][1] for at in range(len(self.rooms) - 1)]
+            at = gaps.index(min(gaps))
+            self.rooms[at : at + 2] = [(self.rooms[at + 1][0], self.rooms[at][1])]
+
+    def tidy(self) -> None:
+        """Without those that a later one makes needless."""
+        self.rooms = [
+            (seq, room)
+            for at, (seq, room) in enumerate(self.rooms)
+            if all(room < later for _, later in self.rooms[at + 1 :])
+        ]
+
+    def rest_at(self, place: int, rest: int) -> int:
+        """What is left now, and was at each raise since a place."""
+        return min(rest, self.raised[1]) if self.raised[0] > place else rest
+
+    def slack(self, place: int, rest: int) -> int:
+        """How much can be charged at a place."""
+        return min([self.rest_at(place, rest)] + [room for seq, room in self.rooms if seq > place])
+
+    def delta_at(self, place: int, rest: int) -> int:
+        """The same of delta."""
+        return min(rest, self.raised[2]) if self.raised[0] > place else rest
+
+    def charge(self, place: int, cost: list[int], r: int) -> None:
+        """A charge at a place: everything behind it had so much less, a raise of the limit too, with r beside it."""
+        self.rooms = [(seq, room - cost[0] if seq > place else room) for seq, room in self.rooms]
+        self.tidy()
+        if self.raised[0] > place:
+            self.raised = self.raised[0], self.raised[1] - cost[0] - r, self.raised[2] - cost[1]
+
+    def missing(self, limit: int) -> int:
+        """How much is missing behind some entry, by another limit."""
+        return self.highest - limit - self.rooms[0][1] if self.rooms else 0

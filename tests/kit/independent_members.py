@@ -1,0 +1,114 @@
+"""Which members and forms the entries of a journal have, for independent_verifier.py."""
+
+import re
+from datetime import datetime, timedelta
+
+TIME = "[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}[.][0-9]{6}Z"
+DURATION = "P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9]+)(?:[.]([0-9]{1,6}))?S)?)?)"
+
+COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
+COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
+ONCE = "title description privacy_unit adjacency bound size budget limit state"
+MEMBERS = {
+    "dataset-registered": (ONCE + " is_partitioned derived_from costing", "ceiling ceiling_limit"),
+    "dataset-changed": ("", "state title description reason proposal costing"),
+    "budget-set": ("budget limit limit_before reason", "proposal"),
+    "partitions-added": ("names disjoint limit", "proposal"),
+    "project-set": ("project budget limit limit_before", "reason proposal"),
+    "fair-use-set": ("fair_use reason", "proposal"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual"),
+    "run-started": ("run settle_by begin_by", ""),
+    "run-settled": (
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal kept kept_for",
+    ),
+    "run-reported": ("run request steps stop overrun state", ""),
+    "run-voided": ("run request returned", "proposal kept kept_for independent"),
+    "change-proposed": ("proposal what proposes approve_by", "about_run"),
+    "proposal-refused": ("proposal what reason", ""),
+}
+MEMBERS_4 = MEMBERS | {
+    "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
+    "dataset-changed": ("", "state title description reason proposal"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
+    "run-settled": (
+        "run request steps stop charged returned accountant",
+        "overrun state restarts assumptions report reason proposal",
+    ),
+    "run-voided": ("run request returned", "proposal"),
+}
+MEMBERS_2 = {kind: shape for kind, shape in MEMBERS_4.items() if kind != "run-reported"} | {
+    "partitions-added": ("names disjoint limit", ""),
+    "project-set": ("project budget limit limit_before", "reason"),
+    "fair-use-set": ("fair_use reason", ""),
+    "run-approved": ("run via start_by " + COSTED, "project segments delta"),
+    "run-started": ("run settle_by", ""),
+    "run-settled": ("run request steps stop charged returned", "overrun state"),
+}
+MEMBERS_1 = {
+    "dataset-registered": ("account " + ONCE, ""),
+    "dataset-changed": ("", "state title description reason"),
+    "budget-set": ("budget limit limit_before reason", ""),
+    "run-approved": ("run start_by " + COSTED, "delta"),
+    "run-refused": ("run binding " + COSTED, "delta"),
+    "run-started": ("run settle_by", ""),
+    "run-settled": ("run request steps stop charged returned", ""),
+    "run-voided": ("run request returned", ""),
+}
+WITHIN = {
+    "actor": ("key principal name role", ""),
+    "balance": ("limit spent held overdrawn", "slack"),
+    "fair_use": ("held runs_per_hour limit", ""),
+    "segments": ("count steps cost unsegmented", ""),
+    "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
+    "residual": ("base costs", "level by"),
+}
+OF_OVERRUN = ("base costs", "level")  # of a table there
+GROUP = ("limit spent held overdrawn", "partitions project principal slack")
+PROPOSES = {
+    "budget": ("budget limit limit_before reason", ""),
+    "thaw": ("state", "title description reason costing"),
+    "void": ("request", ""),
+    "partitions": ("names disjoint", ""),
+    "project": ("project budget limit limit_before", "reason"),
+    "fair-use": ("fair_use reason", ""),
+    "correction": ("request report reason", ""),
+}
+DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
+DONE_BY |= {"project": "project-set", "fair-use": "fair-use-set", "correction": "run-settled"}
+BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since version 4
+GUARDED_AT_FIRST = {"budget", "thaw", "void"}
+TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
+TEXTS |= {"accountant", "name"}
+LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for"}
+ONE_OF = {
+    "stop": ("planned", "data_independent", "data_dependent"),
+    "state": ("active", "frozen", "retired"),
+    "bound": ("certified", "clt"),
+    "adjacency": ("add_or_remove_one", "replace_one"),
+    "costing": ("standalone", "residual"),
+}
+
+
+def moment(text: str) -> datetime:
+    """A time in the one form."""
+    if not re.fullmatch(TIME, text, re.ASCII):
+        raise ValueError("a time in another form")
+    return datetime.fromisoformat(text)
+
+
+def later(at: str, wait: timedelta) -> str:
+    """The time so much later."""
+    return (moment(at) + wait).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def duration(text: str) -> timedelta:
+    """A duration of ISO 8601 without years and months."""
+    match = re.fullmatch(DURATION, text, re.ASCII) if len(text) <= 100 else None
+    if match is None:
+        raise ValueError("a duration in another form")
+    weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:5])
+    parts = int((match[6] or "").ljust(6, "0"))
+    return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=parts)
