@@ -334,7 +334,7 @@ def test_a_dataset_is_switched_once() -> None:
     made.do(switch)
     made.run(use(1), costs=table())
     entries = [chain.parse(body) for body, _ in made.entries]
-    assert [entry.get("costing") for entry in entries] == ["standalone", None, "residual", None]
+    assert [entry.get("costing") for entry in entries] == ["standalone", None, None, "residual", None]
     assert [entry["cost"]["mu_sq_pico"] for entry in entries if "cost" in entry] == ["1000", "150"]
     assert made.replay().accounts == made.books.accounts
     assert isinstance(only(made.books, switch)[1], LedgerError)
