@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import pytest
 from sqlalchemy import update
 
 from ledger.alerting.least import LeastLimits
+from ledger.cli import recomputing, show
 from ledger.core.amounts import Amount
 from ledger.operate.check import check_journals
 from ledger.recompute import LeastLimit, recompute
@@ -47,7 +51,9 @@ def test_forty_five_rounds_fit(ledger: Ledger) -> None:
     assert counted == [201] * 8 + [409]
 
 
-def test_the_least_limit_of_forty_five_rounds_is_shown(ledger: Ledger, database: Settings) -> None:
+def test_the_least_limit_of_forty_five_rounds_is_shown(
+    ledger: Ledger, database: Settings, capfd: pytest.CaptureFixture[str]
+) -> None:
     """Goal: an indication of what was released is shown to the reader of a dataset, well below the limit, an auditor
     computes the same from an export, and `check` finds another one. Method: 45 rounds, of which some are voided; the
     background's own step; a row that is changed behind the ledger's back."""
@@ -73,6 +79,11 @@ def test_the_least_limit_of_forty_five_rounds_is_shown(ledger: Ledger, database:
     assert computed == Amount(int(least["amount"]["mu_sq_pico"]), int(least["amount"]["delta_atto"]))
     recomputed = recompute(exported, with_exact=False, with_opinion=False)
     assert recomputed.least_limit == LeastLimit(computed, ((1e-5, at_delta["epsilon"]),))
+    assert least_in_a_terminal(capfd, lambda: show.datasets.dataset(shown)) == "epsilon 7.3904 at delta 1e-05"
+    assert least_in_a_terminal(capfd, lambda: show.evidence.verified(verified, is_vouched=True)) == "mu 1.557"
+    assert least_in_a_terminal(capfd, lambda: recomputing.show_result(recomputed)) == "epsilon 7.3904 at delta 1e-05"
+    assert recomputing.facts(recomputed)["least_limit"]["epsilon"] == least["epsilon"]
+    assert show.evidence.verified_facts(verified, is_vouched=True)["least_limit"] == computed.facts()
     assert [result["error"] for result in check_journals(database)] == [None, None]
     engine = past_the_ledger(database)
     with engine.begin() as connection:
@@ -80,6 +91,14 @@ def test_the_least_limit_of_forty_five_rounds_is_shown(ledger: Ledger, database:
     engine.dispose()
     errors = [result["error"] for result in check_journals(database) if result["dataset"] == "rounds"]
     assert errors == [f"entry {least['seq']}: leaves another least limit than the dataset's row has"]
+
+
+def least_in_a_terminal(capfd: pytest.CaptureFixture[str], display: Callable[[], None]) -> str:
+    """What a command prints of the least limit, up to the first comma or parenthesis."""
+    capfd.readouterr()
+    display()
+    printed = " ".join(capfd.readouterr().out.split())
+    return re.split(r"least limit:? ", printed)[1].partition(",")[0].partition(";")[0].partition(" (")[0]
 
 
 def look(ledger: Ledger) -> None:

@@ -84,7 +84,8 @@ def _balance(item: DatasetShown, balance: BalanceShown) -> None:
         out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
     if (least := item.get("least_limit")) is not None:
         shown = ", ".join(f"{number(at['epsilon'])} at delta {number(at['delta'])}" for at in least["epsilon"])
-        out.print(f"least limit: epsilon {shown}, up to entry {least['seq']:,}; an indication, the limit is guaranteed")
+        counted = f"up to entry {least['seq']:,} of {item['seq']:,}"
+        out.print(f"least limit: epsilon {shown}, {counted}; an indication, the limit is guaranteed")
 
 
 def _mu_sq_pico(amount: AmountShown) -> int:

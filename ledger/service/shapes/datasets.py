@@ -22,7 +22,12 @@ class BalanceShown(TypedDict):
 
 class EpsilonOfBudget(TypedDict):
     delta: float
-    spent: Annotated[float | None, Field(description="null is infinity")]
+    spent: Annotated[
+        float | None,
+        Field(
+            description="null is infinity. With residual costs, of a share of the budget: no bound on what was released"
+        ),
+    ]
     limit: Annotated[float | None, Field(description="null is infinity")]
 
 
