@@ -24,6 +24,8 @@ ENTRIES_AT_ONCE: Final = 200_000
 ENTRIES_MAX: Final = 200_000
 """The longest journal that has a least limit."""
 PAGE: Final = 500
+UNREADABLE: Final = (KeyError, TypeError, ValueError, AttributeError, RecursionError)
+"""What is raised for an entry that the ledger cannot have written."""
 WRITE_SECONDS_MAX: Final = 60.0
 
 log = logging.getLogger(__name__)
@@ -77,13 +79,7 @@ class LeastLimits:
                     for entry in page:
                         charges.read(chain.parse(entry.body))
                     after = page[-1].seq
-        except (
-            KeyError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            RecursionError,
-        ) as error:  # `check` says what is wrong with it
+        except UNREADABLE as error:  # `check` shows what is wrong
             log.warning("entry after %s of dataset %s cannot be read: %r", after, dataset.id, error)
             return Least(dataset.seq, None)
         return Least(dataset.seq, charges.least_limit())

@@ -11,7 +11,7 @@ fixed in advance. docs/explanation/residual.md has more.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import accumulate
 from typing import Any, Final, NamedTuple
 
@@ -75,12 +75,6 @@ class Charges:
             "run-settled": self._settled,
             "run-voided": self._voided,
         }
-
-    def over(self, entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
-        """Yield the same entries, each after it was read."""
-        for entry in entries:
-            self.read(entry)
-            yield entry
 
     def read(self, entry: Mapping[str, Any]) -> None:
         """Read the next entry."""

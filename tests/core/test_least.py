@@ -155,8 +155,9 @@ def test_a_least_limit_is_the_first_that_fits(is_partitioned: bool, tries: Calla
     kinds: set[str] = set()
     for seed in range(tries(150, 3_000)):
         journal = played(random.Random(seed), is_partitioned=is_partitioned)
-        charges = Charges()
-        entries = list(charges.over(journal.entries))
+        charges, entries = Charges(), journal.entries
+        for entry in entries:
+            charges.read(entry)
         least = charges.least_limit()
         assert least is not None
         assert least.mu_sq_pico == searched(entries), f"seed {seed}"
