@@ -200,9 +200,10 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
 def terminal(
     database: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> Iterator[Terminal]:
-    """A terminal whose environment leads to a running server, with the first admin's key."""
+    """A terminal whose environment leads to a running server, with the first admin's key. The server computes
+    nothing in the background meanwhile, so that answers do not depend on how long a test takes."""
     key = first_keys(database).admin_key
-    with serve_here(database) as url:
+    with serve_here(database.model_copy(update={"watch_seconds": 3600})) as url:
         monkeypatch.setenv("LEDGER_URL", url)
         monkeypatch.setenv("LEDGER_KEY", key)
         for name, value in environment(database).items():

@@ -6,7 +6,7 @@ the lease within about a minute. If two processes look at once, no alert is rais
 A tick runs a few queries over all tenants (`ledger.store.overview`), and then looks only at the tenants in the results.
 Overdue runs are found by time. Changes since the last tick are found by numbers and not by times: a tenant's position
 is the sum of the lengths of its journals, read in one snapshot. So an entry counts from its commit on, however late it
-was committed and whichever process made it.
+was committed and whichever process made it. For these tenants least limits are computed too (`ledger.alerting.least`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from ledger.alerting import watch
+from ledger.alerting.least import LeastLimits
 from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import id_of
 from ledger.service.writer import Writer
@@ -86,6 +87,7 @@ class Lookout:
         self._store, self._writer, self._signed_head, self._clock = store, writer, signed_head, clock
         self._lease_us = int(max(LEASE_SECONDS_MIN, LEASE_TICKS * every_seconds) * 1_000_000)
         self._holder = uuid4()
+        self._least = LeastLimits(store, writer)
         self._forget()
 
     def _forget(self) -> None:
@@ -97,6 +99,7 @@ class Lookout:
         self._looked = OrderedDict[UUID, _Looked]()
         self._moved: dict[UUID, int] = {}
         self._suspects: set[UUID] = set()
+        self._least.forget()
 
     def tick(self, *, is_closing: Callable[[], bool] = lambda: False) -> set[UUID]:
         """Look, and raise alerts. Return the tenants that have alerts to deliver now; none if another process looks."""
@@ -119,6 +122,7 @@ class Lookout:
             except Exception as error:  # an error of one tenant must not stop the others
                 log.error("tenant %s could not be looked at", tenant_id, exc_info=error)
                 self._look_again(reasons, late, tenant_id)
+        self._least.tick(is_closing=is_closing)
         return due
 
     def close(self) -> None:
@@ -210,6 +214,7 @@ class Lookout:
             looked.position, looked.alerting, looked.forecasts = reasons.position, tenant.alerting, forecasts
             looked.heads |= _sent(heads)
             self._remember(tenant_id, looked)
+            self._least.want(tenant_id)
         return {tenant_id} if new else set()
 
     def _remember(self, tenant_id: UUID, looked: _Looked) -> None:

@@ -22,7 +22,7 @@ from ledger.verifier import export
 if TYPE_CHECKING:
     from ledger.core.amounts import Amount
     from ledger.core.datasets import AccountKey
-    from ledger.recompute import Composition, Difference, Opinion, Outcome, Recomputed
+    from ledger.recompute import Composition, Difference, LeastLimit, Opinion, Outcome, Recomputed
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 LINES_SHOWN_MAX: Final = 20
@@ -141,6 +141,7 @@ def facts(result: Recomputed) -> dict[str, Any]:
         "differences": [_difference_facts(item) for item in result.differences],
         "unknown": [{"seq": item.seq, "run": item.run, "reason": item.reason} for item in result.unknown],
         "accounts": [_outcome_facts(item) for item in result.accounts],
+        "least_limit": None if result.least_limit is None else _least_facts(result.least_limit),
         "exact": None if result.compositions is None else [_composition_facts(item) for item in result.compositions],
         "exact_left_out": result.compositions_left_out,
         "second_opinion": None if result.opinions is None else [_opinion_facts(item) for item in result.opinions],
@@ -173,6 +174,11 @@ def _outcome_facts(outcome: Outcome) -> dict[str, Any]:
         "first_over": outcome.first_over,
         "recorded_over": outcome.recorded_over,
     }
+
+
+def _least_facts(least: LeastLimit) -> dict[str, Any]:
+    epsilons = [{"delta": delta, "epsilon": _finite(epsilon)} for delta, epsilon in least.epsilons]
+    return {"amount": least.amount.facts(), "epsilon": epsilons}
 
 
 def _composition_facts(composition: Composition) -> dict[str, Any]:
@@ -227,6 +233,9 @@ def show_result(result: Recomputed) -> None:
     named = {"exact": "to the last digit", "within": "within the tolerance"}
     counted = [f"{count:,} {named.get(status, status)}" for status, count in result.counts.items() if count]
     grid.add_row("amounts", ", ".join(counted) or "none")
+    if (least := result.least_limit) is not None:
+        shown = ", ".join(f"{console.number(epsilon)} at delta {console.number(at)}" for at, epsilon in least.epsilons)
+        grid.add_row("least limit", f"epsilon {shown}; an indication, see docs/explanation/residual.md")
     console.out.print(grid)
     _over(result.over, len(result.accounts))
     if result.differences:

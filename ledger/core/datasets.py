@@ -153,11 +153,20 @@ class FairUse:
 NO_FAIR_USE: Final = FairUse(None, None, None)
 
 
+class Least(NamedTuple):
+    """The least limit under which a journal's first `seq` entries would have been approved: see `ledger.core.least`.
+    amount: None if they have too many charges, or cannot be read."""
+
+    seq: int
+    amount: Amount | None
+
+
 @dataclass(frozen=True, slots=True)
 class Dataset:
     """A dataset with what can change; `seq` and `head` are its journal's newest number and hash.
 
-    limit: of its own account, or of each of its partitions; None if it has no budget.
+    limit: of its own account, or of each of its partitions; None if it has no budget. least: for information, computed
+    in the background; None if it never was.
     """
 
     definition: Definition
@@ -171,6 +180,7 @@ class Dataset:
     fair_use: FairUse = NO_FAIR_USE
     created_us: int = 0
     costing: Costing = "standalone"
+    least: Least | None = None
 
     @property
     def id(self) -> UUID:
@@ -191,6 +201,7 @@ class Dataset:
             self.fair_use,
             self.created_us,
             self.costing,
+            self.least,
         )
 
 

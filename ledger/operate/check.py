@@ -218,6 +218,7 @@ def demand_holds(reading: Reading, dataset: Dataset, held: Witnesses, policies: 
         )
     _demand_end((dataset.seq, dataset.head), replayed, "dataset")
     _demand_rows(reading, dataset, replayed)
+    _demand_least(dataset, replayed)
     _demand_runs(reading, dataset, replayed, seen)
     _demand_mirrored(reading, dataset, seen)
     if policies is not None:
@@ -231,6 +232,19 @@ def _demand_rows(reading: Reading, dataset: Dataset, replayed: Replayed) -> None
     _demand_accounts(reading, dataset, replayed)
     if dataset.state != replayed.state:
         raise JournalBroken(f"leaves the dataset {replayed.state}, its row says {dataset.state}", seq=replayed.seq)
+
+
+def _demand_least(dataset: Dataset, replayed: Replayed) -> None:
+    """Compare the least limit in the row with that of the journal up to the same entry."""
+    least = dataset.least
+    if least is None:
+        return
+    if least.seq > replayed.seq:
+        raise JournalBroken(f"is missing: the least limit in the row counts {least.seq}", seq=replayed.seq + 1)
+    computed = replayed.charges.least_limit(least.seq)
+    is_known = least.amount is not None and computed is not None
+    if is_known and computed != least.amount:
+        raise JournalBroken("leaves another least limit than the dataset's row has", seq=least.seq)
 
 
 def _demand_runs(reading: Reading, dataset: Dataset, replayed: Replayed, seen: Mirror) -> None:

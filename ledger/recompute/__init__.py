@@ -15,6 +15,6 @@ from ledger.recompute.composed import Composition
 from ledger.recompute.costing import Difference
 from ledger.recompute.opinion import Opinion
 from ledger.recompute.replay import Outcome
-from ledger.recompute.work import Recomputed, Unknown, recompute
+from ledger.recompute.work import LeastLimit, Recomputed, Unknown, recompute
 
-__all__ = ["Composition", "Difference", "Opinion", "Outcome", "Recomputed", "Unknown", "recompute"]
+__all__ = ["Composition", "Difference", "LeastLimit", "Opinion", "Outcome", "Recomputed", "Unknown", "recompute"]

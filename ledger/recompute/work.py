@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Final, Literal
 
 from ledger.accounting import ACCOUNTANT
 from ledger.accounting.budgets import report_deltas
+from ledger.accounting.display import show_epsilons
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import AccountKey
 from ledger.core.journal import chain
@@ -35,6 +36,14 @@ class Unknown:
 
 
 @dataclass(frozen=True, slots=True)
+class LeastLimit:
+    """A least limit, with its epsilon at each delta of the budget; infinity as None."""
+
+    amount: Amount
+    epsilons: tuple[tuple[float, float | None], ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Recomputed:
     """The result of recomputing an export.
 
@@ -42,7 +51,8 @@ class Recomputed:
     amounts by their comparison, with `unknown` for those that cannot be recomputed. differences: undercharged first, up
     to DIFFERENCES_MAX of each direction. accounts: all except those of principals. compositions, opinions: for
     information; None if not asked for. compositions_left_out, opinions_left_out: how many more there would be.
-    is_opinion_missing: it was asked for, and dp-accounting is not installed.
+    is_opinion_missing: it was asked for, and dp-accounting is not installed. least_limit: by the recorded tables; None
+    if costs are not residual.
     """
 
     tenant: str
@@ -60,6 +70,7 @@ class Recomputed:
     opinions: tuple[Opinion, ...] | None
     opinions_left_out: int
     is_opinion_missing: bool
+    least_limit: LeastLimit | None
 
     @property
     def over(self) -> tuple[Outcome, ...]:
@@ -115,7 +126,15 @@ def recompute(lines: Iterable[str], *, with_exact: bool = True, with_opinion: bo
         left_out,
         *second_opinions,
         missing,
+        _least_limit(export.verified.journal.least_limit, recomputation.at_deltas),
     )
+
+
+def _least_limit(amount: Amount | None, at_deltas: Sequence[float]) -> LeastLimit | None:
+    if amount is None:
+        return None
+    epsilons = show_epsilons((amount, at_delta) for at_delta in at_deltas)
+    return LeastLimit(amount, tuple((at_delta, epsilons[amount, at_delta]) for at_delta in at_deltas))
 
 
 @dataclass(slots=True)

@@ -203,6 +203,7 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "privacy_unit": registered.get("privacy_unit"),
         "adjacency": registered.get("adjacency"),
         "bound": registered.get("bound"),
+        "costing": _costing(standing),
         "is_estimate": standing.is_estimate,
         "size": registered.get("size"),
         "is_partitioned": registered.get("is_partitioned", False),
@@ -215,6 +216,7 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "balance": None if balance is None else _balance(balance),
         **_NO_RATES,
         **({} if balance is None else _of_balance(standing, question, balance)),
+        "least_limit": None if balance is None else _least_limit(standing, question),
         "totals": {
             "runs": counts["listed"],
             "approved": counts["run-approved"],
@@ -230,6 +232,23 @@ def _dataset(standing: Standing, question: Question) -> dict[str, Any]:
         "projects": _projects(standing, question),
         "figures": _figures(standing, balance),
     }
+
+
+def _costing(standing: Standing) -> str | None:
+    return None if not standing.registered else "residual" if standing.charges.is_residual else "standalone"
+
+
+def _least_limit(standing: Standing, question: Question) -> dict[str, Any] | None:
+    """Return the least limit of the dataset itself; None for a project, and if costs are not residual."""
+    if question.project is not None or not standing.charges.is_residual:
+        return None
+    least = standing.charges.least_limit()
+    if least is None:
+        return None
+    epsilons = [
+        {"delta": delta, "epsilon": disclosure.epsilons([least], at_delta=delta)[0]} for delta in _deltas(standing)
+    ]
+    return {"amount": show_amount(least), "epsilon": epsilons}
 
 
 def _amount(facts: Mapping[str, str] | None) -> AmountShown | None:

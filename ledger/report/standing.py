@@ -19,6 +19,7 @@ from ledger.core.datasets import Account, AccountKey, Balance
 from ledger.core.entries import NO_HASH, Sealed
 from ledger.core.journal import chain, replay, tenant
 from ledger.core.journal.requested import request_of
+from ledger.core.least import Charges
 from ledger.encoding import JsonObject
 from ledger.errors import JournalBroken
 from ledger.report.source import Question, Source, TenantSource
@@ -167,6 +168,7 @@ class Standing:
 
     source: Source
     registered: JsonObject = field(default_factory=dict)
+    charges: Charges = field(default_factory=Charges)
     state: str = ""
     title: str = ""
     description: str = ""
@@ -282,6 +284,7 @@ class _Reader:
             self._begin()
         standing = self._standing
         standing.last_seq, standing.last_hash, standing.last_at = entry["seq"], hash_, at
+        standing.charges.read(entry)
         kind: str = entry["kind"]
         if kind.startswith("run-"):
             self._of_run(entry, kind)

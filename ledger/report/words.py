@@ -101,7 +101,9 @@ _COMPOSITION: Final = (
     "Runs may be chosen after seeing the outputs of earlier ones: adding up mu² against a limit that is fixed in "
     "advance is a valid privacy filter (Smith & Thakurta 2022; Koskela, Tobaben & Honkela 2023). "
     "docs/explanation/decision.md has the argument for the deltas. The limit that was fixed in advance is guaranteed. "
-    "The epsilon of what is spent so far is a guarantee if the runs were fixed in advance, and an indication otherwise."
+    "The epsilon of what is spent so far is a guarantee if the runs were fixed in advance, and an indication "
+    "otherwise. With residual costs (docs/explanation/residual.md) the limit is guaranteed as well, and what is spent "
+    "is a share of it: its epsilon is no bound on what was released."
 )
 _DECLARED: Final = (
     "The ledger does not observe a run. Mechanism, noise, sampling and executed steps are those that were declared. "

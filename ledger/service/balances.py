@@ -13,8 +13,10 @@ from ledger.core.datasets import Account, Balance, Dataset, Definition, FairUse,
 from ledger.service.shapes.datasets import (
     BalanceShown,
     DatasetShown,
+    EpsilonAt,
     EpsilonOfBudget,
     FairUseShown,
+    LeastLimitShown,
     ParentShown,
     PartitionShown,
     ProjectOfDataset,
@@ -40,6 +42,8 @@ class Balanced:
         for dataset in datasets:
             if (balance := self._balance(dataset)) is not None:
                 yield from _points(dataset.budget, balance)
+            if (least := _least(dataset)) is not None:
+                yield from ((least[1], at_delta) for at_delta in report_deltas(dict(dataset.budget or {})))
         for project in self._projects:
             yield from _points(project.budget, self._balance_of(project))
 
@@ -65,6 +69,7 @@ class Balanced:
             state=dataset.state,
             balance=None if balance is None else _balance_shown(balance),
             epsilon=[] if balance is None else _shown(dataset.budget, balance, self._epsilons),
+            least_limit=self._least_limit(dataset),
             partitions=partitions_shown(dataset, partitions) if is_partitioned else None,
             partition_count=self._counts.get(dataset.id, 0) if is_partitioned else None,
             projects=[self._project(project) for project in self._projects if project.dataset_id == dataset.id],
@@ -78,6 +83,17 @@ class Balanced:
         if balance is None and dataset.limit is not None:  # no partition yet
             return _untouched(dataset.limit)
         return balance
+
+    def _least_limit(self, dataset: Dataset) -> LeastLimitShown | None:
+        least = _least(dataset)
+        if least is None:
+            return None
+        seq, amount = least
+        epsilons = [
+            EpsilonAt(delta=at_delta, epsilon=self._epsilons[amount, at_delta])
+            for at_delta in report_deltas(dict(dataset.budget or {}))
+        ]
+        return LeastLimitShown(seq=seq, amount=show_amount(amount), epsilon=epsilons)
 
     def _project(self, project: Project) -> ProjectOfDataset:
         balance = self._balance_of(project)
@@ -96,6 +112,12 @@ class Balanced:
             return [definition.name]
         origins = (self._origins[id_] for id_ in definition.ancestors)
         return sorted(origin.name for origin in origins if not origin.ancestors)
+
+
+def _least(dataset: Dataset) -> tuple[int, Amount] | None:
+    """Return the least limit with the number of its entry, if it is known."""
+    least = dataset.least
+    return None if least is None or least.amount is None else (least.seq, least.amount)
 
 
 def partitions_shown(dataset: Dataset, accounts: Sequence[Account]) -> list[PartitionShown]:

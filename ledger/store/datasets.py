@@ -10,7 +10,7 @@ from sqlalchemy import ColumnElement, Row, Select, and_, bindparam, insert, or_,
 
 from ledger.core.books import Books
 from ledger.core.commands import Register
-from ledger.core.datasets import NO_FAIR_USE, Dataset, Definition, Project
+from ledger.core.datasets import NO_FAIR_USE, Dataset, Definition, Least, Project
 from ledger.core.entries import NO_HASH
 from ledger.core.journal import chain
 from ledger.store.repository import Repository
@@ -54,6 +54,14 @@ class DatasetReader(Repository):
         if only is not None:
             query = query.where(datasets.c.name.in_(sorted(only)))
         return self._datasets(query)
+
+    def behind(self, *, seq_max: int, limit: int) -> list[Dataset]:
+        """Return datasets with residual costs whose least limit is older than their journal, the shortest first.
+        seq_max: none with a longer journal."""
+        is_counted = and_(datasets.c.costing == "residual", datasets.c.limit_mu_sq_pico.is_not(None))
+        is_old = or_(datasets.c.least_seq.is_(None), datasets.c.least_seq < datasets.c.seq)
+        query = select(datasets).where(is_counted, is_old, datasets.c.seq <= seq_max)
+        return self._datasets(query.order_by(datasets.c.seq, datasets.c.id).limit(limit))
 
     def existing_names(self, names: Sequence[str]) -> set[str]:
         """Return which of these names exist."""
@@ -136,6 +144,13 @@ class DatasetWriter(DatasetReader):
         ]
         if rows:
             self.connection.execute(insert(lineage), rows)
+
+    def keep_least(self, dataset_id: UUID, least: Least) -> None:
+        """Keep a least limit, unless a newer one is kept."""
+        mine = datasets.c.tenant_id == self.tenant_id, datasets.c.id == dataset_id
+        is_newer = or_(datasets.c.least_seq.is_(None), datasets.c.least_seq < least.seq)
+        row = {"least_seq": least.seq, **amount_row("least", least.amount)}
+        self.connection.execute(update(datasets).where(*mine, is_newer).values(row))
 
     def save(self, before: Books, after: Books, heads: Mapping[UUID, bytes]) -> None:
         """Write the changed datasets and projects. heads: the journals' new hashes."""

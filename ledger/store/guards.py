@@ -80,7 +80,7 @@ GRANTS: Final[dict[str, str]] = {
     "tenant_entries": "SELECT, INSERT",
     "proposals": "SELECT, INSERT, UPDATE (state)",
     "datasets": "SELECT, INSERT, UPDATE (title, description, budget, limit_mu_sq_pico, limit_delta_atto, fair_use,"
-    " state, seq, head, created_us, costing)",
+    " state, seq, head, created_us, costing, least_seq, least_mu_sq_pico, least_delta_atto)",
     "lineage": "SELECT, INSERT",
     "projects": "SELECT, INSERT, UPDATE (budget, limit_mu_sq_pico, limit_delta_atto)",
     "accounts": "SELECT, INSERT, UPDATE (limit_mu_sq_pico, limit_delta_atto, spent_mu_sq_pico, spent_delta_atto,"

@@ -45,6 +45,15 @@ class JournalReader(Repository):
         query = select(entries).where(*mine, entries.c.seq > after, entries.c.seq <= last).order_by(entries.c.seq)
         return self._with_requests([entry_of(row) for row in self.connection.execute(query)], bytes_max)
 
+    def of_kinds(self, dataset_id: UUID, kinds: Sequence[str], *, after: int, until: int, limit: int) -> list[Entry]:
+        """Return entries of these kinds, oldest first, without requests of other journals: as many as fit in a page,
+        and none after `until`."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.kind.in_(kinds))
+        where = (*mine, entries.c.seq > after, entries.c.seq <= until)
+        last = self._last(entries, *where, limit=limit, bytes_max=PAGE_BYTES_MAX)
+        query = select(entries).where(*where, entries.c.seq <= last).order_by(entries.c.seq)
+        return [entry_of(row) for row in self.connection.execute(query)]
+
     def tenant_page(self, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[TenantEntry]:
         """Return entries of the tenant's own journal, in the same way."""
         table, mine = tenant_entries, tenant_entries.c.tenant_id == self.tenant_id

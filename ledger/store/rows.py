@@ -17,6 +17,7 @@ from ledger.core.datasets import (
     Dataset,
     Definition,
     FairUse,
+    Least,
     Parent,
     Project,
 )
@@ -109,6 +110,7 @@ def dataset_of(row: Row[Any], lineage: Sequence[Row[Any, Any, Any, Any]]) -> Dat
         fair_use=_fair_use(row.fair_use),
         created_us=row.created_us,
         costing=row.costing,
+        least=None if row.least_seq is None else Least(row.least_seq, _amount_if_any(row, "least")),
     )
 
 

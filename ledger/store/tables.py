@@ -207,6 +207,8 @@ datasets = _of_tenant(
     Column("head", LargeBinary, nullable=False),
     Column("created_us", Big, nullable=False),
     Column("costing", Text, nullable=False, server_default="standalone"),
+    Column("least_seq", Big),
+    *_amount("least", nullable=True),
     UniqueConstraint("tenant_id", "name", name="datasets_name_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="datasets_tenant_fkey"),
     CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one')", name="datasets_adjacency"),

@@ -87,7 +87,7 @@ def verify(
     earlier: Iterable[str] | None = None,
     tenant: Iterable[str] | None = None,
 ) -> Verified | VerifiedTenant:
-    """Verify an export, line by line. Only the state and cost of each run are kept in memory.
+    """Verify an export, line by line. Only the state and costs of each run are kept in memory.
 
     keys: one of them must have signed the head. Without keys, those in the export are used: that proves that it is not
     damaged, but not who made it. witnesses: receipts and heads that it must contain. earlier: the lines of an earlier

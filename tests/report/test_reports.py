@@ -31,9 +31,11 @@ from ledger.report import document, figures, forms, html, pdf, reader, table, vi
 from ledger.report.blocks import Figure
 from ledger.report.document import Report
 from ledger.report.phrases import significant
+from ledger.report.sections import balances
 from ledger.report.source import Question, Source
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
+from ledger.verifier import verify
 from tests.conftest import Templates
 from tests.kit.driver import Ledger, Terminal, past_the_ledger
 from tests.kit.journals import Book, journal_of_a_whole, journals_of_parts, reseal
@@ -312,6 +314,29 @@ def test_where_the_journals_end_and_how_to_go_on(scene: Told) -> None:
 
 
 # --- scopes and periods ----------------------------------------------------------------------------------------------
+
+
+def test_the_least_limit_of_residual_costs(scene: Told) -> None:
+    """Goal: beside what is spent stands that it is a share of the budget, and the least limit that an auditor computes
+    from the export. Method: each dataset's export; the page; a project's report and standalone datasets have none."""
+    found = report(scene)["datasets"]
+    text = Read(scene.admin.get("/v1/report", format="html").text).text
+    shown = 0
+    for item in found:
+        exported = scene.admin.get(f"/v1/datasets/{item['name']}/export").text.splitlines(keepends=True)
+        verified = verify.verify(exported)
+        assert isinstance(verified, verify.Verified)
+        least = verified.journal.least_limit
+        assert (item["least_limit"] is None) == (least is None or item["costing"] == "standalone")
+        if item["least_limit"] is not None and least is not None:
+            assert exact(item["least_limit"]["amount"]) == (least.mu_sq_pico, least.delta_atto)
+            epsilons = [at_delta["epsilon"] for at_delta in item["least_limit"]["epsilon"]]
+            assert len(epsilons) == len(item["epsilon"])
+            assert all(significant(epsilon, up=True) in text for epsilon in epsilons)
+            shown += 1
+    assert shown == text.count(balances.SHARE) - 1 == 2, "and once over the other accounts"
+    of_project = report(scene, "/v1/projects/search/report")["datasets"]
+    assert [item["least_limit"] for item in of_project] == [None, None]
 
 
 def test_a_project(scene: Told) -> None:

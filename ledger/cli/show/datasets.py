@@ -82,6 +82,10 @@ def _balance(item: DatasetShown, balance: BalanceShown) -> None:
         estimate = " (estimate)" if item["is_estimate"] else ""
         spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
         out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
+    if (least := item.get("least_limit")) is not None:
+        shown = ", ".join(f"{number(at['epsilon'])} at delta {number(at['delta'])}" for at in least["epsilon"])
+        counted = f"up to entry {least['seq']:,} of {item['seq']:,}"
+        out.print(f"least limit: epsilon {shown}, {counted}; an indication, the limit is guaranteed")
 
 
 def _mu_sq_pico(amount: AmountShown) -> int:

@@ -111,6 +111,7 @@ def _facts_of_export(export: Verified | VerifiedTenant) -> dict[str, Any]:
         "state": export.journal.state,
         "limit": _facts(export.journal.limit),
         "limit_highest": _facts(export.journal.limit_highest),
+        "least_limit": _facts(export.journal.least_limit),
         "accounts": [
             {**account.key.facts(), **account.facts()}
             for account in sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
@@ -206,6 +207,8 @@ def verified(export: Verified, is_vouched: bool) -> None:
         grid.add_row("limit", _mu(export.journal.limit))
         if export.journal.limit_highest != export.journal.limit:
             grid.add_row("highest limit", _mu(export.journal.limit_highest))
+    if (least := export.journal.least_limit) is not None:
+        grid.add_row("least limit", f"{_mu(least)}; an indication, see docs/explanation/residual.md")
     accounts = sorted(export.journal.accounts.values(), key=lambda account: _name(account.key))
     if len(accounts) == 1 and not accounts[0].key.facts():
         for part in ("spent", "held", "overdrawn"):

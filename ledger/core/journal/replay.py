@@ -17,6 +17,7 @@ from ledger.core.journal.policy import Loosening
 from ledger.core.journal.rights import demand_role
 from ledger.core.journal.runs import RunReplay
 from ledger.core.journal.shapes import demand_dataset_entry
+from ledger.core.least import Charges
 
 Entered = Sealed | tuple[str, bytes]
 """An entry as it is read: (canonical JSON, hash), or with a request that another journal has."""
@@ -30,7 +31,7 @@ class Replayed:
     limit, limit_highest: the dataset's limit now, and the most that it ever was in each quantity, possibly at different
     times; None if it never had one. loosenings: proposals and changes by one person that a tenant's policy decides
     about. withheld: for each dataset whose journal has requests that this one names by digest and that were not
-    available, their number.
+    available, their number. charges: what a least limit is computed from.
     """
 
     seq: int
@@ -42,6 +43,13 @@ class Replayed:
     runs: Mapping[UUID, tuple[str, Amount]]
     loosenings: tuple[Loosening, ...] = ()
     withheld: Mapping[str, int] = field(default_factory=dict)
+    charges: Charges = field(default_factory=Charges, compare=False)
+
+    @property
+    def least_limit(self) -> Amount | None:
+        """Return the least limit under which the same entries would have been approved, an indication: see
+        `ledger.core.least`. None if costs are not residual."""
+        return self.charges.least_limit() if self.charges.is_residual and self.limit is not None else None
 
 
 def replay(entries: Iterable[Entered], *, tenant_id: UUID, dataset_id: UUID, name: str = "") -> Replayed:
@@ -74,6 +82,7 @@ class _DatasetReplay(RunReplay):
         self.ceiling: Amount | None = None
         self.runs_per_hour: int | None = None
         self.withheld: Counter[str] = Counter()
+        self.charges = Charges()
         self._by_kind: Mapping[str, Callable[[dict[str, Any], Demand], Iterable[Account]]] = {
             "dataset-registered": self._registered,
             "dataset-changed": self._changed,
@@ -95,7 +104,8 @@ class _DatasetReplay(RunReplay):
         runs = {run: (charged.state, charged.cost) for run, charged in self.runs.items()}
         limits = self.limit, self.limit_highest
         loosenings, withheld = tuple(self.proposals.loosenings), dict(self.withheld)
-        return Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, loosenings, withheld)
+        result = Replayed(self.seq, self.head, self.state, *limits, self.accounts, runs, loosenings, withheld)
+        return replace(result, charges=self.charges)
 
     def read(self, seq: int, sealed: Sealed) -> dict[str, Any]:
         entry, demand = self.follow(seq, sealed)
@@ -119,6 +129,7 @@ class _DatasetReplay(RunReplay):
             demand(within, "leaves more spent and held than the limit allows")
         self.accounts.update(touched)
         self.name, self.state = entry["dataset"], entry.get("state", self.state)
+        self.charges.read(entry)
         return entry
 
     def _after(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:

@@ -133,14 +133,20 @@ def _balance(item: JsonObject) -> Table:
 def _plainly(item: JsonObject) -> Iterator[Block]:
     """Explain the balance: epsilon, and the success of an attacker."""
     unit = item["privacy_unit"]
-    spent = item["attack"]["spent"]["true_positive_rates"][0]
+    is_residual = item["costing"] == "residual"
+    rate = item["attack"]["limit" if is_residual else "spent"]["true_positive_rates"][0]
+    released = (
+        "everything that this limit allows to be released" if is_residual else "everything that was released so far"
+    )
     estimate = " These rates are estimates." if item["is_estimate"] else ""
     yield Paragraph(
-        f"Suppose that an attacker has everything that was released so far, knows all other data, and guesses whether "
-        f"one {unit} is in the data. If the attacker is wrong about {percent(spent['false_positive_rate'])} of those "
-        f"that are not in it, the guess is right for at most {percent(spent['true_positive_rate'])} of those that are."
+        f"Suppose that an attacker has {released}, knows all other data, and guesses whether "
+        f"one {unit} is in the data. If the attacker is wrong about {percent(rate['false_positive_rate'])} of those "
+        f"that are not in it, the guess is right for at most {percent(rate['true_positive_rate'])} of those that are."
         f"{estimate}"
     )
+    if is_residual:
+        yield Paragraph(f"{SHARE} {_least(item['least_limit'])}".rstrip())
     about = "≈ " if item["is_estimate"] else ""
     rows = [
         (
@@ -175,6 +181,22 @@ def _plainly(item: JsonObject) -> Iterator[Block]:
 
 
 _WHICH: Final = ("spent", "committed", "limit")
+SHARE: Final = (
+    "Costs are residual: each run was costed beside what was left of the budget. What is spent is a share of the "
+    "budget, and no longer by itself a bound on what was released. The guarantee is the limit that was fixed in "
+    "advance."
+)
+
+
+def _least(least: JsonObject | None) -> str:
+    if least is None:
+        return ""
+    shown = ", ".join(f"{epsilon(at['epsilon'])} at delta {significant(at['delta'])}" for at in least["epsilon"])
+    return (
+        f"The least limit under which the same entries would have been approved has mu "
+        f"{significant(least['amount']['mu'], up=True)} and epsilon {shown}. It bounds what was released only if the "
+        "runs were fixed in advance; otherwise it is an indication."
+    )
 
 
 def _figures(item: JsonObject, as_of: str | None) -> Iterator[Block]:
@@ -204,6 +226,9 @@ def accounts(view: View) -> Iterator[Block]:
     if view.is_cut("accounts"):
         count, total = len(view.document["accounts"]), view.totals["accounts"]
         yield Paragraph(f"This shows the first {count:,} of {total:,} accounts. The JSON has all of them.", "note")
+    residual = {item["name"] for item in view.document["datasets"] if item["costing"] == "residual"}
+    if any(item["dataset"] in residual for item in items):
+        yield Paragraph(SHARE, "note")
     rows = []
     for item in items:
         about = item["is_estimate"]

@@ -22,8 +22,24 @@ class BalanceShown(TypedDict):
 
 class EpsilonOfBudget(TypedDict):
     delta: float
-    spent: Annotated[float | None, Field(description="null is infinity")]
+    spent: Annotated[
+        float | None,
+        Field(
+            description="null is infinity. With residual costs, of a share of the budget: no bound on what was released"
+        ),
+    ]
     limit: Annotated[float | None, Field(description="null is infinity")]
+
+
+class EpsilonAt(TypedDict):
+    delta: float
+    epsilon: Annotated[float | None, Field(description="null is infinity")]
+
+
+class LeastLimitShown(TypedDict):
+    seq: Annotated[int, Field(description="The number of the last entry that it counts.")]
+    amount: AmountShown
+    epsilon: list[EpsilonAt]
 
 
 class Counted(TypedDict):
@@ -82,6 +98,15 @@ class DatasetShown(TypedDict):
         BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
     ]
     epsilon: list[EpsilonOfBudget]
+    least_limit: Annotated[
+        LeastLimitShown | None,
+        Field(
+            description="The least limit under which the same entries would have been approved: an indication. It"
+            " bounds what was released only if the runs were fixed in advance; the guarantee is the limit that was"
+            " fixed in advance. With partitions, the most that one of them needs. Computed in the background; null:"
+            " not yet, or costs are not residual, or the journal is too long."
+        ),
+    ]
     partitions: Annotated[
         list[PartitionShown] | None,
         Field(description="null: never any. The first thousand by name; none in a list of datasets."),
