@@ -335,7 +335,7 @@ def test_a_dataset_is_switched_once() -> None:
     made.run(use(1), costs=table())
     entries = [chain.parse(body) for body, _ in made.entries]
     assert [entry.get("costing") for entry in entries] == ["standalone", None, None, "residual", None]
-    assert [entry["cost"]["mu_sq_pico"] for entry in entries if "cost" in entry] == ["1000", "150"]
+    assert [entry["cost"]["mu_sq_pico"] for entry in entries if "cost" in entry] == ["1000", "110"]
     assert made.replay().accounts == made.books.accounts
     assert isinstance(only(made.books, switch)[1], LedgerError)
     assert isinstance(only(opened(Amount(BASE, 10)), switch)[1], LedgerError)
