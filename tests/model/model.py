@@ -181,7 +181,7 @@ class Model:
             is_overrun = kind == "run-settled" and "overrun" in facts
             account.overdrawn = beyond if is_overrun else both(min, beyond, account.overdrawn)
         accounts = {key: copy.copy(own.accounts[key]) for key in {*keys, OWN} & own.accounts.keys()}
-        entry = {"v": 4, "seq": len(own.journal) + 1, "kind": kind, "dataset": own.name, "actor": who}
+        entry = {"v": 5, "seq": len(own.journal) + 1, "kind": kind, "dataset": own.name, "actor": who}
         consent = {"proposal": {"id": self.second, "by": self.second.by}} if self.second else {}
         own.journal.append({**entry, **facts, **consent, "accounts": accounts})
         return own.journal[-1]
@@ -281,7 +281,7 @@ class Model:
         own.budgets |= {None: body["budget"]} if limit else {}
         own.accounts = {(part, None, None): Account(limit) for part in body.get("partitions", [None]) if limit}
         facts: Json = {"title": "", "description": "", "size": None, "state": "active", "budget": body.get("budget")}
-        facts |= {"is_partitioned": is_partitioned, "limit": limit, "derived_from": origins}
+        facts |= {"is_partitioned": is_partitioned, "limit": limit, "derived_from": origins, "costing": "standalone"}
         facts |= {**dict(zip(TERMS, terms, strict=True)), **known(ceiling=body.get("ceiling"), ceiling_limit=most)}
         self.write(own, "dataset-registered", who, facts, own.keys())
         return Answer(201, own)

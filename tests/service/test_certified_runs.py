@@ -38,7 +38,7 @@ from tests.kit.driver import Ledger, Terminal
 
 BETA, GAMMA = UUID(int=0xB), UUID(int=0xC)
 VERIFIER = Path(__file__).parents[1] / "kit" / "independent_verifier.py"
-CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"mu": 3, "delta": 1e-6}}
+CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"mu": 3, "delta": 1e-6}, "costing": "standalone"}
 OF_SHARE = 10_000_000_051
 """What 1e-8 is charged, in units of 1e-18: -log(1 - 1e-8) is 1e-8 + 5e-17 + …"""
 

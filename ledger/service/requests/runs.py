@@ -209,7 +209,7 @@ class VoidRequest(Strict):
 
     reason: LongText
     data_independent: Annotated[
-        bool,
+        bool | None,
         Field(
             description=(
                 "Your statement that neither the data nor any output, of this or of another run, decided the void, nor"
@@ -217,4 +217,4 @@ class VoidRequest(Strict):
                 " the cost is given back, however little is left."
             )
         ),
-    ] = False
+    ] = None
