@@ -109,7 +109,7 @@ async def _settle(asked: _Asked) -> Response:
 
 
 async def _void(asked: _Asked) -> Response:
-    body, consent = _body(asked).model.model_dump(), Consent(uuid4())
+    body, consent = _body(asked).model.model_dump(exclude_none=True), Consent(uuid4())
     return answered(await asked.served.services.runs.void(asked.caller, asked.run, body=body, consent=consent))
 
 
