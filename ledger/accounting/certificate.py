@@ -70,7 +70,7 @@ class Certificate:
 
     @property
     def whole(self) -> Curve:
-        """The trade-off function of all steps together. Raises TooLarge if that needs too many points."""
+        """Return the trade-off function of all steps together. Raises TooLarge if that needs too many points."""
         return self._curve(1)
 
     def _curve(self, count: int) -> Curve:

@@ -86,7 +86,7 @@ class Vertices:
     points: FloatArray | tuple[int, float]
 
     def losses(self, index: NDArray[np.int64]) -> FloatArray:
-        """The losses of some vertices, of the shape of the index."""
+        """Return the losses of some vertices, of the shape of the index."""
         if not isinstance(self.points, tuple):
             return self.points[index]
         first, width = self.points

@@ -38,7 +38,7 @@ class Source(Protocol):
 
     @property
     def mu(self) -> float:
-        """The mu that it costs alone, from above."""
+        """Return the mu that it costs alone, from above."""
 
     def __hash__(self) -> int: ...
 

@@ -38,7 +38,7 @@ class Profile:
 
     @property
     def size(self) -> int:
-        """The bytes of the arrays."""
+        """Return the bytes of the arrays."""
         return self.losses.nbytes + self.values.nbytes
 
     def until(self, value: float) -> Profile:
@@ -67,7 +67,7 @@ def profile_of(parts: Sequence[Vertices], *, end: float = math.inf) -> Profile:
 
 
 def _divergences(part: Vertices) -> tuple[FloatArray, FloatArray]:
-    """Losses of some of the vertices, the first and the last among them, and the divergence at each."""
+    """Return losses of some of the vertices, the first and the last among them, and the divergence at each."""
     index = np.arange(0, part.tail.size, max(part.tail.size // _VERTICES_MAX, 1))
     index = np.append(index, part.tail.size - 1) if index[-1] < part.tail.size - 1 else index
     losses, tail, other = part.losses(index), part.tail[index], part.other[index]
@@ -94,7 +94,7 @@ def profile_of_losses(losses: Losses) -> Profile:
 
 
 def _bounded(losses: FloatArray, values: FloatArray) -> Profile:
-    """From values from above, some of them: falling, from loss 0 on, and no more of them than are of use."""
+    """Return some of the values from above, in order: falling, from loss 0 on, and no more of them than are of use."""
     values = np.minimum.accumulate(np.clip(np.nan_to_num(values, nan=1.0), 0.0, 1.0))
     if losses[0] > 0:
         # As a function of e^l, D falls with slope -1 at most.

@@ -127,7 +127,7 @@ def _charge(mechanism: AnyMechanism, terms: Terms, at: Sequence[int], left: Amou
 
 
 def _part_of(charge: Amount, left: Amount) -> Fraction:
-    """Return the larger part of mu² and of delta; 2 where nothing is left of what is asked for."""
+    """Return the larger part of mu² and of delta; 2 if nothing is left of a requested quantity."""
     pairs = ((charge.mu_sq_pico, left.mu_sq_pico), (charge.delta_atto, left.delta_atto))
     return max(Fraction(asked, has) if has > 0 else Fraction(2 * (asked > 0)) for asked, has in pairs)
 
@@ -210,7 +210,7 @@ class _Releases:
         return cls(rungs, smoothing.least_costs(excess, rungs, delta=0.0, standalone=alone))
 
     def costs(self, at: Sequence[float], count: int) -> list[float]:
-        """Return c of so many releases at each of these levels: each adds its cost at the level that it finds."""
+        """Return c of this many releases at each of these levels: each adds its cost at the level that it finds."""
         return [self._sum(level, count) for level in at]
 
     def _sum(self, start: float, count: int) -> float:

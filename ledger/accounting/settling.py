@@ -337,7 +337,7 @@ def _excess(excess: _Excess, terms: Terms, approved: Amount, method: str) -> Cos
 
 
 def _excess_table(excesses: Sequence[_Excess], terms: Terms, table: Residual) -> Residual:
-    """Return what was done beside the plan costs at each level of the run's table: the largest of each, where it is not
+    """Return what was done beside the plan costs at each level of the run's table: the largest of each, if it is not
     known which was done."""
     columns = [_excess_costs(excess, terms, table) for excess in excesses]
     costs_at = list(accumulate(map(max, zip(*columns, strict=True)), min))

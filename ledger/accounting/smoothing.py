@@ -96,7 +96,7 @@ class Smoothed:
     kept: dict[int, tuple[FloatArray, FloatArray]]
 
     def log_transforms(self, s: FloatArray, r: float) -> FloatArray:
-        """log F from above at each s >= 0, the larger of both orders. Shape (n,)."""
+        """Return log F from above at each s >= 0, the larger of both orders. Shape (n,)."""
         # The rule errs most at the largest s.
         slope = (float(s.max()) + 0.5) * self.reach + self.slope / r
         count, error = _rule_for(slope, self.reach, r)
@@ -109,7 +109,7 @@ class Smoothed:
         return transforms + (math.log1p(error) + _rounding(size))
 
     def nodes(self, count: int) -> tuple[FloatArray, FloatArray]:
-        """Nodes, so many in each cell, and the logarithms of their weights: of both orders, on the two sides of 0."""
+        """Return this many nodes in each cell, and the logarithms of their weights: both orders, on the two sides of 0."""
         if count not in self.kept:
             forward, backward = (_nodes(*cells, count) for cells in (self.cells[0], self.cells[-1]))
             self.kept[count] = np.append(forward[0], -backward[0]), np.append(forward[1], backward[1])
@@ -117,7 +117,7 @@ class Smoothed:
 
 
 def _log_sums(exponents: FloatArray) -> FloatArray:
-    """The logarithm of the sum of the exponentials of each row."""
+    """Return the logarithm of the sum of the exponentials of each row."""
     shift = exponents.max(axis=1)
     exponents -= shift[:, np.newaxis]
     sums: FloatArray = shift + np.log(np.exp(exponents, out=exponents).sum(axis=1))
@@ -125,12 +125,12 @@ def _log_sums(exponents: FloatArray) -> FloatArray:
 
 
 def _rounding(size: float) -> float:
-    """What a logarithm may be off by, if the numbers that it was added up from are of this size at most."""
+    """Return what a logarithm may be off by, if the numbers that it was added up from are of this size at most."""
     return _ROUNDING + 64 * UNIT_ROUNDOFF * size
 
 
 def _rule_for(slope: float, reach: float, r: float) -> tuple[int, float]:
-    """The rule with the fewest nodes that errs by little, and its error: as for `_quadrature_error`."""
+    """Return the rule with the fewest nodes that errs by little, and its error: as for `_quadrature_error`."""
     for nodes in _RULES[:-1]:
         error = _quadrature_error(slope, reach, r, nodes)
         if error <= _QUADRATURE_ERROR:
@@ -139,7 +139,7 @@ def _rule_for(slope: float, reach: float, r: float) -> tuple[int, float]:
 
 
 def _quadrature_error(slope: float, reach: float, r: float, nodes: int) -> float:
-    """The relative error of the rule in a cell: the least bound over some ellipses, from the formula above.
+    """Return the relative error of the rule in a cell: the least bound over some ellipses, from the formula above.
 
     slope: what the exponent changes by over half the cell, at most. reach: half the cell's width.
     """
@@ -171,13 +171,13 @@ def smoothed(profiles: tuple[Profile, ...], delta: float) -> Smoothed | None:
 
 @functools.cache
 def _rule(nodes: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights of a Gauss-Legendre rule on [0, 1]."""
+    """Return nodes and weights of a Gauss-Legendre rule on [0, 1]."""
     points, weights = special.roots_legendre(nodes)
     return (points + 1) / 2, weights / 2
 
 
 def _nodes(losses: FloatArray, values: FloatArray, count: int) -> tuple[FloatArray, FloatArray]:
-    """Nodes within the cells and the logarithms of their weights, times e^(-l/2) D(l) by its chord in e^l."""
+    """Return nodes within the cells and the logarithms of their weights, times e^(-l/2) D(l) by its chord in e^l."""
     points, weights = _rule(count)
     width = np.diff(losses)[:, np.newaxis]
     nodes = losses[:-1, np.newaxis] + width * points
@@ -227,7 +227,7 @@ def _log_gaussian(s: FloatArray, r: float, c: float) -> FloatArray:
 
 
 def _log_difference(s: FloatArray, r: float, c: float) -> FloatArray:
-    """log G by the two divergences themselves."""
+    """Return log G by the two divergences themselves."""
     near, far = _tails(s * r, r), _tails(s * r, r + c)
     growth = s * s * (r * c / (r + c)) / 2 - c / 8
     # In units of the larger of both; Mills' ratios are within 10 u of themselves.
@@ -240,13 +240,13 @@ def _log_difference(s: FloatArray, r: float, c: float) -> FloatArray:
 
 
 def _tails(epsilon: FloatArray, v: float) -> tuple[FloatArray, FloatArray]:
-    """Mills' ratios at epsilon/m -+ m/2 for m^2 = v."""
+    """Return Mills' ratios at epsilon/m -+ m/2 for m^2 = v."""
     m = math.sqrt(v)
     return gdp.mills(epsilon / m - m / 2), gdp.mills(epsilon / m + m / 2)
 
 
 def _log_shown(s: FloatArray, r: float, c: float, log_delta: float) -> FloatArray:
-    """log H."""
+    """Return log H."""
     if log_delta == -math.inf:
         return np.full(s.shape, -math.inf)
     epsilon = s * r
@@ -321,7 +321,7 @@ def least_costs(excess: Smoothed, at: Sequence[float], *, delta: float, standalo
 
 
 def _end(excess: Smoothed, r: float, shown: float, most: float) -> float | None:
-    """An s from which on D_r <= delta."""
+    """Return an s from which on D_r <= delta."""
     # delta_m(e) <= Phi(-a) with a = e/m - m/2.
     m = math.sqrt(r + most)
     epsilon = max(m * (m / 2 - float(special.ndtri(min(shown / 4, 0.5)))), m / 8)
@@ -338,12 +338,12 @@ def _end(excess: Smoothed, r: float, shown: float, most: float) -> float | None:
 
 
 def _slope_end(excess: Smoothed, r: float, most: float) -> float:
-    """An s at which the slope of log G is probably beyond the largest loss."""
+    """Return an s at which the slope of log G is probably beyond the largest loss."""
     return 2.5 * excess.top * (r + most) / (r * most)
 
 
 def _ends(points: _Points, top: float, r: float, c: float) -> bool:
-    """Whether slopes end the proof at the last point."""
+    """Return whether slopes end the proof at the last point."""
     last = points.s[-2:]
     with np.errstate(all="ignore"):
         logs = _log_gaussian(last, r, c)
@@ -352,7 +352,7 @@ def _ends(points: _Points, top: float, r: float, c: float) -> bool:
 
 
 def _on_grid(excess: Smoothed, r: float, c: float, end: float) -> _Points:
-    """Points as close as the second derivative of log G asks for."""
+    """Return points as close as the second derivative of log G asks for."""
     fine = np.linspace(0.0, end, 200)
     density = np.sqrt(_curvature(fine, r, c) / (8 * _GRID_TOLERANCE)) + 12 / end
     count = np.append(0.0, np.cumsum(density * np.diff(fine)))
@@ -378,7 +378,7 @@ def _failing(points: _Points, r: float, c: float, log_delta: float) -> Any:
 
 
 def _curvature(s: FloatArray, r: float, c: float) -> FloatArray:
-    """What the second derivative of log G is at most, between neighbours; of shape (n - 1,)."""
+    """Return what the second derivative of log G is at most, between neighbours; of shape (n - 1,)."""
     b = r * c / (r + c)
     fall = s[:-1] ** 2 / 2 - (1 + c / r) ** 2 / 8
     with np.errstate(all="ignore"):
@@ -388,7 +388,7 @@ def _curvature(s: FloatArray, r: float, c: float) -> FloatArray:
 
 
 def _weighted(logs: FloatArray, weight: FloatArray) -> FloatArray:
-    """v log(x/v); 0 for v = 0."""
+    """Return v log(x/v); 0 for v = 0."""
     with np.errstate(all="ignore"):
         return np.where(weight > 0, weight * (logs - np.log(weight)), 0.0)
 
@@ -400,7 +400,7 @@ def _merged(one: _Points, other: _Points) -> _Points:
 
 
 def _root(points: _Points, r: float, log_delta: float, least: float, most: float) -> float:
-    """A c from `least` on, above 0, at which all points hold with a margin, or `most`."""
+    """Return a c from `least` on, above 0, at which all points hold with a margin, or `most`."""
     s, transforms = points.s, points.transforms
 
     def lacking(log_c: float) -> FloatArray:
@@ -413,7 +413,7 @@ def _root(points: _Points, r: float, log_delta: float, least: float, most: float
     above = lacking(high)
     if above.max() > _MARGIN:
         return most
-    # Those that can bind at the root are few; what is left out is looked at again by whoever checks.
+    # Those that can bind at the root are few; what is left out is looked at again by the final check.
     kept = np.union1d(np.argsort(below)[-_BINDING:], np.argsort(above)[-_BINDING:])
     s, transforms = s[kept], transforms[kept]
     value_low, value_high = float(below.max()), float(above.max())

@@ -296,7 +296,8 @@ async def void(
 ) -> Response:
     """Void a run: you state that nobody saw any output of it, and nothing is charged. A started run takes a steward."""
     consent = Consent(uuid4())
-    return answered(await services(request).runs.void(caller, id, body=body.model_dump(exclude_none=True), consent=consent))
+    stated = body.model_dump(exclude_none=True)
+    return answered(await services(request).runs.void(caller, id, body=stated, consent=consent))
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)

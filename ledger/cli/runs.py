@@ -244,7 +244,7 @@ def void(
         typer.Option(
             "--data-independent",
             help="State that neither the data nor any output, of this or of another run, decided this, nor when the"
-            " run began, and that it will not be resumed. A crash alone does not say that.",
+            " run began, and that it will not be resumed. A crash alone does not state that.",
         ),
     ] = False,
     as_json: Json = False,

@@ -119,6 +119,10 @@ def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
 
 def main() -> None:
     """Serve on standard input and output. All other output goes to standard error."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:  # a library reads the working directory, which can be gone
+        os.chdir("/")
     os.nice(NICENESS)
     with contextlib.suppress(OSError):  # a Linux that gives each session as much time as any other
         Path("/proc/self/autogroup").write_text(str(NICENESS))

@@ -22,7 +22,7 @@ SHARE_POWERS: Final = residual.SHARE_POWERS
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a certified run's cost depends on besides its mechanism, as it is before the lock.
+    """What a certified run's cost depends on in addition to its mechanism, as it is before the lock.
 
     base: the least limit of mu² among the accounts, in units of 1e-12; None if a dataset costs each run by itself.
     limit_atto: the least limit of delta. left: the least that remains.

@@ -140,7 +140,9 @@ def test_no_residual_cost_is_too_low() -> None:
     low = [entry for entry in finite if entry[0] < 1]
     assert not low, low[:3]
     detected = sum(0.99 * ratio < 1 for ratio, _, _ in finite)
-    print(f"{len(finite)} residual costs of {count} runs: {detected} within 1 %, the closest {finite[0][0] - 1:.1e} above")
+    print(
+        f"{len(finite)} residual costs of {count} runs: {detected} within 1 %, the closest {finite[0][0] - 1:.1e} above"
+    )
     assert detected >= len(finite) / 4
 
 

@@ -139,7 +139,7 @@ def test_a_certified_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
     """Goal: where costs are certificates, a plan takes the same share of delta as a run does, and says which; its
     solution is approved, and the next value refused with the same words. Method: DP-SGD with Poisson sampling on a
     certified dataset, with the share said and left out; for each of them another parameter, or both to prove it."""
-    ledger.register(bound="certified", budget={"epsilon": 3, "at_delta": 1e-5})
+    ledger.register(bound="certified", costing="standalone", budget={"epsilon": 3, "at_delta": 1e-5})
     limit = float(ledger.get("/v1/datasets/mnist").json()["balance"]["limit"]["delta"])
     for index, share in enumerate((None, 1e-9)):
         more: dict[str, Any] = {} if share is None else {"delta": share}

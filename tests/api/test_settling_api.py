@@ -27,7 +27,7 @@ from tests.kit.parts import (
 )
 
 SGD: dict[str, Any] = {"type": "dpsgd", "noise_multiplier": 2, "sampling": "poisson", "sample_rate": 0.01, "steps": 100}
-ROOM: dict[str, Any] = {"bound": "certified", "budget": {"mu": 100, "delta": 0.01}}
+ROOM: dict[str, Any] = {"bound": "certified", "costing": "standalone", "budget": {"mu": 100, "delta": 0.01}}
 
 
 def mu_sq(shown: dict[str, Any]) -> int:

@@ -202,6 +202,10 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "seq": 0,
             "head": bytes(32),
             "created_us": 1,
+            "costing": "standalone",
+            "least_seq": None,
+            "least_mu_sq_pico": None,
+            "least_delta_atto": None,
         },
         "lineage": {"dataset_id": SPARE, "ancestor_id": MNIST, "position": 0},
         "projects": {
@@ -216,7 +220,8 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
         | {f"limit_{quantity}": 100 for quantity in QUANTITIES}
         | {f"spent_{quantity}": 40 for quantity in QUANTITIES}
         | {f"held_{quantity}": 30 for quantity in QUANTITIES}
-        | {f"overdrawn_{quantity}": 10 for quantity in QUANTITIES},
+        | {f"overdrawn_{quantity}": 10 for quantity in QUANTITIES}
+        | {"trail": ""},
         "entries": {
             "dataset_id": MNIST,
             "seq": 4 if tenant == ACME else 1,
@@ -256,6 +261,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "ended_us": None,
             "due_us": 2,
             "reported_us": None,
+            "r_pico": 0,
         },
         "places": {
             "position": 0,

@@ -44,7 +44,7 @@ GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
 ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
 ROWS |= {"participations": 1, "separation": 1}
-CERTIFIED: dict[str, Any] = {"bound": "certified", "budget": {"epsilon": 6, "at_delta": 1e-5}}
+CERTIFIED: dict[str, Any] = {"bound": "certified", "costing": "standalone", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
 def faulty(by: str) -> Callable[..., Cost]:
@@ -139,7 +139,7 @@ def test_an_accounting_bug_is_found_and_what_it_means(ledger: Ledger, by: str) -
     """
     factor = Fraction(by)
     runs = 25 if factor == 1 else 35
-    ledger.register(bound="certified", budget={"mu": 1, "delta": 1e-6})
+    ledger.register(bound="certified", costing="standalone", budget={"mu": 1, "delta": 1e-6})
     with counted_on(ledger, faulty(by)):
         for number in range(runs):
             run = ok(ledger.ask())["id"]
@@ -180,7 +180,7 @@ RESTARTED = [{"from_step": 41, "to_step": 60, "new_batches": False}]
 def test_restarts_are_charged_again_as_they_were(ledger: Ledger) -> None:
     """Goal: what was settled with restarts, or without a word of them, comes out alike, and counts in the exact
     composition with all that was repeated. Method: every way to say it, within the plan and beyond."""
-    ledger.register(bound="certified", budget={"mu": 1000, "delta": 1e-2})
+    ledger.register(bound="certified", costing="standalone", budget={"mu": 1000, "delta": 1e-2})
     shuffled = {**POISSON, "sampling": "shuffle"}
     bodies: list[dict[str, Any]] = [
         {"restarts": []},
@@ -247,7 +247,7 @@ def test_charging_too_much_is_found_as_well(ledger: Ledger) -> None:
 def test_partitions_and_projects_are_accounts_of_their_own(ledger: Ledger) -> None:
     """Goal: the answer names the partition and the project that would be over, and no other. Method: a share of half a
     limit, filled through a faulty accountant on one partition of two."""
-    ledger.register(bound="certified", budget={"mu": 1, "delta": 1e-6}, partitions=["a", "b"])
+    ledger.register(bound="certified", costing="standalone", budget={"mu": 1, "delta": 1e-6}, partitions=["a", "b"])
     ok(ledger.put("/v1/datasets/mnist/projects/p", {"budget": {"mu": 0.5, "delta": 5e-7}}))
     of: dict[str, Any] = {"datasets": [{"name": "mnist", "partitions": ["a"]}], "project": "p"}
     with counted_on(ledger, faulty("1/2")):
@@ -266,7 +266,7 @@ def test_partitions_and_projects_are_accounts_of_their_own(ledger: Ledger) -> No
 @ONE_DATABASE
 def test_a_limit_that_was_lowered_counts_from_then_on(ledger: Ledger) -> None:
     """Goal: `from entry` is where the limit was first passed, which can be the entry that lowered it."""
-    ledger.register(bound="certified", budget={"mu": 1, "delta": 1e-6})
+    ledger.register(bound="certified", costing="standalone", budget={"mu": 1, "delta": 1e-6})
     with counted_on(ledger, faulty("1/2")):
         for _ in range(10):
             ok(ledger.ask())
@@ -357,7 +357,9 @@ def test_what_is_within_the_tolerance_counts_as_it_was_recorded(ledger: Ledger) 
     )
     off = replace(cost, mu_sq=cost.mu_sq * Fraction(999_999, 1_000_000)).amount
     mu = Decimal(off.mu_sq_pico).sqrt() / 10**6
-    ledger.register(bound="certified", budget={"mu": float(round(mu + Decimal("1e-9"), 9)), "delta": 1e-6})
+    ledger.register(
+        bound="certified", costing="standalone", budget={"mu": float(round(mu + Decimal("1e-9"), 9)), "delta": 1e-6}
+    )
     with counted_on(ledger, faulty("999999/1000000")):
         settled(ledger, POISSON)
     found = quickly(exported(ledger))
@@ -426,7 +428,7 @@ def test_exact_composition_of_an_account_is_below_what_the_ledger_adds_up(ledger
             assert exact is not None
             assert 0.5 * added < exact < added
     assert composition.settled.gdp < composition.with_held.gdp
-    ledger.register(name="other", bound="certified", budget={"mu": 3, "delta": 1e-5})
+    ledger.register(name="other", bound="certified", costing="standalone", budget={"mu": 3, "delta": 1e-5})
     settled(ledger, GAUSSIAN, datasets=["other"])
     alone = recomputing.recompute(exported(ledger, "other"), with_opinion=False).compositions
     assert alone is not None
@@ -437,7 +439,9 @@ def test_exact_composition_of_an_account_is_below_what_the_ledger_adds_up(ledger
 @ONE_DATABASE
 def test_partitions_that_were_charged_alike_are_composed_once(ledger: Ledger) -> None:
     """Goal: a thousand months cost one composition. Method: three partitions, two of them used by the same runs."""
-    ledger.register(bound="certified", budget={"mu": 1, "delta": 1e-6}, partitions=["a", "b", "c"])
+    ledger.register(
+        bound="certified", costing="standalone", budget={"mu": 1, "delta": 1e-6}, partitions=["a", "b", "c"]
+    )
     settled(ledger, GAUSSIAN, datasets=[{"name": "mnist", "partitions": ["a", "b"]}])
     settled(ledger, LAPLACE, datasets=[{"name": "mnist", "partitions": ["c"]}])
     compositions = recomputing.recompute(exported(ledger), with_opinion=False).compositions
@@ -575,7 +579,7 @@ def test_the_command_says_what_it_found(ledger: Ledger, tmp_path: Path, typed: T
     assert said.status == 0, said.err
     for words in ("as recorded", "to the last digit", "no limit is exceeded", "decides nothing", "dp-accounting"):
         assert words in said.out
-    ledger.register(name="bad", bound="certified", budget={"mu": 1, "delta": 1e-6})
+    ledger.register(name="bad", bound="certified", costing="standalone", budget={"mu": 1, "delta": 1e-6})
     with counted_on(ledger, faulty("1/2")):
         for _ in range(30):
             ok(ledger.ask(datasets=["bad"]))

@@ -78,6 +78,7 @@ class Twin:
             policy = {"second_steward": True, "guards": sorted(GUARDED), "reason": "two look at it"}
             writing.journals.note("policy-set", self.admin.facts(), policy, now_us=now_us)
         self.charges: dict[UUID, dict[UUID, tuple[AccountKey, ...]]] = {}
+        self.places: dict[UUID, dict[UUID, int]] = {}
 
     def _person(self, number: int, role: Role) -> Actor:
         return Actor(self.tenant_id, UUID(int=10 + number), UUID(int=20 + number), f"{role} {number}", role)
@@ -96,6 +97,7 @@ class Twin:
             self.charges[UUID(int=number)] = {
                 UUID(entry["dataset_id"]): tuple(chain.accounts_of(entry)) for entry in entries
             }
+            self.places[UUID(int=number)] = {UUID(entry["dataset_id"]): entry["seq"] for entry in entries}
         self.decided(*(Start(self.asking, run_id, self.charges[run_id]) for run_id in list(self.charges)[:4]))
 
     def ask(self, number: int, dataset_id: UUID, *, cost: int) -> Ask:
@@ -111,7 +113,10 @@ class Twin:
         more = None if excess is None else Excess(1, Amount(excess, excess), COSTING)
         charged = Amount(15, 15)
         costing = {"accountant": COSTING["accountant"]}
-        return Settle(self.asking, run_id, self.charges[run_id], {}, None, "planned", charged, more, costing)
+        places = self.places[run_id]
+        return Settle(
+            *(self.asking, run_id, self.charges[run_id], {}, None, "planned", charged, more, costing), places=places
+        )
 
     def change(self, dataset_id: UUID, state: Any, consent: Consent, by: Actor | None = None) -> Change:
         return Change(by or self.one, dataset_id, state, None, None, "r", consent)

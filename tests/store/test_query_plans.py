@@ -50,7 +50,11 @@ def _statements() -> Iterator[dict[str, Any]]:
 def _everything(admin: Ledger, name: str) -> None:
     """All calls that decide, end, show and list."""
     budget = {"mu": 1000, "delta": 0.001}
-    ok(admin.post("/v1/datasets", {**MNIST, "name": name, "bound": "certified", "budget": budget}))
+    ok(
+        admin.post(
+            "/v1/datasets", {**MNIST, "name": name, "bound": "certified", "costing": "standalone", "budget": budget}
+        )
+    )
     ok(admin.post("/v1/datasets", {"name": f"{name}.copy", "derived_from": [{"name": name, "unit_preserving": True}]}))
     ok(admin.post("/v1/datasets", {**MNIST, "name": f"{name}.parts", "partitions": ["a", "b"]}))
     ok(admin.put(f"/v1/datasets/{name}/projects/planning", {"budget": {"mu": 900, "delta": 0.0009}}))

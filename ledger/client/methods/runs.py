@@ -237,7 +237,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         Its cost is given back, unless later runs rest on it: then the answer has `kept`, and the datasets `kept_for`
         have too little left. data_independent: your statement that neither the data nor any output, of this or of
         another run, decided the void, nor when the run began, and that it will not be resumed. A crash alone does not
-        say that. With it all is given back.
+        state that. With it all is given back.
 
         If the tenant's policy asks for a second steward, voiding a started run returns `{"proposal": …}`: nothing is
         voided until another steward calls `approve`.

@@ -213,8 +213,8 @@ class VoidRequest(Strict):
         Field(
             description=(
                 "Your statement that neither the data nor any output, of this or of another run, decided the void, nor"
-                " when the run began, and that it will not be resumed. A crash alone does not say that. With it, all of"
-                " the cost is given back, however little is left."
+                " when the run began, and that it will not be resumed. A crash alone does not state that. With it, all"
+                " of the cost is given back, however little is left."
             )
         ),
     ] = None
