@@ -1,10 +1,6 @@
 """Residual costs: what a run costs beside what is left of a budget when it is approved.
 
-    levels(limit)                            the 16 levels r of a limit: `GRID`, in units of 1e-12 of mu², rounded up
-    residual_costs(mechanism, terms, at)     c at each of these levels, in the same unit, rounded up
-    shares(limit_delta)                      the shares of delta that are offered, by their k: limit delta x 10^-k
-    cheapest_share(charges, left)            the k whose charge is the least part of what is left
-    choose_share(mechanism, terms, at, left, limit_delta)    the same k, by a few costs at single levels
+    residual_costs(mechanism, terms, at)     c at each of these levels r, in units of 1e-12 of mu², rounded up
 
 For a run with dominating pair (P, Q) and share of delta d, c(r) is the least c, or a little more, with
 
@@ -24,7 +20,7 @@ mu is known (zCDP, stated costs, fallbacks, `clt`), mu² is c at every r: G_mu (
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -38,22 +34,10 @@ from ledger.accounting.mechanisms import AnyMechanism, segment
 from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Pair
 from ledger.accounting.terms import Terms
-from ledger.core.amounts import Amount
-from ledger.core.residual import LEVELS, PARTS
-
-GRID: Final = tuple(Fraction(part, PARTS) for part in LEVELS)
-"""The levels, as parts of the limit."""
-SHARE_POWERS: Final = (1, 2, 3, 4, 5, 6, 7, 8)
-"""A run's share of delta is a limit's times 10^-k for one of these k."""
 
 _RUNGS_OF_RELEASES: Final = 24
 _SOURCE_CELLS: Final = 64
 _UP: Final = 1 + 2.0**-40
-
-
-def levels(limit_mu_sq_pico: int) -> tuple[int, ...]:
-    """Return the levels r of a limit, one for each part of `GRID`, rising from 0."""
-    return tuple(math.ceil(part * limit_mu_sq_pico) for part in GRID)
 
 
 def residual_costs(mechanism: AnyMechanism, terms: Terms, at: Sequence[int]) -> tuple[int, ...]:
@@ -72,64 +56,6 @@ def residual_costs(mechanism: AnyMechanism, terms: Terms, at: Sequence[int]) -> 
         standalone = min(standalone, max(math.ceil(Fraction(c) * PICO), 1))
         table.append(standalone)
     return tuple(table)
-
-
-def shares(limit_delta: Fraction) -> dict[int, Fraction]:
-    """Return the shares of a limit's delta that are offered, by k; those that are too small for a certificate not."""
-    offered = {k: limit_delta / 10**k for k in SHARE_POWERS}
-    return {k: share for k, share in offered.items() if share >= certify.DELTA_MIN}
-
-
-def cheapest_share(charges: Mapping[int, Amount], left: Amount) -> int | None:
-    """Return the k whose charge, at the level that fits, has the least larger part of what is left; None if none fits.
-
-    charges: what the run would be charged by k. Of equal ones the smallest share of delta is taken.
-    """
-    parts = {k: _part_of(charge, left) for k, charge in charges.items()}
-    fitting = {k: part for k, part in parts.items() if part <= 1}
-    return min(fitting, key=lambda k: (fitting[k], -k)) if fitting else None
-
-
-def choose_share(
-    mechanism: AnyMechanism, terms: Terms, at: Sequence[int], left: Amount, limit_delta: Fraction
-) -> int | None:
-    """Return the k whose charge, at the largest of these levels that fits, is the least part of what is left; None if
-    none fits.
-
-    terms: without a delta. A smaller share costs more mu², so that k is between the last one at which delta is the
-    larger part and the first one at which mu² is: these are found by bisection. A single level costs a few
-    milliseconds, and all shares have one composition. Raises as `costs.cost` does.
-    """
-    offered = shares(limit_delta)
-    kept: dict[int, Amount | None] = {}
-
-    def is_mu_larger(k: int) -> bool:
-        kept[k] = charge = _charge(mechanism, replace(terms, delta=offered[k]), at, left)
-        # What does not fit in mu² needs more delta.
-        return charge is None or charge.mu_sq_pico * left.delta_atto >= charge.delta_atto * left.mu_sq_pico
-
-    powers = sorted(offered)
-    with certificate.keeping_here():
-        bisect_left(powers, 1, key=lambda k: int(is_mu_larger(k)))
-    return cheapest_share({k: charge for k, charge in kept.items() if charge is not None}, left)
-
-
-def _charge(mechanism: AnyMechanism, terms: Terms, at: Sequence[int], left: Amount) -> Amount | None:
-    """Return what the run is charged at the largest level that fits in the mu² left, with its segments; None if none
-    fits."""
-    for level in reversed(at):
-        if level >= left.mu_sq_pico > 0:
-            continue
-        (c,) = residual_costs(mechanism, terms, (level,))
-        if level + terms.segments * c <= left.mu_sq_pico:
-            return Amount(terms.segments * c, costs.cost(mechanism, terms).amount.delta_atto)
-    return None
-
-
-def _part_of(charge: Amount, left: Amount) -> Fraction:
-    """Return the larger part of mu² and of delta; 2 if nothing is left of a requested quantity."""
-    pairs = ((charge.mu_sq_pico, left.mu_sq_pico), (charge.delta_atto, left.delta_atto))
-    return max(Fraction(asked, has) if has > 0 else Fraction(2 * (asked > 0)) for asked, has in pairs)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

@@ -68,6 +68,14 @@ def _end(facts: dict[str, Any]) -> JournalEnd:
 # --- making them -----------------------------------------------------------------------------------------------------
 
 
+def _leave_missing_folder() -> None:
+    """Change to the root folder if the working directory is gone, which a library reads."""
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        os.chdir("/")
+
+
 class _Maker:
     """Make the reports of one database."""
 
@@ -79,6 +87,7 @@ class _Maker:
         """Yield the frames of a job."""
         try:
             asked = json.loads(line)
+            _leave_missing_folder()
             report = reader.report(self._opened(asked["url"]), _extent(asked["extent"]))
             for piece in forms.pieces(report, asked["form"]):
                 for start in range(0, len(piece), FRAME_BYTES_MAX):
@@ -119,10 +128,6 @@ def serve(jobs: BinaryIO, frames: BinaryIO) -> None:
 
 def main() -> None:
     """Serve on standard input and output. All other output goes to standard error."""
-    try:
-        Path.cwd()
-    except FileNotFoundError:  # a library reads the working directory, which can be gone
-        os.chdir("/")
     os.nice(NICENESS)
     with contextlib.suppress(OSError):  # a Linux that gives each session as much time as any other
         Path("/proc/self/autogroup").write_text(str(NICENESS))

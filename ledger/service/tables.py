@@ -8,7 +8,7 @@ from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from typing import Final
 
-from ledger.accounting import amounts, residual
+from ledger.accounting import amounts
 from ledger.accounting.beside import Offer
 from ledger.accounting.certify import DELTA_MIN
 from ledger.core.amounts import Amount
@@ -17,7 +17,8 @@ from ledger.core.decision.filter import is_residual
 from ledger.core.runs import Use
 from ledger.service.certificates import delta_of, share_of
 
-SHARE_POWERS: Final = residual.SHARE_POWERS
+SHARE_POWERS: Final = range(1, 9)
+"""The shares of delta that a run is costed at: the limit times 10^-k for each of these k."""
 
 
 @dataclass(frozen=True, slots=True)

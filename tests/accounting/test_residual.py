@@ -17,8 +17,9 @@ import pytest
 
 from ledger.accounting import budgets, costs, mechanisms, residual
 from ledger.accounting.terms import Terms
-from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
+from ledger.core.residual import LEVELS, PARTS
+from ledger.core.residual import levels as grid
 from tests.accounting.oracle_curves import Kind, Step
 from tests.accounting.oracle_residual import Answer, Laplace, Run, Sampled, least_costs
 from tests.bench import recipes
@@ -150,7 +151,7 @@ def test_no_residual_cost_is_too_low() -> None:
 
 
 def _table(declared: dict[str, Any], terms: Terms | None = None, at: tuple[int, ...] | None = None) -> tuple[int, ...]:
-    levels = residual.levels(LIMIT) if at is None else at
+    levels = grid(LIMIT) if at is None else at
     return residual.residual_costs(mechanisms.parse(declared), terms or _terms(), levels)
 
 
@@ -165,13 +166,16 @@ def test_known_values_of_a_round() -> None:
 @pytest.mark.parametrize("limit", [1, 7, 10**6, LIMIT, 10**18])
 def test_levels(limit: int) -> None:
     """Goal: 16 levels, from 0 on, rising, none above the limit. Method: limits of all sizes."""
-    at = residual.levels(limit)
+    at = grid(limit)
     assert at[0] == 0
     assert len(at) == 16
     assert list(at) == sorted(at)
     assert at[-1] <= limit
     # Each is the part of the limit, rounded up.
-    assert all(0 <= level - part * limit < 1 for level, part in zip(at, residual.GRID, strict=True))
+    assert all(
+        0 <= level - part * limit < 1
+        for level, part in zip(at, (Fraction(part, PARTS) for part in LEVELS), strict=True)
+    )
 
 
 @pytest.mark.parametrize("limit", [10**3, 10**9, LIMIT, 40 * PICO, 10**6 * PICO])
@@ -187,7 +191,7 @@ def test_levels(limit: int) -> None:
 def test_a_table_falls_from_the_certificate(declared: dict[str, Any], limit: int) -> None:
     """Goal: c(0) is at most the run's cost alone, c never rises with the level, and is at least one unit. Method:
     limits from a billionth of a usual one to a million times as much."""
-    table = _table(declared, at=residual.levels(limit))
+    table = _table(declared, at=grid(limit))
     cost = costs.cost(mechanisms.parse(declared), _terms())
     assert 0.5 * cost.amount.mu_sq_pico <= table[0] <= cost.amount.mu_sq_pico
     assert list(table) == sorted(table, reverse=True)
@@ -231,7 +235,7 @@ def test_what_is_known_by_its_mu_costs_the_same_at_every_level(declared: dict[st
 @pytest.mark.filterwarnings("error")
 def test_extremes(declared: dict[str, Any], limit: int) -> None:
     """Goal: a table for whatever may be declared. Method: the ends of ranges; c falls from the certificate on."""
-    table = _table(declared, at=residual.levels(limit))
+    table = _table(declared, at=grid(limit))
     assert 1 <= table[-1] <= table[0] <= costs.cost(mechanisms.parse(declared), _terms()).amount.mu_sq_pico
     assert list(table) == sorted(table, reverse=True)
 
@@ -267,52 +271,6 @@ def test_releases_are_climbed() -> None:
     assert many[0] < 20 * alone[0]
 
 
-# --- shares of delta -------------------------------------------------------------------------------------------------
-
-
-def test_the_share_that_takes_the_least_is_the_cheapest() -> None:
-    """Goal: the least of the larger parts of what is left, and nothing that does not fit. Method: by hand."""
-    left = Amount(1000, 1000)
-    charges = {1: Amount(10, 100), 2: Amount(20, 10), 3: Amount(50, 1)}
-    assert residual.cheapest_share(charges, left) == 2
-    assert residual.cheapest_share(charges, Amount(1000, 10)) == 3
-    assert residual.cheapest_share(charges, Amount(15, 1000)) == 1
-    assert residual.cheapest_share(charges, Amount(9, 1000)) is None
-    assert residual.cheapest_share(charges, Amount(1000, 0)) is None
-    # Of equal ones the one with less delta; nothing left of what is not asked for is no obstacle.
-    assert residual.cheapest_share({1: Amount(10, 1), 2: Amount(10, 0)}, left) == 2
-    assert residual.cheapest_share({4: Amount(10, 0)}, Amount(10, 0)) == 4
-
-
-@pytest.mark.parametrize("declared", [TRAINING, {**TRAINING, "noise_multiplier": 1, "steps": 2000}])
-@pytest.mark.parametrize("left", [Amount(LIMIT, 10**12), Amount(LIMIT // 3, 10**12), Amount(LIMIT, 10**9)])
-def test_the_chosen_share_is_the_cheapest(declared: dict[str, Any], left: Amount) -> None:
-    """Goal: a few single costs find what all tables would. Method: the charges of all shares, at the levels that
-    fit."""
-    mechanism, at, delta = mechanisms.parse(declared), residual.levels(LIMIT), Fraction(1, 10**6)
-    charges = {}
-    for k, share in residual.shares(delta).items():
-        table = residual.residual_costs(mechanism, _terms(delta=share), at)
-        fitting = [c for r, c in zip(at, table, strict=True) if r + c <= left.mu_sq_pico]
-        charges[k] = Amount(fitting[-1], costs.cost(mechanism, _terms(delta=share)).amount.delta_atto)
-    chosen = residual.choose_share(mechanism, _terms(), at, left, delta)
-    assert chosen == residual.cheapest_share(charges, left)
-
-
-def test_no_share_is_chosen_for_what_does_not_fit() -> None:
-    """Goal: None, also with nothing left. Method: hardly any mu² or delta left."""
-    mechanism, at = mechanisms.parse(TRAINING), residual.levels(LIMIT)
-    for left in (Amount(10**6, 10**12), Amount(LIMIT, 1), Amount(0, 0)):
-        assert residual.choose_share(mechanism, _terms(), at, left, Fraction(1, 10**6)) is None
-
-
-def test_shares() -> None:
-    """Goal: every k of the grid, as long as a certificate can use the share. Method: a usual limit and a tiny one."""
-    assert residual.shares(Fraction(1, 10**6)) == {k: Fraction(1, 10 ** (6 + k)) for k in residual.SHARE_POWERS}
-    assert list(residual.shares(Fraction(1, 10**97))) == [1, 2]
-    assert residual.shares(Fraction(0)) == {}
-
-
 # --- the filter ------------------------------------------------------------------------------------------------------
 
 
@@ -328,7 +286,7 @@ def test_many_small_runs_fit(epsilon: int, recipe: Recipe, wanted: int) -> None:
     at the largest level that fits, with the cheapest share of delta, and the reserve left alone."""
     budget = budgets.EpsilonBudget(epsilon=Decimal(epsilon), at_delta=Decimal("1e-5"))
     limit = budgets.limit_of(budget, bound="certified")
-    levels = residual.levels(limit.mu_sq_pico)
+    levels = grid(limit.mu_sq_pico)
     tables = recipes.charges(recipe, levels, Fraction(1, 10**6))
     reserve = limit.mu_sq_pico // 50
     assert recipes.standalone(tables, limit) < wanted

@@ -27,6 +27,7 @@ from prv_accountant import PoissonSubsampledGaussianMechanism, PRVAccountant
 
 from ledger.accounting import budgets, certificate, gdp, mechanisms, residual
 from ledger.accounting.terms import Terms
+from ledger.core.residual import levels as grid
 from tests.kit import certified
 
 ROUNDS = int(os.environ.get("LEDGER_BENCH_ROUNDS", "5"))
@@ -114,7 +115,7 @@ def _prv(run: dict[str, Any]) -> float:
 def compare_tables() -> None:
     """Prints processor milliseconds of a table of residual costs beside one epsilon by others."""
     limit = budgets.limit_of(budgets.EpsilonBudget(epsilon=Decimal(8), at_delta=Decimal("1e-5")), bound="certified")
-    levels = residual.levels(limit.mu_sq_pico)
+    levels = grid(limit.mu_sq_pico)
     terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
     print(f"\na table of {len(levels)} residual costs under epsilon 8, median processor ms of {ROUNDS}")
     print(f"{'':20}{'cold':>14}{'curve kept':>14}{'remembered':>14}{'dp-accounting':>16}{'prv-accountant':>16}")

@@ -22,6 +22,8 @@ from ledger.accounting import amounts, budgets, certificate, certify, exact, mec
 from ledger.accounting.pairs import Parts
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.residual import levels
+from ledger.service import tables as tables_of_service
 
 EPSILON: Final = Decimal(8)
 AT_DELTA: Final = Decimal("1e-5")
@@ -70,11 +72,33 @@ def charges(recipe: Recipe, levels: Sequence[int], delta: Fraction) -> dict[int,
     mechanism = mechanisms.parse({**declared, "sample_rate": recipe.sample_rate, "steps": recipe.steps})
     found = {}
     with certificate.keeping_here():
-        for k, share in residual.shares(delta).items():
+        for k, share in shares(delta).items():
             terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=share)
             table = residual.residual_costs(mechanism, terms, levels)
             found[k] = table, amounts.charge(mu_sq=Fraction(0), nats=amounts.nats(share, towards="up")).delta_atto
     return found
+
+
+def shares(limit_delta: Fraction) -> dict[int, Fraction]:
+    """The shares of a limit's delta that are offered, by k; those that are too small for a certificate not."""
+    offered = {k: limit_delta / 10**k for k in tables_of_service.SHARE_POWERS}
+    return {k: share for k, share in offered.items() if share >= certify.DELTA_MIN}
+
+
+def cheapest_share(charges: Mapping[int, Amount], left: Amount) -> int | None:
+    """Return the k whose charge, at the level that fits, has the least larger part of what is left; None if none fits.
+
+    charges: what the run would be charged by k. Of equal ones the smallest share of delta is taken.
+    """
+    parts = {k: _part_of(charge, left) for k, charge in charges.items()}
+    fitting = {k: part for k, part in parts.items() if part <= 1}
+    return min(fitting, key=lambda k: (fitting[k], -k)) if fitting else None
+
+
+def _part_of(charge: Amount, left: Amount) -> Fraction:
+    """Return the larger part of mu² and of delta; 2 if nothing is left of a requested quantity."""
+    pairs = ((charge.mu_sq_pico, left.mu_sq_pico), (charge.delta_atto, left.delta_atto))
+    return max(Fraction(asked, has) if has > 0 else Fraction(2 * (asked > 0)) for asked, has in pairs)
 
 
 def admitted(
@@ -90,7 +114,7 @@ def admitted(
             fitting = [c for r, c in zip(levels, table, strict=True) if r + c <= free]
             if fitting and delta <= left.delta_atto:
                 offers[k] = Amount(fitting[-1], delta)
-        chosen = residual.cheapest_share(offers, left)
+        chosen = cheapest_share(offers, left)
         if chosen is None:
             break
         charge = offers[chosen]
@@ -146,7 +170,7 @@ def composed(recipe: Recipe) -> int:
 def main() -> None:
     """Prints the table, and where it falls short of what is wanted."""
     limit = budgets.limit_of(budgets.EpsilonBudget(epsilon=EPSILON, at_delta=AT_DELTA), bound="certified")
-    levels = residual.levels(limit.mu_sq_pico)
+    levels = levels(limit.mu_sq_pico)
     reserve = int(RESERVE * limit.mu_sq_pico)
     print(f"\nequal runs that fit in epsilon {EPSILON} at {AT_DELTA} (wanted: {WANTED}, nine tenths with the reserve)")
     print(f"{'(noise, rate, steps)':42}{'added up':>10}{'residual':>10}{'reserve':>10}{'Rényi':>10}{'exact':>10}")
