@@ -109,7 +109,7 @@ class Smoothed:
         return transforms + (math.log1p(error) + _rounding(size))
 
     def nodes(self, count: int) -> tuple[FloatArray, FloatArray]:
-        """Return this many nodes in each cell, and the logarithms of their weights: both orders, on the two sides of 0."""
+        """Return this many nodes in each cell, and the logarithms of their weights: both orders, on the sides of 0."""
         if count not in self.kept:
             forward, backward = (_nodes(*cells, count) for cells in (self.cells[0], self.cells[-1]))
             self.kept[count] = np.append(forward[0], -backward[0]), np.append(forward[1], backward[1])

@@ -170,14 +170,14 @@ def composed(recipe: Recipe) -> int:
 def main() -> None:
     """Prints the table, and where it falls short of what is wanted."""
     limit = budgets.limit_of(budgets.EpsilonBudget(epsilon=EPSILON, at_delta=AT_DELTA), bound="certified")
-    levels = levels(limit.mu_sq_pico)
+    grid = levels(limit.mu_sq_pico)
     reserve = int(RESERVE * limit.mu_sq_pico)
     print(f"\nequal runs that fit in epsilon {EPSILON} at {AT_DELTA} (wanted: {WANTED}, nine tenths with the reserve)")
     print(f"{'(noise, rate, steps)':42}{'added up':>10}{'residual':>10}{'reserve':>10}{'Rényi':>10}{'exact':>10}")
     for recipe in RECIPES:
-        tables = charges(recipe, levels, LIMIT_DELTA)
-        today, free = standalone(tables, limit), admitted(tables, levels, limit)
-        kept = admitted(tables, levels, limit, reserve=reserve)
+        tables = charges(recipe, grid, LIMIT_DELTA)
+        today, free = standalone(tables, limit), admitted(tables, grid, limit)
+        kept = admitted(tables, grid, limit, reserve=reserve)
         best, most = renyi(recipe), composed(recipe)
         name = f"{recipe.name} ({recipe.noise_multiplier}, {recipe.sample_rate}, {recipe.steps})"
         wanted = max(WANTED.get(recipe.name, 0), today)
