@@ -93,7 +93,10 @@ def test_nothing_is_built_for_the_first_requests(
     templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Goal: routes and the validators of bodies are built when the application starts, and none while it serves.
-    Method: a new application; the validators that are made at its start, and by its first requests: one that is answered, one that is invalid, one without a body."""
+
+    Method: a new application; the validators that are made at its start, and by its first requests: one that is
+    answered, one that is invalid, one without a body.
+    """
     built: list[Any] = []
     make = TypeAdapter.__init__
 

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -175,6 +176,32 @@ def test_so_many_are_made_at_once(database: Settings) -> None:
     asyncio.run(scene())
 
 
+def test_the_loop_starts_no_process(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody waits while a process is started. Method: the threads that start those of two reports at once."""
+    key = furnished(database, runs=1)
+    extent, start = extent_of(database, key), pool.start
+    by: list[int] = []
+
+    def noted() -> subprocess.Popen[bytes]:
+        by.append(threading.get_ident())
+        return start()
+
+    async def scene() -> None:
+        makers = Pool(database.database_url.get_secret_value(), at_once=2)
+
+        async def made() -> bytes:
+            return b"".join([piece async for piece in makers.pieces(extent, "csv")])
+
+        first, second = await asyncio.gather(made(), made())
+        assert first == second != b""
+        await makers.close()
+
+    monkeypatch.setattr(pool, "start", noted)
+    asyncio.run(scene())
+    assert len(by) == 2
+    assert threading.get_ident() not in by
+
+
 # --- for nobody ------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +221,7 @@ def test_a_report_ends_with_its_caller(database: Settings, form: Form) -> None:
             caller.gone.set()
             await asyncio.wait_for(call, SECONDS)
             assert makers.processes == 0
-            assert await asyncio.wait_for(maker.wait(), SECONDS) == -9
+            assert await asyncio.wait_for(maker.ended(), SECONDS) == -9
             early = Caller(app, key, PATH, f"format={form}")
             early.gone.set()
             early.may_read.set()
@@ -323,7 +350,7 @@ def test_what_goes_wrong_is_a_problem(database: Settings, monkeypatch: pytest.Mo
             assert (await answer())[0] == 200
             (maker,) = makers._idle
             maker.kill()
-            await maker.wait()
+            await maker.ended()
             assert (await answer())[0] == 200
             missing = Caller(app, key, "/v1/datasets/none/report")
             assert b'"code":"not-found"' in await missing.read()
