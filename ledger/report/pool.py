@@ -11,8 +11,8 @@ import logging
 import os
 import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Final, Self
 
 from ledger.errors import Internal, Overloaded
@@ -23,6 +23,8 @@ from ledger.report.reader import Extent
 IDLE_MAX: Final = 1
 """How many idle processes are kept."""
 IDLE_SECONDS: Final = 300.0
+WAIT_SECONDS_MAX: Final = 5.0
+"""How long a report waits for a place. Most are made in less."""
 RETRY_AFTER_SECONDS: Final = 5
 
 log = logging.getLogger(__name__)
@@ -32,7 +34,7 @@ class Pool:
     """Make reports of one database, at most `at_once` at the same time."""
 
     def __init__(self, database_url: str, *, at_once: int) -> None:
-        self._url, self._free = database_url, at_once
+        self._url, self._places = database_url, asyncio.Semaphore(at_once)
         self._idle: list[Maker] = []
         self._busy: set[Maker] = set()
         self._ending: set[asyncio.Task[int]] = set()
@@ -43,19 +45,22 @@ class Pool:
         """Return the number of reports that are being made."""
         return len(self._busy) + len(self._idle)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Reserve one of the reports that are made at the same time. Raises Overloaded."""
-        if self._free <= 0:
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Take one of the places for reports that are made at the same time, after who waits already. Raises
+        Overloaded if none is free within some seconds."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await self._places.acquire()
+        except TimeoutError:
             raise Overloaded(
                 "Too many reports are being made at the moment. Nothing was made; try again later.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
-        self._free -= 1
+            ) from None
         try:
             yield
         finally:
-            self._free += 1
+            self._places.release()
 
     async def pieces(self, extent: Extent, form: Form) -> AsyncGenerator[bytes]:
         """Yield a report in pieces, while it is made. A slow reader makes the process wait; a reader that leaves ends
