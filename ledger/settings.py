@@ -128,7 +128,11 @@ class Settings(BaseSettings):
         description="The least bytes a second of a waiting answer that a client must read to count as fast enough.",
     )
     reports_at_once: Annotated[int, Field(ge=1, le=64)] = Field(
-        2, description="The largest number of reports that a process makes at once; beyond it the answer is 503."
+        2,
+        description=(
+            "The largest number of reports that a process makes at once; a few more wait 5 seconds at most for a place,"
+            " then the answer is 503."
+        ),
     )
     rate_per_second: Annotated[float, Field(gt=0, le=1_000_000, allow_inf_nan=False)] | None = Field(
         None,

@@ -10,7 +10,9 @@ from functools import cached_property
 from typing import Any, Final
 
 from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from ledger import __version__
@@ -24,6 +26,7 @@ from ledger.api import (
     plan,
     problems,
     proposals,
+    ready,
     reports,
     runs,
     system,
@@ -55,6 +58,10 @@ The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whol
 _PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
 
 
+def _declared() -> list[BaseRoute]:
+    return [route for part in _PARTS for route in part.router.routes]
+
+
 class Application(FastAPI):
     """FastAPI with `application/problem+json` as the media type of errors in the OpenAPI document."""
 
@@ -74,7 +81,7 @@ class Application(FastAPI):
         if self.openapi_schema is not None:
             return self.openapi_schema
         document = super().openapi()
-        contract.describe(document, [route for part in _PARTS for route in part.router.routes])
+        contract.describe(document, _declared())
         calls = [call for path in document["paths"].values() for call in path.values()]
         for status, answer in [pair for call in calls for pair in call["responses"].items()]:
             if status == "default" or int(status) >= 400:
@@ -146,6 +153,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         server = builder.build()
         app.state.services = server.services
+        await run_in_threadpool(ready.build, app.routes, _declared())
         server.start()
         try:
             with undisturbed(), metrics.lag.watched():

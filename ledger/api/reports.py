@@ -17,13 +17,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from ledger.access.roles import Caller
 from ledger.api.gate import Auditor
 from ledger.api.leaving import until_gone
 from ledger.api.routing import Route
 from ledger.api.services import Services, services
-from ledger.api.streams import Streams, streams
+from ledger.api.streams import Making, Streams, streams
 from ledger.core.datasets import Dataset
+from ledger.core.people import Actor
 from ledger.errors import JournalBroken
 from ledger.report import forms, reader
 from ledger.report.forms import Form
@@ -105,7 +105,7 @@ def report_tenant(
 # --- answers ---------------------------------------------------------------------------------------------------------
 
 
-def _answer(request: Request, caller: Caller, question: Question, form: Form) -> Response:
+def _answer(request: Request, caller: Actor, question: Question, form: Form) -> Response:
     about = question.dataset or question.project or "tenant"
     how = "inline" if form in ("json", "html") else "attachment"
     headers = {"Content-Disposition": f'{how}; filename="privacy-report-{about}.{form}"'}
@@ -133,7 +133,7 @@ class _Made(Response):
         form: Form,
         *,
         room: Streams,
-        caller: Caller,
+        caller: Actor,
         headers: dict[str, str],
     ) -> None:
         super().__init__(media_type=MEDIA[form], headers=headers)
@@ -143,25 +143,24 @@ class _Made(Response):
         self._is_begun = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 (ASGI's)
-        with (
-            self._room.sent.one(self._caller),
-            self._room.reports.one(self._caller),
-            self._served.reports.place(),
-        ):
-            await until_gone(receive, self._send(send))
+        with self._room.report(self._caller) as making:
+            await until_gone(receive, self._send(send, making))
         if not self._is_begun:
             raise ClientDisconnect()
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, send: Send, making: Making) -> None:
         served = self._served
         signed_head = partial(_head, served.heads)
-        extent = await run_in_threadpool(reader.extent, served.store, self._question, signed_head=signed_head)
-        async with aclosing(served.reports.pieces(extent, self._form)) as pieces:
-            # The answer begins with the first piece; an error before that gets an answer of its own.
-            first = await anext(pieces, b"")
-            self._is_begun = True
-            await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": first, "more_body": True})
-            async for piece in pieces:
-                await send({"type": "http.response.body", "body": piece, "more_body": True})
+        async with served.reports.place():
+            extent = await run_in_threadpool(reader.extent, served.store, self._question, signed_head=signed_head)
+            async with aclosing(served.reports.pieces(extent, self._form)) as pieces:
+                making.is_under_way = True
+                # The answer begins with the first piece; an error before that gets an answer of its own.
+                first = await anext(pieces, b"")
+                self._is_begun = True
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+                await send({"type": "http.response.body", "body": first, "more_body": True})
+                async for piece in pieces:
+                    await send({"type": "http.response.body", "body": piece, "more_body": True})
+                making.is_under_way = False
         await send({"type": "http.response.body", "body": b""})

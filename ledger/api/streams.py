@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Final
 
 import anyio
@@ -12,12 +14,27 @@ from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from ledger.access.roles import Caller
-from ledger.api.limits import Shares
+from ledger.api.limits import Buckets, Shares, seconds
+from ledger.core.people import Actor
+from ledger.errors import Overloaded
 from ledger.settings import Settings
 
 THREADS_MAX: Final = 4
 """The threads that make the pieces of all exports in turns. Decisions never wait for them."""
 RETRY_AFTER_SECONDS: Final = 5
+WAITING_REPORTS_MAX: Final = 8
+"""How many reports wait for a place, each tenant's share of the places at most."""
+ABANDONED_MAX: Final = 4
+"""How many reports callers of a tenant may leave one after another while they are made: each ends a process, and the
+next report starts one, which takes a second of processor time."""
+ABANDONED_PER_SECOND: Final = 0.2
+
+
+@dataclass(slots=True)
+class Making:
+    """Whether a report is being made. If it still is when its share is given back, its caller left it."""
+
+    is_under_way: bool = False
 
 
 class Streams:
@@ -33,11 +50,28 @@ class Streams:
         )
         self.reports = Shares(
             "reports",
-            total=settings.reports_at_once,
+            total=settings.reports_at_once + WAITING_REPORTS_MAX,
             per_tenant=max(1, settings.reports_at_once // 2),
             retry_after_seconds=RETRY_AFTER_SECONDS,
         )
+        self.abandoned = Buckets(per_second=ABANDONED_PER_SECOND, burst=ABANDONED_MAX)
         self.threads = anyio.CapacityLimiter(THREADS_MAX)
+
+    @contextmanager
+    def report(self, caller: Actor) -> Iterator[Making]:
+        """Hold a report's share of the room. Raises Overloaded, also if the tenant's callers left too many reports."""
+        wait = self.abandoned.wait_of(caller.tenant_id)
+        if wait > 0:
+            raise Overloaded(
+                f"Callers of this tenant left {ABANDONED_MAX} reports before they were made. Try again after"
+                f" {seconds(wait)} s, and wait for the answer.",
+                retry_after_seconds=seconds(wait),
+            )
+        making = Making()
+        with self.sent.one(caller), self.reports.one(caller):
+            yield making
+        if making.is_under_way:
+            self.abandoned.take(caller.tenant_id)
 
 
 def streams(request: Request) -> Streams:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import subprocess
 import sys
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
-from typing import Final
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final, Self
 
 from ledger.errors import Internal, Overloaded
 from ledger.report import process
@@ -22,6 +23,8 @@ from ledger.report.reader import Extent
 IDLE_MAX: Final = 1
 """How many idle processes are kept."""
 IDLE_SECONDS: Final = 300.0
+WAIT_SECONDS_MAX: Final = 5.0
+"""How long a report waits for a place. Most are made in less."""
 RETRY_AFTER_SECONDS: Final = 5
 
 log = logging.getLogger(__name__)
@@ -31,10 +34,10 @@ class Pool:
     """Make reports of one database, at most `at_once` at the same time."""
 
     def __init__(self, database_url: str, *, at_once: int) -> None:
-        self._url, self._free = database_url, at_once
-        self._idle: list[asyncio.subprocess.Process] = []
-        self._busy: set[asyncio.subprocess.Process] = set()
-        self._ending: set[asyncio.Task[None]] = set()
+        self._url, self._places = database_url, asyncio.Semaphore(at_once)
+        self._idle: list[Maker] = []
+        self._busy: set[Maker] = set()
+        self._ending: set[asyncio.Task[int]] = set()
         self._retirement: asyncio.TimerHandle | None = None
 
     @property
@@ -42,19 +45,22 @@ class Pool:
         """Return the number of reports that are being made."""
         return len(self._busy) + len(self._idle)
 
-    @contextmanager
-    def place(self) -> Iterator[None]:
-        """Reserve one of the reports that are made at the same time. Raises Overloaded."""
-        if self._free <= 0:
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """Take one of the places for reports that are made at the same time, after who waits already. Raises
+        Overloaded if none is free within some seconds."""
+        try:
+            async with asyncio.timeout(WAIT_SECONDS_MAX):
+                await self._places.acquire()
+        except TimeoutError:
             raise Overloaded(
                 "Too many reports are being made at the moment. Nothing was made; try again later.",
                 retry_after_seconds=RETRY_AFTER_SECONDS,
-            )
-        self._free -= 1
+            ) from None
         try:
             yield
         finally:
-            self._free += 1
+            self._places.release()
 
     async def pieces(self, extent: Extent, form: Form) -> AsyncGenerator[bytes]:
         """Yield a report in pieces, while it is made. A slow reader makes the process wait; a reader that leaves ends
@@ -62,10 +68,8 @@ class Pool:
         maker = await self._taken()
         is_whole = False
         try:
-            reader, writer = maker.stdout, maker.stdin
-            if reader is None or writer is None:
-                raise Internal()
-            writer.write(process.job(self._url, extent, form))
+            reader = maker.frames
+            maker.give(process.job(self._url, extent, form))
             while True:
                 kind, size = process.HEADER.unpack(await reader.readexactly(process.HEADER.size))
                 data = await reader.readexactly(size)
@@ -80,23 +84,14 @@ class Pool:
         finally:
             self._given_back(maker, is_whole=is_whole)
 
-    async def _taken(self) -> asyncio.subprocess.Process:
+    async def _taken(self) -> Maker:
         while self._idle:
             maker = self._idle.pop()
-            if maker.returncode is None:
+            if maker.is_alive:
                 self._busy.add(maker)
                 return maker
-        # The process does not need the secrets in the server's settings.
-        env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
-        starting = asyncio.ensure_future(
-            asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", process.__name__),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                env=env,
-                start_new_session=True,  # the server gets the terminal's signals, and ends this process
-            )
-        )
+            self._end(maker)
+        starting = asyncio.ensure_future(Maker.start())
         try:
             maker = await asyncio.shield(starting)
         except asyncio.CancelledError:
@@ -105,9 +100,9 @@ class Pool:
         self._busy.add(maker)
         return maker
 
-    def _given_back(self, maker: asyncio.subprocess.Process, *, is_whole: bool) -> None:
+    def _given_back(self, maker: Maker, *, is_whole: bool) -> None:
         self._busy.discard(maker)
-        if is_whole and maker.returncode is None and len(self._idle) < IDLE_MAX:
+        if is_whole and maker.is_alive and len(self._idle) < IDLE_MAX:
             self._idle.append(maker)
             if self._retirement is not None:
                 self._retirement.cancel()
@@ -115,10 +110,9 @@ class Pool:
         else:
             self._end(maker)
 
-    def _end(self, maker: asyncio.subprocess.Process) -> None:
-        if maker.returncode is None:
-            maker.kill()
-        ending = asyncio.ensure_future(_ended(maker))
+    def _end(self, maker: Maker) -> None:
+        maker.kill()
+        ending = asyncio.ensure_future(maker.ended())
         self._ending.add(ending)
         ending.add_done_callback(self._ending.discard)
 
@@ -136,13 +130,66 @@ class Pool:
         await asyncio.gather(*self._ending)
 
 
-async def _ended(maker: asyncio.subprocess.Process) -> None:
-    """Wait for the end of a process. asyncio learns of it only after the pipes are read to their ends."""
-    if maker.stdin is not None:
-        maker.stdin.close()
-    while maker.stdout is not None and await maker.stdout.read(process.FRAME_BYTES_MAX):
-        pass
-    await maker.wait()
+class Maker:
+    """A process that makes reports. It belongs to one event loop, which does not wait for it."""
+
+    def __init__(
+        self,
+        started: subprocess.Popen[bytes],
+        jobs: asyncio.WriteTransport,
+        answers: asyncio.ReadTransport,
+        frames: asyncio.StreamReader,
+    ) -> None:
+        self._process, self._jobs, self._answers, self.frames = started, jobs, answers, frames
+
+    @classmethod
+    async def start(cls) -> Self:
+        """Start a process: in a thread, because the event loop's own way stops the loop until the other program runs,
+        which takes longer the more memory the server has and the busier the machine is."""
+        started = await asyncio.to_thread(start)
+        loop, frames = asyncio.get_running_loop(), asyncio.StreamReader(limit=process.FRAME_BYTES_MAX)
+        try:
+            jobs, _ = await loop.connect_write_pipe(asyncio.BaseProtocol, started.stdin)
+            answers, _ = await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(frames), started.stdout)
+        except BaseException:
+            started.kill()
+            raise
+        return cls(started, jobs, answers, frames)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def give(self, job: bytes) -> None:
+        """Send a job. `frames` has what becomes of it."""
+        self._jobs.write(job)
+
+    def kill(self) -> None:
+        """End the process at once."""
+        self._process.kill()
+
+    async def ended(self) -> int:
+        """Close the pipes, wait for the end of the process, and return its status."""
+        self._jobs.close()
+        self._answers.close()
+        return await asyncio.to_thread(self._process.wait)
+
+
+def start() -> subprocess.Popen[bytes]:
+    """Start a process that makes reports."""
+    # The process does not need the secrets in the server's settings.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("LEDGER_")}
+    return subprocess.Popen(
+        (sys.executable, "-P", "-m", process.__name__),
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=env,
+        start_new_session=True,  # the server gets the terminal's signals, and ends this process
+    )
 
 
 def _demand_end(kind: bytes, data: bytes) -> None:

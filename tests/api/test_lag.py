@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fastapi.testclient import TestClient
+from pydantic import TypeAdapter
 
 from ledger.api import lag
+from ledger.api.app import create_app
 from ledger.api.lag import EVERY_SECONDS, SWITCH_SECONDS, THRESHOLDS
 from ledger.api.metrics import Metrics
 from ledger.api.protocol import LINE_BYTES_MAX, STRANGERS_AT_ONCE_MAX, Connections
@@ -21,7 +24,7 @@ from ledger.api.routing import MISTAKES_MAX
 from ledger.settings import Settings
 from tests.api.test_metrics import value
 from tests.conftest import Templates
-from tests.kit.driver import RELEASE, Ledger
+from tests.kit.driver import RELEASE, Ledger, first_keys
 
 
 @pytest.fixture
@@ -84,6 +87,34 @@ def test_a_long_collection_is_the_last_of_its_kind(
     assert min(before) > 20_000
     assert max(after[:2]) < 10_000
     assert after[2] > 20_000
+
+
+def test_nothing_is_built_for_the_first_requests(
+    templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Goal: routes and the validators of bodies are built when the application starts, and none while it serves.
+
+    Method: a new application; the validators that are made at its start, and by its first requests: one that is
+    answered, one that is invalid, one without a body.
+    """
+    built: list[Any] = []
+    make = TypeAdapter.__init__
+
+    def counted(adapter: Any, annotation: Any, *args: Any, **named: Any) -> None:
+        built.append(annotation)
+        make(adapter, annotation, *args, **named)
+
+    monkeypatch.setattr(TypeAdapter, "__init__", counted)
+    with templates.clone("sqlite", tmp_path) as settings:
+        key = {"Authorization": f"Bearer {first_keys(settings).admin_key}"}
+        with TestClient(create_app(settings)) as client:
+            assert len(built) > 100
+            built.clear()
+            body = {"mechanism": {"type": "zcdp", "rho": 0.1}}
+            assert client.post("/v1/evaluate", json=body, headers=key).status_code == 200
+            assert client.post("/v1/plan", json={}, headers=key).status_code == 422
+            assert client.get("/v1/datasets", headers=key).status_code == 200
+        assert built == []
 
 
 def test_mistakes_without_number_are_counted_alone(here: Ledger) -> None:

@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, cast
@@ -18,8 +19,8 @@ from sqlalchemy.exc import DBAPIError
 from starlette.requests import ClientDisconnect
 
 from ledger.access.keys import tenant_of
-from ledger.api import problems
-from ledger.errors import Internal
+from ledger.api import problems, streams
+from ledger.errors import Internal, Overloaded
 from ledger.report import forms, pool, process, reader
 from ledger.report.forms import Form
 from ledger.report.pool import Pool
@@ -29,7 +30,7 @@ from ledger.service import journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
 from tests.kit.driver import RELEASE, Ledger, application, first_keys
-from tests.kit.scene import ok
+from tests.kit.scene import another_tenant, ok
 
 SECONDS = 110
 FORMS: tuple[Form, ...] = ("json", "html", "pdf", "csv")
@@ -96,11 +97,16 @@ async def running(settings: Settings) -> AsyncIterator[tuple[FastAPI, Pool]]:
 def furnished(settings: Settings, *, runs: int) -> str:
     """A dataset with so many runs, of long purposes so that the report does not fit in a pipe. An admin's key."""
     with Ledger.open(settings) as ledger:
-        ledger.register(budget={"mu": 100})
-        body = [{**RELEASE, "purpose": f"{n} " + "p" * 900, "idempotency_key": f"k-{n}"} for n in range(runs)]
-        answer = ok(ledger.post("/v1/runs/batch", {"runs": body}))
-        assert {item["status"] for item in answer["results"]} == {201}
+        fill(ledger, runs=runs)
         return ledger.key
+
+
+def fill(ledger: Ledger, *, runs: int) -> None:
+    """The dataset of `furnished`, in a ledger that is open."""
+    ledger.register(budget={"mu": 100})
+    body = [{**RELEASE, "purpose": f"{n} " + "p" * 900, "idempotency_key": f"k-{n}"} for n in range(runs)]
+    answer = ok(ledger.post("/v1/runs/batch", {"runs": body}))
+    assert {item["status"] for item in answer["results"]} == {201}
 
 
 PATH = "/v1/datasets/mnist/report"
@@ -175,6 +181,65 @@ def test_so_many_are_made_at_once(database: Settings) -> None:
     asyncio.run(scene())
 
 
+def test_who_finds_no_place_waits_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: two tenants that are reading take a third one's report only some time. Method: both places taken; two more
+    that wait, and get theirs in their order as the first ones are given back; and a wait that is over."""
+    order: list[str] = []
+
+    async def scene() -> None:
+        makers = Pool("sqlite://", at_once=2)
+        has, given = ({name: asyncio.Event() for name in "abcd"} for _ in range(2))
+
+        async def make(name: str) -> None:
+            async with makers.place():
+                order.append(name)
+                has[name].set()
+                await given[name].wait()
+
+        calls = {name: asyncio.ensure_future(make(name)) for name in "abcd"}
+        for expected, ended in (("ab", "b"), ("abc", "a"), ("abcd", "c")):
+            await has[expected[-1]].wait()
+            assert "".join(order) == expected
+            given[ended].set()
+            await calls[ended]
+        monkeypatch.setattr(pool, "WAIT_SECONDS_MAX", 0)
+        async with makers.place():
+            with pytest.raises(Overloaded):
+                async with makers.place():
+                    order.append("e")
+        given["d"].set()
+        await calls["d"]
+
+    asyncio.run(asyncio.wait_for(scene(), SECONDS))
+    assert "".join(order) == "abcd"
+
+
+def test_the_loop_starts_no_process(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: nobody waits while a process is started. Method: the threads that start those of two reports at once."""
+    key = furnished(database, runs=1)
+    extent, start = extent_of(database, key), pool.start
+    by: list[int] = []
+
+    def noted() -> subprocess.Popen[bytes]:
+        by.append(threading.get_ident())
+        return start()
+
+    async def scene() -> None:
+        makers = Pool(database.database_url.get_secret_value(), at_once=2)
+
+        async def made() -> bytes:
+            return b"".join([piece async for piece in makers.pieces(extent, "csv")])
+
+        first, second = await asyncio.gather(made(), made())
+        assert first == second != b""
+        await makers.close()
+
+    monkeypatch.setattr(pool, "start", noted)
+    asyncio.run(scene())
+    assert len(by) == 2
+    assert threading.get_ident() not in by
+
+
 # --- for nobody ------------------------------------------------------------------------------------------------------
 
 
@@ -194,7 +259,7 @@ def test_a_report_ends_with_its_caller(database: Settings, form: Form) -> None:
             caller.gone.set()
             await asyncio.wait_for(call, SECONDS)
             assert makers.processes == 0
-            assert await asyncio.wait_for(maker.wait(), SECONDS) == -9
+            assert await asyncio.wait_for(maker.ended(), SECONDS) == -9
             early = Caller(app, key, PATH, f"format={form}")
             early.gone.set()
             early.may_read.set()
@@ -206,6 +271,41 @@ def test_a_report_ends_with_its_caller(database: Settings, form: Form) -> None:
             assert len(await whole.read()) > 1000
             assert whole.status == 200
 
+    asyncio.run(scene())
+
+
+def test_a_tenant_leaves_few_reports(database: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: who asks for reports and leaves starts few processes, and keeps nobody else from a report. Method: one
+    report that is left, where one may be; then reports of the same tenant, and one of another; the processes that were
+    started."""
+    with Ledger.open(database) as ledger:
+        fill(ledger, runs=200)
+        key, other = ledger.key, another_tenant(ledger).key
+    starts: list[int] = []
+    start = pool.start
+
+    def noted() -> subprocess.Popen[bytes]:
+        starts.append(1)
+        return start()
+
+    async def scene() -> None:
+        async with running(database.model_copy(update={"reports_at_once": 4})) as (app, _):
+            leaving = Caller(app, key, PATH)
+            call = asyncio.ensure_future(leaving.call())
+            await asyncio.wait_for(leaving.begun.wait(), SECONDS)
+            leaving.gone.set()
+            await asyncio.wait_for(call, SECONDS)
+            for _ in range(3):
+                again = Caller(app, key, PATH)
+                assert b"left 1 reports" in await again.read()
+                assert (again.status, 0 < int(again.headers["retry-after"]) <= 5) == (503, True)
+            assert len(starts) == 1
+            elsewhere = Caller(app, other, "/v1/report")
+            await elsewhere.read()
+            assert (elsewhere.status, len(starts)) == (200, 2)
+
+    monkeypatch.setattr(streams, "ABANDONED_MAX", 1)
+    monkeypatch.setattr(pool, "start", noted)
     asyncio.run(scene())
 
 
@@ -323,7 +423,7 @@ def test_what_goes_wrong_is_a_problem(database: Settings, monkeypatch: pytest.Mo
             assert (await answer())[0] == 200
             (maker,) = makers._idle
             maker.kill()
-            await maker.wait()
+            await maker.ended()
             assert (await answer())[0] == 200
             missing = Caller(app, key, "/v1/datasets/none/report")
             assert b'"code":"not-found"' in await missing.read()
