@@ -8,6 +8,9 @@ PYTEST_ARGS ?=
 PROCESSES ?= $$($(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))')
 # Whatever the environment sets: the tests start many processes, and each would compile all that it imports.
 KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
+# Another build to measure beside this one, and what to measure: make bench BASE=COMMIT, make bench PARTS="certificates recipes guesses"
+BASE ?=
+PARTS ?= table
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
 UPGRADE ?=
 
@@ -16,7 +19,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 UV_VERSION := 0.13.9
 UV_VENV := build/uv
-# One file of it is measured beside ours, so it comes without PyTorch. If it cannot be installed, `make bench` reports that.
+# One file of it is measured beside ours, so it comes without PyTorch. If it cannot be installed, `make bench PARTS=certificates` reports that.
 OPACUS := build/bench/opacus
 OPACUS_PINNED := opacus==1.6.0 --hash=sha256:342123624c56c09d47eaba44010ed216d51c63132b543d67cba53a49ed6dc41e
 LOCK := UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV_VENV)/bin/uv pip compile --quiet --universal --generate-hashes \
@@ -51,8 +54,8 @@ prove: $(VENV)/installed-test ## The tests with their counts at full size, and p
 	LEDGER_PROVE=1 $(KEEP_BYTECODE) $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: bench
-bench: $(VENV)/installed-test $(OPACUS) ## Measure decisions and certificates
-	$(BIN)/python -m tests.bench
+bench: $(VENV)/installed-test $(if $(filter certificates,$(PARTS)),$(OPACUS)) ## Measure what the ledger does beside its peers, in about five minutes
+	BASE=$(BASE) $(BIN)/python -m tests.bench $(PARTS)
 
 .PHONY: docs
 docs: $(VENV)/installed-docs ## The documentation site, which the server serves at /docs/guide

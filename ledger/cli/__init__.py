@@ -9,10 +9,12 @@
     alerting     calls about alerts: alerts, alerting, forecast
     receipts     signed receipts of runs, fetched from a server and verified without one: receipt, jwks
     offline      without server and database: verify
+    bench        measure a deployment: bench
     proofs       proofs about a journal, fetched from a server and verified without one: proof
     held         read the receipts, heads and keys that an auditor kept
     recomputing  without server and database, with the accountant: recompute, registry
     mechanism    the options that declare a mechanism
+    load         many requests at once, each measured
     options, server_call   the options that commands share, and the call to a server
     show/        print answers for a person, by noun
 
@@ -30,6 +32,7 @@ import typer
 from ledger.cli import (
     alerting,
     audit,
+    bench,
     datasets,
     offline,
     people,
@@ -49,7 +52,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
-for _part in (server, signing, runs, datasets, people, audit, receipts, alerting, offline, proofs, recomputing):
+for _part in (server, signing, runs, datasets, people, audit, receipts, alerting, offline, proofs, recomputing, bench):
     _part.add_to(app)
 
 

@@ -1,152 +1,158 @@
-"""`make bench`: what a decision costs, beside what it is compared with, in one run.
+"""`make bench`: one table of what the ledger does, beside what it is compared with, in one run.
 
-Approvals and refusals are timed one at a time on a dataset with a short journal and on one with a long journal, in
-turns, so that a noisy machine disturbs both alike. Every request goes through the real writer to a real database with
-its durability on; only HTTP is left out. Figures are for reading, never a test.
+With BASE=COMMIT that build is measured too. LEDGER_BENCH_SECONDS (of each round), _ROUNDS, _RUNS and _ENTRIES make it
+shorter. The table and a plot are written into docs. `make bench PARTS="certificates recipes guesses"` measures other
+things instead. Figures are for reading, never a test.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import os
-import statistics
+import platform
+import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from importlib import metadata
 from pathlib import Path
-from uuid import UUID, uuid4
+from typing import Final
 
-import psycopg
 from pydantic import SecretStr
-from sqlalchemy import make_url
 
-from ledger.access import keys
-from ledger.accounting import ACCOUNTANT
-from ledger.core.amounts import Amount
-from ledger.core.commands import Ask, Claim, Register
-from ledger.core.datasets import Definition
-from ledger.core.people import Actor
-from ledger.core.runs import Use
-from ledger.operate import deploy
-from ledger.service.writer import Writer
 from ledger.settings import Settings
-from ledger.store import Store, engine_for
+from tests.bench import processes
+from tests.bench.cases import ROUNDS, SECONDS, Site
+from tests.bench.sites import ROOT, Server, base_build, durable
+from tests.bench.table import Judgement, Row, text, write_page, write_plot
 from tests.kit import postgres
-from tests.kit.driver import SIGNING_KEY
 
-SHORT = 10
-LONG = int(os.environ.get("LEDGER_BENCH_ENTRIES", "100000"))
-ROUNDS = 400
-GROUP = 200
-LIMIT = Amount(10**12, 0)
+DOCS: Final = ROOT / "docs"
+PARTS: Final = ("table", "certificates", "recipes", "guesses")
+LIBRARIES: Final = ("fastapi", "uvicorn", "uvloop", "httptools", "pydantic", "sqlalchemy", "psycopg")
 
 
-class Bench:
-    """A writer over one database, with two datasets to compare."""
-
-    def __init__(self, settings: Settings) -> None:
-        deploy.migrate(settings)
-        first = deploy.initialise(settings, tenant="bench")
-        if first is None:
-            raise SystemExit("the database is not empty")
-        self.store = Store(engine_for(settings.database_url.get_secret_value()))
-        self.writer = Writer(self.store, threads=1, queue_max=10_000, group_max=GROUP)
-        self.writer.start()
-        caller = keys.Keyring(self.store).recognise(first.admin_key)
-        if not isinstance(caller, Actor):
-            raise SystemExit("the first key is no tenant's")
-        self.actor = caller
-
-    def dataset(self, name: str) -> UUID:
-        definition = Definition(uuid4(), name, "record", "add_or_remove_one", "clt", None)
-        command = Register(self.actor, definition, "", "", {"mu": 1}, LIMIT)
-        self.writer.submit(self.actor.tenant_id, command).result()
-        return definition.id
-
-    def ask(self, dataset: UUID, cost: Amount) -> Ask:
-        request = {"datasets": ["data"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}}
-        costing = {"bound": "clt", "adjacency": "add_or_remove_one", "method": "gaussian", "accountant": ACCOUNTANT}
-        claim, use = Claim(str(uuid4()), bytes(32)), Use(dataset, (), ("data",))
-        return Ask(self.actor, uuid4(), claim, (use,), None, cost, request, costing, 10**12)
-
-    def fill(self, dataset: UUID, entries: int) -> float:
-        """Adds entries, a group at a time, and returns how many a second."""
-        start = time.perf_counter()
-        for done in range(0, entries, GROUP):
-            commands = [self.ask(dataset, Amount(1, 0)) for _ in range(min(GROUP, entries - done))]
-            futures = [self.writer.submit(self.actor.tenant_id, command) for command in commands]
-            for future in futures:
-                future.result()
-        return entries / (time.perf_counter() - start)
-
-    def once(self, dataset: UUID, cost: Amount) -> float:
-        """Milliseconds of one decision, from submitting it to its answer after the commit."""
-        command = self.ask(dataset, cost)
-        start = time.perf_counter()
-        self.writer.submit(self.actor.tenant_id, command).result()
-        return 1000 * (time.perf_counter() - start)
-
-    def close(self) -> None:
-        self.writer.close()
-        self.store.close()
+def measured(folder: Path, commit: str) -> Iterator[Row]:
+    """Every row of the table, as soon as it is measured."""
+    kind = postgres.available()[0]
+    with postgres.start(kind) as server, contextlib.ExitStack() as stack:
+        base = stack.enter_context(_base(server, folder, commit)) if commit else None
+        settings = stack.enter_context(durable(server, "bench"))
+        site = stack.enter_context(Site.open(server.label, settings, folder, base))
+        single, singly, bulks = yield from _on_postgres(site)
+        yield from processes.start(settings, folder, site.ledger)
+        yield from processes.commands(settings, folder)
+        yield processes.client(site.ledger)
+    settings = Settings(database_url=SecretStr(f"sqlite:///{folder / 'bench.db'}"))
+    with Site.open("SQLite", settings, folder) as site:
+        yield from _on_sqlite(site, {1: singly, 64: single}, bulks)
 
 
-def compare(label: str, settings: Settings) -> None:
-    """Prints the table for one database."""
-    bench = Bench(settings)
-    short, long = bench.dataset("short"), bench.dataset("long")
-    bench.fill(short, SHORT)
-    rate = bench.fill(long, LONG)
-    kinds = {"approve": Amount(1, 0), "refuse": Amount(2 * LIMIT.mu_sq_pico, 0)}
-    times: dict[tuple[str, str], list[float]] = {(kind, size): [] for kind in kinds for size in ("short", "long")}
-    for _ in range(ROUNDS):
-        for kind, cost in kinds.items():
-            times[kind, "short"].append(bench.once(short, cost))
-            times[kind, "long"].append(bench.once(long, cost))
-    bench.close()
-    print(
-        f"\n{label}: {rate:,.0f} decisions/s in groups of {GROUP}; one at a time, ms (median, 10th to 90th percentile)"
-    )
-    print(f"{'':10}{f'{SHORT:,} entries behind':>30}{f'{LONG:,} entries behind':>30}{'ratio of medians':>20}")
-    for kind in kinds:
-        few, many = times[kind, "short"], times[kind, "long"]
-        ratio = statistics.median(many) / statistics.median(few)
-        print(f"{kind:10}{_spread(few):>30}{_spread(many):>30}{ratio:>20.2f}")
+def _on_postgres(site: Site) -> Generator[Row, None, tuple[Row, Row, dict[int, Row]]]:
+    """Return the rows that those of SQLite are compared with: single approvals at 64 and 1 connections, and batches."""
+    single, tail = site.singles(64)
+    single.beside("echo", 0.6, " of the echo")
+    single.beside("transaction", 4, " of a transaction per request")
+    echo_ms = tail.peer("echo") or 0.0
+    tail.judgements.append(Judgement.at_most(" of the echo's", 3, tail.median / echo_ms))
+    yield single
+    yield tail
+    singly, _ = site.singles(1)
+    singly.beside("transaction", 0.6, " of a transaction per request")
+    if singly.percentiles_ms is not None:
+        singly.judgements.append(Judgement.at_most(" ms at the median", 3, singly.percentiles_ms[0]))
+    yield singly
+    bulks = {}
+    for runs in (100, 1000):
+        bulks[runs] = site.bulk(runs)
+        bulks[runs].judgements.append(Judgement.at_least("/s", 10_000, bulks[runs].median))
+        bulks[runs].beside("BASE", 20, " of BASE")
+        yield bulks[runs]
+    for row in site.moves():
+        row.judgements.append(Judgement.at_least(" of approvals", 0.5, row.median / single.median))
+        yield row
+    yield site.reads("run")
+    yield site.reads("dataset")
+    yield site.listing()
+    yield site.two_workers(single)
+    yield from site.growth()
+    return single, singly, bulks
 
 
-def _spread(times: list[float]) -> str:
-    deciles = statistics.quantiles(times, n=10)
-    return f"{statistics.median(times):.2f} ({deciles[0]:.2f} to {deciles[-1]:.2f})"
+def _on_sqlite(site: Site, singles: dict[int, Row], bulks: dict[int, Row]) -> Iterator[Row]:
+    for connections, other in singles.items():
+        row, _ = site.singles(connections)
+        row.judgements.append(Judgement.at_least(" of PostgreSQL", 1, row.median / other.median))
+        yield row
+    for runs, other in bulks.items():
+        row = site.bulk(runs)
+        row.judgements.append(Judgement.at_least(" of PostgreSQL", 1, row.median / other.median))
+        yield row
+    yield from site.growth()
 
 
 @contextlib.contextmanager
-def durable(server: postgres.Server, name: str) -> Iterator[Settings]:
-    """A database on a server whose durability, which tests turn off, is on."""
-    with psycopg.connect(make_url(server.admin_url).set(drivername="postgresql").render_as_string(False)) as admin:
-        admin.autocommit = True
-        for setting in ("fsync", "synchronous_commit", "full_page_writes"):
-            admin.execute(f"ALTER SYSTEM SET {setting} = on")
-        admin.execute("SELECT pg_reload_conf()")
-    url = SecretStr(postgres.create_database(server, name))
-    yield Settings(database_url=url, signing_key=SecretStr(SIGNING_KEY))
+def _base(server: postgres.Server, folder: Path, commit: str) -> Iterator[Server]:
+    place = folder / "of-base"
+    place.mkdir()
+    with (
+        durable(server, "base") as settings,
+        base_build(commit, folder) as build,
+        build.open(settings, place) as opened,
+    ):
+        yield opened
+
+
+def heading(commit: str, load: float) -> str:
+    """What the figures depend on: build, machine, versions and load."""
+    git = ["git", "-C", str(ROOT), "describe", "--always", "--dirty"]
+    build = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in LIBRARIES)
+    return (
+        f"Build {build}{f', BASE {commit}' if commit else ''}. {_processor()}, {os.cpu_count()} processors, "
+        f"{platform.system()} {platform.machine()}, Python {platform.python_version()}, {versions}. "
+        f"Load average before the run: {load:.1f}. {ROUNDS} rounds of {SECONDS:g} s each; "
+        "the load generator and the database share the machine."
+    )
+
+
+def _processor() -> str:
+    with contextlib.suppress(OSError, StopIteration):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return platform.processor() or "unknown processor"
+
+
+def table(commit: str) -> None:
+    """Print the table, and write it and the plot into docs."""
+    load = os.getloadavg()[0]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / "build") as folder:
+        for row in measured(Path(folder), commit):
+            print(f"  {row.case}", file=sys.stderr, flush=True)
+            rows.append(row)
+    head = heading(commit, load)
+    print(f"{head}\n\n{text(rows)}")
+    write_page(DOCS / "performance.md", head, rows)
+    first = rows[0]
+    bars = [(f"the ledger, {first.case.partition(':')[0]}", first.median)]
+    bars += [(name, value) for name in first.peers if (value := first.peer(name)) is not None]
+    bars += [("the ledger, SQLite", row.median) for row in rows if row.case == "SQLite: approvals, 64 connections"]
+    write_plot(DOCS / "performance.svg", "Approvals each second at 64 connections", bars)
 
 
 def main() -> None:
-    """Measures on SQLite and on every PostgreSQL that is found."""
-    print(f"Python {sys.version.split()[0]}, {os.cpu_count()} processors")
-    with tempfile.TemporaryDirectory(dir=Path.cwd()) as folder:
-        compare("SQLite", Settings(database_url=SecretStr(f"sqlite:///{folder}/bench.db")))
-    for kind in postgres.available():
-        with postgres.start(kind) as server, durable(server, "bench") as settings:
-            compare(server.label, settings)
+    """Measure the parts that are named on the command line; default: the table."""
+    for part in sys.argv[1:] or PARTS[:1]:
+        if part not in PARTS:
+            raise SystemExit(f"no part {part!r}: choose from {', '.join(PARTS)}")
+        if part == "table":
+            (ROOT / "build").mkdir(exist_ok=True)
+            table(os.environ.get("BASE", ""))
+        else:
+            importlib.import_module(f"tests.bench.{part}").main()
 
 
 if __name__ == "__main__":
-    from tests.bench import certificates, guesses, http, recipes
-
     main()
-    http.main()
-    certificates.main()
-    recipes.main()
-    guesses.main()

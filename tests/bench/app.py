@@ -1,31 +1,56 @@
-"""What the ledger is compared with: the least that a FastAPI application can do, and a transaction per request."""
+"""What the ledger is compared with: the least that a FastAPI application can do, and a transaction per request.
+
+Both validate the same requests and answer with as many bytes: `BENCH_ANSWERS` has answers of the ledger, by path.
+"""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import json
+import os
+from typing import Annotated, Any, Literal
 from uuid import uuid4
 
-from fastapi import Body, FastAPI, Header
+from fastapi import FastAPI, Header
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
 from sqlalchemy import Engine, text
 from starlette.concurrency import run_in_threadpool
 
 from ledger.settings import load
 from ledger.store import engine_for
 
-ANSWER = {"id": "x" * 36, "state": "held", "decision": "approved", "assumptions": ["x" * 70] * 7}
+
+class Mechanism(BaseModel):
+    """What a run does to the data."""
+
+    model_config = ConfigDict(extra="forbid")
+    type: Literal["gaussian"]
+    noise_multiplier: float
+
+
+class Run(BaseModel):
+    """What a run asks for."""
+
+    model_config = ConfigDict(extra="forbid")
+    datasets: list[str]
+    mechanism: Mechanism
 
 
 def create_app() -> FastAPI:
     """`Authorization: Bearer echo` answers at once, anything else commits first."""
     app = FastAPI()
     engine = engine_for(load().owner_url).execution_options(writing=True)
+    answers: dict[str, Any] = json.loads(os.environ["BENCH_ANSWERS"])
 
     @app.post("/v1/runs")
-    async def run(body: Annotated[dict[str, Any], Body()], authorization: Annotated[str, Header()]) -> JSONResponse:
+    async def run(body: Run, authorization: Annotated[str, Header()]) -> JSONResponse:
         if authorization != "Bearer echo":
             await run_in_threadpool(_charge, engine)
-        return JSONResponse({**ANSWER, "datasets": body["datasets"]}, status_code=201)
+        return JSONResponse({**answers["/v1/runs"], "uses": body.datasets}, status_code=201)
+
+    @app.get("/v1/{kind}/{name}")
+    async def read(kind: str, name: str, authorization: Annotated[str, Header()]) -> JSONResponse:
+        return JSONResponse({**answers[f"/v1/{kind}"], "asked": name, "signed": bool(authorization)})
 
     return app
 

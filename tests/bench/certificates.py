@@ -1,4 +1,4 @@
-"""Certified costs beside what they are compared with, in one run: the third part of `make bench`.
+"""Certified costs beside what they are compared with, in one run: a part of `make bench`.
 
 Compared are a certificate and its epsilon at 1e-5 with the same epsilon by dp-accounting's privacy loss distribution,
 on one core and in turns; a table of residual costs, cold and with its curve kept, with one such epsilon by
@@ -37,7 +37,7 @@ INTERVAL = 1e-4
 GOAL_MS, GOAL_RATIO, GOAL_MB = 10, 30, 500
 GOAL_TABLE_MS = 60
 _CASES = Path(__file__).parents[1] / "cases" / "dpsgd_certificates.json"
-# `make bench` puts it there; the file needs NumPy and SciPy alone, and the package is installed without PyTorch.
+# `make bench PARTS=certificates` puts it there; the file needs NumPy and SciPy alone, so it comes without PyTorch.
 _OPACUS = Path(__file__).parents[2] / "build" / "bench" / "opacus" / "accountants" / "analysis" / "gdp.py"
 # (noise multiplier, sample rate, steps, delta, adjacency, sampling)
 _DEAREST: tuple[tuple[float, float, int, float, str, str], ...] = (
@@ -181,7 +181,7 @@ def compare_epsilon() -> None:
     for name, found in times.items():
         print(f"{name:24}{statistics.median(found):>10.2f}")
     if opacus is None:
-        print(f"Opacus could not be had: {_OPACUS} is missing, which `make bench` fetches")
+        print(f"Opacus could not be had: {_OPACUS} is missing, which `make bench PARTS=certificates` fetches")
         return
     slower = statistics.median(times["Opacus, scalars"])
     for name in ("the ledger, scalars", "the ledger, an array"):

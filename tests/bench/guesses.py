@@ -1,4 +1,4 @@
-"""Guessing keys, beside somebody who has one: the last part of `make bench`.
+"""Guessing keys, beside somebody who has one: a part of `make bench`.
 
 A client with a good key asks for runs, one after another, first alone, then beside as many requests to `/healthz` as
 there will be guesses (what any load of that size does to it, on the same machine), then beside the guesses: with the
@@ -28,7 +28,7 @@ from pydantic import SecretStr
 from ledger.access import keys
 from ledger.operate import deploy
 from ledger.settings import Settings
-from tests.bench.__main__ import durable
+from tests.bench.sites import durable
 from tests.kit import postgres
 from tests.kit.driver import MNIST, RELEASE, Ledger, Served, environment, first_keys, serve_command
 

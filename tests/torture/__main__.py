@@ -27,7 +27,7 @@ from typing import Final
 from pydantic import SecretStr
 
 from ledger.settings import Settings
-from tests.bench.__main__ import durable
+from tests.bench.sites import durable
 from tests.conftest import Templates
 from tests.kit import postgres
 from tests.torture.hostile import NICE
