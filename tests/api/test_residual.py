@@ -93,6 +93,110 @@ def test_the_least_limit_of_forty_five_rounds_is_shown(
     assert errors == [f"entry {least['seq']}: leaves another least limit than the dataset's row has"]
 
 
+def test_a_hundred_and_one_runs_do_not_run_out_of_delta(ledger: Ledger) -> None:
+    """Goal: a dataset does not end after a hundred runs by its delta. Method: T2-22 of the reports."""
+    register(ledger, "daily", budget={"epsilon": 3, "at_delta": 1e-5})
+    daily = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson", "sample_rate": 0.004, "steps": 15}
+    answers = [ledger.ask(datasets=["daily"], mechanism=daily) for _ in range(101)]
+    assert {answer.status_code for answer in answers} == {201}
+    left = ledger.get("/v1/datasets/daily").json()["balance"]["remaining"]
+    assert float(left["delta"]) > 0
+
+
+def test_a_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
+    """Goal: a plan names the cost beside what is left, how many such runs fit, and the steps that would. Method: ask as
+    often as that; then a refusal names what fits, which is approved, and one step more is not."""
+    register(ledger, "rounds")
+    planned = ledger.post("/v1/plan", {"datasets": ["rounds"], "mechanism": ROUND, "solve_for": "runs"}).json()
+    first = ledger.ask(datasets=["rounds"], mechanism=ROUND).json()
+    for name in ("cost", "alone", "shares"):
+        assert planned[name] == first[name], name
+    most = planned["solution"]["value"]
+    answers = [ledger.ask(datasets=["rounds"], mechanism=ROUND, delta=1e-8) for _ in range(most + 1)]
+    approved = [answer.status_code for answer in answers].count(201)
+    assert abs(approved + 1 - most) <= 1  # the plan's share of delta is its own at each run
+    refused = answers[-1].json()
+    assert refused["code"] == "budget-exceeded"
+    assert refused["datasets"][0]["requested"] > refused["datasets"][0]["remaining"]
+    steps = refused["fits"]["steps"]
+    more = {**ROUND, "steps": steps + 1}
+    assert ledger.ask(datasets=["rounds"], mechanism=more, delta=1e-8).status_code == 409
+    assert ledger.ask(datasets=["rounds"], mechanism={**ROUND, "steps": steps}, delta=1e-8).status_code == 201
+
+
+def test_what_later_runs_rest_on_is_kept(ledger: Ledger) -> None:
+    """Goal: of a dataset that is nearly used up, a void without a statement gives nothing back and says for which
+    dataset; with it everything; and so for an early stop. Method: runs until the first refusal; then recompute the
+    export, verify it, and compare the rows with the journal."""
+    register(ledger, "busy")
+    runs: list[dict[str, Any]] = []
+    while (answer := ledger.ask(datasets=["busy"], mechanism=ROUND)).status_code == 201:
+        runs.append(answer.json())
+    assert answer.status_code == 409
+    for run in runs[:2]:
+        assert ledger.post(f"/v1/runs/{run['id']}/start").status_code == 200
+    kept = ledger.post(f"/v1/runs/{runs[2]['id']}/void", {"reason": "a crash"}).json()
+    assert (kept["returned"]["mu_sq_pico"], kept["kept"], kept["kept_for"]) == ("0", runs[2]["cost"], ["busy"])
+    body = {"reason": "the queue was deleted", "data_independent": True}
+    given = ledger.post(f"/v1/runs/{runs[3]['id']}/void", body).json()
+    assert (given["returned"], "kept" in given) == (runs[3]["cost"], False)
+    stopped = ledger.post(f"/v1/runs/{runs[0]['id']}/settle", {"steps": 100, "stop": "data_independent"}).json()
+    charged, cost = (int(amount["mu_sq_pico"]) for amount in (stopped["charged"], runs[0]["cost"]))
+    assert cost / 4 < charged < cost / 2
+    whole = ledger.post(f"/v1/runs/{runs[1]['id']}/settle", {"steps": 100, "stop": "data_dependent"}).json()
+    assert whole["charged"] == runs[1]["cost"]
+    demand_right(ledger, "busy")
+
+
+def test_an_ordinary_overrun_fits_in_the_reserve(ledger: Ledger, database: Settings) -> None:
+    """Goal: four steps more of a run fit, at little cost, because each approval behind it left a reserve; four whole
+    plans more do not, and freeze the dataset. Method: thirty runs, two of which overran."""
+    register(ledger, "busy")
+    runs = [ledger.ask(datasets=["busy"], mechanism=ROUND).json()["id"] for _ in range(30)]
+    for run in (runs[0], runs[20]):
+        assert ledger.post(f"/v1/runs/{run}/start").status_code == 200
+    little = {"steps": 239, "stop": "data_independent", "restarts": []}
+    settled = ledger.post(f"/v1/runs/{runs[0]}/settle", little)
+    assert settled.status_code == 200, settled.text
+    overrun = settled.json()["overrun"]
+    assert overrun["fits"]
+    assert int(overrun["cost"]["mu_sq_pico"]) < 10**11
+    much = {"steps": 1175, "stop": "data_independent", "restarts": []}
+    refused = ledger.post(f"/v1/runs/{runs[20]}/settle", much)
+    assert (refused.status_code, refused.json()["code"], refused.json()["frozen"]) == (409, "overrun", ["busy"])
+    demand_right(ledger, "busy")
+    assert [result["error"] for result in check_journals(database)] == [None, None]
+
+
+def test_a_dataset_is_switched_on_record(ledger: Ledger) -> None:
+    """Goal: an older dataset keeps costs that add up until a steward switches it, once, with a reason, while nothing is
+    held. Method: PATCH before and after; a run before and one after; an estimate cannot be switched."""
+    register(ledger, "older", costing="standalone")
+    register(ledger, "estimate", bound="clt")
+    assert ledger.get("/v1/datasets/estimate").json()["costing"] == "standalone"
+    before = ledger.ask(datasets=["older"], mechanism=ROUND).json()
+    switch = {"costing": "residual", "reason": "many short runs from here on"}
+    held = ledger.patch("/v1/datasets/older", switch)
+    assert (held.status_code, held.json()["field"]) == (422, "costing"), held.text
+    assert ledger.post(f"/v1/runs/{before['id']}/void", {"reason": "first try"}).status_code == 200
+    assert ledger.patch("/v1/datasets/older", switch).json()["costing"] == "residual"
+    after = ledger.ask(datasets=["older"], mechanism=ROUND).json()
+    assert "alone" not in before
+    assert 4 * int(after["cost"]["mu_sq_pico"]) < int(after["alone"]["mu_sq_pico"])
+    for name in ("older", "estimate"):
+        assert ledger.patch(f"/v1/datasets/{name}", switch).status_code == 422
+    demand_right(ledger, "older")
+
+
+def demand_right(ledger: Ledger, name: str) -> None:
+    """Verify an export, and recompute every cost, charge and table of it."""
+    exported = ledger.get(f"/v1/datasets/{name}/export").text.splitlines(keepends=True)
+    assert isinstance(verify.verify(exported), verify.Verified)
+    recomputed = recompute(exported, with_exact=False, with_opinion=False)
+    assert not recomputed.differences
+    assert {name for name, count in recomputed.counts.items() if count} <= {"exact", "within"}
+
+
 def least_in_a_terminal(capfd: pytest.CaptureFixture[str], display: Callable[[], None]) -> str:
     """What a command prints of the least limit, up to the first comma or parenthesis."""
     capfd.readouterr()
