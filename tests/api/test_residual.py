@@ -49,6 +49,10 @@ def test_forty_five_rounds_fit(ledger: Ledger) -> None:
     assert float(last["cost"]["mu_sq_pico"]) > float(first["cost"]["mu_sq_pico"])
     counted = [ledger.ask(datasets=["alone"], mechanism=ROUND).status_code for _ in range(9)]
     assert counted == [201] * 8 + [409]
+    longest = [
+        max(map(len, ledger.get(f"/v1/datasets/{name}/export").text.splitlines()[1:-1])) for name in ("rounds", "alone")
+    ]
+    assert longest[0] <= longest[1] + 300
 
 
 def test_the_least_limit_of_forty_five_rounds_is_shown(
