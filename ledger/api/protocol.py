@@ -16,6 +16,7 @@ import socket
 import sys
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Final, Literal
 from urllib.parse import unquote
 
@@ -35,6 +36,8 @@ PIECE_BYTES: Final = 2 * 1024
 UNSENT_BYTES_MAX: Final = 64 * 1024
 STRANGERS_AT_ONCE_MAX: Final = 8
 """On how many connections without a caller requests are read before the loop serves the others."""
+ENDED_AT_ONCE_MAX: Final = 64
+"""For how many connections that ended the loop does what is left to do before it serves the others."""
 LINE_BYTES_MAX: Final = 16 * 1024 * 1024
 """Of what came on connections that wait for their turn."""
 _HEALTH: Final = b"GET /healthz "
@@ -65,6 +68,7 @@ class Connections:
         self._strangers: dict[Patient, None] = {}
         self._line = deque[tuple[Patient, bytes]]()
         self._line_bytes = self._begun = 0
+        self._ended = deque[Callable[[], None]]()
 
     def __len__(self) -> int:
         return len(self._open)
@@ -85,6 +89,19 @@ class Connections:
         """Remove a connection."""
         self._open.discard(connection)
         self._strangers.pop(connection, None)
+
+    def end(self, loop: asyncio.AbstractEventLoop, rest: Callable[[], None]) -> None:
+        """Do what is left to do for a connection that ended, when its turn comes: thousands can end at once."""
+        if not self._ended:
+            loop.call_soon(self._end, loop)
+        self._ended.append(rest)
+
+    def _end(self, loop: asyncio.AbstractEventLoop) -> None:
+        turn = [self._ended.popleft() for _ in range(min(ENDED_AT_ONCE_MAX, len(self._ended)))]
+        if self._ended:
+            loop.call_soon(self._end, loop)
+        for rest in turn:
+            rest()
 
     def admits(self, connection: Patient, data: bytes) -> bool:
         """Return whether a connection on which nobody was recognised yet may go on now.
@@ -204,11 +221,14 @@ class Patient(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.transport.is_ending = True
         self._await(None)
+        self._shared.remove(self)
+        self._shared.end(self.loop, partial(self._lose, exc))
+
+    def _lose(self, exc: Exception | None) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
         self._flows()
-        self._shared.remove(self)
         for cycle, _ in self.pipeline:
             cycle.disconnected = True
         self.pipeline.clear()

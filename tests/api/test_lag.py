@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import gc
 import itertools
+import socket
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import uvloop
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
 
@@ -19,7 +24,7 @@ from ledger.api import lag
 from ledger.api.app import create_app
 from ledger.api.lag import EVERY_SECONDS, SWITCH_SECONDS, THRESHOLDS
 from ledger.api.metrics import Metrics
-from ledger.api.protocol import LINE_BYTES_MAX, STRANGERS_AT_ONCE_MAX, Connections
+from ledger.api.protocol import ENDED_AT_ONCE_MAX, LINE_BYTES_MAX, STRANGERS_AT_ONCE_MAX, Connections
 from ledger.api.routing import MISTAKES_MAX
 from ledger.settings import Settings
 from tests.api.test_metrics import value
@@ -191,3 +196,62 @@ def test_what_waits_of_strangers_is_bounded() -> None:
     asyncio.run(crowd.arrive(100))
     assert len(crowd.gone_on) == STRANGERS_AT_ONCE_MAX + LINE_BYTES_MAX // size
     assert len(crowd.cut) == 100 - len(crowd.gone_on)
+
+
+def test_connections_end_a_few_at_a_time() -> None:
+    """Goal: thousands of connections that end at once hold up nobody, and none is forgotten. Method: 300 in one turn of
+    the loop and 10 while those are ended, and the turn in which what is left of each is done."""
+    done: list[tuple[int, int]] = []
+    turn = 0
+
+    def end(number: int) -> None:
+        done.append((turn, number))
+
+    async def scene() -> None:
+        nonlocal turn
+        connections, loop = Connections(Settings(), Metrics()), asyncio.get_running_loop()
+        for number in range(300):
+            connections.end(loop, partial(end, number))
+        assert not done
+        for turn in range(1, 20):
+            await asyncio.sleep(0)
+            if turn == 2:
+                for number in range(300, 310):
+                    connections.end(loop, partial(end, number))
+
+    asyncio.run(scene())
+    assert [number for _, number in done] == list(range(310))
+    assert max(Counter(turn for turn, _ in done).values()) == ENDED_AT_ONCE_MAX
+
+
+def test_connections_begin_one_at_a_time() -> None:
+    """Goal: in one turn of the loop that serves, few connections begin, however many came at once. Method: 200 that
+    connect before the loop looks, and the turn in which each is accepted."""
+    count, begun, turn = 200, list[int](), 0
+
+    async def scene() -> None:
+        nonlocal turn
+        loop, all_begun = asyncio.get_running_loop(), asyncio.Event()
+
+        class Noted(asyncio.Protocol):
+            def connection_made(self, transport: asyncio.BaseTransport) -> None:
+                begun.append(turn)
+                transport.close()
+                if len(begun) == count:
+                    all_begun.set()
+
+        def tick() -> None:
+            nonlocal turn
+            turn += 1
+            loop.call_soon(tick)
+
+        server = await loop.create_server(Noted, "127.0.0.1", 0, backlog=count)
+        with contextlib.ExitStack() as opened:
+            for _ in range(count):  # the system connects them; the loop does not run meanwhile
+                opened.enter_context(socket.create_connection(server.sockets[0].getsockname()))
+            tick()
+            await asyncio.wait_for(all_begun.wait(), 60)
+        server.close()
+
+    uvloop.run(scene())
+    assert max(Counter(begun).values()) <= 2

@@ -30,6 +30,8 @@ WAIT_SECONDS: Final = 1.0
 """After an answer that asks to wait, which whoever is not hostile would do for longer."""
 LEAVE_SECONDS: Final = 0.1
 HOLD_SECONDS: Final = 10.0
+AWAITED_SECONDS_MAX: Final = 120.0
+"""For answers that are awaited beyond the plan's time."""
 ASKED_TO_WAIT: Final = (429, 503)
 
 
@@ -49,6 +51,8 @@ class Plan:
     """Datasets in whose budgets nothing fits."""
     attacks: tuple[str, ...] = ()
     """All of them if none is named."""
+    awaited: tuple[str, ...] = ()
+    """Attacks without whose first answers it does not end: clients that get no processor are answered late."""
 
     def as_json(self) -> str:
         """What `read` takes."""
@@ -58,7 +62,7 @@ class Plan:
     def read(cls, text: str) -> Plan:
         """The plan that was written."""
         values = json.loads(text)
-        lists = {name: tuple(values[name]) for name in ("auditors", "tight", "attacks")}
+        lists = {name: tuple(values[name]) for name in ("auditors", "tight", "attacks", "awaited")}
         return cls(**{**values, **lists})
 
 
@@ -71,6 +75,7 @@ class Attack:
     turn: Callable[[], Awaitable[int]]
     """Does it once, and returns the status of what it was answered."""
     statuses: Counter[int] = field(default_factory=Counter)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def repeat(self) -> None:
         """Do it until cancelled."""
@@ -80,6 +85,8 @@ class Attack:
             except (OSError, asyncio.IncompleteReadError):
                 status = CUT
             self.statuses[status] += 1
+            if status != CUT:
+                self.answered.set()
             if status in ASKED_TO_WAIT:
                 await asyncio.sleep(WAIT_SECONDS)
 
@@ -113,11 +120,13 @@ class Hostile:
         ]
 
     async def run(self) -> dict[str, dict[int, int]]:
-        """Do all of it for as long as the plan is, and return the statuses of each attack."""
+        """Do all of it for as long as the plan is, and until each awaited attack has an answer. Return the statuses of
+        each attack."""
         webhook = await asyncio.start_server(_take_and_be_silent, "127.0.0.1", self.plan.webhook_port)
         chosen = [one for one in self.attacks if one.name in self.plan.attacks or not self.plan.attacks]
         work = [asyncio.create_task(one.repeat()) for one in chosen for _ in range(one.at_once)]
-        done, _ = await asyncio.wait(work, timeout=self.plan.seconds, return_when=asyncio.FIRST_EXCEPTION)
+        over = asyncio.create_task(self._over(chosen))
+        done, _ = await asyncio.wait([over, *work], return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()
         for task in work:
@@ -127,6 +136,13 @@ class Hostile:
             wire.close()
         webhook.close()
         return {attack.name: dict(attack.statuses) for attack in chosen}
+
+    async def _over(self, chosen: list[Attack]) -> None:
+        await asyncio.sleep(self.plan.seconds)
+        async with asyncio.timeout(AWAITED_SECONDS_MAX):
+            for attack in chosen:
+                if attack.name in self.plan.awaited:
+                    await attack.answered.wait()
 
     def _asking(self, name: str, at_once: int, make: Callable[[], bytes], *, every_seconds: float = 0) -> Attack:
         """An attack of whole requests, over connections that are kept."""

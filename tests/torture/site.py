@@ -35,7 +35,13 @@ class Site:
 
 @contextlib.contextmanager
 def open_site(
-    settings: Settings, folder: Path, *, seconds: float, runs: int, attacks: tuple[str, ...]
+    settings: Settings,
+    folder: Path,
+    *,
+    seconds: float,
+    runs: int,
+    attacks: tuple[str, ...],
+    awaited: tuple[str, ...] = (),
 ) -> Iterator[Site]:
     """Start a server with one worker and fill it. runs: how many with long labels the hostile tenant has."""
     deploy.migrate(settings)
@@ -57,6 +63,7 @@ def open_site(
                 plenty="plenty",
                 tight=TIGHT,
                 attacks=attacks,
+                awaited=awaited,
             )
             _fill(other, plan, runs)
         yield Site(served, first.admin_key, plan)

@@ -24,11 +24,22 @@ ATTACKS = (
 )
 
 
+ANSWERED = {
+    "composed evaluations": {200, 413, 503},
+    "invalid bodies of 1 MB": {400, 422},
+    "bodies of 7 MB": {413},
+    "wrong keys": {401, 429},
+}
+"""What is answered soon, and how; on a busy machine a cost may take too long. Strangers of one byte hold their
+connections, and slow megabytes take minutes."""
+
+
 def test_some_seconds_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Goal: beside hostile clients every approval is given, and every hostile request gets the answer that is meant
-    for it. Method: some of the attacks for a few seconds, on SQLite; statuses, and the table."""
+    for it. Method: some of the attacks for a few seconds, on SQLite, and longer if clients got no answers until then;
+    statuses, and the table."""
     settings = Settings(database_url=SecretStr(f"sqlite:///{tmp_path}/torture.db"))
-    with open_site(settings, tmp_path, seconds=3, runs=10, attacks=ATTACKS) as site:
+    with open_site(settings, tmp_path, seconds=3, runs=10, attacks=ATTACKS, awaited=tuple(ANSWERED)) as site:
         seen, came = asyncio.run(phases(site, 1))
         assert {attack.name for attack in Hostile(site.plan).attacks} > set(ATTACKS)
     assert len(seen) == len(PHASES)
@@ -37,9 +48,11 @@ def test_some_seconds_of_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             assert set(times.statuses) <= {200, 201}
             assert times.ms
     assert set(came) == set(ATTACKS)
-    expected = {"one-byte strangers": {401}, "bodies of 7 MB": {413}, "wrong keys": {401, 429}}
-    assert all(set(came[name]) - {CUT} <= statuses for name, statuses in expected.items())
-    assert sum(sum(counts.values()) for counts in came.values()) > 0
+    for name, statuses in ANSWERED.items():
+        answered = set(came[name]) - {CUT}
+        assert answered, name
+        assert answered <= statuses, name
+    assert set(came["one-byte strangers"]) <= {401, CUT}
     assert not [status for counts in came.values() for status in counts if status == 500]
     show("SQLite", seen, came)
     printed = capsys.readouterr().out

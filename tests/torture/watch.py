@@ -9,7 +9,7 @@ import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -23,6 +23,8 @@ APPROVALS_PER_SECOND: Final = 20
 CERTIFIED_PER_SECOND: Final = 0.5
 HEALTH_PER_SECOND: Final = 10
 LOOKS_PER_SECOND: Final = 2
+ANSWERS_SECONDS_MAX: Final = 120.0
+"""How long a phase that is over waits for its first answers, if the machine gave it no time for them."""
 MB: Final = 1024 * 1024
 T = TypeVar("T")
 _LAG: Final = re.compile(rb"^ledger_loop_lag_seconds (\S+)$", re.MULTILINE)
@@ -34,6 +36,13 @@ class Times:
 
     ms: list[float] = field(default_factory=list)
     statuses: Counter[int] = field(default_factory=Counter)
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def note(self, status: int, ms: float) -> None:
+        """Count a request that was answered so, after so long."""
+        self.ms.append(ms)
+        self.statuses[status] += 1
+        self.answered.set()
 
     def percentile(self, percent: int) -> float:
         """The smallest time that so many percent do not exceed; 0 if there is none."""
@@ -85,7 +94,7 @@ class Watch:
             self._measure(seen),
         ]
         tasks = [asyncio.create_task(one) for one in work]
-        over = asyncio.create_task(others)
+        over = asyncio.create_task(_after(others, [seen.approvals, seen.health, seen.newcomers]))
         await asyncio.wait([over, *tasks], return_when=asyncio.FIRST_COMPLETED)
         for task in tasks:
             if task.done():
@@ -123,8 +132,7 @@ class Watch:
                     status, _ = await wire.ask(make())
                 except OSError:
                     status = CUT
-                times.ms.append(1000 * (time.perf_counter() - due))
-                times.statuses[status] += 1
+                times.note(status, 1000 * (time.perf_counter() - due))
                 if not is_kept:
                     wire.close()
                 due += every_seconds
@@ -140,6 +148,15 @@ class Watch:
                     _, text = await wire.ask(request("GET", "/metrics"))
                     seen.lag_ms += [1000 * float(lag) for lag in _LAG.findall(text)]
                 await asyncio.sleep(1 / LOOKS_PER_SECOND)
+
+
+async def _after(others: Coroutine[Any, Any, T], counted: Sequence[Times]) -> T:
+    """What the others returned, once each of these has an answer too."""
+    result = await others
+    async with asyncio.timeout(ANSWERS_SECONDS_MAX):
+        for times in counted:
+            await times.answered.wait()
+    return result
 
 
 def _health() -> bytes:
