@@ -126,13 +126,12 @@ def _processor() -> str:
 
 def table(commit: str) -> None:
     """Print the table, and write it and the plot into docs."""
-    load = os.getloadavg()[0]
+    head = heading(commit, os.getloadavg()[0])
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix="bench-", dir=ROOT / "build") as folder:
         for row in measured(Path(folder), commit):
             print(f"  {row.case}", file=sys.stderr, flush=True)
             rows.append(row)
-    head = heading(commit, load)
     print(f"{head}\n\n{text(rows)}")
     write_page(DOCS / "performance.md", head, rows)
     first = rows[0]

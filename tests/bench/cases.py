@@ -251,7 +251,7 @@ def _life(client: Any, dataset: str) -> Iterator[tuple[str, float]]:
     yield "a start", post(f"{path}/start", {})[0]
     yield "a receipt", get(f"{path}/receipt")[0]
     yield "a read of a run", get(path)[0]
-    yield "a page of runs", get(f"/v1/runs?dataset={dataset}&limit=50")[0]
+    yield f"a page of {FEW} runs", get(f"/v1/runs?dataset={dataset}&limit={FEW}")[0]
     yield "a settlement", post(f"{path}/settle", {})[0]
     _, other = post("/v1/runs", {**RUN, "datasets": [dataset]})
     yield "a void", post(f"/v1/runs/{other['id']}/void", {"reason": "a measurement"})[0]
