@@ -164,7 +164,8 @@ class Planner:
             answer["segments"] = answers.show_segments(segments, charge.amount)
         if costed.table is not None:
             answer["alone"] = show_amount(costed.cost.amount)
-            answer["shares"] = answers.shares_of(charge.amount, costed.table)
+            if all(actor.sees(definition.name) for definition in resolved.definitions.values()):
+                answer["shares"] = answers.shares_of(charge.amount, costed.table)
         return answer
 
     def _see(self, actor: Actor, resolved: Resolved, project: str | None) -> _Seen:

@@ -19,6 +19,7 @@ from ledger.settings import Settings
 from ledger.store.tables import datasets
 from ledger.verifier import verify
 from tests.kit.driver import Ledger, past_the_ledger
+from tests.kit.scene import ok
 
 ROUND = {
     "type": "dpsgd",
@@ -126,6 +127,18 @@ def test_a_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
     more = {**ROUND, "steps": steps + 1}
     assert ledger.ask(datasets=["rounds"], mechanism=more, delta=1e-8).status_code == 409
     assert ledger.ask(datasets=["rounds"], mechanism={**ROUND, "steps": steps}, delta=1e-8).status_code == 201
+
+
+def test_a_plan_does_not_show_the_share_of_a_hidden_budget(ledger: Ledger) -> None:
+    """Goal: a key that is limited to a derived dataset does not learn the budget of its original from a plan. Method:
+    the same plan by two keys."""
+    register(ledger, "original")
+    ok(ledger.post("/v1/datasets", {"name": "copy", "derived_from": [{"name": "original", "unit_preserving": True}]}))
+    hired = ledger.as_("requester", datasets=["copy"])
+    body = {"datasets": ["copy"], "mechanism": ROUND}
+    plans = [ok(by.post("/v1/plan", body)) for by in (ledger, hired)]
+    assert ["shares" in plan for plan in plans] == [True, False]
+    assert plans[0]["alone"] == plans[1]["alone"]
 
 
 def test_what_later_runs_rest_on_is_kept(ledger: Ledger) -> None:
