@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -64,8 +65,11 @@ class Alerts:
 
     async def set_alerting(self, actor: Actor, body: NewAlerting) -> AlertingShown:
         """Set which alerts the tenant gets. A field that is left out stays unchanged. Raises InvalidRequest."""
-        if body.webhook is not None and (objection := self._objection(body.webhook)) is not None:
-            raise InvalidRequest(f"webhook: {objection}", field="webhook")
+        if body.webhook is not None:
+            # In a thread: what reads URLs is imported for the first one.
+            objection = await asyncio.to_thread(self._objection, body.webhook)
+            if objection is not None:
+                raise InvalidRequest(f"webhook: {objection}", field="webhook")
         changes = _changes(body)
 
         def set_alerting(writing: Writing, now_us: int) -> Alerting:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from ledger.accounting import zcdp
+from ledger.alerting.courier import Hosts
 from ledger.api import body, calls, routing
 from ledger.api import runs as api_runs
 from ledger.api.problems import Json
@@ -16,6 +17,7 @@ from ledger.core.journal import chain
 from ledger.service import asking, costing
 from ledger.service.aside import ON_LOOP_BYTES_MAX
 from tests.kit.driver import RELEASE, Ledger
+from tests.kit.scene import REASON
 
 NAMES = [f"{number:032}" for number in range(600)]
 LONG: dict[str, Any] = {"labels": {f"label-{number}": "x" * 255 for number in range(64)}, "purpose": "y" * 4000}
@@ -165,3 +167,14 @@ def test_the_work_of_a_batch_is_bounded(ledger: Ledger, monkeypatch: pytest.Monk
     assert facts == {"field": "runs", "predicted": 300, "limit": 250}
     equal = [{**different[0], "idempotency_key": f"e{number}"} for number in range(3)]
     assert ledger.post("/v1/runs/batch", {"runs": equal}).status_code == 200
+
+
+def test_webhooks_are_looked_at_aside(ledger: Ledger, threads: Threads, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the loop imports nothing for the first webhook that a tenant sets. Method: a URL that is objected to, and
+    where it is read."""
+    looked = threads.watch("webhook", Hosts.objection, lambda args, _result: len(args[1]))
+    monkeypatch.setattr(Hosts, "objection", looked)
+    url = "https://elsewhere.example"
+    refused = ledger.put("/v1/alerting", {"webhook": url, **REASON})
+    assert (refused.status_code, refused.json()["field"]) == (422, "webhook")
+    assert threads.take("webhook") == [(len(url), False)]
