@@ -93,7 +93,7 @@ def text(rows: Sequence[Row]) -> str:
 
 def write_page(page: Path, head: str, rows: Sequence[Row]) -> None:
     """Replace the marked block of a page."""
-    block = f"{BEGIN}\n{head}\n\n{text(rows)}\n{END}"
+    block = f"{BEGIN}\n\n{head}\n\n{text(rows)}\n\n{END}"
     written, count = re.subn(f"{BEGIN}.*{END}", lambda _: block, page.read_text(encoding="utf-8"), flags=re.DOTALL)
     if count != 1:
         raise SystemExit(f"{page} has {count} blocks between {BEGIN} and {END}")

@@ -58,8 +58,8 @@ def test_the_page_keeps_what_is_around_the_table(tmp_path: Path) -> None:
     for head in ("first", r"second \1"):
         write_page(page, head, [row()])
         written = page.read_text()
-        assert written.startswith(f"before\n{BEGIN}\n{head}\n\n| case")
-        assert written.endswith(f"|\n{END}\nafter\n")
+        assert written.startswith(f"before\n{BEGIN}\n\n{head}\n\n| case")
+        assert written.endswith(f"|\n\n{END}\nafter\n")
     page.write_text("before\n")
     with pytest.raises(SystemExit, match="0 blocks"):
         write_page(page, "third", [row()])
