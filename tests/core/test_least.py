@@ -17,7 +17,7 @@ from ledger.core.books import Books
 from ledger.core.commands import Ask
 from ledger.core.decision.group import decide
 from ledger.core.least import Charges
-from ledger.core.residual import LEVELS, Residual
+from ledger.core.residual import LEVELS, PARTS, Residual
 from tests.kit.books import NOW_US, actor, add_dataset, ask, opened, settle, start, use, void
 
 WHO = actor("requester")
@@ -106,7 +106,7 @@ def positions(facts: Entry | None, cost: int, *, is_late: bool = False) -> Itera
         return
     base = int(facts["base"])
     for at, one in enumerate(int(text) for text in facts["costs"].split()):
-        r = math.ceil(Fraction(base * LEVELS[at], 128))
+        r = math.ceil(Fraction(base * LEVELS[at], PARTS))
         yield r + one + (0 if is_late or at == 0 else base // 50), one
 
 
