@@ -61,7 +61,8 @@ def _cost(grid: Table, answer: RunApproved | Planned) -> None:
     shares = answer.get("shares")
     if shares is not None:
         here, alone = (f"{100 * shares[name]:.2g} %" for name in ("cost", "alone"))
-        grid.add_row("", f"{here} of the budget; by itself this run would be {alone}")
+        by_itself = "" if here == alone else f"; by itself this run would be {alone}"
+        grid.add_row("", f"{here} of the budget{by_itself}")
 
 
 def _amount(amount: AmountShown) -> str:
