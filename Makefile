@@ -46,7 +46,7 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
-test: $(VENV)/installed-test ## All tests, in about eight minutes on two cores
+test: $(VENV)/installed-test ## All tests, in seven and a half minutes on two cores
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
