@@ -94,8 +94,6 @@ def _demand_standalone(books: Books, dataset: Dataset) -> None:
         raise InvalidRequest("costing: this dataset already costs runs beside what is left", field="costing")
     if dataset.limit is None:
         raise InvalidRequest("costing: this dataset has no budget of its own; change its roots", field="costing")
-    if dataset.limit is None:
-        raise InvalidRequest("costing: this dataset has no budget of its own; change its roots", field="costing")
     if dataset.definition.bound != "certified":
         raise InvalidRequest(
             "costing: residual costs need certificates, and this dataset's bound is an estimate (clt)", field="costing"

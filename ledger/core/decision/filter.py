@@ -156,14 +156,10 @@ def is_late_fit(account: Account, priced: Priced, place: int) -> bool:
 def short_of(books: Books, charged: ByDataset, r: int) -> list[str]:
     """Return the datasets in which less is left now than the r of a run, which keep the run's charge for that. A cost
     at r = 0 adds up in any order, and is always given back."""
-    return (
-        []
-        if r == 0
-        else sorted(
-            books.datasets[dataset_id].definition.name
-            for dataset_id, accounts in charged.items()
-            if any(account.remaining.mu_sq_pico < r for account in guaranteed(accounts))
-        )
+    return sorted(
+        books.datasets[dataset_id].definition.name
+        for dataset_id, accounts in charged.items()
+        if r and any(account.remaining.mu_sq_pico < r for account in guaranteed(accounts))
     )
 
 
