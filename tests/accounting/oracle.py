@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 DIGITS = 50
-# LEDGER_PROVE=1 runs ten times as many random cases.
-PROOF = trials(1, 10)
+# LEDGER_PROVE=1 runs thirty times as many random cases.
+PROOF = trials(1, 30)
 _CASES = json.loads((Path(__file__).parents[1] / "cases" / "gdp_reference.json").read_text(encoding="utf-8"))
 REFERENCE: dict[str, dict[str, Any]] = {case["id"]: case for case in _CASES["cases"]}
 

@@ -22,7 +22,7 @@ def test_a_charge_is_the_least_integer_above_and_a_limit_the_greatest_below(trie
     """Goal: one unit of rounding and no more, in the right direction, at any size. Method: random fractions, whole
     numbers of units among them; the defining inequalities in exact arithmetic."""
     rng = random.Random(2)
-    for _ in range(tries(5_000, 100_000)):
+    for _ in range(tries(2_500, 100_000)):
         top = 10 ** rng.choice([1, 3, 12, 30, 300])
         mu_sq = Fraction(rng.randrange(top), rng.choice([1, 10**12, 7, 10**30 + 1]))
         nats = Fraction(rng.randrange(top), rng.choice([1, 10**18, 3, 10**40 + 1]))
@@ -48,7 +48,7 @@ def test_nats_bracket_the_logarithm(tries: Callable[[int, int], int]) -> None:
     """Goal: -log(1 - delta), from below and from above, within a relative 3e-40. Method: 2,000 random deltas from
     1e-300 to 1 - 1e-60 and the seams of the implementation, against mpmath with 700 digits, by the definition."""
     rng = random.Random(3)
-    count = tries(2_000, 20_000)
+    count = tries(1_000, 20_000)
     deltas = [Fraction(text) for text in DELTAS_AT_THE_SEAMS]
     deltas += [Fraction(decimal(rng, "1e-300", "0.999")) for _ in range(count // 2)]
     deltas += [Fraction(decimal(rng, "1e-42", "1e-38")) for _ in range(count // 4)]
@@ -93,7 +93,7 @@ def test_moving_outward_and_inward(tries: Callable[[int, int], int]) -> None:
     """Goal: a double that is off by its error bound at worst still bounds the true value, and by hardly more than that.
     Method: random doubles and errors; the true value at either end of what the bound allows, in exact fractions."""
     rng = random.Random(5)
-    for _ in range(tries(5_000, 100_000)):
+    for _ in range(tries(2_500, 100_000)):
         value = math.ldexp(rng.uniform(1, 2), rng.randint(-1021, 1022))
         error = rng.uniform(1, 5_000) * 2.0**-53
         up, down = amounts.outward(value, error), amounts.inward(value, error)
@@ -108,7 +108,7 @@ def test_mu_for_display(tries: Callable[[int, int], int]) -> None:
     """Goal: the root of any amount, to the last place or so; infinity where no double is. Method: random integers of
     up to 625 digits against integer roots with 40 digits to spare."""
     rng = random.Random(6)
-    for _ in range(tries(2_000, 50_000)):
+    for _ in range(tries(1_000, 50_000)):
         pico = rng.randrange(10 ** rng.randint(1, 625))
         root = Fraction(math.isqrt(pico * 10**80), 10**46)
         assert abs(Fraction(amounts.mu_of(Amount(pico, 0))) - root) <= root * Fraction(3, 2**53)
@@ -123,7 +123,7 @@ def test_delta_for_display(tries: Callable[[int, int], int]) -> None:
     """Goal: 1 - e^-x of any amount. Method: random integers against mpmath; beyond all doubles it is 1."""
     rng = random.Random(7)
     with mp.workdps(60):
-        for _ in range(tries(2_000, 50_000)):
+        for _ in range(tries(1_000, 50_000)):
             atto = rng.randrange(10 ** rng.randint(1, 22))
             exact = -mp.expm1(-mp.mpf(atto) / 10**18)
             assert abs(amounts.delta_of(Amount(0, atto)) - exact) <= exact * mp.mpf(2) ** -50

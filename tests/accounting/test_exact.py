@@ -216,7 +216,7 @@ def test_randomised_response_against_its_binomial_and_the_delta_apart() -> None:
     Method: the binomial sum at 40 digits, for random epsilons, counts, deltas; a delta of its own goes into 1 - delta.
     """
     rng = random.Random(20)
-    for _ in range(trials(6, 60)):
+    for _ in range(trials(3, 60)):
         epsilon, count = Decimal(rng.randint(10, 900)) / 1000, rng.choice([1, 2, 5, 30, 80])
         own, at = rng.choice([0.0, 1e-9]), 10.0 ** rng.uniform(-7, -2)
         declared: Declared = {"type": "pure_dp", "epsilon": epsilon, "count": count}

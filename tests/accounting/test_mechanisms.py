@@ -32,7 +32,7 @@ def test_steps_that_count_as_planned(tries: Callable[[int, int], int]) -> None:
     """Goal: from the floor to the ceiling of epochs N/B, exactly; a count is itself; some mechanisms have no steps.
     Method: random declarations in fractions."""
     rng = random.Random(19)
-    for _ in range(tries(1_000, 20_000)):
+    for _ in range(tries(500, 20_000)):
         declared = random_training(rng, rng.choice(["poisson", "fixed_size", "shuffle"]))
         _, steps = rate_and_steps(declared)
         expected = (steps.numerator // steps.denominator, -(-steps.numerator // steps.denominator))
@@ -129,7 +129,7 @@ def test_a_mechanism_is_resized_and_nothing_else_of_it(tries: Callable[[int, int
     """Goal: exactly so many steps, at the very same rate, and no other change. Method: random trainings in both forms,
     in fractions; one of each other kind; those without steps refuse."""
     rng = random.Random(22)
-    for _ in range(tries(300, 10_000)):
+    for _ in range(tries(150, 10_000)):
         declared = random_training(rng, rng.choice(["poisson", "fixed_size", "shuffle"]))
         steps = rng.randint(1, 10**12)
         found = mechanisms.parse(declared).resized(steps)

@@ -61,7 +61,7 @@ def test_the_least_mu_is_right_to_its_stated_error(tries: Callable[[int, int], i
     in mpmath at 50 digits, for random epsilon from 1e-12 to 1e3, and any number of categories."""
     rng = random.Random(61)
     with mp.workdps(65):
-        for _ in range(tries(300, 10_000)):
+        for _ in range(tries(150, 10_000)):
             epsilon = 10 ** (rng.uniform(-12, 3) if rng.random() < 0.5 else rng.uniform(-1, 1.5))
             categories = rng.choice([*CATEGORIES, rng.randint(2, CATEGORIES_MAX)])
             truth = exact_mu(epsilon, categories)

@@ -199,7 +199,7 @@ def test_no_unit_is_in_more_batches_than_shuffled_restarts_are_charged(tries: Ca
     Method: simulated trainings, a unit at its worst place in each order, whether or not the last batch is dropped."""
     rng = random.Random(151)
     tight = 0
-    for _ in range(tries(600, 20_000)):
+    for _ in range(tries(300, 20_000)):
         segments = rng.choice([1, 1, 2, 3])
         rate = Decimal(rng.choice(["1", "0.5", "0.25", "0.2", "0.125", "0.1", "0.7", "0.4", "0.3", "0.15"]))
         declared = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "shuffle"}
@@ -277,7 +277,7 @@ def test_correlated_noise_is_charged_what_its_rows_let_out(tries: Callable[[int,
     may take part anew under each."""
     rng = random.Random(152)
     closest = 0.0
-    for _ in range(tries(150, 3_000)):
+    for _ in range(tries(75, 3_000)):
         steps, strategy = rng.randint(2, 6), rng.choice(["identity", "tree", "sqrt"])
         segments = rng.choice([1, 1, 2])
         participations, separation = rng.randint(1, 3), rng.randint(1, 3)

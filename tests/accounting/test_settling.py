@@ -221,7 +221,7 @@ def test_no_unit_is_in_more_epochs_than_a_stopped_run_is_charged(tries: Callable
     """Goal: whole epochs of shuffle, by those touched, also with segments that restart, and beyond the plan, where the
     excess may begin within an epoch. Method: simulated loaders, in the order worst for one unit."""
     rng = random.Random(31)
-    for _ in range(tries(400, 20_000)):
+    for _ in range(tries(200, 20_000)):
         size = rng.randint(1, 20)
         batch, steps = rng.randint(1, size), rng.randint(2, 60)
         epochs = Decimal(-(-steps * batch * 10**20 // size)).scaleb(-20)

@@ -147,7 +147,7 @@ def test_one_participation_in_a_tree_is_the_literature_s() -> None:
 def test_it_grows_with_steps_and_participations_and_falls_with_separation(tries: Callable[[int, int], int]) -> None:
     """Goal: who declares more pays no less. Method: random declarations and their neighbours; sqrt within its error."""
     generator = np.random.default_rng(20230601)
-    for _ in range(tries(400, 20_000)):
+    for _ in range(tries(200, 20_000)):
         steps, k, b = (int(2 ** generator.uniform(0, limit)) for limit in (9, 7, 6))
         declared: dict[str, Any] = {"steps": steps, "participations": k, "separation": b}
         more = (

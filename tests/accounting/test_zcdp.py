@@ -193,7 +193,7 @@ def test_a_line_is_a_bound_whatever_its_parameters(tries: Callable[[int, int], i
     """Goal: `_log_bound` is at or above the line that its parameters stand for, by no more than its stated error.
     Method: random parameters, far from any optimum too; the line as the module states it, in mpmath."""
     generator = np.random.default_rng(20160506)
-    count = tries(120, 10_000)
+    count = tries(60, 10_000)
     k = np.where(generator.random(count) < 0.1, 0.0, 10 ** generator.uniform(-8, 6, count))
     up = 10 ** generator.uniform(-6, 3, count) / (1 + k)
     down = 10 ** generator.uniform(-6, 3, count) / (1 + k)

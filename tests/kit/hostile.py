@@ -312,6 +312,10 @@ def is_as_expected(path: Place, raw: str, problem: dict[str, Any]) -> bool:
 # --- how it is sent --------------------------------------------------------------------------------------------------
 
 
+REPETITIONS = 20
+"""A server computes for seconds before it answers 503, so that these are minutes."""
+
+
 class Target:
     """A ledger with a dataset and two runs on it, one of them started, and a picture of all that they are."""
 
@@ -337,6 +341,15 @@ class Target:
         return caller.request(
             call.method, path, content=content, headers={k: v for k, v in given.items() if v is not None}
         )
+
+    def answered(self, call: Call, content: bytes, **headers: Any) -> Any:
+        """Sends a body again, as its answer says, while what it asks for is still being computed."""
+        for _ in range(REPETITIONS):
+            answer = self.send(call, content, **headers)
+            if answer.status_code != 503:
+                break
+            assert answer.json()["code"] == "overloaded", answer.text
+        return answer
 
     def is_untouched(self) -> bool:
         """Whether nothing changed, and a valid run is approved as ever. To be asked once."""
