@@ -281,6 +281,10 @@ def _variant(draft: _Draft, facts: _Facts) -> dict[str, Any]:
 _ADJACENT: Final = {
     "add_or_remove_one": "Datasets are adjacent if one is the other without one {unit} and all that belongs to it.",
     "replace_one": "Datasets are adjacent if one has another {unit} in the place of one of the other's.",
+    "zero_out": (
+        "Datasets are adjacent if one is the other with all that belongs to one {unit} replaced by nothing: it"
+        " contributes zero, and the number of {unit}s is public and the same."
+    ),
 }
 
 

@@ -53,7 +53,17 @@ class NewDataset(Strict):
         ShortText | None,
         Field(description="What one neighbouring dataset lacks; a derived dataset takes it from its roots."),
     ] = None
-    adjacency: Annotated[Adjacency | None, Field(description="A derived dataset takes it from its roots.")] = None
+    adjacency: Annotated[
+        Adjacency | None,
+        Field(
+            description=(
+                "How neighbouring datasets differ. `add_or_remove_one`: one has a unit that the other does not."
+                " `replace_one`: one unit is another one. `zero_out`: one unit's data is replaced by nothing: it"
+                " contributes zero, and the number of units is public and the same. A derived dataset takes it from its"
+                " roots."
+            )
+        ),
+    ] = None
     size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
     bound: Annotated[
         Bound | None, Field(description="Default: `certified`; a derived dataset takes it from its roots.")
