@@ -11,8 +11,8 @@ from ledger.report.standing import Standing, TenantStanding
 _ADJACENCY: Final = {
     "add_or_remove_one": "Two datasets are neighbours if one of them has one {unit} more than the other.",
     "replace_one": "Two datasets are neighbours if one {unit} is replaced by another one.",
-    "zero_out": "Two datasets are neighbours if the data of one {unit} is replaced by nothing: it contributes zero. The "
-    "number of {unit}s is public and stays the same.",
+    "zero_out": "Two datasets are neighbours if the data of one {unit} is replaced by nothing: it contributes zero, "
+    "and the number of {unit}s stays the same. That number is public.",
 }
 _SAMPLING: Final = {
     "poisson": "Poisson sampling: every {unit} enters each batch independently with the stated sample rate. A loader "
