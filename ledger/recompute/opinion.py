@@ -161,7 +161,7 @@ def pieces_of(mechanism: AnyMechanism, adjacency: Adjacency) -> list[Piece] | No
     return PIECES[mechanism.type](mechanism, adjacency)
 
 
-_RELATIONS: Final[Mapping[Adjacency, str]] = {
+RELATIONS: Final[Mapping[Adjacency, str]] = {
     "add_or_remove_one": "ADD_OR_REMOVE_ONE",
     "replace_one": "REPLACE_ONE",
     "zero_out": "REPLACE_SPECIAL",
@@ -174,7 +174,7 @@ def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
     arguments = {
         "standard_deviation": float(mechanism.noise_multiplier),
         "sampling_prob": float(mechanism.rate),
-        "neighboring_relation": _RELATIONS[adjacency],
+        "neighboring_relation": RELATIONS[adjacency],
     }
     return [Piece("from_gaussian_mechanism", arguments, mechanism.whole_steps)]
 

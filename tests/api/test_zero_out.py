@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
 from fractions import Fraction
 from importlib import resources
 from math import ceil
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
 
-from ledger.recompute import recompute
-from ledger.recompute.registry import registry_entry
+from ledger.core.datasets import Adjacency
+from ledger.recompute import opinion, recompute
+from ledger.recompute.registry import ADJACENT, registry_entry
+from ledger.report import phrases, words
 from ledger.store import Store
 from ledger.verifier.verify import Verified, verify
 from tests.kit import independent_verifier
@@ -122,12 +125,22 @@ def test_what_is_written_about_it(ledger: Ledger, lines: list[str]) -> None:
     (sentence,) = [item["sentence"] for item in report["assumptions"] if item["about"] == "adjacency"]
     assert "the data of one record is replaced by nothing" in sentence
     assert report["datasets"][0]["adjacency"] == "zero_out"
-    assert "zero out" in ledger.get("/v1/datasets/mnist/report", format="html").text
     loss = registry_entry(lines).body["deployment"]["privacy_loss"]
     assert "replaced by nothing" in loss["privacy_unit_details"]
     assumed = ok(ledger.post("/v1/evaluate", {"mechanism": ANSWERS, "adjacency": "zero_out"}))["assumptions"]
     assert any("a unit without data answers too" in text for text in assumed)
     assert not any("removed" in text for text in assumed)
+
+
+def test_every_table_has_each_adjacency() -> None:
+    """Goal: no adjacency can be registered that some page has no words for. Method: the tables by adjacency, and the
+    enumerations of the report's schema, beside the type."""
+    for table in (words.ADJACENCY, phrases.ADJACENCY, ADJACENT, opinion.RELATIONS):
+        assert set(table) == set(get_args(Adjacency))
+    schema = (resources.files("ledger") / "report/schema.json").read_text()
+    enumerated = re.findall(r'"adjacency": \{[^{}]*(?:\{\s*)?"enum": \[([^]]*)\]', schema)
+    assert len(enumerated) == 2
+    assert {tuple(re.findall(r"\w+", names)) for names in enumerated} == {get_args(Adjacency)}
 
 
 @ONE_DATABASE
