@@ -11,6 +11,7 @@ from ledger.accounting.numbers import Count
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
 from ledger.service.requests.fields import (
+    ABOUT_ADJACENCY,
     AnyBudget,
     DatasetName,
     LongText,
@@ -54,15 +55,7 @@ class NewDataset(Strict):
         Field(description="What one neighbouring dataset lacks; a derived dataset takes it from its roots."),
     ] = None
     adjacency: Annotated[
-        Adjacency | None,
-        Field(
-            description=(
-                "How neighbouring datasets differ. `add_or_remove_one`: one has a unit that the other does not."
-                " `replace_one`: one unit is another one. `zero_out`: one unit's data is replaced by nothing: it"
-                " contributes zero, and the number of units is public and the same. A derived dataset takes it from its"
-                " roots."
-            )
-        ),
+        Adjacency | None, Field(description=f"{ABOUT_ADJACENCY} A derived dataset takes it from its roots.")
     ] = None
     size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
     bound: Annotated[
