@@ -71,7 +71,8 @@ def test_every_text_has_a_direction() -> None:
 
 def test_what_is_no_name_gets_no_advice() -> None:
     """Goal: any value at all is answered. Method: values of other kinds, and long ones."""
-    for value in (None, 1, True, [], {}, ["poisson"], "poisson" * 1000, "magic"):
+    values: tuple[Any, ...] = (None, 1, True, [], {}, ["poisson"], "poisson" * 1000, "magic")
+    for value in values:
         said = refusal({**DPSGD, "sampling": value})
         assert said.startswith("mechanism.sampling: ")
         assert "nearest" not in said
