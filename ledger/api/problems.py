@@ -16,7 +16,7 @@ from starlette.routing import Match
 
 from ledger import logs
 from ledger.accounting.display import show_amount
-from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
+from ledger.accounting.mechanisms import ABOUT_TYPE, field_path, nearest
 from ledger.api.schemas.common import Problem as ProblemShown
 from ledger.core.amounts import Amount
 from ledger.encoding import rounding_encoder
@@ -164,6 +164,11 @@ def _field(error: dict[str, Any]) -> str:
 
 
 def _message(error: dict[str, Any]) -> str:
+    instead = nearest(error) if "mechanism" in error["loc"] else None
+    return _wrong(error) if instead is None else f"{_wrong(error)}. What comes nearest: {instead}."
+
+
+def _wrong(error: dict[str, Any]) -> str:
     match error["type"]:
         case "extra_forbidden":
             return "is not a field of this request; remove it or check its spelling"

@@ -12,6 +12,7 @@ from fastapi import Request, Response
 from fastapi._compat import ModelField
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
 
 from ledger.access.roles import Caller, Operator
 from ledger.api import body
@@ -80,8 +81,13 @@ def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
     count = error.error_count()
     if count > MISTAKES_MAX:
         return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} errors, too many to list"}]
-    found = error.errors(include_url=False, include_input=False)[: ERRORS_SHOWN_MAX + 1]
-    return [{**item, "loc": ("body", *item["loc"])} for item in found]
+    found = error.errors(include_url=False)[: ERRORS_SHOWN_MAX + 1]
+    return [{**_without_input(item), "loc": ("body", *item["loc"])} for item in found]
+
+
+def _without_input(error: ErrorDetails) -> dict[str, Any]:
+    """Return an error without the value that it is about, except a text: see `nearest`."""
+    return {name: value for name, value in error.items() if name != "input" or isinstance(value, str)}
 
 
 async def aside(served: Served, caller: Caller | None, work: Callable[[], T], *, size: int | None) -> T:

@@ -71,7 +71,9 @@ def dataset_create(
     privacy_unit: Annotated[
         str | None, typer.Option(help="Whose privacy is protected: record (the default), user, …")
     ] = None,
-    adjacency: Annotated[str | None, typer.Option(help="add_or_remove_one (the default) or replace_one.")] = None,
+    adjacency: Annotated[
+        str | None, typer.Option(help="add_or_remove_one (the default), replace_one or zero_out.")
+    ] = None,
     bound: Annotated[
         str | None, typer.Option(help="certified: a guarantee (the default); clt: the published estimate.")
     ] = None,

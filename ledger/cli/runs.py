@@ -282,7 +282,7 @@ def runs(
 def evaluate(
     declared: dict[str, Any],
     bound: Annotated[str, typer.Option(help="certified: a guarantee; clt: the published estimate.")] = "certified",
-    adjacency: Annotated[str, typer.Option(help="add_or_remove_one or replace_one.")] = "add_or_remove_one",
+    adjacency: Annotated[str, typer.Option(help="add_or_remove_one, replace_one or zero_out.")] = "add_or_remove_one",
     share: Share = None,
     at_delta: Annotated[
         list[Decimal] | None, number_option("Show epsilon at this delta. Can be repeated.", "--at-delta")

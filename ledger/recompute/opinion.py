@@ -161,13 +161,20 @@ def pieces_of(mechanism: AnyMechanism, adjacency: Adjacency) -> list[Piece] | No
     return PIECES[mechanism.type](mechanism, adjacency)
 
 
+RELATIONS: Final[Mapping[Adjacency, str]] = {
+    "add_or_remove_one": "ADD_OR_REMOVE_ONE",
+    "replace_one": "REPLACE_ONE",
+    "zero_out": "REPLACE_SPECIAL",
+}
+
+
 def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
     if mechanism.sampling != "poisson":
         return None
     arguments = {
         "standard_deviation": float(mechanism.noise_multiplier),
         "sampling_prob": float(mechanism.rate),
-        "neighboring_relation": "REPLACE_ONE" if adjacency == "replace_one" else "ADD_OR_REMOVE_ONE",
+        "neighboring_relation": RELATIONS[adjacency],
     }
     return [Piece("from_gaussian_mechanism", arguments, mechanism.whole_steps)]
 

@@ -278,9 +278,13 @@ def _variant(draft: _Draft, facts: _Facts) -> dict[str, Any]:
     return {"variant_name": "Approximate DP", "data_domain": domain, "unprotected_quantities": unprotected}
 
 
-_ADJACENT: Final = {
+ADJACENT: Final = {
     "add_or_remove_one": "Datasets are adjacent if one is the other without one {unit} and all that belongs to it.",
     "replace_one": "Datasets are adjacent if one has another {unit} in the place of one of the other's.",
+    "zero_out": (
+        "Datasets are adjacent if one is the other with all that belongs to one {unit} replaced by nothing: it"
+        " contributes zero, and the number of {unit}s is public and the same."
+    ),
 }
 
 
@@ -299,7 +303,7 @@ def _privacy_loss(draft: _Draft, facts: _Facts, claim: _Claim) -> dict[str, Any]
         words.append("All of it is an estimate by the central limit theorem, not a guarantee: the loss can be higher.")
     loss = {
         "privacy_unit": unit,
-        "privacy_unit_details": _ADJACENT[facts.registered["adjacency"]].format(unit=unit),
+        "privacy_unit_details": ADJACENT[facts.registered["adjacency"]].format(unit=unit),
         "privacy_parameters": dict(sorted(parameters.items(), reverse=True)),
         "privacy_parameters_details": "\n\n".join(words),
     }

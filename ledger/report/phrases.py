@@ -109,7 +109,7 @@ def account_name(key: JsonObject) -> str:
     return ", ".join(f"{name} {value}" for name, value in key.items()) or "the dataset's own"
 
 
-ADJACENCY: Final = {"add_or_remove_one": "add or remove one", "replace_one": "replace one"}
+ADJACENCY: Final = {"add_or_remove_one": "add or remove one", "replace_one": "replace one", "zero_out": "zero out"}
 
 
 def times(count: int) -> str:

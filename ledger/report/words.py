@@ -8,9 +8,11 @@ from typing import Any, Final
 from ledger.report.source import Question
 from ledger.report.standing import Standing, TenantStanding
 
-_ADJACENCY: Final = {
+ADJACENCY: Final = {
     "add_or_remove_one": "Two datasets are neighbours if one of them has one {unit} more than the other.",
     "replace_one": "Two datasets are neighbours if one {unit} is replaced by another one.",
+    "zero_out": "Two datasets are neighbours if the data of one {unit} is replaced by nothing: it contributes zero, "
+    "and the number of {unit}s stays the same. That number is public.",
 }
 _SAMPLING: Final = {
     "poisson": "Poisson sampling: every {unit} enters each batch independently with the stated sample rate. A loader "
@@ -55,7 +57,7 @@ def assumptions(standing: Standing) -> list[dict[str, str]]:
     unit = registered["privacy_unit"]
     sentences = [
         ("privacy unit", f"The protected unit is one {unit}: whether it is in the data, and what it contains."),
-        ("adjacency", _ADJACENCY[registered["adjacency"]].format(unit=unit)),
+        ("adjacency", ADJACENCY[registered["adjacency"]].format(unit=unit)),
         ("bound", _bound(registered["bound"])),
     ]
     if registered.get("is_partitioned"):

@@ -19,6 +19,7 @@ from ledger.accounting.restarts import Restart, repeated
 from ledger.accounting.settling import Beside, Charge, Restarts, Stop
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.entries import Record
 from ledger.core.people import Actor
@@ -233,10 +234,19 @@ class Costing:
         return await self._aside.run(tenant_id, invert, size=None)
 
 
+_CHANGES_SIZE: Final[Mapping[Adjacency, str]] = {
+    "replace_one": "replacing a unit of the original dataset can change how many units it has",
+    "zero_out": "what it was made by may drop a unit whose data was replaced by nothing, so that it has one less",
+}
+
+
 def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
-    """Raise InvalidMechanism if a mechanism relies on a number of units that the terms do not fix."""
-    fields = mechanism.resting_on_size("mechanism")
-    if resolved.adjacency != "replace_one" or not fields:
+    """Raise InvalidMechanism if a mechanism relies on a number of units that the terms do not fix.
+
+    Under add_or_remove_one no number is fixed, of the original dataset neither, and the costs are for that.
+    """
+    fields, changes = mechanism.resting_on_size("mechanism"), _CHANGES_SIZE.get(resolved.adjacency)
+    if changes is None or not fields:
         return
     for use in resolved.uses:
         definition = resolved.definitions[use.dataset_id]
@@ -244,8 +254,8 @@ def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
             raise InvalidMechanism(
                 (
                     f"{fields[0]}: fixed_size and shuffle batches need a public number of units, and"
-                    f" {definition.name} is derived: replacing a unit of the original dataset can change how many"
-                    " units it has; use poisson sampling, or name the original dataset"
+                    f" {definition.name} is derived: {changes}. Let the job draw its batches by poisson sampling, and"
+                    " declare that; or name the original dataset, and train on it"
                 ),
                 field=fields[0],
             )

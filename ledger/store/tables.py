@@ -211,7 +211,7 @@ datasets = _of_tenant(
     *_amount("least", nullable=True),
     UniqueConstraint("tenant_id", "name", name="datasets_name_key"),
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="datasets_tenant_fkey"),
-    CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one')", name="datasets_adjacency"),
+    CheckConstraint("adjacency IN ('add_or_remove_one', 'replace_one', 'zero_out')", name="datasets_adjacency"),
     CheckConstraint("bound IN ('certified', 'clt')", name="datasets_bound"),
     CheckConstraint("state IN ('active', 'frozen', 'retired')", name="datasets_state"),
     CheckConstraint("seq >= 0 AND length(head) = 32", name="datasets_head"),

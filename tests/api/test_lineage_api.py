@@ -260,23 +260,30 @@ def test_a_plan_shows_nothing_of_what_a_key_does_not_see(ledger: Ledger) -> None
 
 
 def test_batches_of_a_size_that_is_not_public(ledger: Ledger) -> None:
-    """Goal: under replace_one no run on a derived dataset has batches that rest on its number of units, which is then
-    not public; under add_or_remove_one, on the root itself and with other batches it has. Method: each, alone, as a
-    part, and as a plan."""
-    trained = {"type": "dpsgd", "noise_multiplier": 40, "sample_rate": 0.5, "steps": 2}
-    for adjacency in ("replace_one", "add_or_remove_one"):
+    """Goal: under replace_one and zero_out no run on a derived dataset has batches that rest on its number of units,
+    which is then not public; under add_or_remove_one, on the root itself and with other batches it has. Method: each,
+    alone, as a part, and as a plan."""
+    trained = {"type": "dpsgd", "noise_multiplier": 40, "sample_rate": 0.5, "steps": 2, "sampling": "shuffle"}
+    parts = {"type": "composed", "parts": [gaussian(50), trained]}
+    for adjacency, why in (
+        ("replace_one", "can change how many units it has"),
+        ("zero_out", "a unit whose data was replaced by nothing"),
+        ("add_or_remove_one", None),
+    ):
         ledger.register(name=adjacency, adjacency=adjacency)
-        derive(ledger, f"bots-{adjacency}", adjacency)
-    for sampling in ("shuffle", "fixed_size"):
-        mechanism = {**trained, "sampling": sampling}
-        parts = {"type": "composed", "parts": [gaussian(50), mechanism]}
-        for declared, field in ((mechanism, "mechanism.sampling"), (parts, "mechanism.parts.1.sampling")):
-            refused = ledger.ask(declared, datasets=["bots-replace_one"])
-            assert error(refused) == (422, "invalid-mechanism", field)
-            for helpful in ("bots-replace_one is derived", "poisson", "or name the original dataset"):
-                assert helpful in refused.json()["detail"]
-            planned = ledger.post("/v1/plan", {"datasets": ["bots-replace_one"], "mechanism": declared})
+        derive(ledger, copy := f"bots-{adjacency}", adjacency)
+        for declared, field in ((trained, "mechanism.sampling"), (parts, "mechanism.parts.1.sampling")):
+            asked = ledger.ask(declared, datasets=[copy])
+            assert ledger.ask(declared, datasets=[adjacency]).status_code == 201
+            if why is None:
+                assert asked.status_code == 201
+                continue
+            assert error(asked) == (422, "invalid-mechanism", field)
+            for helpful in (f"{copy} is derived", why, "poisson", "or name the original dataset"):
+                assert helpful in asked.json()["detail"]
+            planned = ledger.post("/v1/plan", {"datasets": [copy], "mechanism": declared})
             assert error(planned) == (422, "invalid-mechanism", field)
-            assert ledger.ask(declared, datasets=["replace_one"]).status_code == 201
-        assert ledger.ask({**trained, "sampling": "poisson"}, datasets=["bots-replace_one"]).status_code == 201
-    assert ledger.ask({**trained, "sampling": "shuffle"}, datasets=["bots-add_or_remove_one"]).status_code == 201
+    fixed, poisson = ({**trained, "sampling": sampling} for sampling in ("fixed_size", "poisson"))
+    assert error(ledger.ask(fixed, datasets=["bots-replace_one"])) == (422, "invalid-mechanism", "mechanism.sampling")
+    for declared, name in ((fixed, "replace_one"), (poisson, "bots-replace_one")):
+        assert ledger.ask(declared, datasets=[name]).status_code == 201

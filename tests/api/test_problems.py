@@ -336,6 +336,17 @@ SAID: dict[str, tuple[dict[str, Any], str, str]] = {
     "no noise at all": ({"type": "gaussian", "noise_multiplier": 0}, "mechanism.noise_multiplier", "greater than 0"),
     "a text": ({"type": "gaussian", "noise_multiplier": "1.1"}, "mechanism.noise_multiplier", "must be a number"),
     "sigma": ({"type": "gaussian", "noise_multiplier": 1, "sigma": 1}, "mechanism.sigma", "is not a field"),
+    "sigma again": (
+        {"type": "gaussian", "noise_multiplier": 1, "sigma": 1},
+        "mechanism.sigma",
+        "declare noise_multiplier",
+    ),
+    "a known type": ({"type": "Discrete-Laplace"}, "mechanism.type", "laplace charges too little"),
+    "another loader": (
+        {**DPSGD, "sampling": "balls_in_bins", "sample_rate": 0.1, "steps": 1},
+        "mechanism.sampling",
+        "What comes nearest: if each unit is in exactly one batch of each epoch, declare shuffle",
+    ),
     "rate above one": ({**DPSGD, "sample_rate": 256, "steps": 1}, "mechanism.sample_rate", "at most 1"),
     "half a form": ({**DPSGD, "sample_rate": 0.1}, "mechanism", "sample_rate and steps"),
     "two forms": ({**DPSGD, "sample_rate": 0.1, "steps": 1, "epochs": 1}, "mechanism", "nothing of both"),

@@ -87,7 +87,7 @@ ONE_OF = {
     "stop": ("planned", "data_independent", "data_dependent"),
     "state": ("active", "frozen", "retired"),
     "bound": ("certified", "clt"),
-    "adjacency": ("add_or_remove_one", "replace_one"),
+    "adjacency": ("add_or_remove_one", "replace_one", "zero_out"),
     "costing": ("standalone", "residual"),
 }
 

@@ -394,8 +394,8 @@ class Model:
         is_wrong |= any(uses[use] and not any(on[name].is_partitioned for name in reached[use]) for use in uses)
         is_unknown = any({*scopes[name]} - {*own.scopes} for name, own in on.items())
         is_unknown |= not all(any(project in on[name].budgets for name in reached[use]) for use in uses if project)
-        # Replacing a unit of what a dataset is derived from can change how many units it has.
-        is_sizeless = any(on[use].terms[1] == "replace_one" and on[use].parents for use in uses)
+        # Only by adding or removing a unit the number was no public one in the first place.
+        is_sizeless = any(on[use].terms[1] != "add_or_remove_one" and on[use].parents for use in uses)
         faults |= {"not_found": is_unknown, "unit_mismatch": len({on[use].terms for use in uses}) > 1}
         faults |= {"dataset_frozen": any(own.state != "active" for own in on.values())}
         asked = {name: sum(run.owner == who and name in run.charges for run in self.runs) for name in on}

@@ -6,8 +6,9 @@ import json
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, get_args
 
+from ledger.core.datasets import Adjacency
 from ledger.verifier import verify
 from tests.kit.driver import Ledger
 from tests.model import evidence
@@ -163,7 +164,7 @@ class Walk:
 
     def begin(self) -> None:
         """A plain root, one with partitions, a copy of the one, and a join of both."""
-        terms = {"privacy_unit": "record", "adjacency": self.draw.choice(["add_or_remove_one", "replace_one"])}
+        terms = {"privacy_unit": "record", "adjacency": self.draw.choice(get_args(Adjacency))}
         terms["bound"] = self.draw.choice(["certified", "clt"])
         self.terms = terms
         for name, more in (("plain", {}), ("parted", {"partitions": ["a", "b"]})):

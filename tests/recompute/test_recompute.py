@@ -11,7 +11,7 @@ from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -21,6 +21,7 @@ from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.datasets import Adjacency
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest, JournalBroken
 from ledger.recompute import Recomputed, opinion
@@ -447,6 +448,18 @@ def test_partitions_that_were_charged_alike_are_composed_once(ledger: Ledger) ->
     compositions = recomputing.recompute(exported(ledger), with_opinion=False).compositions
     assert compositions is not None
     assert sorted([key.partition for key in each.keys] for each in compositions) == [["a", "b"], ["c"]]
+
+
+def test_the_second_opinion_of_a_unit_without_data_is_that_of_one_fewer() -> None:
+    """Goal: dp-accounting is asked about the adjacency of the dataset. Method: epsilon of Poisson sampling under each:
+    zero_out as add_or_remove_one, and replace_one more."""
+    mechanism = mechanisms.parse({**POISSON, "steps": 4})
+    found: dict[str, float] = {}
+    for adjacency in get_args(Adjacency):
+        pieces = opinion.pieces_of(mechanism, adjacency)
+        assert pieces is not None
+        found[adjacency] = opinion.their_epsilon(pieces, 1e-5, interval=1e-2, is_upper=True)
+    assert found["zero_out"] == found["add_or_remove_one"] < found["replace_one"]
 
 
 @ONE_DATABASE

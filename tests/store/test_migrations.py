@@ -17,7 +17,9 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
+import psycopg
 import pytest
 from alembic import command
 from alembic.script import ScriptDirectory
@@ -44,6 +46,8 @@ from tests.kit.databases import (
 )
 from tests.kit.driver import environment, free_port
 
+QUANTITIES = ("mu_sq_pico", "delta_atto")
+ACCOUNT_PARTS = ("limit", "spent", "held", "overdrawn")
 ROOT = Path(ledger.__file__).parent.parent
 MIGRATE = """
 import ledger
@@ -265,12 +269,7 @@ def test_every_older_version_is_brought_up(databases: Databases) -> None:
     assert revisions[0] == deploy.newest_revision()
     for older in revisions[1:]:
         with databases.empty() as settings, databases.declared() as declared:
-            engine = engine_for(settings.owner_url)
-            with engine.execution_options(writing=True).begin() as connection:
-                config = deploy._config()
-                config.attributes["connection"] = connection
-                command.upgrade(config, older)
-            engine.dispose()
+            at_revision(settings, older)
             change(settings, *a_tenant(settings, older))
             assert "privacy-ledger migrate" in misconfigured(partial(try_to_open, settings))
             assert deploy.migrate(settings) == revisions[0]
@@ -282,12 +281,7 @@ def test_claims_become_their_principals_own(databases: Databases) -> None:
     """Goal: a key that was claimed before stays claimed, by who claimed it, and proposals stay what they are. Method:
     at revision 0005 a claim and a proposal; afterwards the same rows, and room for another principal's key."""
     with databases.empty() as settings:
-        engine = engine_for(settings.owner_url)
-        with engine.execution_options(writing=True).begin() as connection:
-            config = deploy._config()
-            config.attributes["connection"] = connection
-            command.upgrade(config, "0005")
-        engine.dispose()
+        at_revision(settings, "0005")
         tenant = a_tenant(settings, "0005")
         id_, dataset, one, two, run = (str(uuid.uuid4()) for _ in range(5))
         tenant = [line.replace(re.findall("[0-9a-f-]{36}", tenant[-1])[0], id_) for line in tenant]
@@ -319,6 +313,73 @@ def test_claims_become_their_principals_own(databases: Databases) -> None:
             kinds = connection.execute("SELECT kind FROM proposals").fetchall()
         assert {(str(principal), str(of)) for principal, of in rows} == {(one, run), (two, dataset)}
         assert kinds == [("correction",)]
+
+
+def test_datasets_stay_what_they_are_when_a_third_adjacency_comes(databases: Databases) -> None:
+    """Goal: datasets keep every value and all that refers to them, and then one can be `zero_out`, and none anything
+    else. Method: at revision 0011 a root with a copy, an account and all columns; the same rows afterwards; three
+    more, of which the last is rejected."""
+    tenant, root, copy = (str(uuid.uuid4()) for _ in range(3))
+    amounts = ", ".join(f"{part}_{quantity}" for part in ("ceiling", "limit", "least") for quantity in QUANTITIES)
+    columns = (
+        "tenant_id, id, name, title, description, privacy_unit, adjacency, bound, size, is_partitioned, budget,"
+        f" fair_use, state, seq, head, created_us, costing, least_seq, {amounts}"
+    )
+
+    with databases.empty() as settings:
+        at_revision(settings, "0011")
+        digest = "zeroblob(32)" if settings.is_sqlite else "decode(repeat('00', 32), 'hex')"
+
+        def dataset(id_: str, name: str, adjacency: str) -> str:
+            return (
+                f"INSERT INTO datasets ({columns}) VALUES ('{tenant}', '{id_}', '{name}', 't', 'd', 'u', '{adjacency}',"
+                f" 'certified', 7, 0, '{{}}', '{{}}', 'frozen', 0, {digest}, 2, 'residual', 3, 9, 8, 7, 6, 5, 4)"
+            )
+
+        accounts = ", ".join(f"{part}_{quantity}" for part in ACCOUNT_PARTS for quantity in QUANTITIES)
+        mine = [] if settings.is_sqlite else [f"SELECT set_config('app.tenant_id', '{tenant}', false)"]
+        change(
+            settings,
+            *mine,
+            "INSERT INTO tenants (tenant_id, name, second_steward, seq, head, created_us)"
+            f" VALUES ('{tenant}', 'acme', 0, 0, {digest}, 1)",
+            dataset(root, "root", "add_or_remove_one"),
+            dataset(copy, "copy", "replace_one"),
+            "INSERT INTO lineage (tenant_id, dataset_id, ancestor_id, position)"
+            f" VALUES ('{tenant}', '{copy}', '{root}', 0)",
+            f"INSERT INTO accounts (tenant_id, dataset_id, partition, project, principal_id, {accounts})"
+            f" VALUES ('{tenant}', '{root}', '', '', '{uuid.UUID(int=0)}', 7, 6, 0, 0, 0, 0, 0, 0)",
+        )
+        question = f"SELECT {columns} FROM datasets ORDER BY name"
+        before = asked_as(settings, mine, question)
+        assert len(before) == 2
+        deploy.migrate(settings)
+        assert asked_as(settings, mine, question) == before
+        change(settings, *mine, dataset(str(uuid.uuid4()), "zeroed", "zero_out"))
+        with pytest.raises((sqlite3.IntegrityError, psycopg.errors.CheckViolation), match="datasets_adjacency"):
+            change(settings, *mine, dataset(str(uuid.uuid4()), "odd", "replace_special"))
+        if settings.is_sqlite:
+            assert ask(settings, "PRAGMA foreign_key_check") == []
+        with pytest.raises((sqlite3.IntegrityError, psycopg.errors.ForeignKeyViolation)):
+            change(settings, "PRAGMA foreign_keys = ON" if settings.is_sqlite else mine[0], "DELETE FROM datasets")
+
+
+def asked_as(settings: Settings, mine: list[str], question: str) -> list[tuple[Any, ...]]:
+    """What a tenant sees."""
+    with owned(settings) if not settings.is_sqlite else sqlite3.connect(file_of(settings)) as connection:
+        for statement in mine:
+            connection.execute(statement)
+        return connection.execute(question).fetchall()
+
+
+def at_revision(settings: Settings, revision: str) -> None:
+    """Bring an empty database to an older revision."""
+    engine = engine_for(settings.owner_url)
+    with engine.execution_options(writing=True).begin() as connection:
+        config = deploy._config()
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
 
 
 def test_of_many_that_migrate_at_once_all_succeed(databases: Databases) -> None:

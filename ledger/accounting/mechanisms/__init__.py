@@ -21,6 +21,7 @@ from ledger.accounting.mechanisms.gaussian import Gaussian
 from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
 from ledger.accounting.mechanisms.matrix_factorization import MatrixFactorization
+from ledger.accounting.mechanisms.nearest import nearest
 from ledger.accounting.mechanisms.pure_dp import PureDp
 from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
 from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
@@ -45,6 +46,7 @@ __all__ = [
     "Simple",
     "ZCdp",
     "field_path",
+    "nearest",
     "parse",
     "planned_steps",
     "recorded",
@@ -73,9 +75,11 @@ def parse(declared: Any) -> AnyMechanism:
     try:
         return _ADAPTER.validate_python(declared)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = error.errors(include_url=False)[0]
         field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
-        raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
+        instead = nearest(first)
+        message = first["msg"] if instead is None else f"{first['msg']}. What comes nearest: {instead}."
+        raise InvalidMechanism(f"{field}: {message}", field=field) from error
 
 
 def recorded(declared: Any) -> AnyMechanism:
@@ -134,7 +138,11 @@ def segment(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
     """
     planned = mechanism.declared_steps
     if planned is None:
-        raise InvalidRequest("segments: the mechanism has no steps or releases to divide", field="segments")
+        raise InvalidRequest(
+            "segments: the mechanism has no steps or releases to divide; leave segments out, and the run is charged as"
+            " a whole",
+            field="segments",
+        )
     fewest, _ = planned
     if not 1 <= segments <= fewest:
         raise InvalidRequest(f"segments: must be between 1 and the {fewest} steps of the mechanism", field="segments")

@@ -52,9 +52,10 @@ _SMALL: Final = 0.5
 _STEPS: Final = 8
 _ANSWERS: Final = (
     "every answer is the unit's own category with probability e^epsilon/(e^epsilon + categories - 1), and each other "
-    "one with equal probability, drawn anew",
-    "who answers is public: the answer of a unit that is removed is given as of some other category",
+    "one with equal probability, drawn anew"
 )
+_REMOVED: Final = "who answers is public: the answer of a unit that is removed is given as of some other category"
+_EMPTY: Final = "who answers is public: a unit without data answers too, as of one of the categories"
 
 
 class RandomizedResponse(Releases):
@@ -72,7 +73,9 @@ class RandomizedResponse(Releases):
         once = least_mu(epsilon=certify.at_least(Fraction(self.epsilon)), categories=self.categories)
         mu_sq = self.count * amounts.outward(once, RELATIVE_ERROR) ** 2
         mu = once * math.sqrt(self.count)
-        return Cost(mu, mu_sq, Fraction(0), "randomized-response", (*RUN, *NOISE, *_ANSWERS))
+        # Both neighbours have an answer of the unit, so that P and Q are two rows of the table, whichever they are.
+        absent = _EMPTY if terms.adjacency == "zero_out" else _REMOVED
+        return Cost(mu, mu_sq, Fraction(0), "randomized-response", (*RUN, *NOISE, _ANSWERS, absent))
 
     def exact_parts(self, terms: Terms) -> Parts:
         answer = Answer(certify.at_least(Fraction(self.epsilon)), self.categories)

@@ -29,7 +29,11 @@ class ZCdp(BaseMechanism):
         rho = certify.at_least(Fraction(self.rho))
         if rho > zcdp.RHO_RANGE[1]:
             field = f"{path}.rho"
-            raise InvalidMechanism(f"{field}: is certified up to {zcdp.RHO_RANGE[1]:g}", field=field)
+            raise InvalidMechanism(
+                f"{field}: is certified up to {zcdp.RHO_RANGE[1]:g}, which is more than any account holds; less charges"
+                " too little, so use more noise",
+                field=field,
+            )
         # A share of delta of a size that budgets have would lower mu by less than a thousandth.
         mu = zcdp.mu_zcdp(rho=rho, delta=0.0)
         satisfied = "the mechanism satisfies rho-zCDP under the dataset's adjacency, in both directions"

@@ -24,6 +24,8 @@ class Accountant(Calls[Answer]):
     ) -> Answer:
         """Compute the cost of a mechanism, and its epsilon. Nothing is recorded.
 
+        adjacency: "add_or_remove_one", the default, "replace_one" or "zero_out".
+
         >>> ledger.evaluate(mechanism=Gaussian(noise_multiplier=5, count=4))["cost"]["mu"]
         0.4
         """

@@ -30,6 +30,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
     ) -> Answer:
         """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
 
+        adjacency: "add_or_remove_one", "replace_one" or "zero_out", where one unit's data is replaced by nothing and
+        the number of units is public.
         budget: `{"epsilon", "at_delta"}`, or `{"mu", "delta"}`.
         derived_from: `[{"name": "clicks", "unit_preserving": True}]`, with which you affirm that one privacy unit of
         that dataset changes only its own rows here. The new dataset has the unit, adjacency and bound of the other and

@@ -230,7 +230,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "stop": lambda value: value in ("planned", "data_independent", "data_dependent"),
     "state": lambda value: value in ("active", "frozen", "retired"),
     "bound": lambda value: value in ("certified", "clt"),
-    "adjacency": lambda value: value in ("add_or_remove_one", "replace_one"),
+    "adjacency": lambda value: value in ("add_or_remove_one", "replace_one", "zero_out"),
     "size": lambda value: value is None or _is_count(value),
     "is_partitioned": lambda value: isinstance(value, bool),
     "costing": lambda value: value in ("standalone", "residual"),

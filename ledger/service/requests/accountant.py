@@ -9,13 +9,13 @@ from pydantic import ConfigDict, Field
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.core.datasets import Adjacency, Bound
-from ledger.service.requests.fields import Strict
+from ledger.service.requests.fields import ABOUT_ADJACENCY, Strict
 
 
 class Evaluation(Strict):
     mechanism: Mechanism
     bound: Bound = "certified"
-    adjacency: Adjacency = "add_or_remove_one"
+    adjacency: Annotated[Adjacency, Field(description=ABOUT_ADJACENCY)] = "add_or_remove_one"
     delta: Annotated[
         Probability | None,
         Field(

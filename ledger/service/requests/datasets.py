@@ -11,6 +11,7 @@ from ledger.accounting.numbers import Count
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
 from ledger.service.requests.fields import (
+    ABOUT_ADJACENCY,
     AnyBudget,
     DatasetName,
     LongText,
@@ -53,7 +54,9 @@ class NewDataset(Strict):
         ShortText | None,
         Field(description="What one neighbouring dataset lacks; a derived dataset takes it from its roots."),
     ] = None
-    adjacency: Annotated[Adjacency | None, Field(description="A derived dataset takes it from its roots.")] = None
+    adjacency: Annotated[
+        Adjacency | None, Field(description=f"{ABOUT_ADJACENCY} A derived dataset takes it from its roots.")
+    ] = None
     size: Annotated[Count | None, Field(description="A public, nominal figure.")] = None
     bound: Annotated[
         Bound | None, Field(description="Default: `certified`; a derived dataset takes it from its roots.")

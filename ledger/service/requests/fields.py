@@ -31,6 +31,11 @@ PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 DatasetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ProjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 PartitionName = Annotated[str, StringConstraints(pattern=PARTITION_PATTERN)]
+ABOUT_ADJACENCY: Final = (
+    "How neighbouring datasets differ. `add_or_remove_one`: one has a unit that the other does not. `replace_one`: one"
+    " unit is another one. `zero_out`: one unit's data is replaced by nothing: it contributes zero, and the number of"
+    " units is public and the same."
+)
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255)]
 LongText = Annotated[str, StringConstraints(min_length=1, max_length=4000)]
 
