@@ -10,7 +10,7 @@ from uuid import UUID
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.residual import NO_TRAIL, Costing, Trail
 
-Adjacency = Literal["add_or_remove_one", "replace_one"]
+Adjacency = Literal["add_or_remove_one", "replace_one", "zero_out"]
 Bound = Literal["certified", "clt"]
 DatasetState = Literal["active", "frozen", "retired"]
 
