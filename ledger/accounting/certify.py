@@ -146,19 +146,27 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
-    """Return the reversed order, with the unresolved part covered by the largest possible loss, if there is one."""
+    """Return the reversed order, with the unresolved part covered by the largest possible loss, if there is one.
+
+    Otherwise the last vertex is one that no mu satisfies at a delta below the last tail.
+    """
     # If few steps reach the largest loss, the tail ends at a jump there, and beyond it there is only noise.
     largest = sum(part.count * part.pair.largest_reversed for part in steps) * (1 + 2**-40)
     closed: list[Vertices | Bounded] = []
-    last = 1.0
+    last, loss = 1.0, 0.0
     for part in side:
         bad = np.flatnonzero(np.isposinf(part.values(delta)))
         good = int(bad[0]) if bad.size else part.tail.size
         closed.append(Vertices(part.tail[:good], part.rest[:good], part.other[:good], part.points))
-        last = float(part.tail[good - 1]) if good else last
+        if good:
+            last, loss = float(part.tail[good - 1]), float(part.losses(np.array([good - 1]))[0])
         if bad.size:
             break
-    return closed if last <= delta else [*closed, Bounded(last, largest)]
+    if last <= delta:
+        return closed
+    if math.isfinite(largest):
+        return [*closed, Bounded(last, largest)]
+    return [*closed, Vertices(np.array([last]), np.zeros(1), np.zeros(1), np.array([loss]))]
 
 
 def _profile(order: Sequence[Vertices | Bounded]) -> Profile:

@@ -122,7 +122,6 @@ def _poisson(noise_multiplier: float, sample_rate: float, adjacency: Adjacency) 
 
 def _truncated(noise_multiplier: float, sample_rate: float, adjacency: Adjacency, cap: Cap) -> Pair:
     plain = _poisson(noise_multiplier, sample_rate, adjacency)
-    kind: Literal["removal", "symmetrised"] = "removal" if adjacency == "add_or_remove_one" else "symmetrised"
     others = cap.dataset_size - 1
     least, _ = binomial.tail(cap.batch_size, others, sample_rate)
     _, most = binomial.tail(cap.batch_size, others + (adjacency == "add_or_remove_one"), sample_rate)
@@ -132,8 +131,8 @@ def _truncated(noise_multiplier: float, sample_rate: float, adjacency: Adjacency
         rate = min(rate, cap.batch_size / cap.dataset_size * beyond / least * (1 + 2**-40))
     parts = (
         (1 - most, plain),
-        (least, Subsampled(kind, 2 / noise_multiplier, rate)),
-        (max(most - least, 0.0), Subsampled(kind, 2 / noise_multiplier, sample_rate)),
+        (least, Subsampled("antipodal", 2 / noise_multiplier, rate)),
+        (max(most - least, 0.0), Subsampled("antipodal", 2 / noise_multiplier, sample_rate)),
     )
     kept = tuple((weight, pair) for weight, pair in parts if weight > 0)
     return kept[0][1] if len(kept) == 1 else Revealed(kept)

@@ -73,7 +73,8 @@ def _on_line(pair: LinePair, share: float, delta: float, *, is_reversed: bool) -
         """Return the edges in order, without those at which doubles show no larger loss than at the edge before."""
         edges = np.unique(edges)
         losses = np.maximum.accumulate(pair.losses(edges))
-        return edges[np.append(True, np.diff(losses) > 0)]
+        ordered: FloatArray = edges[np.append(True, np.diff(losses) > 0)]
+        return ordered
 
     def on_edges(edges: FloatArray) -> tuple[Vertices, NDArray[np.int64]]:
         return _on_edges(pair, edges, float(middle[0]), span, is_reversed=is_reversed)
