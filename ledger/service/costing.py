@@ -243,7 +243,7 @@ def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
         if definition.ancestors and definition.name in use.via:
             raise InvalidMechanism(
                 (
-                    f"{fields[0]}: fixed_size and shuffle batches need a public number of units, and"
+                    f"{fields[0]}: fixed_size, shuffle and truncated batches need a public number of units, and"
                     f" {definition.name} is derived: replacing a unit of the original dataset can change how many"
                     " units it has; use poisson sampling, or name the original dataset"
                 ),

@@ -229,6 +229,11 @@ class DpSgd(BaseMechanism):
         mus = along([("mechanism", self)], terms, deltas)
         return [(float(delta), mu) for delta, (mu, _) in zip(deltas, mus, strict=True)]
 
+    @property
+    def is_heavy_tailed(self) -> bool:
+        # A batch that is cut is rare, and shows a unit twice as well.
+        return self.truncated_batch_size is not None
+
     def exact_parts(self, terms: Terms) -> Parts:
         if self.is_shuffled:
             return Parts(self._shuffle_cost(terms.adjacency).mu_sq)
