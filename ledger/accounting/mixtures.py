@@ -47,8 +47,8 @@ _DENSITY: Final = 1 / math.sqrt(2 * math.pi)
 _MEANS_MAX: Final = 48
 _NEAR: Final = 32
 """Means near the expected number of records keep closer together than those in the tails."""
-_TABLE: Final = 4096
-_NEWTON_STEPS: Final = 3
+_TABLE: Final = 2**14
+_NEWTON_STEPS: Final = 2
 _CHUNK: Final = 2**14
 
 

@@ -27,8 +27,8 @@ Output = dict[float, float]
 """The probability of each sum of gradients in a batch."""
 
 _POINTS = 6_001
-_ATOMS_MAX = 60_000
-_ATOMS_OF_ALL = 300_000
+_ATOMS_MAX = 20_000
+_ATOMS_OF_ALL = 60_000
 _NEGLIGIBLE = 1e-30
 
 
@@ -85,21 +85,22 @@ def divergences(p: Output, q: Output, *, noise: float, losses: Sequence[float]) 
 class Composed:
     """Equal steps. parts: (probability, the function that makes a distribution, its arguments) of what a step is.
 
-    mu: about that of all steps; by it the widths of the grids are chosen.
+    mu: about that of all steps; by it the widths of the grids are chosen. width_min: of a grid that is slow to make.
     """
 
     parts: list[tuple[float, Any, dict[str, Any]]]
     steps: int
     mu: float
+    width_min: float = 0.0
 
     def from_below(self) -> Any:
         """Losses rounded down. Half a cell is lost in each step, on average."""
-        width = max(0.1 * self.mu / self.steps, self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX)
+        width = max(0.1 * self.mu / self.steps, self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX, self.width_min)
         return self._made(width, pessimistic_estimate=False, use_connect_dots=False)
 
     def from_above(self) -> Any:
         """Losses put on a grid so that they dominate."""
-        width = max(0.02 * self.mu / math.sqrt(self.steps), self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX)
+        width = max(0.02 * self.mu / math.sqrt(self.steps), self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX, self.width_min)
         return self._made(width, pessimistic_estimate=True, use_connect_dots=True)
 
     def _made(self, width: float, **how: Any) -> Any:

