@@ -5,7 +5,7 @@ deltas. `certificate` divides steps into groups, and keeps curves. `pld` puts th
 composes them, and adds every error. The choices made here (the grid's width, tilts, windows) decide how tight and how
 fast a certificate is. It is valid whatever they are.
 
-A single step needs no FFT: `_single` refines the grid at the cells that bind. If no plan resolves, the fallback
+A single step needs no FFT: `single` refines the grid at the cells that bind. If no plan resolves, the fallback
 (sqrt(T)/s, 0), or (2 sqrt(T)/s, 0) under replace_one, is a certificate too: sampling only post-processes (joint
 convexity), so the pair without sampling dominates a step.
 """
@@ -18,17 +18,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Final, Literal
+from typing import Final
 
 from ledger.accounting import deadline
-from ledger.accounting.composition import Part, Tilt, Vertices, running, running_error, unresolved, vertices
+from ledger.accounting.composition import Part, Tilt, Vertices, unresolved, vertices
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
-from ledger.accounting.pld import Losses, Pair, on_grid, split
+from ledger.accounting.pld import Losses, Pair
 from ledger.accounting.profiles import Profile, profile_of
-from ledger.core.datasets import Adjacency
-
-Sampling = Literal["poisson", "fixed_size"]
+from ledger.accounting.sampling import Cap as Cap
+from ledger.accounting.sampling import Sampling as Sampling
+from ledger.accounting.sampling import pair_for as pair_for
+from ledger.accounting.single import single
 
 NOISE_MULTIPLIER_MIN: Final = 0.1
 """With less noise than this, sampling hides next to nothing, and densities leave the range of doubles."""
@@ -53,14 +54,10 @@ can request it."""
 _LARGE: Final = 4
 """A plan is large if its length is within this factor of the longest transform."""
 _one_at_a_time: Final = threading.Lock()
-_SAMPLES: Final = 300
 _CANDIDATES: Final = 5
 _SECTIONS: Final = 16
 _ROUNDS: Final = 4
 _TILTS: Final = 64
-_EDGES_MAX: Final = 50_000
-_REFINEMENTS_MAX: Final = 64
-"""Each round cuts the cells that bind into eight, so that 64 rounds cut any cell below the resolution of doubles."""
 _MEAN_MAX: Final = 14.0
 """No plan is made if loss 0 is more deviations than this below the mean, that is, for mu beyond about 28: tails of Q
 would be below the least double."""
@@ -125,10 +122,10 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
     delta_min: the least delta of any later call of `Curve.mu`, above 0. spend: called with the number of points before
     they are transformed; it may raise.
     """
-    orders = (False,) if all(part.pair.kind != "removal" for part in steps) else (False, True)
+    orders = (False, True) if any(part.pair.is_one_sided for part in steps) else (False,)
     if len(steps) == 1 and steps[0].count == 1:
-        single = [_single(steps[0].pair, delta_min, is_reversed=order) for order in orders]
-        return Curve(tuple((side,) for side in single), delta_min)
+        sides = [single(steps[0].pair, delta_min, is_reversed=order) for order in orders]
+        return Curve(tuple((side,) for side in sides), delta_min)
     share = _share(sum(part.count for part in steps), delta_min)
     for attempt in range(_ATTEMPTS):
         deadline.check()
@@ -149,19 +146,27 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
 
 
 def _closed(side: Sequence[Vertices], steps: Sequence[Steps], delta: float) -> list[Vertices | Bounded]:
-    """Return the reversed order of removal, with the unresolved part covered by the largest possible loss."""
+    """Return the reversed order, with the unresolved part covered by the largest possible loss, if there is one.
+
+    Otherwise the last vertex is one that no mu satisfies at a delta below the last tail.
+    """
     # If few steps reach the largest loss, the tail ends at a jump there, and beyond it there is only noise.
-    largest = sum(part.count * -math.log1p(-part.pair.rate) for part in steps) * (1 + 2**-40)
+    largest = sum(part.count * part.pair.largest_reversed for part in steps) * (1 + 2**-40)
     closed: list[Vertices | Bounded] = []
-    last = 1.0
+    last, loss = 1.0, 0.0
     for part in side:
         bad = np.flatnonzero(np.isposinf(part.values(delta)))
         good = int(bad[0]) if bad.size else part.tail.size
         closed.append(Vertices(part.tail[:good], part.rest[:good], part.other[:good], part.points))
-        last = float(part.tail[good - 1]) if good else last
+        if good:
+            last, loss = float(part.tail[good - 1]), float(part.losses(np.array([good - 1]))[0])
         if bad.size:
             break
-    return closed if last <= delta else [*closed, Bounded(last, largest)]
+    if last <= delta:
+        return closed
+    if math.isfinite(largest):
+        return [*closed, Bounded(last, largest)]
+    return [*closed, Vertices(np.array([last]), np.zeros(1), np.zeros(1), np.array([loss]))]
 
 
 def _profile(order: Sequence[Vertices | Bounded]) -> Profile:
@@ -178,7 +183,7 @@ def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list
         # The two orders share a grid if the finer one is not much slower.
         if not grids or least > 2 * width:
             width = least
-            grids = [on_grid(part.pair, width=width, span=part.pair.span(share)) for part in steps]
+            grids = [part.pair.on_grid(width, share) for part in steps]
         parts = [
             Part(grid.reversed() if plan.is_reversed else grid, part.count)
             for grid, part in zip(grids, steps, strict=True)
@@ -192,85 +197,6 @@ def _share(count: int, delta: float) -> float:
     return max(delta * _MISSING_SHARE / (2 * count), 1e-290)
 
 
-# --- a single step ---------------------------------------------------------------------------------------------------
-
-
-def _single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
-    """Return the vertices of one step on a grid that is refined at the cells that bind."""
-    # A single step can have a wide grid.
-    span = pair.span(max(delta * 2.0**-30, 1e-290))
-    middle = pair.points(np.zeros(1))
-    edges = _rising(pair, np.concatenate((np.linspace(*span, 1024), middle)))
-    bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
-    before, tolerance = math.inf, 1e-2
-    for _ in range(_REFINEMENTS_MAX):
-        deadline.check()
-        values = bounds.values(delta)
-        best = float(values.max(initial=-math.inf))
-        if best <= 0 or math.isnan(best) or (before - best <= 1e-9 * best and tolerance < 1e-6):
-            break
-        before, tolerance = best, max(tolerance / 8, 1e-7)
-        binding = index[values >= best * (1 - tolerance)]
-        cells = np.unique(np.clip(np.concatenate((binding - 1, binding)), 0, edges.size - 2))
-        steps = np.arange(1, 8) / 8
-        finer = edges[cells, np.newaxis] + np.diff(edges)[cells, np.newaxis] * steps
-        refined = _rising(pair, np.concatenate((edges, finer.reshape(-1))))
-        # If no loss rises between the edges that bind, no grid of doubles is better.
-        if refined.size == edges.size:
-            break
-        edges = refined
-        bounds, index = _on_edges(pair, edges, float(middle[0]), pair.missing(span), is_reversed=is_reversed)
-        if edges.size >= _EDGES_MAX:
-            break
-    return bounds
-
-
-def _rising(pair: Pair, edges: FloatArray) -> FloatArray:
-    """Return the edges in order, without those at which doubles show no larger loss than at the edge before."""
-    edges = np.unique(edges)
-    losses = np.maximum.accumulate(pair.losses(edges))
-    rising: FloatArray = edges[np.append(True, np.diff(losses) > 0)]
-    return rising
-
-
-def _on_edges(
-    pair: Pair, edges: FloatArray, middle: float, missing: float, *, is_reversed: bool
-) -> tuple[Vertices, NDArray[np.int64]]:
-    """Return the vertices at losses >= 0 of one step on a grid of any points, and the indices of their edges."""
-    losses = np.where(edges == middle, 0.0, pair.losses(edges))
-    lower, upper = split(pair, edges, losses)
-    masses = np.zeros(edges.size)
-    masses[:-1] += lower
-    masses[1:] += upper
-    others = masses * np.exp(-losses)
-    at = np.flatnonzero(losses <= 0 if is_reversed else losses >= 0)
-    # The relative error of a cell's masses is that of a density at its outer end, see `pld`.
-    outer = np.maximum(np.abs(np.append(edges[0], edges[:-1])), np.abs(np.append(edges[1:], edges[-1])))
-    errors = (8 * (outer + pair.distance) ** 2 + 8 * np.abs(losses) + 32) * UNIT_ROUNDOFF
-    if pair.kind == "symmetrised":
-        # Loss 0 has the mass that neither side has above it, see `pld`.
-        masses[at[0]] = (1 - pair.rate) * special.erf(pair.distance / math.sqrt(8)) + 2 * lower[at[0]]
-        others[at[0]] = masses[at[0]]
-    if is_reversed:
-        masses, others, errors, at = others[::-1], masses[::-1], errors[::-1], at[::-1]
-        index = edges.size - 1 - at
-    else:
-        index = at
-    summing = running_error(edges.size)
-    tail = running((masses * (1 + errors))[::-1])[::-1][index] * (1 + summing) + missing
-    other = running((others * (1 - errors))[::-1])[::-1][index] * (1 - summing)
-    # If S is near 1, the mass below keeps the digits; symmetrised, P has below loss 0 what Q has above it.
-    kept = masses * (1 - errors)
-    below = 0.0
-    if pair.kind == "symmetrised":
-        kept[: at[0]] = 0.0
-        below = float(other[1]) if other.size > 1 else 0.0
-    before = (below + np.append(0.0, running(kept)[:-1])[index] * (1 - summing)) * (1 - UNIT_ROUNDOFF)
-    rest = np.maximum(1 - np.minimum(tail, 1.0), before)
-    served = -losses[at] if is_reversed else losses[at]
-    return Vertices(np.minimum(tail, 1.0), rest, other, served), at
-
-
 # --- what to compute --------------------------------------------------------------------------------------------------
 
 
@@ -282,18 +208,7 @@ class _Moments:
         self.top = 0.0
         """The largest possible loss of all steps together."""
         for part in steps:
-            low, high = part.pair.span(share)
-            z = np.linspace(low, high, _SAMPLES)
-            p, q = part.pair.densities(z)
-            values = part.pair.losses(z)
-            if part.pair.kind == "symmetrised":
-                above = values > 0
-                weights = np.concatenate((p[above], q[above])) * (z[1] - z[0])
-                values = np.concatenate((values[above], -values[above], [0.0]))
-                weights = np.concatenate((weights, [max(1 - weights.sum(), 0.0)]))
-            else:
-                weights = (q if is_reversed else p) * (z[1] - z[0])
-                values = -values if is_reversed else values
+            weights, values = part.pair.sketch(share, is_reversed=is_reversed)
             self.top += part.count * float(values.max())
             with np.errstate(divide="ignore"):
                 self._parts.append((part.count, np.log(weights), values))
@@ -321,9 +236,9 @@ class _Plan:
         self._count = sum(part.count for part in steps)
         self.tilts: tuple[Tilt, ...] = ()
         self.width = math.inf
-        usual = self._count <= _USUAL[0] and min(part.pair.rate for part in steps) >= _USUAL[1]
+        usual = self._count <= _USUAL[0] and min(part.pair.least_rate for part in steps) >= _USUAL[1]
         self._share = 1.0 if usual else _UNUSUAL_SHARE
-        self.width_min = max(_range(part.pair, share) for part in steps) / (self._share * ATOMS_MAX)
+        self.width_min = max(part.pair.extent(share) for part in steps) / (self._share * ATOMS_MAX)
         deviation = math.sqrt(float(self._moments.at(np.zeros(1))[2][0]))
         centre = self._centre()
         if deviation > 0 and -centre * deviation < _MEAN_MAX:
@@ -458,11 +373,6 @@ def _stretches(
     return stretches
 
 
-def _range(pair: Pair, share: float) -> float:
-    low, high = pair.losses(np.array(pair.span(share)))
-    return float(high - low)
-
-
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 
@@ -476,19 +386,3 @@ def at_least(value: Fraction) -> float:
     """Return the least double that is not below a number."""
     nearest = float(value)
     return nearest if Fraction(nearest) >= value else math.nextafter(nearest, math.inf)
-
-
-def pair_for(*, noise_multiplier: float, sample_rate: float, adjacency: Adjacency, sampling: Sampling) -> Pair:
-    """Return the dominating pair of one step.
-
-    Raises ValueError for fixed_size under add_or_remove_one, for which none is known.
-    """
-    match sampling, adjacency:
-        case "poisson", "add_or_remove_one":
-            return Pair("removal", 1 / noise_multiplier, sample_rate)
-        case "poisson", "replace_one":
-            return Pair("antipodal", 1 / noise_multiplier, sample_rate)
-        case "fixed_size", "replace_one":
-            return Pair("symmetrised", 2 / noise_multiplier, sample_rate)
-        case _:
-            raise ValueError(f"no dominating pair is known for {sampling} sampling under {adjacency}")

@@ -7,6 +7,7 @@ mechanism's own cost is in its module. Segments are added here.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
 from typing import Final
@@ -62,11 +63,13 @@ def _restarted(one: Cost, count: int) -> Cost:
     return Cost(mu, mu_sq, count * one.nats, one.method, (*one.assumptions, _RESTARTED))
 
 
-def frontier(mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency) -> list[tuple[float, float]]:
+def frontier(
+    mechanism: AnyMechanism, *, bound: Bound, adjacency: Adjacency, also: Sequence[Fraction] = ()
+) -> list[tuple[float, float]]:
     """Return (delta, mu) for the shares of delta from 1e-4 down to 1e-15; empty if its cost is no certificate.
 
-    Raises as `cost` does.
+    also: more shares, whose points follow. Raises as `cost` does.
     """
     if bound != "certified" or not mechanism.needs_certificate(bound):
         return []
-    return mechanism.frontier(Terms(bound=bound, adjacency=adjacency), _FRONTIER)
+    return mechanism.frontier(Terms(bound=bound, adjacency=adjacency), (*_FRONTIER, *also))

@@ -27,7 +27,7 @@ from ledger.accounting.cost import root
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.numeric import FloatArray, np, special
 from ledger.accounting.pairs import Parts, Source
-from ledger.accounting.pld import Pair
+from ledger.accounting.pld import Subsampled
 
 SOURCES_MAX: Final = 64
 """The most different mechanisms in one composition; each needs a transform of its own."""
@@ -76,7 +76,7 @@ def epsilons(parts: Parts, at_deltas: Sequence[float]) -> Composition:
         return Composition((None,) * len(at_deltas), "too-large")
     sources = dict(parts.sources)
     if mu > 0:
-        sources[_Normal("removal", mu, 1.0)] = 1
+        sources[Subsampled("removal", mu, 1.0)] = 1
     return Composition(tuple(_epsilon(sources, at, shown, mu) for at in at_deltas), "composed")
 
 
@@ -134,25 +134,6 @@ def _read_off(bounds: Vertices, losses: FloatArray, target: float) -> float | No
 
 
 # --- grids -----------------------------------------------------------------------------------------------------------
-
-
-class _Normal(Pair):
-    """G_mu as a pair of `pld`: N(d,1) against N(0,1), without sampling."""
-
-    __slots__ = ()
-
-    def densities(self, z: FloatArray) -> tuple[FloatArray, FloatArray]:
-        scale = 1 / math.sqrt(2 * math.pi)
-        return np.exp(-((z - self.distance) ** 2) / 2) * scale, np.exp(-z * z / 2) * scale
-
-    def losses(self, z: FloatArray) -> FloatArray:
-        return self.distance * (z - self.distance / 2)
-
-    def points(self, losses: FloatArray) -> FloatArray:
-        return losses / self.distance + self.distance / 2
-
-    def _above(self, z: float) -> float:
-        return float(special.ndtr(self.distance - z)) * (1 + 2**-20)
 
 
 def _width(sources: dict[Source, int], share: float) -> float:

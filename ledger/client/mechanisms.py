@@ -51,6 +51,14 @@ class DPSGD(_Mechanism):
 
         DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062)
         DPSGD(noise_multiplier=1.1, dataset_size=60_000, batch_size=256, epochs=60, sampling="shuffle")
+
+    Declare what differs from plain Poisson batches: a cap on the batch (`truncated_batch_size`, with `dataset_size`),
+    users with several records that are sampled apart (`max_examples_per_user`), or batches of a fixed size, which need
+    `dataset_size_min` under add_or_remove_one:
+
+        DPSGD(noise_multiplier=1.1, sample_rate=0.004, steps=14_000, dataset_size=60_000, truncated_batch_size=300)
+        DPSGD(noise_multiplier=4, sample_rate=0.004, steps=1_000, max_examples_per_user=5)
+        DPSGD(noise_multiplier=4, sample_rate=0.004, steps=1_000, sampling="fixed_size", dataset_size_min=60_000)
     """
 
     type: ClassVar[str] = "dpsgd"
@@ -60,7 +68,8 @@ class DPSGD(_Mechanism):
     sample_rate: Annotated[Number | None, "The part of the data in a batch. Needs --steps."] = None
     steps: Annotated[int | None, "The number of steps."] = None
     dataset_size: Annotated[
-        int | None, "The number of units, with --batch-size and --epochs, instead of --sample-rate."
+        int | None,
+        "The number of units, with --batch-size and --epochs, instead of --sample-rate; or with --truncated-batch-size.",
     ] = None
     batch_size: Annotated[int | None, "The size of a batch. Needs --dataset-size and --epochs."] = None
     epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None
@@ -68,6 +77,15 @@ class DPSGD(_Mechanism):
         Literal["poisson", "fixed_size", "shuffle"],
         "How batches are drawn: poisson (the default), fixed_size or shuffle.",
     ] = "poisson"
+    truncated_batch_size: Annotated[
+        int | None, "The cap on a Poisson batch: larger ones are cut to a random part. Needs --dataset-size."
+    ] = None
+    max_examples_per_user: Annotated[
+        int | None, "The most records of a user, if each is sampled and clipped by itself."
+    ] = None
+    dataset_size_min: Annotated[
+        int | None, "A public lower bound of the number of units, for fixed_size under add_or_remove_one."
+    ] = None
 
     @classmethod
     def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:

@@ -1,7 +1,8 @@
 """Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
-For every distinct run that it has distributions for (DP-SGD with Poisson sampling, Gaussian and Laplace noise, pure and
-approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same delta: a lower
+For every distinct run that it has distributions for (DP-SGD with Poisson sampling, also with a cap or several records
+of a user, or of a fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and
+compositions of these), its privacy loss distributions give two numbers at the same delta: a lower
 bound of epsilon, with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the
 recorded cost. If it is below their lower bound, the recorded cost is too small. It is usually above their upper bound,
 because the ledger charges the Gaussian curve that covers the run's, so that runs add up.
@@ -15,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import import_module
 from typing import Any, Final
@@ -43,6 +44,8 @@ _POINTS_MAX: Final = 400_000
 _INTERVALS: Final = (1e-6, 1e-3)
 _SHARE: Final = 0.03
 _SHARE_UPPER: Final = 0.02
+_NEGLIGIBLE: Final = 1e-30
+"""Events of a step with less probability are left out of their distributions."""
 _REACH: Final = 12.0
 """The approximate range of one step's losses, in standard deviations of the noise."""
 
@@ -143,12 +146,16 @@ def _opinion(declaration: Declaration, asked: Asked, pieces: list[Piece], at_del
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A number of equal distributions: the function of dp-accounting that makes one, its arguments, and a delta."""
+    """A number of equal distributions: the function of dp-accounting that makes one, its arguments, and a delta.
+
+    instead: another distribution that a step has with this probability, by a public event.
+    """
 
     make: str
     arguments: dict[str, Any]
     count: int
     delta: float = 0.0
+    instead: tuple[float, Piece] | None = None
 
 
 def _whole(mechanism: AnyMechanism, segments: int) -> AnyMechanism:
@@ -169,14 +176,48 @@ RELATIONS: Final[Mapping[Adjacency, str]] = {
 
 
 def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
-    if mechanism.sampling != "poisson":
-        return None
+    deviation, rate, count = float(mechanism.noise_multiplier), float(mechanism.rate), mechanism.whole_steps
+    if mechanism.max_examples_per_user is not None:
+        return [_records(deviation, rate, mechanism.max_examples_per_user, count)]
+    if mechanism.sampling == "poisson":
+        piece = _sampled(deviation, rate, RELATIONS[adjacency], count)
+        return [piece if mechanism.truncated_batch_size is None else _truncated(mechanism, piece)]
+    if mechanism.sampling == "fixed_size" and adjacency == "add_or_remove_one":
+        if mechanism.dataset_size_min is not None and mechanism.batch_size is not None:
+            rate = mechanism.batch_size / mechanism.dataset_size_min
+        # The unit takes the place of another one, which moves the sum twice as far.
+        return [_sampled(deviation / 2, rate, "ADD_OR_REMOVE_ONE", count)]
+    return None
+
+
+def _sampled(deviation: float, rate: float, relation: str, count: int) -> Piece:
+    arguments = {"standard_deviation": deviation, "sampling_prob": rate, "neighboring_relation": relation}
+    return Piece("from_gaussian_mechanism", arguments, count)
+
+
+def _records(deviation: float, rate: float, most: int, count: int) -> Piece:
+    """Return the distribution of a user of whom each of several records is sampled by itself."""
+    binomial = import_module("scipy.stats").binom(most, rate)
+    probabilities = {records: float(binomial.pmf(records)) for records in range(most + 1)}
+    kept = {records: probability for records, probability in probabilities.items() if probability > _NEGLIGIBLE}
     arguments = {
-        "standard_deviation": float(mechanism.noise_multiplier),
-        "sampling_prob": float(mechanism.rate),
-        "neighboring_relation": RELATIONS[adjacency],
+        "standard_deviation": deviation,
+        "sensitivities": [float(records) for records in kept],
+        "sampling_probs": list(kept.values()),
     }
-    return [Piece("from_gaussian_mechanism", arguments, mechanism.whole_steps)]
+    return Piece("from_mixture_gaussian_mechanism", arguments, count)
+
+
+def _truncated(mechanism: DpSgd, plain: Piece) -> Piece:
+    """Return the distribution of a step whose batch is cut: what dp-accounting has for dataset_size units."""
+    size, cap, rate = mechanism.dataset_size or 1, mechanism.truncated_batch_size or 1, float(mechanism.rate)
+    binomial = import_module("scipy.stats").binom
+    cut = float(binomial.sf(cap - 1, size - 1, rate))
+    if cut < _NEGLIGIBLE:
+        return plain
+    within = min(float(binomial.sf(cap, size, rate)) * cap / size / cut, 1.0)
+    truncated = _sampled(float(mechanism.noise_multiplier) / 2, within, "REPLACE_ONE", plain.count)
+    return replace(plain, instead=(cut, truncated))
 
 
 def _gaussian(mechanism: Gaussian, _: Adjacency) -> list[Piece]:
@@ -255,6 +296,10 @@ def _distribution(piece: Piece, interval: float, *, is_upper: bool) -> Any:
         arguments["neighboring_relation"] = relations[arguments["neighboring_relation"]]
     if piece.make != "from_randomized_response":
         arguments["use_connect_dots"] = is_upper
-    return getattr(library, piece.make)(
+    one = getattr(library, piece.make)(
         **arguments, pessimistic_estimate=is_upper, value_discretization_interval=interval
     )
+    if piece.instead is None:
+        return one
+    probability, other = piece.instead
+    return _distribution(other, interval, is_upper=is_upper).compute_mixture(one, probability)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import partial
@@ -134,12 +134,13 @@ class Certificates:
         return await self._costs.get(key, find, urgency=urgency)
 
     async def frontier(
-        self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency
+        self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency, also: Sequence[Fraction] = ()
     ) -> list[tuple[float, float]]:
-        """Return pairs (delta, mu), each a certificate of the mechanism; none if it needs none. Raises the same as
-        `cost`."""
-        compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency)
+        """Return pairs (delta, mu), each a certificate of the mechanism; none if it needs none. also: more deltas.
+        Raises the same as `cost`."""
+        compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency, also=tuple(also))
         facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
+        facts |= {"also": [_ratio(delta) for delta in also]} if also else {}
         return await self.beside(tenant_id, compute, key=facts)
 
     async def beside(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from decimal import Decimal
 from fractions import Fraction
 from typing import Final
@@ -24,6 +25,9 @@ DELTA: Final = Decimal("1e-8")
 """The largest share of a delta budget that a certificate gets by default."""
 SHARES_OF_A_DELTA: Final = 100
 """By default a certificate takes this part of the least delta at which epsilon is requested."""
+SHARE_OF_HEAVY_TAILED: Final = Fraction(3, 10)
+"""At each such delta epsilon is also read off the certificate of this part of it, for mechanisms that cost far more at
+a hundredth."""
 
 
 async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation) -> Evaluated:
@@ -38,20 +42,28 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
     terms = Terms(bound=request.bound, adjacency=request.adjacency, delta=delta)
     cost = await certificates.cost(actor.tenant_id, request.mechanism, terms, urgency=Urgency.ADVICE)
     pairs: list[tuple[float, float]] | None = None
+    also: list[Fraction] = []
     if costs.needs_certificate(request.mechanism, bound=request.bound):
-        pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency)
-    answer = await asyncio.to_thread(_answer, request, cost)
+        if request.delta is None and request.mechanism.is_heavy_tailed:
+            also = [SHARE_OF_HEAVY_TAILED * Fraction(delta) for delta in _deltas(request)]
+        pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency, also=also)
+    answer = await asyncio.to_thread(_answer, request, cost, (pairs or [])[-len(also) :] if also else [])
     if pairs is not None:
-        answer["frontier"] = [Certified(delta=delta, mu=mu) for delta, mu in pairs if math.isfinite(mu)]
+        shown = pairs[: len(pairs) - len(also)]
+        answer["frontier"] = [Certified(delta=delta, mu=mu) for delta, mu in shown if math.isfinite(mu)]
     return answer
 
 
-def _answer(request: Evaluation, cost: Cost) -> Evaluated:
+def _deltas(request: Evaluation) -> list[float]:
     # A delta of many nines becomes the double 1, which is not a valid delta.
-    deltas = [min(float(delta), math.nextafter(1, 0)) for delta in request.report_deltas or ()]
+    return [min(float(delta), math.nextafter(1, 0)) for delta in request.report_deltas or REPORT_DELTAS]
+
+
+def _answer(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float]]) -> Evaluated:
+    """Return the answer. others: (delta, mu) of the same mechanism at other shares, by which epsilon may be less."""
     return Evaluated(
         cost=_show_cost(cost),
-        epsilon=[EpsilonShown(delta=delta, value=_epsilon(cost, delta)) for delta in deltas or REPORT_DELTAS],
+        epsilon=[EpsilonShown(delta=at, value=_least_epsilon(cost, others, at)) for at in _deltas(request)],
         bound=request.bound,
         adjacency=request.adjacency,
         is_estimate=request.bound == "clt",
@@ -70,6 +82,17 @@ def _show_cost(cost: Cost) -> AmountShown:
         mu_sq_pico=None if amount is None else str(amount.mu_sq_pico),
         delta_atto=None if amount is None else str(amount.delta_atto),
     )
+
+
+def _least_epsilon(cost: Cost, others: Sequence[tuple[float, float]], at_delta: float) -> float | None:
+    """Return the least epsilon that the cost, or one of the others, proves: each holds for the whole run."""
+    known = [_epsilon(cost, at_delta)]
+    known += [
+        show_epsilon(mu=math.nextafter(mu, math.inf), delta=delta, at_delta=at_delta)
+        for delta, mu in others
+        if delta < at_delta
+    ]
+    return min((epsilon for epsilon in known if epsilon is not None), default=None)
 
 
 def _epsilon(cost: Cost, at_delta: float) -> float | None:

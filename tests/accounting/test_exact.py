@@ -16,7 +16,7 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 
 from ledger.accounting import costs, exact, gdp, mechanisms, pairs, settling
 from ledger.accounting.pairs import LaplaceNoise, Parts, Response, Source
-from ledger.accounting.pld import Pair
+from ledger.accounting.pld import Subsampled
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency
 from tests.accounting import oracle, oracle_curves
@@ -138,14 +138,14 @@ def test_each_order_of_the_pair_is_right_on_its_own(monkeypatch: pytest.MonkeyPa
     noise, rate, steps, delta = 0.9, 0.1, 30, 1e-5
     one = theirs.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=2e-4)
     composed = one.self_compose(steps)
-    sources: dict[Source, int] = {Pair("removal", 1 / noise, rate): steps}
+    sources: dict[Source, int] = {Subsampled("removal", 1 / noise, rate): steps}
     found = [exact._one_order(sources, delta, is_reversed=order) for order in (False, True)]
     wanted = [order.get_epsilon_for_delta(delta) for order in (composed._pmf_remove, composed._pmf_add)]
     assert wanted[0] > 1.2 * wanted[1]
     assert found == pytest.approx(wanted, rel=2e-3)
     monkeypatch.setattr(exact, "_one_order", lambda _sources, _target, *, is_reversed: 1.0 + is_reversed)
     assert exact._epsilon(sources, delta, 0.0, 0.0) == 2.0
-    assert exact._epsilon({Pair("antipodal", 1 / noise, rate): steps}, delta, 0.0, 0.0) == 1.0, "it is its own mirror"
+    assert exact._epsilon({Subsampled("antipodal", 1 / noise, rate): steps}, delta, 0.0, 0.0) == 1.0, "it is its own mirror"
 
 
 def test_a_third_accountant_agrees_on_dp_sgd() -> None:
@@ -293,7 +293,7 @@ def test_what_has_no_pair_counts_as_charged() -> None:
     estimate = fixed.exact_parts(Terms(bound="clt", adjacency="add_or_remove_one"))
     assert (estimate.envelopes, estimate.is_bound) == (frozenset({"dpsgd"}), False)
     paired = fixed.exact_parts(Terms(bound="certified", adjacency="replace_one"))
-    assert [source.kind for source in paired.sources if isinstance(source, Pair)] == ["symmetrised"]
+    assert [source.kind for source in paired.sources if isinstance(source, Subsampled)] == ["symmetrised"]
 
 
 def test_what_a_delta_leaves_no_room_for_and_what_is_too_large() -> None:

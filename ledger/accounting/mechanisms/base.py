@@ -67,6 +67,11 @@ class BaseMechanism(BaseModel):
             for delta in deltas
         ]
 
+    @property
+    def is_heavy_tailed(self) -> bool:
+        """Return whether rare losses are so large that a small share of delta costs far more than a larger one."""
+        return False
+
     def exact_parts(self, terms: Terms) -> Parts:
         """Return its parts, for exact composition. Numbers are rounded to doubles that cost no less.
 

@@ -83,6 +83,10 @@ class Composed(BaseMechanism):
     def weight(self, bound: Bound) -> int:
         return 1 + sum(part.weight(bound) for part in set(self.parts))
 
+    @property
+    def is_heavy_tailed(self) -> bool:
+        return any(part.is_heavy_tailed for part in self.parts)
+
     def exact_parts(self, terms: Terms) -> Parts:
         return pairs.together(part.exact_parts(terms) for part in self.parts)
 

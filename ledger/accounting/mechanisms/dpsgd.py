@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal
 from fractions import Fraction
-from typing import ClassVar, Final, Literal, Self
+from itertools import permutations
+from typing import Annotated, ClassVar, Final, Literal, Self
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from ledger.accounting import amounts, axes, certificate, certify, clt
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
-from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
+from ledger.accounting.mechanisms.base import BaseMechanism
+from ledger.accounting.mechanisms.batches import NAMES, Batches, Drawn, demand_known
+from ledger.accounting.mixtures import RECORDS_MAX
 from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
 from ledger.accounting.pld import Pair
@@ -46,9 +49,11 @@ class DpSgd(BaseMechanism):
         "fallback": Precision.EXACT,
         "clt-poisson": Precision.CLOSED_FORM,
         "clt-fixed-size": Precision.CLOSED_FORM,
+        # The parts of a composed mechanism are certified together: their ways to draw batches, in the order of the parts.
         **{
-            f"pld-{sampled}{groups}": Precision.CERTIFICATE
-            for sampled in ("poisson", "fixed-size", "poisson-fixed-size", "fixed-size-poisson")
+            f"pld-{'-'.join(names)}{groups}": Precision.CERTIFICATE
+            for count in range(1, len(NAMES) + 1)
+            for names in permutations(NAMES, count)
             for groups in ("", _GROUPS)
         },
     }
@@ -59,30 +64,43 @@ class DpSgd(BaseMechanism):
 
     type: Literal["dpsgd"]
     noise_multiplier: Positive
-    sampling: Literal["poisson", "fixed_size", "shuffle"]
+    sampling: Drawn
     sample_rate: Rate | None = None
     steps: Count | None = None
     dataset_size: Count | None = None
     batch_size: Count | None = None
     epochs: Positive | None = None
+    truncated_batch_size: Count | None = None
+    max_examples_per_user: Annotated[int, Field(strict=True, ge=1, le=RECORDS_MAX)] | None = None
+    dataset_size_min: Count | None = None
 
     @model_validator(mode="after")
     def _one_form(self) -> DpSgd:
         by_rate = (self.sample_rate, self.steps)
-        by_epochs = (self.dataset_size, self.batch_size, self.epochs)
+        # A cap on the batch needs the number of units in either form.
+        size = None if any(by_rate) and self.truncated_batch_size is not None else self.dataset_size
+        by_epochs = (size, self.batch_size, self.epochs)
         if all(by_rate) == all(by_epochs) or (any(by_rate) and any(by_epochs)):
             raise PydanticCustomError(
-                "form", "give either sample_rate and steps, or dataset_size, batch_size and epochs, and nothing of both"
+                "form",
+                "give either sample_rate and steps, or dataset_size, batch_size and epochs, and nothing of both; "
+                "dataset_size goes with sample_rate and steps only beside truncated_batch_size",
             )
         if self.dataset_size and self.batch_size and self.batch_size > self.dataset_size:
             raise PydanticCustomError("form", "batch_size must be at most dataset_size")
         if self.exact_steps < 1:
             # As planned is up to the next whole step, which would go far beyond what was charged.
             raise PydanticCustomError("form", "epochs must be at least batch_size/dataset_size, which is one step")
+        demand_known(self)
         return self
 
+    @property
+    def batches(self) -> Batches:
+        """Return how its batches are drawn."""
+        return Batches(self)
+
     def resting_on_size(self, path: str) -> list[str]:
-        return [] if self.sampling == "poisson" else [f"{path}.sampling"]
+        return [f"{path}.{self.batches.field}"] if self.batches.are_resting_on_size else []
 
     # --- steps
 
@@ -169,60 +187,41 @@ class DpSgd(BaseMechanism):
         # mixture of fixed ones: (sqrt(k)/s, 0) for k epochs touched, by joint convexity; no amplification is claimed
         # (Chua et al. 2024 show how far shuffling can be from Poisson sampling). k is the number of declared epochs,
         # however many steps they have; if steps are declared, an epoch has floor(N/B) of them or more.
-        factor = _sensitivity_sq(adjacency)
+        factor = self.batches.release_sq(adjacency)
         mu_sq = factor * self._begun_epochs / Fraction(self.noise_multiplier) ** 2
         declared = (_AS_DECLARED,) if self._is_by_shuffled_epochs else ()
         return rational(mu_sq, "shuffle", (*SGD, *_SHUFFLED, *declared))
 
     def _estimate(self, adjacency: Adjacency, *, path: str) -> Cost:
+        self.batches.refuse_estimate(path)
         s, q, steps = float(self.noise_multiplier), float(self.rate), float(self.exact_steps)
+        is_poisson = self.sampling == "poisson"
+        # In a Poisson batch a unit without data is like one that is not there; else it is one that is replaced.
+        like = adjacency
+        if adjacency == "zero_out":
+            like = "add_or_remove_one" if is_poisson else "replace_one"
         # Reading s, q and T as doubles moves mu by less than (1.06 + 4/s²) + 1 + 1/2 units of 2^-53: d ln mu / d ln s
         # is above -(1.06 + s^-2), for fixed size under replace_one, which takes s/2 for s, above -(1.06 + 4/s²).
         reading = (3 + 4 / s**2) * ROUNDING
-        if self.sampling == "poisson":
-            mu = float(clt.mu_poisson(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=adjacency))
+        if is_poisson:
+            mu = float(clt.mu_poisson(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=like))
             error = float(clt.mu_poisson_relative_error(noise_multiplier=s))
             method = "clt-poisson"
         else:
-            mu = float(clt.mu_fixed_size(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=adjacency))
-            error = float(clt.mu_fixed_size_relative_error(noise_multiplier=s, adjacency=adjacency))
+            mu = float(clt.mu_fixed_size(noise_multiplier=s, sample_rate=q, steps=steps, adjacency=like))
+            error = float(clt.mu_fixed_size_relative_error(noise_multiplier=s, adjacency=like))
             method = "clt-fixed-size"
         if not math.isfinite(mu):
             field = f"{path}.noise_multiplier"
             raise InvalidMechanism(f"{field}: the cost is too large to be represented; use more noise", field=field)
         mu_sq = amounts.outward(mu, error + reading) ** 2
-        return Cost(mu, mu_sq, Fraction(0), method, (_ESTIMATE, *SGD, self.sampled(adjacency)))
-
-    def sampled(self, adjacency: Adjacency) -> str:
-        """Return the assumption about its batches, if they are sampled."""
-        if self.sampling == "poisson":
-            return "each unit is in a batch independently with probability sample_rate; no cap on the batch size"
-        if adjacency == "replace_one":
-            return (
-                "batches of a fixed size are drawn uniformly without replacement, anew at each step; replacing a unit "
-                "moves the sum of clipped gradients by up to 2C"
-            )
-        return (
-            "batches of a fixed size are drawn uniformly without replacement; noise_multiplier is used as it stands, "
-            "the published convention for add_or_remove_one"
-        )
+        return Cost(mu, mu_sq, Fraction(0), method, (_ESTIMATE, *SGD, self.batches.assumption(adjacency)))
 
     # --- certificates
 
     def pair(self, adjacency: Adjacency, *, path: str) -> Pair | None:
         """Return the dominating pair of one step, rounded so that it costs no less; None if sampling hides nothing."""
-        if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
-            raise unsupported(
-                "no certified cost is known of fixed_size sampling under add_or_remove_one; declare poisson or shuffle "
-                "sampling, or register the dataset with adjacency replace_one",
-                field=f"{path}.sampling",
-            )
-        noise = certify.at_most(Fraction(self.noise_multiplier))
-        rate = certify.at_least(self.rate)
-        if rate >= 1 or noise < certify.NOISE_MULTIPLIER_MIN:
-            return None
-        sampling: certify.Sampling = "poisson" if self.sampling == "poisson" else "fixed_size"
-        return certify.pair_for(noise_multiplier=noise, sample_rate=rate, adjacency=adjacency, sampling=sampling)
+        return self.batches.pair(Fraction(self.noise_multiplier), adjacency, path=path)
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
         if self.pair(terms.adjacency, path="mechanism") is None or self.whole_steps == 1:
@@ -230,10 +229,16 @@ class DpSgd(BaseMechanism):
         mus = along([("mechanism", self)], terms, deltas)
         return [(float(delta), mu) for delta, (mu, _) in zip(deltas, mus, strict=True)]
 
+    @property
+    def is_heavy_tailed(self) -> bool:
+        # A batch that is cut is rare, and shows a unit twice as well.
+        return self.truncated_batch_size is not None
+
     def exact_parts(self, terms: Terms) -> Parts:
         if self.is_shuffled:
             return Parts(self._shuffle_cost(terms.adjacency).mu_sq)
-        if terms.bound == "clt" and self.sampling == "fixed_size" and terms.adjacency == "add_or_remove_one":
+        is_convention = self.batches.name == "fixed-size" and self.dataset_size_min is None
+        if terms.bound == "clt" and is_convention and terms.adjacency == "add_or_remove_one":
             # No pair is known: `certified` raises, and `clt` gives an estimate.
             estimate = self._estimate(terms.adjacency, path="mechanism")
             return Parts(estimate.mu_sq, envelopes=frozenset({self.type}), is_bound=False)
@@ -269,22 +274,22 @@ class DpSgd(BaseMechanism):
         return method == "fallback"
 
     def repeats(self, restarts: Sequence[Restart], adjacency: Adjacency, division: Division) -> Repeats:
-        once = self._unsampled(adjacency)
+        once = self._again(adjacency)
         if self.is_shuffled:
             return Repeats(mu_sq=once * sum(self._epochs_again(restart, division) for restart in restarts))
         # A repeated step with a new batch is a further step. One with the same batch is a release without sampling,
         # given everything released before: the unit is then in the batch with another probability than the sample
-        # rate. With a fixed size, compare a batch without the unit with that in which the unit replaces a random other
-        # one: the centres are still at most 2C apart.
+        # rate. Where it takes the place of another one, compare a batch without the unit with that in which it replaces
+        # a random other one: the centres are still at most 2C apart.
         new = sum(restart.steps for restart in restarts if restart.new_batches)
         return Repeats(steps=new, mu_sq=once * (repeated(restarts) - new))
 
     def worst_repeats(self, steps: int, adjacency: Adjacency) -> Repeats:
-        return Repeats(mu_sq=self._unsampled(adjacency) * steps)
+        return Repeats(mu_sq=self._again(adjacency) * steps)
 
-    def _unsampled(self, adjacency: Adjacency) -> Fraction:
-        """Return the mu² of a step without sampling."""
-        return _sensitivity_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
+    def _again(self, adjacency: Adjacency) -> Fraction:
+        """Return the mu² of a step that is repeated with the same batch."""
+        return self.batches.again_sq(adjacency) / Fraction(self.noise_multiplier) ** 2
 
     def _epochs_again(self, restart: Restart, division: Division) -> int:
         """Return how many more batches a unit can be in than one in each epoch.
@@ -331,7 +336,7 @@ def certified(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> Cost:
     ((mu, groups),) = certificate.certified(steps, [share], is_alone=terms.is_composed_alone)
     if not math.isfinite(mu) or Fraction(mu) ** 2 >= plain.mu_sq:
         return plain
-    method = "pld-" + "-".join(dict.fromkeys(run.sampling.replace("_", "-") for _, run in runs))
+    method = "pld-" + "-".join(dict.fromkeys(run.batches.name for _, run in runs))
     assumptions = _assumptions([run for _, run in runs], terms.adjacency)
     if groups > 1:
         method += _GROUPS
@@ -367,15 +372,12 @@ def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Step
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
     """Return the cost of DP-SGD without amplification by sampling: exact, and the sum over its steps."""
     # Without sampling a step is one Gaussian release, by joint convexity.
-    factor = _sensitivity_sq(adjacency)
-    mu_sq = sum((factor * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs), Fraction(0))
+    mu_sq = sum(
+        (run.batches.release_sq(adjacency) * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs),
+        Fraction(0),
+    )
     return rational(mu_sq, "fallback", (*_assumptions(runs, adjacency), _FALLBACK))
 
 
 def _assumptions(runs: Sequence[DpSgd], adjacency: Adjacency) -> tuple[str, ...]:
-    return tuple(dict.fromkeys((*SGD, *(run.sampled(adjacency) for run in runs))))
-
-
-def _sensitivity_sq(adjacency: Adjacency) -> int:
-    # Replacing a unit moves its clipped gradient by up to 2C, twice what adding or removing one does.
-    return 4 if adjacency == "replace_one" else 1
+    return tuple(dict.fromkeys((*SGD, *(run.batches.assumption(adjacency) for run in runs))))

@@ -21,7 +21,8 @@ class Evaluation(Strict):
         Field(
             description=(
                 "The share of a delta budget that a certificate may use; default: 1e-8, or a hundredth of the"
-                " least of report_deltas if that is less."
+                " least of report_deltas if that is less. Without it, epsilon of capped batches (truncated_batch_size)"
+                " is also read off the certificate of three tenths of each of report_deltas."
             )
         ),
     ] = None
