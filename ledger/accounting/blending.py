@@ -1,11 +1,11 @@
-"""The composition of steps that are mixtures of a few pairs: as `composition`, with a transform for each pair only.
+"""The composition of steps that are mixtures of a few pairs: as `composition`, with one transform for each pair.
 
-A level's characteristic function is the mixture of those of its corners, under a tilt with weights w_c M_c(a). The sum
-over all levels of T log(1 + sum of w_c (z_c - 1)) is needed only at the frequencies at which the product is not
-negligible, which are few if there are many steps: elsewhere |z| of a mixture is at most the largest of its corners', and
-where that leaves less than e^-70 the product is taken for 0, with this bound as its error. Every error is added up as in
-`composition`. An error of a corner's transform counts with its weight; of the relative errors of masses the largest
-counts for all steps.
+A level's characteristic function is the mixture of those of its corners, z_c, under a tilt with weights w_c M_c(a). The
+sum over all levels of T log(1 + sum of w_c (z_c - 1)) is needed only at the frequencies at which the product is not
+negligible. With many steps these are few. |z| of a mixture is at most the largest of its corners'; at the frequencies
+at which that leaves at most e^-70, the product is taken for 0, with this bound as its error. All errors are added up as
+in `composition`: an error of a corner's transform counts with its weight, and the largest relative error of any
+corner's masses counts for all steps.
 """
 
 from __future__ import annotations

@@ -174,9 +174,7 @@ def _profile(order: Sequence[Vertices | Bounded]) -> Profile:
     return profile_of([side for side in order if isinstance(side, Vertices)], end=ends[0] if ends else math.inf)
 
 
-def _sides(
-    steps: Sequence[Steps], plans: Sequence[_Plan], share: float, mixing: Mixing | None
-) -> list[list[Vertices]]:
+def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float, mixing: Mixing | None) -> list[list[Vertices]]:
     """Return the vertices of each plan, by tilt. mixing: of the steps, if they are mixtures."""
     sides, width, grids = dict[bool, list[Vertices]](), 0.0, list[Losses]()
     for plan in sorted(plans, key=lambda plan: plan.width):

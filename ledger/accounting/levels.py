@@ -1,29 +1,28 @@
-"""Levels of a schedule of noise and sample rates: many pairs, each below a mixture of a few.
+"""Levels of a schedule of noise and sample rates: many pairs, each of which is dominated by a mixture of a few.
 
-*Mixtures.* For a pair at distance d and rate q let H_alpha be its hockey-stick divergence, alpha >= 0. If at every alpha
-H_alpha is at most a sum of w_c H_alpha(pair c), w_c >= 0 with sum 1, then the mixture of the pairs c, which also shows
-which of them it drew, dominates it: that is the divergence of this mixture (P = sum of w_c P_c and Q = sum of w_c Q_c on
-disjoint copies), and its privacy loss distribution is the mixture of theirs. Dominating pairs compose (Zhu, Dong &
-Wang 2022, Thm. 10), so that each level may have its own mixture. Here the pairs c are corners of a cell of a grid in
-(d, q), the weights are linear in q and in tau = erf(mu/sqrt 8) of the pair without sampling, mu = `Pair.mu`, and the
-excess is of the second order in the size of the cells.
+*Mixtures.* For a pair at distance d and rate q let H_alpha be its hockey-stick divergence, alpha > 0. If at every alpha
+H_alpha is at most the sum of w_c H_alpha(pair c), with w_c >= 0 and sum 1, then the mixture of the pairs c that also
+shows which of them was drawn dominates it: that sum is the mixture's divergence, and its privacy loss distribution
+is the mixture of theirs. Dominating pairs compose (Zhu, Dong & Wang 2022, Thm. 10), so each level can have a mixture of
+its own. Here the pairs c are the corners of a cell of a grid in (d, q). The weights are linear in q and in tau =
+erf(mu/sqrt 8), mu = `Pair.mu` without sampling; what is lost is of the second order in the size of the cells.
 
-*In q.* For removal P, and for antipodal P and Q, are affine in q, and a divergence is jointly convex, so that H is convex
-in q. Symmetrised, H_alpha is that of removal for alpha >= 1, and that in the other order below.
+*In q* H is convex: P of removal, and P and Q of the antipodal pair, are affine in q, and a divergence is jointly
+convex. The symmetrised H_alpha is that of removal for alpha >= 1, and for less it is 1 - alpha + alpha H_(1/alpha).
 
-*In tau*, our derivation. tau is the total variation of N(0,1) and N(mu,1). Write u = log d and phi for the normal density.
-Since H_alpha(P, Q) = 1 - alpha + alpha H_(1/alpha)(Q, P), one order of a pair is enough, and alpha >= 1.
+*In tau* H is convex: our derivation. tau is the total variation of N(0,1) and N(mu,1). Let u = log d, and phi the
+density of N(0,1).
 
-- N(d,1) against N(0,1), at alpha = e^a: dH/du = d phi(d/2 - a/d), and d2H/du2 = (1 - d^2/4 + a^2/d^2) dH/du. For a = 0, H is
-  tau itself. So in tau, d2H/dtau2 = (du/dtau)^2 (a^2/d^2) dH/du >= 0. Removal at rate q is q times that at
-  1 + (alpha-1)/q, and symmetrised as above.
-- Antipodal: H = max over z of F = (1-q)(1-alpha) U(z) + q U(z-d) - alpha q U(z+d), U the normal tail. With A = phi(z-d),
-  B = alpha phi(z+d) and m = (A-B)/(A+B) at the z that attains it, dH/du = q d (A+B), F_zz = -q d (A+B), and
-  d2H/du2 = (1 - d^2 + (z - d m/2)^2 + 3 d^2 m^2/4) dH/du. tau = 2 Phi(d) - 1 has d2tau/du2 = (1 - d^2) dtau/du, so that in tau
-  what is left of the bracket is not negative.
+- N(d,1) against N(0,1), alpha = e^a: dH/du = d phi(d/2 - a/d), and d2H/du2 = (1 - d^2/4 + a^2/d^2) dH/du. tau is H at
+  a = 0, so that in tau only a^2/d^2 is left of the bracket, which is not negative. Removal at rate q is q times H at
+  1 + (alpha-1)/q if that is positive, and else constant in d; symmetrised as above.
+- Antipodal: H is the maximum over z of F = (1-q)(1-alpha) U(z) + q U(z-d) - alpha q U(z+d), with U the tail of N(0,1).
+  At the z that attains it, with A = phi(z-d), B = alpha phi(z+d) and m = (A-B)/(A+B), F_zz = -q d (A+B), dH/du =
+  q d (A+B), and d2H/du2 = (1 - d^2 + (z - d m/2)^2 + 3 d^2 m^2/4) dH/du. For tau = 2 Phi(d) - 1 it is
+  (1 - d^2) dtau/du. So in tau two squares are left of the bracket.
 
-H also grows with d (less noise can add noise) and with q (a step can be left out in favour of a draw of what has no
-unit), so that weights may be rounded towards the worse corner: here to multiples of 1/64, which leaves fewer levels.
+H grows with d, as less noise can be made more, and with q, as a unit can be left out of a batch at random. So weights
+can be rounded towards the worse corner; they are multiples of 1/64, so that fewer different mixtures remain.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pairs import Source
@@ -39,13 +38,15 @@ from ledger.accounting.pld import Pair
 
 DISTINCT_MAX: Final = 16
 """At most this many levels are composed as they are."""
-NODES_MAX: Final = 32
+NODES_MAX: Final = 24
 """The most corners of cells."""
-_CELL: Final = 0.25
+_CELL: Final = 0.3
 """The size of a cell: its excess is about an eighth of the square of this, as a part of the variance of the loss."""
 _COARSER: Final = 1.25
 _WEIGHTS: Final = 64
 _SAMPLES: Final = 512
+
+S = TypeVar("S", bound=Source)
 
 
 class Level(Pair):
@@ -70,22 +71,22 @@ class Mixing:
 
 
 @dataclass(frozen=True, slots=True)
-class Blend:
+class Blend(Generic[S]):
     """Steps as mixtures of a few pairs.
 
     nodes: the pairs, and about how many steps are of each, rounded up. tops: pairs that are no better than what they
     stand for, with the number of steps. mixing: None if the nodes are the steps.
     """
 
-    nodes: list[tuple[Source, int]]
-    tops: list[tuple[Source, int]]
+    nodes: list[tuple[S | Level, int]]
+    tops: list[tuple[S | Level, int]]
     mixing: Mixing | None = None
 
 
-def blend(steps: Sequence[tuple[Source, int]]) -> Blend:
+def blend(steps: Sequence[tuple[S, int]]) -> Blend[S]:
     """Return steps, pairs with their numbers, as mixtures of a few pairs if there are many levels among them."""
     kinds: dict[str, list[tuple[Level, int]]] = {}
-    others: list[tuple[Source, int]] = []
+    others: list[tuple[S, int]] = []
     for pair, count in steps:
         if isinstance(pair, Level):
             kinds.setdefault(pair.kind, []).append((pair, count))
@@ -101,8 +102,8 @@ def blend(steps: Sequence[tuple[Source, int]]) -> Blend:
 class _Grid:
     """The cells for levels of one kind, and the levels in them.
 
-    kind, distances, rates: of the nodes, in rising order. index: the lower corner of each level on each of the two
-    axes, of shape (2, n). upper: the weight of the upper corner, of shape (2, n). counts: of shape (n,).
+    kind, distances, rates: of the nodes, in rising order. index: the lower corner on each of the two axes, of shape
+    (2, n). upper: the weight of the upper corner, of shape (2, n). counts: how many steps are there, of shape (n,).
     """
 
     kind: str
@@ -123,8 +124,7 @@ class _Grid:
         while True:
             distances, rates = _nodes(distance, size, steep=1.0), _nodes(rate, size, steep=0.0)
             axes = (_placed(distance, distances, scale), _placed(rate, rates, None))
-            index, upper = (np.stack(arrays) for arrays in zip(*axes, strict=True))
-            grid = cls(levels[0][0].kind, distances, rates, index, upper, counts)
+            grid = cls(levels[0][0].kind, distances, rates, *_merged(axes, counts))
             if grid.size <= NODES_MAX:
                 return grid
             size *= _COARSER
@@ -152,21 +152,21 @@ class _Grid:
         return Level(self.kind, float(self.distances[row]), float(self.rates[column]))  # type: ignore[arg-type]
 
 
-def _together(grids: Sequence[_Grid], others: Sequence[tuple[Source, int]]) -> Blend:
-    nodes: list[tuple[Source, int]] = []
-    tops: list[tuple[Source, int]] = []
+def _together(grids: Sequence[_Grid], others: Sequence[tuple[S, int]]) -> Blend[S]:
+    nodes: list[tuple[S | Level, int]] = []
+    tops: list[tuple[S | Level, int]] = []
     tables, weights, counts = [], [], []
     for grid in grids:
-        corners, weight, number = _merged(*grid.corners(), grid.counts)
+        corners, weight = grid.corners()
         used, place = np.unique(corners, return_inverse=True)
-        totals = np.bincount(place.reshape(-1), weights=(weight * number[:, np.newaxis]).reshape(-1))
+        totals = np.bincount(place.reshape(-1), weights=(weight * grid.counts[:, np.newaxis]).reshape(-1))
         pairs = [grid.pair(int(node)) for node in used]
         tables.append(place.reshape(corners.shape) + len(nodes))
         worst = np.where(weight > 0, corners, -1).max(axis=1)
-        tops += [(grid.pair(int(node)), int(count)) for node, count in zip(worst, number, strict=True)]
+        tops += [(grid.pair(int(node)), int(count)) for node, count in zip(worst, grid.counts, strict=True)]
         nodes += [(pair, math.ceil(total)) for pair, total in zip(pairs, totals, strict=True)]
         weights.append(weight)
-        counts.append(number)
+        counts.append(grid.counts)
     for pair, count in others:
         tables.append(np.full((1, 4), len(nodes)))
         weights.append(np.array([[1.0, 0.0, 0.0, 0.0]]))
@@ -177,11 +177,14 @@ def _together(grids: Sequence[_Grid], others: Sequence[tuple[Source, int]]) -> B
 
 
 def _merged(
-    corners: NDArray[np.int64], weights: FloatArray, counts: FloatArray
+    axes: Sequence[tuple[NDArray[np.int64], FloatArray]], counts: FloatArray
 ) -> tuple[NDArray[np.int64], FloatArray, FloatArray]:
-    """Return mixtures, equal ones together."""
-    rows, place = np.unique(np.hstack((corners, weights)), axis=0, return_inverse=True)
-    return rows[:, :4].astype(np.int64), rows[:, 4:], np.bincount(place.reshape(-1), weights=counts)
+    """Return places in cells, equal ones together: their indices and weights, of shape (2, n), and counts, (n,)."""
+    places = np.stack([index for index, _ in axes] + [(upper * _WEIGHTS).astype(np.int64) for _, upper in axes])
+    sizes = tuple(int(row.max()) + 1 for row in places)
+    keys, which = np.unique(np.ravel_multi_index(tuple(places), sizes), return_inverse=True)
+    rows: NDArray[np.int64] = np.stack(np.unravel_index(keys, sizes)).astype(np.int64)
+    return rows[:2], rows[2:] / _WEIGHTS, np.bincount(which, weights=counts).astype(np.float64)
 
 
 def _nodes(values: FloatArray, size: float, *, steep: float) -> FloatArray:
