@@ -45,6 +45,7 @@ _CELL: Final = 0.3
 _COARSER: Final = 1.25
 _WEIGHTS: Final = 64
 _SAMPLES: Final = 512
+_KINDS: Final = ("removal", "antipodal", "symmetrised")
 
 S = TypeVar("S", bound=Source)
 
@@ -55,9 +56,10 @@ class Level(Pair):
     __slots__ = ()
 
     @classmethod
-    def of(cls, pair: Pair) -> Level:
-        """Return a pair as a level."""
-        return cls(pair.kind, pair.distance, pair.rate)
+    def of(cls, pair: Pair) -> Pair:
+        """Return a pair as a level, or the pair itself if it is not of a kind that the module proves mixtures of."""
+        is_plain = pair == Pair(pair.kind, pair.distance, pair.rate) and pair.kind in _KINDS
+        return cls(pair.kind, pair.distance, pair.rate) if is_plain else pair
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from pydantic_core import PydanticCustomError
 
 from ledger.accounting import amounts, axes, certificate, certify, clt
 from ledger.accounting.axes import Axis
-from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
+from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational, summed
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
@@ -368,7 +368,7 @@ def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
     """Return the cost of DP-SGD without amplification by sampling: exact, and the sum over its steps."""
     # Without sampling a step is one Gaussian release, by joint convexity.
     factor = _sensitivity_sq(adjacency)
-    mu_sq = sum((factor * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs), Fraction(0))
+    mu_sq = summed([factor * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs])
     return rational(mu_sq, "fallback", (*_assumptions(runs, adjacency), _FALLBACK))
 
 
