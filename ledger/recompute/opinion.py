@@ -14,8 +14,10 @@ error is larger, and the check is weaker.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
 from typing import Any, Final
@@ -25,6 +27,7 @@ from ledger.accounting.mechanisms import (
     ApproximateDp,
     Composed,
     DpSgd,
+    DpSgdSchedule,
     Gaussian,
     Laplace,
     PureDp,
@@ -38,6 +41,8 @@ from ledger.recompute.costing import Accountant, Declaration
 
 OPINIONS_MAX: Final = 50
 """How many distinct runs are compared, those with the largest cost first: each takes up to some seconds."""
+PIECES_MAX: Final = 100
+"""The most different steps of one schedule that are compared."""
 _POINTS_MAX: Final = 400_000
 """About how many points a grid has at most; each takes about 25 microseconds."""
 _INTERVALS: Final = (1e-6, 1e-3)
@@ -164,12 +169,29 @@ def pieces_of(mechanism: AnyMechanism, adjacency: Adjacency) -> list[Piece] | No
 def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
     if mechanism.sampling != "poisson":
         return None
+    return [_step(float(mechanism.noise_multiplier), float(mechanism.rate), mechanism.whole_steps, adjacency)]
+
+
+def _dpsgd_schedule(mechanism: DpSgdSchedule, adjacency: Adjacency) -> list[Piece] | None:
+    counts: Counter[tuple[Decimal, Decimal]] = Counter()
+    for phase in mechanism.phases:
+        counts[phase.noise_multiplier, phase.sample_rate] += phase.steps
+    if mechanism.sampling != "poisson" or len(counts) > PIECES_MAX:
+        return None
+    return [
+        _step(float(Fraction(noise) * Fraction(mechanism.noise_scale)), float(rate), steps, adjacency)
+        for (noise, rate), steps in counts.items()
+    ]
+
+
+def _step(noise: float, rate: float, count: int, adjacency: Adjacency) -> Piece:
+    """Return steps of DP-SGD with Poisson sampling."""
     arguments = {
-        "standard_deviation": float(mechanism.noise_multiplier),
-        "sampling_prob": float(mechanism.rate),
+        "standard_deviation": noise,
+        "sampling_prob": rate,
         "neighboring_relation": "REPLACE_ONE" if adjacency == "replace_one" else "ADD_OR_REMOVE_ONE",
     }
-    return [Piece("from_gaussian_mechanism", arguments, mechanism.whole_steps)]
+    return Piece("from_gaussian_mechanism", arguments, count)
 
 
 def _gaussian(mechanism: Gaussian, _: Adjacency) -> list[Piece]:
@@ -210,6 +232,7 @@ def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
 
 PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "dpsgd": _dpsgd,
+    "dpsgd_schedule": _dpsgd_schedule,
     "gaussian": _gaussian,
     "laplace": _laplace,
     "pure_dp": _pure_dp,

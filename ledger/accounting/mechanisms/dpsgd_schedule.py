@@ -233,8 +233,8 @@ class DpSgdSchedule(BaseMechanism):
         return _fallback(self._runs(), terms.adjacency)
 
     def overrun(self, planned: int, steps: int, *, method: str, is_fixed: bool) -> DpSgdSchedule | None:
-        # It is not known how the schedule went on, so that each step beyond it is one of the worst. A certificate is for
-        # a number of steps fixed before the first one: else only whole plans are mechanisms.
+        # It is not known how the schedule went on, so that each step beyond it is one of the worst. A certificate is
+        # for a number of steps fixed before the first one: else only whole plans are mechanisms.
         is_any_number = is_fixed or method == "fallback"
         return self._beyond(steps, 1) if is_any_number else self._beyond(planned, -(-steps // planned))
 
