@@ -15,7 +15,7 @@ from dp_accounting.pld import privacy_loss_distribution as theirs
 from dp_accounting.privacy_accountant import NeighboringRelation
 
 from ledger.accounting import costs, exact, gdp, mechanisms, pairs, settling
-from ledger.accounting.levels import Blend
+from ledger.accounting.levels import Blend, Level
 from ledger.accounting.pairs import LaplaceNoise, Parts, Response, Source
 from ledger.accounting.pld import Pair
 from ledger.accounting.terms import Terms
@@ -133,7 +133,7 @@ def test_mixtures_lie_between_a_lower_bound_and_one_percent_above_an_upper(name:
         assert low * (1 - 1e-9) <= value <= high * 1.01
 
 
-def _alone(noise: float, rate: float, steps: int) -> list[list[tuple[Source, int]]]:
+def _alone(noise: float, rate: float, steps: int) -> list[list[tuple[Source | Level, int]]]:
     """Removal and the antipodal pair, each with its steps."""
     return [[(Pair("removal", 1 / noise, rate), steps)], [(Pair("antipodal", 1 / noise, rate), steps)]]
 
@@ -144,7 +144,7 @@ def test_each_order_of_the_pair_is_right_on_its_own(monkeypatch: pytest.MonkeyPa
     noise, rate, steps, delta = 0.9, 0.1, 30, 1e-5
     one = theirs.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=2e-4)
     composed = one.self_compose(steps)
-    removal, antipodal = (Blend[Source](pair, pair) for pair in _alone(noise, rate, steps))
+    removal, antipodal = (Blend(pairs, pairs) for pairs in _alone(noise, rate, steps))
     found = [exact._one_order(removal, delta, is_reversed=order) for order in (False, True)]
     wanted = [order.get_epsilon_for_delta(delta) for order in (composed._pmf_remove, composed._pmf_add)]
     assert wanted[0] > 1.2 * wanted[1]

@@ -268,6 +268,15 @@ def test_few_transforms_serve_many_levels(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(curves) == 2
 
 
+def test_a_noise_that_changes_each_epoch() -> None:
+    """Goal: 101 epochs of decaying noise cost little more than their composition. Method: mu 0.735 is that of their
+    privacy loss distributions at delta 1e-8, and epsilon 3.07 at 1e-5."""
+    declared = schedule([phase(f"{1.5 * 0.995**k:.6f}", 256 / 60_000, 235) for k in range(101)])
+    found = cost(declared)
+    assert 0.735 <= found.mu <= 1.03 * 0.735
+    assert 3.07 <= gdp.epsilon_upper(mu=found.mu, delta=1e-8, at_delta=1e-5) <= 1.03 * 3.07
+
+
 def test_few_levels_are_composed_as_they_are() -> None:
     """Goal: a schedule of few levels costs what its parts cost composed, and one level what DP-SGD costs. Method: both
     declared."""
@@ -305,8 +314,8 @@ def test_the_division_into_phases_changes_nothing(sampling: str) -> None:
 def test_more_noise_costs_less_and_more_steps_cost_more() -> None:
     """Goal: a cost grows with the steps, and falls with the factor on the noise, which is one on each phase. Method:
     prefixes of one schedule, and factors."""
-    phases = decay(1.5, 1, 40)
-    prefixes = [cost(schedule(phases[:count])).mu for count in (10, 20, 30, 40)]
+    phases = decay(1.5, 1, 20)
+    prefixes = [cost(schedule(phases[:count])).mu for count in (10, 17, 20)]
     assert prefixes == sorted(prefixes)
     scaled = [cost(schedule(phases, noise_scale=Decimal(scale))).mu for scale in ("1.1", "1", "0.9")]
     assert scaled == sorted(scaled)
