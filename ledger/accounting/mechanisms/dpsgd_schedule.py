@@ -27,7 +27,7 @@ from ledger.accounting.pld import Pair
 from ledger.accounting.restarts import Division, Repeats, Restart
 from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
-from ledger.errors import InvalidMechanism, InvalidRequest
+from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
 
 PHASES_MAX: Final = 10_000
 _WEIGHT: Final = 300
@@ -136,8 +136,8 @@ class DpSgdSchedule(BaseMechanism):
 
     def segment(self, segments: int) -> Self:
         raise InvalidRequest(
-            "segments: the steps of a schedule differ, so that it has no equal segments; leave segments out, or request "
-            "a run for each part of the schedule",
+            "segments: the steps of a schedule differ, so that it has no equal segments; leave segments out, or "
+            "request a run for each part of the schedule",
             field="segments",
         )
 
@@ -282,7 +282,11 @@ class _Plans(DpSgdSchedule):
         return self.plans * self.steps, self.plans * self.steps
 
     def cost(self, terms: Terms, *, path: str) -> Cost:
-        return self._together(super().cost(terms, path=path))
+        try:
+            return self._together(super().cost(terms, path=path))
+        except (InvalidMechanism, TooLarge, ArithmeticError):
+            # Steps that were executed always have a cost: that of as many releases.
+            return self.additive_cost(terms)
 
     def additive_cost(self, terms: Terms) -> Cost:
         return self._together(super().additive_cost(terms))

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
         RunStarted,
         SegmentsShown,
     )
+_OF_NOISE: Final = ("noise_multiplier", "noise_scale")
+"""The parameters of which more costs less."""
 
 
 def approved(answer: RunApproved) -> None:
@@ -124,7 +126,7 @@ def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, A
         out.print(f"runs: at most {solution['value']:,} exactly like this one")
     else:
         name = solution["solve_for"]
-        out.print(f"{name}: at {'least' if name == 'noise_multiplier' else 'most'} {solution['value']}")
+        out.print(f"{name}: at {'least' if name in _OF_NOISE else 'most'} {solution['value']}")
         out.print(f"    {suggest(name, solution['value'])}")
 
 
