@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
         RunStarted,
         SegmentsShown,
     )
+
 _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
 
