@@ -139,3 +139,8 @@ def _number_up(least: Fraction) -> int:
 
 SUBSAMPLED_NOISE: Final = _noise((_line_of_noise, _noise_of_line))
 """The noise of DP-SGD that is amplified by sampling."""
+
+
+def scale_of_noise(noise: float) -> Axis:
+    """Return the axis of a factor on the noise of DP-SGD that is amplified by sampling. noise: with the factor 1."""
+    return _noise((lambda scale: _line_of_noise(scale * noise), lambda x: _noise_of_line(x) / noise))

@@ -21,8 +21,10 @@ from fractions import Fraction
 from typing import Final
 
 from ledger.accounting import deadline
-from ledger.accounting.composition import Part, Tilt, Vertices, unresolved, vertices
+from ledger.accounting.blending import vertices
+from ledger.accounting.composition import Part, Tilt, Vertices, unresolved
 from ledger.accounting.gdp import UNIT_ROUNDOFF
+from ledger.accounting.levels import Mixing, blend
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pld import Losses, Pair
 from ledger.accounting.profiles import Profile, profile_of
@@ -127,6 +129,8 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
         sides = [single(steps[0].pair, delta_min, is_reversed=order) for order in orders]
         return Curve(tuple((side,) for side in sides), delta_min)
     share = _share(sum(part.count for part in steps), delta_min)
+    blended = blend([(part.pair, part.count) for part in steps])
+    steps, tops = ([Steps(pair, count) for pair, count in pairs] for pairs in (blended.nodes, blended.tops))
     for attempt in range(_ATTEMPTS):
         deadline.check()
         log_tail = math.log(delta_min) - 1 - 3 * attempt
@@ -137,9 +141,9 @@ def curve(steps: Sequence[Steps], *, delta_min: float, spend: Callable[[int], No
         # Two large transforms at a time would take twice the memory.
         is_large = any(plan.width < _LARGE * plan.width_min for plan in plans)
         with _one_at_a_time if is_large else contextlib.nullcontext():
-            forward, *backward = _sides(steps, plans, share)
+            forward, *backward = _sides(steps, plans, share, blended.mixing)
         if forward[-1].tail.size and forward[-1].tail[-1] <= delta_min:
-            closed = [tuple(_closed(side, steps, delta_min)) for side in backward]
+            closed = [tuple(_closed(side, tops, delta_min)) for side in backward]
             return Curve((tuple(forward), *closed), delta_min)
         del forward, backward
     return Curve(((unresolved(),),), delta_min)
@@ -175,8 +179,8 @@ def _profile(order: Sequence[Vertices | Bounded]) -> Profile:
     return profile_of([side for side in order if isinstance(side, Vertices)], end=ends[0] if ends else math.inf)
 
 
-def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list[list[Vertices]]:
-    """Return the vertices of each plan, by tilt."""
+def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float, mixing: Mixing | None) -> list[list[Vertices]]:
+    """Return the vertices of each plan, by tilt. mixing: of the steps, if they are mixtures."""
     sides, width, grids = dict[bool, list[Vertices]](), 0.0, list[Losses]()
     for plan in sorted(plans, key=lambda plan: plan.width):
         least = max(plan.width, plan.width_min)
@@ -188,7 +192,7 @@ def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float) -> list
             Part(grid.reversed() if plan.is_reversed else grid, part.count)
             for grid, part in zip(grids, steps, strict=True)
         ]
-        sides[plan.is_reversed] = [vertices(parts, tilt) for tilt in plan.tilts]
+        sides[plan.is_reversed] = [vertices(parts, tilt, mixing) for tilt in plan.tilts]
     return [sides[plan.is_reversed] for plan in plans]
 
 

@@ -37,7 +37,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -50,7 +50,7 @@ _BLOCK: Final = 16
 _CHUNK: Final = 2**16
 _BLOCK_ROOT_MIN: Final = 32
 _PLAIN_STEPS_MAX: Final = 4096
-_ERROR_MAX: Final = 0.25
+ERROR_MAX: Final = 0.25
 _WEIGHT_LOG_MAX: Final = 600.0
 """Larger weights are cut: rounding alone, times e^600, already makes the bounds 1 and 0."""
 
@@ -139,7 +139,7 @@ def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) 
     return np.where(binds, np.where(np.isnan(asked), math.inf, asked), -math.inf)
 
 
-def _log_moment(losses: Losses, exponent: float) -> float:
+def log_moment(losses: Losses, exponent: float) -> float:
     """Return log M(a), the logarithm of the sum of p_j e^(a l_j)."""
     values = exponent * losses.values
     shift = float(values.max())
@@ -209,10 +209,13 @@ def _tilted(losses: Losses, exponent: float, log_moment: float) -> FloatArray:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spectrum:
-    """log of the characteristic function of the losses, from index `centre` on, at the frequencies 0 to n/2."""
+class Characteristic:
+    """The characteristic function of tilted losses less 1, at the frequencies 0 to n/2, and a bound of its error.
 
-    logarithm: NDArray[np.complex128]
+    The losses count from index `centre` on.
+    """
+
+    change: NDArray[np.complex128]
     error: FloatArray
     centre: int
 
@@ -228,11 +231,14 @@ def _folded(values: FloatArray, first: int, length: int) -> FloatArray:
     return np.asarray(padded.reshape(rows, length).sum(axis=0))
 
 
-def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float, length: int) -> _Spectrum:
+def characteristic(
+    losses: Losses, *, steps: int, exponent: float, log_moment: float, length: int, centre: int | None = None
+) -> Characteristic:
+    """Return the transform of one step. log_moment: as `log_moment` returns. centre: by default the rounded mean."""
     masses = _tilted(losses, exponent, log_moment)
     masses /= masses.sum()
     index = np.arange(losses.first, losses.first + masses.size)
-    centre = round(float(masses @ index))
+    centre = round(float(masses @ index)) if centre is None else centre
     index -= centre
     spread = float(masses @ np.abs(index))
     origin = int(np.searchsorted(index, 0))
@@ -259,10 +265,7 @@ def _spectrum(losses: Losses, *, steps: int, exponent: float, log_moment: float,
         worse = error > plain
         change[worse] = fft.rfft(_folded(masses, int(index[0]), length))[worse] - 1
         error[worse] = plain
-    for start in range(0, change.size, _CHUNK):
-        deadline.check()
-        _to_logarithms(change[start : start + _CHUNK], error[start : start + _CHUNK])
-    return _Spectrum(change, error, centre)
+    return Characteristic(change, error, centre)
 
 
 def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[NDArray[np.complex128], FloatArray]:
@@ -284,8 +287,8 @@ def _changes(sums: FloatArray, origin: int, mean: float, length: int) -> tuple[N
     return change, sine
 
 
-def _to_logarithms(change: NDArray[np.complex128], error: FloatArray) -> None:
-    """Replace z - 1 by log z, in place, and its error by that of the logarithm."""
+def to_logarithms(change: NDArray[np.complex128], error: FloatArray) -> None:
+    """Replace z - 1 by log z, in place, and its error by that of the logarithm. Arrays of any shape."""
     size = np.abs(1 + change)
     logarithm = np.empty_like(change)
     near = np.abs(change) < 0.5
@@ -306,20 +309,23 @@ def _log1p(change: NDArray[np.complex128]) -> NDArray[np.complex128]:
     )
 
 
-def _outside(parts: Sequence[Part], tilt: Tilt, log_moment: float, window: tuple[float, float]) -> float:
-    """Return the tilted mass outside a window, by Chernoff's bound on either side."""
+def outside(moments: Callable[[float], float], tilt: Tilt, total: float, window: tuple[float, float]) -> float:
+    """Return the tilted mass outside a window, by Chernoff's bound on either side.
+
+    moments: the logarithm of all steps' moment at an exponent. total: that of the tilt.
+    """
     down, up = tilt.beside
-    above = _log_moments(parts, tilt.exponent + up) - log_moment - up * window[1]
-    below = _log_moments(parts, tilt.exponent - down) - log_moment + down * window[0]
+    above = moments(tilt.exponent + up) - total - up * window[1]
+    below = moments(tilt.exponent - down) - total + down * window[0]
     return math.exp(min(above, 0.0)) + math.exp(min(below, 0.0))
 
 
 def _log_moments(parts: Sequence[Part], exponent: float) -> float:
-    return sum(part.steps * _log_moment(part.losses, exponent) for part in parts)
+    return sum(part.steps * log_moment(part.losses, exponent) for part in parts)
 
 
 @dataclass(frozen=True, slots=True)
-class _Composed:
+class Composed:
     """The tilted composition on the losses (first + j) * width, each mass within `noise`, and `outside` elsewhere."""
 
     first: int
@@ -329,28 +335,44 @@ class _Composed:
     log_moment: float
 
 
-def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
-    width = parts[0].losses.width
+def span_of(tilt: Tilt, width: float) -> tuple[int, int]:
+    """Return the first index of a tilt's window, and the length of its transform."""
     low = math.floor(tilt.window[0] / width)
-    length = smooth_length(math.ceil(tilt.window[1] / width) - low + 2)
+    return low, smooth_length(math.ceil(tilt.window[1] / width) - low + 2)
+
+
+def _composed(parts: Sequence[Part], tilt: Tilt) -> Composed:
+    width = parts[0].losses.width
+    low, length = span_of(tilt, width)
     total: NDArray[np.complex128] = np.zeros(length // 2 + 1, dtype=np.complex128)
     error = np.zeros(length // 2 + 1)
-    centre, log_moment = 0, 0.0
+    centre, moment = 0, 0.0
     for part in parts:
         deadline.check()
-        moment = _log_moment(part.losses, tilt.exponent)
-        spectrum = _spectrum(part.losses, steps=part.steps, exponent=tilt.exponent, log_moment=moment, length=length)
+        once = log_moment(part.losses, tilt.exponent)
+        one = characteristic(part.losses, steps=part.steps, exponent=tilt.exponent, log_moment=once, length=length)
+        for start in range(0, one.change.size, _CHUNK):
+            deadline.check()
+            to_logarithms(one.change[start : start + _CHUNK], one.error[start : start + _CHUNK])
         # The last term: rounding of the logarithm, of the product and of the sum, and then of the exponential.
-        rounding = np.abs(spectrum.logarithm)
+        rounding = np.abs(one.change)
         rounding *= 8 * UNIT_ROUNDOFF
-        rounding += spectrum.error
+        rounding += one.error
         rounding *= part.steps
         error += rounding
-        np.multiply(part.steps, spectrum.logarithm, out=spectrum.logarithm)
-        total += spectrum.logarithm
-        centre += part.steps * spectrum.centre
-        log_moment += part.steps * moment
-        del spectrum, rounding
+        np.multiply(part.steps, one.change, out=one.change)
+        total += one.change
+        centre += part.steps * one.centre
+        moment += part.steps * once
+        del one, rounding
+    powers, errors = powers_of(total, error)
+    del total, error
+    omega = outside(lambda exponent: _log_moments(parts, exponent), tilt, moment, (low * width, (low + length) * width))
+    return inverted(powers, errors, low=low, length=length, centre=centre, log_moment=moment, outside=omega)
+
+
+def powers_of(total: NDArray[np.complex128], error: FloatArray) -> tuple[NDArray[np.complex128], FloatArray]:
+    """Return exp of these logarithms, and the error of that; both in place."""
     with np.errstate(under="ignore", over="ignore"):
         powers = np.exp(total, out=total)
         size = np.abs(powers)
@@ -359,33 +381,55 @@ def _composed(parts: Sequence[Part], tilt: Tilt) -> _Composed:
         errors = np.expm1(np.minimum(error, 700, out=error), out=error)
         errors *= size
         errors[size == 0] = 0.0
+    return powers, errors
+
+
+def inverted(
+    powers: NDArray[np.complex128],
+    errors: FloatArray,
+    *,
+    low: int,
+    length: int,
+    centre: int,
+    log_moment: float,
+    outside: float,
+) -> Composed:
+    """Return the composition with this transform, each value of which is within its error."""
+    size = np.abs(powers)
     spectral = float(errors[0] + errors[-1] + 2 * errors[1:-1].sum()) / length
     mean = float(size[0] + size[-1] + 2 * size[1:-1].sum()) / length
     noise = (spectral + _fft_error(length) * mean) * (1 + 2**-20) + 1e-290
-    del size, error, errors
+    del size
     masses = fft.irfft(powers, length, overwrite_x=True)
-    del powers, total
     np.maximum(masses, 0.0, out=masses)
     # Index `centre` is at 0 of the transform; the window begins at `low`.
     masses = np.roll(masses, -((low - centre) % length))
-    outside = _outside(parts, tilt, log_moment, (low * width, (low + length) * width))
-    return _Composed(low, masses, noise, outside, log_moment)
+    return Composed(low, masses, noise, outside, log_moment)
 
 
 def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
     """Return bounds at the losses >= 0 that a tilt serves. All parts share one width."""
     deadline.check()
-    width = parts[0].losses.width
-    if _steps_error(parts, tilt) > _ERROR_MAX:
+    error = sum(2 * part.steps * relative_error_of_step(part.losses, tilt) for part in parts)
+    if error > ERROR_MAX:
         return unresolved()
-    composed = _composed(parts, tilt)
+    missing = sum(part.steps * part.losses.missing[0] for part in parts)
+    return bounds(_composed(parts, tilt), tilt, parts[0].losses.width, steps_error=error, missing=missing)
+
+
+def bounds(composed: Composed, tilt: Tilt, width: float, *, steps_error: float, missing: float) -> Vertices:
+    """Return bounds at the losses >= 0 that a tilt serves.
+
+    steps_error: the logarithm of 1 plus the relative error of all steps' masses and moments. missing: their mass that
+    is not on the grid.
+    """
     size = composed.masses.size
     first = min(max(math.ceil(tilt.serves[0] / width) - composed.first, 0), size)
     last = min(max(math.floor(tilt.serves[1] / width) - composed.first + 1, first), size)
-    relative = _relative_error(parts, tilt, composed)
-    if relative > 2 * _ERROR_MAX:
+    relative = _relative_error(composed, tilt, width, steps_error)
+    if relative > 2 * ERROR_MAX:
         return unresolved()
-    missing = min(sum(part.steps * part.losses.missing[0] for part in parts), 1.0)
+    missing = min(missing, 1.0)
     # Q: from above, where weights fall with the loss.
     other = _bound_above(composed, tilt.exponent + 1, width, first, last, -relative)
     if tilt.exponent >= 0:
@@ -398,7 +442,7 @@ def vertices(parts: Sequence[Part], tilt: Tilt) -> Vertices:
     return Vertices(tail, rest, other, (composed.first + first, width))
 
 
-def _weights(composed: _Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:
+def _weights(composed: Composed, exponent: float, width: float, first: int, last: int) -> FloatArray:
     """Return the factors that undo the tilt, for the masses from `first` to `last`."""
     values = np.arange(composed.first + first, composed.first + last, dtype=np.float64)
     values *= width
@@ -409,7 +453,7 @@ def _weights(composed: _Composed, exponent: float, width: float, first: int, las
 
 
 def _bound_above(
-    composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
+    composed: Composed, exponent: float, width: float, first: int, last: int, relative: float
 ) -> FloatArray:
     """Return the mass at and above each loss: an upper bound if the relative error is positive, else a lower one."""
     weights = _weights(composed, exponent, width, first, composed.masses.size)
@@ -425,7 +469,7 @@ def _bound_above(
 
 
 def _bound_below(
-    composed: _Composed, exponent: float, width: float, first: int, last: int, relative: float
+    composed: Composed, exponent: float, width: float, first: int, last: int, relative: float
 ) -> FloatArray:
     """Return a lower bound of the mass below each loss, for weights that grow with the loss."""
     weights = _weights(composed, exponent, width, 0, last)
@@ -434,21 +478,16 @@ def _bound_below(
     return np.maximum(mass * (1 + relative) - error, 0.0)[first:].copy()
 
 
-def _steps_error(parts: Sequence[Part], tilt: Tilt) -> float:
-    """Return the logarithm of 1 plus the relative error of all steps' masses and moments."""
-    error = 0.0
-    for part in parts:
-        losses = part.losses
-        reach = losses.width * max(abs(losses.first), abs(losses.first + losses.masses.size))
-        summing = (math.log2(losses.masses.size) + 128) * UNIT_ROUNDOFF
-        once = losses.relative_error + (4 * abs(tilt.exponent) * reach + 16) * UNIT_ROUNDOFF + summing
-        error += 2 * part.steps * once
-    return error
+def relative_error_of_step(losses: Losses, tilt: Tilt) -> float:
+    """Return half of the relative error of one step's masses and moment under a tilt, about."""
+    reach = losses.width * max(abs(losses.first), abs(losses.first + losses.masses.size))
+    summing = (math.log2(losses.masses.size) + 128) * UNIT_ROUNDOFF
+    return losses.relative_error + (4 * abs(tilt.exponent) * reach + 16) * UNIT_ROUNDOFF + summing
 
 
-def _relative_error(parts: Sequence[Part], tilt: Tilt, composed: _Composed) -> float:
+def _relative_error(composed: Composed, tilt: Tilt, width: float, steps_error: float) -> float:
     """Return the relative error of masses, moments and weights, over all steps."""
     size = composed.masses.size
-    edge = max(abs(composed.first), abs(composed.first + size)) * parts[0].losses.width
+    edge = max(abs(composed.first), abs(composed.first + size)) * width
     weights = (4 * (abs(tilt.exponent) + 1) * edge + 4 * abs(composed.log_moment) + 16) * UNIT_ROUNDOFF
-    return math.expm1(min(weights + running_error(size) + _steps_error(parts, tilt), 700.0))
+    return math.expm1(min(weights + running_error(size) + steps_error, 700.0))

@@ -6,6 +6,7 @@ In the two coordinates composition is addition (Dong, Roth & Su 2022, Cor. 3.3, 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from fractions import Fraction
@@ -17,6 +18,9 @@ from ledger.core.amounts import Amount
 MU_MAX: Final = 3000
 """Beyond about this mu, mu² · 10¹² does not fit a signed 64-bit integer. No budget is near it."""
 ROUNDING: Final = 2.0**-53
+TERMS_MAX: Final = 100
+"""The most terms that are summed exactly; unlike denominators multiply."""
+_FINE: Final = 10**30
 
 
 class Precision(IntEnum):
@@ -81,6 +85,22 @@ SGD: Final = (
 def rational(mu_sq: Fraction, method: str, assumptions: tuple[str, ...]) -> Cost:
     """Return a cost whose mu² is rational in what was declared: it stays exact."""
     return Cost(root(mu_sq), mu_sq, Fraction(0), method, assumptions)
+
+
+def summed(terms: Sequence[Fraction]) -> Fraction:
+    """Return the sum of terms of 0 or more: exact, or each `rounded_up` if there are many."""
+    if len(terms) <= TERMS_MAX:
+        return sum(terms, Fraction(0))
+    return Fraction(sum(map(_fine, terms)), _FINE)
+
+
+def rounded_up(value: Fraction) -> Fraction:
+    """Return the least multiple of 1e-30 that is not below a value, so that sums of many of them stay short."""
+    return Fraction(_fine(value), _FINE)
+
+
+def _fine(value: Fraction) -> int:
+    return -(-value.numerator * _FINE // value.denominator)
 
 
 def repeated(once: float, count: int, method: str) -> Cost:

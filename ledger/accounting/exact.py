@@ -21,11 +21,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from ledger.accounting import composition, deadline, gdp
+from ledger.accounting import blending, composition, deadline, gdp
 from ledger.accounting.composition import Part, Tilt, Vertices
 from ledger.accounting.cost import root
 from ledger.accounting.gdp import UNIT_ROUNDOFF
-from ledger.accounting.numeric import FloatArray, np, special
+from ledger.accounting.levels import Blend, blend
+from ledger.accounting.numeric import FloatArray, np
 from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Subsampled
 
@@ -72,33 +73,34 @@ def epsilons(parts: Parts, at_deltas: Sequence[float]) -> Composition:
     if not parts.sources:
         upper = [float(gdp.epsilon_upper(mu=mu, delta=min(shown, 1 - 2**-53), at_delta=at)) for at in at_deltas]
         return Composition(tuple(upper), "gaussian")
-    if len(parts.sources) > SOURCES_MAX or parts.sources.total() > COUNT_MAX:
-        return Composition((None,) * len(at_deltas), "too-large")
-    sources = dict(parts.sources)
+    sources = list(parts.sources.items())
     if mu > 0:
-        sources[Subsampled("removal", mu, 1.0)] = 1
-    return Composition(tuple(_epsilon(sources, at, shown, mu) for at in at_deltas), "composed")
+        sources.append((Subsampled("removal", mu, 1.0), 1))
+    steps = blend(sources)
+    if len(steps.nodes) - (mu > 0) > SOURCES_MAX or parts.sources.total() > COUNT_MAX:
+        return Composition((None,) * len(at_deltas), "too-large")
+    return Composition(tuple(_epsilon(steps, at, shown, mu) for at in at_deltas), "composed")
 
 
-def _epsilon(sources: dict[Source, int], at_delta: float, shown: float, mu: float) -> float | None:
+def _epsilon(steps: Blend[Source], at_delta: float, shown: float, mu: float) -> float | None:
     # (f_{0,shown} (x) f) has the curve shown + (1 - shown) H, so that H may be this much, rounded down.
     target = (at_delta - shown) / (1 - shown) * (1 - 8 * UNIT_ROUNDOFF)
     if target <= 0:
         return math.inf
     if mu > MU_MAX:
         return None
-    orders = (False, True) if any(source.is_one_sided for source in sources) else (False,)
-    epsilons = [_one_order(sources, target, is_reversed=order) for order in orders]
+    orders = (False, True) if any(source.is_one_sided for source, _ in steps.nodes) else (False,)
+    epsilons = [_one_order(steps, target, is_reversed=order) for order in orders]
     return None if any(value is None for value in epsilons) else max(value for value in epsilons if value is not None)
 
 
-def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) -> float | None:
+def _one_order(steps: Blend[Source], target: float, *, is_reversed: bool) -> float | None:
     """Return epsilon for the pairs in one order; None if it does not resolve."""
-    share = max(target * _MISSING_SHARE / (2 * sum(sources.values())), 1e-290)
-    width = _width(sources, share)
+    share = max(target * _MISSING_SHARE / (2 * sum(count for _, count in steps.nodes)), 1e-290)
+    width = _width(steps.nodes, share)
     for _ in range(2):
         deadline.check()
-        grids = [(source.on_grid(width, share), count) for source, count in sources.items()]
+        grids = [(source.on_grid(width, share), count) for source, count in steps.nodes]
         parts = [Part(grid.reversed() if is_reversed else grid, count) for grid, count in grids]
         tilt = _tilt(parts, target, _Rough(parts))
         length = (tilt.window[1] - tilt.window[0]) / width
@@ -107,7 +109,7 @@ def _one_order(sources: dict[Source, int], target: float, *, is_reversed: bool) 
         width *= 1.1 * length / _LENGTH_MAX
     else:
         return None
-    bounds = composition.vertices(parts, tilt)
+    bounds = blending.vertices(parts, tilt, steps.mixing)
     if bounds is composition.unresolved():
         return None
     first = math.ceil(tilt.serves[0] / width)
@@ -136,11 +138,11 @@ def _read_off(bounds: Vertices, losses: FloatArray, target: float) -> float | No
 # --- grids -----------------------------------------------------------------------------------------------------------
 
 
-def _width(sources: dict[Source, int], share: float) -> float:
+def _width(sources: Sequence[tuple[Source, int]], share: float) -> float:
     """Return the width of a cell: splitting adds a variance of about its square over six for each step."""
-    spreads = [(*source.spread(share), count) for source, count in sources.items()]
+    spreads = [(*source.spread(share), count) for source, count in sources]
     total = math.sqrt(sum(variance * count for variance, _, count in spreads))
-    steps = math.sqrt(sum(sources.values()))
+    steps = math.sqrt(sum(count for _, count in sources))
     width = total / max(_CELLS_PER_DEVIATION * steps, _CELLS_OF_TOTAL)
     return max(width, max(extent for _, extent, _ in spreads) / _ATOMS_MAX)
 

@@ -227,7 +227,9 @@ class Means(LinePair):
         return float(special.ndtri(share)) - 2**-20, high
 
     def _above(self, z: float) -> float:
-        above = sum(weight * float(special.ndtr(mean - z)) for weight, mean in zip(self.weights, self.means, strict=True))
+        above = sum(
+            weight * float(special.ndtr(mean - z)) for weight, mean in zip(self.weights, self.means, strict=True)
+        )
         return max(above, float(special.ndtr(-z))) * (1 + 2**-20)
 
     def missing(self, span: tuple[float, float]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Mapping
@@ -11,16 +12,20 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
-from ledger.cli.options import given_fields, number_option, optional_object
-from ledger.client.mechanisms import BY_TYPE, Composed
+from ledger.cli.options import given_fields, number_option, optional_object, parsed, text_of
+from ledger.client.mechanisms import BY_TYPE, Composed, merged
 from ledger.errors import InvalidRequest
 
 TYPES: Final = tuple(type_ for type_, mechanism in BY_TYPE.items() if mechanism is not Composed)
 """The values of `--type`. A composed mechanism is declared with `--mechanism`."""
 _RENAMED: Final = {name: f"mechanism_{name}" for name in ("epsilon", "delta", "mu")}
 """Fields whose name is already an option of the commands."""
-_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {"dpsgd": {"sampling": "poisson"}}
+_DEFAULTS: Final[Mapping[str, Mapping[str, Any]]] = {
+    "dpsgd": {"sampling": "poisson"},
+    "dpsgd_schedule": {"sampling": "poisson"},
+}
 """What is sent for an option that was left out, if the server has no default for it."""
+_COLUMNS: Final = frozenset({"noise_multiplier", "sample_rate", "steps"})
 
 
 def option_of(field: str) -> str:
@@ -55,7 +60,36 @@ def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
                 field="mechanism",
             )
         return optional_object(whole, "mechanism") or {}
+    if "phases" in given:
+        given["phases"] = _phases(given["phases"])
     return {"type": type_, **_DEFAULTS.get(type_, {}), **given}
+
+
+def _phases(text: str) -> Any:
+    """Parse the phases of a schedule: JSON, or a file as @FILE, which is CSV if its name ends so. Raises
+    InvalidRequest."""
+    source = text_of(text, "phases")
+    if not (text.startswith("@") and text.lower().endswith(".csv")):
+        return parsed(source, "phases")
+    rows = csv.DictReader(source.splitlines())
+    names = set(rows.fieldnames or ())
+    if names not in (_COLUMNS, _COLUMNS - {"steps"}):
+        raise InvalidRequest(
+            "phases: the first line of a CSV file must name the columns noise_multiplier,sample_rate,steps, or without "
+            f"steps if each line is one step; it is {','.join(rows.fieldnames or ())!r}",
+            field="phases",
+        )
+    return merged(_phase(row, rows.line_num) for row in rows)
+
+
+def _phase(row: Mapping[str, Any], line: int) -> dict[str, Any]:
+    try:
+        noise, rate, steps = Decimal(row["noise_multiplier"]), Decimal(row["sample_rate"]), int(row.get("steps", 1))
+    except (ArithmeticError, TypeError, ValueError):
+        raise InvalidRequest(
+            f"phases: line {line} is not a noise multiplier, a sample rate and a whole number of steps", field="phases"
+        ) from None
+    return {"noise_multiplier": noise, "sample_rate": rate, "steps": steps}
 
 
 # --- the options -----------------------------------------------------------------------------------------------------

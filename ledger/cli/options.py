@@ -69,13 +69,15 @@ def given_fields(**fields: Any) -> dict[str, Any]:
 
 def optional_object(text: str | None, name: str) -> dict[str, Any] | None:
     """Parse a JSON object from the command line, or from a file as @FILE. Raises InvalidRequest."""
-    if text is None:
-        return None
+    return None if text is None else parsed_object(text_of(text, name), name)
+
+
+def text_of(text: str, name: str) -> str:
+    """Return a text from the command line, or from a file as @FILE. Raises InvalidRequest that names `name`."""
     try:
-        source = Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
+        return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
     except (OSError, ValueError) as error:
         raise InvalidRequest(f"{name}: {error}", field=name) from None
-    return parsed_object(source, name)
 
 
 def parsed(text: str, name: str) -> Any:

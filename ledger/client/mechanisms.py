@@ -7,7 +7,7 @@ accepted wherever a mechanism is.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
 from fractions import Fraction
@@ -111,6 +111,69 @@ class DPSGD(_Mechanism):
         if segments > 1:
             epochs = Fraction(segments * -(-math.ceil(epochs) // segments))
         return fewest, math.ceil(epochs * math.ceil(batches))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPSGDSchedule(_Mechanism):
+    """DP-SGD whose noise and sample rate change from step to step, by a schedule that is fixed before the run.
+
+    `phases` are in the order of execution, each with its `noise_multiplier`, `sample_rate` and `steps`; or
+    `from_steps` makes them from the values of every step:
+
+        DPSGDSchedule(phases=[{"noise_multiplier": 1.5, "sample_rate": 0.004, "steps": 1_000},
+                              {"noise_multiplier": 1.0, "sample_rate": 0.008, "steps": 500}])
+        DPSGDSchedule.from_steps(noise_multipliers=[1.5, 1.4, 1.3], sample_rates=0.004)
+    """
+
+    type: ClassVar[str] = "dpsgd_schedule"
+    phases: Annotated[
+        Sequence[Mapping[str, Any]],
+        "The phases as a JSON array, or @FILE.json or @FILE.csv; each has noise_multiplier, sample_rate and steps.",
+    ]
+    sampling: Literal["poisson", "fixed_size"] = "poisson"
+    noise_scale: Annotated[Number, "A factor on the noise multipliers of all phases."] = 1
+
+    @classmethod
+    def from_steps(
+        cls,
+        *,
+        noise_multipliers: Iterable[Number] | Number,
+        sample_rates: Iterable[Number] | Number,
+        sampling: Literal["poisson", "fixed_size"] = "poisson",
+        noise_scale: Number = 1,
+    ) -> DPSGDSchedule:
+        """Return the schedule with these values at each step, at least one of them a list; a number holds at all steps.
+
+        Raises ValueError if there are no steps, or two lists of different lengths.
+        """
+        noises, rates = (
+            [values] if isinstance(values, int | float | Decimal) else [_plain(value) for value in values]
+            for values in (noise_multipliers, sample_rates)
+        )
+        steps = max(len(noises), len(rates))
+        if min(len(noises), len(rates)) not in {1, steps} or not steps:
+            raise ValueError(
+                f"noise_multipliers has {len(noises)} values and sample_rates {len(rates)}; give as many of each, or "
+                "one number"
+            )
+        noises, rates = (values * steps if len(values) == 1 else values for values in (noises, rates))
+        each = (
+            {"noise_multiplier": noise, "sample_rate": rate, "steps": 1}
+            for noise, rate in zip(noises, rates, strict=True)
+        )
+        return cls(phases=merged(each), sampling=sampling, noise_scale=noise_scale)
+
+    @classmethod
+    def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
+        return sum((_exact(phase["steps"]) for phase in declared["phases"]), Fraction(0))
+
+    @classmethod
+    def planned_steps(cls, declared: Mapping[str, Any], segments: int) -> tuple[int, int] | None:
+        # The ledger rejects a schedule in segments.
+        return super().planned_steps(declared, segments) if segments == 1 else None
+
+    def to_json(self) -> dict[str, Any]:
+        return {**super().to_json(), "phases": [dict(phase) for phase in self.phases]}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +318,7 @@ class Composed(_Mechanism):
 
 AnyMechanism = (
     DPSGD
+    | DPSGDSchedule
     | Gaussian
     | Laplace
     | PureDP
@@ -274,6 +338,17 @@ BY_TYPE: Final[Mapping[str, type[_Mechanism]]] = {
 """Every mechanism by its `type`."""
 
 
+def merged(phases: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the phases of a schedule, equal ones after one another as one with more steps."""
+    kept: list[dict[str, Any]] = []
+    for phase in phases:
+        if kept and {**kept[-1], "steps": 0} == {**phase, "steps": 0}:
+            kept[-1]["steps"] += phase["steps"]
+        else:
+            kept.append(dict(phase))
+    return kept
+
+
 def declared(mechanism: AnyMechanism) -> dict[str, Any]:
     """Return a mechanism, object or dict, as the JSON object that is sent."""
     return dict(mechanism) if isinstance(mechanism, Mapping) else mechanism.to_json()
@@ -291,6 +366,11 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
         return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
+
+
+def _plain(number: Any) -> Number:
+    """Return a number of a list, such as an array of single precision, as one that can be sent."""
+    return number if isinstance(number, int | float | Decimal) else float(number)
 
 
 def _exact(number: Any) -> Fraction:

@@ -15,8 +15,10 @@ error is larger, and the check is weaker.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
 from typing import Any, Final
@@ -26,6 +28,7 @@ from ledger.accounting.mechanisms import (
     ApproximateDp,
     Composed,
     DpSgd,
+    DpSgdSchedule,
     Gaussian,
     Laplace,
     PureDp,
@@ -39,6 +42,8 @@ from ledger.recompute.costing import Accountant, Declaration
 
 OPINIONS_MAX: Final = 50
 """How many distinct runs are compared, those with the largest cost first: each takes up to some seconds."""
+PIECES_MAX: Final = 100
+"""The most different steps of one schedule that are compared."""
 _POINTS_MAX: Final = 400_000
 """About how many points a grid has at most; each takes about 25 microseconds."""
 _INTERVALS: Final = (1e-6, 1e-3)
@@ -220,6 +225,19 @@ def _truncated(mechanism: DpSgd, plain: Piece) -> Piece:
     return replace(plain, instead=(cut, truncated))
 
 
+def _dpsgd_schedule(mechanism: DpSgdSchedule, adjacency: Adjacency) -> list[Piece] | None:
+    counts: Counter[tuple[Decimal, Decimal]] = Counter()
+    for phase in mechanism.phases:
+        counts[phase.noise_multiplier, phase.sample_rate] += phase.steps
+    if mechanism.sampling != "poisson" or len(counts) > PIECES_MAX:
+        return None
+    scale = Fraction(mechanism.noise_scale)
+    return [
+        _sampled(float(Fraction(noise) * scale), float(rate), RELATIONS[adjacency], steps)
+        for (noise, rate), steps in counts.items()
+    ]
+
+
 def _gaussian(mechanism: Gaussian, _: Adjacency) -> list[Piece]:
     # n releases at s are one at s/sqrt(n), exactly.
     deviation = float(mechanism.noise_multiplier) / math.sqrt(mechanism.count)
@@ -258,6 +276,7 @@ def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
 
 PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "dpsgd": _dpsgd,
+    "dpsgd_schedule": _dpsgd_schedule,
     "gaussian": _gaussian,
     "laplace": _laplace,
     "pure_dp": _pure_dp,

@@ -72,9 +72,9 @@ class PlanRequest(Strict):
         Solvable | None,
         Field(
             description=(
-                "Find the least noise_multiplier, or the largest value of another parameter, that fits in what"
-                " remains. `steps` means `epochs` if the mechanism has epochs; `runs` means how many of exactly"
-                " this run."
+                "Find the least noise_multiplier or noise_scale, or the largest value of another parameter, that"
+                " fits in what remains. `steps` means `epochs` if the mechanism has epochs; `runs` means how many of"
+                " exactly this run."
             )
         ),
     ] = None

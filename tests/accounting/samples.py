@@ -151,12 +151,18 @@ def appearances(rng: random.Random, *, size: int, batch: int, steps: int, drop_l
 
 STATED = {"type": "matrix_factorization", "noise_multiplier": 1, "sensitivity": 1, "evidence": "x"}
 STRATEGY = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 10}
+PHASES = [
+    {"noise_multiplier": 2, "sample_rate": Decimal("0.05"), "steps": 5},
+    {"noise_multiplier": 1, "sample_rate": Decimal("0.1"), "steps": 10},
+]
 EXAMPLES: dict[str, dict[str, Any]] = {
     "dpsgd": POISSON,
     "dpsgd, fixed size": POISSON | {"sampling": "fixed_size"},
     "dpsgd, all of it": POISSON | {"sample_rate": 1},
     "dpsgd, by epochs": EPOCHS | {"sampling": "poisson"},
     "dpsgd, shuffled": EPOCHS,
+    "dpsgd_schedule": {"type": "dpsgd_schedule", "sampling": "poisson", "noise_scale": 2, "phases": PHASES},
+    "dpsgd_schedule, fixed size": {"type": "dpsgd_schedule", "sampling": "fixed_size", "phases": PHASES},
     "gaussian": gaussian(1),
     "laplace": {"type": "laplace", "noise_multiplier": 1, "count": 2},
     "pure_dp": {"type": "pure_dp", "epsilon": 1},
@@ -196,5 +202,8 @@ def _random_value(rng: random.Random, field: dict[str, Any]) -> Any:
             return decimal(rng, "0.001", "0.9")
         case "string":
             return "Theorem 3"
+        case _ if "$ref" in field["items"]:
+            phase = {"noise_multiplier": decimal(rng, "0.5", "9"), "sample_rate": decimal(rng, "0.001", "0.9")}
+            return [phase | {"steps": random_count(rng)} for _ in range(rng.randint(1, 4))]
         case _:
             return [gaussian(1), POISSON]

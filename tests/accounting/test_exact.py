@@ -15,6 +15,7 @@ from dp_accounting.pld import privacy_loss_distribution as theirs
 from dp_accounting.privacy_accountant import NeighboringRelation
 
 from ledger.accounting import costs, exact, gdp, mechanisms, pairs, settling
+from ledger.accounting.levels import Blend, Level
 from ledger.accounting.pairs import LaplaceNoise, Parts, Response, Source
 from ledger.accounting.pld import Subsampled
 from ledger.accounting.terms import Terms
@@ -132,20 +133,25 @@ def test_mixtures_lie_between_a_lower_bound_and_one_percent_above_an_upper(name:
         assert low * (1 - 1e-9) <= value <= high * 1.01
 
 
+def _alone(noise: float, rate: float, steps: int) -> list[list[tuple[Source | Level, int]]]:
+    """Removal and the antipodal pair, each with its steps."""
+    return [[(Subsampled(kind, 1 / noise, rate), steps)] for kind in ("removal", "antipodal")]
+
+
 def test_each_order_of_the_pair_is_right_on_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: adding a unit is covered as well as removing one, though the latter is nearly always the larger. Method:
     each order against dp-accounting's distribution for it; then a stand-in in which adding is worse."""
     noise, rate, steps, delta = 0.9, 0.1, 30, 1e-5
     one = theirs.from_gaussian_mechanism(noise, sampling_prob=rate, value_discretization_interval=2e-4)
     composed = one.self_compose(steps)
-    sources: dict[Source, int] = {Subsampled("removal", 1 / noise, rate): steps}
-    found = [exact._one_order(sources, delta, is_reversed=order) for order in (False, True)]
+    removal, antipodal = (Blend(pairs, pairs) for pairs in _alone(noise, rate, steps))
+    found = [exact._one_order(removal, delta, is_reversed=order) for order in (False, True)]
     wanted = [order.get_epsilon_for_delta(delta) for order in (composed._pmf_remove, composed._pmf_add)]
     assert wanted[0] > 1.2 * wanted[1]
     assert found == pytest.approx(wanted, rel=2e-3)
     monkeypatch.setattr(exact, "_one_order", lambda _sources, _target, *, is_reversed: 1.0 + is_reversed)
-    assert exact._epsilon(sources, delta, 0.0, 0.0) == 2.0
-    assert exact._epsilon({Subsampled("antipodal", 1 / noise, rate): steps}, delta, 0.0, 0.0) == 1.0, "it is its own mirror"
+    assert exact._epsilon(removal, delta, 0.0, 0.0) == 2.0
+    assert exact._epsilon(antipodal, delta, 0.0, 0.0) == 1.0, "it is its own mirror"
 
 
 def test_a_third_accountant_agrees_on_dp_sgd() -> None:

@@ -29,7 +29,7 @@ from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism, TooLarge
 from tests.accounting.oracle_curves import FloatArray, Step, optimistic
-from tests.accounting.samples import appearances, composed, decimal, gaussian
+from tests.accounting.samples import EXAMPLES, appearances, composed, decimal, gaussian
 from tests.kit import certified
 from tests.kit.trials import trials
 
@@ -37,6 +37,7 @@ DELTA = Fraction(1, 10**8)
 STOPS: tuple[Stop, ...] = get_args(Stop)
 EARLY: tuple[Stop, ...] = ("data_independent", "data_dependent")
 POISSON = {"type": "dpsgd", "noise_multiplier": 1, "sampling": "poisson", "sample_rate": Decimal("0.01"), "steps": 600}
+SCHEDULE = EXAMPLES["dpsgd_schedule"]
 SHUFFLED = POISSON | {"sampling": "shuffle", "sample_rate": Decimal("0.25"), "steps": 40}
 SQRT = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "sqrt", "steps": 100, "participations": 3}
 SQRT |= {"separation": 1}
@@ -491,7 +492,7 @@ def test_correlated_noise_begins_again_beyond_its_plan() -> None:
 def test_no_excess_is_beyond_all_numbers(exponent: int, bound: Bound) -> None:
     """Goal: however many steps were done, they are charged in integers, and never below the approved cost of what fits
     into them of additive runs. Method: more steps than a double can hold."""
-    for declared in (*ADDITIVE, POISSON, SHUFFLED, TREE, POISSON | {"noise_multiplier": Decimal("0.1")}):
+    for declared in (*ADDITIVE, POISSON, SCHEDULE, SHUFFLED, TREE, POISSON | {"noise_multiplier": Decimal("0.1")}):
         run = approve(declared, bound=bound)
         found = run.settle(10**exponent, "data_dependent")
         assert found.charged == run.amount

@@ -17,6 +17,7 @@ from ledger.accounting.mechanisms.approximate_dp import ApproximateDp
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.mechanisms.composed import Composed
 from ledger.accounting.mechanisms.dpsgd import DpSgd
+from ledger.accounting.mechanisms.dpsgd_schedule import DpSgdSchedule
 from ledger.accounting.mechanisms.gaussian import Gaussian
 from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
@@ -36,6 +37,7 @@ __all__ = [
     "ApproximateDp",
     "Composed",
     "DpSgd",
+    "DpSgdSchedule",
     "Gaussian",
     "Gdp",
     "Laplace",

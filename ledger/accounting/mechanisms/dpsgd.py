@@ -16,7 +16,7 @@ from pydantic_core import PydanticCustomError
 
 from ledger.accounting import amounts, axes, certificate, certify, clt
 from ledger.accounting.axes import Axis
-from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational
+from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational, summed
 from ledger.accounting.mechanisms.base import BaseMechanism
 from ledger.accounting.mechanisms.batches import NAMES, Batches, Drawn, demand_known
 from ledger.accounting.mixtures import RECORDS_MAX
@@ -372,9 +372,8 @@ def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Step
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
     """Return the cost of DP-SGD without amplification by sampling: exact, and the sum over its steps."""
     # Without sampling a step is one Gaussian release, by joint convexity.
-    mu_sq = sum(
-        (run.batches.release_sq(adjacency) * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs),
-        Fraction(0),
+    mu_sq = summed(
+        [run.batches.release_sq(adjacency) * run.whole_steps / Fraction(run.noise_multiplier) ** 2 for run in runs]
     )
     return rational(mu_sq, "fallback", (*_assumptions(runs, adjacency), _FALLBACK))
 

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from ledger.accounting.mechanisms.approximate_dp import ApproximateDp
 from ledger.accounting.mechanisms.dpsgd import DpSgd
+from ledger.accounting.mechanisms.dpsgd_schedule import DpSgdSchedule
 from ledger.accounting.mechanisms.gaussian import Gaussian
 from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
@@ -17,6 +18,15 @@ from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
 from ledger.accounting.mechanisms.zcdp import ZCdp
 
 SimpleMechanism = (
-    DpSgd | Gaussian | Laplace | PureDp | ApproximateDp | RandomizedResponse | ZCdp | Gdp | MatrixFactorization
+    DpSgd
+    | DpSgdSchedule
+    | Gaussian
+    | Laplace
+    | PureDp
+    | ApproximateDp
+    | RandomizedResponse
+    | ZCdp
+    | Gdp
+    | MatrixFactorization
 )
 Simple = Annotated[SimpleMechanism, Field(discriminator="type")]

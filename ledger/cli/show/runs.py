@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.console import Console
 from rich.table import Table
@@ -38,6 +38,9 @@ if TYPE_CHECKING:
         RunStarted,
         SegmentsShown,
     )
+
+_OF_NOISE: Final = ("noise_multiplier", "noise_scale")
+"""The parameters of which more costs less."""
 
 
 def approved(answer: RunApproved) -> None:
@@ -124,7 +127,7 @@ def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, A
         out.print(f"runs: at most {solution['value']:,} exactly like this one")
     else:
         name = solution["solve_for"]
-        out.print(f"{name}: at {'least' if name == 'noise_multiplier' else 'most'} {solution['value']}")
+        out.print(f"{name}: at {'least' if name in _OF_NOISE else 'most'} {solution['value']}")
         out.print(f"    {suggest(name, solution['value'])}")
 
 
