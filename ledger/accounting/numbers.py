@@ -74,6 +74,8 @@ def _schema(**bounds: float) -> WithJsonSchema:
 
 _Exact = Annotated[Decimal, BeforeValidator(exact)]
 Positive = Annotated[_Exact, AfterValidator(_positive), AfterValidator(_moderate), _schema(minimum=1e-12, maximum=1e12)]
+Real = Annotated[_Exact, _schema(maximum=1e12)]
+"""Of any sign, or 0."""
 Rate = Annotated[
     _Exact,
     AfterValidator(_positive),

@@ -19,6 +19,9 @@ from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 
+if TYPE_CHECKING:
+    from ledger.accounting.mechanisms.dpsgd import DpSgd
+
 Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
 
 
@@ -75,6 +78,14 @@ class BaseMechanism(BaseModel):
         """
         cost = self.cost(Terms(bound="certified", adjacency=terms.adjacency), path="mechanism")
         return Parts(cost.mu_sq, cost.nats, envelopes=frozenset({self.type}))
+
+    def certified_as(self, bound: Bound, path: str) -> tuple[DpSgd, ...]:
+        """Return the DP-SGD runs whose certificate is its cost; empty if its cost is no certificate of such runs.
+
+        As parts of `composed` they are certified with those of the other parts at once. path: of the mechanism. Raises
+        as `cost`.
+        """
+        return ()
 
     def precision(self, method: str) -> Precision:
         """Return how closely machines agree on a cost of this method."""

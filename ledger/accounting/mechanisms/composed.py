@@ -71,9 +71,9 @@ class Composed(BaseMechanism):
         sampled: list[tuple[str, DpSgd]] = []
         others: list[tuple[str, SimpleMechanism]] = []
         for at, part in self._paths(path):
-            if isinstance(part, DpSgd) and part.needs_certificate(terms.bound):
-                sampled.append((at, part))
-            else:
+            runs = _certified_as(part, terms.bound, at)
+            sampled += [(at, run) for run in runs]
+            if not runs:
                 others.append((at, part))
         return sampled, others
 
@@ -96,6 +96,12 @@ class Composed(BaseMechanism):
             (part.precision(name) for part in self.parts for name in names if name in part.methods),
             default=Precision.EXACT,
         )
+
+
+def _certified_as(part: SimpleMechanism, bound: Bound, path: str) -> tuple[DpSgd, ...]:
+    if isinstance(part, DpSgd):
+        return (part,) if part.needs_certificate(bound) else ()
+    return part.certified_as(bound, path)
 
 
 def _each(parts: Sequence[tuple[str, SimpleMechanism]], terms: Terms) -> list[Cost]:
