@@ -168,7 +168,9 @@ def _cyclic(case: Case, s: float, q: float) -> Iterator[list[Part]]:
     groups = declared.get("separation", len(column))
     length = mechanisms.segment_steps(mechanisms.parse(declared), case.segments)
     firsts = range(1, case.history.progress + 1, length)
-    parts = [case.history.within(first, first + length - 1) for first in firsts] if case.segments > 1 else [case.history]
+    parts = (
+        [case.history.within(first, first + length - 1) for first in firsts] if case.segments > 1 else [case.history]
+    )
     for group in {0, groups - 1}:
         sizes = Counter(size for part in parts for size in oracle_runs.cycled(part, column, groups=groups, group=group))
         kind: Kind = "antipodal" if case.factor == 4 else "removal"

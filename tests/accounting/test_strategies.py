@@ -38,7 +38,9 @@ def first_column(shape: Shape, steps: int) -> list[Fraction]:
             inverse = inverted(roots)
             return inverted([one if j < (shape.bandwidth or steps) else Fraction(0) for j, one in enumerate(inverse)])
         case "blt":
-            buffers = [(Fraction(scale), Fraction(decay)) for scale, decay in zip(shape.scales, shape.decays, strict=True)]
+            buffers = [
+                (Fraction(scale), Fraction(decay)) for scale, decay in zip(shape.scales, shape.decays, strict=True)
+            ]
             later = [sum((s * d ** (t - 1) for s, d in buffers), Fraction(0)) for t in range(1, steps)]
             return [Fraction(1), *later]
         case _:
@@ -220,9 +222,7 @@ def test_longer_runs_of_buffers_and_inverses(steps: int, k: int, b: int) -> None
     with mp.workdps(oracle.DIGITS):
         column = [mp.mpf(1)]
         column += [mp.fsum(mp.mpf(s) * mp.mpf(d) ** (t - 1) for s, d in buffers) for t in range(1, steps)]
-        shape = Shape(
-            strategy="blt", scales=[Decimal(s) for s, _ in buffers], decays=[Decimal(d) for _, d in buffers]
-        )
+        shape = Shape(strategy="blt", scales=[Decimal(s) for s, _ in buffers], decays=[Decimal(d) for _, d in buffers])
         value = strategies.sensitivity_sq(shape, steps=steps, participations=k, separation=b)
         assert 0 <= relative_excess(value, column, steps=steps, k=k, b=b) <= 1e-11
         for width in (2, 5, 20):

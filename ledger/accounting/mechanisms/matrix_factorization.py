@@ -72,9 +72,7 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Coefficients = Annotated[
-    tuple[Real, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=COEFFICIENTS_MAX)
-]
+Coefficients = Annotated[tuple[Real, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=COEFFICIENTS_MAX)]
 Scales = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
 Decays = Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
 
@@ -141,7 +139,9 @@ class MatrixFactorization(BaseMechanism):
         if self.strategy == "banded_inverse_sqrt" and self.bandwidth is None:
             return "the strategy banded_inverse_sqrt needs bandwidth: how many coefficients of C's inverse are not 0"
         if (self.coefficients is not None) != (self.strategy == "toeplitz"):
-            return "the strategy toeplitz, and no other, needs coefficients: the first column of C, from the diagonal down"
+            return (
+                "the strategy toeplitz, and no other, needs coefficients: the first column of C, from the diagonal down"
+            )
         if self.coefficients is not None and not self.coefficients[0]:
             return "the first of coefficients must not be 0: C would have no inverse"
         if (self.scales is not None, self.decays is not None) != (self.strategy == "blt",) * 2:
