@@ -32,8 +32,8 @@ The others are lower triangular Toeplitz matrices, C_ij = c_(i-j):
 
 *The worst pattern of a Toeplitz strategy.* If the c_t are not negative and never rise, it is 0, b, 2b, ...: for i <= j,
 (C^T C)_ij is the sum over s < n - j of c_s c_(s+j-i), which falls, or stays, when j grows at the same j - i, and when
-j - i grows at the same j. The a-th step of a pattern is at (a-1) b or later, and lies (a-e) b or more after the e-th, so
-that each entry is at most that of the pattern 0, b, 2b, ... (Kalinin & Lampert 2024, Thm. 2 of arXiv 2405.13763).
+j - i grows at the same j. The a-th step of a pattern is at (a-1) b or later, and lies (a-e) b or more after the e-th,
+so that each entry is at most that of the pattern 0, b, 2b, ... (Kalinin & Lampert 2024, arXiv 2405.13763, Thm. 2).
 Otherwise:
 
 - If k is 1, or there are no more coefficients than the separation, no two columns of a pattern meet, and sens^2 is the
@@ -66,7 +66,7 @@ Strategy = Literal["identity", "tree", "sqrt", "banded_inverse_sqrt", "blt", "to
 SQRT_STEPS_MAX: Final = 10**6
 """Memory and time of Toeplitz strategies grow with the number of steps: 40 MB and a tenth of a second here."""
 INVERSE_BANDWIDTH_MAX: Final = 4096
-"""The most coefficients of `banded_inverse_sqrt`, unless they are all: computing those of C takes half a second here."""
+"""The most coefficients of `banded_inverse_sqrt`, unless they are all: those of C take half a second here."""
 
 _NEGLIGIBLE: Final = 2.0**-60
 _ROWS: Final = 4096
@@ -205,8 +205,8 @@ def _together(first: _Column, pattern: _Pattern) -> Fraction:
     """Return the squared norm of the sum of the k columns 0, b, 2b, ..., moved outward by its rounding.
 
     Rounding, beside that of the entries: a window's sum has at most 2 log2(k) + 2 additions of non-negative numbers
-    above each other; squaring doubles both and adds u; the sum of n squares adds n u. The first entry is not negligible,
-    so that underflow elsewhere is less than one of them.
+    above each other; squaring doubles both and adds u; the sum of n squares adds n u. The first entry is not
+    negligible, so that underflow elsewhere is less than one of them.
     """
     width = first.entries.size
     # All entries beyond the last column's band are 0.
@@ -232,9 +232,10 @@ def _sqrt(width: int) -> _Column:
 def _inverse(width: int, steps: int) -> _Column:
     """Return the first column of the inverse of the Toeplitz matrix of 1, -g_1, ..., -g_(p-1).
 
-    Up to t = p - 1 it is that of the square root. From there on each entry is a sum of p - 1 products of rounded numbers,
-    none negative, within (3 p + 2) u of that of exact g_j, in whatever order they are added, and errors of earlier
-    entries add up along the recursion at most. As entries never rise, those behind a negligible one are replaced by it.
+    Up to t = p - 1 it is that of the square root. From there on each entry is a sum of p - 1 products of rounded
+    numbers, none negative, within (3 p + 2) u of that of exact g_j, in whatever order they are added, and errors of
+    earlier entries add up along the recursion at most. As entries never rise, those behind a negligible one are
+    replaced by it.
     """
     first = _sqrt(width)
     if width >= steps:

@@ -40,7 +40,7 @@ class _Mechanism:
     def to_json(self) -> dict[str, Any]:
         """Return the mechanism as the JSON object that is sent. Fields that were left out stay out."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"type": self.type, **{name: value for name, value in given.items() if value is not None}}
+        return {"type": self.type, **{name: _plain(value) for name, value in given.items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +66,7 @@ class DPSGD(_Mechanism):
     epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None
     sampling: Annotated[
         Literal["poisson", "fixed_size", "shuffle"],
-        "How batches are drawn: poisson (the default), fixed_size or shuffle.",
+        "How batches are drawn: poisson (the default), fixed_size or shuffle; for matrix_factorization cyclic_poisson.",
     ] = "poisson"
 
     @classmethod
@@ -187,12 +187,16 @@ class MatrixFactorization(_Mechanism):
 
     `noise_multiplier` is the standard deviation of the noise over the clip norm. Give either
 
-    - a `strategy` with its `steps`; the `participations` of a unit and their `separation` (default 1); for "tree" the
-      `completion` to the next power of two; for "sqrt" the `bandwidth`, if it is cut; or
+    - a `strategy` with its `steps`, and what belongs to it: for "tree" the `completion` to the next power of two; for
+      "sqrt" the `bandwidth`, if it is cut; for "banded_inverse_sqrt" the `bandwidth` of the inverse; for "toeplitz" the
+      `coefficients`; for "blt" the `scales` and `decays`. Say how a unit takes part: by `participations` and their
+      `separation` (default 1), or, if batches are drawn, by `sampling="cyclic_poisson"` and the `sample_rate`; or
     - a `sensitivity`, in clip norms, and the `evidence` that names its proof:
 
         MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_000, participations=20, separation=100,
                             completion="power_of_two")
+        MatrixFactorization(noise_multiplier=2, strategy="sqrt", bandwidth=10, steps=2_000, sampling="cyclic_poisson",
+                            sample_rate=0.1)
         MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3 of the appendix")
     """
 
@@ -203,18 +207,30 @@ class MatrixFactorization(_Mechanism):
     )
     evidence: str | None = None
     strategy: Annotated[
-        Literal["identity", "tree", "sqrt"] | None, "The strategy: identity, tree or sqrt. Needs --steps."
+        Literal["identity", "tree", "sqrt", "banded_inverse_sqrt", "blt", "toeplitz"] | None,
+        "The strategy: identity, tree, sqrt, banded_inverse_sqrt, blt or toeplitz. Needs --steps.",
     ] = None
     steps: int | None = None
     participations: Annotated[int | None, "In how many steps of each segment a unit takes part."] = None
-    separation: Annotated[int | None, "The least distance between these steps; 1 if you reshuffle between epochs."] = (
-        None
-    )
+    separation: Annotated[
+        int | None,
+        "The least distance between these steps; 1 if you reshuffle between epochs. With cyclic_poisson, the number of"
+        " groups, by default as many as the strategy has bands.",
+    ] = None
     completion: Annotated[
         Literal["none", "power_of_two"] | None,
         "none, or power_of_two if the tree is completed to the next power of two.",
     ] = None
-    bandwidth: Annotated[int | None, "Where the strategy sqrt is cut, in steps."] = None
+    bandwidth: Annotated[
+        int | None, "How many coefficients of sqrt are kept, or of the inverse in banded_inverse_sqrt."
+    ] = None
+    coefficients: Annotated[
+        Sequence[Number] | None, "The coefficients of the strategy toeplitz, from the diagonal down, such as 1,0.5,0.25."
+    ] = None
+    scales: Annotated[Sequence[Number] | None, "The output scales of the buffers of blt, such as 0.3,0.1."] = None
+    decays: Annotated[Sequence[Number] | None, "The decays of these buffers, such as 0.9,0.99."] = None
+    sampling: Literal["cyclic_poisson"] | None = None
+    sample_rate: Number | None = None
 
     @classmethod
     def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:
@@ -273,6 +289,11 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
         return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON has it: a sequence of numbers, such as an array of NumPy's, as a list."""
+    return value if isinstance(value, str | int | float | Decimal) else [_plain(item) for item in value]
 
 
 def _exact(number: Any) -> Fraction:

@@ -35,7 +35,7 @@ from tests.kit.trials import trials
 
 FloatArray = NDArray[np.float64]
 SEED: Final = 8153
-PROOF_LOG_STEPS: Final = trials(5, 8)
+PROOF_LOG_STEPS: Final = trials(4, 8)
 DELTA: Final = Fraction(1, 10**8)
 CYCLIC: Final[dict[str, Any]] = {
     "type": "matrix_factorization",
@@ -52,6 +52,7 @@ POISSON: Final = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": 1,
 
 
 def cost(declared: dict[str, Any], adjacency: Adjacency = "add_or_remove_one", **changes: Any) -> Cost:
+    """What it costs in certified terms, by default at a delta of 1e-8."""
     terms = Terms(bound="certified", adjacency=adjacency, delta=DELTA)
     return costs.cost(mechanisms.parse(declared), replace(terms, **changes))
 
@@ -123,8 +124,8 @@ CURVED: Final[dict[str, tuple[Gradient, Gradient]]] = {
 
 @pytest.mark.parametrize("kind", CURVED)
 def test_two_groups_cost_what_their_rounds_do(kind: str) -> None:
-    """Goal: four steps in two groups leak no more than two Poisson steps at the column norm, whatever gradients are chosen
-    by earlier rows, and nothing less if they are constant; and the certificate covers both.
+    """Goal: four steps in two groups leak no more than two Poisson steps at the column norm, whatever gradients are
+    chosen by earlier rows, and nothing less if they are constant; and the certificate covers both.
 
     Method: the density of all four rows over a grid, for a unit of either group, as the mixture over its batches.
     """
@@ -151,8 +152,8 @@ def test_two_groups_cost_what_their_rounds_do(kind: str) -> None:
 
 
 def test_fewer_groups_than_bands_would_cost_more() -> None:
-    """Goal: the number of groups is no formality. Method: two steps of one group and two bands, by quadrature, leak more
-    than two Poisson steps at the column norm; such a declaration is refused."""
+    """Goal: the number of groups is no formality. Method: two steps of one group and two bands, by quadrature, leak
+    more than two Poisson steps at the column norm; such a declaration is refused."""
     leaked = divergences(
         *densities([0.8, 0.6], steps=2, group=0, groups=1, rate=0.8, s=1.0, unit=lambda _: 1.0, others=lambda _: 0.0)
     )
@@ -171,13 +172,12 @@ def drawn(rng: random.Random) -> tuple[dict[str, Any], float]:
     coefficients[0] = Decimal("0.9")
     bandwidth = rng.randint(1, 40)
     steps = round(math.exp(rng.uniform(0, PROOF_LOG_STEPS)))
-    strategy, column = rng.choice(
-        [
-            ({"strategy": "identity"}, [1.0]),
-            ({"strategy": "sqrt", "bandwidth": bandwidth}, oracle_runs.square_roots(bandwidth)),
-            ({"strategy": "toeplitz", "coefficients": coefficients}, [float(value) for value in coefficients]),
-        ]
-    )
+    shapes: list[tuple[dict[str, Any], list[float]]] = [
+        ({"strategy": "identity"}, [1.0]),
+        ({"strategy": "sqrt", "bandwidth": bandwidth}, oracle_runs.square_roots(bandwidth)),
+        ({"strategy": "toeplitz", "coefficients": coefficients}, [float(value) for value in coefficients]),
+    ]
+    strategy, column = rng.choice(shapes)
     declared = CYCLIC | strategy | {"steps": steps}
     declared |= {"noise_multiplier": Decimal(f"{math.exp(rng.uniform(math.log(0.6), math.log(8))):.3g}")}
     declared |= {"sample_rate": Decimal(f"{math.exp(rng.uniform(math.log(3e-3), math.log(0.6))):.3g}")}
@@ -213,18 +213,18 @@ def test_no_cost_is_below_dp_accounting_s(tries: Callable[[int, int], int]) -> N
 def test_one_band_is_dp_sgd() -> None:
     """Goal: without correlation, and in one group, it is Poisson DP-SGD, with any noise; in more groups as many fewer
     steps of it. Method: the same declared as such."""
-    for noise, adjacency in itertools.product(("1", "0.7", "1.0000000000000000000000000001"), ("add_or_remove_one",)):
+    for noise in ("1", "0.7", "1.0000000000000000000000000001"):
         changed = {"noise_multiplier": Decimal(noise)}
         for groups in (None, 7):
             steps = 200 if groups is None else 29
-            plain = cost(POISSON | changed | {"steps": steps}, adjacency)
-            cyclic = cost(IDENTITY | changed | ({"separation": groups} if groups else {}), adjacency)
+            plain = cost(POISSON | changed | {"steps": steps})
+            cyclic = cost(IDENTITY | changed | ({"separation": groups} if groups else {}))
             assert (cyclic.mu_sq, cyclic.nats) == (plain.mu_sq, plain.nats)
             assert (cyclic.method, plain.method) == ("pld-cyclic-poisson", "pld-poisson")
 
 
 def test_the_noise_is_that_of_the_strategy_as_declared() -> None:
-    """Goal: one convention: coefficients and noise that are both doubled cost the same, doubled coefficients alone more.
+    """Goal: one convention: coefficients and noise that are both doubled cost the same, coefficients alone more.
     Method: the cost of each; a column norm of 1.25 is Poisson sampling at 4/5 of the noise."""
     doubled = BAND | {"coefficients": [Decimal(2), Decimal("1.5")]}
     assert cost(doubled | {"noise_multiplier": 2}) == cost(BAND)
@@ -238,14 +238,15 @@ def test_what_sampling_hides_nothing_of_is_charged_in_full() -> None:
     """Goal: whole groups, little noise, the bound clt and no share of delta charge every step of a group, exactly.
     Method: 100 rounds at 1.25 by hand; what the assumptions say."""
     full = 100 * Fraction(25, 16)
-    for adjacency, factor in (("add_or_remove_one", 1), ("replace_one", 4)):
+    factors: dict[Adjacency, int] = {"add_or_remove_one": 1, "replace_one": 4}
+    for adjacency, factor in factors.items():
         whole = cost(BAND | {"sample_rate": 1}, adjacency)
-        assert (whole.method, whole.mu_sq, whole.nats) == ("fallback", factor * full, 0)
+        assert (whole.method, whole.mu_sq, whole.nats) == ("fallback", factor * full, Fraction(0))
         assert cost(BAND, adjacency, delta=Fraction(0)).mu_sq == factor * full
         little = cost(BAND | {"noise_multiplier": Decimal("0.1")}, adjacency)
         assert little.mu_sq == 100 * factor * full
         estimate = cost(BAND, adjacency, bound="clt")
-        assert (estimate.mu_sq, estimate.nats) == (factor * full, 0)
+        assert (estimate.mu_sq, estimate.nats) == (factor * full, Fraction(0))
         assert any("no estimate is known" in text for text in estimate.assumptions)
         assert any("no amplification" in text for text in whole.assumptions)
     mechanism = mechanisms.parse(BAND)
@@ -274,8 +275,8 @@ def test_what_sampling_hides_nothing_of_is_charged_in_full() -> None:
     ],
 )
 def test_what_is_not_proved_is_refused(changes: dict[str, Any], message: str) -> None:
-    """Goal: amplification of what has no finite band, of a part of the declaration, or of fewer groups is refused, with the
-    reason. Method: one of each."""
+    """Goal: amplification of what has no finite band, of a part of the declaration, or of fewer groups is refused, with
+    the reason. Method: one of each."""
     declared = {name: value for name, value in (CYCLIC | changes).items() if value is not None}
     with pytest.raises(InvalidMechanism, match=message):
         mechanisms.parse(declared)
@@ -331,7 +332,8 @@ def test_parts_are_certified_with_dp_sgd() -> None:
     terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA)
     parts = mechanisms.parse({"type": "composed", "parts": [BAND, other]}).exact_parts(terms)
     assert parts.sources == Counter({Pair("removal", 1 / 0.8, 0.1): 100, Pair("removal", 0.5, 0.1): 50})
-    assert (parts.mu_sq, parts.envelopes) == (0, frozenset())
+    assert parts.mu_sq == 0
+    assert not parts.envelopes
     frontier = costs.frontier(mechanisms.parse(BAND), bound="certified", adjacency="replace_one")
     assert frontier == costs.frontier(mechanisms.parse(same), bound="certified", adjacency="replace_one")
     assert mechanisms.parse({"type": "composed", "parts": [BAND]}).precision(together.method) is Precision.CERTIFICATE

@@ -49,7 +49,7 @@ def first_column(shape: Shape, steps: int) -> list[Fraction]:
 
 
 def inverted(column: Sequence[Fraction]) -> list[Fraction]:
-    """The first column of the inverse of a lower triangular Toeplitz matrix with ones on the diagonal, by substitution."""
+    """The first column of the inverse of a lower triangular Toeplitz matrix whose diagonal is 1, row by row."""
     inverse: list[Fraction] = []
     for row in range(len(column)):
         known = sum((column[row - j] * inverse[j] for j in range(row)), Fraction(0))
@@ -131,7 +131,7 @@ def test_every_pattern_of_completed_trees(steps: int) -> None:
 
 
 def drawn(rng: random.Random) -> Shape:
-    """A Toeplitz strategy whose parameters are declared: coefficients of any sign and order, or that fall, or buffers."""
+    """A Toeplitz strategy whose parameters are declared: coefficients of any sign and order, or falling; or buffers."""
     kind = rng.choice(["toeplitz", "falling", "blt", "banded_inverse_sqrt"])
     digits = functools.partial(lambda low, high: Decimal(f"{rng.uniform(low, high):.4f}"))
     match kind:
@@ -149,8 +149,8 @@ def drawn(rng: random.Random) -> Shape:
 
 
 def test_every_pattern_of_declared_strategies(tries: Callable[[int, int], int]) -> None:
-    """Goal: no declared coefficients, buffers or bandwidths are charged too little, whatever their signs and order; what
-    never rises from a positive start, and what does not meet, is charged what it is, and the rest not much more.
+    """Goal: no declared coefficients, buffers or bandwidths are charged too little, whatever their signs and order;
+    what never rises from a positive start, and what does not meet, is charged what it is, and the rest not much more.
 
     Method: C written out, every pattern tried, in fractions.
     """

@@ -1,21 +1,21 @@
 """Training with correlated noise.
 
 *Cyclic Poisson sampling.* Units are divided in B groups by a rule that looks at no unit's data, and step t takes each
-unit of group t mod B by itself with probability q. If C is lower triangular with b <= B bands (C_ij = 0 for i - j >= b),
-T steps cost at most what ceil(T / B) steps of Poisson DP-SGD cost, at the rate q and the noise multiplier
+unit of group t mod B by itself with probability q. If C is lower triangular with b <= B bands (C_ij = 0 for
+i - j >= b), T steps cost at most what ceil(T / B) steps of Poisson DP-SGD cost, at the rate q and the noise multiplier
 s / (largest column norm of C). Choquette-Choo et al. 2023 (arXiv 2306.08153), Thms. 4 and 5, have it for B = b, for
-gradients that depend on earlier outputs. Our derivation, for any of the adjacencies: let a unit be in group g, and grant
-the adversary the batches of all other units. The unit's gradient u of a step j = g mod B is in the rows j to j + b - 1
-of C G only, as c_j u with c_j the column, and no two of its steps share a row. The other parts of these rows are known
-from earlier rows, so that they are one Gaussian release with sensitivity |c_j| |u|, in which the unit is with probability
-q, given all earlier rows: one step of Poisson DP-SGD, whose gradient may depend on what was released before. There are
-ceil((T - g) / B) of them, drawn independently. Under replace_one u becomes v in the same steps, if the unit that takes
-another's place takes its group too.
+gradients that depend on earlier outputs. Our derivation, for any of the adjacencies: let a unit be in group g, and
+grant the adversary the batches of all other units. The unit's gradient u of a step j = g mod B is in the rows j to
+j + b - 1 of C G only, as c_j u with c_j the column, and no two of its steps share a row. The other parts of these rows
+are known from earlier rows, so that they are one Gaussian release with sensitivity |c_j| |u|, in which the unit is with
+probability q, given all earlier rows: one step of Poisson DP-SGD, whose gradient may depend on what was released
+before. There are ceil((T - g) / B) of them, drawn independently. Under replace_one u becomes v in the same steps, if
+the unit that takes another's place takes its group too.
 
 *Repeated steps.* A stretch of L steps that is run again has rows of at most ceil((L + b - 1) / B) of these releases
-again. Given all that was released before, each is a mixture of Gaussians whose centres lie at most |c| clip norms apart,
-two times that under replace_one, whoever is in the batch and whether batches were drawn again: a Gaussian release, by
-joint convexity. First executions keep their certificate.
+again. Given all that was released before, each is a mixture of Gaussians whose centres lie at most |c| clip norms
+apart, two times that under replace_one, whoever is in the batch and whether batches were drawn again: a Gaussian
+release, by joint convexity. First executions keep their certificate.
 """
 
 from __future__ import annotations
@@ -176,8 +176,9 @@ class MatrixFactorization(BaseMechanism):
             return "leave out participations: with the sampling cyclic_poisson they are drawn"
         if self.strategy in _UNBOUNDED:
             return (
-                f"no amplification by cyclic_poisson is proved of the strategy {self.strategy}: {_UNBOUNDED[self.strategy]};"
-                " leave out sampling and sample_rate, and declare participations and separation, which charges more"
+                f"no amplification by cyclic_poisson is proved of the strategy {self.strategy}:"
+                f" {_UNBOUNDED[self.strategy]}; leave out sampling and sample_rate, and declare as participations"
+                " how many steps a group has, and as separation the number of groups, which charges more"
             )
         bands = self._shape.bands
         if bands is None:
@@ -364,7 +365,7 @@ class MatrixFactorization(BaseMechanism):
 
 
 class _Rounds(DpSgd):
-    """The DP-SGD that dominates cyclic Poisson sampling: each step is a release of the rows of one of a unit's steps."""
+    """The DP-SGD that dominates cyclic Poisson sampling: each step is a release of the rows of one step of a unit."""
 
     groups: int = 1
 
@@ -383,8 +384,8 @@ def _sampled(groups: int, adjacency: Adjacency) -> tuple[str, ...]:
     return (
         f"step t takes each unit of group t mod {groups} independently with probability sample_rate, and no other unit "
         f"(Poisson batches of all units are not cyclic, nor are shuffled ones); {_NO_CAP}",
-        f"units are in {groups} groups by a rule that looks at no unit's data and at no other unit (drawn for each, or by "
-        f"a fixed number), and stay in them for the whole run, restarts included{rule}",
+        f"units are in {groups} groups by a rule that looks at no unit's data and at no other unit (drawn for each, or "
+        f"by a fixed number), and stay in them for the whole run, restarts included{rule}",
     )
 
 
