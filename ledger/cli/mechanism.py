@@ -82,7 +82,7 @@ def _options() -> Iterator[inspect.Parameter]:
 def _field_parameter(name: str, hint: Any, help_: str) -> inspect.Parameter:
     kinds = {hint, *get_args(hint)}
     if any(get_origin(kind) is Sequence for kind in kinds):
-        return _parameter(name, list[Decimal] | None, numbers_option(help_, option_of(name)))
+        return _parameter(name, str | None, numbers_option(help_, option_of(name)))
     if Decimal in kinds:
         return _parameter(name, Decimal | None, number_option(help_, option_of(name)))
     return _parameter(name, int | None if int in kinds else str | None, typer.Option(option_of(name), help=help_))

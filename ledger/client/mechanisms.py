@@ -40,7 +40,7 @@ class _Mechanism:
     def to_json(self) -> dict[str, Any]:
         """Return the mechanism as the JSON object that is sent. Fields that were left out stay out."""
         given = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {"type": self.type, **{name: _plain(value) for name, value in given.items() if value is not None}}
+        return {"type": self.type, **{name: value for name, value in given.items() if value is not None}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,7 +225,8 @@ class MatrixFactorization(_Mechanism):
         int | None, "How many coefficients of sqrt are kept, or of the inverse in banded_inverse_sqrt."
     ] = None
     coefficients: Annotated[
-        Sequence[Number] | None, "The coefficients of the strategy toeplitz, from the diagonal down, such as 1,0.5,0.25."
+        Sequence[Number] | None,
+        "The coefficients of the strategy toeplitz, from the diagonal down, such as 1,0.5,0.25.",
     ] = None
     scales: Annotated[Sequence[Number] | None, "The output scales of the buffers of blt, such as 0.3,0.1."] = None
     decays: Annotated[Sequence[Number] | None, "The decays of these buffers, such as 0.9,0.99."] = None
@@ -289,11 +290,6 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
         return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON has it: a sequence of numbers, such as an array of NumPy's, as a list."""
-    return value if isinstance(value, str | int | float | Decimal) else [_plain(item) for item in value]
 
 
 def _exact(number: Any) -> Fraction:

@@ -30,6 +30,8 @@ def kind_of(schema: dict[str, Any]) -> Any:
     """What a field of the contract takes: JSON types, or the texts that it may be; null apart."""
     if "anyOf" in schema:
         (schema,) = (choice for choice in schema["anyOf"] if choice.get("type") != "null")
+    if "const" in schema:
+        return frozenset([schema["const"]])
     return frozenset(schema["enum"]) if "enum" in schema else schema["type"]
 
 
@@ -98,13 +100,18 @@ def test_planned_steps_of_any_mechanism(tries: Callable[[int, int], int]) -> Non
     assert {("matrix_factorization", True), ("matrix_factorization", False)} <= seen
 
 
+def written(value: Any) -> str:
+    """A value as it is typed."""
+    return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
 @pytest.mark.parametrize("name", [name for name, declared in EXAMPLES.items() if declared["type"] in TYPES])
 def test_the_command_line_takes_every_type(name: str, terminal: Terminal) -> None:
     """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: a command for
     each form, whose answer is that of the same mechanism as JSON."""
     declared = EXAMPLES[name]
     given = {field: value for field, value in declared.items() if field != "type"}
-    options = [word for field, value in given.items() for word in (option_of(field), str(value))]
+    options = [word for field, value in given.items() for word in (option_of(field), written(value))]
     answers = [
         terminal(shlex.join(["evaluate", "--bound", "clt", *words, "--json"]))
         for words in (["--type", declared["type"], *options], ["--mechanism", json.dumps(declared, default=float)])
