@@ -1,10 +1,10 @@
 """Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
-For every distinct run that it has distributions for (DP-SGD with Poisson sampling, Gaussian and Laplace noise, pure and
-approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same delta: a lower
-bound of epsilon, with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the
-recorded cost. If it is below their lower bound, the recorded cost is too small. It is usually above their upper bound,
-because the ledger charges the Gaussian curve that covers the run's, so that runs add up.
+For every distinct run that it has distributions for (DP-SGD with Poisson sampling, cyclic or not, Gaussian and Laplace
+noise, pure and approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same
+delta: a lower bound of epsilon, with losses rounded down, and an upper bound, by connecting the dots. Ours is the
+epsilon of the recorded cost. If it is below their lower bound, the recorded cost is too small. It is usually above
+their upper bound, because the ledger charges the Gaussian curve that covers the run's, so that runs add up.
 
 The lower bound depends on its grid: each step's loss is rounded down by half a cell on average. The grid is chosen so
 that this is some hundredths of epsilon, if some hundred thousand points are enough. For tens of thousands of steps the
@@ -13,11 +13,14 @@ error is larger, and the check is weaker.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
+from operator import mul
 from typing import Any, Final
 
 from ledger.accounting.mechanisms import (
@@ -27,6 +30,7 @@ from ledger.accounting.mechanisms import (
     DpSgd,
     Gaussian,
     Laplace,
+    MatrixFactorization,
     PureDp,
     RandomizedResponse,
     segment_steps,
@@ -204,6 +208,24 @@ def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
     return pieces
 
 
+def _matrix_factorization(mechanism: MatrixFactorization, adjacency: Adjacency) -> list[Piece] | None:
+    if mechanism.sampling is None:
+        return None
+    # Cyclic Poisson sampling: a Poisson step for each step of a group, at the noise over the norm of C's first column.
+    steps, bandwidth = mechanism.steps or 1, mechanism.bandwidth or 1
+    roots = itertools.accumulate(((2 * j - 1) / (2 * j) for j in range(1, min(steps, bandwidth))), mul, initial=1.0)
+    column = [float(value) for value in mechanism.coefficients or roots][:steps]
+    groups = mechanism.separation or len(mechanism.coefficients or ()) or bandwidth
+    rounds = DpSgd(
+        type="dpsgd",
+        sampling="poisson",
+        noise_multiplier=Decimal(repr(float(mechanism.noise_multiplier) / math.hypot(*column))),
+        sample_rate=mechanism.sample_rate,
+        steps=-(-steps // groups),
+    )
+    return _dpsgd(rounds, adjacency)
+
+
 def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
     """Return None: dp-accounting has no distribution for this mechanism."""
 
@@ -217,7 +239,7 @@ PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "randomized_response": _randomized_response,
     "zcdp": _none,
     "gdp": _none,
-    "matrix_factorization": _none,
+    "matrix_factorization": _matrix_factorization,
     "composed": _composed,
 }
 """The functions by a mechanism's `type`. They are not part of the mechanism, so that both opinions are independent."""

@@ -44,6 +44,8 @@ GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
 ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
 ROWS |= {"participations": 1, "separation": 1}
+CYCLIC: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "sqrt", "bandwidth": 4}
+CYCLIC |= {"steps": 80, "sampling": "cyclic_poisson", "sample_rate": 0.1}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "costing": "standalone", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
@@ -454,7 +456,7 @@ def test_the_second_opinion_is_below_ours_and_above_a_faulty_one(ledger: Ledger)
     """Goal: dp-accounting's lower number never passes a right certificate, and passes one that claims far too little.
 
     Method: a right accountant and a faulty one, over the mechanisms that it has distributions for, both adjacencies of
-    Poisson sampling included; others are counted as left out.
+    Poisson sampling and cyclic sampling included; others are counted as left out.
     """
     for name, adjacency, accountant in (
         ("right", "add_or_remove_one", faulty("1")),
@@ -468,6 +470,7 @@ def test_the_second_opinion_is_below_ours_and_above_a_faulty_one(ledger: Ledger)
             GAUSSIAN,
             LAPLACE,
             {"type": "pure_dp", "epsilon": 0.2, "count": 3},
+            CYCLIC | {"steps": 80 + 4 * (ord(name[0]) % 7)},
         ]
         asked.append({"type": "composed", "parts": [GAUSSIAN, LAPLACE]})
         with counted_on(ledger, accountant):
