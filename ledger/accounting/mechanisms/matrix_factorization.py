@@ -14,8 +14,8 @@ the unit that takes another's place takes its group too.
 
 *Repeated steps.* A stretch of L steps that is run again has rows of at most ceil((L + b - 1) / B) of these releases
 again. Given all that was released before, each is a mixture of Gaussians whose centres lie at most |c| clip norms
-apart, two times that under replace_one, whoever is in the batch and whether batches were drawn again: a Gaussian
-release, by joint convexity. First executions keep their certificate.
+apart, two times that under replace_one, with whatever probability the unit is in the batch by now, and also if batches
+were drawn again: a Gaussian release, by joint convexity. First executions keep their certificate.
 """
 
 from __future__ import annotations
@@ -151,7 +151,7 @@ class MatrixFactorization(BaseMechanism):
         return ""
 
     def _wrong_pattern(self) -> str:
-        """Return what is wrong with the steps of a unit that are fixed beforehand, or nothing."""
+        """Return what is wrong with the steps of a unit that are fixed in advance, or nothing."""
         if self.sample_rate is not None:
             return "sample_rate belongs to the sampling cyclic_poisson"
         if self.strategy is None:
