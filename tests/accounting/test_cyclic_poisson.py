@@ -257,6 +257,22 @@ def test_what_sampling_hides_nothing_of_is_charged_in_full() -> None:
     assert mechanisms.parse(SQRT).precision("fallback") is Precision.CERTIFICATE
 
 
+def test_the_ends_of_what_can_be_declared() -> None:
+    """Goal: the largest and the smallest numbers have a cost, and more steps do not need a longer computation. Method:
+    coefficients of every size, 10^12 steps, more bands than steps."""
+    for size in (Decimal("1e-30"), Decimal("1e12")):
+        declared = CYCLIC | {"strategy": "toeplitz", "coefficients": [size, -size]}
+        for noise in (Decimal("1e-12"), Decimal("1e12")):
+            found = cost(declared | {"noise_multiplier": noise})
+            assert found.mu_sq + found.nats > 0
+    assert cost(SQRT | {"steps": 10**12, "sample_rate": 1, "noise_multiplier": 10**6}).mu_sq > 0
+    wide = CYCLIC | {"strategy": "sqrt", "bandwidth": 10**6, "steps": 3}
+    norm_sq = 1 + Fraction(1, 4) + Fraction(9, 64)
+    assert float(cost(wide | {"sample_rate": 1}).mu_sq) == pytest.approx(float(norm_sq), rel=1e-12)
+    with pytest.raises(InvalidMechanism, match="must be 0, or between 1e-30 and 1e12 in size"):
+        mechanisms.parse(CYCLIC | {"strategy": "toeplitz", "coefficients": [1, Decimal("1e-31")]})
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -35,7 +35,7 @@ from ledger.accounting.axes import Axis
 from ledger.accounting.cost import NOISE, RUN, SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
 from ledger.accounting.mechanisms.dpsgd import DpSgd, fallback
-from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate, Real
+from ledger.accounting.numbers import COUNT_MAX, MODERATE, Coefficient, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
 from ledger.accounting.restarts import Division, Repeats, Restart
 from ledger.accounting.terms import Terms
@@ -62,8 +62,6 @@ _AS_STATED: Final = (
 )
 _UNAMPLIFIED: Final = "no amplification by sampling is claimed: a unit counts as if it were in each step of its group"
 _WITHOUT_ESTIMATE: Final = "no estimate is known of cyclic Poisson sampling, so that the bound clt charges it in full"
-
-
 _NO_CAP: Final = "no cap on the batch size"
 
 
@@ -72,7 +70,9 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-Coefficients = Annotated[tuple[Real, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=COEFFICIENTS_MAX)]
+Coefficients = Annotated[
+    tuple[Coefficient, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=COEFFICIENTS_MAX)
+]
 Scales = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
 Decays = Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
 
@@ -224,7 +224,9 @@ class MatrixFactorization(BaseMechanism):
         return Fraction(self.sensitivity or 1) ** 2, "the stated sensitivity was proved elsewhere, as the evidence says"
 
     def _of_strategy(self, path: str) -> tuple[Fraction, str]:
-        squared = self._sensitivity_sq(path, participations=self.participations or 1, separation=self.separation or 1)
+        squared = self._sensitivity_sq(
+            path, steps=self.steps or 1, participations=self.participations or 1, separation=self.separation or 1
+        )
         tree = {
             None: "",
             "none": "; the tree is not completed: no node is released that ends after the last step",
@@ -235,10 +237,14 @@ class MatrixFactorization(BaseMechanism):
             f"apart, in an order fixed beforehand (batches reshuffled between epochs have a separation of 1){tree}"
         )
 
-    def _sensitivity_sq(self, path: str, *, participations: int = 1, separation: int = 1) -> Fraction:
+    def _column_sq(self, path: str) -> Fraction:
+        """Return the largest squared column norm of a banded C: that of its first columns, whatever its steps."""
+        return self._sensitivity_sq(path, steps=min(self.steps or 1, self._shape.bands or 1))
+
+    def _sensitivity_sq(self, path: str, *, steps: int, participations: int = 1, separation: int = 1) -> Fraction:
         try:
             return strategies.sensitivity_sq(
-                self._shape, steps=self.steps or 1, participations=participations, separation=separation
+                self._shape, steps=steps, participations=participations, separation=separation
             )
         except ValueError as error:
             field = str(error).partition(" ")[0]
@@ -248,7 +254,8 @@ class MatrixFactorization(BaseMechanism):
         return self.strategy in _COMPUTED or (self.sampling is not None and bound == "certified")
 
     def weight(self, bound: Bound) -> int:
-        computed = (self.steps or 0) // _STEPS_OF_WEIGHT if self.strategy in _COMPUTED else 0
+        length = self.bandwidth if self.sampling else self.steps
+        computed = (length or 0) // _STEPS_OF_WEIGHT if self.strategy in _COMPUTED else 0
         return computed + (_WEIGHT if self.sampling is not None and bound == "certified" else 1)
 
     def frontier(self, terms: Terms, deltas: Sequence[Fraction]) -> list[tuple[float, float]]:
@@ -276,7 +283,7 @@ class MatrixFactorization(BaseMechanism):
         return _Rounds.model_construct(
             type="dpsgd",
             sampling="poisson",
-            noise_multiplier=_quotient(self.noise_multiplier, self._sensitivity_sq(path)),
+            noise_multiplier=_quotient(self.noise_multiplier, self._column_sq(path)),
             sample_rate=self.sample_rate,
             steps=-(-(self.steps or 1) // self.groups),
             groups=self.groups,
@@ -341,7 +348,7 @@ class MatrixFactorization(BaseMechanism):
 
     def _unsampled(self, adjacency: Adjacency) -> Fraction:
         """Return the mu² of one release of the sampled ones, as if the unit were in it."""
-        return _factor(adjacency) * self._sensitivity_sq("mechanism") / Fraction(self.noise_multiplier) ** 2
+        return _factor(adjacency) * self._column_sq("mechanism") / Fraction(self.noise_multiplier) ** 2
 
     def _rounds_again(self, restart: Restart, division: Division) -> int:
         """Return how many releases of a unit have rows in a stretch that was run again."""
@@ -395,10 +402,13 @@ def _factor(adjacency: Adjacency) -> int:
 
 
 def _quotient(noise_multiplier: Decimal, norm_sq: Fraction) -> Decimal:
-    """Return a noise multiplier over a norm, rounded down to 64 digits. norm_sq: the squared norm."""
+    """Return a noise multiplier over a norm, rounded down to 64 digits, and at most the largest that a run can declare.
+
+    norm_sq: the squared norm.
+    """
     square = Fraction(noise_multiplier) ** 2 / norm_sq
     digits = int((square.numerator.bit_length() - square.denominator.bit_length()) * math.log10(2) / 2)
     places = _NOISE_DIGITS - digits
     scaled = square * Fraction(10) ** (2 * places)
     root = math.isqrt(scaled.numerator // scaled.denominator)
-    return Decimal((0, tuple(map(int, str(root))), -places))
+    return min(Decimal((0, tuple(map(int, str(root))), -places)), MODERATE[1])
