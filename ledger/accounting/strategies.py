@@ -99,11 +99,6 @@ class Shape:
             case _:
                 return None
 
-    @property
-    def is_exact(self) -> bool:
-        """Return whether its largest column norm is rational in what was declared."""
-        return self.strategy in ("identity", "tree", "toeplitz")
-
 
 def sensitivity_sq(shape: Shape, *, steps: int, participations: int = 1, separation: int = 1) -> Fraction:
     """Return an upper bound of sens^2, in squared clip norms, as the module describes it.

@@ -156,7 +156,7 @@ def test_every_pattern_of_declared_strategies(tries: Callable[[int, int], int]) 
     """
     rng = random.Random(SEED)
     ratios, margins = list[Fraction](), list[Fraction]()
-    for _ in range(tries(12, 400)):
+    for _ in range(tries(12, 1_300)):
         shape, steps = drawn(rng), rng.randint(1, 8)
         column = first_column(shape, steps)
         is_falling = all(0 <= b <= a for a, b in itertools.pairwise([*column, Fraction(0)]))
