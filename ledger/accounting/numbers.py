@@ -15,6 +15,7 @@ from pydantic_core import PydanticCustomError
 DIGITS_MAX: Final = 60
 MODERATE: Final = (Decimal("1e-12"), Decimal("1e12"))
 """The least and the largest noise, epsilon, mu and sample rate."""
+COEFFICIENT_MIN: Final = Decimal("1e-30")
 DELTA_EXPONENT_MIN: Final = -300
 """The least and the largest delta."""
 COUNT_MAX: Final = 10**12
@@ -56,6 +57,12 @@ def _not_negative(number: Decimal) -> Decimal:
     return number
 
 
+def _sized(number: Decimal) -> Decimal:
+    if number and not COEFFICIENT_MIN <= abs(number) <= MODERATE[1]:
+        raise PydanticCustomError("number", "is out of range: must be 0, or between 1e-30 and 1e12 in size")
+    return number
+
+
 def _at_most_one(number: Decimal) -> Decimal:
     if number > 1:
         raise PydanticCustomError("number", "must be at most 1")
@@ -74,6 +81,8 @@ def _schema(**bounds: float) -> WithJsonSchema:
 
 _Exact = Annotated[Decimal, BeforeValidator(exact)]
 Positive = Annotated[_Exact, AfterValidator(_positive), AfterValidator(_moderate), _schema(minimum=1e-12, maximum=1e12)]
+Coefficient = Annotated[_Exact, AfterValidator(_sized), _schema(minimum=-1e12, maximum=1e12)]
+"""Of any sign, or 0."""
 Rate = Annotated[
     _Exact,
     AfterValidator(_positive),

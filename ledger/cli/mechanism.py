@@ -5,14 +5,14 @@ from __future__ import annotations
 import csv
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from decimal import Decimal
 from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
-from ledger.cli.options import given_fields, number_option, optional_object, parsed, text_of
+from ledger.cli.options import given_fields, number_option, numbers_option, optional_object, parsed, text_of
 from ledger.client.mechanisms import BY_TYPE, Composed, merged
 from ledger.errors import InvalidRequest
 
@@ -115,6 +115,9 @@ def _options() -> Iterator[inspect.Parameter]:
 
 def _field_parameter(name: str, hint: Any, help_: str) -> inspect.Parameter:
     kinds = {hint, *get_args(hint)}
+    items = [get_args(kind)[0] for kind in kinds if get_origin(kind) is Sequence]
+    if items and get_origin(items[0]) is not Mapping:
+        return _parameter(name, str | None, numbers_option(help_, option_of(name)))
     if Decimal in kinds:
         return _parameter(name, Decimal | None, number_option(help_, option_of(name)))
     return _parameter(name, int | None if int in kinds else str | None, typer.Option(option_of(name), help=help_))

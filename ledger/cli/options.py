@@ -31,6 +31,16 @@ def number_option(help_: str, *names: str) -> Any:
     return typer.Option(*names, parser=_exact, metavar="NUMBER", help=help_)
 
 
+def _exact_list(text: str) -> list[Decimal]:
+    """Return the numbers of a list with commas between them."""
+    return [_exact(number) for number in text.split(",")]
+
+
+def numbers_option(help_: str, *names: str) -> Any:
+    """Return an option that takes a list of numbers, with commas between them, exactly as they were typed."""
+    return typer.Option(*names, parser=_exact_list, metavar="NUMBER,…", help=help_)
+
+
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
 Reason = Annotated[str, typer.Option(help="Why you do it; the journal keeps it.")]
 Epsilon = Annotated[Decimal | None, number_option("The epsilon of the budget, at --at-delta.")]

@@ -75,7 +75,7 @@ class DPSGD(_Mechanism):
     epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None
     sampling: Annotated[
         Literal["poisson", "fixed_size", "shuffle"],
-        "How batches are drawn: poisson (the default), fixed_size or shuffle.",
+        "How batches are drawn: poisson (the default), fixed_size or shuffle; for matrix_factorization cyclic_poisson.",
     ] = "poisson"
     truncated_batch_size: Annotated[
         int | None, "The cap on a Poisson batch: larger ones are cut to a random part. Needs --dataset-size."
@@ -268,12 +268,16 @@ class MatrixFactorization(_Mechanism):
 
     `noise_multiplier` is the standard deviation of the noise over the clip norm. Give either
 
-    - a `strategy` with its `steps`; the `participations` of a unit and their `separation` (default 1); for "tree" the
-      `completion` to the next power of two; for "sqrt" the `bandwidth`, if it is cut; or
+    - a `strategy` with its `steps`, and what belongs to it: for "tree" the `completion` to the next power of two; for
+      "sqrt" the `bandwidth`, if it is cut; for "banded_inverse_sqrt" the `bandwidth` of the inverse; for "toeplitz" the
+      `coefficients`; for "blt" the `scales` and `decays`. Say how a unit takes part: by `participations` and their
+      `separation` (default 1), or, if batches are drawn, by `sampling="cyclic_poisson"` and the `sample_rate`; or
     - a `sensitivity`, in clip norms, and the `evidence` that names its proof:
 
         MatrixFactorization(noise_multiplier=8, strategy="tree", steps=2_000, participations=20, separation=100,
                             completion="power_of_two")
+        MatrixFactorization(noise_multiplier=2, strategy="sqrt", bandwidth=10, steps=2_000, sampling="cyclic_poisson",
+                            sample_rate=0.1)
         MatrixFactorization(noise_multiplier=8, sensitivity=2.5, evidence="Table 3 of the appendix")
     """
 
@@ -284,18 +288,31 @@ class MatrixFactorization(_Mechanism):
     )
     evidence: str | None = None
     strategy: Annotated[
-        Literal["identity", "tree", "sqrt"] | None, "The strategy: identity, tree or sqrt. Needs --steps."
+        Literal["identity", "tree", "sqrt", "banded_inverse_sqrt", "blt", "toeplitz"] | None,
+        "The strategy: identity, tree, sqrt, banded_inverse_sqrt, blt or toeplitz. Needs --steps.",
     ] = None
     steps: int | None = None
     participations: Annotated[int | None, "In how many steps of each segment a unit takes part."] = None
-    separation: Annotated[int | None, "The least distance between these steps; 1 if you reshuffle between epochs."] = (
-        None
-    )
+    separation: Annotated[
+        int | None,
+        "The least distance between these steps; 1 if you reshuffle between epochs. With cyclic_poisson, the number of"
+        " groups, by default as many as the strategy has bands.",
+    ] = None
     completion: Annotated[
         Literal["none", "power_of_two"] | None,
         "none, or power_of_two if the tree is completed to the next power of two.",
     ] = None
-    bandwidth: Annotated[int | None, "Where the strategy sqrt is cut, in steps."] = None
+    bandwidth: Annotated[
+        int | None, "How many coefficients of sqrt are kept, or of the inverse in banded_inverse_sqrt."
+    ] = None
+    coefficients: Annotated[
+        Sequence[Number] | None,
+        "The coefficients of the strategy toeplitz, from the diagonal down, such as 1,0.5,0.25.",
+    ] = None
+    scales: Annotated[Sequence[Number] | None, "The output scales of the buffers of blt, such as 0.3,0.1."] = None
+    decays: Annotated[Sequence[Number] | None, "The decays of these buffers, such as 0.9,0.99."] = None
+    sampling: Literal["cyclic_poisson"] | None = None
+    sample_rate: Number | None = None
 
     @classmethod
     def exact_steps(cls, declared: Mapping[str, Any]) -> Fraction | None:

@@ -1,6 +1,6 @@
 """Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
-For every distinct run that it has distributions for (DP-SGD with Poisson sampling, also with a cap or several records
+For every distinct run that it has distributions for (DP-SGD with Poisson sampling, cyclic or not, with a cap or several records
 of a user, or of a fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and
 compositions of these), its privacy loss distributions give two numbers at the same delta: a lower
 bound of epsilon, with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the
@@ -14,6 +14,7 @@ error is larger, and the check is weaker.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -21,6 +22,7 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from importlib import import_module
+from operator import mul
 from typing import Any, Final
 
 from ledger.accounting.mechanisms import (
@@ -31,6 +33,7 @@ from ledger.accounting.mechanisms import (
     DpSgdSchedule,
     Gaussian,
     Laplace,
+    MatrixFactorization,
     PureDp,
     RandomizedResponse,
     segment_steps,
@@ -270,6 +273,24 @@ def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
     return pieces
 
 
+def _matrix_factorization(mechanism: MatrixFactorization, adjacency: Adjacency) -> list[Piece] | None:
+    if mechanism.sampling is None:
+        return None
+    # Cyclic Poisson sampling: a Poisson step for each step of a group, at the noise over the norm of C's first column.
+    steps, bandwidth = mechanism.steps or 1, mechanism.bandwidth or 1
+    roots = itertools.accumulate(((2 * j - 1) / (2 * j) for j in range(1, min(steps, bandwidth))), mul, initial=1.0)
+    column = [float(value) for value in mechanism.coefficients or roots][:steps]
+    groups = mechanism.separation or len(mechanism.coefficients or ()) or bandwidth
+    rounds = DpSgd(
+        type="dpsgd",
+        sampling="poisson",
+        noise_multiplier=Decimal(repr(float(mechanism.noise_multiplier) / math.hypot(*column))),
+        sample_rate=mechanism.sample_rate,
+        steps=-(-steps // groups),
+    )
+    return _dpsgd(rounds, adjacency)
+
+
 def _none(_mechanism: AnyMechanism, _adjacency: Adjacency) -> None:
     """Return None: dp-accounting has no distribution for this mechanism."""
 
@@ -284,7 +305,7 @@ PIECES: Final[Mapping[str, Callable[[Any, Adjacency], list[Piece] | None]]] = {
     "randomized_response": _randomized_response,
     "zcdp": _none,
     "gdp": _none,
-    "matrix_factorization": _none,
+    "matrix_factorization": _matrix_factorization,
     "composed": _composed,
 }
 """The functions by a mechanism's `type`. They are not part of the mechanism, so that both opinions are independent."""

@@ -4,6 +4,7 @@
     batches        of Poisson or fixed-size sampling: how often each batch that was drawn was used
     shuffled       of shuffled epochs: the most releases that one unit can be in, by counting
     factorized     of a matrix factorization: the largest squared norm that one unit can move, from the matrix itself
+    cycled         of cyclic Poisson sampling: what one unit moves in each release that it is drawn for, from the matrix
     leaks          the (eps, delta) curve of many steps, from below: by the probabilities of one family of events
 
 A batch that is used m times, each time with fresh noise, is one step with the distance times the root of m: whether the
@@ -145,6 +146,22 @@ def factorized(
     return max(_moved(history, rows, list(chosen)) for chosen in tries)
 
 
+def cycled(history: History, column: Sequence[float], *, groups: int, group: int) -> list[float]:
+    """Of each draw of a unit that is in a group, what it moves in all rows that were released with it: one column of a
+    banded Toeplitz matrix, whose rows are released again where they are run again."""
+    drawn: dict[int, list[float]] = {}
+    for attempt in history.attempts:
+        for row in range(attempt.first - 1, attempt.last):
+            for step in range(max(row - len(column) + 1, 0), row + 1):
+                if step % groups != group:
+                    continue
+                draws = drawn.setdefault(step, [])
+                if step == row and (attempt.is_new or not draws):
+                    draws.append(0.0)
+                draws[-1] += column[row - step] ** 2
+    return [round(math.sqrt(square), 12) for draws in drawn.values() for square in draws]
+
+
 def _moved(history: History, rows: Sequence[FloatArray], chosen: list[FloatArray]) -> float:
     current, total = chosen[0], 0.0
     for attempt in history.attempts:
@@ -168,14 +185,20 @@ def strategy_rows(
     """
     if strategy == "tree":
         return _tree_rows(steps, 1 << (steps - 1).bit_length() if is_completed else steps)
-    coefficients = [1.0]
-    for index in range(1, steps):
-        coefficients.append(coefficients[-1] * (2 * index - 1) / (2 * index) if strategy == "sqrt" else 0.0)
+    coefficients = square_roots(steps) if strategy == "sqrt" else [1.0] + [0.0] * (steps - 1)
     kept = np.array(
         [value if bandwidth is None or index < bandwidth else 0.0 for index, value in enumerate(coefficients)]
     )
     matrix = [[kept[row - column] if row >= column else 0.0 for column in range(steps)] for row in range(steps)]
     return [np.array([row]) for row in matrix]
+
+
+def square_roots(count: int) -> list[float]:
+    """The first coefficients of the square root of the matrix of running sums."""
+    coefficients = [1.0]
+    for index in range(1, count):
+        coefficients.append(coefficients[-1] * (2 * index - 1) / (2 * index))
+    return coefficients
 
 
 def _tree_rows(steps: int, leaves: int) -> list[FloatArray]:

@@ -174,15 +174,31 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "matrix_factorization, tree": STRATEGY
     | {"strategy": "tree", "participations": 2, "separation": 3, "completion": "none"},
     "matrix_factorization, sqrt": STRATEGY | {"strategy": "sqrt", "bandwidth": 4, "participations": 1},
+    "matrix_factorization, banded_inverse_sqrt": STRATEGY
+    | {"strategy": "banded_inverse_sqrt", "bandwidth": 4, "participations": 2, "separation": 3},
+    "matrix_factorization, blt": STRATEGY
+    | {"strategy": "blt", "scales": [Decimal("0.3"), Decimal("0.1")], "decays": [Decimal("0.5"), Decimal("0.9")]}
+    | {"participations": 2, "separation": 3},
+    "matrix_factorization, toeplitz": STRATEGY
+    | {"strategy": "toeplitz", "coefficients": [1, Decimal("-0.5")], "participations": 2, "separation": 2},
+    "matrix_factorization, cyclic_poisson": STRATEGY
+    | {"strategy": "sqrt", "bandwidth": 4, "sampling": "cyclic_poisson", "sample_rate": Decimal("0.1")},
     "composed": composed([gaussian(1), POISSON, POISSON | {"steps": 20}]),
 }
 """Every form of every mechanism: whoever adds one adds it here."""
 
 
 def random_mechanism(rng: random.Random) -> dict[str, Any]:
-    """A declaration of any type by its fields alone, of which many do not go together: most are refused."""
+    """A declaration of any type by its fields alone, of which many do not go together: most are refused. Half of them
+    have the fields and texts of an example."""
     type_ = rng.choice(list(mechanisms.BY_TYPE))
     schema = mechanisms.BY_TYPE[type_].model_json_schema()
+    if rng.random() < 0.5:
+        example = rng.choice([example for example in EXAMPLES.values() if example["type"] == type_])
+        return {
+            name: value if isinstance(value, str) else _random_value(rng, schema["properties"][name])
+            for name, value in example.items()
+        }
     declared: dict[str, Any] = {"type": type_}
     for name, field in schema["properties"].items():
         if name != "type" and (name in schema["required"] or rng.random() < 0.5):
@@ -193,8 +209,8 @@ def random_mechanism(rng: random.Random) -> dict[str, Any]:
 def _random_value(rng: random.Random, field: dict[str, Any]) -> Any:
     if "anyOf" in field:
         return _random_value(rng, field["anyOf"][0])
-    if "enum" in field:
-        return rng.choice(field["enum"])
+    if "enum" in field or "const" in field:
+        return rng.choice(field.get("enum") or [field["const"]])
     match field["type"]:
         case "integer":
             return rng.randint(1, 10 ** rng.randint(1, 6))
@@ -202,6 +218,8 @@ def _random_value(rng: random.Random, field: dict[str, Any]) -> Any:
             return decimal(rng, "0.001", "0.9")
         case "string":
             return "Theorem 3"
+        case _ if field["items"].get("type") == "number":
+            return [_random_value(rng, field["items"]) for _ in range(rng.randint(1, 3))]
         case _ if "$ref" in field["items"]:
             phase = {"noise_multiplier": decimal(rng, "0.5", "9"), "sample_rate": decimal(rng, "0.001", "0.9")}
             return [phase | {"steps": random_count(rng)} for _ in range(rng.randint(1, 4))]

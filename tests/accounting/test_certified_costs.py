@@ -272,7 +272,7 @@ def test_zcdp_and_matrix_factorization() -> None:
     assert cost(stated, "replace_one").mu_sq == 1
     named = {"type": "matrix_factorization", "noise_multiplier": 2, "steps": 1000, "participations": 1}
     tree = named | {"strategy": "tree", "completion": "none"}
-    assert cost(tree).mu_sq == strategies.sensitivity_sq(strategy="tree", steps=1000) / 4
+    assert cost(tree).mu_sq == strategies.sensitivity_sq(strategies.Shape(strategy="tree"), steps=1000) / 4
     with pytest.raises(TooLarge) as raised:
         cost({**named, "strategy": "sqrt", "steps": 10**6 + 1})
     assert raised.value.facts["field"] == "mechanism.steps"
@@ -314,7 +314,8 @@ def test_what_was_recorded_means_what_it_meant(declared: dict[str, Any]) -> None
     """Goal: a declaration from before, which did not have to say how often a unit takes part, costs what it did, alone
     and as a part, though it may no longer be declared so. Method: the sensitivity with what it meant."""
     before = {"type": "matrix_factorization", "noise_multiplier": 1, "steps": 11, **declared}
-    squared = strategies.sensitivity_sq(steps=11, **declared)
+    shape = strategies.Shape(strategy=declared["strategy"])
+    squared = strategies.sensitivity_sq(shape, steps=11, participations=declared.get("participations", 1))
     for recorded in (before, {"type": "composed", "parts": [before]}):
         assert (
             costs.cost(mechanisms.recorded(recorded), Terms(bound="clt", adjacency="replace_one")).mu_sq == 4 * squared

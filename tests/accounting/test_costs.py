@@ -512,7 +512,7 @@ def test_segments_are_runs_of_a_part_each(tries: Callable[[int, int], int]) -> N
     tree = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "tree", "steps": 100}
     tree |= {"participations": 1, "completion": "none"}
     assert segmented(tree, 3, "certified", "replace_one").mu_sq == 3 * strategies.sensitivity_sq(
-        strategy="tree", steps=34
+        strategies.Shape(strategy="tree"), steps=34
     )
 
 

@@ -481,7 +481,8 @@ def test_correlated_noise_begins_again_beyond_its_plan() -> None:
             assert excess.amount == Amount(restarts * run.amount.mu_sq_pico, 0)
             assert not run.is_dear(steps, "data_dependent")
         run = approve(CORRELATED[strategy], segments=3)
-        each = strategies.sensitivity_sq(strategy="tree" if strategy == "tree" else "sqrt", steps=34, participations=3)
+        shape = strategies.Shape(strategy="tree" if strategy == "tree" else "sqrt")
+        each = strategies.sensitivity_sq(shape, steps=34, participations=3)
         excess = run.settle(102 + 35, "data_dependent").excess
         assert excess is not None
         assert 0 <= excess.amount.mu_sq_pico - 2 * each / 4 * 10**12 < 2

@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from decimal import Decimal
@@ -29,7 +29,7 @@ from tests.accounting.oracle_runs import History, Part
 from tests.kit.trials import trials
 
 SEED: Final = 15
-FAMILIES: Final = ("poisson", "poisson", "fixed_size", "shuffle", "matrix_factorization")
+FAMILIES: Final = ("poisson", "poisson", "fixed_size", "shuffle", "matrix_factorization", "cyclic_poisson")
 ENOUGH: Final = 1 + 1e-9
 """By how much a mu may seem to be too low, for what rounds in the comparison itself."""
 CLOSE: Final = 0.97
@@ -71,6 +71,17 @@ def _declared(rng: random.Random, family: str) -> dict[str, Any]:
             declared |= {"participations": rng.randint(1, 3), "separation": rng.randint(1, 4)}
             declared |= {"completion": rng.choice(["none", "power_of_two"])} if strategy == "tree" else {}
             declared |= {"bandwidth": rng.randint(1, 5)} if strategy == "sqrt" and rng.random() < 0.5 else {}
+        case "cyclic_poisson":
+            declared = rng.choice(
+                [
+                    {"strategy": "identity"},
+                    {"strategy": "sqrt", "bandwidth": rng.randint(1, 6)},
+                    {"strategy": "toeplitz", "coefficients": [_digits(rng.uniform(-1, 1)) for _ in range(5)]},
+                ]
+            )
+            rate = _digits(1 if rng.random() < 0.06 else math.exp(rng.uniform(math.log(2e-2), math.log(0.7))))
+            declared |= {"steps": rng.randint(1, 60), "sampling": family, "sample_rate": rate}
+            declared |= {"separation": rng.randint(6, 9)} if rng.random() < 0.3 else {}
         case "shuffle":
             rate = _digits(rng.choice([0.1, 0.3, 0.25, rng.uniform(0.05, 1)]))
             batch, epochs = rng.randint(1, 8), Decimal(rng.choice(["1", "2", "3", "4", "1.5", "2.3"]))
@@ -80,7 +91,7 @@ def _declared(rng: random.Random, family: str) -> dict[str, Any]:
         case _:
             rate = _digits(1 if rng.random() < 0.06 else math.exp(rng.uniform(math.log(2e-3), math.log(0.7))))
             declared = {"sampling": family, "sample_rate": rate, "steps": round(math.exp(rng.uniform(0, 5.5)))}
-    kind = family if family == "matrix_factorization" else "dpsgd"
+    kind = "matrix_factorization" if family in ("matrix_factorization", "cyclic_poisson") else "dpsgd"
     return {"type": kind, "noise_multiplier": noise, **declared}
 
 
@@ -131,6 +142,9 @@ def charged(case: Case) -> tuple[str, tuple[float, float]]:
 def _sampled(case: Case) -> Iterator[list[Part]]:
     """The pairs that an adversary can reach, one family of them after another."""
     s, q = float(case.declared["noise_multiplier"]), float(case.declared["sample_rate"])
+    if case.declared["sampling"] == "cyclic_poisson":
+        yield from _cyclic(case, s, q)
+        return
     used = oracle_runs.batches(case.history)
     is_poisson = case.declared["sampling"] == "poisson"
     kind: Kind = "antipodal" if is_poisson and case.factor == 4 else "removal"
@@ -144,6 +158,26 @@ def _sampled(case: Case) -> Iterator[list[Part]]:
         # Which of the two data sets has the ordinary unit is the adversary's choice at each step.
         halves = [(Part(step, count - count // 2), Part(step, count // 2, is_reversed=True)) for step, count in steps]
         yield [part for part in itertools.chain(*halves) if part.count]
+
+
+def _cyclic(case: Case, s: float, q: float) -> Iterator[list[Part]]:
+    """The pairs of units in the first group, which has the most steps, and in the last one."""
+    declared = case.declared
+    column = [float(value) for value in declared.get("coefficients", ())]
+    column = column or oracle_runs.square_roots(declared.get("bandwidth", 1))
+    groups = declared.get("separation", len(column))
+    length = mechanisms.segment_steps(mechanisms.parse(declared), case.segments)
+    firsts = range(1, case.history.progress + 1, length)
+    parts = (
+        [case.history.within(first, first + length - 1) for first in firsts] if case.segments > 1 else [case.history]
+    )
+    for group in {0, groups - 1}:
+        sizes = Counter(size for part in parts for size in oracle_runs.cycled(part, column, groups=groups, group=group))
+        kind: Kind = "antipodal" if case.factor == 4 else "removal"
+        steps = [(Step(kind, size / s, q), count) for size, count in sorted(sizes.items()) if size]
+        yield [Part(step, count) for step, count in steps]
+        if kind == "removal":
+            yield [Part(step, count, is_reversed=True) for step, count in steps]
 
 
 def _optimistic(case: Case, epsilons: FloatArray) -> list[FloatArray]:
@@ -195,10 +229,10 @@ def _epochs(case: Case, length: int) -> Iterator[tuple[int, int]]:
 def reached(case: Case, rng: random.Random, charge: tuple[float, float], *, is_confirmed: bool) -> float:
     """The least mu that the run asks for at its delta, over the mu that it was charged: above 1 that was too little."""
     mu, delta = math.sqrt(charge[0]), -math.expm1(-charge[1])
-    if case.declared.get("sampling") not in ("poisson", "fixed_size"):
+    if case.declared.get("sampling") not in ("poisson", "fixed_size", "cyclic_poisson"):
         return math.sqrt(case.factor * _releases(case, rng)) / float(case.declared["noise_multiplier"]) / mu
     epsilons = np.linspace(0.0, mu * mu / 2 + 6 * mu, 80)
-    curves = [oracle_runs.leaks(parts, epsilons) for parts in _sampled(case)]
+    curves = [oracle_runs.leaks(parts, epsilons) for parts in _sampled(case) if parts]
     asked = [oracle_runs.asked(curve, delta=delta, epsilons=epsilons) for curve in curves]
     few = epsilons[(epsilons < 50) & (np.arange(epsilons.size) % 8 == 0)]
     if is_confirmed:
@@ -223,5 +257,5 @@ def test_no_charge_is_too_low() -> None:
     for method, share in sorted(worst.items()):
         print(f"{method}: at worst a mu of {share:.9f} of the one charged")
     # An oracle that shows nothing would not be missed.
-    tight = ("pld-poisson", "pld-fixed-size", "fallback", "shuffle", "matrix-factorization")
+    tight = ("pld-poisson", "pld-fixed-size", "pld-cyclic-poisson", "fallback", "shuffle", "matrix-factorization")
     assert min(worst[method] for method in tight) > CLOSE

@@ -31,6 +31,8 @@ def kind_of(schema: dict[str, Any]) -> Any:
     """What a field of the contract takes: JSON types, or the texts that it may be; null apart."""
     if "anyOf" in schema:
         (schema,) = (choice for choice in schema["anyOf"] if choice.get("type") != "null")
+    if "const" in schema:
+        return frozenset([schema["const"]])
     return frozenset(schema["enum"]) if "enum" in schema else schema["type"]
 
 
@@ -103,17 +105,21 @@ def test_planned_steps_of_any_mechanism(tries: Callable[[int, int], int]) -> Non
     assert {("matrix_factorization", True), ("matrix_factorization", False)} <= seen
 
 
+def written(value: Any) -> str:
+    """A value as it is typed."""
+    if not isinstance(value, list):
+        return str(value)
+    is_numbers = not any(isinstance(item, dict) for item in value)
+    return ",".join(map(str, value)) if is_numbers else json.dumps(value, default=float)
+
+
 @pytest.mark.parametrize("name", [name for name, declared in EXAMPLES.items() if declared["type"] in TYPES])
 def test_the_command_line_takes_every_type(name: str, terminal: Terminal) -> None:
     """Goal: `--type` knows every mechanism that is not made of others, each field by its option. Method: a command for
     each form, whose answer is that of the same mechanism as JSON."""
     declared = EXAMPLES[name]
     given = {field: value for field, value in declared.items() if field != "type"}
-    texts = {
-        field: json.dumps(value, default=float) if isinstance(value, list) else str(value)
-        for field, value in given.items()
-    }
-    options = [word for field, text in texts.items() for word in (option_of(field), text)]
+    options = [word for field, value in given.items() for word in (option_of(field), written(value))]
     answers = [
         terminal(shlex.join(["evaluate", "--bound", "clt", *words, "--json"]))
         for words in (["--type", declared["type"], *options], ["--mechanism", json.dumps(declared, default=float)])

@@ -45,6 +45,8 @@ GAUSSIAN: dict[str, Any] = {"type": "gaussian", "noise_multiplier": 5, "count": 
 LAPLACE: dict[str, Any] = {"type": "laplace", "noise_multiplier": 8, "count": 3}
 ROWS: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 4, "strategy": "sqrt"}
 ROWS |= {"participations": 1, "separation": 1}
+CYCLIC: dict[str, Any] = {"type": "matrix_factorization", "noise_multiplier": 2, "strategy": "sqrt", "bandwidth": 4}
+CYCLIC |= {"steps": 80, "sampling": "cyclic_poisson", "sample_rate": 0.1}
 CERTIFIED: dict[str, Any] = {"bound": "certified", "costing": "standalone", "budget": {"epsilon": 6, "at_delta": 1e-5}}
 
 
@@ -95,6 +97,11 @@ def busy(ledger: Ledger) -> list[str]:
         ledger,
         {**CORRELATED, "noise_multiplier": 9, "strategy": "sqrt", "steps": 20} | {"participations": 1},
     )
+    buffers = {"strategy": "blt", "scales": [0.3, 0.1], "decays": [0.5, 0.9]}
+    settled(ledger, {**CORRELATED, "noise_multiplier": 9} | buffers)
+    banded = {**CYCLIC, "strategy": "toeplitz", "coefficients": [1, -0.5, 0.25]}
+    del banded["bandwidth"]
+    settled(ledger, banded, {"steps": 31, "stop": "data_independent"})
     settled(ledger, {"type": "gdp", "mu": 0.1, "delta": 1e-9, "evidence": "a paper"})
     voided = ok(ledger.ask(GAUSSIAN))["id"]
     ok(ledger.post(f"/v1/runs/{voided}/void", {"reason": "not needed"}))
@@ -108,9 +115,9 @@ def test_what_the_right_accountant_recorded_comes_out_to_the_last_digit(ledger: 
     lines = busy(ledger)
     found = quickly(lines)
     assert found.is_as_recorded
-    # 13 approvals, a refusal, 11 settlings, and the overrun within one of these.
+    # 15 approvals, a refusal, 13 settlings, and the overrun within one of these.
     assert dict(found.counts) == {
-        "exact": 26,
+        "exact": 30,
         "within": 0,
         "undercharged": 0,
         "overcharged": 0,
@@ -189,7 +196,7 @@ def test_restarts_are_charged_again_as_they_were(ledger: Ledger) -> None:
         {"steps": 130, "restarts": RESTARTED, "stop": "data_independent"},
         {"steps": 110},
     ]
-    for mechanism in (POISSON, shuffled, ROWS):
+    for mechanism in (POISSON, shuffled, ROWS, CYCLIC):
         for body in bodies:
             settled(ledger, {**mechanism, "steps": 100}, body)
     found = recomputing.recompute(exported(ledger), with_opinion=False)
@@ -381,6 +388,9 @@ def test_which_costs_have_to_be_exact() -> None:
         ({"type": "zcdp", "rho": 0.1}, CERTIFICATE),
         ({**CORRELATED, "strategy": "tree", "completion": "none"}, None),
         ({**CORRELATED, "strategy": "sqrt"}, CERTIFICATE),
+        ({**CORRELATED, "strategy": "toeplitz", "coefficients": [1, Decimal("0.5")]}, None),
+        (CYCLIC, CERTIFICATE),
+        ({**CYCLIC, "strategy": "identity", "bandwidth": None, "sample_rate": 1}, None),
         ({"type": "composed", "parts": [GAUSSIAN, LAPLACE]}, CLOSED_FORM),
         ({"type": "composed", "parts": [GAUSSIAN, POISSON, LAPLACE]}, CERTIFICATE),
     ):
@@ -467,7 +477,7 @@ def test_the_second_opinion_is_below_ours_and_above_a_faulty_one(ledger: Ledger)
     """Goal: dp-accounting's lower number never passes a right certificate, and passes one that claims far too little.
 
     Method: a right accountant and a faulty one, over the mechanisms that it has distributions for, both adjacencies of
-    Poisson sampling included; others are counted as left out.
+    Poisson sampling and cyclic sampling included; others are counted as left out.
     """
     for name, adjacency, accountant in (
         ("right", "add_or_remove_one", faulty("1")),
@@ -481,6 +491,7 @@ def test_the_second_opinion_is_below_ours_and_above_a_faulty_one(ledger: Ledger)
             GAUSSIAN,
             LAPLACE,
             {"type": "pure_dp", "epsilon": 0.2, "count": 3},
+            CYCLIC | {"steps": 80 + 4 * (ord(name[0]) % 7)},
         ]
         asked.append({"type": "composed", "parts": [GAUSSIAN, LAPLACE]})
         with counted_on(ledger, accountant):

@@ -97,6 +97,8 @@ def _as_then(declared: Any) -> Any:
         return {**declared, "parts": [_as_then(part) for part in declared["parts"]]}
     if declared.get("type") != "matrix_factorization" or declared.get("strategy") is None:
         return declared
+    if declared.get("sampling") is not None:
+        return declared  # its participations are drawn
     defaults: dict[str, Any] = {"participations": 1, "separation": 1}
     defaults |= {"completion": "none"} if declared["strategy"] == "tree" else {}
     given = {name: value for name, value in declared.items() if value is not None}
