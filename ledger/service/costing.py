@@ -253,7 +253,7 @@ def _demand_public_size(resolved: Resolved, mechanism: AnyMechanism) -> None:
         if definition.ancestors and definition.name in use.via:
             raise InvalidMechanism(
                 (
-                    f"{fields[0]}: fixed_size and shuffle batches need a public number of units, and"
+                    f"{fields[0]}: fixed_size, shuffle and truncated batches need a public number of units, and"
                     f" {definition.name} is derived: {changes}. Let the job draw its batches by poisson sampling, and"
                     " declare that; or name the original dataset, and train on it"
                 ),

@@ -198,8 +198,7 @@ _ADAPTIVE: Final = (
 )
 _MICROBATCHES: Final = (
     "if each microbatch is one unit, leave it out, and the cost is the same; else clip the gradient of each unit by"
-    " itself: of units that are clipped together no cost is known, and noise_multiplier over their clip norm charges too"
-    " little"
+    " itself: of units that are clipped together no cost is known, and noise over their clip norm charges too little"
 )
 _SCHEDULE: Final = (
     "declare the type dpsgd_schedule with its phases, which costs the same; the least noise and the largest rate for"
