@@ -11,7 +11,6 @@ from ledger.core.amounts import ZERO, Amount
 from ledger.core.residual import NO_TRAIL, Costing, Trail
 
 Adjacency = Literal["add_or_remove_one", "replace_one", "zero_out"]
-"""Neighbours differ in one unit: only one has it, it is another one, or its data is replaced by nothing."""
 Bound = Literal["certified", "clt"]
 DatasetState = Literal["active", "frozen", "retired"]
 

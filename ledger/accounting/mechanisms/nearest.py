@@ -1,7 +1,7 @@
 """What comes nearest to a recipe that cannot be declared, and in which direction it errs.
 
 A table of names that training libraries and papers use, and mechanisms do not have here: of a `type`, of the values of
-`sampling` and `strategy`, and of fields. Each text says what to declare in its place, and whether that costs the same,
+`sampling` and `strategy`, and of fields. Each text names what to declare in its place, and whether that costs the same,
 charges too much (sound) or too little (not sound). Our derivations, if no source is named:
 
 - *A unit in one step of each epoch*, whichever: a mixture of fixed orders, so that no amplification is the most.
@@ -115,7 +115,7 @@ _TRUNCATED: Final = (
     "declare sampling poisson with truncated_batch_size, the cap, and dataset_size; poisson alone charges too little"
 )
 _WITHOUT_REPLACEMENT: Final = (
-    "if every step draws a batch anew, without replacement, declare fixed_size, which costs the same; if an epoch"
+    "if every step draws a new batch, without replacement, declare fixed_size, which costs the same; if an epoch"
     " passes over all units, declare shuffle: fixed_size charges too little"
 )
 SAMPLINGS: Final[Mapping[str, str]] = {
@@ -198,7 +198,7 @@ _ADAPTIVE: Final = (
 )
 _MICROBATCHES: Final = (
     "if each microbatch is one unit, leave it out, and the cost is the same; else clip the gradient of each unit by"
-    " itself: of units that are clipped together no cost is known, and noise_multiplier as it stands charges too little"
+    " itself: of units that are clipped together no cost is known, and noise over their clip norm charges too little"
 )
 _SCHEDULE: Final = (
     "declare the type dpsgd_schedule with its phases, which costs the same; the least noise and the largest rate for"
@@ -267,7 +267,7 @@ def nearest(error: Mapping[str, Any]) -> str | None:
 
 
 def _name(value: object) -> str:
-    """Return a name as it stands in the tables; empty if it is none."""
+    """Return a name in the form of the tables; empty if it is none."""
     if not isinstance(value, str) or len(value) > _LENGTH_MAX:
         return ""
     return value.strip().lower().replace("-", "_").replace(" ", "_")
