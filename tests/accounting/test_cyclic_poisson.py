@@ -35,7 +35,7 @@ from tests.kit.trials import trials
 
 FloatArray = NDArray[np.float64]
 SEED: Final = 8153
-PROOF_LOG_STEPS: Final = trials(4, 8)
+PROOF_LOG_STEPS: Final = trials(4, 6)
 DELTA: Final = Fraction(1, 10**8)
 CYCLIC: Final[dict[str, Any]] = {
     "type": "matrix_factorization",
@@ -70,7 +70,7 @@ def densities(
 
     others: the sum of the other gradients at a step, which reaches later rows as C says.
     """
-    points = np.linspace(-5.5, 7.0, {2: 400, 4: 34}[steps]) * s
+    points = np.linspace(-5.5, 7.0, {2: 400, 4: 28}[steps]) * s
     axes = [points.reshape([-1 if axis == row else 1 for axis in range(steps)]) for row in range(steps)]
     known = [others(axes[:row]) for row in range(steps)]
     present = [step for step in range(steps) if step % groups == group]
@@ -185,12 +185,13 @@ def drawn(rng: random.Random) -> tuple[dict[str, Any], float]:
     return declared, float(np.linalg.norm(column[:steps]))
 
 
-def test_no_cost_is_below_dp_accounting_s(tries: Callable[[int, int], int]) -> None:
+@pytest.mark.parametrize("quarter", range(4))
+def test_no_cost_is_below_dp_accounting_s(quarter: int, tries: Callable[[int, int], int]) -> None:
     """Goal: no sampled factorization is charged less than its rounds of Poisson DP-SGD leak. Method: dp-accounting's
     curves from below, of ceil(T / B) steps at the noise over NumPy's column norm; how close some come."""
-    rng = random.Random(SEED)
+    rng = random.Random(SEED + quarter)
     shares = list[float]()
-    for _ in range(tries(6, 320)):
+    for _ in range(tries(2, 80)):
         declared, norm = drawn(rng)
         adjacency: Adjacency = rng.choice(["add_or_remove_one", "replace_one"])
         delta = Fraction(1, 10 ** rng.randint(4, 8))
@@ -213,7 +214,7 @@ def test_no_cost_is_below_dp_accounting_s(tries: Callable[[int, int], int]) -> N
 def test_one_band_is_dp_sgd() -> None:
     """Goal: without correlation, and in one group, it is Poisson DP-SGD, with any noise; in more groups as many fewer
     steps of it. Method: the same declared as such."""
-    for noise in ("1", "0.7", "1.0000000000000000000000000001"):
+    for noise in ("0.7", "1.0000000000000000000000000001"):
         changed = {"noise_multiplier": Decimal(noise)}
         for groups in (None, 7):
             steps = 200 if groups is None else 29

@@ -61,10 +61,12 @@ WHOLE: list[dict[str, Any]] = [
     {**SGD, "steps": 12},
     {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "tree", "steps": 12}
     | {"participations": 1, "completion": "none"},
+    {"type": "matrix_factorization", "noise_multiplier": 9, "strategy": "toeplitz", "coefficients": [1, -0.5]}
+    | {"steps": 12, "sampling": "cyclic_poisson", "sample_rate": 0.1},
 ]
 
 
-@pytest.mark.parametrize("mechanism", [*ADDITIVE, *WHOLE], ids=lambda each: each["type"])
+@pytest.mark.parametrize("mechanism", [*ADDITIVE, *WHOLE], ids=lambda each: each.get("sampling") or each["type"])
 def test_what_an_early_stop_is_charged(ledger: Ledger, store: Store, mechanism: dict[str, Any]) -> None:
     """Goal: a sequence of releases pays for those that were made, whatever stopped it; DP-SGD and correlated noise
     pay for less only where nothing that is secret had a say. Method: settle a run of twelve for each stop, and compare
