@@ -130,7 +130,8 @@ class _Mixtures:
         """Return the transform of the composition, and a bound of its error, each of shape (n/2 + 1,)."""
         counts = self._mixing.counts
         bound = np.concatenate((self._bound(spectrum.logs), float(counts.sum()) * spectrum.beyond))
-        bound *= 1 - 64 * UNIT_ROUNDOFF
+        # More than the rounding of the logarithms and of their sum.
+        bound *= 1 - 2.0**-40
         kept = np.flatnonzero(bound[: spectrum.logs.shape[1]] > _NEGLIGIBLE_LOG)
         powers = np.zeros(bound.size, dtype=np.complex128)
         errors = np.exp(bound, out=bound)

@@ -174,7 +174,7 @@ class DpSgdSchedule(BaseMechanism):
         ]
 
     def _beyond(self, steps: int, plans: int) -> _Plans:
-        """Return plans of so many steps with the least noise and the largest sample rate of any phase."""
+        """Return plans of this many steps with the least noise and the largest sample rate of any phase."""
         noise = min(phase.noise_multiplier for phase in self.phases)
         rate = max(phase.sample_rate for phase in self.phases)
         phase = Phase.model_construct(noise_multiplier=noise, sample_rate=rate, steps=steps)
