@@ -98,6 +98,24 @@ def test_the_least_limit_of_forty_five_rounds_is_shown(
     assert errors == [f"entry {least['seq']}: leaves another least limit than the dataset's row has"]
 
 
+def test_a_batch_is_costed_at_one_level_and_gives_back_in_any_order(ledger: Ledger) -> None:
+    """Goal: an atomic batch is charged at one level beside what is left after all of it, and each of its runs gives
+    back in any order; asked for each on its own the first ones would keep their charge. Method: 30 rounds that use most
+    of a budget, voided from the first to the last; the journal verifies."""
+    for name, is_atomic in (("apart", False), ("whole", True)):
+        register(ledger, name)
+        runs = [
+            {"idempotency_key": f"{name}-{number}", "datasets": [name], "mechanism": ROUND} for number in range(30)
+        ]
+        results = ok(ledger.post("/v1/runs/batch", {"runs": runs, "atomic": is_atomic}))["results"]
+        costs = {result["run"]["cost"]["mu_sq_pico"] for result in results}
+        assert (len(costs) == 1) == is_atomic
+        voids = [ok(ledger.post(f"/v1/runs/{result['run']['id']}/void", {"reason": "r"})) for result in results]
+        assert any("kept" in void for void in voids) != is_atomic
+        exported = ledger.get(f"/v1/datasets/{name}/export").text.splitlines(keepends=True)
+        assert isinstance(verify.verify(exported), verify.Verified)
+
+
 def test_a_hundred_and_one_runs_do_not_run_out_of_delta(ledger: Ledger) -> None:
     """Goal: a dataset does not end after a hundred runs by its delta. Method: T2-22 of the reports."""
     register(ledger, "daily", budget={"epsilon": 3, "at_delta": 1e-5})

@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from independent_levels import Rooms, Table  # type: ignore[import-not-found]  # they stand beside this file
+from independent_levels import Batch, Rooms, Table  # type: ignore[import-not-found]  # they stand beside this file
 from independent_members import (  # type: ignore[import-not-found]
     BY_DIGEST,
     COMMON,
@@ -184,6 +184,7 @@ class Journal:
         self.state, self.terms, self.is_partitioned, self.is_derived = "", ("", ""), False, False
         self.costing, self.seq = "standalone", 0
         self.rooms: dict[Key, Rooms] = {}
+        self.batch: Batch | None = None
         self.limit: list[int] | None = None
         self.ceiling: list[int] | None = None
         self.fair: list[int] | None = None
@@ -219,6 +220,9 @@ class Journal:
         self.demand(entry["actor"]["role"] in ROLES.get(entry["kind"], STEWARDS), "a role that may not")
         touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
         self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
+        stated = None if self.batch is None else self.batch.stated
+        is_first = stated is None and entry.get("together", {"first": seq})["first"] == seq
+        self.demand(is_first or entry.get("together", 0) == stated, "a batch with a gap")
         touched |= getattr(self, entry["kind"].replace("-", "_"))(entry)
         for key, account in touched.items():
             self.ease(key, account)
@@ -296,6 +300,7 @@ class Journal:
             self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
             self.demand(name != "independent" or value is True, f"{name} is not yes")
+            self.demand(name != "together" or all(type(one) is int and one > 0 for one in value.values()), "no batch")
             self.demand(name != "kept_for" or bool(value), f"{name} names nothing")
         if kind == "change-proposed":
             self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
@@ -480,6 +485,12 @@ class Journal:
         self.demand(not bound, "approved, and does not fit")
         self.demand("level" in entry.get("residual", {"level": 0}), "approved at no level")
         after = {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
+        if "together" in entry:
+            rests, self.batch = (
+                {key: left(each)[0] for key, each in after.items()},
+                self.batch or Batch(entry["together"]),
+            )
+            self.batch = self.batch if self.batch.goes_on(Table(cost, entry.get("residual")), rests) else None
         self.note(after, entry["seq"], self.runs[entry["run"]]["r"], {key: left(each) for key, each in after.items()})
         return after
 
@@ -539,6 +550,8 @@ class Journal:
             return
         self.demand(not rests or table.level in table.fitting(min(rests)), "beside more than is left")
         is_best = bool(rests) and table.best(min(rests)) == table.level
+        if "together" in entry:
+            return
         self.demand(is_best == ("by" not in table.facts), "not at the best level")
 
     def scopes(self, entry: Entry) -> list[Any]:

@@ -117,6 +117,7 @@ class _DatasetReplay(RunReplay):
             if sealed.request is None:
                 self.withheld[entry["request_in"]["dataset"]] += 1
         demand_role(entry, demand)
+        self.together.demand_goes_on(entry, demand)
         demand(self.name in ("", entry["dataset"]), "names the dataset differently from the entries before")
         touched = {account.key: account for account in self._after(entry, demand)}
         own = self.accounts.get(AccountKey(self.dataset_id))
