@@ -42,7 +42,7 @@ class Question:
             "plan": self.mechanism.model_dump(exclude_none=True),
             "terms": self.terms.facts(),
             "remaining": self.remaining.facts(),
-            "left": None if self.left is None else [self.left.base, self.left.mu_sq_pico],
+            "left": None if self.left is None else [self.left.base, self.left.mu_sq_pico, *self.left.shares],
             "solve_for": self.solve_for,
         }
 

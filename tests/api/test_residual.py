@@ -104,9 +104,7 @@ def test_a_batch_is_costed_at_one_level_and_gives_back_in_any_order(ledger: Ledg
     of a budget, voided from the first to the last; the journal verifies."""
     for name, is_atomic in (("apart", False), ("whole", True)):
         register(ledger, name)
-        runs = [
-            {"idempotency_key": f"{name}-{number}", "datasets": [name], "mechanism": ROUND} for number in range(30)
-        ]
+        runs = [{"idempotency_key": f"{name}-{number}", "datasets": [name], "mechanism": ROUND} for number in range(30)]
         results = ok(ledger.post("/v1/runs/batch", {"runs": runs, "atomic": is_atomic}))["results"]
         costs = {result["run"]["cost"]["mu_sq_pico"] for result in results}
         assert (len(costs) == 1) == is_atomic
@@ -127,24 +125,38 @@ def test_a_hundred_and_one_runs_do_not_run_out_of_delta(ledger: Ledger) -> None:
 
 
 def test_a_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
-    """Goal: a plan names the cost beside what is left, how many such runs fit, and the steps that would. Method: ask as
-    often as that; then a refusal names what fits, which is approved, and one step more is not."""
+    """Goal: a plan names the cost beside what is left, and how many such runs fit. Method: ask as
+    often as that, and once more."""
     register(ledger, "rounds")
     planned = ledger.post("/v1/plan", {"datasets": ["rounds"], "mechanism": ROUND, "solve_for": "runs"}).json()
     first = ledger.ask(datasets=["rounds"], mechanism=ROUND).json()
     for name in ("cost", "alone", "shares"):
         assert planned[name] == first[name], name
     most = planned["solution"]["value"]
-    answers = [ledger.ask(datasets=["rounds"], mechanism=ROUND, delta=1e-8) for _ in range(most + 1)]
-    approved = [answer.status_code for answer in answers].count(201)
-    assert abs(approved + 1 - most) <= 1  # the plan's share of delta is its own at each run
+    answers = [ledger.ask(datasets=["rounds"], mechanism=ROUND) for _ in range(most)]
+    assert [answer.status_code for answer in answers] == [201] * (most - 1) + [409]
     refused = answers[-1].json()
     assert refused["code"] == "budget-exceeded"
     assert refused["datasets"][0]["requested"] > refused["datasets"][0]["remaining"]
+
+
+@pytest.mark.parametrize("delta", [None, 1e-8])
+def test_what_a_refusal_suggests_is_approved(ledger: Ledger, delta: float | None) -> None:
+    """Goal: a refusal, and a plan, name what is approved next, at the share of delta that it then takes, and one step
+    more is not. Method: rounds that leave a third; then far too many steps; the steps that are named, and one more."""
+    register(ledger, "rounds")
+    named: dict[str, Any] = {} if delta is None else {"delta": delta}
+    for _ in range(36):
+        assert ledger.ask(datasets=["rounds"], mechanism=ROUND, **named).status_code == 201
+    long = {**ROUND, "steps": 30_000}
+    refused = ledger.ask(datasets=["rounds"], mechanism=long, **named).json()
     steps = refused["fits"]["steps"]
-    more = {**ROUND, "steps": steps + 1}
-    assert ledger.ask(datasets=["rounds"], mechanism=more, delta=1e-8).status_code == 409
-    assert ledger.ask(datasets=["rounds"], mechanism={**ROUND, "steps": steps}, delta=1e-8).status_code == 201
+    planned = ok(ledger.post("/v1/plan", {"datasets": ["rounds"], "mechanism": long, **named}))
+    assert planned["would_fit"] == refused["fits"]
+    answers = [
+        ledger.ask(datasets=["rounds"], mechanism={**ROUND, "steps": count}, **named) for count in (steps + 1, steps)
+    ]
+    assert [answer.status_code for answer in answers] == [409, 201]
 
 
 def test_a_plan_does_not_show_the_share_of_a_hidden_budget(ledger: Ledger) -> None:
