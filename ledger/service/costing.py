@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from ledger.accounting import ACCOUNTANT, amounts, beside, costs, mechanisms, settling, shares
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, settling, shares
 from ledger.accounting.beside import Offer
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
@@ -187,10 +187,9 @@ class Costing:
 
     async def _offer_at(self, tenant_id: UUID, question: Question, index: int, base: int, urgency: Urgency) -> Offer:
         share = question.shares[index]
-        compute = partial(beside.offer, question.mechanism, question.terms, share, base)
-        facts = replace(question.terms, delta=share).facts()
-        key = {"offer": question.mechanism.model_dump(exclude_none=True), "terms": facts, "base": base}
-        return await self._certificates.beside(tenant_id, compute, key=key, urgency=urgency)
+        return await self._certificates.offer(
+            tenant_id, question.mechanism, question.terms, share, base, urgency=urgency
+        )
 
     def _situation(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Situation:
         """Return the limits and what is left."""
