@@ -192,6 +192,9 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
             )
     except (KeyError, TypeError, ValueError):
         return None
+    if raised := facts.get("before_raise"):
+        was = "That is more than was left when the limit was raised, after the run was approved, though it fits now"
+        return f"{sentence} {was}: {', '.join(raised)}. Frozen until a steward thaws it: {frozen}."
     return f"{sentence} That does not fit. Frozen until a steward thaws it: {frozen}."
 
 

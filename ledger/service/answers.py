@@ -42,6 +42,11 @@ _REPORTED: Final = (
     "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
     " held in full until a steward confirms or corrects the number."
 )
+_RAISED: Final = (
+    "More was executed than was approved. It is charged, and fits in the limit as it is now. But the limit of {} was"
+    " raised after the run was approved, and less was left then: the earlier limit does not bound what was released"
+    " until then; the one now does. The dataset is frozen until a steward has seen this."
+)
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
 _AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
@@ -324,8 +329,10 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         for overdrawn in _overdrawn(entry["dataset"], account)
     ]
     is_reported = first["kind"] == "run-reported"
+    raised = [] if is_reported else _only_before_a_raise(first["overrun"]["frozen"], accounts)
+    detail = _REPORTED if is_reported else _RAISED.format(", ".join(raised)) if raised else None
     return Overrun(
-        _REPORTED if is_reported else None,
+        detail,
         run=first["run"],
         state=answer["state"],
         cost=answer["cost"],
@@ -333,8 +340,16 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         overrun=answer["overrun"],
         at=answer["at"],
         frozen=first["overrun"]["frozen"],
+        **({"before_raise": raised} if raised else {}),
         datasets=accounts,
     )
+
+
+def _only_before_a_raise(frozen: Sequence[str], accounts: Sequence[Overdrawn]) -> list[str]:
+    """Return the frozen datasets that are not overdrawn. There the overrun fits in the limit as it is now, so it was
+    too much for what was left when the limit was raised, after the run had been approved."""
+    overdrawn = {account["name"] for account in accounts}
+    return [name for name in frozen if name not in overdrawn]
 
 
 def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:

@@ -7,11 +7,13 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
+import httpx
 import pytest
 from sqlalchemy import update
 
 from ledger.alerting.least import LeastLimits
 from ledger.cli import recomputing, show
+from ledger.client.errors import of_response
 from ledger.core.amounts import Amount
 from ledger.operate.check import check_journals
 from ledger.recompute import LeastLimit, recompute
@@ -233,6 +235,59 @@ def test_a_dataset_is_switched_on_record(ledger: Ledger) -> None:
     for name in ("older", "estimate"):
         assert ledger.patch(f"/v1/datasets/{name}", switch).status_code == 422
     demand_right(ledger, "older")
+
+
+def test_there_is_no_way_back_to_costs_that_add_up(ledger: Ledger) -> None:
+    """Goal: whoever asks for standalone costs again learns why not, and what to do."""
+    register(ledger, "rounds")
+    refused = ledger.patch("/v1/datasets/rounds", {"costing": "standalone", "reason": "r"})
+    assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (422, "invalid-request", "costing")
+    for part in ("residual only", "never does", "Register a new dataset with costing standalone"):
+        assert part in refused.json()["detail"]
+    other = ledger.patch("/v1/datasets/rounds", {"costing": "other", "reason": "r"})
+    assert (other.status_code, other.json()["field"]) == (422, "costing")
+
+
+def test_a_share_without_a_budget_is_switched(ledger: Ledger) -> None:
+    """Goal: a derived dataset without a budget is switched for its projects' shares, while nothing is held there, as
+    the database knows it. Method: a run that is held in a share, and in one of two partitions."""
+    register(ledger, "root", partitions=["a", "b"])
+    parents = [{"name": "root", "unit_preserving": True}]
+    ok(ledger.post("/v1/datasets", {"name": "copy", "derived_from": parents, "costing": "standalone"}))
+    switch = {"costing": "residual", "reason": "many short runs"}
+    nothing = ledger.patch("/v1/datasets/copy", switch)
+    assert (nothing.status_code, nothing.json()["field"]) == (422, "costing")
+    ok(ledger.put("/v1/datasets/copy/projects/p", {"budget": {"epsilon": 8, "at_delta": 1e-5}}))
+    asked = {"datasets": ["copy"], "mechanism": ROUND, "project": "p"}
+    before = ledger.ask(**asked).json()
+    assert "alone" not in before
+    held = ledger.patch("/v1/datasets/copy", switch)
+    assert (held.status_code, held.json()["field"]) == (422, "costing"), held.text
+    ok(ledger.post(f"/v1/runs/{before['id']}/void", {"reason": "r"}))
+    assert ok(ledger.patch("/v1/datasets/copy", switch))["costing"] == "residual"
+    assert "alone" in ledger.ask(**asked).json()
+    demand_right(ledger, "copy")
+
+
+def test_an_overrun_that_fits_only_since_a_raise_says_so(ledger: Ledger) -> None:
+    """Goal: an overrun of a run that was approved before a raise freezes the dataset if less was left then, though
+    nothing is overdrawn: the answer says what binds. Method: a run, others that use up the limit, a raise, and much
+    more executed than planned."""
+    register(ledger, "rounds")
+    run = ledger.ask(datasets=["rounds"], mechanism=ROUND).json()["id"]
+    ok(ledger.post(f"/v1/runs/{run}/start"))
+    assert ledger.ask(datasets=["rounds"], mechanism={"type": "gaussian", "noise_multiplier": 0.65}).status_code == 201
+    ok(ledger.put("/v1/datasets/rounds/budget", {"budget": {"epsilon": 20, "at_delta": 1e-5}, "reason": "more"}))
+    more = {"steps": 1175, "stop": "data_independent", "restarts": []}
+    answer = ledger.post(f"/v1/runs/{run}/settle", more)
+    problem = answer.json()
+    assert (answer.status_code, problem["code"], problem["frozen"]) == (409, "overrun", ["rounds"])
+    assert (problem["before_raise"], problem["datasets"]) == (["rounds"], [])
+    assert "raised after the run was approved" in problem["detail"]
+    error = of_response(httpx.Response(answer.status_code, content=answer.content), url="")
+    assert "more than was left when the limit was raised" in str(error)
+    assert ok(ledger.patch("/v1/datasets/rounds", {"state": "active", "reason": "seen"}))["state"] == "active"
+    demand_right(ledger, "rounds")
 
 
 def demand_right(ledger: Ledger, name: str) -> None:

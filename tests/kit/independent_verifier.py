@@ -349,7 +349,8 @@ class Journal:
             is_switched = self.costing == "standalone" and entry["costing"] == "residual"
             self.demand(is_switched and self.terms[0] == "certified", "another costing that it cannot have")
             is_idle = all(account["held"] == [0, 0] for account in self.accounts.values())
-            self.demand(is_idle and self.limit is not None, "another costing while runs are held, or without a budget")
+            is_counted = self.limit is not None or bool(self.shares)
+            self.demand(is_idle and is_counted, "another costing while runs are held, or without a budget")
             self.costing = "residual"
         self.done(entry, "thaw", state == "active" and self.is_overdrawn())
         return {}

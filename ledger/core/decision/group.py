@@ -111,7 +111,8 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
                 read_set = sets[command.dataset_id]
                 read_set.runs_per_hour = max(read_set.runs_per_hour, fair_use.runs_per_hour or 0)
             case Change(costing="residual"):
-                sets[command.dataset_id].add_partitions(None)
+                sets[command.dataset_id].is_every_project = True
+                sets[command.dataset_id].is_every_held = True
             case Register() | Change() | RefuseProposal():
                 pass
             case _:

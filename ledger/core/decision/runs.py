@@ -208,8 +208,8 @@ def demand_project_share(books: Books, uses: Sequence[Use], project: str | None)
         if name not in limited:
             raise NotFound(
                 (
-                    f"{name} has no project {project!r}. A steward can give it a share: POST"
-                    f" /v1/datasets/{name}/projects."
+                    f"{name} has no project {project!r}. A steward can give it a share: PUT"
+                    f" /v1/datasets/{name}/projects/{project}."
                 ),
                 project=project,
                 dataset=name,
