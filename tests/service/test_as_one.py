@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from ledger.accounting import mechanisms
+from ledger.accounting import mechanisms, plan
 from ledger.accounting.numbers import COUNT_MAX
+from ledger.accounting.plan import Left
+from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.service import as_one
+from ledger.service import as_one, inverting
 from tests.kit.accountant import DPSGD, GAUSSIAN
 
 ME, ANOTHER = (str(UUID(int=number)) for number in (1, 2))
@@ -78,3 +82,29 @@ def test_a_run_that_is_as_long_as_several(
         return
     assert longer is not None
     assert longer.model_dump(exclude_none=True) == {**mechanism.model_dump(exclude_none=True), **expected}
+
+
+def test_a_plan_says_how_many_fit_as_one_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: the most runs that fit as one run, with its charge: more than one after another; only where `runs` is asked
+    for, of a run with a length, and not if it takes too long. Method: a small budget; the next longer run does not fit;
+    a clock that stands still, and one that jumps."""
+    mechanism = mechanisms.parse({**DPSGD, "noise_multiplier": 0.7, "steps": 20})
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8"))
+    base = 10**12
+    remaining, left = Amount(base, 10**12), Left(base, base, (Decimal("1e-8"),))
+    question = inverting.Question(mechanism, terms, remaining, "runs", is_fit=True, is_dear=True, left=left)
+    inverse = inverting.invert(question, lambda: 0.0)
+    one = inverse.as_one
+    assert one is not None
+    assert inverse.solution is not None
+    assert one.runs > int(inverse.solution.value)
+    assert one.mechanism.model_dump()["steps"] == 20 * one.runs
+    assert one.amount == plan.charged(one.mechanism, terms, remaining=remaining, left=left)
+    beyond = as_one.longer(mechanism, one.runs + 1)
+    assert beyond is not None
+    assert plan.charged(beyond, terms, remaining=remaining, left=left) is None
+    assert inverting.invert(replace(question, solve_for="steps"), lambda: 0.0).as_one is None
+    assert inverting.invert(replace(question, mechanism=mechanisms.parse(GAUSSIAN)), lambda: 0.0).as_one is None
+    monkeypatch.setattr(inverting, "SECONDS_MAX", 0.5)
+    late = inverting.invert(question, iter(range(1000)).__next__)
+    assert (late.as_one, late.solution) == (None, inverse.solution)
