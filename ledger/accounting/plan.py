@@ -4,8 +4,11 @@ The allowed values of a parameter (integers to 10^12, or decimals of six digits)
 costs more. The search finds the last number that fits. It keeps a bracket of two numbers, one whose cost was computed
 and fits, and one whose cost was computed and does not fit, until they are neighbours. So the returned value fits, and
 the next value does not, by the same costs that an approval would charge, even if a certificate is monotone only up to
-numerical noise. A cost can be slow to compute, so the bracket is cut at a secant's root, in coordinates in which most
-costs are nearly a straight line. If that does not help, it is halved, so that the number of costs is bounded.
+numerical noise. If an approval takes the cheapest of several shares of delta, one share is searched, and the end of the
+search is looked at with all of them: as long as the next value fits at another share, the search goes on there.
+
+A cost can be slow to compute, so the bracket is cut at a secant's root, in coordinates in which most costs are nearly a
+straight line. If that does not help, it is halved, so that the number of costs is bounded.
 """
 
 from __future__ import annotations
@@ -15,15 +18,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
+from functools import cache
 from typing import Final
 
-from ledger.accounting import beside, deadline
+from ledger.accounting import beside, certificate, deadline
 from ledger.accounting.amounts import ATTO, PICO
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import Cost
 from ledger.accounting.costs import cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.numbers import COUNT_MAX
+from ledger.accounting.shares import Room, choose
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.residual import Residual
@@ -31,6 +36,9 @@ from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
 """How many more costs than a bisection a search can compute; it usually needs far fewer."""
+
+RUNS_CHOSEN_MAX: Final = 10_000
+"""Up to how many runs are counted that each take another share of delta."""
 
 _STRIDE_MAX: Final = 64
 """How far a search goes in strides before it drops the line."""
@@ -51,10 +59,12 @@ class Solution:
 @dataclass(frozen=True, slots=True)
 class Left:
     """What is left in the accounts that carry a guarantee, where runs are costed beside it: mu², in units of 1e-12.
-    base: of the levels."""
+    base: of the levels. shares: of delta, from large to small, of which an approval takes the cheapest, in place of
+    the terms'."""
 
     base: int
     mu_sq_pico: int
+    shares: tuple[Decimal, ...]
 
 
 def _never() -> bool:
@@ -116,12 +126,13 @@ def solve(
     """Return the least `noise_multiplier`, or the most of another parameter, that fits: less or more than requested.
 
     solve_for: as for `parameter`. None if no value fits. terms, is_late: as for `fits`; each run has the delta of the
-    terms. Raises InvalidRequest if the mechanism has no parameter of this name, TooLarge if time was up, and for `runs`
-    also as `cost` does.
+    terms, or takes the cheapest share of `left`; up to `RUNS_CHOSEN_MAX` of such runs are counted. Raises
+    InvalidRequest if the mechanism has no parameter of this name, TooLarge if time was up, and for `runs` also as
+    `cost` does.
     """
     field = parameter(mechanism, solve_for)
     if field == "runs":
-        return _runs(_price(mechanism, terms, left), remaining)
+        return _runs(mechanism, terms, left, remaining)
     search = _Search(mechanism, terms, remaining=remaining, left=left, is_late=is_late)
     try:
         return search.solve(field, is_upwards=True)
@@ -131,6 +142,24 @@ def solve(
             field="solve_for",
             solve_for=field,
         ) from None
+
+
+def charged(mechanism: AnyMechanism, terms: Terms, *, remaining: Amount, left: Left | None = None) -> Amount | None:
+    """Return what an approval of a mechanism would charge; None if it does not fit. Raises as `costs.cost`."""
+    price = _Price(cost(mechanism, terms)) if left is None else _chosen_price(mechanism, terms, left, remaining)[0]
+    return price.amount if price.does_fit(remaining) else None
+
+
+def _chosen_price(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: Amount) -> tuple[_Price, int]:
+    """Return what a mechanism costs at the share that an approval takes, and the number of that share."""
+
+    def offer_at(index: int) -> beside.Offer:
+        deadline.check()
+        return beside.offer(mechanism, terms, left.shares[index], left.base)
+
+    with certificate.keeping_here():
+        chosen = choose(offer_at, len(left.shares), Room(left.mu_sq_pico, remaining))
+    return _Price(chosen.offer.cost, chosen.offer.table, left.mu_sq_pico), chosen.number
 
 
 def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
@@ -174,15 +203,42 @@ class _Price:
         return is_left and not self.amount.exceeds(remaining)
 
 
-def _price(mechanism: AnyMechanism, terms: Terms, left: Left | None) -> _Price:
-    alone = cost(mechanism, terms)
+def _price_at(mechanism: AnyMechanism, terms: Terms, left: Left, share: Decimal) -> _Price:
+    """Return what a mechanism costs at one share of delta."""
+    offer = beside.offer(mechanism, terms, share, left.base)
+    return _Price(offer.cost, offer.table, left.mu_sq_pico)
+
+
+def _runs(mechanism: AnyMechanism, terms: Terms, left: Left | None, remaining: Amount) -> Solution | None:
+    """Return how many runs fit, one after another."""
     if left is None:
-        return _Price(alone)
-    return _Price(alone, beside.table(mechanism, terms, left.base, alone), left.mu_sq_pico)
+        return _equal_runs(_Price(cost(mechanism, terms)), remaining)
+    if len(left.shares) == 1:
+        return _equal_runs(_price_at(mechanism, terms, left, left.shares[0]), remaining)
+    return _chosen_runs(mechanism, terms, left, remaining)
 
 
-def _runs(once: _Price, remaining: Amount) -> Solution | None:
-    """Return how many runs fit, one after another: as long as the same level fits they cost the same."""
+def _chosen_runs(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: Amount) -> Solution | None:
+    """Return how many runs fit that each take the share of delta that is cheapest then; at most `RUNS_CHOSEN_MAX`."""
+
+    @cache
+    def offer_at(index: int) -> beside.Offer:
+        deadline.check()
+        return beside.offer(mechanism, terms, left.shares[index], left.base)
+
+    room, charged = Room(left.mu_sq_pico, remaining), ZERO
+    for count in range(RUNS_CHOSEN_MAX):
+        offer = choose(offer_at, len(left.shares), room).offer
+        price = _Price(offer.cost, offer.table, room.left)
+        if not price.does_fit(room.remaining):
+            return Solution("runs", count, charged) if count else None
+        amount = price.amount
+        room, charged = Room(room.left - amount.mu_sq_pico, room.remaining - amount), charged + amount
+    return Solution("runs", RUNS_CHOSEN_MAX, charged)
+
+
+def _equal_runs(once: _Price, remaining: Amount) -> Solution | None:
+    """Return how many runs fit at one share of delta: as long as the same level fits they cost the same."""
     count, charged = 0, ZERO
     while count < COUNT_MAX and once.does_fit(remaining):
         amount = once.amount
@@ -218,8 +274,10 @@ class _Search:
     ) -> None:
         self._mechanism, self._terms, self._remaining, self._is_late = mechanism, terms, remaining, is_late
         self._left = left
+        self._shares = () if left is None else left.shares
+        self._share = 0
         self._declared = mechanism.model_dump(exclude_none=True)
-        self._asked: tuple[_Price | None] | None = None
+        self._asked: tuple[_Price | None, int] | None = None
 
     def solve(self, field: str, *, is_upwards: bool) -> Solution | None:
         """Return the last value that fits: of all allowed values, or of those that cost no more than the request."""
@@ -228,30 +286,75 @@ class _Search:
         asked = self._declared[field]
         axis = self._mechanism.axis(field, segments=self._terms.segments)
         if self._asked is None:
-            self._asked = (self._cost(field, asked),)
-        (best,) = self._asked
-        bracket = _Bracket(axis)
+            self._asked = self._chosen(field, asked), self._share
+        best, self._share = self._asked
         number = axis.number_of(asked)
+        highest = axis.high if is_upwards else min(axis.high, number)
+        bracket = _Bracket(axis)
         bracket.learn(number if axis.value_of(number) == asked else None, asked, self._margins(best))
-        if not is_upwards:
-            bracket.above = min(bracket.above, number + 1)
+        bracket.above = min(bracket.above, highest + 1)
+        best = self._narrowed(field, axis, bracket, best)
+        while len(self._shares) > 1 and bracket.above <= highest:
+            # At another share of delta, which an approval would take, the next value may fit.
+            value = axis.value_of(bracket.above)
+            beyond = self._chosen(field, value)
+            if beyond is None or not beyond.does_fit(self._remaining):
+                break
+            further = _Bracket(axis)
+            further.below, further.above = bracket.above, highest + 1
+            further.learn(bracket.above, value, self._margins(beyond))
+            best, bracket = self._narrowed(field, axis, further, beyond), further
+        if bracket.below < axis.low or best is None:
+            return None
+        value = axis.value_of(bracket.below)
+        if len(self._shares) > 1:
+            best = self._chosen(field, value)
+            if best is None or not best.does_fit(self._remaining):
+                return None
+        return Solution(field, value, best.amount)
+
+    def _narrowed(self, field: str, axis: Axis, bracket: _Bracket, best: _Price | None) -> _Price | None:
+        """Narrow the bracket down to neighbours, at the current share of delta, and return the charge at the lower one.
+        best: that of the lower end so far."""
         while (tried := bracket.next()) is not None:
             value = axis.value_of(tried)
             charged = self._cost(field, value)
             bracket.learn(tried, value, self._margins(charged))
             best = charged if bracket.below == tried else best
-        if bracket.below < axis.low or best is None:
-            return None
-        return Solution(field, axis.value_of(bracket.below), best.amount)
+        return best
 
     def _cost(self, field: str, value: int | Decimal) -> _Price | None:
-        """Return the charge; None if the value is not allowed or its cost is not known."""
+        """Return the charge at the current share; None if the value is not allowed or its cost is not known."""
+        resized = self._resized(field, value)
+        try:
+            if resized is None:
+                return None
+            if self._left is None:
+                return _Price(cost(resized, self._terms))
+            return _price_at(resized, self._terms, self._left, self._shares[self._share])
+        except (InvalidRequest, TooLarge, ValueError):
+            return None
+
+    def _chosen(self, field: str, value: int | Decimal) -> _Price | None:
+        """Return the charge at the share that an approval takes, which becomes the current one."""
+        if self._left is None or len(self._shares) == 1:
+            return self._cost(field, value)
+        resized = self._resized(field, value)
+        try:
+            if resized is None:
+                return None
+            price, self._share = _chosen_price(resized, self._terms, self._left, self._remaining)
+        except (InvalidRequest, TooLarge, ValueError):
+            return None
+        return price
+
+    def _resized(self, field: str, value: int | Decimal) -> AnyMechanism | None:
+        """Return the mechanism with another value; None if that is not allowed. Raises _LateError if time is up."""
         deadline.check()
         if self._is_late():
             raise _LateError
         try:
-            resized = type(self._mechanism)(**{**self._declared, field: value})
-            return _price(resized, self._terms, self._left)
+            return type(self._mechanism)(**{**self._declared, field: value})
         except (InvalidRequest, TooLarge, ValueError):
             return None
 

@@ -64,15 +64,16 @@ class ReadSet:
     """The part of a dataset that a group of commands must see, in addition to the account of the whole.
 
     partitions: the names, or None for all. projects, principals: whose accounts, in each of those partitions.
-    is_every_project: every project's share, to count them. is_guarded: whether a command may need a second person.
-    runs_per_hour: the most that a command sets; this many of a principal's newest runs are read if the dataset's own
-    limit is lower.
+    is_every_project: every project's share, to count them. is_every_held: every account that holds something.
+    is_guarded: whether a command may need a second person. runs_per_hour: the most that a command sets; this many of a
+    principal's newest runs are read if the dataset's own limit is lower.
     """
 
     partitions: set[str] | None = field(default_factory=set)
     projects: set[str] = field(default_factory=set)
     principals: set[UUID] = field(default_factory=set)
     is_every_project: bool = False
+    is_every_held: bool = False
     is_guarded: bool = False
     runs_per_hour: int = 0
 

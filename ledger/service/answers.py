@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from ledger.accounting.display import PLAIN, AmountShown, show_amount
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, AccountKey, Bound
 from ledger.core.entries import Record
@@ -21,7 +22,9 @@ from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.service import as_one as as_one_run
 from ledger.service.shapes.runs import (
+    AsOne,
     Binding,
     Overdrawn,
     OverrunShown,
@@ -41,6 +44,11 @@ _DECISIONS: Final = ("run-approved", "run-refused")
 _REPORTED: Final = (
     "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
     " held in full until a steward confirms or corrects the number."
+)
+_RAISED: Final = (
+    "More was executed than was approved. It is charged, and fits in the limit as it is now. But the limit of {} was"
+    " raised after the run was approved, and less was left then: the earlier limit does not bound what was released"
+    " until then; the one now does. The dataset is frozen until a steward has seen this."
 )
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
@@ -237,8 +245,26 @@ def _of_project(decision: Record) -> _OfProject:
     return _OfProject(project=decision["project"]) if "project" in decision else _OfProject()
 
 
-def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
-    """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed."""
+def as_one(longer: AnyMechanism, runs: int, cost: Amount, *, charged: Amount | None = None) -> AsOne:
+    """Return how equal runs are shown as one."""
+    name = as_one_run.length_of(longer)
+    value = longer.model_dump()[name or "steps"]
+    shown = AsOne(
+        runs=runs,
+        solve_for=name or "steps",
+        value=value if isinstance(value, int) else float(value),
+        cost=show_amount(cost),
+    )
+    if charged is not None:
+        shown["charged"] = show_amount(charged)
+    return shown
+
+
+def refused(
+    decisions: Sequence[Record], *, fits: Mapping[str, Any] | None, as_one: AsOne | None = None
+) -> BudgetExceeded:
+    """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed. as_one:
+    what it and the equal runs before it would cost as one run."""
     first = decisions[0]
     cost, needed = Amount.from_facts(first["cost"]), needed_of(first)
     binding = [
@@ -249,6 +275,8 @@ def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> B
     facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
     if fits is not None:
         facts["fits"] = fits
+    if as_one is not None:
+        facts["as_one"] = as_one
     return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
 
 
@@ -258,12 +286,6 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
     if remaining is None:
         raise ArithmeticError("a run that charges no account")
     return remaining
-
-
-def left_of(decisions: Sequence[Record]) -> int:
-    """Return the least mu² that was left in an account that carries a guarantee, in units of 1e-12."""
-    accounts = [account for entry in decisions for account in chain.accounts_of(entry).values()]
-    return min(account.remaining.mu_sq_pico for account in accounts if account.key.principal_id is None)
 
 
 # --- what became of a run --------------------------------------------------------------------------------------------
@@ -324,8 +346,10 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         for overdrawn in _overdrawn(entry["dataset"], account)
     ]
     is_reported = first["kind"] == "run-reported"
+    raised = [] if is_reported else _only_before_a_raise(first["overrun"]["frozen"], accounts)
+    detail = _REPORTED if is_reported else _RAISED.format(", ".join(raised)) if raised else None
     return Overrun(
-        _REPORTED if is_reported else None,
+        detail,
         run=first["run"],
         state=answer["state"],
         cost=answer["cost"],
@@ -333,8 +357,16 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         overrun=answer["overrun"],
         at=answer["at"],
         frozen=first["overrun"]["frozen"],
+        **({"before_raise": raised} if raised else {}),
         datasets=accounts,
     )
+
+
+def _only_before_a_raise(frozen: Sequence[str], accounts: Sequence[Overdrawn]) -> list[str]:
+    """Return the frozen datasets that are not overdrawn. There the overrun fits in the limit as it is now, so it was
+    too much for what was left when the limit was raised, after the run had been approved."""
+    overdrawn = {account["name"] for account in accounts}
+    return [name for name in frozen if name not in overdrawn]
 
 
 def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:

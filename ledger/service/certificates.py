@@ -1,16 +1,18 @@
 """Certified costs that take long to compute: from memory, from the database, or computed next to the event loop.
 
-A cost depends only on what was declared, so it is computed once: the process remembers it, the table `certificates`
-stores it for other processes and restarts, and requests for the same parameters share one computation. Everything
-belongs to one tenant, memory included, so that no tenant learns from an answer's speed what another one trains.
-Computations take turns in a few processes, behind a bounded queue; beyond it the answer is 503. Small ones run in a
-thread of the server, because handing them over would take longer.
+A cost depends only on what was declared, and its table beside what is left only on that and on the limit. So each is
+computed once: the process remembers it, the table `certificates` stores it for other processes and restarts, and
+requests for the same parameters share one computation. Everything belongs to one tenant, memory included, so that no
+tenant learns from an answer's speed what another one trains. Computations take turns in a few processes, behind a
+bounded queue; beyond it the answer is 503. Small ones run in a thread of the server, because handing them over would
+take longer.
 
 This is a cache, not a record. A row that is lost, unreadable or not written costs time and nothing else.
 
 Trusting a row has a consequence: anyone who can write to the database could store a lower cost, and later runs with the
 same parameters would be charged it. That is why a journal entry has the mechanism, bound, adjacency, delta and
-accountant next to the cost: recomputing the cost from the entry finds the difference, without any row of this table.
+accountant next to the cost, and the limit next to a table: recomputing them from the entry finds the difference,
+without any row here.
 Emptying the table is always safe.
 """
 
@@ -20,19 +22,22 @@ import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from decimal import ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
 from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from ledger.accounting import ACCOUNTANT, amounts, certificate, costs, numeric
+from ledger.accounting import ACCOUNTANT, amounts, beside, certificate, costs, numeric
+from ledger.accounting.beside import Offer
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Adjacency
 from ledger.core.journal import chain
+from ledger.core.residual import Residual
 from ledger.service.apart import Apart
 from ledger.service.curves import Curves
 from ledger.service.flights import COMPUTATION_SECONDS_MAX, Begun, Flights
@@ -88,6 +93,7 @@ class Certificates:
         slow = 0 if apart is None else (at_once + 1) // 2
         self._turns = Turns(threads=at_once, slow=slow, name="ledger-certificates", on_done=on_computed)
         self._costs = Flights[Cost](COSTS_MAX, self._turns, seconds_max=seconds_max)
+        self._offers = Flights[Offer](COSTS_MAX, self._turns, seconds_max=seconds_max)
         self._results = Flights[Any](RESULTS_MAX, self._turns, seconds_max=seconds_max)
         self._curves = Curves()
 
@@ -128,10 +134,45 @@ class Certificates:
         async def find(begun: Begun[Cost]) -> Cost:
             if not is_kept:
                 return await begun(tenant_id, work)
-            row = await asyncio.to_thread(self._look_up, key)
-            return row if row is not None else await begun(tenant_id, work, then=partial(self._keep, key))
+            return await self._stored(key, begun, work, read=read, written=written)
 
         return await self._costs.get(key, find, urgency=urgency)
+
+    async def offer(
+        self,
+        tenant_id: UUID,
+        mechanism: AnyMechanism,
+        terms: Terms,
+        share: Decimal,
+        base: int,
+        *,
+        urgency: Urgency = Urgency.DECISION,
+    ) -> Offer:
+        """Return what `beside.offer` returns. Raises the same as `cost`."""
+        facts = replace(terms, delta=share).facts()
+        offered = {"offer": mechanism.model_dump(exclude_none=True), "terms": facts, "base": base}
+        key = tenant_id, chain.digest(chain.canonical({"accountant": ACCOUNTANT, **offered}))
+        work = self._handed(tenant_id, partial(beside.offer, mechanism, terms, share, base))
+
+        async def find(begun: Begun[Offer]) -> Offer:
+            return await self._stored(key, begun, work, read=read_offer, written=written_offer)
+
+        return await self._offers.get(key, find, urgency=urgency)
+
+    async def _stored(
+        self,
+        key: Key,
+        begun: Begun[T],
+        work: Callable[[], T],
+        *,
+        read: Callable[[str], T],
+        written: Callable[[T], str],
+    ) -> T:
+        """Return a value from the database, or compute it and store it there."""
+        row = await asyncio.to_thread(self._look_up, key, read)
+        if row is not None:
+            return row
+        return await begun(key[0], work, then=partial(self._keep, key, written))
 
     async def frontier(
         self, tenant_id: UUID, mechanism: AnyMechanism, *, adjacency: Adjacency, also: Sequence[Fraction] = ()
@@ -139,7 +180,7 @@ class Certificates:
         """Return pairs (delta, mu), each a certificate of the mechanism; none if it needs none. also: more deltas.
         Raises the same as `cost`."""
         compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency, also=tuple(also))
-        facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
+        facts: dict[str, Any] = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
         facts |= {"also": [_ratio(delta) for delta in also]} if also else {}
         return await self.beside(tenant_id, compute, key=facts)
 
@@ -181,7 +222,7 @@ class Certificates:
 
     # --- the database
 
-    def _look_up(self, key: Key) -> Cost | None:
+    def _look_up(self, key: Key, read: Callable[[str], T]) -> T | None:
         tenant_id, digest = key
         try:
             with self._store.reading(tenant_id) as reading:
@@ -191,10 +232,10 @@ class Certificates:
             log.warning("the certificate %s could not be read: %s", digest.hex(), error)
             return None
 
-    def _keep(self, key: Key, cost: Cost) -> None:
+    def _keep(self, key: Key, written: Callable[[T], str], value: T) -> None:
         tenant_id, digest = key
         try:
-            body = written(cost)
+            body = written(value)
             with self._store.writing(tenant_id) as writing:
                 writing.certificates.keep(digest, body, now_us=writing.now_us(), rows_max=self._rows_max)
         except Exception as error:  # the request that needed it has its answer already
@@ -243,27 +284,49 @@ def written(cost: Cost) -> str:
 
     Raises ValueError if a fraction has more digits than Python writes.
     """
-    return chain.canonical(
-        {
-            "mu": Decimal(repr(cost.mu)),
-            "mu_sq": _ratio(cost.mu_sq),
-            "nats": _ratio(cost.nats),
-            "method": cost.method,
-            "assumptions": cost.assumptions,
-        }
-    )
+    return chain.canonical(_facts(cost))
+
+
+def _facts(cost: Cost) -> dict[str, Any]:
+    return {
+        "mu": Decimal(repr(cost.mu)),
+        "mu_sq": _ratio(cost.mu_sq),
+        "nats": _ratio(cost.nats),
+        "method": cost.method,
+        "assumptions": cost.assumptions,
+    }
 
 
 def read(body: str) -> Cost:
     """Return the cost that `written` wrote. Raises ValueError, KeyError or TypeError for anything else."""
-    row: dict[str, Any] = chain.parse(body)
-    mu, mu_sq, nats = float(row["mu"]), Fraction(row["mu_sq"]), Fraction(row["nats"])
-    if not (math.isfinite(mu) and mu >= 0 and mu_sq >= 0 and nats >= 0):
-        raise ValueError("a cost must be finite and not negative")
-    cost = Cost(mu, mu_sq, nats, str(row["method"]), tuple(map(str, row["assumptions"])))
+    cost = _cost(chain.parse(body))
     if written(cost) != body:  # any other type, form or member
         raise ValueError("is not a cost in canonical form")
     return cost
+
+
+def _cost(row: Mapping[str, Any]) -> Cost:
+    mu, mu_sq, nats = float(row["mu"]), Fraction(row["mu_sq"]), Fraction(row["nats"])
+    if not (math.isfinite(mu) and mu >= 0 and mu_sq >= 0 and nats >= 0):
+        raise ValueError("a cost must be finite and not negative")
+    return Cost(mu, mu_sq, nats, str(row["method"]), tuple(map(str, row["assumptions"])))
+
+
+def written_offer(offer: Offer) -> str:
+    """Return an offer as canonical JSON: a cost as `written`, with its share of delta and its table. Raises ValueError
+    as that does."""
+    table = None if offer.table is None else offer.table.facts()
+    return chain.canonical({"cost": _facts(offer.cost), "delta": offer.delta, "table": table})
+
+
+def read_offer(body: str) -> Offer:
+    """Return the offer that `written_offer` wrote. Raises ValueError, KeyError or TypeError for anything else."""
+    row: dict[str, Any] = chain.parse(body)
+    table = None if row["table"] is None else Residual.from_facts(row["table"])
+    offer = Offer(Decimal(row["delta"]), _cost(row["cost"]), table)
+    if written_offer(offer) != body:
+        raise ValueError("is not an offer in canonical form")
+    return offer
 
 
 def _ratio(value: Fraction) -> str:

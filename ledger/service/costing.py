@@ -10,27 +10,34 @@ from functools import partial
 from typing import Any, Final, Protocol, TypeVar
 from uuid import UUID
 
-from ledger.accounting import ACCOUNTANT, amounts, beside, costs, mechanisms, settling
+from ledger.accounting import ACCOUNTANT, amounts, costs, mechanisms, settling, shares
 from ledger.accounting.beside import Offer
 from ledger.accounting.cost import Cost
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.plan import Left
 from ledger.accounting.restarts import Restart, repeated
 from ledger.accounting.settling import Beside, Charge, Restarts, Stop
+from ledger.accounting.shares import Chosen
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
+from ledger.core.books import ReadSet
 from ledger.core.datasets import Adjacency
+from ledger.core.decision.filter import guaranteed, is_residual
 from ledger.core.decision.group import read_sets_of_uses
+from ledger.core.decision.runs import charged_accounts
 from ledger.core.entries import Record
+from ledger.core.journal import chain
 from ledger.core.people import Actor
 from ledger.core.residual import Residual
 from ledger.core.runs import Excess, Use
-from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
-from ledger.service import answers, inverting, tables
+from ledger.errors import InvalidMechanism, InvalidRequest, Overloaded, TooLarge
+from ledger.service import answers, as_one, inverting
+from ledger.service.as_one import Equals
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, is_heavy
 from ledger.service.requests.runs import SettleRequest
+from ledger.service.shapes.runs import AsOne
 from ledger.service.tables import Situation
 from ledger.service.turns import Urgency
 from ledger.store import Store
@@ -61,7 +68,7 @@ class Costed:
     """A run's cost, and the terms it was computed under. whole: its cost in one piece, if it has segments.
 
     delta: the run's share of delta, if the cost is a certificate that used it; else None. table: its mu² beside what is
-    left, if its datasets cost runs so.
+    left, if its datasets cost runs so. question: what it was computed for.
     """
 
     mechanism: AnyMechanism
@@ -70,6 +77,7 @@ class Costed:
     whole: Cost | None
     delta: Decimal | None
     table: Residual | None = None
+    question: Question | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return how the cost was computed, for the record."""
@@ -149,8 +157,8 @@ class Costing:
         if not costs.needs_certificate(request.mechanism, bound=resolved.bound):
             return Question(request.mechanism, terms)
         situation = self._situation(actor, resolved.uses, request.project)
-        shares = situation.shares() if request.delta is None else (request.delta,)
-        return Question(request.mechanism, replace(terms, delta=shares[0]), shares, situation)
+        offered = situation.shares() if request.delta is None else (request.delta,)
+        return Question(request.mechanism, replace(terms, delta=offered[0]), offered, situation)
 
     async def work_out(self, tenant_id: UUID, question: Question, *, urgency: Urgency = Urgency.DECISION) -> Costed:
         """Return what a run of these terms costs. Raises the same as `Certificates.cost`."""
@@ -166,42 +174,36 @@ class Costing:
         if terms.segments > 1:
             one_piece = replace(terms, segments=1)
             whole = await self._certificates.cost(tenant_id, mechanism, one_piece, urgency=urgency)
-        return Costed(mechanism, terms, cost, whole, delta, table)
+        return Costed(mechanism, terms, cost, whole, delta, table, question)
 
     async def _offer(self, tenant_id: UUID, question: Question, situation: Situation, urgency: Urgency) -> Offer:
         """Return the cost beside what is left, at the share of delta that is cheapest now."""
-        known: dict[int, Offer] = {}
-
-        async def offer(index: int) -> Offer:
-            if index not in known:
-                known[index] = await self._offer_at(tenant_id, question, index, situation.base or 0, urgency)
-            return known[index]
-
-        # With less delta a run costs more mu²: the cheapest share is where the two parts cross, or the one before.
-        low, high = 0, len(question.shares) - 1
-        while low < high:
-            middle = (low + high) // 2
-            if tables.is_mu_dearer(await offer(middle), situation.left):
-                high = middle
-            else:
-                low = middle + 1
-        beside_it = [await offer(index) for index in (low - 1, low) if index >= 0]
-        return tables.cheapest(beside_it, situation.left)
+        search = shares.choosing(len(question.shares), situation.room)
+        index = next(search)
+        while True:
+            offer = await self._offer_at(tenant_id, question, index, situation.base or 0, urgency)
+            try:
+                index = search.send(offer)
+            except StopIteration as done:
+                chosen: Chosen = done.value
+                return chosen.offer
 
     async def _offer_at(self, tenant_id: UUID, question: Question, index: int, base: int, urgency: Urgency) -> Offer:
         share = question.shares[index]
-        compute = partial(beside.offer, question.mechanism, question.terms, share, base)
-        facts = replace(question.terms, delta=share).facts()
-        key = {"offer": question.mechanism.model_dump(exclude_none=True), "terms": facts, "base": base}
-        return await self._certificates.beside(tenant_id, compute, key=key, urgency=urgency)
+        return await self._certificates.offer(
+            tenant_id, question.mechanism, question.terms, share, base, urgency=urgency
+        )
 
     def _situation(self, actor: Actor, uses: Sequence[Use], project: str | None) -> Situation:
-        """Return the limits and what is left, of the partitions that are named."""
-        named = [Use(use.dataset_id, use.partitions or (), use.via) for use in uses]
-        read_sets = read_sets_of_uses(named, project=project, principal_id=actor.principal_id)
+        """Return the limits and what is left."""
+        read_sets = read_sets_of_uses(uses, project=project, principal_id=actor.principal_id)
         with self._store.reading(actor.tenant_id) as reading:
             books = reading.books.read(read_sets)
-        return Situation.of(books, uses)
+        who = actor.principal_id
+        accounts = {use.dataset_id: charged_accounts(books, use, project=project, principal_id=who) for use in uses}
+        charged = [dataset_id for dataset_id, of_dataset in accounts.items() if guaranteed(of_dataset)]
+        every = [account for of_dataset in accounts.values() for account in of_dataset]
+        return Situation.of(every, is_residual=is_residual(books, charged))
 
     async def charge(self, tenant_id: UUID, cost: Amount, decision: Record, execution: Execution) -> Charge:
         """Return the charge for a run that this decision approved at this cost."""
@@ -222,16 +224,63 @@ class Costing:
         first = decisions[0]
         mechanism, terms = mechanisms.recorded(first["request"]["mechanism"]), Terms.of(first)
         is_dear = "delta" in first
-        left = None if "residual" not in first else Left(int(first["residual"]["base"]), answers.left_of(decisions))
+        left = await asyncio.to_thread(self._left_of, tenant_id, decisions) if is_dear else None
         fits = partial(inverting.fits, mechanism, terms, answers.remaining_of(decisions), is_dear=is_dear, left=left)
         is_long = is_dear or is_heavy(mechanism, terms)
         return await self.invert(tenant_id, fits, is_dear=is_long, key={"fits": first["run"]})
+
+    async def as_one(self, tenant_id: UUID, decisions: Sequence[Record]) -> AsOne | None:
+        """Return what one run would cost that is as long as a refused one and the equal ones before it together; None
+        if there are fewer than two of these, or a run has no length."""
+        refused = next((entry for entry in decisions if "request" in entry), None)
+        if refused is None or "residual" not in refused or "segments" in refused:
+            return None
+        mechanism = mechanisms.recorded(refused["request"]["mechanism"])
+        if as_one.length_of(mechanism) is None:
+            return None
+        before = await asyncio.to_thread(self._equals, tenant_id, refused)
+        longer = as_one.longer(mechanism, before.runs + 1) if before.runs > 1 else None
+        if longer is None:
+            return None
+        try:
+            cost = await self._certificates.cost(tenant_id, longer, Terms.of(refused), urgency=Urgency.ADVICE)
+        except (InvalidRequest, TooLarge, Overloaded):
+            return None
+        return answers.as_one(longer, before.runs + 1, cost.amount, charged=before.charged)
+
+    def _equals(self, tenant_id: UUID, refused: Record) -> Equals:
+        dataset_id, until = UUID(refused["dataset_id"]), refused["seq"] - 1
+        after = max(until - as_one.ENTRIES_MAX, 0)
+        with self._store.reading(tenant_id) as reading:
+            found = reading.journals.of_kinds(
+                dataset_id, as_one.KINDS, after=after, until=until, limit=as_one.ENTRIES_MAX
+            )
+        return as_one.equals((chain.parse(entry.body) for entry in found), refused)
+
+    def _left_of(self, tenant_id: UUID, decisions: Sequence[Record]) -> Left | None:
+        """Return what was left for a run that was decided, and the shares that it could take. How its datasets cost
+        runs is read as it is now: it changes once at most."""
+        accounts = {UUID(entry["dataset_id"]): [*chain.accounts_of(entry).values()] for entry in decisions}
+        charged = [dataset_id for dataset_id, of_dataset in accounts.items() if guaranteed(of_dataset)]
+        with self._store.reading(tenant_id) as reading:
+            books = reading.books.read({dataset_id: ReadSet() for dataset_id in charged})
+        every = [account for of_dataset in accounts.values() for account in of_dataset]
+        situation = Situation.of(every, is_residual=is_residual(books, charged))
+        named = decisions[0]["request"].get("delta")
+        return left_in(situation, situation.shares() if named is None else (Decimal(named),))
 
     async def invert(self, tenant_id: UUID, invert: Callable[[], T], *, is_dear: bool, key: Mapping[str, Any]) -> T:
         """Run a computation of many costs: as a certificate of this `key` if they are dear, else aside."""
         if is_dear:
             return await self._certificates.beside(tenant_id, invert, key=key, limit_seconds=INVERSION_SECONDS_MAX)
         return await self._aside.run(tenant_id, invert, size=None)
+
+
+def left_in(situation: Situation | None, offered: Sequence[Decimal]) -> Left | None:
+    """Return what a search for what fits needs; None if runs are costed by themselves."""
+    if situation is None or situation.base is None:
+        return None
+    return Left(situation.base, situation.room.left, tuple(offered))
 
 
 _CHANGES_SIZE: Final[Mapping[Adjacency, str]] = {

@@ -25,7 +25,7 @@ from ledger.accounting.cost import Cost
 from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import SOLVABLE, Mechanism
 from ledger.accounting.numbers import Probability
-from ledger.accounting.plan import Left, Solution
+from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
 from ledger.core.datasets import Account, DatasetState
@@ -36,7 +36,7 @@ from ledger.core.people import Actor
 from ledger.service import answers, catalogue
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import is_heavy
-from ledger.service.costing import Costed, Costing
+from ledger.service.costing import Costed, Costing, left_in
 from ledger.service.inverting import Inverse, Question, invert
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
@@ -149,7 +149,8 @@ class Planner:
         costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
         charge, is_dear = _Charge.of(costed, seen), costed.delta is not None
         is_fit = charge.is_fit
-        left = None if costed.table is None else Left(costed.table.base, seen.left)
+        asked = costed.question
+        left = None if asked is None else left_in(asked.situation, asked.shares)
         question = Question(request.mechanism, costed.terms, seen.remaining, solve_for, is_fit, is_dear, left)
         inverse = Inverse({}, None)
         if not is_fit or solve_for is not None:
@@ -159,6 +160,9 @@ class Planner:
             inverse = await self._costing.invert(actor.tenant_id, inverting, is_dear=is_long, key=key)
         # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, charge, costed.delta, inverse)
+        if inverse.as_one is not None:
+            one = inverse.as_one
+            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments, charge.amount)

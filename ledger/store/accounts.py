@@ -102,6 +102,11 @@ class AccountReader(Repository):
         is_overdrawn = or_(accounts.c.overdrawn_mu_sq_pico > 0, accounts.c.overdrawn_delta_atto > 0)
         return self.matching(and_(accounts.c.dataset_id.in_(dataset_ids), is_overdrawn))
 
+    def holding(self, dataset_ids: Collection[UUID]) -> list[Account]:
+        """Return the accounts of these datasets in which something is held."""
+        is_held = or_(accounts.c.held_mu_sq_pico > 0, accounts.c.held_delta_atto > 0)
+        return self.matching(and_(accounts.c.dataset_id.in_(dataset_ids), is_held))
+
     def _in(self, dataset_ids: Collection[UUID]) -> ColumnElement[bool]:
         return and_(accounts.c.tenant_id == self.tenant_id, accounts.c.dataset_id.in_(dataset_ids))
 

@@ -86,6 +86,8 @@ class BookReader(Repository):
                 books.accounts[account.key] = account
         for condition in _account_conditions(loaded, read_sets):
             books.accounts.update((account.key, account) for account in account_reader.matching(condition))
+        if every_held := [dataset.id for dataset in loaded if read_sets[dataset.id].is_every_held]:
+            books.accounts.update((account.key, account) for account in account_reader.holding(every_held))
         for key in books.accounts:
             if key.is_base and key.partition is not None:
                 books.partitions[key.dataset_id] = (*books.partitions.get(key.dataset_id, ()), key.partition)
@@ -94,7 +96,7 @@ class BookReader(Repository):
                 books.partitions.setdefault(dataset.id, ())
 
     def _projects(self, read_sets: Mapping[UUID, ReadSet]) -> dict[tuple[UUID, str], Project]:
-        ids = [id_ for id_, read_set in read_sets.items() if read_set.projects]
+        ids = [id_ for id_, read_set in read_sets.items() if read_set.projects or read_set.is_every_project]
         if not ids:
             return {}
         is_every = any(read_sets[id_].is_every_project for id_ in ids)

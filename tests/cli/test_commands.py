@@ -115,6 +115,16 @@ def test_a_run_and_its_dataset_from_beginning_to_end(terminal: Terminal) -> None
     assert (holds.status, "holds" in holds.out) == (0, True)
 
 
+def test_there_is_no_way_back_to_costs_that_add_up(terminal: Terminal) -> None:
+    """Goal: whoever types that learns in words why not, and what to do."""
+    terminal("dataset create rounds --epsilon 8 --at-delta 1e-5")
+    refused = terminal("dataset costing rounds standalone --reason 'as it was'")
+    assert refused.status != 0
+    said = " ".join(refused.err.split())
+    assert "can be changed to residual only" in said
+    assert "Register a new dataset with costing standalone" in said
+
+
 def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, tmp_path: Path) -> None:
     """Goal: what is typed of partitions, origins, projects and a ceiling is charged, for people and with --json,
     and the export of it verifies. Method: one dataset in parts, one derived from it, one beside it."""

@@ -11,11 +11,13 @@ import pytest
 
 from ledger.core import residual
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.commands import Change, SetBudget
+from ledger.core.commands import Change, SetBudget, SetProject
+from ledger.core.datasets import Parent
 from ledger.core.journal import chain
 from ledger.core.residual import LEVELS, NO_TRAIL, Residual, Trail, levels
-from ledger.errors import LedgerError
-from tests.kit.beside_left import BASE, FALLING, Residuals, table
+from ledger.errors import InvalidRequest, LedgerError
+from tests.kit import independent_verifier
+from tests.kit.beside_left import BASE, FALLING, THREE, Residuals, table
 from tests.kit.beside_left import residual as registered
 from tests.kit.books import (
     ALONE,
@@ -32,6 +34,7 @@ from tests.kit.books import (
     void,
     with_project,
 )
+from tests.kit.exports import exported
 from tests.kit.journals import ONE, STEWARD
 from tests.kit.journals import registered as standalone
 
@@ -321,6 +324,34 @@ def test_an_account_that_is_overdrawn_has_no_slack() -> None:
     assert account.overdrawn.mu_sq_pico == 500 + 5 - 288
     assert account.spent.mu_sq_pico == 1 + 500 + 1 + 5
     assert made.replay().accounts == {account.key: account}
+
+
+def test_a_project_share_of_a_dataset_without_a_budget_is_switched() -> None:
+    """Goal: what is counted in a share is costed beside what is left once a steward switches the dataset, as long as
+    nothing is held there; a dataset in which nothing is counted is not switched. Method: a derived dataset before and
+    after it has a share, with a run held in it, and after that; replay."""
+    parents = (Parent(ONE, "data-1"),)
+    made = Residuals(
+        registered(1, Amount(BASE, 10)),
+        standalone(3, None, bound="certified", derived_from=parents, costing="standalone"),
+    )
+    switch = Change(STEWARD, THREE, None, None, None, "r", ALONE, "residual")
+    both = (use(3), use(1, via=3))
+    _, error = only(made.books, switch)
+    assert isinstance(error, InvalidRequest)
+    assert "neither a budget nor a project's share" in error.detail
+    made.do(SetProject(STEWARD, THREE, "p", {"mu": 1}, Amount(BASE, 10), "a share", ALONE))
+    before = made.run(*both, costs=table(), project="p")
+    assert before.cost.mu_sq_pico == 1000
+    assert isinstance(only(made.books, switch)[1], InvalidRequest)
+    made.move(void, before)
+    made.do(switch)
+    assert made.run(*both, costs=table(), project="p").cost.mu_sq_pico == 110
+    for dataset_id in (ONE, THREE):
+        replayed = made.replay(dataset_id)
+        mine = {each: account for each, account in made.books.accounts.items() if each.dataset_id == dataset_id}
+        assert replayed.accounts == mine
+        independent_verifier.verify(exported(dataset_id, made.journals[dataset_id], requests=made.requests))
 
 
 def test_a_dataset_is_switched_once() -> None:

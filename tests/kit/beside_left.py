@@ -10,7 +10,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.commands import Ask, Change, SetBudget, SetProject
+from ledger.core.commands import Ask, Batch, Change, SetBudget, SetProject
 from ledger.core.datasets import Parent
 from ledger.core.decision.group import decide
 from ledger.core.residual import LEVELS, Residual
@@ -45,13 +45,27 @@ class Residuals(Book):
 
     def run(self, *uses: Any, costs: Residual | None = None, cost: Amount | None = None, **more: Any) -> Ask:
         """A run is asked for, by its table or at a cost by itself."""
+        command = self.asking(*uses, costs=costs, cost=cost, **more)
+        self.do(command)
+        run = self.books.runs[command.run_id]
+        return replace(command, cost=run.cost or command.cost)
+
+    def asking(self, *uses: Any, costs: Residual | None = None, cost: Amount | None = None, **more: Any) -> Ask:
+        """What asks for such a run."""
         self.runs += 1
         cost = cost or Amount(FALLING[0] if costs is None else costs.costs[0], 1)
         number = UUID(int=1000 + self.runs)
-        command = ask(*uses, cost=cost, run=number, who=WHO, terms=CERTIFIED, residual=costs, **more)
-        self.do(command)
-        run = self.books.runs[number]
-        return replace(command, cost=run.cost or cost)
+        return ask(*uses, cost=cost, run=number, who=WHO, terms=CERTIFIED, residual=costs, **more)
+
+    def batch(self, *asks: Ask, is_atomic: bool = True) -> list[Ask]:
+        """Runs are asked for together; those that were approved."""
+        self.do(Batch(WHO, asks, is_atomic))
+        runs = [(command, self.books.runs.get(command.run_id)) for command in asks]
+        return [
+            replace(command, cost=run.cost)
+            for command, run in runs
+            if run is not None and run.state == "held" and run.cost is not None
+        ]
 
     def begin(self, *uses: Any, **more: Any) -> Ask:
         """A run is approved, and starts."""
@@ -103,6 +117,27 @@ def story() -> Residuals:
     return made
 
 
+def batches() -> Residuals:
+    """Batches on two datasets and on one that is derived from both, and what is given back of them."""
+    made = Residuals(
+        residual(1, Amount(BASE, 1000)),
+        residual(2, Amount(BASE // 2, 1000), partitions=["a", "b"]),
+        residual(3, None, derived_from=(Parent(ONE, "data-1"), Parent(TWO, "data-2"))),
+    )
+    three = made.batch(*(made.asking(use(1), costs=table()) for _ in range(3)))
+    made.move(void, three[0])
+    both = (use(3), use(1, via=3), use(2, None, via=3))
+    mixed = made.batch(
+        made.asking(use(1), cost=Amount(700, 0)),
+        made.asking(*both, costs=table(BASE // 2)),
+        made.asking(use(1), costs=table()),
+        made.asking(use(2, ["a"]), costs=table(BASE // 2, FALLING[:4])),
+    )
+    made.move(void, mixed[1])
+    made.batch(*(made.asking(use(1), costs=table()) for _ in range(12)))  # fit at no level, and one after another
+    return made
+
+
 # --- at random -------------------------------------------------------------------------------------------------------
 
 
@@ -117,7 +152,9 @@ class Walk:
 
     def step(self) -> None:
         """One more command; one that is refused by a rule leaves nothing."""
-        kind = self.rng.choice(("ask", "ask", "ask", "start", "start", "settle", "settle", "void", "limit", "thaw"))
+        kind = self.rng.choice(
+            ("ask", "ask", "ask", "batch", "start", "start", "settle", "settle", "void", "limit", "thaw")
+        )
         getattr(self, f"_{kind}")()
 
     def _tried(self, do: Any, command: Ask, who: Any = ADMIN, **more: Any) -> bool:
@@ -136,6 +173,19 @@ class Walk:
         return table(self.rng.choice((BASE, BASE // 2, BASE // 4, 1000)), costs) if costs else None
 
     def _ask(self) -> None:
+        command = self._asking()
+        if command is not None:
+            self.made.do(command)
+            run = self.made.books.runs[command.run_id]
+            if run.state == "held":
+                self.held.append(replace(command, cost=run.cost or command.cost))
+
+    def _batch(self) -> None:
+        asks = [ask for ask in (self._asking() for _ in range(self.rng.randrange(1, 5))) if ask is not None]
+        if asks:
+            self.held += self.made.batch(*asks, is_atomic=self.rng.random() < 0.8)
+
+    def _asking(self) -> Ask | None:
         three = (use(3), use(1, via=3), use(2, self.rng.choice((None, ["a"])), via=3))
         uses = self.rng.choice(((use(1),), (use(1),), (use(2, ["a"]),), (use(2, None), use(1)), three))
         costs = self._table(self.rng.choice((300, 1500, 7000)))
@@ -143,10 +193,8 @@ class Walk:
         more = {"project": "p"} if self.rng.random() < 0.3 and "data-1" not in names else {}
         cost = Amount(self.rng.randrange(1, 1500) if costs is None else costs.costs[0], self.rng.randrange(30))
         if any(self.made.books.datasets[one.dataset_id].state != "active" for one in uses):
-            return
-        command = self.made.run(*uses, costs=costs, cost=cost, **more)
-        if self.made.books.runs[command.run_id].state == "held":
-            self.held.append(command)
+            return None
+        return self.made.asking(*uses, costs=costs, cost=cost, **more)
 
     def _start(self) -> None:
         if self.held:

@@ -9,7 +9,8 @@ from typing import Any, Final
 
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
-from tests.kit.beside_left import story
+from ledger.core.residual import LEVELS
+from tests.kit.beside_left import BASE, batches, story
 from tests.kit.exports import exported
 from tests.kit.forgeries import Entries, sealed
 from tests.kit.journals import ONE
@@ -180,3 +181,61 @@ def wrong_at(name: str) -> int:
     """The first entry that does not hold: of a costing, the first that rests on it."""
     seq, _, _ = FORGED[name]
     return FIRST if seq == 1 else seq
+
+
+# --- batches ---------------------------------------------------------------------------------------------------------
+
+
+def _in(seq: int, change: Callable[[Entry], object]) -> Callable[[Entries], object]:
+    return lambda of: change(of[seq - 1])
+
+
+def _all_at(level: int, cost: int) -> Callable[[Entries], object]:
+    """The first batch is at another level, with balances as they would be. The slack is what the last one leaves."""
+
+    def change(of: Entries) -> None:
+        for number, entry in enumerate(of[1:4], start=1):
+            entry["residual"]["level"], entry["cost"]["mu_sq_pico"] = level, str(cost)
+            entry["balance"]["held"]["mu_sq_pico"] = str(number * cost)
+            entry["balance"]["slack"] = str(BASE - number * cost - BASE * LEVELS[level] // 64)
+
+    return change
+
+
+def _last_at(level: int, cost: int) -> Callable[[Entries], object]:
+    """Only its last run is."""
+
+    def change(of: Entries) -> None:
+        entry = of[3]
+        _at_level(level, cost)(entry)
+        left = BASE - int(entry["balance"]["held"]["mu_sq_pico"])
+        slack = min(int(of[2]["balance"]["slack"]), left - BASE * LEVELS[level] // 64)
+        entry["balance"]["slack"] = str(slack)
+
+    return change
+
+
+ANOTHER: Final = "is of a batch that is not at the highest level at which it fits"
+NO_LEVEL: Final = "is of a batch that is not at one level, or does not fit so"
+BETWEEN: Final = "comes between the runs of a batch"
+FORGED_BATCHES: Final[dict[str, tuple[int, Callable[[Entries], object], str]]] = {
+    "a batch at a lower level": (4, _all_at(12, 150), ANOTHER),
+    "a batch at a higher level": (4, _all_at(14, 110), "is charged beside more than is left"),
+    "a batch at two levels": (4, _last_at(12, 150), NO_LEVEL),
+    "a run of a batch at another level": (2, _in(2, _at_level(14, 110)), "has balances that are not the sum"),
+    "a batch that another dataset decides, and does not": (4, _in(3, _put("residual", "by", value="data-2")), ANOTHER),
+    "a batch that another dataset decides, unnamed": (8, _in(8, _drop("residual", "by")), ANOTHER),
+    "a batch that begins elsewhere": (2, _in(2, _put("together", "first", value=1)), "begins elsewhere"),
+    "a batch that is shorter": (3, _in(2, _put("together", "runs", value=2)), BETWEEN),
+    "a run in the middle of a batch": (3, _in(3, _drop("together")), BETWEEN),
+    "a run of no batch": (10, _in(10, _put("together", value={"first": 2, "runs": 3})), "begins elsewhere"),
+    "a batch of none": (2, _in(2, _put("together", "runs", value=0)), "has a value in 'together'"),
+    "a batch of more members": (2, _in(2, _put("together", "at", value=1)), "has members in 'together'"),
+}
+
+
+def forged_batch(name: str) -> list[str]:
+    """The export of the journal of `batches` after a change."""
+    changed = [chain.parse(body) for body, _ in batches().journals[ONE]]
+    FORGED_BATCHES[name][1](changed)
+    return exported(ONE, sealed(changed), requests=batches().requests)

@@ -31,13 +31,59 @@ class Table:
 
     def fitting(self, rest: int) -> list[int]:
         """The levels at which a new run fits in so much."""
-        needed = [cost if at == 0 else cost + -(-self.base * LEVELS[at] // 64) for at, cost in enumerate(self.costs)]
-        return [at for at, need in enumerate(needed) if need + (self.base // 50 if at else 0) <= rest]
+        return [at for at, cost in enumerate(self.costs) if cost + self.rest(at) <= rest]
 
     def best(self, rest: int) -> int:
         """The level with the least cost, and the lowest of those; none is -1."""
         fitting = self.fitting(rest)
         return min(fitting, key=lambda at: (self.costs[at], at)) if fitting else -1
+
+    def rest(self, level: int) -> int:
+        """What must be left behind a new run there."""
+        return -(-self.base * LEVELS[level] // 64) + self.base // 50 if level else 0
+
+
+class Batch:
+    """Runs that were approved as a whole: their tables, and what each account has left behind them."""
+
+    def __init__(self, stated: dict[str, Any]) -> None:
+        self.stated, self.runs = stated, list[tuple[Table, dict[Any, int]]]()
+
+    def goes_on(self, table: Table, rests: dict[Any, int]) -> bool:
+        """Whether there are more runs behind this one. With the last, all stand at the highest step at which all have
+        room, or say that others decide."""
+        self.runs.append((table, rests))
+        if len(self.runs) < self.stated["runs"]:
+            return True
+        good = [levels for levels in map(self.levels, range(16)) if self.has_room(levels)]
+        stand, says = (
+            [max(table.level, 0) for table, _ in self.runs],
+            {"by" in t.facts for t, _ in self.runs if t.facts},
+        )
+        if stand not in good or not says <= {stand != good[-1]}:
+            raise ValueError("a batch at other levels than it must be")
+        return False
+
+    def levels(self, step: int) -> list[int]:
+        """The lowest level of each run that costs what it does at a step; its last one, where there are fewer."""
+        return [t.costs.index(t.costs[min(step, len(t.costs) - 1)]) for t, _ in self.runs]
+
+    def has_room(self, levels: list[int]) -> bool:
+        """Whether what is left behind all of them is what each rests on. The third of a key is a principal."""
+        for key in {key for _, rests in self.runs for key in rests}:
+            users = [(t, at, rests[key]) for (t, rests), at in zip(self.runs, levels, strict=True) if key in rests]
+            behind = users[-1][2] + sum(table.costs[max(table.level, 0)] - table.costs[at] for table, at, _ in users)
+            if behind < max(0 if key[2] else table.rest(at) for table, at, _ in users):
+                return False
+        return True
+
+
+def in_batch(batch: Batch | None, entry: dict[str, Any], table: Table, rests: dict[Any, int]) -> Batch | None:
+    """The batch that goes on behind an approval, if one does."""
+    if "together" not in entry:
+        return None
+    batch = batch or Batch(entry["together"])
+    return batch if batch.goes_on(table, rests) else None
 
 
 def count_of(text: str) -> int:

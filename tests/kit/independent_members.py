@@ -16,7 +16,7 @@ MEMBERS = {
     "partitions-added": ("names disjoint limit", "proposal"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
-    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual together"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual"),
     "run-started": ("run settle_by begin_by", ""),
     "run-settled": (
@@ -64,6 +64,7 @@ WITHIN = {
     "segments": ("count steps cost unsegmented", ""),
     "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
     "residual": ("base costs", "level by"),
+    "together": ("first runs", ""),
 }
 OF_OVERRUN = ("base costs", "level")  # of a table there
 GROUP = ("limit spent held overdrawn", "partitions project principal slack")

@@ -26,8 +26,8 @@ from ledger.core.datasets import (
     FairUse,
     Parent,
 )
-from ledger.core.decision.group import decide
-from ledger.core.entries import NO_HASH, Sealed
+from ledger.core.decision.group import Batched, Outcome, decide
+from ledger.core.entries import NO_HASH, Draft, Sealed
 from ledger.core.journal import chain, requested
 from ledger.core.journal.replay import Replayed, replay
 from ledger.core.people import Actor
@@ -68,7 +68,7 @@ class Book:
         self.books, outcomes = decide(self.books, commands, now_us=self.now_us)
         for outcome in outcomes:
             assert not isinstance(outcome, LedgerError), outcome
-            for draft in outcome if isinstance(outcome, tuple) else ():
+            for draft in drafts_of(outcome):
                 mine = self.journals.setdefault(draft.dataset_id, [])
                 prev = mine[-1][1] if mine else NO_HASH
                 entry = chain.seal(draft, tenant_id=TENANT, prev=prev, at_us=self.now_us)
@@ -100,6 +100,13 @@ class Book:
     def sealed(self, dataset_id: UUID) -> list[Sealed]:
         """A journal with the requests that stand in others."""
         return [Sealed(*entry, requested_in(entry[0], self.requests)) for entry in self.journals[dataset_id]]
+
+
+def drafts_of(outcome: Outcome) -> Sequence[Draft]:
+    """The entries that a command leaves; a batch, those of its runs."""
+    if isinstance(outcome, Batched):
+        return [draft for run in outcome.outcomes if isinstance(run, tuple) for draft in run]
+    return outcome if isinstance(outcome, tuple) else ()
 
 
 def requested_in(body: str, requests: Mapping[str, str]) -> str | None:

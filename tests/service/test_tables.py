@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from decimal import Decimal
 from fractions import Fraction
 from typing import Any
 
 import pytest
 
-from ledger.accounting import beside, mechanisms
+from ledger.accounting import beside, mechanisms, shares
 from ledger.accounting.beside import Offer
 from ledger.accounting.cost import Cost
+from ledger.accounting.shares import Room
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.residual import Residual
-from ledger.service import tables
 from ledger.service.tables import Situation
 from tests.kit.driver import Ledger
 
@@ -30,20 +32,56 @@ def offer(delta: str, mu_sq_pico: int, atto: int, table: Residual | None = None)
     return Offer(Decimal(delta), cost, table)
 
 
+def room(left: Amount) -> Room:
+    """So much is left in every account."""
+    return Room(left.mu_sq_pico, left)
+
+
 def test_the_least_part_of_what_is_left_is_the_cheapest() -> None:
     """Goal: mu² or delta, whichever is more; beside what is left if there is a table. Method: by hand."""
     offers = [offer("1e-7", 10, 100), offer("1e-8", 20, 10), offer("1e-9", 50, 1)]
     for left, expected in ((Amount(1000, 1000), 1), (Amount(1000, 10), 2), (Amount(15, 1000), 0), (Amount(1000, 0), 2)):
-        assert tables.cheapest(offers, left) is offers[expected], left
+        assert shares.cheapest(offers, room(left)) is offers[expected], left
     beside_it = [offer("1e-8", 20, 1, Residual(64, (20, 5))), offer("1e-9", 21, 1)]
-    assert tables.cheapest(beside_it, Amount(64, 1000)) is beside_it[0]
-    assert [tables.is_mu_dearer(one, Amount(1000, 1000)) for one in offers] == [False, True, True]
+    assert shares.cheapest(beside_it, room(Amount(64, 1000))) is beside_it[0]
+    assert [shares.is_mu_dearer(one, room(Amount(1000, 1000))) for one in offers] == [False, True, True]
+
+
+def test_a_share_fits_if_its_parts_are_at_most_one(tries: Callable[[int, int], int]) -> None:
+    """Goal: if a run fits at any share, the cheapest one fits: so no refusal of a run that another share would admit.
+    Method: random tables whose costs rise as the share falls; what a principal may hold is less than what is left; the
+    decision's own rule of what fits."""
+    rng, fitting = random.Random(3), 0
+    for _ in range(tries(3000, 200_000)):
+        offers, most, base = list[Offer](), rng.randrange(2, 50), rng.choice((64, 640))
+        for power in range(rng.randrange(1, 9)):
+            most += rng.randrange(0, 40)
+            costs = (most, *sorted((rng.randrange(1, most + 1) for _ in range(3)), reverse=True))
+            offers.append(offer(f"1e-{power + 1}", most, 10 ** (8 - power), rng.choice((None, Residual(base, costs)))))
+        left = rng.randrange(-5, 200)
+        there = Room(left, Amount(min(left, rng.randrange(-5, 200)), rng.choice((0, 5, 99, 10**5, 10**9))))
+        fits = [fits_in(one, there) for one in offers]
+        assert any(fits) == fits_in(shares.cheapest(offers, there), there)
+        fitting += any(fits)
+    print(f"{fitting} fit")
+    assert fitting > 100
+
+
+def fits_in(one: Offer, there: Room) -> bool:
+    """Whether an approval would find that it fits: by its level, and by what is left of everything."""
+    amount = one.cost.amount
+    if one.table is not None:
+        index = one.table.best(there.left)
+        if index is None:
+            return False
+        amount = Amount(one.table.costs[index], amount.delta_atto)
+    return amount.mu_sq_pico <= there.remaining.mu_sq_pico and amount.delta_atto <= there.remaining.delta_atto
 
 
 def test_shares_are_powers_of_ten_of_the_limit() -> None:
     """Goal: eight shares as long as a certificate can use them; a hundredth without residual costs, nothing of
     nothing."""
-    left = Amount(LIMIT, MILLIONTH)
+    left = room(Amount(LIMIT, MILLIONTH))
     assert Situation(LIMIT, MILLIONTH, left).shares()[:2] == (Decimal("1e-7"), Decimal("1e-8"))
     assert len(Situation(LIMIT, MILLIONTH, left).shares()) == 8
     assert Situation(None, MILLIONTH, left).shares() == (Decimal("1e-8"),)
@@ -60,13 +98,13 @@ def test_a_run_takes_the_cheapest_of_all(ledger: Ledger, steps: int) -> None:
     declared: dict[str, Any] = {**TRAINING, "steps": steps}
     mechanism = mechanisms.parse(declared)
     limit = Amount.from_facts(_facts(ledger, "limit"))
-    shares = Situation(limit.mu_sq_pico, limit.delta_atto, limit).shares()
-    offers = [beside.offer(mechanism, TERMS, share, limit.mu_sq_pico) for share in shares]
+    offered = Situation(limit.mu_sq_pico, limit.delta_atto, room(limit)).shares()
+    offers = [beside.offer(mechanism, TERMS, share, limit.mu_sq_pico) for share in offered]
     for _ in range(4):
         left = Amount.from_facts(_facts(ledger, "remaining"))
         answer = ledger.ask(declared, datasets=["rounds"])
         assert answer.status_code == 201, answer.text
-        assert Decimal(str(answer.json()["delta"])) == tables.cheapest(offers, left).delta
+        assert Decimal(str(answer.json()["delta"])) == shares.cheapest(offers, room(left)).delta
     columns = zip(*(one.table.costs for one in offers if one.table is not None), strict=True)
     assert all(list(column) == sorted(column) for column in columns)
 

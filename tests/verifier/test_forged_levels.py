@@ -16,9 +16,9 @@ from ledger.errors import JournalBroken
 from ledger.verifier.jws import PublicKeys
 from ledger.verifier.verify import verify
 from tests.kit import independent_verifier
-from tests.kit.beside_left import Residuals, story, walked
+from tests.kit.beside_left import Residuals, batches, story, walked
 from tests.kit.exports import KEY, exported, jwks_of
-from tests.kit.forged_levels import FORGED, forged, wrong_at
+from tests.kit.forged_levels import FORGED, FORGED_BATCHES, forged, forged_batch, wrong_at
 from tests.kit.forgeries import Entries, sealed
 from tests.verifier.test_forgeries import mutate, verdict
 
@@ -56,6 +56,8 @@ def kinds_in(entry: dict[str, Any]) -> list[str]:
         kinds.append(
             "by another" if "by" in entry["residual"] else "level" if entry["residual"]["level"] else "level 0"
         )
+    if "together" in entry:
+        kinds.append("together, by another" if "by" in entry.get("residual", ()) else "together")
     overrun = entry.get("overrun", {})
     if overrun:
         kinds.append("fits" if overrun["fits"] else "does not fit")
@@ -85,6 +87,28 @@ def test_a_forged_level_is_refused(name: str) -> None:
         independent_verifier.verify(lines)
 
 
+def test_batches_hold() -> None:
+    """Goal: the same of batches: at one level, by another dataset, with a run that has no table, and one after
+    another."""
+    counted = demand_held(batches())
+    print(dict(counted))
+    assert {"together": 6, "together, by another": 3, "level": 17, "run-voided": 4}.items() <= counted.items()
+    assert "kept" not in counted
+
+
+@pytest.mark.parametrize("name", FORGED_BATCHES)
+def test_a_forged_batch_is_refused(name: str) -> None:
+    """Goal: the runs of a batch follow one another, at the highest level at which all fit. Method: entries changed,
+    with balances as they would be; both verifiers name the first that does not hold."""
+    seq, _, wrong = FORGED_BATCHES[name]
+    lines = forged_batch(name)
+    with pytest.raises(JournalBroken, match=wrong) as caught:
+        verify(lines, keys=KEYS)
+    assert caught.value.seq == seq
+    with pytest.raises(ValueError, match=f"^{seq}: "):
+        independent_verifier.verify(lines)
+
+
 def test_random_journals_replay(tries: Callable[[int, int], int]) -> None:
     """Goal: decide, replay and the verifier that shares no code have one rule. Method: random commands on two datasets,
     one in partitions and with a project, and a third derived from both."""
@@ -93,6 +117,7 @@ def test_random_journals_replay(tries: Callable[[int, int], int]) -> None:
         counted.update(demand_held(walked(rng, 40)))
     print(dict(counted))
     needed = {"kept", "independent", "by another", "level", "level 0", "late level", "fits", "does not fit", "costing"}
+    needed |= {"together", "together, by another"}
     assert needed <= counted.keys()
 
 
@@ -100,7 +125,7 @@ def test_both_verifiers_agree_on_levels(tries: Callable[[int, int], int]) -> Non
     """Goal: docs/reference/export.md is what the verifier does here too. Method: seeded changes in the story and in
     random journals; the verifier and the one that shares no code name the same entry, or none."""
     rng, verdicts = random.Random(23), Counter[str]()
-    books = [story(), *(walked(rng, 30) for _ in range(tries(3, 100)))]
+    books = [story(), batches(), *(walked(rng, 30) for _ in range(tries(3, 100)))]
     journals: list[tuple[Residuals, Any, Entries]] = [
         (made, dataset_id, [chain.parse(body) for body, _ in mine])
         for made in books

@@ -92,8 +92,14 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
 def _demand_standalone(books: Books, dataset: Dataset) -> None:
     if dataset.costing == "residual":
         raise InvalidRequest("costing: this dataset already costs runs beside what is left", field="costing")
-    if dataset.limit is None:
-        raise InvalidRequest("costing: this dataset has no budget of its own; change its roots", field="costing")
+    if dataset.limit is None and not any(dataset_id == dataset.id for dataset_id, _ in books.projects):
+        raise InvalidRequest(
+            (
+                "costing: nothing is counted in this dataset, which has neither a budget nor a project's share; change"
+                " the datasets that it is derived from"
+            ),
+            field="costing",
+        )
     if dataset.definition.bound != "certified":
         raise InvalidRequest(
             "costing: residual costs need certificates, and this dataset's bound is an estimate (clt)", field="costing"

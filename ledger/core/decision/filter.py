@@ -51,8 +51,15 @@ def price(books: Books, charged: ByDataset, cost: Amount, table: Residual | None
     """Return what a new run is charged. Without a table, or if a dataset costs each run by itself, that is `cost`."""
     if table is None or not _is_residual(books, charged):
         return Priced(cost, None, None)
-    least = min(account.remaining.mu_sq_pico for account in _guaranteed(charged))
-    return _at(cost, table, table.best(least))
+    return _at(cost, table, table.best(_least_left(charged)))
+
+
+def price_at(charged: ByDataset, cost: Amount, table: Residual, index: int) -> Priced:
+    """Return what a new run is charged at a position that was chosen for it. Raises ArithmeticError if it does not fit
+    there."""
+    if table.needed(index) > _least_left(charged):
+        raise ArithmeticError(f"a run is to be charged at position {index} of {table}, and too little is left")
+    return _at(cost, table, index)
 
 
 def price_late(
@@ -87,8 +94,9 @@ def is_residual(books: Books, dataset_ids: Collection[UUID]) -> bool:
     return bool(dataset_ids) and all(books.datasets[id_].costing == "residual" for id_ in dataset_ids)
 
 
-def _guaranteed(charged: ByDataset) -> list[Account]:
-    return [account for accounts in charged.values() for account in guaranteed(accounts)]
+def _least_left(charged: ByDataset) -> int:
+    """Return the least mu² that is left in an account that carries a guarantee."""
+    return min(account.remaining.mu_sq_pico for accounts in charged.values() for account in guaranteed(accounts))
 
 
 def slack_of(account: Account, place: int) -> int:
@@ -96,17 +104,22 @@ def slack_of(account: Account, place: int) -> int:
     return -1 if account.overdrawn != ZERO else account.trail.slack(place, account.remaining.mu_sq_pico)
 
 
-def table_facts(priced: Priced, accounts: Sequence[Account], decides: str) -> dict[str, Any]:
-    """Return the table in the form of an entry of this dataset. decides: the dataset with the least left."""
+def table_facts(priced: Priced, by: str | None) -> dict[str, Any]:
+    """Return the table in the form of an entry of a dataset. by: another dataset that decides the position."""
     if priced.table is None:
         return {}
     facts: dict[str, Any] = dict(priced.table.facts())
     if priced.index is not None:
         facts["level"] = priced.index
-        own = min((account.remaining.mu_sq_pico for account in guaranteed(accounts)), default=None)
-        if own is None or priced.table.best(own) != priced.index:
-            facts["by"] = decides
+        if by is not None:
+            facts["by"] = by
     return {"residual": facts}
+
+
+def decides_alone(priced: Priced, accounts: Sequence[Account]) -> bool:
+    """Return whether the position is the best one by what is left in these accounts of one dataset."""
+    own = min((account.remaining.mu_sq_pico for account in guaranteed(accounts)), default=None)
+    return priced.table is None or (own is not None and priced.table.best(own) == priced.index)
 
 
 def deciding(books: Books, charged: ByDataset) -> str:

@@ -35,7 +35,8 @@ from ledger.core.commands import (
 )
 from ledger.core.decision.datasets import add_partitions, change, register, set_budget, set_fair_use, set_project
 from ledger.core.decision.posting import Drafts, Repeat
-from ledger.core.decision.runs import advance, ask_run
+from ledger.core.decision.runs import advance, ask_run, together
+from ledger.core.decision.together import Place
 from ledger.core.decision.two_people import refuse_proposal
 from ledger.core.runs import Use
 from ledger.errors import (
@@ -110,7 +111,8 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
                 read_set = sets[command.dataset_id]
                 read_set.runs_per_hour = max(read_set.runs_per_hour, fair_use.runs_per_hour or 0)
             case Change(costing="residual"):
-                sets[command.dataset_id].add_partitions(None)
+                sets[command.dataset_id].is_every_project = True
+                sets[command.dataset_id].is_every_held = True
             case Register() | Change() | RefuseProposal():
                 pass
             case _:
@@ -188,18 +190,29 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
 
 def _batch(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
     """Decide the runs of a batch one after another. All-or-none is decided on a copy, which is dropped if one does not
-    fit."""
+    fit, and at one level of their costs if they fit so."""
     tried = books.copy() if batch.is_atomic else books
+    places = _together(books, batch) if batch.is_atomic and not batch.is_spoilt else [None] * len(batch.asks)
     outcomes: list[Drafts | LedgerError] = []
-    for ask in batch.asks:
+    for ask, place in zip(batch.asks, places, strict=True):
         try:
-            decided = _apply(tried, ask, now_us)
+            decided = _apply(tried, ask, now_us) if place is None else ask_run(tried, ask, now_us, place)
             outcomes.append(decided if isinstance(decided, tuple) else RunState())
         except LedgerError as error:
             outcomes.append(error)
     if not batch.is_atomic or (not batch.is_spoilt and all(map(_is_approval, outcomes))):
         return tried, Batched(tuple(outcomes))
     return books, Batched(tuple(map(_unrecorded, outcomes)))
+
+
+def _together(books: Books, batch: Batch) -> Sequence[Place | None]:
+    one_by_one: Sequence[Place | None] = [None] * len(batch.asks)
+    if any(dataset_id not in books.datasets for dataset_id in batch.dataset_ids):
+        return one_by_one
+    try:
+        return together(books, batch.asks) or one_by_one
+    except LedgerError:  # the run that raises it does so when it is decided
+        return one_by_one
 
 
 def _is_approval(outcome: Drafts | LedgerError) -> bool:

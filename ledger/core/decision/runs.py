@@ -12,9 +12,20 @@ from ledger.core.books import Books
 from ledger.core.commands import Ask, OnRun, Settle, Start, Void
 from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.decision.ending import settle, void
-from ledger.core.decision.filter import ByDataset, Priced, deciding, held_at, price, table_facts
+from ledger.core.decision.filter import (
+    ByDataset,
+    Priced,
+    decides_alone,
+    deciding,
+    held_at,
+    price,
+    price_at,
+    table_facts,
+)
 from ledger.core.decision.of_run import charged_postings, demand_active, demand_owner, demand_state, run_of
 from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, write
+from ledger.core.decision.together import Place as Together
+from ledger.core.decision.together import places
 from ledger.core.people import Actor
 from ledger.core.runs import Place, Run, Use
 from ledger.errors import InvalidRequest, NotFound, RateLimited, RunState
@@ -23,28 +34,47 @@ SETTLE_WITHIN_US: Final = 30 * 86_400 * 1_000_000
 """How long a started run may stay unsettled before it is listed as overdue. It counts in full all the same."""
 
 
-def ask_run(books: Books, command: Ask, now_us: int) -> Drafts:
-    """Approve or refuse a run on every account that it charges."""
+def together(books: Books, asks: Sequence[Ask]) -> list[Together] | None:
+    """Return where in their tables the runs of a batch are charged, so that they give back in any order; None if they
+    are decided one after another. Raises what `ask_run` raises for what they charge."""
+    if all(ask.residual is None for ask in asks):
+        return None
+    for ask in asks:
+        demand_project_share(books, ask.uses, ask.project)
+    return places(books, asks, [_charged(books, ask) for ask in asks])
+
+
+def ask_run(books: Books, command: Ask, now_us: int, together: Together | None = None) -> Drafts:
+    """Approve or refuse a run on every account that it charges. together: where it is charged, as one of a batch."""
     for use in command.uses:
         dataset = books.datasets[use.dataset_id]
         demand_active(dataset)
         _demand_rate(books, command.actor, dataset, now_us)
     demand_project_share(books, command.uses, command.project)
-    charged = {
-        use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=command.actor.principal_id)
-        for use in command.uses
-    }
-    priced = price(books, charged, command.cost, command.residual)
+    charged = _charged(books, command)
+    if together is None or together.index is None or command.residual is None:
+        priced = price(books, charged, command.cost, command.residual)
+    else:
+        priced = price_at(charged, command.cost, command.residual, together.index)
     binding = {
         dataset_id: bound for dataset_id, accounts in charged.items() if (bound := binding_quantities(priced, accounts))
     }
     _count(books, command, now_us)
     if binding:
         return _refuse(books, command, charged, priced, binding, now_us)
-    return _approve(books, command, charged, priced, now_us)
+    return _approve(books, command, charged, priced, together, now_us)
 
 
-def _approve(books: Books, command: Ask, charged: ByDataset, priced: Priced, now_us: int) -> Drafts:
+def _charged(books: Books, command: Ask) -> dict[UUID, list[Account]]:
+    who = command.actor.principal_id
+    return {
+        use.dataset_id: charged_accounts(books, use, project=command.project, principal_id=who) for use in command.uses
+    }
+
+
+def _approve(
+    books: Books, command: Ask, charged: ByDataset, priced: Priced, together: Together | None, now_us: int
+) -> Drafts:
     due_us = now_us + command.valid_for_us
     run = _new_run(books, command, priced, now_us, due_us=due_us)
     postings = [
@@ -53,7 +83,7 @@ def _approve(books: Books, command: Ask, charged: ByDataset, priced: Priced, now
             [held_at(account, priced, books.datasets[use.dataset_id].seq + 1) for account in charged[use.dataset_id]],
             {"via": list(use.via), **table},
         )
-        for use, table in zip(command.uses, _tables(books, command, charged, priced), strict=True)
+        for use, table in zip(command.uses, _tables(books, command, charged, priced, together), strict=True)
     ]
     begin_us = min(now_us + command.begin_within_us, due_us)
     facts = {**_request_facts(command, priced), "start_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
@@ -81,12 +111,22 @@ def _refuse(
     return write(books, postings, command.actor, "run-refused", _request_facts(command, priced), run, command.texts)
 
 
-def _tables(books: Books, command: Ask, charged: ByDataset, priced: Priced) -> list[dict[str, Any]]:
-    """Return for each dataset the table of costs in the form of its entry."""
+def _tables(
+    books: Books, command: Ask, charged: ByDataset, priced: Priced, together: Together | None = None
+) -> list[dict[str, Any]]:
+    """Return for each dataset the table of costs, and the place in a batch, in the form of its entry."""
+    if together is not None:
+        stated = [(use.dataset_id, together.stated.get(use.dataset_id)) for use in command.uses]
+        return [
+            {**table_facts(priced, together.by.get(id_)), **({} if batch is None else {"together": batch})}
+            for id_, batch in stated
+        ]
     if priced.table is None:
         return [{}] * len(command.uses)
     decides = deciding(books, charged)
-    return [table_facts(priced, charged[use.dataset_id], decides) for use in command.uses]
+    return [
+        table_facts(priced, None if decides_alone(priced, charged[use.dataset_id]) else decides) for use in command.uses
+    ]
 
 
 def _new_run(books: Books, command: Ask, priced: Priced, now_us: int, *, due_us: int | None) -> Run:
@@ -168,8 +208,8 @@ def demand_project_share(books: Books, uses: Sequence[Use], project: str | None)
         if name not in limited:
             raise NotFound(
                 (
-                    f"{name} has no project {project!r}. A steward can give it a share: POST"
-                    f" /v1/datasets/{name}/projects."
+                    f"{name} has no project {project!r}. A steward can give it a share: PUT"
+                    f" /v1/datasets/{name}/projects/{project}."
                 ),
                 project=project,
                 dataset=name,

@@ -41,9 +41,9 @@ class Beside:
         if self.table is not None:
             self._demand(cost.mu_sq_pico == self.table.costs[self.level or 0], "has a cost other than its table")
 
-    def demand_level(self, accounts: Sequence[Account], costing: str, name: str) -> None:
+    def demand_level(self, accounts: Sequence[Account], costing: str, name: str, *, is_of_batch: bool = False) -> None:
         """Check that a new run is charged at the level with the least cost for which enough is left here, or that the
-        entry names the dataset that has less left."""
+        entry names the dataset that has less left. is_of_batch: which level is checked with the batch."""
         own = guaranteed(accounts)
         if self.table is None or self._facts is None:
             return
@@ -55,7 +55,8 @@ class Beside:
         best = min(((self.table.costs[at], at) for at in fitting), default=(0, None))[1]
         self._demand(not own or self.level in fitting, "is charged beside more than is left")
         is_by_another = not own or best != self.level
-        self._demand(("by" in self._facts) == is_by_another, "is not charged at the best level that fits")
+        is_best = is_of_batch or ("by" in self._facts) == is_by_another
+        self._demand(is_best, "is not charged at the best level that fits")
         self._demand(self._facts.get("by") != name, "names its own dataset as another one with less left")
 
     def exceeds(self, account: Account, cost: Amount) -> list[str]:

@@ -117,6 +117,7 @@ class _DatasetReplay(RunReplay):
             if sealed.request is None:
                 self.withheld[entry["request_in"]["dataset"]] += 1
         demand_role(entry, demand)
+        self.together.demand_goes_on(entry, demand)
         demand(self.name in ("", entry["dataset"]), "names the dataset differently from the entries before")
         touched = {account.key: account for account in self._after(entry, demand)}
         own = self.accounts.get(AccountKey(self.dataset_id))
@@ -232,7 +233,8 @@ class _DatasetReplay(RunReplay):
             can_switch = self.costing == "standalone" and self.bound == "certified"
             demand(can_switch and entry["costing"] == "residual", "changes the costing to one that it cannot have")
             is_idle = all(account.held == ZERO for account in self.accounts.values())
-            demand(self.limit is not None, "changes the costing of a dataset without a budget")
+            is_counted = self.limit is not None or bool(self.projects)
+            demand(is_counted, "changes the costing of a dataset without a budget and without shares")
             demand(is_idle, "changes the costing while runs are held")
             self.costing = entry["costing"]
         self.proposals.note_done(entry, "thaw", takes_two=state == "active" and self._is_thaw(), demand=demand)

@@ -16,6 +16,7 @@ from ledger.core.journal.chain import Chain, Demand, accounts_of, is_time
 from ledger.core.journal.proposals import Proposals
 from ledger.core.journal.requested import WITHHELD, request_of
 from ledger.core.journal.rights import demand_owner, is_owner, is_steward
+from ledger.core.journal.together import Together
 from ledger.errors import JournalBroken
 
 SETTLE_WITHIN: Final = timedelta(days=30)
@@ -54,6 +55,7 @@ class RunReplay(Chain):
         self.runs: dict[UUID, Charged] = {}
         self.proposals = Proposals()
         self.partitions: set[str] = set()
+        self.together = Together()
 
     def read_approved(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         if request_of(entry) is not WITHHELD:
@@ -66,12 +68,14 @@ class RunReplay(Chain):
         fits = not any(beside.exceeds(account, cost) for account in beside_left.guaranteed(charged))
         demand(fits, "leaves more spent and held than the limit allows")
         held = [replace(account, held=account.held + cost) for account in charged]
+        self.together.read(entry, held, beside, demand)
         return [self._noted(account, account.remaining.mu_sq_pico, beside.r) for account in held]
 
     def _beside(self, entry: dict[str, Any], charged: list[Account], demand: Demand) -> Beside:
         beside = Beside(entry.get("residual"), demand)
         beside.demand_cost(Amount.from_facts(entry["cost"]))
-        beside.demand_level(charged, self.costing, self.name or entry["dataset"])
+        name, is_of_batch = self.name or entry["dataset"], "together" in entry
+        beside.demand_level(charged, self.costing, name, is_of_batch=is_of_batch)
         return beside
 
     def _noted(self, account: Account, left: int, r: int) -> Account:

@@ -40,7 +40,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "partitions-added": _shape("names disjoint limit", "proposal"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
-    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual together"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta residual"),
     "run-started": _shape("run settle_by begin_by"),
     "run-settled": _shape(
@@ -114,6 +114,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "fair_use": _shape("held runs_per_hour limit"),
     "segments": _shape("count steps cost unsegmented"),
     "residual": _shape("base costs", "level by"),
+    "together": _shape("first runs"),
     "request_in": _shape("id dataset seq"),
     "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
 }
@@ -235,6 +236,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "is_partitioned": lambda value: isinstance(value, bool),
     "costing": lambda value: value in ("standalone", "residual"),
     "independent": lambda value: value is True,
+    "together": lambda value: _is_seq(value["first"]) and _is_seq(value["runs"]),
     "kept_for": lambda value: _is_texts(value) and bool(value),
     "via": _is_texts,
     "names": _is_texts,

@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.numbers import Count
@@ -127,6 +135,17 @@ class NewDataset(Strict):
         return self
 
 
+def _not_back(costing: Any) -> Any:
+    """Say why there is no way back to costs that add up."""
+    if costing == "standalone":
+        raise PydanticCustomError(
+            "costing",
+            "a dataset can be changed to residual only. With standalone, what is spent bounds what was released; what"
+            " was charged beside what is left never does. Register a new dataset with costing standalone",
+        )
+    return costing
+
+
 class DatasetChange(Strict):
     """At least one of state, title, description and costing; a change of state or costing needs a reason."""
 
@@ -135,6 +154,7 @@ class DatasetChange(Strict):
     description: Description | None = None
     costing: Annotated[
         Literal["residual"] | None,
+        BeforeValidator(_not_back),
         Field(description="From now on, cost certified runs beside what is left. This cannot be undone."),
     ] = None
     reason: LongText | None = None
