@@ -9,10 +9,12 @@ from uuid import UUID, uuid4
 
 from fastapi import APIRouter, Body, Header, Query, Request, Response
 from pydantic import ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from ledger.api import observe, pages
 from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
+from ledger.api.paths import AnyId
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
@@ -38,7 +40,7 @@ from ledger.service.requests.runs import (
     SettleRequest,
     VoidRequest,
 )
-from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -246,50 +248,58 @@ def _result(answer: Answer | LedgerError) -> BatchResult:
 
 
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
-async def start(id: UUID, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def start(id: AnyId, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Start the run: it may now touch the data. Not possible after `start_by`. A job may begin with its `receipt` until
     `begin_by`."""
-    return Json(await services(request).runs.start(caller, id))
+    return Json(await services(request).runs.start(caller, await _run(request, caller, id)))
 
 
 @router.post("/{id}/settle", responses={200: {"model": RunMoved}, **_OVERRAN}, response_model=None)
 async def settle(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     caller: Requester,
     request: Request,
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
     """Settle a started run: charge what it executed, and return the rest if that is sound."""
     requested = {} if body is None else sent(request)
-    return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
+    return Json(
+        await services(request).runs.settle(
+            caller, await _run(request, caller, id), request=body or SettleRequest(), body=requested
+        )
+    )
 
 
 @router.post("/{id}/confirm", responses={200: {"model": RunMoved}}, response_model=None)
 async def confirm(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[ConfirmRequest, Body(openapi_examples=_CONFIRMED)],
     caller: Steward,
     request: Request,
 ) -> Response:
     """Confirm that a run executed what it reported, although no budget there covers it: it is charged as an overrun."""
-    return Json(await services(request).runs.confirm(caller, id, reason=body.reason))
+    return Json(await services(request).runs.confirm(caller, await _run(request, caller, id), reason=body.reason))
 
 
 @router.post("/{id}/correct", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
 async def correct(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[CorrectRequest, Body(openapi_examples=_CORRECTED)],
     caller: Steward,
     request: Request,
 ) -> Response:
     """Settle a run for what it really executed, in place of a reported number that no budget there covers."""
     consent, stated = Consent(uuid4()), sent(request)
-    return answered(await services(request).runs.correct(caller, id, request=body, body=stated, consent=consent))
+    return answered(
+        await services(request).runs.correct(
+            caller, await _run(request, caller, id), request=body, body=stated, consent=consent
+        )
+    )
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
 async def void(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[VoidRequest, Body(openapi_examples=_VOIDED)],
     caller: Ender,
     request: Request,
@@ -297,7 +307,9 @@ async def void(
     """Void a run: you state that nobody saw any output of it, and nothing is charged. A started run takes a steward."""
     consent = Consent(uuid4())
     stated = body.model_dump(exclude_none=True)
-    return answered(await services(request).runs.void(caller, id, body=stated, consent=consent))
+    return answered(
+        await services(request).runs.void(caller, await _run(request, caller, id), body=stated, consent=consent)
+    )
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)
@@ -326,13 +338,21 @@ def list_runs(
     return Json(page)
 
 
-@router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)
-async def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Show a run: the request, the decision, and what happened to it."""
-    return Json(await services(request).runs.show(caller, id))
+@router.get("/{id}", responses={200: {"model": RunInFull}}, response_model=None)
+async def show_run(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+    """Show a run: the request, the decision with its reasons, and what happened to it."""
+    return Json(await services(request).runs.show(caller, await _run(request, caller, id)))
 
 
 @router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)
-def show_receipt(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def show_receipt(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Renew the receipt of a run's start, or before that of its approval. A refused or ended run gets `run-state`."""
-    return Json(services(request).runs.receipt(caller, id))
+    run = await _run(request, caller, id)
+    return Json(await run_in_threadpool(services(request).runs.receipt, caller, run))
+
+
+async def _run(request: Request, caller: Actor, text: str) -> UUID:
+    """Return the run that a path names, and note its whole id for the log."""
+    found = await services(request).runs.found(caller, text)
+    request.path_params["id"] = str(found)
+    return found

@@ -10,7 +10,7 @@ from ledger.core.commands import RefuseProposal
 from ledger.core.decision.datasets import proposed_command
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.service import answers, pages
+from ledger.service import answers, ids, pages
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
 from ledger.service.requests.runs import CorrectRequest
@@ -30,6 +30,23 @@ class Proposals:
 
     def __init__(self, *, store: Store, writer: Writer, datasets: Datasets, runs: Runs) -> None:
         self._store, self._writer, self._datasets, self._runs = store, writer, datasets, runs
+
+    async def found(self, actor: Actor, text: str) -> UUID:
+        """Return the id of a proposal: a whole one as it is, or the only one that the actor sees and that begins with
+        a text. Raises NotFound, and InvalidRequest if there are several."""
+        whole = ids.whole(text)
+        return await asyncio.to_thread(self.find, actor, text) if whole is None else whole
+
+    def find(self, actor: Actor, text: str) -> UUID:
+        """Return the same, in a thread."""
+        if (whole := ids.whole(text)) is not None:
+            return whole
+        if (bounds := ids.bounds(text)) is None:
+            raise _no_proposal()
+        with self._store.reading(actor.tenant_id) as reading:
+            candidates = reading.proposals.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1)
+            seen = [id_ for id_ in candidates if _is_seen(reading, actor, id_)]
+        return ids.only(text, seen, _no_proposal())
 
     def show(self, actor: Actor, proposal_id: UUID) -> ProposalShown:
         """Return a proposal. Raises NotFound."""
@@ -104,6 +121,14 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
         if not answers.named(map(ParsedEntry.parse, sealed)).keys() <= actor.datasets:
             raise _no_proposal()  # its facts about the run include the other datasets too
     return proposal, name
+
+
+def _is_seen(reading: Reading, actor: Actor, proposal_id: UUID) -> bool:
+    try:
+        _find(reading, actor, proposal_id)
+    except NotFound:
+        return False
+    return True
 
 
 def _dataset_names(reading: Reading, proposals: Collection[Proposal]) -> dict[UUID, str]:

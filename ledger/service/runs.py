@@ -32,7 +32,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, pages
+from ledger.service import answers, ids, pages, run_details
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -46,7 +46,7 @@ from ledger.service.costing import (
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
-from ledger.service.shapes.runs import ReceiptShown, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.shapes.runs import ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
@@ -207,23 +207,40 @@ class Runs:
 
     # --- what shows runs
 
-    async def show(self, actor: Actor, run_id: UUID) -> RunShown:
+    async def found(self, actor: Actor, text: str) -> UUID:
+        """Return the id of a run: a whole one as it is, or the only one that the actor sees and that begins with a
+        text. Raises NotFound, and InvalidRequest if there are several."""
+        whole = ids.whole(text)
+        return await asyncio.to_thread(self.find, actor, text) if whole is None else whole
+
+    def find(self, actor: Actor, text: str) -> UUID:
+        """Return the same, in a thread."""
+        if (whole := ids.whole(text)) is not None:
+            return whole
+        if (bounds := ids.bounds(text)) is None:
+            raise _no_run()
+        is_limited = actor.datasets is not None
+        with self._store.reading(actor.tenant_id) as reading:
+            own = actor.principal_id if is_limited else None
+            candidates = reading.runs.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
+            if is_limited:
+                seen = {one.run.id for one in _all_seen(reading, candidates) if _sees(actor, one.entries, one.run)}
+                candidates = [id_ for id_ in candidates if id_ in seen]
+        return ids.only(text, candidates, _no_run())
+
+    async def show(self, actor: Actor, run_id: UUID) -> RunInFull:
         """Return one run, in full."""
         seen = await self._shown.ask(actor.tenant_id, run_id)
-        if seen is None or not _sees(actor, seen.entries, seen.run):
+        if seen is None or not _sees(actor, seen[0].entries, seen[0].run):
             raise _no_run()
-        return seen.shown
+        return run_details.for_actor(actor, seen[1])
 
-    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, _Seen]:
+    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[_Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
-        found: dict[UUID, _Seen] = {}
         with self._store.reading(tenant_id) as reading:
-            runs = list(reading.runs.by_id(run_ids).values())
-            while runs:
-                seen = _seen(reading, runs)
-                found |= {one.run.id: one for one in seen}
-                runs = runs[len(seen) :]
-        return found
+            found = _all_seen(reading, run_ids)
+            shown = run_details.in_full(reading, [(one.run, one.shown) for one in found])
+        return {one.run.id: (one, shown[one.run.id]) for one in found}
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
@@ -341,6 +358,16 @@ def _seen(reading: Reading, runs: Sequence[Run]) -> list[_Seen]:
         _Seen(run, entries[run.id], answers.describe(run, entries[run.id], places[run.id], now_us=now_us))
         for run in kept
     ]
+
+
+def _all_seen(reading: Reading, run_ids: Sequence[UUID]) -> list[_Seen]:
+    """Return those of these runs that there are, however large they are."""
+    runs, found = list(reading.runs.by_id(run_ids).values()) if run_ids else [], []
+    while runs:
+        seen = _seen(reading, runs)
+        found += seen
+        runs = runs[len(seen) :]
+    return found
 
 
 def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -34,6 +34,15 @@ _BY_ID: Final = {
 _MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
 
 
+class Decided(NamedTuple):
+    """Where a run was decided: the dataset, and number and hash of the entry."""
+
+    dataset_id: UUID
+    dataset: str
+    seq: int
+    hash: bytes
+
+
 class RunReader(Repository):
     """Reads runs."""
 
@@ -43,6 +52,11 @@ class RunReader(Repository):
             _BY_ID[is_one], {"tenant": self.tenant_id, "ids": ids[0] if is_one else ids}
         ).all()
         return {row.id: run_of(row) for row in rows}
+
+    def ids_between(self, first: UUID, last: UUID, *, limit: int, principal_id: UUID | None = None) -> list[UUID]:
+        """Return the ids of runs from the first to the last; principal_id: only of runs that it asked for."""
+        of_principal = () if principal_id is None else (runs.c.principal_id == principal_id,)
+        return self._ids_between(runs, first, last, *of_principal, limit=limit)
 
     def page(
         self,
@@ -119,6 +133,27 @@ class RunReader(Repository):
         found: dict[UUID, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
         for row in self.connection.execute(query):
             found[row.run_id].append((row.name, row.seq))
+        return found
+
+    def decided(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Decided]]:
+        """Return where these runs were decided, in the order in which answers name the datasets."""
+        query = (
+            select(places.c.run_id, places.c.dataset_id, datasets.c.name, places.c.seq, entries.c.hash)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .join(
+                entries,
+                and_(
+                    entries.c.tenant_id == places.c.tenant_id,
+                    entries.c.dataset_id == places.c.dataset_id,
+                    entries.c.seq == places.c.seq,
+                ),
+            )
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(run_ids))
+            .order_by(places.c.position)
+        )
+        found: dict[UUID, list[Decided]] = {run_id: [] for run_id in run_ids}
+        for row in self.connection.execute(query):
+            found[row.run_id].append(Decided(row.dataset_id, row.name, row.seq, bytes(row.hash)))
         return found
 
     def place_page(
