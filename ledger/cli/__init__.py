@@ -4,7 +4,7 @@
     signing      the signing key and its file: signing-key
     people       calls about people: whoami, tenant, key, policy, proposal
     datasets     calls about datasets: dataset
-    runs         calls about runs: request, batch, plan, start, settle, void, runs, evaluate
+    runs         calls about runs: request, batch, plan, start, settle, void, runs, run, evaluate
     audit        calls for an auditor: export, report
     alerting     calls about alerts: alerts, alerting, forecast
     receipts     signed receipts of runs, fetched from a server and verified without one: receipt, jwks

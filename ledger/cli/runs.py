@@ -278,6 +278,19 @@ def runs(
     print_answer(newest, as_json, show.runs.runs)
 
 
+run_app = typer.Typer(no_args_is_help=True, help="One run.")
+
+
+@run_app.command("show", epilog="Example: privacy-ledger run show 018f3c6e")
+def run_show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first 8 characters or more.")],
+    as_json: Json = False,
+) -> None:
+    """Show a run: what was declared, decided and charged, by whom and when; and why, if it was refused."""
+    with server() as ledger:
+        print_answer(ledger.run_info(run), as_json, show.run.shown)
+
+
 @takes_mechanism
 def evaluate(
     declared: dict[str, Any],
@@ -316,3 +329,4 @@ def add_to(app: typer.Typer) -> None:
         (evaluate, "evaluate --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --at-delta 1e-5"),
     ):
         app.command(rich_help_panel="Runs", epilog=f"Example: privacy-ledger {example}")(command)
+    app.add_typer(run_app, name="run", rich_help_panel="Runs")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ledger.cli.show import rows
 from ledger.cli.show.console import err, new_grid, new_table, number, out
 
 if TYPE_CHECKING:
@@ -16,15 +17,16 @@ def alerts(items: Sequence[AlertShown]) -> None:
     if not items:
         err.print("No alerts.")
         return
-    table = new_table("at", "kind", "dataset", "what", "delivery")
+    cells = []
     for item in items:
         event, delivery = item["event"], item["delivery"]
         state: str = "not sent" if delivery["state"] == "none" else delivery["state"]
         if delivery["failure"] is not None and delivery["state"] != "delivered":
             state = f"{state} ({delivery['failure']})"
         dataset = event.get("dataset", {}).get("name", "")
-        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, _event_text(event), state)
-    out.print(table)
+        cells.append((item["at"][:19].replace("T", " "), item["kind"], dataset, _event_text(event), state))
+    columns = ("at", "kind", "dataset", "what", "delivery")
+    rows.show(rows.Rows(columns, cells, texts=("what", "dataset", "delivery"), drop=("delivery", "kind")))
 
 
 def _event_text(event: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
+from ledger.cli.show import rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     BAR_WIDTH,
@@ -123,13 +124,15 @@ def datasets(items: Sequence[DatasetShown]) -> None:
     """Print datasets, one per line."""
     if not items:
         err.print("No datasets yet. Register one: privacy-ledger dataset create NAME --epsilon 3 --at-delta 1e-5")
-    table = new_table("name", "state", "bound", "mu left", "of", "budget", right=("mu left", "of"))
+        return
+    cells: list[tuple[rows.Cell, ...]] = []
     for item in items:
         balance = item["balance"]
         if balance is None:
-            table.add_row(item["name"], item["state"], item["bound"], "-", "-", f"that of {', '.join(item['roots'])}")
+            cells.append((item["name"], item["state"], item["bound"], "-", "-", f"that of {', '.join(item['roots'])}"))
             continue
         left, limit = remaining_text(balance["remaining"]), number(balance["limit"]["mu"])
-        table.add_row(item["name"], item["state"], item["bound"], left, limit, bar(balance, width=BAR_WIDTH // 4))
-    if items:
-        out.print(table)
+        cells.append((item["name"], item["state"], item["bound"], left, limit, bar(balance, width=BAR_WIDTH // 4)))
+    columns = ("name", "state", "bound", "mu left", "of", "budget")
+    drop = ("budget", "bound", "state")
+    rows.show(rows.Rows(columns, cells, right=("mu left", "of"), texts=("name",), drop=drop))

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ledger.cli.show import rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     err,
@@ -274,24 +275,51 @@ def runs(items: Sequence[RunShown]) -> None:
     if not items:
         err.print("No runs.")
         return
-    projects = ["project"] if any(item["project"] for item in items) else []
-    table = new_table("run", "state", "dataset", *projects, "mechanism", "mu", "asked", "by", right=("mu",))
-    for item in items:
-        state = f"{item['state']}{', overdue' if item['is_overdue'] else ''}"
-        table.add_row(
+    named = [name for name in ("project", "purpose") if any(_noted(item, name) for item in items)]
+    columns = ("run", "state", "dataset", *named, "mechanism", "mu", "charged", "asked", "by")
+    cells = [
+        (
             item["id"],
-            state,
-            ", ".join(map(_use, item["request"]["datasets"])),
-            *(item["project"] or "" for _ in projects),
+            f"{item['state']}{', overdue' if item['is_overdue'] else ''}",
+            ", ".join(map(use_text, item["request"]["datasets"])),
+            *(_noted(item, name) for name in named),
             str(item["request"]["mechanism"].get("type")),
             number(item["cost"]["mu"]),
+            charged_text(item),
             item["created_at"][:19].replace("T", " "),
             str(item["asked_by"]["name"]),
         )
-    out.print(table)
+        for item in items
+    ]
+    rows.show(
+        rows.Rows(
+            columns,
+            cells,
+            right=("mu", "charged"),
+            ids=("run",),
+            texts=("purpose", "dataset", "by"),
+            drop=("purpose", "mechanism", "by", "asked", "project", "dataset"),
+        )
+    )
 
 
-def _use(use: str | Mapping[str, Any]) -> str:
+def _noted(item: RunShown, name: str) -> str:
+    """Return the project or the purpose of a run."""
+    return str((item["project"] if name == "project" else item["request"].get(name)) or "")
+
+
+def charged_text(item: RunShown) -> str:
+    """Return the mu that a run was charged when it ended, with what part of it was beyond the plan; nothing before."""
+    settled = item.get("settled")
+    if settled is None:
+        return "0" if item.get("voided") is not None else ""
+    charged = settled.get("charged")
+    overrun = settled.get("overrun")
+    beyond = "" if overrun is None else " overrun" if overrun["fits"] else " overdrawn"
+    return f"{'' if charged is None else number(charged['mu'])}{beyond}"
+
+
+def use_text(use: str | Mapping[str, Any]) -> str:
     """Return a dataset of a run as it would be typed."""
     if isinstance(use, str):
         return use
