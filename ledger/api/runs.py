@@ -7,8 +7,8 @@ from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from pydantic import StringConstraints, ValidationError
 from starlette.concurrency import run_in_threadpool
 
 from ledger.api import observe, pages
@@ -20,6 +20,7 @@ from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import Served, served, services
+from ledger.core.amounts import microseconds
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
@@ -31,7 +32,7 @@ from ledger.errors import (
     LedgerError,
 )
 from ledger.service.asking import Answer, Item, canonical
-from ledger.service.requests.fields import DatasetName, ProjectName
+from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (
     ConfirmRequest,
     CorrectRequest,
@@ -40,6 +41,7 @@ from ledger.service.requests.runs import (
     SettleRequest,
     VoidRequest,
 )
+from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
@@ -312,30 +314,68 @@ async def void(
     )
 
 
+class RunQuery:
+    """The filters of a list of runs, from the query (a dependency)."""
+
+    def __init__(
+        self,
+        dataset: Annotated[DatasetName | None, Query()] = None,
+        state: Annotated[RunStateName | None, Query()] = None,
+        overdue: Annotated[
+            bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
+        ] = None,
+        project: Annotated[ProjectName | None, Query()] = None,
+        label: Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=320)]] | None,
+            Query(
+                max_length=LABELS_MAX, description="`name=value`, or `name` for any value. Each one given must hold."
+            ),
+        ] = None,
+        purpose: Annotated[
+            str | None, Query(min_length=1, max_length=255, description="A part of the purpose, in any case.")
+        ] = None,
+        person: Annotated[
+            str | None,
+            Query(min_length=1, max_length=255, description="Who asked: a principal's id, or its name at that time."),
+        ] = None,
+        mechanism: Annotated[
+            str | None, Query(pattern="^[a-z0-9_]{1,63}$", description="The type of the mechanism, such as `dpsgd`.")
+        ] = None,
+        since: Annotated[
+            When | None, Query(description="Asked then or later: an RFC 3339 time, or a date, from 00:00 UTC on.")
+        ] = None,
+        until: Annotated[
+            When | None, Query(description="Asked before: an RFC 3339 time, or a date, until 00:00 UTC.")
+        ] = None,
+    ) -> None:
+        self.filters = Filters(
+            dataset=dataset,
+            state=state,
+            project=project,
+            is_overdue=overdue,
+            labels=labels_of(label or ()),
+            purpose=purpose,
+            person=person,
+            mechanism=mechanism,
+            since_us=None if since is None else microseconds(since),
+            until_us=None if until is None else microseconds(until),
+        )
+
+
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)
 def list_runs(
     caller: Reader,
     request: Request,
-    dataset: Annotated[DatasetName | None, Query()] = None,
-    state: Annotated[RunStateName | None, Query()] = None,
-    overdue: Annotated[
-        bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
-    ] = None,
-    project: Annotated[ProjectName | None, Query()] = None,
+    query: Annotated[RunQuery, Depends()],
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:
-    """List the runs that the key sees, newest first."""
-    page = services(request).runs.page(
-        caller,
-        limit=limit,
-        cursor=cursor,
-        dataset=dataset,
-        state=state,
-        project=project,
-        is_overdue=overdue,
-    )
-    return Json(page)
+    """List the runs that the key sees, newest first.
+
+    A page looks at a bounded number of runs. If few of them satisfy the filters, it has fewer items than `limit`, or
+    none, and a `next`.
+    """
+    return Json(services(request).runs.page(caller, query.filters, limit=limit, cursor=cursor))
 
 
 @router.get("/{id}", responses={200: {"model": RunInFull}}, response_model=None)

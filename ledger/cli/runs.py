@@ -268,11 +268,36 @@ def runs(
     overdue: Annotated[
         bool, typer.Option("--overdue", help="Only those that were not started or settled in time.")
     ] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="Only with this label. Can be repeated: each must be there."),
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="Only with this text in the purpose.")] = None,
+    person: Annotated[str | None, typer.Option(help="Only asked for by this principal: its name or id.")] = None,
+    mechanism: Annotated[str | None, typer.Option(help="Only with this type of mechanism, such as dpsgd.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only asked for since: 2026-10-01, yesterday, 12h, 30d or a time."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only asked for before; that moment is no longer in it.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List runs."""
-    filters = given_fields(dataset=dataset, state=state, project=project, overdue=overdue or None)
+    """List runs, with what each was charged."""
+    filters = given_fields(
+        dataset=dataset,
+        state=state,
+        project=project,
+        overdue=overdue or None,
+        label=label or None,
+        purpose=purpose,
+        person=person,
+        mechanism=mechanism,
+        since=since,
+        until=until,
+    )
     with server() as ledger:
         newest = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
     print_answer(newest, as_json, show.runs.runs)

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ledger.accounting import mechanisms
@@ -46,12 +46,20 @@ from ledger.service.costing import (
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
+from ledger.service.run_filters import Filters
 from ledger.service.shapes.runs import ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
 from ledger.store import Reading, Store
+from ledger.store.runs import Position, Sought, position_of
+
+TEXTS_AT_ONCE: Final = 200
+TEXTS_MAX: Final = 2_000
+READS_MAX: Final = 20
+"""How many requests of runs one page reads for a filter of their texts, and in how many reads of 2 MiB at most. It ends
+there, however few it found."""
 
 
 class Runs:
@@ -266,38 +274,19 @@ class Runs:
         receipt = self._receipts.sign(decisions, latest, tenant_id=actor.tenant_id, until=until)
         return ReceiptShown(run=str(run_id), state="started" if started else "held", begin_by=until, receipt=receipt)
 
-    def page(
-        self,
-        actor: Actor,
-        *,
-        limit: int,
-        cursor: str | None,
-        dataset: str | None,
-        state: str | None,
-        project: str | None,
-        is_overdue: bool | None,
-    ) -> RunPage:
+    def page(self, actor: Actor, filters: Filters, *, limit: int, cursor: str | None) -> RunPage:
         """Return runs that the caller may see, newest first: at most `limit`, and as many as fit in one page.
 
         Raises NotFound for the dataset.
         """
         after = pages.after_moment(cursor)
-        limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
-            now_us = reading.now_us()
-            rows = reading.runs.page(
-                after=after,
-                limit=limit + 1,
-                dataset_id=None if dataset is None else find_definition(reading, actor, dataset).id,
-                state=state,
-                project=project,
-                due_before_us=now_us if is_overdue else None,
-                not_due_before_us=now_us if is_overdue is False else None,
-                principal_id=actor.principal_id if limited else None,
-                within=actor.datasets,
-            )
-            seen = _seen(reading, rows[:limit])
-        _, following = pages.cut(rows, limit=len(seen), position=lambda run: [run.created_us, str(run.id)])
+            sought = _sought(reading, actor, filters)
+            if sought is None:
+                return RunPage(items=[], next=None)
+            found, end = _walk(reading, sought, filters, after=after, limit=limit)
+            seen = _described(reading, found)
+        following = None if end is None else pages.cursor_at([end[0], str(end[1])])
         return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=following)
 
     # --- look-ups
@@ -350,14 +339,66 @@ class _Seen:
 
 def _seen(reading: Reading, runs: Sequence[Run]) -> list[_Seen]:
     """Return the first of these runs, as many as fit in a page; one at least."""
-    sealed = reading.journals.first_entries([run.id for run in runs])
-    kept, now_us = runs[: len(sealed)], reading.now_us()
-    places = reading.runs.places([run.id for run in kept])
-    entries = {run_id: [ParsedEntry.parse(entry) for entry in mine] for run_id, mine in sealed.items()}
+    return _described(reading, _entered(reading, runs))
+
+
+def _entered(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Record]]]:
+    """Return the first of these runs with their entries, as many as fit in a page; one at least."""
+    sealed = reading.journals.first_entries([run.id for run in runs]) if runs else {}
+    return [(run, [ParsedEntry.parse(entry) for entry in sealed[run.id]]) for run in runs[: len(sealed)]]
+
+
+def _described(reading: Reading, entered: Sequence[tuple[Run, list[Record]]]) -> list[_Seen]:
+    now_us = reading.now_us()
+    places = reading.runs.places([run.id for run, _ in entered])
     return [
-        _Seen(run, entries[run.id], answers.describe(run, entries[run.id], places[run.id], now_us=now_us))
-        for run in kept
+        _Seen(run, entries, answers.describe(run, entries, places[run.id], now_us=now_us)) for run, entries in entered
     ]
+
+
+def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:
+    """Return the part of a filter that rows decide; None if no run can satisfy it. Raises NotFound for the dataset."""
+    now_us = reading.now_us()
+    named = filters.principal
+    own = None if actor.datasets is None else actor.principal_id
+    if None not in (named, own) and named != own:
+        return None
+    return Sought(
+        dataset_id=None if filters.dataset is None else find_definition(reading, actor, filters.dataset).id,
+        state=filters.state,
+        project=filters.project,
+        due_before_us=now_us if filters.is_overdue else None,
+        not_due_before_us=now_us if filters.is_overdue is False else None,
+        principal_id=named or own,
+        since_us=filters.since_us,
+        until_us=filters.until_us,
+        within=actor.datasets,
+    )
+
+
+def _walk(
+    reading: Reading, sought: Sought, filters: Filters, *, after: Position | None, limit: int
+) -> tuple[list[tuple[Run, list[Record]]], Position | None]:
+    """Return at most `limit` runs that satisfy a filter, and where the search ended if there may be more. It reads
+    a bounded number of rows and entries, however few it finds."""
+    found: list[tuple[Run, list[Record]]] = []
+    looked = 0
+    for _ in range(READS_MAX):
+        count = TEXTS_AT_ONCE if filters.reads_texts else limit - len(found)
+        rows, end = reading.runs.page(sought, after=after, limit=count + 1)
+        entered = _entered(reading, rows[:count])
+        for run, entries in entered:
+            after, looked = position_of(run), looked + 1
+            if filters.holds(entries):
+                found.append((run, entries))
+            if len(found) == limit:
+                break
+        looked_at_all = len(entered) == len(rows) and after == (position_of(rows[-1]) if rows else after)
+        if looked_at_all:
+            return found, end
+        if len(found) == limit or looked >= TEXTS_MAX or not filters.reads_texts:
+            break
+    return found, after
 
 
 def _all_seen(reading: Reading, run_ids: Sequence[UUID]) -> list[_Seen]:
