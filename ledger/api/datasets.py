@@ -28,6 +28,7 @@ from ledger.service.requests.datasets import (
 )
 from ledger.service.requests.fields import NAME_PATTERN
 from ledger.service.shapes.datasets import (
+    ChangePage,
     DatasetPage,
     DatasetShown,
     PartitionPage,
@@ -102,6 +103,17 @@ async def set_project(
 async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Request) -> Response:
     """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
     return answered(await services(request).datasets.set_fair_use(caller, name, body))
+
+
+@router.get("/{name}/history", responses={200: {"model": ChangePage}}, response_model=None)
+def list_changes(
+    name: str, caller: Reader, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None
+) -> Response:
+    """List what changed the dataset, newest first: states with the run or reason that caused them, budgets, proposals.
+
+    A page looks at a bounded number of entries. It may have fewer items than `limit`, or none, and a `next`.
+    """
+    return Json(services(request).history.page(caller, name, limit=limit, cursor=cursor))
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)

@@ -150,6 +150,18 @@ def dataset_show(name: DatasetName, as_json: Json = False) -> None:
         print_answer(ledger.dataset(name), as_json, show.datasets.dataset)
 
 
+@dataset_app.command("history")
+def dataset_history(
+    name: DatasetName,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List what changed a dataset: who froze it, when, why and by which run; every budget; what was proposed."""
+    with server() as ledger:
+        newest = [item for _, item in zip(range(limit), ledger.history(name), strict=False)]
+    print_answer(newest, as_json, show.datasets.history)
+
+
 @dataset_app.command(
     "budget",
     epilog='Example: privacy-ledger dataset budget mnist --epsilon 4 --at-delta 1e-5 --reason "a second paper"',

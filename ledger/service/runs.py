@@ -45,6 +45,7 @@ from ledger.service.costing import (
 )
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
+from ledger.service.history import History
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
 from ledger.service.shapes.runs import ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
@@ -85,6 +86,7 @@ class Runs:
         self._aside, self._begin_within_us = aside, begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
         self._decided = Decided()
+        self._history = History(store=store)
         self._shown = Gathered(self._read_shown)
         self.asking = Asking(
             store,
@@ -197,7 +199,8 @@ class Runs:
 
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """Return the entries that a command leaves, or left before, in the order of the decision's entries."""
-        result = await self._writer.decide(command.actor.tenant_id, command)
+        deciding = self._writer.decide(command.actor.tenant_id, command)
+        result = await self._history.explaining(command.actor, deciding)
         return await self._entries_of(command, result, decisions)
 
     async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:

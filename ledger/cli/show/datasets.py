@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.datasets import (
         BalanceShown,
+        ChangeShown,
         DatasetShown,
         FairUseShown,
         PartitionShown,
@@ -61,6 +62,29 @@ def dataset(item: DatasetShown) -> None:
         _parts("partition", item["partitions"], count=item["partition_count"])
     if item["projects"]:
         _parts("project", item["projects"])
+
+
+def history(items: Sequence[ChangeShown]) -> None:
+    """Print what changed a dataset, newest first."""
+    cells = [
+        (
+            f"{item['seq']:,}",
+            item["at"][:19].replace("T", " "),
+            item["what"],
+            _by(item),
+            item["reason"] or "",
+        )
+        for item in items
+    ]
+    columns = ("entry", "when (UTC)", "what", "by", "reason")
+    rows.show(rows.Rows(columns, cells, right=("entry",), texts=("what", "reason", "by"), drop=("reason", "by")))
+
+
+def _by(item: ChangeShown) -> str:
+    """Return who changed it, and who proposed that."""
+    by, proposed_by = item["by"], item["proposed_by"]
+    who = "another's run" if by is None else f"{by['name']} ({by['role']})"
+    return who if proposed_by is None else f"{who}, proposed by {proposed_by['name']}"
 
 
 def _fair_use(fair_use: FairUseShown) -> str:

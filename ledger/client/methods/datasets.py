@@ -99,6 +99,14 @@ class Datasets(Calls[Answer], Lists[Answers]):
         """
         return self._list(listed("datasets"))
 
+    def history(self, name: str) -> Answers:
+        """Iterate over what changed a dataset, newest first: who froze it, when, why and by which run; budgets.
+
+        >>> [change["what"] for change in ledger.history("clicks")][-1].partition(",")[0]
+        'registered with epsilon 3'
+        """
+        return self._list(listed("datasets", name, "history"))
+
     def change(
         self,
         name: str,

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
-from ledger.service.shapes.common import AmountShown
+from ledger.service.shapes.common import AmountShown, Id
 
 
 class BalanceShown(TypedDict):
@@ -116,6 +116,28 @@ class DatasetShown(TypedDict):
     fair_use: FairUseShown | None
     seq: int
     created_at: str
+
+
+class ChangeShown(TypedDict):
+    seq: int
+    at: str
+    kind: str
+    what: Annotated[str, Field(description="What was changed, in words. The entry has it in full.")]
+    by: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="Who changed it, or approved the change; null for what another's run caused."),
+    ]
+    reason: str | None
+    run: Annotated[Id | None, Field(description="The run that froze it, or that the change is about.")]
+    proposal: Id | None
+    proposed_by: Annotated[Mapping[str, Any] | None, Field(description="null: it took one person.")]
+    proposed_at: str | None
+    hash: str
+
+
+class ChangePage(TypedDict):
+    items: list[ChangeShown]
+    next: str | None
 
 
 class PartitionPage(TypedDict):
