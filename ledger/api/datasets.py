@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from ledger.api import journals, pages
@@ -18,6 +18,7 @@ from ledger.api.gate import (
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
+from ledger.core.amounts import microseconds
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -26,13 +27,15 @@ from ledger.service.requests.datasets import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.requests.fields import NAME_PATTERN
+from ledger.service.requests.fields import NAME_PATTERN, PartitionName, When
 from ledger.service.shapes.datasets import (
+    BalanceAt,
     ChangePage,
     DatasetPage,
     DatasetShown,
     PartitionPage,
     ProjectShown,
+    SpendingShown,
 )
 from ledger.service.shapes.journals import (
     ConsistencyProof,
@@ -40,6 +43,7 @@ from ledger.service.shapes.journals import (
     Head,
     InclusionProof,
 )
+from ledger.service.spending import By
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
@@ -114,6 +118,39 @@ def list_changes(
     A page looks at a bounded number of entries. It may have fewer items than `limit`, or none, and a `next`.
     """
     return Json(services(request).history.page(caller, name, limit=limit, cursor=cursor))
+
+
+@router.get("/{name}/balance", responses={200: {"model": BalanceAt}}, response_model=None)
+def show_balance(
+    name: str,
+    caller: Reader,
+    request: Request,
+    at: Annotated[
+        When | None, Query(description="An RFC 3339 time, or a date: as it was at 00:00 UTC. Instead of `seq`.")
+    ] = None,
+    seq: Annotated[int | None, Query(ge=1, le=2**53, description="After this entry. Instead of `at`.")] = None,
+) -> Response:
+    """Show the dataset's balance as it was at a time, or after an entry, from the balances that entries state."""
+    at_us = None if at is None else microseconds(at)
+    return Json(services(request).history.balance(caller, name, at_us=at_us, seq=seq))
+
+
+@router.get("/{name}/spending", responses={200: {"model": SpendingShown}}, response_model=None)
+def show_spending(
+    name: str,
+    caller: Auditor,
+    request: Request,
+    by: Annotated[By, Query(description="What the groups are.")],
+    label: Annotated[
+        str | None, Query(min_length=1, max_length=63, description="With `by=label`: the label's name.")
+    ] = None,
+    partition: Annotated[PartitionName | None, Query(description="Required if the dataset has partitions.")] = None,
+) -> Response:
+    """Show who or what the budget was spent on, in parts of it. The rows add up to the balance exactly.
+
+    The newest five thousand entries are divided; what was spent before is one row.
+    """
+    return Json(services(request).history.spending(caller, name, by=by, label=label, partition=partition))
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)

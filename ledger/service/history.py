@@ -6,14 +6,17 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Final, TypeVar
 
+from ledger.core.amounts import timestamp
 from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor
-from ledger.errors import DatasetFrozen, LedgerError
+from ledger.errors import DatasetFrozen, Forbidden, InvalidRequest, LedgerError
 from ledger.service import pages
 from ledger.service.catalogue import find_dataset
 from ledger.service.change_words import in_words
-from ledger.service.shapes.datasets import ChangePage, ChangeShown
+from ledger.service.past import balance_at
+from ledger.service.shapes.datasets import BalanceAt, ChangePage, ChangeShown, SpendingShown
+from ledger.service.spending import By, spending
 from ledger.store import Reading, Store
 
 T = TypeVar("T")
@@ -39,6 +42,35 @@ class History:
             entries, oldest = reading.journals.changes(dataset.id, before=before, limit=limit)
         items = [_shown(actor, entry) for entry in entries if _is_seen(actor, entry)]
         return ChangePage(items=items, next=pages.cursor_at(oldest) if oldest > 1 else None)
+
+    def balance(self, actor: Actor, name: str, *, at_us: int | None, seq: int | None) -> BalanceAt:
+        """Return a dataset's balance as it was at a time, or after an entry. Raises NotFound and InvalidRequest."""
+        if (at_us is None) == (seq is None):
+            raise InvalidRequest("at: give either a time (`at`) or the number of an entry (`seq`)", field="at")
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            if at_us is not None:
+                seq = reading.journals.seq_at(dataset.id, at_us, newest=dataset.seq)
+                if seq == 0:
+                    made_at = timestamp(dataset.created_us)
+                    raise InvalidRequest(f"at: the dataset did not exist then; it is of {made_at}", field="at")
+            if seq is None or not 1 <= seq <= dataset.seq:
+                raise InvalidRequest(f"seq: the journal has entries 1 to {dataset.seq:,}", field="seq")
+            return balance_at(reading, dataset, seq=seq)
+
+    def spending(self, actor: Actor, name: str, *, by: By, label: str | None, partition: str | None) -> SpendingShown:
+        """Return what each person, project, month or label spent of a dataset's budget.
+
+        Raises NotFound, InvalidRequest, and Forbidden for a key that is limited to datasets: its runs name others.
+        """
+        if actor.datasets is not None:
+            raise Forbidden(
+                "This key is limited to datasets, and others' runs may name datasets that it does not see. Use a key"
+                " without that limit."
+            )
+        with self._store.reading(actor.tenant_id) as reading:
+            dataset = find_dataset(reading, actor, name)
+            return spending(reading, dataset, by=by, label=label, partition=partition)
 
     async def explaining(self, actor: Actor, work: Awaitable[T]) -> T:
         """Return what this work returns. If a dataset is frozen or retired, the error states since when, why and whom

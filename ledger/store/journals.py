@@ -86,6 +86,17 @@ class JournalReader(Repository):
         query = select(entries).where(*mine, entries.c.seq >= last).order_by(entries.c.seq.desc())
         return [entry_of(row) for row in self.connection.execute(query)]
 
+    def seqs_of_kinds(self, dataset_id: UUID, kinds: Sequence[str]) -> list[int]:
+        """Return the numbers of the entries of these kinds, which are not of runs. They are few, and read along the
+        index of runs."""
+        query = select(entries.c.seq).where(
+            entries.c.tenant_id == self.tenant_id,
+            entries.c.run_id.is_(None),
+            entries.c.kind.in_(kinds),
+            entries.c.dataset_id == dataset_id,
+        )
+        return sorted(self.connection.execute(query).scalars())
+
     def seq_at(self, dataset_id: UUID, at_us: int, *, newest: int) -> int:
         """Return the number of the newest entry that is not later than a time; 0 if all are. Times of a journal never
         go back, so a few are looked at."""

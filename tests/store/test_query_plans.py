@@ -77,6 +77,12 @@ def _everything(admin: Ledger, name: str) -> None:
         *(f"/v1/runs/{run}", "/v1/runs", f"/v1/runs?dataset={name}", "/v1/proposals"),
         *("/v1/runs?project=planning", "/v1/runs?overdue=true", "/v1/alerts", "/v1/keys", "/v1/policy"),
         *(f"/v1/runs?state=refused&dataset={name}&project=planning", "/v1/runs?since=2020-01-01&until=2020-01-02"),
+        *(
+            f"/v1/datasets/{name}/history",
+            f"/v1/datasets/{name}/balance?at=2100-01-01",
+            f"/v1/datasets/{name}/spending?by=person",
+        ),
+        *(f"/v1/datasets/{name}.parts/balance?seq=1", f"/v1/datasets/{name}.parts/spending?by=month&partition=a"),
         *("/v1/runs?label=sweep%3D7&purpose=x&mechanism=gaussian", "/v1/runs?person=admin", f"/v1/runs/{run[:13]}"),
         *(f"/v1/runs?person={uuid.UUID(int=1)}", f"/v1/runs?person={uuid.UUID(int=1)}&dataset={name}"),
         *(f"/v1/datasets/{name}/entries?after=5", f"/v1/datasets/{name}/forecast", f"/v1/datasets/{name}/head"),

@@ -24,6 +24,7 @@ from ledger.cli.show.console import (
 if TYPE_CHECKING:
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.datasets import (
+        BalanceAt,
         BalanceShown,
         ChangeShown,
         DatasetShown,
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
         PartitionShown,
         ProjectOfDataset,
         ProjectShown,
+        SpendingPart,
+        SpendingShown,
     )
 
 
@@ -62,6 +65,49 @@ def dataset(item: DatasetShown) -> None:
         _parts("partition", item["partitions"], count=item["partition_count"])
     if item["projects"]:
         _parts("project", item["projects"])
+
+
+def balance_at(answer: BalanceAt) -> None:
+    """Print a balance as it was."""
+    out.print(Text.assemble((answer["dataset"], "bold"), f"  after entry {answer['seq']:,} of {answer['at'][:19]}Z"))
+    balance = answer["balance"]
+    if balance is None:
+        out.print("It has no budget of its own.")
+        return
+    if answer["partition_count"] is not None:
+        out.print(f"{answer['partition_count']:,} partitions, of which the fullest is shown")
+    _amounts(balance)
+    for epsilon in answer["epsilon"]:
+        spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
+        out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}")
+
+
+def spending(answer: SpendingShown) -> None:
+    """Print what each group took of a budget, the largest first; the rows add up to the last."""
+    what = answer["label"] or answer["by"]
+    without = f"(no {what})"
+    listed: list[tuple[str, SpendingPart]] = [(group["name"] or without, group) for group in answer["groups"]]
+    if answer["rest"] is not None:
+        listed.append((f"{answer['rest_count']:,} others", answer["rest"]))
+    if answer["earlier"] is not None:
+        listed.append((f"before entry {answer['since_seq']:,}", answer["earlier"]))
+    listed.append(("together", answer["total"]))
+    is_delta = any(part["percent_of_delta"] for _, part in listed)
+    cells = [
+        (
+            name,
+            f"{part['runs']:,}",
+            _percent(part["percent"]),
+            *((_percent(part["percent_of_delta"]),) if is_delta else ()),
+        )
+        for name, part in listed
+    ]
+    numbers = ("runs", "% of budget", *(("% of delta",) if is_delta else ()))
+    rows.show(rows.Rows((what, *numbers), cells, right=numbers, texts=(what,)))
+
+
+def _percent(percent: float | None) -> str:
+    return "-" if percent is None else f"{percent:.2f}"
 
 
 def history(items: Sequence[ChangeShown]) -> None:
@@ -98,11 +144,19 @@ def _fair_use(fair_use: FairUseShown) -> str:
 
 
 def _balance(item: DatasetShown, balance: BalanceShown) -> None:
+    _amounts(balance)
+    _epsilons(item)
+
+
+def _amounts(balance: BalanceShown) -> None:
     table = new_table("", "mu", "delta", "mu² (1e-12)", right=("mu", "delta", "mu² (1e-12)"))
     for part in ("limit", "spent", "held", "remaining"):
         amount = balance[part]
         table.add_row(part, remaining_text(amount), number(amount["delta"]), f"{_mu_sq_pico(amount):,}")
     out.print(table)
+
+
+def _epsilons(item: DatasetShown) -> None:
     for epsilon in item["epsilon"]:
         estimate = " (estimate)" if item["is_estimate"] else ""
         spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
