@@ -13,6 +13,7 @@
     proofs       proofs about a journal, fetched from a server and verified without one: proof
     held         read the receipts, heads and keys that an auditor kept
     recomputing  without server and database, with the accountant: recompute, registry
+    voiding      void many runs at once
     mechanism    the options that declare a mechanism
     load         many requests at once, each measured
     options, server_call   the options that commands share, and the call to a server

@@ -32,6 +32,7 @@ from ledger.cli.options import (
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
 from ledger.cli.show import console
+from ledger.cli.voiding import void_all
 from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
@@ -237,8 +238,19 @@ def correct(
 
 
 def void(
-    run: RunId,
     reason: Reason,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id. Or name the runs by options.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]", help="Void all runs with this label. Can be repeated: each must be there."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Void all runs of this dataset.")] = None,
+    project: Annotated[str | None, typer.Option(help="Void all runs of this project.")] = None,
+    person: Annotated[str | None, typer.Option(help="Void all runs of this principal: its name or id.")] = None,
+    state: Annotated[str, typer.Option(help="With such an option: only runs in this state, held or started.")] = "held",
+    yes: Annotated[bool, typer.Option("--yes", help="With such an option: do not ask.")] = False,
     data_independent: Annotated[
         bool,
         typer.Option(
@@ -253,7 +265,18 @@ def void(
 
     Voiding a started run may need a second steward. Where later runs rest on its cost, that is kept, unless
     --data-independent is stated.
+
+    With --label, --dataset, --project or --person, it shows the runs that it would void, and asks. Exit status 1 if one
+    of them could not be voided.
     """
+    filters = given_fields(label=label or None, dataset=dataset, project=project, person=person)
+    if (run is None) == (not filters):
+        raise InvalidRequest(
+            "Name one run, or the runs to void by --label, --dataset, --project or --person.", field="run"
+        )
+    if run is None:
+        void_all({**filters, "state": state}, reason, yes=yes, data_independent=data_independent, as_json=as_json)
+        return
     with server() as ledger:
         answer = ledger.void(run, reason=reason, data_independent=data_independent)
     print_answer(answer, as_json, unless_proposed(show.runs.moved))

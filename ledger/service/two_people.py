@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from ledger.core.amounts import microseconds, timestamp
@@ -54,7 +54,14 @@ def state_of(proposal: Proposal, *, now_us: int) -> ProposalStateShown:
     return "expired" if is_late else proposal.state
 
 
-def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> ProposalShown:
+class Answered(NamedTuple):
+    """Who approved or refused a proposal, and when."""
+
+    by: Mapping[str, Any]
+    at: str
+
+
+def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: Answered | None = None) -> ProposalShown:
     """Return a proposal as answers show it. dataset: the name of the dataset that it is about."""
     return ProposalShown(
         id=str(proposal.id),
@@ -66,4 +73,6 @@ def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> Proposal
         state=state_of(proposal, now_us=now_us),
         created_at=timestamp(proposal.created_us),
         approve_by=timestamp(proposal.expires_us),
+        answered_by=None if answered is None else answered.by,
+        answered_at=None if answered is None else answered.at,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
@@ -33,6 +33,9 @@ TAIL_MAX: Final = 200
 LOOKED_AT_MAX: Final = 20_000
 """How many entries one page of a dataset's history looks at."""
 _FREEZING: Final = ("run-settled", "run-reported")
+_ANSWERING: Final = (
+    *("dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set", "proposal-refused"),
+)
 _DECISIONS: Final = ("run-approved", "run-refused")
 _NOWHERE: Final = UUID(int=0), 0
 
@@ -85,6 +88,26 @@ class JournalReader(Repository):
         last = min(fitting(((row.seq, row.size) for row in newest), PAGE_BYTES_MAX), default=before)
         query = select(entries).where(*mine, entries.c.seq >= last).order_by(entries.c.seq.desc())
         return [entry_of(row) for row in self.connection.execute(query)]
+
+    def answering(
+        self, dataset_ids: Collection[UUID], run_ids: Collection[UUID], *, since_us: int, until_us: int
+    ) -> list[Entry]:
+        """Return the entries that approved or refused proposals on these datasets within a time, or about these runs.
+        Those that are not of runs are few, and read along the index of runs."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id.in_(dataset_ids))
+        names_one = entries.c.body.contains('"proposal":', autoescape=True)
+        of_datasets = select(entries).where(
+            *mine,
+            entries.c.run_id.is_(None),
+            entries.c.kind.in_(_ANSWERING),
+            entries.c.at_us.between(since_us, until_us),
+            names_one,
+        )
+        of_runs = select(entries).where(
+            *mine, entries.c.run_id.in_(run_ids), entries.c.kind.in_(("run-settled", "run-voided")), names_one
+        )
+        rows = [*self.connection.execute(of_datasets), *(self.connection.execute(of_runs) if run_ids else ())]
+        return [entry_of(row) for row in rows]
 
     def seqs_of_kinds(self, dataset_id: UUID, kinds: Sequence[str]) -> list[int]:
         """Return the numbers of the entries of these kinds, which are not of runs. They are few, and read along the

@@ -175,6 +175,7 @@ def test_who_proposed_and_who_approved(ledger: Ledger) -> None:
     ok(ledger.put("/v1/policy", {"second_steward": True, **REASON}))
     run = ok(ledger.ask())["id"]
     assert ok(ledger.get(f"/v1/runs/{run}"))["proposals"] == []
+    raised = ok(ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 2}, **REASON}))["proposal"]["id"]
     ok(ledger.post(f"/v1/runs/{run}/start"))
     first = ok(ledger.post(f"/v1/runs/{run}/void", REASON))["proposal"]
     ok(second.post(f"/v1/proposals/{first['id']}/refuse", REASON))
@@ -190,6 +191,17 @@ def test_who_proposed_and_who_approved(ledger: Ledger) -> None:
     assert voided["proposal"]["by"] == again["proposed_by"]
     assert voided["by"]["role"] == "steward"
     assert (shown["refused_by"], shown["refused_by_count"]) == (None, None)
+    assert ok(ledger.get(f"/v1/proposals/{raised}"))["answered_by"] is None
+    ok(second.post(f"/v1/proposals/{raised}/approve"))
+    waiting = ok(ledger.put("/v1/datasets/mnist/budget", {"budget": {"mu": 3}, **REASON}))["proposal"]["id"]
+    answered = {item["id"]: item for item in ok(ledger.get("/v1/proposals"))["items"]}
+    who = {id_: item["answered_by"] and item["answered_by"]["role"] for id_, item in answered.items()}
+    assert who == {first["id"]: "steward", again["id"]: "steward", raised: "steward", waiting: None}
+    assert answered[again["id"]]["answered_at"] == voided["at"]
+    assert ok(ledger.get(f"/v1/proposals/{raised[:8]}")) == answered[raised]
+    moments = [answered[id_]["answered_at"] for id_ in (first["id"], again["id"], raised)]
+    assert moments == sorted(moments)
+    assert answered[waiting]["answered_at"] is None
     entries = {item["seq"]: item["hash"] for item in ok(ledger.get("/v1/datasets/mnist/entries"))["items"]}
     assert [shown[name]["hash"] for name in ("started", "voided")] == [
         entries[shown[name]["seq"]] for name in ("started", "voided")

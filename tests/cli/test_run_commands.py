@@ -7,9 +7,11 @@ import itertools
 import re
 
 import pytest
+import typer
 from rich.console import Console
 
 from ledger.cli.show import rows
+from ledger.client import Ledger
 from tests.kit.driver import Terminal
 
 RELEASE = "--type gaussian --noise-multiplier 5"
@@ -70,6 +72,89 @@ def test_runs_that_are_sought(terminal: Terminal) -> None:
     assert re.search(rf"{one} +settled +counts +first sweep +gaussian +0\.2 +0\.2 ", table), table
     wrong = terminal("runs --since soon")
     assert (wrong.status, "since: 'soon' is no time" in wrong.err) == (2, True)
+
+
+def test_a_sweep_is_voided(terminal: Terminal) -> None:
+    """Goal: `void` with options shows what it would void and asks, and voids only what matches. Method: a sweep of
+    three runs, one of them started, beside another; without a terminal, with --yes, and again."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    runs = [terminal(f"request counts {RELEASE} --label sweep=7 --json").json["id"] for _ in range(3)]
+    other = terminal(f"request counts {RELEASE} --label sweep=8 --json").json["id"]
+    terminal(f"start {runs[0]}")
+    asked = terminal("void --label sweep=7 --reason 'a wrong rate'")
+    assert (asked.status, "2 runs would be voided. Add --yes" in asked.err) == (2, True)
+    assert [run["state"] for run in terminal("runs --json").json] == ["held", "held", "held", "started"]
+    done = terminal("void --label sweep=7 --reason 'a wrong rate' --yes --json")
+    assert done.status == 0, done.err
+    assert {result["run"]: result["state"] for result in done.json["results"]} == dict.fromkeys(runs[1:], "voided")
+    assert terminal(f"run show {runs[1]} --json").json["voided"]["reason"] == "a wrong rate"
+    assert [run["id"] for run in terminal("runs --state held --json").json] == [other]
+    nothing = terminal("void --label sweep=7 --reason again --yes")
+    assert (nothing.status, "No runs match" in nothing.err) == (0, True)
+    started = terminal("void --label sweep --state started --reason 'a wrong rate' --yes")
+    assert started.status == 0
+    assert re.search(rf"{runs[0]} +voided +0\.2", started.out), started.out
+    for wrong in (
+        "void --reason x",
+        f"void {other} --label sweep --reason x",
+        "void --label a --state settled --reason x",
+    ):
+        assert terminal(wrong).status == 2
+
+
+def test_a_voided_sweep_that_moved_on(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: what became of each run is printed, also of one that moved on meanwhile; exit status 1 then. Method: the
+    answer to the question starts one of two runs."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    runs = [terminal(f"request counts {RELEASE} --label sweep=7 --json").json["id"] for _ in range(2)]
+
+    def agree(_question: str, *, err: bool) -> bool:
+        with Ledger(retries=0) as client:
+            client.start(runs[0])
+            client.settle(runs[0])
+        return err
+
+    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
+    monkeypatch.setattr(typer, "confirm", agree)
+    done = terminal("void --dataset counts --reason 'a wrong rate'")
+    assert done.status == 1
+    assert re.search(rf"{runs[0]} +not voided", done.out), done.out
+    assert re.search(rf"{runs[1]} +voided", done.out), done.out
+
+
+def test_what_a_dataset_was_and_how_long_it_lasts(terminal: Terminal) -> None:
+    """Goal: history, the balance as it was, spending and all forecasts are one command each. Method: one dataset with
+    a run, frozen; the numbers are those of the run."""
+    terminal("dataset create counts --mu 1 --delta 1e-6")
+    terminal("dataset create empty --mu 1 --delta 1e-6")
+    run = terminal(f"request counts {RELEASE} --label sweep=7 --json").json["id"]
+    terminal(f"start {run}")
+    terminal(f"settle {run}")
+    terminal("dataset freeze counts --reason 'records came twice'")
+    shown = terminal("dataset history counts").out
+    assert re.search(r"5 +\S+ \S+ +frozen +admin \(admin\) +records came twice", shown), shown
+    assert re.search(r"1 +\S+ \S+ +registered with mu 1", shown)
+    assert len(terminal("dataset history counts --limit 1 --json").json) == 1
+    refused = terminal(f"request counts {RELEASE}")
+    assert "The dataset counts is frozen since" in refused.err
+    assert "records came twice" in refused.err
+    assert re.search(r"spent +0 ", terminal("dataset show counts --at-seq 1").out)
+    assert re.search(r"held +0\.2 ", terminal("dataset show counts --at-seq 2").out)
+    assert re.search(r"spent +0\.2 ", terminal("dataset show counts --at now").out)
+    assert terminal("dataset show counts --at yesterday").status == 2
+    for by, name in (
+        ("person", "admin"),
+        ("label=sweep", "7"),
+        ("project", r"\(no project\)"),
+        ("month", r"\d{4}-\d\d"),
+    ):
+        table = terminal(f"dataset spending counts --by {by}").out
+        assert re.search(rf"{name} +1 +4\.00", table), table
+        assert re.search(r"together +1 +4\.00", table)
+    everything = terminal("forecast --all")
+    assert re.search(r"counts .*too few runs", everything.out), everything.err
+    assert "empty" in everything.out
+    assert (terminal("forecast").status, terminal("forecast counts --all").status) == (2, 2)
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------

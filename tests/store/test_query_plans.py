@@ -75,7 +75,14 @@ def _everything(admin: Ledger, name: str) -> None:
         *(f"/v1/datasets/{name}.parts/partitions", f"/v1/datasets/{name}/report"),
         *(f"/v1/datasets/{name}/proof?seq=3", "/v1/projects/planning/report", "/v1/entries", "/v1/alerting"),
         *(f"/v1/runs/{run}", "/v1/runs", f"/v1/runs?dataset={name}", "/v1/proposals"),
-        *("/v1/runs?project=planning", "/v1/runs?overdue=true", "/v1/alerts", "/v1/keys", "/v1/policy"),
+        *(
+            "/v1/runs?project=planning",
+            "/v1/runs?overdue=true",
+            "/v1/alerts",
+            "/v1/keys",
+            "/v1/policy",
+            "/v1/forecasts",
+        ),
         *(f"/v1/runs?state=refused&dataset={name}&project=planning", "/v1/runs?since=2020-01-01&until=2020-01-02"),
         *(
             f"/v1/datasets/{name}/history",

@@ -83,6 +83,9 @@ def _proposal(item: ProposalShown) -> Table:
     grid.add_row("by", str(item["proposed_by"]["name"]))
     grid.add_row("reason", str(request.get("reason")))
     grid.add_row("approve by", item["approve_by"])
+    who, when = _answered(item)
+    if who:
+        grid.add_row("answered by", f"{who}, {when}")
     return grid
 
 
@@ -121,11 +124,19 @@ def proposals(items: Sequence[ProposalShown]) -> None:
             _change(item),
             str(item["proposed_by"]["name"]),
             item["approve_by"][:19].replace("T", " "),
+            *_answered(item),
         )
         for item in items
     ]
-    columns = ("id", "state", "what", "by", "approve by")
-    rows.show(rows.Rows(columns, cells, ids=("id",), texts=("what", "by"), drop=("by", "approve by")))
+    columns = ("id", "state", "what", "by", "approve by", "answered by", "answered")
+    drop = ("answered", "by", "answered by", "approve by")
+    rows.show(rows.Rows(columns, cells, ids=("id",), texts=("what", "by", "answered by"), drop=drop))
+
+
+def _answered(item: ProposalShown) -> tuple[str, str]:
+    """Return who approved or refused a proposal, and when."""
+    by, at = item.get("answered_by"), item.get("answered_at")
+    return "" if by is None else str(by["name"]), (at or "")[:19].replace("T", " ")
 
 
 def secret(made: SecretShown, *, what: str) -> None:

@@ -254,6 +254,25 @@ def moved(answer: RunMoved) -> None:
     out.print(grid)
 
 
+def voided(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print what became of each run that was to be voided."""
+    if not results:
+        err.print("No runs match.")
+        return
+    cells = [(result["run"], *_voided(result)) for result in results]
+    rows.show(rows.Rows(("run", "", "mu returned", "note"), cells, right=("mu returned",), texts=("note",)))
+
+
+def _voided(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    if "problem" in result:
+        return "not voided", "", result["problem"]["detail"]
+    if "proposal" in result:
+        return "proposed", "", f"privacy-ledger proposal approve {result['proposal']['id']}"
+    kept, returned = result.get("kept"), result.get("returned")
+    note = "" if kept is None else f"kept mu {number(kept['mu'])} for {', '.join(result.get('kept_for', ()))}"
+    return "voided", "" if returned is None else number(returned["mu"]), note
+
+
 def overrun_text(overrun: OverrunShown) -> str:
     """Describe what was executed beyond the plan."""
     again = overrun["repeated"]

@@ -57,3 +57,11 @@ class Alerts(Calls[Answer], Lists[Answers]):
         False
         """
         return self._send(get("datasets", name, "forecast"))
+
+    def forecasts(self) -> Answers:
+        """Iterate over the same estimates of all datasets that the key may read, by name.
+
+        >>> [forecast["dataset"] for forecast in ledger.forecasts()]
+        ['clicks', 'events', 'mnist', 'no-bots']
+        """
+        return self._list(get("forecasts"))
