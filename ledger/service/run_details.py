@@ -19,15 +19,17 @@ from ledger.service.shapes.runs import EpsilonsOfRefusal, RefusedBy, RunInFull, 
 from ledger.service.two_people import state_of
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading
+from ledger.store.runs import Decided
 
 REFUSED_BY_MAX: Final = 100
 """How many accounts that bound are listed: a run may charge thousands of partitions."""
 
 
-def in_full(reading: Reading, runs: Sequence[tuple[Run, RunShown]]) -> dict[UUID, RunInFull]:
-    """Return these runs with all that is known of them. The number of statements does not depend on how many they
-    are."""
-    places = reading.runs.decided([run.id for run, _ in runs])
+def in_full(
+    reading: Reading, runs: Sequence[tuple[Run, RunShown]], places: Mapping[UUID, Sequence[Decided]]
+) -> dict[UUID, RunInFull]:
+    """Return these runs with all that is known of them. places: where each was decided. The number of statements does
+    not depend on how many they are."""
     # Only a run that was started can wait for a second steward.
     started = [run.id for run, _ in runs if run.started_us is not None]
     dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}

@@ -235,7 +235,8 @@ class Runs:
             own = actor.principal_id if is_limited else None
             candidates = reading.runs.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
             if is_limited:
-                seen = {one.run.id for one in _all_seen(reading, candidates) if _sees(actor, one.entries, one.run)}
+                entered = _all_entered(reading, candidates)
+                seen = {run.id for run, entries in entered if _sees(actor, entries, run)}
                 candidates = [id_ for id_ in candidates if id_ in seen]
         return ids.only(text, candidates, _no_run())
 
@@ -249,9 +250,12 @@ class Runs:
     def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[_Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
         with self._store.reading(tenant_id) as reading:
-            found = _all_seen(reading, run_ids)
-            shown = run_details.in_full(reading, [(one.run, one.shown) for one in found])
-        return {one.run.id: (one, shown[one.run.id]) for one in found}
+            entered = _all_entered(reading, run_ids)
+            decided = reading.runs.decided([run.id for run, _ in entered])
+            places = {id_: [(place.dataset, place.seq) for place in found] for id_, found in decided.items()}
+            seen = _described(reading, entered, places)
+            shown = run_details.in_full(reading, [(one.run, one.shown) for one in seen], decided)
+        return {one.run.id: (one, shown[one.run.id]) for one in seen}
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
@@ -340,20 +344,20 @@ class _Seen:
     shown: RunShown
 
 
-def _seen(reading: Reading, runs: Sequence[Run]) -> list[_Seen]:
-    """Return the first of these runs, as many as fit in a page; one at least."""
-    return _described(reading, _entered(reading, runs))
-
-
 def _entered(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Record]]]:
     """Return the first of these runs with their entries, as many as fit in a page; one at least."""
     sealed = reading.journals.first_entries([run.id for run in runs]) if runs else {}
     return [(run, [ParsedEntry.parse(entry) for entry in sealed[run.id]]) for run in runs[: len(sealed)]]
 
 
-def _described(reading: Reading, entered: Sequence[tuple[Run, list[Record]]]) -> list[_Seen]:
+def _described(
+    reading: Reading,
+    entered: Sequence[tuple[Run, list[Record]]],
+    places: Mapping[UUID, Sequence[tuple[str, int]]] | None = None,
+) -> list[_Seen]:
+    """Return runs as they are shown. places: each dataset that a run touches, with the number of its decision."""
     now_us = reading.now_us()
-    places = reading.runs.places([run.id for run, _ in entered])
+    places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
     return [
         _Seen(run, entries, answers.describe(run, entries, places[run.id], now_us=now_us)) for run, entries in entered
     ]
@@ -404,13 +408,14 @@ def _walk(
     return found, after
 
 
-def _all_seen(reading: Reading, run_ids: Sequence[UUID]) -> list[_Seen]:
-    """Return those of these runs that there are, however large they are."""
-    runs, found = list(reading.runs.by_id(run_ids).values()) if run_ids else [], []
+def _all_entered(reading: Reading, run_ids: Sequence[UUID]) -> list[tuple[Run, list[Record]]]:
+    """Return those of these runs that there are with their entries, however large they are."""
+    found: list[tuple[Run, list[Record]]] = []
+    runs = list(reading.runs.by_id(run_ids).values()) if run_ids else []
     while runs:
-        seen = _seen(reading, runs)
-        found += seen
-        runs = runs[len(seen) :]
+        entered = _entered(reading, runs)
+        found += entered
+        runs = runs[len(entered) :]
     return found
 
 
