@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ledger.cli.show import rows
-from ledger.cli.show.console import err, new_grid, new_table, number, out
+from ledger.cli.show.console import err, new_grid, number, out
 
 if TYPE_CHECKING:
     from ledger.service.shapes.alerts import AccountForecast, AlertingShown, AlertShown, ForecastShown
@@ -110,12 +110,15 @@ def _lasting(account: AccountForecast) -> tuple[str, str]:
 def forecast(answer: ForecastShown) -> None:
     """Print how long a budget lasts, at the rate of the last weeks."""
     out.print(f"At the rate of the last {answer['window_days']} days. An estimate; it decides nothing.")
-    table = new_table(
-        "account", "runs", "mu spent", "mu left", "lasts until", "days", right=("runs", "mu spent", "mu left")
-    )
+    cells = []
     for item in answer["accounts"]:
         account = ", ".join(filter(None, (item["partition"], item["project"]))) or "the dataset"
         until, days = _lasting(item)
         spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
-        table.add_row(account, str(item["runs"]), spent, left, until, days)
-    out.print(table if answer["accounts"] else "No run was charged to it recently, and it has no budget of its own.")
+        cells.append((account, str(item["runs"]), spent, left, until, days))
+    if not cells:
+        out.print("No run was charged to it recently, and it has no budget of its own.")
+        return
+    columns = ("account", "runs", "mu spent", "mu left", "lasts until", "days")
+    right, drop = ("runs", "mu spent", "mu left"), ("mu spent", "runs")
+    rows.show(rows.Rows(columns, cells, right=right, texts=("account",), drop=drop))

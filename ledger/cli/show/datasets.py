@@ -173,12 +173,18 @@ def _mu_sq_pico(amount: AmountShown) -> int:
 
 def _parts(what: str, items: Sequence[PartitionShown | ProjectOfDataset], *, count: int | None = None) -> None:
     """Print partitions or projects, one per line, the fullest first, up to ACCOUNTS_SHOWN_MAX."""
-    table = new_table(what, "mu left", "of", "budget", right=("mu left", "of"))
     fullest = sorted(items, key=lambda item: _mu_sq_pico(item["balance"]["remaining"]))
-    for item in fullest[:ACCOUNTS_SHOWN_MAX]:
-        left, limit = (remaining_text(item["balance"]["remaining"]), number(item["balance"]["limit"]["mu"]))
-        table.add_row(item["name"], left, limit, bar(item["balance"], width=BAR_WIDTH // 4))
-    out.print(table)
+    cells = [
+        (
+            item["name"],
+            remaining_text(item["balance"]["remaining"]),
+            number(item["balance"]["limit"]["mu"]),
+            bar(item["balance"], width=BAR_WIDTH // 4),
+        )
+        for item in fullest[:ACCOUNTS_SHOWN_MAX]
+    ]
+    columns = (what, "mu left", "of", "budget")
+    rows.show(rows.Rows(columns, cells, right=("mu left", "of"), texts=(what,), drop=("budget",)))
     more = (len(items) if count is None else count) - len(fullest[:ACCOUNTS_SHOWN_MAX])
     if more > 0:
         out.print(f"and {more:,} more; --json has them")

@@ -117,6 +117,7 @@ def proposals(items: Sequence[ProposalShown]) -> None:
     if not items:
         err.print("No proposals.")
         return
+    is_answered = any(item.get("answered_by") is not None for item in items)
     cells = [
         (
             item["id"],
@@ -124,11 +125,11 @@ def proposals(items: Sequence[ProposalShown]) -> None:
             _change(item),
             str(item["proposed_by"]["name"]),
             item["approve_by"][:19].replace("T", " "),
-            *_answered(item),
+            *(_answered(item) if is_answered else ()),
         )
         for item in items
     ]
-    columns = ("id", "state", "what", "by", "approve by", "answered by", "answered")
+    columns = ("id", "state", "what", "by", "approve by", *(("answered by", "answered") if is_answered else ()))
     drop = ("answered", "by", "answered by", "approve by")
     rows.show(rows.Rows(columns, cells, ids=("id",), texts=("what", "by", "answered by"), drop=drop))
 

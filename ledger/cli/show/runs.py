@@ -102,7 +102,7 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
-        out.print(_bindings(answer["binding"]))
+        rows.show(_bindings(answer["binding"]))
     if solve_for is not None:
         _solved(answer["solution"], solve_for, suggest)
     elif not answer["fits"]:
@@ -134,13 +134,13 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     facts = in_one_line(error.facts)
     err.print(Text.assemble(("refused", "bold red"), f"  run {facts.get('run')}"))
     binding = facts.get("datasets", ())
-    err.print(_bindings(binding))
+    rows.show(_bindings(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     _fitting(err, facts.get("fits", {}), suggest)
 
 
-def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
+def _bindings(items: Sequence[Binding | PlannedBinding]) -> rows.Rows:
     """Return a table of the limits that do not fit, one account and quantity per line."""
     numbers: dict[str, list[float | None]] = {
         "asks for": [item["requested"] for item in items],
@@ -150,18 +150,27 @@ def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> Table:
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> rows.Rows:
     """Return a table of accounts with their numbers, up to ACCOUNTS_SHOWN_MAX. A part of the name that no account has
     gets no column.
 
     numbers: one list per column, in the order of the accounts; None for what the caller may not see.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
-    table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
-    for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX]):
-        which = (str(item.get(name, "")) for name in ("name", *named, "quantity"))
-        table.add_row(*which, *("-" if column[index] is None else number(column[index]) for column in numbers.values()))
-    return table
+    cells = [
+        (
+            *(str(item.get(name, "")) for name in ("name", *named, "quantity")),
+            *("-" if column[index] is None else number(column[index]) for column in numbers.values()),
+        )
+        for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX])
+    ]
+    return rows.Rows(
+        ("dataset", *named, "quantity", *numbers),
+        cells,
+        right=tuple(numbers),
+        ids=[name for name in named if name == "principal"],
+        texts=("dataset", "partition", "project"),
+    )
 
 
 def overran(error: Overrun) -> None:
@@ -182,7 +191,7 @@ def overran(error: Overrun) -> None:
         "held": [item["held"] for item in items],
         "overdrawn": [item["overdrawn"] for item in items],
     }
-    err.print(_accounts_named(items, numbers))
+    rows.show(_accounts_named(items, numbers), console=err)
     for name in facts.get("frozen", ()):
         err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
 
