@@ -12,9 +12,10 @@ from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
 from ledger.core.alerting import AlertKind, DeliveryState
+from ledger.service.forecasts import DATASETS_MAX
 from ledger.service.requests.alerts import NewAlerting
 from ledger.service.requests.fields import DatasetName
-from ledger.service.shapes.alerts import AlertingShown, AlertPage, AlertShown, ForecastShown
+from ledger.service.shapes.alerts import AlertingShown, AlertPage, AlertShown, ForecastPage, ForecastShown
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["alerts"])
 
@@ -57,3 +58,16 @@ def show_forecast(name: str, caller: Reader, request: Request) -> Response:
     """Estimate how long a dataset's budget lasts if it is spent as in the last four weeks. Decisions do not depend on
     it."""
     return Json(services(request).alerts.forecast(caller, name))
+
+
+@router.get("/forecasts", responses={200: {"model": ForecastPage}}, response_model=None)
+def list_forecasts(
+    caller: Reader,
+    request: Request,
+    limit: Annotated[
+        int, Query(ge=1, le=DATASETS_MAX, description="The largest number of items in the answer.")
+    ] = DATASETS_MAX,
+    cursor: pages.Cursor = None,
+) -> Response:
+    """Estimate the same for every dataset that the key sees, by name."""
+    return Json(services(request).alerts.forecasts(caller, limit=limit, cursor=cursor))

@@ -25,6 +25,7 @@ from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import AT_ONCE, Certificates
 from ledger.service.costing import Costing
 from ledger.service.datasets import Datasets
+from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
@@ -165,6 +166,7 @@ class Builder:
             aside=aside,
             costing=costing,
             datasets=datasets,
+            history=History(store=store),
             runs=runs,
             planner=Planner(store, catalogue, costing),
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),

@@ -30,7 +30,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
         "not-found",
         "unit-mismatch",
     ),
-    "GET /v1/runs": ("not-found",),
+    "GET /v1/runs": ("invalid-mechanism", "not-found"),
     "POST /v1/runs/batch": ("batch-refused", "idempotency-key-missing", "invalid-mechanism"),
     "POST /v1/runs/{id}/start": ("dataset-frozen", "run-state"),
     "POST /v1/runs/{id}/settle": ("overrun", "run-state"),

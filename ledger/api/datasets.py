@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from starlette.responses import StreamingResponse
 
 from ledger.api import journals, pages
@@ -16,8 +17,9 @@ from ledger.api.gate import (
     Steward,
 )
 from ledger.api.problems import Json
-from ledger.api.routing import Route
-from ledger.api.services import services
+from ledger.api.routing import Route, aside
+from ledger.api.services import served, services
+from ledger.core.amounts import microseconds
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -26,12 +28,15 @@ from ledger.service.requests.datasets import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.requests.fields import NAME_PATTERN
+from ledger.service.requests.fields import NAME_PATTERN, PartitionName, When
 from ledger.service.shapes.datasets import (
+    BalanceAt,
+    ChangePage,
     DatasetPage,
     DatasetShown,
     PartitionPage,
     ProjectShown,
+    SpendingShown,
 )
 from ledger.service.shapes.journals import (
     ConsistencyProof,
@@ -39,6 +44,7 @@ from ledger.service.shapes.journals import (
     Head,
     InclusionProof,
 )
+from ledger.service.spending import By
 
 router = APIRouter(prefix="/v1/datasets", route_class=Route, tags=["datasets"])
 ProjectPath = Annotated[str, Path(pattern=NAME_PATTERN)]
@@ -102,6 +108,51 @@ async def set_project(
 async def set_fair_use(name: str, body: NewFairUse, caller: Steward, request: Request) -> Response:
     """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
     return answered(await services(request).datasets.set_fair_use(caller, name, body))
+
+
+@router.get("/{name}/history", responses={200: {"model": ChangePage}}, response_model=None)
+def list_changes(
+    name: str, caller: Reader, request: Request, limit: pages.Limit = 100, cursor: pages.Cursor = None
+) -> Response:
+    """List what changed the dataset, newest first: states with the run or reason that caused them, budgets, proposals.
+
+    A page looks at a bounded number of entries. It may have fewer items than `limit`, or none, and a `next`.
+    """
+    return Json(services(request).history.page(caller, name, limit=limit, cursor=cursor))
+
+
+@router.get("/{name}/balance", responses={200: {"model": BalanceAt}}, response_model=None)
+def show_balance(
+    name: str,
+    caller: Reader,
+    request: Request,
+    at: Annotated[
+        When | None, Query(description="An RFC 3339 time, or a date: as it was at 00:00 UTC. Instead of `seq`.")
+    ] = None,
+    seq: Annotated[int | None, Query(ge=1, le=2**53, description="After this entry. Instead of `at`.")] = None,
+) -> Response:
+    """Show the dataset's balance as it was at a time, or after an entry, from the balances that entries state."""
+    at_us = None if at is None else microseconds(at)
+    return Json(services(request).history.balance(caller, name, at_us=at_us, seq=seq))
+
+
+@router.get("/{name}/spending", responses={200: {"model": SpendingShown}}, response_model=None)
+async def show_spending(
+    name: str,
+    caller: Auditor,
+    request: Request,
+    by: Annotated[By, Query(description="What the groups are.")],
+    label: Annotated[
+        str | None, Query(min_length=1, max_length=63, description="With `by=label`: the label's name.")
+    ] = None,
+    partition: Annotated[PartitionName | None, Query(description="Required if the dataset has partitions.")] = None,
+) -> Response:
+    """Show who or what the budget was spent on, in parts of it. The rows add up to the balance exactly.
+
+    The newest five thousand entries are divided; what was spent before is one row.
+    """
+    divide = partial(services(request).history.spending, caller, name, by=by, label=label, partition=partition)
+    return Json(await aside(served(request), caller, divide, size=None))
 
 
 @router.get("/{name}/entries", responses={200: {"model": EntryPage}}, response_model=None)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 from fastapi import APIRouter, Query, Request, Response
+from starlette.concurrency import run_in_threadpool
 
 from ledger.api import pages
 from ledger.api.gate import Reader, Steward
+from ledger.api.paths import AnyId
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
@@ -37,23 +38,26 @@ def list_proposals(
 
 
 @router.get("/{id}", responses={200: {"model": ProposalShown}}, response_model=None)
-def show_proposal(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def show_proposal(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Show a proposal: the change, who proposed it, and until when it can be approved."""
-    return Json(services(request).proposals.show(caller, id))
+    proposals = services(request).proposals
+    return Json(await run_in_threadpool(proposals.show, caller, await proposals.found(caller, id)))
 
 
 @router.post("/{id}/approve", responses=_DONE, response_model=None)
-async def approve(id: UUID, caller: Steward, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def approve(id: AnyId, caller: Steward, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Approve what another steward proposed. The change is made now, if it is still possible."""
-    return Json(await services(request).proposals.approve(caller, id))
+    proposals = services(request).proposals
+    return Json(await proposals.approve(caller, await proposals.found(caller, id)))
 
 
 @router.post("/{id}/refuse", responses={200: {"model": ProposalShown}}, response_model=None)
 async def refuse(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Refusal,
     caller: Steward,
     request: Request,
 ) -> Response:
     """Refuse what another steward proposed."""
-    return Json(await services(request).proposals.refuse(caller, id, reason=body.reason))
+    proposals = services(request).proposals
+    return Json(await proposals.refuse(caller, await proposals.found(caller, id), reason=body.reason))

@@ -7,17 +7,20 @@ from functools import partial
 from typing import Annotated, Any, Final
 from uuid import UUID, uuid4
 
-from fastapi import APIRouter, Body, Header, Query, Request, Response
-from pydantic import ValidationError
+from fastapi import APIRouter, Body, Depends, Header, Query, Request, Response
+from pydantic import StringConstraints, ValidationError
+from starlette.concurrency import run_in_threadpool
 
 from ledger.api import observe, pages
 from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
+from ledger.api.paths import AnyId
 from ledger.api.problems import Json, of_error, of_validation, shape_of
 from ledger.api.routing import Route, aside, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import Served, served, services
+from ledger.core.amounts import microseconds
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import RunStateName
 from ledger.errors import (
@@ -29,7 +32,7 @@ from ledger.errors import (
     LedgerError,
 )
 from ledger.service.asking import Answer, Item, canonical
-from ledger.service.requests.fields import DatasetName, ProjectName
+from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (
     ConfirmRequest,
     CorrectRequest,
@@ -38,7 +41,8 @@ from ledger.service.requests.runs import (
     SettleRequest,
     VoidRequest,
 )
-from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
+from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -246,50 +250,58 @@ def _result(answer: Answer | LedgerError) -> BatchResult:
 
 
 @router.post("/{id}/start", responses={200: {"model": RunStarted}}, response_model=None)
-async def start(id: UUID, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def start(id: AnyId, caller: Requester, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Start the run: it may now touch the data. Not possible after `start_by`. A job may begin with its `receipt` until
     `begin_by`."""
-    return Json(await services(request).runs.start(caller, id))
+    return Json(await services(request).runs.start(caller, await _run(request, caller, id)))
 
 
 @router.post("/{id}/settle", responses={200: {"model": RunMoved}, **_OVERRAN}, response_model=None)
 async def settle(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     caller: Requester,
     request: Request,
     body: Annotated[SettleRequest | None, Body(openapi_examples=_SETTLED)] = None,
 ) -> Response:
     """Settle a started run: charge what it executed, and return the rest if that is sound."""
     requested = {} if body is None else sent(request)
-    return Json(await services(request).runs.settle(caller, id, request=body or SettleRequest(), body=requested))
+    return Json(
+        await services(request).runs.settle(
+            caller, await _run(request, caller, id), request=body or SettleRequest(), body=requested
+        )
+    )
 
 
 @router.post("/{id}/confirm", responses={200: {"model": RunMoved}}, response_model=None)
 async def confirm(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[ConfirmRequest, Body(openapi_examples=_CONFIRMED)],
     caller: Steward,
     request: Request,
 ) -> Response:
     """Confirm that a run executed what it reported, although no budget there covers it: it is charged as an overrun."""
-    return Json(await services(request).runs.confirm(caller, id, reason=body.reason))
+    return Json(await services(request).runs.confirm(caller, await _run(request, caller, id), reason=body.reason))
 
 
 @router.post("/{id}/correct", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
 async def correct(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[CorrectRequest, Body(openapi_examples=_CORRECTED)],
     caller: Steward,
     request: Request,
 ) -> Response:
     """Settle a run for what it really executed, in place of a reported number that no budget there covers."""
     consent, stated = Consent(uuid4()), sent(request)
-    return answered(await services(request).runs.correct(caller, id, request=body, body=stated, consent=consent))
+    return answered(
+        await services(request).runs.correct(
+            caller, await _run(request, caller, id), request=body, body=stated, consent=consent
+        )
+    )
 
 
 @router.post("/{id}/void", responses={200: {"model": RunMoved}, **PROPOSED}, response_model=None)
 async def void(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     body: Annotated[VoidRequest, Body(openapi_examples=_VOIDED)],
     caller: Ender,
     request: Request,
@@ -297,42 +309,93 @@ async def void(
     """Void a run: you state that nobody saw any output of it, and nothing is charged. A started run takes a steward."""
     consent = Consent(uuid4())
     stated = body.model_dump(exclude_none=True)
-    return answered(await services(request).runs.void(caller, id, body=stated, consent=consent))
+    return answered(
+        await services(request).runs.void(caller, await _run(request, caller, id), body=stated, consent=consent)
+    )
+
+
+class RunQuery:
+    """The filters of a list of runs, from the query (a dependency)."""
+
+    def __init__(
+        self,
+        dataset: Annotated[DatasetName | None, Query()] = None,
+        state: Annotated[RunStateName | None, Query()] = None,
+        overdue: Annotated[
+            bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
+        ] = None,
+        project: Annotated[ProjectName | None, Query()] = None,
+        label: Annotated[
+            list[Annotated[str, StringConstraints(min_length=1, max_length=320)]] | None,
+            Query(
+                max_length=LABELS_MAX, description="`name=value`, or `name` for any value. Each one given must hold."
+            ),
+        ] = None,
+        purpose: Annotated[
+            str | None, Query(min_length=1, max_length=255, description="A part of the purpose, in any case.")
+        ] = None,
+        person: Annotated[
+            str | None,
+            Query(min_length=1, max_length=255, description="Who asked: a principal's id, or its name at that time."),
+        ] = None,
+        mechanism: Annotated[
+            str | None, Query(pattern="^[a-z0-9_]{1,63}$", description="The type of the mechanism, such as `dpsgd`.")
+        ] = None,
+        since: Annotated[
+            When | None, Query(description="Asked then or later: an RFC 3339 time, or a date, from 00:00 UTC on.")
+        ] = None,
+        until: Annotated[
+            When | None, Query(description="Asked before: an RFC 3339 time, or a date, until 00:00 UTC.")
+        ] = None,
+    ) -> None:
+        self.filters = Filters(
+            dataset=dataset,
+            state=state,
+            project=project,
+            is_overdue=overdue,
+            labels=labels_of(label or ()),
+            purpose=purpose,
+            person=person,
+            mechanism=mechanism,
+            since_us=None if since is None else microseconds(since),
+            until_us=None if until is None else microseconds(until),
+        )
 
 
 @router.get("", responses={200: {"model": RunPage}}, response_model=None)
-def list_runs(
+async def list_runs(
     caller: Reader,
     request: Request,
-    dataset: Annotated[DatasetName | None, Query()] = None,
-    state: Annotated[RunStateName | None, Query()] = None,
-    overdue: Annotated[
-        bool | None, Query(description="The run was not started by `start_by`, or not settled by `settle_by`.")
-    ] = None,
-    project: Annotated[ProjectName | None, Query()] = None,
+    query: Annotated[RunQuery, Depends()],
     limit: pages.Limit = 100,
     cursor: pages.Cursor = None,
 ) -> Response:
-    """List the runs that the key sees, newest first."""
-    page = services(request).runs.page(
-        caller,
-        limit=limit,
-        cursor=cursor,
-        dataset=dataset,
-        state=state,
-        project=project,
-        is_overdue=overdue,
-    )
-    return Json(page)
+    """List the runs that the key sees, newest first.
+
+    A page looks at a bounded number of runs. If few of them satisfy the filters, it has fewer items than `limit`, or
+    none, and a `next`.
+    """
+    page = partial(services(request).runs.page, caller, query.filters, limit=limit, cursor=cursor)
+    if query.filters.reads_texts:  # that takes a while, so tenants take turns
+        return Json(await aside(served(request), caller, page, size=None))
+    return Json(await run_in_threadpool(page))
 
 
-@router.get("/{id}", responses={200: {"model": RunShown}}, response_model=None)
-async def show_run(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Show a run: the request, the decision, and what happened to it."""
-    return Json(await services(request).runs.show(caller, id))
+@router.get("/{id}", responses={200: {"model": RunInFull}}, response_model=None)
+async def show_run(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+    """Show a run: the request, the decision with its reasons, and what happened to it."""
+    return Json(await services(request).runs.show(caller, await _run(request, caller, id)))
 
 
 @router.get("/{id}/receipt", responses={200: {"model": ReceiptShown}}, response_model=None)
-def show_receipt(id: UUID, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def show_receipt(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Renew the receipt of a run's start, or before that of its approval. A refused or ended run gets `run-state`."""
-    return Json(services(request).runs.receipt(caller, id))
+    run = await _run(request, caller, id)
+    return Json(await run_in_threadpool(services(request).runs.receipt, caller, run))
+
+
+async def _run(request: Request, caller: Actor, text: str) -> UUID:
+    """Return the run that a path names, and note its whole id for the log."""
+    found = await services(request).runs.found(caller, text)
+    request.path_params["id"] = str(found)
+    return found

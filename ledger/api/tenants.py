@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from typing import Annotated, Any, Final
-from uuid import UUID
 
 from fastapi import APIRouter, Body, Request, Response
 from starlette.responses import StreamingResponse
@@ -16,6 +15,7 @@ from ledger.api.gate import (
     Reader,
     TheOperator,
 )
+from ledger.api.paths import AnyId
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
@@ -68,13 +68,14 @@ async def make_key(body: NewKey, caller: Admin, request: Request) -> Response:
 
 @router.post("/keys/{id}/rotate", status_code=201, responses={201: {"model": SecretShown}}, response_model=None)
 async def rotate_key(
-    id: UUID,  # noqa: A002 (the contract's name)
+    id: AnyId,  # noqa: A002 (the contract's name)
     caller: Admin,
     request: Request,
     body: Annotated[Rotation | None, Body(openapi_examples=_ROTATIONS)] = None,
 ) -> Response:
     """Make a new key for the same principal, with the same role and limits. The old one ends after the overlap."""
-    return Json(await services(request).keys.rotate(caller, id, body or Rotation()), status_code=201)
+    keys = services(request).keys
+    return Json(await keys.rotate(caller, await keys.found(caller, id), body or Rotation()), status_code=201)
 
 
 @router.get("/keys", responses={200: {"model": KeyPage}}, response_model=None)
@@ -84,9 +85,10 @@ def list_keys(caller: Admin, request: Request, limit: pages.Limit = 100, cursor:
 
 
 @router.delete("/keys/{id}", status_code=204, response_model=None)
-async def revoke_key(id: UUID, caller: Admin, request: Request) -> Response:  # noqa: A002 (the contract's name)
+async def revoke_key(id: AnyId, caller: Admin, request: Request) -> Response:  # noqa: A002 (the contract's name)
     """Revoke a key. This process rejects it at once, other processes within half a second."""
-    await services(request).keys.revoke(caller, id)
+    keys = services(request).keys
+    await keys.revoke(caller, await keys.found(caller, id))
     return Response(status_code=204)
 
 

@@ -4,7 +4,7 @@
     signing      the signing key and its file: signing-key
     people       calls about people: whoami, tenant, key, policy, proposal
     datasets     calls about datasets: dataset
-    runs         calls about runs: request, batch, plan, start, settle, void, runs, evaluate
+    runs         calls about runs: request, batch, plan, start, settle, void, runs, run, evaluate
     audit        calls for an auditor: export, report
     alerting     calls about alerts: alerts, alerting, forecast
     receipts     signed receipts of runs, fetched from a server and verified without one: receipt, jwks
@@ -13,6 +13,7 @@
     proofs       proofs about a journal, fetched from a server and verified without one: proof
     held         read the receipts, heads and keys that an auditor kept
     recomputing  without server and database, with the accountant: recompute, registry
+    voiding      void many runs at once
     mechanism    the options that declare a mechanism
     load         many requests at once, each measured
     options, server_call   the options that commands share, and the call to a server

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ledger.cli import show
-from ledger.cli.options import DatasetName, Json, Reason
+from ledger.cli.options import Json, Reason
 from ledger.cli.server_call import print_answer, server
 from ledger.errors import InvalidRequest
 
@@ -36,12 +36,18 @@ def alerts(
 
 
 def forecast(
-    dataset: DatasetName,
+    dataset: Annotated[str | None, typer.Argument(help="The dataset's name.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All datasets, the first to run out first.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Estimate how long a dataset's budget lasts at the rate of the last four weeks."""
+    """Estimate how long a budget lasts at the rate of the last four weeks."""
+    if every == (dataset is not None):
+        raise InvalidRequest("Name one dataset, or give --all.", field="dataset")
     with server() as ledger:
-        print_answer(ledger.forecast(dataset), as_json, show.alerts.forecast)
+        if dataset is not None:
+            print_answer(ledger.forecast(dataset), as_json, show.alerts.forecast)
+        else:
+            print_answer(list(ledger.forecasts()), as_json, show.alerts.forecasts)
 
 
 @alerting_app.command("show")

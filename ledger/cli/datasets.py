@@ -146,10 +146,47 @@ def dataset_list(as_json: Json = False) -> None:
 
 
 @dataset_app.command("show")
-def dataset_show(name: DatasetName, as_json: Json = False) -> None:
-    """Show a dataset with its balance."""
+def dataset_show(
+    name: DatasetName,
+    at: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Its balance as it was then: 2026-10-01, yesterday, 30d (ago) or a time."),
+    ] = None,
+    at_seq: Annotated[int | None, typer.Option(min=1, help="Its balance after this entry of its journal.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show a dataset with its balance, or its balance as it was."""
     with server() as ledger:
-        print_answer(ledger.dataset(name), as_json, show.datasets.dataset)
+        if at is None and at_seq is None:
+            print_answer(ledger.dataset(name), as_json, show.datasets.dataset)
+        else:
+            print_answer(ledger.balance_at(name, at=at, seq=at_seq), as_json, show.datasets.balance_at)
+
+
+@dataset_app.command("spending", epilog="Example: privacy-ledger dataset spending mnist --by label=sweep")
+def dataset_spending(
+    name: DatasetName,
+    by: Annotated[str, typer.Option(help="person, project, month, or label=NAME for the values of a label.")],
+    partition: Annotated[str | None, typer.Option(help="The partition, if the dataset has any.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what the budget was spent on: the percent of it that each person, project, month or label took."""
+    kind, equals, label = by.partition("=")
+    with server() as ledger:
+        answer = ledger.spending(name, by=kind, label=label if equals else None, partition=partition)
+    print_answer(answer, as_json, show.datasets.spending)
+
+
+@dataset_app.command("history")
+def dataset_history(
+    name: DatasetName,
+    limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
+    as_json: Json = False,
+) -> None:
+    """List what changed a dataset: who froze it, when, why and by which run; every budget; what was proposed."""
+    with server() as ledger:
+        newest = [item for _, item in zip(range(limit), ledger.history(name), strict=False)]
+    print_answer(newest, as_json, show.datasets.history)
 
 
 @dataset_app.command(

@@ -32,6 +32,7 @@ from ledger.cli.options import (
 )
 from ledger.cli.server_call import print_answer, server, unless_proposed
 from ledger.cli.show import console
+from ledger.cli.voiding import void_all
 from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
@@ -237,8 +238,19 @@ def correct(
 
 
 def void(
-    run: RunId,
     reason: Reason,
+    run: Annotated[str | None, typer.Argument(metavar="RUN", help="The run's id. Or name the runs by options.")] = None,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=VALUE]", help="Void all runs with this label. Can be repeated: each must be there."
+        ),
+    ] = None,
+    dataset: Annotated[str | None, typer.Option(help="Void all runs of this dataset.")] = None,
+    project: Annotated[str | None, typer.Option(help="Void all runs of this project.")] = None,
+    person: Annotated[str | None, typer.Option(help="Void all runs of this principal: its name or id.")] = None,
+    state: Annotated[str, typer.Option(help="With such an option: only runs in this state, held or started.")] = "held",
+    yes: Annotated[bool, typer.Option("--yes", help="With such an option: do not ask.")] = False,
     data_independent: Annotated[
         bool,
         typer.Option(
@@ -253,7 +265,18 @@ def void(
 
     Voiding a started run may need a second steward. Where later runs rest on its cost, that is kept, unless
     --data-independent is stated.
+
+    With --label, --dataset, --project or --person, it shows the runs that it would void, and asks. Exit status 1 if one
+    of them could not be voided.
     """
+    filters = given_fields(label=label or None, dataset=dataset, project=project, person=person)
+    if (run is None) == (not filters):
+        raise InvalidRequest(
+            "Name one run, or the runs to void by --label, --dataset, --project or --person.", field="run"
+        )
+    if run is None:
+        void_all({**filters, "state": state}, reason, yes=yes, data_independent=data_independent, as_json=as_json)
+        return
     with server() as ledger:
         answer = ledger.void(run, reason=reason, data_independent=data_independent)
     print_answer(answer, as_json, unless_proposed(show.runs.moved))
@@ -268,14 +291,52 @@ def runs(
     overdue: Annotated[
         bool, typer.Option("--overdue", help="Only those that were not started or settled in time.")
     ] = False,
+    label: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[=VALUE]", help="Only with this label. Can be repeated: each must be there."),
+    ] = None,
+    purpose: Annotated[str | None, typer.Option(help="Only with this text in the purpose.")] = None,
+    person: Annotated[str | None, typer.Option(help="Only asked for by this principal: its name or id.")] = None,
+    mechanism: Annotated[str | None, typer.Option(help="Only with this type of mechanism, such as dpsgd.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only asked for since: 2026-10-01, yesterday, 12h, 30d or a time."),
+    ] = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only asked for before; that moment is no longer in it.")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
     as_json: Json = False,
 ) -> None:
-    """List runs."""
-    filters = given_fields(dataset=dataset, state=state, project=project, overdue=overdue or None)
+    """List runs, with what each was charged."""
+    filters = given_fields(
+        dataset=dataset,
+        state=state,
+        project=project,
+        overdue=overdue or None,
+        label=label or None,
+        purpose=purpose,
+        person=person,
+        mechanism=mechanism,
+        since=since,
+        until=until,
+    )
     with server() as ledger:
         newest = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
     print_answer(newest, as_json, show.runs.runs)
+
+
+run_app = typer.Typer(no_args_is_help=True, help="One run.")
+
+
+@run_app.command("show", epilog="Example: privacy-ledger run show 018f3c6e")
+def run_show(
+    run: Annotated[str, typer.Argument(metavar="RUN", help="The run's id, or its first 8 characters or more.")],
+    as_json: Json = False,
+) -> None:
+    """Show a run: what was declared, decided and charged, by whom and when; and why, if it was refused."""
+    with server() as ledger:
+        print_answer(ledger.run_info(run), as_json, show.run.shown)
 
 
 @takes_mechanism
@@ -316,3 +377,4 @@ def add_to(app: typer.Typer) -> None:
         (evaluate, "evaluate --noise-multiplier 1.1 --sample-rate 0.01 --steps 2000 --at-delta 1e-5"),
     ):
         app.command(rich_help_panel="Runs", epilog=f"Example: privacy-ledger {example}")(command)
+    app.add_typer(run_app, name="run", rich_help_panel="Runs")

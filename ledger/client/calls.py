@@ -10,6 +10,7 @@ from typing import Any, Final
 from urllib.parse import quote
 from uuid import uuid4
 
+from ledger.client.dates import moment
 from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.wire import encode
 from ledger.errors import IdempotencyKeyMissing, InvalidRequest
@@ -31,7 +32,7 @@ class Call:
     method: str
     path: str
     is_repeatable: bool
-    params: Mapping[str, str] = field(default_factory=dict)
+    params: Mapping[str, str | list[str]] = field(default_factory=dict)
     headers: Mapping[str, str] = field(default_factory=dict)
     content: bytes | None = None
     is_streamed: bool = False
@@ -46,7 +47,11 @@ def path(*parts: str) -> str:
 
 def get(*parts: str, **params: object) -> Call:
     """Describe a GET."""
-    query = {name: _text(value) for name, value in params.items() if value is not None}
+    query = {
+        name: [str(item) for item in value] if isinstance(value, list | tuple) else _text(value)
+        for name, value in params.items()
+        if value is not None
+    }
     return Call("GET", path(*parts), is_repeatable=True, params=query)
 
 
@@ -202,9 +207,5 @@ def report(
             field="dataset",
         )
     parts = ("datasets", dataset) if dataset is not None else ("projects", project) if project is not None else ()
-    period = {"from": _moment(since), "to": _moment(until)}
+    period = {"from": moment(since, field="from"), "to": moment(until, field="to")}
     return replace(get(*parts, "report", format=form, **period), is_streamed=True, is_slow=True)
-
-
-def _moment(value: str | datetime | None) -> str | None:
-    return value.isoformat() if isinstance(value, datetime) else value

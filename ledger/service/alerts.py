@@ -17,9 +17,17 @@ from ledger.core.people import Actor
 from ledger.errors import InvalidRequest, NotFound
 from ledger.service import pages
 from ledger.service.catalogue import find_dataset, find_definition
-from ledger.service.forecasts import forecast_shown
+from ledger.service.forecasts import forecast_shown, forecasts_shown
 from ledger.service.requests.alerts import NewAlerting
-from ledger.service.shapes.alerts import AlertingShown, AlertPage, AlertShown, Delivery, ForecastShown, WebhookShown
+from ledger.service.shapes.alerts import (
+    AlertingShown,
+    AlertPage,
+    AlertShown,
+    Delivery,
+    ForecastPage,
+    ForecastShown,
+    WebhookShown,
+)
 from ledger.service.tenants import demand_tenant
 from ledger.service.transactions import change_as
 from ledger.service.writer import Writer
@@ -93,6 +101,15 @@ class Alerts:
             return kept
 
         return _alert_shown(await change_as(self._writer, actor, test))
+
+    def forecasts(self, actor: Actor, *, limit: int, cursor: str | None) -> ForecastPage:
+        """Return how long the datasets that the actor sees last, by name."""
+        after = pages.after_name(cursor)
+        with self._store.reading(actor.tenant_id) as reading:
+            rows = reading.datasets.page(after=after, limit=limit + 1, only=actor.datasets)
+            datasets, following = pages.cut(rows, limit=limit, position=lambda dataset: dataset.definition.name)
+            items = forecasts_shown(reading, datasets, now_us=reading.now_us())
+        return ForecastPage(items=items, next=following)
 
     def forecast(self, actor: Actor, name: str) -> ForecastShown:
         """Return how long a dataset's budget lasts if it is spent as in the last four weeks. Raises NotFound."""

@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 
 from ledger.accounting.display import PLAIN, AmountShown, show_amount
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.core.amounts import ZERO, Amount, timestamp
+from ledger.core.amounts import ZERO, Amount, Quantity, timestamp
 from ledger.core.datasets import Account, AccountKey, Bound
 from ledger.core.entries import Record
 from ledger.core.journal import chain
@@ -102,20 +102,30 @@ def least_remaining(accounts: Iterable[Account]) -> Amount | None:
 def bindings(dataset: str, accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[Binding]:
     """Return the accounts in which a run does not fit, and by how much. needed: how much must be left in accounts that
     are not a principal's."""
+    return [binding_of(dataset, *bound) for bound in bound_by(accounts, cost, needed)]
+
+
+def bound_by(accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[tuple[Account, Amount, Quantity]]:
+    """Return the accounts in which a run does not fit, with what it asks of each; arguments as for `bindings`."""
     return [
-        Binding(
-            name=dataset,
-            **_of_share(account.key),
-            **_of_principal(account.key),
-            quantity=quantity,
-            requested=PLAIN[quantity](asked),
-            remaining=PLAIN[quantity](account.remaining.most(ZERO)),
-            limit=PLAIN[quantity](account.limit),
-        )
+        (account, asked, quantity)
         for account in accounts
         for asked in (needed if account.key.principal_id is None else cost,)
         for quantity in asked.exceeds(account.remaining)
     ]
+
+
+def binding_of(dataset: str, account: Account, asked: Amount, quantity: Quantity) -> Binding:
+    """Return an account in which a run does not fit."""
+    return Binding(
+        name=dataset,
+        **_of_share(account.key),
+        **_of_principal(account.key),
+        quantity=quantity,
+        requested=PLAIN[quantity](asked),
+        remaining=PLAIN[quantity](account.remaining.most(ZERO)),
+        limit=PLAIN[quantity](account.limit),
+    )
 
 
 def _of_share(key: AccountKey) -> _OfShare:
@@ -438,7 +448,9 @@ def _events(entries: Iterable[Record]) -> _Events:
 
 
 def _event(entry: Record) -> RunEvent:
-    event = RunEvent(at=entry["at"], by=entry["actor"], seq=entry["seq"])
+    event = RunEvent(at=entry["at"], by=entry["actor"], seq=entry["seq"], hash=chain.hash_of(entry))
+    if "proposal" in entry:
+        event["proposal"] = entry["proposal"]
     if "report" in entry:
         event["report"], event["reason"] = entry["report"], entry["reason"]
     request = entry.get("request", {})

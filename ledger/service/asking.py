@@ -31,6 +31,7 @@ from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
 from ledger.service.decided import Approved, Decided
+from ledger.service.history import History
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.runs import RunApproved
 from ledger.service.tables import Situation
@@ -138,6 +139,7 @@ class Asking:
         refusals_per_hour: int = REFUSALS_PER_HOUR,
     ) -> None:
         self._store, self._writer, self._catalogue, self._costing = store, writer, catalogue, costing
+        self._history = History(store=store)
         self._receipts, self._aside, self._remembered = receipts, aside, decided
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
         self._kinds = LRUCache[tuple[UUID, str], _Known](KINDS_MAX)
@@ -148,7 +150,7 @@ class Asking:
         text = await self._aside.run(actor.tenant_id, partial(_text_of, item), size=item.size)
         known = await self._known_of(actor, item)
         command = self._command(actor, item, known.resolved, text, known.priced)
-        result = await self._writer.decide(actor.tenant_id, command)
+        result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
         is_little = self._receipts.knows(actor.tenant_id) and not repeated
@@ -204,7 +206,7 @@ class Asking:
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
-        decided_answers = iter(await self._answers(actor, decided))
+        decided_answers = iter(await self._history.explained(actor, await self._answers(actor, decided)))
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused

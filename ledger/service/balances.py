@@ -67,7 +67,7 @@ class Balanced:
             derived_from=[ParentShown(name=parent.name, unit_preserving=True) for parent in definition.derived_from],
             roots=self._roots(definition),
             state=dataset.state,
-            balance=None if balance is None else _balance_shown(balance),
+            balance=None if balance is None else balance_shown(balance),
             epsilon=[] if balance is None else _shown(dataset.budget, balance, self._epsilons),
             least_limit=self._least_limit(dataset),
             partitions=partitions_shown(dataset, partitions) if is_partitioned else None,
@@ -100,7 +100,7 @@ class Balanced:
         return ProjectOfDataset(
             name=project.name,
             budget=project.budget,
-            balance=_balance_shown(balance),
+            balance=balance_shown(balance),
             epsilon=_shown(project.budget, balance, self._epsilons),
         )
 
@@ -128,7 +128,7 @@ def partitions_shown(dataset: Dataset, accounts: Sequence[Account]) -> list[Part
     }
     epsilons = show_epsilons(point for balance in balances.values() for point in _points(dataset.budget, balance))
     return [
-        PartitionShown(name=name, balance=_balance_shown(balance), epsilon=_shown(dataset.budget, balance, epsilons))
+        PartitionShown(name=name, balance=balance_shown(balance), epsilon=_shown(dataset.budget, balance, epsilons))
         for name, balance in balances.items()
         if name is not None
     ]
@@ -144,7 +144,8 @@ def _fair_use_shown(fair_use: FairUse) -> FairUseShown | None:
     return FairUseShown(held=fair_use.budget, runs_per_hour=fair_use.runs_per_hour)
 
 
-def _balance_shown(balance: Balance) -> BalanceShown:
+def balance_shown(balance: Balance) -> BalanceShown:
+    """Return a balance as answers show it."""
     return BalanceShown(
         limit=show_amount(balance.limit),
         spent=show_amount(balance.spent),
@@ -173,3 +174,8 @@ def _shown(
             limit = min(limit, float(declared))
         shown.append(EpsilonOfBudget(delta=at_delta, spent=epsilons[balance.spent, at_delta], limit=limit))
     return shown
+
+
+def epsilons_shown(budget: Mapping[str, Any] | None, balance: Balance) -> list[EpsilonOfBudget]:
+    """Return the epsilon of one balance, at the deltas of its budget."""
+    return _shown(budget, balance, show_epsilons(_points(budget, balance)))

@@ -109,9 +109,22 @@ def _charged(
     return amounts
 
 
+DATASETS_MAX: Final = 10
+"""How many datasets one page of forecasts has: each reads up to RUNS_MAX runs."""
+
+
+def forecasts_shown(reading: Reading, datasets: Sequence[Dataset], *, now_us: int) -> list[ForecastShown]:
+    """Return the same for several datasets, in their order."""
+    return [_shown(dataset, accounts, now_us) for dataset, accounts in outlooks(reading, datasets, now_us=now_us)]
+
+
 def forecast_shown(reading: Reading, dataset: Dataset, *, now_us: int) -> ForecastShown:
     """Return how long a dataset's accounts last, as answers show it."""
-    ((_, accounts),) = outlooks(reading, [dataset], now_us=now_us)
+    (shown,) = forecasts_shown(reading, [dataset], now_us=now_us)
+    return shown
+
+
+def _shown(dataset: Dataset, accounts: Sequence[Outlook], now_us: int) -> ForecastShown:
     return ForecastShown(
         dataset=dataset.definition.name,
         at=timestamp(now_us),

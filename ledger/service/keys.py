@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
@@ -13,7 +14,7 @@ from ledger.access.keys import Keyring
 from ledger.core.amounts import microseconds, timestamp
 from ledger.core.people import Actor
 from ledger.errors import InvalidRequest, NotFound, RunState
-from ledger.service import pages
+from ledger.service import ids, pages
 from ledger.service.requests.tenants import NewKey, Rotation
 from ledger.service.shapes.tenants import KeyPage, KeyShown, SecretShown
 from ledger.service.transactions import change_as
@@ -68,6 +69,20 @@ class Keys:
         await change_as(self._writer, actor, revoke)
         self._keyring.forget()
 
+    async def found(self, actor: Actor, text: str) -> UUID:
+        """Return the id of a key: a whole one as it is, or the only one that begins with a text. Raises NotFound, and
+        InvalidRequest if there are several."""
+        whole = ids.whole(text)
+        return await asyncio.to_thread(self._find, actor, text) if whole is None else whole
+
+    def _find(self, actor: Actor, text: str) -> UUID:
+        bounds = ids.bounds(text)
+        if bounds is None:
+            raise _no_key()
+        with self._store.reading(actor.tenant_id) as reading:
+            candidates = reading.keys.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1)
+        return ids.only(text, candidates, _no_key())
+
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> KeyPage:
         """Return the tenant's keys, without their secrets."""
         with self._store.reading(actor.tenant_id) as reading:
@@ -89,8 +104,12 @@ def add_admin(writing: Writing, *, by: Mapping[str, Any], now_us: int) -> tuple[
 def _key(writing: Writing, key_id: UUID) -> Key:
     key = writing.keys.by_id([key_id]).get(key_id)
     if key is None:
-        raise NotFound("No key has this id. GET /v1/keys lists the keys of your tenant.")
+        raise _no_key()
     return key
+
+
+def _no_key() -> NotFound:
+    return NotFound("No key has this id. GET /v1/keys lists the keys of your tenant.")
 
 
 def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:

@@ -8,9 +8,10 @@ from uuid import UUID
 
 from ledger.core.commands import RefuseProposal
 from ledger.core.decision.datasets import proposed_command
+from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.service import answers, pages
+from ledger.service import answers, ids, pages
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
 from ledger.service.requests.runs import CorrectRequest
@@ -19,7 +20,7 @@ from ledger.service.shapes.datasets import DatasetShown
 from ledger.service.shapes.runs import RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown, Proposed
 from ledger.service.transactions import submit
-from ledger.service.two_people import proposal_shown
+from ledger.service.two_people import Answered, proposal_shown
 from ledger.service.writer import Writer
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading, Store
@@ -31,11 +32,29 @@ class Proposals:
     def __init__(self, *, store: Store, writer: Writer, datasets: Datasets, runs: Runs) -> None:
         self._store, self._writer, self._datasets, self._runs = store, writer, datasets, runs
 
+    async def found(self, actor: Actor, text: str) -> UUID:
+        """Return the id of a proposal: a whole one as it is, or the only one that the actor sees and that begins with
+        a text. Raises NotFound, and InvalidRequest if there are several."""
+        whole = ids.whole(text)
+        return await asyncio.to_thread(self.find, actor, text) if whole is None else whole
+
+    def find(self, actor: Actor, text: str) -> UUID:
+        """Return the same, in a thread."""
+        if (whole := ids.whole(text)) is not None:
+            return whole
+        if (bounds := ids.bounds(text)) is None:
+            raise _no_proposal()
+        with self._store.reading(actor.tenant_id) as reading:
+            candidates = reading.proposals.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1)
+            seen = [id_ for id_ in candidates if _is_seen(reading, actor, id_)]
+        return ids.only(text, seen, _no_proposal())
+
     def show(self, actor: Actor, proposal_id: UUID) -> ProposalShown:
         """Return a proposal. Raises NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             proposal, dataset = _find(reading, actor, proposal_id)
-            return proposal_shown(proposal, dataset, now_us=reading.now_us())
+            answered = _answered(reading, [proposal])
+            return proposal_shown(proposal, dataset, now_us=reading.now_us(), answered=answered.get(str(proposal.id)))
 
     def page(self, actor: Actor, *, state: ProposalStateShown | None, limit: int, cursor: str | None) -> ProposalPage:
         """Return proposals, newest first. Raises Forbidden for a key that is limited to datasets."""
@@ -48,8 +67,12 @@ class Proposals:
             now_us = reading.now_us()
             rows = reading.proposals.page(after=after, limit=limit + 1, state=state, now_us=now_us)
             names = _dataset_names(reading, rows)
+            answered = _answered(reading, rows[:limit])
         proposals, following = pages.cut(rows, limit=limit, position=lambda row: [row.created_us, str(row.id)])
-        items = [proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us) for proposal in proposals]
+        items = [
+            proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us, answered=answered.get(str(proposal.id)))
+            for proposal in proposals
+        ]
         return ProposalPage(items=items, next=following)
 
     async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | RunMoved | Proposed:
@@ -104,6 +127,35 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
         if not answers.named(map(ParsedEntry.parse, sealed)).keys() <= actor.datasets:
             raise _no_proposal()  # its facts about the run include the other datasets too
     return proposal, name
+
+
+def _answered(reading: Reading, proposals: Collection[Proposal]) -> dict[str, Answered]:
+    """Return who approved or refused each of these proposals, by its id."""
+    closed = [proposal for proposal in proposals if proposal.state != "open"]
+    if not closed:
+        return {}
+    entries = reading.journals.answering(
+        {proposal.dataset_id for proposal in closed},
+        {proposal.run_id for proposal in closed if proposal.run_id is not None},
+        since_us=min(proposal.created_us for proposal in closed),
+        until_us=max(proposal.expires_us for proposal in closed),
+    )
+    answered = {}
+    for record in (chain.parse(entry.body) for entry in entries):
+        proposal = record.get("proposal")
+        if proposal is not None:
+            answered[proposal if isinstance(proposal, str) else proposal["id"]] = Answered(
+                record["actor"], record["at"]
+            )
+    return answered
+
+
+def _is_seen(reading: Reading, actor: Actor, proposal_id: UUID) -> bool:
+    try:
+        _find(reading, actor, proposal_id)
+    except NotFound:
+        return False
+    return True
 
 
 def _dataset_names(reading: Reading, proposals: Collection[Proposal]) -> dict[UUID, str]:

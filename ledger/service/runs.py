@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Final
 from uuid import UUID, uuid4
 
 from ledger.accounting import mechanisms
@@ -23,7 +23,7 @@ from ledger.core.commands import (
 )
 from ledger.core.datasets import AccountKey
 from ledger.core.decision.posting import Repeat
-from ledger.core.entries import Record
+from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
@@ -32,7 +32,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, pages
+from ledger.service import answers, ids, pages, run_details
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -45,13 +45,22 @@ from ledger.service.costing import (
 )
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
+from ledger.service.history import History
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
-from ledger.service.shapes.runs import ReceiptShown, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.run_filters import Filters
+from ledger.service.shapes.runs import ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
 from ledger.signer.receipts import ParsedEntry, Receipts, begin_by, renewed
 from ledger.store import Reading, Store
+from ledger.store.runs import Position, Sought, position_of
+
+TEXTS_AT_ONCE: Final = 100
+TEXTS_MAX: Final = 1_000
+READS_MAX: Final = 20
+"""How many requests of runs one page reads for a filter of their texts, and in how many reads of 2 MiB at most. It ends
+there, however few it found."""
 
 
 class Runs:
@@ -77,6 +86,7 @@ class Runs:
         self._aside, self._begin_within_us = aside, begin_within_us
         self._receipts = Receipts(signer, self._tenant_name)
         self._decided = Decided()
+        self._history = History(store=store)
         self._shown = Gathered(self._read_shown)
         self.asking = Asking(
             store,
@@ -189,7 +199,8 @@ class Runs:
 
     async def _entered(self, command: OnRun, decisions: Sequence[Record]) -> list[Record]:
         """Return the entries that a command leaves, or left before, in the order of the decision's entries."""
-        result = await self._writer.decide(command.actor.tenant_id, command)
+        deciding = self._writer.decide(command.actor.tenant_id, command)
+        result = await self._history.explaining(command.actor, deciding)
         return await self._entries_of(command, result, decisions)
 
     async def _entries_of(self, command: OnRun, result: Result, decisions: Sequence[Record]) -> list[Record]:
@@ -207,23 +218,44 @@ class Runs:
 
     # --- what shows runs
 
-    async def show(self, actor: Actor, run_id: UUID) -> RunShown:
+    async def found(self, actor: Actor, text: str) -> UUID:
+        """Return the id of a run: a whole one as it is, or the only one that the actor sees and that begins with a
+        text. Raises NotFound, and InvalidRequest if there are several."""
+        whole = ids.whole(text)
+        return await asyncio.to_thread(self.find, actor, text) if whole is None else whole
+
+    def find(self, actor: Actor, text: str) -> UUID:
+        """Return the same, in a thread."""
+        if (whole := ids.whole(text)) is not None:
+            return whole
+        if (bounds := ids.bounds(text)) is None:
+            raise _no_run()
+        is_limited = actor.datasets is not None
+        with self._store.reading(actor.tenant_id) as reading:
+            own = actor.principal_id if is_limited else None
+            candidates = reading.runs.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
+            if is_limited:
+                entered = _all_entered(reading, candidates)
+                seen = {run.id for run, entries in entered if _sees(actor, entries, run)}
+                candidates = [id_ for id_ in candidates if id_ in seen]
+        return ids.only(text, candidates, _no_run())
+
+    async def show(self, actor: Actor, run_id: UUID) -> RunInFull:
         """Return one run, in full."""
         seen = await self._shown.ask(actor.tenant_id, run_id)
-        if seen is None or not _sees(actor, seen.entries, seen.run):
+        if seen is None or not _sees(actor, seen[0].entries, seen[0].run):
             raise _no_run()
-        return seen.shown
+        return run_details.for_actor(actor, seen[1])
 
-    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, _Seen]:
+    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[_Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
-        found: dict[UUID, _Seen] = {}
         with self._store.reading(tenant_id) as reading:
-            runs = list(reading.runs.by_id(run_ids).values())
-            while runs:
-                seen = _seen(reading, runs)
-                found |= {one.run.id: one for one in seen}
-                runs = runs[len(seen) :]
-        return found
+            entered = _all_entered(reading, run_ids)
+            decided = reading.runs.decided([run.id for run, _ in entered])
+            places = {id_: [(place.dataset, place.seq) for place in found] for id_, found in decided.items()}
+            seen = _described(reading, entered, places)
+            shown = run_details.in_full(reading, [(one.run, one.shown) for one in seen], decided)
+        return {one.run.id: (one, shown[one.run.id]) for one in seen}
 
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
@@ -249,38 +281,19 @@ class Runs:
         receipt = self._receipts.sign(decisions, latest, tenant_id=actor.tenant_id, until=until)
         return ReceiptShown(run=str(run_id), state="started" if started else "held", begin_by=until, receipt=receipt)
 
-    def page(
-        self,
-        actor: Actor,
-        *,
-        limit: int,
-        cursor: str | None,
-        dataset: str | None,
-        state: str | None,
-        project: str | None,
-        is_overdue: bool | None,
-    ) -> RunPage:
+    def page(self, actor: Actor, filters: Filters, *, limit: int, cursor: str | None) -> RunPage:
         """Return runs that the caller may see, newest first: at most `limit`, and as many as fit in one page.
 
         Raises NotFound for the dataset.
         """
         after = pages.after_moment(cursor)
-        limited = actor.datasets is not None
         with self._store.reading(actor.tenant_id) as reading:
-            now_us = reading.now_us()
-            rows = reading.runs.page(
-                after=after,
-                limit=limit + 1,
-                dataset_id=None if dataset is None else find_definition(reading, actor, dataset).id,
-                state=state,
-                project=project,
-                due_before_us=now_us if is_overdue else None,
-                not_due_before_us=now_us if is_overdue is False else None,
-                principal_id=actor.principal_id if limited else None,
-                within=actor.datasets,
-            )
-            seen = _seen(reading, rows[:limit])
-        _, following = pages.cut(rows, limit=len(seen), position=lambda run: [run.created_us, str(run.id)])
+            sought = _sought(reading, actor, filters)
+            if sought is None:
+                return RunPage(items=[], next=None)
+            found, end = _walk(reading, sought, filters, after=after, limit=limit)
+            seen = _described(reading, found)
+        following = None if end is None else pages.cursor_at([end[0], str(end[1])])
         return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=following)
 
     # --- look-ups
@@ -331,16 +344,83 @@ class _Seen:
     shown: RunShown
 
 
-def _seen(reading: Reading, runs: Sequence[Run]) -> list[_Seen]:
-    """Return the first of these runs, as many as fit in a page; one at least."""
-    sealed = reading.journals.first_entries([run.id for run in runs])
-    kept, now_us = runs[: len(sealed)], reading.now_us()
-    places = reading.runs.places([run.id for run in kept])
-    entries = {run_id: [ParsedEntry.parse(entry) for entry in mine] for run_id, mine in sealed.items()}
+def _sealed(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Entry]]]:
+    """Return the first of these runs with their entries, as many as fit in a page; one at least."""
+    sealed = reading.journals.first_entries([run.id for run in runs]) if runs else {}
+    return [(run, sealed[run.id]) for run in runs[: len(sealed)]]
+
+
+def _parsed(run: Run, sealed: Sequence[Entry]) -> tuple[Run, list[Record]]:
+    return run, [ParsedEntry.parse(entry) for entry in sealed]
+
+
+def _described(
+    reading: Reading,
+    entered: Sequence[tuple[Run, list[Record]]],
+    places: Mapping[UUID, Sequence[tuple[str, int]]] | None = None,
+) -> list[_Seen]:
+    """Return runs as they are shown. places: each dataset that a run touches, with the number of its decision."""
+    now_us = reading.now_us()
+    places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
     return [
-        _Seen(run, entries[run.id], answers.describe(run, entries[run.id], places[run.id], now_us=now_us))
-        for run in kept
+        _Seen(run, entries, answers.describe(run, entries, places[run.id], now_us=now_us)) for run, entries in entered
     ]
+
+
+def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:
+    """Return the part of a filter that rows decide; None if no run can satisfy it. Raises NotFound for the dataset."""
+    now_us = reading.now_us()
+    named = filters.principal
+    own = None if actor.datasets is None else actor.principal_id
+    if None not in (named, own) and named != own:
+        return None
+    return Sought(
+        dataset_id=None if filters.dataset is None else find_definition(reading, actor, filters.dataset).id,
+        state=filters.state,
+        project=filters.project,
+        due_before_us=now_us if filters.is_overdue else None,
+        not_due_before_us=now_us if filters.is_overdue is False else None,
+        principal_id=named or own,
+        since_us=filters.since_us,
+        until_us=filters.until_us,
+        within=actor.datasets,
+    )
+
+
+def _walk(
+    reading: Reading, sought: Sought, filters: Filters, *, after: Position | None, limit: int
+) -> tuple[list[tuple[Run, list[Record]]], Position | None]:
+    """Return at most `limit` runs that satisfy a filter, and where the search ended if there may be more. It reads
+    a bounded number of rows and entries, however few it finds."""
+    found: list[tuple[Run, list[Record]]] = []
+    looked = 0
+    for _ in range(READS_MAX):
+        count = TEXTS_AT_ONCE if filters.reads_texts else limit - len(found)
+        rows, end = reading.runs.page(sought, after=after, limit=count + 1)
+        sealed = _sealed(reading, rows[:count])
+        for run, entries in sealed:
+            after, looked = position_of(run), looked + 1
+            if filters.holds(entries):
+                found.append(_parsed(run, entries))
+            if len(found) == limit:
+                break
+        looked_at_all = len(sealed) == len(rows) and after == (position_of(rows[-1]) if rows else after)
+        if looked_at_all:
+            return found, end
+        if len(found) == limit or looked >= TEXTS_MAX or not filters.reads_texts:
+            break
+    return found, after
+
+
+def _all_entered(reading: Reading, run_ids: Sequence[UUID]) -> list[tuple[Run, list[Record]]]:
+    """Return those of these runs that there are with their entries, however large they are."""
+    found: list[tuple[Run, list[Record]]] = []
+    runs = list(reading.runs.by_id(run_ids).values()) if run_ids else []
+    while runs:
+        sealed = _sealed(reading, runs)
+        found += [_parsed(*one) for one in sealed]
+        runs = runs[len(sealed) :]
+    return found
 
 
 def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from ledger.core.amounts import microseconds, timestamp
 from ledger.core.people import Proposal
-from ledger.service.shapes.tenants import ProposalShown, Proposed
+from ledger.service.shapes.tenants import ProposalShown, ProposalStateShown, Proposed
 
 T = TypeVar("T")
 
@@ -48,9 +48,21 @@ def _us(moment: str) -> int:
     return microseconds(datetime.fromisoformat(moment))
 
 
-def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> ProposalShown:
-    """Return a proposal as answers show it. dataset: the name of the dataset that it is about."""
+def state_of(proposal: Proposal, *, now_us: int) -> ProposalStateShown:
+    """Return the state of a proposal as answers show it: an open one whose time is over has expired."""
     is_late = proposal.state == "open" and proposal.expires_us <= now_us
+    return "expired" if is_late else proposal.state
+
+
+class Answered(NamedTuple):
+    """Who approved or refused a proposal, and when."""
+
+    by: Mapping[str, Any]
+    at: str
+
+
+def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: Answered | None = None) -> ProposalShown:
+    """Return a proposal as answers show it. dataset: the name of the dataset that it is about."""
     return ProposalShown(
         id=str(proposal.id),
         what=proposal.kind,
@@ -58,7 +70,9 @@ def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int) -> Proposal
         run=None if proposal.run_id is None else str(proposal.run_id),
         proposes=proposal.body["request"],
         proposed_by=proposal.body["by"],
-        state="expired" if is_late else proposal.state,
+        state=state_of(proposal, now_us=now_us),
         created_at=timestamp(proposal.created_us),
         approve_by=timestamp(proposal.expires_us),
+        answered_by=None if answered is None else answered.by,
+        answered_at=None if answered is None else answered.at,
     )

@@ -11,6 +11,7 @@ from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
 from ledger.service.costing import Costing
 from ledger.service.datasets import Datasets
+from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.planner import Planner
@@ -34,6 +35,7 @@ class UseCases:
     certificates: Certificates
     aside: Aside
     datasets: Datasets
+    history: History
     costing: Costing
     runs: Runs
     planner: Planner

@@ -101,13 +101,13 @@ def renewed(entry: Record, until: str) -> str:
 
 
 def _position(entry: Record, partitions: Sequence[Any] | None) -> dict[str, Any]:
-    """Return the number and hash of the entry. Its bytes are canonical, so its hash can be computed again."""
+    """Return the number and hash of the entry."""
     return {
         "name": entry["dataset"],
         "id": entry["dataset_id"],
         **({} if partitions is None else {"partitions": partitions}),
         "seq": entry["seq"],
-        "hash": entry.hash if isinstance(entry, ParsedEntry) else digest(canonical(entry)).hex(),
+        "hash": chain.hash_of(entry),
     }
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Row, Table, and_, func, insert, select, tuple_, update
+from sqlalchemy import ColumnElement, Row, Table, and_, func, insert, or_, select, tuple_, update
 
 from ledger.core.entries import Entry, TenantEntry
 from ledger.core.journal import chain
@@ -30,6 +30,12 @@ from ledger.store.tenants import TenantWriter
 
 TAIL_MAX: Final = 200
 """How far back in a journal refusals in a row are counted, in entries."""
+LOOKED_AT_MAX: Final = 20_000
+"""How many entries one page of a dataset's history looks at."""
+_FREEZING: Final = ("run-settled", "run-reported")
+_ANSWERING: Final = (
+    *("dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set", "proposal-refused"),
+)
 _DECISIONS: Final = ("run-approved", "run-refused")
 _NOWHERE: Final = UUID(int=0), 0
 
@@ -53,6 +59,80 @@ class JournalReader(Repository):
         last = self._last(entries, *where, limit=limit, bytes_max=PAGE_BYTES_MAX)
         query = select(entries).where(*where, entries.c.seq <= last).order_by(entries.c.seq)
         return [entry_of(row) for row in self.connection.execute(query)]
+
+    def changes(
+        self, dataset_id: UUID, *, before: int, limit: int, looked_at_max: int = LOOKED_AT_MAX
+    ) -> tuple[list[Entry], int]:
+        """Return what changed a dataset, newest first, as many as fit in a page: entries that are not of runs, and
+        those of runs that left it frozen. Also return the number of the oldest entry that was looked at."""
+        first = max(1, before - looked_at_max)
+        is_change = or_(
+            entries.c.kind.not_like("run-%"),
+            and_(entries.c.kind.in_(_FREEZING), entries.c.body.contains('"state":"frozen"', autoescape=True)),
+        )
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+        where = (*mine, entries.c.seq >= first, entries.c.seq < before, is_change)
+        sizes = select(entries.c.seq, byte_length(self.connection, entries.c.body).label("size")).where(*where)
+        newest = self.connection.execute(sizes.order_by(entries.c.seq.desc()).limit(limit)).all()
+        kept = list(fitting(((row.seq, row.size) for row in newest), PAGE_BYTES_MAX))
+        query = select(entries).where(*mine, entries.c.seq.in_(kept)).order_by(entries.c.seq.desc())
+        found = [entry_of(row) for row in self.connection.execute(query)] if kept else []
+        is_all = len(kept) == len(newest) < limit
+        return found, first if is_all else kept[-1]
+
+    def before(self, dataset_id: UUID, *, before: int, limit: int) -> list[Entry]:
+        """Return the entries before a number, newest first: at most `limit`, and as many as fit in a page."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id, entries.c.seq < before)
+        sizes = select(entries.c.seq, byte_length(self.connection, entries.c.body).label("size")).where(*mine)
+        newest = self.connection.execute(sizes.order_by(entries.c.seq.desc()).limit(limit))
+        last = min(fitting(((row.seq, row.size) for row in newest), PAGE_BYTES_MAX), default=before)
+        query = select(entries).where(*mine, entries.c.seq >= last).order_by(entries.c.seq.desc())
+        return [entry_of(row) for row in self.connection.execute(query)]
+
+    def answering(
+        self, dataset_ids: Collection[UUID], run_ids: Collection[UUID], *, since_us: int, until_us: int
+    ) -> list[Entry]:
+        """Return the entries that approved or refused proposals on these datasets within a time, or about these runs.
+        Those that are not of runs are few, and read along the index of runs."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id.in_(dataset_ids))
+        names_one = entries.c.body.contains('"proposal":', autoescape=True)
+        of_datasets = select(entries).where(
+            *mine,
+            entries.c.run_id.is_(None),
+            entries.c.kind.in_(_ANSWERING),
+            entries.c.at_us.between(since_us, until_us),
+            names_one,
+        )
+        of_runs = select(entries).where(
+            *mine, entries.c.run_id.in_(run_ids), entries.c.kind.in_(("run-settled", "run-voided")), names_one
+        )
+        rows = [*self.connection.execute(of_datasets), *(self.connection.execute(of_runs) if run_ids else ())]
+        return [entry_of(row) for row in rows]
+
+    def seqs_of_kinds(self, dataset_id: UUID, kinds: Sequence[str]) -> list[int]:
+        """Return the numbers of the entries of these kinds, which are not of runs. They are few, and read along the
+        index of runs."""
+        query = select(entries.c.seq).where(
+            entries.c.tenant_id == self.tenant_id,
+            entries.c.run_id.is_(None),
+            entries.c.kind.in_(kinds),
+            entries.c.dataset_id == dataset_id,
+        )
+        return sorted(self.connection.execute(query).scalars())
+
+    def seq_at(self, dataset_id: UUID, at_us: int, *, newest: int) -> int:
+        """Return the number of the newest entry that is not later than a time; 0 if all are. Times of a journal never
+        go back, so a few are looked at."""
+        mine = (entries.c.tenant_id == self.tenant_id, entries.c.dataset_id == dataset_id)
+        first, last = 0, newest
+        while first < last:
+            middle = (first + last + 1) // 2
+            found = self.connection.execute(select(entries.c.at_us).where(*mine, entries.c.seq == middle)).scalar()
+            if found is not None and found <= at_us:
+                first = middle
+            else:
+                last = middle - 1
+        return first
 
     def tenant_page(self, *, after: int, limit: int, bytes_max: int = PAGE_BYTES_MAX) -> list[TenantEntry]:
         """Return entries of the tenant's own journal, in the same way."""

@@ -30,6 +30,10 @@ class KeyReader(Repository):
         rows = self.connection.execute(_BY_ID, {"tenant": self.tenant_id, "ids": ids})
         return {row.id: key_of(row) for row in rows}
 
+    def ids_between(self, first: UUID, last: UUID, *, limit: int) -> list[UUID]:
+        """Return the ids of keys from the first to the last."""
+        return self._ids_between(keys, first, last, limit=limit)
+
     def page(self, *, after: UUID | None, limit: int) -> list[Key]:
         query = self._all().order_by(keys.c.id).limit(limit)
         if after is not None:

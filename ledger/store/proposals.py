@@ -23,6 +23,20 @@ class ProposalReader(Repository):
         row = self.connection.execute(query).one_or_none()
         return None if row is None else proposal_of(row)
 
+    def ids_between(self, first: UUID, last: UUID, *, limit: int) -> list[UUID]:
+        """Return the ids of proposals from the first to the last."""
+        return self._ids_between(proposals, first, last, limit=limit)
+
+    def about_runs(self, dataset_ids: Collection[UUID], run_ids: Collection[UUID]) -> list[Proposal]:
+        """Return the proposals about these runs, oldest first. dataset_ids: the datasets that the runs touch."""
+        query = select(proposals).where(
+            proposals.c.tenant_id == self.tenant_id,
+            proposals.c.dataset_id.in_(dataset_ids),
+            proposals.c.run_id.in_(run_ids),
+        )
+        rows = self.connection.execute(query).all() if run_ids else ()
+        return sorted(map(proposal_of, rows), key=lambda proposal: (proposal.created_us, proposal.id))
+
     def page(self, *, after: tuple[int, UUID] | None, limit: int, state: str | None, now_us: int) -> list[Proposal]:
         """Return proposals, newest first; `expired` is an open one whose time is over."""
         query = select(proposals).where(proposals.c.tenant_id == self.tenant_id)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import ColumnElement, Connection, Table, bindparam
+from sqlalchemy import ColumnElement, Connection, Table, bindparam, select
 from sqlalchemy.dialects import postgresql, sqlite
 
 from ledger.store.arrays import packed
@@ -27,6 +27,13 @@ class Repository:
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         self.connection = connection
         self.tenant_id = tenant_id
+
+    def _ids_between(
+        self, table: Table, first: UUID, last: UUID, *where: ColumnElement[bool], limit: int
+    ) -> list[UUID]:
+        """Return the tenant's ids in a table from the first to the last, in order, along its primary key."""
+        query = select(table.c.id).where(table.c.tenant_id == self.tenant_id, table.c.id.between(first, last), *where)
+        return list(self.connection.execute(query.order_by(table.c.id).limit(limit)).scalars())
 
     def _insert_new(self, table: Table) -> postgresql.Insert | sqlite.Insert:
         """Return INSERT … ON CONFLICT DO NOTHING."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sqlalchemy import (
@@ -34,6 +35,46 @@ _BY_ID: Final = {
 _MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
 
 
+class Decided(NamedTuple):
+    """Where a run was decided: the dataset, and number and hash of the entry."""
+
+    dataset_id: UUID
+    dataset: str
+    seq: int
+    hash: bytes
+
+
+SCANNED_MAX: Final = 20_000
+"""How many runs one page looks at: filters that no index knows may find few or none among a tenant's millions."""
+Position = tuple[int, UUID]
+"""The time and the id of a run, by which lists are ordered."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sought:
+    """A filter of runs: each part that is given must hold. within: limits them to datasets of these names."""
+
+    dataset_id: UUID | None = None
+    state: str | None = None
+    project: str | None = None
+    due_before_us: int | None = None
+    not_due_before_us: int | None = None
+    principal_id: UUID | None = None
+    since_us: int | None = None
+    until_us: int | None = None
+    within: frozenset[str] | None = None
+
+    def is_sparse(self, dataset_id: UUID | None) -> bool:
+        """Return whether a part of it is in no index along which the runs of a dataset, or all, are read."""
+        of_index = self.principal_id if dataset_id is None else self.project
+        return any(part is not None for part in (self.state, self.due_before_us, self.not_due_before_us, of_index))
+
+
+def position_of(run: Run) -> Position:
+    """Return the place of a run in a list."""
+    return run.created_us, run.id
+
+
 class RunReader(Repository):
     """Reads runs."""
 
@@ -44,68 +85,72 @@ class RunReader(Repository):
         ).all()
         return {row.id: run_of(row) for row in rows}
 
-    def page(
-        self,
-        *,
-        after: tuple[int, UUID] | None,
-        limit: int,
-        dataset_id: UUID | None = None,
-        state: str | None = None,
-        project: str | None = None,
-        due_before_us: int | None = None,
-        not_due_before_us: int | None = None,
-        principal_id: UUID | None = None,
-        within: frozenset[str] | None = None,
-    ) -> list[Run]:
-        """Return runs, newest first, that satisfy every given filter; `within` limits them to datasets of those names.
+    def ids_between(self, first: UUID, last: UUID, *, limit: int, principal_id: UUID | None = None) -> list[UUID]:
+        """Return the ids of runs from the first to the last; principal_id: only of runs that it asked for."""
+        of_principal = () if principal_id is None else (runs.c.principal_id == principal_id,)
+        return self._ids_between(runs, first, last, *of_principal, limit=limit)
+
+    def page(self, sought: Sought, *, after: Position | None, limit: int) -> tuple[list[Run], Position | None]:
+        """Return runs, newest first, that satisfy a filter: at most `limit`. Also return where the search ended, if it
+        ended before all runs were looked at: it looks at SCANNED_MAX at most, however few of them are found.
 
         Each dataset's newest are read separately, along an index, and merged.
         """
-        if within is not None:
-            newest: dict[UUID, Run] = {}
-            for each in self._ids(within):
-                if dataset_id in (None, each):
-                    page = self._page(
-                        each, after, limit, state, project, due_before_us, not_due_before_us, principal_id
-                    )
-                    newest |= {run.id: run for run in page}
-            return sorted(newest.values(), key=lambda run: (run.created_us, run.id), reverse=True)[:limit]
-        return self._page(dataset_id, after, limit, state, project, due_before_us, not_due_before_us, principal_id)
+        if sought.within is None:
+            return self._page(sought, sought.dataset_id, after, limit)
+        pages = [
+            self._page(sought, each, after, limit)
+            for each in self._ids(sought.within)
+            if sought.dataset_id in (None, each)
+        ]
+        newest = {run.id: run for page, _ in pages for run in page}
+        end = max((end for _, end in pages if end is not None), default=None)
+        found = sorted(newest.values(), key=position_of, reverse=True)[:limit]
+        return [run for run in found if end is None or position_of(run) >= end], end
 
     def _ids(self, names: frozenset[str]) -> list[UUID]:
         query = select(datasets.c.id).where(datasets.c.tenant_id == self.tenant_id, datasets.c.name.in_(sorted(names)))
         return list(self.connection.execute(query).scalars())
 
     def _page(
-        self,
-        dataset_id: UUID | None,
-        after: tuple[int, UUID] | None,
-        limit: int,
-        state: str | None,
-        project: str | None,
-        due_before_us: int | None,
-        not_due_before_us: int | None,
-        principal_id: UUID | None,
-    ) -> list[Run]:
-        query = select(runs).where(runs.c.tenant_id == self.tenant_id)
-        created_us, run_id = runs.c.created_us, runs.c.id
-        if dataset_id is not None:
+        self, sought: Sought, dataset_id: UUID | None, after: Position | None, limit: int
+    ) -> tuple[list[Run], Position | None]:
+        """Return the same for one dataset, or for all."""
+        if dataset_id is None:
+            walked, created_us, run_id = runs, runs.c.created_us, runs.c.id
+            along = [runs.c.tenant_id == self.tenant_id]
+            if sought.project is not None:
+                along.append(runs.c.project == sought.project)
+        else:
             # In the order of that dataset's places, so that a page is a walk along its index.
-            query = query.join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
-            query = query.where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
-            created_us, run_id = places.c.created_us, places.c.run_id
-            if principal_id is not None:
-                query = query.where(places.c.principal_id == principal_id)
+            walked, created_us, run_id = places, places.c.created_us, places.c.run_id
+            along = [places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id]
+            if sought.principal_id is not None:
+                along.append(places.c.principal_id == sought.principal_id)
+        place = tuple_(created_us, run_id)
+        types = [created_us.type, run_id.type]
         if after is not None:
-            query = query.where(tuple_(created_us, run_id) < tuple_(*after, types=[created_us.type, run_id.type]))
-        for column, value in ((runs.c.state, state), (runs.c.project, project)):
-            if value is not None:
-                query = query.where(column == value)
-        query = query.where(*_due_between(not_due_before_us, due_before_us))
-        if principal_id is not None:
-            query = query.where(runs.c.principal_id == principal_id)
-        newest_first = query.order_by(created_us.desc(), run_id.desc()).limit(limit)
-        return [run_of(row) for row in self.connection.execute(newest_first)]
+            along.append(place < tuple_(*after, types=types))
+        along += [] if sought.since_us is None else [created_us >= sought.since_us]
+        along += [] if sought.until_us is None else [created_us < sought.until_us]
+        newest_first = created_us.desc(), run_id.desc()
+        end = (
+            self._end(select(created_us, run_id).where(*along).order_by(*newest_first))
+            if sought.is_sparse(dataset_id)
+            else None
+        )
+        if end is not None:
+            along.append(place >= tuple_(*end, types=types))
+        query = select(runs).where(*along, *_conditions(sought), runs.c.tenant_id == self.tenant_id)
+        if walked is places:
+            query = query.join(places, and_(places.c.tenant_id == runs.c.tenant_id, places.c.run_id == runs.c.id))
+        rows = self.connection.execute(query.order_by(*newest_first).limit(limit))
+        return [run_of(row) for row in rows], end
+
+    def _end(self, walk: Select[Any]) -> Position | None:
+        """Return the place of the last of the SCANNED_MAX first rows; None if there are fewer."""
+        row = self.connection.execute(walk.offset(SCANNED_MAX - 1).limit(1)).one_or_none()
+        return None if row is None else (row[0], row[1])
 
     def places(self, run_ids: Sequence[UUID]) -> dict[UUID, list[tuple[str, int]]]:
         """Return for each of these runs the datasets that it touches, by name, each with the number of the entry there
@@ -119,6 +164,27 @@ class RunReader(Repository):
         found: dict[UUID, list[tuple[str, int]]] = {run_id: [] for run_id in run_ids}
         for row in self.connection.execute(query):
             found[row.run_id].append((row.name, row.seq))
+        return found
+
+    def decided(self, run_ids: Sequence[UUID]) -> dict[UUID, list[Decided]]:
+        """Return where these runs were decided, in the order in which answers name the datasets."""
+        query = (
+            select(places.c.run_id, places.c.dataset_id, datasets.c.name, places.c.seq, entries.c.hash)
+            .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
+            .join(
+                entries,
+                and_(
+                    entries.c.tenant_id == places.c.tenant_id,
+                    entries.c.dataset_id == places.c.dataset_id,
+                    entries.c.seq == places.c.seq,
+                ),
+            )
+            .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(run_ids))
+            .order_by(places.c.position)
+        )
+        found: dict[UUID, list[Decided]] = {run_id: [] for run_id in run_ids}
+        for row in self.connection.execute(query):
+            found[row.run_id].append(Decided(row.dataset_id, row.name, row.seq, bytes(row.hash)))
         return found
 
     def place_page(
@@ -271,6 +337,18 @@ class RunWriter(RunReader):
         ]
         if rows:
             self.connection.execute(_MOVE, rows)
+
+
+def _conditions(sought: Sought) -> Iterator[ColumnElement[bool]]:
+    """Return the conditions on the row of a run."""
+    for column, value in (
+        (runs.c.state, sought.state),
+        (runs.c.project, sought.project),
+        (runs.c.principal_id, sought.principal_id),
+    ):
+        if value is not None:
+            yield column == value
+    yield from _due_between(sought.not_due_before_us, sought.due_before_us)
 
 
 def _due_between(from_us: int | None, until_us: int | None) -> Iterator[ColumnElement[bool]]:

@@ -44,6 +44,7 @@ TABLE = """
     PUT    /v1/alerting                           x      x        -        -       -        -       -
     POST   /v1/alerting/test                      x      x        -        -       -        -       -
     GET    /v1/datasets/{name}/forecast           x      x        x        x       -        x       x
+    GET    /v1/forecasts                          x      x        x        x       -        x       x
     GET    /v1/entries                            x      x        -        x       -        -       -
     GET    /v1/head                               x      x        -        x       -        -       -
     GET    /v1/proof                              x      x        -        x       -        -       -
@@ -59,6 +60,9 @@ TABLE = """
     PUT    /v1/datasets/{name}/projects/{project} x      x        -        -       -        x       -
     PUT    /v1/datasets/{name}/fair-use           x      x        -        -       -        x       -
     GET    /v1/datasets/{name}/entries            x      x        -        x       -        -       -
+    GET    /v1/datasets/{name}/history            x      x        x        x       -        x       x
+    GET    /v1/datasets/{name}/balance            x      x        x        x       -        x       x
+    GET    /v1/datasets/{name}/spending           x      x        -        x       -        -       -
     GET    /v1/datasets/{name}/head               x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/proof              x      x        -        x       -        x       -
     GET    /v1/datasets/{name}/consistency        x      x        -        x       -        x       -
@@ -233,7 +237,12 @@ class Scene:
     def send(self, by: Ledger, row: Row, path: str) -> Any:
         body = self.body(row.method, row.path)
         more = {} if body is None else {"json": body}
-        asked = {"proof": {"seq": 1}, "consistency": {"from": 1}}.get(path.rpartition("/")[2])
+        asked = {
+            "proof": {"seq": 1},
+            "consistency": {"from": 1},
+            "balance": {"seq": 1},
+            "spending": {"by": "person"},
+        }.get(path.rpartition("/")[2])
         headers = {"Idempotency-Key": uuid.uuid4().hex}
         return by.request(row.method, path, headers=headers, params=asked, **more)
 

@@ -162,6 +162,15 @@ QUERIES: Final[Mapping[str, list[Any]]] = {
     "kind": [None],
     "format": [None, "json", "csv", "html"],
     "at_delta": [None],
+    "label": [None, f"{MARK}-label"],
+    "purpose": [None, MARK],
+    "person": [None, "admin"],
+    "mechanism": [None],
+    "since": [None],
+    "until": [None],
+    "at": [None, "2100-01-01"],
+    "by": ["person", "label"],
+    "partition": [None, "a"],
 }
 """By parameter; None leaves one out. One that is not here fails."""
 

@@ -41,6 +41,7 @@ CALLS = {
     ("put", "/v1/alerting"),
     ("post", "/v1/alerting/test"),
     ("get", "/v1/datasets/{name}/forecast"),
+    ("get", "/v1/forecasts"),
     ("get", "/v1/entries"),
     ("get", "/v1/head"),
     ("get", "/v1/proof"),
@@ -52,6 +53,9 @@ CALLS = {
     ("patch", "/v1/datasets/{name}"),
     ("put", "/v1/datasets/{name}/budget"),
     ("get", "/v1/datasets/{name}/entries"),
+    ("get", "/v1/datasets/{name}/history"),
+    ("get", "/v1/datasets/{name}/balance"),
+    ("get", "/v1/datasets/{name}/spending"),
     ("put", "/v1/datasets/{name}/fair-use"),
     ("get", "/v1/datasets/{name}/partitions"),
     ("post", "/v1/datasets/{name}/partitions"),
@@ -370,6 +374,8 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("patch", "/v1/datasets/{name}", {"state": "frozen", "reason": "review"}, name="clt")
     send("patch", "/v1/datasets/{name}", {"state": "frozen"}, name="clt")
     send("post", "/v1/runs", release, key="e")
+    send("get", "/v1/datasets/{name}/history", name="clt")
+    send("get", "/v1/datasets/{name}/spending", name="clt", params={"by": "person"})
     for rest in ("", "/entries", "/head", "/export", "/report"):
         send("get", f"/v1/datasets/{{name}}{rest}", name="clt")
         send("get", f"/v1/datasets/{{name}}{rest}", name="nothing")
@@ -455,6 +461,7 @@ def send_alerts(send: Checked) -> None:
     """The calls about alerts, of which the calls before have raised some."""
     for name in ("clt", "parted", "derived", "nothing"):
         send("get", "/v1/datasets/{name}/forecast", name=name)
+    send("get", "/v1/forecasts")
     send("get", "/v1/alerting")
     send("put", "/v1/alerting", {"thresholds": [50, 75], "refusals_in_a_row": None, "forecast_days": 9, "reason": "r"})
     send("put", "/v1/alerting", {"webhook": "https://hooks.example.org/x", "reason": "r"})
@@ -522,4 +529,10 @@ def send_parts(send: Checked) -> None:
     for name in ("parted", "derived"):
         send("get", "/v1/datasets/{name}", name=name)
         send("get", "/v1/datasets/{name}/entries", name=name)
+        send("get", "/v1/datasets/{name}/history", name=name)
+        send("get", "/v1/datasets/{name}/balance", name=name, params={"seq": 1})
+        send("get", "/v1/datasets/{name}/balance", name=name)
+        for partition in ("a", "nothing"):
+            asked = {"by": "label", "label": "a", "partition": partition}
+            send("get", "/v1/datasets/{name}/spending", name=name, params=asked)
     send("get", "/v1/runs")

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ledger.cli.show.console import err, new_grid, new_table, number, out
+from ledger.cli.show import rows
+from ledger.cli.show.console import err, new_grid, number, out
 
 if TYPE_CHECKING:
-    from ledger.service.shapes.alerts import AlertingShown, AlertShown, ForecastShown
+    from ledger.service.shapes.alerts import AccountForecast, AlertingShown, AlertShown, ForecastShown
 
 
 def alerts(items: Sequence[AlertShown]) -> None:
@@ -16,15 +17,16 @@ def alerts(items: Sequence[AlertShown]) -> None:
     if not items:
         err.print("No alerts.")
         return
-    table = new_table("at", "kind", "dataset", "what", "delivery")
+    cells = []
     for item in items:
         event, delivery = item["event"], item["delivery"]
         state: str = "not sent" if delivery["state"] == "none" else delivery["state"]
         if delivery["failure"] is not None and delivery["state"] != "delivered":
             state = f"{state} ({delivery['failure']})"
         dataset = event.get("dataset", {}).get("name", "")
-        table.add_row(item["at"][:19].replace("T", " "), item["kind"], dataset, _event_text(event), state)
-    out.print(table)
+        cells.append((item["at"][:19].replace("T", " "), item["kind"], dataset, _event_text(event), state))
+    columns = ("at", "kind", "dataset", "what", "delivery")
+    rows.show(rows.Rows(columns, cells, texts=("what", "dataset", "delivery"), drop=("delivery", "kind")))
 
 
 def _event_text(event: Mapping[str, Any]) -> str:
@@ -73,17 +75,50 @@ def tested(item: AlertShown) -> None:
         out.print("Raised, and being sent. To see whether it arrived: privacy-ledger alerts --kind test")
 
 
+def forecasts(items: Sequence[ForecastShown]) -> None:
+    """Print how long each budget lasts, the first to run out first."""
+    if not items:
+        err.print("No datasets.")
+        return
+    out.print(f"At the rate of the last {items[0]['window_days']} days. An estimate; it decides nothing.")
+    listed = [(item["dataset"], account) for item in items for account in item["accounts"]]
+    ranked = sorted(listed, key=lambda pair: (pair[1]["lasts_until"] is None, pair[1]["lasts_until"] or "", pair[0]))
+    cells = [
+        (
+            dataset,
+            ", ".join(filter(None, (account["partition"], account["project"]))),
+            f"{account['runs']:,}",
+            number(account["spent"]["mu"]),
+            number(account["remaining"]["mu"]),
+            *_lasting(account),
+        )
+        for dataset, account in ranked
+    ]
+    columns = ("dataset", "account", "runs", "mu spent", "mu left", "lasts until", "days")
+    numbers = ("runs", "mu spent", "mu left", "days")
+    drop = ("mu spent", "runs", "account")
+    rows.show(rows.Rows(columns, cells, right=numbers, texts=("dataset", "account"), drop=drop))
+
+
+def _lasting(account: AccountForecast) -> tuple[str, str]:
+    """Return until when a budget lasts, and for how many days."""
+    if account["lasts_until"] is None:
+        return "over a hundred years" if account["is_enough"] else "too few runs", ""
+    return account["lasts_until"][:10], str(account["days_left"])
+
+
 def forecast(answer: ForecastShown) -> None:
     """Print how long a budget lasts, at the rate of the last weeks."""
     out.print(f"At the rate of the last {answer['window_days']} days. An estimate; it decides nothing.")
-    table = new_table(
-        "account", "runs", "mu spent", "mu left", "lasts until", "days", right=("runs", "mu spent", "mu left")
-    )
+    cells = []
     for item in answer["accounts"]:
         account = ", ".join(filter(None, (item["partition"], item["project"]))) or "the dataset"
-        until, days = (item["lasts_until"] or "")[:10], str(item["days_left"] if item["lasts_until"] else "")
-        if item["lasts_until"] is None:
-            until = "over a hundred years" if item["is_enough"] else "too few runs"
+        until, days = _lasting(item)
         spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
-        table.add_row(account, str(item["runs"]), spent, left, until, days)
-    out.print(table if answer["accounts"] else "No run was charged to it recently, and it has no budget of its own.")
+        cells.append((account, str(item["runs"]), spent, left, until, days))
+    if not cells:
+        out.print("No run was charged to it recently, and it has no budget of its own.")
+        return
+    columns = ("account", "runs", "mu spent", "mu left", "lasts until", "days")
+    right, drop = ("runs", "mu spent", "mu left"), ("mu spent", "runs")
+    rows.show(rows.Rows(columns, cells, right=right, texts=("account",), drop=drop))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 from rich.text import Text
 
+from ledger.cli.show import rows
 from ledger.cli.show.console import BUDGET, err, new_grid, new_table, number, out
 
 if TYPE_CHECKING:
@@ -17,14 +18,16 @@ if TYPE_CHECKING:
 def keys(items: Sequence[KeyShown]) -> None:
     """Print keys, one per line."""
     projects = ["projects"] if any(item["projects"] is not None for item in items) else []
-    table = new_table("id", "name", "role", "datasets", *projects, "created", "last used", "until")
+    columns = ("id", "name", "role", "datasets", *projects, "created", "last used", "until")
+    cells = []
     for item in items:
         until = "revoked" if item["revoked_at"] else (item["expires_at"] or "")[:19].replace("T", " ")
         limits = [_limited(item["datasets"]), *([_limited(item["projects"])] if projects else [])]
         created = item["created_at"][:19].replace("T", " ")
         used = (item["last_used_at"] or "")[:16].replace("T", " ")
-        table.add_row(item["id"], item["name"], item["role"], *limits, created, used, until)
-    out.print(table)
+        cells.append((item["id"], item["name"], item["role"], *limits, created, used, until))
+    drop = ("created", "last used", "projects", "datasets", "until")
+    rows.show(rows.Rows(columns, cells, ids=("id",), texts=("name", "datasets", "projects"), drop=drop))
 
 
 def _limited(names: Sequence[str] | None) -> str:
@@ -80,6 +83,9 @@ def _proposal(item: ProposalShown) -> Table:
     grid.add_row("by", str(item["proposed_by"]["name"]))
     grid.add_row("reason", str(request.get("reason")))
     grid.add_row("approve by", item["approve_by"])
+    who, when = _answered(item)
+    if who:
+        grid.add_row("answered by", f"{who}, {when}")
     return grid
 
 
@@ -111,11 +117,27 @@ def proposals(items: Sequence[ProposalShown]) -> None:
     if not items:
         err.print("No proposals.")
         return
-    table = new_table("id", "state", "what", "by", "approve by")
-    for item in items:
-        by, until = str(item["proposed_by"]["name"]), item["approve_by"][:19].replace("T", " ")
-        table.add_row(item["id"], item["state"], _change(item), by, until)
-    out.print(table)
+    is_answered = any(item.get("answered_by") is not None for item in items)
+    cells = [
+        (
+            item["id"],
+            item["state"],
+            _change(item),
+            str(item["proposed_by"]["name"]),
+            item["approve_by"][:19].replace("T", " "),
+            *(_answered(item) if is_answered else ()),
+        )
+        for item in items
+    ]
+    columns = ("id", "state", "what", "by", "approve by", *(("answered by", "answered") if is_answered else ()))
+    drop = ("answered", "by", "answered by", "approve by")
+    rows.show(rows.Rows(columns, cells, ids=("id",), texts=("what", "by", "answered by"), drop=drop))
+
+
+def _answered(item: ProposalShown) -> tuple[str, str]:
+    """Return who approved or refused a proposal, and when."""
+    by, at = item.get("answered_by"), item.get("answered_at")
+    return "" if by is None else str(by["name"]), (at or "")[:19].replace("T", " ")
 
 
 def secret(made: SecretShown, *, what: str) -> None:

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ledger.cli.show import rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     err,
@@ -104,7 +105,7 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
-        out.print(_bindings(answer["binding"]))
+        rows.show(_bindings(answer["binding"]))
     if solve_for is not None:
         _solved(answer["solution"], solve_for, suggest)
         one = answer.get("as_one")
@@ -140,7 +141,7 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     facts = in_one_line(error.facts)
     err.print(Text.assemble(("refused", "bold red"), f"  run {facts.get('run')}"))
     binding = facts.get("datasets", ())
-    err.print(_bindings(binding))
+    rows.show(_bindings(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     _fitting(err, facts.get("fits", {}), suggest)
@@ -152,7 +153,7 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         )
 
 
-def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
+def _bindings(items: Sequence[Binding | PlannedBinding]) -> rows.Rows:
     """Return a table of the limits that do not fit, one account and quantity per line."""
     numbers: dict[str, list[float | None]] = {
         "asks for": [item["requested"] for item in items],
@@ -162,18 +163,27 @@ def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> Table:
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> rows.Rows:
     """Return a table of accounts with their numbers, up to ACCOUNTS_SHOWN_MAX. A part of the name that no account has
     gets no column.
 
     numbers: one list per column, in the order of the accounts; None for what the caller may not see.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
-    table = new_table("dataset", *named, "quantity", *numbers, right=tuple(numbers))
-    for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX]):
-        which = (str(item.get(name, "")) for name in ("name", *named, "quantity"))
-        table.add_row(*which, *("-" if column[index] is None else number(column[index]) for column in numbers.values()))
-    return table
+    cells = [
+        (
+            *(str(item.get(name, "")) for name in ("name", *named, "quantity")),
+            *("-" if column[index] is None else number(column[index]) for column in numbers.values()),
+        )
+        for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX])
+    ]
+    return rows.Rows(
+        ("dataset", *named, "quantity", *numbers),
+        cells,
+        right=tuple(numbers),
+        ids=[name for name in named if name == "principal"],
+        texts=("dataset", "partition", "project"),
+    )
 
 
 def overran(error: Overrun) -> None:
@@ -194,7 +204,7 @@ def overran(error: Overrun) -> None:
         "held": [item["held"] for item in items],
         "overdrawn": [item["overdrawn"] for item in items],
     }
-    err.print(_accounts_named(items, numbers))
+    rows.show(_accounts_named(items, numbers), console=err)
     for name in facts.get("frozen", ()):
         err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
 
@@ -266,6 +276,25 @@ def moved(answer: RunMoved) -> None:
     out.print(grid)
 
 
+def voided(results: Sequence[Mapping[str, Any]]) -> None:
+    """Print what became of each run that was to be voided."""
+    if not results:
+        err.print("No runs match.")
+        return
+    cells = [(result["run"], *_voided(result)) for result in results]
+    rows.show(rows.Rows(("run", "", "mu returned", "note"), cells, right=("mu returned",), texts=("note",)))
+
+
+def _voided(result: Mapping[str, Any]) -> tuple[str, str, str]:
+    if "problem" in result:
+        return "not voided", "", result["problem"]["detail"]
+    if "proposal" in result:
+        return "proposed", "", f"privacy-ledger proposal approve {result['proposal']['id']}"
+    kept, returned = result.get("kept"), result.get("returned")
+    note = "" if kept is None else f"kept mu {number(kept['mu'])} for {', '.join(result.get('kept_for', ()))}"
+    return "voided", "" if returned is None else number(returned["mu"]), note
+
+
 def overrun_text(overrun: OverrunShown) -> str:
     """Describe what was executed beyond the plan."""
     again = overrun["repeated"]
@@ -287,24 +316,51 @@ def runs(items: Sequence[RunShown]) -> None:
     if not items:
         err.print("No runs.")
         return
-    projects = ["project"] if any(item["project"] for item in items) else []
-    table = new_table("run", "state", "dataset", *projects, "mechanism", "mu", "asked", "by", right=("mu",))
-    for item in items:
-        state = f"{item['state']}{', overdue' if item['is_overdue'] else ''}"
-        table.add_row(
+    named = [name for name in ("project", "purpose") if any(_noted(item, name) for item in items)]
+    columns = ("run", "state", "dataset", *named, "mechanism", "mu", "charged", "asked", "by")
+    cells = [
+        (
             item["id"],
-            state,
-            ", ".join(map(_use, item["request"]["datasets"])),
-            *(item["project"] or "" for _ in projects),
+            f"{item['state']}{', overdue' if item['is_overdue'] else ''}",
+            ", ".join(map(use_text, item["request"]["datasets"])),
+            *(_noted(item, name) for name in named),
             str(item["request"]["mechanism"].get("type")),
             number(item["cost"]["mu"]),
+            charged_text(item),
             item["created_at"][:19].replace("T", " "),
             str(item["asked_by"]["name"]),
         )
-    out.print(table)
+        for item in items
+    ]
+    rows.show(
+        rows.Rows(
+            columns,
+            cells,
+            right=("mu", "charged"),
+            ids=("run",),
+            texts=("purpose", "dataset", "by"),
+            drop=("purpose", "mechanism", "by", "asked", "project", "dataset"),
+        )
+    )
 
 
-def _use(use: str | Mapping[str, Any]) -> str:
+def _noted(item: RunShown, name: str) -> str:
+    """Return the project or the purpose of a run."""
+    return str((item["project"] if name == "project" else item["request"].get(name)) or "")
+
+
+def charged_text(item: RunShown) -> str:
+    """Return the mu that a run was charged when it ended, with what part of it was beyond the plan; nothing before."""
+    settled = item.get("settled")
+    if settled is None:
+        return "0" if item.get("voided") is not None else ""
+    charged = settled.get("charged")
+    overrun = settled.get("overrun")
+    beyond = "" if overrun is None else " overrun" if overrun["fits"] else " overdrawn"
+    return f"{'' if charged is None else number(charged['mu'])}{beyond}"
+
+
+def use_text(use: str | Mapping[str, Any]) -> str:
     """Return a dataset of a run as it would be typed."""
     if isinstance(use, str):
         return use

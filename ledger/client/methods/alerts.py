@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ledger.client.calls import Call, get, listed, path
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
 from ledger.client.wire import encode
+
+FORECASTS_LIMIT: Final = 10
+"""How many forecasts one page has at most: each takes a while."""
 
 
 class Alerts(Calls[Answer], Lists[Answers]):
@@ -57,3 +60,11 @@ class Alerts(Calls[Answer], Lists[Answers]):
         False
         """
         return self._send(get("datasets", name, "forecast"))
+
+    def forecasts(self) -> Answers:
+        """Iterate over the same estimates of all datasets that the key may read, by name.
+
+        >>> [forecast["dataset"] for forecast in ledger.forecasts()]
+        ['clicks', 'events', 'mnist', 'no-bots']
+        """
+        return self._list(get("forecasts", limit=FORECASTS_LIMIT))

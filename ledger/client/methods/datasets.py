@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 from ledger.client.calls import get, listed, send
+from ledger.client.dates import moment
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
 
 
@@ -100,6 +102,34 @@ class Datasets(Calls[Answer], Lists[Answers]):
         ['clicks', 'events', 'mnist', 'no-bots']
         """
         return self._list(listed("datasets"))
+
+    def balance_at(self, name: str, *, at: str | datetime | None = None, seq: int | None = None) -> Answer:
+        """Return the balance of a dataset as it was at a time, or after the entry `seq` of its journal.
+
+        at: a time, or a text such as `"2026-10-01"` (at 00:00 UTC), `"yesterday"` or `"30d"` (ago).
+
+        >>> ledger.balance_at("mnist", seq=1)["balance"]["spent"]["mu"]
+        0.0
+        """
+        return self._send(get("datasets", name, "balance", at=moment(at, field="at"), seq=seq))
+
+    def spending(self, name: str, *, by: str, label: str | None = None, partition: str | None = None) -> Answer:
+        """Return what each `"person"`, `"project"`, `"month"` or value of a `"label"` took of a dataset's budget.
+
+        `percent` is of mu², which adds up: the rows are exactly the `total`. A partition has a budget of its own.
+
+        >>> [(group["name"], group["runs"]) for group in ledger.spending("mnist", by="project")["groups"]]
+        [(None, 2)]
+        """
+        return self._send(get("datasets", name, "spending", by=by, label=label, partition=partition))
+
+    def history(self, name: str) -> Answers:
+        """Iterate over what changed a dataset, newest first: who froze it, when, why and by which run; budgets.
+
+        >>> [change["what"] for change in ledger.history("clicks")][-1].partition(",")[0]
+        'registered with epsilon 3'
+        """
+        return self._list(listed("datasets", name, "history"))
 
     def change(
         self,

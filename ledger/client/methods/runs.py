@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 from ledger.client import calls
 from ledger.client.calls import listed, send
+from ledger.client.dates import moment
 from ledger.client.mechanisms import AnyMechanism, Number, planned_steps
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
 from ledger.client.runs import Plan
@@ -250,7 +251,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(send("POST", "runs", run, "void", is_repeatable=True, reason=reason, data_independent=stated))
 
     def run_info(self, run: str) -> Answer:
-        """Return a run: the request, the decision and its state.
+        """Return a run: the request, the decision, its state, and why it was refused (`refused_by`).
+
+        run: its id, or the first eight characters or more, if no other run that the key sees begins with them.
 
         >>> ledger.run_info(asked["id"])["settled"]["evidence"]
         {'log': 's3://training/17'}
@@ -264,10 +267,37 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         state: str | None = None,
         project: str | None = None,
         overdue: bool | None = None,
+        label: Sequence[str] | None = None,
+        purpose: str | None = None,
+        person: str | None = None,
+        mechanism: str | None = None,
+        since: str | datetime | None = None,
+        until: str | datetime | None = None,
     ) -> Answers:
-        """Iterate over the runs that the key may read, newest first.
+        """Iterate over the runs that the key may read, newest first. Each filter that is given must hold.
+
+        label: labels, each `"name=value"`, or `"name"` for any value. purpose: a part of the text, in any case.
+        person: the id of the principal that asked, or its name at that time. mechanism: its type, such as `"dpsgd"`.
+        since, until: when it was asked for; `until` is no longer in it. A time, or a text: `"2026-10-01"` (00:00 UTC),
+        `"today"`, `"yesterday"`, or how long ago, such as `"12h"`, `"30d"` or `"2w"`.
 
         >>> [run["state"] for run in ledger.runs(dataset="mnist")]
         ['voided', 'voided', 'voided', 'settled', 'settled']
+        >>> [run["request"]["purpose"] for run in ledger.runs(purpose="count", mechanism="gaussian", since="1h")]
+        ['a count']
         """
-        return self._list(listed("runs", dataset=dataset, state=state, project=project, overdue=overdue))
+        period = {"since": moment(since, field="since"), "until": moment(until, field="until")}
+        return self._list(
+            listed(
+                "runs",
+                dataset=dataset,
+                state=state,
+                project=project,
+                overdue=overdue,
+                label=label,
+                purpose=purpose,
+                person=person,
+                mechanism=mechanism,
+                **period,
+            )
+        )

@@ -80,6 +80,12 @@ def seal_of_tenant(
 # --- balances in entries ---------------------------------------------------------------------------------------------
 
 
+def hash_of(entry: Mapping[str, Any]) -> str:
+    """Return the hash of a parsed entry, in hexadecimal: the known one, or computed again from its canonical bytes."""
+    known = getattr(entry, "hash", None)
+    return known if isinstance(known, str) else digest(canonical(entry)).hex()
+
+
 def accounts_of(entry: Mapping[str, Any]) -> dict[AccountKey, Account]:
     """Return the accounts whose balances an entry states: the dataset's own, and the others that it touches.
 

@@ -136,6 +136,26 @@ Moment = Annotated[AwareDatetime, BeforeValidator(_moment)]
 """An RFC 3339 time with its offset."""
 
 
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+
+
+def _when(value: Any) -> Any:
+    if not isinstance(value, str) or not _DATE.fullmatch(value):
+        return _moment(value)
+    try:
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    except ValueError:
+        raise PydanticCustomError("moment", "must be a date that exists, such as 2030-01-31") from None
+
+
+When = Annotated[
+    AwareDatetime,
+    BeforeValidator(_when),
+    WithJsonSchema({"anyOf": [{"type": "string", "format": "date-time"}, {"type": "string", "format": "date"}]}),
+]
+"""A `Moment`, or a date, which stands for its beginning in UTC."""
+
+
 # --- budgets ----------------------------------------------------------------------------------------------------------
 
 

@@ -81,3 +81,8 @@ class ForecastShown(TypedDict):
     window_days: int
     accounts: Annotated[list[AccountForecast], Field(description="Those that run out first, at most 100.")]
     accounts_count: int
+
+
+class ForecastPage(TypedDict):
+    items: list[ForecastShown]
+    next: str | None

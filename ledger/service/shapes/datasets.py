@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
-from ledger.service.shapes.common import AmountShown
+from ledger.service.shapes.common import AmountShown, Id
 
 
 class BalanceShown(TypedDict):
@@ -116,6 +116,75 @@ class DatasetShown(TypedDict):
     fair_use: FairUseShown | None
     seq: int
     created_at: str
+
+
+class ChangeShown(TypedDict):
+    seq: int
+    at: str
+    kind: str
+    what: Annotated[str, Field(description="What was changed, in words. The entry has it in full.")]
+    by: Annotated[
+        Mapping[str, Any] | None,
+        Field(description="Who changed it, or approved the change; null for what another's run caused."),
+    ]
+    reason: str | None
+    run: Annotated[Id | None, Field(description="The run that froze it, or that the change is about.")]
+    proposal: Id | None
+    proposed_by: Annotated[Mapping[str, Any] | None, Field(description="null: it took one person.")]
+    proposed_at: str | None
+    hash: str
+
+
+class ChangePage(TypedDict):
+    items: list[ChangeShown]
+    next: str | None
+
+
+class BalanceAt(TypedDict):
+    dataset: str
+    seq: int
+    at: Annotated[str, Field(description="When the entry `seq` was written.")]
+    budget: Annotated[Mapping[str, Any] | None, Field(description="The budget that was in force.")]
+    balance: Annotated[
+        BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
+    ]
+    epsilon: list[EpsilonOfBudget]
+    partition_count: int | None
+
+
+class SpendingPart(TypedDict):
+    runs: int
+    spent: AmountShown
+    held: AmountShown
+    percent: Annotated[
+        float | None, Field(description="Of the budget, by mu², which adds up; null if the limit is zero.")
+    ]
+    percent_of_delta: float | None
+
+
+class SpendingGroup(SpendingPart):
+    name: Annotated[
+        str | None, Field(description="The person, project, month (`2026-10`) or value; null: without one.")
+    ]
+    principal: Annotated[Id | None, Field(description="If the group is a person.")]
+
+
+class SpendingShown(TypedDict):
+    dataset: str
+    partition: str | None
+    by: Literal["person", "project", "month", "label"]
+    label: str | None
+    seq: int
+    limit: AmountShown
+    groups: Annotated[list[SpendingGroup], Field(description="The largest first, up to a hundred.")]
+    rest: Annotated[SpendingPart | None, Field(description="The other groups together; null if there are none.")]
+    rest_count: int
+    earlier: Annotated[
+        SpendingPart | None,
+        Field(description="What runs took that were approved before entry `since_seq`, not divided; null: nothing."),
+    ]
+    since_seq: int
+    total: Annotated[SpendingPart, Field(description="The balance: exactly the sum of the rows above.")]
 
 
 class PartitionPage(TypedDict):

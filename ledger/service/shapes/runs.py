@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
@@ -9,6 +10,7 @@ from typing_extensions import TypedDict
 
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound
+from ledger.core.people import ProposalKind
 from ledger.core.runs import RunStateName
 from ledger.service.shapes.common import AmountShown, Id
 
@@ -169,12 +171,22 @@ class ReceiptShown(TypedDict):
     receipt: Receipt
 
 
+class Seconded(TypedDict):
+    """The proposal of a change that a second steward approved: `by` proposed it."""
+
+    id: Id
+    by: dict[str, Any]
+    at: str
+
+
 class RunEvent(TypedDict):
     """What happened to a run: when and by whom it was started, reported, settled or voided, and the request."""
 
     at: str
     by: dict[str, Any]
     seq: int
+    hash: Annotated[str, Field(description="The hash of the entry. The receipt of a start names that of `started`.")]
+    proposal: NotRequired[Seconded | None]
     settle_by: NotRequired[str | None]
     steps: NotRequired[int | None]
     stop: NotRequired[str | None]
@@ -221,6 +233,53 @@ class RunShown(TypedDict):
     reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
     voided: NotRequired[RunEvent | None]
+
+
+class EpsilonsOfRefusal(TypedDict):
+    """The epsilon of what was requested, of what was left and of the limit, at one delta; null is infinity."""
+
+    delta: float
+    requested: float | None
+    remaining: float | None
+    limit: float | None
+
+
+class RefusedBy(TypedDict):
+    name: str
+    partition: NotRequired[str | None]
+    project: NotRequired[str | None]
+    principal: NotRequired[Id | None]
+    quantity: Quantity
+    requested: float
+    remaining: Annotated[
+        float | None, Field(description="null for a dataset that the key does not see, as are those below.")
+    ]
+    limit: float | None
+    share_requested: Annotated[
+        float | None, Field(description="The part of the limit that was requested: of mu², which adds up, or of delta.")
+    ]
+    share_remaining: float | None
+    epsilon: list[EpsilonsOfRefusal]
+
+
+class RunProposalShown(TypedDict):
+    """A change of the run that one steward proposed: a void or a correction."""
+
+    id: Id
+    what: ProposalKind
+    by: Mapping[str, Any]
+    at: str
+    state: Literal["open", "approved", "refused", "expired"]
+    approve_by: str
+
+
+class RunInFull(RunShown):
+    refused_by: Annotated[
+        list[RefusedBy] | None,
+        Field(description="Why it was refused: every account that bound, up to a hundred; null if it was approved."),
+    ]
+    refused_by_count: Annotated[int | None, Field(description="How many accounts bound; null if it was approved.")]
+    proposals: Annotated[list[RunProposalShown], Field(description="What stewards proposed about it, oldest first.")]
 
 
 class RunPage(TypedDict):

@@ -71,6 +71,8 @@ class ProposalShown(TypedDict):
     state: ProposalStateShown
     created_at: str
     approve_by: str
+    answered_by: Annotated[Mapping[str, Any] | None, Field(description="Who approved or refused it; null: nobody yet.")]
+    answered_at: str | None
 
 
 class Proposed(TypedDict):

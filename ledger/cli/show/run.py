@@ -1,0 +1,157 @@
+"""Print one run in a terminal: what was declared, decided and charged, by whom, when and why."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from rich.table import Table
+from rich.text import Text
+
+from ledger.cli.show import rows
+from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, new_grid, number, out
+from ledger.cli.show.runs import charged_text, overrun_text, use_text
+
+if TYPE_CHECKING:
+    from ledger.service.shapes.runs import RefusedBy, RunEvent, RunInFull
+
+_WHAT: Final = {"started": "started", "reported": "reported more than fits", "settled": "settled", "voided": "voided"}
+
+
+def shown(item: RunInFull) -> None:
+    """Print a run, and what to type next."""
+    state = f"{item['state']}{', overdue' if item['is_overdue'] else ''}"
+    out.print(Text.assemble((state, "bold"), f"  run {item['id']}"))
+    grid = new_grid()
+    _declared(grid, item)
+    _decided(grid, item)
+    out.print(grid)
+    if item.get("refused_by"):
+        _refusal(item["refused_by"] or (), item.get("refused_by_count") or 0)
+    _timeline(item)
+    _next(item)
+
+
+def _declared(grid: Table, item: RunInFull) -> None:
+    request = item["request"]
+    grid.add_row("datasets", ", ".join(map(use_text, request["datasets"])))
+    mechanism = request["mechanism"]
+    fields = ", ".join(f"{name} {_value(value)}" for name, value in mechanism.items() if name != "type")
+    grid.add_row("mechanism", f"{mechanism.get('type')}: {fields}")
+    labels = ", ".join(f"{name}={value}" for name, value in (request.get("labels") or {}).items())
+    code = request.get("code")
+    for name, value in (
+        ("purpose", request.get("purpose")),
+        ("project", item["project"]),
+        ("labels", labels),
+        ("code", None if code is None else f"{code['repository']} at {code['commit']}"),
+        ("segments", request.get("segments")),
+        ("key", item["idempotency_key"]),
+    ):
+        if value:
+            grid.add_row(name, str(value))
+
+
+def _value(value: Any) -> str:
+    return number(value) if isinstance(value, float) else str(value)
+
+
+def _decided(grid: Table, item: RunInFull) -> None:
+    cost = item["cost"]
+    shares = item.get("shares")
+    percent = "" if shares is None else f", {100 * shares['cost']:.2g} % of the budget"
+    grid.add_row("cost", f"mu {number(cost['mu'])}, delta {number(cost['delta'])}{percent}")
+    charged = charged_text(item)
+    if charged:
+        grid.add_row("charged", f"mu {charged}")
+    ended = item.get("settled") or item.get("reported")
+    overrun = None if ended is None else ended.get("overrun")
+    if overrun is not None:
+        grid.add_row("overrun", f"{overrun_text(overrun)}, mu {number(overrun['cost']['mu'])}")
+    estimate = ", an estimate" if item["bound"] == "clt" else ""
+    grid.add_row("method", f"{item['method']}{estimate}, {item['adjacency']}, accountant {item['accountant']}")
+    for index, text in enumerate(item["assumptions"]):
+        grid.add_row("" if index else "assumes", text)
+    for index, place in enumerate(item["datasets"]):
+        grid.add_row("" if index else "entry", f"{place['seq']:,} of {place['name']}, hash {place.get('hash', '')}")
+
+
+# --- why it was refused ----------------------------------------------------------------------------------------------
+
+
+def _refusal(items: Sequence[RefusedBy], count: int) -> None:
+    """Print each account in which the run did not fit: the amounts, and the parts of the limit that they are."""
+    named = [name for name in ("partition", "project", "principal") if any(item.get(name) for item in items)]
+    numbers = ("asks for", "left", "limit", "asks for %", "left %")
+    cells = [
+        (
+            item["name"],
+            *(str(item.get(name) or "") for name in named),
+            item["quantity"],
+            number(item["requested"]),
+            *("-" if item[name] is None else number(item[name]) for name in ("remaining", "limit")),
+            *(_percent(item[name]) for name in ("share_requested", "share_remaining")),
+        )
+        for item in items[:ACCOUNTS_SHOWN_MAX]
+    ]
+    out.print(Text("Refused by:", style="bold red"))
+    columns = ("dataset", *named, "quantity", *numbers)
+    rows.show(rows.Rows(columns, cells, right=numbers, ids=[name for name in named if name == "principal"]))
+    if count > len(cells):
+        out.print(f"and {count - len(cells):,} more")
+    for epsilon in items[0]["epsilon"]:
+        asked, left, limit = (number(epsilon[name]) for name in ("requested", "remaining", "limit"))
+        out.print(f"epsilon at delta {number(epsilon['delta'])}: asked for {asked}, left {left}, limit {limit}")
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.3g}"
+
+
+# --- what happened ---------------------------------------------------------------------------------------------------
+
+
+def _timeline(item: RunInFull) -> None:
+    """Print who did what when, and why, oldest first."""
+    events = sorted(_events(item), key=lambda event: str(event[0]))
+    cells = [(at[:19].replace("T", " "), what, by, reason) for at, what, by, reason in events]
+    rows.show(
+        rows.Rows(("when (UTC)", "what", "by", "reason"), cells, texts=("reason", "what", "by"), drop=("reason",))
+    )
+
+
+def _events(item: RunInFull) -> Iterator[tuple[str, str, str, str]]:
+    yield item["created_at"], f"asked, and {item['decision']}", _who(item["asked_by"]), ""
+    for name, what in _WHAT.items():
+        event: RunEvent | None = item.get(name)  # type: ignore[assignment]
+        if event is not None:
+            how = {"confirmed": ", the report confirmed", "corrected": ", the report corrected"}
+            proposal = event.get("proposal")
+            seconded = "" if proposal is None else f", as {proposal['by']['name']} proposed"
+            yield (
+                event["at"],
+                f"{what}{how.get(event.get('report') or '', '')}{seconded}",
+                _who(event["by"]),
+                str(event.get("reason") or ""),
+            )
+    for proposed in item["proposals"]:
+        state = "" if proposed["state"] == "approved" else f", {proposed['state']}"
+        yield proposed["at"], f"{proposed['what']} proposed{state}", _who(proposed["by"]), proposed["id"]
+
+
+def _who(actor: Mapping[str, Any]) -> str:
+    return f"{actor['name']} ({actor['role']})"
+
+
+def _next(item: RunInFull) -> None:
+    """Print what can be done next."""
+    waiting = [proposal for proposal in item["proposals"] if proposal["state"] == "open"]
+    for proposal in waiting:
+        out.print(f"Waits for a second steward until {proposal['approve_by']}:")
+        out.print(f"    privacy-ledger proposal approve {proposal['id']}")
+    if item["state"] == "held":
+        out.print(f"Start it by {item['start_by']}: privacy-ledger start {item['id']}")
+    elif item["state"] == "started":
+        started = item.get("started")
+        settle_by = "" if started is None else f"Settle it by {started.get('settle_by')}. "
+        out.print(f"{settle_by}Its receipt: privacy-ledger receipt show {item['id']}")

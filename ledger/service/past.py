@@ -1,0 +1,108 @@
+"""A dataset's balance as it was, from the balances that its entries state."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from functools import reduce
+from typing import Any, Final
+
+from ledger.core.amounts import Amount
+from ledger.core.datasets import Account, AccountKey, Balance, Dataset
+from ledger.core.entries import Entry, Record
+from ledger.core.journal import chain
+from ledger.errors import InvalidRequest
+from ledger.service.balances import balance_shown, epsilons_shown
+from ledger.service.shapes.datasets import BalanceAt
+from ledger.store import Reading
+
+LOOKED_AT_MAX: Final = 20_000
+"""How many entries are looked at for the balances of all partitions."""
+AT_ONCE: Final = 500
+
+
+def balance_at(reading: Reading, dataset: Dataset, *, seq: int) -> BalanceAt:
+    """Return the balance after an entry. Raises InvalidRequest if partitions were last charged too many entries ago."""
+    entry = reading.journals.at(dataset.id, seq)
+    if entry is None:
+        raise ArithmeticError(f"entry {seq} is not in the journal")
+    record = chain.parse(entry.body)
+    is_partitioned = dataset.definition.is_partitioned
+    accounts = _partitions(reading, dataset, seq) if is_partitioned else _whole(dataset, record)
+    balance = _balance(accounts)
+    budget = _budget(reading, dataset, seq)
+    return BalanceAt(
+        dataset=dataset.definition.name,
+        seq=seq,
+        at=record["at"],
+        budget=budget,
+        balance=None if balance is None else balance_shown(balance),
+        epsilon=[] if balance is None else epsilons_shown(budget, balance),
+        partition_count=len(accounts) if is_partitioned else None,
+    )
+
+
+def _whole(dataset: Dataset, record: Record) -> list[Account]:
+    """Return the dataset's own account, which every entry states, if it has one."""
+    own = chain.accounts_of(record).get(AccountKey(dataset.id))
+    return [] if own is None else [own]
+
+
+def _balance(accounts: Collection[Account]) -> Balance | None:
+    """Return what accounts of one budget amount to: in each quantity the most counts."""
+    if not accounts:
+        return None
+    return Balance(
+        limit=reduce(Amount.most, (account.limit for account in accounts)),
+        spent=reduce(Amount.most, (account.spent for account in accounts)),
+        held=reduce(Amount.most, (account.held for account in accounts)),
+        remaining=reduce(Amount.least, (account.limit - account.held - account.spent for account in accounts)),
+    )
+
+
+def _partitions(reading: Reading, dataset: Dataset, seq: int) -> list[Account]:
+    """Return the accounts of all partitions that there were: each as the newest entry states it that touched it."""
+    found: dict[str, Account] = {}
+    count = _partition_count(reading, dataset, seq)
+    for looked_at, entry in enumerate(newest_first(reading, dataset, seq)):
+        if len(found) == count:
+            break
+        if looked_at == LOOKED_AT_MAX:
+            raise InvalidRequest(
+                (
+                    f"at: some partitions were last charged more than {LOOKED_AT_MAX:,} entries before. Make a report"
+                    f" until then: privacy-ledger report {dataset.definition.name} --to TIME"
+                ),
+                field="at",
+            )
+        for key, account in chain.accounts_of(chain.parse(entry.body)).items():
+            if key.partition is not None and key.project is None and key.principal_id is None:
+                found.setdefault(key.partition, account)
+    return list(found.values())
+
+
+def newest_first(reading: Reading, dataset: Dataset, seq: int) -> Iterator[Entry]:
+    """Yield the entries from this one back to the first."""
+    while seq > 0:
+        entries = reading.journals.before(dataset.id, before=seq + 1, limit=AT_ONCE)
+        yield from entries
+        seq = entries[-1].seq - 1 if entries else 0
+
+
+def _partition_count(reading: Reading, dataset: Dataset, seq: int) -> int:
+    """Return how many partitions there were: those of now, without those that were added later."""
+    count = reading.accounts.partition_counts([dataset.id]).get(dataset.id, 0)
+    for added in reading.journals.seqs_of_kinds(dataset.id, ["partitions-added"]):
+        entry = reading.journals.at(dataset.id, added) if added > seq else None
+        if entry is not None:
+            count -= len(chain.parse(entry.body)["names"])
+    return count
+
+
+def _budget(reading: Reading, dataset: Dataset, seq: int) -> dict[str, Any] | None:
+    """Return the budget that was in force."""
+    set_at = max(
+        (at for at in reading.journals.seqs_of_kinds(dataset.id, ["dataset-registered", "budget-set"]) if at <= seq),
+        default=None,
+    )
+    entry = None if set_at is None else reading.journals.at(dataset.id, set_at)
+    return None if entry is None else chain.parse(entry.body)["budget"]

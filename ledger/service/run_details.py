@@ -1,0 +1,148 @@
+"""One run with everything that is known of it: why it was refused, and what stewards proposed about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Final
+from uuid import UUID
+
+from ledger.accounting.budgets import report_deltas
+from ledger.accounting.display import Point, show_epsilons
+from ledger.core.amounts import ZERO, Amount, Quantity, timestamp
+from ledger.core.datasets import Account
+from ledger.core.entries import Record
+from ledger.core.journal import chain
+from ledger.core.people import Actor, Proposal
+from ledger.core.runs import Run
+from ledger.service import answers
+from ledger.service.shapes.runs import EpsilonsOfRefusal, RefusedBy, RunInFull, RunProposalShown, RunShown
+from ledger.service.two_people import state_of
+from ledger.signer.receipts import ParsedEntry
+from ledger.store import Reading
+from ledger.store.runs import Decided
+
+REFUSED_BY_MAX: Final = 100
+"""How many accounts that bound are listed: a run may charge thousands of partitions."""
+
+
+def in_full(
+    reading: Reading, runs: Sequence[tuple[Run, RunShown]], places: Mapping[UUID, Sequence[Decided]]
+) -> dict[UUID, RunInFull]:
+    """Return these runs with all that is known of them. places: where each was decided. The number of statements does
+    not depend on how many they are."""
+    # Only a run that was started can wait for a second steward.
+    started = [run.id for run, _ in runs if run.started_us is not None]
+    dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}
+    proposals = reading.proposals.about_runs(dataset_ids, started) if started else []
+    refused = _refused(reading, [run.id for run, _ in runs if run.state == "refused"])
+    now_us = reading.now_us()
+    return {
+        run.id: {
+            **shown,
+            "datasets": [
+                {"name": place.dataset, "seq": place.seq, "hash": place.hash.hex()} for place in places[run.id]
+            ],
+            "refused_by": refused[run.id][0] if run.id in refused else None,
+            "refused_by_count": refused[run.id][1] if run.id in refused else None,
+            "proposals": [_proposal(proposal, now_us) for proposal in proposals if proposal.run_id == run.id],
+        }
+        for run, shown in runs
+    }
+
+
+def for_actor(actor: Actor, shown: RunInFull) -> RunInFull:
+    """Return a run without the amounts of datasets that the actor does not see."""
+    refused_by = shown["refused_by"]
+    if refused_by is None or all(actor.sees(item["name"]) for item in refused_by):
+        return shown
+    return {**shown, "refused_by": [item if actor.sees(item["name"]) else _hidden(item) for item in refused_by]}
+
+
+def _hidden(item: RefusedBy) -> RefusedBy:
+    return {**item, "remaining": None, "limit": None, "share_requested": None, "share_remaining": None, "epsilon": []}
+
+
+def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
+    return RunProposalShown(
+        id=str(proposal.id),
+        what=proposal.kind,
+        by=proposal.body["by"],
+        at=timestamp(proposal.created_us),
+        state=state_of(proposal, now_us=now_us),
+        approve_by=timestamp(proposal.expires_us),
+    )
+
+
+# --- why a run was refused -------------------------------------------------------------------------------------------
+
+
+def _refused(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, tuple[list[RefusedBy], int]]:
+    """Return the accounts in which refused runs did not fit, the first of them with their numbers, and their count."""
+    if not run_ids:
+        return {}
+    found = {
+        run_id: answers.decisions_of(map(ParsedEntry.parse, entries))
+        for run_id, entries in reading.journals.run_entries(run_ids).items()
+    }
+    names = sorted({entry["dataset"] for decisions in found.values() for entry in decisions})
+    deltas = {
+        dataset.definition.name: report_deltas(dict(dataset.budget or {}))
+        for dataset in reading.datasets.by_names(names)
+    }
+    return {run_id: _refused_by(decisions, deltas) for run_id, decisions in found.items()}
+
+
+def _refused_by(decisions: Sequence[Record], deltas: Mapping[str, Sequence[float]]) -> tuple[list[RefusedBy], int]:
+    """Return what refused one run. The amounts are those of its entries, so they are as they were when it was
+    decided."""
+    cost, needed = Amount.from_facts(decisions[0]["cost"]), answers.needed_of(decisions[0])
+    bound = [
+        (entry["dataset"], *binding)
+        for entry in decisions
+        for binding in answers.bound_by(chain.accounts_of(entry).values(), cost, needed)
+    ]
+    listed = bound[:REFUSED_BY_MAX]
+    epsilons = show_epsilons(
+        point for name, account, asked, _ in listed for point in _points(account, asked, deltas[name])
+    )
+    return [_by(*item, deltas[item[0]], epsilons) for item in listed], len(bound)
+
+
+def _points(account: Account, asked: Amount, deltas: Sequence[float]) -> Iterable[Point]:
+    """Return the amounts whose epsilons are shown."""
+    for amount in (asked, account.remaining.most(ZERO), account.limit):
+        for at_delta in deltas:
+            yield amount, at_delta
+
+
+def _by(
+    name: str,
+    account: Account,
+    asked: Amount,
+    quantity: Quantity,
+    deltas: Sequence[float],
+    epsilons: Mapping[Point, float | None],
+) -> RefusedBy:
+    left = account.remaining.most(ZERO)
+    binding = answers.binding_of(name, account, asked, quantity)
+    return RefusedBy(
+        **binding,
+        share_requested=_share(asked, account.limit, quantity),
+        share_remaining=_share(left, account.limit, quantity),
+        epsilon=[
+            EpsilonsOfRefusal(
+                delta=at_delta,
+                requested=epsilons[asked, at_delta],
+                remaining=epsilons[left, at_delta],
+                limit=epsilons[account.limit, at_delta],
+            )
+            for at_delta in deltas
+        ],
+    )
+
+
+def _share(part: Amount, whole: Amount, quantity: Quantity) -> float | None:
+    """Return which part of a limit an amount is, in the unit that adds up; None of a limit that is zero."""
+    digits = "mu_sq_pico" if quantity == "mu" else "delta_atto"
+    limit = getattr(whole, digits)
+    return getattr(part, digits) / limit if limit else None

@@ -1,0 +1,192 @@
+"""Who and what a budget was spent on, by the balances that entries state.
+
+Each entry states the balances of the accounts that it changed, so the difference between two of them is what the run
+between them spent or held. These differences add up to the balance exactly, in integers, whatever a settlement, an
+overrun or a void did: mu² adds up, epsilon does not.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any, Final, Literal
+from uuid import UUID
+
+from ledger.accounting.display import show_amount
+from ledger.core.amounts import ZERO, Amount
+from ledger.core.datasets import Account, AccountKey, Dataset
+from ledger.core.entries import Record
+from ledger.core.journal import chain
+from ledger.errors import InvalidRequest
+from ledger.service.past import newest_first
+from ledger.service.shapes.datasets import SpendingGroup, SpendingPart, SpendingShown
+from ledger.store import Reading
+
+ENTRIES_MAX: Final = 5_000
+"""How many of the newest entries are read; what was spent before is one row."""
+GROUPS_MAX: Final = 100
+By = Literal["person", "project", "month", "label"]
+_Key = tuple[str | None, str | None]
+"""What a group is called, and the principal if it is a person's."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What a group spent and holds, and its number of runs."""
+
+    spent: Amount = ZERO
+    held: Amount = ZERO
+    runs: int = 0
+
+    def __add__(self, other: _Part) -> _Part:
+        return _Part(self.spent + other.spent, self.held + other.held, self.runs + other.runs)
+
+    @property
+    def taken(self) -> Amount:
+        return self.spent + self.held
+
+
+def spending(reading: Reading, dataset: Dataset, *, by: By, label: str | None, partition: str | None) -> SpendingShown:
+    """Return what each group spent of a dataset's own budget, or of a partition's. Raises InvalidRequest."""
+    # Amounts are texts of digits. No other number is used here, so none need be exact: that takes a tenth of the time.
+    key = _account_key(dataset, by=by, label=label, partition=partition)
+    entries = [json.loads(entry.body) for entry in islice(newest_first(reading, dataset, dataset.seq), ENTRIES_MAX)][
+        ::-1
+    ]
+    earlier, changes, last, since_seq = _changes(entries, key)
+    if last is None:
+        raise InvalidRequest(
+            f"partition: no entry among the newest {ENTRIES_MAX:,} charges it, so nothing is known of it here",
+            field="partition",
+        )
+    decisions = {
+        UUID(entry["run"]): entry for entry in entries if entry["kind"] == "run-approved" and entry["seq"] >= since_seq
+    }
+    requests = _requests(reading, [run for run in changes if run in decisions], decisions) if by == "label" else {}
+    groups: dict[_Key, _Part] = {}
+    for run, part in changes.items():
+        if run not in decisions:  # it was approved before
+            earlier += replace(part, runs=0)
+        elif part.taken != ZERO:
+            name = _group(by, label, decisions[run], requests.get(run, {}))
+            groups[name] = groups.get(name, _Part()) + replace(part, runs=1)
+    return _shown(dataset, by, label, partition, last, groups, earlier, since_seq)
+
+
+def _account_key(dataset: Dataset, *, by: By, label: str | None, partition: str | None) -> AccountKey:
+    if (by == "label") != (label is not None):
+        raise InvalidRequest("label: goes with by=label: name the label whose values are the groups", field="label")
+    if dataset.limit is None:
+        roots = "the datasets that it is derived from"
+        raise InvalidRequest(f"dataset: has no budget of its own; ask for the spending of {roots}", field="dataset")
+    if dataset.definition.is_partitioned and partition is None:
+        raise InvalidRequest(
+            "partition: each partition has a budget of its own; name one of GET /v1/datasets/NAME/partitions",
+            field="partition",
+        )
+    if partition is not None and not dataset.definition.is_partitioned:
+        raise InvalidRequest("partition: this dataset has no partitions; leave it out", field="partition")
+    return AccountKey(dataset.id, partition)
+
+
+def _changes(entries: Sequence[Record], key: AccountKey) -> tuple[_Part, dict[UUID, _Part], Account | None, int]:
+    """Return what was spent until the first of these entries that states the account, what each run changed since, the
+    account as it is now, and the number of the first entry whose change is known."""
+    before: Account | None = None
+    earlier, since_seq = _Part(), 1
+    changes: dict[UUID, _Part] = {}
+    for entry in entries:
+        account = chain.accounts_of(entry).get(key)
+        if account is None:
+            continue
+        if before is None and entry["seq"] > 1 and entry["kind"] != "partitions-added":
+            earlier, since_seq = _Part(account.spent, account.held), entry["seq"] + 1
+        else:
+            spent, held = (ZERO, ZERO) if before is None else (before.spent, before.held)
+            change = _Part(account.spent - spent, account.held - held)
+            if "run" in entry:
+                run = UUID(entry["run"])
+                changes[run] = changes.get(run, _Part()) + change
+            else:
+                earlier += change
+        before = account
+    return earlier, changes, before, since_seq
+
+
+def _requests(
+    reading: Reading, run_ids: Sequence[UUID], decisions: Mapping[UUID, Record]
+) -> dict[UUID, Mapping[str, Any]]:
+    """Return the requests of these runs. That of a run that names another dataset first is in that one's journal."""
+    requests = {run: decisions[run]["request"] for run in run_ids if "request" in decisions[run]}
+    missing = [run for run in run_ids if run not in requests]
+    while missing:
+        found = reading.journals.first_entries(missing)
+        for run, sealed in found.items():
+            records = (chain.parse(entry.body) for entry in sealed if entry.kind == "run-approved")
+            requests[run] = next((record.get("request", {}) for record in records), {})
+        missing = missing[len(found) :]
+    return requests
+
+
+def _group(by: By, label: str | None, decision: Record, request: Mapping[str, Any]) -> _Key:
+    match by:
+        case "person":
+            return decision["actor"]["name"], decision["actor"]["principal"]
+        case "project":
+            return decision.get("project"), None
+        case "month":
+            return decision["at"][:7], None
+        case _:
+            return (request.get("labels") or {}).get(label), None
+
+
+# --- how it is shown -------------------------------------------------------------------------------------------------
+
+
+def _shown(
+    dataset: Dataset,
+    by: By,
+    label: str | None,
+    partition: str | None,
+    account: Account,
+    groups: Mapping[_Key, _Part],
+    earlier: _Part,
+    since_seq: int,
+) -> SpendingShown:
+    limit = account.limit
+    ranked = sorted(groups.items(), key=lambda item: (-item[1].taken.mu_sq_pico, str(item[0])))
+    rest = [part for _, part in ranked[GROUPS_MAX:]]
+    return SpendingShown(
+        dataset=dataset.definition.name,
+        partition=partition,
+        by=by,
+        label=label,
+        seq=dataset.seq,
+        limit=show_amount(limit),
+        groups=[
+            SpendingGroup(name=name, principal=principal, **_part(part, limit))
+            for (name, principal), part in ranked[:GROUPS_MAX]
+        ],
+        rest=_part(_sum(rest), limit) if rest else None,
+        rest_count=len(rest),
+        earlier=_part(earlier, limit) if earlier.taken != ZERO else None,
+        since_seq=since_seq,
+        total=_part(_Part(account.spent, account.held, _sum(groups.values()).runs), limit),
+    )
+
+
+def _sum(parts: Iterable[_Part]) -> _Part:
+    return sum(parts, start=_Part())
+
+
+def _part(part: _Part, limit: Amount) -> SpendingPart:
+    taken = part.taken
+    return SpendingPart(
+        runs=part.runs,
+        spent=show_amount(part.spent),
+        held=show_amount(part.held),
+        percent=100 * taken.mu_sq_pico / limit.mu_sq_pico if limit.mu_sq_pico else None,
+        percent_of_delta=100 * taken.delta_atto / limit.delta_atto if limit.delta_atto else None,
+    )
