@@ -30,6 +30,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from ledger import mistakes
 from ledger.addresses import is_loopback
 from ledger.core.people import Actor, Role
 from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
@@ -201,7 +202,7 @@ def configuration(path: Path) -> Configuration:
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error.detail}") from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {mistakes.message(item)}" for item in error.errors())
         raise Misconfigured(f"{path}: {wrong}") from None
     except (ValueError, RecursionError):
         raise Misconfigured(f"{path} is not JSON") from None

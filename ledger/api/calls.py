@@ -33,7 +33,7 @@ from ledger.core.people import Actor, Consent
 from ledger.errors import LedgerError
 from ledger.service import presence
 from ledger.service.asking import canonical, kind_of
-from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
+from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest, as_kept
 
 BODIES_MAX: Final = 1_024
 BODY_BYTES_MAX: Final = 2_048
@@ -254,10 +254,11 @@ class Calls:
         if known is not None:
             return known
         sent, model = await aside(served, caller, partial(read_body, raw, annotation), size=len(raw))
+        kept = as_kept(sent, model) if isinstance(model, RunRequest) else sent
         if len(raw) > BODY_BYTES_MAX or isinstance(model, Unfit):
-            return _Body(sent, model, len(raw))
+            return _Body(kept, model, len(raw))
         is_run = annotation is RunRequest
-        read = _Body(sent, model, len(raw), *((canonical(sent), kind_of(sent)) if is_run else ()))
+        read = _Body(kept, model, len(raw), *((canonical(kept), kind_of(kept)) if is_run else ()))
         self._bodies[annotation, raw] = read
         return read
 

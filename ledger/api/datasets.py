@@ -18,6 +18,7 @@ from ledger.api.gate import (
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
+from ledger.mistakes import NAME_PATTERN
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -26,7 +27,6 @@ from ledger.service.requests.datasets import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.requests.fields import NAME_PATTERN
 from ledger.service.shapes.datasets import (
     DatasetPage,
     DatasetShown,

@@ -14,7 +14,7 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
-from ledger import logs
+from ledger import logs, mistakes
 from ledger.accounting.display import show_amount
 from ledger.accounting.mechanisms import ABOUT_TYPE, field_path
 from ledger.api.schemas.common import Problem as ProblemShown
@@ -127,7 +127,9 @@ def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Pr
 
 def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
     """Return Pydantic's findings about a request as one error that names every field."""
-    items = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
+    # An unknown field first: it is often the required one under another name.
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
+    items = [{"field": _field(error), "message": mistakes.message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
     first = items[0]
     in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in items)
     kind = InvalidMechanism if in_mechanism else InvalidRequest
@@ -161,22 +163,6 @@ def _field(error: dict[str, Any]) -> str:
         rest.append("type")
     path = field_path(tuple(rest)) if part == "body" else ".".join(map(str, rest))
     return path or str(part)
-
-
-def _message(error: dict[str, Any]) -> str:
-    match error["type"]:
-        case "extra_forbidden":
-            return "is not a field of this request; remove it or check its spelling"
-        case "missing":
-            return "is required"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be an object"
-        case "union_tag_not_found":
-            return "is required: it names the kind"
-        case "union_tag_invalid":
-            return f"must be one of {error['ctx']['expected_tags']}"
-        case _:
-            return str(error["msg"])
 
 
 def _no_such_call(request: Request) -> Problem:

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ledger import mistakes
 from ledger.accounting.mechanisms.approximate_dp import ApproximateDp
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.mechanisms.composed import Composed
@@ -73,9 +74,9 @@ def parse(declared: Any) -> AnyMechanism:
     try:
         return _ADAPTER.validate_python(declared)
     except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        first = next(iter(mistakes.described(error.errors(include_url=False)[:1], Mechanism)))
         field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
-        raise InvalidMechanism(f"{field}: {first['msg']}", field=field) from error
+        raise InvalidMechanism(f"{field}: {mistakes.message(first)}", field=field) from error
 
 
 def recorded(declared: Any) -> AnyMechanism:
