@@ -25,6 +25,7 @@ from ledger.api import runs
 from ledger.api.done import answered
 from ledger.api.gate import Allowed
 from ledger.api.limits import Shares, in_pieces
+from ledger.api.meant import with_meant
 from ledger.api.middleware import Recogniser
 from ledger.api.problems import Json, Unfit, of_error, of_exception, of_validation
 from ledger.api.routing import aside, read_body
@@ -241,6 +242,8 @@ class Calls:
                 raise of_validation(body.model.errors)
             with presence.watched(partial(_left, receive)):
                 return await call.answer(_Asked(served, actor, name, headers, body))
+        except LedgerError as error:
+            return of_error(await with_meant(error, served.services, caller))
         except Exception as error:
             return of_exception(error)
         finally:

@@ -47,7 +47,7 @@ class Keys:
         def rotate(writing: Writing, now_us: int) -> Key:
             old = _key(writing, key_id)
             if not old.is_live(now_us):
-                raise RunState("The key was revoked or has expired. Make a new one.", state="ended")
+                raise RunState("The key was revoked or has expired. POST /v1/keys makes a new one.", state="ended")
             key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
             writing.keys.add(key, keys.digest_of(secret))
             writing.keys.expire(old.id, at_us=now_us + overlap_us)
