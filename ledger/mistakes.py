@@ -50,9 +50,9 @@ def _unknown_field(error: Error) -> str:
     name = str(error["loc"][-1])
     known = [field for field in error.get("known") or () if field != name]
     if meant := nearest(name, known):
-        return f"is not a field of this request. Did you mean {meant}?"
-    more = f"; its fields here are {listed(known)}" if known else ""
-    return f"is not a field of this request; remove it or check its spelling{more}"
+        return f"is not a field here. Did you mean {meant}?"
+    more = f"; the fields are {listed(known)}" if known else ""
+    return f"is not a field here; remove it or check its spelling{more}"
 
 
 def _not_a_choice(error: Error) -> str:

@@ -291,7 +291,7 @@ def test_an_unknown_field_comes_first() -> None:
     _, found = read_body(json.dumps(body).encode(), RunRequest)
     assert isinstance(found, Unfit)
     assert of_validation(found.errors).detail == (
-        "mechanism.sigma: is not a field of this request. Did you mean noise_multiplier?"
+        "mechanism.sigma: is not a field here. Did you mean noise_multiplier?"
     )
 
 

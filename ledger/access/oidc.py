@@ -202,7 +202,8 @@ def configuration(path: Path) -> Configuration:
     except Misconfigured as error:
         raise Misconfigured(f"{path}: {error.detail}") from None
     except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {mistakes.message(item)}" for item in error.errors())
+        found = mistakes.described(error.errors(include_url=False, include_input=False), Configuration)
+        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {mistakes.message(item)}" for item in found)
         raise Misconfigured(f"{path}: {wrong}") from None
     except (ValueError, RecursionError):
         raise Misconfigured(f"{path} is not JSON") from None

@@ -8,7 +8,7 @@ import typer
 
 from ledger.cli import show
 from ledger.cli.options import DatasetName, Json, Reason
-from ledger.cli.server_call import print_answer, server
+from ledger.cli.server_call import first, print_answer, server
 from ledger.errors import InvalidRequest
 
 alerting_app = typer.Typer(no_args_is_help=True, help="Which alerts your tenant raises, and where they are sent.")
@@ -31,7 +31,7 @@ def alerts(
     """List your tenant's alerts, and whether they were delivered."""
     with server() as ledger:
         listing = ledger.alerts(kind=kind, dataset=dataset, state=state)
-        newest = [item for _, item in zip(range(limit), listing, strict=False)]
+        newest = first(listing, limit)
     print_answer(newest, as_json, show.alerts.alerts)
 
 

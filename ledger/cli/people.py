@@ -9,7 +9,7 @@ import typer
 
 from ledger.cli import secrets, show
 from ledger.cli.options import Json, KeyId, ProposalId, Reason, given_fields
-from ledger.cli.server_call import print_answer, server
+from ledger.cli.server_call import first, print_answer, server
 from ledger.cli.show import console
 
 tenant_app = typer.Typer(no_args_is_help=True, help="Tenants. Needs the operator's key.")
@@ -152,7 +152,7 @@ def proposal_list(
 ) -> None:
     """List proposals and their states."""
     with server() as ledger:
-        newest = [item for _, item in zip(range(limit), ledger.proposals(state=state), strict=False)]
+        newest = first(ledger.proposals(state=state), limit)
     print_answer(newest, as_json, show.people.proposals)
 
 

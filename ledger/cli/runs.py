@@ -30,7 +30,7 @@ from ledger.cli.options import (
     parsed_object,
     uses_of,
 )
-from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.cli.server_call import after_command, first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.client.runs import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
@@ -153,7 +153,8 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
 
 def _suggestion(field: str, value: Any) -> str:
     """Return the request to paste: the command that was typed, with one parameter changed so that it fits."""
-    words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
+    before, typed = after_command(sys.argv[1:])
+    words = [*before, "request", *(word for word in typed if word != "--json")]
     option = option_of(field)
     kept: list[str] = []
     skip = False
@@ -274,7 +275,7 @@ def runs(
     """List runs."""
     filters = given_fields(dataset=dataset, state=state, project=project, overdue=overdue or None)
     with server() as ledger:
-        newest = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
+        newest = first(ledger.runs(**filters), limit)
     print_answer(newest, as_json, show.runs.runs)
 
 

@@ -238,9 +238,7 @@ class Runs:
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
         if run.is_reported:
-            raise run_state(
-                run, "It reported a number that a steward must confirm or correct, so that no job may begin."
-            )
+            raise run_state(run, "It reported a number that a steward must confirm or correct, and has no receipt.")
         if run.state not in ("held", "started"):
             raise _no_receipt(run)
         decisions = answers.decisions_of(entries)

@@ -106,8 +106,8 @@ def lying(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termi
             return httpx.Response(got.status_code, json=hostile(got.json()))
 
         class Lied(Ledger):
-            def __init__(self, **options: Any) -> None:
-                super().__init__(**options, transport=httpx.MockTransport(answer))
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options, transport=httpx.MockTransport(answer))
 
         monkeypatch.setattr("ledger.client.Ledger", Lied)
         yield terminal
