@@ -4,6 +4,7 @@
     signing      the signing key and its file: signing-key
     login        store a server and its key: login, logout
     profiles     where the server is, and with which key
+    completion   complete names in the shell
     failing      errors: how they are printed, and their exit statuses
     people       calls about people: whoami, tenant, key, policy, proposal
     datasets     calls about datasets: dataset

@@ -1,7 +1,7 @@
 """Errors on the command line: how they are printed, and which exit status they have.
 
-With --json, an error is a problem of RFC 9457 on standard output, with the same members whoever found it: the server,
-or this program.
+With --json, an error is a problem of RFC 9457 on standard output: errors of the server and of this program have the
+same members.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
+from ledger.cli import completion
 from ledger.cli.options import given_fields, number_option, optional_object
 from ledger.client.mechanisms import BY_TYPE, Composed
 from ledger.errors import InvalidRequest
@@ -63,7 +64,9 @@ def _declared(type_: str, whole: str | None, **options: Any) -> dict[str, Any]:
 
 def _options() -> Iterator[inspect.Parameter]:
     types = f"The kind of mechanism: {TYPES[0]} (the default), {', '.join(TYPES[1:-1])} or {TYPES[-1]}."
-    yield _parameter("type_", str, typer.Option("--type", help=types), default=TYPES[0])
+    yield _parameter(
+        "type_", str, typer.Option("--type", help=types, autocompletion=completion.mechanism_type), default=TYPES[0]
+    )
     descriptions: dict[str, tuple[Any, str]] = {}
     users: dict[str, list[str]] = {}
     for type_ in TYPES:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ledger.cli import show
+from ledger.cli import completion, show
 from ledger.cli.mechanism import option_of, takes_mechanism
 from ledger.cli.options import (
     Json,
@@ -261,9 +261,14 @@ def void(
 
 
 def runs(
-    dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only of this dataset.", autocompletion=completion.dataset)
+    ] = None,
     state: Annotated[
-        str | None, typer.Option(help="Only in this state: held, started, settled, voided or refused.")
+        str | None,
+        typer.Option(
+            help="Only in this state: held, started, settled, voided or refused.", autocompletion=completion.run_state
+        ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
     overdue: Annotated[

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -317,10 +318,41 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
         assert [item["name"] for item in terminal("dataset list --json").json["items"]] == ["a"]
         denied = terminal("tenant create new")
         assert (denied.status, "operator" in denied.err) == (4, True)
-    assert terminal(f"key revoke {made['id']} --json").json == {"id": made["id"], "revoked": True}
+    assert terminal("key revoke ci --json").json == {"id": made["id"], "revoked": True}
     with monkeypatch.context() as revoked:
         revoked.setenv("LEDGER_KEY", made["secret"])
-        assert terminal("dataset list").status == 4
+        ended = terminal("dataset list")
+        assert (ended.status, f"Its id is {made['id']}." in ended.err) == (4, True)
+
+
+def test_keys_by_name_and_those_that_nobody_uses(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a key is found by its name if that is unique among valid keys, and keys that nobody uses are listed.
+
+    Method: one key, two of one name, a name that nobody has; the clock of the command line is moved on."""
+    made = terminal("key create ci --role auditor --output -")
+    assert re.search(r"id\s+[0-9a-f-]{36}\n\s*datasets\s+all", made.out)
+    limited = terminal("key create team --role requester --dataset a --json")
+    assert (limited.status, "'a'" in limited.json["detail"]) == (2, True)
+    rotated = terminal("key rotate ci --overlap PT0S --json").json
+    assert rotated["name"] == "ci"
+    assert terminal("key rotate ci --overlap PT1H --json").json["principal"] == rotated["principal"]
+    several = terminal("key revoke ci --json")
+    assert (several.status, len(several.json["ids"])) == (2, 2)
+    nobody = terminal("key revoke nobody")
+    assert (nobody.status, "privacy-ledger key list" in nobody.err) == (5, True)
+    assert terminal("key list --unused 1d --json").json["items"] == []
+    assert terminal("key list --unused soon").status == 2
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return datetime.now(tz) + timedelta(days=2)
+
+    monkeypatch.setattr("ledger.cli.people.datetime", Later)
+    unused = terminal("key list --unused 1d --json").json["items"]
+    # The key that expired at once, and the one that expires within an hour, are not valid two days later.
+    assert [key["name"] for key in unused] == ["admin", "ci"]
+    assert terminal("key list --unused 3d --json").json["items"] == []
 
 
 def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -562,15 +594,16 @@ def test_verify_asks_for_keys(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_every_example_of_help_is_a_command_that_can_be_typed() -> None:
-    """Goal: the example under a command's help is this command, with arguments and options that it has. Method: each is
-    parsed as the command line parses it, and not run."""
+    """Goal: every command has an example under its help, which is this command, with arguments and options that it has.
+    Method: each is parsed as the command line parses it, and not run."""
     examples = 0
     groups = [typer.main.get_command(cli.app)]
     while groups:
         for command in groups.pop().commands.values():  # type: ignore[attr-defined]
             if hasattr(command, "commands"):
                 groups.append(command)
-            elif command.epilog is not None:
+            else:
+                assert command.epilog is not None, f"{command.name} has no example"
                 words = shlex.split(command.epilog.removeprefix("Example: privacy-ledger "))
                 named = typer.main.get_command(cli.app)
                 while hasattr(named, "commands"):
@@ -578,4 +611,4 @@ def test_every_example_of_help_is_a_command_that_can_be_typed() -> None:
                 assert (named.name, named.help) == (command.name, command.help)
                 assert named.make_context(named.name, words).params
                 examples += 1
-    assert examples >= 20
+    assert examples >= 60
