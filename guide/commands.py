@@ -37,8 +37,8 @@ def page() -> str:
 Commands ask the server at `LEDGER_URL` with the key in `LEDGER_KEY`, or those of a
 [profile](../how-to/keys.md#log-in) that `{PROGRAM} login` stored. `--profile`, `--url` and `--key-file` come before the
 command: `{PROGRAM} --profile work runs`. `serve`, `init`, `migrate`, `check` and `signing-key` work on the database and
-its key file, with the [settings](settings.md) of the server. `verify`, `receipt verify`, `proof verify`, `recompute` and
-`registry` read files and ask nobody.
+its key file, with the [settings](settings.md) of the server. `verify`, `receipt verify`, `proof verify`, `recompute`
+and `registry` read files and ask nobody.
 
 `--help` prints what is on this page. `--json` prints JSON for scripts: an object; a list as
 `{{"items": […], "more": false}}`; an error as a problem (`type`, `title`, `code`, `detail` and its facts) on standard

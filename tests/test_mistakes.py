@@ -79,7 +79,7 @@ def test_every_kind_of_error_has_words_of_its_own(kind: str) -> None:
 def test_the_kinds_are_those_of_pydantic() -> None:
     """Goal: the list of kinds is the library's, not ours. Method: make some of them with it."""
     for kind in ("string_too_short", "literal_error", "missing", "greater_than_equal"):
-        assert PydanticKnownError(kind, CONTEXT).message()  # type: ignore[arg-type]
+        assert PydanticKnownError(kind, CONTEXT).message()
 
 
 # --- every field of every request ------------------------------------------------------------------------------------
@@ -192,7 +192,7 @@ def _requests() -> list[tuple[Any, list[Any]]]:
     for route in declared_routes():
         if not isinstance(route, Route) or route.body_field is None:
             continue
-        annotation = route.body_field.field_info.annotation
+        annotation: Any = route.body_field.field_info.annotation
         schema = TypeAdapter(annotation).json_schema()
         name = next((one.__name__ for one in mistakes._alternatives(annotation) if hasattr(one, "model_fields")), "")
         examples = WHOLE.get(name) or [schema["example"]] if "example" in schema else WHOLE.get(name, [{}])

@@ -80,7 +80,7 @@ _TO_THE_HOLDER: Final[Mapping[str, str]] = {
     "claims": "a claim is missing or has a wrong form: {detail}.",
     "rules": "no rule of this ledger admits it: {detail}. Ask the operator of the ledger.",
 }
-"""What the holder of a signed token is told. Rules are named by the claims that differ, never by what they require."""
+"""What the holder of a signed token gets. Rules are named by the claims that differ, never by what they require."""
 RULES_NAMED_MAX: Final = 10
 
 _KEY_TYPES: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}

@@ -157,6 +157,7 @@ def test_scalar_labels_become_texts(ledger: Ledger) -> None:
     item = {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}, "labels": sent}
     results = ledger.post("/v1/runs/batch", {"runs": [{**item, "idempotency_key": "b"}]}).json()["results"]
     assert ledger.get(f"/v1/runs/{results[0]['run']['id']}").json()["request"]["labels"] == kept
+    wrong: Any
     for wrong in (None, [], {}, {"a": 1}):
         problem = ledger.ask(labels={"x": wrong}).json()
         assert problem["detail"] == "labels.x: must be a text, a number, true or false"

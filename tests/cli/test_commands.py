@@ -345,7 +345,7 @@ def test_keys_by_name_and_those_that_nobody_uses(terminal: Terminal, monkeypatch
 
     class Later(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
+        def now(cls, tz: Any = None) -> Any:
             return datetime.now(tz) + timedelta(days=2)
 
     monkeypatch.setattr("ledger.cli.people.datetime", Later)

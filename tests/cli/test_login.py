@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger import __version__, cli
+from ledger import __version__
 from ledger.cli import failing, profiles
 from ledger.cli.profiles import Profile
+from ledger.errors import LedgerError
 from tests.kit.driver import Terminal
 
 
@@ -103,10 +104,10 @@ def test_who_wins(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert chosen() == work
     assert chosen(key_file=key_file) == Profile(profiles.URL, "pbl_file")
     assert chosen(url="https://work.example/") == Profile("https://work.example/", "pbl_work")
-    with pytest.raises(cli.LedgerError, match=r"is for https://work\.example"):
+    with pytest.raises(LedgerError, match=r"is for https://work\.example"):
         chosen(url="https://other.example")
     monkeypatch.setenv("LEDGER_URL", "https://other.example")
-    with pytest.raises(cli.LedgerError, match=r"is for https://work\.example"):
+    with pytest.raises(LedgerError, match=r"is for https://work\.example"):
         chosen()
     monkeypatch.setenv("LEDGER_KEY", "pbl_env")
     assert chosen() == Profile("https://other.example", "pbl_env")
@@ -121,15 +122,15 @@ def test_a_file_that_others_can_open_is_not_read(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     file = profiles.keep("default", Profile("https://a.example", "pbl_a"))
     file.chmod(0o640)
-    with pytest.raises(cli.LedgerError, match="chmod 600"):
+    with pytest.raises(LedgerError, match="chmod 600"):
         profiles.read("default")
     file.chmod(0o600)
     for wrong in ("", "[]", '{"profiles": {"a": {}}}', '{"profiles": []}'):
         file.write_text(wrong)
-        with pytest.raises(cli.LedgerError, match="is damaged"):
+        with pytest.raises(LedgerError, match="is damaged"):
             profiles.read("default")
     file.unlink()
-    with pytest.raises(cli.LedgerError, match="is not a name"):
+    with pytest.raises(LedgerError, match="is not a name"):
         profiles.keep("../x", Profile("https://a.example", "pbl_a"))
 
 
@@ -172,8 +173,8 @@ def test_every_failure_has_its_status_and_one_shape(
         assert {"title", "detail"} <= set(said.json)
     assert {status for _, status, _ in STATUSES} == set(failing.STATUSES) - {0}
     assert "Did you mean --noise-multiplier?" in terminal("request a --sigma 5").err
-    told = " ".join(terminal("--help").out.split())
-    assert all(f"{status} {text.split()[0]}" in told for status, text in failing.STATUSES.items())
+    help_ = " ".join(terminal("--help").out.split())
+    assert all(f"{status} {text.split()[0]}" in help_ for status, text in failing.STATUSES.items())
 
 
 def test_lists_say_when_there_is_more(terminal: Terminal) -> None:

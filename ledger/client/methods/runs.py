@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from ledger.client import calls
-from ledger.client.calls import listed, send
+from ledger.client.calls import Label, listed, send
 from ledger.client.mechanisms import AnyMechanism, Number, planned_steps
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
 from ledger.client.runs import Plan
@@ -25,7 +25,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         segments: int | None = None,
         project: str | None = None,
         purpose: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Label] | None = None,
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
@@ -94,7 +94,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         segments: int | None = None,
         project: str | None = None,
         purpose: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Label] | None = None,
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
