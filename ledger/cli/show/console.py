@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -192,7 +192,7 @@ def receiving(what: str, file: BinaryIO, *, quiet: bool) -> Iterator[Received]:
     if quiet or not sys.stderr.isatty():
         yield Received(file, lambda _: None)
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), TimeElapsedColumn())
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), FileSizeColumn(), TimeElapsedColumn())
     with Progress(*columns, console=err, transient=True) as display:
         task = display.add_task(what, total=None)
         yield Received(file, lambda size: display.advance(task, size))

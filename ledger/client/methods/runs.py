@@ -202,8 +202,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         >>> try:
         ...     ledger.confirm(asked["id"], reason="the log has every step")
         ... except RunState as error:
-        ...     print(error.detail)
-        The run has no reported number that waits for a steward.
+        ...     print(error.facts["state"], error.facts["next"])
+        settled []
         """
         return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
 
