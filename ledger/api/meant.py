@@ -8,7 +8,7 @@ from typing import Any
 from starlette.concurrency import run_in_threadpool
 
 from ledger.core.people import Actor
-from ledger.errors import LedgerError, NotFound
+from ledger.errors import InvalidRequest, LedgerError, NotFound
 from ledger.service.catalogue import no_dataset
 from ledger.service.use_cases import UseCases
 
@@ -21,11 +21,23 @@ async def with_meant(error: LedgerError, services: UseCases, caller: Any) -> Led
     A caller gets the same text for a dataset that does not exist and for one that it may not see, with the same
     suggestion: only names that it sees are compared.
     """
-    if not isinstance(error, NotFound) or error.facts.keys() != {"dataset"} or not isinstance(caller, Actor):
+    if not _is_about_dataset(error) or not isinstance(caller, Actor):
         return error
+    name = error.facts["dataset"]
     try:
-        meant = await run_in_threadpool(services.datasets.meant, caller, error.facts["dataset"])
+        meant = await run_in_threadpool(services.datasets.meant, caller, name)
     except Exception as failure:  # any error: the answer is right without a suggestion
         log.warning("the datasets to suggest could not be read: %s", type(failure).__name__)
         return error
-    return error if meant is None else no_dataset(error.facts["dataset"], meant=meant)
+    if meant is None or meant == name:  # of that name there is one: the error is about something else
+        return error
+    if isinstance(error, NotFound):
+        return no_dataset(name, meant=meant)
+    return InvalidRequest(f"{error.detail} Did you mean {meant}?", **error.facts, did_you_mean=meant)
+
+
+def _is_about_dataset(error: LedgerError) -> bool:
+    """Return whether an error is about the name of a dataset, in a path or among the fields of a request."""
+    if isinstance(error, NotFound):
+        return error.facts.keys() == {"dataset"}
+    return type(error) is InvalidRequest and error.facts.keys() == {"dataset", "field"}

@@ -16,7 +16,6 @@ from ledger.errors import (
     DatasetFrozen,
     Forbidden,
     Internal,
-    JournalBroken,
     LedgerError,
     NotFound,
     Overloaded,
@@ -27,7 +26,7 @@ from ledger.suggest import nearest
 STATUSES: Final = {
     0: "done, or proposed if it takes two people",
     1: "refused, or an export, a database or a receipt that does not hold",
-    2: "wrong usage or input",
+    2: "wrong usage or input; for `recompute`, a file that does not verify",
     3: "nobody answers, or the server or its database is overloaded",
     4: "no valid key, or a key that may not do this",
     5: "no such dataset, run, key, proposal or profile",
@@ -47,7 +46,7 @@ def status_of(error: LedgerError) -> int:
             return 4
         case DatabaseUnusable() | Overloaded() | Internal() | LedgerError(code="unreachable"):
             return 3
-        case Conflict() | JournalBroken():
+        case Conflict():
             return 1
         case _:
             return 2

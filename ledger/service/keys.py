@@ -97,7 +97,7 @@ def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:
     datasets = None if body.datasets is None else tuple(sorted(set(body.datasets)))
     if datasets is not None and (unknown := set(datasets) - writing.datasets.existing_names(datasets)):
         missing = min(unknown)
-        raise InvalidRequest(f"datasets: no dataset is named {missing!r}", field="datasets", dataset=missing)
+        raise InvalidRequest(f"datasets: no dataset is named {missing!r}.", field="datasets", dataset=missing)
     expires_us = None if body.expires_at is None else microseconds(body.expires_at)
     if expires_us is not None and expires_us <= now_us:
         raise InvalidRequest("expires_at: is in the past; give a later time", field="expires_at")

@@ -44,6 +44,14 @@ def test_the_dataset_that_was_meant(ledger: Ledger) -> None:
         assert problem["did_you_mean"] == "mnist"
         assert "Did you mean mnist? GET /v1/datasets lists those" in problem["detail"]
     assert "did_you_mean" not in ledger.get("/v1/datasets/zzz").json()
+    fields = (
+        ledger.post("/v1/keys", {"name": "k", "role": "auditor", "datasets": ["minst"]}),
+        ledger.post("/v1/datasets", {"name": "d", "derived_from": [{"name": "minst", "unit_preserving": True}]}),
+    )
+    for answer in fields:
+        problem = answer.json()
+        assert (problem["code"], problem["did_you_mean"]) == ("invalid-request", "mnist"), problem
+        assert problem["detail"].endswith("Did you mean mnist?")
 
 
 def test_no_dataset_is_suggested_that_a_key_does_not_see(here: Ledger) -> None:
