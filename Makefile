@@ -42,7 +42,7 @@ help: ## List the targets
 install: $(VENV)/installed ## The server in .venv
 
 .PHONY: run
-run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
+run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000; prints what to paste to use it
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
@@ -104,6 +104,7 @@ $(VENV)/made:
 
 # pip takes no editable project together with hashes, so that comes second; what builds it is in the lock file too.
 $(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
+	@echo "Installing into $(VENV). The first time, this takes a minute or two."
 	$(PIP) install --quiet --require-hashes --requirement requirements.lock
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@

@@ -8,7 +8,7 @@ from typing import Any
 from typer.main import get_command
 
 from guide.markdown import anchor, code, codes, sentence, table
-from ledger.cli import app
+from ledger.cli import app, failing
 
 PROGRAM = "privacy-ledger"
 
@@ -31,15 +31,19 @@ def page() -> str:
     """The page: a table of all commands, then each with its arguments and options."""
     every = list(commands())
     rows = ((f"[{code(name)}](#{anchor(name)})", _short(command)) for name, command in every)
+    statuses = "\n".join(f"| {status} | {text} |" for status, text in failing.STATUSES.items())
     text = f"""# Command line
 
-Commands ask the server at `LEDGER_URL` with the key in `LEDGER_KEY`. `serve`, `init`, `migrate`, `check` and
-`signing-key` work on the database and its key file, with the [settings](settings.md) of the server. `verify`,
-`receipt verify`, `proof verify`, `recompute` and `registry` read files and ask nobody.
+Commands ask the server at `LEDGER_URL` with the key in `LEDGER_KEY`, or those of a
+[profile](../how-to/keys.md#log-in) that `{PROGRAM} login` stored. `--profile`, `--url` and `--key-file` come before the
+command: `{PROGRAM} --profile work runs`. `serve`, `init`, `migrate`, `check` and `signing-key` work on the database and
+its key file, with the [settings](settings.md) of the server. `verify`, `receipt verify`, `proof verify`, `recompute`
+and `registry` read files and ask nobody.
 
-`--help` prints what is on this page. `--json` prints JSON for scripts. `{PROGRAM} --install-completion` installs
-completion for your shell. Commands that make a key show it in a terminal, and otherwise [keep it in a
-file](../how-to/keys.md#where-a-new-key-is-shown). A key is [not sent over
+`--help` prints what is on this page. `--json` prints JSON for scripts: an object; a list as
+`{{"items": […], "more": false}}`; an error as a problem (`type`, `title`, `code`, `detail` and its facts) on standard
+output. `{PROGRAM} --install-completion` installs completion for your shell. Commands that make a key show it in a
+terminal, and otherwise [keep it in a file](../how-to/keys.md#where-a-new-key-is-shown). A key is [not sent over
 `http://`](../how-to/keys.md#send-keys-only-over-tls) to another machine.
 
 Control characters, terminal sequences and marks that change the direction of writing are printed escaped (`\\u001b`),
@@ -47,10 +51,7 @@ in answers, errors and `--json`.
 
 | exit status | meaning |
 |---|---|
-| 0 | done, or proposed if it takes two people |
-| 1 | refused, or an export, a database or a receipt that does not hold |
-| 2 | wrong usage or input |
-| 3 | nobody answers at `LEDGER_URL`, or the server is overloaded |
+{statuses}
 
 {table(("command", "does"), rows)}"""
     return text + "".join(f"\n## {code(name)} {{ #{anchor(name)} }}\n\n{_command(command)}" for name, command in every)

@@ -43,6 +43,14 @@ Decide by `code`, and read the facts beside it; `detail` is for people and can c
 429 have `Retry-After`; [Limits](../how-to/limits.md) lists what can cause them. After a 5xx, repeat a request for a
 run with the same `Idempotency-Key`.
 
+Some facts lead on. `did_you_mean` of `not-found` is the dataset that was probably meant, of those that the key sees.
+`next` of `run-state` lists the calls that the run allows now. `run` and `differs` of `idempotency-key-reused` are the
+run that the key stands for, and the fields in which the requests differ. `least` of `budget-below-spent` is the least
+limit that would be enough. `reason` of `unauthenticated` is there for the holder of a
+[key](../how-to/keys.md#when-a-key-is-refused) that ended or a [token](../how-to/tokens.md#when-a-token-is-refused) that
+its issuer signed. The command line prints errors in the same words; its [exit status](commands.md) tells kinds of them
+apart.
+
 {table(("code", "status", "meaning"), rows)}"""
     for name in STATUS:
         text += f"\n## {code(name)} {{ #{name} }}\n\n{_message(name, classes)}\n\n{_calls(document, name)}"

@@ -37,9 +37,9 @@ import inspect
 from functools import partial
 from typing import Any, ClassVar, Final
 
-UNKNOWN_KEY: Final = "That key is unknown, was revoked or has expired."
-"""The message for every key and token that is not valid. It is the same for all reasons: a stranger learns nothing from
-it."""
+UNKNOWN_KEY: Final = "This key or token is unknown, so it opens nothing. Check that you copied all of it."
+"""The message for every key that was never made and every token that no trusted issuer signed. It is the same for all
+reasons: a stranger learns nothing from it."""
 
 
 class LedgerError(Exception):

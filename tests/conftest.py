@@ -198,7 +198,7 @@ def start_server(tmp_path: Path) -> Iterator[Callable[[Settings], Served]]:
 
 @pytest.fixture
 def terminal(
-    database: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    database: Settings, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
 ) -> Iterator[Terminal]:
     """A terminal whose environment leads to a running server, with the first admin's key. The server computes
     nothing in the background meanwhile, so that answers do not depend on how long a test takes."""
@@ -206,6 +206,7 @@ def terminal(
     with serve_here(database.model_copy(update={"watch_seconds": 3600})) as url:
         monkeypatch.setenv("LEDGER_URL", url)
         monkeypatch.setenv("LEDGER_KEY", key)
+        monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))  # no profile of who runs the tests
         for name, value in environment(database).items():
             if name.startswith("LEDGER_"):
                 monkeypatch.setenv(name, value)

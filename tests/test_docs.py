@@ -21,6 +21,7 @@ from packaging.utils import canonicalize_name
 
 from guide import budgets, pages
 from ledger.cli import app as command_line
+from ledger.cli.server_call import after_command
 from tests.accounting import figures
 from tests.kit import walk
 from tests.kit.driver import Terminal
@@ -109,6 +110,7 @@ def test_commands_that_are_only_shown_can_be_typed(page: str) -> None:
     for line in commands_of(ROOT / page):
         command: Any = typer.main.get_command(command_line)
         words = shlex.split(line, comments=True)[1:]
+        words = words[len(after_command(words)[0]) :]  # without the options of all commands
         while hasattr(command, "commands"):
             command = command.commands[words.pop(0)]
         command.make_context(line, words)

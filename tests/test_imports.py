@@ -51,7 +51,19 @@ ONLY_IN: dict[str, set[str]] = {
 }
 
 
-ROOT_MODULES = {"addresses", "errors", "canonical", "encoding", "settings", "logs", "background", "web", "deferred"}
+ROOT_MODULES = {
+    "addresses",
+    "errors",
+    "canonical",
+    "encoding",
+    "settings",
+    "logs",
+    "background",
+    "web",
+    "deferred",
+    "mistakes",
+    "suggest",
+}
 
 
 def room_of(path: Path) -> str:

@@ -168,12 +168,28 @@ class Keyring:
     def _actor(self, tenant_id: UUID, digest: bytes) -> Actor | None:
         with self._store.reading(tenant_id) as reading:
             key, now_us = reading.keys.by_digest(digest), reading.now_us()
-            if key is None or not key.is_live(now_us):
-                return None
+        if key is None:
+            return None
+        if not key.is_live(now_us):
+            raise _ended(key)
         self._note_use(tenant_id, key.id, now_us)
         datasets = None if key.datasets is None else frozenset(key.datasets)
         projects = None if key.projects is None else frozenset(key.projects)
         return Actor(tenant_id, key.id, key.principal_id, key.name, key.role, datasets, projects)
+
+
+def _ended(key: Key) -> Unauthenticated:
+    """Return the error for a key that was valid once. Only the holder of its secret gets it: nobody else knows a text
+    with its digest, and the same query finds that a key is unknown."""
+    reason, at_us = ("expired", key.expires_us) if key.revoked_us is None else ("revoked", key.revoked_us)
+    at = "" if at_us is None else timestamp(at_us)
+    verb = "expired" if reason == "expired" else "was revoked"
+    return Unauthenticated(
+        f"This key {verb} at {at}. Ask an admin of your tenant for a new one. Its id is {key.id}.",
+        reason=reason,
+        at=at,
+        key=str(key.id),
+    )
 
 
 def facts_of(key: Key) -> dict[str, Any]:

@@ -22,17 +22,16 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, NamedTuple, NoReturn
-from uuid import UUID
+from typing import Any, Final, Literal, NamedTuple, NoReturn
 
 import jwt
 from cryptography.exceptions import UnsupportedAlgorithm
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from pydantic_core import PydanticCustomError
 
+from ledger.access.issuers import Algorithm, Configuration, IssuerConfig, checked_url, configuration
 from ledger.addresses import is_loopback
-from ledger.core.people import Actor, Role
-from ledger.errors import UNKNOWN_KEY, Misconfigured, Unauthenticated
+from ledger.core.people import Actor
+from ledger.errors import UNKNOWN_KEY, Unauthenticated
 from ledger.web import httpx
 
 log = logging.getLogger(__name__)
@@ -72,10 +71,17 @@ Reason = Literal[
     "claims",
     "rules",
 ]
-"""Why a token was rejected: for the log and a counter, never for the caller."""
+"""Why a token was rejected: for the log and a counter. A caller learns it only of a token that its issuer signed."""
 
-Algorithm = Literal["RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA"]
-"""Asymmetric algorithms only, so that nobody else can make what the issuer signs. No `none`, no HMAC."""
+_TO_THE_HOLDER: Final[Mapping[str, str]] = {
+    "audience": "its `aud` names another service. Ask its issuer for the audience that this ledger is configured with.",
+    "expired": "it has expired. Get a new one from its issuer.",
+    "not-yet-valid": "it is not valid yet, by its `nbf` or `iat`. Compare the clocks of this server and its issuer.",
+    "claims": "a claim is missing or has a wrong form: {detail}.",
+    "rules": "no rule of this ledger admits it: {detail}. Ask the operator of the ledger.",
+}
+"""What the holder of a signed token gets. Rules are named by the claims that differ, never by what they require."""
+RULES_NAMED_MAX: Final = 10
 
 _KEY_TYPES: Final = {"RS": "RSA", "PS": "RSA", "ES": "EC", "Ed": "OKP"}
 _TYPES: Final = frozenset({"jwt", "at+jwt", "application/at+jwt"})
@@ -91,131 +97,25 @@ def looks_like_token(secret: str) -> bool:
     return _TOKEN.fullmatch(secret) is not None
 
 
-# --- the configuration -----------------------------------------------------------------------------------------------
-
-
-def _url(text: str) -> str:
-    """Return the text of a URL that may be fetched from. Raises what Pydantic reports, which does not repeat it."""
-    try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL:
-        raise PydanticCustomError("url", "is not a URL") from None
-    if not url.host or url.userinfo or url.fragment:
-        raise PydanticCustomError("url", "must have a host, and neither a user nor a fragment")
-    if url.scheme != "https" and not (url.scheme == "http" and is_loopback(url.host)):
-        raise PydanticCustomError("url", "must begin with https:// (http:// is allowed for loopback addresses only)")
-    return text
-
-
-def _issuer_url(text: str) -> str:
-    if httpx.URL(text).query:
-        raise PydanticCustomError("url", "must have no query")
-    return text
-
-
-def _claim_value(value: str | bool | int) -> str | bool | int:
-    """Return the value that a rule requires of a claim. A `*` alone, or before the end, is rejected: it would be
-    misread."""
-    if isinstance(value, str) and (value == "*" or "*" in value[:-1]):
-        raise PydanticCustomError(
-            "wildcard", "may have one *, at its end, after the text that the claim must begin with"
-        )
-    return value
-
-
-def _tenant(value: UUID) -> UUID:
-    if value.int == 0:
-        raise PydanticCustomError("tenant", "is not a tenant's id")
-    return value
-
-
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
-Url = Annotated[Text, AfterValidator(_url)]
-Names = Annotated[list[Annotated[str, StringConstraints(min_length=1, max_length=63)]], Field(min_length=1)]
-
-
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
-
-
-class Rule(_Strict):
-    """A caller with these claims acts in this tenant, in this role, within these limits."""
-
-    claims: Annotated[dict[Text, Annotated[Text | bool | int, AfterValidator(_claim_value)]], Field(min_length=1)]
-    tenant: Annotated[UUID, AfterValidator(_tenant)]
-    role: Role
-    datasets: Names | None = None
-    projects: Names | None = None
-
-    def matches(self, claims: Mapping[str, Any]) -> bool:
-        return all(_has(claims.get(name), expected) for name, expected in self.claims.items())
-
-
-class IssuerConfig(_Strict):
-    """An issuer in the configuration. Without `jwks_uri` its keys are found by discovery."""
-
-    issuer: Annotated[Url, AfterValidator(_issuer_url)]
-    audience: Text
-    algorithms: Annotated[list[Algorithm], Field(min_length=1)]
-    jwks_uri: Url | None = None
-    leeway_seconds: Annotated[int, Field(ge=0, le=300)] = 60
-    rules: Annotated[list[Rule], Field(min_length=1)]
-
-
-def _distinct(issuers: list[IssuerConfig]) -> list[IssuerConfig]:
-    if len({one.issuer for one in issuers}) < len(issuers):
-        raise PydanticCustomError("distinct", "must not name an issuer twice: list all rules of an issuer in one place")
-    return issuers
-
-
-class Configuration(_Strict):
-    """The contents of the file."""
-
-    issuers: Annotated[list[IssuerConfig], Field(min_length=1, max_length=100), AfterValidator(_distinct)]
-
-
-def _has(value: object, expected: str | bool | int) -> bool:
-    """Return whether a claim is what a rule requires, or a list that contains it."""
-    if isinstance(value, list):
-        return any(not isinstance(item, list) and _has(item, expected) for item in value)
-    if isinstance(value, str) and isinstance(expected, str) and expected.endswith("*"):
-        return value.startswith(expected[:-1])
-    return type(value) is type(expected) and value == expected  # in Python true is 1
-
-
-def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    members = dict(pairs)
-    if len(members) < len(pairs):
-        raise Misconfigured("an object has the same member twice; remove one")
-    return members
-
-
-def configuration(path: Path) -> Configuration:
-    """Return the contents of a file. Raises Misconfigured, which names the field and not its value."""
-    try:
-        text = path.read_text(encoding="utf-8")
-        json.loads(text, object_pairs_hook=_no_duplicates)
-        return Configuration.model_validate_json(text)
-    except OSError as error:
-        raise Misconfigured(f"{path} cannot be read: {error.strerror}") from None
-    except Misconfigured as error:
-        raise Misconfigured(f"{path}: {error.detail}") from None
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors())
-        raise Misconfigured(f"{path}: {wrong}") from None
-    except (ValueError, RecursionError):
-        raise Misconfigured(f"{path} is not JSON") from None
-
-
 # --- tokens ----------------------------------------------------------------------------------------------------------
 
 
 class _Refused(Exception):
     """A token is rejected. Has the reason, and the issuer if the configuration or a signature vouches for it."""
 
-    def __init__(self, reason: Reason, *, issuer: str | None = None, detail: str = "") -> None:
-        self.reason, self.issuer, self.detail = reason, issuer, detail
+    def __init__(
+        self, reason: Reason, *, issuer: str | None = None, detail: str = "", to_holder: str | None = None
+    ) -> None:
+        """to_holder: what the caller may learn, since the issuer signed the token; None if that is not certain."""
+        self.reason, self.issuer, self.detail, self.to_holder = reason, issuer, detail, to_holder
         super().__init__(reason)
+
+    def answer(self) -> Unauthenticated:
+        """Return the error for the caller: the reason for the holder of a signed token, and one text for all others."""
+        if self.to_holder is None:
+            return Unauthenticated(UNKNOWN_KEY)
+        said = _TO_THE_HOLDER[self.reason].format(detail=self.to_holder)
+        return Unauthenticated(f"The signature of this token is valid, but {said}", reason=self.reason)
 
 
 class Issuers:
@@ -244,7 +144,8 @@ class Issuers:
             return self._recognise(token)
         except _Refused as refused:
             log.info("a token of %s was refused: %s%s", refused.issuer or "nobody", refused.reason, refused.detail)
-        raise Unauthenticated(UNKNOWN_KEY)
+            answer = refused.answer()
+        raise answer
 
     def _recognise(self, token: str) -> Actor:
         if len(token) > TOKEN_LENGTH_MAX:
@@ -292,18 +193,18 @@ class _Issuer:
                 options={"require": _REQUIRED, "enforce_minimum_key_length": True},
             )
         except (jwt.PyJWTError, ValueError, TypeError, UnsupportedAlgorithm) as error:
-            self._refuse(_reason(error))
+            self._refuse(_reason(error), to_holder=_claims_of(error))
 
     def _actor(self, claims: Mapping[str, Any]) -> Actor:
         subject, end = claims["sub"], claims["exp"]
         # Control characters and lone surrogates must not get into a journal, nor do they fit into a database.
         if not isinstance(subject, str) or not 0 < len(subject) <= SUBJECT_LENGTH_MAX or not subject.isprintable():
-            self._refuse("claims", ": sub")
+            self._refuse("claims", ": sub", to_holder="sub")
         if not isinstance(end, int | float) or isinstance(end, bool) or end > END_SECONDS_MAX:
-            self._refuse("claims", ": exp")
+            self._refuse("claims", ": exp", to_holder="exp")
         rule = next((rule for rule in self._config.rules if rule.matches(claims)), None)
         if rule is None:
-            self._refuse("rules", f": no rule matches the subject {subject!r}")
+            self._refuse("rules", f": no rule matches the subject {subject!r}", to_holder=self._differing(claims))
         principal_id = uuid.uuid5(uuid.uuid5(uuid.NAMESPACE_URL, self._config.issuer), subject)
         return Actor(
             tenant_id=rule.tenant,
@@ -316,8 +217,31 @@ class _Issuer:
             expires_us=(int(end) + self._config.leeway_seconds) * 1_000_000,
         )
 
-    def _refuse(self, reason: Reason, detail: str = "") -> NoReturn:
-        raise _Refused(reason, issuer=self._config.issuer, detail=detail)
+    def _differing(self, claims: Mapping[str, Any]) -> str:
+        """Return the names of the claims in which a token differs from each rule."""
+        rules = self._config.rules
+        parts = [
+            f"rule {number} differs in {', '.join(rule.differing(claims))}"
+            for number, rule in enumerate(rules[:RULES_NAMED_MAX], start=1)
+        ]
+        more = len(rules) - RULES_NAMED_MAX
+        return "; ".join(parts) + (f"; and {more} more rules" if more > 0 else "")
+
+    def _refuse(self, reason: Reason, detail: str = "", *, to_holder: str | None = None) -> NoReturn:
+        raise _Refused(reason, issuer=self._config.issuer, detail=detail, to_holder=to_holder)
+
+
+def _claims_of(error: Exception) -> str | None:
+    """Return what is wrong with the claims of a token; None unless PyJWT finds this only after the signature."""
+    match error:
+        case jwt.MissingRequiredClaimError():
+            return str(error.claim)
+        case jwt.InvalidIssuedAtError():
+            return "iat"
+        case jwt.ExpiredSignatureError() | jwt.ImmatureSignatureError() | jwt.InvalidAudienceError():
+            return ""
+        case _:
+            return None
 
 
 def _reason(error: Exception) -> Reason:
@@ -415,7 +339,7 @@ class _Keys:
             raise _Unusable("the discovery document names another issuer")
         where = document.get("jwks_uri")
         try:
-            url = httpx.URL(_url(where)) if isinstance(where, str) else None
+            url = httpx.URL(checked_url(where)) if isinstance(where, str) else None
         except PydanticCustomError:
             url = None
         # An issuer elsewhere may not send requests to services on this machine.

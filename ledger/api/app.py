@@ -58,7 +58,8 @@ The [guide](/docs/guide) has a tutorial, how-to pages, explanations and the whol
 _PARTS: Final = (runs, datasets, reports, evaluate, plan, proposals, tenants, alerts, system, docs, guide)
 
 
-def _declared() -> list[BaseRoute]:
+def declared_routes() -> list[BaseRoute]:
+    """Return the routes of every call, as they are in the OpenAPI document."""
     return [route for part in _PARTS for route in part.router.routes]
 
 
@@ -81,7 +82,7 @@ class Application(FastAPI):
         if self.openapi_schema is not None:
             return self.openapi_schema
         document = super().openapi()
-        contract.describe(document, _declared())
+        contract.describe(document, declared_routes())
         calls = [call for path in document["paths"].values() for call in path.values()]
         for status, answer in [pair for call in calls for pair in call["responses"].items()]:
             if status == "default" or int(status) >= 400:
@@ -153,7 +154,7 @@ def _lifespan(
     async def lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
         server = builder.build()
         app.state.services = server.services
-        await run_in_threadpool(ready.build, app.routes, _declared())
+        await run_in_threadpool(ready.build, app.routes, declared_routes())
         server.start()
         try:
             with undisturbed(), metrics.lag.watched():

@@ -25,6 +25,7 @@ from ledger.api import runs
 from ledger.api.done import answered
 from ledger.api.gate import Allowed
 from ledger.api.limits import Shares, in_pieces
+from ledger.api.meant import with_meant
 from ledger.api.middleware import Recogniser
 from ledger.api.problems import Json, Unfit, of_error, of_exception, of_validation
 from ledger.api.routing import aside, read_body
@@ -33,7 +34,7 @@ from ledger.core.people import Actor, Consent
 from ledger.errors import LedgerError
 from ledger.service import presence
 from ledger.service.asking import canonical, kind_of
-from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest
+from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest, as_kept
 
 BODIES_MAX: Final = 1_024
 BODY_BYTES_MAX: Final = 2_048
@@ -241,6 +242,8 @@ class Calls:
                 raise of_validation(body.model.errors)
             with presence.watched(partial(_left, receive)):
                 return await call.answer(_Asked(served, actor, name, headers, body))
+        except LedgerError as error:
+            return of_error(await with_meant(error, served.services, caller))
         except Exception as error:
             return of_exception(error)
         finally:
@@ -254,10 +257,11 @@ class Calls:
         if known is not None:
             return known
         sent, model = await aside(served, caller, partial(read_body, raw, annotation), size=len(raw))
+        kept = as_kept(sent, model) if isinstance(model, RunRequest) else sent
         if len(raw) > BODY_BYTES_MAX or isinstance(model, Unfit):
-            return _Body(sent, model, len(raw))
+            return _Body(kept, model, len(raw))
         is_run = annotation is RunRequest
-        read = _Body(sent, model, len(raw), *((canonical(sent), kind_of(sent)) if is_run else ()))
+        read = _Body(kept, model, len(raw), *((canonical(kept), kind_of(kept)) if is_run else ()))
         self._bodies[annotation, raw] = read
         return read
 

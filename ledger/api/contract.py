@@ -16,7 +16,7 @@ from starlette.routing import BaseRoute
 from ledger.access import roles
 from ledger.api import gate
 
-_KEYED: Final = ("unauthenticated", "forbidden", "rate-limited")
+_KEYED: Final = ("unauthenticated", "forbidden", "rate-limited", "invalid-request")
 _ALWAYS: Final = ("overloaded", "internal")
 _WITH_BODY: Final = ("invalid-json", "invalid-request", "too-large", "unsupported-media-type")
 

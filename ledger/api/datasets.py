@@ -20,6 +20,7 @@ from ledger.api.problems import Json
 from ledger.api.routing import Route, aside
 from ledger.api.services import served, services
 from ledger.core.amounts import microseconds
+from ledger.mistakes import NAME_PATTERN
 from ledger.service.requests.datasets import (
     DatasetChange,
     NewBudget,
@@ -28,7 +29,7 @@ from ledger.service.requests.datasets import (
     NewPartitions,
     ProjectShare,
 )
-from ledger.service.requests.fields import NAME_PATTERN, PartitionName, When
+from ledger.service.requests.fields import PartitionName, When
 from ledger.service.shapes.datasets import (
     BalanceAt,
     ChangePage,

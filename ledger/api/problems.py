@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from decimal import Decimal
+from decimal import ROUND_CEILING, Context, Decimal
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -14,13 +14,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Match
 
-from ledger import logs
-from ledger.accounting.display import show_amount
-from ledger.accounting.mechanisms import ABOUT_TYPE, field_path, nearest
+from ledger import logs, mistakes
+from ledger.accounting.display import PLAIN, show_amount
+from ledger.accounting.mechanisms import ABOUT_TYPE, field_path, with_nearest
+from ledger.api.meant import with_meant
 from ledger.api.schemas.common import Problem as ProblemShown
 from ledger.core.amounts import Amount
 from ledger.encoding import rounding_encoder
-from ledger.errors import Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
+from ledger.errors import BudgetBelowSpent, Internal, InvalidMechanism, InvalidRequest, LedgerError, Overloaded
 from ledger.service.presence import CallerLeftError
 from ledger.store import failure_kind
 
@@ -111,7 +112,7 @@ def problem(
 def shape_of(error: LedgerError) -> ProblemShown:
     """Return an error of the ledger as a problem."""
     code = error.code if error.code in STATUS else "internal"
-    return shape(code, error.detail, error.facts)
+    return shape(code, _detail(error), error.facts)
 
 
 def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Problem:
@@ -122,11 +123,31 @@ def of_error(error: LedgerError, *, headers: dict[str, str] | None = None) -> Pr
     if error.code == "unauthenticated":
         headers["WWW-Authenticate"] = 'Bearer realm="privacy-ledger"'
     code = error.code if error.code in STATUS else "internal"
-    return problem(code, error.detail, facts=error.facts, headers=headers)
+    return problem(code, _detail(error), facts=error.facts, headers=headers)
+
+
+def _detail(error: LedgerError) -> str:
+    """Return the message of an error, with the amounts among its facts in numbers."""
+    if not isinstance(error, BudgetBelowSpent) or "least" not in error.facts:
+        return error.detail
+    facts = error.facts
+    parts = [
+        f"{quantity}: {_rounded_up(PLAIN[quantity](facts['least']))} is spent and held, and the new limit is"
+        f" {PLAIN[quantity](facts['limit']):.6g}"
+        for quantity in facts["quantities"]
+    ]
+    return f"{error.detail} {'; '.join(parts)}."
+
+
+def _rounded_up(value: float) -> str:
+    """Return a number with six digits that is not less than the value, so that a limit of it is enough."""
+    return f"{Context(prec=6, rounding=ROUND_CEILING).create_decimal(value):g}"
 
 
 def of_validation(errors: list[dict[str, Any]]) -> LedgerError:
     """Return Pydantic's findings about a request as one error that names every field."""
+    # An unknown field first: it is often the required one under another name.
+    errors = sorted(errors, key=lambda error: error["type"] != "extra_forbidden")
     items = [{"field": _field(error), "message": _message(error)} for error in errors[:ERRORS_SHOWN_MAX]]
     first = items[0]
     in_mechanism = all(item["field"].split(".")[0] == "mechanism" for item in items)
@@ -164,24 +185,8 @@ def _field(error: dict[str, Any]) -> str:
 
 
 def _message(error: dict[str, Any]) -> str:
-    instead = nearest(error) if "mechanism" in error["loc"] else None
-    return _wrong(error) if instead is None else f"{_wrong(error)}. What comes nearest: {instead}."
-
-
-def _wrong(error: dict[str, Any]) -> str:
-    match error["type"]:
-        case "extra_forbidden":
-            return "is not a field of this request; remove it or check its spelling"
-        case "missing":
-            return "is required"
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "must be an object"
-        case "union_tag_not_found":
-            return "is required: it names the kind"
-        case "union_tag_invalid":
-            return f"must be one of {error['ctx']['expected_tags']}"
-        case _:
-            return str(error["msg"])
+    text = mistakes.message(error)
+    return with_nearest(text, error) if "mechanism" in error["loc"] else text
 
 
 def _no_such_call(request: Request) -> Problem:
@@ -216,10 +221,11 @@ def of_exception(error: Exception) -> Response:
 def install(app: FastAPI) -> None:
     """Turn every error of the application, and of the framework under it, into a problem."""
 
-    async def ledger_error(_request: Request, error: Exception) -> Response:
+    async def ledger_error(request: Request, error: Exception) -> Response:
         if not isinstance(error, LedgerError):
             return of_error(Internal())
-        return of_error(error)
+        caller = request.scope.get("state", {}).get("caller")
+        return of_error(await with_meant(error, request.app.state.services, caller))
 
     async def validation_error(_request: Request, error: Exception) -> Response:
         if not isinstance(error, RequestValidationError):

@@ -25,10 +25,11 @@ from ledger.api.streams import Making, Streams, streams
 from ledger.core.datasets import Dataset
 from ledger.core.people import Actor
 from ledger.errors import JournalBroken
+from ledger.mistakes import NAME_PATTERN
 from ledger.report import forms, reader
 from ledger.report.forms import Form
 from ledger.report.source import Question
-from ledger.service.requests.fields import NAME_PATTERN, Moment
+from ledger.service.requests.fields import Moment
 from ledger.signer.heads import Heads
 from ledger.store import Reading
 

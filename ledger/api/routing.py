@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Iterable, Iterator, Sequence
 from contextvars import copy_context
 from functools import cache, partial
 from typing import Any, Final, TypeVar, cast
@@ -10,16 +10,19 @@ from uuid import UUID
 
 from fastapi import Request, Response
 from fastapi._compat import ModelField
+from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
+from ledger import mistakes
 from ledger.access.roles import Caller, Operator
 from ledger.api import body
 from ledger.api.limits import caller_of
 from ledger.api.problems import ERRORS_SHOWN_MAX, Unfit, problem
 from ledger.api.services import Served, served
+from ledger.errors import InvalidRequest
 from ledger.service import presence
+from ledger.suggest import NAME_LENGTH_MAX, or_list
 
 T = TypeVar("T")
 _NOBODY: Final = UUID(int=0)
@@ -72,22 +75,19 @@ def read_body(raw: bytes, annotation: Hashable) -> tuple[Any, Any]:
     try:
         return value, adapter(annotation).validate_python(value, from_attributes=True)
     except ValidationError as error:
-        return value, Unfit.of(_mistakes(error))
+        return value, Unfit.of(found_in(error, annotation))
 
 
-def _mistakes(error: ValidationError) -> list[dict[str, Any]]:
-    """Return the errors of a body as FastAPI names them. Pydantic lists all or none, and no other thread runs
-    meanwhile: of a hundred thousand errors, only the number is returned."""
+def found_in(error: ValidationError, annotation: Any) -> list[dict[str, Any]]:
+    """Return the errors of a body as FastAPI names them, each with what its place takes. annotation: the body's type.
+
+    Pydantic lists all or none, and no other thread runs meanwhile: of a hundred thousand errors, only the number is
+    returned."""
     count = error.error_count()
     if count > MISTAKES_MAX:
         return [{"type": "mistakes", "loc": ("body",), "msg": f"has {count} errors, too many to list"}]
     found = error.errors(include_url=False)[: ERRORS_SHOWN_MAX + 1]
-    return [{**_without_input(item), "loc": ("body", *item["loc"])} for item in found]
-
-
-def _without_input(error: ErrorDetails) -> dict[str, Any]:
-    """Return an error without the value that it is about, except a text: see `nearest`."""
-    return {name: value for name, value in error.items() if name != "input" or isinstance(value, str)}
+    return [{**item, "loc": ("body", *item["loc"])} for item in mistakes.described(found, annotation)]
 
 
 async def aside(served: Served, caller: Caller | None, work: Callable[[], T], *, size: int | None) -> T:
@@ -100,14 +100,32 @@ async def aside(served: Served, caller: Caller | None, work: Callable[[], T], *,
     return await served.services.aside.run(tenant_id, partial(copy_context().run, work), size=size)
 
 
+def demand_known(given: Iterable[str], known: Sequence[str]) -> None:
+    """Raise InvalidRequest for a query parameter that a call does not have: it would have no effect, unnoticed."""
+    for name in given:
+        if name not in known:
+            field = name.encode("utf-8", "backslashreplace").decode()[:NAME_LENGTH_MAX]
+            end = or_list(name, known)
+            hint = f"{end[0].upper()}{end[1:]}" if end else "This call has none. Remove it."
+            raise InvalidRequest(f"{field}: is not a query parameter of this call. {hint}", field=field)
+
+
+def _query_names(dependant: Dependant) -> Iterator[str]:
+    yield from (field.alias for field in dependant.query_params)
+    for part in dependant.dependencies:
+        yield from _query_names(part)
+
+
 class Route(APIRoute):
     """A route that takes JSON and nothing else."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
+        known = sorted(_query_names(self.dependant))
 
         async def checked(request: Request) -> Response:
             request = _Request(request.scope, request.receive)
+            demand_known(request.query_params, known)
             if self.body_field is not None:
                 kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
                 is_json = kind == "application/json"

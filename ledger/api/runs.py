@@ -16,7 +16,7 @@ from ledger.api.done import PROPOSED, answered
 from ledger.api.gate import Ender, Reader, Requester, Steward
 from ledger.api.paths import AnyId
 from ledger.api.problems import Json, of_error, of_validation, shape_of
-from ledger.api.routing import Route, aside, sent
+from ledger.api.routing import Route, aside, found_in, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import Served, served, services
@@ -40,6 +40,7 @@ from ledger.service.requests.runs import (
     RunRequest,
     SettleRequest,
     VoidRequest,
+    as_kept,
 )
 from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
 from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
@@ -136,7 +137,7 @@ async def ask(
 ) -> Response:
     """Ask for approval of a run, before it touches data. The same key and body always get the same answer."""
     size = len(await request.body())
-    return await ask_for(served(request), caller, body, sent(request), key=idempotency_key, size=size)
+    return await ask_for(served(request), caller, body, as_kept(sent(request), body), key=idempotency_key, size=size)
 
 
 async def ask_for(
@@ -222,7 +223,8 @@ def _items(runs: list[dict[str, Any]]) -> list[Item | LedgerError]:
             items.append(request)
         else:
             requests[text] = request
-            items.append(Item(key, request, body, text=text))
+            kept = as_kept(body, request)
+            items.append(Item(key, request, kept, text=text if kept is body else canonical(kept)))
     return items
 
 
@@ -230,7 +232,7 @@ def _validated(body: dict[str, Any], index: int) -> RunRequest | LedgerError:
     try:
         return RunRequest.model_validate(body)
     except ValidationError as error:
-        return _within(of_validation([{**item, "loc": ("body", *item["loc"])} for item in error.errors()]), index)
+        return _within(of_validation(found_in(error, RunRequest)), index)
 
 
 def _within(error: LedgerError, index: int) -> LedgerError:

@@ -8,7 +8,7 @@ import typer
 
 from ledger.cli import show
 from ledger.cli.options import Json, Reason
-from ledger.cli.server_call import print_answer, server
+from ledger.cli.server_call import first, print_answer, server
 from ledger.errors import InvalidRequest
 
 alerting_app = typer.Typer(no_args_is_help=True, help="Which alerts your tenant raises, and where they are sent.")
@@ -16,8 +16,9 @@ alerting_app = typer.Typer(no_args_is_help=True, help="Which alerts your tenant 
 
 def add_to(app: typer.Typer) -> None:
     """Add these commands to the command line."""
-    app.command(rich_help_panel="Runs")(forecast)
-    app.command(rich_help_panel="Stewards and admins")(alerts)
+    app.command(rich_help_panel="Runs", epilog="Example: privacy-ledger forecast mnist")(forecast)
+    example = "Example: privacy-ledger alerts --kind threshold --dataset mnist"
+    app.command(rich_help_panel="Stewards and admins", epilog=example)(alerts)
     app.add_typer(alerting_app, name="alerting", rich_help_panel="Stewards and admins")
 
 
@@ -31,7 +32,7 @@ def alerts(
     """List your tenant's alerts, and whether they were delivered."""
     with server() as ledger:
         listing = ledger.alerts(kind=kind, dataset=dataset, state=state)
-        newest = [item for _, item in zip(range(limit), listing, strict=False)]
+        newest = first(listing, limit)
     print_answer(newest, as_json, show.alerts.alerts)
 
 
@@ -50,7 +51,7 @@ def forecast(
             print_answer(list(ledger.forecasts()), as_json, show.alerts.forecasts)
 
 
-@alerting_app.command("show")
+@alerting_app.command("show", epilog="Example: privacy-ledger alerting show")
 def alerting_show(as_json: Json = False) -> None:
     """Show which alerts your tenant raises, and where they are sent."""
     with server() as ledger:
@@ -101,7 +102,7 @@ def alerting_set(
         print_answer(ledger.set_alerting(changes, reason=reason), as_json, show.alerts.alerting)
 
 
-@alerting_app.command("test")
+@alerting_app.command("test", epilog="Example: privacy-ledger alerting test")
 def alerting_test(as_json: Json = False) -> None:
     """Raise a test alert, to check that alerts arrive."""
     with server() as ledger:

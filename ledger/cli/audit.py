@@ -39,20 +39,25 @@ def export(
     if tenant == (dataset is not None):
         raise InvalidRequest("Name one dataset, or give --tenant for the tenant's own journal.", field="dataset")
     if str(output) == "-":
-        _export(dataset, sys.stdout.buffer)
+        _export(dataset, _is_shown(as_json), sys.stdout.buffer)
         return
-    size = written(output, force, functools.partial(_export, dataset))
+    size = written(output, force, functools.partial(_export, dataset, as_json))
     message = f"{output}: {size:,} bytes. Check it: privacy-ledger verify {shlex.quote(str(output))} --jwks jwks.json"
     facts = {"dataset": dataset, "file": str(output), "bytes": size}
     print_answer(facts, as_json, lambda _: console.err.print(message))
 
 
-def _export(dataset: str | None, file: BinaryIO) -> None:
-    with server() as ledger:
+def _is_shown(as_json: bool) -> bool:
+    """Return whether progress would be printed into an answer on standard output, or a script reads it."""
+    return as_json or sys.stdout.isatty()
+
+
+def _export(dataset: str | None, quiet: bool, file: BinaryIO) -> None:
+    with server() as ledger, console.receiving("Exporting", file, quiet=quiet) as received:
         if dataset is None:
-            ledger.export_tenant(file)
+            ledger.export_tenant(received)
         else:
-            ledger.export(dataset, file)
+            ledger.export(dataset, received)
 
 
 ReportFormat = Literal["json", "html", "pdf", "csv"]
@@ -83,7 +88,8 @@ def report(
     if [dataset is not None, project is not None, tenant].count(True) != 1:
         raise InvalidRequest("Name what to report: a dataset, --project NAME or --tenant.", field="dataset")
     chosen = form or _format_of(output)
-    write = functools.partial(_report, dataset, project, chosen, since, until)
+    quiet = _is_shown(as_json) if str(output) == "-" else as_json
+    write = functools.partial(_report, dataset, project, chosen, since, until, quiet)
     if str(output) == "-":
         if chosen == "pdf" and sys.stdout.isatty():
             raise InvalidRequest("A terminal cannot show a PDF. Write it to a file: --output FILE", field="output")
@@ -101,7 +107,13 @@ def _format_of(output: Path) -> ReportFormat:
 
 
 def _report(
-    dataset: str | None, project: str | None, form: str, since: str | None, until: str | None, file: BinaryIO
+    dataset: str | None,
+    project: str | None,
+    form: str,
+    since: str | None,
+    until: str | None,
+    quiet: bool,
+    file: BinaryIO,
 ) -> None:
-    with server() as ledger:
-        ledger.report(file, dataset=dataset, project=project, format=form, since=since, until=until)
+    with server() as ledger, console.receiving("Making the report", file, quiet=quiet) as received:
+        ledger.report(received, dataset=dataset, project=project, format=form, since=since, until=until)

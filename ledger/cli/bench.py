@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Final
@@ -15,6 +14,7 @@ import typer
 from ledger.cli import show
 from ledger.cli.load import Measured, Target, measure
 from ledger.cli.options import Json
+from ledger.cli.profiles import connection
 from ledger.cli.server_call import print_answer
 from ledger.errors import InvalidRequest
 
@@ -39,7 +39,7 @@ def bench(
     yes: Annotated[bool, typer.Option("--yes", help="Yes, spend budget of this dataset.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure a server with a requester's key in LEDGER_KEY. It spends budget: confirm that with --yes.
+    """Measure a server with a requester's key. It spends budget: confirm that with --yes.
 
     It asks for three times --runs Gaussian runs with noise multiplier 1e6. Two thirds are voided. The others are
     settled, which spends mu² of about 1e-12 each. The journal keeps every entry.
@@ -52,9 +52,9 @@ def bench(
             "journal. Repeat the command with --yes if you want that.",
             field="yes",
         )
-    with Ledger(url, retries=0) as ledger:
+    key = connection(url=url).key
+    with Ledger(url, key, retries=0) as ledger:
         before = ledger.dataset(dataset)
-        key = os.environ["LEDGER_KEY"].strip()
         cases, voided = asyncio.run(Benchmark(Target(url, key), dataset, runs).measured())
         after = ledger.dataset(dataset)
     spent = [int(shown["balance"]["spent"]["mu_sq_pico"]) for shown in (before, after)]

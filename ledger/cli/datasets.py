@@ -138,14 +138,14 @@ def dataset_create(
     print_answer(made, as_json, show.datasets.dataset)
 
 
-@dataset_app.command("list")
+@dataset_app.command("list", epilog="Example: privacy-ledger dataset list")
 def dataset_list(as_json: Json = False) -> None:
     """List the datasets that your key may read."""
     with server() as ledger:
         print_answer(list(ledger.datasets()), as_json, show.datasets.datasets)
 
 
-@dataset_app.command("show")
+@dataset_app.command("show", epilog="Example: privacy-ledger dataset show mnist --at 2026-10-01")
 def dataset_show(
     name: DatasetName,
     at: Annotated[
@@ -177,7 +177,7 @@ def dataset_spending(
     print_answer(answer, as_json, show.datasets.spending)
 
 
-@dataset_app.command("history")
+@dataset_app.command("history", epilog="Example: privacy-ledger dataset history mnist")
 def dataset_history(
     name: DatasetName,
     limit: Annotated[int, typer.Option(min=1, help="How many at most, newest first.")] = 50,
@@ -209,7 +209,7 @@ def dataset_budget(
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 
-@dataset_app.command("partitions")
+@dataset_app.command("partitions", epilog="Example: privacy-ledger dataset partitions clicks")
 def dataset_partitions(name: DatasetName, as_json: Json = False) -> None:
     """List a dataset's partitions, each with its balance."""
     with server() as ledger:
@@ -297,13 +297,13 @@ def _set_state(name: str, state: str, reason: str, as_json: bool) -> None:
         print_answer(ledger.change(name, state=state, reason=reason), as_json, unless_proposed(show.datasets.dataset))
 
 
-@dataset_app.command("freeze")
+@dataset_app.command("freeze", epilog='Example: privacy-ledger dataset freeze mnist --reason "under review"')
 def dataset_freeze(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
     """Stop approving and starting runs on a dataset, until `thaw`."""
     _set_state(name, "frozen", reason, as_json)
 
 
-@dataset_app.command("thaw")
+@dataset_app.command("thaw", epilog='Example: privacy-ledger dataset thaw mnist --reason "reviewed"')
 def dataset_thaw(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
     """Undo `freeze`. For an overdrawn dataset this may need a second steward."""
     _set_state(name, "active", reason, as_json)
@@ -324,7 +324,7 @@ def dataset_costing(
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 
-@dataset_app.command("retire")
+@dataset_app.command("retire", epilog='Example: privacy-ledger dataset retire mnist --reason "deleted in March"')
 def dataset_retire(name: DatasetName, reason: Reason, as_json: Json = False) -> None:
     """Stop approving and starting runs on a dataset permanently. This cannot be undone."""
     _set_state(name, "retired", reason, as_json)

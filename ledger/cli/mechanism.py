@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, get_args, get_origin, get_type_hints
 
 import typer
 
+from ledger.cli import completion
 from ledger.cli.options import given_fields, number_option, numbers_option, optional_object, parsed, text_of
 from ledger.client.mechanisms import BY_TYPE, Composed, merged
 from ledger.errors import InvalidRequest
@@ -97,7 +98,9 @@ def _phase(row: Mapping[str, Any], line: int) -> dict[str, Any]:
 
 def _options() -> Iterator[inspect.Parameter]:
     types = f"The kind of mechanism: {TYPES[0]} (the default), {', '.join(TYPES[1:-1])} or {TYPES[-1]}."
-    yield _parameter("type_", str, typer.Option("--type", help=types), default=TYPES[0])
+    yield _parameter(
+        "type_", str, typer.Option("--type", help=types, autocompletion=completion.mechanism_type), default=TYPES[0]
+    )
     descriptions: dict[str, tuple[Any, str]] = {}
     users: dict[str, list[str]] = {}
     for type_ in TYPES:

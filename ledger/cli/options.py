@@ -12,6 +12,7 @@ from uuid import uuid4
 
 import typer
 
+from ledger.cli import completion
 from ledger.errors import InvalidRequest
 
 
@@ -58,7 +59,9 @@ CeilingDelta = Annotated[Decimal | None, number_option("The delta of the ceiling
 Uses = Annotated[
     list[str],
     typer.Argument(
-        metavar="DATASET…", help="One or more datasets: NAME, or NAME:PARTITION,PARTITION to use only these partitions."
+        metavar="DATASET…",
+        help="One or more datasets: NAME, or NAME:PARTITION,PARTITION to use only these partitions.",
+        autocompletion=completion.dataset,
     ),
 ]
 ProjectName = Annotated[str | None, typer.Option(help="Charge the run to this project's share too.")]
@@ -66,9 +69,9 @@ Segments = Annotated[
     int | None,
     typer.Option(help="Split the run into this many segments. It may stop after each, and pays only for those."),
 ]
-DatasetName = Annotated[str, typer.Argument(help="The dataset's name.")]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.")]
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, from `key list`.")]
+DatasetName = Annotated[str, typer.Argument(help="The dataset's name.", autocompletion=completion.dataset)]
+RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", autocompletion=completion.run)]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, or its name if it is unique.")]
 ProposalId = Annotated[str, typer.Argument(metavar="ID", help="The proposal's id, from `proposal list`.")]
 
 

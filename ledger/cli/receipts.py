@@ -33,7 +33,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(rich_help_panel="Audit", epilog="Example: privacy-ledger jwks --output jwks.json")(jwks)
 
 
-@receipt_app.command("show")
+@receipt_app.command("show", epilog="Example: privacy-ledger receipt show 018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77")
 def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> None:
     """Get the receipt of a run: of its start, or of its approval if it is not started."""
     with server() as ledger:

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ledger.cli import show
+from ledger.cli import completion, show
 from ledger.cli.mechanism import option_of, takes_mechanism
 from ledger.cli.options import (
     Json,
@@ -30,7 +30,7 @@ from ledger.cli.options import (
     parsed_object,
     uses_of,
 )
-from ledger.cli.server_call import print_answer, server, unless_proposed
+from ledger.cli.server_call import after_command, first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.cli.voiding import void_all
 from ledger.client.runs import is_over
@@ -154,7 +154,8 @@ def _run_requests(file: str) -> list[dict[str, Any]]:
 
 def _suggestion(field: str, value: Any) -> str:
     """Return the request to paste: the command that was typed, with one parameter changed so that it fits."""
-    words = ["request", *(word for word in sys.argv[2:] if word != "--json")]
+    before, typed = after_command(sys.argv[1:])
+    words = [*before, "request", *(word for word in typed if word != "--json")]
     option = option_of(field)
     kept: list[str] = []
     skip = False
@@ -283,9 +284,14 @@ def void(
 
 
 def runs(
-    dataset: Annotated[str | None, typer.Option(help="Only of this dataset.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Only of this dataset.", autocompletion=completion.dataset)
+    ] = None,
     state: Annotated[
-        str | None, typer.Option(help="Only in this state: held, started, settled, voided or refused.")
+        str | None,
+        typer.Option(
+            help="Only in this state: held, started, settled, voided or refused.", autocompletion=completion.run_state
+        ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Only of this project.")] = None,
     overdue: Annotated[
@@ -322,7 +328,7 @@ def runs(
         until=until,
     )
     with server() as ledger:
-        newest = [item for _, item in zip(range(limit), ledger.runs(**filters), strict=False)]
+        newest = first(ledger.runs(**filters), limit)
     print_answer(newest, as_json, show.runs.runs)
 
 

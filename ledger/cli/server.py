@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging.config
 import os
+import shlex
+import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
@@ -161,7 +163,7 @@ def _set_up(settings: Settings) -> None:
     if kept:
         kept[0].announce(_FIRST_KEYS)
     elif first is not None:
-        _print_first_keys(asdict(first))
+        _print_first_keys(asdict(first), url=address(settings.host, settings.port))
 
 
 _FIRST_KEYS: Final = "The first keys of a new ledger: the operator's and an admin's."
@@ -179,7 +181,35 @@ def _variables(facts: Mapping[str, str]) -> dict[str, str]:
     return {name: facts[fact] for name, fact in names.items() if fact in facts}
 
 
-def _print_first_keys(facts: Mapping[str, str]) -> None:
+def address(host: str, port: int) -> str:
+    """Return the URL at which a server that listens on this host is reached from the same machine."""
+    here = {"0.0.0.0": "127.0.0.1", "": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 (compared, not bound)
+    return f"http://[{here}]:{port}" if ":" in here else f"http://{here}:{port}"
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def _program() -> str:
+    """Return how this program is called from another terminal in the same folder."""
+    name = "privacy-ledger"
+    if shutil.which(name) is not None:
+        return name
+    called = Path(sys.argv[0])
+    return shlex.quote(str(called)) if called.name == name else f"{shlex.quote(sys.executable)} -m ledger"
+
+
+def _print_first_keys(facts: Mapping[str, str], *, url: str | None = None) -> None:
+    """Print new keys, and what to paste into another terminal. url: where the server is about to listen."""
+    program, here = _program(), [] if url is None else [f"export LEDGER_URL={url}"]
+    exports = _indented([*here, f"export LEDGER_KEY={facts['admin_key']}"])
+    if url is None:
+        first, commands = "Start the server", ["serve"]
+    else:
+        commands = ["whoami", "dataset create mnist --epsilon 3 --at-delta 1e-5 --size 60000"]
+        first = "Show who you are, and register a dataset"
+    typed = _indented([f"{program} {command}" for command in commands])
     console.plain(
         f"""A new ledger. These keys are shown only once. Keep them like passwords.
 
@@ -188,7 +218,13 @@ def _print_first_keys(facts: Mapping[str, str]) -> None:
     admin      {facts["admin_key"]}
                may do everything in the tenant {facts["tenant"]!r}
 
-    export LEDGER_KEY={facts["admin_key"]}
+In another terminal, paste:
+
+{exports}
+
+{first}:
+
+{typed}
 """
     )
 

@@ -21,7 +21,7 @@ def add_to(app: typer.Typer) -> None:
     app.add_typer(signing_app, name="signing-key", rich_help_panel="The server and its database")
 
 
-@signing_app.command("create")
+@signing_app.command("create", epilog="Example: privacy-ledger signing-key create")
 def signing_key_create(
     output: Annotated[
         Path | None,
@@ -51,7 +51,7 @@ def signing_key_create(
     _print({"file": str(file), "kid": made.kid}, message, as_json)
 
 
-@signing_app.command("rotate")
+@signing_app.command("rotate", epilog="Example: privacy-ledger signing-key rotate")
 def signing_key_rotate(as_json: Json = False) -> None:
     """Replace the signing key by a new one. The old key still verifies what it signed."""
     from ledger.settings import load
@@ -68,7 +68,7 @@ def signing_key_rotate(as_json: Json = False) -> None:
     _print({"kid": new.kid, "retired": old.kid}, message, as_json)
 
 
-@signing_app.command("show")
+@signing_app.command("show", epilog="Example: privacy-ledger signing-key show")
 def signing_key_show(as_json: Json = False) -> None:
     """Show the public keys that a server with these settings publishes. With --json: a JWK set."""
     from ledger.settings import load

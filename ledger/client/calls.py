@@ -16,6 +16,8 @@ from ledger.client.wire import encode
 from ledger.errors import IdempotencyKeyMissing, InvalidRequest
 
 PAGE_LIMIT: Final = 1000
+Label = str | bool | Number
+"""The value of a label. The ledger keeps a number or a boolean as a text, such as `0.1` or `true`."""
 _KEY: Final = re.compile(r"[\x21-\x7e]{1,255}")
 _JSON: Final = {"Content-Type": "application/json"}
 
@@ -86,7 +88,7 @@ def ask(
     segments: int | None = None,
     project: str | None = None,
     purpose: str | None = None,
-    labels: Mapping[str, str] | None = None,
+    labels: Mapping[str, Label] | None = None,
     code: Mapping[str, str] | None = None,
     valid_for: str | timedelta | None = None,
     idempotency_key: str | None = None,

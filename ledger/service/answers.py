@@ -403,8 +403,15 @@ def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> l
         left = [entry for entry in entries if entry["kind"] == same]
         if left and next((entry["request"] for entry in left if "request" in entry), {}) == body:
             return left
-    state = kind.removeprefix("run-")
-    raise RunState(f"The run is already {state}, with another body. To repeat a call, send the same body.", state=state)
+    state, run = kind.removeprefix("run-"), entries[0]["run"]
+    raise RunState(
+        (
+            f"Run {run} is {state} already, with another body. To repeat a call, send the same body, which GET"
+            f" /v1/runs/{run} shows."
+        ),
+        run=run,
+        state=state,
+    )
 
 
 def decisions_of(entries: Iterable[Record]) -> list[Record]:

@@ -25,8 +25,8 @@ from ledger.core.journal.chain import digest
 from ledger.core.people import Actor
 from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
-from ledger.errors import BudgetExceeded, LedgerError, Overloaded, TooLarge
-from ledger.service import answers
+from ledger.errors import BudgetExceeded, IdempotencyKeyReused, LedgerError, Overloaded, TooLarge
+from ledger.service import answers, reused
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
@@ -150,7 +150,11 @@ class Asking:
         text = await self._aside.run(actor.tenant_id, partial(_text_of, item), size=item.size)
         known = await self._known_of(actor, item)
         command = self._command(actor, item, known.resolved, text, known.priced)
-        result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
+        try:
+            result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
+        except IdempotencyKeyReused as error:
+            entries = await asyncio.to_thread(self._entries, actor.tenant_id, [UUID(error.facts["run"])])
+            raise reused.described(error, item.body, entries[UUID(error.facts["run"])]) from None
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
         is_little = self._receipts.knows(actor.tenant_id) and not repeated
@@ -206,7 +210,7 @@ class Asking:
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
-        decided_answers = iter(await self._history.explained(actor, await self._answers(actor, decided)))
+        decided_answers = iter(await self._history.explained(actor, await self._answers(actor, asks, decided)))
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused
@@ -293,15 +297,21 @@ class Asking:
             approved = answers.approved(decisions, receipt=receipt)
         return _Decided(decisions, isinstance(result, Repeat), approved)
 
-    async def _answers(self, actor: Actor, results: Results) -> list[Answer | LedgerError]:
+    async def _answers(self, actor: Actor, asks: Sequence[Ask], results: Results) -> list[Answer | LedgerError]:
         """Return the answers to the runs of a batch, in order."""
 
-        def decide() -> list[_Decided]:
-            repeats = [result.run_id for result in results if isinstance(result, Repeat)]
+        def decide() -> tuple[Results, list[_Decided]]:
+            repeats = [run_id for result in results if (run_id := _repeats(result)) is not None]
             before = self._entries(actor.tenant_id, repeats) if repeats else {}
-            return [self._decided(actor.tenant_id, result, before) for result in results]
+            named = tuple(
+                reused.described(result, ask.request, before[UUID(result.facts["run"])])
+                if isinstance(result, IdempotencyKeyReused)
+                else result
+                for ask, result in zip(asks, results, strict=True)
+            )
+            return named, [self._decided(actor.tenant_id, result, before) for result in named]
 
-        all_decided = await self._aside.run(actor.tenant_id, decide, size=None)
+        results, all_decided = await self._aside.run(actor.tenant_id, decide, size=None)
         dear = itertools.count(1)
         answered: list[Answer | LedgerError] = []
         for result, decided in zip(results, all_decided, strict=True):
@@ -338,6 +348,13 @@ def parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]
     """Return the entries of these runs, by run."""
     sealed = reading.journals.run_entries(run_ids)
     return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
+
+
+def _repeats(result: Result | Unrecorded | LedgerError) -> UUID | None:
+    """Return the run that was decided before, with this request or with another one."""
+    if isinstance(result, IdempotencyKeyReused):
+        return UUID(result.facts["run"])
+    return result.run_id if isinstance(result, Repeat) else None
 
 
 def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]) -> list[Record]:

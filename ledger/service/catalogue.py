@@ -33,11 +33,14 @@ class _UnreadError(Exception):
     """A definition is not in memory."""
 
 
-def no_dataset(name: str) -> NotFound:
-    """Return the error for a dataset that does not exist or that the caller may not see; both get the same text."""
+def no_dataset(name: str, *, meant: str | None = None) -> NotFound:
+    """Return the error for a dataset that does not exist or that the caller may not see; both get the same text. meant:
+    the dataset that the caller sees and that was probably meant."""
+    hint, facts = ("", {}) if meant is None else (f" Did you mean {meant}?", {"did_you_mean": meant})
     return NotFound(
-        f"No dataset is named {name!r}, or your key may not see it. GET /v1/datasets lists those that it sees.",
+        f"No dataset is named {name!r}, or your key may not see it.{hint} GET /v1/datasets lists those that it sees.",
         dataset=name,
+        **facts,
     )
 
 

@@ -33,8 +33,13 @@ from ledger.service.transactions import submit
 from ledger.service.two_people import Outcome, proposed
 from ledger.service.writer import Writer
 from ledger.store import Store
+from ledger.suggest import nearest
 
 PARTITIONS_SHOWN_MAX: Final = 1000
+
+
+NAMES_MAX: Final = 200
+"""How many names are read at once to find the one that was meant: the first ones, and those that begin alike."""
 
 
 class _Entered(NamedTuple):
@@ -92,6 +97,19 @@ class Datasets:
                 rows = reading.accounts.partition_page(dataset.id, after=after, limit=limit + 1)
         accounts, following = pages.cut(rows, limit=limit, position=lambda account: account.key.partition)
         return PartitionPage(items=partitions_shown(dataset, list(accounts)), next=following)
+
+    def meant(self, actor: Actor, name: str) -> str | None:
+        """Return the dataset that was probably meant by a name that does not exist, among those that the actor sees.
+
+        A limited key sees the datasets in its list, so that no name is read. Otherwise at most twice `NAMES_MAX` are.
+        """
+        if actor.datasets is not None:
+            return nearest(name, sorted(actor.datasets))
+        with self._store.reading(actor.tenant_id) as reading:
+            rows = reading.datasets.name_page(after=None, limit=NAMES_MAX)
+            if len(rows) == NAMES_MAX and name.isascii() and name.isprintable():
+                rows += reading.datasets.name_page(after=name[: (len(name) + 1) // 2], limit=NAMES_MAX)
+        return nearest(name, (row_name for row_name, _ in rows))
 
     # --- what changes them
 

@@ -48,7 +48,7 @@ class Keys:
         def rotate(writing: Writing, now_us: int) -> Key:
             old = _key(writing, key_id)
             if not old.is_live(now_us):
-                raise RunState("The key was revoked or has expired. Make a new one.", state="ended")
+                raise RunState("The key was revoked or has expired. POST /v1/keys makes a new one.", state="ended")
             key = replace(old, id=uuid4(), created_us=now_us, last_used_us=None)
             writing.keys.add(key, keys.digest_of(secret))
             writing.keys.expire(old.id, at_us=now_us + overlap_us)
@@ -116,7 +116,7 @@ def _new_key(writing: Writing, body: NewKey, now_us: int) -> Key:
     datasets = None if body.datasets is None else tuple(sorted(set(body.datasets)))
     if datasets is not None and (unknown := set(datasets) - writing.datasets.existing_names(datasets)):
         missing = min(unknown)
-        raise InvalidRequest(f"datasets: no dataset is named {missing!r}", field="datasets", dataset=missing)
+        raise InvalidRequest(f"datasets: no dataset is named {missing!r}.", field="datasets", dataset=missing)
     expires_us = None if body.expires_at is None else microseconds(body.expires_at)
     if expires_us is not None and expires_us <= now_us:
         raise InvalidRequest("expires_at: is in the past; give a later time", field="expires_at")

@@ -22,6 +22,7 @@ from ledger.core.commands import (
     Void,
 )
 from ledger.core.datasets import AccountKey
+from ledger.core.decision.of_run import run_state
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
@@ -171,7 +172,7 @@ class Runs:
         for entry in self._entries(actor.tenant_id, [run.id]).get(run.id, ()):
             if entry["kind"] == "run-reported" and "request" in entry:
                 return SettleRequest.model_validate(entry["request"])
-        raise RunState("The run has no reported number that waits for a steward.", state=run.state)
+        raise run_state(run, "It has no reported number that waits for a steward.")
 
     async def void(self, actor: Actor, run_id: UUID, *, body: Mapping[str, Any], consent: Consent) -> Outcome[RunMoved]:
         """Void a run: nobody saw any output of it. A started run may need a second person."""
@@ -269,9 +270,7 @@ class Runs:
         if run is None or not _sees(actor, entries, run):
             raise _no_run()
         if run.is_reported:
-            raise RunState(
-                "The run has ended. A steward must confirm or correct the number that it reported.", state=run.state
-            )
+            raise run_state(run, "It reported a number that a steward must confirm or correct, and has no receipt.")
         if run.state not in ("held", "started"):
             raise _no_receipt(run)
         decisions = answers.decisions_of(entries)
@@ -439,13 +438,7 @@ def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[
 
 
 def _no_receipt(run: Run) -> RunState:
-    return RunState(
-        (
-            f"Run {run.id} is {run.state}. Only held and started runs have a receipt. To use the data again, ask"
-            " for a new run."
-        ),
-        state=run.state,
-    )
+    return run_state(run, "Only held and started runs have a receipt.")
 
 
 def _no_run() -> NotFound:

@@ -402,7 +402,7 @@ class _Claimed:
         if claimed is None:
             return None
         same = claimed.digest == ask.claim.digest
-        return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused()
+        return Repeat(claimed.run_id, "decision", {}) if same else IdempotencyKeyReused(run=str(claimed.run_id))
 
     def rest(self, command: Command) -> Command:
         """Return the command without those runs of a batch that were decided before."""

@@ -7,13 +7,15 @@ import re
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, MetaData, select, text
+from sqlalchemy import Connection, MetaData, event, select, text
 
 from ledger.access import keys
 from ledger.access.keys import PREFIX, tenant_of
+from ledger.errors import UNKNOWN_KEY
 from ledger.settings import Settings
 from tests.kit.driver import MNIST, RELEASE, Ledger, past_the_ledger
 
@@ -282,6 +284,41 @@ def test_revocation(ledger: Ledger) -> None:
     (again,) = [key for key in ledger.get("/v1/keys").json()["items"] if key["id"] == made["id"]]
     assert again == shown
     assert code_of(ledger.delete(f"/v1/keys/{NOBODY}")) == "not-found"
+
+
+def test_only_the_holder_of_a_secret_learns_why_it_is_refused(ledger: Ledger, database: Settings) -> None:
+    """Goal: an ended key is answered with the reason, to the holder of its secret alone. Method: a revoked key, an
+    expired one, one that was never made in this tenant or another; and the queries of each, which are the same."""
+    made = {end: ledger.post("/v1/keys", {"name": end, "role": "auditor"}).json() for end in ("revoked", "expired")}
+    assert ledger.delete(f"/v1/keys/{made['revoked']['id']}").status_code == 204
+    with owner_of(database) as owner:
+        owner.execute(text("UPDATE keys SET expires_us = created_us + 1 WHERE name = 'expired'"))
+    unknown = ledger.with_key(keys.mint(tenant_of(ledger.key))).get("/v1/me")
+    elsewhere = ledger.with_key(keys.mint(uuid.uuid4())).get("/v1/me")
+    assert unknown.json() == elsewhere.json()
+    assert unknown.json()["detail"] == UNKNOWN_KEY
+    assert "reason" not in unknown.json()
+    for reason, key in made.items():
+        answer = ledger.with_key(key["secret"]).get("/v1/me")
+        problem = answer.json()
+        assert (answer.status_code, problem["code"], problem["reason"]) == (401, "unauthenticated", reason)
+        assert (problem["key"], problem["at"] > key["created_at"]) == (key["id"], True)
+        assert answer.headers["www-authenticate"] == unknown.headers["www-authenticate"]
+        statements: list[str] = []
+        engine = ledger.client.app.state.services.store.engine
+        counted: list[int] = []
+        for secret in (key["secret"], keys.mint(tenant_of(ledger.key))):
+            statements.clear()
+            listener = partial(_note, statements)
+            event.listen(engine, "before_cursor_execute", listener)
+            assert ledger.with_key(secret).get("/v1/me").status_code == 401
+            event.remove(engine, "before_cursor_execute", listener)
+            counted.append(len([statement for statement in statements if "keys" in statement]))
+        assert counted[0] == counted[1] > 0
+
+
+def _note(statements: list[str], _connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    statements.append(statement)
 
 
 @pytest.mark.parametrize("ended", ["revoked_us = created_us", "expires_us = created_us"])

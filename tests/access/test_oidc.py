@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ledger.access import keys, oidc
+from ledger.access import issuers, keys
 from ledger.access.keys import Keyring, tenant_of
 from ledger.core.people import Actor
 from ledger.settings import Settings
@@ -234,7 +234,7 @@ MATCHING: list[tuple[Any, Any, bool]] = [
 @pytest.mark.parametrize(("wanted", "value", "matches"), MATCHING)
 def test_what_a_rule_matches(wanted: Any, value: Any, matches: bool) -> None:
     """Goal: equality with the same type, a prefix before a final *, an element of a list; nothing else."""
-    rule = oidc.Rule.model_validate_json(
+    rule = issuers.Rule.model_validate_json(
         json.dumps({"claims": {"claim": wanted}, "tenant": str(TENANT), "role": "auditor"})
     )
     assert rule.matches({"claim": value} if value is not None else {}) == matches

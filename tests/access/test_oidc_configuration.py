@@ -46,7 +46,7 @@ MISCONFIGURED: list[tuple[dict[str, Any], str]] = [
     ({"leeway_seconds": 301}, "issuers.0.leeway_seconds: "),
     ({"leeway_seconds": "60"}, "issuers.0.leeway_seconds: "),
     ({"rules": []}, "issuers.0.rules: "),
-    ({"secret": SECRET}, "issuers.0.secret: Extra inputs"),
+    ({"secret": SECRET}, "issuers.0.secret: is not a field here"),
     (with_rule(claims={}), "issuers.0.rules.1.claims: "),
     (with_rule(claims={"sub": "*"}), "issuers.0.rules.1.claims.sub"),
     (with_rule(claims={"sub": "a*b*"}), "issuers.0.rules.1.claims.sub"),
@@ -57,7 +57,7 @@ MISCONFIGURED: list[tuple[dict[str, Any], str]] = [
     (with_rule(role="operator"), "issuers.0.rules.1.role: "),
     (with_rule(datasets=[]), "issuers.0.rules.1.datasets: "),
     (with_rule(projects=[""]), "issuers.0.rules.1.projects.0: "),
-    (with_rule(dataset=["mnist"]), "issuers.0.rules.1.dataset: Extra inputs"),
+    (with_rule(dataset=["mnist"]), "issuers.0.rules.1.dataset: is not a field here. Did you mean datasets?"),
 ]
 
 
@@ -82,7 +82,7 @@ def test_files_that_are_none(tmp_path: Path, database: Settings) -> None:
         (b"[" * 100_000, "is not JSON"),
         (b"\xff", "is not JSON"),
         (b"[]", ": "),
-        (b"{}", "issuers: Field required"),
+        (b"{}", "issuers: is required"),
         (b'{"issuers": []}', "issuers: "),
         (json.dumps({"issuers": [SAID, SAID]}).encode(), "issuers: must not name an issuer twice"),
         (said.replace('"role"', '"role": "admin", "role"').encode(), "has the same member twice"),

@@ -19,7 +19,20 @@ from ledger.access import keys, oidc
 from ledger.access.keys import tenant_of
 from ledger.access.oidc import looks_like_token
 from ledger.errors import UNKNOWN_KEY, Unauthenticated
-from tests.kit.issuer import AUDIENCE, TENANT, House, Issuer, Trust, encoded, jwk, now, private_key, running, signed
+from tests.kit.issuer import (
+    AUDIENCE,
+    TENANT,
+    TO_THE_HOLDER,
+    House,
+    Issuer,
+    Trust,
+    encoded,
+    jwk,
+    now,
+    private_key,
+    running,
+    signed,
+)
 from tests.kit.trials import trials
 
 
@@ -180,9 +193,11 @@ def test_wrong_tokens(issuer: Issuer, trust: Trust, name: str, caplog: pytest.Lo
 
 
 def test_wrong_tokens_over_http(house: House, caplog: pytest.LogCaptureFixture) -> None:
-    """Goal: a stranger cannot tell one wrong token from another, nor from a key that nobody has.
+    """Goal: a stranger cannot tell one wrong token from another, nor from a key that nobody has. The holder of a token
+    that the issuer signed learns what is wrong with it, and of rules only which claims differ.
 
-    Method: each of them over HTTP, on each database; the answers are those for a key that was never given out.
+    Method: each of them over HTTP, on each database, and each again with a broken signature; the answers are those for
+    a key that was never given out, unless the signature is valid and the reason is found after it.
     """
     caplog.set_level(logging.DEBUG)
     unknown = house.by(keys.mint(tenant_of(house.ledger.key))).get("/v1/datasets")
@@ -194,7 +209,16 @@ def test_wrong_tokens_over_http(house: House, caplog: pytest.LogCaptureFixture) 
     for name, token in tried.items():
         answer = house.by(token).get("/v1/datasets")
         assert answer.status_code == 401, name
-        if len(token) <= oidc.TOKEN_LENGTH_MAX:
+        if WRONG.get(name, (None, ""))[1] in TO_THE_HOLDER - {"claims"}:
+            told = answer.json()
+            assert (told["code"], told["reason"]) == ("unauthenticated", WRONG[name][1]), name
+            assert told["detail"].startswith("The signature of this token is valid, but ")
+            broken = token.rpartition(".")[0] + "." + encoded(b"x" * 256)
+            answer = house.by(broken).get("/v1/datasets")
+            assert answer.json() == unknown.json(), name
+        elif "reason" in answer.json():
+            assert (answer.json()["reason"], WRONG[name][1]) == ("claims", "claims")
+        elif len(token) <= oidc.TOKEN_LENGTH_MAX:
             assert answer.json() == unknown.json(), name
             assert {key: answer.headers[key] for key in same} == {key: unknown.headers[key] for key in same}
         assert token not in caplog.text

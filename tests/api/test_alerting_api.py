@@ -256,7 +256,7 @@ def test_a_terminal(terminal: Terminal) -> None:
         terminal("request mnist --type gaussian --noise-multiplier 2.2")
     listed = terminal("alerts --dataset mnist")
     assert re.search(r"threshold\s+mnist\s+50 % of the budget spent and held\s+not sent", listed.out)
-    assert terminal("alerts --kind frozen --json").json == []
+    assert terminal("alerts --kind frozen --json").json == {"items": [], "more": False}
     terminal("dataset freeze mnist --reason 'under review'")
     assert "frozen: under review" in terminal("alerts --limit 1").out
     assert "only listed" in terminal("alerting test").out
@@ -272,4 +272,4 @@ def test_a_terminal(terminal: Terminal) -> None:
     assert "An estimate" in said
     assert re.search(r"the dataset\s+3\s+0\.\d+\s+0\.\d+\s+20\d\d-", said)
     assert terminal("forecast mnist --json").json["accounts"][0]["runs"] == 3
-    assert terminal("forecast nothing").status == 2
+    assert terminal("forecast nothing").status == 5

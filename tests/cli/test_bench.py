@@ -30,7 +30,7 @@ def test_the_bench_voids_or_settles_all_of_its_runs(terminal: Terminal, monkeypa
     after = terminal("dataset show trials --json").json
     assert int(after["balance"]["held"]["mu_sq_pico"]) == 0
     assert after["seq"] - before["seq"] == 7 * 3
-    states = Counter(run["state"] for run in terminal("runs --dataset trials --json").json)
+    states = Counter(run["state"] for run in terminal("runs --dataset trials --json").json["items"])
     assert states == {"voided": 6, "settled": 3}
 
 
@@ -51,7 +51,7 @@ def test_a_refused_bench_voids_what_was_approved(terminal: Terminal) -> None:
     assert found.status == 1
     assert "budget-exceeded" in found.err
     assert terminal("dataset show trials --json").json["balance"]["held"]["mu_sq_pico"] == "0"
-    states = Counter(run["state"] for run in terminal("runs --dataset trials --json").json)
+    states = Counter(run["state"] for run in terminal("runs --dataset trials --json").json["items"])
     assert states == {"voided": 4, "refused": 1}
 
 

@@ -66,7 +66,7 @@ def test_init_prints_keys_once_and_has_a_way_back_in(tmp_path: Path) -> None:
     assert "--reset-admin" in again.stderr
     reset = json.loads(run("init", "--reset-admin", "acme", "--json", folder=tmp_path).stdout)
     unknown = run("init", "--reset-admin", "nobody", folder=tmp_path)
-    assert (unknown.returncode, "'nobody'" in unknown.stderr) == (2, True)
+    assert (unknown.returncode, "'nobody'" in unknown.stderr) == (5, True)
     with serve(Settings(database_url="sqlite:///privacy-ledger.db"), tmp_path) as served:
         for key in (made["admin_key"], reset["admin_key"]):
             answer = httpx.get(f"{served.url}/v1/keys", headers={"Authorization": f"Bearer {key}"})

@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shlex
+from datetime import datetime, timedelta
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -99,8 +100,8 @@ def test_a_run_and_its_dataset_from_beginning_to_end(terminal: Terminal) -> None
     listed = terminal("runs").out
     assert run in listed
     assert other in listed
-    assert [item["id"] for item in terminal("runs --state settled --json").json] == [run]
-    assert len(terminal("runs --limit 1 --json").json) == 1
+    assert [item["id"] for item in terminal("runs --state settled --json").json["items"]] == [run]
+    assert terminal("runs --limit 1 --json").json["more"] is True
     assert "% spent" in terminal("dataset show counts").out
     assert "Counts [2026]" in terminal("dataset show counts").out
     assert "counts" in terminal("dataset list").out
@@ -108,7 +109,7 @@ def test_a_run_and_its_dataset_from_beginning_to_end(terminal: Terminal) -> None
     assert raised["balance"]["limit"]["mu"] == 2
     assert terminal("dataset freeze counts --reason look --json").json["state"] == "frozen"
     frozen = terminal("request counts --type gaussian --noise-multiplier 5")
-    assert (frozen.status, "frozen" in frozen.err) == (1, True)
+    assert (frozen.status, "frozen" in frozen.err) == (6, True)
     assert terminal("dataset thaw counts --reason looked --json").json["state"] == "active"
     assert terminal("dataset retire counts --reason done --json").json["state"] == "retired"
     holds = terminal("check")
@@ -134,7 +135,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
     ).json
     assert (made["partition_count"], made["ceiling"]["mu"], made["privacy_unit"]) == (2, 2.0, "user-month")
     assert "2026-11" in terminal("dataset add-partitions clicks 2026-11 2026-12 --disjoint").out
-    listed = terminal("dataset partitions clicks --json").json
+    listed = terminal("dataset partitions clicks --json").json["items"]
     assert [part["name"] for part in listed] == ["2026-09", "2026-10", "2026-11", "2026-12"]
     derived = terminal("dataset create no-bots --derived-from clicks --unit-preserving")
     assert re.search(r"its runs charge\s+clicks", derived.out)
@@ -144,13 +145,16 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
 
     release = "--type gaussian --noise-multiplier 5"
     asked = terminal(f"request no-bots:2026-09,2026-10 sales {release} --project ranking --json")
-    assert (asked.status, asked.json["code"]) == (2, "not-found"), "every dataset that is named has the project"
+    assert (asked.status, asked.json["code"]) == (5, "not-found"), "every dataset that is named has the project"
     asked = terminal(f"request no-bots:2026-09,2026-10 {release} --project ranking")
     assert asked.status == 0, asked.err
     assert re.search(r"project\s+ranking", asked.out)
     assert "what it is derived from is charged" in asked.out
     run = re.findall(r"run ([0-9a-f-]{36})", asked.out)[0]
-    spent = {part["name"]: part["balance"]["held"]["mu"] for part in terminal("dataset partitions clicks --json").json}
+    spent = {
+        part["name"]: part["balance"]["held"]["mu"]
+        for part in terminal("dataset partitions clicks --json").json["items"]
+    }
     assert spent == {"2026-09": 0.2, "2026-10": 0.2, "2026-11": 0.0, "2026-12": 0.0}
     moved = terminal(f"start {run}")
     assert ("no-bots" in moved.out, "of clicks" in moved.out) == (True, True)
@@ -293,7 +297,7 @@ def test_a_batch_from_a_file(terminal: Terminal, tmp_path: Path, monkeypatch: py
     refused = terminal(f"batch {lines} --atomic")
     assert (refused.status, "Nothing was recorded" in refused.err) == (1, True)
     assert re.search(r"1\s+mnist\s+batch-refused", refused.err)
-    assert terminal("runs --json").json == []
+    assert terminal("runs --json").json["items"] == []
     assert terminal(f"batch {lines} --atomic --json").json["code"] == "batch-refused"
 
     told = terminal(f"batch {array}")
@@ -321,13 +325,44 @@ def test_keys_and_tenants(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, d
     assert made["id"] in terminal("key list").out
     with monkeypatch.context() as limited:
         limited.setenv("LEDGER_KEY", made["secret"])
-        assert [item["name"] for item in terminal("dataset list --json").json] == ["a"]
+        assert [item["name"] for item in terminal("dataset list --json").json["items"]] == ["a"]
         denied = terminal("tenant create new")
-        assert (denied.status, "operator" in denied.err) == (2, True)
-    assert terminal(f"key revoke {made['id']} --json").json == {"id": made["id"], "revoked": True}
+        assert (denied.status, "operator" in denied.err) == (4, True)
+    assert terminal("key revoke ci --json").json == {"id": made["id"], "revoked": True}
     with monkeypatch.context() as revoked:
         revoked.setenv("LEDGER_KEY", made["secret"])
-        assert terminal("dataset list").status == 2
+        ended = terminal("dataset list")
+        assert (ended.status, f"Its id is {made['id']}." in ended.err) == (4, True)
+
+
+def test_keys_by_name_and_those_that_nobody_uses(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a key is found by its name if that is unique among valid keys, and keys that nobody uses are listed.
+
+    Method: one key, two of one name, a name that nobody has; the clock of the command line is moved on."""
+    made = terminal("key create ci --role auditor --output -")
+    assert re.search(r"id\s+[0-9a-f-]{36}\n\s*datasets\s+all", made.out)
+    limited = terminal("key create team --role requester --dataset a --json")
+    assert (limited.status, "'a'" in limited.json["detail"]) == (2, True)
+    rotated = terminal("key rotate ci --overlap PT0S --json").json
+    assert rotated["name"] == "ci"
+    assert terminal("key rotate ci --overlap PT1H --json").json["principal"] == rotated["principal"]
+    several = terminal("key revoke ci --json")
+    assert (several.status, len(several.json["ids"])) == (2, 2)
+    nobody = terminal("key revoke nobody")
+    assert (nobody.status, "privacy-ledger key list" in nobody.err) == (5, True)
+    assert terminal("key list --unused 1d --json").json["items"] == []
+    assert terminal("key list --unused soon").status == 2
+
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> Any:
+            return datetime.now(tz) + timedelta(days=2)
+
+    monkeypatch.setattr("ledger.cli.people.datetime", Later)
+    unused = terminal("key list --unused 1d --json").json["items"]
+    # The key that expired at once, and the one that expires within an hour, are not valid two days later.
+    assert [key["name"] for key in unused] == ["admin", "ci"]
+    assert terminal("key list --unused 3d --json").json["items"] == []
 
 
 def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,12 +378,12 @@ def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -
     assert re.search(r"admin of acme\n.*datasets\s+all", terminal("whoami").out, re.DOTALL)
     with monkeypatch.context() as old:
         old.setenv("LEDGER_KEY", made["secret"])
-        assert terminal("whoami").status == 2
+        assert terminal("whoami").status == 4
     with monkeypatch.context() as new:
         new.setenv("LEDGER_KEY", rotated["secret"])
         assert terminal("whoami --json").json["projects"] == ["ranking"]
         release = "request a --type gaussian --noise-multiplier 5"
-        assert terminal(release).status == 2
+        assert terminal(release).status == 4
         assert terminal(f"{release} --project ranking").status == 0
 
 
@@ -375,7 +410,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     assert terminal("dataset show mnist --json").json["balance"]["limit"]["mu"] == 1
     proposal = re.findall(r"approve ([0-9a-f-]{36})", raised.out)[0]
     own = terminal(f"proposal approve {proposal}")
-    assert (own.status, "second person" in own.err) == (2, True)
+    assert (own.status, "second person" in own.err) == (4, True)
     assert re.search(r"open\n.*reason\s+the board agreed", terminal(f"proposal show {proposal}").out, re.DOTALL)
     assert "% spent" in approve(raised.out).out
     assert by_another(f"proposal approve {proposal} --json").json["code"] == "proposal-state"
@@ -391,7 +426,7 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     assert "voided" in approve(voided.out).out
     refused = terminal("dataset budget mnist --mu 3 --reason more --json").json["proposal"]["id"]
     assert by_another(f"proposal refuse {refused} --reason no --json").json["state"] == "refused"
-    assert [item["id"] for item in terminal("proposal list --state refused --json").json] == [refused]
+    assert [item["id"] for item in terminal("proposal list --state refused --json").json["items"]] == [refused]
 
     run = terminal(counts).json["id"]
     terminal(f"start {run}")
@@ -426,7 +461,7 @@ def test_evaluate_records_nothing(terminal: Terminal) -> None:
 
 
 MISTAKES = [
-    ("request nothere --type gaussian --noise-multiplier 5", 2, "nothere"),
+    ("request nothere --type gaussian --noise-multiplier 5", 5, "nothere"),
     ("request a --type gaussian --noise-multiplier=-5", 2, "mechanism.noise_multiplier"),
     ("request a --type gaussian --noise-multiplier five", 2, "'five' is not a number"),
     ("request a --type gaussian --noise-multiplier nan", 2, "finite"),
@@ -442,19 +477,19 @@ MISTAKES = [
     ("dataset create 'A B' --mu 1 --bound clt", 2, "name"),
     ("dataset create c --mu 1", 2, "budget.delta"),
     ("dataset budget a --mu 1", 2, "--reason"),
-    ("start 00000000-0000-4000-8000-000000000000", 2, "No run has this id"),
+    ("start 00000000-0000-4000-8000-000000000000", 5, "No run has this id"),
     ("key create k --role king", 2, "role"),
     ("settle nonsense", 2, "id"),
     ("export a", 2, "--output"),
     ("export --output x.jsonl", 2, "--tenant"),
     ("export a --tenant --output x.jsonl", 2, "--tenant"),
     ("key create k --role auditor --project p", 2, "projects"),
-    ("key rotate 00000000-0000-4000-8000-000000000000", 2, "No key has this id"),
+    ("key rotate 00000000-0000-4000-8000-000000000000", 5, "No key has this id"),
     ("policy set --reason r", 2, "--second-steward"),
     ("proposal list --state maybe", 2, "state"),
-    ("proposal approve 00000000-0000-4000-8000-000000000000", 2, "No proposal has this id"),
+    ("proposal approve 00000000-0000-4000-8000-000000000000", 5, "No proposal has this id"),
     ("export a --output /no/where/at.all", 2, "/no/where"),
-    ("export nothere --output nothere.jsonl", 2, "nothere"),
+    ("export nothere --output nothere.jsonl", 5, "nothere"),
     ("verify nofile", 2, "No such file"),
     ("nonsense", 2, "nonsense"),
 ]
@@ -477,7 +512,7 @@ ABOUT_ACCOUNTS = [
     ("request a:x --type gaussian --noise-multiplier 5", 2, "no partitions"),
     ("request a a --type gaussian --noise-multiplier 5", 2, "twice"),
     ("request --type gaussian --noise-multiplier 5", 2, "DATASET"),
-    ("request a --type gaussian --noise-multiplier 5 --project p", 2, "no project"),
+    ("request a --type gaussian --noise-multiplier 5 --project p", 5, "no project"),
     ("request a --type gaussian --noise-multiplier 5 --segments 2", 2, "segments"),
     ("batch nofile", 2, "nofile"),
     ("batch @nofile", 2, "nofile"),
@@ -519,11 +554,11 @@ def test_an_export_is_not_written_over_a_file(terminal: Terminal, tmp_path: Path
 
 @pytest.mark.parametrize("said", [{"LEDGER_URL": "http://127.0.0.1:1"}, {"LEDGER_URL": "nonsense"}, {"LEDGER_KEY": ""}])
 def test_a_server_that_is_not_there(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, said: dict[str, str]) -> None:
-    """Goal: exit status 3 where nobody answers, 2 where the settings are wrong; the message names which."""
+    """Goal: exit status 3 if nobody answers, 2 if the settings are wrong, 4 without a key; the message names which."""
     for name, value in said.items():
         monkeypatch.setenv(name, value)
     answer = terminal("runs")
-    assert answer.status == (3 if said == {"LEDGER_URL": "http://127.0.0.1:1"} else 2)
+    assert answer.status == (4 if "LEDGER_KEY" in said else 3 if said == {"LEDGER_URL": "http://127.0.0.1:1"} else 2)
     assert next(iter(said)) in answer.err or said.get("LEDGER_URL", "?") in answer.err
     assert "Traceback" not in answer.err
 
@@ -569,15 +604,16 @@ def test_verify_asks_for_keys(terminal: Terminal, tmp_path: Path) -> None:
 
 
 def test_every_example_of_help_is_a_command_that_can_be_typed() -> None:
-    """Goal: the example under a command's help is this command, with arguments and options that it has. Method: each is
-    parsed as the command line parses it, and not run."""
+    """Goal: every command has an example under its help, which is this command, with arguments and options that it has.
+    Method: each is parsed as the command line parses it, and not run."""
     examples = 0
     groups = [typer.main.get_command(cli.app)]
     while groups:
         for command in groups.pop().commands.values():  # type: ignore[attr-defined]
             if hasattr(command, "commands"):
                 groups.append(command)
-            elif command.epilog is not None:
+            else:
+                assert command.epilog is not None, f"{command.name} has no example"
                 words = shlex.split(command.epilog.removeprefix("Example: privacy-ledger "))
                 named = typer.main.get_command(cli.app)
                 while hasattr(named, "commands"):
@@ -585,4 +621,4 @@ def test_every_example_of_help_is_a_command_that_can_be_typed() -> None:
                 assert (named.name, named.help) == (command.name, command.help)
                 assert named.make_context(named.name, words).params
                 examples += 1
-    assert examples >= 20
+    assert examples >= 60

@@ -64,8 +64,11 @@ def test_a_terminal_shows_the_first_keys(tmp_path: Path) -> None:
 
 def test_serve_in_a_terminal_shows_the_first_keys(tmp_path: Path) -> None:
     """Goal: what README says of `make run`. Method: a server process with a terminal as its output."""
-    shown = in_a_terminal("serve", folder=tmp_path, until="export LEDGER_KEY=pbl_")
-    assert len(KEY.findall(shown)) >= 2
+    shown = in_a_terminal("serve", folder=tmp_path, until="dataset create mnist")
+    assert len(KEY.findall(shown)) == 3
+    url = re.search(r"export LEDGER_URL=(http://127\.0\.0\.1:[0-9]+)\s+export LEDGER_KEY=pbl_", shown)
+    assert url is not None
+    assert re.search(r"privacy-ledger whoami\s|-m ledger whoami\s", shown)
     assert list(tmp_path.glob("*keys*")) == []
 
 
@@ -126,7 +129,7 @@ def test_commands_that_make_keys(terminal: Terminal, monkeypatch: pytest.MonkeyP
     assert set(modes(folder).values()) == {0o600}
     before = modes(folder)
     assert terminal("key create other --role nobody").status == 2
-    assert terminal("tenant create another").status == 2
+    assert terminal("tenant create another").status == 4
     assert terminal("key create other --role auditor --output privacy-ledger-key.env").status == 2
     assert modes(folder) == before
     assert SECRET.search(terminal("signing-key create --output -").out)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -11,12 +12,13 @@ from typing import Any
 
 import httpx
 import pytest
+from rich.console import Console
 from rich.text import Text
 
 from ledger import cli
 from ledger.cli.show import console
 from ledger.client import Ledger
-from ledger.errors import LedgerError
+from ledger.errors import LedgerError, RunState
 from tests.kit.clients import KEY, URL
 from tests.kit.driver import Terminal
 
@@ -106,8 +108,8 @@ def lying(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> Iterator[Termi
             return httpx.Response(got.status_code, json=hostile(got.json()))
 
         class Lied(Ledger):
-            def __init__(self, **options: Any) -> None:
-                super().__init__(**options, transport=httpx.MockTransport(answer))
+            def __init__(self, *arguments: Any, **options: Any) -> None:
+                super().__init__(*arguments, **options, transport=httpx.MockTransport(answer))
 
         monkeypatch.setattr("ledger.client.Ledger", Lied)
         yield terminal
@@ -148,3 +150,29 @@ def test_an_error_of_two_lines_is_one_error(capsys: pytest.CaptureFixture[str]) 
     assert len(lines) == 4
     assert [line.startswith("privacy-ledger: ") for line in lines] == [True, False, False, False]
     assert all(line.startswith("    ") for line in lines[1:])
+
+
+# --- progress --------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_for_terminals_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: a person at a terminal sees how much arrived, and no script gets a byte of that. Method: the same bytes
+    written with a terminal, without one, and quietly; they arrive unchanged."""
+    shown = io.StringIO()
+    monkeypatch.setattr(console, "err", Console(file=shown, force_terminal=True, width=80))
+    for is_terminal, quiet in ((True, False), (False, False), (True, True)):
+        monkeypatch.setattr("sys.stderr.isatty", lambda is_terminal=is_terminal: is_terminal, raising=False)
+        target = io.BytesIO()
+        with console.receiving("Exporting", target, quiet=quiet) as received:
+            assert received.write(b"x" * 2000) == 2000
+        assert target.getvalue() == b"x" * 2000
+        text, _ = shown.getvalue(), shown.truncate(0)
+        shown.seek(0)
+        assert ("Exporting" in text, "2.0 kB" in text) == ((is_terminal and not quiet,) * 2)
+
+
+def test_the_next_commands_of_a_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Goal: an error about a run's state ends with the commands that the run allows. Method: one with two."""
+    error = RunState("Run 1 is held.", run="1", state="held", next=["start", "void"])
+    console.error(error)
+    assert capsys.readouterr().err.splitlines()[1:] == ["    privacy-ledger start 1", "    privacy-ledger void 1"]

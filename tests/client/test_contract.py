@@ -47,6 +47,7 @@ VALUES: Final[Mapping[str, Any]] = {
     "Sequence[str | Mapping[str, Any]]": ["a"],
     "Mapping[str, Any]": {"a": 1},
     "Mapping[str, str]": {"a": "b"},
+    "Mapping[str, Label]": {"a": "b"},
     "AnyMechanism": Gaussian(noise_multiplier=5),
     "str | timedelta": timedelta(hours=1),
     "str | datetime": datetime(2026, 1, 1, tzinfo=UTC),

@@ -196,7 +196,7 @@ def test_the_command_writes_a_file_and_lists_what_is_left(ledger: Ledger, tmp_pa
     assert (said.status, said.out) == (0, "")
     assert json.loads(written.read_text())["deployment"]["accounting"]
     said = typed(f"registry {file} --run 1")
-    assert (said.status, "There is no run 1" in said.err) == (2, True)
+    assert (said.status, "There is no run 1" in said.err) == (5, True)
     assert typed(f"registry {file} --output {tmp_path}").status == 2
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, get_args
 
 from pydantic import Field, TypeAdapter, ValidationError
 
+from ledger import mistakes
 from ledger.accounting.mechanisms.approximate_dp import ApproximateDp
 from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.mechanisms.composed import Composed
@@ -22,7 +23,7 @@ from ledger.accounting.mechanisms.gaussian import Gaussian
 from ledger.accounting.mechanisms.gdp import Gdp
 from ledger.accounting.mechanisms.laplace import Laplace
 from ledger.accounting.mechanisms.matrix_factorization import MatrixFactorization
-from ledger.accounting.mechanisms.nearest import nearest
+from ledger.accounting.mechanisms.nearest import with_nearest
 from ledger.accounting.mechanisms.pure_dp import PureDp
 from ledger.accounting.mechanisms.randomized_response import RandomizedResponse
 from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
@@ -48,13 +49,13 @@ __all__ = [
     "Simple",
     "ZCdp",
     "field_path",
-    "nearest",
     "parse",
     "planned_steps",
     "recorded",
     "segment",
     "segment_steps",
     "unsupported",
+    "with_nearest",
 ]
 
 AnyMechanism = SimpleMechanism | Composed
@@ -77,11 +78,9 @@ def parse(declared: Any) -> AnyMechanism:
     try:
         return _ADAPTER.validate_python(declared)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        first = next(iter(mistakes.described(error.errors(include_url=False)[:1], Mechanism)))
         field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
-        instead = nearest(first)
-        message = first["msg"] if instead is None else f"{first['msg']}. What comes nearest: {instead}."
-        raise InvalidMechanism(f"{field}: {message}", field=field) from error
+        raise InvalidMechanism(f"{field}: {with_nearest(mistakes.message(first), first)}", field=field) from error
 
 
 def recorded(declared: Any) -> AnyMechanism:

@@ -266,6 +266,12 @@ def nearest(error: Mapping[str, Any]) -> str | None:
     return values.get(_name(error.get("input")), of_field)
 
 
+def with_nearest(text: str, error: Mapping[str, Any]) -> str:
+    """Return a message about one of Pydantic's errors, with what to declare in its place, if that is known."""
+    instead = nearest(error)
+    return text if instead is None else f"{text}{'' if text.endswith('?') else '.'} What comes nearest: {instead}."
+
+
 def _name(value: object) -> str:
     """Return a name in the form of the tables; empty if it is none."""
     if not isinstance(value, str) or len(value) > _LENGTH_MAX:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final, TextIO
+from typing import Any, BinaryIO, Final, TextIO
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import FileSizeColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -150,6 +150,9 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 def error(failure: LedgerError) -> None:
     """Print an error, with its further lines and fields indented, so that none looks like a line of this program."""
     err.print(Text.assemble(("privacy-ledger: ", "red"), visible(failure.detail).replace("\n", "\n    ")))
+    calls, run = failure.facts.get("next"), in_one_line(str(failure.facts.get("run", "")))
+    for call in calls if isinstance(calls, list) else ():
+        err.print(f"    privacy-ledger {in_one_line(str(call))} {run}")
     problems = in_one_line(failure.facts.get("errors", ()))
     for problem in problems if isinstance(problems, list) and len(problems) > 1 else ():
         err.print(f"    {problem['field']}: {problem['message']}")
@@ -165,3 +168,31 @@ def progress(what: str, *, quiet: bool) -> Iterator[Advance]:
     with Progress(*columns, console=err, transient=True) as display:
         task = display.add_task(what, total=None)
         yield lambda: display.advance(task)
+
+
+class Received:
+    """A binary file that counts what is written to it, for `receiving`."""
+
+    def __init__(self, file: BinaryIO, advance: Callable[[int], None]) -> None:
+        self._file, self._advance = file, advance
+
+    def write(self, data: bytes) -> int:
+        """Write, and advance the progress by the bytes."""
+        size = self._file.write(data)
+        self._advance(len(data))
+        return size
+
+
+@contextmanager
+def receiving(what: str, file: BinaryIO, *, quiet: bool) -> Iterator[Received]:
+    """Show on a terminal that an answer is awaited, and then how much of it arrived. Write to what it yields.
+
+    quiet: show nothing, because the answer itself goes to the terminal or a script reads it.
+    """
+    if quiet or not sys.stderr.isatty():
+        yield Received(file, lambda _: None)
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), FileSizeColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=err, transient=True) as display:
+        task = display.add_task(what, total=None)
+        yield Received(file, lambda size: display.advance(task, size))

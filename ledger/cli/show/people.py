@@ -12,7 +12,7 @@ from ledger.cli.show import rows
 from ledger.cli.show.console import BUDGET, err, new_grid, new_table, number, out
 
 if TYPE_CHECKING:
-    from ledger.service.shapes.tenants import KeyShown, Me, PolicyShown, ProposalShown, SecretShown
+    from ledger.service.shapes.tenants import KeyShown, Me, NewTenantShown, PolicyShown, ProposalShown, SecretShown
 
 
 def keys(items: Sequence[KeyShown]) -> None:
@@ -144,6 +144,25 @@ def secret(made: SecretShown, *, what: str) -> None:
     """Print a new key with its secret, which is shown only once."""
     out.print(f"{what} The secret is shown only once:\n")
     out.print(f"    {made['secret']}\n")
+
+
+def made_key(made: SecretShown) -> None:
+    """Print what a new key is: its id, with which it is rotated and revoked, and its limits."""
+    grid = new_grid()
+    grid.add_row("id", made["id"])
+    grid.add_row("datasets", _limited(made.get("datasets")))
+    grid.add_row("projects", _limited(made.get("projects")))
+    grid.add_row("until", made.get("expires_at") or "revoked")
+    out.print(grid)
+
+
+def made_tenant(made: NewTenantShown) -> None:
+    """Print the ids of a new tenant and its key."""
+    grid = new_grid()
+    grid.add_row("tenant", made["tenant"]["id"])
+    grid.add_row("key", made["key"]["id"])
+    out.print(grid)
+    out.print("Rules for tokens of an issuer name the tenant by its id.")
 
 
 def signing_keys(keys: Sequence[Mapping[str, Any]]) -> None:

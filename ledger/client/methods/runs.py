@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ledger.client import calls
-from ledger.client.calls import listed, send
+from ledger.client.calls import Label, listed, send
 from ledger.client.dates import moment
 from ledger.client.mechanisms import AnyMechanism, Number, planned_steps
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
@@ -26,7 +26,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         segments: int | None = None,
         project: str | None = None,
         purpose: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Label] | None = None,
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
@@ -95,7 +95,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         segments: int | None = None,
         project: str | None = None,
         purpose: str | None = None,
-        labels: Mapping[str, str] | None = None,
+        labels: Mapping[str, Label] | None = None,
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
@@ -203,8 +203,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         >>> try:
         ...     ledger.confirm(asked["id"], reason="the log has every step")
         ... except RunState as error:
-        ...     print(error.detail)
-        The run has no reported number that waits for a steward.
+        ...     print(error.facts["state"], error.facts["next"])
+        settled []
         """
         return self._send(send("POST", "runs", run, "confirm", is_repeatable=True, reason=reason))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -174,6 +175,7 @@ def _with_limit(dataset: Dataset, accounts: Sequence[Account], limit: Amount) ->
         limit=limit,
         spent=fullest.spent,
         held=fullest.held,
+        least=functools.reduce(Amount.most, (account.spent + account.held for account in over)),
         accounts=[account.key.facts() for account in over if account.key.facts()][:NAMED_MAX],
         accounts_over=len(over),
     )

@@ -21,11 +21,11 @@ from ledger.core.decision.filter import (
     price_late,
     short_of,
 )
-from ledger.core.decision.of_run import charged_postings, cost_of, demand_owner, demand_state, run_of
+from ledger.core.decision.of_run import charged_postings, cost_of, demand_owner, demand_state, run_of, run_state
 from ledger.core.decision.posting import Drafts, Posting, Repeat, eased, write
 from ledger.core.decision.two_people import Guarded, propose_first, seconded
 from ledger.core.runs import Excess, Run
-from ledger.errors import Forbidden, RunState
+from ledger.errors import Forbidden
 
 
 def settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
@@ -39,7 +39,7 @@ def settle(books: Books, command: Settle, now_us: int) -> Drafts | Repeat:
     if ruling is None and run.is_reported:
         return Repeat(run.id, "run-reported", command.body)
     if ruling is not None and not run.is_reported:
-        raise RunState("The run has no reported number that waits for a steward.", state=run.state)
+        raise run_state(run, "It has no reported number that waits for a steward.")
     ending = _end(books, command, run)
     if ruling is None and (beyond_limits := _beyond_limits(ending, charged_postings(books, command))):
         return _report(books, command, ending, beyond_limits, now_us)

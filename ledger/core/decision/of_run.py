@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Final
+
 from ledger.core.amounts import Amount
 from ledger.core.books import Books
 from ledger.core.commands import OnRun
 from ledger.core.datasets import Dataset
 from ledger.core.decision.posting import Posting
 from ledger.core.people import Actor
-from ledger.core.runs import Run
+from ledger.core.runs import Run, RunStateName
 from ledger.errors import DatasetFrozen, Forbidden, NotFound, RunState
 
 
@@ -38,7 +41,35 @@ def cost_of(run: Run) -> Amount:
 def demand_state(run: Run, needed: str) -> None:
     """Raise RunState unless the run is in this state."""
     if run.state != needed:
-        raise RunState(f"The run is {run.state}. Only a {needed} run allows this.", state=run.state)
+        raise run_state(run, f"Only a {needed} run allows this.")
+
+
+_NEXT: Final[Mapping[RunStateName, tuple[str, ...]]] = {
+    "held": ("start", "void"),
+    "started": ("settle", "void"),
+    "settled": (),
+    "voided": (),
+    "refused": (),
+}
+"""The calls that a run in this state allows."""
+_DOES: Final[Mapping[str, str]] = {
+    "start": "starts it",
+    "settle": "charges it for what it executed",
+    "void": "gives its cost back",
+    "confirm": "charges what was reported",
+    "correct": "charges what was really executed",
+}
+
+
+def run_state(run: Run, why: str, **facts: Any) -> RunState:
+    """Return the error for a run whose state does not allow something, with the calls that it allows."""
+    calls = ("confirm", "correct") if run.is_reported else _NEXT[run.state]
+    named = "; ".join(f"POST /v1/runs/{run.id}/{call} {_DOES[call]}" for call in calls)
+    # A run that has ended allows nothing more.
+    next_ = named or "To use the data again, ask for a new run: POST /v1/runs"
+    return RunState(
+        f"Run {run.id} is {run.state}. {why} {next_}.", run=str(run.id), state=run.state, next=list(calls), **facts
+    )
 
 
 def demand_owner(actor: Actor, run: Run) -> None:

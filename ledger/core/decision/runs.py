@@ -247,9 +247,14 @@ def _start(books: Books, command: Start, now_us: int) -> Drafts | Repeat:
     if run.due_us is not None and now_us > run.due_us:
         start_by = timestamp(run.due_us)
         raise RunState(
-            ("The run was not started by its `start_by`, so its approval has ended. Void it and ask for a new run."),
+            (
+                f"Run {run.id} was not started by {start_by}, so its approval has ended. POST /v1/runs/{run.id}/void"
+                " gives its cost back; then ask for a new run: POST /v1/runs."
+            ),
+            run=str(run.id),
             state="held",
             start_by=start_by,
+            next=["void"],
         )
     due_us = now_us + SETTLE_WITHIN_US
     run = replace(run, state="started", started_us=now_us, due_us=due_us)

@@ -23,10 +23,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from ledger.accounting.budgets import Budget, EpsilonBudget, MuBudget
 from ledger.core.journal import chain
+from ledger.mistakes import NAME_PATTERN, PARTITION_PATTERN
 
 VALID_FOR_DAYS_MAX: Final = 366
-NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
-PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 DatasetName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
 ProjectName = Annotated[str, StringConstraints(pattern=NAME_PATTERN)]
@@ -50,7 +49,7 @@ class Strict(BaseModel):
     def _is_no_number(cls, value: Any) -> Any:
         # FastAPI lets Pydantic read attributes: a decimal would count as an object without any of the members.
         if isinstance(value, Decimal):
-            raise PydanticCustomError("dict_type", "Input should be an object")
+            raise PydanticCustomError("dict_type", "must be an object")
         return value
 
 

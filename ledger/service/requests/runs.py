@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from decimal import Decimal
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -17,8 +18,9 @@ from pydantic_core import CoreSchema, PydanticCustomError
 
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
+from ledger.core.journal import chain
+from ledger.mistakes import NAME_PATTERN
 from ledger.service.requests.fields import (
-    NAME_PATTERN,
     NOTES_BYTES_MAX,
     DatasetName,
     Duration,
@@ -67,6 +69,25 @@ Datasets = Annotated[
 """The datasets that a run uses: names, or names with partitions."""
 
 
+def _label_text(value: Any) -> Any:
+    """Return a number or a boolean as the text that is kept: as JSON writes it, and a number in full."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, bool | int | float | Decimal):
+        raise PydanticCustomError("label", "must be a text, a number, true or false")
+    return chain.canonical(Decimal(repr(value)) if isinstance(value, float) else value)
+
+
+class _OrScalar:
+    """Adds to the document that a number or a boolean becomes a text."""
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": [handler(schema), {"type": "number"}, {"type": "boolean"}]}
+
+
+Label = Annotated[ShortText, BeforeValidator(_label_text), _OrScalar()]
+
+
 class Code(Strict):
     """Where the training code can be found."""
 
@@ -102,10 +123,13 @@ class RunRequest(Strict):
     project: ProjectName | None = None
     purpose: LongText | None = None
     labels: Annotated[
-        dict[Annotated[str, StringConstraints(max_length=63)], ShortText] | None,
+        dict[Annotated[str, StringConstraints(max_length=63)], Label] | None,
         Field(
             max_length=64,
-            description=f"`purpose`, `labels` and `code` have at most {NOTES_BYTES_MAX} bytes of JSON together.",
+            description=(
+                f"`purpose`, `labels` and `code` have at most {NOTES_BYTES_MAX} bytes of JSON together. A number or a"
+                " boolean is kept as a text, such as `0.1` or `true`."
+            ),
         ),
     ] = None
     code: Code | None = None
@@ -116,6 +140,14 @@ class RunRequest(Strict):
         code = None if self.code is None else self.code.model_dump()
         demand_short({"purpose": self.purpose, "labels": self.labels, "code": code})
         return self
+
+
+def as_kept(sent: dict[str, Any], request: RunRequest) -> dict[str, Any]:
+    """Return what was sent as the journal keeps it: every label is a text."""
+    labels = sent.get("labels")
+    if not isinstance(labels, dict) or all(isinstance(label, str) for label in labels.values()):
+        return sent
+    return {**sent, "labels": request.labels}
 
 
 class NewBatch(Strict):
