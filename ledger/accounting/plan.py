@@ -144,6 +144,24 @@ def solve(
         ) from None
 
 
+def charged(mechanism: AnyMechanism, terms: Terms, *, remaining: Amount, left: Left | None = None) -> Amount | None:
+    """Return what an approval of a mechanism would charge; None if it does not fit. Raises as `costs.cost`."""
+    price = _Price(cost(mechanism, terms)) if left is None else _chosen_price(mechanism, terms, left, remaining)[0]
+    return price.amount if price.does_fit(remaining) else None
+
+
+def _chosen_price(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: Amount) -> tuple[_Price, int]:
+    """Return what a mechanism costs at the share that an approval takes, and the number of that share."""
+
+    def offer_at(index: int) -> beside.Offer:
+        deadline.check()
+        return beside.offer(mechanism, terms, left.shares[index], left.base)
+
+    with certificate.keeping_here():
+        chosen = choose(offer_at, len(left.shares), Room(left.mu_sq_pico, remaining))
+    return _Price(chosen.offer.cost, chosen.offer.table, left.mu_sq_pico), chosen.number
+
+
 def parameter(mechanism: AnyMechanism, solve_for: str) -> str:
     """Return the parameter that `solve_for` means for a mechanism, or `runs`: the number of equal runs in a row.
 
@@ -321,22 +339,14 @@ class _Search:
         """Return the charge at the share that an approval takes, which becomes the current one."""
         if self._left is None or len(self._shares) == 1:
             return self._cost(field, value)
-        left, resized = self._left, self._resized(field, value)
-        if resized is None:
-            return None
-        mechanism = resized
-
-        def offer_at(index: int) -> beside.Offer:
-            deadline.check()
-            return beside.offer(mechanism, self._terms, self._shares[index], left.base)
-
+        resized = self._resized(field, value)
         try:
-            with certificate.keeping_here():
-                chosen = choose(offer_at, len(self._shares), Room(left.mu_sq_pico, self._remaining))
+            if resized is None:
+                return None
+            price, self._share = _chosen_price(resized, self._terms, self._left, self._remaining)
         except (InvalidRequest, TooLarge, ValueError):
             return None
-        self._share = chosen.number
-        return _Price(chosen.offer.cost, chosen.offer.table, left.mu_sq_pico)
+        return price
 
     def _resized(self, field: str, value: int | Decimal) -> AnyMechanism | None:
         """Return the mechanism with another value; None if that is not allowed. Raises _LateError if time is up."""

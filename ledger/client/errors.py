@@ -171,7 +171,19 @@ def _refusal(facts: Mapping[str, Any]) -> str | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
-    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}"
+    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}{_as_one(facts)}"
+
+
+def _as_one(facts: Mapping[str, Any]) -> str:
+    """Return what the run and the equal ones before it would cost as one run; nothing if that is not known."""
+    try:
+        one, name = facts["as_one"], facts["as_one"]["solve_for"]
+        return (
+            f" The {one['runs'] - 1} equal runs before it were charged mu {one['charged']['mu']:.3g}; with it, as one"
+            f" run with {name} {one['value']}, they would cost mu {one['cost']['mu']:.3g} by itself."
+        )
+    except (KeyError, TypeError, ValueError):
+        return ""
 
 
 def _overrun(facts: Mapping[str, Any]) -> str | None:

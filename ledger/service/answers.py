@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from ledger.accounting.display import PLAIN, AmountShown, show_amount
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, AccountKey, Bound
 from ledger.core.entries import Record
@@ -21,7 +22,9 @@ from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.service import as_one as as_one_run
 from ledger.service.shapes.runs import (
+    AsOne,
     Binding,
     Overdrawn,
     OverrunShown,
@@ -242,8 +245,26 @@ def _of_project(decision: Record) -> _OfProject:
     return _OfProject(project=decision["project"]) if "project" in decision else _OfProject()
 
 
-def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> BudgetExceeded:
-    """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed."""
+def as_one(longer: AnyMechanism, runs: int, cost: Amount, *, charged: Amount | None = None) -> AsOne:
+    """Return how equal runs are shown as one."""
+    name = as_one_run.length_of(longer)
+    value = longer.model_dump()[name or "steps"]
+    shown = AsOne(
+        runs=runs,
+        solve_for=name or "steps",
+        value=value if isinstance(value, int) else float(value),
+        cost=show_amount(cost),
+    )
+    if charged is not None:
+        shown["charged"] = show_amount(charged)
+    return shown
+
+
+def refused(
+    decisions: Sequence[Record], *, fits: Mapping[str, Any] | None, as_one: AsOne | None = None
+) -> BudgetExceeded:
+    """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed. as_one:
+    what it and the equal runs before it would cost as one run."""
     first = decisions[0]
     cost, needed = Amount.from_facts(first["cost"]), needed_of(first)
     binding = [
@@ -254,6 +275,8 @@ def refused(decisions: Sequence[Record], *, fits: Mapping[str, Any] | None) -> B
     facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
     if fits is not None:
         facts["fits"] = fits
+    if as_one is not None:
+        facts["as_one"] = as_one
     return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
 
 

@@ -160,7 +160,8 @@ class Asking:
             self._remember(actor, command, result, decided.decisions)
             return Answer(decided.approved, decided.is_replayed, size)
         fits = await self._fits(actor, decided.decisions)
-        refusal = partial(answers.refused, decided.decisions, fits=fits)
+        as_one = await self._costing.as_one(actor.tenant_id, decided.decisions)
+        refusal = partial(answers.refused, decided.decisions, fits=fits, as_one=as_one)
         return Answer(await self._aside.run(actor.tenant_id, refusal, size=size), decided.is_replayed, size)
 
     async def _known_of(self, actor: Actor, item: Item) -> _Known:

@@ -29,12 +29,14 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor
 from ledger.core.residual import Residual
 from ledger.core.runs import Excess, Use
-from ledger.errors import InvalidMechanism, InvalidRequest, TooLarge
-from ledger.service import answers, inverting
+from ledger.errors import InvalidMechanism, InvalidRequest, Overloaded, TooLarge
+from ledger.service import answers, as_one, inverting
+from ledger.service.as_one import Equals
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
 from ledger.service.certificates import INVERSION_SECONDS_MAX, Certificates, is_heavy
 from ledger.service.requests.runs import SettleRequest
+from ledger.service.shapes.runs import AsOne
 from ledger.service.tables import Situation
 from ledger.service.turns import Urgency
 from ledger.store import Store
@@ -225,6 +227,34 @@ class Costing:
         fits = partial(inverting.fits, mechanism, terms, answers.remaining_of(decisions), is_dear=is_dear, left=left)
         is_long = is_dear or is_heavy(mechanism, terms)
         return await self.invert(tenant_id, fits, is_dear=is_long, key={"fits": first["run"]})
+
+    async def as_one(self, tenant_id: UUID, decisions: Sequence[Record]) -> AsOne | None:
+        """Return what one run would cost that is as long as a refused one and the equal ones before it together; None
+        if there are fewer than two of these, or a run has no length."""
+        refused = next((entry for entry in decisions if "request" in entry), None)
+        if refused is None or "residual" not in refused or "segments" in refused:
+            return None
+        mechanism = mechanisms.recorded(refused["request"]["mechanism"])
+        if as_one.length_of(mechanism) is None:
+            return None
+        before = await asyncio.to_thread(self._equals, tenant_id, refused)
+        longer = as_one.longer(mechanism, before.runs + 1) if before.runs > 1 else None
+        if longer is None:
+            return None
+        try:
+            cost = await self._certificates.cost(tenant_id, longer, Terms.of(refused), urgency=Urgency.ADVICE)
+        except (InvalidRequest, TooLarge, Overloaded):
+            return None
+        return answers.as_one(longer, before.runs + 1, cost.amount, charged=before.charged)
+
+    def _equals(self, tenant_id: UUID, refused: Record) -> Equals:
+        dataset_id, until = UUID(refused["dataset_id"]), refused["seq"] - 1
+        after = max(until - as_one.ENTRIES_MAX, 0)
+        with self._store.reading(tenant_id) as reading:
+            found = reading.journals.of_kinds(
+                dataset_id, as_one.KINDS, after=after, until=until, limit=as_one.ENTRIES_MAX
+            )
+        return as_one.equals((chain.parse(entry.body) for entry in found), refused)
 
     def _left_of(self, tenant_id: UUID, decisions: Sequence[Record]) -> Left | None:
         """Return what was left for a run that was decided, and the shares that it could take. How its datasets cost

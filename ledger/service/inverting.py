@@ -16,6 +16,7 @@ from ledger.accounting.plan import Left, Solution
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.errors import TooLarge
+from ledger.service import as_one
 
 SECONDS_MAX: Final = 20.0
 """The time limit of the computation of one plan. A client waits 30 seconds by default."""
@@ -48,11 +49,21 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
+class AsOneRun:
+    """The most equal runs that fit as one, of all their steps; its mechanism and charge."""
+
+    runs: int
+    mechanism: AnyMechanism
+    amount: Amount
+
+
+@dataclass(frozen=True, slots=True)
 class Inverse:
-    """What would fit, and the result of `solve_for`."""
+    """What would fit, and the result of `solve_for`. as_one: for `runs` that cost less as one."""
 
     would_fit: dict[str, Solution]
     solution: Solution | None
+    as_one: AsOneRun | None = None
 
 
 class _Room(TypedDict):
@@ -89,7 +100,27 @@ def invert(question: Question, clock_seconds: Callable[[], float]) -> Inverse:
         solution = would_fit.get(question.solve_for) or plan.solve(
             mechanism, terms, solve_for=question.solve_for, **room, is_late=is_late
         )
-    return Inverse(would_fit, solution)
+    together = None
+    if question.solve_for == "runs" and question.left is not None and question.is_fit and terms.segments == 1:
+        together = _as_one(question, is_late)
+    return Inverse(would_fit, solution, together)
+
+
+def _as_one(question: Question, is_late: Callable[[], bool]) -> AsOneRun | None:
+    """Return the most runs that fit as one; None if a run has no length, or it takes too long to find."""
+    mechanism, name = question.mechanism, as_one.length_of(question.mechanism)
+    if name is None:
+        return None
+    declared = mechanism.model_dump(exclude_none=True)[name]
+    room: _Room = {"remaining": question.remaining, "left": question.left}
+    try:
+        most = plan.solve(mechanism, question.terms, solve_for=name, **room, is_late=is_late)
+        runs = 0 if most is None else int(most.value // declared)
+        longer = as_one.longer(mechanism, runs) if runs else None
+        charged = None if longer is None else plan.charged(longer, question.terms, **room)
+    except TooLarge:
+        return None
+    return None if longer is None or charged is None else AsOneRun(runs, longer, charged)
 
 
 def fits(

@@ -160,6 +160,9 @@ class Planner:
             inverse = await self._costing.invert(actor.tenant_id, inverting, is_dear=is_long, key=key)
         # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, charge, costed.delta, inverse)
+        if inverse.as_one is not None:
+            one = inverse.as_one
+            answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
         segments = costed.segments()
         if segments is not None:
             answer["segments"] = answers.show_segments(segments, charge.amount)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -11,6 +12,8 @@ import httpx
 import pytest
 from sqlalchemy import update
 
+from ledger.accounting import costs, mechanisms
+from ledger.accounting.terms import Terms
 from ledger.alerting.least import LeastLimits
 from ledger.cli import recomputing, show
 from ledger.client.errors import of_response
@@ -140,6 +143,16 @@ def test_a_plan_is_what_asking_comes_to(ledger: Ledger) -> None:
     refused = answers[-1].json()
     assert refused["code"] == "budget-exceeded"
     assert refused["datasets"][0]["requested"] > refused["datasets"][0]["remaining"]
+    one = refused["as_one"]
+    assert (one["runs"], one["solve_for"], one["value"]) == (most + 1, "steps", (most + 1) * 235)
+    held = ok(ledger.get("/v1/datasets/rounds"))["balance"]["held"]
+    assert one["charged"]["mu_sq_pico"] == held["mu_sq_pico"]
+    alone = mechanisms.parse({**ROUND, "steps": one["value"]})
+    terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal(str(refused["delta"])))
+    assert int(one["cost"]["mu_sq_pico"]) == costs.cost(alone, terms).amount.mu_sq_pico
+    assert int(one["cost"]["mu_sq_pico"]) < int(one["charged"]["mu_sq_pico"])
+    error = of_response(httpx.Response(409, content=answers[-1].content), url="")
+    assert f"{most} equal runs before it" in str(error)
 
 
 @pytest.mark.parametrize("delta", [None, 1e-8])
@@ -258,7 +271,7 @@ def test_a_share_without_a_budget_is_switched(ledger: Ledger) -> None:
     nothing = ledger.patch("/v1/datasets/copy", switch)
     assert (nothing.status_code, nothing.json()["field"]) == (422, "costing")
     ok(ledger.put("/v1/datasets/copy/projects/p", {"budget": {"epsilon": 8, "at_delta": 1e-5}}))
-    asked = {"datasets": ["copy"], "mechanism": ROUND, "project": "p"}
+    asked: dict[str, Any] = {"datasets": ["copy"], "mechanism": ROUND, "project": "p"}
     before = ledger.ask(**asked).json()
     assert "alone" not in before
     held = ledger.patch("/v1/datasets/copy", switch)

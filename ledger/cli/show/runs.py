@@ -104,6 +104,10 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
         out.print(_bindings(answer["binding"]))
     if solve_for is not None:
         _solved(answer["solution"], solve_for, suggest)
+        one = answer.get("as_one")
+        if one is not None:
+            out.print(f"as one run: {one['runs']:,} of them, with {one['solve_for']} {one['value']}")
+            out.print(f"    {suggest(one['solve_for'], one['value'])}")
     elif not answer["fits"]:
         _fitting(out, answer["would_fit"], suggest)
 
@@ -137,6 +141,12 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     _fitting(err, facts.get("fits", {}), suggest)
+    one = facts.get("as_one")
+    if one is not None:
+        err.print(
+            f"{one['runs'] - 1} equal runs before it were charged mu {number(one['charged']['mu'])}. With it, as one"
+            f" run with {one['solve_for']} {one['value']}: mu {number(one['cost']['mu'])} by itself."
+        )
 
 
 def _bindings(items: Sequence[Binding | PlannedBinding]) -> Table:

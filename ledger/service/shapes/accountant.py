@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.service.shapes.common import AmountShown, EpsilonShown, Id
-from ledger.service.shapes.runs import Alone, SegmentsShown, Shares, Used
+from ledger.service.shapes.runs import Alone, AsOne, SegmentsShown, Shares, Used
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -67,6 +67,9 @@ class Planned(TypedDict):
     ]
     solution: Annotated[
         Solution | None, Field(description="For `solve_for`; null if no value fits, or nothing was asked.")
+    ]
+    as_one: NotRequired[
+        Annotated[AsOne, Field(description="For `solve_for: runs`: how many of them fit declared as one longer run.")]
     ]
     segments: NotRequired[SegmentsShown | None]
     alone: NotRequired[Alone]

@@ -116,6 +116,18 @@ Stated = Annotated[list[RestartShown], Field(description="The restarts that were
 Assumed = Annotated[list[str], Field(description="What the charge assumes, in addition to the approval's assumptions.")]
 
 
+class AsOne(TypedDict):
+    """Equal runs as one run of all their steps."""
+
+    runs: Annotated[int, Field(description="How many runs it stands for.")]
+    solve_for: Annotated[str, Field(description="The parameter that makes it as long: steps or epochs.")]
+    value: int | float
+    cost: Annotated[
+        AmountShown, Field(description="What that one run costs by itself; in a plan, what it would cost now.")
+    ]
+    charged: NotRequired[Annotated[AmountShown, Field(description="What the runs before were charged one by one.")]]
+
+
 class Overdrawn(TypedDict):
     name: str
     partition: NotRequired[str | None]
