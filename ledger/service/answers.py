@@ -288,12 +288,6 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
     return remaining
 
 
-def left_of(decisions: Sequence[Record]) -> int:
-    """Return the least mu² that was left in an account that carries a guarantee, in units of 1e-12."""
-    accounts = [account for entry in decisions for account in chain.accounts_of(entry).values()]
-    return min(account.remaining.mu_sq_pico for account in accounts if account.key.principal_id is None)
-
-
 # --- what became of a run --------------------------------------------------------------------------------------------
 
 

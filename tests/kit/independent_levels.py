@@ -78,6 +78,14 @@ class Batch:
         return True
 
 
+def in_batch(batch: Batch | None, entry: dict[str, Any], table: Table, rests: dict[Any, int]) -> Batch | None:
+    """The batch that goes on behind an approval, if one does."""
+    if "together" not in entry:
+        return None
+    batch = batch or Batch(entry["together"])
+    return batch if batch.goes_on(table, rests) else None
+
+
 def count_of(text: str) -> int:
     """A number that is not zero, as a table has it."""
     if len(text) > 4300 or not re.fullmatch("[1-9][0-9]*", text, re.ASCII):

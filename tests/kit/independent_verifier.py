@@ -16,7 +16,7 @@ from datetime import timedelta
 from typing import Any
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-from independent_levels import Batch, Rooms, Table  # type: ignore[import-not-found]  # they stand beside this file
+from independent_levels import Batch, Rooms, Table, in_batch  # type: ignore[import-not-found]  # they stand beside this file
 from independent_members import (  # type: ignore[import-not-found]
     BY_DIGEST,
     COMMON,
@@ -220,9 +220,9 @@ class Journal:
         self.demand(entry["actor"]["role"] in ROLES.get(entry["kind"], STEWARDS), "a role that may not")
         touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
         self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
-        stated = None if self.batch is None else self.batch.stated
-        is_first = stated is None and entry.get("together", {"first": seq})["first"] == seq
-        self.demand(is_first or entry.get("together", 0) == stated, "a batch with a gap")
+        of = entry.get("together")
+        follows = of == self.batch.stated if self.batch is not None else of is None or of["first"] == seq
+        self.demand(follows, "a batch with a gap")
         touched |= getattr(self, entry["kind"].replace("-", "_"))(entry)
         for key, account in touched.items():
             self.ease(key, account)
@@ -349,8 +349,9 @@ class Journal:
             is_switched = self.costing == "standalone" and entry["costing"] == "residual"
             self.demand(is_switched and self.terms[0] == "certified", "another costing that it cannot have")
             is_idle = all(account["held"] == [0, 0] for account in self.accounts.values())
-            is_counted = self.limit is not None or bool(self.shares)
-            self.demand(is_idle and is_counted, "another costing while runs are held, or without a budget")
+            self.demand(
+                is_idle and bool(self.limit or self.shares), "another costing while runs are held, or of nothing"
+            )
             self.costing = "residual"
         self.done(entry, "thaw", state == "active" and self.is_overdrawn())
         return {}
@@ -486,12 +487,8 @@ class Journal:
         self.demand(not bound, "approved, and does not fit")
         self.demand("level" in entry.get("residual", {"level": 0}), "approved at no level")
         after = {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
-        if "together" in entry:
-            rests, self.batch = (
-                {key: left(each)[0] for key, each in after.items()},
-                self.batch or Batch(entry["together"]),
-            )
-            self.batch = self.batch if self.batch.goes_on(Table(cost, entry.get("residual")), rests) else None
+        rests = {key: left(account)[0] for key, account in after.items()}
+        self.batch = in_batch(self.batch, entry, Table(cost, entry.get("residual")), rests)
         self.note(after, entry["seq"], self.runs[entry["run"]]["r"], {key: left(each) for key, each in after.items()})
         return after
 
@@ -551,9 +548,7 @@ class Journal:
             return
         self.demand(not rests or table.level in table.fitting(min(rests)), "beside more than is left")
         is_best = bool(rests) and table.best(min(rests)) == table.level
-        if "together" in entry:
-            return
-        self.demand(is_best == ("by" not in table.facts), "not at the best level")
+        self.demand("together" in entry or is_best == ("by" not in table.facts), "not at the best level")
 
     def scopes(self, entry: Entry) -> list[Any]:
         """The partitions that the request names, here or by what reaches this dataset; or all; or the whole."""
