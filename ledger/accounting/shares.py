@@ -53,7 +53,7 @@ def choosing(count: int, room: Room) -> Generator[int, Offer, Chosen]:
 
 
 def choose(offer_at: Callable[[int], Offer], count: int, room: Room) -> Chosen:
-    """Return the cheapest of so many offers."""
+    """Return the cheapest of this many offers."""
     search = choosing(count, room)
     index = next(search)
     while True:

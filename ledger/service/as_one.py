@@ -1,8 +1,8 @@
 """What equal small runs would have cost as one run.
 
 Runs that are costed beside what is left cost more and more as a budget ends, and one run of all their steps costs less
-than all of them. Only whoever asks for them knows whether they can be declared as one. So a refusal says what was
-charged for the equal runs before it, and what one run of all of them would cost; a plan says how many fit as one run.
+than all of them. Only the requester knows whether they can be declared as one. So a refusal has what was charged for the
+equal runs before it, and what one run of all of them would cost; a plan has how many fit as one run.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Equals(NamedTuple):
 
 
 def length_of(mechanism: AnyMechanism) -> str | None:
-    """Return the parameter that says how long a run is; None if several of these are no run of this kind."""
+    """Return the parameter that sets how long a run is; None if several of these are no run of this kind."""
     declared = mechanism.model_dump(exclude_none=True)
     return next((name for name in LENGTHS if name in declared and name in mechanism.solvable), None)
 
 
 def longer(mechanism: AnyMechanism, times: int) -> AnyMechanism | None:
-    """Return the mechanism that is so many times as long; None if there is none."""
+    """Return the mechanism that is this many times as long; None if there is none."""
     name = length_of(mechanism)
     if name is None:
         return None

@@ -11,7 +11,6 @@ from uuid import UUID
 
 import pytest
 from fastapi.testclient import TestClient
-from sqlalchemy import update
 
 from ledger.accounting.beside import Offer
 from ledger.accounting.cost import Cost
@@ -19,7 +18,7 @@ from ledger.accounting.terms import Terms
 from ledger.core.residual import LEVELS, Residual
 from ledger.service.certificates import Certificates, read, read_offer, written, written_offer
 from ledger.settings import Settings
-from ledger.store import Store, tables
+from ledger.store import Store
 from tests.kit.accountant import WAIT_SECONDS_MAX, dpsgd
 from tests.kit.driver import Ledger, application, first_keys
 from tests.service.test_certificates import ACME, BETA, Caches, together
@@ -109,8 +108,9 @@ def test_a_row_that_cannot_be_read_is_computed_anew(caches: Caches) -> None:
     first = opened(caches, computed)
     (found,) = together(offer(first))
     first.close()
+    ((digest, _),) = caches.rows()
     with caches.store.writing(ACME) as writing:
-        writing.connection.execute(update(tables.certificates).values(body=written(found.cost)))
+        writing.certificates.keep(digest, written(found.cost), now_us=1, rows_max=10)
     assert together(offer(opened(caches, computed))) == [found]
     assert len(computed) == 2
     assert [read_offer(body) for _, body in caches.rows()] == [found]
