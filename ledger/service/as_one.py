@@ -1,8 +1,8 @@
 """What equal small runs would have cost as one run.
 
 Runs that are costed beside what is left cost more and more as a budget ends, and one run of all their steps costs less
-than all of them. Only the requester knows whether they can be declared as one. So a refusal has what was charged for the
-equal runs before it, and what one run of all of them would cost; a plan has how many fit as one run.
+than all of them. Only the requester knows whether they can be declared as one. So a refusal has what was charged for
+the equal runs before it, and what one run of all of them would cost; a plan has how many fit as one run.
 """
 
 from __future__ import annotations

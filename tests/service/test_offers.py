@@ -111,7 +111,9 @@ def test_a_row_that_cannot_be_read_is_computed_anew(caches: Caches) -> None:
     ((digest, _),) = caches.rows()
     with caches.store.writing(ACME) as writing:
         writing.certificates.keep(digest, written(found.cost), now_us=1, rows_max=10)
-    assert together(offer(opened(caches, computed))) == [found]
+    second = opened(caches, computed)
+    assert together(offer(second)) == [found]
+    second.close()
     assert len(computed) == 2
     assert [read_offer(body) for _, body in caches.rows()] == [found]
 
