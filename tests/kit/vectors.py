@@ -99,6 +99,7 @@ def _is_canonical(text: str) -> bool:
 
 
 BESIDE: Final = "a dataset that costs runs beside what is left"
+BATCHES: Final = "batches that are costed beside what is left"
 NAMED: Final = {"data-1": ONE, "data-2": TWO}
 
 
@@ -109,6 +110,7 @@ def exports() -> Vectors:
         "a dataset that is derived from it": _exported(ONE),
         BESIDE: _exported_beside(ONE),
         "a dataset in partitions that does": _exported_beside(TWO),
+        BATCHES: _exported_batches(),
     }
     cases: list[dict[str, Any]] = [
         {
@@ -126,6 +128,11 @@ def exports() -> Vectors:
         at = forged_levels.wrong_at(name)
         changed = _changed(good[BESIDE], _cut(forged_levels.forged(name), at, name="data-1"))
         cases.append({"name": name, "holds": False, "wrong_at": at, "why": what, "of": BESIDE, **changed})
+    requests = beside_left.batches().requests
+    for name, (at, _, what) in forged_levels.FORGED_BATCHES.items():
+        lines = _cut(forged_levels.forged_batch(name), at, name="data-1", requests=requests)
+        about = {"name": name, "holds": False, "wrong_at": at, "why": what, "of": BATCHES}
+        cases.append({**about, **_changed(good[BATCHES], lines)})
     return {
         "about": (
             "lines: an export, without the line ends. from, lines: the first export, or the one that `of` names, but"
@@ -137,20 +144,27 @@ def exports() -> Vectors:
     }
 
 
-def _cut(lines: list[str], seq: int, name: str = "data-2") -> list[str]:
+def _cut(lines: list[str], seq: int, name: str = "data-2", requests: Mapping[str, str] | None = None) -> list[str]:
     """The export of the journal up to the entry that is wrong, if it has more than that."""
     count = max(seq, 1)
     if count > len(lines) - 2 or not lines[-1].startswith('{"head":'):
         return lines
     kept = [ENTRY.fullmatch(line) for line in lines[1:] if request_of(line) is None][:count]
     entries = [(match[3], bytes.fromhex(match[2])) for match in kept if match is not None]
-    return [lines[0], *exported(NAMED[name], entries, name=name, requests=forgeries.story().requests)[1:]]
+    requests = forgeries.story().requests if requests is None else requests
+    return [lines[0], *exported(NAMED[name], entries, name=name, requests=requests)[1:]]
 
 
 def _exported_beside(dataset_id: UUID) -> list[str]:
     """A journal of runs costed beside what is left."""
     made = beside_left.story()
     return exported(dataset_id, made.journals[dataset_id], requests=made.requests)
+
+
+def _exported_batches() -> list[str]:
+    """A journal with batches."""
+    made = beside_left.batches()
+    return exported(ONE, made.journals[ONE], requests=made.requests)
 
 
 def _exported(dataset_id: UUID) -> list[str]:
