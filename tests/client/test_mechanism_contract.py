@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import MISSING, fields
 from decimal import Decimal
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -126,3 +127,25 @@ def test_the_command_line_takes_every_type(name: str, terminal: Terminal) -> Non
     ]
     assert [answer.status for answer in answers] == [0, 0], answers
     assert answers[0].out == answers[1].out
+
+
+def test_phases_from_files(terminal: Terminal, tmp_path: Path) -> None:
+    """Goal: a schedule is read from JSON or CSV, by steps or by phases, and what is wrong in a file is named. Method:
+    the same schedule in three files; then a column, a number and a file that are not there."""
+    texts = {
+        "phases.json": '[{"noise_multiplier": 2, "sample_rate": 0.01, "steps": 2}]',
+        "phases.csv": "noise_multiplier,sample_rate,steps\n2,0.01,2\n",
+        "steps.csv": "sample_rate,noise_multiplier\n0.01,2\n0.01,2\n",
+        "columns.csv": "noise,rate\n2,0.01\n",
+        "numbers.csv": "noise_multiplier,sample_rate,steps\n2,0.01,2.5\n",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).write_text(text)
+    command = f"evaluate --bound clt --json --type dpsgd_schedule --phases @{tmp_path}/"
+    answers = [terminal(command + name) for name in list(texts)[:3]]
+    assert [answer.status for answer in answers] == [0, 0, 0]
+    assert len({answer.out for answer in answers}) == 1
+    for name, said in (("columns.csv", "'noise,rate'"), ("numbers.csv", "line 2"), ("none.csv", "No such file")):
+        failed = terminal(command + name)
+        assert failed.status != 0
+        assert said in " ".join((failed.out + failed.err).split())

@@ -13,7 +13,18 @@ import pytest
 
 from ledger import errors
 from ledger.accounting import mechanisms as server_mechanisms
-from ledger.client import DPSGD, GDP, ApproximateDP, Composed, Gaussian, Laplace, MatrixFactorization, PureDP, ZCdp
+from ledger.client import (
+    DPSGD,
+    GDP,
+    ApproximateDP,
+    Composed,
+    DPSGDSchedule,
+    Gaussian,
+    Laplace,
+    MatrixFactorization,
+    PureDP,
+    ZCdp,
+)
 from ledger.client import Ledger as Client
 from ledger.client.mechanisms import planned_steps
 from ledger.client.wire import encode
@@ -21,6 +32,18 @@ from tests.kit.clients import RELEASE, answering, problem
 from tests.kit.driver import Ledger
 
 DECLARED: list[tuple[Any, dict[str, Any]]] = [
+    (
+        DPSGDSchedule.from_steps(noise_multipliers=np.array([2.0, 2.0, 1.5], dtype=np.float32), sample_rates=0.01),
+        {
+            "type": "dpsgd_schedule",
+            "phases": [
+                {"noise_multiplier": 2.0, "sample_rate": 0.01, "steps": 2},
+                {"noise_multiplier": 1.5, "sample_rate": 0.01, "steps": 1},
+            ],
+            "sampling": "poisson",
+            "noise_scale": 1,
+        },
+    ),
     (
         DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062),
         {
@@ -174,3 +197,10 @@ def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
         assert also.value.field == "evidence.loss.1"
         with pytest.raises(errors.InvalidRequest, match="name of a member"):
             opened.settle("a", evidence={1: 2})  # type: ignore[dict-item]
+
+
+def test_a_schedule_of_lists_of_different_lengths() -> None:
+    """Goal: values that do not belong together are refused before they are sent. Method: three with two, and none."""
+    for noises, rates in (([2, 2, 1], [0.1, 0.2]), ([], 0.1), ([2, 1], [])):
+        with pytest.raises(ValueError, match="noise_multipliers has"):
+            DPSGDSchedule.from_steps(noise_multipliers=noises, sample_rates=rates)
