@@ -206,7 +206,9 @@ def without_rare(steps: Sequence[Steps], delta: float) -> list[Steps] | None:
     revealed = [part for part in steps if isinstance(part.pair, Revealed)]
     events = sum(len(part.pair.parts) for part in revealed if isinstance(part.pair, Revealed))
     kept = [
-        replace(part, pair=part.pair.without(delta / (events * part.count))) if isinstance(part.pair, Revealed) else part
+        replace(part, pair=part.pair.without(delta / (events * part.count)))
+        if isinstance(part.pair, Revealed)
+        else part
         for part in steps
     ]
     return kept if kept != list(steps) else None

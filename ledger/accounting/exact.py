@@ -25,7 +25,7 @@ from ledger.accounting import composition, deadline, gdp
 from ledger.accounting.composition import Part, Tilt, Vertices
 from ledger.accounting.cost import root
 from ledger.accounting.gdp import UNIT_ROUNDOFF
-from ledger.accounting.numeric import FloatArray, np, special
+from ledger.accounting.numeric import FloatArray, np
 from ledger.accounting.pairs import Parts, Source
 from ledger.accounting.pld import Subsampled
 

@@ -227,7 +227,9 @@ class Means(LinePair):
         return float(special.ndtri(share)) - 2**-20, high
 
     def _above(self, z: float) -> float:
-        above = sum(weight * float(special.ndtr(mean - z)) for weight, mean in zip(self.weights, self.means, strict=True))
+        above = sum(
+            weight * float(special.ndtr(mean - z)) for weight, mean in zip(self.weights, self.means, strict=True)
+        )
         return max(above, float(special.ndtr(-z))) * (1 + 2**-20)
 
     def missing(self, span: tuple[float, float]) -> float:
@@ -298,7 +300,7 @@ class Revealed(Pair):
     def extent(self, share: float) -> float:
         return max(pair.extent(share) for _, pair in self.lines(share)[0])
 
-    def line(self, share: float) -> LinePair:
+    def line(self, share: float) -> LinePair:  # noqa: ARG002 (the interface's)
         raise TypeError("a pair that a public event picks is none on the line")
 
     def sketch(self, share: float, *, is_reversed: bool) -> tuple[FloatArray, FloatArray]:

@@ -36,7 +36,9 @@ def single(pair: Pair, delta: float, *, is_reversed: bool) -> Vertices:
     return _on_line(pair.line(share), share, delta, is_reversed=is_reversed)
 
 
-def _refined(edges: FloatArray, delta: float, on_edges: _OnEdges, rising: Callable[[FloatArray], FloatArray]) -> Vertices:
+def _refined(
+    edges: FloatArray, delta: float, on_edges: _OnEdges, rising: Callable[[FloatArray], FloatArray]
+) -> Vertices:
     """Return the vertices on edges that are made finer at the cells that bind. rising: puts edges in order."""
     bounds, index = on_edges(edges)
     before, tolerance = math.inf, 1e-2

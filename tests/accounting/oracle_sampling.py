@@ -103,7 +103,9 @@ class Composed:
     @cached_property
     def from_above(self) -> Any:
         """Losses put on a grid so that they dominate."""
-        width = max(0.02 * self.mu / math.sqrt(self.steps), self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX, self.width_min)
+        width = max(
+            0.02 * self.mu / math.sqrt(self.steps), self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX, self.width_min
+        )
         return self._made(width, pessimistic_estimate=True, use_connect_dots=True)
 
     def _made(self, width: float, **how: Any) -> Any:

@@ -30,6 +30,7 @@ KINDS: Final = {"pld-poisson-truncated": CAPPED, "pld-poisson-user": USERS, "pld
 
 
 def terms(adjacency: Adjacency = "add_or_remove_one", bound: Bound = "certified", **rest: Any) -> Terms:
+    """The terms of a run, with a usual share of delta."""
     return Terms(bound=bound, adjacency=adjacency, **{"delta": DELTA, **rest})
 
 

@@ -572,7 +572,11 @@ def test_what_no_certificate_is_known_of_is_said_to_be() -> None:
         with pytest.raises(InvalidMechanism) as raised:
             cost(declared, "certified", "add_or_remove_one")
         assert raised.value.field == field
-        for helpful in ("needs dataset_size_min", "public lower bound", "draw each batch uniformly without replacement"):
+        for helpful in (
+            "needs dataset_size_min",
+            "public lower bound",
+            "draw each batch uniformly without replacement",
+        ):
             assert helpful in str(raised.value)
     with pytest.raises(InvalidMechanism, match="up to 1e") as raised:
         cost(composed([gaussian(1), {"type": "zcdp", "rho": Decimal(1000001)}]))

@@ -145,7 +145,9 @@ def test_each_order_of_the_pair_is_right_on_its_own(monkeypatch: pytest.MonkeyPa
     assert found == pytest.approx(wanted, rel=2e-3)
     monkeypatch.setattr(exact, "_one_order", lambda _sources, _target, *, is_reversed: 1.0 + is_reversed)
     assert exact._epsilon(sources, delta, 0.0, 0.0) == 2.0
-    assert exact._epsilon({Subsampled("antipodal", 1 / noise, rate): steps}, delta, 0.0, 0.0) == 1.0, "it is its own mirror"
+    assert exact._epsilon({Subsampled("antipodal", 1 / noise, rate): steps}, delta, 0.0, 0.0) == 1.0, (
+        "it is its own mirror"
+    )
 
 
 def test_a_third_accountant_agrees_on_dp_sgd() -> None:

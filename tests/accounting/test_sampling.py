@@ -217,7 +217,9 @@ def test_no_certificate_is_below_dp_accounting(
         ratios.append(ours / theirs if theirs > 1e-6 else 1.0)
     print(f"{draw.__name__}: {len(margins)} compared; what is allowed over what leaks, at least {min(margins):.6f}")
     print(f"exact epsilon over dp-accounting's: median {statistics.median(ratios):.4f}, at most {max(ratios):.4f}")
-    print(f"processor ms of a certificate: median {1000 * statistics.median(seconds):.0f}, most {1000 * max(seconds):.0f}")
+    print(
+        f"processor ms of a certificate: median {1000 * statistics.median(seconds):.0f}, most {1000 * max(seconds):.0f}"
+    )
     assert statistics.median(ratios) < 1.03
     assert min(margins) < 3
 
@@ -356,9 +358,7 @@ def test_a_cap_that_is_never_reached_changes_nothing(adjacency: Adjacency) -> No
 def test_one_step_of_a_cap_is_nearly_what_the_grid_of_many_says(adjacency: Adjacency) -> None:
     """Goal: one step, which has its own grid, agrees with a transform of many. Method: exact epsilon of one step by
     both, at deltas where the cut binds and where it does not."""
-    pair = pair_for(
-        noise_multiplier=0.9, sample_rate=0.05, adjacency=adjacency, sampling="poisson", cap=Cap(60, 1_000)
-    )
+    pair = pair_for(noise_multiplier=0.9, sample_rate=0.05, adjacency=adjacency, sampling="poisson", cap=Cap(60, 1_000))
     for at_delta in (1e-2, 1e-3, 1e-5):
         ((mu, _),) = certificate.certified([certify.Steps(pair, 1)], [at_delta / 2])
         upper = float(gdp.epsilon_upper(mu=mu, delta=at_delta / 2, at_delta=at_delta))
