@@ -139,7 +139,7 @@ class Certificates:
         """Return pairs (delta, mu), each a certificate of the mechanism; none if it needs none. also: more deltas.
         Raises the same as `cost`."""
         compute = partial(costs.frontier, mechanism, bound="certified", adjacency=adjacency, also=tuple(also))
-        facts = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
+        facts: dict[str, Any] = {"frontier": mechanism.model_dump(exclude_none=True), "adjacency": adjacency}
         facts |= {"also": [_ratio(delta) for delta in also]} if also else {}
         return await self.beside(tenant_id, compute, key=facts)
 

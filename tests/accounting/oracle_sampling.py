@@ -27,7 +27,7 @@ FloatArray = NDArray[np.float64]
 Output = dict[float, float]
 """The probability of each sum of gradients in a batch."""
 
-_POINTS = 6_001
+_POINTS = 20_001
 _ATOMS_MAX = 20_000
 _ATOMS_OF_ALL = 60_000
 _NEGLIGIBLE = 1e-30
