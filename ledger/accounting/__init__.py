@@ -7,6 +7,10 @@
     disclosure     what an amount reveals: epsilon, and the success of an attacker
     strategies     sensitivity of matrix factorizations
     pld            privacy loss distributions of one step of DP-SGD, on a grid
+    mixtures       pairs of several records of a user, and pairs that a public event picks
+    sampling       the pair of a step, by how batches are drawn
+    binomial       bounds of the tails of a binomial distribution
+    single         the trade-off function of one step
     composition    many steps together, by FFT, with every error bounded
     certify        the trade-off function of many steps, from below
     certificate    certificates: a proved mu for a share of delta

@@ -23,6 +23,9 @@ GROUPS: Final = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64)
 """The numbers of equal groups to try if one certificate for all steps does not resolve."""
 RUNGS: Final = (*(at_most(Fraction(1, 10**power)) for power in (15, 30, 60)), DELTA_MIN)
 """The smallest shares of delta that curves are composed for."""
+_RARE: Final = 2.0**-6
+"""The part of delta that events may take that are too rare to be resolved."""
+_KEPT_WITHOUT_RARE: Final = 4
 POINTS_MAX: Final = 50_000_000
 """The most points that may be transformed for one certificate, as predicted: ten million take 2.5 seconds."""
 
@@ -44,11 +47,12 @@ class Certificate:
         self._points_left = points_max
         self._points_max = points_max
         self._curves: dict[int, Curve] = {}
+        self._without_rare: dict[tuple[int, float], Curve] = {}
 
     @property
     def size(self) -> int:
         """Return the size of its curves in bytes."""
-        return sum(curve.size for curve in self._curves.values())
+        return sum(curve.size for curve in (*self._curves.values(), *self._without_rare.values()))
 
     def mu(self, delta: float) -> tuple[float, int]:
         """Return an upper bound of the least mu at a delta, and the number of groups; infinity if none resolves.
@@ -63,19 +67,41 @@ class Certificate:
             share = at_most(Fraction(delta) / count)
             if share < DELTA_MIN:
                 break
-            mu = self._curve(count).mu(share)
+            mu = self._resolved(count, share).mu(share)
             if math.isfinite(mu):
                 return (mu, 1) if count == 1 else (mu * math.sqrt(count) * (1 + 4 * UNIT_ROUNDOFF), count)
         return math.inf, 1
 
-    @property
-    def whole(self) -> Curve:
-        """Return the trade-off function of all steps together. Raises TooLarge if that needs too many points."""
-        return self._curve(1)
+    def whole(self, delta: float) -> Curve:
+        """Return the trade-off function of all steps together, for a delta. Raises TooLarge if that needs too many
+        points."""
+        return self._resolved(1, delta)
+
+    def _resolved(self, count: int, delta: float) -> Curve:
+        """Return the curve of a group; if it does not resolve at a delta, the one at which rare events count as lost.
+
+        That takes a part of this delta.
+        """
+        curve = self._curve(count)
+        if math.isfinite(curve.mu(delta)):
+            return curve
+        common = certify.without_rare(self._group(count), delta * _RARE)
+        if common is None:
+            return curve
+        key = count, delta
+        if key not in self._without_rare:
+            found = certify.curve(common, delta_min=delta, spend=self._spend)
+            while len(self._without_rare) >= _KEPT_WITHOUT_RARE:
+                self._without_rare.pop(next(iter(self._without_rare)))
+            self._without_rare[key] = found
+        return self._without_rare[key]
+
+    def _group(self, count: int) -> list[Steps]:
+        return [Steps(part.pair, -(-part.count // count)) for part in self._steps]
 
     def _curve(self, count: int) -> Curve:
         if count not in self._curves:
-            group = [Steps(part.pair, -(-part.count // count)) for part in self._steps]
+            group = self._group(count)
             delta_min = max(at_most(Fraction(self._delta_min) / count), DELTA_MIN)
             self._curves[count] = certify.curve(group, delta_min=delta_min, spend=self._spend)
         return self._curves[count]
@@ -158,10 +184,10 @@ def certified(steps: Sequence[Steps], deltas: Sequence[float], *, is_alone: bool
 def whole(steps: Sequence[Steps], delta: float) -> Curve:
     """Return the trade-off function of all steps together, for this delta and others above it."""
     if sum(part.count for part in steps) == 1:
-        return Certificate(steps, delta_min=delta).whole
+        return Certificate(steps, delta_min=delta).whole(delta)
     rung = _rung(delta)
     certificate, keeper = _of_rung(steps, rung), _keeper.get()
-    curve = certificate.whole
+    curve = certificate.whole(delta)
     if keeper is not None:
         keeper.put((tuple(steps), rung), certificate)
     return curve

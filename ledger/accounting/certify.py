@@ -25,6 +25,7 @@ from ledger.accounting.blending import vertices
 from ledger.accounting.composition import Part, Tilt, Vertices, unresolved
 from ledger.accounting.gdp import UNIT_ROUNDOFF
 from ledger.accounting.levels import Mixing, blend
+from ledger.accounting.mixtures import Revealed
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pld import Losses, Pair
 from ledger.accounting.profiles import Profile, profile_of
@@ -199,6 +200,22 @@ def _sides(steps: Sequence[Steps], plans: Sequence[_Plan], share: float, mixing:
 def _share(count: int, delta: float) -> float:
     """Return how much of its mass a step's grid may leave out on either side."""
     return max(delta * _MISSING_SHARE / (2 * count), 1e-290)
+
+
+def without_rare(steps: Sequence[Steps], delta: float) -> list[Steps] | None:
+    """Return the steps without events so rare that all together have at most this probability; None if there are none.
+
+    A transform resolves tails that a rare event lifts far above the others' only down to its rounding.
+    """
+    revealed = [part for part in steps if isinstance(part.pair, Revealed)]
+    events = sum(len(part.pair.parts) for part in revealed if isinstance(part.pair, Revealed))
+    kept = [
+        replace(part, pair=part.pair.without(delta / (events * part.count)))
+        if isinstance(part.pair, Revealed)
+        else part
+        for part in steps
+    ]
+    return kept if kept != list(steps) else None
 
 
 # --- what to compute --------------------------------------------------------------------------------------------------

@@ -242,9 +242,20 @@ class Means(LinePair):
 
 @dataclass(frozen=True, slots=True)
 class Revealed(Pair):
-    """One of some pairs, by a public event. parts: the pairs with their probabilities, which add up to 1."""
+    """One of some pairs, by a public event.
+
+    parts: the pairs with their probabilities. beyond: the probability of others, which count as `missing`. All add up
+    to 1.
+    """
 
     parts: tuple[tuple[float, Pair], ...]
+    beyond: float = 0.0
+
+    def without(self, weight_max: float) -> Revealed:
+        """Return it without the parts that have at most this probability each."""
+        kept = tuple((weight, pair) for weight, pair in self.parts if weight > weight_max)
+        rare = sum(weight for weight, _ in self.parts if weight <= weight_max)
+        return Revealed(kept, self.beyond + rare * (1 + 2**-20))
 
     @property
     def mu(self) -> float:
@@ -265,8 +276,8 @@ class Revealed(Pair):
     def lines(self, share: float) -> tuple[list[tuple[float, LinePair]], float]:
         """Return the parts whose probability is not far below a share, and the probability of the others."""
         kept = [(weight, pair.line(share)) for weight, pair in self.parts if weight > share / 8]
-        beyond = sum(weight for weight, _ in self.parts if weight <= share / 8)
-        return kept, beyond * (1 + 2**-20)
+        rare = sum(weight for weight, _ in self.parts if weight <= share / 8)
+        return kept, self.beyond + rare * (1 + 2**-20)
 
     def on_grid(self, width: float, share: float) -> Losses:
         kept, beyond = self.lines(share)
@@ -289,7 +300,7 @@ class Revealed(Pair):
     def extent(self, share: float) -> float:
         return max(pair.extent(share) for _, pair in self.lines(share)[0])
 
-    def line(self, share: float) -> LinePair:
+    def line(self, share: float) -> LinePair:  # noqa: ARG002 (the interface's)
         raise TypeError("a pair that a public event picks is none on the line")
 
     def sketch(self, share: float, *, is_reversed: bool) -> tuple[FloatArray, FloatArray]:

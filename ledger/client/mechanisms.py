@@ -69,7 +69,7 @@ class DPSGD(_Mechanism):
     steps: Annotated[int | None, "The number of steps."] = None
     dataset_size: Annotated[
         int | None,
-        "The number of units, with --batch-size and --epochs, instead of --sample-rate; or with --truncated-batch-size.",
+        "The number of units, with --batch-size and --epochs instead of --sample-rate; or with --truncated-batch-size.",
     ] = None
     batch_size: Annotated[int | None, "The size of a batch. Needs --dataset-size and --epochs."] = None
     epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None

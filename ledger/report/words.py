@@ -15,8 +15,9 @@ ADJACENCY: Final = {
     "and the number of {unit}s stays the same. That number is public.",
 }
 _SAMPLING: Final = {
-    "poisson": "Poisson sampling: every {unit} enters each batch independently with the stated sample rate. A loader "
-    "that shuffles the data and splits it into batches does not do that.",
+    "poisson": "Poisson sampling: every {unit} enters each batch independently with the stated sample rate, or each of "
+    "its records if several are declared. A loader that shuffles the data and splits it into batches does not do that, "
+    "nor does one that cuts large batches, unless a cap is declared.",
     "fixed_size": "fixed-size sampling: each batch is a fresh uniform draw of a fixed number of {unit}s, without "
     "replacement.",
     "shuffle": "shuffling: each epoch passes over the data once in a random order; no amplification is counted.",

@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ FloatArray = NDArray[np.float64]
 Output = dict[float, float]
 """The probability of each sum of gradients in a batch."""
 
-_POINTS = 6_001
+_POINTS = 20_001
 _ATOMS_MAX = 20_000
 _ATOMS_OF_ALL = 60_000
 _NEGLIGIBLE = 1e-30
@@ -93,11 +94,13 @@ class Composed:
     mu: float
     width_min: float = 0.0
 
+    @cached_property
     def from_below(self) -> Any:
         """Losses rounded down. Half a cell is lost in each step, on average."""
         width = max(0.1 * self.mu / self.steps, self.mu * 16 / _ATOMS_OF_ALL, 1 / _ATOMS_MAX, self.width_min)
         return self._made(width, pessimistic_estimate=False, use_connect_dots=False)
 
+    @cached_property
     def from_above(self) -> Any:
         """Losses put on a grid so that they dominate."""
         width = max(
@@ -117,7 +120,7 @@ class Composed:
 
     def leaked(self, epsilons: FloatArray) -> FloatArray:
         """Delta at these epsilons, from below, in the worse order."""
-        found = np.asarray(self.from_below().get_delta_for_epsilon([*epsilons]))
+        found = np.asarray(self.from_below.get_delta_for_epsilon([*epsilons]))
         # 1e-15 of each distribution counts as infinite in both estimates, and transforms round.
         return found * (1 - 1e-9) - 4e-15 - 2e-15 * self.steps * len(self.parts)
 

@@ -158,6 +158,9 @@ PHASES = [
 EXAMPLES: dict[str, dict[str, Any]] = {
     "dpsgd": POISSON,
     "dpsgd, fixed size": POISSON | {"sampling": "fixed_size"},
+    "dpsgd, capped": POISSON | {"dataset_size": 1000, "truncated_batch_size": 120},
+    "dpsgd, records": POISSON | {"max_examples_per_user": 2},
+    "dpsgd, fixed size, least size": POISSON | {"sampling": "fixed_size", "dataset_size_min": 1000},
     "dpsgd, all of it": POISSON | {"sample_rate": 1},
     "dpsgd, by epochs": EPOCHS | {"sampling": "poisson"},
     "dpsgd, shuffled": EPOCHS,

@@ -204,7 +204,8 @@ def clt_mu_sq(declared: dict[str, Any], adjacency: Adjacency) -> Any:
     if declared["sampling"] == "poisson":
         growth = 4 * mp.sinh(1 / s**2) if adjacency == "replace_one" else mp.exp(1 / s**2) - 1
     else:
-        s = s / 2 if adjacency == "replace_one" else s
+        # Without data a unit is a special case of one that is replaced.
+        s = s if adjacency == "add_or_remove_one" else s / 2
         growth = 2 * (mp.exp(1 / s**2) * normal_cdf(mp.mpf(3) / 2 / s) + 3 * normal_cdf(-mp.mpf(1) / 2 / s) - 2)
     return rate**2 * steps * growth
 
@@ -562,16 +563,20 @@ def test_no_unit_is_in_more_epochs_than_segments_are_charged(tries: Callable[[in
 
 def test_what_no_certificate_is_known_of_is_said_to_be() -> None:
     """Goal: whoever asks for a certificate that nobody knows learns that, where, and what to do. Method: fixed-size
-    sampling under add_or_remove_one, alone and as a part; zCDP beyond what is certified."""
+    sampling under add_or_remove_one without a least size, alone and as a part; zCDP beyond what is certified."""
     sampled = {**POISSON, "sampling": "fixed_size"}
     for declared, field in (
-        (sampled, "mechanism.sampling"),
-        (composed([gaussian(1), gaussian(1), sampled]), "mechanism.parts.2.sampling"),
+        (sampled, "mechanism.dataset_size_min"),
+        (composed([gaussian(1), gaussian(1), sampled]), "mechanism.parts.2.dataset_size_min"),
     ):
         with pytest.raises(InvalidMechanism) as raised:
             cost(declared, "certified", "add_or_remove_one")
         assert raised.value.field == field
-        for helpful in ("no certified cost is known", "replace_one", "shuffle"):
+        for helpful in (
+            "needs dataset_size_min",
+            "public lower bound",
+            "draw each batch uniformly without replacement",
+        ):
             assert helpful in str(raised.value)
     with pytest.raises(InvalidMechanism, match="up to 1e") as raised:
         cost(composed([gaussian(1), {"type": "zcdp", "rho": Decimal(1000001)}]))
@@ -653,7 +658,7 @@ def test_extremes_have_a_cost_or_a_reason_and_no_delay() -> None:
         costed += 1
     assert costed > 1_000
     assert refused > 300
-    assert fields == {"mechanism.noise_multiplier", "mechanism.sampling"}
+    assert fields == {"mechanism.noise_multiplier", "mechanism.dataset_size_min"}
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "shuffle", "approximate_dp", "tiny deltas", "all"])

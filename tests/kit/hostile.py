@@ -344,11 +344,12 @@ class Target:
 
     def answered(self, call: Call, content: bytes, **headers: Any) -> Any:
         """Sends a body again, as its answer says, while what it asks for is still being computed."""
+        answer = self.send(call, content, **headers)
         for _ in range(REPETITIONS):
-            answer = self.send(call, content, **headers)
             if answer.status_code != 503:
                 break
             assert answer.json()["code"] == "overloaded", answer.text
+            answer = self.send(call, content, **headers)
         return answer
 
     def is_untouched(self) -> bool:

@@ -126,8 +126,11 @@ class Batches:
         return 4 if self._are_in_place(adjacency) else self.release_sq(adjacency)
 
     def _are_in_place(self, adjacency: Adjacency) -> bool:
-        """Return whether a unit in a batch takes the place of another one. The published convention, of fixed_size under
-        add_or_remove_one without dataset_size_min, does not count that; it is no certificate."""
+        """Return whether a unit in a batch takes the place of another one.
+
+        The published convention, of fixed_size under add_or_remove_one without dataset_size_min, does not count that;
+        it is no certificate.
+        """
         if self.name == "fixed-size":
             return adjacency != "add_or_remove_one" or self.declared.dataset_size_min is not None
         return self.name == "poisson-truncated"

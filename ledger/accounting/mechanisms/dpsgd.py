@@ -49,7 +49,7 @@ class DpSgd(BaseMechanism):
         "fallback": Precision.EXACT,
         "clt-poisson": Precision.CLOSED_FORM,
         "clt-fixed-size": Precision.CLOSED_FORM,
-        # The parts of a composed mechanism are certified together: their ways to draw batches, in the order of the parts.
+        # Parts of a composed mechanism are certified together: their ways to draw batches, in the order of the parts.
         **{
             f"pld-{'-'.join(names)}{groups}": Precision.CERTIFICATE
             for count in range(1, len(NAMES) + 1)
