@@ -230,8 +230,7 @@ def test_a_limited_key_sees_its_datasets_alone(ledger: Ledger, store: Store) -> 
     assert mine.post("/v1/plan", {"datasets": ["mnist"], "mechanism": gaussian()}).status_code == 404
     steward = ledger.as_("steward", datasets=["copy"])
     body = {"names": ["a"], "disjoint": True}
-    for path in ("partitions", "partitions?limit=1"):
-        assert steward.post(f"/v1/datasets/mnist/{path}", body).status_code == 404
+    assert steward.post("/v1/datasets/mnist/partitions", body).status_code == 404
     assert steward.put("/v1/datasets/mnist/projects/p", {"budget": {"mu": 1}}).status_code == 404
     assert steward.put("/v1/datasets/mnist/fair-use", {"reason": "r"}).status_code == 404
     assert steward.put("/v1/datasets/copy/projects/p", {"budget": {"mu": 1}}).status_code == 200
