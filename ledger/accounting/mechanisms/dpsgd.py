@@ -34,7 +34,7 @@ _ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: t
 _WEIGHT: Final = 300
 _SHUFFLED: Final = (
     "every unit is in exactly one batch of each epoch, the first step begins one, and every step has full noise",
-    "removing a unit leaves its place in the batch empty; no amplification by shuffling is claimed",
+    "removing a unit or its data leaves its place in the batch empty; no amplification by shuffling is claimed",
 )
 _AS_DECLARED: Final = (
     "no more epochs are begun than were declared, whether their last, partial batches are kept or dropped"

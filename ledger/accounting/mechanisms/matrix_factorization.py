@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
@@ -34,6 +34,7 @@ from ledger.accounting import axes, strategies
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import NOISE, RUN, SGD, Cost, Precision, rational
 from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
+from ledger.accounting.mechanisms.batches import Batches
 from ledger.accounting.mechanisms.dpsgd import DpSgd, fallback
 from ledger.accounting.numbers import COUNT_MAX, MODERATE, Coefficient, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
@@ -376,7 +377,18 @@ class _Rounds(DpSgd):
 
     groups: int = 1
 
-    def sampled(self, adjacency: Adjacency) -> str:
+    @property
+    def batches(self) -> Batches:
+        return _Groups(self, self.groups)
+
+
+@dataclass(frozen=True, slots=True)
+class _Groups(Batches):
+    """The batches of groups that take turns."""
+
+    groups: int
+
+    def assumption(self, adjacency: Adjacency) -> str:
         return "; ".join((_AS_STATED, *_sampled(self.groups, adjacency)))
 
 
