@@ -716,7 +716,8 @@ def test_the_command(terminal: Terminal, tmp_path: Path) -> None:
     for wrong in ("report", "report mnist --tenant", "report mnist --project p"):
         assert terminal(wrong).status == 2
     assert terminal("report --project nothing").status == 5
-    assert terminal("report mnist --from yesterday").status == 2
+    assert terminal("report mnist --from soon").status == 2
+    assert terminal("report mnist --from yesterday --to now").status == 0
     empty = json.loads(terminal("report mnist --to 2001-01-01T00:00:00Z").out)
     assert empty["runs"] == []
     assert json.loads(terminal("report --schema").out) == SCHEMA
