@@ -189,7 +189,7 @@ WRONG_BUDGETS: list[tuple[Bound, Any, str]] = [
     ("clt", {}, "budget.epsilon"),
     ("clt", {"epsilon": 1}, "budget.at_delta"),
     ("clt", {"at_delta": 1e-5}, "budget.epsilon"),
-    ("clt", {"delta": 1e-5}, "budget.epsilon"),
+    ("clt", {"delta": 1e-5}, "budget.delta"),
     ("clt", {"mu": 1, "epsilon": 1, "at_delta": 1e-5}, "budget.epsilon"),
     ("clt", {"mu": 1, "slack": 0.1}, "budget.slack"),
     ("clt", {"epsilon": 1, "at_delta": 1e-5, "slack": 1}, "budget.slack"),
