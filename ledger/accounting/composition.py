@@ -135,7 +135,8 @@ def _asked(tail: FloatArray, rest: FloatArray, other: FloatArray, delta: float) 
         # The error of ndtri is a few units of its value or of 1, whichever is more.
         asked = upper - lower + 16 * UNIT_ROUNDOFF * (2 + np.abs(upper) + np.abs(lower))
     # f_{0,delta} is 0 from 1 - delta on, so such a vertex needs no mu; no mu satisfies one without another tail.
-    binds = (tail > delta) & (part < 1)
+    # A vertex that is no number binds too.
+    binds = ~((tail <= delta) | (part >= 1))
     return np.where(binds, np.where(np.isnan(asked), math.inf, asked), -math.inf)
 
 

@@ -16,8 +16,8 @@ the derivative of H_alpha by d_j is p_j phi(z - d_j) >= 0: moving a mean up, or 
 fewer records, and shorter ones, are dominated, and so is P with some means merged into the largest of them, which is
 how many records are kept fast. The mass of means beyond the last one counts as `missing`.
 
-*Weights* come from their ratios, each within 4 u, from the largest on, and are divided by their sum, so that a weight
-is off by (8 n + 64) u for n means at most.
+*Weights* come from their ratios, each within 6 u with the product, from the largest on, and are divided by their sum,
+so that a weight is off by (16 n + 64) u for n means at most.
 
 *Points* are found by Newton's method from a table. Whichever points are used, the masses between them are right, and
 the split is exact for a Q whose density is moved by as much as the losses at the points are off. That is measured, and
@@ -71,7 +71,7 @@ def _line(records: int, rate: float, distance: float, beyond_max: float) -> Mean
     merged = np.add.reduceat(weights[: last + 1], starts)
     kept = merged > 0
     means = tuple((ends[kept] * distance).tolist())
-    return Means(means, tuple(merged[kept].tolist()), beyond, (8 * (last + 1) + 64) * UNIT_ROUNDOFF)
+    return Means(means, tuple(merged[kept].tolist()), beyond, (16 * (last + 1) + 64) * UNIT_ROUNDOFF)
 
 
 def _ends(mean: float, deviation: float, last: int) -> NDArray[np.int64]:
