@@ -1,9 +1,8 @@
 """Bounds of the tails of a binomial distribution.
 
 Pr[Bin(n, q) >= k] is the regularised incomplete beta function I_q(k, n - k + 1). SciPy's is within 2e-9 of it
-relatively, as far as that was measured (n from 1 to 10^12, tails down to 1e-300, in the tests); `_MARGIN` is fifty times
-that. A rate that is off by u changes a tail by k u at most, relatively: its derivative by q is
-k pmf(k)/q.
+relatively, as far as that was measured (n from 1 to 10^12, tails down to 1e-300, in the tests); `_MARGIN` is fifty
+times that. A rate that is off by u changes a tail by k u at most, relatively: its derivative by q is k pmf(k)/q.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
-For every distinct run that it has distributions for (DP-SGD with Poisson sampling, cyclic or not, with a cap or several
-records of a user, or of a fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and
-compositions of these), its privacy loss distributions give two numbers at the same delta: a lower bound of epsilon,
+For every distinct run that it has distributions for (DP-SGD with Poisson sampling, cyclic or not, with a cap, or of a
+fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same delta: a lower bound of epsilon,
 with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the recorded cost. If it is
 below their lower bound, the recorded cost is too small. It is usually above their upper bound, because the ledger
 charges the Gaussian curve that covers the run's, so that runs add up.
@@ -186,7 +185,7 @@ RELATIONS: Final[Mapping[Adjacency, str]] = {
 def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
     deviation, rate, count = float(mechanism.noise_multiplier), float(mechanism.rate), mechanism.whole_steps
     if mechanism.max_examples_per_user is not None:
-        return [_records(deviation, rate, mechanism.max_examples_per_user, count)]
+        return None  # its mixtures of Gaussians, with losses rounded down, are no lower bound
     if mechanism.sampling == "poisson":
         piece = _sampled(deviation, rate, RELATIONS[adjacency], count)
         return [piece if mechanism.truncated_batch_size is None else _truncated(mechanism, piece)]
@@ -201,19 +200,6 @@ def _dpsgd(mechanism: DpSgd, adjacency: Adjacency) -> list[Piece] | None:
 def _sampled(deviation: float, rate: float, relation: str, count: int) -> Piece:
     arguments = {"standard_deviation": deviation, "sampling_prob": rate, "neighboring_relation": relation}
     return Piece("from_gaussian_mechanism", arguments, count)
-
-
-def _records(deviation: float, rate: float, most: int, count: int) -> Piece:
-    """Return the distribution of a user of whom each of several records is sampled by itself."""
-    binomial = import_module("scipy.stats").binom(most, rate)
-    probabilities = {records: float(binomial.pmf(records)) for records in range(most + 1)}
-    kept = {records: probability for records, probability in probabilities.items() if probability > _NEGLIGIBLE}
-    arguments = {
-        "standard_deviation": deviation,
-        "sensitivities": [float(records) for records in kept],
-        "sampling_probs": list(kept.values()),
-    }
-    return Piece("from_mixture_gaussian_mechanism", arguments, count)
 
 
 def _truncated(mechanism: DpSgd, plain: Piece) -> Piece:

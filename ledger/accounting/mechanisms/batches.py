@@ -17,7 +17,7 @@ Drawn = Literal["poisson", "fixed_size", "shuffle"]
 
 NAMES: Final = ("poisson", "poisson-truncated", "poisson-user", "fixed-size")
 """The ways to draw batches that have a certificate, as its method names them."""
-_FIXED: Final = "batches of a fixed size are drawn uniformly without replacement, anew at each step"
+_FIXED: Final = "batches of a fixed size are drawn uniformly without replacement, afresh every step"
 
 
 class Declared(Protocol):
@@ -233,13 +233,16 @@ class Batches:
         }[adjacency]
         return (
             "each unit is in a sample independently with probability sample_rate; a sample of more than "
-            "truncated_batch_size units is cut to a uniformly random part of that size, anew at each step; a unit in "
+            "truncated_batch_size units is cut to a uniformly random part of that size, afresh every step; a unit in "
             f"the place of another one moves the sum of clipped gradients by up to 2C; {size}"
         )
 
     def _fixed_size(self, adjacency: Adjacency) -> str:
         if adjacency == "replace_one":
-            return f"{_FIXED}; replacing a unit moves the sum of clipped gradients by up to 2C"
+            return (
+                "batches of a fixed size are drawn uniformly without replacement, anew at each step; replacing a unit "
+                "moves the sum of clipped gradients by up to 2C"
+            )
         if adjacency == "zero_out":
             return (
                 f"{_FIXED}, from a public number of units; a unit without data is drawn like the others, and one in "
