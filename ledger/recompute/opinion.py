@@ -1,10 +1,11 @@
 """Compare costs with dp-accounting, if it is installed: a second opinion, in one direction.
 
 For every distinct run that it has distributions for (DP-SGD with Poisson sampling, cyclic or not, with a cap, or of a
-fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and compositions of these), its privacy loss distributions give two numbers at the same delta: a lower bound of epsilon,
-with losses rounded down, and an upper bound, by connecting the dots. Ours is the epsilon of the recorded cost. If it is
-below their lower bound, the recorded cost is too small. It is usually above their upper bound, because the ledger
-charges the Gaussian curve that covers the run's, so that runs add up.
+fixed size under add_or_remove_one; Gaussian and Laplace noise, pure and approximate DP, and compositions of these),
+its privacy loss distributions give two numbers at the same delta: a lower bound of epsilon, with losses rounded down,
+and an upper bound, by connecting the dots. Ours is the epsilon of the recorded cost. If it is below their lower
+bound, the recorded cost is too small. It is usually above their upper bound, because the ledger charges the Gaussian
+curve that covers the run's, so that runs add up.
 
 The lower bound depends on its grid: each step's loss is rounded down by half a cell on average. The grid is chosen so
 that this is some hundredths of epsilon, if some hundred thousand points are enough. For tens of thousands of steps the
