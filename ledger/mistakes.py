@@ -14,9 +14,11 @@ from pydantic_core.core_schema import ErrorType
 
 from ledger.suggest import listed, nearest
 
+ID_PATTERN: Final = r"^[0-9A-Fa-f]{8}[0-9A-Fa-f-]{0,28}$"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 FORMS: Final[Mapping[str, str]] = {
+    ID_PATTERN: "must be an id, such as 018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77, or its first 8 characters or more",
     NAME_PATTERN: "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
     PARTITION_PATTERN: "must be 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
 }
@@ -81,7 +83,7 @@ def _unknown_tag(error: Error) -> str:
 def _pattern(error: Error) -> str:
     pattern, value = str(_context(error).get("pattern")), error.get("input")
     form = FORMS.get(pattern, "has another form than it must have; /docs shows an example")
-    fit = _fitting(value, pattern) if pattern in FORMS else None
+    fit = _fitting(value, pattern) if pattern in (NAME_PATTERN, PARTITION_PATTERN) else None
     return form if fit is None else f"{form}: for example {fit}"
 
 

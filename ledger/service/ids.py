@@ -12,11 +12,11 @@ from typing import Final
 from uuid import UUID
 
 from ledger.errors import InvalidRequest, NotFound
+from ledger.mistakes import ID_PATTERN
 
 PREFIX_LENGTH_MIN: Final = 8
 CANDIDATES_MAX: Final = 20
 """How many ids an answer lists that begin alike."""
-ID_PATTERN: Final = r"^[0-9A-Fa-f]{8}[0-9A-Fa-f-]{0,28}$"
 _DIGITS: Final = 32
 _ID: Final = re.compile(ID_PATTERN)
 

@@ -192,7 +192,7 @@ def test_what_is_named_fits_and_the_next_value_does_not(tries: Callable[[int, in
     rng = random.Random(40)
     named: dict[str, int] = {}
     left_out = 0
-    for _ in range(tries(350, 20_000)):
+    for _ in range(tries(700, 20_000)):
         declared = random_declaration(rng)
         bound, adjacency = rng.choice(BOUNDS), rng.choice(ADJACENCIES)
         if declared.get("sampling") in ("poisson", "fixed_size"):
@@ -372,7 +372,7 @@ def test_the_number_of_costs_is_bounded(monkeypatch: pytest.MonkeyPatch, tries: 
         {"type": "dpsgd", "sampling": "shuffle", "noise_multiplier": LEAST, "sample_rate": 1, "steps": 10**12},
     ]
     smooth: list[int] = []
-    for declared in widest + [random_declaration(rng) for _ in range(tries(150, 3_000))]:
+    for declared in widest + [random_declaration(rng) for _ in range(tries(300, 3_000))]:
         mechanism = mechanisms.parse(declared)
         remaining = Amount(rng.randrange(10 ** rng.randint(1, 13)), 10**17)
         for field in sorted(SOLVABLE[declared["type"]] & declared.keys()):
@@ -396,7 +396,7 @@ def test_costs_are_monotone_where_the_bisection_relies_on_it(tries: Callable[[in
     pairs further apart; mu² as the fraction before it is rounded."""
     rng = random.Random(43)
     checked = 0
-    for _ in range(tries(750, 50_000)):
+    for _ in range(tries(1_500, 50_000)):
         declared = random_declaration(rng)
         adjacency = rng.choice(ADJACENCIES)
         field = rng.choice(sorted(RESIZABLE[declared["type"]] & declared.keys()))
@@ -490,7 +490,7 @@ def test_what_is_solved_for_fits_and_the_next_value_does_not(tries: Callable[[in
     every type and remainders, decided again by their costs."""
     rng = random.Random(45)
     seen: dict[str, set[str]] = {}
-    for _ in range(tries(350, 20_000)):
+    for _ in range(tries(700, 20_000)):
         declared = random_declaration(rng)
         adjacency = rng.choice(ADJACENCIES)
         bound: Bound = "clt" if declared.get("sampling") in ("poisson", "fixed_size") else rng.choice(BOUNDS)
@@ -521,7 +521,7 @@ def test_runs_in_a_row_are_counted_exactly(tries: Callable[[int, int], int]) -> 
     remainders against repeated addition of exact amounts, compositions too."""
     rng = random.Random(46)
     counts = []
-    for _ in range(tries(150, 10_000)):
+    for _ in range(tries(300, 10_000)):
         declared = random_declaration(rng)
         if rng.random() < 0.2:
             declared = {"type": "composed", "parts": [declared, {"type": "gaussian", "noise_multiplier": 3}]}

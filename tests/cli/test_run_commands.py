@@ -46,7 +46,7 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert re.search(r"epsilon at delta 1e-05: asked for \S+, left \S+, limit \S+", why.out)
     assert terminal(f"run show {refused} --json").json["refused_by"][0]["share_requested"] == pytest.approx(4, rel=1e-6)
     missing = terminal("run show 00000000")
-    assert (missing.status, "No run has this id" in missing.err) == (2, True)
+    assert (missing.status, "No run has this id" in missing.err) == (5, True)
 
 
 def test_runs_that_are_sought(terminal: Terminal) -> None:
@@ -67,7 +67,7 @@ def test_runs_that_are_sought(terminal: Terminal) -> None:
         ("--until yesterday", []),
         ("--since 30d --until 2100-01-01", [other, one]),
     ):
-        assert [run["id"] for run in terminal(f"runs {filters} --json").json] == found, filters
+        assert [run["id"] for run in terminal(f"runs {filters} --json").json["items"]] == found, filters
     table = terminal("runs").out
     assert re.search(rf"{one} +settled +counts +first sweep +gaussian +0\.2 +0\.2 ", table), table
     wrong = terminal("runs --since soon")
@@ -83,12 +83,12 @@ def test_a_sweep_is_voided(terminal: Terminal) -> None:
     terminal(f"start {runs[0]}")
     asked = terminal("void --label sweep=7 --reason 'a wrong rate'")
     assert (asked.status, "2 runs would be voided. Add --yes" in asked.err) == (2, True)
-    assert [run["state"] for run in terminal("runs --json").json] == ["held", "held", "held", "started"]
+    assert [run["state"] for run in terminal("runs --json").json["items"]] == ["held", "held", "held", "started"]
     done = terminal("void --label sweep=7 --reason 'a wrong rate' --yes --json")
     assert done.status == 0, done.err
     assert {result["run"]: result["state"] for result in done.json["results"]} == dict.fromkeys(runs[1:], "voided")
     assert terminal(f"run show {runs[1]} --json").json["voided"]["reason"] == "a wrong rate"
-    assert [run["id"] for run in terminal("runs --state held --json").json] == [other]
+    assert [run["id"] for run in terminal("runs --state held --json").json["items"]] == [other]
     nothing = terminal("void --label sweep=7 --reason again --yes")
     assert (nothing.status, "No runs match" in nothing.err) == (0, True)
     started = terminal("void --label sweep --state started --reason 'a wrong rate' --yes")
@@ -134,7 +134,7 @@ def test_what_a_dataset_was_and_how_long_it_lasts(terminal: Terminal) -> None:
     shown = terminal("dataset history counts").out
     assert re.search(r"5 +\S+ \S+ +frozen +admin \(admin\) +records came twice", shown), shown
     assert re.search(r"1 +\S+ \S+ +registered with mu 1", shown)
-    assert len(terminal("dataset history counts --limit 1 --json").json) == 1
+    assert len(terminal("dataset history counts --limit 1 --json").json["items"]) == 1
     refused = terminal(f"request counts {RELEASE}")
     assert "The dataset counts is frozen since" in refused.err
     assert "records came twice" in refused.err

@@ -200,8 +200,10 @@ TWICE = '{"a":1,"a":2}'
 HOSTILE = (*NOT_A_NUMBER, *BEYOND, *SMALL, *OF_ANOTHER_TYPE, *UNFIT_TEXT, TWICE)
 
 A_TEXT, NO_TEXT = '"1.1"', '""'
+A_SCALAR = ("true", "false", "1.5", "-1", "0")
+"""What a label takes as a text."""
 FINE: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("name", "privacy_unit", "reason", "labels.team", "code.repository", "code.commit"), (A_TEXT,)),
+    **dict.fromkeys(("name", "privacy_unit", "reason", "code.repository", "code.commit"), (A_TEXT,)),
     **dict.fromkeys(("title", "description"), (A_TEXT, NO_TEXT, "null")),
     **dict.fromkeys(("size", "state", "delta", "segments", "code", "steps", "stop", "report_deltas"), ("null",)),
     **dict.fromkeys(("noise_multiplier", "epsilon", "mu", "epochs"), ("1.5",)),
@@ -228,7 +230,8 @@ FINE: dict[str, tuple[str, ...]] = {
     "budget.slack": ("null", "0"),
     "budget.delta": ("0",),
     "purpose": (A_TEXT, "null"),
-    "labels": ("null", "{}"),
+    "labels": ("null", "{}", '{"a":1}'),
+    "labels.team": (A_TEXT, *A_SCALAR),
     "evidence": ("null", "{}", '{"a":1}'),
     "evidence.log": ("1e400", "1e308", "-1", "0", "1e-400", *OF_ANOTHER_TYPE, LONG, NO_TEXT),
     "mechanism.evidence": (A_TEXT,),

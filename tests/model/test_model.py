@@ -73,7 +73,7 @@ def test_the_ledger_follows_the_model(ledger: Ledger, database: Settings, tries:
     counts: Counter[str] = Counter()
     operator = ledger.with_key(ledger.operator_key)
     seed = SEED if database.is_sqlite else SEED + 10_000
-    for number in range(tries(600, 25_000) // STEPS_OF_TENANT):
+    for number in range(tries(1_000, 25_000) // STEPS_OF_TENANT):
         made = operator.post("/v1/tenants", {"name": f"tenant-{number}"})
         walk = Walk(ledger.with_key(made.json()["key"]["secret"]), f"tenant-{number}", seed + number, counts)
         for _ in range(2):

@@ -92,7 +92,7 @@ def _everything(admin: Ledger, name: str) -> None:
         *(f"/v1/datasets/{name}.parts/balance?seq=1", f"/v1/datasets/{name}.parts/spending?by=month&partition=a"),
         *("/v1/runs?label=sweep%3D7&purpose=x&mechanism=gaussian", "/v1/runs?person=admin", f"/v1/runs/{run[:13]}"),
         *(f"/v1/runs?person={uuid.UUID(int=1)}", f"/v1/runs?person={uuid.UUID(int=1)}&dataset={name}"),
-        *(f"/v1/datasets/{name}/entries?after=5", f"/v1/datasets/{name}/forecast", f"/v1/datasets/{name}/head"),
+        *(f"/v1/datasets/{name}/entries?limit=5", f"/v1/datasets/{name}/forecast", f"/v1/datasets/{name}/head"),
     ):
         ok(admin.request("GET", path))
     ok(limited.get("/v1/runs"))

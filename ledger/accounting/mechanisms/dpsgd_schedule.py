@@ -19,7 +19,7 @@ from ledger.accounting import amounts, axes, certificate, certify
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import SGD, Cost, Precision, rational, root, rounded_up, summed
 from ledger.accounting.levels import Level
-from ledger.accounting.mechanisms.base import BaseMechanism
+from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
 from ledger.accounting.mechanisms.batches import Batches
 from ledger.accounting.mechanisms.dpsgd import DpSgd
 from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
@@ -71,6 +71,12 @@ class _Run(DpSgd):
     """All steps with one noise multiplier and sample rate, exact numbers, as DP-SGD of their own."""
 
     def pair(self, adjacency: Adjacency, *, path: str) -> Pair | None:
+        if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
+            raise unsupported(
+                "a certified cost of fixed_size sampling under add_or_remove_one needs dataset_size_min, which a schedule "
+                "does not take; declare each phase as a dpsgd part of a composed mechanism, with dataset_size_min",
+                field=f"{path}.sampling",
+            )
         pair = super().pair(adjacency, path=path)
         return None if pair is None else Level.of(pair)
 

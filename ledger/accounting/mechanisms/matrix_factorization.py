@@ -72,10 +72,10 @@ def _as_tuple(value: Any) -> Any:
 
 
 Coefficients = Annotated[
-    tuple[Coefficient, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=COEFFICIENTS_MAX)
+    tuple[Coefficient, ...], Field(min_length=1, max_length=COEFFICIENTS_MAX), BeforeValidator(_as_tuple)
 ]
-Scales = Annotated[tuple[Positive, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
-Decays = Annotated[tuple[Rate, ...], BeforeValidator(_as_tuple), Field(min_length=1, max_length=BUFFERS_MAX)]
+Scales = Annotated[tuple[Positive, ...], Field(min_length=1, max_length=BUFFERS_MAX), BeforeValidator(_as_tuple)]
+Decays = Annotated[tuple[Rate, ...], Field(min_length=1, max_length=BUFFERS_MAX), BeforeValidator(_as_tuple)]
 
 
 class MatrixFactorization(BaseMechanism):
