@@ -6,7 +6,8 @@ from typing import Annotated
 
 from fastapi import Path
 
-from ledger.service.ids import ID_PATTERN, PREFIX_LENGTH_MIN
+from ledger.mistakes import ID_PATTERN
+from ledger.service.ids import PREFIX_LENGTH_MIN
 
 AnyId = Annotated[
     str,

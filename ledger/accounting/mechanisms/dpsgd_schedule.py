@@ -73,8 +73,8 @@ class _Run(DpSgd):
     def pair(self, adjacency: Adjacency, *, path: str) -> Pair | None:
         if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
             raise unsupported(
-                "a certified cost of fixed_size sampling under add_or_remove_one needs dataset_size_min, which a schedule "
-                "does not take; declare each phase as a dpsgd part of a composed mechanism, with dataset_size_min",
+                "a certified cost of fixed_size sampling under add_or_remove_one needs dataset_size_min, which a "
+                "schedule does not take; declare each phase as a dpsgd part of a composed mechanism, with dataset_size_min",
                 field=f"{path}.sampling",
             )
         pair = super().pair(adjacency, path=path)
