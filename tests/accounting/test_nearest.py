@@ -109,6 +109,14 @@ def test_the_exponential_mechanism_is_zcdp_of_an_eighth() -> None:
         assert divergence({epsilon: own, -epsilon: 1 - own}, 1.01) > 1.01 * epsilon**2 / 8
 
 
+def test_many_parts_are_a_schedule() -> None:
+    """Goal: whoever has a level for each epoch learns of schedules. Method: more parts than a composed mechanism takes."""
+    part = {"type": "gaussian", "noise_multiplier": 3}
+    with pytest.raises(InvalidMechanism, match=r"at most 100 items.*dpsgd_schedule") as raised:
+        mechanisms.parse({"type": "composed", "parts": [part] * 101})
+    assert raised.value.facts["field"] == "mechanism.parts"
+
+
 def divergence(losses: dict[float, float], order: float) -> float:
     """The Rényi divergence of a distribution of privacy losses."""
     total = sum(mass * math.exp((order - 1) * loss) for loss, mass in losses.items())

@@ -74,7 +74,7 @@ class _Run(DpSgd):
         if self.sampling == "fixed_size" and adjacency == "add_or_remove_one":
             raise unsupported(
                 "a certified cost of fixed_size sampling under add_or_remove_one needs dataset_size_min, which a "
-                "schedule does not take; declare each phase as a dpsgd part of a composed mechanism, with dataset_size_min",
+                "schedule does not take; declare each phase as a dpsgd part of a composed mechanism, with that field",
                 field=f"{path}.sampling",
             )
         pair = super().pair(adjacency, path=path)

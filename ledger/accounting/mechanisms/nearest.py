@@ -251,6 +251,12 @@ _VALUES: Final[Mapping[tuple[str, str], Mapping[str, str]]] = {
 }
 
 
+_MANY_PARTS: Final = (
+    "declare DP-SGD whose noise or sample rate changes as dpsgd_schedule, which takes 10,000 phases and charges the same "
+    "or a few percent more"
+)
+
+
 def nearest(error: Mapping[str, Any]) -> str | None:
     """Return what to declare in place of what one of Pydantic's errors about a mechanism rejects; None if unknown.
 
@@ -258,6 +264,8 @@ def nearest(error: Mapping[str, Any]) -> str | None:
     """
     if error["type"] == "union_tag_invalid":
         return TYPES.get(_name(error["ctx"]["tag"]))
+    if error["type"] == "too_long" and error["loc"][-1] == "parts":
+        return _MANY_PARTS
     if error["type"] not in ("extra_forbidden", "literal_error"):
         return None
     kind, field = ("", *error["loc"])[-2:]
