@@ -110,7 +110,7 @@ def test_the_exponential_mechanism_is_zcdp_of_an_eighth() -> None:
 
 
 def test_many_parts_are_a_schedule() -> None:
-    """Goal: whoever has a level for each epoch learns of schedules. Method: more parts than a composed mechanism takes."""
+    """Goal: whoever has a level for each epoch learns of schedules. Method: more parts than are allowed."""
     part = {"type": "gaussian", "noise_multiplier": 3}
     with pytest.raises(InvalidMechanism, match=r"at most 100 items.*dpsgd_schedule") as raised:
         mechanisms.parse({"type": "composed", "parts": [part] * 101})

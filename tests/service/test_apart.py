@@ -40,6 +40,7 @@ from tests.conftest import Templates
 from tests.kit.accountant import ANY_TERMS, DPSGD, WAIT_SECONDS_MAX, dpsgd
 from tests.kit.databases import until
 from tests.kit.driver import RELEASE, Ledger
+from tests.kit.hostile import REPETITIONS
 
 ACME, BETA = UUID(int=0xA), UUID(int=0xB)
 TERMS = Terms(bound="certified", adjacency="replace_one", delta=Decimal("1e-8"))
@@ -270,7 +271,12 @@ def test_a_server_computes_no_certificate_itself(server: Settings, monkeypatch: 
         assert ledger.post(f"/v1/runs/{approved.json()['id']}/start").status_code == 200
         settled = {"steps": 500, "stop": "data_independent"}
         assert ledger.post(f"/v1/runs/{approved.json()['id']}/settle", settled).status_code == 200
-        refused = ledger.post("/v1/runs", {**run, "mechanism": {**DPSGD, "steps": 90_000}}, idempotency_key="b")
+        longer = {**run, "mechanism": {**DPSGD, "steps": 90_000}}
+        refused = ledger.post("/v1/runs", longer, idempotency_key="b")
+        for _ in range(REPETITIONS):
+            if refused.status_code != 503:  # what would fit is still being computed, and the same key gets it
+                break
+            refused = ledger.post("/v1/runs", longer, idempotency_key="b")
         assert (refused.status_code, set(refused.json()["fits"])) == (409, {"noise_multiplier", "steps"})
         assert ledger.post("/v1/runs", many, idempotency_key="c").status_code == 409
         for mechanism, dataset in ((DPSGD, "certified"), (MANY, "mnist")):

@@ -252,8 +252,8 @@ _VALUES: Final[Mapping[tuple[str, str], Mapping[str, str]]] = {
 
 
 _MANY_PARTS: Final = (
-    "declare DP-SGD whose noise or sample rate changes as dpsgd_schedule, which takes 10,000 phases and charges the same "
-    "or a few percent more"
+    "declare DP-SGD whose noise or sample rate changes as dpsgd_schedule, which takes 10,000 phases and charges the "
+    "same or a little more"
 )
 
 
