@@ -87,6 +87,8 @@ class Templates:
             database_url=SecretStr(server_url.render_as_string(hide_password=False)),
             owner_database_url=SecretStr(owner_url),
             signing_key=SecretStr(SIGNING_KEY),
+            # Whichever fixture is the first to ask for a template, also one that lives longer than `_no_environment`.
+            computing_processes=0,
         )
 
     @contextlib.contextmanager
