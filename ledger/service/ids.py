@@ -7,7 +7,7 @@ with them. If others do, nothing is done, and the answer lists them.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Final
 from uuid import UUID
 
@@ -32,6 +32,18 @@ def whole(text: str) -> UUID | None:
     return UUID(digits) if len(digits) == _DIGITS else None
 
 
+def sought(text: str, between: Callable[[UUID, UUID], Sequence[UUID]], missing: NotFound) -> UUID:
+    """Return the id that a text is, or the only one that begins with it.
+
+    between: finds those that the caller sees from one id to another, CANDIDATES_MAX + 1 of them at most. Raises
+    `missing` if there is none, and InvalidRequest if there are several: it lists up to CANDIDATES_MAX.
+    """
+    if (id_ := whole(text)) is not None:
+        return id_
+    ends = bounds(text)
+    return _only(text, [] if ends is None else between(*ends), missing)
+
+
 def bounds(text: str) -> tuple[UUID, UUID] | None:
     """Return the first and the last id that begin with a text; None if it is longer than an id."""
     digits = text.replace("-", "")
@@ -40,9 +52,8 @@ def bounds(text: str) -> tuple[UUID, UUID] | None:
     return UUID(digits.ljust(_DIGITS, "0")), UUID(digits.ljust(_DIGITS, "f"))
 
 
-def only(text: str, found: Sequence[UUID], missing: NotFound) -> UUID:
-    """Return the only id among these, which all begin with a text. Raises `missing` if there is none, and
-    InvalidRequest if there are several: it lists up to CANDIDATES_MAX."""
+def _only(text: str, found: Sequence[UUID], missing: NotFound) -> UUID:
+    """Return the only id among these, which all begin with a text. Raises as `sought`."""
     if not found:
         raise missing
     if len(found) == 1:

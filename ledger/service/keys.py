@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -76,12 +76,11 @@ class Keys:
         return await asyncio.to_thread(self._find, actor, text) if whole is None else whole
 
     def _find(self, actor: Actor, text: str) -> UUID:
-        bounds = ids.bounds(text)
-        if bounds is None:
-            raise _no_key()
-        with self._store.reading(actor.tenant_id) as reading:
-            candidates = reading.keys.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1)
-        return ids.only(text, candidates, _no_key())
+        def between(first: UUID, last: UUID) -> Sequence[UUID]:
+            with self._store.reading(actor.tenant_id) as reading:
+                return reading.keys.ids_between(first, last, limit=ids.CANDIDATES_MAX + 1)
+
+        return ids.sought(text, between, _no_key())
 
     def page(self, actor: Actor, *, limit: int, cursor: str | None) -> KeyPage:
         """Return the tenant's keys, without their secrets."""

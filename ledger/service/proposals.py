@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from ledger.core.commands import RefuseProposal
@@ -40,14 +40,13 @@ class Proposals:
 
     def find(self, actor: Actor, text: str) -> UUID:
         """Return the same, in a thread."""
-        if (whole := ids.whole(text)) is not None:
-            return whole
-        if (bounds := ids.bounds(text)) is None:
-            raise _no_proposal()
-        with self._store.reading(actor.tenant_id) as reading:
-            candidates = reading.proposals.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1)
-            seen = [id_ for id_ in candidates if _is_seen(reading, actor, id_)]
-        return ids.only(text, seen, _no_proposal())
+
+        def between(first: UUID, last: UUID) -> Sequence[UUID]:
+            with self._store.reading(actor.tenant_id) as reading:
+                found = reading.proposals.ids_between(first, last, limit=ids.CANDIDATES_MAX + 1)
+                return [id_ for id_ in found if _is_seen(reading, actor, id_)]
+
+        return ids.sought(text, between, _no_proposal())
 
     def show(self, actor: Actor, proposal_id: UUID) -> ProposalShown:
         """Return a proposal. Raises NotFound."""

@@ -227,19 +227,18 @@ class Runs:
 
     def find(self, actor: Actor, text: str) -> UUID:
         """Return the same, in a thread."""
-        if (whole := ids.whole(text)) is not None:
-            return whole
-        if (bounds := ids.bounds(text)) is None:
-            raise _no_run()
-        is_limited = actor.datasets is not None
-        with self._store.reading(actor.tenant_id) as reading:
+
+        def between(first: UUID, last: UUID) -> Sequence[UUID]:
+            is_limited = actor.datasets is not None
             own = actor.principal_id if is_limited else None
-            candidates = reading.runs.ids_between(*bounds, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
-            if is_limited:
-                entered = _all_entered(reading, candidates)
-                seen = {run.id for run, entries in entered if _sees(actor, entries, run)}
-                candidates = [id_ for id_ in candidates if id_ in seen]
-        return ids.only(text, candidates, _no_run())
+            with self._store.reading(actor.tenant_id) as reading:
+                found = reading.runs.ids_between(first, last, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
+                if not is_limited:
+                    return found
+                seen = {run.id for run, entries in _all_entered(reading, found) if _sees(actor, entries, run)}
+                return [id_ for id_ in found if id_ in seen]
+
+        return ids.sought(text, between, _no_run())
 
     async def show(self, actor: Actor, run_id: UUID) -> RunInFull:
         """Return one run, in full."""

@@ -32,6 +32,12 @@ _BY_ID: Final = {
     is_one: select(runs).where(runs.c.tenant_id == bindparam("tenant"), among(runs.c.id, "ids", is_one=is_one))
     for is_one in (False, True)
 }
+_ENTERED: Final = and_(
+    entries.c.tenant_id == places.c.tenant_id,
+    entries.c.dataset_id == places.c.dataset_id,
+    entries.c.seq == places.c.seq,
+)
+"""The entry by which a run was decided in a dataset."""
 _MOVE: Final = update(runs).where(runs.c.tenant_id == bindparam("tenant"), runs.c.id == bindparam("run"))
 
 
@@ -171,14 +177,7 @@ class RunReader(Repository):
         query = (
             select(places.c.run_id, places.c.dataset_id, datasets.c.name, places.c.seq, entries.c.hash)
             .join(datasets, and_(datasets.c.tenant_id == places.c.tenant_id, datasets.c.id == places.c.dataset_id))
-            .join(
-                entries,
-                and_(
-                    entries.c.tenant_id == places.c.tenant_id,
-                    entries.c.dataset_id == places.c.dataset_id,
-                    entries.c.seq == places.c.seq,
-                ),
-            )
+            .join(entries, _ENTERED)
             .where(places.c.tenant_id == self.tenant_id, places.c.run_id.in_(run_ids))
             .order_by(places.c.position)
         )
@@ -261,14 +260,7 @@ class RunReader(Repository):
             )
             .select_from(places)
             .join(runs, and_(runs.c.tenant_id == places.c.tenant_id, runs.c.id == places.c.run_id))
-            .join(
-                entries,
-                and_(
-                    entries.c.tenant_id == places.c.tenant_id,
-                    entries.c.dataset_id == places.c.dataset_id,
-                    entries.c.seq == places.c.seq,
-                ),
-            )
+            .join(entries, _ENTERED)
             .where(places.c.tenant_id == self.tenant_id, places.c.dataset_id == dataset_id)
             .where(places.c.created_us >= since_us, runs.c.state != "refused")
             .order_by(places.c.created_us.desc(), places.c.run_id.desc())
