@@ -118,7 +118,7 @@ class Templates:
 
     def _migrated(self, kind: str) -> Settings:
         if kind == "sqlite":
-            settings = Settings(database_url=SecretStr(f"sqlite:///{self._folder / 'empty.db'}"))
+            settings = Settings(database_url=SecretStr(f"sqlite:///{self._folder / 'empty.db'}"), computing_processes=0)
             deploy.migrate(settings)
             return settings
         server, name = self.server(kind), f"template_{os.getpid()}"

@@ -17,7 +17,6 @@ from dp_accounting.privacy_accountant import NeighboringRelation
 
 from ledger.accounting import (
     blending,
-    certificate,
     certify,
     composition,
     costs,
@@ -475,30 +474,3 @@ def test_segments_are_refused_with_the_reason() -> None:
     """Goal: no segments, because they would differ. Method: a cost in two."""
     with pytest.raises(InvalidRequest, match="no equal segments"):
         cost(schedule(PHASES), segments=2)
-
-
-def test_what_an_evaluation_shows_is_composed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Goal: a cost and its frontier take one composition. Method: count them, and the pairs in each, of equal parts, of
-    different ones, and of a schedule."""
-    composed: list[int] = []
-    curve = certify.curve
-
-    def counted(steps: Any, **rest: Any) -> Any:
-        composed.append(len(steps))
-        return curve(steps, **rest)
-
-    monkeypatch.setattr(certify, "curve", counted)
-    part = {"type": "dpsgd", "noise_multiplier": 20, "sampling": "poisson", "sample_rate": Decimal("0.01"), "steps": 25}
-    several = [{**part, "noise_multiplier": 20 + number} for number in range(3)]
-    phases = [{"noise_multiplier": 20 + number, "sample_rate": Decimal("0.01"), "steps": 5} for number in range(12)]
-    for declared, pairs in (
-        ({"type": "composed", "parts": [part] * 40}, 1),
-        ({"type": "composed", "parts": several}, 3),
-        ({"type": "dpsgd_schedule", "sampling": "poisson", "phases": phases}, 12),
-    ):
-        composed.clear()
-        mechanism = mechanisms.parse(declared)
-        with certificate.keeping_here():
-            assert len(costs.frontier(mechanism, bound="certified", adjacency="add_or_remove_one")) == 12
-            costs.cost(mechanism, Terms(bound="certified", adjacency="add_or_remove_one", delta=Decimal("1e-8")))
-        assert composed == [pairs]

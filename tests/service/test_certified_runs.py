@@ -21,7 +21,7 @@ import pytest
 from sqlalchemy import select
 
 from ledger.access import keys
-from ledger.accounting import costs, deadline, mechanisms
+from ledger.accounting import certify, costs, deadline, mechanisms
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.journal import chain
@@ -275,6 +275,35 @@ def test_evaluate_shows_what_another_delta_would_cost(ledger: Ledger) -> None:
         assert alone["cost"]["mu"] == pytest.approx(point["mu"], rel=0.01)
     for body in ({"mechanism": MNIST_RUN, "bound": "clt"}, {"mechanism": GAUSSIAN}):
         assert "frontier" not in ledger.post("/v1/evaluate", body).json()
+
+
+def test_an_evaluation_composes_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an evaluation takes one composition, as the request for the same run does, whatever it shows: a cost, a
+    frontier, epsilon at several deltas. Method: count them, and the pairs in each, of equal parts, of different ones,
+    and of a schedule, evaluated first or requested first."""
+    composed: list[int] = []
+    curve = certify.curve
+
+    def counted(steps: Any, **rest: Any) -> Any:
+        composed.append(len(steps))
+        return curve(steps, **rest)
+
+    monkeypatch.setattr(certify, "curve", counted)
+    ledger.register(**CERTIFIED)
+    part = {"type": "dpsgd", "noise_multiplier": 20, "sampling": "poisson", "sample_rate": 0.01, "steps": 25}
+    several = [{**part, "noise_multiplier": 20 + number} for number in range(3)]
+    phases = [{"noise_multiplier": 20 + number / 10, "sample_rate": 0.01, "steps": 5} for number in range(20)]
+    for mechanism, pairs in (
+        ({"type": "composed", "parts": [part] * 40}, 1),
+        ({"type": "composed", "parts": several}, 3),
+        ({"type": "dpsgd_schedule", "sampling": "poisson", "phases": phases}, 20),
+    ):
+        composed.clear()
+        answer = ledger.post("/v1/evaluate", {"mechanism": mechanism, "report_deltas": [1e-5, 1e-6, 1e-7]}).json()
+        assert len(answer["frontier"]) == 12
+        assert composed == [pairs]
+        assert ledger.ask(mechanism).status_code == 201
+        assert composed == [pairs], "one curve serves the request too"
 
 
 def test_what_would_fit_is_worked_out_beside(ledger: Ledger) -> None:
