@@ -28,16 +28,19 @@ can be rounded towards the worse corner; they are multiples of 1/64, so that few
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, TypeVar, cast
 
 from ledger.accounting.numeric import FloatArray, NDArray, np, special
 from ledger.accounting.pairs import Source
-from ledger.accounting.pld import Pair, Subsampled
+from ledger.accounting.pld import Subsampled
 
 DISTINCT_MAX: Final = 16
 """At most this many levels are composed as they are."""
+APART_MAX: Final = 100
+"""At most this many pairs of the parts of a composed mechanism are composed as they are."""
 NODES_MAX: Final = 24
 """The most corners of cells."""
 _CELL: Final = 0.3
@@ -55,9 +58,19 @@ class Level(Subsampled):
     __slots__ = ()
 
     @classmethod
-    def of(cls, pair: Pair) -> Pair:
+    def of(cls, pair: S) -> S | Level:
         """Return a pair as a level, or the pair itself if it is not of a kind that the module proves mixtures of."""
         return cls(pair.kind, pair.distance, pair.rate) if isinstance(pair, Subsampled) else pair
+
+
+def of_many(counts: Counter[S]) -> Counter[S]:
+    """Return the pairs with their numbers; those of steps are levels of one schedule if there are very many."""
+    if len(counts) <= APART_MAX:
+        return counts
+    merged: Counter[S] = Counter()
+    for pair, count in counts.items():
+        merged[cast("S", Level.of(pair))] += count
+    return merged
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ from ledger.recompute.costing import Accountant, Declaration
 OPINIONS_MAX: Final = 50
 """How many distinct runs are compared, those with the largest cost first: each takes up to some seconds."""
 PIECES_MAX: Final = 100
-"""The most different steps of one schedule that are compared."""
+"""The most different steps of one schedule, or parts of a composed mechanism, that are compared."""
 _POINTS_MAX: Final = 400_000
 """About how many points a grid has at most; each takes about 25 microseconds."""
 _INTERVALS: Final = (1e-6, 1e-3)
@@ -257,7 +257,7 @@ def _composed(mechanism: Composed, adjacency: Adjacency) -> list[Piece] | None:
         if of_part is None:
             return None
         pieces += of_part
-    return pieces
+    return pieces if len(pieces) <= PIECES_MAX else None
 
 
 def _matrix_factorization(mechanism: MatrixFactorization, adjacency: Adjacency) -> list[Piece] | None:

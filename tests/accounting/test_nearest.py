@@ -110,11 +110,17 @@ def test_the_exponential_mechanism_is_zcdp_of_an_eighth() -> None:
 
 
 def test_many_parts_are_a_schedule() -> None:
-    """Goal: whoever has a level for each epoch learns of schedules. Method: more parts than are allowed."""
-    part = {"type": "gaussian", "noise_multiplier": 3}
-    with pytest.raises(InvalidMechanism, match=r"at most 100 items.*dpsgd_schedule") as raised:
-        mechanisms.parse({"type": "composed", "parts": [part] * 101})
+    """Goal: whoever has a level for each step learns of schedules, and parts that are costed one by one are few.
+    Method: more parts than are allowed, of DP-SGD and of others."""
+    step = {"type": "dpsgd", "sampling": "poisson", "noise_multiplier": 3, "sample_rate": Decimal("0.1"), "steps": 1}
+    with pytest.raises(InvalidMechanism, match=r"at most 1000 items.*dpsgd_schedule") as raised:
+        mechanisms.parse({"type": "composed", "parts": [step] * 1001})
     assert raised.value.facts["field"] == "mechanism.parts"
+    capped = {**step, "truncated_batch_size": 20, "dataset_size": 100}
+    for part in ({"type": "gaussian", "noise_multiplier": 3}, capped):
+        mechanisms.parse({"type": "composed", "parts": [part] * 100 + [step] * 900})
+        with pytest.raises(InvalidMechanism, match="has 101 parts other than dpsgd with plain batches, and at most"):
+            mechanisms.parse({"type": "composed", "parts": [part] * 101})
 
 
 def divergence(losses: dict[float, float], order: float) -> float:

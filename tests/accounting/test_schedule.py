@@ -288,6 +288,23 @@ def test_a_noise_that_changes_each_epoch() -> None:
     assert 3.07 <= gdp.epsilon_upper(mu=found.mu, delta=1e-8, at_delta=1e-5) <= 1.03 * 3.07
 
 
+def test_very_many_parts_are_levels_of_a_schedule(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Goal: an epoch a part costs what the schedule of its epochs costs, in as few compositions, also beside a part
+    that has no levels. Method: the 101 epochs declared as parts, the last of them twice."""
+    phases = [phase(f"{1.5 * 0.995**k:.6f}", 256 / 60_000, 235) for k in range(101)]
+    parts = [{**each, "type": "dpsgd", "sampling": "poisson"} for each in [*phases, phases[-1]]]
+    curves = counted_curves(monkeypatch)
+    found = cost({"type": "composed", "parts": parts})
+    assert curves == [101]
+    assert 0.735 <= found.mu == cost(schedule([*phases, phases[-1]])).mu
+    beside = cost({"type": "composed", "parts": [*parts, {"type": "gaussian", "noise_multiplier": 1}]})
+    assert beside.mu == pytest.approx(math.hypot(found.mu, 1), rel=1e-12)
+    mechanism = mechanisms.parse({"type": "composed", "parts": parts})
+    (epsilon,) = exact.epsilons(mechanism.exact_parts(terms()), [1e-5]).epsilons
+    assert epsilon is not None
+    assert 3 < epsilon < gdp.epsilon_upper(mu=found.mu, delta=1e-8, at_delta=1e-5)
+
+
 def test_few_levels_are_composed_as_they_are() -> None:
     """Goal: a schedule of few levels costs what its parts cost composed, and one level what DP-SGD costs. Method: both
     declared."""

@@ -9,9 +9,10 @@ from dataclasses import replace
 from fractions import Fraction
 from typing import Annotated, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from ledger.accounting import pairs
+from ledger.accounting import levels, pairs
 from ledger.accounting.cost import Cost, Precision
 from ledger.accounting.mechanisms.base import BaseMechanism
 from ledger.accounting.mechanisms.dpsgd import DpSgd, along, certified, is_whole
@@ -21,7 +22,9 @@ from ledger.accounting.terms import Terms
 from ledger.core.datasets import Bound
 from ledger.errors import InvalidMechanism
 
-PARTS_MAX: Final = 100
+PARTS_MAX: Final = 1_000
+OTHERS_MAX: Final = 100
+"""The most parts that are not DP-SGD with plain batches: those are levels of a schedule, and cost little together."""
 _METHOD: Final = "composed: "
 
 
@@ -31,6 +34,18 @@ class Composed(BaseMechanism):
     type: Literal["composed"]
     parts: Annotated[list[Simple], Field(min_length=1, max_length=PARTS_MAX)]
 
+    @model_validator(mode="after")
+    def _bounded(self) -> Composed:
+        others = sum(not (isinstance(part, DpSgd) and part.batches.are_estimated) for part in self.parts)
+        if others > OTHERS_MAX:
+            raise PydanticCustomError(
+                "form",
+                "has {others} parts other than dpsgd with plain batches, and at most {most} are allowed; give equal "
+                "parts as one with more steps or a larger count, or request several runs",
+                {"others": others, "most": OTHERS_MAX},
+            )
+        return self
+
     def cost(self, terms: Terms, *, path: str) -> Cost:
         sampled, others = self._by_kind(terms, path)
         if not sampled:
@@ -39,8 +54,8 @@ class Composed(BaseMechanism):
             return _added(_each(self._paths(path), terms))
         together = certified(sampled, terms)
         whole = _added([*_each(others, terms), together])
-        # Certificates of single parts cost no less than one of all parts together.
-        if is_whole(together) and not terms.is_composed_alone:
+        # Certificates of single parts cost no less than one of all parts together; of many they take too long.
+        if (is_whole(together) and not terms.is_composed_alone) or self._has_many(sampled):
             return whole
         # Each has an equal share of delta; the sum of their nats is below that of the whole.
         shared = replace(terms, delta=Fraction(terms.delta) / len(sampled))
@@ -54,7 +69,7 @@ class Composed(BaseMechanism):
         rest = math.hypot(*(cost.mu for cost in _each(others, terms)))
         together = along(sampled, terms, deltas)
         least = [mu for mu, _ in together]
-        if not all(whole for _, whole in together):
+        if not all(whole for _, whole in together) and not self._has_many(sampled):
             shares = [delta / len(sampled) for delta in deltas]
             counts = Counter(part for _, part in sampled)
             each = {part: part.frontier(terms, shares) for part in counts}
@@ -62,6 +77,10 @@ class Composed(BaseMechanism):
                 square = sum(count * each[part][index][1] ** 2 for part, count in counts.items())
                 least[index] = min(least[index], math.sqrt(square))
         return [(float(delta), math.hypot(mu, rest)) for delta, mu in zip(deltas, least, strict=True)]
+
+    @staticmethod
+    def _has_many(sampled: Sequence[tuple[str, DpSgd]]) -> bool:
+        return len({part for _, part in sampled}) > levels.APART_MAX
 
     def _paths(self, path: str) -> list[tuple[str, SimpleMechanism]]:
         return [(f"{path}.parts.{index}", part) for index, part in enumerate(self.parts)]
@@ -88,7 +107,8 @@ class Composed(BaseMechanism):
         return any(part.is_heavy_tailed for part in self.parts)
 
     def exact_parts(self, terms: Terms) -> Parts:
-        return pairs.together(part.exact_parts(terms) for part in self.parts)
+        parts = pairs.together(part.exact_parts(terms) for part in self.parts)
+        return replace(parts, sources=levels.of_many(parts.sources))
 
     def resting_on_size(self, path: str) -> list[str]:
         return [at for index, part in enumerate(self.parts) for at in part.resting_on_size(f"{path}.parts.{index}")]

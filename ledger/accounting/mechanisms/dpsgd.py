@@ -14,7 +14,7 @@ from typing import Annotated, ClassVar, Final, Literal, Self
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from ledger.accounting import amounts, axes, certificate, certify, clt
+from ledger.accounting import amounts, axes, certificate, certify, clt, levels
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational, summed
 from ledger.accounting.mechanisms.base import BaseMechanism
@@ -366,7 +366,7 @@ def _steps(runs: Sequence[tuple[str, DpSgd]], terms: Terms) -> list[certify.Step
         if pair is None:
             return None
         counts[pair] += run.whole_steps
-    return [certify.Steps(pair, count) for pair, count in counts.items()]
+    return [certify.Steps(pair, count) for pair, count in levels.of_many(counts).items()]
 
 
 def fallback(runs: Sequence[DpSgd], adjacency: Adjacency) -> Cost:
