@@ -28,6 +28,7 @@ from ledger.service.shapes.runs import (
     Binding,
     Overdrawn,
     OverrunShown,
+    ProgressShown,
     RunApproved,
     RunEvent,
     RunMoved,
@@ -419,11 +420,18 @@ def decisions_of(entries: Iterable[Record]) -> list[Record]:
     return in_order(entry for entry in entries if entry["kind"] in _DECISIONS)
 
 
-def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, int]], *, now_us: int) -> RunShown:
+def describe(
+    run: Run,
+    entries: Sequence[Record],
+    places: Iterable[tuple[str, int]],
+    *,
+    now_us: int,
+    progress: ProgressShown | None = None,
+) -> RunShown:
     """Return a run as GET shows it: the request, the decision, and what happened to it.
 
     entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
-    it there.
+    it there. progress: what its job reported last.
     """
     decision = next(entry for entry in entries if entry["kind"] in _DECISIONS)
     return RunShown(
@@ -442,6 +450,7 @@ def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, in
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
         **_events(entries),
+        **({} if progress is None else {"progress": progress}),
     )
 
 
