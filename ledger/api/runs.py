@@ -44,7 +44,15 @@ from ledger.service.requests.runs import (
     as_kept,
 )
 from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
-from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
+from ledger.service.shapes.runs import (
+    ProgressShown,
+    ReceiptShown,
+    RunApproved,
+    RunInFull,
+    RunMoved,
+    RunPage,
+    RunStarted,
+)
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 

@@ -33,7 +33,7 @@ from ledger.cli.options import (
 from ledger.cli.server_call import after_command, first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.cli.voiding import void_all
-from ledger.client.runs import is_over
+from ledger.client.entering import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 

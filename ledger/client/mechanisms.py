@@ -13,6 +13,8 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from ledger.client.wire import encode
+
 Number = float | Decimal
 """A Decimal is sent with all its digits, a float as the shortest decimal that reads back as the same float."""
 
@@ -392,4 +394,4 @@ def _plain(number: Any) -> Number:
 
 def _exact(number: Any) -> Fraction:
     """Return the number as the ledger reads it: a float becomes the decimal that is sent."""
-    return Fraction(float.__repr__(number) if isinstance(number, float) else number)
+    return Fraction(number) if isinstance(number, int | Fraction) else Fraction(encode(number))

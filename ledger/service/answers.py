@@ -89,6 +89,7 @@ class _Events(TypedDict):
     reported: NotRequired[RunEvent]
     settled: NotRequired[RunEvent]
     voided: NotRequired[RunEvent]
+    progress: NotRequired[ProgressShown]
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
@@ -449,14 +450,13 @@ def describe(
         **_costed(decision),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
-        **_events(entries),
-        **({} if progress is None else {"progress": progress}),
+        **_events(entries, progress),
     )
 
 
-def _events(entries: Iterable[Record]) -> _Events:
+def _events(entries: Iterable[Record], progress: ProgressShown | None) -> _Events:
     by_kind = {entry["kind"]: entry for entry in entries}
-    events = _Events()
+    events = _Events() if progress is None else _Events(progress=progress)
     for state in _EVENTS:
         if f"run-{state}" in by_kind:
             events[state] = _event(by_kind[f"run-{state}"])

@@ -15,7 +15,14 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
 from ledger.service import answers
-from ledger.service.shapes.runs import EpsilonsOfRefusal, ProgressShown, RefusedBy, RunInFull, RunProposalShown, RunShown
+from ledger.service.shapes.runs import (
+    EpsilonsOfRefusal,
+    ProgressShown,
+    RefusedBy,
+    RunInFull,
+    RunProposalShown,
+    RunShown,
+)
 from ledger.service.two_people import state_of
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading
@@ -38,10 +45,12 @@ def in_full(
     # What a job that died reported stays with its run when a steward settles or voids it.
     progress = progress_of(reading, [run for run, _ in runs if run.started_us is not None])
     now_us = reading.now_us()
+    for run, shown in runs:
+        if run.id in progress:
+            shown["progress"] = progress[run.id]
     return {
         run.id: {
             **shown,
-            **({"progress": progress[run.id]} if run.id in progress else {}),
             "datasets": [
                 {"name": place.dataset, "seq": place.seq, "hash": place.hash.hex()} for place in places[run.id]
             ],

@@ -33,7 +33,7 @@ from ledger.client import (
 )
 from ledger.client import Ledger as Client
 from ledger.client.mechanisms import planned_steps
-from ledger.client.runs import is_over
+from ledger.client.entering import is_over
 from ledger.settings import Settings
 from tests.kit.clients import (
     COST,

@@ -1,0 +1,82 @@
+"""Settlements that the ledger could not be told: they are kept on disk, and sent later."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import islice
+from typing import Any, Final
+
+from ledger.client.calls import Call, path
+from ledger.client.errors import Overrun
+from ledger.client.files import Files
+from ledger.client.flows import Flow, Server, answered, log
+from ledger.errors import LedgerError, RunState
+
+AT_ONCE_MAX: Final = 20
+"""How many are sent when a run is begun. `privacy-ledger settle --pending` sends all."""
+
+
+def keep(files: Files | None, url: str, run: str, call: Call) -> bool:
+    """Keep the settlement of a run, and return whether it is on disk."""
+    if files is None:
+        return False
+    try:
+        files.write(_name(run), {"url": url, "run": run, "settlement": (call.content or b"{}").decode()})
+    except OSError as error:
+        log.warning("The settlement of run %s cannot be kept on disk: %s", run, error)
+        return False
+    return True
+
+
+def is_kept(files: Files | None, run: str) -> bool:
+    """Return whether the settlement of a run waits here."""
+    return files is not None and files.read(_name(run)) is not None
+
+
+def _name(run: str) -> str:
+    return f"pending/{run}.json"
+
+
+def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONCE_MAX) -> Flow[list[dict[str, Any]]]:
+    """Send the settlements that wait for this ledger, each once. Return those that were sent: `{"run", "outcome"}`.
+
+    What cannot be sent stays. Nothing is raised.
+    """
+    sent: list[dict[str, Any]] = []
+    if files is None:
+        return sent
+    once = replace(server, retries=0)
+    for name in islice(files.names("pending"), limit):
+        kept = files.read(name)
+        if kept is None or kept.get("url") != server.url:
+            continue
+        try:
+            outcome = yield from _send(str(kept["run"]), str(kept["settlement"]).encode(), once)
+        except LedgerError as error:
+            log.warning("The settlement of run %s still waits: %s", kept["run"], error)
+            if error.code == "unreachable":
+                break
+            continue
+        files.remove(name)
+        log.warning("The settlement of run %s, which was kept on disk, is sent: %s", kept["run"], outcome)
+        sent.append({"run": kept["run"], "outcome": outcome})
+    return sent
+
+
+def _send(run: str, content: bytes, server: Server) -> Flow[str]:
+    call = Call(
+        "POST",
+        path("runs", run, "settle"),
+        is_repeatable=True,
+        headers={"Content-Type": "application/json"},
+        content=content,
+    )
+    try:
+        answer = yield from answered(call, server)
+    except Overrun as error:
+        return f"an overrun. {error}"
+    except RunState as error:
+        if error.facts.get("state") not in ("settled", "voided"):
+            raise
+        return f"it was {error.facts['state']} before"
+    return f"settled, charged mu {answer['charged']['mu']:.6g}"
