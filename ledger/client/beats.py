@@ -7,18 +7,13 @@ import threading
 from collections.abc import Callable
 from typing import Final
 
-from ledger.client.calls import Call, send
+from ledger.client.calls import Call, report_progress
 from ledger.client.flows import log
 
 EVERY_SECONDS: Final = 30.0
 
 Send = Callable[[Call], object]
 """Sends a call once, from another thread. It may raise anything."""
-
-
-def report(run: str, steps: int, reporter: str | None) -> Call:
-    """Report how many steps a run has executed, at least."""
-    return send("PUT", "runs", run, "progress", is_repeatable=True, steps=steps, reporter=reporter)
 
 
 class Beats:
@@ -41,7 +36,7 @@ class Beats:
     def _beat(self) -> None:
         while not self._is_over.wait(self._every_seconds):
             try:
-                self._send(report(self._run, self._steps(), self._reporter))
+                self._send(report_progress(self._run, steps=self._steps(), reporter=self._reporter))
             except Exception as error:  # whatever it is, the training goes on
                 log.debug("The progress of run %s was not reported: %s", self._run, error)
 

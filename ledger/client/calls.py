@@ -167,6 +167,11 @@ def start(run: str) -> Call:
     return Call("POST", path("runs", run, "start"), is_repeatable=True)
 
 
+def report_progress(run: str, *, steps: int, reporter: str | None = None) -> Call:
+    """Report how many steps a run has executed, at least."""
+    return send("PUT", "runs", run, "progress", is_repeatable=True, steps=steps, reporter=reporter)
+
+
 def settle(
     run: str,
     *,

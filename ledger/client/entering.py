@@ -13,7 +13,6 @@ from typing import Any, Final
 from uuid import uuid4
 
 from ledger.client import calls, counting, jobs, notebooks, pending
-from ledger.client.beats import report
 from ledger.client.calls import Call
 from ledger.client.errors import BudgetExceeded, DryRun
 from ledger.client.files import Files, Record, open_files, open_record
@@ -346,8 +345,9 @@ def _announce(run: Run, server: Server, files: Files | None) -> Flow[None]:
     """Report that a later process goes on here, before it executes a step: no other place knows all steps any more."""
     if run.planned_steps is None:
         return
+    place = None if files is None else files.id
     try:
-        yield from answered(report(run.id, run.steps, None if files is None else files.id), server)
+        yield from answered(calls.report_progress(run.id, steps=run.steps, reporter=place), server)
     except NotFound:
         log.info("The ledger is older than reports of progress.")
 

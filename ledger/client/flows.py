@@ -23,7 +23,7 @@ from ledger.web import httpx
 log: Final = logging.getLogger("ledger.client")
 
 RETRIES: Final = 6
-HURRIED_RETRIES: Final = 2
+HURRIED_RETRIES: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 """The longest pause by our own backoff. A server may ask for more."""

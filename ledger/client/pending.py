@@ -37,30 +37,33 @@ def _name(run: str) -> str:
     return f"pending/{run}.json"
 
 
-def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONCE_MAX) -> Flow[list[dict[str, Any]]]:
-    """Send the settlements that wait for this ledger, each once. Return those that were sent: `{"run", "outcome"}`.
+def send_kept(files: Files | None, server: Server, *, limit: int | None = AT_ONCE_MAX) -> Flow[dict[str, Any]]:
+    """Send the settlements that wait for this ledger, each once, until it does not answer.
 
-    What cannot be sent stays. Nothing is raised.
+    Return those that were sent, each `{"run", "outcome"}`, and the runs of those that wait: `{"sent", "waiting"}`.
+    Nothing is raised.
     """
     sent: list[dict[str, Any]] = []
-    if files is None:
-        return sent
-    once = replace(server, retries=0)
-    for name in islice(files.names("pending"), limit):
-        kept = files.read(name)
-        if kept is None or kept.get("url") != server.url:
+    waiting: list[str] = []
+    once, is_gone = replace(server, retries=0), False
+    for name in islice(() if files is None else files.names("pending"), limit):
+        kept = None if files is None else files.read(name)
+        if files is None or kept is None or kept.get("url") != server.url:
+            continue
+        if is_gone:
+            waiting.append(kept["run"])
             continue
         try:
             outcome = yield from _send(str(kept["run"]), str(kept["settlement"]).encode(), once)
         except LedgerError as error:
             log.warning("The settlement of run %s still waits: %s", kept["run"], error)
-            if error.code == "unreachable":
-                break
+            waiting.append(kept["run"])
+            is_gone = error.code == "unreachable"
             continue
         files.remove(name)
         log.warning("The settlement of run %s, which was kept on disk, is sent: %s", kept["run"], outcome)
         sent.append({"run": kept["run"], "outcome": outcome})
-    return sent
+    return {"sent": sent, "waiting": waiting}
 
 
 def _send(run: str, content: bytes, server: Server) -> Flow[str]:

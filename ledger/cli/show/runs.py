@@ -344,6 +344,16 @@ def runs(items: Sequence[RunShown]) -> None:
     )
 
 
+def sent_later(answer: Mapping[str, Any]) -> None:
+    """Print the settlements that were sent, and the runs whose settlements still wait."""
+    for item in answer["sent"]:
+        out.print(f"{item['run']}  {item['outcome']}")
+    for run in answer["waiting"]:
+        out.print(f"{run}  still waits")
+    if not answer["sent"] and not answer["waiting"]:
+        err.print("No settlement waits on this machine.")
+
+
 def _state(item: RunShown) -> str:
     """Return the state of a run; if it is overdue, also how far its job had come when it reported last."""
     if not item["is_overdue"]:

@@ -146,8 +146,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         )
 
     def settle_pending(self) -> Answer:
-        """Send the settlements that this machine kept because the ledger did not answer. Return
-        `{"sent": [{"run", "outcome"}]}`; what cannot be sent stays, with a warning.
+        """Send the settlements that this machine kept because the ledger did not answer.
+
+        Return `{"sent": [{"run", "outcome"}], "waiting": […]}`; what cannot be sent stays, with a warning.
 
         >>> ledger.settle_pending()["sent"]
         []
@@ -266,6 +267,21 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         """
         return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
+    def report_progress(self, run: str, *, steps: int, reporter: str | None = None) -> Answer:
+        """Report how many steps the job of a started run has executed, at least. The newest report is kept, as evidence
+        if the job dies; nothing is charged by it. `run` does this by itself, twice a minute.
+
+        reporter: a text that no other place sends, such as a host's name; a later process knows by it who went on.
+
+        >>> going = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=100, count=4))
+        >>> _ = ledger.start(going["id"])
+        >>> ledger.report_progress(going["id"], steps=2)["steps"]
+        2
+        >>> ledger.settle(going["id"], steps=2)["charged"]["mu"] < going["cost"]["mu"]
+        True
+        """
+        return self._send(calls.report_progress(run, steps=steps, reporter=reporter))
+
     def confirm(self, run: str, *, reason: str) -> Answer:
         """Confirm, as a steward, steps that a run reported and no budget covers. They are charged.
 
@@ -342,16 +358,18 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         mechanism: str | None = None,
         since: str | datetime | None = None,
         until: str | datetime | None = None,
+        key: str | None = None,
     ) -> Answers:
         """Iterate over the runs that the key may read, newest first. Each filter that is given must hold.
 
         label: labels, each `"name=value"`, or `"name"` for any value. purpose: a part of the text, in any case.
         person: the id of the principal that asked, or its name at that time. mechanism: its type, such as `"dpsgd"`.
         since, until: when it was asked for; `until` is no longer in it. A time, or a text: `"2026-10-01"` (00:00 UTC),
-        `"today"`, `"yesterday"`, or how long ago, such as `"12h"`, `"30d"` or `"2w"`.
+        `"today"`, `"yesterday"`, or how long ago, such as `"12h"`, `"30d"` or `"2w"`. key: your own run with this
+        idempotency key, without other filters.
 
         >>> [run["state"] for run in ledger.runs(dataset="mnist")]
-        ['voided', 'voided', 'voided', 'settled', 'settled']
+        ['voided', 'settled', 'voided', 'voided', 'settled', 'settled', 'settled']
         >>> [run["request"]["purpose"] for run in ledger.runs(purpose="count", mechanism="gaussian", since="1h")]
         ['a count']
         """
@@ -367,10 +385,11 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
                 purpose=purpose,
                 person=person,
                 mechanism=mechanism,
+                key=key,
                 **period,
             )
         )
 
 
 def _pending_sent(server: Server) -> Flow[dict[str, Any]]:
-    return {"sent": (yield from pending.send_kept(open_files(), server, limit=None))}
+    return (yield from pending.send_kept(open_files(), server, limit=None))
