@@ -271,7 +271,7 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
     reported = int(progress.get("steps", 0))
     if plan.steps_done is not None and plan.steps_done < reported:
         raise InvalidRequest(
-            f"steps_done: {plan.steps_done} is less than the {reported} steps that a process of run {run_id} reported.",
+            f"steps_done: {plan.steps_done} is less than the {reported} steps that processes of run {run_id} reported.",
             field="steps_done",
         )
     if record is not None and record.is_known:
@@ -347,7 +347,7 @@ def _announce(run: Run, server: Server, files: Files | None) -> Flow[None]:
         return
     place = None if files is None else files.id
     try:
-        yield from answered(calls.report_progress(run.id, steps=run.steps, reporter=place), server)
+        yield from answered(calls.report_progress(run.id, steps=run.known_steps, reporter=place), server)
     except NotFound:
         log.info("The ledger is older than reports of progress.")
 

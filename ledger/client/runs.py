@@ -266,6 +266,11 @@ class Run:
         return sum(part.done for part in self._parts.values())
 
     @property
+    def known_steps(self) -> int:
+        """Return the same number without the steps that count only because nothing is known of them."""
+        return self._steps_here if self.is_unknown else self.steps
+
+    @property
     def phases(self) -> dict[str, tuple[int, int | None]]:
         """Return the counted and the planned steps of each part of a composed run, by name."""
         return {name: (part.done, part.most) for name, part in self._parts.items() if name}

@@ -119,7 +119,7 @@ class _Scope:
         send = self._beat() if entered.run.rank == 0 else None
         if send is not None and entered.run.planned_steps is not None:
             run = entered.run
-            self._beats = Beats(run.id, lambda: run.steps, send, reporter=entered.reporter)
+            self._beats = Beats(run.id, lambda: run.known_steps, send, reporter=entered.reporter)
         return entered.run
 
     def _over(self) -> None:

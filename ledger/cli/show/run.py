@@ -64,7 +64,7 @@ def _decided(grid: Table, item: RunInFull) -> None:
     progress = item.get("progress")
     if progress is not None:
         at = progress["at"][:19].replace("T", " ")
-        grid.add_row("progress", f"{progress['steps']:,} steps at least, reported at {at} UTC")
+        grid.add_row("progress", f"{progress['steps']:,} steps, reported at {at} UTC")
     charged = charged_text(item)
     if charged:
         grid.add_row("charged", f"mu {charged}")

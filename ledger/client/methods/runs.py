@@ -268,7 +268,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
     def report_progress(self, run: str, *, steps: int, reporter: str | None = None) -> Answer:
-        """Report how many steps the job of a started run has executed, at least. The newest report is kept, as evidence
+        """Report how many steps the job of a started run has executed. The newest report is kept, as evidence
         if the job dies; nothing is charged by it. `run` does this by itself, twice a minute.
 
         reporter: a text that no other place sends, such as a host's name; a later process knows by it who went on.

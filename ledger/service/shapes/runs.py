@@ -210,7 +210,7 @@ class RunEvent(TypedDict):
 class ProgressShown(TypedDict):
     """What the job of a run reported last. It is evidence: nothing is charged by it."""
 
-    steps: Annotated[int, Field(description="How many steps it had executed, at least.")]
+    steps: Annotated[int, Field(description="How many steps counted as executed then.")]
     at: str
     reporter: Annotated[str | None, Field(description="Which place reported it, as it was sent.")]
 
