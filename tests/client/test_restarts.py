@@ -59,7 +59,7 @@ def test_a_job_that_begins_again_is_charged_for_all_it_executed(
     scope = client.run(datasets=["mnist"], mechanism=STEPS, idempotency_key="job")
     run = scope.__enter__()
     run.step(87 - 57)
-    with pytest.raises(PlanExceeded, match="Earlier processes executed up to 57 of them") as caught:
+    with pytest.raises(PlanExceeded, match="Earlier processes executed up to 57 of these steps") as caught:
         run.step()
     assert caught.value.facts == {"step": 88, "planned": 87}
     scope.__exit__(None, None, None)
