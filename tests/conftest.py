@@ -46,6 +46,7 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         if name.startswith("LEDGER_") and not name.startswith(("LEDGER_TEST_", "LEDGER_PROVE")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("LEDGER_COMPUTING_PROCESSES", "0")
+    monkeypatch.setenv("LEDGER_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.chdir(tmp_path)
 
 

@@ -37,13 +37,22 @@ from ledger.service.requests.runs import (
     ConfirmRequest,
     CorrectRequest,
     NewBatch,
+    ProgressRequest,
     RunRequest,
     SettleRequest,
     VoidRequest,
     as_kept,
 )
 from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
-from ledger.service.shapes.runs import ReceiptShown, RunApproved, RunInFull, RunMoved, RunPage, RunStarted
+from ledger.service.shapes.runs import (
+    ProgressShown,
+    ReceiptShown,
+    RunApproved,
+    RunInFull,
+    RunMoved,
+    RunPage,
+    RunStarted,
+)
 
 router = APIRouter(prefix="/v1/runs", route_class=Route, tags=["runs"])
 
@@ -83,6 +92,7 @@ _SETTLED: Final[dict[str, Any]] = {
         "value": {"stop": "planned", "evidence": {"log": "s3://training/2026-11-20"}},
     }
 }
+_PROGRESS: Final[dict[str, Any]] = {"half": {"summary": "Half of it", "value": {"steps": 7031}}}
 _VOIDED: Final[dict[str, Any]] = {
     "unused": {"summary": "Never started", "value": {"reason": "The job was cancelled before it read the data."}}
 }
@@ -274,6 +284,19 @@ async def settle(
     )
 
 
+@router.put("/{id}/progress", responses={200: {"model": ProgressShown}}, response_model=None)
+async def note_progress(
+    id: AnyId,  # noqa: A002 (the contract's name)
+    body: Annotated[ProgressRequest, Body(openapi_examples=_PROGRESS)],
+    caller: Requester,
+    request: Request,
+) -> Response:
+    """Report how far the job of a started run has come. The newest report is kept, as evidence if the job dies; nothing
+    is charged by it, and the number never falls."""
+    run = await _run(request, caller, id)
+    return Json(await services(request).runs.note_progress(caller, run, steps=body.steps, reporter=body.reporter))
+
+
 @router.post("/{id}/confirm", responses={200: {"model": RunMoved}}, response_model=None)
 async def confirm(
     id: AnyId,  # noqa: A002 (the contract's name)
@@ -349,6 +372,10 @@ class RunQuery:
         until: Annotated[
             When | None, Query(description="Asked before: an RFC 3339 time, or a date, until 00:00 UTC.")
         ] = None,
+        key: Annotated[
+            str | None,
+            Query(pattern=f"^{_KEY.pattern}$", description="Your own run with this idempotency key. No other filters."),
+        ] = None,
     ) -> None:
         self.filters = Filters(
             dataset=dataset,
@@ -361,6 +388,7 @@ class RunQuery:
             mechanism=mechanism,
             since_us=None if since is None else microseconds(since),
             until_us=None if until is None else microseconds(until),
+            key=key,
         )
 
 

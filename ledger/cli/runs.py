@@ -33,7 +33,7 @@ from ledger.cli.options import (
 from ledger.cli.server_call import after_command, first, print_answer, server, unless_proposed
 from ledger.cli.show import console
 from ledger.cli.voiding import void_all
-from ledger.client.runs import is_over
+from ledger.client.entering import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
 
@@ -182,7 +182,15 @@ def start(run: RunId, as_json: Json = False) -> None:
 
 
 def settle(
-    run: RunId,
+    run: Annotated[
+        str | None, typer.Argument(metavar="RUN", help="The run's id.", autocompletion=completion.run)
+    ] = None,
+    pending: Annotated[
+        bool,
+        typer.Option(
+            "--pending", help="Instead of one run: send the settlements that this machine kept without an answer."
+        ),
+    ] = False,
     steps: Annotated[int | None, typer.Option(help="How many steps were executed. Default: all.")] = None,
     stop: Annotated[
         str | None,
@@ -206,6 +214,11 @@ def settle(
     executed = given_fields(
         steps=steps, stop=stop, restarts=parse_restarts(restarts), evidence=optional_object(evidence, "evidence")
     )
+    if pending or run is None:
+        if not pending or run is not None or executed:
+            raise InvalidRequest("Name one run; or give --pending, with nothing else.", field="run")
+        _settle_pending(as_json=as_json)
+        return
     with server() as ledger:
         try:
             answer = ledger.settle(run, **executed)
@@ -215,6 +228,15 @@ def settle(
             show.runs.overran(error)
             sys.exit(1)
     print_answer(answer, as_json, show.runs.moved)
+
+
+def _settle_pending(*, as_json: bool) -> None:
+    """Send what waits, and print what came of it. Exit status 1 if some still waits."""
+    with server() as ledger:
+        answer = ledger.settle_pending()
+    print_answer(answer, as_json, show.runs.sent_later)
+    if answer["waiting"]:
+        sys.exit(1)
 
 
 def confirm(run: RunId, reason: Reason, as_json: Json = False) -> None:

@@ -16,13 +16,21 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     calls        a call as data, before it is sent
     errors       a server's problems as exceptions
     flows        send a call, with retries, as a generator without I/O
-    runs         the context manager around the code that trains
+    jobs         which job this process is part of, and which of its processes it is
+    files        what this machine keeps, so that a process that dies leaves what a later one must know
+    entering     ask for a run, or find it again
+    counting     count the steps of a run
+    runs         a run around the code that trains
+    scopes       the context managers that ask for a run, and settle it at the end
+    beats        reports of progress in the background
+    pending      settlements that are sent later
+    notebooks    how answers look in a notebook
     receipts     verify a signed receipt without a server
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
 """
 
-from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, PlanExceeded, Unreachable
+from ledger.client.errors import BatchRefused, BudgetExceeded, DryRun, Overrun, PlanExceeded, Unreachable
 from ledger.client.ledgers import AsyncLedger, Ledger
 from ledger.client.mechanisms import (
     DPSGD,
@@ -62,6 +70,7 @@ __all__ = [
     "BudgetExceeded",
     "Composed",
     "DPSGDSchedule",
+    "DryRun",
     "Gaussian",
     "Laplace",
     "Ledger",

@@ -113,6 +113,34 @@ def ask(
     return replace(call, keys=(key,))
 
 
+def with_key(call: Call, key: str) -> Call:
+    """Return the same request for a run with another idempotency key."""
+    return replace(call, headers={**call.headers, "Idempotency-Key": key}, keys=(key,))
+
+
+def plan(
+    *,
+    datasets: Sequence[str | Mapping[str, Any]],
+    mechanism: AnyMechanism,
+    delta: Number | None = None,
+    segments: int | None = None,
+    project: str | None = None,
+    solve_for: str | None = None,
+) -> Call:
+    """Check whether a run would fit now."""
+    return send(
+        "POST",
+        "plan",
+        is_repeatable=True,
+        datasets=datasets,
+        mechanism=mechanism,
+        delta=delta,
+        segments=segments,
+        project=project,
+        solve_for=solve_for,
+    )
+
+
 def ask_batch(runs: Sequence[Mapping[str, Any]], *, atomic: bool) -> Call:
     """Ask for several runs, each with its own key. Raises IdempotencyKeyMissing if a key is not a valid one."""
     keys = tuple(
@@ -137,6 +165,11 @@ def _key(given: Any, *, field: str) -> str:
 def start(run: str) -> Call:
     """Start a run."""
     return Call("POST", path("runs", run, "start"), is_repeatable=True)
+
+
+def report_progress(run: str, *, steps: int, reporter: str | None = None) -> Call:
+    """Report how many steps a run has executed, at least."""
+    return send("PUT", "runs", run, "progress", is_repeatable=True, steps=steps, reporter=reporter)
 
 
 def settle(

@@ -5,6 +5,7 @@ LedgerError
 │   ├── BudgetExceeded  with the facts of a refusal as attributes
 │   ├── Overrun         with what was charged and frozen
 │   └── BatchRefused    with the outcome of each run
+├── DryRun              raised instead of entering a dry run
 ├── PlanExceeded        raised by `run.step()`, before the step is executed
 └── Unreachable
 """
@@ -12,10 +13,11 @@ LedgerError
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from ledger import errors
+from ledger.client import notebooks
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
 from ledger.web import httpx
 
@@ -48,6 +50,11 @@ class BudgetExceeded(errors.BudgetExceeded):
     def fits(self) -> dict[str, float]:
         """Return values that would fit, each if you change it alone: `{"noise_multiplier": 1.31, "steps": 9120}`."""
         return dict(self.facts.get("fits", {}))
+
+    def _repr_html_(self) -> str:
+        rows: list[notebooks.Row] = [(_where(item), _needs(item)) for item in self.datasets]
+        rows += [("would fit", f"{name}={value}") for name, value in self.fits.items()]
+        return notebooks.table(rows, title=f"Refused: run {self.run}")
 
 
 class Overrun(errors.Overrun):
@@ -110,6 +117,37 @@ class PlanExceeded(LedgerError):
     code = "plan-exceeded"
 
 
+class DryRun(LedgerError):
+    """Nothing was approved: `dry_run=True` only shows what the ledger would answer. Do not train."""
+
+    code = "dry-run"
+
+    @classmethod
+    def of(cls, plan: dict[str, Any], segments: int | None) -> DryRun:
+        """Return the exception for the answer to a plan."""
+        cost = plan["cost"]
+        text = (
+            f"A dry run: nothing was approved, so do not train. It would cost mu {cost['mu']:.6g}, delta"
+            f" {cost['delta']:.3g}."
+        )
+        if plan["fits"]:
+            text += " It fits now."
+            if (segments or 1) == 1:
+                text += " If it may stop early: with segments=4 it would be charged for those that were begun."
+        else:
+            bindings = [item for item in plan["binding"] if item["remaining"] is not None]
+            text += f" {_not_fitting(bindings, plan['would_fit'])}"
+        return cls(text, plan=plan)
+
+    @property
+    def plan(self) -> dict[str, Any]:
+        """Return the whole answer, as of `Ledger.plan`."""
+        return dict(self.facts["plan"])
+
+    def _repr_html_(self) -> str:
+        return notebooks.Shown(self.plan).to_html()
+
+
 class Unreachable(LedgerError):
     """The ledger did not answer, or another server answered."""
 
@@ -165,13 +203,18 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
 def _refusal(facts: Mapping[str, Any]) -> str | None:
     """Return the message of a refusal; None if the facts are not as documented."""
     try:
-        binding = "; ".join(_binding(item) for item in facts["datasets"][:BINDINGS_SAID_MAX])
-        more = len(facts["datasets"]) - BINDINGS_SAID_MAX
-        fits = ", or ".join(f"{name} {value}" for name, value in facts["fits"].items())
+        return f"{_not_fitting(facts['datasets'], facts['fits'])}{_as_one(facts)}"
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
+
+
+def _not_fitting(bindings: Sequence[Mapping[str, Any]], would_fit: Mapping[str, Any]) -> str:
+    """Return what binds, and the arguments to change, as they are typed."""
+    binding = "; ".join(_binding(item) for item in bindings[:BINDINGS_SAID_MAX])
+    more = len(bindings) - BINDINGS_SAID_MAX
+    fits = ", or ".join(f"{name}={value}" for name, value in would_fit.items())
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
-    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}{_as_one(facts)}"
+    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}"
 
 
 def _as_one(facts: Mapping[str, Any]) -> str:
@@ -211,10 +254,17 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
 
 
 def _binding(item: Mapping[str, Any]) -> str:
+    return f"{_where(item)}: it {_needs(item)}"
+
+
+def _where(item: Mapping[str, Any]) -> str:
     parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
-    where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
+    return f"{item['name']} ({', '.join(parts)})" if parts else str(item["name"])
+
+
+def _needs(item: Mapping[str, Any]) -> str:
     requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
-    return f"{where}: it needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
+    return f"needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
 
 
 def _distinct(*numbers: float) -> list[str]:
@@ -234,9 +284,9 @@ def _tree(kind: type[LedgerError]) -> Iterator[type[LedgerError]]:
 
 
 # The deepest class of a code wins, so that BudgetExceeded is the one above; the root's code means Internal. The server
-# never sends the three that are left out.
+# never sends the four that are left out.
 _KINDS: Final[dict[str, type[LedgerError]]] = {
     kind.code: kind
     for kind in _tree(LedgerError)
-    if "code" in vars(kind) and not issubclass(kind, (Misconfigured, PlanExceeded, Unreachable))
+    if "code" in vars(kind) and not issubclass(kind, (DryRun, Misconfigured, PlanExceeded, Unreachable))
 } | {errors.Internal.code: errors.Internal}

@@ -11,16 +11,19 @@ import logging
 import random
 from collections.abc import Generator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
 from ledger.client.calls import Call
 from ledger.client.errors import Unreachable, of_response, retry_after_seconds
+from ledger.client.notebooks import Shown
 from ledger.errors import LedgerError
 from ledger.web import httpx
 
 log: Final = logging.getLogger("ledger.client")
 
+RETRIES: Final = 6
+HURRIED_RETRIES: Final = 3
 BACKOFF_SECONDS: Final = 0.5
 PAUSE_SECONDS_MAX: Final = 30.0
 """The longest pause by our own backoff. A server may ask for more."""
@@ -42,10 +45,23 @@ class Pause:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The ledger's URL, and how often a call is retried."""
+    """The ledger's URL, and how often a call is retried.
+
+    unreachable_retries: how often if there is no answer. is_aloud: whether each wait is logged as a warning, which
+    Python prints to standard error. is_offline: nothing is sent.
+    """
 
     url: str
     retries: int
+    unreachable_retries: int | None = None
+    is_aloud: bool = False
+    is_offline: bool = False
+
+    def in_a_hurry(self) -> Server:
+        """Return the same server for a job that waits: a ledger that does not answer is given up in a few seconds,
+        unless more retries than the default were asked for."""
+        few = min(self.retries, HURRIED_RETRIES) if self.retries <= RETRIES else self.retries
+        return replace(self, unreachable_retries=few, is_aloud=True)
 
 
 T = TypeVar("T")
@@ -57,7 +73,12 @@ def carry_out(call: Call, server: Server) -> Flow[httpx.Response]:
 
     A call that may have reached the server is sent again only if it is repeatable.
     """
-    attempt, paused = 0, 0.0
+    if server.is_offline:
+        raise Unreachable(
+            f"LEDGER_OFFLINE is set, so nothing is sent to {server.url}. No run is approved without the ledger.",
+            url=server.url,
+        )
+    attempt, unreachable, paused = 0, 0, 0.0
     while True:
         attempt += 1
         try:
@@ -70,9 +91,12 @@ def carry_out(call: Call, server: Server) -> Flow[httpx.Response]:
             failure = _refusal(call, response, server)
         pause = max(failure.wait_seconds, _backoff_seconds(attempt))
         paused += pause
-        if not failure.may_repeat or attempt > server.retries or paused > PAUSES_SECONDS_MAX:
+        unreachable += isinstance(failure.error, Unreachable)
+        is_given_up = server.unreachable_retries is not None and unreachable > server.unreachable_retries
+        if not failure.may_repeat or attempt > server.retries or is_given_up or paused > PAUSES_SECONDS_MAX:
             raise failure.error
-        log.info("%s %s: %s Again in %.1f s.", call.method, call.path, failure.error, pause)
+        level = logging.WARNING if server.is_aloud else logging.INFO
+        log.log(level, "%s %s: %s Again in %.1f s.", call.method, call.path, failure.error, pause)
         yield Pause(pause)
 
 
@@ -97,7 +121,7 @@ def read(response: httpx.Response, server: Server) -> dict[str, Any]:
             f"The answer from {server.url} is not one of the ledger: it is not a JSON object. Check LEDGER_URL.",
             url=server.url,
         )
-    return answer
+    return Shown(answer)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,17 +7,20 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, Final, TypedDict, TypeVar
 
 from ledger import __version__
 from ledger.addresses import is_loopback
+from ledger.client.beats import Send
 from ledger.client.calls import Call
+from ledger.client.entering import Plan
 from ledger.client.errors import Unreachable
-from ledger.client.flows import Flow, Pause, Server, answered, carry_out, without_secrets
+from ledger.client.flows import RETRIES, Flow, Pause, Server, answered, carry_out, without_secrets
 from ledger.client.methods import Methods
 from ledger.client.methods.kinds import BinaryFile
-from ledger.client.runs import AsyncRunScope, Plan, RunScope
+from ledger.client.scopes import AsyncRunScope, RunScope
 from ledger.errors import Misconfigured, Unauthenticated
 from ledger.web import httpx
 
@@ -25,7 +28,10 @@ URL: Final = "http://127.0.0.1:8000"
 TIMEOUT_SECONDS: Final = 30.0
 SLOW_SECONDS: Final = 1800.0
 """How long the server may take until it begins to send a report of millions of runs."""
-RETRIES: Final = 6
+CONNECT_SECONDS: Final = 3.0
+"""How long a connection may take by default: a machine that is not there is noticed in time."""
+BEAT_SECONDS: Final = 10.0
+"""How long each step of a heartbeat may take."""
 
 T = TypeVar("T")
 SyncLedger = TypeVar("SyncLedger", bound="Ledger")
@@ -38,7 +44,7 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
     url, key: default LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY.
     allow_http: whether to allow http:// to another machine, although anyone on the way can read the key; default
     LEDGER_ALLOW_HTTP, else False.
-    timeout: seconds for each step of an exchange, or an httpx.Timeout.
+    timeout: seconds for each step of an exchange, or an httpx.Timeout. By default a connection may take 3 seconds.
     retries: how often a call is retried if the ledger cannot be reached or is overloaded. All retries end after two
     minutes, and a call is repeated only if that has no second effect.
     transport: an httpx transport. sleep: a function that waits for seconds.
@@ -62,7 +68,7 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         options = _options(url, key, timeout, allow_http=allow_http)
-        self._server = Server(str(options["base_url"]), retries)
+        self._server = Server(str(options["base_url"]), retries, is_offline=_flag("LEDGER_OFFLINE"))
         self._client = httpx.Client(**options, transport=transport)
         self._sleep = sleep
 
@@ -126,7 +132,10 @@ class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, i
                 return
 
     def _scope(self, plan: Plan) -> RunScope:
-        return RunScope(self._drive, plan, self._server)
+        return RunScope(self._drive, plan, self._server, self._beat)
+
+    def _beat(self) -> Send:
+        return lambda call: self._client.send(_request(self._client, call, timeout=BEAT_SECONDS))
 
 
 class AsyncLedger(
@@ -160,8 +169,10 @@ class AsyncLedger(
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
     ) -> None:
         options = _options(url, key, timeout, allow_http=allow_http)
-        self._server = Server(str(options["base_url"]), retries)
+        self._server = Server(str(options["base_url"]), retries, is_offline=_flag("LEDGER_OFFLINE"))
         self._client = httpx.AsyncClient(**options, transport=transport)
+        # Heartbeats are sent by a thread, which no event loop disturbs, and which cannot use the caller's transport.
+        self._of_thread = None if transport is not None else partial(httpx.Client, **options)
         self._sleep = sleep
 
     async def __aenter__(self: AnyAsyncLedger) -> AnyAsyncLedger:
@@ -225,7 +236,13 @@ class AsyncLedger(
                 return
 
     def _scope(self, plan: Plan) -> AsyncRunScope:
-        return AsyncRunScope(self._drive, plan, self._server)
+        return AsyncRunScope(self._drive, plan, self._server, self._beat)
+
+    def _beat(self) -> Send | None:
+        if self._of_thread is None:
+            return None
+        client = self._of_thread()
+        return lambda call: client.send(_request(client, call, timeout=BEAT_SECONDS))
 
 
 class _Key:
@@ -256,7 +273,11 @@ def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *
         raise Unauthenticated("The key has characters that keys never have. Check LEDGER_KEY: keys begin with pbl_.")
     base_url = _base_url(url or os.environ.get("LEDGER_URL") or URL)
     is_local = is_loopback(base_url.host)
-    if base_url.scheme == "http" and not is_local and not (_allows_http() if allow_http is None else allow_http):
+    if (
+        base_url.scheme == "http"
+        and not is_local
+        and not (_flag("LEDGER_ALLOW_HTTP") if allow_http is None else allow_http)
+    ):
         raise Misconfigured(
             f"The ledger's URL is http://{base_url.netloc.decode()}, on another machine: anyone on the way could read"
             " the key. Use https://. If only you use the network between: LEDGER_ALLOW_HTTP=1, or allow_http=True in"
@@ -265,21 +286,21 @@ def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *
     return {
         "base_url": base_url,
         "auth": _Key(key),
-        "timeout": timeout,
+        "timeout": httpx.Timeout(timeout, connect=CONNECT_SECONDS) if timeout == TIMEOUT_SECONDS else timeout,
         "headers": {"User-Agent": f"privacy-ledger/{__version__}"},
         # A proxy could not reach this machine, and would get the key.
         "trust_env": base_url.scheme == "https" or not is_local,
     }
 
 
-def _allows_http() -> bool:
-    """Return whether the environment allows plain HTTP to other machines. Raises Misconfigured."""
-    said = os.environ.get("LEDGER_ALLOW_HTTP", "").strip().lower()
+def _flag(name: str) -> bool:
+    """Return whether a variable of the environment is set to yes. Raises Misconfigured."""
+    said = os.environ.get(name, "").strip().lower()
     if said in ("1", "true", "yes", "on"):
         return True
     if said in ("", "0", "false", "no", "off"):
         return False
-    raise Misconfigured(f"LEDGER_ALLOW_HTTP is {said[:20]!r}. Set it to 1 or 0.")
+    raise Misconfigured(f"{name} is {said[:20]!r}. Set it to 1 or 0.")
 
 
 def _base_url(text: str) -> httpx.URL:
@@ -295,10 +316,12 @@ def _base_url(text: str) -> httpx.URL:
     return url.copy_with(userinfo=b"", query=None, fragment=None)
 
 
-def _request(client: httpx.Client | httpx.AsyncClient, call: Call) -> httpx.Request:
+def _request(client: httpx.Client | httpx.AsyncClient, call: Call, *, timeout: float | None = None) -> httpx.Request:
     request = client.build_request(
         call.method, call.path, params=call.params or None, headers=call.headers, content=call.content
     )
+    if timeout is not None:
+        request.extensions["timeout"] = dict.fromkeys(("connect", "read", "write", "pool"), timeout)
     if call.is_slow:
         waits = request.extensions["timeout"]
         if waits["read"] is not None:

@@ -13,6 +13,9 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Annotated, Any, ClassVar, Final, Literal
 
+from ledger.client.wire import encode
+from ledger.errors import InvalidRequest
+
 Number = float | Decimal
 """A Decimal is sent with all its digits, a float as the shortest decimal that reads back as the same float."""
 
@@ -392,4 +395,7 @@ def _plain(number: Any) -> Number:
 
 def _exact(number: Any) -> Fraction:
     """Return the number as the ledger reads it: a float becomes the decimal that is sent."""
-    return Fraction(float.__repr__(number) if isinstance(number, float) else number)
+    try:
+        return Fraction(number) if isinstance(number, int | Fraction) else Fraction(encode(number))
+    except InvalidRequest as error:
+        raise ValueError(error.detail) from None

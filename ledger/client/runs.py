@@ -1,20 +1,19 @@
-"""The context manager around the code that trains: it asks for a run and starts it, and settles it at the end."""
+"""A run around the code that trains: it counts the steps before they use data, and stops before one not approved."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
-from ledger.client import calls
-from ledger.client.calls import Call
-from ledger.client.errors import Overrun, PlanExceeded
-from ledger.client.flows import Flow, Server, answered, carry_out, log, read
-from ledger.errors import LedgerError, RunState
+from ledger.client import notebooks
+from ledger.client.counting import UNLIMITED, Blocks, Part, whole
+from ledger.client.errors import PlanExceeded
+from ledger.client.files import Record
+from ledger.client.flows import log
+from ledger.errors import InvalidRequest
 
+RESTARTS_MAX: Final = 1_000
 T = TypeVar("T")
 
 
@@ -29,6 +28,8 @@ class Run:
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
     evidence: a dict for you to fill, which is settled with the run. Put in nothing that is computed from protected
     data, unless it was charged for.
+    segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
+    train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
     """
 
     def __init__(
@@ -40,6 +41,10 @@ class Run:
         is_resumed: bool,
         restarts: Sequence[Mapping[str, Any]] | None = None,
         allows_overrun: bool = False,
+        phases: Mapping[str, int] | None = None,
+        segments: int = 1,
+        record: Record | None = None,
+        rank: int = 0,
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
@@ -50,93 +55,238 @@ class Run:
         self.receipt: str | None = started.get("receipt")
         self.begin_by: str | None = started.get("begin_by")
         self.settled: dict[str, Any] | None = None
+        self.is_pending = False
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}
+        self.segments, self.rank = segments, rank
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
         self._allows_overrun = allows_overrun
-        self._steps_here = 0
+        self._again: int = sum(r["to_step"] - r["from_step"] + 1 for r in restarts or () if not r["new_batches"])
+        self._record = record
+        self._blocks = Blocks()
         self._is_under_way = False
         self._lock = threading.Lock()
+        self.is_unknown = rank == 0 and is_resumed and steps_done is None and (record is None or not record.is_known)
+        self._parts = self._made_parts(phases)
+        self._only = next(iter(self._parts.values())) if not phases else None
+        if record is not None:
+            record.begin(self._written(), is_restart=is_resumed)
 
-    def step(self, n: int = 1) -> None:
+    def _made_parts(self, phases: Mapping[str, int] | None) -> dict[str, Part]:
+        """Return the parts of the run, each with what earlier processes executed; in doubt all of it."""
+        before: Mapping[str, int] = {}
+        if self._record is not None and self._record.is_known:
+            before = self._record.steps
+        if phases:
+            return {
+                name: Part(name, most, most if self.is_unknown else before.get(name, 0))
+                for name, most in phases.items()
+            }
+        planned = 0 if self._planned is None else self._planned[1]
+        done = self._steps_before
+        if done is None:
+            done = planned if self.is_unknown else before.get("", 0)
+        is_free = self._allows_overrun or self._planned is None
+        return {"": Part("", None if is_free else planned + self._again, done)}
+
+    def _written(self) -> dict[str, int]:
+        return {name: part.before + part.granted for name, part in self._parts.items()}
+
+    # --- counting
+
+    def step(self, n: int | str = 1, *, phase: str | None = None) -> None:
         """Count the next `n` steps (or releases), before they use the data. Cheap, and thread-safe.
+
+        phase: which part of a composed mechanism they belong to; `run.step("fine-tune")` counts one step of a part.
+        Without it, the steps belong to the first part that is not complete.
 
         Raises PlanExceeded, and counts nothing, if they are beyond the plan. With `allow_overrun=True` it counts them:
         use that if your code can count a step only after it is executed.
         """
-        if n < 1:
-            raise ValueError(f"n: {n} is less than 1. Count at least one step.")
         with self._lock:
-            if not self._is_allowed(n):
-                raise _beyond(self._progress + n, self._planned_most)
-            self._steps_here += n
-            self._is_under_way = False
+            part = self._only
+            if part is not None and n.__class__ is int and 0 < n <= part.room and phase is None:
+                part.room -= n
+                self._is_under_way = False
+                return
+            self._count(n, phase)
 
-    def batches(self, loader: Iterable[T]) -> Iterator[T]:
+    def _count(self, n: int | str, phase: str | None) -> None:
+        if isinstance(n, str):
+            number, phase = 1, n
+        else:
+            number = whole(n)
+        part = self._part(phase, number)
+        if part.room < number:
+            if part.left() < number:
+                raise self._beyond(part, number)
+            self._grant(part, number)
+        part.room -= number
+        self._is_under_way = False
+
+    def _part(self, phase: str | None, n: int = 1) -> Part:
+        """Return the part that a phase names; without a name, the first that is not complete, or else the last."""
+        if phase is None:
+            return self._only or next((part for part in self._parts.values() if part.left() >= n), self._last)
+        if self._only is not None or phase not in self._parts:
+            names = "none" if self._only is not None else ", ".join(self._parts)
+            raise InvalidRequest(
+                f"phase: {phase!r} is no part of this run that has steps. It has {names}.", field="phase"
+            )
+        return self._parts[phase]
+
+    @property
+    def _last(self) -> Part:
+        return next(reversed(self._parts.values()))
+
+    def _grant(self, part: Part, n: int) -> None:
+        """Write down that so many further steps, and some more, may have been executed. Then they may be."""
+        if self._record is None:
+            more = min(part.left(), UNLIMITED)
+        else:
+            more = max(n - part.room, min(self._blocks.next_size(), part.left() - part.room))
+        part.granted += more
+        part.room += more
+        if self._record is None:
+            return
+        try:
+            self._record.reserve(self._written())
+        except OSError as error:
+            # Without a file nothing is known, which counts as the whole plan. An old number would be too small.
+            self._record.forget()
+            self._record = None
+            log.warning(
+                "The steps of run %s cannot be written down any more (%s). If this job is killed, a restart counts the"
+                " whole plan as executed.",
+                self.id,
+                error,
+            )
+
+    def _beyond(self, part: Part, n: int) -> PlanExceeded:
+        planned = part.most if part.most is not None and not self._again else self._planned_most
+        step = part.done + n - self._again
+        named = f" of {part.name}" if part.name else ""
+        text = (
+            f"Step {step:,} is beyond the plan of {planned:,}{named}. It is not approved and was not counted: do not"
+            " execute it."
+        )
+        if self.is_unknown:
+            text += (
+                f" Nothing here knows what earlier processes of run {self.id} executed, so the whole plan counts as"
+                " executed. State it: steps_done=N, or steps_done=0 if no step was. Or ask for a new run."
+            )
+        elif part.before:
+            text += (
+                f" Earlier processes executed up to {part.before:,} of these steps. To train again, ask for a new run."
+            )
+        else:
+            text += " End the loop there, or begin the run with allow_overrun=True to be charged for more."
+        return PlanExceeded(text, step=step, planned=planned)
+
+    def batches(self, loader: Iterable[T], *, phase: str | None = None) -> Iterator[T]:
         """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.
 
         The loader may be endless, and may be used again for another epoch. With `allow_overrun=True` only the end of
-        the loader ends it.
+        the loader ends it. phase: as for `step`.
         """
         batches = iter(loader)
-        while self._reserve_step():
+        while (part := self._reserve_step(phase)) is not None:
             try:
                 batch = next(batches)
             except BaseException as error:
-                self._release_step()
+                self._release_step(part)
                 if isinstance(error, StopIteration):
                     return
                 raise
             yield batch
 
-    async def async_batches(self, loader: AsyncIterable[T]) -> AsyncIterator[T]:
+    async def async_batches(self, loader: AsyncIterable[T], *, phase: str | None = None) -> AsyncIterator[T]:
         """Do the same as `batches`, for `async for`."""
         batches = aiter(loader)
-        while self._reserve_step():
+        while (part := self._reserve_step(phase)) is not None:
             try:
                 batch = await anext(batches)
             except BaseException as error:
-                self._release_step()
+                self._release_step(part)
                 if isinstance(error, StopAsyncIteration):
                     return
                 raise
             yield batch
 
-    def _is_allowed(self, n: int) -> bool:
-        """Return whether this number of further steps may be executed."""
-        return self._allows_overrun or self._planned is None or self._progress + n <= self._planned_most
+    def _reserve_step(self, phase: str | None) -> Part | None:
+        """Count the next step if it may be executed, and return its part; None if it may not."""
+        with self._lock:
+            part = self._part(phase)
+            if part.room < 1:
+                if part.left() < 1:
+                    return None
+                self._grant(part, 1)
+            part.room -= 1
+            self._is_under_way = True
+            return part
+
+    def _release_step(self, part: Part) -> None:
+        """Take back the last count, because the loader had no batch for it."""
+        with self._lock:
+            part.room += 1
+            self._is_under_way = False
+
+    def segment(self) -> bool:
+        """End the segment that has begun, and return whether another one may begin.
+
+            while run.segment():
+                for batch in itertools.islice(loader, run.segment_steps):
+                    run.step()
+                    ...
+
+        A segment that has begun is charged as a whole, so its steps that were not executed count as executed, and no
+        later segment can have them. At the start and between two segments it ends none. Raises InvalidRequest if the
+        run was not declared in segments.
+        """
+        if self.segments < 2 or self.segment_steps is None:
+            raise InvalidRequest(
+                "This run has no segments. Declare them before it starts: ledger.run(…, segments=4).", field="segments"
+            )
+        with self._lock:
+            rest = -self._progress % self.segment_steps
+            if rest:
+                self._count(rest, None)
+            return self._progress < self._planned_most
+
+    @property
+    def segment_steps(self) -> int | None:
+        """Return the number of steps of each segment; None if the mechanism has no number of steps."""
+        return None if self._planned is None else self._planned[1] // self.segments
+
+    @property
+    def steps(self) -> int:
+        """Return the number of steps counted so far, including those of earlier processes."""
+        return sum(part.done for part in self._parts.values())
+
+    @property
+    def known_steps(self) -> int:
+        """Return the same number without the steps that count only because nothing is known of them."""
+        return self._steps_here if self.is_unknown else self.steps
+
+    @property
+    def phases(self) -> dict[str, tuple[int, int | None]]:
+        """Return the counted and the planned steps of each part of a composed run, by name."""
+        return {name: (part.done, part.most) for name, part in self._parts.items() if name}
+
+    @property
+    def _steps_here(self) -> int:
+        return sum(part.here for part in self._parts.values())
 
     @property
     def _progress(self) -> int:
         """Return how far the run has come: the counted steps, less those that were repeated with the same batches."""
-        again: int = sum(r["to_step"] - r["from_step"] + 1 for r in self._restarts or () if not r["new_batches"])
-        return self.steps - again
+        return self.steps - self._again
 
     @property
     def _planned_most(self) -> int:
-        return 0 if self._planned is None else self._planned[1]
-
-    def _reserve_step(self) -> bool:
-        """Count the next step if it may be executed, and return whether it may."""
-        with self._lock:
-            if not self._is_allowed(1):
-                return False
-            self._steps_here += 1
-            self._is_under_way = True
-            return True
-
-    def _release_step(self) -> None:
-        """Take back the last count, because the loader had no batch for it."""
-        with self._lock:
-            self._steps_here -= 1
-            self._is_under_way = False
-
-    @property
-    def steps(self) -> int:
-        """Return the number of steps counted so far, including those of `steps_done`."""
-        return (self._steps_before or 0) + self._steps_here
+        return 0 if self.planned_steps is None else self.planned_steps
 
     @property
     def planned_steps(self) -> int | None:
@@ -144,7 +294,17 @@ class Run:
 
         It is None if the mechanism has no number of steps.
         """
+        if self._only is None:
+            return sum(part.most or 0 for part in self._parts.values())
         return None if self._planned is None else self._planned[1]
+
+    @property
+    def is_short(self) -> bool:
+        """Return whether fewer steps were counted than count as the whole plan."""
+        fewest = self._planned_most if self._planned is None else self._planned[0]
+        return self._steps_here > 0 and self._progress < fewest
+
+    # --- settling
 
     def settlement(self, *, is_failure: bool) -> dict[str, Any]:
         """Return what to settle the run for: never less than was executed, and in doubt the whole plan.
@@ -152,163 +312,57 @@ class Run:
         is_failure: an exception ended the run, so a step may have begun that was not counted. `batches` counts a step
         before it begins.
         """
-        beside: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
+        evidence = dict(self.evidence)
+        if self._only is None:
+            evidence |= {"steps": {name: done for name, (done, _) in self.phases.items()}}
+        beside: dict[str, Any] = {"evidence": evidence} if evidence else {}
         if self._planned is None:
             return {"stop": "data_dependent", **beside} if is_failure else beside
         beside |= self._stated_restarts()
         in_full = {"stop": "data_dependent", **beside} if is_failure else beside
         steps, planned = self.steps, self._planned[1]
-        is_uncounted = self._steps_here == 0 or (self.is_resumed and self._steps_before is None)
-        if is_uncounted and steps <= planned:
+        if self._steps_here == 0 and steps <= planned:
             return in_full
         if is_failure and self._progress < planned and not self._is_under_way:
             steps += 1
         return {"steps": steps, **beside}
 
     def _stated_restarts(self) -> dict[str, Any]:
-        """Return the restarts: those that the caller gave; an empty list if one process began and ended the run; else
-        None, for unknown."""
+        """Return the restarts: those that the caller gave; those that this machine recorded, if steps go on alike after
+        them; an empty list if one process began and ended the run; else nothing, for unknown."""
         if self._restarts is not None:
             return {"restarts": self._restarts}
-        is_whole = not self.is_resumed and self._steps_before is None
-        return {"restarts": []} if is_whole else {}
+        if not self.is_resumed and self._steps_before is None:
+            return {"restarts": []}
+        if self._record is None or self.is_unknown or self._steps_before is not None:
+            return {}
+        # From there on batches were drawn anew, and no step was the same as one before: all steps count.
+        ends = [end for end in self._record.ends if 0 < end <= self.steps][-RESTARTS_MAX:]
+        return {"restarts": [{"from_step": end + 1, "to_step": end, "new_batches": True} for end in ends]}
+
+    def end(self, *, is_over: bool) -> None:
+        """Let go of the record. is_over: the run is settled, or its settlement is kept; so nothing needs the file."""
+        record, self._record = self._record, None
+        if record is not None:
+            if is_over:
+                record.forget()
+            record.close()
+
+    # --- showing
 
     def __repr__(self) -> str:
         return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
 
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A run to ask for, and the range of steps that counts as its whole plan; None if the mechanism has no steps."""
-
-    ask: Call
-    planned: tuple[int, int] | None
-    steps_done: int | None
-    restarts: Sequence[Mapping[str, Any]] | None = None
-    allows_overrun: bool = False
-
-    def __post_init__(self) -> None:
-        if self.steps_done is not None and self.steps_done < 0:
-            raise ValueError("steps_done: must not be negative")
-
-
-def enter(plan: Plan, server: Server) -> Flow[Run]:
-    """Ask for the run and start it, or find it by its key. Raises BudgetExceeded, RunState, LedgerError."""
-    response = yield from carry_out(plan.ask, server)
-    run = read(response, server)["id"]
-    is_resumed = False
-    if "Idempotent-Replayed" in response.headers:
-        state = (yield from answered(calls.run_info(run), server))["state"]
-        if state in ("settled", "voided"):
-            raise RunState(
-                f"The run of this idempotency key, {run}, is already {state}. A new run needs a new key.",
-                run=run,
-                state=state,
-            )
-        is_resumed = state == "started"
-    try:
-        started = yield from answered(calls.start(run), server)
-        if (is_resumed and "begin_by" in started) or is_over(started):
-            renewed = yield from answered(calls.receipt(run), server)
-            started |= {name: renewed[name] for name in ("receipt", "begin_by")}
-    except LedgerError as error:
-        error.add_note(
-            f"Run {run} is approved, and its cost is held. Start it, or void it: privacy-ledger void {run} --reason …"
+    def _repr_html_(self) -> str:
+        planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"
+        state = (
+            "settled" if self.settled is not None else "over, its settlement waits" if self.is_pending else "started"
         )
-        raise
-    return Run(
-        started,
-        planned=plan.planned,
-        steps_done=plan.steps_done,
-        is_resumed=is_resumed,
-        restarts=plan.restarts,
-        allows_overrun=plan.allows_overrun,
-    )
-
-
-def _beyond(step: int, planned: int) -> PlanExceeded:
-    return PlanExceeded(
-        f"Step {step:,} is beyond the plan of {planned:,}. It is not approved and was not counted: do not execute"
-        " it. End the loop there, or begin the run with allow_overrun=True to be charged for more.",
-        step=step,
-        planned=planned,
-    )
-
-
-def is_over(started: dict[str, Any]) -> bool:
-    """Return whether the receipt has expired, by this machine's clock."""
-    # The order of these times as text is their order in time.
-    return bool(started.get("begin_by", "Z") < datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"))
-
-
-def leave(run: Run, error: BaseException | None, server: Server) -> Flow[None]:
-    """Settle the run. Raises Overrun after it is recorded, or the error that kept the run from being settled. An error
-    of the training code comes first."""
-    try:
-        settlement = run.settlement(is_failure=error is not None)
-        run.settled = yield from answered(calls.settle(run.id, **settlement), server)
-        if "overrun" in run.settled:
-            beyond = run.settled["overrun"]["steps"]
-            log.warning(
-                "Run %s executed %d steps beyond its plan or repeated. They fit, and are charged too.", run.id, beyond
-            )
-    except Exception as failure:
-        if isinstance(failure, Overrun):
-            run.settled = failure.facts
-            is_waiting = failure.state == "started"
-            outcome = "needs a steward's decision" if is_waiting else "is settled, for more than was approved"
-            note = f"Run {run.id} {outcome}. {run.steps} steps were counted."
-        else:
-            note = (
-                f"Run {run.id} could not be settled, and its whole cost stays held. {run.steps} steps were counted."
-                f" To settle it: privacy-ledger settle {run.id}"
-            )
-        if error is None:
-            failure.add_note(note)
-            raise
-        error.add_note(f"{note} {failure}")
-        log.warning("%s %s", note, failure)
-
-
-class Drive(Protocol):
-    """Execute a flow."""
-
-    def __call__(self, flow: Flow[T], /) -> T: ...
-
-
-class RunScope:
-    """The context manager that `Ledger.run` returns."""
-
-    def __init__(self, drive: Drive, plan: Plan, server: Server) -> None:
-        self._drive, self._plan, self._server = drive, plan, server
-
-    def __enter__(self) -> Run:
-        self._run = self._drive(enter(self._plan, self._server))
-        return self._run
-
-    def __exit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        self._drive(leave(self._run, error, self._server))
-
-
-class AsyncDrive(Protocol):
-    """Execute a flow on an event loop."""
-
-    def __call__(self, flow: Flow[T], /) -> Awaitable[T]: ...
-
-
-class AsyncRunScope:
-    """The asynchronous context manager that `AsyncLedger.run` returns."""
-
-    def __init__(self, drive: AsyncDrive, plan: Plan, server: Server) -> None:
-        self._drive, self._plan, self._server = drive, plan, server
-
-    async def __aenter__(self) -> Run:
-        self._run = await self._drive(enter(self._plan, self._server))
-        return self._run
-
-    async def __aexit__(
-        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
-        await self._drive(leave(self._run, error, self._server))
+        rows: list[notebooks.Row] = [("state", state), ("steps", f"{self.steps:,}{planned}"), ("cost", self.cost)]
+        rows += [(name, f"{done} of {most}") for name, (done, most) in self.phases.items()]
+        if self.segments > 1:
+            rows.append(("segments", f"{self.segments} of {self.segment_steps} steps"))
+        if self.settled is not None and "charged" in self.settled:
+            rows.append(("charged", self.settled["charged"]))
+        rows += [(f"left of {name}", left) for name, left in self.remaining.items()]
+        return notebooks.table(rows, title=f"Run {self.id}")

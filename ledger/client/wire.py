@@ -1,7 +1,8 @@
 """Encode the body of a request: JSON with exact decimals.
 
 The ledger reads a number as the decimal that is written. A float is sent as its shortest decimal, as Python prints it,
-and a Decimal with all its digits. A value without an exact decimal is rejected here.
+and a Decimal with all its digits. A number of another library is sent as the float of the same value: NumPy's float32
+1.1 is 1.100000023841858. A value without an exact decimal is rejected here.
 """
 
 from __future__ import annotations
@@ -44,7 +45,21 @@ def encode(value: Any, *path: str) -> str:
         case _ if callable(to_json := getattr(value, "to_json", None)):
             return encode(to_json(), *path)
         case _:
-            raise _unfit(path, f"JSON has no {type(value).__name__}. Convert it to a number, a text or a list")
+            return encode(_plain(value, path), *path)
+
+
+def _plain(value: Any, path: tuple[str, ...]) -> bool | int | float:
+    """Return the value of a number of another library, such as NumPy's float32 or a tensor of one number. Raises
+    InvalidRequest if it is no number that Python's numbers hold exactly."""
+    try:
+        item = value.item() if callable(getattr(value, "item", None)) else value
+        if isinstance(item, bool | int | float):
+            return item
+        if float(item) == item:
+            return float(item)
+    except Exception:  # noqa: S110 (whatever a library raises for what is no number)
+        pass
+    raise _unfit(path, f"JSON has no {type(value).__name__}. Convert it to a number, a text or a list")
 
 
 def _member(name: Any, item: Any, path: tuple[str, ...]) -> str:

@@ -28,6 +28,7 @@ from ledger.service.shapes.runs import (
     Binding,
     Overdrawn,
     OverrunShown,
+    ProgressShown,
     RunApproved,
     RunEvent,
     RunMoved,
@@ -88,6 +89,7 @@ class _Events(TypedDict):
     reported: NotRequired[RunEvent]
     settled: NotRequired[RunEvent]
     voided: NotRequired[RunEvent]
+    progress: NotRequired[ProgressShown]
 
 
 # --- accounts --------------------------------------------------------------------------------------------------------
@@ -419,11 +421,18 @@ def decisions_of(entries: Iterable[Record]) -> list[Record]:
     return in_order(entry for entry in entries if entry["kind"] in _DECISIONS)
 
 
-def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, int]], *, now_us: int) -> RunShown:
+def describe(
+    run: Run,
+    entries: Sequence[Record],
+    places: Iterable[tuple[str, int]],
+    *,
+    now_us: int,
+    progress: ProgressShown | None = None,
+) -> RunShown:
     """Return a run as GET shows it: the request, the decision, and what happened to it.
 
     entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
-    it there.
+    it there. progress: what its job reported last.
     """
     decision = next(entry for entry in entries if entry["kind"] in _DECISIONS)
     return RunShown(
@@ -441,13 +450,13 @@ def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, in
         **_costed(decision),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
-        **_events(entries),
+        **_events(entries, progress),
     )
 
 
-def _events(entries: Iterable[Record]) -> _Events:
+def _events(entries: Iterable[Record], progress: ProgressShown | None) -> _Events:
     by_kind = {entry["kind"]: entry for entry in entries}
-    events = _Events()
+    events = _Events() if progress is None else _Events(progress=progress)
     for state in _EVENTS:
         if f"run-{state}" in by_kind:
             events[state] = _event(by_kind[f"run-{state}"])

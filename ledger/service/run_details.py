@@ -15,7 +15,14 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
 from ledger.service import answers
-from ledger.service.shapes.runs import EpsilonsOfRefusal, RefusedBy, RunInFull, RunProposalShown, RunShown
+from ledger.service.shapes.runs import (
+    EpsilonsOfRefusal,
+    ProgressShown,
+    RefusedBy,
+    RunInFull,
+    RunProposalShown,
+    RunShown,
+)
 from ledger.service.two_people import state_of
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading
@@ -35,7 +42,12 @@ def in_full(
     dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}
     proposals = reading.proposals.about_runs(dataset_ids, started) if started else []
     refused = _refused(reading, [run.id for run, _ in runs if run.state == "refused"])
+    # What a job that died reported stays with its run when a steward settles or voids it.
+    progress = progress_of(reading, [run for run, _ in runs if run.started_us is not None])
     now_us = reading.now_us()
+    for run, shown in runs:
+        if run.id in progress:
+            shown["progress"] = progress[run.id]
     return {
         run.id: {
             **shown,
@@ -47,6 +59,15 @@ def in_full(
             "proposals": [_proposal(proposal, now_us) for proposal in proposals if proposal.run_id == run.id],
         }
         for run, shown in runs
+    }
+
+
+def progress_of(reading: Reading, runs: Sequence[Run]) -> dict[UUID, ProgressShown]:
+    """Return what the jobs of these runs reported last, of those that did."""
+    reports = reading.progress.of_runs([run.id for run in runs])
+    return {
+        run_id: ProgressShown(steps=one.steps, at=timestamp(one.at_us), reporter=one.reporter)
+        for run_id, one in reports.items()
     }
 
 

@@ -21,7 +21,8 @@ class Filters:
     """Each part that is given must hold.
 
     labels: each a name with its value, or with None for any value. purpose: a part of the text, in any case. person: a
-    principal's id, or the name that it had when it asked. until_us: that moment is no longer in it.
+    principal's id, or the name that it had when it asked. until_us: that moment is no longer in it. key: the
+    caller's own idempotency key, without other filters.
     """
 
     dataset: str | None = None
@@ -34,6 +35,7 @@ class Filters:
     mechanism: str | None = None
     since_us: int | None = None
     until_us: int | None = None
+    key: str | None = None
 
     @property
     def principal(self) -> UUID | None:

@@ -30,6 +30,7 @@ from ledger.core.people import Actor, Consent
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import (
     Forbidden,
+    InvalidRequest,
     NotFound,
     RunState,
 )
@@ -49,7 +50,7 @@ from ledger.service.gathered import Gathered
 from ledger.service.history import History
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
-from ledger.service.shapes.runs import ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
@@ -116,6 +117,21 @@ class Runs:
         run, decisions = await self._approved(actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
         return answers.moved(decisions[0], await self._entered(command, decisions))
+
+    async def note_progress(self, actor: Actor, run_id: UUID, *, steps: int, reporter: str | None) -> ProgressShown:
+        """Keep how far the job of a started run has come, in place of what it reported before. Raises RunState."""
+        await self._approved(actor, run_id)
+
+        def note() -> ProgressShown:
+            with self._store.writing(actor.tenant_id) as writing:
+                now_us = writing.now_us()
+                known = writing.progress.note(run_id, steps, now_us=now_us, reporter=reporter)
+                if known is None:
+                    run = writing.runs.by_id([run_id])[run_id]
+                    raise run_state(run, "Only a started run has progress.")
+            return ProgressShown(steps=known, at=timestamp(now_us), reporter=reporter)
+
+        return await asyncio.to_thread(note)
 
     async def confirm(self, actor: Actor, run_id: UUID, *, reason: str) -> RunMoved:
         """Charge a run the number that it reported, which no budget covers. Raises RunState if none waits."""
@@ -286,6 +302,8 @@ class Runs:
         """
         after = pages.after_moment(cursor)
         with self._store.reading(actor.tenant_id) as reading:
+            if filters.key is not None:
+                return _of_key(reading, actor, filters)
             sought = _sought(reading, actor, filters)
             if sought is None:
                 return RunPage(items=[], next=None)
@@ -360,9 +378,24 @@ def _described(
     """Return runs as they are shown. places: each dataset that a run touches, with the number of its decision."""
     now_us = reading.now_us()
     places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
+    progress = run_details.progress_of(reading, [run for run, _ in entered if run.state == "started"])
     return [
-        _Seen(run, entries, answers.describe(run, entries, places[run.id], now_us=now_us)) for run, entries in entered
+        _Seen(
+            run,
+            entries,
+            answers.describe(run, entries, places[run.id], now_us=now_us, progress=progress.get(run.id)),
+        )
+        for run, entries in entered
     ]
+
+
+def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
+    """Return the actor's own run that has an idempotency key, if there is one and it satisfies the other filters."""
+    if filters != Filters(key=filters.key):
+        raise InvalidRequest("key: names one run at most. Leave the other filters out.", field="key")
+    found = reading.runs.of_key(actor.principal_id, filters.key or "")
+    seen = _described(reading, _all_entered(reading, [] if found is None else [found]))
+    return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=None)
 
 
 def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:

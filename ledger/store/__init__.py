@@ -1,11 +1,11 @@
 """All SQL, for PostgreSQL and SQLite.
 
 A `Reading` sees one tenant in one consistent snapshot; a `Writing` changes it. Both reach rows by noun:
-`reading.runs.page(…)`, `writing.outbox.add(…)`. Only four modules open a writing transaction: `ledger.service.writer`
-and `ledger.operate.deploy`, and two that write no record and lock nothing else: `ledger.service.certificates` for its
-cache, and `ledger.alerting.lookout` for its lease. Rows are locked in one order everywhere: idempotency keys (sorted),
-dataset names (sorted), datasets (by id); the rows of a dataset (accounts, projects, runs, entries) are protected by its
-lock; the tenant's own journal comes last.
+`reading.runs.page(…)`, `writing.outbox.add(…)`. Only five modules open a writing transaction: `ledger.service.writer`
+and `ledger.operate.deploy`, and three that write no record and lock nothing else: `ledger.service.certificates` for its
+cache, `ledger.service.runs` for the progress of a job, and `ledger.alerting.lookout` for its lease. Rows are locked in
+one order everywhere: idempotency keys (sorted), dataset names (sorted), datasets (by id); the rows of a dataset
+(accounts, projects, runs, entries) are protected by its lock; the tenant's own journal comes last.
 
 On PostgreSQL each transaction first sets its tenant, for row-level security (see `ledger.store.tables`). The predicates
 on `tenant_id` in every statement do not rely on that: SQLite has none.

@@ -26,7 +26,7 @@ from ledger.core.entries import Entry
 from ledger.core.runs import Run
 from ledger.store.repository import Repository, among
 from ledger.store.rows import run_of, run_row
-from ledger.store.tables import datasets, entries, places, runs
+from ledger.store.tables import claims, datasets, entries, places, runs
 
 _BY_ID: Final = {
     is_one: select(runs).where(runs.c.tenant_id == bindparam("tenant"), among(runs.c.id, "ids", is_one=is_one))
@@ -95,6 +95,11 @@ class RunReader(Repository):
         """Return the ids of runs from the first to the last; principal_id: only of runs that it asked for."""
         of_principal = () if principal_id is None else (runs.c.principal_id == principal_id,)
         return self._ids_between(runs, first, last, *of_principal, limit=limit)
+
+    def of_key(self, principal_id: UUID, key: str) -> UUID | None:
+        """Return the run that a principal asked for with an idempotency key."""
+        mine = (claims.c.tenant_id == self.tenant_id, claims.c.principal_id == principal_id, claims.c.key == key)
+        return self.connection.execute(select(claims.c.run_id).where(*mine)).scalar()
 
     def page(self, sought: Sought, *, after: Position | None, limit: int) -> tuple[list[Run], Position | None]:
         """Return runs, newest first, that satisfy a filter: at most `limit`. Also return where the search ended, if it

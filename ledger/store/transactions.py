@@ -17,6 +17,7 @@ from ledger.store.datasets import DatasetReader, DatasetWriter
 from ledger.store.journals import JournalReader, JournalWriter
 from ledger.store.keys import KeyReader, KeyWriter
 from ledger.store.outbox import OutboxReader, OutboxWriter
+from ledger.store.progress import ProgressReader, ProgressWriter
 from ledger.store.proposals import ProposalReader
 from ledger.store.repository import among
 from ledger.store.rows import key_of
@@ -73,6 +74,7 @@ class Reading(Snapshot):
     journals: JournalReader
     outbox: OutboxReader
     certificates: CertificateReader
+    progress: ProgressReader
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection)
@@ -87,6 +89,7 @@ class Reading(Snapshot):
         self.journals = JournalReader(connection, tenant_id)
         self.outbox = OutboxReader(connection, tenant_id)
         self.certificates = CertificateReader(connection, tenant_id)
+        self.progress = ProgressReader(connection, tenant_id)
 
 
 class Writing(Reading):
@@ -102,6 +105,7 @@ class Writing(Reading):
     journals: JournalWriter
     outbox: OutboxWriter
     certificates: CertificateWriter
+    progress: ProgressWriter
 
     def __init__(self, connection: Connection, tenant_id: UUID) -> None:
         super().__init__(connection, tenant_id)
@@ -113,6 +117,7 @@ class Writing(Reading):
         self.journals = JournalWriter(connection, tenant_id)
         self.outbox = OutboxWriter(connection, tenant_id)
         self.certificates = CertificateWriter(connection, tenant_id)
+        self.progress = ProgressWriter(connection, tenant_id)
 
     def times_and_keys(self, dataset_ids: Iterable[UUID], key_ids: Iterable[UUID]) -> tuple[int, int, dict[UUID, Key]]:
         """Return the database's clock, the latest time in the journals of these locked datasets, and these keys.

@@ -161,9 +161,10 @@ def connected(handler: Callable[[httpx.Request], httpx.Response]) -> Ledger:
 
 
 def methods() -> Iterator[tuple[str, Callable[..., Any]]]:
-    """The methods that make one call each. `run` makes several, those of `ask`, `start` and `settle`."""
+    """The methods that make one call each. `run` and `resume` make several, those of `ask`, `start`
+    and `settle`, and `settle_pending` those of files."""
     for name, method in inspect.getmembers(Ledger, inspect.isfunction):
-        if not name.startswith("_") and name not in ("run", "close"):
+        if not name.startswith("_") and name not in ("run", "resume", "settle_pending", "close"):
             yield name, method
 
 
@@ -236,7 +237,7 @@ def test_every_member_of_every_request_can_be_sent() -> None:
 def test_run_takes_what_ask_takes() -> None:
     """Goal: whatever can be asked for can be asked for around a training job too."""
     ask, run = (inspect.signature(method).parameters for method in (Ledger.ask, Ledger.run))
-    of_run_alone = ("steps_done", "restarts", "allow_overrun")
+    of_run_alone = ("steps_done", "restarts", "allow_overrun", "phases", "processes", "dry_run")
     assert dict(ask) == {name: parameter for name, parameter in run.items() if name not in of_run_alone}
 
 

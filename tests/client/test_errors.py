@@ -73,7 +73,7 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 "fits": {"noise_multiplier": 1.34727, "epochs": 34.3074},
             },
             "The run does not fit. mnist: it needs mu 0.574, and 0.434 of 0.719 is left. "
-            "This would fit: noise_multiplier 1.34727, or epochs 34.3074.",
+            "This would fit: noise_multiplier=1.34727, or epochs=34.3074.",
         ),
         (
             {

@@ -184,7 +184,8 @@ def test_numbers_are_sent_as_the_decimals_that_were_meant(ledger: Ledger, client
 
 
 @pytest.mark.parametrize(
-    "value", [float("nan"), float("inf"), Decimal("NaN"), Fraction(1, 3), np.float32(1.1), object()]
+    "value",
+    [float("nan"), float("inf"), Decimal("NaN"), Fraction(1, 3), np.longdouble(1) / 3, np.float32("nan"), object()],
 )
 def test_what_is_no_number_is_refused_by_name(value: Any) -> None:
     """Goal: what has no exact decimal never leaves the client, and the error names its place as the server would."""

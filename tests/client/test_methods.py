@@ -18,7 +18,7 @@ from ledger import errors
 from ledger.client import AsyncLedger, Gaussian, Overrun, ProposalState, PureDP, Run, Unreachable, verify_receipt
 from ledger.client import Ledger as Client
 from ledger.client.methods import Methods
-from tests.kit.clients import KEY, RELEASE, URL, Bridge, answering, connect, connect_async, problem
+from tests.kit.clients import KEY, RELEASE, URL, Bridge, answering, connect, connect_async, died, problem
 from tests.kit.driver import Ledger
 
 
@@ -35,7 +35,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     methods = {
         name: value for noun in nouns for name, value in vars(noun).items() if callable(value) and name[0] != "_"
     }
-    assert len(methods) == 55
+    assert len(methods) == 58
     for name, documented in {**methods, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"
@@ -56,6 +56,7 @@ def test_a_training_job_has_its_receipt_before_it_begins(client: Client) -> None
         found = verify_receipt(run.receipt, jwks=keys, datasets="mnist", run=run.id, mechanism=RELEASE)
         assert found.state == "started"
         assert client.start(run.id)["receipt"] == run.receipt
+        died(run)
         again = client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="job").__enter__()
         assert (again.id, again.is_resumed) == (run.id, True)
         assert again.receipt is not None

@@ -26,7 +26,7 @@ def test_whatever_is_lost_one_run_is_charged(ledger: Ledger, tries: Callable[[in
     scripts += [[chance.choice([*faulty, "pass"]) for _ in range(6)] for _ in range(tries(10, 500))]
     for count, script in enumerate(scripts, start=1):
         faults = Faults(list(script))
-        with connect(ledger, faults) as client, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+        with connect(ledger, faults, retries=7) as client, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
             assert not run.is_resumed
         keys = {request.headers["Idempotency-Key"] for request in faults.seen if request.url.path == "/v1/runs"}
         assert len(keys) == 1

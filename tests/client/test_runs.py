@@ -29,11 +29,10 @@ from ledger.client import (
     RateLimited,
     Run,
     UnitMismatch,
-    Unreachable,
 )
 from ledger.client import Ledger as Client
+from ledger.client.entering import is_over
 from ledger.client.mechanisms import planned_steps
-from ledger.client.runs import is_over
 from ledger.settings import Settings
 from tests.kit.clients import (
     COST,
@@ -45,6 +44,7 @@ from tests.kit.clients import (
     connect,
     connect_async,
     copied,
+    died,
     kinds,
     raise_after,
 )
@@ -108,8 +108,9 @@ def test_what_is_said_when_settling(mechanism: Any, counted: int, is_failure: bo
 @pytest.mark.parametrize(
     ("is_resumed", "steps_done", "counted", "said"),
     [
-        (True, None, 5, {}),
-        (True, None, 14, {"steps": 14}),
+        (True, None, 0, {}),
+        (True, None, 5, {"steps": 18}),
+        (True, None, 14, {"steps": 27}),
         (True, 8, 5, {"steps": 13}),
         (True, 8, 2, {"steps": 10}),
         (True, 8, 0, {}),
@@ -121,7 +122,7 @@ def test_what_is_said_when_settling(mechanism: Any, counted: int, is_failure: bo
 def test_what_a_restarted_job_says(
     is_resumed: bool, steps_done: int | None, counted: int, said: dict[str, Any]
 ) -> None:
-    """Goal: the steps of earlier processes count as told; where they are unknown, the run settles in full."""
+    """Goal: the steps of earlier processes count as told; where they are unknown, the whole plan counts as executed."""
     resumed: dict[str, Any] = {"counted": counted, "is_resumed": is_resumed, "steps_done": steps_done}
     assert settled_with(SGD, **resumed) == said
     again = [{"from_step": 3, "to_step": 4, "new_batches": False}]
@@ -335,7 +336,7 @@ def test_a_refused_run_touches_nothing(ledger: Ledger, client: Client) -> None:
     assert refused.fits == {"noise_multiplier": 1.0}
     assert client.run_info(refused.run)["state"] == "refused"
     assert str(refused) == (
-        "The run does not fit. mnist: it needs mu 2, and 1 of 1 is left. This would fit: noise_multiplier 1.0."
+        "The run does not fit. mnist: it needs mu 2, and 1 of 1 is left. This would fit: noise_multiplier=1.0."
     )
     assert kinds(ledger) == ["dataset-registered", "run-refused"]
 
@@ -471,20 +472,28 @@ def test_what_cannot_go_together_is_its_exception(ledger: Ledger, client: Client
 
 def test_a_failing_settle_masks_nothing(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     """Goal: when the ledger is gone at the end, the training code's own exception passes, with a note and a warning;
-    without one, the ledger's does, and the run can be settled later."""
+    without one nothing is raised, and the settlement that was kept on disk is sent later."""
     ledger.register()
     faults = Faults()
     with connect(ledger, faults, retries=2) as client:
         with pytest.raises(ValueError, match="mine") as mine, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
             raise_after(run, 1, ValueError("mine"), then=lambda: faults.script.extend(["refuse"] * 3))
         assert any(run.id in note for note in mine.value.__notes__)
-        assert [record.levelname for record in caplog.records if run.id in record.message] == ["WARNING"]
+        said = [record for record in caplog.records if "could not be settled" in record.message]
+        assert [(record.levelname, run.id in record.message) for record in said] == [("WARNING", True)]
+        assert run.is_pending
 
-        with pytest.raises(Unreachable) as caught, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
+        with client.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5, count=2)) as other:
+            # The settlement that waited was sent before this run was asked for.
+            assert client.run_info(run.id)["state"] == "settled"
+            other.step()
             faults.script = ["refuse"] * 3
-        assert any(run.id in note and "stays held" in note for note in caught.value.__notes__)
+        assert (other.is_pending, other.settled) == (True, None)
         assert ledger.balance()["held"] == (2 * COST, 0)
-        assert client.settle(run.id)["state"] == "settled"
+        assert [sent["run"] for sent in client.settle_pending()["sent"]] == [other.id]
+        assert client.run_info(other.id)["settled"]["steps"] == 1
+        assert ledger.balance() == {**ledger.balance(), "held": (0, 0), "spent": (2 * COST, 0)}
+        assert client.settle_pending()["sent"] == []
 
 
 def test_an_approval_that_cannot_be_started(ledger: Ledger, client: Client) -> None:
@@ -514,6 +523,7 @@ def test_a_restarted_job_finds_its_run_again(ledger: Ledger, client: Client) -> 
     with connect(ledger) as first:
         killed = first.run(**arguments).__enter__()
         killed.step(8)
+        died(killed)
     assert client.run_info(killed.id)["state"] == "started"
 
     with connect(ledger) as second, second.run(**arguments, steps_done=8) as run:
@@ -587,6 +597,7 @@ def test_the_asynchronous_client_does_the_same(ledger: Ledger) -> None:
                 async with client.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=0.1)):
                     pytest.fail("the run was refused")
             killed = await client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="k").__aenter__()
+            died(killed)
             async with client.run(datasets=["mnist"], mechanism=RELEASE, idempotency_key="k") as run:
                 assert (run.id, run.is_resumed) == (killed.id, True)
             await cancelled(client)

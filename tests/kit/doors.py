@@ -271,6 +271,7 @@ def row(table: Table, *, tenant: UUID = ACME, **changes: Any) -> dict[str, Any]:
             "principal_id": NOWHERE,
             "created_us": 1,
         },
+        "progress": {"run_id": MAIN_RUN, "steps": 1, "at_us": 1, "reporter": None},
         "claims": {"key": f"key {id_}", "principal_id": NOWHERE, "digest": bytes(32), "run_id": MAIN_RUN},
         "certificates": {"digest": 2 * id_.bytes, "body": "{}", "created_us": 1},
         "alerts": {
@@ -318,6 +319,7 @@ ROWS: dict[Table, list[dict[str, Any]]] = {
         row(tables.runs, tenant=BETA, id=SPARE_RUN),
     ],
     tables.places: [row(tables.places, run_id=MAIN_RUN)],
+    tables.progress: [row(tables.progress, run_id=SPARE_RUN)],
     tables.claims: [row(tables.claims, key="once")],
     tables.certificates: [row(tables.certificates, digest=bytes(32))],
     tables.alerts: [row(tables.alerts, id=MAIN_RUN)],

@@ -51,7 +51,8 @@ def furnished(admin: Ledger, *, dataset: str = "mnist", project: str = "ranking"
     ok(admin.put(f"/v1/datasets/{dataset}/projects/{project}", share))
     ok(admin.put(f"/v1/datasets/{dataset}/fair-use", {"held": budget, **REASON}))
     asked = admin.ask(DPSGD, datasets=[f"{dataset}.copy"], key=f"{dataset}-copy")
-    ok(admin.post(f"/v1/runs/{ok(asked)['id']}/start"))
+    started = ok(admin.post(f"/v1/runs/{ok(asked)['id']}/start"))["id"]
+    ok(admin.put(f"/v1/runs/{started}/progress", {"steps": 1}))
     run = ok(admin.ask(datasets=[dataset], project=project, key=dataset))["id"]
     key = ok(admin.post("/v1/keys", {"name": "somebody", "role": "auditor"}))["id"]
     ok(admin.put("/v1/policy", {"second_steward": True, **REASON}))

@@ -148,6 +148,7 @@ VIOLATIONS: dict[str, tuple[Table, list[dict[str, Any]]]] = {
             {"state": "refused", "due_us": None, "delta_atto": None},
         ],
     ),
+    "progress_steps": (tables.progress, [{"steps": -1}]),
     "runs_due": (
         tables.runs,
         [
@@ -248,6 +249,7 @@ def test_everything_belongs_to_something_that_is_there(door: Door) -> None:
         "lineage_ancestor_fkey": {"ancestor_id": NOWHERE},
         "projects_dataset_fkey": {"dataset_id": NOWHERE},
         "runs_tenant_fkey": {"tenant_id": NOWHERE},
+        "progress_run_fkey": {"run_id": NOWHERE},
         "places_run_fkey": {"run_id": NOWHERE},
         "places_entry_fkey": {"seq": 4},
     }
@@ -281,6 +283,7 @@ def test_what_is_unique_is_unique_within_its_tenant_alone(door: Door) -> None:
         ("tenant_entries", "seq"): {"seq": 1},
         ("proposals", "id"): {"id": MAIN_RUN},
         ("runs", "id"): {"id": MAIN_RUN},
+        ("progress", "run_id"): {"run_id": SPARE_RUN},
         ("claims", "principal_id", "key"): {"key": "once"},
         ("certificates", "digest"): {"digest": bytes(32)},
         ("alerts", "id"): {"id": MAIN_RUN},

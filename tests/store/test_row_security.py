@@ -222,7 +222,7 @@ def test_a_tenant_changes_and_removes_no_rows_of_another(site: Site) -> None:
                 # Still in the transaction that did all of it.
                 cursor.execute("SELECT set_config('app.tenant_id', %s, true)", [str(site.theirs)])
                 assert rows(cursor, table) == before
-    assert changed == {"tenants", "keys", "datasets", "projects", "accounts", "runs", "proposals", "alerts"}
+    assert changed == {"tenants", "keys", "datasets", "projects", "accounts", "runs", "proposals", "alerts", "progress"}
     assert removed == {"claims", "certificates", "alerts"}
 
 

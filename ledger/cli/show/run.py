@@ -61,6 +61,10 @@ def _decided(grid: Table, item: RunInFull) -> None:
     shares = item.get("shares")
     percent = "" if shares is None else f", {100 * shares['cost']:.2g} % of the budget"
     grid.add_row("cost", f"mu {number(cost['mu'])}, delta {number(cost['delta'])}{percent}")
+    progress = item.get("progress")
+    if progress is not None:
+        at = progress["at"][:19].replace("T", " ")
+        grid.add_row("progress", f"{progress['steps']:,} steps, reported at {at} UTC")
     charged = charged_text(item)
     if charged:
         grid.add_row("charged", f"mu {charged}")

@@ -321,7 +321,7 @@ def runs(items: Sequence[RunShown]) -> None:
     cells = [
         (
             item["id"],
-            f"{item['state']}{', overdue' if item['is_overdue'] else ''}",
+            _state(item),
             ", ".join(map(use_text, item["request"]["datasets"])),
             *(_noted(item, name) for name in named),
             str(item["request"]["mechanism"].get("type")),
@@ -342,6 +342,25 @@ def runs(items: Sequence[RunShown]) -> None:
             drop=("purpose", "mechanism", "by", "asked", "project", "dataset"),
         )
     )
+
+
+def sent_later(answer: Mapping[str, Any]) -> None:
+    """Print the settlements that were sent, and the runs whose settlements still wait."""
+    for item in answer["sent"]:
+        out.print(f"{item['run']}  {item['outcome']}")
+    for run in answer["waiting"]:
+        out.print(f"{run}  still waits")
+    if not answer["sent"] and not answer["waiting"]:
+        err.print("No settlement waits on this machine.")
+
+
+def _state(item: RunShown) -> str:
+    """Return the state of a run; if it is overdue, also how far its job had come when it reported last."""
+    if not item["is_overdue"]:
+        return item["state"]
+    progress = item.get("progress")
+    reported = "" if progress is None else f", {progress['steps']:,} steps reported"
+    return f"{item['state']}, overdue{reported}"
 
 
 def _noted(item: RunShown, name: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ledger.client import calls
 from ledger.client.calls import send
 from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.methods.kinds import Answer, Calls
@@ -62,10 +63,7 @@ class Accountant(Calls[Answer]):
         (True, 24)
         """
         return self._send(
-            send(
-                "POST",
-                "plan",
-                is_repeatable=True,
+            calls.plan(
                 datasets=datasets,
                 mechanism=mechanism,
                 delta=delta,

@@ -119,7 +119,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         `percent` is of mu², which adds up: the rows are exactly the `total`. A partition has a budget of its own.
 
         >>> [(group["name"], group["runs"]) for group in ledger.spending("mnist", by="project")["groups"]]
-        [(None, 2)]
+        [(None, 4)]
         """
         return self._send(get("datasets", name, "spending", by=by, label=label, partition=partition))
 

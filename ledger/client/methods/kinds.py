@@ -9,8 +9,8 @@ from abc import ABC, abstractmethod
 from typing import Any, Generic, Protocol, TypeVar
 
 from ledger.client.calls import Call
+from ledger.client.entering import Plan
 from ledger.client.flows import Flow, Server, answered, done
-from ledger.client.runs import Plan
 
 Answer = TypeVar("Answer")  # dict[str, Any], or a coroutine of it
 Answers = TypeVar("Answers")  # an iterator of those, or an asynchronous one

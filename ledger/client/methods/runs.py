@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from ledger.client import calls
+from ledger.client import calls, pending
 from ledger.client.calls import Label, listed, send
 from ledger.client.dates import moment
-from ledger.client.mechanisms import AnyMechanism, Number, planned_steps
+from ledger.client.entering import Plan
+from ledger.client.files import open_files
+from ledger.client.flows import Flow, Server
+from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
-from ledger.client.runs import Plan
 
 
 class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
@@ -33,37 +35,47 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         steps_done: int | None = None,
         restarts: Sequence[Mapping[str, Any]] | None = None,
         allow_overrun: bool = False,
+        phases: Sequence[str] | None = None,
+        processes: str | None = None,
+        dry_run: bool = False,
     ) -> Scope:
         """Return a context manager around the code that trains (`async with` on an AsyncLedger).
 
-        Entering it asks for the run and starts it, or raises BudgetExceeded before any data is used. Leaving it
-        settles the run:
+        Entering it asks for the run and starts it, or raises BudgetExceeded before any data is used. With `dry_run` it
+        raises DryRun, with the cost and what would fit, and nothing is approved. Leaving it settles the run:
 
         - All planned steps were counted, or `step()` was never called: it is charged for the whole plan.
         - Fewer steps, after `break` or an exception: it is charged for the executed steps, as if the data had caused
           the stop. Separate releases are charged one by one, and a run in `segments` for the segments that were begun;
-          other DP-SGD is charged in full. After an exception, the step that had begun counts. An exception before the
-          first `step()` is charged for the whole plan, because a release may have happened.
+          other DP-SGD is charged in full, with a warning. After an exception, the step that had begun counts. An
+          exception before the first `step()` is charged for the whole plan, because a release may have happened.
         - More steps than planned, which needs `allow_overrun=True`: the steps beyond are charged too, for DP-SGD and
           correlated noise as whole runs or segments, because an output may have caused them. If that fits,
           `run.settled` has an `overrun`, and a warning is logged. If not, it is recorded anyway, the run is settled,
           the datasets are frozen, and Overrun is raised.
 
+        If the ledger does not answer at the end, the settlement is kept on disk, a warning is logged, and your code
+        goes on; the next run that is begun here sends it, or `settle_pending`.
+
         Steps are counted before they use the data: `for batch in run.batches(loader)` counts each, and ends after the
         planned steps; `run.step()` raises PlanExceeded beyond them. With `allow_overrun=True` neither stops the run.
+        `phases` names the parts of a Composed mechanism, in order, for `run.step("fine-tune")`.
 
         `segments` splits the run into this many segments, each restarted with fresh randomness. It may go on to the end
-        of the last one; `run.planned_steps` is that number.
+        of the last one; `run.planned_steps` is that number. `run.segment()` ends one.
 
         An exception of your code passes unchanged. If settling fails too, the exception gets a note.
 
-        A process that dies settles nothing: the run stays held in full. Start it again as the same principal with the
-        same `idempotency_key`, and it continues its run. `steps_done` is the number of steps that earlier processes
-        executed, including those that are now repeated; without it, the run is charged for the whole plan. `restarts`
-        lists the repeated steps, as for `settle`. If one process begins and ends the run, the client reports that no
-        step was repeated. Otherwise, if `restarts` is missing, the journal records that as an assumption, and beyond
-        the plan the worst case is charged. The key of a settled or voided run raises RunState; the key of a refused run
-        raises BudgetExceeded again. Never let two processes use one key at the same time.
+        A process that dies settles nothing: the run stays held in full. Start the job again, and it continues its run:
+        the same job, script and request have the same idempotency key unless you give one. The steps that earlier
+        processes may have executed are read from a file in LEDGER_STATE_DIR, count, and are stated as a restart. If
+        they are not known here, the whole plan counts as executed: then state `steps_done`, the number of steps that
+        earlier processes executed, including those that are now repeated. `restarts` lists repeated steps, as for
+        `settle`. The key of a settled or voided run raises RunState; the key of a refused run raises BudgetExceeded
+        again. No two processes on a machine can train under one run.
+
+        Of processes that train together (torchrun, accelerate: RANK and WORLD_SIZE), process 0 asks, counts and
+        settles; the others wait for its run. `processes` states it where it is not clear: "together", or "each".
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
@@ -84,7 +96,65 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             valid_for=valid_for,
             idempotency_key=idempotency_key,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts, allow_overrun))
+        rehearsal = calls.plan(datasets=datasets, mechanism=mechanism, delta=delta, segments=segments, project=project)
+        return self._scope(
+            Plan(
+                ask,
+                mechanism,
+                segments,
+                is_key_given=idempotency_key is not None,
+                steps_done=steps_done,
+                restarts=restarts,
+                allows_overrun=allow_overrun,
+                phases=None if phases is None else tuple(phases),
+                processes=processes,
+                rehearsal=rehearsal if dry_run else None,
+            )
+        )
+
+    def resume(
+        self,
+        run: str,
+        *,
+        steps_done: int | None = None,
+        restarts: Sequence[Mapping[str, Any]] | None = None,
+        allow_overrun: bool = False,
+        phases: Sequence[str] | None = None,
+        processes: str | None = None,
+    ) -> Scope:
+        """Return a context manager around the code that trains under a run that was approved before, such as on the
+        command line. The mechanism and the segments are those of its request.
+
+        A held run is started; a started one goes on, with what was executed before, as for `run`. Raises RunState if it
+        was refused, voided or settled.
+
+        >>> approved = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=50))
+        >>> with ledger.resume(approved["id"]) as run:
+        ...     run.step()
+        >>> run.settled["charged"]["mu"]
+        0.02
+        """
+        return self._scope(
+            Plan(
+                run=run,
+                steps_done=steps_done,
+                restarts=restarts,
+                allows_overrun=allow_overrun,
+                phases=None if phases is None else tuple(phases),
+                processes=processes,
+            )
+        )
+
+    def settle_pending(self) -> Answer:
+        """Send the settlements that this machine kept because the ledger did not answer.
+
+        Return `{"sent": [{"run", "outcome"}], "waiting": […]}`; what cannot be sent stays, with a warning.
+
+        >>> ledger.settle_pending()["sent"]
+        []
+        """
+        answer: Answer = self._drive(_pending_sent(self._server))
+        return answer
 
     def ask(
         self,
@@ -197,6 +267,21 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         """
         return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
 
+    def report_progress(self, run: str, *, steps: int, reporter: str | None = None) -> Answer:
+        """Report how many steps the job of a started run has executed. The newest report is kept, as evidence
+        if the job dies; nothing is charged by it. `run` does this by itself, twice a minute.
+
+        reporter: a text that no other place sends, such as a host's name; a later process knows by it who went on.
+
+        >>> going = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=100, count=4))
+        >>> _ = ledger.start(going["id"])
+        >>> ledger.report_progress(going["id"], steps=2)["steps"]
+        2
+        >>> ledger.settle(going["id"], steps=2)["charged"]["mu"] < going["cost"]["mu"]
+        True
+        """
+        return self._send(calls.report_progress(run, steps=steps, reporter=reporter))
+
     def confirm(self, run: str, *, reason: str) -> Answer:
         """Confirm, as a steward, steps that a run reported and no budget covers. They are charged.
 
@@ -273,16 +358,18 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         mechanism: str | None = None,
         since: str | datetime | None = None,
         until: str | datetime | None = None,
+        key: str | None = None,
     ) -> Answers:
         """Iterate over the runs that the key may read, newest first. Each filter that is given must hold.
 
         label: labels, each `"name=value"`, or `"name"` for any value. purpose: a part of the text, in any case.
         person: the id of the principal that asked, or its name at that time. mechanism: its type, such as `"dpsgd"`.
         since, until: when it was asked for; `until` is no longer in it. A time, or a text: `"2026-10-01"` (00:00 UTC),
-        `"today"`, `"yesterday"`, or how long ago, such as `"12h"`, `"30d"` or `"2w"`.
+        `"today"`, `"yesterday"`, or how long ago, such as `"12h"`, `"30d"` or `"2w"`. key: your own run with this
+        idempotency key, without other filters.
 
         >>> [run["state"] for run in ledger.runs(dataset="mnist")]
-        ['voided', 'voided', 'voided', 'settled', 'settled']
+        ['voided', 'settled', 'voided', 'voided', 'settled', 'settled', 'settled']
         >>> [run["request"]["purpose"] for run in ledger.runs(purpose="count", mechanism="gaussian", since="1h")]
         ['a count']
         """
@@ -298,6 +385,11 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
                 purpose=purpose,
                 person=person,
                 mechanism=mechanism,
+                key=key,
                 **period,
             )
         )
+
+
+def _pending_sent(server: Server) -> Flow[dict[str, Any]]:
+    return (yield from pending.send_kept(open_files(), server, limit=None))

@@ -219,6 +219,21 @@ class SettleRequest(Strict):
         return self
 
 
+class ProgressRequest(Strict):
+    """How far a running job has come."""
+
+    steps: Annotated[
+        int, Field(ge=0, le=COUNT_MAX, description="Every executed step, those of earlier processes included.")
+    ]
+    reporter: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")] | None,
+        Field(
+            description="Which place reports it: visible ASCII characters that no other place uses. A later process of"
+            " the job knows by it whether its own notes of what was executed are the newest."
+        ),
+    ] = None
+
+
 class ConfirmRequest(Strict):
     """Why a reported number is right."""
 

@@ -207,6 +207,14 @@ class RunEvent(TypedDict):
     ]
 
 
+class ProgressShown(TypedDict):
+    """What the job of a run reported last. It is evidence: nothing is charged by it."""
+
+    steps: Annotated[int, Field(description="How many steps counted as executed then.")]
+    at: str
+    reporter: Annotated[str | None, Field(description="Which place reported it, as it was sent.")]
+
+
 class RunShown(TypedDict):
     id: Id
     state: RunStateName
@@ -230,6 +238,7 @@ class RunShown(TypedDict):
     created_at: str
     start_by: str | None
     started: NotRequired[RunEvent | None]
+    progress: NotRequired[ProgressShown | None]
     reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
     voided: NotRequired[RunEvent | None]

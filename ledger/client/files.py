@@ -1,0 +1,188 @@
+"""The files that a client keeps on this machine, so that a process that dies leaves what a later one must know.
+
+    LEDGER_STATE_DIR, or the user's state directory, such as ~/.local/state/privacy-ledger
+    id               a random name of this directory, which no other one has
+    keys/…           the idempotency key of a run that was asked for: written before the request is sent
+    runs/…           the steps that a run may have executed: never fewer than it did
+    pending/…        settlements that the ledger could not be told yet
+
+A file is replaced as a whole and is on the disk before the call returns. Locks end with the process that holds them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from ledger.client.flows import log
+from ledger.deferred import Deferred
+
+if TYPE_CHECKING:
+    import filelock
+    import platformdirs
+else:
+    filelock, platformdirs = Deferred("filelock"), Deferred("platformdirs")
+
+FILES_MAX: Final = 1_000
+"""How many keys of ended runs are remembered. The oldest half is removed beyond that."""
+
+
+class Files:
+    """A state directory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Make the directory. Raises OSError if it cannot be written."""
+        self.folder = folder
+        for name in ("keys", "runs", "pending"):
+            (folder / name).mkdir(parents=True, exist_ok=True, mode=0o700)
+        self.id = self._id()
+
+    def _id(self) -> str:
+        """Return the random name of this directory. The process that links it first decides it for all."""
+        path = self.folder / "id"
+        if not path.exists():
+            new = self.folder / f"id.{secrets.token_hex(8)}"
+            _write(new, secrets.token_hex(16).encode())
+            with suppress(FileExistsError):
+                os.link(new, path)
+            new.unlink()
+        return path.read_text("ascii")
+
+    def read(self, name: str) -> dict[str, Any] | None:
+        """Return what a file contains; None if there is none, or if it contains no JSON object."""
+        try:
+            content = json.loads((self.folder / name).read_bytes())
+        except (OSError, ValueError, RecursionError):
+            return None
+        return content if isinstance(content, dict) else None
+
+    def write(self, name: str, content: dict[str, Any]) -> None:
+        """Replace a file, on the disk too. Raises OSError."""
+        path = self.folder / name
+        new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.new")
+        try:
+            _write(new, json.dumps(content).encode())
+            new.replace(path)
+        except BaseException:
+            with suppress(OSError):
+                new.unlink()
+            raise
+        _flush_folder(path.parent)
+
+    def remove(self, name: str) -> None:
+        """Remove a file, if it is there."""
+        with suppress(FileNotFoundError):
+            (self.folder / name).unlink()
+
+    def names(self, kind: str) -> Iterator[str]:
+        """Return the names of the files of a kind, oldest first."""
+        found: list[tuple[float, str]] = []
+        for path in (self.folder / kind).glob("*.json"):
+            with suppress(OSError):
+                found.append((path.stat().st_mtime, f"{kind}/{path.name}"))
+        return (name for _, name in sorted(found))
+
+    def lock(self, name: str) -> filelock.BaseFileLock | None:
+        """Take a lock, and return it; None if another one has it. Raises OSError if the directory cannot lock."""
+        lock = filelock.FileLock(self.folder / f"{name}.lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            return None
+        except NotImplementedError as error:
+            raise OSError(str(error)) from error
+        return lock
+
+    def bound_keys(self) -> None:
+        """Remove the oldest keys, if there are too many. A run is found again on the server without its file."""
+        names = list(self.names("keys"))
+        if len(names) > FILES_MAX:
+            for name in names[: FILES_MAX // 2]:
+                content = self.read(name)
+                if content is not None and content.get("ended"):
+                    self.remove(name)
+                    self.remove(name.removesuffix(".json") + ".lock")
+
+
+def _write(path: Path, content: bytes) -> None:
+    with path.open("xb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
+    """Write a folder's list of files to the disk, where folders can be flushed."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def open_files() -> Files | None:
+    """Return the user's state directory; None, with a warning, if it cannot be written."""
+    folder = os.environ.get("LEDGER_STATE_DIR") or platformdirs.user_state_path("privacy-ledger")
+    try:
+        return Files(Path(folder))
+    except OSError as error:
+        log.warning(
+            "%s cannot be written (%s), so a job that is killed cannot know what it executed: a restart counts the"
+            " whole plan as executed. Set LEDGER_STATE_DIR to a directory that outlives the job.",
+            folder,
+            error.strerror or error,
+        )
+        return None
+
+
+class Record:
+    """What the processes of a run may have executed, on this machine: never less than they did.
+
+    Steps are written before they are allowed, in blocks: a process that is killed leaves a number that is at least what
+    it executed. is_known: whether everything that was executed before is in `steps`. steps: by part of the run. ends:
+    after how many steps each earlier process ended.
+    """
+
+    def __init__(self, files: Files, run: str, lock: object) -> None:
+        self._files, self._name, self._lock, self._run = files, f"runs/{run}.json", lock, run
+        content = files.read(self._name)
+        try:
+            self.steps = {str(name): int(steps) for name, steps in (content or {})["steps"].items()}
+            self.ends = [int(steps) for steps in (content or {})["ends"]]
+            self.is_known = True
+        except (KeyError, TypeError, ValueError, AttributeError):
+            self.steps, self.ends, self.is_known = {}, [], False
+
+    def begin(self, steps: dict[str, int], *, is_restart: bool) -> None:
+        """Write what was executed before this process. Raises OSError."""
+        if is_restart:
+            self.ends.append(sum(steps.values()))
+        self.is_known = True
+        self.reserve(steps)
+
+    def reserve(self, steps: dict[str, int]) -> None:
+        """Write how many steps of each part may have been executed, before they are. Raises OSError."""
+        self._files.write(self._name, {"run": self._run, "steps": steps, "ends": self.ends})
+        self.steps = steps
+
+    def forget(self) -> None:
+        """Remove the file: the run has ended, or its steps cannot be written any more. Raises OSError."""
+        self._files.remove(self._name)
+
+    def close(self) -> None:
+        """Let another process have the run."""
+        if self._lock is not None:
+            self._lock.release()  # type: ignore[attr-defined]
+            self._lock = None
+
+
+def open_record(files: Files, run: str) -> Record | None:
+    """Take a run, and return its record; None if another process on this machine trains it. Raises OSError."""
+    lock = files.lock(f"runs/{run}")
+    return None if lock is None else Record(files, run, lock)
