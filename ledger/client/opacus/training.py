@@ -1,0 +1,422 @@
+"""A run around Opacus: `attach` before `make_private`, which then asks for what its objects really do."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from types import TracebackType
+from typing import Any
+
+import opacus
+import torch
+from opacus import PrivacyEngine
+
+from ledger.client.ledgers import Ledger
+from ledger.client.mechanisms import DPSGD, AnyMechanism, DPSGDSchedule
+from ledger.client.opacus import checks
+from ledger.client.opacus.accountant import LedgerAccountant
+from ledger.client.opacus.checks import NotCovered, drawn_rate
+from ledger.client.opacus.watch import Approved, Watch, fresh_generator
+from ledger.client.runs import Run, RunScope
+
+log = logging.getLogger("ledger.client.opacus")
+
+SLACK = Decimal("1e-9")
+"""The share by which a scheduled noise multiplier is rounded down: schedulers multiply floats, step by step."""
+REFUSED_OPTIONS = frozenset({"mechanism", "datasets", "allow_overrun", "segments"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the caller says, and the objects do not show."""
+
+    epochs: int | None
+    steps: int | None
+    nominal_size: int | None
+    max_examples_per_user: int | None
+    draws_per_step: int
+    noise_schedule: tuple[tuple[float, int], ...] | None
+
+    def __post_init__(self) -> None:
+        given = [name for name in ("epochs", "steps", "noise_schedule") if getattr(self, name) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give one of epochs, steps and noise_schedule, not {' and '.join(given) or 'none'}")
+        for name in ("epochs", "steps", "nominal_size", "max_examples_per_user", "draws_per_step"):
+            value = getattr(self, name)
+            if value is not None and not (isinstance(value, int) and value >= 1):
+                raise ValueError(f"{name}: {value!r} is not a whole number of at least 1")
+        if self.noise_schedule is not None and self.records_per_step > 1:
+            raise ValueError("noise_schedule: a schedule with max_examples_per_user or draws_per_step has no known cost")
+        if not all(noise > 0 and steps >= 1 for noise, steps in self.noise_schedule or ()):
+            raise ValueError("noise_schedule: give pairs of a noise multiplier above 0 and its number of steps")
+
+    @property
+    def records_per_step(self) -> int:
+        """Return in how many draws of one step a unit can be: each draw of each of its records is by itself."""
+        return (self.max_examples_per_user or 1) * self.draws_per_step
+
+
+def attach(
+    privacy_engine: Any = None,
+    *,
+    dataset: str | Mapping[str, Any] | Sequence[str | Mapping[str, Any]],
+    epochs: int | None = None,
+    steps: int | None = None,
+    nominal_size: int | None = None,
+    max_examples_per_user: int | None = None,
+    draws_per_step: int = 1,
+    noise_schedule: Iterable[tuple[float, int]] | None = None,
+    ledger: Ledger | None = None,
+    **options: Any,
+) -> Training:
+    """Let the next `make_private` of this engine ask the ledger for what its objects really do, and count each step.
+
+    privacy_engine: the engine; None for the next one that is made with `accountant="ledger"`, as by a trainer.
+    dataset: the dataset's name in the ledger, or several. epochs: how many passes over the loader; or steps: how many
+    steps of the optimizer; or noise_schedule: (noise multiplier, steps) of each phase, if a scheduler changes the noise.
+    nominal_size: a public number of records, fixed without looking at the data; from it follow sample rate, steps and
+    divisor. It is required under add_or_remove_one, where the true number is protected.
+    max_examples_per_user: the most records of one privacy unit, required if the unit is no record.
+    draws_per_step: how many draws `signal_skip_step` joins in a step, as callbacks of trainers do; each costs.
+    ledger: default Ledger(). options: for `Ledger.run`: purpose, project, labels, idempotency_key, steps_done, …
+
+    `make_private` raises BudgetExceeded if the run does not fit, and NotCovered, with what to change, if the training
+    would do something that is not accounted for. `optimizer.step()` raises PlanExceeded before a step beyond the plan,
+    and NotCovered before one that differs from what was approved. `finish()` settles the run; `with` does that too, and
+    so does the end of the process.
+
+    >>> training = attach(engine, dataset="digits", epochs=5, nominal_size=1_800)
+    >>> model, optimizer, loader = engine.make_private(module=model, optimizer=optimizer, data_loader=loader, …)
+    >>> training.run.planned_steps
+    145
+    """
+    refused = REFUSED_OPTIONS & options.keys()
+    if refused:
+        raise TypeError(f"attach() takes no {', '.join(sorted(refused))}: that follows from what Opacus executes")
+    plan = Plan(
+        epochs=epochs,
+        steps=steps,
+        nominal_size=nominal_size,
+        max_examples_per_user=max_examples_per_user,
+        draws_per_step=draws_per_step,
+        noise_schedule=None if noise_schedule is None else tuple(noise_schedule),
+    )
+    names = [dataset] if isinstance(dataset, str | Mapping) else list(dataset)
+    training = Training(plan, names, ledger, options)
+    training.wrap(privacy_engine)
+    return training
+
+
+class Training:
+    """A training that asks for its run in `make_private`, and settles it in `finish`.
+
+    run: the run; None until `make_private`. mechanism: what it asked for.
+    """
+
+    def __init__(
+        self, plan: Plan, datasets: list[str | Mapping[str, Any]], ledger: Ledger | None, options: dict[str, Any]
+    ) -> None:
+        self.run: Run | None = None
+        self.mechanism: AnyMechanism | None = None
+        self._plan, self._datasets, self._options = plan, datasets, options
+        self._ledger, self._is_ledger_ours = ledger, ledger is None
+        self._scope: RunScope | None = None
+        self._watch: Watch | None = None
+        self._engine: Any = None
+        self._unwrap: Callable[[], None] = lambda: None
+        self._history_before: list[tuple[float, float, int]] = []
+
+    def wrap(self, engine: Any) -> None:
+        """Put the request before what `make_private` returns, of this engine or of the next with our accountant."""
+        if engine is not None:
+            original = engine.make_private
+            self._unwrap = functools.partial(_restore, engine, "make_private")
+            engine.make_private = functools.wraps(original)(functools.partial(self._make_private, engine, original))
+            return
+        unbound = PrivacyEngine.make_private
+        if hasattr(unbound, "_ledger_training"):
+            raise NotCovered("A training without an engine is attached already. Call its finish() first.")
+
+        @functools.wraps(unbound)
+        def of_any_engine(one: Any, **given: Any) -> Any:
+            make = functools.partial(unbound, one)
+            return self._make_private(one, make, **given) if isinstance(one.accountant, LedgerAccountant) else make(**given)
+
+        of_any_engine._ledger_training = self  # type: ignore[attr-defined]  # noqa: SLF001
+        PrivacyEngine.make_private = of_any_engine
+        self._unwrap = functools.partial(setattr, PrivacyEngine, "make_private", unbound)
+
+    # --- the beginning
+
+    def _make_private(self, engine: Any, original: Callable[..., Any], **given: Any) -> Any:
+        """Make the objects, read what they do, and ask for that. Raises NotCovered, BudgetExceeded, LedgerError."""
+        if self._scope is not None:
+            raise NotCovered(
+                "make_private was called before with this training. Another model or optimizer on the same data is another"
+                " run: make a new PrivacyEngine, and attach it."
+            )
+        checks.demand_engine(engine)
+        checks.demand_arguments(given)
+        is_poisson = bool(given.get("poisson_sampling", True))
+        source = given["data_loader"]
+        checks.demand_loader(source, is_poisson=is_poisson)
+        if self._ledger is None:
+            self._ledger = Ledger()
+        adjacency = self._demand_unit(self._ledger, is_poisson=is_poisson)
+        if isinstance(engine.accountant, LedgerAccountant):
+            engine.accountant.bind(self)
+        self._engine, self._history_before = engine, list(engine.accountant.history)
+        made = original(**given)
+        module, optimizer, loader = made[0], made[1], made[-1]
+        checks.demand_made(module, optimizer, loader, is_poisson=is_poisson)
+        self._fix_public_numbers(engine, optimizer, loader, source)
+        if not engine.secure_mode:
+            optimizer.generator = fresh_generator(optimizer.params[0].device)
+            if is_poisson:
+                loader.batch_sampler.generator = fresh_generator()
+        approved, self.mechanism = self._described(optimizer, loader, is_poisson=is_poisson)
+        self._scope = self._ledger.run(datasets=self._datasets, mechanism=self.mechanism, **self._options)
+        self.run = self._scope.__enter__()
+        self._watch = Watch(self.run, approved, module=module, optimizer=optimizer, loader=loader)
+        self.run.evidence["opacus"] = self._checked(engine, optimizer, adjacency, is_poisson=is_poisson)
+        atexit.register(self._end)
+        return made
+
+    def _demand_unit(self, ledger: Ledger, *, is_poisson: bool) -> str:
+        """Return the adjacency, or refuse what is missing under it or under the privacy unit. Raises NotCovered."""
+        first = self._datasets[0]
+        name = first if isinstance(first, str) else str(first["name"])
+        terms = ledger.dataset(name)
+        unit, adjacency = terms["privacy_unit"], str(terms["adjacency"])
+        if unit != "record" and self._plan.max_examples_per_user is None:
+            raise NotCovered(
+                f"The privacy unit of {name} is {unit!r}, and Opacus draws and clips each record by itself. Give the most"
+                " records of one unit: attach(…, max_examples_per_user=…), 1 if each unit has one record."
+            )
+        if not is_poisson and self._plan.records_per_step > 1:
+            raise NotCovered("Shuffled batches with several records of a unit have no known cost. Use Poisson sampling.")
+        if not is_poisson and self._plan.noise_schedule is not None:
+            raise NotCovered("Shuffled batches with a noise_schedule have no known cost. Use Poisson sampling.")
+        if adjacency != "add_or_remove_one":
+            return adjacency
+        if not is_poisson:
+            raise NotCovered(
+                f"poisson_sampling=False: without one record, all shuffled batches of {name} differ, and their number"
+                " too. Use poisson_sampling=True; or register the dataset with --adjacency zero_out, under which the"
+                " number of records is public."
+            )
+        if self._plan.nominal_size is None:
+            raise NotCovered(
+                f"The number of records of {name} is protected (add_or_remove_one), and make_private derives sample rate,"
+                " steps and divisor from it. Give a public number, fixed without looking at the data:"
+                " attach(…, nominal_size=…); or register the dataset with --adjacency zero_out."
+            )
+        return adjacency
+
+    def _fix_public_numbers(self, engine: Any, optimizer: Any, loader: Any, source: Any) -> None:
+        """Derive rate, steps and divisor from the nominal size, if there is one, as Opacus does from the true size."""
+        size = self._plan.nominal_size
+        if size is None:
+            return
+        batches = checks.batches_of(size, source)
+        rate = 1 / batches
+        optimizer.expected_batch_size = max(int(size * rate), 1)
+        if hasattr(loader.batch_sampler, "sample_rate"):
+            loader.batch_sampler.sample_rate = loader.sample_rate = rate
+            loader.batch_sampler.steps = batches
+            optimizer.attach_step_hook(engine.accountant.get_optimizer_hook_fn(sample_rate=rate))
+
+    def _described(self, optimizer: Any, loader: Any, *, is_poisson: bool) -> tuple[Approved, AnyMechanism]:
+        """Return what the objects will do, for them and for the ledger."""
+        plan, noise = self._plan, float(optimizer.noise_multiplier)
+        per_epoch = -(-len(loader.batch_sampler) // plan.draws_per_step)
+        steps = plan.steps if plan.epochs is None else plan.epochs * per_epoch
+        passes, rate = None, None
+        mechanism: AnyMechanism
+        if not is_poisson:
+            passes = plan.epochs or -(-int(steps or 1) // per_epoch)
+            mechanism = DPSGD(
+                noise_multiplier=noise,
+                sampling="shuffle",
+                dataset_size=len(loader.dataset),
+                batch_size=min(loader.batch_size, len(loader.dataset)),
+                epochs=passes,
+            )
+        else:
+            rate = loader.batch_sampler.sample_rate
+            drawn = drawn_rate(rate)
+            if plan.noise_schedule is not None:
+                mechanism = DPSGDSchedule(phases=_phases(plan.noise_schedule, drawn))
+            else:
+                many = plan.records_per_step if plan.records_per_step > 1 else None
+                mechanism = DPSGD(noise_multiplier=noise, sample_rate=drawn, steps=steps, max_examples_per_user=many)
+        noises = ((noise, steps or 0),)
+        if plan.noise_schedule is not None:
+            noises = tuple((float(_rounded_down(least)), count) for least, count in plan.noise_schedule)
+        divisor = optimizer.expected_batch_size if optimizer.loss_reduction == "mean" else None
+        return (
+            Approved(
+                noises=noises, sample_rate=rate, passes=passes, draws_per_step=plan.draws_per_step, divisor=divisor
+            ),
+            mechanism,
+        )
+
+    def _checked(self, engine: Any, optimizer: Any, adjacency: str, *, is_poisson: bool) -> dict[str, Any]:
+        """Return what is recorded with the run: nothing that depends on protected data."""
+        plan = self._plan
+        facts: dict[str, Any] = {
+            "versions": {"opacus": opacus.__version__, "torch": torch.__version__},
+            "accountant": engine.accountant.mechanism(),
+            "optimizer": type(optimizer).__name__,
+            "secure_mode": bool(engine.secure_mode),
+            "checked": [
+                "poisson sampling over the whole dataset" if is_poisson else "one pass over all records each epoch",
+                "one step and one draw of noise for each draw of a batch"
+                if plan.draws_per_step == 1
+                else f"at most {plan.draws_per_step} draws joined in a step",
+                "noise multiplier and clip norm at each step",
+                "one process, no loss scaler, parameters of 32 bits or more",
+                "noise and draws seeded by the operating system",
+            ],
+            "assumed": [
+                "the number of records is public"
+                if adjacency != "add_or_remove_one"
+                else "nominal_size was fixed without looking at the data",
+                "each unit has at most "
+                + ("one record" if plan.max_examples_per_user in (None, 1) else f"{plan.max_examples_per_user} records"),
+                "the gradient of a record depends on no other record of its batch",
+                "draws left at the end of a pass were not chosen by looking at them",
+            ],
+        }
+        if optimizer.loss_reduction == "mean":
+            # Under the other adjacencies it follows from the number of records, which is public there.
+            facts["divisor"] = optimizer.expected_batch_size
+        return facts
+
+    # --- in between
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps are counted, including those of `steps_done`."""
+        return 0 if self.run is None else self.run.steps
+
+    @property
+    def noised(self) -> int:
+        """Return how many steps of this process got their noise."""
+        return 0 if self._watch is None else self._watch.noised
+
+    @property
+    def is_between_steps(self) -> bool:
+        """Return whether the loop can be left now: no batch that BatchMemoryManager split waits for its other parts."""
+        return self._watch is None or self._watch.is_between_steps
+
+    def discard(self) -> None:
+        """Drop the gradients of a batch that the loop left before its step. Do not decide that by looking at them."""
+        if self._watch is not None:
+            self._watch.discard()
+
+    # --- the end
+
+    def finish(self, error: BaseException | None = None) -> None:
+        """Settle the run, and log one line if what was executed differs from what was approved or Opacus recorded.
+
+        error: what ended the training early. Can be repeated. Raises as leaving `Ledger.run` does.
+        """
+        self._unwrap()
+        self._unwrap = lambda: None
+        atexit.unregister(self._end)
+        scope = self._scope
+        if scope is None or self.run is None or self.run.settled is not None or self._watch is None:
+            return
+        differences = self.differences()
+        self.run.evidence["opacus"] |= {"steps": self._watch.noised, "differences": differences}
+        try:
+            scope.__exit__(None if error is None else type(error), error, None)
+        finally:
+            if differences:
+                log.warning("Run %s: %s.", self.run.id, "; ".join(differences))
+            if self._is_ledger_ours and self._ledger is not None:
+                self._ledger.close()
+
+    def differences(self) -> list[str]:
+        """Return how what was executed differs from what was approved, and from what Opacus recorded."""
+        if self._watch is None or self.run is None:
+            return []
+        watch, found = self._watch, []
+        if self.run.steps != self.run.planned_steps:
+            found.append(f"{self.run.steps} of {self.run.planned_steps} approved steps were executed")
+        if watch.noised != self.run.steps - (self._options.get("steps_done") or 0):
+            found.append(f"{self.run.steps} steps were counted and {watch.noised} got noise")
+        if watch.unused:
+            found.append(f"{watch.unused} draws were left without a step at the end of a pass")
+        found += self._of_accountant(watch)
+        return found
+
+    def _of_accountant(self, watch: Watch) -> list[str]:
+        name, recorded = self._engine.accountant.mechanism(), _since(self._engine.accountant, self._history_before)
+        found = []
+        steps = sum(entry[2] for entry in recorded)
+        if steps != watch.noised:
+            found.append(f"Opacus' accountant ({name}) recorded {steps} steps, and {watch.noised} got noise")
+        rate = watch.approved.sample_rate
+        others = sorted({entry[1] for entry in recorded if rate is None or abs(entry[1] - rate) > 1e-6 * rate})
+        if others and rate is None:
+            found.append(f"Opacus' accountant ({name}) recorded Poisson samples, and the batches were shuffled")
+        elif others:
+            found.append(
+                f"Opacus' accountant ({name}) recorded the sample rate {others[0]:.6g}, and the sampler drew at"
+                f" {rate:.6g}: make_private takes 1/len(loader) after int(1/rate) lost a step"
+            )
+        if watch.approved.draws_per_step > 1:
+            found.append(f"Opacus' accountant ({name}) recorded one draw for each step that joined several")
+        return found
+
+    def _end(self) -> None:
+        """Settle at the end of a process that did not call `finish`: in doubt for more."""
+        try:
+            self.finish(Unfinished("The process ended before finish()."))
+        except Exception as failure:  # noqa: BLE001 (nothing can be raised to anybody here)
+            log.warning("%s", failure)
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(
+        self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        self.finish(error)
+
+    def __repr__(self) -> str:
+        return f"<Training of {self.run!r}>"
+
+
+class Unfinished(Exception):
+    """The process ended before the training was finished."""
+
+
+def _restore(owner: Any, name: str) -> None:
+    owner.__dict__.pop(name, None)
+
+
+def _phases(schedule: Iterable[tuple[float, int]], rate: Decimal) -> list[dict[str, Any]]:
+    return [{"noise_multiplier": _rounded_down(noise), "sample_rate": rate, "steps": steps} for noise, steps in schedule]
+
+
+def _rounded_down(noise: float) -> Decimal:
+    return (Decimal(float.__repr__(float(noise))) * (1 - SLACK)).normalize()
+
+
+def _since(accountant: Any, before: list[tuple[float, float, int]]) -> list[tuple[float, float, int]]:
+    """Return what an accountant recorded since then: new entries, and the steps that were added to the last one."""
+    history = list(accountant.history)
+    if history[: len(before)] == before:
+        return history[len(before) :]
+    at = len(before) - 1
+    if at >= 0 and history[:at] == before[:at] and len(history) > at and history[at][:2] == before[at][:2]:
+        noise, rate, steps = history[at]
+        return [(noise, rate, steps - before[at][2]), *history[at + 1 :]]
+    return history
