@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from os import PathLike
 from types import TracebackType
 from typing import Any, Protocol, TypeVar
 
@@ -13,6 +14,7 @@ from ledger.client import calls
 from ledger.client.calls import Call
 from ledger.client.errors import Overrun, PlanExceeded
 from ledger.client.flows import Flow, Server, answered, carry_out, log, read
+from ledger.client.models import joined
 from ledger.errors import LedgerError, RunState
 
 T = TypeVar("T")
@@ -28,7 +30,7 @@ class Run:
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
     evidence: a dict for you to fill, which is settled with the run. Put in nothing that is computed from protected
-    data, unless it was charged for.
+    data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Run:
         self.settled: dict[str, Any] | None = None
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}
+        self.models: list[dict[str, Any]] = []
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -73,6 +76,11 @@ class Run:
                 raise _beyond(self._progress + n, self._planned_most)
             self._steps_here += n
             self._is_under_way = False
+
+    def produced(self, *paths: str | PathLike[str]) -> None:
+        """Compute the SHA-256 of these files, or of all files in these folders, as they are now, and settle the run
+        with them. Raises InvalidRequest if one cannot be read, if two have one name, and for more than 100 files."""
+        self.models = joined(self.models, paths)
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
         """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.
@@ -152,7 +160,8 @@ class Run:
         is_failure: an exception ended the run, so a step may have begun that was not counted. `batches` counts a step
         before it begins.
         """
-        beside: dict[str, Any] = {"evidence": self.evidence} if self.evidence else {}
+        given = {"evidence": self.evidence, "models": self.models}
+        beside: dict[str, Any] = {name: value for name, value in given.items() if value}
         if self._planned is None:
             return {"stop": "data_dependent", **beside} if is_failure else beside
         beside |= self._stated_restarts()
