@@ -197,7 +197,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         anyway. If no budget could cover it, nothing is charged until a steward calls `confirm` or `correct`; then
         `error.state` is `started`.
 
-        >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
+        >>> model = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
+        >>> ledger.settle(asked["id"], models=[model], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
         settle = calls.settle(run, steps=steps, stop=stop, restarts=restarts, models=models, evidence=evidence)
@@ -209,14 +210,10 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
 
         Raises RunState if the run is not settled, or was settled without `models`.
 
-        >>> attested = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=100))
-        >>> _ = ledger.start(attested["id"])
-        >>> model = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
-        >>> _ = ledger.settle(attested["id"], models=[model])
-        >>> envelope = ledger.attestation(attested["id"])
+        >>> envelope = ledger.attestation(asked["id"])
         >>> attestation = verify_attestation(envelope, jwks=ledger.jwks(), models=[model])
         >>> attestation.mu
-        0.01
+        0.05
         """
         return self._send(calls.attestation(run))
 
