@@ -21,6 +21,7 @@ from ledger.report.pool import Pool
 from ledger.service.alerts import Alerts
 from ledger.service.apart import Apart
 from ledger.service.aside import Aside
+from ledger.service.attestations import Attestations
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import AT_ONCE, Certificates
 from ledger.service.costing import Costing
@@ -168,6 +169,7 @@ class Builder:
             datasets=datasets,
             history=History(store=store),
             runs=runs,
+            attestations=Attestations(store=store, runs=runs, heads=heads, signer=self._signer),
             planner=Planner(store, catalogue, costing),
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),

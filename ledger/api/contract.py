@@ -38,6 +38,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "POST /v1/runs/{id}/correct": ("run-state",),
     "POST /v1/runs/{id}/void": ("run-state",),
     "GET /v1/runs/{id}/receipt": ("run-state",),
+    "GET /v1/runs/{id}/attestation": ("journal-broken", "run-state"),
     "POST /v1/evaluate": ("invalid-mechanism",),
     "POST /v1/plan": ("invalid-mechanism", "not-found", "unit-mismatch"),
     "POST /v1/datasets": ("name-taken", "not-found", "unit-mismatch"),

@@ -45,6 +45,7 @@ from ledger.service.requests.runs import (
 )
 from ledger.service.run_filters import LABELS_MAX, Filters, labels_of
 from ledger.service.shapes.runs import (
+    Attestation,
     ProgressShown,
     ReceiptShown,
     RunApproved,
@@ -422,6 +423,14 @@ async def show_receipt(id: AnyId, caller: Reader, request: Request) -> Response:
     """Renew the receipt of a run's start, or before that of its approval. A refused or ended run gets `run-state`."""
     run = await _run(request, caller, id)
     return Json(await run_in_threadpool(services(request).runs.receipt, caller, run))
+
+
+@router.get("/{id}/attestation", responses={200: {"model": Attestation}}, response_model=None)
+async def show_attestation(id: AnyId, caller: Reader, request: Request) -> Response:  # noqa: A002 (the contract's name)
+    """Sign a statement about the files that a settled run produced, with its cost: in-toto in a DSSE envelope. A run
+    that is not settled, or was settled without `models`, gets `run-state`."""
+    run = await _run(request, caller, id)
+    return Json(await run_in_threadpool(services(request).attestations.of, caller, run))
 
 
 async def _run(request: Request, caller: Actor, text: str) -> UUID:

@@ -15,6 +15,7 @@
     offline      without server and database: verify
     bench        measure a deployment: bench
     proofs       proofs about a journal, fetched from a server and verified without one: proof
+    attesting    signed statements about what a run produced: attest
     held         read the receipts, heads and keys that an auditor kept
     recomputing  without server and database, with the accountant: recompute, registry
     voiding      void many runs at once
@@ -38,6 +39,7 @@ import typer.main
 from ledger import __version__
 from ledger.cli import (
     alerting,
+    attesting,
     audit,
     bench,
     datasets,
@@ -67,7 +69,7 @@ app = typer.Typer(
     epilog=_EPILOG,
 )
 _PARTS: Final = (
-    *(server, signing, login, runs, datasets, people, audit, receipts, alerting, offline, proofs),
+    *(server, signing, login, runs, datasets, people, audit, receipts, attesting, alerting, offline, proofs),
     *(recomputing, bench),
 )
 for _part in _PARTS:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 
@@ -15,7 +15,7 @@ from ledger.cli import show
 from ledger.cli.options import RunId, uses_of
 from ledger.cli.server_call import server
 from ledger.cli.show import console
-from ledger.errors import InvalidRequest
+from ledger.errors import InvalidRequest, LedgerError
 
 FILE_BYTES_MAX: Final = 8 * 1024 * 1024
 """The largest file that is read. A receipt has about a kilobyte, and more if it names many partitions."""
@@ -45,7 +45,7 @@ def receipt_show(run: RunId, output: Output = None, as_json: Json = False) -> No
 
 @receipt_app.command("verify", epilog="Example: privacy-ledger receipt verify run.jwt --jwks jwks.json --dataset mnist")
 def receipt_verify(
-    file: Annotated[Path, typer.Argument(help="A file with the receipt; - for standard input.")],
+    file: Annotated[Path, typer.Argument(help="A file with the receipt or attestation; - for standard input.")],
     jwks: Annotated[Path, typer.Option(help="The ledger's public keys, as `jwks` wrote them.")],
     tenant: Annotated[str | None, typer.Option(help="Require this tenant, by id or name.")] = None,
     dataset: Annotated[
@@ -57,37 +57,64 @@ def receipt_verify(
         Path | None, typer.Option(help="Require the mechanism in this file: the JSON object that was requested.")
     ] = None,
     state: Annotated[
-        str, typer.Option(help="Require a started run, or with held at least an approved one.")
+        str, typer.Option(help="Of a receipt: require a started run, or with held at least an approved one.")
     ] = "started",
+    model: Annotated[
+        list[Path] | None,
+        typer.Option(help="Of an attestation: require that the run produced this file. Can be repeated."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Check a receipt without a server. Exit status 1 if it does not verify or does not match the options."""
-    from ledger.client.receipts import ReceiptRejected, verify_receipt
-
+    """Check a receipt or an attestation without a server. Exit status 1 if it does not verify or does not match the
+    options."""
     if state not in ("started", "held"):
         raise InvalidRequest(f"state: {state!r} is not started or held", field="state")
     keys = _object(jwks, "jwks")
     mechanism = None if mechanism_file is None else _object(mechanism_file, "mechanism_file")
+    required: dict[str, Any] = {"tenant": tenant, "run": run, "mechanism": mechanism}
+    text = _text(file, "file").strip()
+    if text.startswith("{"):
+        _check_attestation(text, keys, datasets=dataset or [], models=model or [], as_json=as_json, **required)
+        return
+    if model:
+        raise InvalidRequest(f"model: {file} is a receipt, which names no files. Give an attestation.", field="model")
+    held = state == "held"
+    _check_receipt(text, keys, datasets=uses_of(dataset or []), held=held, as_json=as_json, **required)
+
+
+def _check_receipt(text: str, keys: dict[str, Any], *, held: bool, as_json: bool, **required: Any) -> None:
+    from ledger.client.receipts import ReceiptRejected, verify_receipt
+
     try:
-        verified = verify_receipt(
-            _text(file, "file").strip(),
-            jwks=keys,
-            tenant=tenant,
-            datasets=uses_of(dataset or []),
-            run=run,
-            mechanism=mechanism,
-            state="started" if state == "started" else "held",
-        )
+        verified = verify_receipt(text, jwks=keys, state="held" if held else "started", **required)
     except ReceiptRejected as error:
-        if as_json:
-            console.print_json({"good": False, "code": error.code, "detail": error.detail, **error.facts})
-        else:
-            show.evidence.rejected(error)
-        sys.exit(1)
+        _reject(error, as_json)
     if as_json:
         console.print_json({"good": True, **asdict(verified)}, default=lambda time: time.isoformat())
     else:
         show.evidence.receipt(verified)
+
+
+def _check_attestation(text: str, keys: dict[str, Any], *, as_json: bool, **required: Any) -> None:
+    from ledger.client.attestations import AttestationRejected, verify_attestation
+
+    try:
+        verified = verify_attestation(text, jwks=keys, **required)
+    except AttestationRejected as error:
+        _reject(error, as_json)
+    if as_json:
+        console.print_json({"good": True, "statement": verified.statement}, default=float)
+    else:
+        show.evidence.attestation(verified)
+
+
+def _reject(error: LedgerError, as_json: bool) -> NoReturn:
+    """Report why a signed statement was rejected, and exit with status 1."""
+    if as_json:
+        console.print_json({"good": False, "code": error.code, "detail": error.detail, **error.facts})
+    else:
+        show.evidence.rejected(error)
+    sys.exit(1)
 
 
 def jwks(output: Output = None, as_json: Json = False) -> None:

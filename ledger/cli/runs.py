@@ -36,6 +36,14 @@ from ledger.cli.voiding import void_all
 from ledger.client.entering import is_over
 from ledger.errors import BatchRefused, BudgetExceeded, InvalidRequest, Overrun
 
+Models = Annotated[
+    list[Path] | None,
+    typer.Option(
+        help="A file that the run produced, or a folder of such files. The journal keeps its name, size and SHA-256."
+        " Can be repeated."
+    ),
+]
+
 
 @takes_mechanism
 def request(
@@ -207,12 +215,14 @@ def settle(
             " again. Or JSON; [] if no step was repeated. Can be repeated, in the order in which they happened.",
         ),
     ] = None,
+    model: Models = None,
     evidence: Annotated[str | None, typer.Option(help="A JSON object that the journal keeps, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
     """Charge a started run for what it executed. Exit status 1 if that exceeds the budget; it is charged anyway."""
+    stated = optional_object(evidence, "evidence")
     executed = given_fields(
-        steps=steps, stop=stop, restarts=parse_restarts(restarts), evidence=optional_object(evidence, "evidence")
+        steps=steps, stop=stop, restarts=parse_restarts(restarts), models=model or None, evidence=stated
     )
     if pending or run is None:
         if not pending or run is not None or executed:
@@ -250,11 +260,13 @@ def correct(
     reason: Reason,
     steps: Annotated[int | None, typer.Option(help="How many steps were executed. Default: all.")] = None,
     stop: Annotated[str | None, typer.Option(help="As for `settle`.")] = None,
+    model: Models = None,
     evidence: Annotated[str | None, typer.Option(help="A JSON object that the journal keeps, or @FILE.")] = None,
     as_json: Json = False,
 ) -> None:
     """Settle a run for what it really executed, instead of what it reported. This may need a second steward."""
-    executed = given_fields(steps=steps, stop=stop, evidence=optional_object(evidence, "evidence"))
+    stated = optional_object(evidence, "evidence")
+    executed = given_fields(steps=steps, stop=stop, models=model or None, evidence=stated)
     with server() as ledger:
         answer = ledger.correct(run, reason=reason, **executed)
     print_answer(answer, as_json, unless_proposed(show.runs.moved))

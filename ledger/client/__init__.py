@@ -26,10 +26,21 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     pending      settlements that are sent later
     notebooks    how answers look in a notebook
     receipts     verify a signed receipt without a server
+    models       the digests of the files that a run produced
+    attestations verify a signed statement about these files without a server
+    model_card   write a model card of such a statement
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
 """
 
+from ledger.client.attestations import (
+    Attestation,
+    AttestationForged,
+    AttestationOfAnother,
+    AttestationRejected,
+    OtherModel,
+    verify_attestation,
+)
 from ledger.client.errors import BatchRefused, BudgetExceeded, DryRun, Overrun, PlanExceeded, Unreachable
 from ledger.client.ledgers import AsyncLedger, Ledger
 from ledger.client.mechanisms import (
@@ -45,6 +56,7 @@ from ledger.client.mechanisms import (
     RandomizedResponse,
     ZCdp,
 )
+from ledger.client.model_card import model_card
 from ledger.client.receipts import (
     OtherDataset,
     OtherMechanism,
@@ -56,6 +68,7 @@ from ledger.client.receipts import (
     ReceiptNotStarted,
     ReceiptOfAnother,
     ReceiptRejected,
+    receipt_digest,
     verify_receipt,
 )
 from ledger.client.runs import Run
@@ -66,6 +79,10 @@ __all__ = [
     "GDP",
     "ApproximateDP",
     "AsyncLedger",
+    "Attestation",
+    "AttestationForged",
+    "AttestationOfAnother",
+    "AttestationRejected",
     "BatchRefused",
     "BudgetExceeded",
     "Composed",
@@ -78,6 +95,7 @@ __all__ = [
     "MatrixFactorization",
     "OtherDataset",
     "OtherMechanism",
+    "OtherModel",
     "OtherRun",
     "OtherTenant",
     "Overrun",
@@ -97,5 +115,8 @@ __all__ = [
     "UnitMismatch",
     "Unreachable",
     "ZCdp",
+    "model_card",
+    "receipt_digest",
+    "verify_attestation",
     "verify_receipt",
 ]

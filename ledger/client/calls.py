@@ -12,6 +12,7 @@ from uuid import uuid4
 
 from ledger.client.dates import moment
 from ledger.client.mechanisms import AnyMechanism, Number
+from ledger.client.models import Model, stated_models
 from ledger.client.wire import encode
 from ledger.errors import IdempotencyKeyMissing, InvalidRequest
 
@@ -178,13 +179,12 @@ def settle(
     steps: int | None = None,
     stop: str | None = None,
     restarts: Sequence[Mapping[str, Any]] | None = None,
+    models: Sequence[Model] | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> Call:
     """Settle a run for what it executed."""
-    stated = None if restarts is None else [*map(dict, restarts)]
-    return send(
-        "POST", "runs", run, "settle", is_repeatable=True, steps=steps, stop=stop, restarts=stated, evidence=evidence
-    )
+    executed = _executed(steps=steps, stop=stop, restarts=restarts, models=models, evidence=evidence)
+    return send("POST", "runs", run, "settle", is_repeatable=True, **executed)
 
 
 def correct(
@@ -194,12 +194,25 @@ def correct(
     steps: int | None = None,
     stop: str | None = None,
     restarts: Sequence[Mapping[str, Any]] | None = None,
+    models: Sequence[Model] | None = None,
     evidence: Mapping[str, Any] | None = None,
 ) -> Call:
     """Settle a run for what it executed, instead of what it reported."""
+    executed = _executed(steps=steps, stop=stop, restarts=restarts, models=models, evidence=evidence)
+    return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **executed)
+
+
+def _executed(
+    *, restarts: Sequence[Mapping[str, Any]] | None, models: Sequence[Model] | None, **given: Any
+) -> dict[str, Any]:
+    """Return what was executed, with the digests of files. Raises InvalidRequest if a file cannot be read."""
     stated = None if restarts is None else [*map(dict, restarts)]
-    given: dict[str, Any] = {"steps": steps, "stop": stop, "restarts": stated, "evidence": evidence}
-    return send("POST", "runs", run, "correct", is_repeatable=True, reason=reason, **given)
+    return {**given, "restarts": stated, "models": None if models is None else stated_models(models)}
+
+
+def attestation(run: str) -> Call:
+    """Read the signed statement about what a settled run produced."""
+    return get("runs", run, "attestation")
 
 
 def run_info(run: str) -> Call:

@@ -17,18 +17,23 @@ LedgerError
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Final, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 from uuid import UUID
 
 from ledger.canonical import canonical, digest, parse
 from ledger.client.mechanisms import AnyMechanism
 from ledger.client.wire import encode
 from ledger.errors import InvalidRequest, LedgerError, Misconfigured
+
+if TYPE_CHECKING:
+    from ledger.verifier import jws
 
 State = Literal["held", "started"]
 
@@ -199,7 +204,8 @@ def _expired(receipt: Receipt) -> ReceiptExpired:
     )
 
 
-def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
+def trusted_keys(jwks: Mapping[str, Any]) -> jws.PublicKeys:
+    """Return the keys of a JWK set. Raises Misconfigured if PyJWT or cryptography is missing, and InvalidRequest."""
     try:
         from ledger.verifier import jws
     except ModuleNotFoundError as error:
@@ -207,21 +213,42 @@ def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
             f"The package {error.name} is missing. To verify receipts: pip install 'privacy-ledger[receipts]'"
         ) from None
     try:
-        keys = jws.PublicKeys.of(jwks)
+        return jws.PublicKeys.of(jwks)
     except jws.SignatureInvalid as error:
         raise InvalidRequest(f"jwks: {error.detail}", field="jwks") from None
+
+
+def _read(receipt: str, jwks: Mapping[str, Any]) -> dict[str, Any]:
+    keys = trusted_keys(jwks)
+    from ledger.verifier import jws
+
     try:
         return jws.read(receipt, keys=keys, typ=jws.RECEIPT)
     except jws.SignatureInvalid as error:
         raise ReceiptForged(error.detail) from None
 
 
-def _is_of(receipt: Receipt, tenant: str) -> bool:
-    """Return whether a receipt is of this tenant, by its id; by its name if `tenant` does not look like an id."""
+def receipt_digest(receipt: str) -> str:
+    """Return the SHA-256, in hex, of the payload of a receipt, which names it whichever key signed it. An attestation
+    has that of the receipt of the start. Raises InvalidRequest if the text is not a receipt. Verifies nothing."""
+    parts = receipt.split(".")
     try:
-        return receipt.tenant_id == str(UUID(tenant))
+        payload = base64.b64decode(parts[1] + "=" * (-len(parts[1]) % 4), altchars=b"-_", validate=True)
+    except (IndexError, ValueError):
+        raise InvalidRequest("receipt: is not three parts of base64url, separated by dots", field="receipt") from None
+    return hashlib.sha256(payload).hexdigest()
+
+
+def _is_of(receipt: Receipt, tenant: str) -> bool:
+    return is_tenant(tenant, id_=receipt.tenant_id, name=receipt.tenant)
+
+
+def is_tenant(tenant: str, *, id_: str, name: str) -> bool:
+    """Return whether that is the tenant, by its id; by its name if `tenant` does not look like an id."""
+    try:
+        return id_ == str(UUID(tenant))
     except ValueError:
-        return receipt.tenant == tenant
+        return name == tenant
 
 
 # --- contents --------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from os import PathLike
 from typing import Any, Final, TypeVar
 
 from ledger.client import notebooks
@@ -11,6 +12,7 @@ from ledger.client.counting import UNLIMITED, Blocks, Part, whole
 from ledger.client.errors import PlanExceeded
 from ledger.client.files import Record
 from ledger.client.flows import log
+from ledger.client.models import joined
 from ledger.errors import InvalidRequest
 
 RESTARTS_MAX: Final = 1_000
@@ -27,7 +29,7 @@ class Run:
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
     evidence: a dict for you to fill, which is settled with the run. Put in nothing that is computed from protected
-    data, unless it was charged for.
+    data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
     """
@@ -59,6 +61,7 @@ class Run:
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}
         self.segments, self.rank = segments, rank
+        self.models: list[dict[str, Any]] = []
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -184,6 +187,11 @@ class Run:
         else:
             text += " End the loop there, or begin the run with allow_overrun=True to be charged for more."
         return PlanExceeded(text, step=step, planned=planned)
+
+    def produced(self, *paths: str | PathLike[str]) -> None:
+        """Compute the SHA-256 of these files, or of all files in these folders, as they are now, and settle the run
+        with them. Raises InvalidRequest if one cannot be read, if two have one name, and for more than 100 files."""
+        self.models = joined(self.models, paths)
 
     def batches(self, loader: Iterable[T], *, phase: str | None = None) -> Iterator[T]:
         """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.
@@ -315,7 +323,8 @@ class Run:
         evidence = dict(self.evidence)
         if self._only is None:
             evidence |= {"steps": {name: done for name, (done, _) in self.phases.items()}}
-        beside: dict[str, Any] = {"evidence": evidence} if evidence else {}
+        given = {"evidence": evidence, "models": self.models}
+        beside: dict[str, Any] = {name: value for name, value in given.items() if value}
         if self._planned is None:
             return {"stop": "data_dependent", **beside} if is_failure else beside
         beside |= self._stated_restarts()

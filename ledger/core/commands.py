@@ -186,10 +186,10 @@ class Ruling:
 class Settle(_OnRun):
     """A started run has ended. `body` is what was sent; `steps` and `stop` record how far it came.
 
-    charged: for the executed part of the plan; never more than was approved. costing: how that was computed, and from
-    which restarts, for the record. ruling: from a steward, who settles a run whose number was reported; None if the
-    run's own principal settles it. places: the number of the entry that approved it, by dataset, if it was not approved
-    in these books.
+    charged: for the executed part of the plan; never more than was approved. costing: how that was computed, from which
+    restarts, and what the run produced, for the record. ruling: from a steward, who settles a run whose number was
+    reported; None if the run's own principal settles it. places: the number of the entry that approved it, by dataset,
+    if it was not approved in these books.
     """
 
     body: Mapping[str, Any]

@@ -178,6 +178,7 @@ class _RunEntries:
             "executed_steps": ended.get("steps"),
             "stop": ended.get("stop"),
             "restarts": ended.get("restarts"),
+            "models": ended.get("models"),
             "settled_assuming": ended.get("assumptions", []),
             "cost": show_amount(Amount.from_facts(decision["cost"])),
             "charged": _amount(ended, "charged"),

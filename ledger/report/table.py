@@ -63,6 +63,7 @@ COLUMNS: Final[dict[str, Callable[[JsonObject], Any]]] = {
     "executed_steps": _within("executed_steps"),
     "stop": _within("stop"),
     "restarts": lambda item: None if item["restarts"] is None else encode(item["restarts"]),
+    "models": lambda item: None if item["models"] is None else encode(item["models"]),
     "cost_mu": lambda item: float(item["cost"]["mu"]),
     "cost_delta": lambda item: float(item["cost"]["delta"]),
     "cost_mu_sq_pico": _within("cost", "mu_sq_pico"),

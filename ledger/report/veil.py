@@ -1,7 +1,8 @@
 """Hide from a key that is limited to datasets what a request of several datasets contained.
 
 The report still shows what such a run did to a dataset that the key may read: mechanism, cost, balances, steps, times.
-It hides the rest of the request (purpose, code, idempotency key, evidence), which concerns the other datasets too.
+It hides the rest of the request (purpose, code, idempotency key, evidence, names of the files that it produced), which
+concerns the other datasets too.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ def _cover(entry: dict[str, Any], seen: frozenset[str]) -> dict[str, Any]:
         covered["request"] = _kept(covered["request"])
     if "proposes" in covered:
         covered["proposes"] = {name: _kept(value) for name, value in covered["proposes"].items() if name == "request"}
+    if "models" in covered:
+        covered["models"] = [{**model, "name": ""} for model in covered["models"]]
     covered |= {name: "" for name in ("reason", "idempotency_key") if name in covered}
     covered |= {name: [one for one in covered[name] if one in seen] for name in _NAMES if name in covered}
     if "overrun" in covered:

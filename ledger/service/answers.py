@@ -160,6 +160,17 @@ def named(entries: Iterable[Record]) -> dict[str, int]:
     return {use if isinstance(use, str) else use["name"]: number for number, use in enumerate(uses)}
 
 
+def in_order_of(entries: Iterable[Record], state: str, decisions: Sequence[Record]) -> list[Record]:
+    """Return the entries that moved a run to a state, in the order in which its decision names the datasets."""
+    return as_decided([entry for entry in entries if entry["kind"] == f"run-{state}"], decisions)
+
+
+def as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:
+    """Return entries of a run in the order in which its decision names the datasets."""
+    order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
+    return sorted(entries, key=lambda entry: order[entry["dataset"]])
+
+
 def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
     datasets = []
     for entry in entries:
@@ -346,6 +357,8 @@ def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
         )
     if "restarts" in entry:
         answer["restarts"] = entry["restarts"]
+    if "models" in entry:
+        answer["models"] = entry["models"]
     if entry["kind"] == "run-settled" and "assumptions" in entry:
         answer["assumptions"] = entry["assumptions"]
 

@@ -351,6 +351,11 @@ def settled_costing(charged: Charge, execution: Execution) -> dict[str, Any]:
     return {"accountant": ACCOUNTANT, **execution.facts(), **assumptions}
 
 
+def models_of(request: SettleRequest) -> dict[str, Any]:
+    """Return the digests of the files that a run produced, in the form of an entry."""
+    return {} if request.models is None else {"models": [model.model_dump() for model in request.models]}
+
+
 def executed(mechanism: AnyMechanism, segments: int, request: SettleRequest) -> Execution:
     """Return the steps, the stop and the restarts to record. Raises InvalidRequest, which names the field."""
     planned = mechanisms.planned_steps(mechanism, segments)

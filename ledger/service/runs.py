@@ -43,6 +43,7 @@ from ledger.service.costing import (
     Execution,
     excess,
     executed,
+    models_of,
     settled_costing,
 )
 from ledger.service.decided import Decided
@@ -179,7 +180,7 @@ class Runs:
             stop=execution.stop,
             charged=charged.charged,
             excess=excess(charged, decision),
-            costing=settled_costing(charged, execution),
+            costing={**settled_costing(charged, execution), **models_of(request)},
             places={UUID(entry["dataset_id"]): entry["seq"] for entry in decisions},
         )
 
@@ -231,7 +232,7 @@ class Runs:
                 return [ParsedEntry.parse(entry) for entry in result]
 
             entries = await self._aside.run(tenant_id, read, size=size_of(result))
-        return _as_decided(entries, decisions)
+        return answers.as_decided(entries, decisions)
 
     # --- what shows runs
 
@@ -273,23 +274,28 @@ class Runs:
             shown = run_details.in_full(reading, [(one.run, one.shown) for one in seen], decided)
         return {one.run.id: (one, shown[one.run.id]) for one in seen}
 
+    def seen(self, reading: Reading, actor: Actor, run_id: UUID) -> tuple[Run, list[Record]]:
+        """Return a run and all its entries. Raises NotFound if there is none, or the actor does not see it."""
+        run = reading.runs.by_id([run_id]).get(run_id)
+        entries = parsed(reading, [run_id])[run_id] if run is not None else []
+        if run is None or not _sees(actor, entries, run):
+            raise _no_run()
+        return run, entries
+
     def receipt(self, actor: Actor, run_id: UUID) -> ReceiptShown:
         """Return the renewed receipt of a run's start or, before that, of its approval.
 
         Raises RunState if the run was refused or has ended: it must not begin a job any more.
         """
         with self._store.reading(actor.tenant_id) as reading:
-            run = reading.runs.by_id([run_id]).get(run_id)
-            entries = parsed(reading, [run_id])[run_id] if run is not None else []
+            run, entries = self.seen(reading, actor, run_id)
             now_us = reading.now_us()
-        if run is None or not _sees(actor, entries, run):
-            raise _no_run()
         if run.is_reported:
             raise run_state(run, "It reported a number that a steward must confirm or correct, and has no receipt.")
         if run.state not in ("held", "started"):
             raise _no_receipt(run)
         decisions = answers.decisions_of(entries)
-        started = _as_decided([entry for entry in entries if entry["kind"] == "run-started"], decisions)
+        started = answers.in_order_of(entries, "started", decisions)
         latest = started or decisions
         until = renewed(latest[0], timestamp(now_us + self._begin_within_us))
         receipt = self._receipts.sign(decisions, latest, tenant_id=actor.tenant_id, until=until)
@@ -461,12 +467,6 @@ def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:
         raise _no_run()
     if actor.role == "requester" and run.principal_id != actor.principal_id:
         raise Forbidden("Only the principal that asked for the run, or an admin, may do this.")
-
-
-def _as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[Record]:
-    """Return entries of a run in the order in which its decision names the datasets."""
-    order = {entry["dataset"]: rank for rank, entry in enumerate(decisions)}
-    return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
 def _no_receipt(run: Run) -> RunState:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ledger.access.keys import Keyring
 from ledger.service.alerts import Alerts
 from ledger.service.aside import Aside
+from ledger.service.attestations import Attestations
 from ledger.service.catalogue import Catalogue
 from ledger.service.certificates import Certificates
 from ledger.service.costing import Costing
@@ -38,6 +39,7 @@ class UseCases:
     history: History
     costing: Costing
     runs: Runs
+    attestations: Attestations
     planner: Planner
     proposals: Proposals
     tenants: Tenants

@@ -25,6 +25,7 @@ from typing import Any, Final
 
 from ledger.errors import Conflict, Misconfigured
 from ledger.settings import Settings
+from ledger.verifier import dsse
 from ledger.verifier.jws import KEYS_MAX, PublicKeys, SignatureInvalid, SigningKey, sign
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,10 @@ class Signer:
     def sign(self, payload: str, typ: str) -> str:
         """Return the compact JWS of a payload, the canonical text of a JSON object, with this `typ`."""
         return sign(payload, key=self._key, typ=typ)
+
+    def sign_statement(self, payload: str) -> dsse.Envelope:
+        """Return the envelope of an in-toto statement, the canonical text of a JSON object."""
+        return dsse.sign(payload, key=self._key)
 
     def jwks(self) -> dict[str, list[dict[str, str]]]:
         """Return the public keys as a JWK set: the current one first, then the retired ones."""

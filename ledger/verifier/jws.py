@@ -84,7 +84,7 @@ def _number(text: str) -> Decimal:
     return number
 
 
-def _object(raw: bytes, what: str) -> dict[str, Any]:
+def parse_object(raw: bytes, what: str) -> dict[str, Any]:
     """Parse a JSON object, with fractions as exact decimals. Raises SignatureInvalid."""
     try:
         value = json.loads(raw.decode("utf-8"), object_pairs_hook=_once, parse_constant=_no_number, parse_float=_number)
@@ -131,6 +131,10 @@ class SigningKey:
 
     def __repr__(self) -> str:
         return f"SigningKey({self.kid})"
+
+    def sign(self, raw: bytes) -> bytes:
+        """Return the Ed25519 signature of these bytes."""
+        return self._private.sign(raw)
 
     def pem(self) -> str:
         """Return the private key as PKCS #8 PEM text: a secret."""
@@ -194,7 +198,7 @@ def sign(payload: str, *, key: SigningKey, typ: str) -> str:
     """Return the compact JWS of a payload, the canonical text of a JSON object. The same payload gives the same
     token."""
     signed = f"{_header(key.kid, typ)}.{_encoded(payload.encode())}"
-    return f"{signed}.{_encoded(key._private.sign(signed.encode()))}"  # noqa: SLF001 (its own)
+    return f"{signed}.{_encoded(key.sign(signed.encode()))}"
 
 
 @functools.lru_cache(maxsize=64)
@@ -208,7 +212,7 @@ def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
     match = _TOKEN.fullmatch(token) if isinstance(token, str) and len(token) <= TOKEN_LENGTH_MAX else None
     if match is None:
         raise SignatureInvalid("The text is not a compact JWS: three parts of base64url, separated by dots.")
-    header = _object(_decoded(match[1]), "header")
+    header = parse_object(_decoded(match[1]), "header")
     if header.keys() != _HEADER or header["alg"] != ALGORITHM:
         raise SignatureInvalid(f"The header must have alg {ALGORITHM}, kid and typ, and nothing else.")
     if header["typ"] != typ:
@@ -220,4 +224,4 @@ def read(token: object, *, keys: PublicKeys, typ: str) -> dict[str, Any]:
         payload = _JWS.decode(match[0], key, algorithms=[ALGORITHM])
     except jwt.InvalidTokenError:
         raise SignatureInvalid("The signature does not match the text.") from None
-    return _object(payload, "payload")
+    return parse_object(payload, "payload")

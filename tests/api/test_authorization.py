@@ -79,6 +79,7 @@ TABLE = """
     POST   /v1/runs/batch                         x      -        x        -       -        x       x
     GET    /v1/runs/{id}                          x      x        x        x       -        o       x
     GET    /v1/runs/{id}/receipt                  x      x        x        x       -        o       x
+    GET    /v1/runs/{id}/attestation              x      x        x        x       -        o       x
     POST   /v1/runs/{id}/start                    x      -        o        -       -        o       o
     POST   /v1/runs/{id}/settle                   x      -        o        -       -        o       o
     POST   /v1/runs/{id}/void                     x      x        o        -       -        o       o

@@ -79,7 +79,8 @@ def scene(ledger: Ledger) -> Scene:
     for name, project in (("open", "shared"), (hidden, "shared"), (hidden, f"{MARK}-project")):
         ok(ledger.put(f"/v1/datasets/{name}/projects/{project}", {"budget": {"mu": 900, "delta": 9e-4}}))
     both, child = ("open", hidden), (f"{MARK}-child",)
-    settled = ("settle", {"evidence": {f"{MARK}-evidence": f"{MARK} value"}})
+    model = {"name": f"{MARK} model", "sha256": "0" * 64, "size": 1}
+    settled = ("settle", {"evidence": {f"{MARK}-evidence": f"{MARK} value"}, "models": [model]})
     for datasets in (both, child):
         made.runs.append(made.ask(ledger, *datasets))
         made.runs.append(made.moved(made.ask(ledger, *datasets), ("start", None), settled))

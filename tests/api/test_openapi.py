@@ -72,6 +72,7 @@ CALLS = {
     ("post", "/v1/runs"),
     ("get", "/v1/runs/{id}"),
     ("get", "/v1/runs/{id}/receipt"),
+    ("get", "/v1/runs/{id}/attestation"),
     ("post", "/v1/runs/{id}/start"),
     ("post", "/v1/runs/{id}/settle"),
     ("post", "/v1/runs/{id}/confirm"),
@@ -89,6 +90,8 @@ SHAPES: dict[str, type] = {
     if is_typeddict(shape)
 }
 """The shapes of answers, by the name that the document gives them."""
+
+FILES = {"models": [{"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}]}
 
 OF_CODE = {
     "budget-exceeded": problems.RunRefused,
@@ -344,7 +347,12 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs", release)
     send("post", "/v1/runs/{id}/settle", {}, id=settled)
     send("post", "/v1/runs/{id}/start", id=settled)
-    send("post", "/v1/runs/{id}/settle", {"steps": 1, "evidence": {"log": ["x", {"y": 1.5}]}}, id=settled)
+    send(
+        "post",
+        "/v1/runs/{id}/settle",
+        {"steps": 1, "evidence": {"log": ["x", {"y": 1.5}]}, **FILES},
+        id=settled,
+    )
     voided = send("post", "/v1/runs", release, key="c")["id"]
     send("post", "/v1/runs/{id}/void", {"reason": "never started"}, id=voided)
     send("post", "/v1/runs/{id}/void", {"reason": "another"}, id=voided)
@@ -366,6 +374,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     for run in (settled, voided, stepped):
         send("get", "/v1/runs/{id}", id=run)
         send("get", "/v1/runs/{id}/receipt", id=run)
+        send("get", "/v1/runs/{id}/attestation", id=run)
     send("get", "/.well-known/jwks.json")
     send("get", "/v1/runs/{id}", id="00000000-0000-0000-0000-000000000000")
     send("get", "/v1/runs")

@@ -45,6 +45,7 @@ VALUES: Final[Mapping[str, Any]] = {
     "Sequence[Number]": [0.5],
     "Sequence[Mapping[str, Any]]": [{"name": "a"}],
     "Sequence[str | Mapping[str, Any]]": ["a"],
+    "Sequence[Model]": [{"name": "a"}],
     "Mapping[str, Any]": {"a": 1},
     "Mapping[str, str]": {"a": "b"},
     "Mapping[str, Label]": {"a": "b"},

@@ -15,7 +15,17 @@ import httpx
 import pytest
 
 from ledger import errors
-from ledger.client import AsyncLedger, Gaussian, Overrun, ProposalState, PureDP, Run, Unreachable, verify_receipt
+from ledger.client import (
+    AsyncLedger,
+    Gaussian,
+    Overrun,
+    ProposalState,
+    PureDP,
+    Run,
+    Unreachable,
+    verify_attestation,
+    verify_receipt,
+)
 from ledger.client import Ledger as Client
 from ledger.client.methods import Methods
 from tests.kit.clients import KEY, RELEASE, URL, Bridge, answering, connect, connect_async, died, problem
@@ -28,6 +38,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     known: dict[str, Any] = {"ledger": client, "operator": connect(ledger.with_key(ledger.operator_key))}
     known.update(Gaussian=Gaussian, PureDP=PureDP, url=URL, key=ledger.key, file=io.BytesIO())
     known["verify_receipt"], known["RunState"] = verify_receipt, errors.RunState
+    known["verify_attestation"] = verify_attestation
     known["second"] = connect(ledger.as_("steward"))
     known["Ledger"] = functools.partial(Client, transport=Bridge(ledger))
     runner = doctest.DocTestRunner(verbose=False)
@@ -35,7 +46,7 @@ def test_every_call_does_what_its_example_says(ledger: Ledger, client: Client) -
     methods = {
         name: value for noun in nouns for name, value in vars(noun).items() if callable(value) and name[0] != "_"
     }
-    assert len(methods) == 58
+    assert len(methods) == 59
     for name, documented in {**methods, "Ledger": Client}.items():
         example = doctest.DocTestParser().get_doctest(documented.__doc__ or "", known, name, None, None)
         assert example.examples, f"{name} has no example"

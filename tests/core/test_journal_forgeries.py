@@ -355,6 +355,14 @@ FORGERIES: dict[str, tuple[UUID, Which, Change_, str]] = {
         *(TWO, early, lambda entry: entry.update(restarts=[])),
         "settles with restarts other than those stated",
     ),
+    "files that nobody stated": (
+        *(TWO, early, lambda entry: entry.update(models=[{"name": "m", "sha256": "0" * 64, "size": 1}])),
+        "settles with models other than those stated",
+    ),
+    "a file without its size": (
+        *(TWO, early, lambda entry: entry.update(models=[{"name": "m", "sha256": "0" * 64}])),
+        "has a value in 'models' that no ledger writes",
+    ),
     "an overdraft without an overrun": (
         *(ONE, of_kind("run-settled"), lambda entry: entry.pop("overrun")),
         "other than what was approved",

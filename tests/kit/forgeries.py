@@ -293,6 +293,18 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     "an id in another form": (START, put(START, run=f"{{{UUID(int=1001)}}}"), "no ledger writes"),
     "a settlement that freezes and fits": (SETTLED, put(SETTLED, state="frozen"), "nothing was overdrawn"),
     "a settlement that retires": (OVERRUN, put(OVERRUN, state="retired"), "not frozen"),
+    "a settlement with files that nobody stated": (
+        *(SETTLED, put(SETTLED, models=[{"name": "m", "sha256": "0" * 64, "size": 1}])),
+        "settles with models other than",
+    ),
+    "a settlement without the stated files": (
+        *(SETTLED, put(SETTLED, request={"models": [{"name": "m", "sha256": "0" * 64, "size": 1}]})),
+        "settles with models other than",
+    ),
+    "a settlement with a digest in another form": (
+        *(SETTLED, put(SETTLED, models=[{"name": "m", "sha256": "0" * 63, "size": 1}])),
+        "no ledger writes",
+    ),
     "a settlement of other steps": (SETTLED, put(SETTLED, request={"steps": 3}), "records steps other than"),
     # amounts
     **{

@@ -163,8 +163,18 @@ def calls() -> list[Call]:
         Call(
             "POST",
             f"/v1/runs/{ID}/settle",
-            {"steps": 1, "stop": "planned", "evidence": {"log": "x"}},
-            fine={"steps": ("0", "null")},  # 0 is of the right kind, though not all that was planned
+            {
+                "steps": 1,
+                "stop": "planned",
+                "models": [{"name": "m", "sha256": "0" * 64, "size": 1}],
+                "evidence": {"log": "x"},
+            },
+            fine={
+                "models": ("null",),
+                "models.0.name": ('"1.1"',),
+                "models.0.size": ("0",),
+                "steps": ("0", "null"),  # 0 is of the right kind, though not all that was planned
+            },
         ),
         Call("POST", f"/v1/runs/{ID}/void", {"reason": "never started"}),
         Call("POST", "/v1/evaluate", {"mechanism": MECHANISMS["rate"], "bound": "clt", "report_deltas": [1e-5]}),

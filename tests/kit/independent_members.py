@@ -21,7 +21,7 @@ MEMBERS = {
     "run-started": ("run settle_by begin_by", ""),
     "run-settled": (
         "run request steps stop charged returned accountant",
-        "overrun state restarts assumptions report reason proposal kept kept_for",
+        "overrun state restarts assumptions report reason proposal kept kept_for models",
     ),
     "run-reported": ("run request steps stop overrun state", ""),
     "run-voided": ("run request returned", "proposal kept kept_for independent"),
@@ -113,3 +113,29 @@ def duration(text: str) -> timedelta:
     weeks, days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:5])
     parts = int((match[6] or "").ljust(6, "0"))
     return timedelta(weeks=weeks, days=days, hours=hours, minutes=minutes, seconds=seconds, microseconds=parts)
+
+
+def is_count(value: object) -> bool:
+    """Whether that is a whole number that is not negative."""
+    return type(value) is int and value >= 0
+
+
+def is_sha256(value: object) -> bool:
+    """Whether that is a digest in hexadecimal."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value, re.ASCII) is not None
+
+
+def are_models(value: object) -> bool:
+    """Whether these are files with their digests and sizes, one at least."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and all(
+            isinstance(file, dict)
+            and set(file) == {"name", "sha256", "size"}
+            and isinstance(file["name"], str)
+            and is_sha256(file["sha256"])
+            and is_count(file["size"])
+            for file in value
+        )
+    )

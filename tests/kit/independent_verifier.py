@@ -33,7 +33,10 @@ from independent_members import (  # type: ignore[import-not-found]
     PROPOSES,
     TEXTS,
     WITHIN,
+    are_models,
     duration,
+    is_count,
+    is_sha256,
     later,
     moment,
 )
@@ -281,8 +284,7 @@ class Journal:
             self.demand(re.fullmatch(ID, place["id"], re.ASCII) is not None, "the id is none")
             is_elsewhere = isinstance(place["dataset"], str) and place["id"] != entry["dataset_id"] and place["seq"] > 0
             self.demand(is_elsewhere, "the request is nowhere else")
-            is_digest = re.fullmatch("[0-9a-f]{64}", entry["request_sha256"], re.ASCII) is not None
-            self.demand(is_digest, "the request's digest is none")
+            self.demand(is_sha256(entry["request_sha256"]), "the request's digest is none")
         self.demand(fits(rest, shapes[kind]) and ("balance" in entry or not is_old), "other members")
         self.demand(all(fits(entry[name], shape) for name, shape in WITHIN.items() if name in entry), "other members")
         of_overrun = entry.get("overrun", {}).get("residual", {"base": "", "costs": ""})
@@ -295,8 +297,8 @@ class Journal:
             is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
             self.demand(name not in LISTS or is_list, f"{name} is no list of texts")
             self.demand(name not in ONE_OF or value in ONE_OF[name], f"{name} is none that there is")
-            is_count = value is None or (type(value) is int and value >= 0)
-            self.demand(name not in ("steps", "size") or is_count, f"{name} is no number")
+            self.demand(name not in ("steps", "size") or value is None or is_count(value), f"{name} is no number")
+            self.demand(name != "models" or are_models(value), "no files with their digests and sizes")
             self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
             self.demand(name != "independent" or value is True, f"{name} is not yes")
@@ -699,7 +701,8 @@ class Journal:
         if request is not None:
             for name in ("steps", "stop"):
                 self.demand(request.get(name) in (None, entry[name]), f"other {name} than were sent")
-            self.demand(entry.get("restarts") == request.get("restarts"), "other restarts than were stated")
+            for name in ("restarts", "models"):
+                self.demand(entry.get(name) == request.get(name), f"other {name} than were stated")
         charged, returned = amount(entry["charged"]), amount(entry["returned"])
         beyond = [0, 0] if over_run is None else amount(over_run["cost"])
         planned = add(charged, beyond, -1)

@@ -11,6 +11,10 @@ from tests.kit.scene import ok
 HOSTILE = "<script>alert('x')</script> & \"quotes\" – naïve Ω"
 FORMULA = '=HYPERLINK("http://example.invalid","x")'
 CODE = {"repository": "https://git.example/ranking", "commit": "8f14e45fceea167a5a36dedd4bea2543"}
+MODELS = [
+    {"name": f"{HOSTILE}.safetensors", "sha256": "ab" * 32, "size": 12_345},
+    {"name": "config.json", "sha256": "cd" * 32, "size": 0},
+]
 SGD: dict[str, Any] = {
     "type": "dpsgd",
     "noise_multiplier": 1.3,
@@ -88,7 +92,7 @@ def _first_half(found: Told) -> None:
     found.ask("baseline", "ads", SGD, purpose="a baseline for the ranking model", **about)
     found.settle("baseline", steps=3515)
     found.ask("early", "ads", gaussian(20, 12), purpose=FORMULA, **about)
-    found.settle("early", steps=5, restarts=[])
+    found.settle("early", steps=5, restarts=[], models=MODELS)
     found.ask("derived", "ads.eu", gaussian(9), purpose="a histogram of the European part")
     found.settle("derived")
     found.ask("refused", "ads", gaussian(1.2), purpose="a count with too little noise", **about)

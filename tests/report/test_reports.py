@@ -39,7 +39,7 @@ from ledger.verifier import verify
 from tests.conftest import Templates
 from tests.kit.driver import Ledger, Terminal, past_the_ledger
 from tests.kit.journals import Book, journal_of_a_whole, journals_of_parts, reseal
-from tests.kit.report_scene import FORMULA, HOSTILE, Told, told
+from tests.kit.report_scene import FORMULA, HOSTILE, MODELS, Told, told
 from tests.kit.scene import ok, somebody
 
 SCHEMA = json.loads(resources.files("ledger").joinpath("report/schema.json").read_text())
@@ -232,12 +232,14 @@ def test_every_run(scene: Told) -> None:
             assert (run["charged"], run["returned"]) == (shown["settled"]["charged"], shown["settled"]["returned"])
             assert (run["executed_steps"], run["stop"]) == (shown["settled"].get("steps"), shown["settled"]["stop"])
             assert run["restarts"] == shown["settled"].get("restarts")
+            assert run["models"] == shown["settled"].get("models")
             assert run["settled_assuming"] == shown["settled"].get("assumptions", [])
         entries = ok(scene.admin.get(f"/v1/datasets/{run['dataset']}/entries", limit=1000))["items"]
         assert of(entries, seq=run["seq"])["hash"] == run["hash"]
     early, estimate = (of(found, run=scene.runs[name]) for name in ("early", "estimate"))
     assert (early["planned_steps"], early["executed_steps"], early["stop"]) == (12, 5, "data_dependent")
     assert (early["restarts"], estimate["restarts"]) == ([], None)
+    assert (early["models"], estimate["models"]) == (MODELS, None)
     assert "it is assumed that no step was run again" in estimate["settled_assuming"][0]
     assumed = [item["sentence"] for item in report(scene)["assumptions"]]
     assert any(estimate["settled_assuming"][0] in sentence for sentence in assumed)
@@ -432,6 +434,7 @@ def numbers_of(found: dict[str, Any]) -> list[str]:
     for run in found["runs"]:
         shown += [run["run"], run["hash"], run["method"], significant(run["cost"]["mu"])]
         shown += list((run["code"] or {}).values())
+        shown += [model["sha256"] for model in run["models"] or ()]
     shown += [head["hash"] for head in found["heads"]]
     shown += [each["reason"] for each in found["voids"]]
     return shown

@@ -18,8 +18,11 @@ from ledger.verifier.proofs import Proved
 from ledger.verifier.verify import Verified, VerifiedTenant, Vouched
 
 if TYPE_CHECKING:
+    from ledger.client.attestations import Attestation
     from ledger.client.receipts import Receipt
     from ledger.service.shapes.runs import ReceiptShown
+
+FILES_SHOWN_MAX: Final = 20
 
 
 _COMPARE: Final = "Compare the head with one from another source: an export alone cannot show that it is the newest."
@@ -264,3 +267,22 @@ def broken(error: JournalBroken, file: Path) -> None:
     """Print where an export does not verify."""
     err.print(Text.assemble(("does not hold", "bold red"), f"  {in_one_line(str(file))}"))
     err.print(in_one_line(error.detail))
+
+
+def attestation(item: Attestation) -> None:
+    """Print a verified attestation."""
+    out.print(Text.assemble(("signed", "bold green"), f"  run {item.run}, settled {item.settled_at.isoformat()}"))
+    grid = new_grid()
+    for index, model in enumerate(item.models[:FILES_SHOWN_MAX]):
+        text = f"{model.name}, {model.size:,} bytes, SHA-256 {model.sha256}"
+        grid.add_row("" if index else "files", in_one_line(text))
+    if len(item.models) > FILES_SHOWN_MAX:
+        grid.add_row("", f"and {len(item.models) - FILES_SHOWN_MAX:,} more; --json has all of them")
+    word = ", an estimate" if item.is_estimate else ""
+    grid.add_row("by itself", f"mu {number(item.mu)}, delta {number(item.delta)}{word}")
+    for delta, epsilon in item.epsilon:
+        grid.add_row("", f"epsilon {number(epsilon)} at delta {number(delta)}")
+    for index, dataset in enumerate(item.datasets[:FILES_SHOWN_MAX]):
+        unit = f"{dataset.name} of {item.tenant}: {dataset.privacy_unit}, {dataset.adjacency}"
+        grid.add_row("" if index else "datasets", in_one_line(f"{unit}, entry {dataset.seq:,}"))
+    out.print(grid)

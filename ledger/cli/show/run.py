@@ -10,7 +10,7 @@ from rich.text import Text
 
 from ledger.cli.show import rows
 from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, new_grid, number, out
-from ledger.cli.show.runs import charged_text, overrun_text, use_text
+from ledger.cli.show.runs import charged_text, model_text, overrun_text, use_text
 
 if TYPE_CHECKING:
     from ledger.service.shapes.runs import RefusedBy, RunEvent, RunInFull
@@ -72,6 +72,8 @@ def _decided(grid: Table, item: RunInFull) -> None:
     overrun = None if ended is None else ended.get("overrun")
     if overrun is not None:
         grid.add_row("overrun", f"{overrun_text(overrun)}, mu {number(overrun['cost']['mu'])}")
+    for index, model in enumerate(() if ended is None else ended.get("models", ())):
+        grid.add_row("" if index else "produced", model_text(model))
     estimate = ", an estimate" if item["bound"] == "clt" else ""
     grid.add_row("method", f"{item['method']}{estimate}, {item['adjacency']}, accountant {item['accountant']}")
     for index, text in enumerate(item["assumptions"]):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
         Binding,
+        ModelShown,
         Overdrawn,
         OverrunShown,
         RestartShown,
@@ -267,6 +268,8 @@ def moved(answer: RunMoved) -> None:
         grid.add_row("overrun", f"{overrun_text(overrun)}, mu {mu} of that")
     for index, restart in enumerate(answer.get("restarts", ())):
         grid.add_row("" if index else "repeated", _restart(restart))
+    for index, model in enumerate(answer.get("models", ())):
+        grid.add_row("" if index else "produced", model_text(model))
     _remaining(grid, answer["datasets"])
     for index, text in enumerate(answer.get("assumptions", ())):
         grid.add_row("" if index else "assumes", text)
@@ -274,6 +277,11 @@ def moved(answer: RunMoved) -> None:
         grid.add_row("settle by", answer["settle_by"])
     out.print(Text(answer["state"], style="bold"))
     out.print(grid)
+
+
+def model_text(model: ModelShown) -> str:
+    """Describe a file that a run produced."""
+    return f"{model['name']}, {model['size']:,} bytes, SHA-256 {model['sha256']}"
 
 
 def voided(results: Sequence[Mapping[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from ledger.client.files import open_files
 from ledger.client.flows import Flow, Server
 from ledger.client.mechanisms import AnyMechanism, Number
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
+from ledger.client.models import Model
 
 
 class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
@@ -246,6 +247,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         steps: int | None = None,
         stop: str | None = None,
         restarts: Sequence[Mapping[str, Any]] | None = None,
+        models: Sequence[Model] | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Charge a started run for what it executed.
@@ -258,14 +260,32 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         repeated steps, counted from 1 (`to_step` is `from_step` - 1 if none was repeated), and whether batches were
         drawn, or units ordered, again from there on. `steps` counts repeated steps again. An empty list means that no
         step was repeated. Without it, the worst case is charged if there were more steps than planned.
+        models: what the run produced: paths of files or folders, whose SHA-256 are computed here, or mappings
+        `{"name", "sha256", "size"}`. At most 100 files. `attestation` signs them.
 
-        Raises Overrun if more was executed than fits; it is charged anyway. If no budget could cover it, nothing is
-        charged until a steward calls `confirm` or `correct`; then `error.state` is `started`.
+        Raises InvalidRequest if a file cannot be read, and Overrun if more was executed than fits; it is charged
+        anyway. If no budget could cover it, nothing is charged until a steward calls `confirm` or `correct`; then
+        `error.state` is `started`.
 
-        >>> ledger.settle(asked["id"], evidence={"log": "s3://training/17"})["charged"]["mu"]
+        >>> model = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
+        >>> ledger.settle(asked["id"], models=[model], evidence={"log": "s3://training/17"})["charged"]["mu"]
         0.05
         """
-        return self._send(calls.settle(run, steps=steps, stop=stop, restarts=restarts, evidence=evidence))
+        settle = calls.settle(run, steps=steps, stop=stop, restarts=restarts, models=models, evidence=evidence)
+        return self._send(settle)
+
+    def attestation(self, run: str) -> Answer:
+        """Return a signed statement about the files that a settled run produced, with its cost: an in-toto statement in
+        a DSSE envelope, which `verify_attestation` verifies without a server, and `model_card` writes as a model card.
+
+        Raises RunState if the run is not settled, or was settled without `models`.
+
+        >>> envelope = ledger.attestation(asked["id"])
+        >>> attestation = verify_attestation(envelope, jwks=ledger.jwks(), models=[model])
+        >>> attestation.mu
+        0.05
+        """
+        return self._send(calls.attestation(run))
 
     def report_progress(self, run: str, *, steps: int, reporter: str | None = None) -> Answer:
         """Report how many steps the job of a started run has executed. The newest report is kept, as evidence
@@ -301,6 +321,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         steps: int | None = None,
         stop: str | None = None,
         restarts: Sequence[Mapping[str, Any]] | None = None,
+        models: Sequence[Model] | None = None,
         evidence: Mapping[str, Any] | None = None,
     ) -> Answer:
         """Settle a run, as a steward, for what it really executed, instead of what it reported.
@@ -314,8 +335,8 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         ...     print(error.code)
         run-state
         """
-        correct = calls.correct(run, reason=reason, steps=steps, stop=stop, restarts=restarts, evidence=evidence)
-        return self._send(correct)
+        executed: dict[str, Any] = {"steps": steps, "stop": stop, "restarts": restarts, "models": models}
+        return self._send(calls.correct(run, reason=reason, **executed, evidence=evidence))
 
     def void(self, run: str, *, reason: str, data_independent: bool = False) -> Answer:
         """Cancel a run, because nobody has seen any output of it. A started run needs a steward's key.

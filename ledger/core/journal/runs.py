@@ -212,7 +212,8 @@ class RunReplay(Chain):
             return
         for name in ("steps", "stop"):
             demand(stated.get(name) in (None, entry[name]), f"records {name} other than those sent")
-        demand(entry.get("restarts") == stated.get("restarts"), "settles with restarts other than those stated")
+        for name in ("restarts", "models"):
+            demand(entry.get(name) == stated.get(name), f"settles with {name} other than those stated")
 
     def read_settled(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         run, accounts = self._move_run(entry, ("started",), "settled", demand)

@@ -45,7 +45,7 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "run-started": _shape("run settle_by begin_by"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
-        "overrun state restarts assumptions report reason proposal kept kept_for",
+        "overrun state restarts assumptions report reason proposal kept kept_for models",
     ),
     "run-reported": _shape("run request steps stop overrun state"),
     "run-voided": _shape("run request returned", "proposal kept kept_for independent"),
@@ -221,12 +221,29 @@ def _is_count(value: Any) -> bool:
     return type(value) is int and value >= 0
 
 
+_MODEL: Final = _shape("name sha256 size")
+
+
+def _is_sha256(value: Any) -> bool:
+    return isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None
+
+
+def _is_model(value: Any) -> bool:
+    is_one = isinstance(value, dict) and _MODEL.fits(value)
+    return is_one and isinstance(value["name"], str) and _is_sha256(value["sha256"]) and _is_count(value["size"])
+
+
+def _is_models(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_model, value))
+
+
 _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "run": is_id,
     "about_run": is_id,
     "request": lambda value: isinstance(value, dict),
     "request_in": lambda value: is_id(value["id"]) and isinstance(value["dataset"], str) and _is_seq(value["seq"]),
-    "request_sha256": lambda value: isinstance(value, str) and re.fullmatch(r"[0-9a-f]{64}", value) is not None,
+    "request_sha256": _is_sha256,
+    "models": _is_models,
     "steps": lambda value: value is None or _is_count(value),
     "stop": lambda value: value in ("planned", "data_independent", "data_dependent"),
     "state": lambda value: value in ("active", "frozen", "retired"),

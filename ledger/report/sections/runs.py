@@ -22,6 +22,7 @@ from ledger.report.phrases import (
 from ledger.report.view import View
 
 RESTARTS_SHOWN_MAX: Final = 20
+MODELS_SHOWN_MAX: Final = 5
 LABELS_SHOWN_MAX: Final = 8
 LABEL_CHARS_MAX: Final = 80
 """The bound of one run."""
@@ -121,6 +122,7 @@ def _mechanism(item: JsonObject) -> Iterator[Line]:
     if item["stop"] is not None:
         yield Line(f"stopped: {item['stop'].replace('_', ' ')}")
     yield from _restarts(item)
+    yield from _models(item)
 
 
 def _restarts(item: JsonObject) -> Iterator[Line]:
@@ -134,6 +136,14 @@ def _restarts(item: JsonObject) -> Iterator[Line]:
         yield Line(f"and {more:,} more restarts; the JSON has all of them")
     for sentence in item["settled_assuming"]:
         yield Line(sentence, "dim")
+
+
+def _models(item: JsonObject) -> Iterator[Line]:
+    for model in (item["models"] or ())[:MODELS_SHOWN_MAX]:
+        yield Line(f"produced {short(model['name'])}: {model['size']:,} bytes, SHA-256 {model['sha256']}")
+    more = len(item["models"] or ()) - MODELS_SHOWN_MAX
+    if more > 0:
+        yield Line(f"and {more:,} more files; the JSON has all of them")
 
 
 def _cost(item: JsonObject) -> Iterator[Line]:

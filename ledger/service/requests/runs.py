@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
 from ledger.core.journal import chain
-from ledger.mistakes import NAME_PATTERN
+from ledger.mistakes import NAME_PATTERN, SHA256_PATTERN
 from ledger.service.requests.fields import (
     NOTES_BYTES_MAX,
     DatasetName,
@@ -36,6 +36,7 @@ from ledger.service.requests.fields import (
 DATASETS_MAX: Final = 100
 SEGMENTS_MAX: Final = 1000
 RESTARTS_MAX: Final = 1000
+MODELS_MAX: Final = 100
 
 
 class DatasetUse(Strict):
@@ -181,6 +182,19 @@ class RestartStated(Strict):
         return self
 
 
+class ModelStated(Strict):
+    """A file that the run produced, such as the weights of a model."""
+
+    name: Annotated[ShortText, Field(description="Its name, such as `model.safetensors`, or a path within a folder.")]
+    sha256: Annotated[str, StringConstraints(pattern=SHA256_PATTERN), Field(description="The digest of its bytes.")]
+    size: Annotated[int, Field(ge=0, le=COUNT_MAX, description="In bytes.")]
+
+
+def _named_once(models: list[ModelStated] | None) -> list[ModelStated] | None:
+    distinct([model.name for model in models or ()])
+    return models
+
+
 class SettleRequest(Strict):
     """What was executed."""
 
@@ -207,6 +221,15 @@ class SettleRequest(Strict):
                 " were executed."
             )
         ),
+    ] = None
+    models: Annotated[
+        list[ModelStated] | None,
+        Field(
+            min_length=1,
+            max_length=MODELS_MAX,
+            description="The files that the run produced, each name once. `GET /v1/runs/{id}/attestation` signs them.",
+        ),
+        AfterValidator(_named_once),
     ] = None
     evidence: Annotated[
         dict[str, Any] | None,

@@ -114,6 +114,15 @@ class OverrunShown(TypedDict):
     method: str
 
 
+class ModelShown(TypedDict):
+    name: str
+    sha256: str
+    size: Annotated[int, Field(description="In bytes.")]
+
+
+Models = Annotated[
+    list[ModelShown], Field(description="The files that it produced, as stated when it was settled, if any were.")
+]
 Stated = Annotated[list[RestartShown], Field(description="The restarts that were stated when it was settled, if any.")]
 Assumed = Annotated[list[str], Field(description="What the charge assumes, in addition to the approval's assumptions.")]
 
@@ -153,6 +162,7 @@ class RunMoved(TypedDict):
     kept_for: NotRequired[list[str]]
     overrun: NotRequired[OverrunShown | None]
     restarts: NotRequired[Stated]
+    models: NotRequired[Models]
     assumptions: NotRequired[Assumed]
     settle_by: NotRequired[str | None]
 
@@ -169,6 +179,19 @@ class ReceiptShown(TypedDict):
     state: Annotated[Literal["held", "started"], Field(description="Train only if it is `started`.")]
     begin_by: BeginBy
     receipt: Receipt
+
+
+class AttestationSignature(TypedDict):
+    keyid: Annotated[str, Field(description="The `kid` of a key of /.well-known/jwks.json.")]
+    sig: Annotated[str, Field(description="The Ed25519 signature, in base64.")]
+
+
+class Attestation(TypedDict):
+    """A DSSE envelope."""
+
+    payloadType: Annotated[str, Field(description="`application/vnd.in-toto+json`.")]
+    payload: Annotated[str, Field(description="An in-toto statement v1 as JSON, in base64.")]
+    signatures: list[AttestationSignature]
 
 
 class Seconded(TypedDict):
@@ -198,6 +221,7 @@ class RunEvent(TypedDict):
     kept_for: NotRequired[list[str]]
     overrun: NotRequired[OverrunShown | None]
     restarts: NotRequired[Stated]
+    models: NotRequired[Models]
     assumptions: NotRequired[Assumed]
     report: NotRequired[
         Annotated[
