@@ -20,6 +20,7 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     receipts     verify a signed receipt without a server
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
+    dp_events    events of dp-accounting as mechanisms, and the other way; imported by itself
 """
 
 from ledger.client.errors import BatchRefused, BudgetExceeded, Overrun, PlanExceeded, Unreachable
