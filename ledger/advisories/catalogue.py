@@ -84,17 +84,21 @@ class Advisory:
 
     def to_json(self) -> dict[str, Any]:
         """Return what a reader of the advisory needs, as a JSON object."""
-        facts = {name: getattr(self, name) for name in _SHOWN}
         return {
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
+            "id": self.id,
+            "library": self.library,
+            "versions": self.versions,
+            "seen_in": list(self.seen_in),
+            "title": self.title,
+            "what": self.what,
+            "affected": self.affected,
+            "direction": self.direction,
+            "factor": self.factor,
+            "seen": self.seen,
+            "do": self.do,
+            "follows": {name: dict(change) for name, change in self.follows.items()},
             "sources": [{"text": source.text, "url": source.url} for source in self.sources],
         }
-
-
-_SHOWN: Final = (
-    *("id", "library", "versions", "seen_in", "title", "what", "affected", "direction", "factor", "seen", "do"),
-    "follows",
-)
 
 
 @functools.cache

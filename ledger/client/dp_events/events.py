@@ -15,7 +15,7 @@ from ledger.errors import InvalidMechanism
 
 LIBRARY: Final = "dp_accounting"
 DEPTH_MAX: Final = 50
-NODES_MAX: Final = 100_000
+NODES_MAX: Final = 50_000
 FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
     "NoOpDpEvent": (),
     "NonPrivateDpEvent": (),

@@ -1,7 +1,7 @@
 """From an event to the mechanism that the ledger costs.
 
-An event has its noise over the bound of one value, C. Removing a value, or putting nothing in its place, moves the sum by
-C; replacing one moves it by 2C. The ledger's `gaussian` and `laplace` have their noise over the sensitivity, so that
+An event has its noise over the bound of one value, C. Removing a value, or putting nothing in its place, moves the sum
+by C; replacing one moves it by 2C. The ledger's `gaussian` and `laplace` have their noise over the sensitivity, so that
 under replace_one theirs is half of the event's. `dpsgd` has its noise over C, as the event does.
 
 Numbers are taken as they are. If one must be computed, it is rounded so that the cost cannot fall.
@@ -10,7 +10,7 @@ Numbers are taken as they are. If one must be computed, it is rounded so that th
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 from fractions import Fraction
@@ -39,6 +39,7 @@ RECORDS_MAX: Final = 200
 """How many records of a user a mixture is compared with: exactly, with fractions."""
 _UP: Final = Context(prec=30, rounding=ROUND_CEILING)
 _DOWN: Final = Context(prec=30, rounding=ROUND_FLOOR)
+_SUM_ERROR: Final = Fraction(1, 10**9)
 _UPWARD: Final = 1 + 2.0**-50
 """More than the relative error of a logarithm and of the few operations around it."""
 
@@ -122,20 +123,21 @@ def _repeated(event: Event, parts: list[_Part]) -> list[_Part]:
         return _merged(event, (_Part(part.kind, part.fields, part.count * count) for part in parts))
     if len(parts) * count > PARTS_MAX:
         raise event.refused(
-            f"repeats {len(parts)} different parts {count:,} times, which is more than {PARTS_MAX:,}. The order does not "
+            f"repeats {len(parts)} different parts {count:,} times, more than {PARTS_MAX:,}. The order does not "
             "change the cost: repeat each part by itself."
         )
     return _merged(event, (part for _ in range(count) for part in parts))
 
 
-def _merged(event: Event, parts: Any) -> list[_Part]:
+def _merged(event: Event, parts: Iterable[_Part]) -> list[_Part]:
     merged: list[_Part] = []
     for part in parts:
         if merged and (merged[-1].kind, merged[-1].fields) == (part.kind, part.fields):
-            part = _Part(part.kind, part.fields, merged.pop().count + part.count)
-        if part.count > COUNT_MAX:
+            merged.append(_Part(part.kind, part.fields, merged.pop().count + part.count))
+        else:
+            merged.append(part)
+        if merged[-1].count > COUNT_MAX:
             raise event.refused(f"is repeated more than {COUNT_MAX:,} times")
-        merged.append(part)
         if len(merged) > PARTS_MAX:
             raise event.refused(f"has more than {PARTS_MAX:,} different parts. Ask for several runs.")
     return merged
@@ -176,7 +178,7 @@ def _over_sensitivity(noise: Any, adjacency: Adjacency) -> Any:
 
 
 def _discrete_laplace(event: Event, adjacency: Adjacency) -> _Part:
-    """Return the pure cost. For a sensitivity of 1 its loss is the worst of that epsilon; otherwise this is above it."""
+    """Return the pure cost, which is tight for a sensitivity of 1: the loss is the worst of that epsilon."""
     moved = _whole(event, "sensitivity") * (2 if adjacency == "replace_one" else 1)
     noise = _positive(event, "noise_parameter")
     return _part(PureDP, epsilon=noise if moved == 1 else _decimal(_UP, Fraction(noise) * moved))
@@ -213,8 +215,9 @@ def _tree(event: Event, adjacency: Adjacency) -> _Part:
             "is defined under REPLACE_SPECIAL (zero_out) alone. What comes nearest is matrix_factorization with the "
             "strategy tree, whose noise is over the clip norm."
         )
-    counts = event.members["step_counts"]
-    steps = [_whole(event, "step_counts")] if isinstance(counts, int) else [_checked(event, count) for count in counts]
+    is_one = isinstance(event.members["step_counts"], int)
+    counts = [event.members["step_counts"]] if is_one else _listed(event, "step_counts")
+    steps = [_checked(event, count) for count in counts]
     if not steps:
         raise event.refused("step_counts must name at least one tree")
     # A record is in one of the trees, so that the deepest one bounds its cost.
@@ -274,17 +277,14 @@ def _truncated(event: Event, _adjacency: Adjacency) -> _Part | None:
 
 def _mixture(event: Event, adjacency: Adjacency) -> _Part | None:
     deviation = _positive(event, "standard_deviation")
-    moves = [Fraction(_checked_number(event, value)) for value in event.members["sensitivities"]]
-    chances = [Fraction(_checked_number(event, value)) for value in event.members["sampling_probs"]]
-    if (
-        len(moves) != len(chances)
-        or not moves
-        or min(*moves, *chances) < 0
-        or abs(sum(chances) - 1) > Fraction(1, 10**9)
-    ):
-        raise event.refused(
-            "sensitivities and sampling_probs must be as many, not negative, and the latter add up to 1"
-        )
+    moves, chances = (
+        [Fraction(_checked_number(event, value)) for value in _listed(event, field)]
+        for field in ("sensitivities", "sampling_probs")
+    )
+    if not moves or len(moves) != len(chances) or min([*moves, *chances]) < 0:
+        raise event.refused("sensitivities and sampling_probs must be as many, and not negative")
+    if abs(sum(chances, Fraction(0)) - 1) > _SUM_ERROR:
+        raise event.refused("sampling_probs must add up to 1")
     if adjacency == "replace_one":
         raise event.refused(f"is defined under {RELATIONS['add_or_remove_one']} and {RELATIONS['zero_out']} alone")
     records, rate = len(moves) - 1, _binomial_rate(moves, chances)
@@ -307,7 +307,7 @@ def _binomial_rate(moves: list[Fraction], chances: list[Fraction]) -> Decimal | 
     records = len(moves) - 1
     if not 1 <= records <= RECORDS_MAX or moves != list(range(records + 1)):
         return None
-    mean = sum(move * chance for move, chance in zip(moves, chances, strict=True)) / records
+    mean = sum((move * chance for move, chance in zip(moves, chances, strict=True)), Fraction(0)) / records
     rate = Fraction(_decimal(_UP, mean * (1 + Fraction(1, 10**11))))
     if not 0 < rate < 1:
         return None
@@ -357,6 +357,13 @@ def _gaussians(event: Event, sampled: Event, count: int) -> list[tuple[Any, int]
         f"a sample of {event.name} has no cost here, only one of Gaussian noise. What comes nearest is {event.name} "
         "without the sampling, which charges too much, never too little."
     )
+
+
+def _listed(event: Event, field: str) -> Sequence[Any]:
+    values = event.members[field]
+    if not isinstance(values, Sequence) or isinstance(values, str):
+        raise event.refused(f"{field} must be a list of numbers")
+    return values
 
 
 def _number(event: Event, field: str) -> Any:

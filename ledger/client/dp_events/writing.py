@@ -74,7 +74,7 @@ def _laplace(facts: Facts, adjacency: Adjacency, path: str) -> Any:
         raise _refused(
             path,
             facts,
-            "no accountant of dp-accounting counts its sensitivity under REPLACE_ONE. pure_dp has an event.",
+            "no accountant of dp-accounting counts its sensitivity under REPLACE_ONE; pure_dp has an event",
         )
     return _repeated(_new("LaplaceDpEvent", _down(facts["noise_multiplier"])), int(facts.get("count", 1)))
 
@@ -160,7 +160,7 @@ def _fixed_size(facts: Facts, adjacency: Adjacency, path: str) -> Any:
     return _repeated(_sampled(_down(_fraction(facts["noise_multiplier"]) / 2), rate), steps)
 
 
-def _dpsgd_schedule(facts: Facts, adjacency: Adjacency, path: str) -> Any:
+def _dpsgd_schedule(facts: Facts, _adjacency: Adjacency, path: str) -> Any:
     if facts.get("sampling") != "poisson":
         raise _refused(path, facts, "dp-accounting has no event for batches of a fixed size that is costed right.")
     scale = _fraction(facts.get("noise_scale", 1))
