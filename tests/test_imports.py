@@ -118,6 +118,7 @@ PLANTED: Final = {
     "operate": ("recompute.work", "operate.deploy"),
     "api": ("__main__", "api.app"),
     "alerting-and-report": ("cli.alerting", "alerting.watch"),
+    "advisories": ("service.runs", "advisories.match"),
     "client-and-recompute": ("api.runs", "client.wire"),
     "decision": ("report.reader", "core.decision.group"),
     "checks-without-decision": ("core.journal.replay", "core.decision.posting"),

@@ -13,6 +13,8 @@
     alerting     calls about alerts: alerts, alerting, forecast
     receipts     signed receipts of runs, fetched from a server and verified without one: receipt, jwks
     offline      without server and database: verify
+    advising     known faults of libraries, and the runs they touch: advisories
+    events       events of dp-accounting, in and out: dp-event
     bench        measure a deployment: bench
     proofs       proofs about a journal, fetched from a server and verified without one: proof
     attesting    signed statements about what a run produced: attest
@@ -38,11 +40,13 @@ import typer.main
 
 from ledger import __version__
 from ledger.cli import (
+    advising,
     alerting,
     attesting,
     audit,
     bench,
     datasets,
+    events,
     failing,
     login,
     offline,
@@ -70,7 +74,7 @@ app = typer.Typer(
 )
 _PARTS: Final = (
     *(server, signing, login, runs, datasets, people, audit, receipts, attesting, alerting, offline, proofs),
-    *(recomputing, bench),
+    *(advising, events, recomputing, bench),
 )
 for _part in _PARTS:
     _part.add_to(app)
