@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ledger.api.schemas.common import Problem
-from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.common import AmountShown, EpsilonAlone, Id, RunsLeft
 from ledger.service.shapes.runs import Binding, Overdrawn, OverrunShown, RunApproved, Used
 
 
@@ -20,6 +20,8 @@ class RunRefused(Problem):
     seq: int
     delta: NotRequired[Used]
     project: NotRequired[str | None]
+    epsilon: NotRequired[EpsilonAlone]
+    runs_left: NotRequired[RunsLeft]
 
 
 class BatchResult(TypedDict):
