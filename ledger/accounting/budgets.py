@@ -116,7 +116,6 @@ class Epsilon(NamedTuple):
     value: float | None
     at_delta: float
 
-
     @property
     def is_weak(self) -> bool:
         """Return whether it protects weakly."""

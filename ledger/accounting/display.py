@@ -16,8 +16,6 @@ from ledger.core.amounts import ZERO, Amount
 
 PLAIN: Final = {"mu": amounts.mu_of, "delta": amounts.delta_of}
 
-PERCENT_DIGITS: Final = 4
-"""The significant digits of a percent."""
 EPSILONS_MAX: Final = 65_536
 """How many epsilons are cached."""
 Point = tuple[Amount, float]
@@ -45,22 +43,6 @@ def show_amount(amount: Amount) -> AmountShown:
         mu_sq_pico=str(amount.mu_sq_pico),
         delta_atto=str(amount.delta_atto),
     )
-
-
-def percent_of(part: int, whole: int, *, up: bool) -> float | None:
-    """Return which percent of a limit an amount is, with PERCENT_DIGITS digits; None of a limit of zero.
-
-    up: rounded up, for what was spent or is asked for; otherwise down, for what is left. Percents are of mu² or of
-    delta in nats, which add up.
-    """
-    if whole <= 0:
-        return None
-    if part == 0:
-        return 0.0
-    places = PERCENT_DIGITS - 3 - math.floor(math.log10(abs(part)) - math.log10(whole))
-    numerator, denominator = (part * 10 ** (2 + places), whole) if places > -2 else (part, whole * 10 ** (-2 - places))
-    rounded = -(-numerator // denominator) if up else numerator // denominator
-    return rounded / 10**places if places >= 0 else float(rounded * 10**-places)
 
 
 def show_epsilon(*, mu: float, delta: float, at_delta: float) -> float | None:

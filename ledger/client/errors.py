@@ -171,7 +171,15 @@ def _refusal(facts: Mapping[str, Any]) -> str | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
-    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}{_as_one(facts)}"
+    others = f"; and {more} more" if more > 0 else ""
+    return f"The run does not fit.{_alone(facts)} {binding}{others}. {would}{_as_one(facts)}"
+
+
+def _alone(facts: Mapping[str, Any]) -> str:
+    """Return the epsilon of the run by itself; nothing if that is not known."""
+    known = [item for item in facts.get("epsilon", ()) if isinstance(item, dict) and item.get("value") is not None]
+    shown = ", ".join(f"epsilon {item['value']:.3g} at delta {item['delta']:.3g}" for item in known)
+    return f" By itself it has {shown}." if shown else ""
 
 
 def _as_one(facts: Mapping[str, Any]) -> str:
@@ -195,7 +203,8 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
             if facts["overrun"].get("repeated") == 0
             else "were beyond the plan or repeated"
         )
-        sentence = f"{steps} steps {which}. They are charged mu {cost['mu']:.3g}, as a run of their own."
+        in_all = f" In all the run is charged {facts['percent']:.4g} % of the budget." if facts.get("percent") else ""
+        sentence = f"{steps} steps {which}. They are charged mu {cost['mu']:.3g}, as a run of their own.{in_all}"
         if facts["state"] == "started":
             return (
                 f"{steps} steps more than planned were reported. They cost mu {cost['mu']:.3g}, which no budget covers."
@@ -214,7 +223,12 @@ def _binding(item: Mapping[str, Any]) -> str:
     parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
     where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
     requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
-    return f"{where}: it needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
+    units = f"{item['quantity']} {requested}, and {remaining} of {limit} is left"
+    asked, left = item.get("percent_requested"), item.get("percent_remaining")
+    if asked is None or left is None:
+        return f"{where}: it needs {units}"
+    of = "the budget" if item["quantity"] == "mu" else "the delta of the budget"
+    return f"{where}: it needs {asked:.4g} % of {of}, and {left:.4g} % is left (it needs {units})"
 
 
 def _distinct(*numbers: float) -> list[str]:

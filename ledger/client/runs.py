@@ -21,9 +21,11 @@ T = TypeVar("T")
 class Run:
     """A run that is approved and started: it may use the data now.
 
-    id: the run's id. cost: the charge if all steps are executed. remaining: what is left of each dataset after it, by
-    name; None for a dataset without a budget of its own. started, settled: the ledger's whole answers; `settled` is
-    None until the run is left, and has the facts of the error after an overrun that did not fit.
+    id: the run's id. cost: the charge if all steps are executed. percent: that in percent of the least budget, which
+    adds up; None if that is not known. epsilon: of the run by itself, `[{"delta", "value"}]`. remaining: what is left
+    of each dataset after it, by name; None for a dataset without a budget of its own. started, settled: the ledger's
+    whole answers; `settled` is None until the run is left, and has the facts of the error after an overrun that did not
+    fit.
     planned_steps: the number of planned steps; None if the mechanism has none. is_resumed: another process started it.
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
@@ -43,6 +45,8 @@ class Run:
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
+        self.percent: float | None = started.get("percent")
+        self.epsilon: list[dict[str, Any]] = started.get("epsilon", [])
         self.remaining: dict[str, dict[str, Any] | None] = {
             item["name"]: item["remaining"] for item in started["datasets"]
         }
@@ -174,7 +178,8 @@ class Run:
         return {"restarts": []} if is_whole else {}
 
     def __repr__(self) -> str:
-        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
+        part = "" if self.percent is None else f", {self.percent:.4g} % of the budget"
+        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps{part}>"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,7 +200,8 @@ class Plan:
 def enter(plan: Plan, server: Server) -> Flow[Run]:
     """Ask for the run and start it, or find it by its key. Raises BudgetExceeded, RunState, LedgerError."""
     response = yield from carry_out(plan.ask, server)
-    run = read(response, server)["id"]
+    approved = read(response, server)
+    run = approved["id"]
     is_resumed = False
     if "Idempotent-Replayed" in response.headers:
         state = (yield from answered(calls.run_info(run), server))["state"]
@@ -216,6 +222,7 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
             f"Run {run} is approved, and its cost is held. Start it, or void it: privacy-ledger void {run} --reason …"
         )
         raise
+    started |= {name: approved[name] for name in ("percent", "epsilon") if name in approved}
     return Run(
         started,
         planned=plan.planned,

@@ -335,7 +335,7 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         run=first["run"],
         state=answer["state"],
         cost=answer["cost"],
-        **({} if is_reported else {"charged": answer["charged"]}),
+        **({} if is_reported else {"charged": answer["charged"], "percent": answer["percent"]}),
         overrun=answer["overrun"],
         at=answer["at"],
         frozen=first["overrun"]["frozen"],

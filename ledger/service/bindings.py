@@ -7,8 +7,8 @@ from typing import NotRequired
 
 from typing_extensions import TypedDict
 
-from ledger.accounting.display import PLAIN, percent_of
-from ledger.core.amounts import ZERO, Amount, Quantity
+from ledger.accounting.display import PLAIN
+from ledger.core.amounts import ZERO, Amount, Quantity, percent_of
 from ledger.core.datasets import Account, AccountKey
 from ledger.service.shapes.runs import Binding
 

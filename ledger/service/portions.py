@@ -11,9 +11,9 @@ from functools import reduce
 from typing import Any, Final, NamedTuple
 
 from ledger.accounting.budgets import report_deltas
-from ledger.accounting.display import percent_of, show_epsilons
+from ledger.accounting.display import show_epsilons
 from ledger.accounting.numbers import COUNT_MAX
-from ledger.core.amounts import ZERO, Amount
+from ledger.core.amounts import ZERO, Amount, percent_of
 from ledger.core.datasets import Account, Balance
 from ledger.core.entries import Record
 from ledger.core.residual import Residual, equal_runs

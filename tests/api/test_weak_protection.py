@@ -48,7 +48,8 @@ def test_weak_protection_must_be_accepted(ledger: Ledger, budget: dict[str, Any]
     limit = made["balance"]["limit"]
     found = NormalDist().cdf(NormalDist().inv_cdf(0.001 / (1 - limit["delta"])) + limit["mu"])
     stated = re.search(r"find up to ([0-9.]+) %", detail)
-    assert stated is not None and float(stated[1]) == pytest.approx(100 * found, rel=5e-3)
+    assert stated is not None
+    assert float(stated[1]) == pytest.approx(100 * found, rel=5e-3)
     # At the bound, by either unit, nothing is asked, and a statement that is not needed is not recorded.
     ok(ledger.post("/v1/datasets", _body(STRONG, "strong", **WEAK)))
     ok(ledger.post("/v1/datasets", _body({"mu": 3.3, "delta": 1e-6}, "by-mu")))

@@ -10,7 +10,10 @@ COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
 COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
 ONCE = "title description privacy_unit adjacency bound size budget limit state"
 MEMBERS = {
-    "dataset-registered": (ONCE + " is_partitioned derived_from costing", "ceiling ceiling_limit accepts_weak_protection"),
+    "dataset-registered": (
+        ONCE + " is_partitioned derived_from costing",
+        "ceiling ceiling_limit accepts_weak_protection",
+    ),
     "dataset-changed": ("", "state title description reason proposal costing"),
     "budget-set": ("budget limit limit_before reason", "proposal accepts_weak_protection"),
     "partitions-added": ("names disjoint limit", "proposal"),

@@ -54,7 +54,8 @@ def _everything(admin: Ledger, name: str) -> None:
     budget = {"mu": 1000, "delta": 0.001}
     ok(
         admin.post(
-            "/v1/datasets", {**MNIST, "name": name, "bound": "certified", "costing": "standalone", "budget": budget, **WEAK}
+            "/v1/datasets",
+            {**MNIST, "name": name, "bound": "certified", "costing": "standalone", "budget": budget, **WEAK},
         )
     )
     ok(admin.post("/v1/datasets", {"name": f"{name}.copy", "derived_from": [{"name": name, "unit_preserving": True}]}))

@@ -48,6 +48,9 @@ class RunOverran(Problem):
     run: Id
     state: Literal["settled", "started"]
     cost: AmountShown
+    percent: NotRequired[
+        Annotated[float | None, Field(description="What the run was charged in all, in percent of the least budget.")]
+    ]
     charged: NotRequired[Annotated[AmountShown | None, Field(description="Left out while the run is still started.")]]
     overrun: OverrunShown
     frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]

@@ -37,7 +37,9 @@ _WEAK: Final = "accepts_weak_protection"
 """A steward stated that the weak protection of a budget is acceptable; there only if it was necessary."""
 
 DATASET_KINDS: Final[Mapping[str, Shape]] = {
-    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from costing", f"ceiling ceiling_limit {_WEAK}"),
+    "dataset-registered": _shape(
+        f"{_REGISTERED} is_partitioned derived_from costing", f"ceiling ceiling_limit {_WEAK}"
+    ),
     "dataset-changed": _shape("", "state title description reason proposal costing"),
     "budget-set": _shape("budget limit limit_before reason", f"proposal {_WEAK}"),
     "partitions-added": _shape("names disjoint limit", "proposal"),

@@ -84,9 +84,9 @@ def _weak(item: JsonObject) -> str:
         else f"Accepted by {short(accepted['by']['name'])} in entry {accepted['seq']}."
     )
     return (
-        f"{item['dataset']}: epsilon {epsilon(weak['epsilon'])} at delta {significant(weak['at_delta'])}. An attacker who"
-        f" is wrong about {percent(weak['false_positive_rate'])} of the persons who are not in the data can find up to"
-        f" {percent(weak['true_positive_rate'])} of those who are. {who_did}"
+        f"{item['dataset']}: epsilon {epsilon(weak['epsilon'])} at delta {significant(weak['at_delta'])}. An attacker"
+        f" who is wrong about {percent(weak['false_positive_rate'])} of the persons who are not in the data can find up"
+        f" to {percent(weak['true_positive_rate'])} of those who are. {who_did}"
     )
 
 
