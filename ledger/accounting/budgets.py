@@ -9,11 +9,11 @@ from __future__ import annotations
 import sys
 from decimal import Decimal
 from fractions import Fraction
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from pydantic import BaseModel, ConfigDict
 
-from ledger.accounting import amounts, gdp
+from ledger.accounting import amounts, disclosure, gdp
 from ledger.accounting.numbers import Positive, Probability, Share
 from ledger.core.amounts import Amount
 from ledger.core.datasets import Bound
@@ -22,6 +22,10 @@ from ledger.errors import InvalidRequest
 MU_MAX: Final = 1000
 DELTA_MAX: Final = Decimal("0.1")
 AT_DELTA_MAX: Final = Decimal("0.5")
+REPORT_DELTA: Final = 1e-5
+"""The delta at which the epsilon of a budget of mu is shown first."""
+EPSILON_WEAK: Final = 20
+"""Above this epsilon, at the delta where it is shown, a budget protects weakly."""
 SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decimal(0)}
 
 
@@ -97,5 +101,31 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 
 
 def report_deltas(budget: dict[str, Any]) -> list[float]:
-    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two usual ones."""
-    return [float(budget["at_delta"])] if "at_delta" in budget else [1e-5, 1e-6]
+    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two usual ones, if necessary
+    after one that is above the budget's own delta."""
+    if "at_delta" in budget:
+        return [float(budget["at_delta"])]
+    own = float(budget.get("delta") or 0)
+    usual = [REPORT_DELTA, 1e-6]
+    return usual if own < REPORT_DELTA else [min(10 * own, float(AT_DELTA_MAX)), *usual]
+
+
+class Epsilon(NamedTuple):
+    """An epsilon at a delta; None for infinity."""
+
+    value: float | None
+    at_delta: float
+
+    @property
+    def is_weak(self) -> bool:
+        """Return whether it protects weakly."""
+        return self.value is None or self.value > EPSILON_WEAK
+
+
+def epsilon_shown(budget: dict[str, Any], limit: Amount) -> Epsilon:
+    """Return the epsilon of a budget at its own delta or, if it is of mu, that of its limit at the first delta at which
+    it is shown, rounded up."""
+    at_delta = report_deltas(budget)[0]
+    if "epsilon" in budget:
+        return Epsilon(float(budget["epsilon"]), at_delta)
+    return Epsilon(disclosure.epsilons([limit], at_delta=at_delta)[0], at_delta)

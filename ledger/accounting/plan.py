@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
 from functools import cache
@@ -31,7 +31,7 @@ from ledger.accounting.numbers import COUNT_MAX
 from ledger.accounting.shares import Room, choose
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import ZERO, Amount
-from ledger.core.residual import Residual
+from ledger.core.residual import Residual, equal_runs
 from ledger.errors import InvalidRequest, TooLarge
 
 SLACK: Final = 12
@@ -239,17 +239,8 @@ def _chosen_runs(mechanism: AnyMechanism, terms: Terms, left: Left, remaining: A
 
 def _equal_runs(once: _Price, remaining: Amount) -> Solution | None:
     """Return how many runs fit at one share of delta: as long as the same level fits they cost the same."""
-    count, charged = 0, ZERO
-    while count < COUNT_MAX and once.does_fit(remaining):
-        amount = once.amount
-        pairs = [(remaining.mu_sq_pico, amount.mu_sq_pico), (remaining.delta_atto, amount.delta_atto)]
-        if once.table is not None:
-            needed = once.table.needed(once.table.costs.index(amount.mu_sq_pico))
-            pairs.append((once.left - needed + amount.mu_sq_pico, amount.mu_sq_pico))
-        more = min(COUNT_MAX - count, *(has // each for has, each in pairs if each))
-        all_of_them = Amount(amount.mu_sq_pico * more, amount.delta_atto * more)
-        count, charged, remaining = count + more, charged + all_of_them, remaining - all_of_them
-        once = replace(once, left=once.left - all_of_them.mu_sq_pico)
+    alone = once.cost.amount
+    count, charged = equal_runs(alone, once.table, left=once.left, remaining=remaining, most=COUNT_MAX)
     return Solution("runs", count, charged) if count else None
 
 

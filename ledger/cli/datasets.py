@@ -9,6 +9,7 @@ import typer
 
 from ledger.cli import show
 from ledger.cli.options import (
+    AcceptWeak,
     AtDelta,
     CeilingAtDelta,
     CeilingDelta,
@@ -110,6 +111,7 @@ def dataset_create(
             " Default: residual if certified."
         ),
     ] = None,
+    accept_weak_protection: AcceptWeak = False,
     as_json: Json = False,
 ) -> None:
     """Register a dataset with its budget. A dataset that is derived from others needs no budget."""
@@ -132,6 +134,7 @@ def dataset_create(
         derived_from=[{"name": parent, "unit_preserving": True} for parent in derived_from or ()] or None,
         ceiling=ceiling,
         costing=costing,
+        accepts_weak_protection=accept_weak_protection or None,
     )
     with server() as ledger:
         made = ledger.register(name=name, title=title, description=description, **{**unsaid, **given})
@@ -201,11 +204,17 @@ def dataset_budget(
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
+    accept_weak_protection: AcceptWeak = False,
     as_json: Json = False,
 ) -> None:
     """Set a new budget, not below what is spent and held. Raising it may need a second steward."""
     with server() as ledger:
-        changed = ledger.set_budget(name, budget=_budget(epsilon, at_delta, slack, mu, delta), reason=reason)
+        changed = ledger.set_budget(
+            name,
+            budget=_budget(epsilon, at_delta, slack, mu, delta),
+            reason=reason,
+            accepts_weak_protection=accept_weak_protection or None,
+        )
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 

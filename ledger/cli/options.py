@@ -49,6 +49,13 @@ AtDelta = Annotated[Decimal | None, number_option("The delta that --epsilon refe
 Slack = Annotated[Decimal | None, number_option("The part of --at-delta that is reserved for the deltas of runs.")]
 Mu = Annotated[Decimal | None, number_option("The mu of the budget, instead of --epsilon.")]
 Delta = Annotated[Decimal | None, number_option("The delta of the budget, with --mu.")]
+AcceptWeak = Annotated[
+    bool,
+    typer.Option(
+        "--accept-weak-protection",
+        help="State that weak protection is acceptable: for a budget of more than epsilon 20. The journal keeps it.",
+    ),
+]
 Share = Annotated[
     Decimal | None, number_option("The part of the delta budget that the run may use, for a certificate.", "--delta")
 ]

@@ -148,8 +148,8 @@ def enter(plan: Plan, server: Server) -> Flow[Entered]:
         if job is not None:
             key = _Key(_digest(plan, server, job), files, slots=1 if world.size > 1 else SLOTS_MAX)
     try:
-        run_id, info = yield from _found(plan, server, key)
-        return (yield from _begin(plan, server, files, key, run_id, info))
+        asked, is_known = yield from _found(plan, server, key)
+        return (yield from _begin(plan, server, files, key, asked, is_known=is_known))
     except BaseException as error:
         if key is not None:
             # A refused run has ended, and so has one that can be started no more.
@@ -164,12 +164,12 @@ def _digest(plan: Plan, server: Server, job: tuple[str, ...]) -> str:
 # --- the process that asks -------------------------------------------------------------------------------------------
 
 
-def _found(plan: Plan, server: Server, key: _Key | None) -> Flow[tuple[str, dict[str, Any] | None]]:
-    """Return the id of the run, and what the ledger knows of it if it was asked for before."""
+def _found(plan: Plan, server: Server, key: _Key | None) -> Flow[tuple[dict[str, Any], bool]]:
+    """Return the answer about the run, and whether it was asked for before."""
     if plan.run is not None:
         info = yield from answered(calls.run_info(plan.run), server)
         _demand_open(info)
-        return str(info["id"]), info
+        return info, True
     ask = plan.ask
     if ask is None:
         raise InvalidRequest("A run needs a request or an id.", field="run")
@@ -178,14 +178,14 @@ def _found(plan: Plan, server: Server, key: _Key | None) -> Flow[tuple[str, dict
             ask = calls.with_key(ask, key.text)
             _write_key(key)
         response = yield from carry_out(ask, server)
-        run_id = str(read(response, server)["id"])
+        approved = read(response, server)
         if "Idempotent-Replayed" not in response.headers:
-            return run_id, None
-        info = yield from answered(calls.run_info(run_id), server)
+            return approved, False
+        info = yield from answered(calls.run_info(approved["id"]), server)
         if key is None:
             _demand_open(info, of_key=True)
         if info["state"] not in ("settled", "voided"):
-            return run_id, info
+            return info, True
         if key is not None:
             key.generation += 1
     raise RunState(f"{GENERATIONS_MAX} runs of this job with this request have ended. Give a new idempotency_key.")
@@ -216,9 +216,10 @@ def _demand_open(info: Mapping[str, Any], *, of_key: bool = False) -> None:
 
 
 def _begin(
-    plan: Plan, server: Server, files: Files | None, key: _Key | None, run_id: str, info: dict[str, Any] | None
+    plan: Plan, server: Server, files: Files | None, key: _Key | None, asked: dict[str, Any], *, is_known: bool
 ) -> Flow[Entered]:
     """Start the run, or continue it, with what is known of earlier processes."""
+    run_id, info = str(asked["id"]), asked if is_known else None
     is_resumed = info is not None and info["state"] == "started"
     if pending.is_kept(files, run_id):
         raise RunState(f"Run {run_id} is over, and its settlement waits: privacy-ledger settle --pending", run=run_id)
@@ -229,7 +230,7 @@ def _begin(
         if record is not None and not is_resumed and not record.is_known:
             # Before it can have executed any.
             record.begin({}, is_restart=False)
-        started = yield from _start(run_id, server, is_resumed=is_resumed)
+        started = yield from _start(asked, server, is_resumed=is_resumed)
         run = _made(plan, started, record, is_resumed=is_resumed)
         if is_resumed:
             yield from _announce(run, server, files)
@@ -311,7 +312,8 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
     return plan
 
 
-def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[dict[str, Any]]:
+def _start(asked: dict[str, Any], server: Server, *, is_resumed: bool) -> Flow[dict[str, Any]]:
+    run_id = str(asked["id"])
     try:
         started = yield from answered(calls.start(run_id), server)
         if (is_resumed and "begin_by" in started) or is_over(started):
@@ -323,7 +325,7 @@ def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[dict[str, A
             " --reason …"
         )
         raise
-    return started
+    return started | {name: asked[name] for name in ("percent", "epsilon") if name in asked}
 
 
 def _made(plan: Plan, started: dict[str, Any], record: Record | None, *, is_resumed: bool, rank: int = 0) -> Run:
@@ -365,7 +367,7 @@ def _join(plan: Plan, server: Server, files: Files | None, world: jobs.World) ->
     """Wait until process 0 has started the run, and return it. Nothing is asked for here, and nothing settled."""
     info = yield from _awaited(plan, server, files, world)
     plan = replace(_with_declared(plan, info), restarts=plan.restarts)
-    started = yield from _start(str(info["id"]), server, is_resumed=True)
+    started = yield from _start(info, server, is_resumed=True)
     return Entered(_made(plan, started, None, is_resumed=True, rank=world.rank))
 
 

@@ -136,7 +136,7 @@ class DryRun(LedgerError):
                 text += " If it may stop early: with segments=4 it would be charged for those that were begun."
         else:
             bindings = [item for item in plan["binding"] if item["remaining"] is not None]
-            text += f" {_not_fitting(bindings, plan['would_fit'])}"
+            text += f" {_not_fitting(bindings, plan['would_fit'], plan)}"
         return cls(text, plan=plan)
 
     @property
@@ -203,18 +203,26 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
 def _refusal(facts: Mapping[str, Any]) -> str | None:
     """Return the message of a refusal; None if the facts are not as documented."""
     try:
-        return f"{_not_fitting(facts['datasets'], facts['fits'])}{_as_one(facts)}"
+        return f"{_not_fitting(facts['datasets'], facts['fits'], facts)}{_as_one(facts)}"
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
 
-def _not_fitting(bindings: Sequence[Mapping[str, Any]], would_fit: Mapping[str, Any]) -> str:
-    """Return what binds, and the arguments to change, as they are typed."""
+def _not_fitting(bindings: Sequence[Mapping[str, Any]], would_fit: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+    """Return what binds, and the arguments to change, as they are typed. facts: the answer, with the run's epsilon."""
     binding = "; ".join(_binding(item) for item in bindings[:BINDINGS_SAID_MAX])
     more = len(bindings) - BINDINGS_SAID_MAX
     fits = ", or ".join(f"{name}={value}" for name, value in would_fit.items())
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
-    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}"
+    others = f"; and {more} more" if more > 0 else ""
+    return f"The run does not fit.{_alone(facts)} {binding}{others}. {would}"
+
+
+def _alone(facts: Mapping[str, Any]) -> str:
+    """Return the epsilon of the run by itself; nothing if that is not known."""
+    known = [item for item in facts.get("epsilon", ()) if isinstance(item, dict) and item.get("value") is not None]
+    shown = ", ".join(f"epsilon {item['value']:.3g} at delta {item['delta']:.3g}" for item in known)
+    return f" By itself it has {shown}." if shown else ""
 
 
 def _as_one(facts: Mapping[str, Any]) -> str:
@@ -238,7 +246,8 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
             if facts["overrun"].get("repeated") == 0
             else "were beyond the plan or repeated"
         )
-        sentence = f"{steps} steps {which}. They are charged mu {cost['mu']:.3g}, as a run of their own."
+        in_all = f" In all the run is charged {facts['percent']:.4g} % of the budget." if facts.get("percent") else ""
+        sentence = f"{steps} steps {which}. They are charged mu {cost['mu']:.3g}, as a run of their own.{in_all}"
         if facts["state"] == "started":
             return (
                 f"{steps} steps more than planned were reported. They cost mu {cost['mu']:.3g}, which no budget covers."
@@ -264,7 +273,12 @@ def _where(item: Mapping[str, Any]) -> str:
 
 def _needs(item: Mapping[str, Any]) -> str:
     requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
-    return f"needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
+    units = f"{item['quantity']} {requested}, and {remaining} of {limit} is left"
+    asked, left = item.get("percent_requested"), item.get("percent_remaining")
+    if asked is None or left is None:
+        return f"needs {units}"
+    of = "the budget" if item["quantity"] == "mu" else "the delta of the budget"
+    return f"needs {asked:.4g} % of {of}, and {left:.4g} % is left (it needs {units})"
 
 
 def _distinct(*numbers: float) -> list[str]:

@@ -22,9 +22,11 @@ T = TypeVar("T")
 class Run:
     """A run that is approved and started: it may use the data now.
 
-    id: the run's id. cost: the charge if all steps are executed. remaining: what is left of each dataset after it, by
-    name; None for a dataset without a budget of its own. started, settled: the ledger's whole answers; `settled` is
-    None until the run is left, and has the facts of the error after an overrun that did not fit.
+    id: the run's id. cost: the charge if all steps are executed. percent: that in percent of the least budget, which
+    adds up; None if that is not known. epsilon: of the run by itself, `[{"delta", "value"}]`. remaining: what is left
+    of each dataset after it, by name; None for a dataset without a budget of its own. started, settled: the ledger's
+    whole answers; `settled` is None until the run is left, and has the facts of the error after an overrun that did not
+    fit.
     planned_steps: the number of planned steps; None if the mechanism has none. is_resumed: another process started it.
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
@@ -50,6 +52,8 @@ class Run:
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
+        self.percent: float | None = started.get("percent")
+        self.epsilon: list[dict[str, Any]] = started.get("epsilon", [])
         self.remaining: dict[str, dict[str, Any] | None] = {
             item["name"]: item["remaining"] for item in started["datasets"]
         }
@@ -360,7 +364,8 @@ class Run:
     # --- showing
 
     def __repr__(self) -> str:
-        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
+        part = "" if self.percent is None else f", {self.percent:.4g} % of the budget"
+        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps{part}>"
 
     def _repr_html_(self) -> str:
         planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"
@@ -368,6 +373,8 @@ class Run:
             "settled" if self.settled is not None else "over, its settlement waits" if self.is_pending else "started"
         )
         rows: list[notebooks.Row] = [("state", state), ("steps", f"{self.steps:,}{planned}"), ("cost", self.cost)]
+        if self.percent is not None:
+            rows.insert(2, ("percent of the budget", f"{self.percent:.4g}"))
         rows += [(name, f"{done} of {most}") for name, (done, most) in self.phases.items()]
         if self.segments > 1:
             rows.append(("segments", f"{self.segments} of {self.segment_steps} steps"))

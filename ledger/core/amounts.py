@@ -7,6 +7,7 @@ in these coordinates Gaussian differential privacy composes by plain addition. T
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ DIGITS_MAX: Final = 4300
 _INTEGER: Final = re.compile("0|-?[1-9][0-9]*")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, whose offset `timestamp` writes as Z)
+
+PERCENT_DIGITS: Final = 4
+"""The significant digits of a percent."""
 
 Quantity = Literal["mu", "delta"]
 
@@ -101,3 +105,19 @@ def integer(text: object) -> int:
 
 
 ZERO = Amount(0, 0)
+
+
+def percent_of(part: int, whole: int, *, up: bool) -> float | None:
+    """Return which percent of a limit an amount is, with PERCENT_DIGITS digits; None of a limit of zero.
+
+    up: rounded up, for what was spent or is asked for; otherwise down, for what is left. Percents are of mu² or of
+    delta in nats, which add up.
+    """
+    if whole <= 0:
+        return None
+    if part == 0:
+        return 0.0
+    places = PERCENT_DIGITS - 3 - math.floor(math.log10(abs(part)) - math.log10(whole))
+    numerator, denominator = (part * 10 ** (2 + places), whole) if places > -2 else (part, whole * 10 ** (-2 - places))
+    rounded = -(-numerator // denominator) if up else numerator // denominator
+    return rounded / 10**places if places >= 0 else float(rounded * 10**-places)

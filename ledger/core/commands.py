@@ -27,7 +27,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Register:
-    """A steward registers a dataset. `ceiling` is as declared; the definition has the corresponding limit."""
+    """A steward registers a dataset. `ceiling` is as declared; the definition has the corresponding limit.
+
+    accepts_weak: the budget protects weakly, and the steward stated that this is accepted.
+    """
 
     actor: Actor
     definition: Definition
@@ -38,6 +41,7 @@ class Register:
     ceiling: Mapping[str, Any] | None = None
     partitions: tuple[str, ...] = ()
     costing: Costing = "standalone"
+    accepts_weak: bool = False
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -71,12 +75,13 @@ class Change(_OnDataset):
 
 @dataclass(frozen=True, slots=True)
 class SetBudget(_OnDataset):
-    """A steward sets a new limit, for every partition too."""
+    """A steward sets a new limit, for every partition too. accepts_weak: as for `Register`."""
 
     budget: Mapping[str, Any]
     limit: Amount
     reason: str
     consent: Consent
+    accepts_weak: bool = False
 
 
 @dataclass(frozen=True, slots=True)

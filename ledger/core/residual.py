@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, Literal, NamedTuple
 
-from ledger.core.amounts import Amount
+from ledger.core.amounts import ZERO, Amount
 
 Costing = Literal["standalone", "residual"]
 """How a dataset's runs are costed: each by itself, or beside what is left of the limit."""
@@ -80,6 +80,34 @@ class Residual:
         if not (is_table and is_falling and table.facts().items() <= dict(facts).items()):
             raise ValueError("has a table of costs that no ledger writes")
         return table
+
+
+def equal_runs(cost: Amount, table: Residual | None, *, left: int, remaining: Amount, most: int) -> tuple[int, Amount]:
+    """Return how many equal runs would be approved one after another, none of which ends, and their charge together.
+
+    cost: of one run; its mu² is that of the table, if there is one. left: the least mu² in accounts that carry a
+    guarantee, in units of 1e-12. remaining: the least in any account. most: how many are counted at most.
+    """
+    count, charged = 0, ZERO
+    if not ZERO.is_within(remaining):
+        return count, charged
+    if table is None:
+        prices = [(cost.mu_sq_pico, cost.mu_sq_pico)]
+        left = remaining.mu_sq_pico
+    else:
+        # As long as the same level fits they cost the same; a level that no longer fits never fits again.
+        prices = [(table.needed(index), table.costs[index]) for index in reversed(range(len(table.costs)))]
+    for needed, mu_sq_pico in prices:
+        if needed > left or count == most:
+            continue
+        amount = Amount(mu_sq_pico, cost.delta_atto)
+        pairs = [(remaining.mu_sq_pico, mu_sq_pico), (remaining.delta_atto, cost.delta_atto)]
+        pairs.append((left - needed + mu_sq_pico, mu_sq_pico))
+        more = max(0, min(most - count, *(has // each for has, each in pairs if each)))
+        all_of_them = Amount(amount.mu_sq_pico * more, amount.delta_atto * more)
+        count, charged = count + more, charged + all_of_them
+        remaining, left = remaining - all_of_them, left - all_of_them.mu_sq_pico
+    return count, charged
 
 
 def levels(base: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from ledger.accounting import disclosure
-from ledger.accounting.budgets import report_deltas
+from ledger.accounting.budgets import epsilon_shown, report_deltas
 from ledger.accounting.display import AmountShown, show_amount
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.datasets import Account, AccountKey, Balance
@@ -160,6 +160,26 @@ def _verdict_on(standing: Standing) -> dict[str, Any]:
         "is_estimate": standing.is_estimate,
         "limit_highest": None if highest is None else show_amount(highest),
         "limit_raised": standing.limit_raised,
+        "weak_protection": _weak_protection(standing),
+    }
+
+
+def _weak_protection(standing: Standing) -> dict[str, Any] | None:
+    """Return what a budget lets an attacker learn, and who accepted that, if it protects weakly; else None."""
+    if standing.limit is None or standing.budget is None:
+        return None
+    shown, rate = epsilon_shown(dict(standing.budget), standing.limit), disclosure.FALSE_POSITIVE_RATES[0]
+    if not shown.is_weak:
+        return None
+    accepted = standing.weak_accepted
+    return {
+        "epsilon": shown.value,
+        "at_delta": shown.at_delta,
+        "false_positive_rate": rate,
+        "true_positive_rate": disclosure.true_positive_rates([standing.limit], false_positive_rate=rate)[0],
+        "accepted": None
+        if accepted is None
+        else {"seq": accepted["seq"], "at": accepted["at"], "by": accepted["actor"]},
     }
 
 

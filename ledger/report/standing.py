@@ -168,6 +168,7 @@ class Standing:
 
     source: Source
     registered: JsonObject = field(default_factory=dict)
+    weak_accepted: JsonObject | None = None
     charges: Charges = field(default_factory=Charges)
     state: str = ""
     title: str = ""
@@ -347,6 +348,8 @@ class _Reader:
 
     def _limited(self, entry: dict[str, Any]) -> None:
         standing = self._standing
+        if "accepts_weak_protection" in entry:
+            standing.weak_accepted = entry
         if entry["limit"] is None:
             return
         limit = Amount.from_facts(entry["limit"])

@@ -15,17 +15,20 @@ from typing_extensions import TypedDict
 
 from ledger.accounting.display import PLAIN, AmountShown, show_amount
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.core.amounts import ZERO, Amount, Quantity, timestamp
-from ledger.core.datasets import Account, AccountKey, Bound
+from ledger.core.amounts import ZERO, Amount, timestamp
+from ledger.core.datasets import Account, Bound
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 from ledger.service import as_one as as_one_run
+from ledger.service import portions
+from ledger.service.bindings import bindings, of_share
+from ledger.service.portions import Room
+from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import (
     AsOne,
-    Binding,
     Overdrawn,
     OverrunShown,
     ProgressShown,
@@ -73,17 +76,6 @@ class _OfProject(TypedDict):
     project: NotRequired[str]
 
 
-class _OfShare(TypedDict):
-    """Identifies an account of a dataset, if it is not a principal's."""
-
-    partition: NotRequired[str]
-    project: NotRequired[str]
-
-
-class _OfPrincipal(TypedDict):
-    principal: NotRequired[str]
-
-
 class _Events(TypedDict):
     started: NotRequired[RunEvent]
     reported: NotRequired[RunEvent]
@@ -99,48 +91,6 @@ def least_remaining(accounts: Iterable[Account]) -> Amount | None:
     """Return the least that remains in any of these accounts; None if there are none."""
     amounts = [account.remaining for account in accounts]
     return reduce(Amount.least, amounts) if amounts else None
-
-
-def bindings(dataset: str, accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[Binding]:
-    """Return the accounts in which a run does not fit, and by how much. needed: how much must be left in accounts that
-    are not a principal's."""
-    return [binding_of(dataset, *bound) for bound in bound_by(accounts, cost, needed)]
-
-
-def bound_by(accounts: Iterable[Account], cost: Amount, needed: Amount) -> list[tuple[Account, Amount, Quantity]]:
-    """Return the accounts in which a run does not fit, with what it asks of each; arguments as for `bindings`."""
-    return [
-        (account, asked, quantity)
-        for account in accounts
-        for asked in (needed if account.key.principal_id is None else cost,)
-        for quantity in asked.exceeds(account.remaining)
-    ]
-
-
-def binding_of(dataset: str, account: Account, asked: Amount, quantity: Quantity) -> Binding:
-    """Return an account in which a run does not fit."""
-    return Binding(
-        name=dataset,
-        **_of_share(account.key),
-        **_of_principal(account.key),
-        quantity=quantity,
-        requested=PLAIN[quantity](asked),
-        remaining=PLAIN[quantity](account.remaining.most(ZERO)),
-        limit=PLAIN[quantity](account.limit),
-    )
-
-
-def _of_share(key: AccountKey) -> _OfShare:
-    names = _OfShare()
-    if key.partition is not None:
-        names["partition"] = key.partition
-    if key.project is not None:
-        names["project"] = key.project
-    return names
-
-
-def _of_principal(key: AccountKey) -> _OfPrincipal:
-    return _OfPrincipal() if key.principal_id is None else _OfPrincipal(principal=str(key.principal_id))
 
 
 def in_order(entries: Iterable[Record]) -> list[Record]:
@@ -171,20 +121,19 @@ def as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[R
     return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
-def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
+def _on_datasets(entries: Sequence[Record], rooms: Sequence[list[Room]], cost: Amount | None) -> list[RunOnDataset]:
     datasets = []
-    for entry in entries:
-        balances = ([entry["balance"]] if "balance" in entry else []) + list(entry.get("accounts", ()))
-        remaining = reduce(Amount.least, map(_remaining, balances)) if balances else None
-        amount = None if remaining is None else show_amount(remaining)
-        datasets.append(RunOnDataset(name=entry["dataset"], seq=entry["seq"], remaining=amount))
+    for entry, of_entry in zip(entries, rooms, strict=True):
+        remaining = portions.least(of_entry)
+        datasets.append(
+            RunOnDataset(
+                name=entry["dataset"],
+                seq=entry["seq"],
+                remaining=None if remaining is None else show_amount(remaining),
+                **portions.percents(cost, of_entry),
+            )
+        )
     return datasets
-
-
-def _remaining(balance: Record) -> Amount:
-    """Return the remaining amount of an entry's balance; straight from the digits, because every approval needs it."""
-    limit, spent, held = balance["limit"], balance["spent"], balance["held"]
-    return Amount(*(int(limit[part]) - int(spent[part]) - int(held[part]) for part in ("mu_sq_pico", "delta_atto")))
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -248,20 +197,30 @@ def show_segments(segments: Record, whole: Amount) -> SegmentsShown:
     )
 
 
-def approved(decisions: Sequence[Record], *, receipt: str) -> RunApproved:
-    """Return the answer to a run that was approved."""
+def approved(decisions: Sequence[Record], *, receipt: str, epsilon: list[EpsilonShown]) -> RunApproved:
+    """Return the answer to a run that was approved. epsilon: of the run by itself."""
     first = decisions[0]
+    cost, rooms = Amount.from_facts(first["cost"]), [portions.rooms_in(entry) for entry in decisions]
+    every = [room for of_entry in rooms for room in of_entry]
     return RunApproved(
         id=first["run"],
         state="held",
         decision="approved",
-        cost=show_amount(Amount.from_facts(first["cost"])),
-        datasets=_on_datasets(decisions),
+        **portions.taken(cost, every),
+        epsilon=epsilon,
+        cost=show_amount(cost),
+        datasets=_on_datasets(decisions, rooms, cost),
+        runs_left=portions.runs_left(cost, table_of(first), every),
         start_by=first["start_by"],
         **_of_project(first),
         **_costed(first),
         receipt=receipt,
     )
+
+
+def table_of(decision: Record) -> Residual | None:
+    """Return the costs beside what is left by which a run was decided."""
+    return Residual.from_facts(decision["residual"]) if "residual" in decision else None
 
 
 def _of_project(decision: Record) -> _OfProject:
@@ -284,10 +243,14 @@ def as_one(longer: AnyMechanism, runs: int, cost: Amount, *, charged: Amount | N
 
 
 def refused(
-    decisions: Sequence[Record], *, fits: Mapping[str, Any] | None, as_one: AsOne | None = None
+    decisions: Sequence[Record],
+    *,
+    fits: Mapping[str, Any] | None,
+    as_one: AsOne | None = None,
+    epsilon: list[EpsilonShown] | None = None,
 ) -> BudgetExceeded:
     """Return the answer to a run that was refused: every account that binds. No `fits` if it was not computed. as_one:
-    what it and the equal runs before it would cost as one run."""
+    what it and the equal runs before it would cost as one run. epsilon: of the run by itself."""
     first = decisions[0]
     cost, needed = Amount.from_facts(first["cost"]), needed_of(first)
     binding = [
@@ -296,8 +259,13 @@ def refused(
         for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost, needed)
     ]
     facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
+    # A principal's account, which limits what it holds at once, leaves room for others.
+    if any("principal" not in item for item in binding):
+        facts["runs_left"] = 0
     if fits is not None:
         facts["fits"] = fits
+    if epsilon is not None:
+        facts["epsilon"] = epsilon
     if as_one is not None:
         facts["as_one"] = as_one
     return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
@@ -326,11 +294,15 @@ def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
     """Return the same answer for a steward, to whom an overrun is no error."""
     first = entries[0]
     is_reported = first["kind"] == "run-reported"
+    rooms = [portions.rooms_in(entry) for entry in entries]
+    taken = portions.taken(portions.amount_after(decision, first), [room for of_entry in rooms for room in of_entry])
     answer = RunMoved(
         id=first["run"],
         state="started" if is_reported else first["kind"].removeprefix("run-"),
+        percent=taken["percent"],
+        percent_of_delta=taken["percent_of_delta"],
         cost=show_amount(Amount.from_facts(decision["cost"])),
-        datasets=_on_datasets(entries),
+        datasets=_on_datasets(entries, rooms, None),
         at=first["at"],
     )
     _add_end(answer, first)
@@ -378,7 +350,7 @@ def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Over
         run=first["run"],
         state=answer["state"],
         cost=answer["cost"],
-        **({} if is_reported else {"charged": answer["charged"]}),
+        **({} if is_reported else {"charged": answer["charged"], "percent": answer["percent"]}),
         overrun=answer["overrun"],
         at=answer["at"],
         frozen=first["overrun"]["frozen"],
@@ -399,7 +371,7 @@ def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
     return [
         Overdrawn(
             name=dataset,
-            **_of_share(account.key),
+            **of_share(account.key),
             quantity=quantity,
             limit=PLAIN[quantity](account.limit),
             spent=PLAIN[quantity](account.spent),
@@ -434,25 +406,33 @@ def decisions_of(entries: Iterable[Record]) -> list[Record]:
     return in_order(entry for entry in entries if entry["kind"] in _DECISIONS)
 
 
+def decision_in(entries: Iterable[Record]) -> Record:
+    """Return the entry that approved or refused a run, of its entries on one dataset."""
+    return next(entry for entry in entries if entry["kind"] in _DECISIONS)
+
+
 def describe(
     run: Run,
     entries: Sequence[Record],
     places: Iterable[tuple[str, int]],
     *,
+    epsilon: list[EpsilonShown],
     now_us: int,
     progress: ProgressShown | None = None,
 ) -> RunShown:
     """Return a run as GET shows it: the request, the decision, and what happened to it.
 
     entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
-    it there. progress: what its job reported last.
+    it there. epsilon: of the run by itself. progress: what its job reported last.
     """
-    decision = next(entry for entry in entries if entry["kind"] in _DECISIONS)
+    decision = decision_in(entries)
     return RunShown(
         id=str(run.id),
         state=run.state,
         decision="refused" if run.state == "refused" else "approved",
         is_overdue=run.due_us is not None and run.due_us < now_us,
+        **portions.of_run([decision], entries),
+        epsilon=epsilon,
         cost=show_amount(Amount.from_facts(decision["cost"])),
         datasets=[{"name": name, "seq": seq} for name, seq in places],
         request=decision["request"],

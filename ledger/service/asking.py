@@ -31,8 +31,10 @@ from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
 from ledger.service.decided import Approved, Decided
+from ledger.service.epsilons import Epsilons
 from ledger.service.history import History
 from ledger.service.requests.runs import RunRequest
+from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import RunApproved
 from ledger.service.tables import Situation
 from ledger.service.writer import Result, Results, Writer
@@ -111,11 +113,12 @@ class _Known:
 
 @dataclass(frozen=True, slots=True)
 class _Decided:
-    """The entries that decide a run, and the answer if it was approved."""
+    """The entries that decide a run, the answer if it was approved, and its epsilon by itself."""
 
     decisions: list[Record]
     is_replayed: bool
     approved: RunApproved | None
+    epsilon: list[EpsilonShown]
 
 
 _Key = tuple[str, Terms, tuple[Decimal, ...], Situation | None]
@@ -143,6 +146,7 @@ class Asking:
         self._receipts, self._aside, self._remembered = receipts, aside, decided
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
         self._kinds = LRUCache[tuple[UUID, str], _Known](KINDS_MAX)
+        self._epsilons = Epsilons(store)
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
@@ -157,18 +161,29 @@ class Asking:
             raise reused.described(error, item.body, entries[UUID(error.facts["run"])]) from None
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
+        epsilon = await self._epsilon_of(actor.tenant_id, command, result, before)
         is_little = self._receipts.knows(actor.tenant_id) and not repeated
         size = size_of(result) if is_little else None
         decided = await self._aside.run(
-            actor.tenant_id, partial(self._decided, actor.tenant_id, result, before), size=size
+            actor.tenant_id, partial(self._decided, actor.tenant_id, result, before, epsilon), size=size
         )
         if decided.approved is not None:
             self._remember(actor, command, result, decided.decisions)
             return Answer(decided.approved, decided.is_replayed, size)
         fits = await self._fits(actor, decided.decisions)
         as_one = await self._costing.as_one(actor.tenant_id, decided.decisions)
-        refusal = partial(answers.refused, decided.decisions, fits=fits, as_one=as_one)
-        return Answer(await self._aside.run(actor.tenant_id, refusal, size=size), decided.is_replayed, size)
+        refused = partial(answers.refused, decided.decisions, fits=fits, as_one=as_one, epsilon=epsilon)
+        return Answer(await self._aside.run(actor.tenant_id, refused, size=size), decided.is_replayed, size)
+
+    async def _epsilon_of(
+        self,
+        tenant_id: UUID,
+        command: Ask,
+        result: Result | Unrecorded | LedgerError,
+        before: Mapping[UUID, Sequence[Record]],
+    ) -> list[EpsilonShown]:
+        """Return the epsilon of a run by itself."""
+        return await self._epsilons.of_run(tenant_id, *_costed(command, result, before))
 
     async def _known_of(self, actor: Actor, item: Item) -> _Known:
         """Return what a run touches and costs. What was worked out before is remembered, but for certificates, which
@@ -288,14 +303,18 @@ class Asking:
         )
 
     def _decided(
-        self, tenant_id: UUID, result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]
+        self,
+        tenant_id: UUID,
+        result: Result | Unrecorded | LedgerError,
+        before: Mapping[UUID, Sequence[Record]],
+        epsilon: list[EpsilonShown],
     ) -> _Decided:
         decisions = _decisions(result, before)
         approved = None
         if _is_approved(decisions):
             receipt = self._receipts.sign(decisions, decisions, tenant_id=tenant_id)
-            approved = answers.approved(decisions, receipt=receipt)
-        return _Decided(decisions, isinstance(result, Repeat), approved)
+            approved = answers.approved(decisions, receipt=receipt, epsilon=epsilon)
+        return _Decided(decisions, isinstance(result, Repeat), approved, epsilon)
 
     async def _answers(self, actor: Actor, asks: Sequence[Ask], results: Results) -> list[Answer | LedgerError]:
         """Return the answers to the runs of a batch, in order."""
@@ -309,7 +328,14 @@ class Asking:
                 else result
                 for ask, result in zip(asks, results, strict=True)
             )
-            return named, [self._decided(actor.tenant_id, result, before) for result in named]
+            epsilons = self._epsilons.of_runs(
+                actor.tenant_id, [_costed(*pair, before) for pair in zip(asks, named, strict=True)]
+            )
+            decided = [
+                self._decided(actor.tenant_id, result, before, epsilon)
+                for result, epsilon in zip(named, epsilons, strict=True)
+            ]
+            return named, decided
 
         results, all_decided = await self._aside.run(actor.tenant_id, decide, size=None)
         dear = itertools.count(1)
@@ -323,7 +349,7 @@ class Asking:
                 is_free = "delta" not in decided.decisions[0]
                 has_fits = not isinstance(result, Unrecorded) and (is_free or next(dear) <= FITS_OF_BATCH_MAX)
                 fits = await self._fits(actor, decided.decisions) if has_fits else None
-                refusal = partial(answers.refused, decided.decisions, fits=fits)
+                refusal = partial(answers.refused, decided.decisions, fits=fits, epsilon=decided.epsilon)
                 answered.append(Answer(await self._aside.run(actor.tenant_id, refusal, size=None), decided.is_replayed))
         return answered
 
@@ -348,6 +374,16 @@ def parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]
     """Return the entries of these runs, by run."""
     sealed = reading.journals.run_entries(run_ids)
     return {run_id: [ParsedEntry.parse(entry) for entry in entries] for run_id, entries in sealed.items()}
+
+
+def _costed(
+    ask: Ask, result: Result | Unrecorded | LedgerError, before: Mapping[UUID, Sequence[Record]]
+) -> tuple[Amount, tuple[UUID, ...]]:
+    """Return what a run costs by itself, and the datasets that it charges; if it was decided before, the cost of
+    then."""
+    repeated = _repeats(result)
+    cost = ask.cost if repeated is None else answers.alone(answers.decisions_of(before[repeated])[0])
+    return cost, tuple([use.dataset_id for use in ask.uses])
 
 
 def _repeats(result: Result | Unrecorded | LedgerError) -> UUID | None:

@@ -10,6 +10,7 @@ from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import Point, show_amount, show_epsilons
 from ledger.core.amounts import ZERO, Amount, timestamp
 from ledger.core.datasets import Account, Balance, Dataset, Definition, FairUse, Project
+from ledger.service.portions import of_balance
 from ledger.service.shapes.datasets import (
     BalanceShown,
     DatasetShown,
@@ -68,6 +69,7 @@ class Balanced:
             roots=self._roots(definition),
             state=dataset.state,
             balance=None if balance is None else balance_shown(balance),
+            percent=None if balance is None else of_balance(balance),
             epsilon=[] if balance is None else _shown(dataset.budget, balance, self._epsilons),
             least_limit=self._least_limit(dataset),
             partitions=partitions_shown(dataset, partitions) if is_partitioned else None,
@@ -101,6 +103,7 @@ class Balanced:
             name=project.name,
             budget=project.budget,
             balance=balance_shown(balance),
+            percent=of_balance(balance),
             epsilon=_shown(project.budget, balance, self._epsilons),
         )
 
@@ -128,7 +131,12 @@ def partitions_shown(dataset: Dataset, accounts: Sequence[Account]) -> list[Part
     }
     epsilons = show_epsilons(point for balance in balances.values() for point in _points(dataset.budget, balance))
     return [
-        PartitionShown(name=name, balance=balance_shown(balance), epsilon=_shown(dataset.budget, balance, epsilons))
+        PartitionShown(
+            name=name,
+            balance=balance_shown(balance),
+            percent=of_balance(balance),
+            epsilon=_shown(dataset.budget, balance, epsilons),
+        )
         for name, balance in balances.items()
         if name is not None
     ]
@@ -157,8 +165,8 @@ def balance_shown(balance: Balance) -> BalanceShown:
 def _points(budget: Mapping[str, Any] | None, balance: Balance) -> Iterator[Point]:
     """Return the amounts of `_shown` whose epsilons are needed."""
     for at_delta in report_deltas(dict(budget or {})):
-        yield balance.spent, at_delta
-        yield balance.limit, at_delta
+        for amount in (balance.spent, balance.limit, balance.held, balance.remaining.most(ZERO)):
+            yield amount, at_delta
 
 
 def _shown(
@@ -167,12 +175,21 @@ def _shown(
     declared = (budget or {}).get("epsilon")
     shown: list[EpsilonOfBudget] = []
     for at_delta in report_deltas(dict(budget or {})):
-        limit = epsilons[balance.limit, at_delta]
+        limit, left = epsilons[balance.limit, at_delta], epsilons[balance.remaining.most(ZERO), at_delta]
         if declared is not None and limit is not None:
             # The limit was rounded down from this very epsilon, so its true epsilon is no more, even if the display
             # rounds up.
             limit = min(limit, float(declared))
-        shown.append(EpsilonOfBudget(delta=at_delta, spent=epsilons[balance.spent, at_delta], limit=limit))
+            left = None if left is None else min(left, limit)
+        shown.append(
+            EpsilonOfBudget(
+                delta=at_delta,
+                spent=epsilons[balance.spent, at_delta],
+                limit=limit,
+                held=epsilons[balance.held, at_delta],
+                remaining=left,
+            )
+        )
     return shown
 
 

@@ -26,7 +26,7 @@ def _registered(entry: Record) -> str:
     ceiling = f", ceiling {_budget(entry['ceiling'])}" if entry.get("ceiling") else ""
     origins = ", ".join(parent["name"] for parent in entry.get("derived_from", ()))
     origin = f", derived from {origins}" if origins else ""
-    return f"registered with {_budget(entry['budget'])}, unit {unit}{costing}{ceiling}{origin}"
+    return f"registered with {_budget(entry['budget'])}, unit {unit}{costing}{ceiling}{origin}{_accepted(entry)}"
 
 
 def _changed(entry: Record) -> str:
@@ -40,7 +40,11 @@ def _changed(entry: Record) -> str:
 
 
 def _budget_set(entry: Record) -> str:
-    return f"budget set to {_budget(entry['budget'])}: {_limits(entry)}"
+    return f"budget set to {_budget(entry['budget'])}: {_limits(entry)}{_accepted(entry)}"
+
+
+def _accepted(entry: Record) -> str:
+    return ", weak protection accepted" if "accepts_weak_protection" in entry else ""
 
 
 def _limits(entry: Record) -> str:
@@ -87,7 +91,7 @@ def _frozen_by_run(entry: Record) -> str:
 def _proposed(entry: Record) -> str:
     facts = entry["proposes"]
     words: dict[str, Callable[[], str]] = {
-        "budget": lambda: f"budget of {_budget(facts['budget'])}",
+        "budget": lambda: f"budget of {_budget(facts['budget'])}{_accepted(facts)}",
         "thaw": lambda: "thaw",
         "partitions": lambda: _counted(facts["names"], "new partition"),
         "project": lambda: f"share of project {facts['project']} of {_budget(facts['budget'])}",

@@ -15,7 +15,7 @@ from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.residual import Costing
 from ledger.errors import InvalidRequest
-from ledger.service import pages
+from ledger.service import pages, weak
 from ledger.service.balances import Balanced, partitions_shown
 from ledger.service.catalogue import Catalogue, demand_sight, find_dataset, no_dataset
 from ledger.service.definitions import define
@@ -116,16 +116,19 @@ class Datasets:
     async def register(self, actor: Actor, body: NewDataset) -> DatasetShown:
         """Register a dataset with its budget. Raises UnitMismatch, NameTaken and InvalidRequest."""
         definition = await define(self._catalogue, actor, body)
+        limit = None if body.budget is None else limit_of(body.budget, bound=definition.bound)
+        accepts = body.accepts_weak_protection is True
         command = Register(
             actor=actor,
             definition=definition,
             title=body.title,
             description=body.description,
             budget=_declared_or_none(body.budget),
-            limit=None if body.budget is None else limit_of(body.budget, bound=definition.bound),
+            limit=limit,
             ceiling=_declared_or_none(body.ceiling),
             partitions=tuple(body.partitions or ()),
             costing=_costing(body, definition.bound),
+            accepts_weak=weak.is_accepted(body.budget, limit, before=None, accepts=accepts),
         )
         if command.limit is not None and definition.ceiling is not None and command.limit.exceeds(definition.ceiling):
             raise InvalidRequest("budget: is above the ceiling; lower the budget or raise the ceiling", field="budget")
@@ -143,13 +146,18 @@ class Datasets:
     async def set_budget(self, actor: Actor, name: str, body: NewBudget) -> Outcome[DatasetShown]:
         """Set a new limit, for every partition too. Raises BudgetBelowSpent and InvalidRequest."""
         dataset = await self._find(actor, name)
+        limit, accepts = limit_of(body.budget, bound=dataset.definition.bound), body.accepts_weak_protection is True
+        accepts_weak = dataset.limit is not None and weak.is_accepted(
+            body.budget, limit, before=dataset.limit, accepts=accepts
+        )
         command = SetBudget(
             actor=actor,
             dataset_id=dataset.id,
             budget=_declared(body.budget),
-            limit=limit_of(body.budget, bound=dataset.definition.bound),
+            limit=limit,
             reason=body.reason,
             consent=Consent(uuid4()),
+            accepts_weak=accepts_weak,
         )
         return await self.apply(command, name)
 

@@ -7,7 +7,7 @@ from typing import Final, NamedTuple
 from uuid import UUID
 
 from ledger.accounting.display import show_amount
-from ledger.core.amounts import ZERO, Amount, timestamp
+from ledger.core.amounts import ZERO, Amount, percent_of, timestamp
 from ledger.core.books import ReadSet
 from ledger.core.datasets import Account, AccountKey, Dataset
 from ledger.core.entries import Entry
@@ -143,6 +143,8 @@ def _account_forecast(outlook: Outlook, now_us: int) -> AccountForecast:
         project=outlook.key.project,
         since=timestamp(forecast.since_us),
         runs=forecast.runs,
+        percent_spent=percent_of(forecast.spent.mu_sq_pico, outlook.limit.mu_sq_pico, up=True),
+        percent_left=percent_of(forecast.remaining.mu_sq_pico, outlook.limit.mu_sq_pico, up=False),
         spent=show_amount(forecast.spent),
         remaining=show_amount(forecast.remaining),
         is_enough=forecast.is_enough,

@@ -12,6 +12,7 @@ from ledger.core.entries import Entry, Record
 from ledger.core.journal import chain
 from ledger.errors import InvalidRequest
 from ledger.service.balances import balance_shown, epsilons_shown
+from ledger.service.portions import of_balance
 from ledger.service.shapes.datasets import BalanceAt
 from ledger.store import Reading
 
@@ -36,6 +37,7 @@ def balance_at(reading: Reading, dataset: Dataset, *, seq: int) -> BalanceAt:
         at=record["at"],
         budget=budget,
         balance=None if balance is None else balance_shown(balance),
+        percent=None if balance is None else of_balance(balance),
         epsilon=[] if balance is None else epsilons_shown(budget, balance),
         partition_count=len(accounts) if is_partitioned else None,
     )

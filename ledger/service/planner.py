@@ -10,6 +10,7 @@ there from answers about its own runs, which are recorded, but not from plans, w
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -22,25 +23,27 @@ from pydantic import Field
 
 from ledger.accounting import ACCOUNTANT, plan
 from ledger.accounting.cost import Cost
-from ledger.accounting.display import show_amount
+from ledger.accounting.display import show_amount, show_epsilons
 from ledger.accounting.mechanisms import SOLVABLE, Mechanism
 from ledger.accounting.numbers import Probability
 from ledger.accounting.plan import Solution
 from ledger.core.amounts import ZERO, Amount
 from ledger.core.books import Books
-from ledger.core.datasets import Account, DatasetState
+from ledger.core.datasets import Account, Dataset
 from ledger.core.decision.filter import guaranteed
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
-from ledger.service import answers, catalogue
+from ledger.service import answers, catalogue, portions
+from ledger.service.bindings import bindings
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import is_heavy
 from ledger.service.costing import Costed, Costing, left_in
 from ledger.service.inverting import Inverse, Question, invert
+from ledger.service.portions import Room
 from ledger.service.requests.fields import ProjectName, Strict
 from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
-from ledger.service.shapes.accountant import Planned, PlannedBinding, PlannedOn
+from ledger.service.shapes.accountant import EpsilonsOfPlan, Planned, PlannedBinding, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.service.shapes.runs import Binding
 from ledger.service.turns import Urgency
@@ -93,6 +96,16 @@ class _Seen:
         """Return the least that remains in any of them."""
         left = answers.least_remaining(account for accounts in self.charged.values() for account in accounts)
         return ZERO if left is None else left
+
+    @property
+    def rooms(self) -> list[Room]:
+        """Return the rooms of all of them."""
+        return portions.rooms_of(account for accounts in self.charged.values() for account in accounts)
+
+    @property
+    def deltas(self) -> tuple[float, ...]:
+        """Return the deltas at which epsilons are shown: those of the budgets."""
+        return portions.deltas_of(self.books.datasets[id_].budget for id_ in self.charged)
 
     @property
     def left(self) -> int:
@@ -160,6 +173,11 @@ class Planner:
             inverse = await self._costing.invert(actor.tenant_id, inverting, is_dear=is_long, key=key)
         # One line for each account, of which there can be thousands.
         answer = await asyncio.to_thread(_answer, actor, seen, charge, costed.delta, inverse)
+        sees_all = all(actor.sees(definition.name) for definition in resolved.definitions.values())
+        if sees_all:
+            taken = portions.taken(charge.amount, seen.rooms)
+            answer["percent"], answer["percent_of_delta"] = taken["percent"], taken["percent_of_delta"]
+            answer["runs_left"] = portions.runs_left(costed.cost.amount, costed.table, seen.rooms)
         if inverse.as_one is not None:
             one = inverse.as_one
             answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
@@ -168,7 +186,7 @@ class Planner:
             answer["segments"] = answers.show_segments(segments, charge.amount)
         if costed.table is not None:
             answer["alone"] = show_amount(costed.cost.amount)
-            if all(actor.sees(definition.name) for definition in resolved.definitions.values()):
+            if sees_all:
                 answer["shares"] = answers.shares_of(charge.amount, costed.table)
         return answer
 
@@ -187,19 +205,21 @@ class Planner:
 def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, inverse: Inverse) -> Planned:
     is_fit, cost = charge.is_fit, charge.cost
     names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
-    after = charge.amount if is_fit else None
     datasets = [
-        _planned_on(names[id_], seen.books.datasets[id_].state, accounts if actor.sees(names[id_]) else (), after)
+        _planned_on(names[id_], seen.books.datasets[id_], accounts if actor.sees(names[id_]) else (), charge)
         for id_, accounts in seen.charged.items()
     ]
     binding = [
         _planned_binding(actor, item)
         for id_, accounts in seen.charged.items()
-        for item in answers.bindings(names[id_], accounts, charge.amount, charge.needed)
+        for item in bindings(names[id_], accounts, charge.amount, charge.needed)
         if not is_fit
     ]
     return Planned(
         fits=is_fit,
+        percent=None,
+        percent_of_delta=None,
+        epsilon=portions.epsilons_of([cost.amount], seen.deltas)[cost.amount],
         cost=show_amount(charge.amount),
         bound=seen.resolved.bound,
         method=cost.method,
@@ -219,18 +239,52 @@ def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:
     planned = PlannedBinding(**binding)
     if not actor.sees(binding["name"]):
         planned["remaining"] = planned["limit"] = None
+        planned["percent_requested"] = planned["percent_remaining"] = None
     return planned
 
 
-def _planned_on(name: str, state: DatasetState, accounts: Sequence[Account], cost: Amount | None) -> PlannedOn:
+def _planned_on(name: str, dataset: Dataset, accounts: Sequence[Account], charge: _Charge) -> PlannedOn:
     """Return the tightest of a dataset's accounts, before and after; nothing for a dataset that the caller does not
     see, or whose runs are charged to others only."""
     remaining = answers.least_remaining(accounts)
     if remaining is None:
-        return PlannedOn(name=name, state=state, limit=None, remaining=None, after=None)
+        return PlannedOn(name=name, state=dataset.state, limit=None, remaining=None, after=None)
     limit = reduce(Amount.least, (account.limit for account in accounts))
-    after = None if cost is None else show_amount(remaining - cost)
-    return PlannedOn(name=name, state=state, limit=show_amount(limit), remaining=show_amount(remaining), after=after)
+    after = remaining - charge.amount if charge.is_fit else None
+    rooms = portions.rooms_of(accounts)
+    then = portions.percents(None, [room._replace(left=room.left - charge.amount) for room in rooms])
+    return PlannedOn(
+        name=name,
+        state=dataset.state,
+        **portions.percents(charge.amount, rooms),
+        percent_after=then["percent_left"] if charge.is_fit else None,
+        percent_of_delta_after=then["percent_of_delta_left"] if charge.is_fit else None,
+        epsilon=_epsilons(dataset, limit, remaining, after),
+        limit=show_amount(limit),
+        remaining=show_amount(remaining),
+        after=None if after is None else show_amount(after),
+    )
+
+
+def _epsilons(dataset: Dataset, limit: Amount, remaining: Amount, after: Amount | None) -> list[EpsilonsOfPlan]:
+    """Return the epsilon of a limit, and of what is left of it before and after a run, each by itself."""
+    deltas = portions.deltas_of([dataset.budget])
+    amounts = {"limit": limit, "remaining": remaining.most(ZERO), "after": None if after is None else after.most(ZERO)}
+    known = show_epsilons((amount, delta) for amount in amounts.values() if amount is not None for delta in deltas)
+    declared = float((dataset.budget or {}).get("epsilon", math.inf))
+
+    def at(name: str, delta: float) -> float | None:
+        amount = amounts[name]
+        value = None if amount is None else known[amount, delta]
+        # The limit was rounded down from the declared epsilon, so its true epsilon is no more.
+        return None if value is None else min(value, declared)
+
+    return [
+        EpsilonsOfPlan(
+            delta=delta, limit=at("limit", delta), remaining=at("remaining", delta), after=at("after", delta)
+        )
+        for delta in deltas
+    ]
 
 
 def _solution(solution: Solution | None) -> SolutionShown | None:

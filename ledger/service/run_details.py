@@ -9,12 +9,14 @@ from uuid import UUID
 from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import Point, show_epsilons
 from ledger.core.amounts import ZERO, Amount, Quantity, timestamp
+from ledger.core.books import ReadSet
 from ledger.core.datasets import Account
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
-from ledger.service import answers
+from ledger.service import answers, portions
+from ledger.service.bindings import binding_of, bound_by
 from ledger.service.shapes.runs import (
     EpsilonsOfRefusal,
     ProgressShown,
@@ -30,6 +32,10 @@ from ledger.store.runs import Decided
 
 REFUSED_BY_MAX: Final = 100
 """How many accounts that bound are listed: a run may charge thousands of partitions."""
+_HIDDEN: Final = (
+    *("remaining", "limit", "share_requested", "share_remaining", "percent_requested", "percent_remaining"),
+)
+"""What is left out of an account that the key does not see."""
 
 
 def in_full(
@@ -41,7 +47,12 @@ def in_full(
     started = [run.id for run, _ in runs if run.started_us is not None]
     dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}
     proposals = reading.proposals.about_runs(dataset_ids, started) if started else []
-    refused = _refused(reading, [run.id for run, _ in runs if run.state == "refused"])
+    decisions = {
+        run_id: answers.decisions_of(map(ParsedEntry.parse, entries))
+        for run_id, entries in reading.journals.run_entries([run.id for run, _ in runs]).items()
+    }
+    refused = _refused(reading, {run.id: decisions[run.id] for run, _ in runs if run.state == "refused"})
+    runs_left = _runs_left(reading, decisions)
     # What a job that died reported stays with its run when a steward settles or voids it.
     progress = progress_of(reading, [run for run, _ in runs if run.started_us is not None])
     now_us = reading.now_us()
@@ -54,6 +65,11 @@ def in_full(
             "datasets": [
                 {"name": place.dataset, "seq": place.seq, "hash": place.hash.hex()} for place in places[run.id]
             ],
+            **portions.taken(
+                Amount.from_facts(decisions[run.id][0]["cost"]),
+                [room for entry in decisions[run.id] for room in portions.rooms_in(entry)],
+            ),
+            "runs_left": runs_left[run.id],
             "refused_by": refused[run.id][0] if run.id in refused else None,
             "refused_by_count": refused[run.id][1] if run.id in refused else None,
             "proposals": [_proposal(proposal, now_us) for proposal in proposals if proposal.run_id == run.id],
@@ -73,14 +89,18 @@ def progress_of(reading: Reading, runs: Sequence[Run]) -> dict[UUID, ProgressSho
 
 def for_actor(actor: Actor, shown: RunInFull) -> RunInFull:
     """Return a run without the amounts of datasets that the actor does not see."""
-    refused_by = shown["refused_by"]
-    if refused_by is None or all(actor.sees(item["name"]) for item in refused_by):
+    if all(actor.sees(place["name"]) for place in shown["datasets"]):
         return shown
-    return {**shown, "refused_by": [item if actor.sees(item["name"]) else _hidden(item) for item in refused_by]}
+    refused_by = [item if actor.sees(item["name"]) else _hidden(item) for item in shown["refused_by"] or ()]
+    return {**shown, "runs_left": None, "refused_by": None if shown["refused_by"] is None else refused_by}
 
 
 def _hidden(item: RefusedBy) -> RefusedBy:
-    return {**item, "remaining": None, "limit": None, "share_requested": None, "share_remaining": None, "epsilon": []}
+    return {
+        **item,
+        **dict.fromkeys(_HIDDEN),  # type: ignore[typeddict-item]
+        "epsilon": [],
+    }
 
 
 def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
@@ -94,17 +114,41 @@ def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
     )
 
 
+def _runs_left(reading: Reading, found: Mapping[UUID, Sequence[Record]]) -> dict[UUID, int | None]:
+    """Return for how many more runs like each there is room now. found: the entries that decided each. None if a limit
+    that its costs beside what is left depend on was changed."""
+    read_sets: dict[UUID, ReadSet] = {}
+    keys = {
+        run_id: [key for entry in entries for key in chain.accounts_of(entry) if key.principal_id is None]
+        for run_id, entries in found.items()
+    }
+    for key in (key for of_run in keys.values() for key in of_run):
+        read_set = read_sets.setdefault(key.dataset_id, ReadSet())
+        if key.partition is not None and read_set.partitions is not None:
+            read_set.partitions.add(key.partition)
+        if key.project is not None:
+            read_set.projects.add(key.project)
+    books = reading.books.read(read_sets) if read_sets else None
+    left: dict[UUID, int | None] = {}
+    for run_id, entries in found.items():
+        cost, table = Amount.from_facts(entries[0]["cost"]), answers.table_of(entries[0])
+        accounts = [] if books is None else [books.accounts[key] for key in keys[run_id] if key in books.accounts]
+        base = min((account.limit.mu_sq_pico for account in accounts), default=0)
+        is_known = len(accounts) == len(keys[run_id]) and (table is None or table.base == base)
+        is_active = books is not None and all(books.datasets[key.dataset_id].state == "active" for key in keys[run_id])
+        room = portions.runs_left(cost, table, portions.rooms_of(accounts)) if is_known else None
+        left[run_id] = room if is_active or room is None else 0
+    return left
+
+
 # --- why a run was refused -------------------------------------------------------------------------------------------
 
 
-def _refused(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, tuple[list[RefusedBy], int]]:
-    """Return the accounts in which refused runs did not fit, the first of them with their numbers, and their count."""
-    if not run_ids:
+def _refused(reading: Reading, found: Mapping[UUID, Sequence[Record]]) -> dict[UUID, tuple[list[RefusedBy], int]]:
+    """Return the accounts in which refused runs did not fit, the first of them with their numbers, and their count.
+    found: the entries that refused each."""
+    if not found:
         return {}
-    found = {
-        run_id: answers.decisions_of(map(ParsedEntry.parse, entries))
-        for run_id, entries in reading.journals.run_entries(run_ids).items()
-    }
     names = sorted({entry["dataset"] for decisions in found.values() for entry in decisions})
     deltas = {
         dataset.definition.name: report_deltas(dict(dataset.budget or {}))
@@ -120,7 +164,7 @@ def _refused_by(decisions: Sequence[Record], deltas: Mapping[str, Sequence[float
     bound = [
         (entry["dataset"], *binding)
         for entry in decisions
-        for binding in answers.bound_by(chain.accounts_of(entry).values(), cost, needed)
+        for binding in bound_by(chain.accounts_of(entry).values(), cost, needed)
     ]
     listed = bound[:REFUSED_BY_MAX]
     epsilons = show_epsilons(
@@ -145,7 +189,7 @@ def _by(
     epsilons: Mapping[Point, float | None],
 ) -> RefusedBy:
     left = account.remaining.most(ZERO)
-    binding = answers.binding_of(name, account, asked, quantity)
+    binding = binding_of(name, account, asked, quantity)
     return RefusedBy(
         **binding,
         share_requested=_share(asked, account.limit, quantity),

@@ -49,8 +49,10 @@ from ledger.service.costing import (
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
 from ledger.service.history import History
+from ledger.service.portions import deltas_of, epsilons_of
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
+from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
@@ -385,11 +387,19 @@ def _described(
     now_us = reading.now_us()
     places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
     progress = run_details.progress_of(reading, [run for run, _ in entered if run.state == "started"])
+    epsilons = _epsilons(reading, entered, places)
     return [
         _Seen(
             run,
             entries,
-            answers.describe(run, entries, places[run.id], now_us=now_us, progress=progress.get(run.id)),
+            answers.describe(
+                run,
+                entries,
+                places[run.id],
+                epsilon=epsilons[run.id],
+                now_us=now_us,
+                progress=progress.get(run.id),
+            ),
         )
         for run, entries in entered
     ]
@@ -402,6 +412,21 @@ def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
     found = reading.runs.of_key(actor.principal_id, filters.key or "")
     seen = _described(reading, _all_entered(reading, [] if found is None else [found]))
     return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=None)
+
+
+def _epsilons(
+    reading: Reading,
+    entered: Sequence[tuple[Run, list[Record]]],
+    places: Mapping[UUID, Sequence[tuple[str, int]]],
+) -> dict[UUID, list[EpsilonShown]]:
+    """Return the epsilon of each run by itself, at the deltas of the budgets that it charges."""
+    names = sorted({name for run, _ in entered for name, _ in places[run.id]})
+    budgets = {found.definition.name: found.budget for found in reading.datasets.by_names(names)} if names else {}
+    deltas = {run.id: deltas_of(budgets.get(name) for name, _ in places[run.id]) for run, _ in entered}
+    alone = {run.id: answers.alone(answers.decision_in(entries)) for run, entries in entered}
+    at = {of: [id_ for id_ in alone if deltas[id_] == of] for of in set(deltas.values())}
+    known = {of: epsilons_of({alone[id_] for id_ in ids}, of) for of, ids in at.items()}
+    return {id_: known[deltas[id_]][amount] for id_, amount in alone.items()}
 
 
 def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:

@@ -12,7 +12,7 @@ import pytest
 from ledger.service import past
 from ledger.service import spending as service
 from ledger.store import journals
-from tests.kit.driver import Ledger
+from tests.kit.driver import WEAK, Ledger
 from tests.kit.scene import REASON, ok
 
 Shown = dict[str, Any]
@@ -164,7 +164,7 @@ def test_the_balance_as_it_was(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) 
     ok(ledger.post("/v1/datasets/parts/partitions", {"names": ["c"], "disjoint": True}))
     for name in ("whole", "parts"):
         budget = {"epsilon": 30, "at_delta": 1e-3}
-        ok(ledger.put(f"/v1/datasets/{name}/budget", {"budget": budget, **REASON}))
+        ok(ledger.put(f"/v1/datasets/{name}/budget", {"budget": budget, **REASON, **WEAK}))
     keep()
     for name, shown, entry in kept:
         for query in ({"seq": entry["seq"]}, {"at": entry["at"]}):
@@ -258,7 +258,7 @@ def test_spending_adds_up_exactly(ledger: Ledger, monkeypatch: pytest.MonkeyPatc
 
 def _like(bound: str) -> Shown:
     budget = {"mu": 100, "delta": 1e-3}
-    return {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": bound, "budget": budget}
+    return {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": bound, "budget": budget, **WEAK}
 
 
 def _adds_up(ledger: Ledger, shown: Shown) -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from ledger.api.app import create_app
 from ledger.settings import Settings
-from tests.kit.driver import MNIST, RELEASE, Ledger
+from tests.kit.driver import MNIST, RELEASE, WEAK, Ledger
 from tests.kit.scene import REASON, ok
 
 MARK: Final = "zqhidden"
@@ -95,8 +95,8 @@ def scene(ledger: Ledger) -> Scene:
     pending = made.moved(made.ask(ledger, *both), ("start", None), ("void", SAID))
     over = made.moved(made.ask(ledger, *both), ("start", None), ("settle", {"steps": 10**9}))  # freezes both
     made.runs += [over, pending]
-    ok(ledger.put("/v1/datasets/open/budget", {"budget": {"mu": 1000, "delta": 2e-3}, **REASON}))
-    ok(ledger.put(f"/v1/datasets/{hidden}/budget", {"budget": {"mu": 1000, "delta": 2e-3}, **SAID}))
+    ok(ledger.put("/v1/datasets/open/budget", {"budget": {"mu": 1000, "delta": 2e-3}, **REASON, **WEAK}))
+    ok(ledger.put(f"/v1/datasets/{hidden}/budget", {"budget": {"mu": 1000, "delta": 2e-3}, **SAID, **WEAK}))
     ok(ledger.patch(f"/v1/datasets/{hidden}", {"title": f"{MARK} anew", **SAID}))
     listed = ok(ledger.get("/v1/proposals"))["items"]
     made.proposals = [item["id"] for item in listed if item["dataset"] != hidden]

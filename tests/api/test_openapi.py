@@ -225,7 +225,9 @@ def subject_of(ledger: Ledger, path: str, count: int) -> str:
     if "/proposals/" in path:
         policy = {"second_steward": True, "reason": "r"}
         assert ledger.put("/v1/policy", policy).is_success
-        raised = ledger.as_("steward").put("/v1/datasets/parted/budget", {"budget": {"mu": 9}, "reason": "r"})
+        raised = ledger.as_("steward").put(
+            "/v1/datasets/parted/budget", {"budget": {"mu": 9}, "reason": "r", "accepts_weak_protection": True}
+        )
         assert ledger.put("/v1/policy", {**policy, "second_steward": False}).is_success
         return str(raised.json()["proposal"]["id"])
     run = str(ledger.ask(key=f"{path} {count}".replace(" ", "-")).json()["id"])

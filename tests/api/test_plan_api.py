@@ -14,7 +14,7 @@ import pytest
 from ledger.service.inverting import SECONDS_MAX
 from ledger.service.planner import Planner
 from tests.accounting.test_plan import dearer, hardest
-from tests.kit.driver import RELEASE, Ledger, Terminal
+from tests.kit.driver import RELEASE, WEAK, Ledger, Terminal
 from tests.kit.trials import trials
 
 SGD: dict[str, Any] = {"type": "dpsgd", "noise_multiplier": 1.1, "sampling": "poisson"}
@@ -112,7 +112,7 @@ def test_what_is_solved_for_is_approved_and_one_more_is_refused(ledger: Ledger) 
     ledger.ask({"type": "gaussian", "noise_multiplier": 1.3})
     solved = 0
     for budget in ({"mu": 0.9, "delta": 1e-6}, {"mu": 1.5, "delta": 1.5e-8}, {"mu": 30, "delta": 1e-3}):
-        set_to = ledger.put("/v1/datasets/mnist/budget", {"budget": budget, "reason": "a test"})
+        set_to = ledger.put("/v1/datasets/mnist/budget", {"budget": budget, "reason": "a test", **WEAK})
         assert set_to.status_code == 200
         for mechanism, fields in MECHANISMS:
             for solve_for in fields:

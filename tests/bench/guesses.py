@@ -30,7 +30,7 @@ from ledger.operate import deploy
 from ledger.settings import Settings
 from tests.bench.sites import durable
 from tests.kit import postgres
-from tests.kit.driver import MNIST, RELEASE, Ledger, Served, environment, first_keys, serve_command
+from tests.kit.driver import MNIST, RELEASE, WEAK, Ledger, Served, environment, first_keys, serve_command
 
 GUESSES = int(os.environ.get("LEDGER_BENCH_GUESSES", "100000"))
 CONNECTIONS = 16
@@ -170,7 +170,7 @@ class Site:
 def furnished(url: str, key: str, served: Served) -> Site:
     """A dataset with room for every run that is asked for."""
     with served.client() as client:
-        made = Ledger(client, key).post("/v1/datasets", {**MNIST, "budget": {"mu": 1000}})
+        made = Ledger(client, key).post("/v1/datasets", {**MNIST, "budget": {"mu": 1000}, **WEAK})
         if made.status_code != 201:
             raise SystemExit(made.text)
     return Site(url, key)

@@ -27,7 +27,7 @@ from sqlalchemy import make_url, text
 from ledger.cli.load import Target
 from ledger.settings import Settings
 from tests.kit import postgres
-from tests.kit.driver import SIGNING_KEY, environment, free_port, past_the_ledger
+from tests.kit.driver import SIGNING_KEY, WEAK, environment, free_port, past_the_ledger
 
 ROOT: Final = Path(__file__).parents[2]
 DATASET: Final = "hot"
@@ -73,7 +73,7 @@ class Server:
 
     def register(self, name: str, **changes: Any) -> None:
         """Make a dataset with room for every run."""
-        body = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt", "budget": BUDGET}
+        body = {"privacy_unit": "record", "adjacency": "add_or_remove_one", "bound": "clt", "budget": BUDGET, **WEAK}
         self.post("/v1/datasets", {"name": name, **body, **changes})
 
 

@@ -244,7 +244,7 @@ def test_stopping_early_and_going_too_far(terminal: Terminal) -> None:
 def test_restarts_as_they_are_typed(terminal: Terminal) -> None:
     """Goal: stretches as FROM-TO, with :new, or as JSON, in their order; an empty list says that none was; what was run
     again is shown, and what is assumed where nothing is said; what is none of these is named."""
-    terminal("dataset create mnist --mu 20 --delta 1e-6")
+    terminal("dataset create mnist --mu 20 --delta 1e-6 --accept-weak-protection")
     asked = "request mnist --noise-multiplier 2 --sampling shuffle --sample-rate 0.1 --steps 100 --json"
     runs = [terminal(asked).json["id"] for _ in range(4)]
     for run in runs:

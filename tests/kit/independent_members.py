@@ -10,9 +10,12 @@ COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
 COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
 ONCE = "title description privacy_unit adjacency bound size budget limit state"
 MEMBERS = {
-    "dataset-registered": (ONCE + " is_partitioned derived_from costing", "ceiling ceiling_limit"),
+    "dataset-registered": (
+        ONCE + " is_partitioned derived_from costing",
+        "ceiling ceiling_limit accepts_weak_protection",
+    ),
     "dataset-changed": ("", "state title description reason proposal costing"),
-    "budget-set": ("budget limit limit_before reason", "proposal"),
+    "budget-set": ("budget limit limit_before reason", "proposal accepts_weak_protection"),
     "partitions-added": ("names disjoint limit", "proposal"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
@@ -31,6 +34,7 @@ MEMBERS = {
 MEMBERS_4 = MEMBERS | {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
+    "budget-set": ("budget limit limit_before reason", "proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
     "run-settled": (
@@ -69,7 +73,7 @@ WITHIN = {
 OF_OVERRUN = ("base costs", "level")  # of a table there
 GROUP = ("limit spent held overdrawn", "partitions project principal slack")
 PROPOSES = {
-    "budget": ("budget limit limit_before reason", ""),
+    "budget": ("budget limit limit_before reason", "accepts_weak_protection"),
     "thaw": ("state", "title description reason costing"),
     "void": ("request", ""),
     "partitions": ("names disjoint", ""),

@@ -301,7 +301,7 @@ class Journal:
             self.demand(name != "models" or are_models(value), "no files with their digests and sizes")
             self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
-            self.demand(name != "independent" or value is True, f"{name} is not yes")
+            self.demand(name not in ("independent", "accepts_weak_protection") or value is True, f"{name} is not yes")
             self.demand(name != "together" or all(type(one) is int and one > 0 for one in value.values()), "no batch")
             self.demand(name != "kept_for" or bool(value), f"{name} names nothing")
         if kind == "change-proposed":

@@ -10,7 +10,7 @@ from ledger.access.keys import tenant_of
 from ledger.operate import check
 from ledger.store import Store
 from ledger.verifier.witness import Witnesses
-from tests.kit.driver import MNIST, Ledger
+from tests.kit.driver import MNIST, WEAK, Ledger
 
 ONCE = 40_000_000_000
 """One release with noise multiplier 5: 1/25 of mu², in units of 1e-12."""
@@ -34,7 +34,7 @@ def parted(ledger: Ledger, *partitions: str, **changes: Any) -> dict[str, Any]:
 def derive(ledger: Ledger, name: str, *parents: str, **changes: Any) -> Any:
     """Registers a dataset that is derived from others."""
     origins = [{"name": parent, "unit_preserving": True} for parent in parents]
-    return ledger.post("/v1/datasets", {"name": name, "derived_from": origins, **changes})
+    return ledger.post("/v1/datasets", {"name": name, "derived_from": origins, **WEAK, **changes})
 
 
 def approved(ledger: Ledger, *datasets: Any, **changes: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ledger.core.people import Actor
 from tests.kit.accountant import DPSGD
-from tests.kit.driver import MNIST, Ledger
+from tests.kit.driver import MNIST, WEAK, Ledger
 
 NOBODY = str(uuid.UUID(int=1))
 """The id of nothing."""
@@ -42,7 +42,7 @@ def ok(answer: Any) -> Any:
 def furnished(admin: Ledger, *, dataset: str = "mnist", project: str = "ranking") -> Things:
     """Gives a tenant one of everything: a row, at least, in every table that tenants have."""
     budget = {"mu": 1000, "delta": 0.001}
-    ok(admin.post("/v1/datasets", {**MNIST, "name": dataset, "bound": "certified", "budget": budget}))
+    ok(admin.post("/v1/datasets", {**MNIST, "name": dataset, "bound": "certified", "budget": budget, **WEAK}))
     ok(admin.post("/v1/evaluate", {"mechanism": DPSGD}))  # the cost alone, which is kept
     origin = [{"name": dataset, "unit_preserving": True}]
     ok(admin.post("/v1/datasets", {"name": f"{dataset}.copy", "derived_from": origin}))
@@ -64,7 +64,7 @@ def furnished(admin: Ledger, *, dataset: str = "mnist", project: str = "ranking"
 def raised(by: Ledger, dataset: str = "mnist") -> str:
     """Proposes a budget that is a little higher than it is now; the proposal's id."""
     delta = ok(by.get(f"/v1/datasets/{dataset}"))["budget"]["delta"]
-    answer = by.put(f"/v1/datasets/{dataset}/budget", {"budget": {"mu": 1000, "delta": delta + 1e-6}, **REASON})
+    answer = by.put(f"/v1/datasets/{dataset}/budget", {"budget": {"mu": 1000, "delta": delta + 1e-6}, **REASON, **WEAK})
     assert answer.status_code == 202, answer.text
     return str(answer.json()["proposal"]["id"])
 

@@ -8,7 +8,7 @@ from typing import Final
 from tests.model.prices import Json, pure_mu_sq
 
 BUDGETS: Final = [{"mu": mu, "delta": delta} for mu in (1, 2, 0.5, 0.8, 0.3, 1.7) for delta in (2e-6, 5e-6, 1e-6, 0)]
-LARGE: Final = [{"mu": mu, "delta": 1e-5} for mu in (2, 3, 5)]
+LARGE: Final = [{"mu": mu, "delta": 1e-5} for mu in (2, 2.5, 3)]
 SHARES: Final = [{"mu": mu, "delta": delta} for mu in (0.3, 0.5, 0.7) for delta in (1e-6, 0, 3e-6)]
 CLEARANCE: Final = 500
 """A cost that is no fraction stays so far from the next integer that the last digit of a double does not matter."""

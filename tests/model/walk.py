@@ -256,7 +256,7 @@ class Walk:
     def own_proposal(self) -> None:
         """A proposal that its own steward cannot approve, and another one can."""
         self._policy("admin", True)
-        body = {"budget": {"mu": 6, "delta": 1e-5}, **REASON}
+        body = {"budget": {"mu": 3.25, "delta": 1e-5}, **REASON}
         self._change("budget", "budget", "sue", "side", "PUT", "/v1/datasets/side/budget", body)
         for who in ("sue", "sam"):
             self._approve(who, self.model.proposals[-1])

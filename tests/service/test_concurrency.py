@@ -162,7 +162,10 @@ def test_a_killed_server_loses_nothing_that_it_acknowledged(database: Settings, 
     site.urls = itertools.cycle([victim.url])
     site.register("data")
     with site.client() as client:
-        client.put("/v1/datasets/data/budget", json={"budget": {"mu": 100}, "reason": "room for all"})
+        client.put(
+            "/v1/datasets/data/budget",
+            json={"budget": {"mu": 100}, "reason": "room for all", "accepts_weak_protection": True},
+        )
     told: dict[str, Any] = {}
     sent: list[str] = []
     enough = threading.Event()

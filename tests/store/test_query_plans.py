@@ -23,7 +23,7 @@ from ledger.store import runs
 from tests.kit import databases as kit
 from tests.kit.accountant import DPSGD
 from tests.kit.databases import Databases
-from tests.kit.driver import MNIST, Ledger
+from tests.kit.driver import MNIST, WEAK, Ledger
 from tests.kit.scene import REASON, ok
 from tests.kit.trials import trials
 
@@ -54,7 +54,8 @@ def _everything(admin: Ledger, name: str) -> None:
     budget = {"mu": 1000, "delta": 0.001}
     ok(
         admin.post(
-            "/v1/datasets", {**MNIST, "name": name, "bound": "certified", "costing": "standalone", "budget": budget}
+            "/v1/datasets",
+            {**MNIST, "name": name, "bound": "certified", "costing": "standalone", "budget": budget, **WEAK},
         )
     )
     ok(admin.post("/v1/datasets", {"name": f"{name}.copy", "derived_from": [{"name": name, "unit_preserving": True}]}))

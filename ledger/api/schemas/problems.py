@@ -8,7 +8,7 @@ from pydantic import Field
 from typing_extensions import TypedDict
 
 from ledger.api.schemas.common import Problem
-from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.common import AmountShown, EpsilonAlone, Id, RunsLeft
 from ledger.service.shapes.runs import Binding, Overdrawn, OverrunShown, RunApproved, Used
 
 
@@ -20,6 +20,8 @@ class RunRefused(Problem):
     seq: int
     delta: NotRequired[Used]
     project: NotRequired[str | None]
+    epsilon: NotRequired[EpsilonAlone]
+    runs_left: NotRequired[RunsLeft]
 
 
 class BatchResult(TypedDict):
@@ -46,6 +48,9 @@ class RunOverran(Problem):
     run: Id
     state: Literal["settled", "started"]
     cost: AmountShown
+    percent: NotRequired[
+        Annotated[float | None, Field(description="What the run was charged in all, in percent of the least budget.")]
+    ]
     charged: NotRequired[Annotated[AmountShown | None, Field(description="Left out while the run is still started.")]]
     overrun: OverrunShown
     frozen: Annotated[list[str], Field(description="The datasets that wait for a steward now.")]

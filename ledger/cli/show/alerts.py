@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from ledger.cli.show import rows
-from ledger.cli.show.console import err, new_grid, number, out
+from ledger.cli.show.console import err, new_grid, out, percent, remaining_text, up
 
 if TYPE_CHECKING:
     from ledger.service.shapes.alerts import AccountForecast, AlertingShown, AlertShown, ForecastShown
+
+
+_NUMBERS: Final = ("% spent", "% left", "mu spent", "mu left")
+"""The columns of what is spent and left of a budget."""
 
 
 def alerts(items: Sequence[AlertShown]) -> None:
@@ -88,16 +92,25 @@ def forecasts(items: Sequence[ForecastShown]) -> None:
             dataset,
             ", ".join(filter(None, (account["partition"], account["project"]))),
             f"{account['runs']:,}",
-            number(account["spent"]["mu"]),
-            number(account["remaining"]["mu"]),
+            *_numbers(account),
             *_lasting(account),
         )
         for dataset, account in ranked
     ]
-    columns = ("dataset", "account", "runs", "mu spent", "mu left", "lasts until", "days")
-    numbers = ("runs", "mu spent", "mu left", "days")
-    drop = ("mu spent", "runs", "account")
+    columns = ("dataset", "account", "runs", *_NUMBERS, "lasts until", "days")
+    numbers = ("runs", *_NUMBERS, "days")
+    drop = ("mu spent", "mu left", "runs", "account")
     rows.show(rows.Rows(columns, cells, right=numbers, texts=("dataset", "account"), drop=drop))
+
+
+def _numbers(account: AccountForecast) -> tuple[str, ...]:
+    """Return what was spent and is left, by _NUMBERS."""
+    parts = (account.get("percent_spent"), account.get("percent_left"))
+    return (
+        *(percent(part).removesuffix(" %") for part in parts),
+        up(account["spent"]["mu"]),
+        remaining_text(account["remaining"]),
+    )
 
 
 def _lasting(account: AccountForecast) -> tuple[str, str]:
@@ -114,11 +127,10 @@ def forecast(answer: ForecastShown) -> None:
     for item in answer["accounts"]:
         account = ", ".join(filter(None, (item["partition"], item["project"]))) or "the dataset"
         until, days = _lasting(item)
-        spent, left = number(item["spent"]["mu"]), number(item["remaining"]["mu"])
-        cells.append((account, str(item["runs"]), spent, left, until, days))
+        cells.append((account, str(item["runs"]), *_numbers(item), until, days))
     if not cells:
         out.print("No run was charged to it recently, and it has no budget of its own.")
         return
-    columns = ("account", "runs", "mu spent", "mu left", "lasts until", "days")
-    right, drop = ("runs", "mu spent", "mu left"), ("mu spent", "runs")
+    columns = ("account", "runs", *_NUMBERS, "lasts until", "days")
+    right, drop = ("runs", *_NUMBERS), ("mu spent", "mu left", "runs")
     rows.show(rows.Rows(columns, cells, right=right, texts=("account",), drop=drop))

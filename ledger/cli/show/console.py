@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from decimal import ROUND_CEILING, ROUND_FLOOR, Context
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TextIO
 
@@ -17,6 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
+from ledger.core.amounts import percent_of
 from ledger.errors import InvalidRequest, LedgerError
 
 BAR_WIDTH: Final = 40
@@ -93,6 +95,41 @@ def number(value: float | None) -> str:
     return f"{value:.5g}"
 
 
+def up(value: float | None) -> str:
+    """Return a number with five digits, rounded up: what is spent or asked for is never shown as less."""
+    return _rounded(value, ROUND_CEILING)
+
+
+def down(value: float | None) -> str:
+    """Return a number with five digits, rounded down: what is left is never shown as more."""
+    return _rounded(value, ROUND_FLOOR)
+
+
+def _rounded(value: float | None, rounding: str) -> str:
+    if value is None or not math.isfinite(value) or math.isclose(value, float(number(value)), rel_tol=_EXACT):
+        return number(value)
+    return number(float(Context(prec=5, rounding=rounding).create_decimal(repr(value))))
+
+
+def percent(value: float | None) -> str:
+    """Return a percent, which the server rounded."""
+    return "-" if value is None else f"{value:.4g} %"
+
+
+def epsilons(shown: Sequence[Mapping[str, Any]], name: str = "value", *, rounded: Callable[[float], str] = up) -> str:
+    """Return epsilons with their deltas in one line; none if there is nothing to show."""
+    known = [(item[name], item["delta"]) for item in shown if name in item]
+    return ", ".join(
+        f"epsilon {'∞' if value is None else rounded(value)} at delta {number(delta)}" for value, delta in known
+    )
+
+
+_EXACT: Final = 1e-9
+"""A number that is so close to five digits is those: an epsilon of 3 is kept as a limit in units of 1e-12 of mu²."""
+ADD_UP: Final = "Percents add up; epsilon and mu do not."
+"""What to know of the three, beside each of them."""
+
+
 def bar(balance: Mapping[str, Any], *, width: int = BAR_WIDTH) -> Text:
     """Return the budget as a bar, divided by mu², which is what adds up."""
     limit, spent, held = balance["limit"], balance["spent"], balance["held"]
@@ -102,9 +139,9 @@ def bar(balance: Mapping[str, Any], *, width: int = BAR_WIDTH) -> Text:
     text = Text("█" * filled, style="red")
     text.append("▒" * (taken - filled), style="yellow")
     text.append("░" * (width - taken), style="green")
-    text.append(f" {100 * int(spent['mu_sq_pico']) / whole:.1f} % spent")
+    text.append(f" {percent(percent_of(int(spent['mu_sq_pico']), whole, up=True))} spent")
     if int(held["mu_sq_pico"]):
-        text.append(f", {100 * int(held['mu_sq_pico']) / whole:.1f} % held")
+        text.append(f", {percent(percent_of(int(held['mu_sq_pico']), whole, up=True))} held")
     return text
 
 
@@ -127,11 +164,11 @@ def new_table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 
 def remaining_text(remaining: Mapping[str, Any] | None) -> str:
-    """Return what remains, as mu. If it is overdrawn, a minus sign and the root of the overdrawn mu²."""
+    """Return what remains, as mu, rounded down. If it is overdrawn, a minus sign and the root of the overdrawn mu²."""
     if remaining is None:
         return "-"
     below = int(remaining["mu_sq_pico"])
-    return f"-{number(math.sqrt(-below) / 1e6)}" if below < 0 else number(remaining["mu"])
+    return f"-{up(math.sqrt(-below) / 1e6)}" if below < 0 else down(remaining["mu"])
 
 
 def save(output: Path, text: str) -> None:

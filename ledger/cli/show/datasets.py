@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
 from ledger.cli.show import rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
+    ADD_UP,
     BAR_WIDTH,
     BUDGET,
     bar,
+    down,
+    epsilons,
     err,
     new_grid,
-    new_table,
     number,
     out,
+    percent,
     remaining_text,
+    up,
 )
 
 if TYPE_CHECKING:
-    from ledger.service.shapes.common import AmountShown
+    from ledger.service.shapes.common import AmountShown, PercentsShown
     from ledger.service.shapes.datasets import (
         BalanceAt,
         BalanceShown,
         ChangeShown,
         DatasetShown,
+        EpsilonOfBudget,
         FairUseShown,
         PartitionShown,
         ProjectOfDataset,
@@ -35,6 +41,10 @@ if TYPE_CHECKING:
         SpendingPart,
         SpendingShown,
     )
+
+
+LEFT: Final = ("% left", "of epsilon", "mu left", "of mu")
+"""The columns of what is left of a budget."""
 
 
 def dataset(item: DatasetShown) -> None:
@@ -50,11 +60,12 @@ def dataset(item: DatasetShown) -> None:
         grid.add_row("derived from", ", ".join(parent["name"] for parent in item["derived_from"]))
         grid.add_row("its runs charge", ", ".join(item["roots"]))
     if item["ceiling"] is not None:
-        grid.add_row("ceiling", f"mu {number(item['ceiling']['mu'])}, delta {number(item['ceiling']['delta'])}")
+        grid.add_row("ceiling", f"mu {down(item['ceiling']['mu'])}, delta {down(item['ceiling']['delta'])}")
     if item["fair_use"] is not None:
         grid.add_row("fair use", _fair_use(item["fair_use"]))
     if item["balance"] is not None:
-        grid.add_row("budget", bar(item["balance"]))
+        grid.add_row("budget", f"{_of_limit(item['epsilon'])}, mu {down(item['balance']['limit']['mu'])}")
+        grid.add_row("", bar(item["balance"]))
     if item["partition_count"] is not None:
         counted = f"{item['partition_count']:,}" + (", of which the fullest is shown" if item["partitions"] else "")
         grid.add_row("partitions", counted)
@@ -76,10 +87,8 @@ def balance_at(answer: BalanceAt) -> None:
         return
     if answer["partition_count"] is not None:
         out.print(f"{answer['partition_count']:,} partitions, of which the fullest is shown")
-    _amounts(balance)
-    for epsilon in answer["epsilon"]:
-        spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
-        out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}")
+    _amounts(balance, answer.get("percent"), answer["epsilon"])
+    out.print(ADD_UP)
 
 
 def spending(answer: SpendingShown) -> None:
@@ -106,8 +115,8 @@ def spending(answer: SpendingShown) -> None:
     rows.show(rows.Rows((what, *numbers), cells, right=numbers, texts=(what,)))
 
 
-def _percent(percent: float | None) -> str:
-    return "-" if percent is None else f"{percent:.2f}"
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{math.ceil(100 * share) / 100:.2f}"
 
 
 def history(items: Sequence[ChangeShown]) -> None:
@@ -144,27 +153,52 @@ def _fair_use(fair_use: FairUseShown) -> str:
 
 
 def _balance(item: DatasetShown, balance: BalanceShown) -> None:
-    _amounts(balance)
-    _epsilons(item)
-
-
-def _amounts(balance: BalanceShown) -> None:
-    table = new_table("", "mu", "delta", "mu² (1e-12)", right=("mu", "delta", "mu² (1e-12)"))
-    for part in ("limit", "spent", "held", "remaining"):
-        amount = balance[part]
-        table.add_row(part, remaining_text(amount), number(amount["delta"]), f"{_mu_sq_pico(amount):,}")
-    out.print(table)
-
-
-def _epsilons(item: DatasetShown) -> None:
-    for epsilon in item["epsilon"]:
-        estimate = " (estimate)" if item["is_estimate"] else ""
-        spent, limit = number(epsilon["spent"]), number(epsilon["limit"])
-        out.print(f"epsilon at delta {number(epsilon['delta'])}: spent {spent}, limit {limit}{estimate}")
+    """Print a balance. With residual costs what is spent is a share, whose own epsilon would be no bound: the least
+    limit stands in its place."""
+    is_residual = item.get("costing") == "residual"
+    _amounts(balance, item.get("percent"), item["epsilon"], is_residual=is_residual, is_estimate=item["is_estimate"])
     if (least := item.get("least_limit")) is not None:
-        shown = ", ".join(f"{number(at['epsilon'])} at delta {number(at['delta'])}" for at in least["epsilon"])
         counted = f"up to entry {least['seq']:,} of {item['seq']:,}"
-        out.print(f"least limit: epsilon {shown}, {counted}; an indication, the limit is guaranteed")
+        shown = epsilons(least["epsilon"], "epsilon")
+        out.print(f"spent: {shown}, the least limit {counted}; an indication, the limit is guaranteed")
+    elif is_residual:
+        out.print("spent: its epsilon is the least limit, which is computed in the background")
+    out.print(ADD_UP)
+
+
+def _amounts(
+    balance: BalanceShown,
+    parts: PercentsShown | None,
+    shown: Sequence[EpsilonOfBudget],
+    *,
+    is_residual: bool = False,
+    is_estimate: bool = False,
+) -> None:
+    """Print a balance: each part in percent, as epsilon by itself, and as mu."""
+    at = shown[:1]
+    about = "≈ " if is_estimate else ""
+    columns = ("%", *(f"{about}epsilon at {number(epsilon['delta'])}" for epsilon in at), "mu", "delta", "mu² (1e-12)")
+    percents: Mapping[str, float | None] = {"limit": 100, **(parts or {})}  # type: ignore[dict-item]
+    cells: list[tuple[rows.Cell, ...]] = []
+    for part in ("limit", "spent", "held", "remaining"):
+        amount, rounded = balance[part], down if part in ("limit", "remaining") else up
+        hides = is_residual and part in ("spent", "held")
+        alone = [_epsilon(epsilon, part, rounded) if not hides else "-" for epsilon in at]
+        mu = remaining_text(amount) if part == "remaining" else rounded(amount["mu"])
+        part_text = percent(percents.get(part)).removesuffix(" %")
+        cells.append((part, part_text, *alone, mu, rounded(amount["delta"]), f"{_mu_sq_pico(amount):,}"))
+    rows.show(rows.Rows(("", *columns), cells, right=columns, drop=("mu² (1e-12)", "delta")))
+
+
+def _epsilon(epsilon: EpsilonOfBudget, part: str, rounded: Callable[[float | None], str]) -> str:
+    """Return the epsilon of a part of a budget; - if the server does not state it."""
+    values: Mapping[str, Any] = epsilon
+    return ("∞" if values[part] is None else rounded(values[part])) if part in values else "-"
+
+
+def _of_limit(shown: Sequence[EpsilonOfBudget]) -> str:
+    """Return the epsilon of a limit at each delta."""
+    return epsilons(shown, "limit", rounded=number)
 
 
 def _mu_sq_pico(amount: AmountShown) -> int:
@@ -174,17 +208,16 @@ def _mu_sq_pico(amount: AmountShown) -> int:
 def _parts(what: str, items: Sequence[PartitionShown | ProjectOfDataset], *, count: int | None = None) -> None:
     """Print partitions or projects, one per line, the fullest first, up to ACCOUNTS_SHOWN_MAX."""
     fullest = sorted(items, key=lambda item: _mu_sq_pico(item["balance"]["remaining"]))
-    cells = [
+    cells: list[tuple[rows.Cell, ...]] = [
         (
             item["name"],
-            remaining_text(item["balance"]["remaining"]),
-            number(item["balance"]["limit"]["mu"]),
+            *_left(item),
             bar(item["balance"], width=BAR_WIDTH // 4),
         )
         for item in fullest[:ACCOUNTS_SHOWN_MAX]
     ]
-    columns = (what, "mu left", "of", "budget")
-    rows.show(rows.Rows(columns, cells, right=("mu left", "of"), texts=(what,), drop=("budget",)))
+    columns = (what, *LEFT, "budget")
+    rows.show(rows.Rows(columns, cells, right=LEFT, texts=(what,), drop=("budget", "mu left", "of mu")))
     more = (len(items) if count is None else count) - len(fullest[:ACCOUNTS_SHOWN_MAX])
     if more > 0:
         out.print(f"and {more:,} more; --json has them")
@@ -213,10 +246,19 @@ def datasets(items: Sequence[DatasetShown]) -> None:
     for item in items:
         balance = item["balance"]
         if balance is None:
-            cells.append((item["name"], item["state"], item["bound"], "-", "-", f"that of {', '.join(item['roots'])}"))
+            none = ("-",) * len(LEFT)
+            cells.append((item["name"], item["state"], item["bound"], *none, f"that of {', '.join(item['roots'])}"))
             continue
-        left, limit = remaining_text(balance["remaining"]), number(balance["limit"]["mu"])
-        cells.append((item["name"], item["state"], item["bound"], left, limit, bar(balance, width=BAR_WIDTH // 4)))
-    columns = ("name", "state", "bound", "mu left", "of", "budget")
-    drop = ("budget", "bound", "state")
-    rows.show(rows.Rows(columns, cells, right=("mu left", "of"), texts=("name",), drop=drop))
+        left = _left({**item, "balance": balance})
+        cells.append((item["name"], item["state"], item["bound"], *left, bar(balance, width=BAR_WIDTH // 4)))
+    columns = ("name", "state", "bound", *LEFT, "budget")
+    drop = ("budget", "bound", "state", "mu left", "of mu")
+    rows.show(rows.Rows(columns, cells, right=LEFT, texts=("name",), drop=drop))
+
+
+def _left(item: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what is left of a budget, by LEFT: in percent, and of which epsilon and mu."""
+    balance, shown = item["balance"], item["epsilon"]
+    epsilon = f"{number(shown[0]['limit'])} at {number(shown[0]['delta'])}" if shown else "-"
+    left = percent((item.get("percent") or {}).get("remaining")).removesuffix(" %")
+    return left, epsilon, remaining_text(balance["remaining"]), down(balance["limit"]["mu"])

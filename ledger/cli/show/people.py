@@ -95,7 +95,8 @@ def _change(item: ProposalShown) -> str:
         case "budget":
             budget = item["proposes"]["budget"]
             parts = ", ".join(f"{name} {number(budget[name])}" for name in BUDGET if name in budget)
-            return f"set the budget of {item['dataset']} to {parts}"
+            weak = ", with weak protection accepted" if item["proposes"].get("accepts_weak_protection") else ""
+            return f"set the budget of {item['dataset']} to {parts}{weak}"
         case "thaw":
             return f"thaw {item['dataset']}"
         case "partitions":

@@ -9,8 +9,8 @@ from rich.table import Table
 from rich.text import Text
 
 from ledger.cli.show import rows
-from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, new_grid, number, out
-from ledger.cli.show.runs import charged_text, model_text, overrun_text, use_text
+from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, ADD_UP, down, new_grid, number, out, percent, up
+from ledger.cli.show.runs import charged_text, cost, model_text, overrun_text, plain_percent, runs_left, use_text
 
 if TYPE_CHECKING:
     from ledger.service.shapes.runs import RefusedBy, RunEvent, RunInFull
@@ -57,21 +57,20 @@ def _value(value: Any) -> str:
 
 
 def _decided(grid: Table, item: RunInFull) -> None:
-    cost = item["cost"]
-    shares = item.get("shares")
-    percent = "" if shares is None else f", {100 * shares['cost']:.2g} % of the budget"
-    grid.add_row("cost", f"mu {number(cost['mu'])}, delta {number(cost['delta'])}{percent}")
+    cost(grid, item)
     progress = item.get("progress")
     if progress is not None:
         at = progress["at"][:19].replace("T", " ")
         grid.add_row("progress", f"{progress['steps']:,} steps, reported at {at} UTC")
     charged = charged_text(item)
     if charged:
-        grid.add_row("charged", f"mu {charged}")
+        part = item.get("percent_charged")
+        grid.add_row("charged", f"{'' if part is None else f'{percent(part)} of the budget, '}mu {charged}")
+    runs_left(grid, item)
     ended = item.get("settled") or item.get("reported")
     overrun = None if ended is None else ended.get("overrun")
     if overrun is not None:
-        grid.add_row("overrun", f"{overrun_text(overrun)}, mu {number(overrun['cost']['mu'])}")
+        grid.add_row("overrun", f"{overrun_text(overrun)}, mu {up(overrun['cost']['mu'])}")
     for index, model in enumerate(() if ended is None else ended.get("models", ())):
         grid.add_row("" if index else "produced", model_text(model))
     estimate = ", an estimate" if item["bound"] == "clt" else ""
@@ -88,15 +87,16 @@ def _decided(grid: Table, item: RunInFull) -> None:
 def _refusal(items: Sequence[RefusedBy], count: int) -> None:
     """Print each account in which the run did not fit: the amounts, and the parts of the limit that they are."""
     named = [name for name in ("partition", "project", "principal") if any(item.get(name) for item in items)]
-    numbers = ("asks for", "left", "limit", "asks for %", "left %")
+    numbers = ("asks for %", "left %", "asks for", "left", "limit")
     cells = [
         (
             item["name"],
             *(str(item.get(name) or "") for name in named),
             item["quantity"],
-            number(item["requested"]),
-            *("-" if item[name] is None else number(item[name]) for name in ("remaining", "limit")),
-            *(_percent(item[name]) for name in ("share_requested", "share_remaining")),
+            plain_percent(item.get("percent_requested")),
+            plain_percent(item.get("percent_remaining")),
+            up(item["requested"]),
+            *("-" if item[name] is None else down(item[name]) for name in ("remaining", "limit")),
         )
         for item in items[:ACCOUNTS_SHOWN_MAX]
     ]
@@ -106,12 +106,10 @@ def _refusal(items: Sequence[RefusedBy], count: int) -> None:
     if count > len(cells):
         out.print(f"and {count - len(cells):,} more")
     for epsilon in items[0]["epsilon"]:
-        asked, left, limit = (number(epsilon[name]) for name in ("requested", "remaining", "limit"))
-        out.print(f"epsilon at delta {number(epsilon['delta'])}: asked for {asked}, left {left}, limit {limit}")
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.3g}"
+        asked, left, limit = up(epsilon["requested"]), down(epsilon["remaining"]), number(epsilon["limit"])
+        out.print(
+            f"epsilon at delta {number(epsilon['delta'])}: asked for {asked}, left {left}, limit {limit}. {ADD_UP}"
+        )
 
 
 # --- what happened ---------------------------------------------------------------------------------------------------

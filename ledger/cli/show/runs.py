@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -13,19 +13,24 @@ from rich.text import Text
 from ledger.cli.show import rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
+    ADD_UP,
+    down,
+    epsilons,
     err,
     in_one_line,
     new_grid,
     new_table,
     number,
     out,
+    percent,
     remaining_text,
+    up,
 )
 from ledger.errors import BudgetExceeded, Overrun
 
 if TYPE_CHECKING:
     from ledger.api.schemas.problems import BatchResult
-    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, Solution
+    from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, PlannedOn, Solution
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
         Binding,
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
         OverrunShown,
         RestartShown,
         RunApproved,
+        RunInFull,
         RunMoved,
         RunOnDataset,
         RunShown,
@@ -49,36 +55,48 @@ def approved(answer: RunApproved) -> None:
     """Print an approval, and what to type next."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
-    _cost(grid, answer)
+    cost(grid, answer)
     _segments(grid, answer.get("segments"))
     _remaining(grid, answer["datasets"])
+    runs_left(grid, answer)
     if "project" in answer:
         grid.add_row("project", answer["project"])
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
-    out.print(f"Before it uses the data: privacy-ledger start {answer['id']}")
+    out.print(f"{ADD_UP} Before it uses the data: privacy-ledger start {answer['id']}")
 
 
-def _cost(grid: Table, answer: RunApproved | Planned) -> None:
-    """Add what a run costs; and what it would cost by itself, if it is costed beside what is left."""
-    grid.add_row("cost", _amount(answer["cost"]))
+def cost(grid: Table, answer: RunApproved | Planned | RunShown) -> None:
+    """Add what a run takes of its budget, the epsilon that it has by itself, and its cost; and what it would take by
+    itself, if it is costed beside what is left."""
+    part = of_budget(answer.get("percent"), answer.get("percent_of_delta"), "the budget")
     shares = answer.get("shares")
-    if shares is not None:
-        here, alone = (f"{100 * shares[name]:.2g} %" for name in ("cost", "alone"))
-        by_itself = "" if here == alone else f"; by itself this run would be {alone}"
-        grid.add_row("", f"{here} of the budget{by_itself}")
+    if shares is not None and shares["alone"] > shares["cost"]:
+        part = f"{part}; by itself this run would be {100 * shares['alone']:.4g} %"
+    alone = epsilons(answer.get("epsilon", ()))
+    rows_of = [part, f"{alone}, of this run by itself" if alone else "", _amount(answer["cost"])]
+    for index, text in enumerate(filter(None, rows_of)):
+        grid.add_row("" if index else "cost", text)
+
+
+def of_budget(part: float | None, of_delta: float | None, name: str) -> str:
+    """Return a part of a budget in percent; that of delta too, if it is the larger one."""
+    if part is None:
+        return ""
+    delta = f", and {percent(of_delta)} of its delta" if of_delta is not None and of_delta > part else ""
+    return f"{percent(part)} of {name}{delta}"
 
 
 def _amount(amount: AmountShown) -> str:
-    return f"mu {number(amount['mu'])}, delta {number(amount['delta'])}"
+    return f"mu {up(amount['mu'])}, delta {up(amount['delta'])}"
 
 
 def _segments(grid: Table, segments: SegmentsShown | None) -> None:
     """Add what a run in segments pays for being allowed to stop after each."""
     if segments is not None:
-        cost, whole = number(segments["cost"]["mu"]), number(segments["unsegmented"]["mu"])
-        pieces = f"{segments['count']:,} of {segments['steps']:,} steps, mu {cost} each"
+        each, whole = up(segments["cost"]["mu"]), up(segments["unsegmented"]["mu"])
+        pieces = f"{segments['count']:,} of {segments['steps']:,} steps, mu {each} each"
         grid.add_row("segments", f"{pieces}; without segments it would be mu {whole}")
 
 
@@ -88,8 +106,23 @@ def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
         label = "" if index else "left"
         if dataset["remaining"] is None:
             grid.add_row(label, f"{dataset['name']} has no budget of its own; what it is derived from is charged")
-        else:
-            grid.add_row(label, f"mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
+            continue
+        part = left_of(dataset.get("percent_left"), dataset.get("percent_of_delta_left"))
+        grid.add_row(label, f"{part}mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
+
+
+def left_of(part: float | None, of_delta: float | None) -> str:
+    """Return what is left in percent, to be followed by other units; that of delta too, if it is the smaller one."""
+    if part is None:
+        return ""
+    delta = f" ({percent(of_delta)} of its delta)" if of_delta is not None and of_delta < part else ""
+    return f"{percent(part)}{delta}, "
+
+
+def runs_left(grid: Table, answer: RunApproved | Planned | RunInFull) -> None:
+    """Add how many more runs like this one fit."""
+    if (count := answer.get("runs_left")) is not None:
+        grid.add_row("runs like this left", f"{count:,}")
 
 
 def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
@@ -99,12 +132,14 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
     out.print(Text.assemble(verdict, f"  {', '.join(dataset['name'] for dataset in datasets)}{''.join(stopped)}"))
     grid = new_grid()
-    _cost(grid, answer)
+    cost(grid, answer)
     _segments(grid, answer.get("segments"))
-    _left(grid, "left", {dataset["name"]: dataset["remaining"] for dataset in datasets})
-    _left(grid, "after", {dataset["name"]: dataset["after"] for dataset in datasets})
+    _left(grid, "left", "remaining", datasets)
+    _left(grid, "after", "after", datasets)
+    runs_left(grid, answer)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
     out.print(grid)
+    out.print(ADD_UP)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
         rows.show(_bindings(answer["binding"]))
     if solve_for is not None:
@@ -117,13 +152,22 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
         _fitting(out, answer["would_fit"], suggest)
 
 
-def _left(grid: Table, label: str, amounts: Mapping[str, AmountShown | None]) -> None:
-    """Add what is left of each dataset, by name. A dataset without a budget of its own has no amount."""
-    for name, amount in amounts.items():
-        if amount is not None:
-            which = f" of {name}" if len(amounts) > 1 else ""
-            grid.add_row(label, f"mu {remaining_text(amount)}, delta {number(amount['delta'])}{which}")
-            label = ""
+def _left(grid: Table, label: str, name: Literal["remaining", "after"], datasets: Sequence[PlannedOn]) -> None:
+    """Add what is left of each dataset before or after a run. A dataset without a budget of its own has no amount."""
+    for dataset in datasets:
+        amount = dataset[name]
+        if amount is None:
+            continue
+        parts = (
+            (dataset.get("percent_left"), dataset.get("percent_of_delta_left"))
+            if name == "remaining"
+            else (dataset.get("percent_after"), dataset.get("percent_of_delta_after"))
+        )
+        alone = epsilons(dataset.get("epsilon", ()), name, rounded=down)
+        which = f" of {dataset['name']}" if len(datasets) > 1 else ""
+        mu = f"mu {remaining_text(amount)}, delta {down(amount['delta'])}{which}"
+        grid.add_row(label, f"{left_of(*parts)}{alone}{', ' if alone else ''}{mu}")
+        label = ""
 
 
 def _solved(solution: Solution | None, solve_for: str, suggest: Callable[[str, Any], str]) -> None:
@@ -142,6 +186,9 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     facts = in_one_line(error.facts)
     err.print(Text.assemble(("refused", "bold red"), f"  run {facts.get('run')}"))
     binding = facts.get("datasets", ())
+    alone = epsilons(facts.get("epsilon", ()))
+    if alone:
+        err.print(f"This run by itself: {alone}. {ADD_UP}")
     rows.show(_bindings(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
@@ -156,25 +203,37 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
 
 def _bindings(items: Sequence[Binding | PlannedBinding]) -> rows.Rows:
     """Return a table of the limits that do not fit, one account and quantity per line."""
-    numbers: dict[str, list[float | None]] = {
-        "asks for": [item["requested"] for item in items],
-        "left": [item["remaining"] for item in items],
-        "limit": [item["limit"] for item in items],
+    numbers = {
+        "asks for %": [plain_percent(item.get("percent_requested")) for item in items],
+        "left %": [plain_percent(item.get("percent_remaining")) for item in items],
+        "asks for": [up(item["requested"]) for item in items],
+        "left": [_known(item["remaining"]) for item in items],
+        "limit": [_known(item["limit"]) for item in items],
     }
     return _accounts_named(items, numbers)
 
 
-def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[float | None]]) -> rows.Rows:
+def plain_percent(value: float | None) -> str:
+    """Return a percent for a column that states the unit."""
+    return percent(value).removesuffix(" %")
+
+
+def _known(value: float | None) -> str:
+    """Return what is left, or a limit; - for what the caller may not see."""
+    return "-" if value is None else down(value)
+
+
+def _accounts_named(items: Sequence[Mapping[str, object]], numbers: Mapping[str, Sequence[str]]) -> rows.Rows:
     """Return a table of accounts with their numbers, up to ACCOUNTS_SHOWN_MAX. A part of the name that no account has
     gets no column.
 
-    numbers: one list per column, in the order of the accounts; None for what the caller may not see.
+    numbers: one list per column, in the order of the accounts.
     """
     named = [name for name in ("partition", "project", "principal") if any(name in item for item in items)]
     cells = [
         (
             *(str(item.get(name, "")) for name in ("name", *named, "quantity")),
-            *("-" if column[index] is None else number(column[index]) for column in numbers.values()),
+            *(column[index] for column in numbers.values()),
         )
         for index, item in enumerate(items[:ACCOUNTS_SHOWN_MAX])
     ]
@@ -200,10 +259,10 @@ def overran(error: Overrun) -> None:
         return
     items: Sequence[Overdrawn] = facts.get("datasets", ())
     numbers = {
-        "limit": [item["limit"] for item in items],
-        "spent": [item["spent"] for item in items],
-        "held": [item["held"] for item in items],
-        "overdrawn": [item["overdrawn"] for item in items],
+        "limit": [down(item["limit"]) for item in items],
+        "spent": [up(item["spent"]) for item in items],
+        "held": [up(item["held"]) for item in items],
+        "overdrawn": [up(item["overdrawn"]) for item in items],
     }
     rows.show(_accounts_named(items, numbers), console=err)
     for name in facts.get("frozen", ()):
@@ -212,7 +271,7 @@ def overran(error: Overrun) -> None:
 
 def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
     """Print the outcome of each run of a batch, one per line, in order."""
-    table = new_table("", "datasets", "", "run", "mu", right=("", "mu"))
+    table = new_table("", "datasets", "", "run", "%", "mu", right=("", "%", "mu"))
     for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
         uses = run.get("datasets", ())
         names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
@@ -223,13 +282,14 @@ def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *,
         console.print("Not every run can be approved. Nothing was recorded.")
 
 
-def _outcome(result: BatchResult) -> tuple[Text, str, str]:
-    """Return the outcome of a run of a batch: the verdict, its id and its mu."""
+def _outcome(result: BatchResult) -> tuple[Text, str, str, str]:
+    """Return the outcome of a run of a batch: the verdict, its id, its percent of the budget and its mu."""
     approval = result.get("run")
     if approval is not None:
-        return Text("approved", style="green"), approval["id"], number(approval["cost"]["mu"])
+        part = plain_percent(approval.get("percent"))
+        return Text("approved", style="green"), approval["id"], part, up(approval["cost"]["mu"])
     problem: Mapping[str, object] = result.get("problem") or {}
-    return Text(str(problem.get("code")), style="bold red"), str(problem.get("run", "")), ""
+    return Text(str(problem.get("code")), style="bold red"), str(problem.get("run", "")), "", ""
 
 
 def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
@@ -250,11 +310,17 @@ def started(answer: RunStarted) -> None:
         )
 
 
+def _is_ended(answer: RunMoved) -> bool:
+    return answer["state"] in ("settled", "voided")
+
+
 def moved(answer: RunMoved) -> None:
     """Print the result of `start`, `settle` and `void`."""
     grid = new_grid()
     grid.add_row("run", answer["id"])
-    for name, amount in (("charged", answer.get("charged")), ("returned", answer.get("returned"))):
+    if (part := of_budget(answer.get("percent"), answer.get("percent_of_delta"), "the budget")) and _is_ended(answer):
+        grid.add_row("charged", part)
+    for name, amount in (("" if part else "charged", answer.get("charged")), ("returned", answer.get("returned"))):
         if amount is not None:
             grid.add_row(name, _amount(amount))
     kept = answer.get("kept")
@@ -325,7 +391,8 @@ def runs(items: Sequence[RunShown]) -> None:
         err.print("No runs.")
         return
     named = [name for name in ("project", "purpose") if any(_noted(item, name) for item in items)]
-    columns = ("run", "state", "dataset", *named, "mechanism", "mu", "charged", "asked", "by")
+    numbers = ("%", "charged %", "epsilon", "mu", "mu charged")
+    columns = ("run", "state", "dataset", *named, "mechanism", *numbers, "asked", "by")
     cells = [
         (
             item["id"],
@@ -333,7 +400,10 @@ def runs(items: Sequence[RunShown]) -> None:
             ", ".join(map(use_text, item["request"]["datasets"])),
             *(_noted(item, name) for name in named),
             str(item["request"]["mechanism"].get("type")),
-            number(item["cost"]["mu"]),
+            plain_percent(item.get("percent")),
+            _charged_percent(item),
+            _first_epsilon(item),
+            up(item["cost"]["mu"]),
             charged_text(item),
             item["created_at"][:19].replace("T", " "),
             str(item["asked_by"]["name"]),
@@ -344,10 +414,10 @@ def runs(items: Sequence[RunShown]) -> None:
         rows.Rows(
             columns,
             cells,
-            right=("mu", "charged"),
+            right=numbers,
             ids=("run",),
             texts=("purpose", "dataset", "by"),
-            drop=("purpose", "mechanism", "by", "asked", "project", "dataset"),
+            drop=("mu charged", "mu", "purpose", "mechanism", "by", "asked", "project", "epsilon", "dataset"),
         )
     )
 
@@ -371,6 +441,17 @@ def _state(item: RunShown) -> str:
     return f"{item['state']}, overdue{reported}"
 
 
+def _charged_percent(item: RunShown) -> str:
+    """Return what a run was charged in percent, with what was beyond the plan; nothing before it has ended."""
+    return "" if item.get("percent_charged") is None else f"{plain_percent(item.get('percent_charged'))}{beyond(item)}"
+
+
+def _first_epsilon(item: RunShown) -> str:
+    """Return the epsilon of a run by itself, at the first delta."""
+    shown = item.get("epsilon", ())
+    return up(shown[0]["value"]) if shown else "-"
+
+
 def _noted(item: RunShown, name: str) -> str:
     """Return the project or the purpose of a run."""
     return str((item["project"] if name == "project" else item["request"].get(name)) or "")
@@ -382,9 +463,14 @@ def charged_text(item: RunShown) -> str:
     if settled is None:
         return "0" if item.get("voided") is not None else ""
     charged = settled.get("charged")
-    overrun = settled.get("overrun")
-    beyond = "" if overrun is None else " overrun" if overrun["fits"] else " overdrawn"
-    return f"{'' if charged is None else number(charged['mu'])}{beyond}"
+    return f"{'' if charged is None else up(charged['mu'])}{beyond(item)}"
+
+
+def beyond(item: RunShown) -> str:
+    """Return what to add to the charge of a run that executed more than was planned."""
+    settled = item.get("settled")
+    overrun = None if settled is None else settled.get("overrun")
+    return "" if overrun is None else " overrun" if overrun["fits"] else " overdrawn"
 
 
 def use_text(use: str | Mapping[str, Any]) -> str:
@@ -398,10 +484,10 @@ def use_text(use: str | Mapping[str, Any]) -> str:
 def evaluated(answer: Evaluated) -> None:
     """Print the cost of a mechanism."""
     grid = new_grid()
+    for epsilon in answer["epsilon"]:
+        grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]))
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
-    for epsilon in answer["epsilon"]:
-        grid.add_row(f"epsilon at {number(epsilon['delta'])}", number(epsilon["value"]))
     grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):

@@ -29,6 +29,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         partitions: Sequence[str] | None = None,
         ceiling: Mapping[str, Any] | None = None,
         costing: str | None = None,
+        accepts_weak_protection: bool | None = None,
     ) -> Answer:
         """Register a dataset with its budget. Its privacy unit, adjacency, bound and origin never change.
 
@@ -43,6 +44,8 @@ class Datasets(Calls[Answer], Lists[Answers]):
         ceiling: a budget that no later budget may exceed.
         costing: "residual", the default of certified datasets, costs a run beside what is left, so that more runs fit;
         "standalone" costs each by itself, and costs add up in any order.
+        accepts_weak_protection: True for a budget of more than epsilon 20, which protects weakly: your statement that
+        this is acceptable. The journal keeps it.
 
         Raises NameTaken, and UnitMismatch if datasets that it is derived from differ in unit, adjacency or bound.
 
@@ -84,6 +87,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
                 partitions=partitions,
                 ceiling=ceiling,
                 costing=costing,
+                accepts_weak_protection=accepts_weak_protection,
             )
         )
 
@@ -162,16 +166,27 @@ class Datasets(Calls[Answer], Lists[Answers]):
             )
         )
 
-    def set_budget(self, name: str, *, budget: Mapping[str, Any], reason: str) -> Answer:
+    def set_budget(
+        self, name: str, *, budget: Mapping[str, Any], reason: str, accepts_weak_protection: bool | None = None
+    ) -> Answer:
         """Set a new budget of the dataset and of each partition, not below what is spent and held or above the ceiling.
 
         If the tenant's policy asks for a second steward, a higher limit in mu or delta returns `{"proposal": …}`: the
         old limit stays until another steward calls `approve`. Raises BudgetBelowSpent.
 
+        accepts_weak_protection: True if the limit is raised above epsilon 20, as for `register`.
+
         >>> ledger.set_budget("mnist", budget={"mu": 2}, reason="agreed in March")["balance"]["limit"]["mu"]
         2.0
         """
-        return self._send(send("PUT", "datasets", name, "budget", budget=budget, reason=reason))
+        return self._send(
+            send(
+                *("PUT", "datasets", name, "budget"),
+                budget=budget,
+                reason=reason,
+                accepts_weak_protection=accepts_weak_protection,
+            )
+        )
 
     def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool) -> Answer:
         """Add partitions, each with the dataset's limit.

@@ -49,6 +49,8 @@ def register(books: Books, command: Register, now_us: int) -> Drafts:
     }
     if definition.ceiling is not None:
         facts |= {"ceiling": command.ceiling, "ceiling_limit": definition.ceiling.facts()}
+    if command.accepts_weak:
+        facts["accepts_weak_protection"] = True
     books.partitions[dataset.id] = command.partitions
     return write(books, [Posting(dataset, new)], command.actor, "dataset-registered", facts)
 
@@ -143,6 +145,7 @@ def set_budget(books: Books, command: SetBudget, now_us: int) -> Drafts | Repeat
         "limit": command.limit.facts(),
         "limit_before": before.facts(),
         "reason": command.reason,
+        **({"accepts_weak_protection": True} if command.accepts_weak else {}),
     }
     is_raise = bool(command.limit.exceeds(before))
     guarded = Guarded("budget", is_raise, facts, command.actor, command.consent, [Posting(dataset)])
@@ -279,7 +282,8 @@ def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
     facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])
-        return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent)
+        accepts_weak = facts.get("accepts_weak_protection", False)
+        return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent, accepts_weak)
     if proposal.kind == "partitions":
         return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent)
     if proposal.kind == "project":

@@ -33,10 +33,15 @@ def _shape(required: str, optional: str = "") -> Shape:
 _COSTED: Final = "request cost idempotency_key bound adjacency method assumptions accountant"
 _REGISTERED: Final = "title description privacy_unit adjacency bound size budget limit state"
 
+_WEAK: Final = "accepts_weak_protection"
+"""A steward stated that the weak protection of a budget is acceptable; there only if it was necessary."""
+
 DATASET_KINDS: Final[Mapping[str, Shape]] = {
-    "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from costing", "ceiling ceiling_limit"),
+    "dataset-registered": _shape(
+        f"{_REGISTERED} is_partitioned derived_from costing", f"ceiling ceiling_limit {_WEAK}"
+    ),
     "dataset-changed": _shape("", "state title description reason proposal costing"),
-    "budget-set": _shape("budget limit limit_before reason", "proposal"),
+    "budget-set": _shape("budget limit limit_before reason", f"proposal {_WEAK}"),
     "partitions-added": _shape("names disjoint limit", "proposal"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
@@ -61,6 +66,7 @@ _OF_VERSION_4: Final[Mapping[str, Shape]] = {
     **DATASET_KINDS,
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
+    "budget-set": _shape("budget limit limit_before reason", "proposal"),
     "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
     "run-settled": _shape(
@@ -123,7 +129,7 @@ _TEXTS: Final = _shape(
     "dataset title description privacy_unit reason project idempotency_key method accountant name"
 ).required
 _PROPOSES: Final[Mapping[str, Shape]] = {
-    "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset()),
+    "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset([_WEAK])),
     "thaw": _shape("state", "title description reason costing"),
     "void": _shape("request"),
     "partitions": _shape("names disjoint"),
@@ -253,6 +259,7 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "is_partitioned": lambda value: isinstance(value, bool),
     "costing": lambda value: value in ("standalone", "residual"),
     "independent": lambda value: value is True,
+    _WEAK: lambda value: value is True,
     "together": lambda value: _is_seq(value["first"]) and _is_seq(value["runs"]),
     "kept_for": lambda value: _is_texts(value) and bool(value),
     "via": _is_texts,

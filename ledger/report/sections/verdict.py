@@ -64,11 +64,30 @@ def cover(view: View) -> Facts:
         ("Datasets", line(names(about["datasets"]))),
         ("Runs", line(f"{view.totals['runs']:,}")),
     ]
+    if weak := [item for item in view.document["verdict"]["datasets"] if item["weak_protection"] is not None]:
+        more = [Line(f"and {len(weak) - SUMMARY_MAX:,} more datasets")] if len(weak) > SUMMARY_MAX else []
+        rows.append(("Weak protection", (*(Line(_weak(item), "strong") for item in weak[:SUMMARY_MAX]), *more)))
     if about["restricted_to"] is not None:
         rows.append(
             ("Restricted to", line(f"the datasets that the requester's key may read: {names(about['restricted_to'])}"))
         )
     return Facts(tuple(rows))
+
+
+def _weak(item: JsonObject) -> str:
+    """Return what the weak budget of a dataset lets an attacker learn, and who accepted that."""
+    weak = item["weak_protection"]
+    accepted = weak["accepted"]
+    who_did = (
+        "No steward was asked to accept this."
+        if accepted is None
+        else f"Accepted by {short(accepted['by']['name'])} in entry {accepted['seq']}."
+    )
+    return (
+        f"{item['dataset']}: epsilon {epsilon(weak['epsilon'])} at delta {significant(weak['at_delta'])}. An attacker"
+        f" who is wrong about {percent(weak['false_positive_rate'])} of the persons who are not in the data can find up"
+        f" to {percent(weak['true_positive_rate'])} of those who are. {who_did}"
+    )
 
 
 def summary(view: View) -> Table | None:

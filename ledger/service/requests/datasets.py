@@ -54,6 +54,15 @@ Partitions = Annotated[
 ]
 
 
+AcceptsWeakProtection = Annotated[
+    Literal[True] | None,
+    Field(
+        description="Your statement that weak protection is acceptable; required for a budget of more than epsilon 20."
+        " The journal keeps it."
+    ),
+]
+
+
 class NewDataset(Strict):
     name: DatasetName
     title: Title = ""
@@ -96,6 +105,8 @@ class NewDataset(Strict):
             )
         ),
     ] = None
+
+    accepts_weak_protection: AcceptsWeakProtection = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -178,6 +189,7 @@ class DatasetChange(Strict):
 class NewBudget(Strict):
     budget: AnyBudget
     reason: LongText
+    accepts_weak_protection: AcceptsWeakProtection = None
 
     model_config = ConfigDict(
         extra="forbid",

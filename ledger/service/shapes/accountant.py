@@ -9,12 +9,36 @@ from typing_extensions import TypedDict
 
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound, DatasetState
-from ledger.service.shapes.common import AmountShown, EpsilonShown, Id
-from ledger.service.shapes.runs import Alone, AsOne, SegmentsShown, Shares, Used
+from ledger.service.shapes.common import (
+    AmountShown,
+    EpsilonAlone,
+    EpsilonShown,
+    Id,
+    Percent,
+    PercentOfBudget,
+    PercentOfDelta,
+    RunsLeft,
+)
+from ledger.service.shapes.runs import (
+    Alone,
+    AsOne,
+    PercentRemaining,
+    PercentRequested,
+    SegmentsShown,
+    Shares,
+    Used,
+)
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
-class PlannedOn(TypedDict):
+class EpsilonsOfPlan(TypedDict):
+    delta: float
+    limit: Annotated[float | None, Field(description="null is infinity, here and below.")]
+    remaining: Annotated[float | None, Field(description="Of what is left by itself. Epsilons do not add up.")]
+    after: Annotated[float | None, Field(description="Of what the run would leave; null too if it does not fit.")]
+
+
+class PlannedOn(PercentOfBudget):
     name: str
     state: DatasetState
     limit: AmountShown | None
@@ -28,6 +52,11 @@ class PlannedOn(TypedDict):
         ),
     ]
     after: Annotated[AmountShown | None, Field(description="What the run would leave; null if it does not fit.")]
+    percent_after: NotRequired[
+        Annotated[float | None, Field(description="What the run would leave, in percent; rounded down.")]
+    ]
+    percent_of_delta_after: NotRequired[float | None]
+    epsilon: NotRequired[list[EpsilonsOfPlan]]
 
 
 class PlannedBinding(TypedDict):
@@ -41,6 +70,8 @@ class PlannedBinding(TypedDict):
         float | None, Field(description="null for a dataset that the key does not see, as is `limit`.")
     ]
     limit: float | None
+    percent_requested: NotRequired[PercentRequested]
+    percent_remaining: NotRequired[PercentRemaining]
 
 
 class Solution(TypedDict):
@@ -51,7 +82,11 @@ class Solution(TypedDict):
 
 class Planned(TypedDict):
     fits: bool
+    percent: NotRequired[Percent]
+    percent_of_delta: NotRequired[PercentOfDelta]
+    epsilon: NotRequired[EpsilonAlone]
     cost: AmountShown
+    runs_left: NotRequired[RunsLeft]
     bound: Bound
     method: str
     assumptions: list[str]

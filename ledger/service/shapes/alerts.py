@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -61,6 +61,10 @@ class AccountForecast(TypedDict):
     project: str | None
     since: Annotated[str, Field(description="Start of the time that the estimate is based on.")]
     runs: Annotated[int, Field(description="The number of runs approved since then.")]
+    percent_spent: NotRequired[
+        Annotated[float | None, Field(description="Of the limit, by mu², which adds up; rounded up.")]
+    ]
+    percent_left: NotRequired[Annotated[float | None, Field(description="Rounded down.")]]
     spent: Annotated[AmountShown, Field(description="What these runs hold and were charged.")]
     remaining: AmountShown
     is_enough: Annotated[bool, Field(description="Whether that is enough for an estimate.")]

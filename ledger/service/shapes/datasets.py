@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
-from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.common import AmountShown, Id, PercentsShown
 
 
 class BalanceShown(TypedDict):
@@ -29,6 +29,13 @@ class EpsilonOfBudget(TypedDict):
         ),
     ]
     limit: Annotated[float | None, Field(description="null is infinity")]
+    held: NotRequired[Annotated[float | None, Field(description="By itself. null is infinity.")]]
+    remaining: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="By itself: about the largest that one run could still have. null is infinity."),
+        ]
+    ]
 
 
 class EpsilonAt(TypedDict):
@@ -46,6 +53,7 @@ class Counted(TypedDict):
     """A budget, or a part of one: what remains of it, and the epsilon of that."""
 
     balance: BalanceShown
+    percent: NotRequired[PercentsShown]
     epsilon: list[EpsilonOfBudget]
 
 
@@ -97,6 +105,7 @@ class DatasetShown(TypedDict):
     balance: Annotated[
         BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
     ]
+    percent: NotRequired[PercentsShown | None]
     epsilon: list[EpsilonOfBudget]
     least_limit: Annotated[
         LeastLimitShown | None,
@@ -148,6 +157,7 @@ class BalanceAt(TypedDict):
     balance: Annotated[
         BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
     ]
+    percent: NotRequired[PercentsShown | None]
     epsilon: list[EpsilonOfBudget]
     partition_count: int | None
 

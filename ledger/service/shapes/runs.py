@@ -12,11 +12,19 @@ from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound
 from ledger.core.people import ProposalKind
 from ledger.core.runs import RunStateName
-from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.common import (
+    AmountShown,
+    EpsilonAlone,
+    Id,
+    Percent,
+    PercentOfBudget,
+    PercentOfDelta,
+    RunsLeft,
+)
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
-class RunOnDataset(TypedDict):
+class RunOnDataset(PercentOfBudget):
     name: str
     seq: int
     remaining: Annotated[
@@ -69,10 +77,14 @@ class RunApproved(TypedDict):
     id: Id
     state: Literal["held"]
     decision: Literal["approved"]
+    percent: NotRequired[Percent]
+    percent_of_delta: NotRequired[PercentOfDelta]
+    epsilon: NotRequired[EpsilonAlone]
     cost: AmountShown
     alone: NotRequired[Alone]
     shares: NotRequired[Shares]
     datasets: list[RunOnDataset]
+    runs_left: NotRequired[RunsLeft]
     receipt: Receipt
     start_by: str
     bound: Bound
@@ -84,6 +96,13 @@ class RunApproved(TypedDict):
     segments: NotRequired[SegmentsShown | None]
 
 
+PercentRequested = Annotated[
+    float | None,
+    Field(description="What is asked for, in percent of the limit, of mu² or of delta, which add up; rounded up."),
+]
+PercentRemaining = Annotated[float | None, Field(description="What is left, in percent of the limit; rounded down.")]
+
+
 class Binding(TypedDict):
     name: str
     partition: NotRequired[str | None]
@@ -93,6 +112,8 @@ class Binding(TypedDict):
     requested: float
     remaining: float
     limit: float
+    percent_requested: NotRequired[PercentRequested]
+    percent_remaining: NotRequired[PercentRemaining]
 
 
 class RestartShown(TypedDict):
@@ -153,6 +174,13 @@ class Overdrawn(TypedDict):
 class RunMoved(TypedDict):
     id: Id
     state: RunStateName
+    percent: NotRequired[
+        Annotated[
+            float | None,
+            Field(description="Of the budget: what the run holds, or was charged or keeps once it has ended."),
+        ]
+    ]
+    percent_of_delta: NotRequired[PercentOfDelta]
     cost: AmountShown
     datasets: list[RunOnDataset]
     at: str
@@ -244,6 +272,12 @@ class RunShown(TypedDict):
     state: RunStateName
     decision: Literal["approved", "refused"]
     is_overdue: bool
+    percent: NotRequired[Percent]
+    percent_of_delta: NotRequired[PercentOfDelta]
+    percent_charged: NotRequired[
+        Annotated[float | None, Field(description="What it was charged or keeps, in percent, once it has ended.")]
+    ]
+    epsilon: NotRequired[EpsilonAlone]
     cost: AmountShown
     alone: NotRequired[Alone]
     shares: NotRequired[Shares]
@@ -288,6 +322,8 @@ class RefusedBy(TypedDict):
         float | None, Field(description="null for a dataset that the key does not see, as are those below.")
     ]
     limit: float | None
+    percent_requested: NotRequired[PercentRequested]
+    percent_remaining: NotRequired[PercentRemaining]
     share_requested: Annotated[
         float | None, Field(description="The part of the limit that was requested: of mu², which adds up, or of delta.")
     ]
@@ -312,6 +348,7 @@ class RunInFull(RunShown):
         Field(description="Why it was refused: every account that bound, up to a hundred; null if it was approved."),
     ]
     refused_by_count: Annotated[int | None, Field(description="How many accounts bound; null if it was approved.")]
+    runs_left: NotRequired[RunsLeft]
     proposals: Annotated[list[RunProposalShown], Field(description="What stewards proposed about it, oldest first.")]
 
 
