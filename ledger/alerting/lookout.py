@@ -4,9 +4,10 @@ One process looks at a time, by a lease in the database with the database's time
 the lease within about a minute. If two processes look at once, no alert is raised twice: its id is made from its key.
 
 A tick runs a few queries over all tenants (`ledger.store.overview`), and then looks only at the tenants in the results.
-Overdue runs and proposals that lapse soon are found by time. Changes since the last tick are found by numbers and not by times: a tenant's position
-is the sum of the lengths of its journals, read in one snapshot. So an entry counts from its commit on, however late it
-was committed and whichever process made it. For these tenants least limits are computed too (`ledger.alerting.least`).
+Overdue runs and proposals that lapse soon are found by time. Changes since the last tick are found by numbers and not
+by times: a tenant's position is the sum of the lengths of its journals, read in one snapshot. So an entry counts from
+its commit on, however late it was committed and whichever process made it. For these tenants least limits are computed
+too (`ledger.alerting.least`).
 """
 
 from __future__ import annotations

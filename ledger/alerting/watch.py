@@ -1,7 +1,8 @@
 """The alerts of a tenant that no decision raises.
 
-They are: a run that was not started or settled in time; a proposal that lapses soon; a journal that does not end where its row says, or whose newest
-entry does not have its hash; a budget that will not last. All of this reads one snapshot and writes nothing.
+They are: a run that was not started or settled in time; a proposal that lapses soon; a journal that does not end where
+its row says, or whose newest entry does not have its hash; a budget that will not last. All of this reads one snapshot
+and writes nothing.
 """
 
 from __future__ import annotations

@@ -28,6 +28,8 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
         "idempotency-key-reused",
         "invalid-mechanism",
         "not-found",
+        "proposal-state",
+        "run-waits",
         "unit-mismatch",
     ),
     "GET /v1/runs": ("invalid-mechanism", "not-found"),
@@ -52,6 +54,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "POST /v1/proposals/{id}/approve": (
         "budget-below-spent",
         "dataset-frozen",
+        "invalid-mechanism",
         "name-taken",
         "proposal-state",
         "run-state",

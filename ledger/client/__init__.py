@@ -51,7 +51,7 @@ from ledger.client.receipts import (
     verify_receipt,
 )
 from ledger.client.runs import Run
-from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, UnitMismatch
+from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, RunWaits, UnitMismatch
 
 __all__ = [
     "DPSGD",
@@ -85,6 +85,7 @@ __all__ = [
     "ReceiptOfAnother",
     "ReceiptRejected",
     "Run",
+    "RunWaits",
     "UnitMismatch",
     "Unreachable",
     "ZCdp",

@@ -33,6 +33,7 @@ from ledger.service.shapes.runs import (
     RunMoved,
     RunOnDataset,
     RunShown,
+    SecondedShown,
     SegmentsShown,
     SharesShown,
 )
@@ -81,6 +82,10 @@ class _OfShare(TypedDict):
 
 class _OfPrincipal(TypedDict):
     principal: NotRequired[str]
+
+
+class _Seconded(TypedDict):
+    proposal: NotRequired[SecondedShown]
 
 
 class _Events(TypedDict):
@@ -441,6 +446,7 @@ def describe(run: Run, entries: Sequence[Record], places: Iterable[tuple[str, in
         **_costed(decision),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
+        **(_Seconded(proposal=decision["proposal"]) if "proposal" in decision else _Seconded()),
         **_events(entries),
     )
 

@@ -16,7 +16,7 @@ from ledger.core.people import Actor, Proposal
 from ledger.core.runs import Run
 from ledger.service import answers
 from ledger.service.shapes.runs import EpsilonsOfRefusal, RefusedBy, RunInFull, RunProposalShown, RunShown
-from ledger.service.two_people import state_of
+from ledger.service.two_people import Answered, answered, state_of
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading
 from ledger.store.runs import Decided
@@ -34,6 +34,7 @@ def in_full(
     started = [run.id for run, _ in runs if run.started_us is not None]
     dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}
     proposals = reading.proposals.about_runs(dataset_ids, started) if started else []
+    answers_by_id = answered(reading, proposals)
     refused = _refused(reading, [run.id for run, _ in runs if run.state == "refused"])
     now_us = reading.now_us()
     return {
@@ -44,7 +45,11 @@ def in_full(
             ],
             "refused_by": refused[run.id][0] if run.id in refused else None,
             "refused_by_count": refused[run.id][1] if run.id in refused else None,
-            "proposals": [_proposal(proposal, now_us) for proposal in proposals if proposal.run_id == run.id],
+            "proposals": [
+                _proposal(proposal, answers_by_id.get(str(proposal.id)), now_us)
+                for proposal in proposals
+                if proposal.run_id == run.id
+            ],
         }
         for run, shown in runs
     }
@@ -62,7 +67,7 @@ def _hidden(item: RefusedBy) -> RefusedBy:
     return {**item, "remaining": None, "limit": None, "share_requested": None, "share_remaining": None, "epsilon": []}
 
 
-def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
+def _proposal(proposal: Proposal, answer: Answered | None, now_us: int) -> RunProposalShown:
     return RunProposalShown(
         id=str(proposal.id),
         what=proposal.kind,
@@ -70,6 +75,9 @@ def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
         at=timestamp(proposal.created_us),
         state=state_of(proposal, now_us=now_us),
         approve_by=timestamp(proposal.expires_us),
+        answered_by=None if answer is None else answer.by,
+        answered_at=None if answer is None else answer.at,
+        answered_reason=None if answer is None else answer.reason,
     )
 
 

@@ -56,9 +56,7 @@ class ProposalReader(Repository):
         """Return those of these proposals that are open, each with its dataset."""
         query = (
             select(proposals, datasets.c.name.label("dataset"))
-            .join(
-                datasets, (datasets.c.tenant_id == proposals.c.tenant_id) & (datasets.c.id == proposals.c.dataset_id)
-            )
+            .join(datasets, (datasets.c.tenant_id == proposals.c.tenant_id) & (datasets.c.id == proposals.c.dataset_id))
             .where(proposals.c.tenant_id == self.tenant_id, proposals.c.id.in_(ids), proposals.c.state == "open")
         )
         rows = self.connection.execute(query).all() if ids else ()

@@ -216,9 +216,10 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
             there=len(there),
         )
     new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
-    facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
+    why = {"reason": command.reason} if command.reason is not None else {}
+    facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts(), **why}
     # Without the limit, which may be different when they are added.
-    names = {name: facts[name] for name in ("names", "disjoint")}
+    names = {name: value for name, value in facts.items() if name != "limit"}
     guarded = Guarded("partitions", True, names, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
@@ -274,21 +275,21 @@ def set_fair_use(books: Books, command: SetFairUse, now_us: int) -> Drafts | Rep
     return write(books, [Posting(changed)], command.actor, "fair-use-set", facts)
 
 
-def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
-    """Return the command that a proposal about a dataset stands for, with the second person's consent."""
-    facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
+def proposed_command(proposal: Proposal, actor: Actor, reason: str | None) -> OnDataset:
+    """Return the command that a proposal about a dataset stands for, with the second person's consent and reason."""
+    facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True, reason=reason)
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])
         return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent)
     if proposal.kind == "partitions":
-        return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent)
+        return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent, facts.get("reason"))
     if proposal.kind == "project":
         limit, name = Amount.from_facts(facts["limit"]), facts["project"]
         return SetProject(actor, proposal.dataset_id, name, facts["budget"], limit, facts.get("reason"), consent)
     if proposal.kind == "fair-use":
         stated = facts["fair_use"]
         held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
-        fair_use = FairUse(stated["held"], held, stated["runs_per_hour"])
+        fair_use = FairUse(stated["held"], held, stated["runs_per_hour"], stated.get("waits_above_percent"))
         return SetFairUse(actor, proposal.dataset_id, fair_use, facts["reason"], consent)
     return Change(
         actor,

@@ -207,10 +207,23 @@ class RunEvent(TypedDict):
     ]
 
 
+class SecondedShown(TypedDict):
+    """Who approved a run that waited for a steward, when it was asked for, and why it was approved."""
+
+    id: Id
+    by: Mapping[str, Any]
+    at: str
+    approved_by: Mapping[str, Any]
+    reason: NotRequired[str | None]
+
+
 class RunShown(TypedDict):
     id: Id
-    state: RunStateName
-    decision: Literal["approved", "refused"]
+    state: Annotated[
+        RunStateName | Literal["waiting", "expired"],
+        Field(description="waiting: for a steward. expired: no steward approved it in time."),
+    ]
+    decision: Literal["approved", "refused", "waiting"]
     is_overdue: bool
     cost: AmountShown
     alone: NotRequired[Alone]
@@ -229,6 +242,7 @@ class RunShown(TypedDict):
     segments: NotRequired[SegmentsShown | None]
     created_at: str
     start_by: str | None
+    proposal: NotRequired[SecondedShown | None]
     started: NotRequired[RunEvent | None]
     reported: NotRequired[RunEvent | None]
     settled: NotRequired[RunEvent | None]
@@ -263,7 +277,7 @@ class RefusedBy(TypedDict):
 
 
 class RunProposalShown(TypedDict):
-    """A change of the run that one steward proposed: a void or a correction."""
+    """A change of the run that one steward proposed: a void or a correction; or the run itself, which waits."""
 
     id: Id
     what: ProposalKind
@@ -271,6 +285,9 @@ class RunProposalShown(TypedDict):
     at: str
     state: Literal["open", "approved", "refused", "expired"]
     approve_by: str
+    answered_by: NotRequired[Mapping[str, Any] | None]
+    answered_at: NotRequired[str | None]
+    answered_reason: NotRequired[str | None]
 
 
 class RunInFull(RunShown):
