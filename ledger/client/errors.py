@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from ledger import errors
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
+from ledger.limits_in_words import account_name, comes_back
 from ledger.web import httpx
 
 BINDINGS_SAID_MAX: Final = 5
@@ -171,7 +172,10 @@ def _refusal(facts: Mapping[str, Any]) -> str | None:
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
-    return f"The run does not fit. {binding}{f'; and {more} more' if more > 0 else ''}. {would}{_as_one(facts)}"
+    return (
+        f"The run does not fit. It exceeds {binding}{f'; and {more} more' if more > 0 else ''}. {would}{_as_one(facts)}"
+        f" {comes_back(facts['datasets'])}"
+    )
 
 
 def _as_one(facts: Mapping[str, Any]) -> str:
@@ -211,8 +215,7 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
 
 
 def _binding(item: Mapping[str, Any]) -> str:
-    parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
-    where = f"{item['name']} ({', '.join(parts)})" if parts else item["name"]
+    where = account_name(item)
     requested, remaining, limit = _distinct(item["requested"], item["remaining"], item["limit"])
     return f"{where}: it needs {item['quantity']} {requested}, and {remaining} of {limit} is left"
 

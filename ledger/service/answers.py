@@ -22,6 +22,7 @@ from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.limits_in_words import account_name, why_refused
 from ledger.service import as_one as as_one_run
 from ledger.service.shapes.runs import (
     AsOne,
@@ -71,6 +72,10 @@ class _Costed(TypedDict):
 
 class _OfProject(TypedDict):
     project: NotRequired[str]
+
+
+class _OfAccount(TypedDict):
+    account: NotRequired[str]
 
 
 class _OfShare(TypedDict):
@@ -169,8 +174,23 @@ def _on_datasets(entries: Iterable[Record]) -> list[RunOnDataset]:
         balances = ([entry["balance"]] if "balance" in entry else []) + list(entry.get("accounts", ()))
         remaining = reduce(Amount.least, map(_remaining, balances)) if balances else None
         amount = None if remaining is None else show_amount(remaining)
-        datasets.append(RunOnDataset(name=entry["dataset"], seq=entry["seq"], remaining=amount))
+        datasets.append(
+            RunOnDataset(name=entry["dataset"], seq=entry["seq"], remaining=amount, **_least_account(entry))
+        )
     return datasets
+
+
+def _least_account(entry: Record) -> _OfAccount:
+    """Return which account of a dataset has least mu left, if that is not the dataset's own."""
+    groups = entry.get("accounts", ())
+    if not groups:
+        return _OfAccount()
+    least = min(groups, key=lambda group: _remaining(group).mu_sq_pico)
+    own = entry.get("balance")
+    if own is not None and _remaining(own).mu_sq_pico <= _remaining(least).mu_sq_pico:
+        return _OfAccount()
+    partition = {"partition": least["partitions"][0]} if "partitions" in least else {}
+    return _OfAccount(account=account_name({**least, **partition}, entry["dataset"]))
 
 
 def _remaining(balance: Record) -> Amount:
@@ -292,7 +312,7 @@ def refused(
         facts["fits"] = fits
     if as_one is not None:
         facts["as_one"] = as_one
-    return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
+    return BudgetExceeded(why_refused(binding), **facts, datasets=binding, seq=first["seq"])
 
 
 def remaining_of(decisions: Sequence[Record]) -> Amount:

@@ -296,8 +296,7 @@ class Writer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _was_committed(self, tenant_id: UUID, answers: Sequence[Any]) -> bool:
-        """Return whether a transaction whose connection was lost did commit: one of its entries proves it for all of
-        them."""
+        """Return whether a transaction whose connection was lost did commit: one of its entries proves it for all."""
         sealed = next(_sealed(answers), None)
         try:
             with self._store.reading(tenant_id) as reading:

@@ -188,6 +188,7 @@ class Scene:
             "POST /v1/datasets/{name}/partitions": lambda: {"names": [self.new()], "disjoint": True},
             "PUT /v1/datasets/{name}/projects/{project}": lambda: {"budget": {"mu": 900, "delta": 1e-3}},
             "PUT /v1/datasets/{name}/fair-use": lambda: {"held": {"mu": 900, "delta": 1e-3}, **REASON},
+            "POST /v1/proposals/{id}/approve": lambda: REASON,
             "POST /v1/proposals/{id}/refuse": lambda: REASON,
             "POST /v1/runs": lambda: ASKED,
             "POST /v1/runs/batch": lambda: {"runs": [{**ASKED, "idempotency_key": self.new()}]},

@@ -25,7 +25,7 @@ from ledger.verifier.verify import verify
 from tests.kit import independent_verifier
 from tests.kit.books import ALONE, NOW_US, actor, ask, only, opened, use, with_project
 from tests.kit.exports import KEY, exported, jwks_of
-from tests.kit.forgeries import CENT, SECOND, WHO, Story, put, put_in, sealed
+from tests.kit.forgeries import CENT, SECOND, WHO, Entries, Story, put, put_in, sealed
 from tests.kit.journals import STEWARD, TWO, registered
 from tests.verifier.test_forgeries import mutate, verdict
 
@@ -212,7 +212,7 @@ def at(kind: str, number: int = 0) -> Callable[[list[dict[str, Any]]], dict[str,
 SECONDED: Final = at("run-approved", 1)
 WAITS: Final = at("change-proposed")
 POLICY: Final = at("fair-use-set")
-FORGED: Final = {
+FORGED: Final[dict[str, tuple[Callable[[Entries], dict[str, Any]], Callable[[Entries], object]]]] = {
     "approved without a steward": (SECONDED, lambda entries: SECONDED(entries).pop("proposal")),
     "approved by who asked": (
         SECONDED,

@@ -22,6 +22,7 @@ from ledger.cli.show.console import (
     remaining_text,
 )
 from ledger.errors import BudgetExceeded, Overrun
+from ledger.limits_in_words import account_name, comes_back
 
 if TYPE_CHECKING:
     from ledger.api.schemas.problems import BatchResult
@@ -88,7 +89,9 @@ def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
         if dataset["remaining"] is None:
             grid.add_row(label, f"{dataset['name']} has no budget of its own; what it is derived from is charged")
         else:
-            grid.add_row(label, f"mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
+            grid.add_row(
+                label, f"mu {remaining_text(dataset['remaining'])} of {dataset.get('account') or dataset['name']}"
+            )
 
 
 def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
@@ -144,6 +147,9 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     rows.show(_bindings(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
+    for name in dict.fromkeys(account_name(item) for item in binding[:ACCOUNTS_SHOWN_MAX]):
+        err.print(f"It does not fit in {name}.")
+    err.print(comes_back(binding))
     _fitting(err, facts.get("fits", {}), suggest)
     one = facts.get("as_one")
     if one is not None:

@@ -58,15 +58,15 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen(
-            "The dataset is retired, and stays retired. Register a new dataset.",
+            f"The dataset {dataset.definition.name} is retired, and stays retired. Register a new dataset.",
             dataset=dataset.definition.name,
             state="retired",
         )
     if command.state == "active" and (reported := books.reported.get(dataset.id)):
         raise DatasetFrozen(
             (
-                "A run of this dataset reported more than any budget here could cover. Confirm or correct its"
-                " number first."
+                f"A run of {dataset.definition.name} reported more than any budget here could cover. Confirm or correct"
+                " its number first: privacy-ledger confirm RUN, or correct RUN."
             ),
             dataset=dataset.definition.name,
             state=dataset.state,
@@ -198,10 +198,16 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
     dataset = books.datasets[command.dataset_id]
     name = dataset.definition.name
     if not dataset.definition.is_partitioned or dataset.limit is None:
-        raise PartitionsClosed(dataset=name)
+        raise PartitionsClosed(
+            (
+                f"{name} was registered without partitions; new ones would be fresh budget for the same people."
+                " Register a dataset with `partitions` for other people."
+            ),
+            dataset=name,
+        )
     if dataset.state == "retired":
         raise DatasetFrozen(
-            "The dataset is retired, and stays retired. Register a new dataset.", dataset=name, state="retired"
+            f"The dataset {name} is retired, and stays retired. Register a new dataset.", dataset=name, state="retired"
         )
     there = books.partitions[dataset.id]
     taken = sorted(set(there).intersection(command.names))

@@ -294,7 +294,10 @@ def _demand_rate(books: Books, actor: Actor, dataset: Dataset, now_us: int) -> N
     if len(recent) >= most:
         name = dataset.definition.name
         raise RateLimited(
-            f"One principal may ask for at most {most} runs an hour on {name}. Try again after `retry_after_seconds`.",
+            (
+                f"One principal may ask for at most {most} runs an hour on {name}, by its fair use. You can ask again"
+                f" at {timestamp(recent[-most] + HOUR_US)[:19]}Z."
+            ),
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             dataset=name,
             runs_per_hour=most,
@@ -309,8 +312,8 @@ def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
         raise RateLimited(
             (
                 f"The run does not fit, and was not recorded: {most} runs of this principal were refused within"
-                " the last hour, the most that are recorded. Find out what fits with POST /v1/evaluate, or ask"
-                " again later."
+                " the last hour, the most that are recorded. Find out what fits with POST /v1/plan, or ask again at"
+                f" {timestamp(recent[-most] + HOUR_US)[:19]}Z."
             ),
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             refusals_per_hour=most,

@@ -23,6 +23,9 @@ class RunOnDataset(TypedDict):
         AmountShown | None,
         Field(description="The least of the accounts charged there; null if nothing is charged there."),
     ]
+    account: NotRequired[
+        Annotated[str, Field(description="Which account has least mu left, unless it is the dataset's own.")]
+    ]
 
 
 class SegmentsShown(TypedDict):
