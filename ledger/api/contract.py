@@ -41,7 +41,7 @@ SPECIFIC: Final[Mapping[str, tuple[str, ...]]] = {
     "POST /v1/runs/{id}/void": ("run-state",),
     "GET /v1/runs/{id}/receipt": ("run-state",),
     "POST /v1/evaluate": ("invalid-mechanism",),
-    "POST /v1/plan": ("invalid-mechanism", "not-found", "unit-mismatch"),
+    **dict.fromkeys(("POST /v1/plan", "POST /v1/plan/runs"), ("invalid-mechanism", "not-found", "unit-mismatch")),
     "POST /v1/datasets": ("name-taken", "not-found", "unit-mismatch"),
     "PATCH /v1/datasets/{name}": ("dataset-frozen",),
     "PUT /v1/datasets/{name}/budget": ("budget-below-spent",),

@@ -225,10 +225,7 @@ class Asking:
         An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. Raises TooLarge
         if their costs together take too much work.
         """
-        questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
-        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
-        commanded = partial(self._commands, actor, items, questions, prices)
-        commands = await self._aside.run(actor.tenant_id, commanded, size=None)
+        commands = await self.commands_of(actor, items)
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
@@ -236,6 +233,14 @@ class Asking:
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused
+
+    async def commands_of(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[Ask | LedgerError]:
+        """Return the commands that ask for these runs, with their costs, or the error of a run that cannot be asked
+        for. Raises TooLarge as `ask_batch`."""
+        questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
+        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
+        commanded = partial(self._commands, actor, items, questions, prices)
+        return await self._aside.run(actor.tenant_id, commanded, size=None)
 
     async def _prices(self, actor: Actor, questions: Mapping[_Key, Question]) -> Mapping[_Key, _Priced | LedgerError]:
         """Return the cost of each question, a few computed at the same time."""

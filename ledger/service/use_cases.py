@@ -14,6 +14,7 @@ from ledger.service.datasets import Datasets
 from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
+from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
@@ -39,6 +40,7 @@ class UseCases:
     costing: Costing
     runs: Runs
     planner: Planner
+    runs_planner: RunsPlanner
     proposals: Proposals
     tenants: Tenants
     keys: Keys

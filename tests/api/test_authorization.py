@@ -87,6 +87,7 @@ TABLE = """
     POST   /v1/runs/{id}/correct                  x      x        -        -       -        o       -
     POST   /v1/evaluate                           x      x        x        x       -        x       x
     POST   /v1/plan                               x      x        x        x       -        x       x
+    POST   /v1/plan/runs                          x      x        x        x       -        x       x
     GET    /healthz                               x      x        x        x       x        x       x
     GET    /readyz                                x      x        x        x       x        x       x
     GET    /metrics                               x      x        x        x       x        x       x
@@ -197,6 +198,7 @@ class Scene:
             "POST /v1/runs/{id}/correct": lambda: {"steps": 1, **REASON},
             "POST /v1/evaluate": lambda: {"mechanism": RELEASE["mechanism"]},
             "POST /v1/plan": lambda: ASKED,
+            "POST /v1/plan/runs": lambda: {"runs": [ASKED]},
         }
         make = bodies.get(f"{method} {path}")
         return None if make is None else make()

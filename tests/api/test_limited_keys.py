@@ -148,6 +148,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/{id}/correct": {"steps": 1, **REASON},
     "POST /v1/evaluate": {"mechanism": GAUSSIAN, "datasets": ["open"]},
     "POST /v1/plan": {"datasets": ["open"], "mechanism": GAUSSIAN},
+    "POST /v1/plan/runs": {"runs": [{"datasets": ["open"], "mechanism": GAUSSIAN}]},
 }
 QUERIES: Final[Mapping[str, list[Any]]] = {
     "seq": [1],
