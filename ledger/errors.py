@@ -14,6 +14,7 @@
     │   ├── BudgetBelowSpent
     │   ├── DatasetFrozen
     │   ├── RunState
+    │   ├── RunWaits
     │   ├── Overrun
     │   ├── BatchRefused
     │   ├── UnitMismatch
@@ -131,6 +132,12 @@ class RunState(Conflict):
     """The state of the run does not allow this."""
 
     code = "run-state"
+
+
+class RunWaits(Conflict):
+    """The run waits for a steward, and holds nothing until one approves it. Then repeat the request."""
+
+    code = "run-waits"
 
 
 class Overrun(Conflict):

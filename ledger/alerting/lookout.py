@@ -4,9 +4,10 @@ One process looks at a time, by a lease in the database with the database's time
 the lease within about a minute. If two processes look at once, no alert is raised twice: its id is made from its key.
 
 A tick runs a few queries over all tenants (`ledger.store.overview`), and then looks only at the tenants in the results.
-Overdue runs are found by time. Changes since the last tick are found by numbers and not by times: a tenant's position
-is the sum of the lengths of its journals, read in one snapshot. So an entry counts from its commit on, however late it
-was committed and whichever process made it. For these tenants least limits are computed too (`ledger.alerting.least`).
+Overdue runs and proposals that lapse soon are found by time. Changes since the last tick are found by numbers and not
+by times: a tenant's position is the sum of the lengths of its journals, read in one snapshot. So an entry counts from
+its commit on, however late it was committed and whichever process made it. For these tenants least limits are computed
+too (`ledger.alerting.least`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import id_of
 from ledger.service.writer import Writer
 from ledger.store import Overview, Reading, Snapshot, Store
-from ledger.store.overview import BEGINNING, LateRun
+from ledger.store.overview import BEGINNING, LateRun, OpenProposal
 
 LEASE: Final = "lookout"
 LEASE_SECONDS_MIN: Final = 60
@@ -34,7 +35,9 @@ HOURLY_US: Final = 3_600 * 1_000_000
 """How often forecasts are made and heads are sent."""
 LATE_AT_ONCE: Final = 500
 LATE_PAGES_MAX: Final = 20
-"""How many pages of overdue runs a tick reads."""
+"""How many pages of overdue runs a tick reads, and of proposals that lapse soon."""
+LAPSE_US: Final = 4 * HOURLY_US
+"""How long before a proposal lapses an alert is raised."""
 COMMIT_US_MAX: Final = 600 * 1_000_000
 """How late a due run may be committed: longer than the database allows a transaction to take. Runs that became due in
 this time are queried again."""
@@ -68,6 +71,7 @@ class _Reasons:
     """Why a tenant is looked at."""
 
     late: list[UUID] = field(default_factory=list)
+    lapsing: list[UUID] = field(default_factory=list)
     is_suspect: bool = False
     position: int | None = None
 
@@ -93,7 +97,7 @@ class Lookout:
     def _forget(self) -> None:
         self.pending = 0
         """The number of undelivered alerts when this process last looked."""
-        self._late_after = watch.NOTHING_DUE
+        self._late_after = self._lapsing_after = watch.NOTHING_DUE
         self._ends_after = BEGINNING
         self._hourly_us: int | None = None
         self._looked = OrderedDict[UUID, _Looked]()
@@ -109,19 +113,20 @@ class Lookout:
             return set()
         with self._store.overview() as overview:
             late = self._late(overview, now_us)
+            lapsing = self._lapsing(overview, now_us)
             self._find_suspects(overview)
             self._find_moved(overview, now_us)
             waiting = overview.waiting()
         self.pending = sum(row.alerts for row in waiting)
         due = {row.tenant_id for row in waiting if row.next_us <= now_us}
-        for tenant_id, reasons in self._reasons(late).items():
+        for tenant_id, reasons in self._reasons(late, lapsing).items():
             if is_closing():
                 break
             try:
                 due |= self._look(tenant_id, reasons, now_us)
             except Exception as error:  # an error of one tenant must not stop the others
                 log.error("tenant %s could not be looked at", tenant_id, exc_info=error)
-                self._look_again(reasons, late, tenant_id)
+                self._look_again(reasons, late, lapsing, tenant_id)
         self._least.tick(is_closing=is_closing)
         return due
 
@@ -152,6 +157,21 @@ class Lookout:
                 break
         return late
 
+    def _lapsing(self, overview: Overview, now_us: int) -> list[OpenProposal]:
+        """Return the open proposals that came within `LAPSE_US` of their end since the last tick."""
+        lapsing: list[OpenProposal] = []
+        # What is over already gets no alert.
+        self._lapsing_after = max(self._lapsing_after, (now_us, BEGINNING[1]))
+        for _ in range(LATE_PAGES_MAX):
+            after = self._lapsing_after
+            page = overview.proposals(after=after, until_us=now_us + LAPSE_US, limit=LATE_AT_ONCE)
+            lapsing += page
+            if page:
+                self._lapsing_after = (page[-1].expires_us, page[-1].proposal_id)
+            if len(page) < LATE_AT_ONCE:
+                break
+        return lapsing
+
     def _find_suspects(self, overview: Overview) -> None:
         ends = overview.ends(after=self._ends_after, limit=JOURNALS_AT_ONCE)
         self._ends_after = ends.last
@@ -167,10 +187,12 @@ class Lookout:
             if self._looked.get(tenant_id, never).is_due(position, now_us):
                 self._moved[tenant_id] = position
 
-    def _reasons(self, late: Sequence[LateRun]) -> dict[UUID, _Reasons]:
+    def _reasons(self, late: Sequence[LateRun], lapsing: Sequence[OpenProposal]) -> dict[UUID, _Reasons]:
         reasons: dict[UUID, _Reasons] = {}
         for run in late:
             reasons.setdefault(run.tenant_id, _Reasons()).late.append(run.run_id)
+        for proposal in lapsing:
+            reasons.setdefault(proposal.tenant_id, _Reasons()).lapsing.append(proposal.proposal_id)
         for tenant_id in self._suspects:
             reasons.setdefault(tenant_id, _Reasons()).is_suspect = True
         for tenant_id in list(self._moved)[:TENANTS_AT_ONCE]:
@@ -178,8 +200,12 @@ class Lookout:
         self._suspects = set()
         return reasons
 
-    def _look_again(self, reasons: _Reasons, late: Sequence[LateRun], tenant_id: UUID) -> None:
+    def _look_again(
+        self, reasons: _Reasons, late: Sequence[LateRun], lapsing: Sequence[OpenProposal], tenant_id: UUID
+    ) -> None:
         """Let the next tick look again at a tenant that failed."""
+        ends = [proposal.expires_us for proposal in lapsing if proposal.tenant_id == tenant_id]
+        self._lapsing_after = min([self._lapsing_after, *((expires_us - 1, BEGINNING[1]) for expires_us in ends)])
         due = [run.due_us for run in late if run.tenant_id == tenant_id]
         self._late_after = min([self._late_after, *((due_us - 1, BEGINNING[1]) for due_us in due)])
         if reasons.is_suspect:
@@ -197,6 +223,7 @@ class Lookout:
             if tenant is None:
                 return set()
             alerts = list(watch.late_runs(reading, reasons.late, now_us=now_us))
+            alerts += watch.lapsing_proposals(reading, reasons.lapsing)
             if reasons.is_suspect:
                 alerts += watch.broken_journals(reading)
             heads: list[Alert] = []

@@ -1,7 +1,8 @@
 """The alerts of a tenant that no decision raises.
 
-They are: a run that was not started or settled in time; a journal that does not end where its row says, or whose newest
-entry does not have its hash; a budget that will not last. All of this reads one snapshot and writes nothing.
+They are: a run that was not started or settled in time; a proposal that lapses soon; a journal that does not end where
+its row says, or whose newest entry does not have its hash; a budget that will not last. All of this reads one snapshot
+and writes nothing.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ledger.core.alerting import Alert, Alerting
 from ledger.core.alerts import (
     REMIND_US,
     head,
+    lapsing,
     mismatch,
     overdue,
     short,
@@ -43,6 +45,13 @@ def late_runs(reading: Reading, run_ids: Sequence[UUID], *, now_us: int) -> Iter
     for start in range(0, len(run_ids), PAGE):
         for run, dataset, seq in reading.runs.due(run_ids[start : start + PAGE], until_us=now_us):
             yield overdue(dataset, run_id=run.id, state=run.state, due_us=run.due_us or 0, seq=seq)
+
+
+def lapsing_proposals(reading: Reading, ids: Sequence[UUID]) -> Iterator[Alert]:
+    """Yield an alert for each of these proposals that is still open."""
+    for start in range(0, len(ids), PAGE):
+        for proposal, dataset in reading.proposals.still_open(ids[start : start + PAGE]):
+            yield lapsing(dataset, proposal)
 
 
 # --- journals that do not hold ---------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
 from ledger.service.last_uses import LastUses
+from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
@@ -171,6 +172,7 @@ class Builder:
             runs=runs,
             attestations=Attestations(store=store, runs=runs, heads=heads, signer=self._signer),
             planner=Planner(store, catalogue, costing),
+            runs_planner=RunsPlanner(store, runs.asking),
             proposals=Proposals(store=store, writer=writer, datasets=datasets, runs=runs),
             tenants=Tenants(store=store, writer=writer),
             keys=Keys(store=store, writer=writer, keyring=keyring),

@@ -9,10 +9,11 @@ from fastapi import APIRouter, Body, Request, Response
 
 from ledger.api.gate import Reader
 from ledger.api.problems import Json
-from ledger.api.routing import Route, aside
+from ledger.api.routing import Route, aside, sent
 from ledger.api.services import served, services
+from ledger.service.planned_runs import PlanRuns
 from ledger.service.planner import PlanRequest
-from ledger.service.shapes.accountant import Planned
+from ledger.service.shapes.accountant import Planned, PlannedRuns
 
 router = APIRouter(prefix="/v1", route_class=Route, tags=["accountant"])
 
@@ -51,3 +52,10 @@ async def plan(
     planned = await services(request).planner.plan(caller, body)
     lines = len(planned["datasets"]) + len(planned["binding"])
     return await aside(served(request), caller, partial(Json, planned), size=_LINE_BYTES * lines)
+
+
+@router.post("/plan/runs", responses={200: {"model": PlannedRuns}}, response_model=None)
+async def plan_runs(body: PlanRuns, caller: Reader, request: Request) -> Response:
+    """Work out which of several runs would fit, asked for one after another, and what they would leave. Nothing is
+    recorded."""
+    return Json(await services(request).runs_planner.plan(caller, body, sent(request)["runs"]))

@@ -36,6 +36,7 @@ STATUS: Final[dict[str, int]] = {
     "budget-below-spent": 409,
     "dataset-frozen": 409,
     "run-state": 409,
+    "run-waits": 409,
     "overrun": 409,
     "batch-refused": 409,
     "unit-mismatch": 409,

@@ -13,15 +13,18 @@ from ledger.api.paths import AnyId
 from ledger.api.problems import Json
 from ledger.api.routing import Route
 from ledger.api.services import services
-from ledger.service.requests.tenants import Refusal
+from ledger.service.requests.tenants import Approval, Refusal
 from ledger.service.shapes.datasets import DatasetShown
-from ledger.service.shapes.runs import RunMoved
+from ledger.service.shapes.runs import RunInFull, RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown
 
 router = APIRouter(prefix="/v1/proposals", route_class=Route, tags=["proposals"])
 
 _DONE: Final[dict[int | str, dict[str, Any]]] = {
-    200: {"model": DatasetShown | RunMoved, "description": "The proposed change was made: the dataset, or the run."}
+    200: {
+        "model": DatasetShown | RunMoved | RunInFull,
+        "description": "The proposed change was made: the dataset, or the run. A run that waited was decided.",
+    }
 }
 
 
@@ -45,10 +48,17 @@ async def show_proposal(id: AnyId, caller: Reader, request: Request) -> Response
 
 
 @router.post("/{id}/approve", responses=_DONE, response_model=None)
-async def approve(id: AnyId, caller: Steward, request: Request) -> Response:  # noqa: A002 (the contract's name)
-    """Approve what another steward proposed. The change is made now, if it is still possible."""
+async def approve(
+    id: AnyId,  # noqa: A002 (the contract's name)
+    caller: Steward,
+    request: Request,
+    body: Approval | None = None,
+) -> Response:
+    """Approve what another person proposed. The change is made now, if it is still possible; a run that waits is
+    decided now, against what is left."""
     proposals = services(request).proposals
-    return Json(await proposals.approve(caller, await proposals.found(caller, id)))
+    reason = None if body is None else body.reason
+    return Json(await proposals.approve(caller, await proposals.found(caller, id), reason=reason))
 
 
 @router.post("/{id}/refuse", responses={200: {"model": ProposalShown}}, response_model=None)

@@ -58,9 +58,9 @@ from ledger.cli import (
     server,
     signing,
 )
-from ledger.cli.profiles import TYPED, Typed
 from ledger.cli.show import console
 from ledger.errors import LedgerError
+from ledger.profiles import TYPED, Typed
 
 _EPILOG: Final = "Exit status: " + "; ".join(f"{status} {text}" for status, text in failing.STATUSES.items()) + "."
 

@@ -14,9 +14,9 @@ import typer
 from ledger.cli import show
 from ledger.cli.load import Measured, Target, measure
 from ledger.cli.options import Json
-from ledger.cli.profiles import connection
 from ledger.cli.server_call import print_answer
 from ledger.errors import InvalidRequest
+from ledger.profiles import connection
 
 CONNECTIONS: Final = 64
 TINY: Final = {"type": "gaussian", "noise_multiplier": 1_000_000}

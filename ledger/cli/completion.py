@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Final
 
 import typer
 
-from ledger.cli.profiles import TYPED, Typed, connection
 from ledger.client.mechanisms import BY_TYPE
+from ledger.profiles import TYPED, Typed, connection
 
 if TYPE_CHECKING:
     from ledger.client import Ledger

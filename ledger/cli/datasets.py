@@ -226,11 +226,13 @@ def dataset_partitions(name: DatasetName, as_json: Json = False) -> None:
 
 
 @dataset_app.command(
-    "add-partitions", epilog="Example: privacy-ledger dataset add-partitions clicks 2026-10 2026-11 --disjoint"
+    "add-partitions",
+    epilog='Example: privacy-ledger dataset add-partitions clicks 2026-11 --disjoint --reason "a new month"',
 )
 def dataset_add_partitions(
     name: DatasetName,
     partitions: Annotated[list[str], typer.Argument(metavar="PARTITION…", help="Their names.")],
+    reason: Reason,
     disjoint: Annotated[
         bool, typer.Option("--disjoint", help="Affirm that no privacy unit is in two partitions; the journal keeps it.")
     ] = False,
@@ -244,21 +246,23 @@ def dataset_add_partitions(
             field="disjoint",
         )
     with server() as ledger:
-        made = ledger.add_partitions(name, partitions, disjoint=True)
+        made = ledger.add_partitions(name, partitions, disjoint=True, reason=reason)
     answer = made if "proposal" in made else made["items"]
     print_answer(answer, as_json, unless_proposed(show.datasets.partitions))
 
 
-@dataset_app.command("project", epilog="Example: privacy-ledger dataset project clicks ranking --mu 0.5 --delta 1e-7")
+@dataset_app.command(
+    "project", epilog='Example: privacy-ledger dataset project clicks ranking --mu 0.5 --reason "its share of 2026"'
+)
 def dataset_project(
     name: DatasetName,
     project: Annotated[str, typer.Argument(help="The project's name.")],
+    reason: Reason,
     epsilon: Epsilon = None,
     at_delta: AtDelta = None,
     slack: Slack = None,
     mu: Mu = None,
     delta: Delta = None,
-    reason: Annotated[str | None, typer.Option(help="Why you do it; the journal keeps it.")] = None,
     as_json: Json = False,
 ) -> None:
     """Set a project's share of a dataset: a second limit, on the runs that name the project."""
@@ -282,22 +286,30 @@ def dataset_fair_use(
     runs_per_hour: Annotated[
         int | None, typer.Option(help="How many runs one principal may ask for in an hour.")
     ] = None,
+    waits_above: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=99, help="A run that asks for more than this percentage of a limit waits for a steward."
+        ),
+    ] = None,
     unlimited: Annotated[bool, typer.Option("--unlimited", help="Remove these limits.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Limit how much budget one principal may hold at once, and how often it may ask.
+    """Limit how much budget one principal may hold at once, how often it may ask, and what it may take alone.
 
-    Both limits are replaced: one that you leave out is removed.
+    All limits are replaced: one that you leave out is removed.
     """
     held = _budget_or_none(epsilon, at_delta, slack, mu, delta)
-    if unlimited == bool(held or runs_per_hour):
+    if unlimited == bool(held or runs_per_hour or waits_above is not None):
         raise InvalidRequest(
-            "Give --runs-per-hour, a budget that one principal may hold (such as --mu), or both. To remove the limits,"
-            " give --unlimited alone.",
+            "Give one or more of --runs-per-hour, --waits-above and a budget that one principal may hold, such as --mu."
+            " To remove the limits, give --unlimited alone.",
             field="held",
         )
     with server() as ledger:
-        changed = ledger.set_fair_use(name, held=held, runs_per_hour=runs_per_hour, reason=reason)
+        changed = ledger.set_fair_use(
+            name, held=held, runs_per_hour=runs_per_hour, waits_above_percent=waits_above, reason=reason
+        )
     print_answer(changed, as_json, unless_proposed(show.datasets.dataset))
 
 

@@ -9,12 +9,12 @@ from typing import Annotated
 
 import typer
 
-from ledger.cli import profiles
+from ledger import profiles
 from ledger.cli.options import Json
-from ledger.cli.profiles import DEFAULT, KEY_FILE_BYTES_MAX, TYPED, Profile, normal
 from ledger.cli.server_call import print_answer
 from ledger.cli.show import console
 from ledger.errors import InvalidRequest
+from ledger.profiles import DEFAULT, KEY_FILE_BYTES_MAX, TYPED, Profile, normal
 
 Name = Annotated[
     str | None, typer.Option("--profile", help="The profile's name. Default: LEDGER_PROFILE, else `default`.")

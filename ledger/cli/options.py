@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Callable
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -43,7 +44,24 @@ def numbers_option(help_: str, *names: str) -> Any:
 
 
 Json = Annotated[bool, typer.Option("--json", help="Answer in JSON, for scripts.")]
-Reason = Annotated[str, typer.Option(help="Why you do it; the journal keeps it.")]
+
+
+def _asked_reason() -> str:
+    """Ask for the reason, if a person can answer."""
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("it is missing. State why you do it; the journal keeps it.", param_hint="--reason")
+    answer: str = typer.prompt("Why? The journal keeps your answer", err=True)
+    return answer
+
+
+Reason = Annotated[
+    str,
+    typer.Option(
+        default_factory=_asked_reason,
+        show_default=False,
+        help="Why you do it; the journal keeps it. You are asked if you leave it out.",
+    ),
+]
 Epsilon = Annotated[Decimal | None, number_option("The epsilon of the budget, at --at-delta.")]
 AtDelta = Annotated[Decimal | None, number_option("The delta that --epsilon refers to.")]
 Slack = Annotated[Decimal | None, number_option("The part of --at-delta that is reserved for the deltas of runs.")]
@@ -77,9 +95,10 @@ Segments = Annotated[
     typer.Option(help="Split the run into this many segments. It may stop after each, and pays only for those."),
 ]
 DatasetName = Annotated[str, typer.Argument(help="The dataset's name.", autocompletion=completion.dataset)]
-RunId = Annotated[str, typer.Argument(metavar="RUN", help="The run's id.", autocompletion=completion.run)]
-KeyId = Annotated[str, typer.Argument(metavar="ID", help="The key's id, or its name if it is unique.")]
-ProposalId = Annotated[str, typer.Argument(metavar="ID", help="The proposal's id, from `proposal list`.")]
+_ENOUGH: Final = "Its first 8 characters are enough."
+RunId = Annotated[str, typer.Argument(metavar="RUN", help=f"The run's id. {_ENOUGH}", autocompletion=completion.run)]
+KeyId = Annotated[str, typer.Argument(metavar="ID", help=f"The key's id. {_ENOUGH} Or its name, if that is unique.")]
+ProposalId = Annotated[str, typer.Argument(metavar="ID", help=f"The proposal's id, from `proposal list`. {_ENOUGH}")]
 
 
 def given_fields(**fields: Any) -> dict[str, Any]:

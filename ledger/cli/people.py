@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
@@ -232,12 +233,29 @@ def proposal_show(proposal_id: ProposalId, as_json: Json = False) -> None:
         print_answer(ledger.proposal(proposal_id), as_json, show.people.proposal)
 
 
-@proposal_app.command("approve", epilog="Example: privacy-ledger proposal approve 018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77")
-def proposal_approve(proposal_id: ProposalId, as_json: Json = False) -> None:
-    """Approve what another steward proposed, and do it. Exit status 1 if it can no longer be done."""
+@proposal_app.command(
+    "approve",
+    epilog='Example: privacy-ledger proposal approve 018f3c6e --reason "agreed in the board"',
+)
+def proposal_approve(proposal_id: ProposalId, reason: Reason, as_json: Json = False) -> None:
+    """Approve what another person proposed, and do it. A run that waits is decided against what is left now.
+
+    Exit status 1 if it can no longer be done, or if the run is refused.
+    """
     with server() as ledger:
-        done = ledger.approve(proposal_id)
-    print_answer(done, as_json, show.datasets.dataset if "privacy_unit" in done else show.runs.moved)
+        done = ledger.approve(proposal_id, reason=reason)
+    print_answer(done, as_json, _show_approved)
+    if done.get("decision") == "refused":
+        sys.exit(1)
+
+
+def _show_approved(done: Any) -> None:
+    if "privacy_unit" in done:
+        show.datasets.dataset(done)
+    elif "decision" in done:
+        show.run.shown(done)
+    else:
+        show.runs.moved(done)
 
 
 @proposal_app.command(

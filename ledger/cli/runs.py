@@ -89,8 +89,15 @@ def request(
 
 @takes_mechanism
 def plan(
-    datasets: Uses,
     declared: dict[str, Any],
+    datasets: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="DATASET…",
+            help="One or more datasets, as for `request`; none with --runs.",
+            autocompletion=completion.dataset,
+        ),
+    ] = None,
     solve_for: Annotated[
         str | None,
         typer.Option(
@@ -100,9 +107,18 @@ def plan(
     share: Share = None,
     project: ProjectName = None,
     segments: Segments = None,
+    runs_file: Annotated[
+        str | None,
+        typer.Option("--runs", help="Plan up to 100 runs at once, from a file as for `batch`; - for standard input."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Check whether a run would fit now, and what would fit. Nothing is recorded. Exit status 1 if it does not fit."""
+    if runs_file is not None:
+        _plan_runs(runs_file, as_json)
+        return
+    if not datasets:
+        raise InvalidRequest("datasets: name a dataset, or give a file of runs with --runs", field="datasets")
     # People type the option's name. The field of `--mechanism-epsilon` is `epsilon`.
     field = None if solve_for is None else solve_for.removeprefix("mechanism-").replace("-", "_")
     with server() as ledger:
@@ -116,6 +132,16 @@ def plan(
         )
     print_answer(answer, as_json, functools.partial(show.runs.planned, solve_for=field, suggest=_suggestion))
     if not answer["fits"]:
+        sys.exit(1)
+
+
+def _plan_runs(file: str, as_json: bool) -> None:
+    """Plan the runs in a file, one after another. Exit status 1 if one does not fit."""
+    asked = [{name: value for name, value in run.items() if name != "idempotency_key"} for run in _run_requests(file)]
+    with server() as ledger:
+        answer = ledger.plan_runs(asked)
+    print_answer(answer, as_json, functools.partial(show.planned.runs, asked))
+    if answer["fitting"] < len(asked):
         sys.exit(1)
 
 

@@ -8,8 +8,8 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, Final
 
 from ledger.cli import show
-from ledger.cli.profiles import connection
 from ledger.cli.show import console
+from ledger.profiles import connection
 
 if TYPE_CHECKING:
     from ledger.client import Ledger

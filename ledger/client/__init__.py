@@ -73,7 +73,7 @@ from ledger.client.receipts import (
     verify_receipt,
 )
 from ledger.client.runs import Run
-from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, UnitMismatch
+from ledger.errors import LedgerError, PartitionsClosed, ProposalState, RateLimited, RunWaits, UnitMismatch
 
 __all__ = [
     "DPSGD",
@@ -113,6 +113,7 @@ __all__ = [
     "ReceiptOfAnother",
     "ReceiptRejected",
     "Run",
+    "RunWaits",
     "UnitMismatch",
     "Unreachable",
     "ZCdp",

@@ -19,6 +19,7 @@ from typing import Any, Final
 from ledger import errors
 from ledger.client import notebooks
 from ledger.errors import JournalBroken, LedgerError, Misconfigured, Overloaded
+from ledger.limits_in_words import account_name, comes_back
 from ledger.web import httpx
 
 BINDINGS_SAID_MAX: Final = 5
@@ -52,7 +53,7 @@ class BudgetExceeded(errors.BudgetExceeded):
         return dict(self.facts.get("fits", {}))
 
     def _repr_html_(self) -> str:
-        rows: list[notebooks.Row] = [(_where(item), _needs(item)) for item in self.datasets]
+        rows: list[notebooks.Row] = [(account_name(item), _needs(item)) for item in self.datasets]
         rows += [("would fit", f"{name}={value}") for name, value in self.fits.items()]
         return notebooks.table(rows, title=f"Refused: run {self.run}")
 
@@ -203,7 +204,8 @@ def _problem(response: httpx.Response) -> dict[str, Any] | None:
 def _refusal(facts: Mapping[str, Any]) -> str | None:
     """Return the message of a refusal; None if the facts are not as documented."""
     try:
-        return f"{_not_fitting(facts['datasets'], facts['fits'], facts)}{_as_one(facts)}"
+        refused = _not_fitting(facts["datasets"], facts["fits"], facts)
+        return f"{refused}{_as_one(facts)} {comes_back(facts['datasets'])}"
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
 
@@ -215,7 +217,7 @@ def _not_fitting(bindings: Sequence[Mapping[str, Any]], would_fit: Mapping[str, 
     fits = ", or ".join(f"{name}={value}" for name, value in would_fit.items())
     would = f"This would fit: {fits}." if fits else "No change of a single parameter would make it fit."
     others = f"; and {more} more" if more > 0 else ""
-    return f"The run does not fit.{_alone(facts)} {binding}{others}. {would}"
+    return f"The run does not fit. It exceeds {binding}{others}.{_alone(facts)} {would}"
 
 
 def _alone(facts: Mapping[str, Any]) -> str:
@@ -263,12 +265,7 @@ def _overrun(facts: Mapping[str, Any]) -> str | None:
 
 
 def _binding(item: Mapping[str, Any]) -> str:
-    return f"{_where(item)}: it {_needs(item)}"
-
-
-def _where(item: Mapping[str, Any]) -> str:
-    parts = [f"{part} {item[part]}" for part in ("partition", "project", "principal") if part in item]
-    return f"{item['name']} ({', '.join(parts)})" if parts else str(item["name"])
+    return f"{account_name(item)}: it {_needs(item)}"
 
 
 def _needs(item: Mapping[str, Any]) -> str:

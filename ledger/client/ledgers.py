@@ -41,7 +41,8 @@ AnyAsyncLedger = TypeVar("AnyAsyncLedger", bound="AsyncLedger")
 class Ledger(Methods[dict[str, Any], Iterator[dict[str, Any]], None, RunScope, int]):
     """A client of the ledger.
 
-    url, key: default LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY.
+    url, key: default LEDGER_URL (or http://127.0.0.1:8000) and LEDGER_KEY; without a key, the profile that
+    `privacy-ledger login` stored (LEDGER_PROFILE, else the one named "default").
     allow_http: whether to allow http:// to another machine, although anyone on the way can read the key; default
     LEDGER_ALLOW_HTTP, else False.
     timeout: seconds for each step of an exchange, or an httpx.Timeout. By default a connection may take 3 seconds.
@@ -268,7 +269,7 @@ def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *
     """Return the arguments of both httpx clients. Raises Misconfigured and Unauthenticated, without the key."""
     key = (os.environ.get("LEDGER_KEY", "") if key is None else key).strip()
     if not key:
-        raise Unauthenticated("The key is missing. Set LEDGER_KEY, or pass it: Ledger(url, key=…).")
+        url, key = _of_profile(url)
     if not key.isascii() or not key.isprintable() or " " in key:
         raise Unauthenticated("The key has characters that keys never have. Check LEDGER_KEY: keys begin with pbl_.")
     base_url = _base_url(url or os.environ.get("LEDGER_URL") or URL)
@@ -291,6 +292,23 @@ def _options(url: str | None, key: str | None, timeout: float | httpx.Timeout, *
         # A proxy could not reach this machine, and would get the key.
         "trust_env": base_url.scheme == "https" or not is_local,
     }
+
+
+def _of_profile(url: str | None) -> tuple[str, str]:
+    """Return the server and the key that `privacy-ledger login` stored, for nothing but that server. Raises
+    Unauthenticated if there is no key, and Misconfigured if it is for another server."""
+    from ledger import profiles  # only now: most jobs have LEDGER_KEY
+
+    name = os.environ.get("LEDGER_PROFILE", "").strip() or profiles.DEFAULT
+    profile = profiles.read(name)
+    if profile is None:
+        raise Unauthenticated(
+            "The key is missing. Log in with `privacy-ledger login`, set LEDGER_KEY, or pass it: Ledger(url, key=…)."
+        )
+    stated = url or os.environ.get("LEDGER_URL", "").strip() or profile.url
+    if profiles.normal(stated) != profile.url:
+        raise Misconfigured(f"The key of the profile {name} is for {profile.url}. Pass a key for the other server.")
+    return profile.url, profile.key
 
 
 def _flag(name: str) -> bool:

@@ -9,7 +9,19 @@ from uuid import UUID
 
 from ledger.core.datasets import Parent
 
-AlertKind = Literal["threshold", "refusals", "overrun", "frozen", "overdue", "mismatch", "forecast", "head", "test"]
+AlertKind = Literal[
+    "threshold",
+    "refusals",
+    "overrun",
+    "frozen",
+    "overdue",
+    "mismatch",
+    "forecast",
+    "head",
+    "test",
+    "proposal",
+    "lapsing",
+]
 DeliveryState = Literal["pending", "delivered", "failed", "none"]
 
 

@@ -22,7 +22,7 @@ from ledger.core.books import Books
 from ledger.core.datasets import AccountKey, DatasetState, Parent
 from ledger.core.entries import Draft
 from ledger.core.forecast import DAY_US, Forecast, forecast_facts
-from ledger.core.people import Tenant
+from ledger.core.people import Proposal, Tenant
 
 VERSION: Final = 1
 """The version of an event."""
@@ -109,6 +109,7 @@ class _DraftReader:
     in_a_row: dict[UUID, int]
     levels: dict[AccountKey, int] = field(default_factory=dict)
     states: dict[UUID, DatasetState] = field(default_factory=dict)
+    proposed: set[str] = field(default_factory=set)
 
     def read(self, draft: Draft) -> Iterator[Alert]:
         if self.before.alerting.thresholds and draft.kind in _ADDING:
@@ -119,7 +120,18 @@ class _DraftReader:
             overrun = draft.facts["overrun"]
             facts = {name: overrun[name] for name in ("steps", "cost", "fits")}
             yield _of_entry("overrun", draft, {"overrun": facts})
+        if draft.kind == "change-proposed":
+            yield from self._proposed(draft)
         yield from self._frozen(draft)
+
+    def _proposed(self, draft: Draft) -> Iterator[Alert]:
+        """Return one alert for each proposal, in how many journals it may be."""
+        proposal, about = draft.facts["proposal"], draft.facts.get("about_run")
+        if proposal not in self.proposed:
+            self.proposed.add(proposal)
+            facts = {name: draft.facts[name] for name in ("proposal", "what", "approve_by")}
+            dataset, run_id = Parent(draft.dataset_id, draft.dataset), None if about is None else UUID(about)
+            yield Alert("proposal", (proposal,), {**facts, "by": draft.actor}, dataset, run_id, draft.seq)
 
     def _frozen(self, draft: Draft) -> Iterator[Alert]:
         state = draft.facts.get("state")
@@ -219,6 +231,17 @@ def overdue(dataset: Parent, *, run_id: UUID, state: str, due_us: int, seq: int)
     """Return the alert that a run was not started or settled in time. It still counts in full. seq: its decision."""
     facts = {"state": state, "due": timestamp(due_us)}
     return Alert("overdue", (str(dataset.id), str(run_id), str(due_us)), facts, dataset, run_id, seq)
+
+
+def lapsing(dataset: Parent, proposal: Proposal) -> Alert:
+    """Return the alert that a proposal is still open shortly before its time is over."""
+    facts = {
+        "proposal": str(proposal.id),
+        "what": proposal.kind,
+        "approve_by": timestamp(proposal.expires_us),
+        "by": proposal.body["by"],
+    }
+    return Alert("lapsing", (str(proposal.id),), facts, dataset, proposal.run_id)
 
 
 def mismatch(dataset: Parent | None, *, seq: int, reason: str) -> Alert:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from uuid import UUID
 
 from ledger.core.amounts import Amount
@@ -90,6 +90,7 @@ class AddPartitions(_OnDataset):
 
     names: tuple[str, ...]
     consent: Consent
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +113,13 @@ class SetFairUse(_OnDataset):
     consent: Consent
 
 
+class Second(NamedTuple):
+    """A steward who approves a run that waited, and why."""
+
+    actor: Actor
+    reason: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A run asks for approval. `request` is recorded as it was sent, `costing` has how the cost was computed; texts:
@@ -119,7 +127,7 @@ class Ask:
 
     cost: by itself. residual: its mu² beside what is left, where the datasets cost runs so. begin_within_us: how long
     the approval's receipt is valid. refusals_per_hour: after this many refusals within an
-    hour, no further refusal of this principal is recorded.
+    hour, no further refusal of this principal is recorded. second: who approves it, if it waited for a steward.
     """
 
     actor: Actor
@@ -135,6 +143,7 @@ class Ask:
     refusals_per_hour: int = REFUSALS_PER_HOUR
     texts: Mapping[str, str] = field(default_factory=dict)
     residual: Residual | None = None
+    second: Second | None = None
 
     @property
     def dataset_ids(self) -> tuple[UUID, ...]:
@@ -234,3 +243,8 @@ OnDataset = Change | SetBudget | AddPartitions | SetProject | SetFairUse
 """A steward's command about a dataset, which may need a second steward."""
 Single = Register | OnDataset | Ask | OnRun | RefuseProposal
 Command = Single | Batch
+
+
+def caller_of(command: Command) -> Actor:
+    """Return who makes the call: for a run that waited, the steward who approves it."""
+    return command.second.actor if isinstance(command, Ask) and command.second is not None else command.actor

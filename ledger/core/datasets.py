@@ -126,20 +126,24 @@ class Definition:
 
 @dataclass(frozen=True, slots=True)
 class FairUse:
-    """What one principal may have of a dataset: how much it may hold at once, and how many runs it may ask for in an
-    hour."""
+    """What one principal may have of a dataset: how much it may hold at once, how many runs it may ask for in an hour,
+    and above which part of a limit, in percent, a run waits for a steward."""
 
     budget: Mapping[str, Any] | None
     held: Amount | None
     runs_per_hour: int | None
+    waits_above_percent: int | None = None
 
     def facts(self) -> dict[str, Any]:
         """Return the form in a record."""
-        return {
+        facts: dict[str, Any] = {
             "held": self.budget,
             "runs_per_hour": self.runs_per_hour,
             "limit": None if self.held is None else self.held.facts(),
         }
+        if self.waits_above_percent is not None:
+            facts["waits_above_percent"] = self.waits_above_percent
+        return facts
 
     def loosens(self, before: FairUse) -> bool:
         """Return whether somebody may hold or ask for more than before, in any quantity."""
@@ -147,7 +151,10 @@ class FairUse:
         more_runs = before.runs_per_hour is not None and (
             self.runs_per_hour is None or self.runs_per_hour > before.runs_per_hour
         )
-        return more_held or more_runs
+        more_alone = before.waits_above_percent is not None and (
+            self.waits_above_percent is None or self.waits_above_percent > before.waits_above_percent
+        )
+        return more_held or more_runs or more_alone
 
 
 NO_FAIR_USE: Final = FairUse(None, None, None)

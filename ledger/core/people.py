@@ -10,9 +10,9 @@ from uuid import UUID
 from ledger.core.alerting import DEFAULT_ALERTING, Alerting
 
 Role = Literal["admin", "steward", "requester", "auditor"]
-ProposalKind = Literal["budget", "thaw", "void", "partitions", "project", "fair-use", "correction"]
-GUARDED: Final = frozenset(get_args(ProposalKind))
-"""The changes for which a policy can require a second steward."""
+ProposalKind = Literal["budget", "thaw", "void", "partitions", "project", "fair-use", "correction", "run"]
+GUARDED: Final = frozenset(get_args(ProposalKind)) - {"run"}
+"""The changes for which a tenant's policy can require a second steward. A dataset's fair use lets runs wait for one."""
 ProposalState = Literal["open", "approved", "refused"]
 
 
@@ -64,10 +64,12 @@ class Consent(NamedTuple):
     """The second person of a change that needs two.
 
     proposal_id: the id to propose it under, if it needs two; or the proposal that this approves, if `is_second`.
+    reason: why the second person approves it.
     """
 
     proposal_id: UUID
     is_second: bool = False
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.limits_in_words import account_name, why_refused
 from ledger.service import as_one as as_one_run
 from ledger.service import portions
 from ledger.service.bindings import bindings, of_share
@@ -37,6 +38,7 @@ from ledger.service.shapes.runs import (
     RunMoved,
     RunOnDataset,
     RunShown,
+    SecondedShown,
     SegmentsShown,
     SharesShown,
 )
@@ -74,6 +76,14 @@ class _Costed(TypedDict):
 
 class _OfProject(TypedDict):
     project: NotRequired[str]
+
+
+class _OfAccount(TypedDict):
+    account: NotRequired[str]
+
+
+class _Seconded(TypedDict):
+    proposal: NotRequired[SecondedShown]
 
 
 class _Events(TypedDict):
@@ -131,9 +141,26 @@ def _on_datasets(entries: Sequence[Record], rooms: Sequence[list[Room]], cost: A
                 seq=entry["seq"],
                 remaining=None if remaining is None else show_amount(remaining),
                 **portions.percents(cost, of_entry),
+                **_least_account(entry, of_entry),
             )
         )
     return datasets
+
+
+def _least_account(entry: Record, rooms: Sequence[Room]) -> _OfAccount:
+    """Return which account of a dataset has least mu left, if that is not the dataset's own. rooms: of its accounts, in
+    the order of the entry."""
+    groups = entry.get("accounts", ())
+    if not groups:
+        return _OfAccount()
+    left = [room.left.mu_sq_pico for room in rooms]
+    first = len(rooms) - len(groups)
+    least = left.index(min(left))
+    if least < first:
+        return _OfAccount()
+    group = groups[least - first]
+    partition = {"partition": group["partitions"][0]} if "partitions" in group else {}
+    return _OfAccount(account=account_name({**group, **partition}, entry["dataset"]))
 
 
 # --- decisions -------------------------------------------------------------------------------------------------------
@@ -268,7 +295,7 @@ def refused(
         facts["epsilon"] = epsilon
     if as_one is not None:
         facts["as_one"] = as_one
-    return BudgetExceeded(**facts, datasets=binding, seq=first["seq"])
+    return BudgetExceeded(why_refused(binding), **facts, datasets=binding, seq=first["seq"])
 
 
 def remaining_of(decisions: Sequence[Record]) -> Amount:
@@ -443,6 +470,7 @@ def describe(
         **_costed(decision),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
+        **(_Seconded(proposal=decision["proposal"]) if "proposal" in decision else _Seconded()),
         **_events(entries, progress),
     )
 

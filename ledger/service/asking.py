@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -16,17 +16,17 @@ from cachetools import LRUCache
 
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
-from ledger.core.commands import Ask, Batch, Claim
+from ledger.core.commands import Ask, Batch, Claim, Second
 from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
 from ledger.core.journal.chain import canonical as canonical
 from ledger.core.journal.chain import digest
-from ledger.core.people import Actor
+from ledger.core.people import Actor, Proposal
 from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, IdempotencyKeyReused, LedgerError, Overloaded, TooLarge
-from ledger.service import answers, reused
+from ledger.service import answers, reused, waiting
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
@@ -159,8 +159,12 @@ class Asking:
         except IdempotencyKeyReused as error:
             entries = await asyncio.to_thread(self._entries, actor.tenant_id, [UUID(error.facts["run"])])
             raise reused.described(error, item.body, entries[UUID(error.facts["run"])]) from None
+        if not isinstance(result, Repeat) and result[0].kind == "change-proposed":
+            raise waiting.just_proposed(ParsedEntry.parse(result[0]))
         repeated = [result.run_id] if isinstance(result, Repeat) else []
         before = await asyncio.to_thread(self._entries, actor.tenant_id, repeated) if repeated else {}
+        if isinstance(result, Repeat) and not before[result.run_id]:
+            raise await asyncio.to_thread(waiting.outcome, self._store, actor.tenant_id, result.run_id)
         epsilon = await self._epsilon_of(actor.tenant_id, command, result, before)
         is_little = self._receipts.knows(actor.tenant_id) and not repeated
         size = size_of(result) if is_little else None
@@ -184,6 +188,24 @@ class Asking:
     ) -> list[EpsilonShown]:
         """Return the epsilon of a run by itself."""
         return await self._epsilons.of_run(tenant_id, *_costed(command, result, before))
+
+    async def second(self, actor: Actor, proposal: Proposal, *, reason: str | None) -> None:
+        """Decide a run that waited for a steward, who approves it: afresh, against what is left now. It may be refused,
+        as any run. Raises ProposalState, DatasetFrozen, and Forbidden for whoever asked for it."""
+        facts, asker = proposal.body["request"], _asker(actor.tenant_id, proposal)
+        request = RunRequest.model_validate(facts["request"])
+        item = Item(facts["idempotency_key"], request, facts["request"])
+        known = await self._known_of(asker, item)
+        command = self._command(asker, item, known.resolved, _text_of(item), known.priced)
+        command = replace(command, run_id=proposal.id, second=Second(actor, reason))
+        await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
+
+    async def datasets_of(self, actor: Actor, proposal: Proposal) -> tuple[UUID, ...]:
+        """Return the datasets that a run touches which waits for a steward."""
+        asker = _asker(actor.tenant_id, proposal)
+        request = RunRequest.model_validate(proposal.body["request"]["request"])
+        resolved = await self._catalogue.resolve(asker, request.datasets)
+        return tuple(use.dataset_id for use in resolved.uses)
 
     async def _known_of(self, actor: Actor, item: Item) -> _Known:
         """Return what a run touches and costs. What was worked out before is remembered, but for certificates, which
@@ -218,10 +240,7 @@ class Asking:
         An item that is an error already stays one. is_atomic: all are approved, or nothing is recorded. Raises TooLarge
         if their costs together take too much work.
         """
-        questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
-        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
-        commanded = partial(self._commands, actor, items, questions, prices)
-        commands = await self._aside.run(actor.tenant_id, commanded, size=None)
+        commands = await self.commands_of(actor, items)
         asks = tuple(command for command in commands if isinstance(command, Ask))
         batch = Batch(actor, asks, is_atomic, is_spoilt=len(asks) < len(commands))
         decided: Results = await asyncio.wrap_future(self._writer.submit_batch(actor.tenant_id, batch)) if asks else ()
@@ -229,6 +248,14 @@ class Asking:
         results = [next(decided_answers) if isinstance(command, Ask) else command for command in commands]
         is_refused = is_atomic and any(isinstance(result, LedgerError) or result.is_refused for result in results)
         return results, is_refused
+
+    async def commands_of(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[Ask | LedgerError]:
+        """Return the commands that ask for these runs, with their costs, or the error of a run that cannot be asked
+        for. Raises TooLarge as `ask_batch`."""
+        questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
+        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
+        commanded = partial(self._commands, actor, items, questions, prices)
+        return await self._aside.run(actor.tenant_id, commanded, size=None)
 
     async def _prices(self, actor: Actor, questions: Mapping[_Key, Question]) -> Mapping[_Key, _Priced | LedgerError]:
         """Return the cost of each question, a few computed at the same time."""
@@ -322,12 +349,7 @@ class Asking:
         def decide() -> tuple[Results, list[_Decided]]:
             repeats = [run_id for result in results if (run_id := _repeats(result)) is not None]
             before = self._entries(actor.tenant_id, repeats) if repeats else {}
-            named = tuple(
-                reused.described(result, ask.request, before[UUID(result.facts["run"])])
-                if isinstance(result, IdempotencyKeyReused)
-                else result
-                for ask, result in zip(asks, results, strict=True)
-            )
+            named = tuple(self._named(actor, ask, result, before) for ask, result in zip(asks, results, strict=True))
             epsilons = self._epsilons.of_runs(
                 actor.tenant_id, [_costed(*pair, before) for pair in zip(asks, named, strict=True)]
             )
@@ -353,6 +375,20 @@ class Asking:
                 answered.append(Answer(await self._aside.run(actor.tenant_id, refusal, size=None), decided.is_replayed))
         return answered
 
+    def _named(
+        self,
+        actor: Actor,
+        ask: Ask,
+        result: Result | Unrecorded | LedgerError,
+        before: Mapping[UUID, Sequence[Record]],
+    ) -> Result | Unrecorded | LedgerError:
+        """Return the result of a batch's run, with what its key stands for if that was used before."""
+        if isinstance(result, IdempotencyKeyReused):
+            return reused.described(result, ask.request, before[UUID(result.facts["run"])])
+        if isinstance(result, Repeat) and not before[result.run_id]:
+            return waiting.outcome(self._store, actor.tenant_id, result.run_id)
+        return result
+
     async def _fits(self, actor: Actor, decisions: Sequence[Record]) -> dict[str, Any]:
         """Return what would have fitted. It depends only on what is recorded, so it is computed after the commit, and
         repeatable."""
@@ -368,6 +404,12 @@ class Asking:
     def _entries(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:
         with self._store.reading(tenant_id) as reading:
             return parsed(reading, run_ids)
+
+
+def _asker(tenant_id: UUID, proposal: Proposal) -> Actor:
+    """Return who asked for a run that waits. What the key may see was decided then."""
+    by = proposal.body["by"]
+    return Actor(tenant_id, UUID(by["key"]), UUID(by["principal"]), by["name"], by["role"])
 
 
 def parsed(reading: Reading, run_ids: Sequence[UUID]) -> dict[UUID, list[Record]]:

@@ -9,7 +9,7 @@ from uuid import UUID
 from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import Point, show_amount, show_epsilons
 from ledger.core.amounts import ZERO, Amount, timestamp
-from ledger.core.datasets import Account, Balance, Dataset, Definition, FairUse, Project
+from ledger.core.datasets import NO_FAIR_USE, Account, Balance, Dataset, Definition, FairUse, Project
 from ledger.service.portions import of_balance
 from ledger.service.shapes.datasets import (
     BalanceShown,
@@ -147,9 +147,13 @@ def _untouched(limit: Amount) -> Balance:
 
 
 def _fair_use_shown(fair_use: FairUse) -> FairUseShown | None:
-    if fair_use.held is None and fair_use.runs_per_hour is None:
+    if fair_use == NO_FAIR_USE:
         return None
-    return FairUseShown(held=fair_use.budget, runs_per_hour=fair_use.runs_per_hour)
+    return FairUseShown(
+        held=fair_use.budget,
+        runs_per_hour=fair_use.runs_per_hour,
+        waits_above_percent=fair_use.waits_above_percent,
+    )
 
 
 def balance_shown(balance: Balance) -> BalanceShown:

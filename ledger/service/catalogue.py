@@ -44,6 +44,10 @@ def no_dataset(name: str, *, meant: str | None = None) -> NotFound:
     )
 
 
+NAMED_MAX: Final = 5
+"""How many projects of a key an error names. All of them are in `projects`."""
+
+
 def demand_sight(actor: Actor, name: str) -> None:
     """Raise NotFound if the caller's key is limited to other datasets."""
     if not actor.sees(name):
@@ -53,9 +57,15 @@ def demand_sight(actor: Actor, name: str) -> None:
 def demand_project_of_key(actor: Actor, project: str | None) -> None:
     """Raise Forbidden if the caller's key is limited to other projects."""
     if actor.projects is not None and project not in actor.projects:
+        allowed = sorted(actor.projects)
+        more = f" and {len(allowed) - NAMED_MAX:,} more" if len(allowed) > NAMED_MAX else ""
+        named = "none" if project is None else f"{project!r}"
         raise Forbidden(
-            "This key is limited to projects, and the request names none. Add `project`.",
-            projects=sorted(actor.projects),
+            (
+                f"This key is limited to the projects {', '.join(allowed[:NAMED_MAX])}{more}, and the request names"
+                f" {named}. Set `project` to one of them, or ask an admin for another key."
+            ),
+            projects=allowed,
         )
 
 

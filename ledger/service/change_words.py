@@ -80,6 +80,8 @@ def _fair_use(fair_use: Record) -> str:
         limits.append(f"{_budget(fair_use['held'])} held at once")
     if fair_use["runs_per_hour"] is not None:
         limits.append(f"{fair_use['runs_per_hour']:,} runs an hour")
+    if fair_use.get("waits_above_percent") is not None:
+        limits.append(f"a steward for runs above {fair_use['waits_above_percent']} % of a limit")
     return " and ".join(limits) or "no limit"
 
 
@@ -98,6 +100,7 @@ def _proposed(entry: Record) -> str:
         "fair-use": lambda: f"fair use of {_fair_use(facts['fair_use'])}",
         "void": lambda: f"void of run {entry.get('about_run')}",
         "correction": lambda: f"correction of run {entry.get('about_run')}",
+        "run": lambda: f"run {entry.get('about_run')}, which waits for a steward",
     }
     return f"proposed: {words[entry['what']]()}"
 

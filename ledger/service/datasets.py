@@ -179,7 +179,8 @@ class Datasets:
     async def add_partitions(self, actor: Actor, name: str, body: NewPartitions) -> Outcome[PartitionPage]:
         """Add partitions, each with the dataset's limit. Raises PartitionsClosed, NameTaken and TooLarge."""
         dataset = await self._find(actor, name)
-        outcome = await self._submit(AddPartitions(actor, dataset.id, tuple(body.names), Consent(uuid4())))
+        command = AddPartitions(actor, dataset.id, tuple(body.names), Consent(uuid4()), body.reason)
+        outcome = await self._submit(command)
         if not outcome.is_done:
             return Outcome(proposed(outcome.answer), is_done=False)
         accounts = chain.accounts_of(outcome.answer).values()
@@ -209,7 +210,7 @@ class Datasets:
         """Limit what one principal may hold of the dataset at once, and how many runs it may ask for in an hour."""
         dataset = await self._find(actor, name)
         held = None if body.held is None else limit_of(body.held, bound=dataset.definition.bound)
-        fair_use = FairUse(_declared_or_none(body.held), held, body.runs_per_hour)
+        fair_use = FairUse(_declared_or_none(body.held), held, body.runs_per_hour, body.waits_above_percent)
         return await self.apply(SetFairUse(actor, dataset.id, fair_use, body.reason, Consent(uuid4())), name)
 
     async def _find(self, actor: Actor, name: str) -> Dataset:

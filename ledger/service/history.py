@@ -23,7 +23,7 @@ T = TypeVar("T")
 FREEZE_LOOKED_AT_MAX: Final = 2_000
 """How far back a refusal looks for what froze its dataset: a frozen dataset has few new entries."""
 CHANGES_MAX: Final = 50
-_OF_RUNS: Final = ("void", "correction")
+_OF_RUNS: Final = ("void", "correction", "run")
 
 
 class History:

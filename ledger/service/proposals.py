@@ -8,19 +8,19 @@ from uuid import UUID
 
 from ledger.core.commands import RefuseProposal
 from ledger.core.decision.datasets import proposed_command
-from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent, Proposal
 from ledger.errors import Forbidden, NotFound, ProposalState
-from ledger.service import answers, ids, pages
+from ledger.service import answers, ids, pages, waiting
 from ledger.service.catalogue import demand_sight
 from ledger.service.datasets import Datasets
 from ledger.service.requests.runs import CorrectRequest
 from ledger.service.runs import Runs
 from ledger.service.shapes.datasets import DatasetShown
-from ledger.service.shapes.runs import RunMoved
+from ledger.service.shapes.runs import RunInFull, RunMoved
 from ledger.service.shapes.tenants import ProposalPage, ProposalShown, ProposalStateShown, Proposed
 from ledger.service.transactions import submit
-from ledger.service.two_people import Answered, proposal_shown
+from ledger.service.two_people import answered as answered_by
+from ledger.service.two_people import proposal_shown
 from ledger.service.writer import Writer
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading, Store
@@ -52,7 +52,7 @@ class Proposals:
         """Return a proposal. Raises NotFound."""
         with self._store.reading(actor.tenant_id) as reading:
             proposal, dataset = _find(reading, actor, proposal_id)
-            answered = _answered(reading, [proposal])
+            answered = answered_by(reading, [proposal])
             return proposal_shown(proposal, dataset, now_us=reading.now_us(), answered=answered.get(str(proposal.id)))
 
     def page(self, actor: Actor, *, state: ProposalStateShown | None, limit: int, cursor: str | None) -> ProposalPage:
@@ -66,7 +66,7 @@ class Proposals:
             now_us = reading.now_us()
             rows = reading.proposals.page(after=after, limit=limit + 1, state=state, now_us=now_us)
             names = _dataset_names(reading, rows)
-            answered = _answered(reading, rows[:limit])
+            answered = answered_by(reading, rows[:limit])
         proposals, following = pages.cut(rows, limit=limit, position=lambda row: [row.created_us, str(row.id)])
         items = [
             proposal_shown(proposal, names[proposal.dataset_id], now_us=now_us, answered=answered.get(str(proposal.id)))
@@ -74,18 +74,26 @@ class Proposals:
         ]
         return ProposalPage(items=items, next=following)
 
-    async def approve(self, actor: Actor, proposal_id: UUID) -> DatasetShown | RunMoved | Proposed:
-        """Make the change that another steward proposed. Return the dataset or the run that it changed.
+    async def approve(
+        self, actor: Actor, proposal_id: UUID, *, reason: str | None = None
+    ) -> DatasetShown | RunMoved | RunInFull | Proposed:
+        """Make the change that another steward proposed, or decide the run that waits. Return the dataset or the run.
 
-        Raises NotFound, ProposalState, Forbidden for the proposer, and what the change itself raises.
+        reason: why it is approved, for the record. Raises NotFound, ProposalState, Forbidden for the proposer, and what
+        the change itself raises.
         """
         proposal, dataset = await asyncio.to_thread(self._open, actor, proposal_id)
+        if proposal.kind == "run":
+            await self._runs.asking.second(actor, proposal, reason=reason)
+            return await self._runs.show(actor, proposal.id)
         if proposal.run_id is not None:
-            return await self._approve_on_run(actor, proposal, proposal.run_id)
-        return (await self._datasets.apply(proposed_command(proposal, actor), dataset)).answer
+            return await self._approve_on_run(actor, proposal, proposal.run_id, reason)
+        return (await self._datasets.apply(proposed_command(proposal, actor, reason), dataset)).answer
 
-    async def _approve_on_run(self, actor: Actor, proposal: Proposal, run_id: UUID) -> RunMoved | Proposed:
-        body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True)
+    async def _approve_on_run(
+        self, actor: Actor, proposal: Proposal, run_id: UUID, reason: str | None
+    ) -> RunMoved | Proposed:
+        body, consent = proposal.body["request"]["request"], Consent(proposal.id, is_second=True, reason=reason)
         if proposal.kind == "void":
             return (await self._runs.void(actor, run_id, body=body, consent=consent)).answer
         request = CorrectRequest.model_validate(body)
@@ -94,7 +102,10 @@ class Proposals:
     async def refuse(self, actor: Actor, proposal_id: UUID, *, reason: str) -> ProposalShown:
         """Refuse what another steward proposed. Raises NotFound, ProposalState and Forbidden."""
         proposal, _ = await asyncio.to_thread(self._open, actor, proposal_id)
-        if proposal.run_id is not None:
+        if proposal.kind == "run":
+            dataset_ids = await self._runs.asking.datasets_of(actor, proposal)
+            await submit(self._writer, RefuseProposal(actor, proposal.id, dataset_ids, reason))
+        elif proposal.run_id is not None:
             await self._runs.refuse_on_run(actor, proposal.run_id, proposal_id=proposal.id, reason=reason)
         else:
             await submit(self._writer, RefuseProposal(actor, proposal.id, (proposal.dataset_id,), reason))
@@ -121,32 +132,14 @@ def _find(reading: Reading, actor: Actor, proposal_id: UUID) -> tuple[Proposal, 
         demand_sight(actor, name)
     except NotFound:
         raise _no_proposal() from None
-    if proposal.run_id is not None and actor.datasets is not None:
+    if proposal.kind == "run":
+        if actor.datasets is not None and not waiting.names_of(proposal).keys() <= actor.datasets:
+            raise _no_proposal()  # as below
+    elif proposal.run_id is not None and actor.datasets is not None:
         sealed = reading.journals.first_entries([proposal.run_id])[proposal.run_id]
         if not answers.named(map(ParsedEntry.parse, sealed)).keys() <= actor.datasets:
             raise _no_proposal()  # its facts about the run include the other datasets too
     return proposal, name
-
-
-def _answered(reading: Reading, proposals: Collection[Proposal]) -> dict[str, Answered]:
-    """Return who approved or refused each of these proposals, by its id."""
-    closed = [proposal for proposal in proposals if proposal.state != "open"]
-    if not closed:
-        return {}
-    entries = reading.journals.answering(
-        {proposal.dataset_id for proposal in closed},
-        {proposal.run_id for proposal in closed if proposal.run_id is not None},
-        since_us=min(proposal.created_us for proposal in closed),
-        until_us=max(proposal.expires_us for proposal in closed),
-    )
-    answered = {}
-    for record in (chain.parse(entry.body) for entry in entries):
-        proposal = record.get("proposal")
-        if proposal is not None:
-            answered[proposal if isinstance(proposal, str) else proposal["id"]] = Answered(
-                record["actor"], record["at"]
-            )
-    return answered
 
 
 def _is_seen(reading: Reading, actor: Actor, proposal_id: UUID) -> bool:

@@ -25,7 +25,7 @@ from ledger.service.shapes.runs import (
     RunProposalShown,
     RunShown,
 )
-from ledger.service.two_people import state_of
+from ledger.service.two_people import Answered, answered, state_of
 from ledger.signer.receipts import ParsedEntry
 from ledger.store import Reading
 from ledger.store.runs import Decided
@@ -47,6 +47,7 @@ def in_full(
     started = [run.id for run, _ in runs if run.started_us is not None]
     dataset_ids = {place.dataset_id for run_id in started for place in places[run_id]}
     proposals = reading.proposals.about_runs(dataset_ids, started) if started else []
+    answers_by_id = answered(reading, proposals)
     decisions = {
         run_id: answers.decisions_of(map(ParsedEntry.parse, entries))
         for run_id, entries in reading.journals.run_entries([run.id for run, _ in runs]).items()
@@ -72,7 +73,11 @@ def in_full(
             "runs_left": runs_left[run.id],
             "refused_by": refused[run.id][0] if run.id in refused else None,
             "refused_by_count": refused[run.id][1] if run.id in refused else None,
-            "proposals": [_proposal(proposal, now_us) for proposal in proposals if proposal.run_id == run.id],
+            "proposals": [
+                _proposal(proposal, answers_by_id.get(str(proposal.id)), now_us)
+                for proposal in proposals
+                if proposal.run_id == run.id
+            ],
         }
         for run, shown in runs
     }
@@ -103,7 +108,7 @@ def _hidden(item: RefusedBy) -> RefusedBy:
     }
 
 
-def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
+def _proposal(proposal: Proposal, answer: Answered | None, now_us: int) -> RunProposalShown:
     return RunProposalShown(
         id=str(proposal.id),
         what=proposal.kind,
@@ -111,6 +116,9 @@ def _proposal(proposal: Proposal, now_us: int) -> RunProposalShown:
         at=timestamp(proposal.created_us),
         state=state_of(proposal, now_us=now_us),
         approve_by=timestamp(proposal.expires_us),
+        answered_by=None if answer is None else answer.by,
+        answered_at=None if answer is None else answer.at,
+        answered_reason=None if answer is None else answer.reason,
     )
 
 

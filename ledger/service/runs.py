@@ -34,7 +34,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, ids, pages, run_details
+from ledger.service import answers, ids, pages, run_details, waiting
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -252,19 +252,29 @@ class Runs:
             own = actor.principal_id if is_limited else None
             with self._store.reading(actor.tenant_id) as reading:
                 found = reading.runs.ids_between(first, last, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
-                if not is_limited:
-                    return found
-                seen = {run.id for run, entries in _all_entered(reading, found) if _sees(actor, entries, run)}
-                return [id_ for id_ in found if id_ in seen]
+                undecided = waiting.between(reading, actor, first, last, limit=ids.CANDIDATES_MAX + 1)
+                if is_limited:
+                    seen = {run.id for run, entries in _all_entered(reading, found) if _sees(actor, entries, run)}
+                    found = [id_ for id_ in found if id_ in seen]
+                return list(dict.fromkeys([*found, *undecided]))
 
         return ids.sought(text, between, _no_run())
 
     async def show(self, actor: Actor, run_id: UUID) -> RunInFull:
         """Return one run, in full."""
         seen = await self._shown.ask(actor.tenant_id, run_id)
+        if seen is None and (shown := await asyncio.to_thread(self._waiting, actor, run_id)) is not None:
+            return shown
         if seen is None or not _sees(actor, seen[0].entries, seen[0].run):
             raise _no_run()
         return run_details.for_actor(actor, seen[1])
+
+    def _waiting(self, actor: Actor, run_id: UUID) -> RunInFull | None:
+        with self._store.reading(actor.tenant_id) as reading:
+            proposal = waiting.find(reading, run_id)
+            if proposal is None or not waiting.sees(actor, proposal):
+                return None
+            return waiting.in_full(reading, proposal)
 
     def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[_Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
@@ -335,6 +345,8 @@ class Runs:
         with self._store.reading(actor.tenant_id) as reading:
             run = reading.runs.by_id([run_id]).get(run_id)
             entries = parsed(reading, [run_id])[run_id] if run is not None else []
+            if run is None:
+                waiting.demand_decided(reading, actor, run_id)
         if run is None:
             raise _no_run()
         _demand_own(actor, run, entries)

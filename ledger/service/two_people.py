@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Generic, NamedTuple, TypeVar
 from uuid import UUID
 
 from ledger.core.amounts import microseconds, timestamp
+from ledger.core.journal import chain
 from ledger.core.people import Proposal
 from ledger.service.shapes.tenants import ProposalShown, ProposalStateShown, Proposed
+from ledger.store import Reading
 
 T = TypeVar("T")
 
@@ -55,10 +57,33 @@ def state_of(proposal: Proposal, *, now_us: int) -> ProposalStateShown:
 
 
 class Answered(NamedTuple):
-    """Who approved or refused a proposal, and when."""
+    """Who approved or refused a proposal, when and why."""
 
     by: Mapping[str, Any]
     at: str
+    reason: str | None
+
+
+def answered(reading: Reading, proposals: Collection[Proposal]) -> dict[str, Answered]:
+    """Return who approved or refused each of these proposals, by its id."""
+    closed = [proposal for proposal in proposals if proposal.state != "open"]
+    if not closed:
+        return {}
+    entries = reading.journals.answering(
+        {proposal.dataset_id for proposal in closed},
+        {proposal.run_id for proposal in closed if proposal.run_id is not None},
+        since_us=min(proposal.created_us for proposal in closed),
+        until_us=max(proposal.expires_us for proposal in closed),
+    )
+    found = {}
+    for record in (chain.parse(entry.body) for entry in entries):
+        proposal = record.get("proposal")
+        if isinstance(proposal, str):
+            found[proposal] = Answered(record["actor"], record["at"], record["reason"])
+        elif proposal is not None:
+            by = proposal.get("approved_by", record["actor"])
+            found[proposal["id"]] = Answered(by, record["at"], proposal.get("reason"))
+    return found
 
 
 def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: Answered | None = None) -> ProposalShown:
@@ -75,4 +100,5 @@ def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: A
         approve_by=timestamp(proposal.expires_us),
         answered_by=None if answered is None else answered.by,
         answered_at=None if answered is None else answered.at,
+        answered_reason=None if answered is None else answered.reason,
     )

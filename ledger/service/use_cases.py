@@ -15,6 +15,7 @@ from ledger.service.datasets import Datasets
 from ledger.service.history import History
 from ledger.service.journals import Journals
 from ledger.service.keys import Keys
+from ledger.service.planned_runs import RunsPlanner
 from ledger.service.planner import Planner
 from ledger.service.proposals import Proposals
 from ledger.service.runs import Runs
@@ -41,6 +42,7 @@ class UseCases:
     runs: Runs
     attestations: Attestations
     planner: Planner
+    runs_planner: RunsPlanner
     proposals: Proposals
     tenants: Tenants
     keys: Keys

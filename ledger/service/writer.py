@@ -43,6 +43,7 @@ from ledger.core.commands import (
     Single,
     Start,
     Void,
+    caller_of,
 )
 from ledger.core.decision.group import Batched, Unrecorded, askers, decide, read_sets
 from ledger.core.decision.posting import Drafts, Repeat
@@ -295,8 +296,7 @@ class Writer:
         raise AssertionError("unreachable: the last attempt returns or raises")
 
     def _was_committed(self, tenant_id: UUID, answers: Sequence[Any]) -> bool:
-        """Return whether a transaction whose connection was lost did commit: one of its entries proves it for all of
-        them."""
+        """Return whether a transaction whose connection was lost did commit: one of its entries proves it for all."""
         sealed = next(_sealed(answers), None)
         try:
             with self._store.reading(tenant_id) as reading:
@@ -317,7 +317,7 @@ class Writer:
 
 def _asks(command: Command | None) -> tuple[Ask, ...]:
     match command:
-        case Ask():
+        case Ask(second=None):
             return (command,)
         case Batch():
             return command.asks
@@ -354,7 +354,7 @@ def _decide_group(writing: Writing, commands: Sequence[Command]) -> list[_Answer
     open_ = {index: claimed.rest(command) for index, command in enumerate(commands) if index not in answers}
     runs = [command.run_id for command in open_.values() if isinstance(command, Start | Settle | Void)]
     books = writing.books.lock(read_sets(open_.values()), runs)
-    key_ids = sorted({command.actor.key_id for command in commands if command.actor.is_key})
+    key_ids = sorted({caller.key_id for command in commands if (caller := caller_of(command)).is_key})
     clock_us, newest_us, keys = writing.times_and_keys(books.datasets, key_ids)
     # A journal's times never go back, whatever is done to the clock.
     now_us = max(clock_us, newest_us)
@@ -394,7 +394,7 @@ class _Claimed:
         self._taken = writing.claims.claim({ask.run_id: (ask.actor, ask.claim) for ask in asks})
         before = [claimed.run_id for claimed in self._taken.values()]
         runs = writing.runs.by_id(before).values() if before else ()
-        self._refused = {run.id for run in runs if run.state == "refused"}
+        self._unapproved = set(before) - {run.id for run in runs if run.state != "refused"}
 
     def repeated(self, ask: Ask) -> Repeat | LedgerError | None:
         """Return the answer to a request whose key was used before; None if the key is new."""
@@ -410,7 +410,7 @@ class _Claimed:
             return command
         before = {ask.run_id: self.repeated(ask) for ask in command.asks}
         spoilt = any(
-            isinstance(repeated, LedgerError) or (repeated is not None and repeated.run_id in self._refused)
+            isinstance(repeated, LedgerError) or (repeated is not None and repeated.run_id in self._unapproved)
             for repeated in before.values()
         )
         asks = tuple(ask for ask in command.asks if before[ask.run_id] is None)
@@ -480,7 +480,7 @@ def _refuse_dead_keys(keys: Mapping[UUID, Key], commands: Sequence[Command], now
     return {
         index: Unauthenticated("This key was revoked or has expired. Ask an admin of your tenant for a new one.")
         for index, command in enumerate(commands)
-        if not _is_live(command.actor, keys.get(command.actor.key_id), now_us)
+        if not _is_live(caller := caller_of(command), keys.get(caller.key_id), now_us)
     }
 
 

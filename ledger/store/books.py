@@ -67,7 +67,9 @@ class BookReader(Repository):
         run_reader = RunReader(self.connection, self.tenant_id)
         if run_ids:
             books.runs.update(run_reader.by_id(run_ids))
-        books = self._with_policy(books, [id_ for id_, read_set in read_sets.items() if read_set.is_guarded])
+        waiting = {dataset.id for dataset in loaded if dataset.fair_use.waits_above_percent is not None}
+        guarded = [id_ for id_, read_set in read_sets.items() if read_set.is_guarded or id_ in waiting]
+        books = self._with_policy(books, guarded)
         for dataset in loaded:
             read_set = read_sets[dataset.id]
             if most := max(dataset.fair_use.runs_per_hour or 0, read_set.runs_per_hour):

@@ -36,6 +36,7 @@ _FREEZING: Final = ("run-settled", "run-reported")
 _ANSWERING: Final = (
     *("dataset-changed", "budget-set", "partitions-added", "project-set", "fair-use-set", "proposal-refused"),
 )
+_ANSWERING_OF_RUNS: Final = ("run-settled", "run-voided", "run-approved", "run-refused")
 _DECISIONS: Final = ("run-approved", "run-refused")
 _NOWHERE: Final = UUID(int=0), 0
 
@@ -104,7 +105,7 @@ class JournalReader(Repository):
             names_one,
         )
         of_runs = select(entries).where(
-            *mine, entries.c.run_id.in_(run_ids), entries.c.kind.in_(("run-settled", "run-voided")), names_one
+            *mine, entries.c.run_id.in_(run_ids), entries.c.kind.in_(_ANSWERING_OF_RUNS), names_one
         )
         rows = [*self.connection.execute(of_datasets), *(self.connection.execute(of_runs) if run_ids else ())]
         return [entry_of(row) for row in rows]

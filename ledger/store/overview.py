@@ -15,7 +15,7 @@ from ledger.store.transactions import Snapshot
 
 BEGINNING: Final = (NOBODY, NOBODY)
 """Before the first journal."""
-_UIDS: Final = frozenset({"tenant_id", "run_id", "id"})
+_UIDS: Final = frozenset({"tenant_id", "run_id", "proposal_id", "id"})
 
 
 class LateRun(NamedTuple):
@@ -24,6 +24,14 @@ class LateRun(NamedTuple):
     tenant_id: UUID
     run_id: UUID
     due_us: int
+
+
+class OpenProposal(NamedTuple):
+    """A proposal that nobody answered, and its tenant."""
+
+    tenant_id: UUID
+    proposal_id: UUID
+    expires_us: int
 
 
 class JournalRow(NamedTuple):
@@ -57,6 +65,14 @@ class Overview(Snapshot):
         """Return runs that were due after `after` and before the time, the first due first."""
         given = {"after_us": after[0], "after_id": after[1], "until_us": until_us, "rows_max": limit}
         return [LateRun(row.tenant_id, row.run_id, row.due_us) for row in self._ask("watched_late", **given)]
+
+    def proposals(self, *, after: tuple[int, UUID], until_us: int, limit: int) -> list[OpenProposal]:
+        """Return open proposals that lapse after `after` and before the time, the first to lapse first."""
+        given = {"after_us": after[0], "after_id": after[1], "until_us": until_us, "rows_max": limit}
+        return [
+            OpenProposal(row.tenant_id, row.proposal_id, row.expires_us)
+            for row in self._ask("watched_proposals", **given)
+        ]
 
     def ends(self, *, after: tuple[UUID, UUID], limit: int) -> Ends:
         """Look at this many journals. Return the tenants of those whose newest entry is not where the row has it, or

@@ -8,11 +8,12 @@ from uuid import UUID
 from sqlalchemy import insert, not_, select, tuple_, update
 
 from ledger.core.books import Books
+from ledger.core.datasets import Parent
 from ledger.core.journal import chain
 from ledger.core.people import Proposal
 from ledger.store.repository import Repository
 from ledger.store.rows import proposal_of
-from ledger.store.tables import proposals
+from ledger.store.tables import datasets, proposals
 
 
 class ProposalReader(Repository):
@@ -50,6 +51,16 @@ class ProposalReader(Repository):
             query = query.where(is_late if state == "expired" else not_(is_late))
         newest_first = query.order_by(proposals.c.created_us.desc(), proposals.c.id.desc()).limit(limit)
         return [proposal_of(row) for row in self.connection.execute(newest_first)]
+
+    def still_open(self, ids: Collection[UUID]) -> list[tuple[Proposal, Parent]]:
+        """Return those of these proposals that are open, each with its dataset."""
+        query = (
+            select(proposals, datasets.c.name.label("dataset"))
+            .join(datasets, (datasets.c.tenant_id == proposals.c.tenant_id) & (datasets.c.id == proposals.c.dataset_id))
+            .where(proposals.c.tenant_id == self.tenant_id, proposals.c.id.in_(ids), proposals.c.state == "open")
+        )
+        rows = self.connection.execute(query).all() if ids else ()
+        return [(proposal_of(row), Parent(row.dataset_id, row.dataset)) for row in rows]
 
     def open_on(self, dataset_ids: Collection[UUID]) -> list[Proposal]:
         """Return the open proposals on these datasets."""

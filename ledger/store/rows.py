@@ -119,7 +119,7 @@ def _fair_use(text: str | None) -> FairUse:
         return NO_FAIR_USE
     facts = chain.parse(text)
     held = None if facts["limit"] is None else Amount.from_facts(facts["limit"])
-    return FairUse(facts["held"], held, facts["runs_per_hour"])
+    return FairUse(facts["held"], held, facts["runs_per_hour"], facts.get("waits_above_percent"))
 
 
 def project_of(row: Row[Any]) -> Project:

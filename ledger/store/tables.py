@@ -73,6 +73,7 @@ LIMIT_MU_SQ_PICO_MAX: Final = 10**18
 metadata = MetaData()
 _IS_OPEN: Final = text("due_us IS NOT NULL")
 _IS_PENDING: Final = text("state = 'pending'")
+_WAITS: Final = text("state = 'open'")
 
 
 def _amount(name: str, *, nullable: bool = False) -> list[Column[Any]]:
@@ -380,12 +381,14 @@ proposals = _of_tenant(
     Column("expires_us", Big, nullable=False),
     _references("proposals_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
     CheckConstraint(
-        "kind IN ('budget', 'thaw', 'void', 'partitions', 'project', 'fair-use', 'correction')", name="proposals_kind"
+        "kind IN ('budget', 'thaw', 'void', 'partitions', 'project', 'fair-use', 'correction', 'run')",
+        name="proposals_kind",
     ),
     CheckConstraint("state IN ('open', 'approved', 'refused')", name="proposals_state"),
-    CheckConstraint("(kind IN ('void', 'correction')) = (run_id IS NOT NULL)", name="proposals_run"),
+    CheckConstraint("(kind IN ('void', 'correction', 'run')) = (run_id IS NOT NULL)", name="proposals_run"),
     Index("proposals_newest", "tenant_id", "created_us", "id"),
     Index("proposals_of_dataset", "tenant_id", "dataset_id", "state"),
+    Index("proposals_lapsing", "expires_us", "id", postgresql_where=_WAITS, sqlite_where=_WAITS),
     key=("id",),
 )
 
@@ -420,7 +423,8 @@ alerts = _of_tenant(
     ForeignKeyConstraint(["tenant_id"], ["tenants.tenant_id"], name="alerts_tenant_fkey"),
     _references("alerts_dataset_fkey", ("dataset_id",), "datasets", ("id",)),
     CheckConstraint(
-        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head', 'test')",
+        "kind IN ('threshold', 'refusals', 'overrun', 'frozen', 'overdue', 'mismatch', 'forecast', 'head', 'test',"
+        " 'proposal', 'lapsing')",
         name="alerts_kind",
     ),
     CheckConstraint("state IN ('pending', 'delivered', 'failed', 'none')", name="alerts_state"),

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import Final
 
 SETTING: Final = "app.watching"
-WATCHED: Final = ("datasets", "runs", "entries", "tenant_entries", "alerts")
+WATCHED: Final = ("datasets", "runs", "entries", "tenant_entries", "alerts", "proposals")
 """The tables that the functions read, except `tenants`, of which the owner sees every row anyway."""
 
 # Runs that are due, the first due first, after one of them.
@@ -19,6 +19,12 @@ LATE: Final = """SELECT r.tenant_id, r.id AS run_id, r.due_us
 FROM {schema}runs r
 WHERE r.due_us < {until_us} AND (r.due_us, r.id) > ({after_us}, {after_id})
 ORDER BY r.due_us, r.id LIMIT {rows_max}"""
+
+# Proposals that nobody answered, the first to lapse first, after one of them.
+LAPSING: Final = """SELECT p.tenant_id, p.id AS proposal_id, p.expires_us
+FROM {schema}proposals p
+WHERE p.state = 'open' AND p.expires_us < {until_us} AND (p.expires_us, p.id) > ({after_us}, {after_id})
+ORDER BY p.expires_us, p.id LIMIT {rows_max}"""
 
 # Where journals end according to their rows, after one of them: for each tenant first its own, whose id is zero.
 JOURNALS: Final = """SELECT j.tenant_id, j.id, j.seq, j.head
@@ -84,6 +90,11 @@ FUNCTIONS: Final = {
         LATE,
         "after_us bigint, after_id uuid, until_us bigint, rows_max bigint",
         "tenant_id uuid, run_id uuid, due_us bigint",
+    ),
+    "watched_proposals": (
+        LAPSING,
+        "after_us bigint, after_id uuid, until_us bigint, rows_max bigint",
+        "tenant_id uuid, proposal_id uuid, expires_us bigint",
     ),
     "watched_journals": (
         JOURNALS,

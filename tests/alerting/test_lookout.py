@@ -7,6 +7,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -14,21 +15,24 @@ import pytest
 from sqlalchemy import Connection, event, insert
 
 from ledger.alerting import lookout as lookout_module
-from ledger.alerting.lookout import HOURLY_US, LEASE_SECONDS_MIN, TENANTS_AT_ONCE, Lookout
+from ledger.alerting.lookout import HOURLY_US, LAPSE_US, LEASE_SECONDS_MIN, TENANTS_AT_ONCE, Lookout
 from ledger.core.alerting import Alerting
+from ledger.core.amounts import Amount
+from ledger.core.commands import RefuseProposal, SetBudget
 from ledger.core.forecast import DAY_US, HISTORY_US
+from ledger.core.people import Consent
 from ledger.errors import Overloaded
 from ledger.service.forecasts import outlooks
 from ledger.settings import Settings
 from ledger.signer.heads import Heads
-from ledger.store import Reading, Snapshot
+from ledger.store import Reading, Snapshot, Writing
 from ledger.store.overview import BEGINNING
 from ledger.store.tables import datasets, entries, tenants
 from tests.alerting.test_courier import SECONDS, Post, kinds
 from tests.kit.driver import past_the_ledger
 
-QUERIES_MAX = 5
-"""Of a tick that finds nothing: the time, the lease, what is late, what does not hold, what waits."""
+QUERIES_MAX = 6
+"""Of a tick that finds nothing: the time, the lease, what is late, what lapses, what does not hold, what waits."""
 OF_TENANT = "tenants.second_steward"
 """Stands in one statement of each look at a tenant."""
 TICK_SECONDS = 30
@@ -110,7 +114,7 @@ def add_quiet_tenants(settings: Settings, count: int) -> list[UUID]:
 # --- how few questions -----------------------------------------------------------------------------------------------
 
 
-def test_a_thousand_quiet_tenants_take_five_questions(database: Settings, tries: Callable[[int, int], int]) -> None:
+def test_a_thousand_quiet_tenants_take_six_questions(database: Settings, tries: Callable[[int, int], int]) -> None:
     """Goal: a tick costs what moved and not who there is. Method: count the statements of a tick with one tenant and
     with a thousand more, or a sample of them, once each was looked at once; and of an hourly one."""
     post = Post(database, None)
@@ -237,6 +241,44 @@ def test_who_takes_over_tells_nothing_twice_and_misses_nothing(post: Post) -> No
     second.tick()
     second.tick()
     assert kinds(post) == ["overdue", "overdue"]
+
+
+# --- proposals -------------------------------------------------------------------------------------------------------
+
+
+def test_a_proposal_is_told_of_when_it_waits_and_before_it_lapses(post: Post) -> None:
+    """Goal: whoever can approve learns of a proposal at once, and again before its time is over; never of one that was
+    answered or is over. Method: three proposals; one is refused; hours pass, and then the day."""
+    desk, eye = post.desk, lookout(post)
+    second = replace(desk.actor, principal_id=uuid4())
+
+    def work(writing: Writing) -> None:
+        writing.tenants.set_policy(second_steward=True)
+
+    desk.writer.run(post.tenant_id, work).result(SECONDS)
+    ids = [uuid4() for _ in range(3)]
+    for number, id_ in enumerate(ids):
+        more = Amount(10**15 + number, 10**18 - 1)
+        budget = SetBudget(desk.actor, desk.dataset, {"mu": 2}, more, "more", Consent(id_))
+        desk.writer.submit(post.tenant_id, budget).result(SECONDS)
+    waiting = [json.loads(alert.body) for alert in post.kept(kind="proposal")]
+    assert {told["proposal"] for told in waiting} == set(map(str, ids))
+    assert {(told["what"], told["by"]["name"]) for told in waiting} == {("budget", desk.actor.name)}
+    refusal = RefuseProposal(second, ids[0], (desk.dataset,), "no")
+    desk.writer.submit(post.tenant_id, refusal).result(SECONDS)
+    eye.tick()
+    assert post.kept(kind="lapsing") == []
+    post.pass_time(DAY_US - LAPSE_US + HOURLY_US)
+    for _ in range(2):
+        eye.tick()
+        lapsing = [json.loads(alert.body) for alert in post.kept(kind="lapsing")]
+        assert {told["proposal"] for told in lapsing} == set(map(str, ids[1:]))
+        assert {told["approve_by"] for told in lapsing} <= {told["approve_by"] for told in waiting}
+    post.pass_time(DAY_US)
+    fresh = lookout(post)
+    fresh._holder = eye._holder
+    fresh.tick()
+    assert len(post.kept(kind="lapsing")) == 2
 
 
 # --- what moved, exactly ---------------------------------------------------------------------------------------------

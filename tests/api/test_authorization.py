@@ -88,6 +88,7 @@ TABLE = """
     POST   /v1/runs/{id}/correct                  x      x        -        -       -        o       -
     POST   /v1/evaluate                           x      x        x        x       -        x       x
     POST   /v1/plan                               x      x        x        x       -        x       x
+    POST   /v1/plan/runs                          x      x        x        x       -        x       x
     GET    /healthz                               x      x        x        x       x        x       x
     GET    /readyz                                x      x        x        x       x        x       x
     GET    /metrics                               x      x        x        x       x        x       x
@@ -189,6 +190,7 @@ class Scene:
             "POST /v1/datasets/{name}/partitions": lambda: {"names": [self.new()], "disjoint": True},
             "PUT /v1/datasets/{name}/projects/{project}": lambda: {"budget": {"mu": 900, "delta": 1e-3}},
             "PUT /v1/datasets/{name}/fair-use": lambda: {"held": {"mu": 900, "delta": 1e-3}, **REASON},
+            "POST /v1/proposals/{id}/approve": lambda: REASON,
             "POST /v1/proposals/{id}/refuse": lambda: REASON,
             "POST /v1/runs": lambda: ASKED,
             "POST /v1/runs/batch": lambda: {"runs": [{**ASKED, "idempotency_key": self.new()}]},
@@ -197,6 +199,7 @@ class Scene:
             "POST /v1/runs/{id}/correct": lambda: {"steps": 1, **REASON},
             "POST /v1/evaluate": lambda: {"mechanism": RELEASE["mechanism"]},
             "POST /v1/plan": lambda: ASKED,
+            "POST /v1/plan/runs": lambda: {"runs": [ASKED]},
         }
         make = bodies.get(f"{method} {path}")
         return None if make is None else make()

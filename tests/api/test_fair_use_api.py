@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import text
@@ -14,17 +16,25 @@ from tests.kit.parts import ONCE, approved, demand_in_order, derive, error, gaus
 PATH = "/v1/datasets/mnist/fair-use"
 
 
+WHOSE = "the fair-use share of mnist, which limits what one principal may hold at a time"
+
+
 def test_what_one_principal_may_hold(ledger: Ledger, store: Store) -> None:
     """Goal: it binds each principal for itself, the admin too; settling and voiding give room again; the refusal says
     whose. Method: room for three releases each, in a budget of 25."""
     shown = ledger.register()
     assert shown["fair_use"] is None
     answer = ledger.put(PATH, {"held": {"mu": 0.3464101615137755}, "reason": "fair"})
-    assert answer.json()["fair_use"] == {"held": {"mu": 0.3464101615137755}, "runs_per_hour": None}
+    limits = {"held": {"mu": 0.3464101615137755}, "runs_per_hour": None, "waits_above_percent": None}
+    assert answer.json()["fair_use"] == limits
     mine, theirs = ledger.as_("requester"), ledger.as_("requester")
     for who in (mine, theirs, ledger):
         runs = [approved(who, "mnist") for _ in range(3)]
-        (item,) = who.ask().json()["datasets"]
+        assert runs[2]["datasets"][0]["account"] == WHOSE
+        answer = who.ask()
+        assert f"does not fit in {WHOSE}" in answer.json()["detail"]
+        assert "comes back when your own runs are settled or voided" in answer.json()["detail"]
+        (item,) = answer.json()["datasets"]
         assert (item["name"], item["quantity"]) == ("mnist", "mu")
         assert item["principal"] == who.get(f"/v1/runs/{runs[0]['id']}").json()["asked_by"]["principal"]
         who.post(f"/v1/runs/{runs[0]['id']}/start")
@@ -85,6 +95,10 @@ def test_runs_per_hour(ledger: Ledger, database: Settings) -> None:
         late = ledger.ask(datasets=[dataset], key=f"late-{dataset}")
         assert error(late)[:2] == (429, "rate-limited")
         assert 3590 <= int(late.headers["retry-after"]) <= 3601
+        again_at = re.search("You can ask again at (.{19}Z)", late.json()["detail"])
+        assert again_at is not None
+        seconds = (datetime.fromisoformat(again_at[1]) - datetime.now(UTC)).total_seconds()
+        assert 3500 <= seconds <= 3601
         assert (late.json()["dataset"], late.json()["runs_per_hour"]) == ("mnist", 3)
     assert ledger.ask(key="late-mnist", purpose="another body").status_code == 429
     items = [{**RELEASE, "idempotency_key": "in-a-batch"}]

@@ -137,6 +137,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/datasets/{name}/partitions": {"names": ["new"], "disjoint": True},
     "PUT /v1/datasets/{name}/projects/{project}": {"budget": {"mu": 800, "delta": 1e-4}},
     "PUT /v1/datasets/{name}/fair-use": {"held": BIG, **REASON},
+    "POST /v1/proposals/{id}/approve": REASON,
     "POST /v1/proposals/{id}/refuse": REASON,
     "POST /v1/runs": {"datasets": ["open.parts"], "mechanism": GAUSSIAN},
     "POST /v1/runs/batch": {
@@ -148,6 +149,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/{id}/correct": {"steps": 1, **REASON},
     "POST /v1/evaluate": {"mechanism": GAUSSIAN, "datasets": ["open"]},
     "POST /v1/plan": {"datasets": ["open"], "mechanism": GAUSSIAN},
+    "POST /v1/plan/runs": {"runs": [{"datasets": ["open"], "mechanism": GAUSSIAN}]},
 }
 QUERIES: Final[Mapping[str, list[Any]]] = {
     "seq": [1],

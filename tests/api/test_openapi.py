@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +81,7 @@ CALLS = {
     ("post", "/v1/runs/{id}/void"),
     ("post", "/v1/evaluate"),
     ("post", "/v1/plan"),
+    ("post", "/v1/plan/runs"),
 }
 """The calls of this version."""
 
@@ -218,6 +220,10 @@ def examples_of(document: dict[str, Any], call: dict[str, Any]) -> list[Any]:
     return found
 
 
+RAISES = itertools.count(9)
+"""Budgets, each above the one before."""
+
+
 def subject_of(ledger: Ledger, path: str, count: int) -> str:
     """The id of something that a call under this path can be made for: a run, a key, or what another one proposed."""
     if "/keys/" in path:
@@ -226,7 +232,8 @@ def subject_of(ledger: Ledger, path: str, count: int) -> str:
         policy = {"second_steward": True, "reason": "r"}
         assert ledger.put("/v1/policy", policy).is_success
         raised = ledger.as_("steward").put(
-            "/v1/datasets/parted/budget", {"budget": {"mu": 9}, "reason": "r", "accepts_weak_protection": True}
+            "/v1/datasets/parted/budget",
+            {"budget": {"mu": next(RAISES)}, "reason": "r", "accepts_weak_protection": True},
         )
         assert ledger.put("/v1/policy", {**policy, "second_steward": False}).is_success
         return str(raised.json()["proposal"]["id"])
@@ -532,6 +539,7 @@ def send_parts(send: Checked) -> None:
     send("post", "/v1/runs", {**RELEASE, "datasets": ["derived"]}, key="frozen")
     send("patch", "/v1/datasets/{name}", {"state": "active", "reason": "seen"}, name="parted")
     send("post", "/v1/plan", {**RELEASE, "datasets": ["derived"]})
+    send("post", "/v1/plan/runs", {"runs": [{**RELEASE, "datasets": ["derived"]}, RELEASE]})
     send("put", "/v1/datasets/{name}/fair-use", {"runs_per_hour": 1, "reason": "r"}, name="parted")
     send("post", "/v1/runs", {**RELEASE, "datasets": ["derived"]}, key="too-often")
     for project in ("p", "nothing"):

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from ledger import __version__
-from ledger.cli import failing, profiles
-from ledger.cli.profiles import Profile
+from ledger import __version__, profiles
+from ledger.cli import failing
 from ledger.errors import LedgerError
+from ledger.profiles import Profile
 from tests.kit.driver import Terminal
 
 

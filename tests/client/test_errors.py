@@ -62,6 +62,9 @@ def test_a_newer_server_s_code_is_kept() -> None:
     assert LedgerError.code == "internal"
 
 
+BACK = "What is held comes back when runs are voided or end early; what is spent never does. A steward can set a larger"
+
+
 @pytest.mark.parametrize(
     ("facts", "said"),
     [
@@ -72,8 +75,8 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 ],
                 "fits": {"noise_multiplier": 1.34727, "epochs": 34.3074},
             },
-            "The run does not fit. mnist: it needs mu 0.574, and 0.434 of 0.719 is left. "
-            "This would fit: noise_multiplier=1.34727, or epochs=34.3074.",
+            "The run does not fit. It exceeds the budget of mnist: it needs mu 0.574, and 0.434 of 0.719 is left. "
+            f"This would fit: noise_multiplier=1.34727, or epochs=34.3074. {BACK} budget.",
         ),
         (
             {
@@ -91,9 +94,9 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 ],
                 "fits": {},
             },
-            "The run does not fit. clicks (partition 2026-10, project ranking): it needs "
-            "mu 0.2000001, and 0.2 of 0.2 is left; mnist: it needs delta 1e-06, and 0 of 1e-06 is left. "
-            "No change of a single parameter would make it fit.",
+            "The run does not fit. It exceeds the share of project ranking in clicks, partition 2026-10: it needs "
+            "mu 0.2000001, and 0.2 of 0.2 is left; the budget of mnist: it needs delta 1e-06, and 0 of 1e-06 is left. "
+            f"No change of a single parameter would make it fit. {BACK} share or budget.",
         ),
         (
             {
@@ -111,13 +114,25 @@ def test_a_newer_server_s_code_is_kept() -> None:
                 "fits": {},
             },
             "The run does not fit. "
-            + "; ".join(f"clicks (partition {day}): it needs mu 3, and 1 of 2 is left" for day in range(5))
-            + "; and 360 more. No change of a single parameter would make it fit.",
+            + "It exceeds "
+            + "; ".join(f"the budget of clicks, partition {day}: it needs mu 3, and 1 of 2 is left" for day in range(5))
+            + f"; and 360 more. No change of a single parameter would make it fit. {BACK} budget.",
+        ),
+        (
+            {
+                "datasets": [
+                    {"name": "mnist", "principal": "p", "quantity": "mu", "requested": 3, "remaining": 1, "limit": 2}
+                ],
+                "fits": {},
+            },
+            "The run does not fit. It exceeds the fair-use share of mnist, which limits what one principal may hold at a time: it"
+            " needs mu 3, and 1 of 2 is left. No change of a single parameter would make it fit. A fair-use share comes"
+            " back when your own runs are settled or voided: privacy-ledger runs --state held, and --state started.",
         ),
         ({"datasets": "?", "fits": {}}, "It said no."),
         ({}, "It said no."),
     ],
-    ids=["one", "two", "many", "odd", "none"],
+    ids=["one", "two", "many", "mine", "odd", "none"],
 )
 def test_a_refusal_says_what_a_person_needs(facts: dict[str, Any], said: str) -> None:
     """Goal: one line: what binds, by how much, and what would fit; numbers that differ look different."""

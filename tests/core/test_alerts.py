@@ -20,6 +20,7 @@ from ledger.core.alerts import (
     event,
     head,
     id_of,
+    lapsing,
     level,
     mismatch,
     overdue,
@@ -45,7 +46,7 @@ from ledger.core.forecast import (
     Spend,
     forecast,
 )
-from ledger.core.people import Tenant
+from ledger.core.people import Proposal, Tenant
 
 MNIST = UUID(int=1)
 ACTOR = {"key": "k", "principal": "p", "name": "n", "role": "requester"}
@@ -308,6 +309,17 @@ def every_alert() -> Iterator[Alert]:
     yield head(dataset, seq=4, facts={"hash": NO_HASH.hex()})
     yield head(None, seq=4, facts={"hash": NO_HASH.hex()})
     yield trial(uuid.uuid4(), by=ACTOR)
+    proposes: dict[str, Any] = {
+        "proposal": str(UUID(int=8)),
+        "what": "void",
+        "approve_by": "2027-01-16T08:00:00.000000Z",
+    }
+    about = {**proposes, "about_run": str(UUID(int=7)), "proposes": {"request": {}}}
+    # A proposal about a run is in the journal of each of its datasets, and is one alert.
+    yield from told(books(account(0)), entry(5, "change-proposed", **about), entry(6, "change-proposed", **about))
+    body: dict[str, Any] = {"request": {}, "by": ACTOR}
+    ids = UUID(int=8), MNIST, UUID(int=7), UUID(int=9)
+    yield lapsing(dataset, Proposal(ids[0], "void", *ids[1:], body, "open", NOW_US - DAY_US, NOW_US))
     spends = [Spend(NOW_US - DAY_US, Amount(400, 0))] * 3
     found = forecast(spends, Amount(100, 1), since_us=NOW_US - 10 * DAY_US, now_us=NOW_US)
     alert = short(Alerting(), dataset, AccountKey(MNIST), LIMIT, found, now_us=NOW_US)
@@ -320,7 +332,7 @@ def test_every_kind_has_a_canonical_event() -> None:
     events = [event(alert, TENANT, at_us=NOW_US) for alert in every_alert()]
     assert {said["kind"] for said in events} == {
         *("threshold", "refusals", "overrun", "frozen"),
-        *("overdue", "mismatch", "forecast", "head", "test"),
+        *("overdue", "mismatch", "forecast", "head", "test", "proposal", "lapsing"),
     }
     assert len({canonical(said) for said in events}) == len({said["id"] for said in events}) == len(events)
     for said in events:

@@ -19,7 +19,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
-import independent_verifier as verifier  # type: ignore[import-not-found]  # it stands beside this file
+import independent_reading as reading  # type: ignore[import-not-found]  # they stand beside this file
+import independent_verifier as verifier  # type: ignore[import-not-found]
 
 HEAD = "privacy-ledger-head+jws"
 DELTAS = (1e-5, 1e-6)
@@ -115,7 +116,7 @@ def moved(entries: list[dict[str, Any]]) -> dict[str, dict[str, str]]:
         for part in added:
             if part in entry:
                 added[part] = [
-                    mine + int(entry[part][name]) for mine, name in zip(added[part], verifier.QUANTITIES, strict=True)
+                    mine + int(entry[part][name]) for mine, name in zip(added[part], reading.QUANTITIES, strict=True)
                 ]
     return said(added)
 
@@ -163,7 +164,7 @@ def fullest(accounts: list[dict[str, list[int]]]) -> dict[str, list[int]]:
 
 def said(account: dict[str, list[int]]) -> dict[str, dict[str, str]]:
     """Amounts as the ledger writes them."""
-    return {part: dict(zip(verifier.QUANTITIES, map(str, amount), strict=True)) for part, amount in account.items()}
+    return {part: dict(zip(reading.QUANTITIES, map(str, amount), strict=True)) for part, amount in account.items()}
 
 
 if __name__ == "__main__":

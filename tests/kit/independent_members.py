@@ -16,11 +16,11 @@ MEMBERS = {
     ),
     "dataset-changed": ("", "state title description reason proposal costing"),
     "budget-set": ("budget limit limit_before reason", "proposal accepts_weak_protection"),
-    "partitions-added": ("names disjoint limit", "proposal"),
+    "partitions-added": ("names disjoint limit", "proposal reason"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
-    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual together"),
-    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual"),
+    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual together proposal"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual proposal"),
     "run-started": ("run settle_by begin_by", ""),
     "run-settled": (
         "run request steps stop charged returned accountant",
@@ -35,6 +35,7 @@ MEMBERS_4 = MEMBERS | {
     "dataset-registered": (ONCE + " is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": ("", "state title description reason proposal"),
     "budget-set": ("budget limit limit_before reason", "proposal"),
+    "partitions-added": ("names disjoint limit", "proposal"),
     "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta"),
     "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta"),
     "run-settled": (
@@ -64,7 +65,7 @@ MEMBERS_1 = {
 WITHIN = {
     "actor": ("key principal name role", ""),
     "balance": ("limit spent held overdrawn", "slack"),
-    "fair_use": ("held runs_per_hour limit", ""),
+    "fair_use": ("held runs_per_hour limit", "waits_above_percent"),
     "segments": ("count steps cost unsegmented", ""),
     "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
     "residual": ("base costs", "level by"),
@@ -76,13 +77,17 @@ PROPOSES = {
     "budget": ("budget limit limit_before reason", "accepts_weak_protection"),
     "thaw": ("state", "title description reason costing"),
     "void": ("request", ""),
-    "partitions": ("names disjoint", ""),
+    "partitions": ("names disjoint", "reason"),
     "project": ("project budget limit limit_before", "reason"),
     "fair-use": ("fair_use reason", ""),
     "correction": ("request report reason", ""),
+    "run": ("waits_for " + COSTED, "project segments delta"),
 }
+SECONDED = ("id by at", "reason")
+SECONDED_RUN = ("id by at approved_by", "reason")
 DONE_BY = {"budget": "budget-set", "thaw": "dataset-changed", "void": "run-voided", "partitions": "partitions-added"}
 DONE_BY |= {"project": "project-set", "fair-use": "fair-use-set", "correction": "run-settled"}
+OF_WAITING = ("request", "idempotency_key", "project", "bound", "adjacency")  # what its decision repeats
 BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since version 4
 GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}

@@ -29,8 +29,11 @@ from independent_members import (  # type: ignore[import-not-found]
     MEMBERS_2,
     MEMBERS_4,
     OF_OVERRUN,
+    OF_WAITING,
     ONE_OF,
     PROPOSES,
+    SECONDED,
+    SECONDED_RUN,
     TEXTS,
     WITHIN,
     are_models,
@@ -40,10 +43,17 @@ from independent_members import (  # type: ignore[import-not-found]
     later,
     moment,
 )
+from independent_reading import (  # type: ignore[import-not-found]
+    INT64_MAX,
+    amount,
+    canonical,
+    limit_of,
+    load,
+    once,
+    whole,
+)
 
-QUANTITIES = ("mu_sq_pico", "delta_atto")
 PARTS = ("limit", "spent", "held", "overdrawn")
-INT64_MAX = 2**63 - 1
 Key = tuple[str | None, str | None, str | None]  # partition, project, principal
 Account = dict[str, list[int]]  # by part; mu and delta
 Entry = dict[str, Any]
@@ -62,76 +72,6 @@ def fits(names: Iterable[str], shape: tuple[str, str]) -> bool:
     """Whether an object has the members that it must have, and no others than it can have."""
     required, optional = (set(names.split()) for names in shape)
     return required <= set(names) <= required | optional
-
-
-# --- reading ---------------------------------------------------------------------------------------------------------
-
-
-class Number(str):
-    """A number that is no integer, as it is written."""
-
-    __slots__ = ()
-
-
-def fraction(text: str) -> Number:
-    """The text of a number, if it has no exponent and no zeros too many."""
-    if len(text) > 802 or not re.fullmatch(r"-?(0|[1-9][0-9]*)[.][0-9]*[1-9]", text, re.ASCII):
-        raise ValueError("a number in another form")
-    return Number(text)
-
-
-def integer(text: str) -> int:
-    """An integer that is not too long."""
-    if len(text) > 802:
-        raise ValueError("a number in another form")
-    return int(text)
-
-
-def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object in which no member stands twice."""
-    if len(dict(pairs)) < len(pairs):
-        raise ValueError("a member stands twice")
-    return dict(pairs)
-
-
-def load(text: str) -> Any:
-    """A JSON text."""
-    decoder = json.JSONDecoder(object_pairs_hook=once, parse_float=fraction, parse_int=integer, parse_constant=fraction)
-    return decoder.decode(text)
-
-
-def canonical(value: Any) -> str:
-    """The one text of a value."""
-    if isinstance(value, Number):
-        return str(value)
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{canonical(name)}:{canonical(value[name])}" for name in sorted(value)) + "}"
-    if isinstance(value, list):
-        return "[" + ",".join(map(canonical, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
-
-
-def amount(stated: dict[str, str]) -> list[int]:
-    """Mu and delta, as integers."""
-    if sorted(stated) != sorted(QUANTITIES):
-        raise ValueError("an amount with other members")
-    for text in stated.values():
-        if len(text) > 4300 or not re.fullmatch("0|-?[1-9][0-9]*", text, re.ASCII):
-            raise ValueError("an amount in another form")
-    return [int(stated[quantity]) for quantity in QUANTITIES]
-
-
-def whole(text: str) -> int:
-    """An integer."""
-    return amount({"mu_sq_pico": text, "delta_atto": "0"})[0]
-
-
-def limit_of(stated: dict[str, str]) -> list[int]:
-    """An amount that an account can have as its limit."""
-    found = amount(stated)
-    if not all(0 <= value <= INT64_MAX for value in found):
-        raise ValueError("a limit that no account can have")
-    return found
 
 
 # --- arithmetic ------------------------------------------------------------------------------------------------------
@@ -197,6 +137,7 @@ class Journal:
         self.runs: dict[str, dict[str, Any]] = {}
         self.proposals: dict[str, Entry | None] = {}
         self.rate: int | None = None
+        self.waits: int | None = None
         self.guarded: list[tuple[Entry, str, bool]] = []  # what a policy decides about, and whether it is proposed
 
     def demand(self, holds: bool, what: str) -> None:
@@ -220,7 +161,9 @@ class Journal:
             self.demand(hashlib.sha256(request.encode()).hexdigest() == entry["request_sha256"], "another request")
             entry["request"] = load(request)
             self.demand(canonical(entry["request"]) == request, "a request that is not in canonical form")
-        self.demand(entry["actor"]["role"] in ROLES.get(entry["kind"], STEWARDS), "a role that may not")
+        is_asked = entry["kind"] == "change-proposed" and entry["what"] == "run"
+        may = ROLES["run-approved"] if is_asked else ROLES.get(entry["kind"], STEWARDS)
+        self.demand(entry["actor"]["role"] in may, "a role that may not")
         touched: dict[Key, Account] = {OWN: dict(self.accounts[OWN])} if OWN in self.accounts else {}
         self.demand((entry["kind"] == "dataset-registered") == (seq == 1), "registered not once, and first")
         of = entry.get("together")
@@ -306,11 +249,15 @@ class Journal:
             self.demand(name != "kept_for" or bool(value), f"{name} names nothing")
         if kind == "change-proposed":
             self.demand(fits(entry["proposes"], PROPOSES[entry["what"]]), "proposes with other members")
-            is_of_run = entry["what"] in ("void", "correction")
+            is_of_run = entry["what"] in ("void", "correction", "run")
             self.demand(("about_run" in entry) == is_of_run, "proposes it of a run, or of none")
         elif kind != "proposal-refused" and "proposal" in entry:
             proposal = entry["proposal"]
-            self.demand(fits(proposal, ("id by at", "")) and fits(proposal["by"], WITHIN["actor"]), "other members")
+            is_of_run = kind in ("run-approved", "run-refused")
+            people = [proposal[name] for name in ("by", "approved_by") if name in proposal]
+            self.demand(fits(proposal, SECONDED_RUN if is_of_run else SECONDED), "other members")
+            self.demand(all(fits(one, WITHIN["actor"]) for one in people), "other members")
+            self.demand(isinstance(proposal.get("reason", ""), str), "a reason that is no text")
 
     # --- the dataset
 
@@ -404,8 +351,12 @@ class Journal:
         rate = use["runs_per_hour"]
         self.demand((use["held"] is None) == (use["limit"] is None), "half a limit")
         self.demand(rate is None or (type(rate) is int and rate > 0), "no number of runs")
+        percent = use.get("waits_above_percent")
+        is_part = type(percent) is int and 0 <= percent < 100
+        self.demand(is_part or "waits_above_percent" not in use, "no part of a limit")
         self.done(entry, "fair-use", self.is_more_use(use))
         self.fair, self.rate = (None if use["limit"] is None else limit_of(use["limit"])), rate
+        self.waits = percent
         return {}
 
     def is_more_of(self, entry: Entry) -> bool:
@@ -417,6 +368,8 @@ class Journal:
         """Whether one principal may hold or ask for more than before."""
         held, rate = use["limit"], use["runs_per_hour"]
         more_held = self.fair is not None and (held is None or exceeds(amount(held), self.fair))
+        percent = use.get("waits_above_percent")
+        more_held = more_held or (self.waits is not None and (percent is None or percent > self.waits))
         return more_held or (self.rate is not None and (rate is None or rate > self.rate))
 
     # --- two people
@@ -439,13 +392,44 @@ class Journal:
             self.demand(self.is_more_of(proposes), "no more than before")
         elif what == "fair-use":
             self.demand(self.is_more_use(proposes["fair_use"]), "no more than before")
+        elif what == "run":
+            self.waiting(entry, proposes)
         else:
             run = self.runs[entry["about_run"]]
             self.demand(run["state"] == "started", "of a run that was not started")
             self.demand(what == "void" or run.get("reported") is not None, "of a number that nobody reported")
         self.proposals[entry["proposal"]] = entry
-        self.guarded.append((entry, what, True))
+        self.guarded += [] if what == "run" else [(entry, what, True)]
         return {}
+
+    def waiting(self, entry: Entry, proposes: dict[str, Any]) -> None:
+        """A run that asks for so much that it waits for a steward, of this dataset or another that it names."""
+        run, names, project = entry["about_run"], proposes["waits_for"], proposes.get("project")
+        self.demand(run == entry["proposal"] and run not in self.runs and self.state == "active", "not to be proposed")
+        self.demand(proposes["request"].get("project") == project, "another project than asked for")
+        self.demand(bool(names) and names == sorted(set(names)), "waits for nothing")
+        limits = [limit for limit in (self.limit, self.shares.get(project or "")) if limit is not None]
+        self.demand(entry["dataset"] not in names or self.is_much(proposes, limits), "waits, and need not")
+
+    def is_much(self, facts: dict[str, Any], limits: Iterable[list[int]]) -> bool:
+        """Whether a run takes more of a limit than one may take without a steward."""
+        cost, part = amount(facts["cost"]), self.waits
+        much = ([100 * a for a in cost], [[part * b for b in limit] for limit in limits] if part is not None else [])
+        return any(exceeds(much[0], limit) for limit in much[1])
+
+    def seconded(self, entry: Entry) -> None:
+        """A run that waited, as it was asked for, approved by a steward who is another person."""
+        stated, by = entry["proposal"], entry["proposal"]["approved_by"]
+        proposed = self.answer(entry | {"actor": by}, stated["id"])
+        proposes = proposed["proposes"]
+        self.demand((proposed["what"], proposed["about_run"]) == ("run", entry["run"]), "another run than proposed")
+        is_so = (stated["by"], stated["at"], entry["actor"]) == (proposed["actor"], proposed["at"], proposed["actor"])
+        self.demand(is_so and by["role"] in STEWARDS, "not so proposed")
+        if "request_sha256" in entry:
+            digest = hashlib.sha256(canonical(proposes["request"]).encode()).hexdigest()
+            self.demand(entry["request_sha256"] == digest, "another run than proposed")
+        names = [name for name in OF_WAITING if name != "request" or name in entry]
+        self.demand(all(entry.get(name) == proposes.get(name) for name in names), "another run than proposed")
 
     def proposal_refused(self, entry: Entry) -> dict[Key, Account]:
         self.demand(self.answer(entry, entry["proposal"])["what"] == entry["what"], "answers something else")
@@ -487,6 +471,8 @@ class Journal:
         self.check_begin(entry, "start_by")
         touched, bound, cost = self.decided(entry)
         self.demand(not bound, "approved, and does not fit")
+        limits = [account["limit"] for key, account in touched.items() if key[2] is None]
+        self.demand("proposal" in entry or not self.is_much(entry, limits), "approved without a steward")
         self.demand("level" in entry.get("residual", {"level": 0}), "approved at no level")
         after = {key: account | {"held": add(account["held"], cost)} for key, account in touched.items()}
         rests = {key: left(account)[0] for key, account in after.items()}
@@ -534,6 +520,8 @@ class Journal:
             lacks |= {"delta"} if cost[1] > rest[1] else set()
         bound: list[str] = [name for name in ("mu", "delta") if name in lacks]
         state = "held" if entry["kind"] == "run-approved" else "refused"
+        if "proposal" in entry:
+            self.seconded(entry)
         run_facts = {"state": state, "cost": cost, "keys": [*touched], "who": who, "by": entry.get("start_by")}
         self.runs[run] = run_facts | {"r": table.r, "seq": entry["seq"]}
         return touched, bound, cost
@@ -628,7 +616,7 @@ class Journal:
         if not names:
             return [0, 0]
         self.demand(not is_free and run["r"] > 0 and names == sorted(set(names)), "kept for no reason")
-        kept = amount(entry["kept"])
+        kept: list[int] = amount(entry["kept"])
         self.demand(min(kept) >= 0 and max(kept) > 0, "nothing kept")
         return kept
 

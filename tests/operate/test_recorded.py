@@ -33,7 +33,7 @@ from ledger.verifier.jws import PublicKeys, SigningKey
 from ledger.verifier.verify import Verified, verify
 from ledger.verifier.witness import Witnesses
 from tests.conftest import KINDS, Templates
-from tests.kit import independent_verifier
+from tests.kit import independent_reading, independent_verifier
 from tests.kit.clocks import set_clock
 from tests.kit.databases import Databases
 from tests.kit.driver import Ledger
@@ -154,7 +154,7 @@ def test_an_export_verifies(name: str) -> None:
         theirs = {json.dumps(key): account["spent"] for key, account in accounts.items()}
         names = ("partition", "project", "principal")
         assert theirs == {
-            json.dumps([account.get(part) for part in names]): independent_verifier.amount(account["spent"])
+            json.dumps([account.get(part) for part in names]): independent_reading.amount(account["spent"])
             for account in recorded["accounts"]
         }
 

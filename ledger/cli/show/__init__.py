@@ -1,5 +1,5 @@
 """How answers look in a terminal, by noun. Knows the shapes of answers, and neither a server nor a database."""
 
-from ledger.cli.show import advisories, alerts, bench, console, datasets, evidence, people, run, runs
+from ledger.cli.show import advisories, alerts, bench, console, datasets, evidence, people, planned, run, runs
 
-__all__ = ["advisories", "alerts", "bench", "console", "datasets", "evidence", "people", "run", "runs"]
+__all__ = ["advisories", "alerts", "bench", "console", "datasets", "evidence", "people", "planned", "run", "runs"]

@@ -49,6 +49,11 @@ def _event_text(event: Mapping[str, Any]) -> str:
         case "overdue":
             what = "started" if event["state"] == "held" else "settled"
             return f"run {event['run']} should have been {what} by {event['due'][:19].replace('T', ' ')}"
+        case "proposal":
+            by = event["by"]["name"]
+            return f"{by} proposes a change ({event['what']}): {event['proposal'][:8]}, approve by {_minute(event)}"
+        case "lapsing":
+            return f"proposal {event['proposal'][:8]} ({event['what']}) lapses at {_minute(event)}"
         case "mismatch":
             return f"entry {event['seq']}: {event['reason']}"
         case "head":
@@ -57,6 +62,10 @@ def _event_text(event: Mapping[str, Any]) -> str:
             return f"about {event['days_left']} days of the budget{where} left"
         case _:
             return "a test"
+
+
+def _minute(event: Mapping[str, Any]) -> str:
+    return str(event["approve_by"])[:16].replace("T", " ")
 
 
 def alerting(answer: AlertingShown) -> None:

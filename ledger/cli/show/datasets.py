@@ -149,6 +149,8 @@ def _fair_use(fair_use: FairUseShown) -> str:
         limits.append(f"{named} held at once")
     if fair_use["runs_per_hour"] is not None:
         limits.append(f"{fair_use['runs_per_hour']:,} runs an hour")
+    if fair_use["waits_above_percent"] is not None:
+        limits.append(f"a steward for runs above {fair_use['waits_above_percent']} % of a limit")
     return f"{' and '.join(limits)}, for each principal"
 
 

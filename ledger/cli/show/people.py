@@ -65,7 +65,7 @@ def proposed(item: ProposalShown) -> None:
     out.print(Text("proposed", style="bold yellow"))
     out.print(_proposal(item))
     out.print("Nothing is changed yet. A second steward must run one of these:")
-    out.print(f"    privacy-ledger proposal approve {item['id']}")
+    out.print(f"    privacy-ledger proposal approve {item['id']} --reason …")
     out.print(f"    privacy-ledger proposal refuse {item['id']} --reason …")
 
 
@@ -77,15 +77,18 @@ def proposal(item: ProposalShown) -> None:
 
 def _proposal(item: ProposalShown) -> Table:
     request = item["proposes"].get("request", item["proposes"])
+    reason = request.get("purpose") if item["what"] == "run" else request.get("reason")
     grid = new_grid()
     grid.add_row("proposal", item["id"])
     grid.add_row("what", _change(item))
     grid.add_row("by", str(item["proposed_by"]["name"]))
-    grid.add_row("reason", str(request.get("reason")))
+    grid.add_row("purpose" if item["what"] == "run" else "reason", reason or "-")
     grid.add_row("approve by", item["approve_by"])
     who, when = _answered(item)
     if who:
         grid.add_row("answered by", f"{who}, {when}")
+    if item.get("answered_reason"):
+        grid.add_row("because", str(item["answered_reason"]))
     return grid
 
 
@@ -109,6 +112,9 @@ def _change(item: ProposalShown) -> str:
         case "correction":
             steps = item["proposes"]["request"].get("steps")
             return f"correct run {item['run']} to {'all' if steps is None else format(steps, ',')} steps"
+        case "run":
+            cost = int(item["proposes"]["cost"]["mu_sq_pico"]) ** 0.5 / 1e6
+            return f"a run on {item['dataset']} of mu {cost:.3g}"
         case _:
             return f"void run {item['run']}"
 

@@ -27,6 +27,7 @@ from ledger.cli.show.console import (
     up,
 )
 from ledger.errors import BudgetExceeded, Overrun
+from ledger.limits_in_words import account_name, comes_back
 
 if TYPE_CHECKING:
     from ledger.api.schemas.problems import BatchResult
@@ -108,7 +109,7 @@ def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
             grid.add_row(label, f"{dataset['name']} has no budget of its own; what it is derived from is charged")
             continue
         part = left_of(dataset.get("percent_left"), dataset.get("percent_of_delta_left"))
-        grid.add_row(label, f"{part}mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
+        grid.add_row(label, f"{part}mu {remaining_text(dataset['remaining'])} of {dataset.get('account') or dataset['name']}")
 
 
 def left_of(part: float | None, of_delta: float | None) -> str:
@@ -192,6 +193,9 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     rows.show(_bindings(binding), console=err)
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
+    for name in dict.fromkeys(account_name(item) for item in binding[:ACCOUNTS_SHOWN_MAX]):
+        err.print(f"It does not fit in {name}.")
+    err.print(comes_back(binding))
     _fitting(err, facts.get("fits", {}), suggest)
     one = facts.get("as_one")
     if one is not None:

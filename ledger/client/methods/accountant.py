@@ -72,3 +72,14 @@ class Accountant(Calls[Answer]):
                 solve_for=solve_for,
             )
         )
+
+    def plan_runs(self, runs: Sequence[Mapping[str, Any]]) -> Answer:
+        """Check which of up to 100 runs would fit, asked for one after another, and what they would leave.
+
+        Each is the arguments of `ask`. `order` is one in which more of them fit, if there is one. Nothing is recorded.
+
+        >>> trial = {"datasets": ["mnist"], "mechanism": Gaussian(noise_multiplier=5)}
+        >>> ledger.plan_runs([trial, trial])["fitting"]
+        2
+        """
+        return self._send(send("POST", "plan", "runs", is_repeatable=True, runs=runs))

@@ -188,7 +188,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
             )
         )
 
-    def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool) -> Answer:
+    def add_partitions(self, name: str, names: Sequence[str], *, disjoint: bool, reason: str | None = None) -> Answer:
         """Add partitions, each with the dataset's limit.
 
         `disjoint` must be True: you affirm that no privacy unit is in two partitions, and the journal keeps that.
@@ -197,7 +197,7 @@ class Datasets(Calls[Answer], Lists[Answers]):
         >>> [made["name"] for made in ledger.add_partitions("events", ["2026-11"], disjoint=True)["items"]]
         ['2026-11']
         """
-        return self._send(send("POST", "datasets", name, "partitions", names=names, disjoint=disjoint))
+        return self._send(send("POST", "datasets", name, "partitions", names=names, disjoint=disjoint, reason=reason))
 
     def partitions(self, name: str) -> Answers:
         """Iterate over the partitions of a dataset with their balances, by name.
@@ -216,16 +216,31 @@ class Datasets(Calls[Answer], Lists[Answers]):
         return self._send(send("PUT", "datasets", name, "projects", project, budget=budget, reason=reason))
 
     def set_fair_use(
-        self, name: str, *, held: Mapping[str, Any] | None = None, runs_per_hour: int | None = None, reason: str
+        self,
+        name: str,
+        *,
+        held: Mapping[str, Any] | None = None,
+        runs_per_hour: int | None = None,
+        waits_above_percent: int | None = None,
+        reason: str,
     ) -> Answer:
         """Limit what one principal may hold of a dataset at once, and how many runs it may ask for in an hour.
+
+        waits_above_percent: a run that asks for more of a limit than this raises RunWaits, and waits for a steward, who
+        calls `approve` with the run's id.
 
         An argument that is left out removes that limit. A principal that asks more often gets RateLimited; one that
         would hold more gets BudgetExceeded.
 
         >>> ledger.set_fair_use("events", runs_per_hour=100, reason="so that others get a turn")["fair_use"]
-        {'held': None, 'runs_per_hour': 100}
+        {'held': None, 'runs_per_hour': 100, 'waits_above_percent': None}
         """
         return self._send(
-            send("PUT", "datasets", name, "fair-use", held=held, runs_per_hour=runs_per_hour, reason=reason)
+            send(
+                *("PUT", "datasets", name, "fair-use"),
+                held=held,
+                runs_per_hour=runs_per_hour,
+                waits_above_percent=waits_above_percent,
+                reason=reason,
+            )
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ledger.client.calls import Call, get, listed, path, send
+from ledger.client.calls import get, listed, send
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists
 
 
@@ -45,15 +45,16 @@ class Proposals(Calls[Answer], Lists[Answers]):
         """
         return self._send(get("proposals", proposal))
 
-    def approve(self, proposal: str) -> Answer:
-        """Approve what another steward proposed, do it, and return the changed dataset or run.
+    def approve(self, proposal: str, *, reason: str | None = None) -> Answer:
+        """Approve what another person proposed, do it, and return the changed dataset or run.
 
-        Raises ProposalState if the proposal is not open any more, and Forbidden if it is your own.
+        A run that waited is decided against what is left now: its `decision` is approved or refused. Raises
+        ProposalState if the proposal is not open any more, and Forbidden if it is your own.
 
-        >>> second.approve(proposed["id"])["balance"]["limit"]["mu"]
+        >>> second.approve(proposed["id"], reason="the board agreed")["balance"]["limit"]["mu"]
         3.0
         """
-        return self._send(Call("POST", path("proposals", proposal, "approve"), is_repeatable=False))
+        return self._send(send("POST", "proposals", proposal, "approve", reason=reason))
 
     def refuse(self, proposal: str, *, reason: str) -> Answer:
         """Refuse what another steward proposed, permanently. Raises ProposalState and Forbidden as `approve` does.

@@ -60,15 +60,15 @@ def change(books: Books, command: Change, now_us: int) -> Drafts | Repeat:
     dataset = books.datasets[command.dataset_id]
     if dataset.state == "retired" and command.state not in (None, "retired"):
         raise DatasetFrozen(
-            "The dataset is retired, and stays retired. Register a new dataset.",
+            f"The dataset {dataset.definition.name} is retired, and stays retired. Register a new dataset.",
             dataset=dataset.definition.name,
             state="retired",
         )
     if command.state == "active" and (reported := books.reported.get(dataset.id)):
         raise DatasetFrozen(
             (
-                "A run of this dataset reported more than any budget here could cover. Confirm or correct its"
-                " number first."
+                f"A run of {dataset.definition.name} reported more than any budget here could cover. Confirm or correct"
+                " its number first: privacy-ledger confirm RUN, or correct RUN."
             ),
             dataset=dataset.definition.name,
             state=dataset.state,
@@ -201,10 +201,16 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
     dataset = books.datasets[command.dataset_id]
     name = dataset.definition.name
     if not dataset.definition.is_partitioned or dataset.limit is None:
-        raise PartitionsClosed(dataset=name)
+        raise PartitionsClosed(
+            (
+                f"{name} was registered without partitions; new ones would be fresh budget for the same people."
+                " Register a dataset with `partitions` for other people."
+            ),
+            dataset=name,
+        )
     if dataset.state == "retired":
         raise DatasetFrozen(
-            "The dataset is retired, and stays retired. Register a new dataset.", dataset=name, state="retired"
+            f"The dataset {name} is retired, and stays retired. Register a new dataset.", dataset=name, state="retired"
         )
     there = books.partitions[dataset.id]
     taken = sorted(set(there).intersection(command.names))
@@ -219,9 +225,10 @@ def add_partitions(books: Books, command: AddPartitions, now_us: int) -> Drafts 
             there=len(there),
         )
     new = [Account(AccountKey(dataset.id, partition), dataset.limit) for partition in command.names]
-    facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts()}
+    why = {"reason": command.reason} if command.reason is not None else {}
+    facts = {"names": list(command.names), "disjoint": True, "limit": dataset.limit.facts(), **why}
     # Without the limit, which may be different when they are added.
-    names = {name: facts[name] for name in ("names", "disjoint")}
+    names = {name: value for name, value in facts.items() if name != "limit"}
     guarded = Guarded("partitions", True, names, command.actor, command.consent, [Posting(dataset)])
     if (proposed := propose_first(books, guarded, now_us)) is not None:
         return proposed
@@ -277,22 +284,22 @@ def set_fair_use(books: Books, command: SetFairUse, now_us: int) -> Drafts | Rep
     return write(books, [Posting(changed)], command.actor, "fair-use-set", facts)
 
 
-def proposed_command(proposal: Proposal, actor: Actor) -> OnDataset:
-    """Return the command that a proposal about a dataset stands for, with the second person's consent."""
-    facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True)
+def proposed_command(proposal: Proposal, actor: Actor, reason: str | None) -> OnDataset:
+    """Return the command that a proposal about a dataset stands for, with the second person's consent and reason."""
+    facts, consent = proposal.body["request"], Consent(proposal.id, is_second=True, reason=reason)
     if proposal.kind == "budget":
         limit = Amount.from_facts(facts["limit"])
         accepts_weak = facts.get("accepts_weak_protection", False)
         return SetBudget(actor, proposal.dataset_id, facts["budget"], limit, facts["reason"], consent, accepts_weak)
     if proposal.kind == "partitions":
-        return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent)
+        return AddPartitions(actor, proposal.dataset_id, tuple(facts["names"]), consent, facts.get("reason"))
     if proposal.kind == "project":
         limit, name = Amount.from_facts(facts["limit"]), facts["project"]
         return SetProject(actor, proposal.dataset_id, name, facts["budget"], limit, facts.get("reason"), consent)
     if proposal.kind == "fair-use":
         stated = facts["fair_use"]
         held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
-        fair_use = FairUse(stated["held"], held, stated["runs_per_hour"])
+        fair_use = FairUse(stated["held"], held, stated["runs_per_hour"], stated.get("waits_above_percent"))
         return SetFairUse(actor, proposal.dataset_id, fair_use, facts["reason"], consent)
     return Change(
         actor,

@@ -91,7 +91,7 @@ def read_sets(commands: Iterable[Command]) -> dict[UUID, ReadSet]:
     for command in commands:
         for dataset_id in command.dataset_ids:
             read_set = sets.setdefault(dataset_id, ReadSet())
-            read_set.is_guarded |= isinstance(command, OnDataset | Void | RefuseProposal) or _is_ruling(command)
+            read_set.is_guarded |= isinstance(command, OnDataset | Void | RefuseProposal) or _takes_two(command)
         match command:
             case SetBudget() | AddPartitions():
                 # All: each gets the new limit; their number is bounded.
@@ -146,8 +146,9 @@ def _add_uses(sets: dict[UUID, ReadSet], uses: Iterable[Use], *, project: str | 
             sets[use.dataset_id].projects.add(project)
 
 
-def _is_ruling(command: Command) -> bool:
-    return isinstance(command, Settle) and command.ruling is not None
+def _takes_two(command: Command) -> bool:
+    is_ruling = isinstance(command, Settle) and command.ruling is not None
+    return is_ruling or (isinstance(command, Ask) and command.second is not None)
 
 
 def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
@@ -161,8 +162,9 @@ def _add_charges(sets: dict[UUID, ReadSet], command: OnRun) -> None:
                 sets[dataset_id].principals.add(key.principal_id)
 
 
-def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
-    """Apply a command. It changes `books` only as its last act, so that an error leaves nothing behind."""
+def _apply(books: Books, command: Single, now_us: int, *, may_wait: bool = True) -> Drafts | Repeat:
+    """Apply a command. It changes `books` only as its last act, so that an error leaves nothing behind. may_wait: as in
+    `ask_run`."""
     if any(dataset_id not in books.datasets for dataset_id in command.dataset_ids):
         raise NotFound("No dataset has this name, or your key may not see it.")
     match command:
@@ -181,7 +183,7 @@ def _apply(books: Books, command: Single, now_us: int) -> Drafts | Repeat:
         case SetFairUse():
             return set_fair_use(books, command, now_us)
         case Ask():
-            return ask_run(books, command, now_us)
+            return ask_run(books, command, now_us, may_wait=may_wait)
         case RefuseProposal():
             return refuse_proposal(books, command, now_us)
         case _:
@@ -196,7 +198,10 @@ def _batch(books: Books, batch: Batch, now_us: int) -> tuple[Books, Batched]:
     outcomes: list[Drafts | LedgerError] = []
     for ask, place in zip(batch.asks, places, strict=True):
         try:
-            decided = _apply(tried, ask, now_us) if place is None else ask_run(tried, ask, now_us, place)
+            if place is None:
+                decided = _apply(tried, ask, now_us, may_wait=False)
+            else:
+                decided = ask_run(tried, ask, now_us, place, may_wait=False)
             outcomes.append(decided if isinstance(decided, tuple) else RunState())
         except LedgerError as error:
             outcomes.append(error)

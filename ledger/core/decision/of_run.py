@@ -82,7 +82,10 @@ def demand_active(dataset: Dataset) -> None:
     """Raise DatasetFrozen unless runs are approved and started on the dataset."""
     if dataset.state != "active":
         raise DatasetFrozen(
-            f"The dataset is {dataset.state}. Runs are approved and started only on an active dataset.",
+            (
+                f"The dataset {dataset.definition.name} is {dataset.state}. Runs are approved and started only on an"
+                " active dataset."
+            ),
             dataset=dataset.definition.name,
             state=dataset.state,
         )

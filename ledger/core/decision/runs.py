@@ -26,6 +26,7 @@ from ledger.core.decision.of_run import charged_postings, demand_active, demand_
 from ledger.core.decision.posting import HOUR_US, Drafts, Posting, Repeat, write
 from ledger.core.decision.together import Place as Together
 from ledger.core.decision.together import places
+from ledger.core.decision.waiting import approved_by, must_be_alone, propose_run, waits_for
 from ledger.core.people import Actor
 from ledger.core.runs import Place, Run, Use
 from ledger.errors import InvalidRequest, NotFound, RateLimited, RunState
@@ -44,12 +45,19 @@ def together(books: Books, asks: Sequence[Ask]) -> list[Together] | None:
     return places(books, asks, [_charged(books, ask) for ask in asks])
 
 
-def ask_run(books: Books, command: Ask, now_us: int, together: Together | None = None) -> Drafts:
-    """Approve or refuse a run on every account that it charges. together: where it is charged, as one of a batch."""
+def ask_run(
+    books: Books, command: Ask, now_us: int, together: Together | None = None, *, may_wait: bool = True
+) -> Drafts:
+    """Approve or refuse a run on every account that it charges, or let it wait for a steward.
+
+    together: where it is charged, as one of a batch. may_wait: whether it is asked for alone. Raises Forbidden for a
+    run of a batch that would wait.
+    """
     for use in command.uses:
         dataset = books.datasets[use.dataset_id]
         demand_active(dataset)
-        _demand_rate(books, command.actor, dataset, now_us)
+        if command.second is None:
+            _demand_rate(books, command.actor, dataset, now_us)
     demand_project_share(books, command.uses, command.project)
     charged = _charged(books, command)
     if together is None or together.index is None or command.residual is None:
@@ -59,10 +67,15 @@ def ask_run(books: Books, command: Ask, now_us: int, together: Together | None =
     binding = {
         dataset_id: bound for dataset_id, accounts in charged.items() if (bound := binding_quantities(priced, accounts))
     }
+    if not binding and command.second is None and (names := waits_for(books, charged, priced.cost)):
+        if not may_wait:
+            raise must_be_alone(names)
+        return propose_run(books, command, priced.cost, names, now_us)
+    stated = approved_by(books, command, now_us)
     _count(books, command, now_us)
     if binding:
-        return _refuse(books, command, charged, priced, binding, now_us)
-    return _approve(books, command, charged, priced, together, now_us)
+        return _refuse(books, command, charged, priced, binding, stated, now_us)
+    return _approve(books, command, charged, priced, together, stated, now_us)
 
 
 def _charged(books: Books, command: Ask) -> dict[UUID, list[Account]]:
@@ -73,7 +86,13 @@ def _charged(books: Books, command: Ask) -> dict[UUID, list[Account]]:
 
 
 def _approve(
-    books: Books, command: Ask, charged: ByDataset, priced: Priced, together: Together | None, now_us: int
+    books: Books,
+    command: Ask,
+    charged: ByDataset,
+    priced: Priced,
+    together: Together | None,
+    stated: Mapping[str, Any],
+    now_us: int,
 ) -> Drafts:
     due_us = now_us + command.valid_for_us
     run = _new_run(books, command, priced, now_us, due_us=due_us)
@@ -86,7 +105,8 @@ def _approve(
         for use, table in zip(command.uses, _tables(books, command, charged, priced, together), strict=True)
     ]
     begin_us = min(now_us + command.begin_within_us, due_us)
-    facts = {**_request_facts(command, priced), "start_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
+    times = {"start_by": timestamp(due_us), "begin_by": timestamp(begin_us)}
+    facts = {**_request_facts(command, priced), **times, **stated}
     return write(books, postings, command.actor, "run-approved", facts, run, command.texts)
 
 
@@ -96,9 +116,11 @@ def _refuse(
     charged: ByDataset,
     priced: Priced,
     binding: Mapping[UUID, list[Quantity]],
+    stated: Mapping[str, Any],
     now_us: int,
 ) -> Drafts:
-    _demand_refusals(books, command, now_us)
+    if command.second is None:
+        _demand_refusals(books, command, now_us)
     run = _new_run(books, command, priced, now_us, due_us=None)
     postings: list[Posting] = []
     names = sorted(books.datasets[dataset_id].definition.name for dataset_id in binding)
@@ -108,7 +130,8 @@ def _refuse(
         needed = others if not postings else others[: 0 if use.dataset_id in binding else 1]
         own = {"via": list(use.via), "binding": binding.get(use.dataset_id, []), "binding_elsewhere": needed, **table}
         postings.append(Posting(books.datasets[use.dataset_id], charged[use.dataset_id], own))
-    return write(books, postings, command.actor, "run-refused", _request_facts(command, priced), run, command.texts)
+    facts = {**_request_facts(command, priced), **stated}
+    return write(books, postings, command.actor, "run-refused", facts, run, command.texts)
 
 
 def _tables(
@@ -271,7 +294,10 @@ def _demand_rate(books: Books, actor: Actor, dataset: Dataset, now_us: int) -> N
     if len(recent) >= most:
         name = dataset.definition.name
         raise RateLimited(
-            f"One principal may ask for at most {most} runs an hour on {name}. Try again after `retry_after_seconds`.",
+            (
+                f"One principal may ask for at most {most} runs an hour on {name}, by its fair use. You can ask again"
+                f" at {timestamp(recent[-most] + HOUR_US)[:19]}Z."
+            ),
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             dataset=name,
             runs_per_hour=most,
@@ -286,8 +312,8 @@ def _demand_refusals(books: Books, command: Ask, now_us: int) -> None:
         raise RateLimited(
             (
                 f"The run does not fit, and was not recorded: {most} runs of this principal were refused within"
-                " the last hour, the most that are recorded. Find out what fits with POST /v1/evaluate, or ask"
-                " again later."
+                " the last hour, the most that are recorded. Find out what fits with POST /v1/plan, or ask again at"
+                f" {timestamp(recent[-most] + HOUR_US)[:19]}Z."
             ),
             retry_after_seconds=1 + (recent[-most] + HOUR_US - now_us) // 1_000_000,
             refusals_per_hour=most,

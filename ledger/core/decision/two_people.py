@@ -43,14 +43,26 @@ def propose_first(books: Books, guarded: Guarded, now_us: int) -> Drafts | Repea
     of a kind: asking again returns it."""
     if guarded.consent.is_second or not (guarded.is_loosening and books.takes_two):
         return None
-    dataset_id = guarded.postings[0].dataset.id
     open_proposals = [
         proposal for proposal in books.proposals.values() if proposal.state == "open" and proposal.expires_us > now_us
     ]
     for proposal in open_proposals:
         if guarded.run_id is not None and (proposal.run_id, proposal.kind) == (guarded.run_id, guarded.kind):
             return Repeat(guarded.run_id, "change-proposed", {}, proposal)
-    _demand_room([proposal for proposal in open_proposals if proposal.dataset_id == dataset_id], guarded.actor)
+    return propose(books, guarded, now_us)
+
+
+def propose(books: Books, guarded: Guarded, now_us: int) -> Drafts:
+    """Return the entries that propose a change. Raises TooLarge if too many proposals are open."""
+    dataset_id = guarded.postings[0].dataset.id
+    _demand_room(
+        [
+            proposal
+            for proposal in books.proposals.values()
+            if proposal.state == "open" and proposal.expires_us > now_us and proposal.dataset_id == dataset_id
+        ],
+        guarded.actor,
+    )
     proposal = Proposal(
         id=guarded.consent.proposal_id,
         kind=guarded.kind,
@@ -91,21 +103,30 @@ def seconded(books: Books, guarded: Guarded, now_us: int) -> dict[str, Any]:
     """Return what the entry states of the proposer, if it was proposed. Raises Forbidden if they are one person."""
     if not guarded.consent.is_second:
         return {}
-    proposal = _open_proposal(books, guarded.consent.proposal_id, guarded.actor, now_us)
+    proposal = answered(books, guarded.consent.proposal_id, guarded.actor, now_us)
     if (proposal.kind, proposal.dataset_id, proposal.run_id) != (
         guarded.kind,
         guarded.postings[0].dataset.id,
         guarded.run_id,
     ):
         raise ArithmeticError(f"proposal {proposal.id} is about another change")
-    books.proposals[proposal.id] = replace(proposal, state="approved")
+    reason = guarded.consent.reason
     return {
         "proposal": {
             "id": str(proposal.id),
             "by": proposal.body["by"],
             "at": timestamp(proposal.created_us),
+            **({"reason": reason} if reason is not None else {}),
         }
     }
+
+
+def answered(books: Books, proposal_id: UUID, actor: Actor, now_us: int) -> Proposal:
+    """Return an open proposal, which another person approves: it is open no more. Raises ProposalState and
+    Forbidden."""
+    proposal = _open_proposal(books, proposal_id, actor, now_us)
+    books.proposals[proposal.id] = replace(proposal, state="approved")
+    return proposal
 
 
 def _open_proposal(books: Books, proposal_id: UUID, actor: Actor, now_us: int) -> Proposal:

@@ -23,7 +23,9 @@ _KINDS: Final = {
     "fair-use": "fair-use-set",
     "correction": "run-settled",
 }
-"""For each kind of proposal: the kind of the entry that makes the change."""
+"""For each kind of proposal about a dataset or an approved run: the kind of the entry that makes the change."""
+_OF_RUN: Final = ("request", "idempotency_key", "project", "bound", "adjacency")
+"""What the decision about a run that waited repeats; what it costs is worked out afresh."""
 
 
 class Proposals:
@@ -40,7 +42,8 @@ class Proposals:
             entry["approve_by"] == after(entry["at"], APPROVE_WITHIN), "gives the approval a time other than one day"
         )
         self._proposed[entry["proposal"]] = entry
-        self._note(entry, entry["what"], is_proposal=True)
+        if entry["what"] != "run":  # which waits for a steward by its dataset's fair use, not by the tenant's policy
+            self._note(entry, entry["what"], is_proposal=True)
 
     def note_done(self, entry: dict[str, Any], what: str, *, takes_two: bool, demand: Demand) -> None:
         """Note a change: its actor was the second person, or acted alone, which only the tenant's policy can forbid."""
@@ -53,6 +56,18 @@ class Proposals:
         demand(stated["at"] == proposed["at"], "names another time of its proposal")
         demand(is_steward(entry["actor"]), "was approved by a person who is not a steward")
         demand(_does(proposed, entry), "makes a change other than the one proposed")
+
+    def note_run(self, entry: dict[str, Any], stated: Mapping[str, Any], demand: Demand) -> None:
+        """Note the decision about a run that waited: it is the one proposed, and a steward other than whoever asked for
+        it approved it."""
+        by = stated["approved_by"]
+        proposed = self.answer({**entry, "actor": by, "what": "run"}, stated["id"], demand)
+        demand(proposed["about_run"] == entry["run"], "decides a run other than the one proposed")
+        demand(stated["by"] == proposed["actor"] == entry["actor"], "names another person as its proposer")
+        demand(stated["at"] == proposed["at"], "names another time of its proposal")
+        demand(is_steward(by), "was approved by a person who is not a steward")
+        is_same = all(_says(entry, name, proposed["proposes"].get(name)) for name in _OF_RUN)
+        demand(is_same, "decides a run other than the one proposed")
 
     def _note(self, entry: dict[str, Any], what: str, *, is_proposal: bool) -> None:
         self.loosenings.append(Loosening(entry["seq"], entry["at"], what, is_proposal, entry["v"]))
@@ -76,7 +91,7 @@ def _does(proposed: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Return whether an entry makes the proposed change. The limit before it may have changed meanwhile."""
     facts = {name: value for name, value in proposed["proposes"].items() if name != "limit_before"}
     same_run = entry.get("run") == proposed.get("about_run")
-    is_it = entry["kind"] == _KINDS[proposed["what"]]
+    is_it = entry["kind"] == _KINDS.get(proposed["what"])
     return is_it and same_run and all(_says(entry, name, value) for name, value in facts.items())
 
 

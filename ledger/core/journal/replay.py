@@ -163,6 +163,8 @@ class _DatasetReplay(RunReplay):
                 demand(self._is_more_of_project(proposes), "proposes a share that is not more than before")
             case "fair-use":
                 demand(self._is_more_use(proposes["fair_use"]), "proposes a fair use that is not more than before")
+            case "run":
+                self.read_waiting(entry, demand)
             case what:
                 run = self.runs.get(UUID(entry["about_run"]))
                 demand(run is not None and run.state == "started", f"proposes the {what} of a run that was not started")
@@ -179,8 +181,10 @@ class _DatasetReplay(RunReplay):
         """Return whether one principal may hold or ask for more than before."""
         held = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
         rate, before = stated["runs_per_hour"], self.runs_per_hour
+        percent, percent_before = stated.get("waits_above_percent"), self.waits_above_percent
         more_held = self.held_limit is not None and (held is None or bool(held.exceeds(self.held_limit)))
-        return more_held or (before is not None and (rate is None or rate > before))
+        more_alone = percent_before is not None and (percent is None or percent > percent_before)
+        return more_held or more_alone or (before is not None and (rate is None or rate > before))
 
     def _is_raise(self, entry: Mapping[str, Any]) -> bool:
         return self.limit is not None and bool(Amount.from_facts(entry["limit"]).exceeds(self.limit))
@@ -276,9 +280,12 @@ class _DatasetReplay(RunReplay):
         demand((stated["held"] is None) == (stated["limit"] is None), "declares one limit and sets another")
         rate = stated["runs_per_hour"]
         demand(rate is None or (type(rate) is int and rate > 0), "allows no runs an hour")
+        percent = stated.get("waits_above_percent")
+        is_percent = type(percent) is int and 0 <= percent < 100
+        demand("waits_above_percent" not in stated or is_percent, "lets runs wait above no part of a limit")
         self.proposals.note_done(entry, "fair-use", takes_two=self._is_more_use(stated), demand=demand)
         self.held_limit = None if stated["limit"] is None else Amount.from_facts(stated["limit"])
-        self.runs_per_hour = rate
+        self.runs_per_hour, self.waits_above_percent = rate, percent
         demand(self.held_limit is None or self.held_limit.fits_int64, "sets a limit that no account can have")
         return ()
 

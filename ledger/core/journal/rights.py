@@ -30,7 +30,11 @@ _MAY: Final[Mapping[str, frozenset[str]]] = {
 def demand_role(entry: Mapping[str, Any], demand: Demand) -> None:
     """Check that the actor's role may do what the entry records."""
     role = entry["actor"]["role"]
-    demand(role in _MAY.get(entry["kind"], _STEWARDS), f"was made by a {role}, whose role does not allow it")
+    is_asked = entry["kind"] == "change-proposed" and entry.get("what") == "run"
+    demand(
+        role in (_ASKERS if is_asked else _MAY.get(entry["kind"], _STEWARDS)),
+        f"was made by a {role}, whose role does not allow it",
+    )
 
 
 def demand_owner(actor: Mapping[str, Any], principal: str, demand: Demand) -> None:

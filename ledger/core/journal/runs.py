@@ -51,6 +51,7 @@ class RunReplay(Chain):
         self.limit: Amount | None = None
         self.projects: dict[str, Amount] = {}
         self.held_limit: Amount | None = None
+        self.waits_above_percent: int | None = None
         self.accounts: dict[AccountKey, Account] = {}
         self.runs: dict[UUID, Charged] = {}
         self.proposals = Proposals()
@@ -63,6 +64,10 @@ class RunReplay(Chain):
         _demand_begin(entry, "start_by", demand)
         charged = self._charged(entry, demand)
         beside = self._beside(entry, charged, demand)
+        if "proposal" in entry:
+            self.proposals.note_run(entry, entry["proposal"], demand)
+        else:
+            demand(not self._waits(charged, entry), "was approved without the steward whom it needs")
         cost = self._new_run(entry, "held", charged, beside, demand)
         demand(beside.table is None or beside.level is not None, "approves what fits at no level")
         fits = not any(beside.exceeds(account, cost) for account in beside_left.guaranteed(charged))
@@ -70,6 +75,30 @@ class RunReplay(Chain):
         held = [replace(account, held=account.held + cost) for account in charged]
         self.together.read(entry, held, beside, demand)
         return [self._noted(account, account.remaining.mu_sq_pico, beside.r) for account in held]
+
+    def _waits(self, charged: Iterable[Account], facts: Mapping[str, Any]) -> bool:
+        """Return whether a run asks for more of a limit than one may have without a steward."""
+        cost, percent = Amount.from_facts(facts["cost"]), self.waits_above_percent
+        return percent is not None and any(
+            100 * cost.mu_sq_pico > percent * account.limit.mu_sq_pico
+            or 100 * cost.delta_atto > percent * account.limit.delta_atto
+            for account in charged
+            if account.key.principal_id is None
+        )
+
+    def read_waiting(self, entry: dict[str, Any], demand: Demand) -> None:
+        """Check that a run waits for a steward by the policies that it names, of this dataset at least."""
+        run, proposes = UUID(entry["about_run"]), entry["proposes"]
+        names, name = proposes["waits_for"], self.name or entry["dataset"]
+        demand(entry["proposal"] == entry["about_run"], "waits under an id other than the run's")
+        demand(run not in self.runs, "proposes a run that was decided before")
+        demand(self.state == "active", "decides a run on a dataset that is not active")
+        demand(proposes["request"].get("project") == proposes.get("project"), "has a project other than requested")
+        demand(bool(names) and names == sorted(set(names)), "waits for no policy")
+        if name in names:
+            limits = (self.limit, self.projects.get(proposes.get("project", "")))
+            accounts = [Account(AccountKey(self.dataset_id), limit) for limit in limits if limit is not None]
+            demand(self._waits(accounts, proposes), "waits for a policy that lets it pass")
 
     def _beside(self, entry: dict[str, Any], charged: list[Account], demand: Demand) -> Beside:
         beside = Beside(entry.get("residual"), demand)
@@ -85,6 +114,8 @@ class RunReplay(Chain):
     def read_refused(self, entry: dict[str, Any], demand: Demand) -> Iterable[Account]:
         charged = self._charged(entry, demand)
         beside = self._beside(entry, charged, demand)
+        if "proposal" in entry:
+            self.proposals.note_run(entry, entry["proposal"], demand)
         cost = self._new_run(entry, "refused", charged, beside, demand)
         exceeded = {quantity for account in charged for quantity in beside.exceeds(account, cost)}
         in_order = [quantity for quantity in ("mu", "delta") if quantity in exceeded]

@@ -42,11 +42,11 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     ),
     "dataset-changed": _shape("", "state title description reason proposal costing"),
     "budget-set": _shape("budget limit limit_before reason", f"proposal {_WEAK}"),
-    "partitions-added": _shape("names disjoint limit", "proposal"),
+    "partitions-added": _shape("names disjoint limit", "proposal reason"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
-    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual together"),
-    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta residual"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual together proposal"),
+    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta residual proposal"),
     "run-started": _shape("run settle_by begin_by"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
@@ -67,6 +67,7 @@ _OF_VERSION_4: Final[Mapping[str, Shape]] = {
     "dataset-registered": _shape(f"{_REGISTERED} is_partitioned derived_from", "ceiling ceiling_limit"),
     "dataset-changed": _shape("", "state title description reason proposal"),
     "budget-set": _shape("budget limit limit_before reason", "proposal"),
+    "partitions-added": _shape("names disjoint limit", "proposal"),
     "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta"),
     "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta"),
     "run-settled": _shape(
@@ -117,7 +118,7 @@ _GROUP: Final = _shape("limit spent held overdrawn", "partitions project princip
 _PARTS: Final[Mapping[str, Shape]] = {
     "actor": _ACTOR,
     "balance": _BALANCE,
-    "fair_use": _shape("held runs_per_hour limit"),
+    "fair_use": _shape("held runs_per_hour limit", "waits_above_percent"),
     "segments": _shape("count steps cost unsegmented"),
     "residual": _shape("base costs", "level by"),
     "together": _shape("first runs"),
@@ -132,11 +133,14 @@ _PROPOSES: Final[Mapping[str, Shape]] = {
     "budget": DATASET_KINDS["budget-set"]._replace(optional=frozenset([_WEAK])),
     "thaw": _shape("state", "title description reason costing"),
     "void": _shape("request"),
-    "partitions": _shape("names disjoint"),
+    "partitions": _shape("names disjoint", "reason"),
     "project": _shape("project budget limit limit_before", "reason"),
     "fair-use": _shape("fair_use reason"),
     "correction": _shape("request report reason"),
+    "run": _shape(f"{_COSTED} waits_for", "project segments delta"),
 }
+_SECONDED: Final = _shape("id by at", "reason")
+_SECONDED_RUN: Final = _shape("id by at approved_by", "reason")
 
 
 def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
@@ -159,8 +163,12 @@ def demand_dataset_entry(entry: Mapping[str, Any], demand: Demand) -> None:
     if entry["kind"] == "change-proposed":
         _demand_proposed(entry, demand)
     elif entry["kind"] != "proposal-refused" and "proposal" in entry:
-        demand(_shape("id by at").fits(entry["proposal"]), "does not state who proposed it, and when")
-        demand(_ACTOR.fits(entry["proposal"]["by"]), "has a proposer in a form that no ledger writes")
+        proposal, is_of_run = entry["proposal"], entry["kind"] in ("run-approved", "run-refused")
+        is_stated = (_SECONDED_RUN if is_of_run else _SECONDED).fits(proposal)
+        demand(is_stated, "does not state who proposed it, and when")
+        people = [proposal[name] for name in ("by", "approved_by") if name in proposal]
+        demand(all(map(_ACTOR.fits, people)), "has a proposer in a form that no ledger writes")
+        demand(isinstance(proposal.get("reason", ""), str), "has a reason that is not text")
 
 
 def demand_tenant_entry(entry: Mapping[str, Any], demand: Demand) -> None:
@@ -206,7 +214,7 @@ def _demand_proposed(entry: Mapping[str, Any], demand: Demand) -> None:
     what = entry["what"]
     demand(what in _PROPOSES, "proposes a change that needs no second person")
     demand(_PROPOSES[what].fits(entry["proposes"]), "proposes a change other than the one it names")
-    is_of_run = what in ("void", "correction")
+    is_of_run = what in ("void", "correction", "run")
     demand(("about_run" in entry) == is_of_run, "proposes a change about a run that is not about one, or the reverse")
 
 

@@ -203,6 +203,7 @@ class NewBudget(Strict):
 class NewPartitions(Strict):
     names: Annotated[Partitions, Field(min_length=1)]
     disjoint: Annotated[Literal[True], Field(description="Your statement that no privacy unit is in two partitions.")]
+    reason: LongText | None = None
 
     model_config = ConfigDict(
         extra="forbid",
@@ -225,6 +226,15 @@ class NewFairUse(Strict):
         AnyBudget | None, Field(description="The most that the runs of one principal may hold at once; null: no limit.")
     ] = None
     runs_per_hour: Annotated[int | None, Field(ge=1, le=100_000, description="null: no limit.")] = None
+    waits_above_percent: Annotated[
+        int | None,
+        Field(
+            ge=0,
+            le=99,
+            description="A run that asks for more of a limit, in percent of mu² or delta, waits for a steward; null:"
+            " none does.",
+        ),
+    ] = None
     reason: LongText
 
     model_config = ConfigDict(

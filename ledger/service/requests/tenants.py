@@ -66,6 +66,14 @@ class NewPolicy(Strict):
     )
 
 
+class Approval(Strict):
+    reason: Annotated[LongText | None, Field(description="Why it is approved, for the record.")] = None
+
+    model_config = ConfigDict(
+        extra="forbid", strict=True, json_schema_extra={"example": {"reason": "Agreed in the board of 12 October."}}
+    )
+
+
 class Refusal(Strict):
     reason: LongText
 

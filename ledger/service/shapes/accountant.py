@@ -111,6 +111,31 @@ class Planned(TypedDict):
     shares: NotRequired[Shares]
 
 
+class PlannedRun(TypedDict):
+    fits: bool
+    waits: Annotated[bool, Field(description="It would wait for a steward first. It is not counted in what is left.")]
+    cost: AmountShown | None
+    code: Annotated[str | None, Field(description="The code of the refusal or of the error; null if it fits.")]
+    detail: str | None
+
+
+class PlannedTogether(TypedDict):
+    name: str
+    remaining: Annotated[AmountShown | None, Field(description="Before the runs: the least of the accounts charged.")]
+    after: Annotated[AmountShown | None, Field(description="After the runs that fit.")]
+    percent_left: Annotated[float | None, Field(description="After them, of mu², which adds up; rounded down.")]
+
+
+class PlannedRuns(TypedDict):
+    runs: Annotated[list[PlannedRun], Field(description="In the order in which they were sent.")]
+    fitting: int
+    order: Annotated[
+        list[int] | None,
+        Field(description="Positions, from 0, of the runs that fit if the cheapest come first; null if not more fit."),
+    ]
+    datasets: list[PlannedTogether]
+
+
 class Certified(TypedDict):
     """A point on the line along which a certificate trades mu for delta."""
 

@@ -78,6 +78,9 @@ class ParentShown(TypedDict):
 class FairUseShown(TypedDict):
     held: Mapping[str, Any] | None
     runs_per_hour: int | None
+    waits_above_percent: Annotated[
+        int | None, Field(description="A run that asks for more of a limit, in percent, waits for a steward.")
+    ]
 
 
 class DatasetShown(TypedDict):

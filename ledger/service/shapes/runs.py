@@ -31,6 +31,9 @@ class RunOnDataset(PercentOfBudget):
         AmountShown | None,
         Field(description="The least of the accounts charged there; null if nothing is charged there."),
     ]
+    account: NotRequired[
+        Annotated[str, Field(description="Which account has least mu left, unless it is the dataset's own.")]
+    ]
 
 
 class SegmentsShown(TypedDict):
@@ -267,10 +270,23 @@ class ProgressShown(TypedDict):
     reporter: Annotated[str | None, Field(description="Which place reported it, as it was sent.")]
 
 
+class SecondedShown(TypedDict):
+    """Who approved a run that waited for a steward, when it was asked for, and why it was approved."""
+
+    id: Id
+    by: Mapping[str, Any]
+    at: str
+    approved_by: Mapping[str, Any]
+    reason: NotRequired[str | None]
+
+
 class RunShown(TypedDict):
     id: Id
-    state: RunStateName
-    decision: Literal["approved", "refused"]
+    state: Annotated[
+        RunStateName | Literal["waiting", "expired"],
+        Field(description="waiting: for a steward. expired: no steward approved it in time."),
+    ]
+    decision: Literal["approved", "refused", "waiting"]
     is_overdue: bool
     percent: NotRequired[Percent]
     percent_of_delta: NotRequired[PercentOfDelta]
@@ -295,6 +311,7 @@ class RunShown(TypedDict):
     segments: NotRequired[SegmentsShown | None]
     created_at: str
     start_by: str | None
+    proposal: NotRequired[SecondedShown | None]
     started: NotRequired[RunEvent | None]
     progress: NotRequired[ProgressShown | None]
     reported: NotRequired[RunEvent | None]
@@ -332,7 +349,7 @@ class RefusedBy(TypedDict):
 
 
 class RunProposalShown(TypedDict):
-    """A change of the run that one steward proposed: a void or a correction."""
+    """A change of the run that one steward proposed: a void or a correction; or the run itself, which waits."""
 
     id: Id
     what: ProposalKind
@@ -340,6 +357,9 @@ class RunProposalShown(TypedDict):
     at: str
     state: Literal["open", "approved", "refused", "expired"]
     approve_by: str
+    answered_by: NotRequired[Mapping[str, Any] | None]
+    answered_at: NotRequired[str | None]
+    answered_reason: NotRequired[str | None]
 
 
 class RunInFull(RunShown):

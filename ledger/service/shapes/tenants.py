@@ -73,6 +73,7 @@ class ProposalShown(TypedDict):
     approve_by: str
     answered_by: Annotated[Mapping[str, Any] | None, Field(description="Who approved or refused it; null: nobody yet.")]
     answered_at: str | None
+    answered_reason: str | None
 
 
 class Proposed(TypedDict):

@@ -1,0 +1,133 @@
+"""What would happen if several runs were asked for now, one after another. Nothing is recorded.
+
+The same decision as for a batch is made on a copy of the books, so a plan says what an approval would say, but for what
+others ask for meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from functools import reduce
+from typing import Annotated, Any, Final
+from uuid import UUID, uuid4
+
+from pydantic import ConfigDict, Field
+
+from ledger.accounting.display import show_amount
+from ledger.core.amounts import Amount
+from ledger.core.books import Books
+from ledger.core.commands import Ask
+from ledger.core.datasets import Account
+from ledger.core.decision.group import Outcome, decide, read_sets
+from ledger.core.people import Actor
+from ledger.errors import LedgerError
+from ledger.service.asking import Asking, Item
+from ledger.service.requests.fields import Strict
+from ledger.service.requests.runs import RunRequest
+from ledger.service.shapes.accountant import PlannedRun, PlannedRuns, PlannedTogether
+from ledger.store import Store
+
+RUNS_MAX: Final = 100
+"""The most runs of one plan."""
+
+
+class PlanRuns(Strict):
+    """Runs that might be asked for, in this order."""
+
+    runs: Annotated[list[RunRequest], Field(min_length=1, max_length=RUNS_MAX)]
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        json_schema_extra={
+            "example": {
+                "runs": [
+                    {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 5}},
+                    {"datasets": ["mnist"], "mechanism": {"type": "gaussian", "noise_multiplier": 10}},
+                ]
+            }
+        },
+    )
+
+
+class RunsPlanner:
+    """Plans several runs at once. Its coroutines belong to one event loop."""
+
+    def __init__(self, store: Store, asking: Asking) -> None:
+        self._store, self._asking = store, asking
+
+    async def plan(self, actor: Actor, request: PlanRuns, bodies: Sequence[Mapping[str, Any]]) -> PlannedRuns:
+        """Return which of these runs would fit, asked for one after another, and what would be left of each dataset.
+
+        bodies: the runs as they were sent. Raises TooLarge if their costs together take too much work.
+        """
+        items = [Item(str(uuid4()), run, body) for run, body in zip(request.runs, bodies, strict=True)]
+        commands = await self._asking.commands_of(actor, items)
+        return await asyncio.to_thread(self._plan, actor, commands)
+
+    def _plan(self, actor: Actor, commands: Sequence[Ask | LedgerError]) -> PlannedRuns:
+        asks = [command for command in commands if isinstance(command, Ask)]
+        with self._store.reading(actor.tenant_id) as reading:
+            books = reading.books.read(read_sets(asks))
+            now_us = reading.now_us()
+        after, outcomes = decide(books, asks, now_us=now_us)
+        decided = iter(outcomes)
+        runs = [_run(next(decided) if isinstance(command, Ask) else command) for command in commands]
+        return PlannedRuns(
+            runs=runs,
+            fitting=sum(run["fits"] for run in runs),
+            order=_better_order(books, commands, runs, now_us),
+            datasets=[
+                _together(actor, books, after, id_) for id_ in dict.fromkeys(i for a in asks for i in a.dataset_ids)
+            ],
+        )
+
+
+def _run(outcome: Outcome | LedgerError) -> PlannedRun:
+    """Return what would become of one run."""
+    if isinstance(outcome, LedgerError):
+        return PlannedRun(fits=False, waits=False, cost=None, code=outcome.code, detail=outcome.detail)
+    drafts = outcome if isinstance(outcome, tuple) else ()
+    kind, facts = drafts[0].kind, drafts[0].facts
+    if kind == "change-proposed":
+        cost = Amount.from_facts(facts["proposes"]["cost"])
+        return PlannedRun(fits=True, waits=True, cost=show_amount(cost), code="run-waits", detail=None)
+    fits, cost = kind == "run-approved", show_amount(Amount.from_facts(facts["cost"]))
+    return PlannedRun(fits=fits, waits=False, cost=cost, code=None if fits else "budget-exceeded", detail=None)
+
+
+def _better_order(
+    books: Books, commands: Sequence[Ask | LedgerError], runs: Sequence[PlannedRun], now_us: int
+) -> list[int] | None:
+    """Return an order in which more of the runs fit, the cheapest first; None if that is not so."""
+    if all(run["fits"] for run in runs):
+        return None
+    asks = [(index, command) for index, command in enumerate(commands) if isinstance(command, Ask)]
+    cheapest = sorted(asks, key=lambda pair: (pair[1].cost.mu_sq_pico, pair[1].cost.delta_atto, pair[0]))
+    _, outcomes = decide(books, [command for _, command in cheapest], now_us=now_us)
+    fitting = [index for (index, _), outcome in zip(cheapest, outcomes, strict=True) if _run(outcome)["fits"]]
+    return fitting if len(fitting) > sum(run["fits"] for run in runs) else None
+
+
+def _together(actor: Actor, before: Books, after: Books, dataset_id: UUID) -> PlannedTogether:
+    """Return what is left of a dataset before and after the runs that fit: the least of the accounts that they charge;
+    nothing for a dataset that the caller does not see."""
+    name = before.datasets[dataset_id].definition.name
+    keys = [key for key in after.accounts if key.dataset_id == dataset_id and key.principal_id is None]
+    if not keys or not actor.sees(name):
+        return PlannedTogether(name=name, remaining=None, after=None, percent_left=None)
+    left = [after.accounts[key] for key in keys]
+    was = [before.accounts[key] for key in keys if key in before.accounts] or left
+    return PlannedTogether(
+        name=name,
+        remaining=show_amount(reduce(Amount.least, (account.remaining for account in was))),
+        after=show_amount(reduce(Amount.least, (account.remaining for account in left))),
+        percent_left=min(map(_percent_left, left)),
+    )
+
+
+def _percent_left(account: Account) -> float:
+    """Return what is left of a limit in mu², which adds up, in percent, rounded down to a hundredth."""
+    limit = account.limit.mu_sq_pico
+    return (10_000 * max(account.remaining.mu_sq_pico, 0) // limit) / 100 if limit else 0.0

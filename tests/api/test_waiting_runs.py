@@ -1,0 +1,166 @@
+"""Runs that wait for a steward, over HTTP: asked for, shown, approved, refused, expired, and asked for again."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from sqlalchemy import text
+
+from ledger.access.keys import tenant_of
+from ledger.core.decision.two_people import DAY_US
+from ledger.operate.check import check_journals
+from ledger.settings import Settings
+from ledger.store import Store, engine_for
+from tests.kit.driver import Ledger
+from tests.kit.scene import REASON, ok
+
+LARGE = {"type": "gaussian", "noise_multiplier": 2}
+"""Mu 0.5: a quarter of a limit of mu 1."""
+SMALL = {"type": "gaussian", "noise_multiplier": 5}
+
+
+@pytest.fixture
+def waiting(ledger: Ledger) -> tuple[Ledger, Ledger, Ledger]:
+    """Whoever asks, a steward, and an admin; a run above a tenth of the limit waits."""
+    ledger.register(costing="standalone")
+    fair_use = {"waits_above_percent": 10, **REASON}
+    shown = ok(ledger.put("/v1/datasets/mnist/fair-use", fair_use))["fair_use"]
+    assert shown == {"held": None, "runs_per_hour": None, "waits_above_percent": 10}
+    return ledger.as_("requester"), ledger.as_("steward"), ledger
+
+
+def waits(asker: Ledger, key: str, mechanism: dict[str, Any] | None = None) -> str:
+    """The id of a run that waits."""
+    answer = asker.ask(mechanism or LARGE, key=key)
+    assert (answer.status_code, answer.json()["code"]) == (409, "run-waits"), answer.text
+    assert answer.json()["proposal"] == answer.json()["run"]
+    assert answer.json()["waits_for"] == ["mnist"]
+    return str(answer.json()["run"])
+
+
+def test_a_run_waits_and_is_approved(waiting: tuple[Ledger, Ledger, Ledger], database: Settings) -> None:
+    """Goal: one key, one run, one outcome: it waits and holds nothing, is shown, is approved by another person, and the
+    same request then gets its receipt. Method: every step, with its answers; the check of the whole database."""
+    asker, steward, admin = waiting
+    assert ok(asker.ask(SMALL, key="small"))["state"] == "held"
+    before = admin.balance()
+    run = waits(asker, "large")
+    assert waits(asker, "large") == run
+    assert admin.balance() == before
+    shown = ok(asker.get(f"/v1/runs/{run[:8]}"))
+    assert (shown["state"], shown["decision"], shown["cost"]["mu"]) == ("waiting", "waiting", 0.5)
+    assert shown["proposals"][0]["state"] == "open"
+    (listed,) = ok(steward.get("/v1/proposals", state="open"))["items"]
+    assert (listed["id"], listed["what"], listed["run"]) == (run, "run", run)
+    for call in ("start", "void"):
+        answer = asker.post(f"/v1/runs/{run}/{call}", REASON if call == "void" else None)
+        assert (answer.json()["code"], answer.json()["state"]) == ("run-state", "waiting")
+    own = admin.ask(LARGE, key="own").json()["run"]
+    assert admin.post(f"/v1/proposals/{own}/approve").json()["code"] == "forbidden"
+    done = ok(steward.post(f"/v1/proposals/{run[:8]}/approve", {"reason": "agreed"}))
+    assert (done["id"], done["state"], done["decision"]) == (run, "held", "approved")
+    assert done["asked_by"]["role"] == "requester"
+    assert done["proposal"]["approved_by"]["role"] == "steward"
+    assert done["proposal"]["reason"] == "agreed"
+    answer = asker.ask(LARGE, key="large")
+    assert ok(answer)["id"] == run
+    assert answer.headers["Idempotent-Replayed"] == "true"
+    assert answer.json()["receipt"]
+    assert ok(steward.get(f"/v1/proposals/{run}"))["answered_reason"] == "agreed"
+    assert admin.balance()["held"][0] == before["held"][0] + 25 * 10**10
+    ok(asker.post(f"/v1/runs/{run}/start"))
+    ok(asker.post(f"/v1/runs/{run}/settle"))
+    assert [result["error"] for result in check_journals(database)] == [None, None]
+    alerts = {alert["event"]["proposal"] for alert in ok(admin.get("/v1/alerts", kind="proposal"))["items"]}
+    assert alerts == {run, own}
+
+
+def test_an_approved_run_may_not_fit_any_more(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
+    """Goal: what is left then decides. Method: four runs of a quarter each fit one by one; a fifth waited with them."""
+    asker, steward, _ = waiting
+    runs = [waits(asker, f"large-{number}") for number in range(5)]
+    decisions = [ok(steward.post(f"/v1/proposals/{run}/approve", REASON))["decision"] for run in runs]
+    assert decisions == ["approved"] * 4 + ["refused"]
+    refused = asker.ask(LARGE, key="large-4").json()
+    assert (refused["code"], refused["run"]) == ("budget-exceeded", runs[4])
+    shown = ok(asker.get(f"/v1/runs/{runs[4]}"))
+    assert (shown["state"], shown["refused_by"][0]["quantity"]) == ("refused", "mu")
+
+
+def test_a_run_is_refused_by_a_steward_or_expires(waiting: tuple[Ledger, Ledger, Ledger], database: Settings) -> None:
+    """Goal: whoever asked learns who refused and why, or that nobody answered; the key stays used. Method: one of
+    each; the second by moving its day into the past."""
+    asker, steward, admin = waiting
+    refused, expired = waits(asker, "refused"), waits(asker, "expired")
+    ok(steward.post(f"/v1/proposals/{refused}/refuse", {"reason": "Use less."}))
+    store = Store(engine_for(database.owner_url))
+    with store.writing(tenant_of(admin.key)) as writing:
+        moved = text(
+            "UPDATE proposals SET created_us = created_us - :day, expires_us = expires_us - :day WHERE id = :id"
+        )
+        writing.connection.execute(moved, {"day": DAY_US, "id": expired})
+    store.close()
+    answer = asker.ask(LARGE, key="refused").json()
+    assert (answer["code"], answer["state"], answer["run"]) == ("proposal-state", "refused", refused)
+    assert "refused it: Use less." in answer["detail"]
+    late = asker.ask(LARGE, key="expired").json()
+    assert (late["code"], late["state"]) == ("proposal-state", "expired")
+    assert [ok(asker.get(f"/v1/runs/{run}"))["state"] for run in (refused, expired)] == ["refused", "expired"]
+    assert steward.post(f"/v1/proposals/{expired}/approve").json()["code"] == "proposal-state"
+
+
+def test_a_batch_does_not_wait(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
+    """Goal: a batch is decided at once, and a key that waits is named in it. Method: a run that would wait, on its own
+    and all or none; then one that waits already."""
+    asker, _, _ = waiting
+    runs = [
+        {"datasets": ["mnist"], "mechanism": mechanism, "idempotency_key": key}
+        for mechanism, key in ((SMALL, "a"), (LARGE, "b"))
+    ]
+    body = asker.post("/v1/runs/batch", {"runs": runs, "atomic": True}).json()
+    assert [result["problem"]["code"] for result in body["results"]] == ["batch-refused", "forbidden"]
+    results = ok(asker.post("/v1/runs/batch", {"runs": runs, "atomic": False}))["results"]
+    assert [result["status"] for result in results] == [201, 403]
+    assert "Ask for it by itself" in results[1]["problem"]["detail"]
+    run = waits(asker, "b")
+    results = ok(asker.post("/v1/runs/batch", {"runs": runs, "atomic": False}))["results"]
+    assert (results[1]["problem"]["code"], results[1]["problem"]["run"]) == ("run-waits", run)
+
+
+def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
+    """Goal: a run that waits is as hidden as any. Method: another's, and one that names a dataset that the key does not
+    see; for the show, the beginning of an id, and the proposal."""
+    asker, _, admin = waiting
+    admin.register(name="other", costing="standalone")
+    body = {"datasets": ["other", "mnist"], "mechanism": LARGE}
+    run = asker.post("/v1/runs", body, Idempotency_Key=str(uuid4())).json()["run"]
+    limited, steward = (admin.as_(role, datasets=["mnist"]) for role in ("requester", "steward"))
+    for path in (f"/v1/runs/{run}", f"/v1/runs/{run[:8]}", f"/v1/proposals/{run}"):
+        for caller in (limited, steward):
+            assert caller.get(path).status_code == 404, path
+    assert steward.post(f"/v1/proposals/{run}/approve").status_code == 404
+    (change,) = [item for item in ok(admin.get("/v1/datasets/mnist/history"))["items"] if item["run"] == run]
+    assert change["what"] == f"proposed: run {run}, which waits for a steward"
+    assert all(item["run"] != run for item in ok(steward.get("/v1/datasets/mnist/history"))["items"])
+
+
+def test_a_residual_run_waits_by_what_it_costs_beside_what_is_left(ledger: Ledger) -> None:
+    """Goal: what is compared is what would be charged. Method: certified runs on a dataset with residual costs wait
+    together and are approved one after another; each is charged what a plan of that moment says."""
+    ledger.register(budget={"epsilon": 3, "at_delta": 1e-5})
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 1, **REASON}))
+    asker, steward = ledger.as_("requester"), ledger.as_("steward")
+    mechanism = {"type": "dpsgd", "noise_multiplier": 1.5, "sampling": "poisson", "sample_rate": 0.01, "steps": 2000}
+    runs = [waits(asker, key, mechanism) for key in "abcdefgh"]
+    decisions = []
+    for run in runs:
+        planned = ok(asker.post("/v1/plan", {"datasets": ["mnist"], "mechanism": mechanism}))
+        done = ok(steward.post(f"/v1/proposals/{run}/approve", REASON))
+        assert (done["decision"] == "approved") == planned["fits"]
+        if planned["fits"]:
+            assert done["cost"] == planned["cost"]
+        decisions.append(done["decision"])
+    assert decisions == sorted(decisions)
+    assert {"approved", "refused"} == set(decisions)
