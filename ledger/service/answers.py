@@ -23,9 +23,11 @@ from ledger.core.residual import Residual
 from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 from ledger.service import as_one as as_one_run
+from ledger.service import delta_left
 from ledger.service.shapes.runs import (
     AsOne,
     Binding,
+    ExpectedBatch,
     Overdrawn,
     OverrunShown,
     RunApproved,
@@ -41,6 +43,7 @@ _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] 
     *("started", "reported", "settled", "voided"),
 )
 _DECISIONS: Final = ("run-approved", "run-refused")
+_OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
 _REPORTED: Final = (
     "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
     " held in full until a steward confirms or corrects the number."
@@ -66,6 +69,8 @@ class _Costed(TypedDict):
     segments: NotRequired[SegmentsShown]
     alone: NotRequired[AmountShown]
     shares: NotRequired[SharesShown]
+    expected_batch: NotRequired[ExpectedBatch]
+    warnings: NotRequired[list[str]]
 
 
 class _OfProject(TypedDict):
@@ -192,6 +197,10 @@ def _costed(decision: Record) -> _Costed:
         table = Residual.from_facts(decision["residual"])
         costed["alone"] = show_amount(alone(decision))
         costed["shares"] = shares_of(Amount.from_facts(decision["cost"]), table)
+    if "expected_batch" in decision:
+        costed["expected_batch"] = decision["expected_batch"]
+    if "warnings" in decision:
+        costed["warnings"] = decision["warnings"]
     return costed
 
 
@@ -238,7 +247,7 @@ def show_segments(segments: Record, whole: Amount) -> SegmentsShown:
 def approved(decisions: Sequence[Record], *, receipt: str) -> RunApproved:
     """Return the answer to a run that was approved."""
     first = decisions[0]
-    return RunApproved(
+    answer = RunApproved(
         id=first["run"],
         state="held",
         decision="approved",
@@ -249,6 +258,10 @@ def approved(decisions: Sequence[Record], *, receipt: str) -> RunApproved:
         **_costed(first),
         receipt=receipt,
     )
+    about_delta = delta_left.of_decisions(decisions)
+    if about_delta:
+        answer["warnings"] = [*answer.get("warnings", ()), *about_delta]
+    return answer
 
 
 def _of_project(decision: Record) -> _OfProject:
@@ -282,7 +295,9 @@ def refused(
         for entry in decisions
         for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost, needed)
     ]
-    facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
+    facts: dict[str, Any] = {name: first[name] for name in _OF_REFUSAL if name in first}
+    if warnings := [*first.get("warnings", ()), *delta_left.of_decisions(decisions)]:
+        facts["warnings"] = warnings
     if fits is not None:
         facts["fits"] = fits
     if as_one is not None:

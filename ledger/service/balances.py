@@ -9,7 +9,8 @@ from uuid import UUID
 from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import Point, show_amount, show_epsilons
 from ledger.core.amounts import ZERO, Amount, timestamp
-from ledger.core.datasets import Account, Balance, Dataset, Definition, FairUse, Project
+from ledger.core.datasets import Account, AccountKey, Balance, Dataset, Definition, FairUse, Project
+from ledger.service import delta_left
 from ledger.service.shapes.datasets import (
     BalanceShown,
     DatasetShown,
@@ -52,7 +53,7 @@ class Balanced:
         definition = dataset.definition
         is_partitioned = definition.is_partitioned
         balance = self._balance(dataset)
-        return DatasetShown(
+        shown = DatasetShown(
             name=definition.name,
             title=dataset.title,
             description=dataset.description,
@@ -77,6 +78,20 @@ class Balanced:
             seq=dataset.seq,
             created_at=timestamp(dataset.created_us),
         )
+        if warnings := self._warnings(dataset, balance):
+            shown["warnings"] = warnings
+        return shown
+
+    def _warnings(self, dataset: Dataset, balance: Balance | None) -> list[str]:
+        """Return which delta runs out before mu does: of the dataset, or of a project's share."""
+        own = [] if balance is None else [(AccountKey(dataset.id), balance.limit, balance.spent + balance.held)]
+        shares = [
+            (AccountKey(dataset.id, None, project.name), of.limit, of.spent + of.held)
+            for project in self._projects
+            if project.dataset_id == dataset.id
+            for of in (self._balance_of(project),)
+        ]
+        return delta_left.of_accounts(dataset.definition.name, [*own, *shares])
 
     def _balance(self, dataset: Dataset) -> Balance | None:
         balance = self._balances.get((dataset.id, None))

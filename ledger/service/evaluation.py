@@ -9,11 +9,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from ledger.accounting import ACCOUNTANT, costs
+from ledger.accounting import ACCOUNTANT, costs, mechanisms
 from ledger.accounting.cost import Cost, root
 from ledger.accounting.display import AmountShown, show_epsilon
 from ledger.accounting.terms import Terms
 from ledger.core.people import Actor
+from ledger.service import sizes
 from ledger.service.certificates import Certificates
 from ledger.service.requests.accountant import Evaluation
 from ledger.service.shapes.accountant import Certified, Evaluated
@@ -36,6 +37,7 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
 
     Raises the same as `Certificates.cost`.
     """
+    mechanisms.demand_sized(request.mechanism)
     # If epsilon is requested at a delta, a certificate may not use up all of it.
     least = min(request.report_deltas or (DELTA * SHARES_OF_A_DELTA,)) / SHARES_OF_A_DELTA
     delta = min(DELTA, least) if request.delta is None else request.delta
@@ -48,6 +50,8 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
             also = [SHARE_OF_HEAVY_TAILED * Fraction(delta) for delta in _deltas(request)]
         pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency, also=also)
     answer = await asyncio.to_thread(_answer, request, cost, (pairs or [])[-len(also) :] if also else [])
+    for name, value in sizes.facts_alone(request.mechanism).items():
+        answer[name] = value  # type: ignore[literal-required]
     if pairs is not None:
         shown = pairs[: len(pairs) - len(also)]
         answer["frontier"] = [Certified(delta=delta, mu=mu) for delta, mu in shown if math.isfinite(mu)]

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from ledger.api.schemas.common import Problem
 from ledger.service.shapes.common import AmountShown, Id
-from ledger.service.shapes.runs import Binding, Overdrawn, OverrunShown, RunApproved, Used
+from ledger.service.shapes.runs import Batches, Binding, Overdrawn, OverrunShown, RunApproved, Used, Warnings
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -20,6 +20,8 @@ class RunRefused(Problem):
     seq: int
     delta: NotRequired[Used]
     project: NotRequired[str | None]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 class BatchResult(TypedDict):

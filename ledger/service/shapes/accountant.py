@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 from ledger.core.amounts import Quantity
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.service.shapes.common import AmountShown, EpsilonShown, Id
-from ledger.service.shapes.runs import Alone, AsOne, SegmentsShown, Shares, Used
+from ledger.service.shapes.runs import Alone, AsOne, Batches, SegmentsShown, Shares, Used, Warnings
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -74,6 +74,8 @@ class Planned(TypedDict):
     segments: NotRequired[SegmentsShown | None]
     alone: NotRequired[Alone]
     shares: NotRequired[Shares]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 class Certified(TypedDict):
@@ -92,6 +94,8 @@ class Evaluated(TypedDict):
     method: str
     assumptions: list[str]
     accountant: str
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
     frontier: NotRequired[
         Annotated[
             list[Certified] | None,

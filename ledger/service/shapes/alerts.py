@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -81,6 +81,9 @@ class ForecastShown(TypedDict):
     window_days: int
     accounts: Annotated[list[AccountForecast], Field(description="Those that run out first, at most 100.")]
     accounts_count: int
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="Which delta runs out before mu does. Left out if none.")]
+    ]
 
 
 class ForecastPage(TypedDict):

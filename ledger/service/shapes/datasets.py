@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -114,6 +114,9 @@ class DatasetShown(TypedDict):
     partition_count: int | None
     projects: list[ProjectOfDataset]
     fair_use: FairUseShown | None
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="Which delta runs out before mu does. Left out if none.")]
+    ]
     seq: int
     created_at: str
 

@@ -65,6 +65,18 @@ Kept = Annotated[
 ]
 
 
+class ExpectedBatch(TypedDict):
+    size: Annotated[float, Field(description="How many units a Poisson batch has on average: sample rate times units.")]
+    least: NotRequired[Annotated[float, Field(description="The same at the least sample rate, if steps differ.")]]
+    units: Annotated[int, Field(description="How many units the batches are drawn from.")]
+
+
+Batches = Annotated[ExpectedBatch, Field(description="Left out if the number of units is not known.")]
+Warnings = Annotated[
+    list[str], Field(description="What looks like a slip, or runs out soon. It decides nothing. Left out if empty.")
+]
+
+
 class RunApproved(TypedDict):
     id: Id
     state: Literal["held"]
@@ -82,6 +94,8 @@ class RunApproved(TypedDict):
     delta: NotRequired[Used]
     project: NotRequired[str | None]
     segments: NotRequired[SegmentsShown | None]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 class Binding(TypedDict):
@@ -227,6 +241,8 @@ class RunShown(TypedDict):
     accountant: str
     delta: NotRequired[Used]
     segments: NotRequired[SegmentsShown | None]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
     created_at: str
     start_by: str | None
     started: NotRequired[RunEvent | None]
