@@ -92,6 +92,7 @@ def ask(
     code: Mapping[str, str] | None = None,
     valid_for: str | timedelta | None = None,
     idempotency_key: str | None = None,
+    size_differs: str | None = None,
 ) -> Call:
     """Ask for a run, with one key for all retries. Raises IdempotencyKeyMissing if the key is not a valid one."""
     key = _key(idempotency_key, field="Idempotency-Key")
@@ -108,6 +109,7 @@ def ask(
         purpose=purpose,
         labels=labels,
         code=code,
+        size_differs=size_differs,
         valid_for=valid_for,
     )
     return replace(call, keys=(key,))

@@ -13,6 +13,8 @@ from ledger.client import calls
 from ledger.client.calls import Call
 from ledger.client.errors import Overrun, PlanExceeded
 from ledger.client.flows import Flow, Server, answered, carry_out, log, read
+from ledger.client.mechanisms import lacks_size, planned_steps
+from ledger.client.sampling import POISSON, is_poisson
 from ledger.errors import LedgerError, RunState
 
 T = TypeVar("T")
@@ -24,6 +26,8 @@ class Run:
     id: the run's id. cost: the charge if all steps are executed. remaining: what is left of each dataset after it, by
     name; None for a dataset without a budget of its own. started, settled: the ledger's whole answers; `settled` is
     None until the run is left, and has the facts of the error after an overrun that did not fit.
+    assumptions: what the cost assumes, how batches are drawn among it. expected_batch: how many units a Poisson batch
+    has on average (`size`, of `units`); None if that is not known. warnings: what looks like a slip, or runs out soon.
     planned_steps: the number of planned steps; None if the mechanism has none. is_resumed: another process started it.
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
@@ -35,6 +39,8 @@ class Run:
         self,
         started: dict[str, Any],
         *,
+        approved: Mapping[str, Any],
+        mechanism: Mapping[str, Any],
         planned: tuple[int, int] | None,
         steps_done: int | None,
         is_resumed: bool,
@@ -46,7 +52,11 @@ class Run:
         self.remaining: dict[str, dict[str, Any] | None] = {
             item["name"]: item["remaining"] for item in started["datasets"]
         }
+        self.assumptions: list[str] = list(approved.get("assumptions", ()))
+        self.expected_batch: dict[str, Any] | None = approved.get("expected_batch")
+        self.warnings: list[str] = list(approved.get("warnings", ()))
         self.started = started
+        self._is_poisson = is_poisson(mechanism)
         self.receipt: str | None = started.get("receipt")
         self.begin_by: str | None = started.get("begin_by")
         self.settled: dict[str, Any] | None = None
@@ -174,15 +184,17 @@ class Run:
         return {"restarts": []} if is_whole else {}
 
     def __repr__(self) -> str:
-        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps>"
+        assumed = ", assumes Poisson sampling" if self._is_poisson else ""
+        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps{assumed}>"
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """A run to ask for, and the range of steps that counts as its whole plan; None if the mechanism has no steps."""
+    """A run to ask for, with its mechanism as the JSON object that is sent."""
 
     ask: Call
-    planned: tuple[int, int] | None
+    mechanism: Mapping[str, Any]
+    segments: int | None
     steps_done: int | None
     restarts: Sequence[Mapping[str, Any]] | None = None
     allows_overrun: bool = False
@@ -195,10 +207,14 @@ class Plan:
 def enter(plan: Plan, server: Server) -> Flow[Run]:
     """Ask for the run and start it, or find it by its key. Raises BudgetExceeded, RunState, LedgerError."""
     response = yield from carry_out(plan.ask, server)
-    run = read(response, server)["id"]
-    is_resumed = False
-    if "Idempotent-Replayed" in response.headers:
-        state = (yield from answered(calls.run_info(run), server))["state"]
+    approved = read(response, server)
+    run = approved["id"]
+    is_resumed, mechanism = False, plan.mechanism
+    if "Idempotent-Replayed" in response.headers or lacks_size(mechanism):
+        shown = yield from answered(calls.run_info(run), server)
+        state = shown["state"]
+        if lacks_size(mechanism):
+            mechanism = shown["request"]["mechanism"]
         if state in ("settled", "voided"):
             raise RunState(
                 f"The run of this idempotency key, {run}, is already {state}. A new run needs a new key.",
@@ -216,14 +232,29 @@ def enter(plan: Plan, server: Server) -> Flow[Run]:
             f"Run {run} is approved, and its cost is held. Start it, or void it: privacy-ledger void {run} --reason …"
         )
         raise
+    _log(approved, mechanism)
     return Run(
         started,
-        planned=plan.planned,
+        approved=approved,
+        mechanism=mechanism,
+        planned=planned_steps(mechanism, plan.segments),
         steps_done=plan.steps_done,
         is_resumed=is_resumed,
         restarts=plan.restarts,
         allows_overrun=plan.allows_overrun,
     )
+
+
+def _log(approved: Mapping[str, Any], mechanism: Mapping[str, Any]) -> None:
+    """Log what a run assumes about its batches, and the warnings about it."""
+    if is_poisson(mechanism):
+        log.info(
+            "Run %s %s. If your loader does something else, declare that: sampling='shuffle' or 'fixed_size'.",
+            approved["id"],
+            POISSON,
+        )
+    for text in approved.get("warnings", ()):
+        log.warning("Run %s: %s", approved["id"], text)
 
 
 def _beyond(step: int, planned: int) -> PlanExceeded:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import err, new_grid, number, out
 
 if TYPE_CHECKING:
@@ -122,3 +122,4 @@ def forecast(answer: ForecastShown) -> None:
     columns = ("account", "runs", "mu spent", "mu left", "lasts until", "days")
     right, drop = ("runs", "mu spent", "mu left"), ("mu spent", "runs")
     rows.show(rows.Rows(columns, cells, right=right, texts=("account",), drop=drop))
+    notes.warnings(answer)

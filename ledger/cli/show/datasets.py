@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.text import Text
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     BAR_WIDTH,
@@ -65,6 +65,7 @@ def dataset(item: DatasetShown) -> None:
         _parts("partition", item["partitions"], count=item["partition_count"])
     if item["projects"]:
         _parts("project", item["projects"])
+    notes.warnings(item)
 
 
 def balance_at(answer: BalanceAt) -> None:

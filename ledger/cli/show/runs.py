@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     err,
@@ -44,8 +44,8 @@ _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
 
 
-def approved(answer: RunApproved) -> None:
-    """Print an approval, and what to type next."""
+def approved(answer: RunApproved, declared: Mapping[str, Any] | None = None) -> None:
+    """Print an approval, and what to type next. declared: the run's mechanism."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
     _cost(grid, answer)
@@ -54,8 +54,10 @@ def approved(answer: RunApproved) -> None:
     if "project" in answer:
         grid.add_row("project", answer["project"])
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
+    notes.expected_batch(grid, answer)
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
+    notes.notes(answer, declared)
     out.print(f"Before it uses the data: privacy-ledger start {answer['id']}")
 
 
@@ -91,8 +93,14 @@ def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
             grid.add_row(label, f"mu {remaining_text(dataset['remaining'])} of {dataset['name']}")
 
 
-def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
-    """Print whether a run would fit, and otherwise what would fit, as a command to paste."""
+def planned(
+    answer: Planned,
+    *,
+    solve_for: str | None,
+    suggest: Callable[[str, Any], str],
+    declared: Mapping[str, Any] | None = None,
+) -> None:
+    """Print whether a run would fit, and otherwise what would fit, as a command to paste. declared: its mechanism."""
     datasets = answer["datasets"]
     stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
@@ -103,7 +111,9 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     _left(grid, "left", {dataset["name"]: dataset["remaining"] for dataset in datasets})
     _left(grid, "after", {dataset["name"]: dataset["after"] for dataset in datasets})
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
+    notes.expected_batch(grid, answer)
     out.print(grid)
+    notes.notes(answer, declared)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
         rows.show(_bindings(answer["binding"]))
     if solve_for is not None:
@@ -145,6 +155,8 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
     if len(binding) > ACCOUNTS_SHOWN_MAX:
         err.print(f"and {len(binding) - ACCOUNTS_SHOWN_MAX:,} more; --json has all of them")
     _fitting(err, facts.get("fits", {}), suggest)
+    for text in facts.get("warnings", ()):
+        err.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     one = facts.get("as_one")
     if one is not None:
         err.print(
@@ -368,8 +380,8 @@ def use_text(use: str | Mapping[str, Any]) -> str:
     return f"{use['name']}:{partitions}" if partitions else str(use["name"])
 
 
-def evaluated(answer: Evaluated) -> None:
-    """Print the cost of a mechanism."""
+def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> None:
+    """Print the cost of a mechanism. declared: the mechanism."""
     grid = new_grid()
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
@@ -379,7 +391,9 @@ def evaluated(answer: Evaluated) -> None:
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):
         grid.add_row("assumes" if index == 0 else "", text)
+    notes.expected_batch(grid, answer)
     out.print(grid)
+    notes.notes(answer, declared)
     frontier = answer.get("frontier")
     if frontier:
         _frontier(frontier)

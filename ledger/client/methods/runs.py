@@ -9,7 +9,7 @@ from typing import Any
 from ledger.client import calls
 from ledger.client.calls import Label, listed, send
 from ledger.client.dates import moment
-from ledger.client.mechanisms import AnyMechanism, Number, planned_steps
+from ledger.client.mechanisms import AnyMechanism, Number, declared
 from ledger.client.methods.kinds import Answer, Answers, Calls, Lists, Scope, Scopes
 from ledger.client.runs import Plan
 
@@ -33,6 +33,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         steps_done: int | None = None,
         restarts: Sequence[Mapping[str, Any]] | None = None,
         allow_overrun: bool = False,
+        size_differs: str | None = None,
     ) -> Scope:
         """Return a context manager around the code that trains (`async with` on an AsyncLedger).
 
@@ -65,6 +66,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         the plan the worst case is charged. The key of a settled or voided run raises RunState; the key of a refused run
         raises BudgetExceeded again. Never let two processes use one key at the same time.
 
+        `size_differs` is the reason why the mechanism states another number of units than the dataset is registered
+        with, by more than 5 %. Leave out `dataset_size`, and it is the registered one.
+
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
         ...         run.step()
@@ -83,8 +87,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             code=code,
             valid_for=valid_for,
             idempotency_key=idempotency_key,
+            size_differs=size_differs,
         )
-        return self._scope(Plan(ask, planned_steps(mechanism, segments), steps_done, restarts, allow_overrun))
+        return self._scope(Plan(ask, declared(mechanism), segments, steps_done, restarts, allow_overrun))
 
     def ask(
         self,
@@ -99,10 +104,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
+        size_differs: str | None = None,
     ) -> Answer:
         """Ask for approval of a run, before it uses data. Raises BudgetExceeded.
 
-        The same `idempotency_key` always gets the same answer. Default: a new key for this call and its retries.
+        The same `idempotency_key` always gets the same answer. Default: a new key for this call and its retries. The
+        answer's `assumptions` has how batches must be drawn, `expected_batch` how large they are on average, and
+        `warnings`, if there, what looks like a slip. `size_differs`: as for `run`.
 
         >>> asked = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20), purpose="a count")
         >>> asked["decision"]
@@ -120,6 +128,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
                 code=code,
                 valid_for=valid_for,
                 idempotency_key=idempotency_key,
+                size_differs=size_differs,
             )
         )
 
