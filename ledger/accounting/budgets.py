@@ -22,6 +22,7 @@ from ledger.errors import InvalidRequest
 MU_MAX: Final = 1000
 DELTA_MAX: Final = Decimal("0.1")
 AT_DELTA_MAX: Final = Decimal("0.5")
+USUAL_DELTAS: Final = (1e-5, 1e-6)
 SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decimal(0)}
 
 
@@ -97,5 +98,11 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 
 
 def report_deltas(budget: dict[str, Any]) -> list[float]:
-    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two usual ones."""
-    return [float(budget["at_delta"])] if "at_delta" in budget else [1e-5, 1e-6]
+    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or the usual ones.
+
+    No epsilon holds at a delta that is not above the budget's own: then it is ten times that.
+    """
+    if "at_delta" in budget:
+        return [float(budget["at_delta"])]
+    own = float(budget.get("delta") or 0)
+    return [delta for delta in USUAL_DELTAS if delta > own] or [min(10 * own, float(AT_DELTA_MAX))]

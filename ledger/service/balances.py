@@ -91,7 +91,13 @@ class Balanced:
             if project.dataset_id == dataset.id
             for of in (self._balance_of(project),)
         ]
-        return delta_left.of_accounts(dataset.definition.name, [*own, *shares])
+        name, budget = dataset.definition.name, dataset.budget or {}
+        without = []
+        if dataset.limit is not None:
+            slack = budget.get("slack") if "at_delta" in budget else budget.get("delta")
+            is_certified = dataset.definition.bound == "certified"
+            without = delta_left.of_limit(name, dataset.limit, is_certified=is_certified, slack=slack)
+        return [*without, *delta_left.of_accounts(name, [*own, *shares])]
 
     def _balance(self, dataset: Dataset) -> Balance | None:
         balance = self._balances.get((dataset.id, None))

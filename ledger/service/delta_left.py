@@ -18,6 +18,10 @@ _REMEDY: Final = (
     "Name a smaller `delta` with each run, which costs a little more mu, or ask a steward for a budget with more delta"
     " (`slack`)."
 )
+_NO_LIMIT: Final = (
+    "The budget of {} has less than 1e-18 of delta for certificates, which is what the ledger counts in. So no run is"
+    " credited with amplification by sampling. If runs sample, ask for a budget with a larger at_delta or slack."
+)
 _NONE: Final = (
     "No amplification by sampling is claimed, because the delta of this run is 0: the budget has next to no delta for"
     " certificates (the ledger counts units of 1e-18). With more delta, a larger at_delta or slack, the run costs less."
@@ -83,6 +87,13 @@ def warning(name: str, limit: Amount, used: Amount, *, asked: int | None = None)
         f"The delta of {name} runs out before mu: {100 * used.delta_atto // limit.delta_atto} % of delta is spent or"
         f" held, and {of_mu} % of mu².{fit} {_REMEDY}"
     )
+
+
+def of_limit(name: str, limit: Amount, *, is_certified: bool, slack: Any) -> list[str]:
+    """Return the warning that a certified budget rounds down to no delta at all. slack: as it was declared; with 0 that
+    is what was asked for."""
+    is_asked_for = slack is not None and Decimal(str(slack)) == 0
+    return [_NO_LIMIT.format(name)] if is_certified and limit.delta_atto == 0 and not is_asked_for else []
 
 
 def of_accounts(name: str, accounts: Iterable[tuple[AccountKey, Amount, Amount]]) -> list[str]:

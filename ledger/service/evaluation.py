@@ -67,7 +67,7 @@ def _answer(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float
     """Return the answer. others: (delta, mu) of the same mechanism at other shares, by which epsilon may be less."""
     return Evaluated(
         cost=_show_cost(cost),
-        epsilon=[EpsilonShown(delta=at, value=_least_epsilon(cost, others, at)) for at in _deltas(request)],
+        epsilon=[_shown_at(request, cost, others, at) for at in _deltas(request)],
         bound=request.bound,
         adjacency=request.adjacency,
         is_estimate=request.bound == "clt",
@@ -75,6 +75,22 @@ def _answer(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float
         assumptions=list(cost.assumptions),
         accountant=ACCOUNTANT,
     )
+
+
+def _shown_at(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float]], at_delta: float) -> EpsilonShown:
+    """Return epsilon at a delta, or why none holds there."""
+    value = _least_epsilon(cost, others, at_delta)
+    if value is not None:
+        return EpsilonShown(delta=at_delta, value=value)
+    if cost.delta < at_delta:
+        return EpsilonShown(delta=at_delta, value=None, why="The cost is too large for an epsilon to be represented.")
+    remedy = (
+        "or leave out `delta`, the share of the certificate, for one that fits"
+        if request.delta is not None and costs.needs_certificate(request.mechanism, bound=request.bound)
+        else "or declare a mechanism with a smaller delta of its own"
+    )
+    why = f"The run's own delta, {cost.delta:.6g}, is not below {at_delta:.6g}. Ask at a larger delta, {remedy}."
+    return EpsilonShown(delta=at_delta, value=None, why=why)
 
 
 def _show_cost(cost: Cost) -> AmountShown:

@@ -386,7 +386,10 @@ def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> N
     grid.add_row("mu", str(answer["cost"]["mu"]))
     grid.add_row("delta", str(answer["cost"]["delta"]))
     for epsilon in answer["epsilon"]:
-        grid.add_row(f"epsilon at {number(epsilon['delta'])}", number(epsilon["value"]))
+        why = epsilon.get("why")
+        grid.add_row(
+            f"epsilon at {number(epsilon['delta'])}", number(epsilon["value"]) if why is None else f"none: {why}"
+        )
     grid.add_row("bound", "clt: an estimate, not a guarantee" if answer["is_estimate"] else "certified")
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):

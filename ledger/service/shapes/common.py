@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Final, NotRequired
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 from ledger.accounting.display import AmountShown
 
 __all__ = ["AmountShown", "EpsilonShown", "Id"]
+
+
+NO_EPSILON: Final = "null: no epsilon holds, because the delta of the amount is not below this delta."
 
 
 def _checked_id(value: str) -> str:
@@ -24,4 +27,5 @@ Id = Annotated[str, AfterValidator(_checked_id), WithJsonSchema({"type": "string
 
 class EpsilonShown(TypedDict):
     delta: float
-    value: Annotated[float | None, Field(description="null is infinity")]
+    value: Annotated[float | None, Field(description=NO_EPSILON)]
+    why: NotRequired[Annotated[str, Field(description="Why no epsilon holds, if `value` is null.")]]

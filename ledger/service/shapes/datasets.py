@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
-from ledger.service.shapes.common import AmountShown, Id
+from ledger.service.shapes.common import NO_EPSILON, AmountShown, Id
 
 
 class BalanceShown(TypedDict):
@@ -25,15 +25,15 @@ class EpsilonOfBudget(TypedDict):
     spent: Annotated[
         float | None,
         Field(
-            description="null is infinity. With residual costs, of a share of the budget: no bound on what was released"
+            description=f"{NO_EPSILON} With residual costs, of a share of the budget: no bound on what was released."
         ),
     ]
-    limit: Annotated[float | None, Field(description="null is infinity")]
+    limit: Annotated[float | None, Field(description=NO_EPSILON)]
 
 
 class EpsilonAt(TypedDict):
     delta: float
-    epsilon: Annotated[float | None, Field(description="null is infinity")]
+    epsilon: Annotated[float | None, Field(description=NO_EPSILON)]
 
 
 class LeastLimitShown(TypedDict):

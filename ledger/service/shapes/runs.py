@@ -252,7 +252,8 @@ class RunShown(TypedDict):
 
 
 class EpsilonsOfRefusal(TypedDict):
-    """The epsilon of what was requested, of what was left and of the limit, at one delta; null is infinity."""
+    """The epsilon of what was requested, of what was left and of the limit, at one delta; null: no epsilon holds,
+    because its delta is not below this delta."""
 
     delta: float
     requested: float | None
