@@ -100,9 +100,9 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 def report_deltas(budget: dict[str, Any]) -> list[float]:
     """Return the deltas at which a dataset's epsilon is shown: that of its budget, or the usual ones.
 
-    No epsilon holds at a delta that is not above the budget's own: then it is ten times that.
+    No epsilon holds at a delta below the budget's own: if both are, it is ten times that.
     """
     if "at_delta" in budget:
         return [float(budget["at_delta"])]
     own = float(budget.get("delta") or 0)
-    return [delta for delta in USUAL_DELTAS if delta > own] or [min(10 * own, float(AT_DELTA_MAX))]
+    return [delta for delta in USUAL_DELTAS if delta >= own] or [min(10 * own, float(AT_DELTA_MAX))]

@@ -6,8 +6,8 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from types import TracebackType
-from typing import Any, Protocol, TypeVar
+from types import MappingProxyType, TracebackType
+from typing import Any, Final, Protocol, TypeVar
 
 from ledger.client import calls
 from ledger.client.calls import Call
@@ -18,6 +18,7 @@ from ledger.client.sampling import POISSON, is_poisson
 from ledger.errors import LedgerError, RunState
 
 T = TypeVar("T")
+_UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Run:
@@ -39,8 +40,8 @@ class Run:
         self,
         started: dict[str, Any],
         *,
-        approved: Mapping[str, Any],
-        mechanism: Mapping[str, Any],
+        approved: Mapping[str, Any] = _UNKNOWN,
+        mechanism: Mapping[str, Any] = _UNKNOWN,
         planned: tuple[int, int] | None,
         steps_done: int | None,
         is_resumed: bool,

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-POISSON: Final = (
-    "assumes Poisson sampling: each unit is in a batch independently of all others, so that batches differ in size"
-)
+POISSON: Final = "assumes Poisson sampling: each unit is in a batch independently of all others"
 _SAMPLED: Final = frozenset({"dpsgd", "dpsgd_schedule"})
 
 

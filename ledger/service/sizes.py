@@ -79,21 +79,21 @@ def completed(mechanism: AnyMechanism, declared: Mapping[str, Any], resolved: Re
     """
     if not mechanism.lacks_size:
         return mechanism, declared
-    units = units_of(resolved)
+    field, units = mechanisms.lacking_sizes(mechanism, "mechanism")[0], units_of(resolved)
     if units.exact is None:
-        raise InvalidMechanism(f"{_FIELD}: is missing, and {_why_unknown(units)}; {_GIVE}", field=_FIELD)
+        raise InvalidMechanism(f"{field}: is missing, and {_why_unknown(units)}; {_GIVE}", field=field)
     written = mechanisms.sized(declared, mechanism, units.exact)
     whole = mechanisms.parse(written)
-    if any(size.each > 1 for size in {*whole.stated_sizes("mechanism")} - {*mechanism.stated_sizes("mechanism")}):
-        raise InvalidMechanism(
-            f"{_FIELD}: is missing. With max_examples_per_user it is the number of records, which is not registered;"
-            f" {_GIVE}",
-            field=_FIELD,
-        )
+    for size in whole.stated_sizes("mechanism"):
+        if size.each > 1 and size not in mechanism.stated_sizes("mechanism"):
+            raise InvalidMechanism(
+                f"{size.field}: is missing. With max_examples_per_user it is the number of records, which is not"
+                f" registered; {_GIVE}",
+                field=size.field,
+            )
     return whole, written
 
 
-_FIELD: Final = "mechanism.dataset_size"
 _GIVE: Final = "give how many units the batches are drawn from"
 
 

@@ -50,6 +50,7 @@ __all__ = [
     "ZCdp",
     "demand_sized",
     "field_path",
+    "lacking_sizes",
     "parse",
     "planned_steps",
     "recorded",
@@ -93,8 +94,15 @@ def parse(declared: Any) -> AnyMechanism:
 
 def demand_sized(mechanism: AnyMechanism) -> None:
     """Raise InvalidMechanism if a mechanism lacks the number of units, which no dataset can supply here."""
-    if mechanism.lacks_size:
-        raise InvalidMechanism(f"mechanism.dataset_size: {_SIZE_NEEDED}", field="mechanism.dataset_size")
+    for field in lacking_sizes(mechanism, "mechanism"):
+        raise InvalidMechanism(f"{field}: {_SIZE_NEEDED}", field=field)
+
+
+def lacking_sizes(mechanism: AnyMechanism, path: str) -> list[str]:
+    """Return the fields in which a mechanism lacks the number of units. path: of the mechanism."""
+    if isinstance(mechanism, Composed):
+        return [at for n, part in enumerate(mechanism.parts) for at in lacking_sizes(part, f"{path}.parts.{n}")]
+    return [f"{path}.dataset_size"] if mechanism.lacks_size else []
 
 
 def sized(declared: Mapping[str, Any], mechanism: AnyMechanism, units: int) -> dict[str, Any]:

@@ -11,9 +11,7 @@ from rich.text import Text
 from ledger.cli.show.console import number, out
 from ledger.client.sampling import POISSON, is_poisson
 
-_OTHERWISE: Final = (
-    "If your loader shuffles, say --sampling shuffle; if it draws batches of a fixed size, --sampling fixed_size."
-)
+_OTHERWISE: Final = "    If your loader shuffles, say --sampling shuffle; if its batches have one size, fixed_size."
 
 
 def expected_batch(grid: Table, answer: Mapping[str, Any]) -> None:
@@ -28,7 +26,8 @@ def expected_batch(grid: Table, answer: Mapping[str, Any]) -> None:
 def notes(answer: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> None:
     """Print the assumption about Poisson batches, if the mechanism declares them, and the warnings."""
     if declared is not None and is_poisson(declared):
-        out.print(f"{POISSON}. {_OTHERWISE}")
+        out.print(POISSON)
+        out.print(_OTHERWISE)
     warnings(answer)
 
 
