@@ -84,7 +84,7 @@ def reader(
 
 def test_the_readme_prints_what_it_shows(reader: Reader) -> None:
     """Goal: a stranger who types the README sees the README. Method: every example in order, on a real server."""
-    assert reader.follow(ROOT / "README.md") == 4
+    assert reader.follow(ROOT / "README.md") == 5
 
 
 def test_the_pages_print_what_they_show(reader: Reader) -> None:

@@ -24,6 +24,7 @@ DELTA_MAX: Final = Decimal("0.1")
 AT_DELTA_MAX: Final = Decimal("0.5")
 REPORT_DELTA: Final = 1e-5
 """The delta at which the epsilon of a budget of mu is shown first."""
+USUAL_DELTAS: Final = (REPORT_DELTA, 1e-6)
 EPSILON_WEAK: Final = 20
 """Above this epsilon, at the delta where it is shown, a budget protects weakly."""
 SLACK: Final[dict[Bound, Decimal]] = {"certified": Decimal("0.1"), "clt": Decimal(0)}
@@ -101,13 +102,14 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 
 
 def report_deltas(budget: dict[str, Any]) -> list[float]:
-    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or two usual ones, if necessary
-    after one that is above the budget's own delta."""
+    """Return the deltas at which a dataset's epsilon is shown: that of its budget, or the usual ones.
+
+    No epsilon holds at a delta below the budget's own: if both are, it is ten times that.
+    """
     if "at_delta" in budget:
         return [float(budget["at_delta"])]
     own = float(budget.get("delta") or 0)
-    usual = [REPORT_DELTA, 1e-6]
-    return usual if own < REPORT_DELTA else [min(10 * own, float(AT_DELTA_MAX)), *usual]
+    return [delta for delta in USUAL_DELTAS if delta >= own] or [min(10 * own, float(AT_DELTA_MAX))]
 
 
 class Epsilon(NamedTuple):

@@ -90,6 +90,13 @@ Uses = Annotated[
     ),
 ]
 ProjectName = Annotated[str | None, typer.Option(help="Charge the run to this project's share too.")]
+SizeDiffers = Annotated[
+    str | None,
+    typer.Option(
+        metavar="REASON",
+        help="Why the mechanism states another number of units than the dataset is registered with, by more than 5 %.",
+    ),
+]
 Segments = Annotated[
     int | None,
     typer.Option(help="Split the run into this many segments. It may stop after each, and pays only for those."),

@@ -389,4 +389,4 @@ def _pair(amount: Amount) -> str:
 def _epsilon(value: float | None) -> str:
     if value is None:
         return "?"
-    return "∞" if math.isinf(value) else console.number(value)
+    return console.NO_EPSILON if math.isinf(value) else console.number(value)

@@ -20,6 +20,7 @@ from ledger.cli.options import (
     RunId,
     Segments,
     Share,
+    SizeDiffers,
     Uses,
     given_fields,
     number_option,
@@ -63,6 +64,7 @@ def request(
         str | None,
         typer.Option("--key", help="An idempotency key. The same key and request always get the same answer."),
     ] = None,
+    size_differs: SizeDiffers = None,
     as_json: Json = False,
 ) -> None:
     """Ask for approval of a run, before it uses the data. Exit status 1 if it is refused."""
@@ -78,13 +80,14 @@ def request(
                 labels=parse_labels(label),
                 valid_for=valid_for,
                 idempotency_key=idempotency_key,
+                size_differs=size_differs,
             )
         except BudgetExceeded as error:
             if as_json:
                 raise
             show.runs.refused(error, suggest=_suggestion)
             sys.exit(1)
-    print_answer(answer, as_json, show.runs.approved)
+    print_answer(answer, as_json, functools.partial(show.runs.approved, declared=declared))
 
 
 @takes_mechanism
@@ -111,6 +114,7 @@ def plan(
         str | None,
         typer.Option("--runs", help="Plan up to 100 runs at once, from a file as for `batch`; - for standard input."),
     ] = None,
+    size_differs: SizeDiffers = None,
     as_json: Json = False,
 ) -> None:
     """Check whether a run would fit now, and what would fit. Nothing is recorded. Exit status 1 if it does not fit."""
@@ -129,8 +133,10 @@ def plan(
             segments=segments,
             project=project,
             solve_for=field,
+            size_differs=size_differs,
         )
-    print_answer(answer, as_json, functools.partial(show.runs.planned, solve_for=field, suggest=_suggestion))
+    shown = functools.partial(show.runs.planned, solve_for=field, suggest=_suggestion, declared=declared)
+    print_answer(answer, as_json, shown)
     if not answer["fits"]:
         sys.exit(1)
 
@@ -424,7 +430,7 @@ def evaluate(
             adjacency=adjacency,
             **given_fields(delta=share, report_deltas=at_delta or None),
         )
-    print_answer(answer, as_json, show.runs.evaluated)
+    print_answer(answer, as_json, functools.partial(show.runs.evaluated, declared=declared))
 
 
 def add_to(app: typer.Typer) -> None:

@@ -93,6 +93,7 @@ def ask(
     code: Mapping[str, str] | None = None,
     valid_for: str | timedelta | None = None,
     idempotency_key: str | None = None,
+    size_differs: str | None = None,
 ) -> Call:
     """Ask for a run, with one key for all retries. Raises IdempotencyKeyMissing if the key is not a valid one."""
     key = _key(idempotency_key, field="Idempotency-Key")
@@ -109,6 +110,7 @@ def ask(
         purpose=purpose,
         labels=labels,
         code=code,
+        size_differs=size_differs,
         valid_for=valid_for,
     )
     return replace(call, keys=(key,))
@@ -127,6 +129,7 @@ def plan(
     segments: int | None = None,
     project: str | None = None,
     solve_for: str | None = None,
+    size_differs: str | None = None,
 ) -> Call:
     """Check whether a run would fit now."""
     return send(
@@ -139,6 +142,7 @@ def plan(
         segments=segments,
         project=project,
         solve_for=solve_for,
+        size_differs=size_differs,
     )
 
 

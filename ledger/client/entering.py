@@ -17,8 +17,9 @@ from ledger.client.calls import Call
 from ledger.client.errors import BudgetExceeded, DryRun
 from ledger.client.files import Files, Record, open_files, open_record
 from ledger.client.flows import Flow, Pause, Server, answered, carry_out, log, read
-from ledger.client.mechanisms import AnyMechanism, planned_steps
+from ledger.client.mechanisms import AnyMechanism, declared, lacks_size, planned_steps
 from ledger.client.runs import Run
+from ledger.client.sampling import POISSON
 from ledger.errors import InvalidRequest, LedgerError, NotFound, RunState
 
 WAIT_SECONDS_MAX: Final = 600.0
@@ -225,15 +226,19 @@ def _begin(
         raise RunState(f"Run {run_id} is over, and its settlement waits: privacy-ledger settle --pending", run=run_id)
     record = _record(files, run_id)
     try:
-        plan = _with_declared(plan, info)
+        shown = info
+        if shown is None and _lacks_size(plan):
+            shown = yield from answered(calls.run_info(run_id), server)
+        plan = _with_declared(plan, shown)
         plan = _known(plan, record, files, info if is_resumed else None)
         if record is not None and not is_resumed and not record.is_known:
             # Before it can have executed any.
             record.begin({}, is_restart=False)
-        started = yield from _start(asked, server, is_resumed=is_resumed)
-        run = _made(plan, started, record, is_resumed=is_resumed)
+        started = yield from _start(run_id, server, is_resumed=is_resumed)
+        run = _made(plan, asked, started, record, is_resumed=is_resumed)
         if is_resumed:
             yield from _announce(run, server, files)
+        _log(run)
     except BaseException:
         if record is not None:
             record.close()
@@ -257,11 +262,16 @@ def _record(files: Files | None, run_id: str) -> Record | None:
 
 
 def _with_declared(plan: Plan, info: dict[str, Any] | None) -> Plan:
-    """Return the plan of a run that was asked for elsewhere, as it was declared there."""
-    if plan.run is None or info is None:
+    """Return the plan of a run that was asked for elsewhere as it was declared there, and of one whose number of units is
+    the dataset's with that number. info: the run, if it is known."""
+    if info is None or (plan.run is None and not _lacks_size(plan)):
         return plan
     request = info["request"]
     return replace(plan, mechanism=request["mechanism"], segments=request.get("segments"))
+
+
+def _lacks_size(plan: Plan) -> bool:
+    return lacks_size(declared(plan.mechanism))
 
 
 def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[str, Any] | None) -> Plan:
@@ -312,8 +322,7 @@ def _known(plan: Plan, record: Record | None, files: Files | None, info: dict[st
     return plan
 
 
-def _start(asked: dict[str, Any], server: Server, *, is_resumed: bool) -> Flow[dict[str, Any]]:
-    run_id = str(asked["id"])
+def _start(run_id: str, server: Server, *, is_resumed: bool) -> Flow[dict[str, Any]]:
     try:
         started = yield from answered(calls.start(run_id), server)
         if (is_resumed and "begin_by" in started) or is_over(started):
@@ -325,12 +334,22 @@ def _start(asked: dict[str, Any], server: Server, *, is_resumed: bool) -> Flow[d
             " --reason …"
         )
         raise
-    return started | {name: asked[name] for name in ("percent", "epsilon") if name in asked}
+    return started
 
 
-def _made(plan: Plan, started: dict[str, Any], record: Record | None, *, is_resumed: bool, rank: int = 0) -> Run:
+def _made(
+    plan: Plan,
+    asked: Mapping[str, Any],
+    started: dict[str, Any],
+    record: Record | None,
+    *,
+    is_resumed: bool,
+    rank: int = 0,
+) -> Run:
     return Run(
         started,
+        approved=asked,
+        mechanism=declared(plan.mechanism),
         planned=planned_steps(plan.mechanism, plan.segments),
         steps_done=plan.steps_done,
         is_resumed=is_resumed,
@@ -341,6 +360,18 @@ def _made(plan: Plan, started: dict[str, Any], record: Record | None, *, is_resu
         record=record,
         rank=rank,
     )
+
+
+def _log(run: Run) -> None:
+    """Log what a run assumes about its batches, and the warnings about it."""
+    if run.is_poisson:
+        log.info(
+            "Run %s %s. If your loader does something else, declare that: sampling='shuffle' or 'fixed_size'.",
+            run.id,
+            POISSON,
+        )
+    for text in run.warnings:
+        log.warning("Run %s: %s", run.id, text)
 
 
 def _announce(run: Run, server: Server, files: Files | None) -> Flow[None]:
@@ -367,8 +398,8 @@ def _join(plan: Plan, server: Server, files: Files | None, world: jobs.World) ->
     """Wait until process 0 has started the run, and return it. Nothing is asked for here, and nothing settled."""
     info = yield from _awaited(plan, server, files, world)
     plan = replace(_with_declared(plan, info), restarts=plan.restarts)
-    started = yield from _start(info, server, is_resumed=True)
-    return Entered(_made(plan, started, None, is_resumed=True, rank=world.rank))
+    started = yield from _start(str(info["id"]), server, is_resumed=True)
+    return Entered(_made(plan, info, started, None, is_resumed=True, rank=world.rank))
 
 
 def _awaited(plan: Plan, server: Server, files: Files | None, world: jobs.World) -> Flow[dict[str, Any]]:

@@ -50,9 +50,11 @@ class _Mechanism:
 class DPSGD(_Mechanism):
     """DP-SGD: noise of `noise_multiplier` times the clip norm on each step's sum of clipped gradients.
 
-    Give `sample_rate` and `steps`, or `dataset_size`, `batch_size` and `epochs`:
+    Give `sample_rate` and `steps`, or `dataset_size`, `batch_size` and `epochs`. Without `dataset_size` it is the size
+    that the dataset is registered with:
 
         DPSGD(noise_multiplier=1.1, sample_rate=256 / 60_000, steps=14_062)
+        DPSGD(noise_multiplier=1.1, batch_size=256, epochs=60)
         DPSGD(noise_multiplier=1.1, dataset_size=60_000, batch_size=256, epochs=60, sampling="shuffle")
 
     Declare what differs from plain Poisson batches: a cap on the batch (`truncated_batch_size`, with `dataset_size`),
@@ -72,17 +74,18 @@ class DPSGD(_Mechanism):
     steps: Annotated[int | None, "The number of steps."] = None
     dataset_size: Annotated[
         int | None,
-        "The number of units, with --batch-size and --epochs instead of --sample-rate; or with --truncated-batch-size.",
+        "The number of units, with --batch-size and --epochs instead of --sample-rate; or with --truncated-batch-size."
+        " Default: that of the dataset.",
     ] = None
-    batch_size: Annotated[int | None, "The size of a batch. Needs --dataset-size and --epochs."] = None
-    epochs: Annotated[Number | None, "The number of epochs. Needs --dataset-size and --batch-size."] = None
+    batch_size: Annotated[int | None, "The size of a batch. Needs --epochs."] = None
+    epochs: Annotated[Number | None, "The number of epochs. Needs --batch-size."] = None
     sampling: Annotated[
         Literal["poisson", "fixed_size", "shuffle"],
         "How batches are drawn: poisson (the default), fixed_size or shuffle; for matrix_factorization cyclic_poisson.",
     ] = "poisson"
-    truncated_batch_size: Annotated[
-        int | None, "The cap on a Poisson batch: larger ones are cut to a random part. Needs --dataset-size."
-    ] = None
+    truncated_batch_size: Annotated[int | None, "The cap on a Poisson batch: larger ones are cut to a random part."] = (
+        None
+    )
     max_examples_per_user: Annotated[
         int | None, "The most records of a user, if each is sampled and clipped by itself."
     ] = None
@@ -386,6 +389,12 @@ def planned_steps(mechanism: AnyMechanism, segments: int | None = None) -> tuple
         return BY_TYPE[facts["type"]].planned_steps(facts, at_least_one)
     except (KeyError, TypeError, ValueError, ArithmeticError):
         return None
+
+
+def lacks_size(declared: Mapping[str, Any]) -> bool:
+    """Return whether the number of steps depends on the number of units, which is that of the dataset."""
+    is_by_epochs = declared.get("type") == DPSGD.type and declared.get("epochs") is not None
+    return is_by_epochs and declared.get("dataset_size") is None
 
 
 def _plain(number: Any) -> Number:

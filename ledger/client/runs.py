@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
+from types import MappingProxyType
 from typing import Any, Final, TypeVar
 
 from ledger.client import notebooks
@@ -13,10 +14,12 @@ from ledger.client.errors import PlanExceeded
 from ledger.client.files import Record
 from ledger.client.flows import log
 from ledger.client.models import joined
+from ledger.client.sampling import is_poisson
 from ledger.errors import InvalidRequest
 
 RESTARTS_MAX: Final = 1_000
 T = TypeVar("T")
+_UNKNOWN: Final[Mapping[str, Any]] = MappingProxyType({})
 
 
 class Run:
@@ -27,6 +30,8 @@ class Run:
     of each dataset after it, by name; None for a dataset without a budget of its own. started, settled: the ledger's
     whole answers; `settled` is None until the run is left, and has the facts of the error after an overrun that did not
     fit.
+    assumptions: what the cost assumes, how batches are drawn among it. expected_batch: how many units a Poisson batch
+    has on average (`size`, of `units`); None if that is not known. warnings: what looks like a slip, or runs out soon.
     planned_steps: the number of planned steps; None if the mechanism has none. is_resumed: another process started it.
     receipt: the signed statement that the run is started; begin_by: until when a job may begin with it.
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
@@ -40,6 +45,8 @@ class Run:
         self,
         started: dict[str, Any],
         *,
+        approved: Mapping[str, Any] = _UNKNOWN,
+        mechanism: Mapping[str, Any] = _UNKNOWN,
         planned: tuple[int, int] | None,
         steps_done: int | None,
         is_resumed: bool,
@@ -52,12 +59,16 @@ class Run:
     ) -> None:
         self.id: str = started["id"]
         self.cost: dict[str, Any] = started["cost"]
-        self.percent: float | None = started.get("percent")
-        self.epsilon: list[dict[str, Any]] = started.get("epsilon", [])
+        self.percent: float | None = approved.get("percent")
+        self.epsilon: list[dict[str, Any]] = list(approved.get("epsilon", ()))
         self.remaining: dict[str, dict[str, Any] | None] = {
             item["name"]: item["remaining"] for item in started["datasets"]
         }
+        self.assumptions: list[str] = list(approved.get("assumptions", ()))
+        self.expected_batch: dict[str, Any] | None = approved.get("expected_batch")
+        self.warnings: list[str] = list(approved.get("warnings", ()))
         self.started = started
+        self.is_poisson = is_poisson(mechanism)
         self.receipt: str | None = started.get("receipt")
         self.begin_by: str | None = started.get("begin_by")
         self.settled: dict[str, Any] | None = None
@@ -365,7 +376,8 @@ class Run:
 
     def __repr__(self) -> str:
         part = "" if self.percent is None else f", {self.percent:.4g} % of the budget"
-        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps{part}>"
+        assumed = ", assumes Poisson sampling" if self.is_poisson else ""
+        return f"<Run {self.id}: {self.steps} of {self.planned_steps} steps{part}{assumed}>"
 
     def _repr_html_(self) -> str:
         planned = "" if self.planned_steps is None else f" of {self.planned_steps:,}"

@@ -44,8 +44,8 @@ def moment(text: str | None) -> str:
 
 
 def epsilon(value: Any) -> str:
-    """Return an epsilon, rounded up; ∞ if none holds."""
-    return "∞" if value is None else significant(value, up=True)
+    """Return an epsilon, rounded up; in words if none holds."""
+    return "none: its delta is not smaller" if value is None else significant(value, up=True)
 
 
 def short(text: str | None, *, at_most: int = TEXT_SHOWN_MAX) -> str:

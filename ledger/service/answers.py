@@ -24,12 +24,13 @@ from ledger.core.runs import Run
 from ledger.errors import BudgetExceeded, Overrun, RunState
 from ledger.limits_in_words import account_name, why_refused
 from ledger.service import as_one as as_one_run
-from ledger.service import portions
+from ledger.service import delta_left, portions
 from ledger.service.bindings import bindings, of_share
 from ledger.service.portions import Room
 from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import (
     AsOne,
+    ExpectedBatch,
     Overdrawn,
     OverrunShown,
     ProgressShown,
@@ -47,6 +48,7 @@ _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] 
     *("started", "reported", "settled", "voided"),
 )
 _DECISIONS: Final = ("run-approved", "run-refused")
+_OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
 _REPORTED: Final = (
     "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
     " held in full until a steward confirms or corrects the number."
@@ -72,6 +74,8 @@ class _Costed(TypedDict):
     segments: NotRequired[SegmentsShown]
     alone: NotRequired[AmountShown]
     shares: NotRequired[SharesShown]
+    expected_batch: NotRequired[ExpectedBatch]
+    warnings: NotRequired[list[str]]
 
 
 class _OfProject(TypedDict):
@@ -181,6 +185,10 @@ def _costed(decision: Record) -> _Costed:
         table = Residual.from_facts(decision["residual"])
         costed["alone"] = show_amount(alone(decision))
         costed["shares"] = shares_of(Amount.from_facts(decision["cost"]), table)
+    if "expected_batch" in decision:
+        costed["expected_batch"] = decision["expected_batch"]
+    if "warnings" in decision:
+        costed["warnings"] = decision["warnings"]
     return costed
 
 
@@ -229,7 +237,7 @@ def approved(decisions: Sequence[Record], *, receipt: str, epsilon: list[Epsilon
     first = decisions[0]
     cost, rooms = Amount.from_facts(first["cost"]), [portions.rooms_in(entry) for entry in decisions]
     every = [room for of_entry in rooms for room in of_entry]
-    return RunApproved(
+    answer = RunApproved(
         id=first["run"],
         state="held",
         decision="approved",
@@ -243,6 +251,10 @@ def approved(decisions: Sequence[Record], *, receipt: str, epsilon: list[Epsilon
         **_costed(first),
         receipt=receipt,
     )
+    about_delta = delta_left.of_decisions(decisions)
+    if about_delta:
+        answer["warnings"] = [*answer.get("warnings", ()), *about_delta]
+    return answer
 
 
 def table_of(decision: Record) -> Residual | None:
@@ -285,7 +297,9 @@ def refused(
         for entry in decisions
         for item in bindings(entry["dataset"], chain.accounts_of(entry).values(), cost, needed)
     ]
-    facts: dict[str, Any] = {name: first[name] for name in ("run", "delta", "project") if name in first}
+    facts: dict[str, Any] = {name: first[name] for name in _OF_REFUSAL if name in first}
+    if warnings := [*first.get("warnings", ()), *delta_left.of_decisions(decisions)]:
+        facts["warnings"] = warnings
     # A principal's account, which limits what it holds at once, leaves room for others.
     if any("principal" not in item for item in binding):
         facts["runs_left"] = 0

@@ -26,7 +26,7 @@ from ledger.core.people import Actor, Proposal
 from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, IdempotencyKeyReused, LedgerError, Overloaded, TooLarge
-from ledger.service import answers, reused, waiting
+from ledger.service import answers, reused, sizes, waiting
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costed, Costing, Question, demand_weight
@@ -78,11 +78,14 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    """What runs of a batch ask that are alike, before they are costed. key: what their cost depends on."""
+    """What runs of a batch ask that are alike, before they are costed. key: what their cost depends on. asked: such a
+    run, with the number of units if it lacked one. drawn: what is recorded of how its batches are drawn."""
 
     resolved: Resolved
     question: Question
     key: _Key
+    asked: Item
+    drawn: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +104,13 @@ class _Priced:
         if costed.table is None:  # with a table it is decided what the run costs
             texts["cost"] = canonical(costed.cost.amount.facts())
         return cls(costed.cost.amount, facts, texts, costed.table)
+
+    def beside(self, drawn: Mapping[str, Any]) -> _Priced:
+        """Return the same, with what is recorded of how batches are drawn."""
+        if not drawn:
+            return self
+        texts = {name: canonical(value) for name, value in drawn.items()}
+        return replace(self, facts={**self.facts, **drawn}, texts={**self.texts, **texts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +161,8 @@ class Asking:
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
         demand_project_of_key(actor, item.request.project)
+        if item.request.mechanism.lacks_size:
+            item = _completed(item, await self._catalogue.resolve(actor, item.request.datasets))
         text = await self._aside.run(actor.tenant_id, partial(_text_of, item), size=item.size)
         known = await self._known_of(actor, item)
         command = self._command(actor, item, known.resolved, text, known.priced)
@@ -218,7 +230,8 @@ class Asking:
             return known
         resolved = await self._catalogue.resolve(actor, item.request.datasets)
         costed = await self._costing.cost(actor, resolved, item.request)
-        known = _Known(resolved, _Priced.of(costed))
+        priced = _Priced.of(costed).beside(sizes.facts_of(item.request.mechanism, resolved))
+        known = _Known(resolved, priced)
         if key is not None and costed.delta is None:
             self._kinds[key] = known
         return known
@@ -287,11 +300,12 @@ class Asking:
         try:
             demand_project_of_key(actor, item.request.project)
             resolved = self._catalogue.resolve_now(actor, item.request.datasets)
+            item = _completed(item, resolved)
             question = self._costing.question(actor, resolved, item.request)
         except LedgerError as error:
             return error
         key = canonical(item.body["mechanism"]), question.terms, question.shares, question.situation
-        return _Asked(resolved, question, key)
+        return _Asked(resolved, question, key, item, sizes.facts_of(question.mechanism, resolved))
 
     def _commands(
         self,
@@ -302,10 +316,13 @@ class Asking:
     ) -> list[Ask | LedgerError]:
         """Return the commands of a batch's runs, in order, or the error of a run that cannot be asked for."""
         commands: list[Ask | LedgerError] = []
+        recorded: dict[int, _Priced] = {}
         for item, asked in zip(items, questions, strict=True):
             priced = asked if isinstance(asked, LedgerError) else prices[asked.key]
             if isinstance(item, Item) and isinstance(asked, _Asked) and isinstance(priced, _Priced):
-                commands.append(self._command(actor, item, asked.resolved, _text_of(item), priced))
+                priced = recorded.setdefault(id(asked), priced.beside(asked.drawn))
+                whole = replace(asked.asked, key=item.key)  # equal requests were completed once
+                commands.append(self._command(actor, whole, asked.resolved, _text_of(whole), priced))
             elif isinstance(priced, LedgerError):
                 commands.append(priced)
         return commands
@@ -459,7 +476,20 @@ def _decisions(result: Result | Unrecorded | LedgerError, before: Mapping[UUID, 
 
 def kind_of(body: Mapping[str, Any]) -> str:
     """Return the canonical JSON of what decides which datasets a run touches and what it costs."""
-    return canonical([body["datasets"], body["mechanism"], body.get("segments")])
+    is_explained = body.get("size_differs") is not None
+    return canonical([body["datasets"], body["mechanism"], body.get("segments"), is_explained])
+
+
+def _completed(item: Item, resolved: Resolved) -> Item:
+    """Return a run with the number of units that its mechanism lacks, as it is recorded. Raises InvalidMechanism."""
+    request = item.request
+    if not request.mechanism.lacks_size:
+        return item
+    mechanism, written = sizes.completed(request.mechanism, item.body["mechanism"], resolved)
+    body = {**item.body, "mechanism": written}
+    return replace(
+        item, request=request.model_copy(update={"mechanism": mechanism}), body=body, text=canonical(body), kind=None
+    )
 
 
 @lru_cache(maxsize=1024)

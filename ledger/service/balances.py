@@ -9,7 +9,8 @@ from uuid import UUID
 from ledger.accounting.budgets import report_deltas
 from ledger.accounting.display import Point, show_amount, show_epsilons
 from ledger.core.amounts import ZERO, Amount, timestamp
-from ledger.core.datasets import NO_FAIR_USE, Account, Balance, Dataset, Definition, FairUse, Project
+from ledger.core.datasets import NO_FAIR_USE, Account, AccountKey, Balance, Dataset, Definition, FairUse, Project
+from ledger.service import delta_left
 from ledger.service.portions import of_balance
 from ledger.service.shapes.datasets import (
     BalanceShown,
@@ -53,7 +54,7 @@ class Balanced:
         definition = dataset.definition
         is_partitioned = definition.is_partitioned
         balance = self._balance(dataset)
-        return DatasetShown(
+        shown = DatasetShown(
             name=definition.name,
             title=dataset.title,
             description=dataset.description,
@@ -79,6 +80,26 @@ class Balanced:
             seq=dataset.seq,
             created_at=timestamp(dataset.created_us),
         )
+        if warnings := self._warnings(dataset, balance):
+            shown["warnings"] = warnings
+        return shown
+
+    def _warnings(self, dataset: Dataset, balance: Balance | None) -> list[str]:
+        """Return which delta runs out before mu does: of the dataset, or of a project's share."""
+        own = [] if balance is None else [(AccountKey(dataset.id), balance.limit, balance.spent + balance.held)]
+        shares = [
+            (AccountKey(dataset.id, None, project.name), of.limit, of.spent + of.held)
+            for project in self._projects
+            if project.dataset_id == dataset.id
+            for of in (self._balance_of(project),)
+        ]
+        name, budget = dataset.definition.name, dataset.budget or {}
+        without = []
+        if dataset.limit is not None:
+            slack = budget.get("slack") if "at_delta" in budget else budget.get("delta")
+            is_certified = dataset.definition.bound == "certified"
+            without = delta_left.of_limit(name, dataset.limit, is_certified=is_certified, slack=slack)
+        return [*without, *delta_left.of_accounts(name, [*own, *shares])]
 
     def _balance(self, dataset: Dataset) -> Balance | None:
         balance = self._balances.get((dataset.id, None))

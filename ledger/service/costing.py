@@ -31,7 +31,7 @@ from ledger.core.people import Actor
 from ledger.core.residual import Residual
 from ledger.core.runs import Excess, Use
 from ledger.errors import InvalidMechanism, InvalidRequest, Overloaded, TooLarge
-from ledger.service import answers, as_one, inverting
+from ledger.service import answers, as_one, inverting, sizes
 from ledger.service.as_one import Equals
 from ledger.service.aside import Aside
 from ledger.service.catalogue import Resolved
@@ -61,6 +61,8 @@ class Costable(Protocol):
     def segments(self) -> int | None: ...
     @property
     def project(self) -> str | None: ...
+    @property
+    def size_differs(self) -> str | None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +155,7 @@ class Costing:
         """Return what a run's cost depends on, by the current limits if it is a certificate. Raises
         InvalidMechanism."""
         _demand_public_size(resolved, request.mechanism)
+        sizes.demand_known_size(request.mechanism, resolved, is_explained=request.size_differs is not None)
         terms = Terms(bound=resolved.bound, adjacency=resolved.adjacency, segments=request.segments or 1)
         if not costs.needs_certificate(request.mechanism, bound=resolved.bound):
             return Question(request.mechanism, terms)

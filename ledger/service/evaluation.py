@@ -9,11 +9,12 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Final
 
-from ledger.accounting import ACCOUNTANT, costs
+from ledger.accounting import ACCOUNTANT, costs, mechanisms
 from ledger.accounting.cost import Cost, root
 from ledger.accounting.display import AmountShown, show_epsilon
 from ledger.accounting.terms import Terms
 from ledger.core.people import Actor
+from ledger.service import sizes
 from ledger.service.certificates import Certificates
 from ledger.service.requests.accountant import Evaluation
 from ledger.service.shapes.accountant import Certified, Evaluated
@@ -36,6 +37,7 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
 
     Raises the same as `Certificates.cost`.
     """
+    mechanisms.demand_sized(request.mechanism)
     # If epsilon is requested at a delta, a certificate may not use up all of it.
     least = min(request.report_deltas or (DELTA * SHARES_OF_A_DELTA,)) / SHARES_OF_A_DELTA
     delta = min(DELTA, least) if request.delta is None else request.delta
@@ -48,6 +50,8 @@ async def evaluate(certificates: Certificates, actor: Actor, request: Evaluation
             also = [SHARE_OF_HEAVY_TAILED * Fraction(delta) for delta in _deltas(request)]
         pairs = await certificates.frontier(actor.tenant_id, request.mechanism, adjacency=request.adjacency, also=also)
     answer = await asyncio.to_thread(_answer, request, cost, (pairs or [])[-len(also) :] if also else [])
+    for name, value in sizes.facts_alone(request.mechanism).items():
+        answer[name] = value  # type: ignore[literal-required]
     if pairs is not None:
         shown = pairs[: len(pairs) - len(also)]
         answer["frontier"] = [Certified(delta=delta, mu=mu) for delta, mu in shown if math.isfinite(mu)]
@@ -63,7 +67,7 @@ def _answer(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float
     """Return the answer. others: (delta, mu) of the same mechanism at other shares, by which epsilon may be less."""
     return Evaluated(
         cost=_show_cost(cost),
-        epsilon=[EpsilonShown(delta=at, value=_least_epsilon(cost, others, at)) for at in _deltas(request)],
+        epsilon=[_shown_at(request, cost, others, at) for at in _deltas(request)],
         bound=request.bound,
         adjacency=request.adjacency,
         is_estimate=request.bound == "clt",
@@ -71,6 +75,22 @@ def _answer(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float
         assumptions=list(cost.assumptions),
         accountant=ACCOUNTANT,
     )
+
+
+def _shown_at(request: Evaluation, cost: Cost, others: Sequence[tuple[float, float]], at_delta: float) -> EpsilonShown:
+    """Return epsilon at a delta, or why none holds there."""
+    value = _least_epsilon(cost, others, at_delta)
+    if value is not None:
+        return EpsilonShown(delta=at_delta, value=value)
+    if cost.delta < at_delta:
+        return EpsilonShown(delta=at_delta, value=None, why="The cost is too large for an epsilon to be represented.")
+    remedy = (
+        "or leave out `delta`, the share of the certificate, for one that fits"
+        if request.delta is not None and costs.needs_certificate(request.mechanism, bound=request.bound)
+        else "or declare a mechanism with a smaller delta of its own"
+    )
+    why = f"The run's own delta, {cost.delta:.6g}, is not below {at_delta:.6g}. Ask at a larger delta, {remedy}."
+    return EpsilonShown(delta=at_delta, value=None, why=why)
 
 
 def _show_cost(cost: Cost) -> AmountShown:

@@ -15,6 +15,7 @@ from ledger.core.forecast import DAY_US, WINDOW_US, Forecast, Spend
 from ledger.core.forecast import forecast as estimate
 from ledger.core.journal import chain
 from ledger.core.runs import Run
+from ledger.service import delta_left
 from ledger.service.shapes.alerts import AccountForecast, ForecastShown
 from ledger.store import Reading
 
@@ -125,7 +126,7 @@ def forecast_shown(reading: Reading, dataset: Dataset, *, now_us: int) -> Foreca
 
 
 def _shown(dataset: Dataset, accounts: Sequence[Outlook], now_us: int) -> ForecastShown:
-    return ForecastShown(
+    shown = ForecastShown(
         dataset=dataset.definition.name,
         at=timestamp(now_us),
         is_estimate=True,
@@ -133,6 +134,10 @@ def _shown(dataset: Dataset, accounts: Sequence[Outlook], now_us: int) -> Foreca
         accounts=[_account_forecast(outlook, now_us) for outlook in accounts[:ACCOUNTS_MAX]],
         accounts_count=len(accounts),
     )
+    used = [(outlook.key, outlook.limit, outlook.limit - outlook.forecast.remaining) for outlook in accounts]
+    if warnings := delta_left.of_accounts(dataset.definition.name, used):
+        shown["warnings"] = warnings
+    return shown
 
 
 def _account_forecast(outlook: Outlook, now_us: int) -> AccountForecast:

@@ -12,11 +12,11 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial, reduce
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 from uuid import UUID
 
 from pydantic import Field
@@ -34,7 +34,7 @@ from ledger.core.decision.filter import guaranteed
 from ledger.core.decision.group import read_sets_of_uses
 from ledger.core.decision.runs import charged_accounts, demand_project_share
 from ledger.core.people import Actor
-from ledger.service import answers, catalogue, portions
+from ledger.service import answers, catalogue, delta_left, portions, sizes
 from ledger.service.bindings import bindings
 from ledger.service.catalogue import Catalogue, Resolved
 from ledger.service.certificates import is_heavy
@@ -42,7 +42,7 @@ from ledger.service.costing import Costed, Costing, left_in
 from ledger.service.inverting import Inverse, Question, invert
 from ledger.service.portions import Room
 from ledger.service.requests.fields import ProjectName, Strict
-from ledger.service.requests.runs import SEGMENTS_MAX, Datasets
+from ledger.service.requests.runs import SEGMENTS_MAX, Datasets, SizeDiffers
 from ledger.service.shapes.accountant import EpsilonsOfPlan, Planned, PlannedBinding, PlannedOn
 from ledger.service.shapes.accountant import Solution as SolutionShown
 from ledger.service.shapes.runs import Binding
@@ -71,6 +71,7 @@ class PlanRequest(Strict):
     ] = None
     segments: Annotated[int | None, Field(ge=1, le=SEGMENTS_MAX)] = None
     project: ProjectName | None = None
+    size_differs: SizeDiffers = None
     solve_for: Annotated[
         Solvable | None,
         Field(
@@ -155,9 +156,11 @@ class Planner:
         Raises NotFound, UnitMismatch, InvalidMechanism, InvalidRequest if the mechanism has no such parameter, TooLarge
         if it takes too long, and Overloaded if it gets no turn.
         """
-        solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
         catalogue.demand_project_of_key(actor, request.project)
         resolved = await self._catalogue.resolve(actor, request.datasets)
+        mechanism, _ = sizes.completed(request.mechanism, request.mechanism.model_dump(exclude_none=True), resolved)
+        request = request.model_copy(update={"mechanism": mechanism})
+        solve_for = None if request.solve_for is None else plan.parameter(request.mechanism, request.solve_for)
         seen = await asyncio.to_thread(self._see, actor, resolved, request.project)
         costed = await self._costing.cost(actor, resolved, request, urgency=Urgency.ADVICE)
         charge, is_dear = _Charge.of(costed, seen), costed.delta is not None
@@ -178,6 +181,7 @@ class Planner:
             taken = portions.taken(charge.amount, seen.rooms)
             answer["percent"], answer["percent_of_delta"] = taken["percent"], taken["percent_of_delta"]
             answer["runs_left"] = portions.runs_left(costed.cost.amount, costed.table, seen.rooms)
+        _warn(answer, actor, seen, sizes.facts_of(mechanism, resolved), charge.amount)
         if inverse.as_one is not None:
             one = inverse.as_one
             answer["as_one"] = answers.as_one(one.mechanism, one.runs, one.amount)
@@ -232,6 +236,23 @@ def _answer(actor: Actor, seen: _Seen, charge: _Charge, delta: Decimal | None, i
         would_fit={field: _number(solution.value) for field, solution in inverse.would_fit.items()},
         solution=_solution(inverse.solution),
     )
+
+
+def _warn(answer: Planned, actor: Actor, seen: _Seen, drawn: Mapping[str, Any], cost: Amount) -> None:
+    """Add the expected batch and the warnings to a plan: of a run's batches, and of the delta that it would leave."""
+    if "expected_batch" in drawn:
+        answer["expected_batch"] = drawn["expected_batch"]
+    names = {id_: definition.name for id_, definition in seen.resolved.definitions.items()}
+    about_delta = [
+        text
+        for id_, accounts in seen.charged.items()
+        if actor.sees(names[id_]) and answer["fits"]
+        for used in ([(one.key, one.limit, one.spent + one.held + cost) for one in accounts],)
+        for text in delta_left.of_accounts(names[id_], used)
+    ]
+    warnings = [*drawn.get("warnings", ()), *about_delta[: delta_left.WARNINGS_MAX]]
+    if warnings:
+        answer["warnings"] = warnings
 
 
 def _planned_binding(actor: Actor, binding: Binding) -> PlannedBinding:

@@ -63,7 +63,7 @@ def exact_cost(run: dict[str, Any]) -> int:
 def test_published_runs_are_approved_until_the_first_that_does_not_fit(ledger: Ledger, mu: float) -> None:
     """Goal: each decision and every remaining amount is that of exact fractions, `fits` is true and tight, and the
     journal replays. Method: all published runs one after another on one dataset of this budget."""
-    shown = ledger.register(budget={"mu": mu})
+    shown = ledger.register(budget={"mu": mu}, size=None)
     limit = math.floor(Fraction(str(mu)) ** 2 * PICO)
     assert int(shown["balance"]["limit"]["mu_sq_pico"]) == limit
     spent = refusals = 0

@@ -62,7 +62,7 @@ def test_valid_extremes(
 
     Method: evaluate mechanisms at the ends of every range (a sample, or all), ask for them, start and settle them.
     """
-    target.ledger.register(name="edge", bound=bound, adjacency=adjacency, budget={"mu": 1000, "delta": 0.1})
+    target.ledger.register(name="edge", size=None, bound=bound, adjacency=adjacency, budget={"mu": 1000, "delta": 0.1})
     every = list(extremes())
     chosen = random.Random(f"{SEED} {request.node.name}").sample(every, tries(6, len(every)))
     for number, mechanism in enumerate(chosen):

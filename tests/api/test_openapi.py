@@ -367,6 +367,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs/{id}/void", {"reason": "another"}, id=voided)
     by_epochs = {
         **release,
+        "size_differs": "a part of it",
         "mechanism": {
             "type": "dpsgd",
             "noise_multiplier": 9,

@@ -24,7 +24,13 @@ from tests.kit.parts import demand_in_order, derive, error, gaussian
 from tests.kit.scene import ok
 from tests.recompute.test_recompute import ONE_DATABASE
 
-ZERO_OUT = {"adjacency": "zero_out", "bound": "certified", "costing": "standalone", "budget": {"mu": 2, "delta": 1e-6}}
+ZERO_OUT = {
+    "adjacency": "zero_out",
+    "size": None,
+    "bound": "certified",
+    "costing": "standalone",
+    "budget": {"mu": 2, "delta": 1e-6},
+}
 SHUFFLED: dict[str, Any] = {
     "type": "dpsgd",
     "noise_multiplier": 10,

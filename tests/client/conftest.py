@@ -15,7 +15,7 @@ from tests.kit.driver import Ledger
 @pytest.fixture
 def client(ledger: Ledger) -> Iterator[Client]:
     """A client with the admin's key; the dataset `mnist` is registered."""
-    ledger.register()
+    ledger.register(size=100)
     with connect(ledger) as opened:
         yield opened
 

@@ -257,7 +257,7 @@ def test_a_sampler_that_fails() -> None:
 
 def test_asynchronous_batches_end_with_the_plan(ledger: Ledger) -> None:
     """Goal: the same on an event loop, by `step()` and by `async for`."""
-    ledger.register()
+    ledger.register(size=100)
 
     async def work() -> None:
         async with connect_async(ledger) as client:
@@ -429,7 +429,7 @@ def test_leaving_between_segments_is_cheaper(ledger: Ledger, client: Client) -> 
 def test_a_run_over_partitions_and_what_is_derived(ledger: Ledger, client: Client) -> None:
     """Goal: partitions, projects and origins through the client: what is named is charged, nothing else is, and a
     derived dataset has nothing left to show."""
-    client.register(**{**CLICKS, "partitions": ["2026-10"]})
+    client.register(**{**CLICKS, "partitions": ["2026-10"], "size": None})
     assert client.add_partitions("clicks", ["2026-11"], disjoint=True)["items"][0]["name"] == "2026-11"
     client.register(name="no-bots", derived_from=[{"name": "clicks", "unit_preserving": True}])
     client.set_project("clicks", "ranking", budget={"mu": 0.3})
@@ -473,7 +473,7 @@ def test_what_cannot_go_together_is_its_exception(ledger: Ledger, client: Client
 def test_a_failing_settle_masks_nothing(ledger: Ledger, caplog: pytest.LogCaptureFixture) -> None:
     """Goal: when the ledger is gone at the end, the training code's own exception passes, with a note and a warning;
     without one nothing is raised, and the settlement that was kept on disk is sent later."""
-    ledger.register()
+    ledger.register(size=100)
     faults = Faults()
     with connect(ledger, faults, retries=2) as client:
         with pytest.raises(ValueError, match="mine") as mine, client.run(datasets=["mnist"], mechanism=RELEASE) as run:
@@ -580,7 +580,7 @@ def test_steps_are_counted_from_any_thread() -> None:
 
 def test_the_asynchronous_client_does_the_same(ledger: Ledger) -> None:
     """Goal: run() on an event loop: as planned, by exception, refused, restarted, cancelled, through lost answers."""
-    ledger.register()
+    ledger.register(size=100)
 
     async def work() -> None:
         faults = Faults(["lose", "busy", "pass", "refuse", "pass", "pass", "lose"])

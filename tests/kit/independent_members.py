@@ -8,6 +8,7 @@ DURATION = "P(?:([0-9]+)W|(?:([0-9]+)D)?(?:T(?:([0-9]+)H)?(?:([0-9]+)M)?(?:([0-9
 
 COMMON = {"v", "tenant", "seq", "at", "prev", "kind", "actor"}
 COSTED = "request cost idempotency_key bound adjacency method assumptions accountant"
+OF_RUN = "project segments delta residual expected_batch warnings proposal"
 ONCE = "title description privacy_unit adjacency bound size budget limit state"
 MEMBERS = {
     "dataset-registered": (
@@ -19,8 +20,8 @@ MEMBERS = {
     "partitions-added": ("names disjoint limit", "proposal reason"),
     "project-set": ("project budget limit limit_before", "reason proposal"),
     "fair-use-set": ("fair_use reason", "proposal"),
-    "run-approved": ("run via start_by begin_by " + COSTED, "project segments delta residual together proposal"),
-    "run-refused": ("run via binding binding_elsewhere " + COSTED, "project segments delta residual proposal"),
+    "run-approved": ("run via start_by begin_by " + COSTED, OF_RUN + " together"),
+    "run-refused": ("run via binding binding_elsewhere " + COSTED, OF_RUN),
     "run-started": ("run settle_by begin_by", ""),
     "run-settled": (
         "run request steps stop charged returned accountant",
@@ -70,6 +71,7 @@ WITHIN = {
     "overrun": ("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
     "residual": ("base costs", "level by"),
     "together": ("first runs", ""),
+    "expected_batch": ("size units", "least"),
 }
 OF_OVERRUN = ("base costs", "level")  # of a table there
 GROUP = ("limit spent held overdrawn", "partitions project principal slack")
@@ -92,7 +94,7 @@ BY_DIGEST = {"request_in", "request_sha256"}  # in place of `request`, since ver
 GUARDED_AT_FIRST = {"budget", "thaw", "void"}
 TEXTS = {"dataset", "title", "description", "privacy_unit", "reason", "project", "idempotency_key", "method"}
 TEXTS |= {"accountant", "name"}
-LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for"}
+LISTS = {"via", "names", "assumptions", "binding", "binding_elsewhere", "kept_for", "warnings"}
 ONE_OF = {
     "stop": ("planned", "data_independent", "data_dependent"),
     "state": ("active", "frozen", "retired"),

@@ -48,12 +48,15 @@ __all__ = [
     "RandomizedResponse",
     "Simple",
     "ZCdp",
+    "demand_sized",
     "field_path",
+    "lacking_sizes",
     "parse",
     "planned_steps",
     "recorded",
     "segment",
     "segment_steps",
+    "sized",
     "unsupported",
     "with_nearest",
 ]
@@ -68,6 +71,10 @@ BY_TYPE: Final[Mapping[str, type[BaseMechanism]]] = {
 SOLVABLE: Final = tuple(dict.fromkeys(name for mechanism in BY_TYPE.values() for name in mechanism.solvable))
 """Every parameter of any mechanism that can be solved for."""
 
+_SIZE_NEEDED: Final = (
+    "is missing: the number of units, of which a batch is a part. Give it beside batch_size and epochs, and beside"
+    " truncated_batch_size"
+)
 _ADAPTER: Final[TypeAdapter[AnyMechanism]] = TypeAdapter(Mechanism)
 ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
 """The kinds of Pydantic errors about a mechanism's `type`, which have the location of the whole mechanism."""
@@ -76,11 +83,34 @@ ABOUT_TYPE: Final = frozenset({"union_tag_not_found", "union_tag_invalid"})
 def parse(declared: Any) -> AnyMechanism:
     """Return a mechanism from JSON (numbers as int or Decimal). Raises InvalidMechanism, naming the field."""
     try:
-        return _ADAPTER.validate_python(declared)
+        parsed = _ADAPTER.validate_python(declared)
     except ValidationError as error:
         first = next(iter(mistakes.described(error.errors(include_url=False)[:1], Mechanism)))
         field = field_path(("mechanism", *first["loc"], *(("type",) if first["type"] in ABOUT_TYPE else ())))
         raise InvalidMechanism(f"{field}: {with_nearest(mistakes.message(first), first)}", field=field) from error
+    demand_sized(parsed)
+    return parsed
+
+
+def demand_sized(mechanism: AnyMechanism) -> None:
+    """Raise InvalidMechanism if a mechanism lacks the number of units, which no dataset can supply here."""
+    for field in lacking_sizes(mechanism, "mechanism"):
+        raise InvalidMechanism(f"{field}: {_SIZE_NEEDED}", field=field)
+
+
+def lacking_sizes(mechanism: AnyMechanism, path: str) -> list[str]:
+    """Return the fields in which a mechanism lacks the number of units. path: of the mechanism."""
+    if isinstance(mechanism, Composed):
+        return [at for n, part in enumerate(mechanism.parts) for at in lacking_sizes(part, f"{path}.parts.{n}")]
+    return [f"{path}.dataset_size"] if mechanism.lacks_size else []
+
+
+def sized(declared: Mapping[str, Any], mechanism: AnyMechanism, units: int) -> dict[str, Any]:
+    """Return the JSON of a mechanism with this number of units where it lacks one. mechanism: what it declares."""
+    if isinstance(mechanism, Composed):
+        pairs = zip(declared["parts"], mechanism.parts, strict=True)
+        return {**declared, "parts": [sized(part, parsed, units) for part, parsed in pairs]}
+    return {**declared, "dataset_size": units} if mechanism.lacks_size else dict(declared)
 
 
 def recorded(declared: Any) -> AnyMechanism:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import TYPE_CHECKING, Annotated, ClassVar, Self
 
@@ -23,6 +23,35 @@ if TYPE_CHECKING:
     from ledger.accounting.mechanisms.dpsgd import DpSgd
 
 Evidence = Annotated[str, Field(min_length=1, max_length=2000)]
+
+
+@dataclass(frozen=True, slots=True)
+class StatedSize:
+    """A number of units that a mechanism states.
+
+    field: that states it. each: 1, or the most records of a unit if records are counted. is_least: whether it is a
+    lower bound of the number.
+    """
+
+    field: str
+    value: int
+    each: int = 1
+    is_least: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """Poisson batches that a mechanism draws. least, most: the probability of a unit to be in a batch, over its steps.
+
+    units: how many units it states that there are; None if it states none. each: the most records of a unit that are
+    drawn apart.
+    """
+
+    field: str
+    least: Fraction
+    most: Fraction
+    units: int | None = None
+    each: int = 1
 
 
 class BaseMechanism(BaseModel):
@@ -99,6 +128,21 @@ class BaseMechanism(BaseModel):
     def resting_on_size(self, path: str) -> list[str]:
         """Return the fields that assume a public and fixed number of units. path: of the mechanism."""
         return []
+
+    # --- the number of units
+
+    @property
+    def lacks_size(self) -> bool:
+        """Return whether it needs a number of units that it does not state: that of its dataset."""
+        return False
+
+    def stated_sizes(self, path: str) -> Sequence[StatedSize]:
+        """Return the numbers of units that it states. path: of the mechanism."""
+        return ()
+
+    def drawn(self, path: str) -> Sequence[Drawn]:
+        """Return its Poisson batches. path: of the mechanism."""
+        return ()
 
     # --- steps
 

@@ -13,7 +13,7 @@ from ledger.accounting.mechanisms.base import unsupported
 from ledger.accounting.pld import Pair
 from ledger.core.datasets import Adjacency
 
-Drawn = Literal["poisson", "fixed_size", "shuffle"]
+Sampled = Literal["poisson", "fixed_size", "shuffle"]
 
 NAMES: Final = ("poisson", "poisson-truncated", "poisson-user", "fixed-size")
 """The ways to draw batches that have a certificate, as its method names them."""
@@ -24,7 +24,7 @@ class Declared(Protocol):
     """The fields of a declaration that its batches depend on."""
 
     @property
-    def sampling(self) -> Drawn: ...
+    def sampling(self) -> Sampled: ...
     @property
     def truncated_batch_size(self) -> int | None: ...
     @property
@@ -44,11 +44,6 @@ def demand_known(declared: Declared) -> None:
     cap, records, least = declared.truncated_batch_size, declared.max_examples_per_user, declared.dataset_size_min
     if cap is not None and declared.sampling != "poisson":
         raise _form(f"truncated_batch_size belongs to poisson sampling; {declared.sampling} batches need no cap")
-    if cap is not None and declared.dataset_size is None:
-        raise _form(
-            "truncated_batch_size needs dataset_size, the number of units, from which it follows how often a batch is "
-            "cut; give it beside sample_rate and steps"
-        )
     if records is not None and declared.sampling != "poisson":
         raise _form(
             f"max_examples_per_user belongs to poisson sampling; no cost is proved of {declared.sampling} batches in "
@@ -146,6 +141,8 @@ class Batches:
         declared, noise = self.declared, certify.at_most(noise_multiplier)
         rate = certify.at_least(self._rate)
         cap, size = declared.truncated_batch_size, declared.dataset_size
+        if cap is not None and size is None:
+            raise ValueError("capped batches of an unknown number of units")
         is_hidden = rate < 1 or (cap is not None and cap < (size or 1))
         if noise < certify.NOISE_MULTIPLIER_MIN or not is_hidden:
             return None

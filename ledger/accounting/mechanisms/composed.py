@@ -14,7 +14,7 @@ from pydantic_core import PydanticCustomError
 
 from ledger.accounting import levels, pairs
 from ledger.accounting.cost import Cost, Precision
-from ledger.accounting.mechanisms.base import BaseMechanism
+from ledger.accounting.mechanisms.base import BaseMechanism, Drawn, StatedSize
 from ledger.accounting.mechanisms.dpsgd import DpSgd, along, certified, is_whole
 from ledger.accounting.mechanisms.registry import Simple, SimpleMechanism
 from ledger.accounting.pairs import Parts
@@ -112,6 +112,16 @@ class Composed(BaseMechanism):
 
     def resting_on_size(self, path: str) -> list[str]:
         return [at for index, part in enumerate(self.parts) for at in part.resting_on_size(f"{path}.parts.{index}")]
+
+    @property
+    def lacks_size(self) -> bool:
+        return any(part.lacks_size for part in self.parts)
+
+    def stated_sizes(self, path: str) -> list[StatedSize]:
+        return [size for at, part in self._paths(path) for size in part.stated_sizes(at)]
+
+    def drawn(self, path: str) -> list[Drawn]:
+        return [drawn for at, part in self._paths(path) for drawn in part.drawn(at)]
 
     def precision(self, method: str) -> Precision:
         # Parts are named after their methods alone, so the loosest of them counts for all.

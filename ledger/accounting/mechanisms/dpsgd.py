@@ -17,8 +17,8 @@ from pydantic_core import PydanticCustomError
 from ledger.accounting import amounts, axes, certificate, certify, clt, levels
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import ROUNDING, SGD, Cost, Precision, rational, summed
-from ledger.accounting.mechanisms.base import BaseMechanism
-from ledger.accounting.mechanisms.batches import NAMES, Batches, Drawn, demand_known
+from ledger.accounting.mechanisms.base import BaseMechanism, Drawn, StatedSize
+from ledger.accounting.mechanisms.batches import NAMES, Batches, Sampled, demand_known
 from ledger.accounting.mixtures import RECORDS_MAX
 from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
 from ledger.accounting.pairs import Parts
@@ -28,6 +28,10 @@ from ledger.accounting.terms import Terms
 from ledger.core.datasets import Adjacency, Bound
 from ledger.errors import InvalidMechanism
 
+FORMS: Final = (
+    "give either sample_rate and steps, or dataset_size, batch_size and epochs, and nothing of both; dataset_size goes "
+    "with sample_rate and steps only beside truncated_batch_size"
+)
 _FALLBACK: Final = "no amplification by sampling is claimed: each step counts as one release without sampling"
 _GROUPS: Final = "-groups"
 _ESTIMATE: Final = "an estimate by the central limit theorem, not a guarantee: the true cost can be higher"
@@ -64,7 +68,7 @@ class DpSgd(BaseMechanism):
 
     type: Literal["dpsgd"]
     noise_multiplier: Positive
-    sampling: Drawn
+    sampling: Sampled
     sample_rate: Rate | None = None
     steps: Count | None = None
     dataset_size: Count | None = None
@@ -77,18 +81,14 @@ class DpSgd(BaseMechanism):
     @model_validator(mode="after")
     def _one_form(self) -> DpSgd:
         by_rate = (self.sample_rate, self.steps)
-        # A cap on the batch needs the number of units in either form.
+        # A cap on the batch needs the number of units in either form. Without it, it is that of the dataset.
         size = None if any(by_rate) and self.truncated_batch_size is not None else self.dataset_size
-        by_epochs = (size, self.batch_size, self.epochs)
-        if all(by_rate) == all(by_epochs) or (any(by_rate) and any(by_epochs)):
-            raise PydanticCustomError(
-                "form",
-                "give either sample_rate and steps, or dataset_size, batch_size and epochs, and nothing of both; "
-                "dataset_size goes with sample_rate and steps only beside truncated_batch_size",
-            )
+        by_epochs = (self.batch_size, self.epochs)
+        if all(by_rate) == all(by_epochs) or (any(by_rate) and any((*by_epochs, size))):
+            raise PydanticCustomError("form", FORMS)
         if self.dataset_size and self.batch_size and self.batch_size > self.dataset_size:
             raise PydanticCustomError("form", "batch_size must be at most dataset_size")
-        if self.exact_steps < 1:
+        if not self.lacks_size and self.exact_steps < 1:
             # As planned is up to the next whole step, which would go far beyond what was charged.
             raise PydanticCustomError("form", "epochs must be at least batch_size/dataset_size, which is one step")
         demand_known(self)
@@ -102,14 +102,39 @@ class DpSgd(BaseMechanism):
     def resting_on_size(self, path: str) -> list[str]:
         return [f"{path}.{self.batches.field}"] if self.batches.are_resting_on_size else []
 
+    # --- the number of units
+
+    @property
+    def lacks_size(self) -> bool:
+        is_needed = self.batch_size is not None or self.truncated_batch_size is not None
+        return is_needed and self.dataset_size is None
+
+    def stated_sizes(self, path: str) -> list[StatedSize]:
+        each = self.max_examples_per_user or 1
+        stated = [("dataset_size", self.dataset_size), ("dataset_size_min", self.dataset_size_min)]
+        return [
+            StatedSize(f"{path}.{name}", size, each, is_least=name == "dataset_size_min")
+            for name, size in stated
+            if size is not None
+        ]
+
+    def drawn(self, path: str) -> list[Drawn]:
+        if self.sampling != "poisson":
+            return []
+        field = f"{path}.{'batch_size' if self.sample_rate is None else 'sample_rate'}"
+        return [Drawn(field, self.rate, self.rate, self.dataset_size, self.max_examples_per_user or 1)]
+
     # --- steps
 
     @property
     def rate(self) -> Fraction:
-        """Return the expected share of the units in a batch: sample_rate, or batch_size/dataset_size."""
+        """Return the expected share of the units in a batch: sample_rate, or batch_size/dataset_size. Raises ValueError
+        if it `lacks_size`."""
         if self.sample_rate is not None:
             return Fraction(self.sample_rate)
-        return Fraction(self.batch_size or 1, self.dataset_size or 1)
+        if self.batch_size is None or self.dataset_size is None:
+            raise ValueError("batches of an unknown number of units")
+        return Fraction(self.batch_size, self.dataset_size)
 
     @property
     def exact_steps(self) -> Fraction:

@@ -19,7 +19,7 @@ from ledger.accounting import amounts, axes, certificate, certify
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import SGD, Cost, Precision, rational, root, rounded_up, summed
 from ledger.accounting.levels import Level
-from ledger.accounting.mechanisms.base import BaseMechanism, unsupported
+from ledger.accounting.mechanisms.base import BaseMechanism, Drawn, unsupported
 from ledger.accounting.mechanisms.batches import Batches
 from ledger.accounting.mechanisms.dpsgd import DpSgd
 from ledger.accounting.numbers import COUNT_MAX, Count, Positive, Rate
@@ -131,6 +131,12 @@ class DpSgdSchedule(BaseMechanism):
 
     def resting_on_size(self, path: str) -> list[str]:
         return [] if self.sampling == "poisson" else [f"{path}.sampling"]
+
+    def drawn(self, path: str) -> list[Drawn]:
+        if self.sampling != "poisson":
+            return []
+        rates = [Fraction(phase.sample_rate) for phase in self.phases]
+        return [Drawn(f"{path}.phases", min(rates), max(rates))]
 
     # --- steps
 

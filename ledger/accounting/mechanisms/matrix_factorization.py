@@ -33,7 +33,7 @@ from pydantic_core import PydanticCustomError
 from ledger.accounting import axes, strategies
 from ledger.accounting.axes import Axis
 from ledger.accounting.cost import NOISE, RUN, SGD, Cost, Precision, rational
-from ledger.accounting.mechanisms.base import BaseMechanism, Evidence
+from ledger.accounting.mechanisms.base import BaseMechanism, Drawn, Evidence
 from ledger.accounting.mechanisms.batches import Batches
 from ledger.accounting.mechanisms.dpsgd import DpSgd, fallback
 from ledger.accounting.numbers import COUNT_MAX, MODERATE, Coefficient, Count, Positive, Rate
@@ -303,6 +303,12 @@ class MatrixFactorization(BaseMechanism):
         unamplified = (_UNAMPLIFIED,) if cost.method == "fallback" else ()
         method = cost.method.replace("poisson", "cyclic-poisson")
         return replace(cost, method=method, assumptions=(*assumptions, *unamplified))
+
+    def drawn(self, path: str) -> list[Drawn]:
+        if self.sample_rate is None:
+            return []
+        rate = Fraction(self.sample_rate) / self.groups
+        return [Drawn(f"{path}.sample_rate", rate, rate)]
 
     # --- steps
 

@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 
 from ledger.api.schemas.common import Problem
 from ledger.service.shapes.common import AmountShown, EpsilonAlone, Id, RunsLeft
-from ledger.service.shapes.runs import Binding, Overdrawn, OverrunShown, RunApproved, Used
+from ledger.service.shapes.runs import Batches, Binding, Overdrawn, OverrunShown, RunApproved, Used, Warnings
 
 
 # Few docstrings here: OpenAPI shows them as descriptions.
@@ -22,6 +22,8 @@ class RunRefused(Problem):
     project: NotRequired[str | None]
     epsilon: NotRequired[EpsilonAlone]
     runs_left: NotRequired[RunsLeft]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 class BatchResult(TypedDict):

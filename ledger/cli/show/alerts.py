@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import err, new_grid, out, percent, remaining_text, up
 
 if TYPE_CHECKING:
@@ -143,3 +143,4 @@ def forecast(answer: ForecastShown) -> None:
     columns = ("account", "runs", *_NUMBERS, "lasts until", "days")
     right, drop = ("runs", *_NUMBERS), ("mu spent", "mu left", "runs")
     rows.show(rows.Rows(columns, cells, right=right, texts=("account",), drop=drop))
+    notes.warnings(answer)

@@ -86,10 +86,14 @@ def print_json(value: Any, *, default: Callable[[Any], Any] | None = None) -> No
     plain(json.dumps(value, ensure_ascii=False, default=default))
 
 
+NO_EPSILON: Final = "none (its delta is not smaller)"
+"""In place of an epsilon at a delta that is not above the delta of the amount."""
+
+
 def number(value: float | None) -> str:
-    """Return a number with five digits, as a person reads it; ∞ for None."""
+    """Return a number with five digits, as a person reads it; for None, which is an epsilon that does not hold, why."""
     if value is None:
-        return "∞"
+        return NO_EPSILON
     if value == 0:
         return "0"
     return f"{value:.5g}"

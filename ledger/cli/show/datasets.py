@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from rich.text import Text
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     ADD_UP,
@@ -76,6 +76,7 @@ def dataset(item: DatasetShown) -> None:
         _parts("partition", item["partitions"], count=item["partition_count"])
     if item["projects"]:
         _parts("project", item["projects"])
+    notes.warnings(item)
 
 
 def balance_at(answer: BalanceAt) -> None:

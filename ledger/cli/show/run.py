@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import ACCOUNTS_SHOWN_MAX, ADD_UP, down, new_grid, number, out, percent, up
 from ledger.cli.show.runs import charged_text, cost, model_text, overrun_text, plain_percent, runs_left, use_text
 
@@ -46,6 +46,7 @@ def _declared(grid: Table, item: RunInFull) -> None:
         ("labels", labels),
         ("code", None if code is None else f"{code['repository']} at {code['commit']}"),
         ("segments", request.get("segments")),
+        ("size differs", request.get("size_differs")),
         ("key", item["idempotency_key"]),
     ):
         if value:
@@ -77,6 +78,9 @@ def _decided(grid: Table, item: RunInFull) -> None:
     grid.add_row("method", f"{item['method']}{estimate}, {item['adjacency']}, accountant {item['accountant']}")
     for index, text in enumerate(item["assumptions"]):
         grid.add_row("" if index else "assumes", text)
+    notes.expected_batch(grid, item)
+    for index, text in enumerate(item.get("warnings", ())):
+        grid.add_row("" if index else "warned", text)
     for index, place in enumerate(item["datasets"]):
         grid.add_row("" if index else "entry", f"{place['seq']:,} of {place['name']}, hash {place.get('hash', '')}")
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ledger.cli.show import rows
+from ledger.cli.show import notes, rows
 from ledger.cli.show.console import (
     ACCOUNTS_SHOWN_MAX,
     ADD_UP,
@@ -52,8 +52,8 @@ _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
 
 
-def approved(answer: RunApproved) -> None:
-    """Print an approval, and what to type next."""
+def approved(answer: RunApproved, declared: Mapping[str, Any] | None = None) -> None:
+    """Print an approval, and what to type next. declared: the run's mechanism."""
     out.print(Text.assemble(("approved", "bold green"), f"  run {answer['id']}"))
     grid = new_grid()
     cost(grid, answer)
@@ -63,8 +63,10 @@ def approved(answer: RunApproved) -> None:
     if "project" in answer:
         grid.add_row("project", answer["project"])
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['bound'] == 'clt' else ''}")
+    notes.expected_batch(grid, answer)
     grid.add_row("start by", answer["start_by"])
     out.print(grid)
+    notes.notes(answer, declared)
     out.print(f"{ADD_UP} Before it uses the data: privacy-ledger start {answer['id']}")
 
 
@@ -126,8 +128,14 @@ def runs_left(grid: Table, answer: RunApproved | Planned | RunInFull) -> None:
         grid.add_row("runs like this left", f"{count:,}")
 
 
-def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, Any], str]) -> None:
-    """Print whether a run would fit, and otherwise what would fit, as a command to paste."""
+def planned(
+    answer: Planned,
+    *,
+    solve_for: str | None,
+    suggest: Callable[[str, Any], str],
+    declared: Mapping[str, Any] | None = None,
+) -> None:
+    """Print whether a run would fit, and otherwise what would fit, as a command to paste. declared: its mechanism."""
     datasets = answer["datasets"]
     stopped = [f", {dataset['name']} is {dataset['state']}" for dataset in datasets if dataset["state"] != "active"]
     verdict = Text("fits", style="bold green") if answer["fits"] else Text("does not fit", style="bold red")
@@ -139,8 +147,10 @@ def planned(answer: Planned, *, solve_for: str | None, suggest: Callable[[str, A
     _left(grid, "after", "after", datasets)
     runs_left(grid, answer)
     grid.add_row("method", f"{answer['method']}{', an estimate' if answer['is_estimate'] else ''}")
+    notes.expected_batch(grid, answer)
     out.print(grid)
     out.print(ADD_UP)
+    notes.notes(answer, declared)
     if answer["binding"] and len(datasets) + len(answer["binding"]) > 2:
         rows.show(_bindings(answer["binding"]))
     if solve_for is not None:
@@ -197,6 +207,8 @@ def refused(error: BudgetExceeded, *, suggest: Callable[[str, Any], str]) -> Non
         err.print(f"It does not fit in {name}.")
     err.print(comes_back(binding))
     _fitting(err, facts.get("fits", {}), suggest)
+    for text in facts.get("warnings", ()):
+        err.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     one = facts.get("as_one")
     if one is not None:
         err.print(
@@ -485,8 +497,8 @@ def use_text(use: str | Mapping[str, Any]) -> str:
     return f"{use['name']}:{partitions}" if partitions else str(use["name"])
 
 
-def evaluated(answer: Evaluated) -> None:
-    """Print the cost of a mechanism."""
+def evaluated(answer: Evaluated, declared: Mapping[str, Any] | None = None) -> None:
+    """Print the cost of a mechanism. declared: the mechanism."""
     grid = new_grid()
     for epsilon in answer["epsilon"]:
         grid.add_row(f"epsilon at {number(epsilon['delta'])}", up(epsilon["value"]))
@@ -496,7 +508,9 @@ def evaluated(answer: Evaluated) -> None:
     grid.add_row("method", answer["method"])
     for index, text in enumerate(answer["assumptions"]):
         grid.add_row("assumes" if index == 0 else "", text)
+    notes.expected_batch(grid, answer)
     out.print(grid)
+    notes.notes(answer, declared)
     frontier = answer.get("frontier")
     if frontier:
         _frontier(frontier)

@@ -52,11 +52,12 @@ class Accountant(Calls[Answer]):
         segments: int | None = None,
         project: str | None = None,
         solve_for: str | None = None,
+        size_differs: str | None = None,
     ) -> Answer:
         """Check whether a run would fit now, and what it would leave. Nothing is recorded.
 
         `solve_for` names a parameter of the mechanism to solve for, or `runs` for how many such runs fit. If the run
-        does not fit, `fits` is False; nothing is raised.
+        does not fit, `fits` is False; nothing is raised. `size_differs`: as for `run`.
 
         >>> planned = ledger.plan(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=5), solve_for="runs")
         >>> planned["fits"], planned["solution"]["value"]
@@ -70,6 +71,7 @@ class Accountant(Calls[Answer]):
                 segments=segments,
                 project=project,
                 solve_for=solve_for,
+                size_differs=size_differs,
             )
         )
 

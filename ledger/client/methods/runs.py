@@ -39,6 +39,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         phases: Sequence[str] | None = None,
         processes: str | None = None,
         dry_run: bool = False,
+        size_differs: str | None = None,
     ) -> Scope:
         """Return a context manager around the code that trains (`async with` on an AsyncLedger).
 
@@ -78,6 +79,9 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         Of processes that train together (torchrun, accelerate: RANK and WORLD_SIZE), process 0 asks, counts and
         settles; the others wait for its run. `processes` states it where it is not clear: "together", or "each".
 
+        `size_differs` is the reason why the mechanism states another number of units than the dataset is registered
+        with, by more than 5 %. Leave out `dataset_size`, and it is the registered one.
+
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
         ...         run.step()
@@ -96,8 +100,16 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
             code=code,
             valid_for=valid_for,
             idempotency_key=idempotency_key,
+            size_differs=size_differs,
         )
-        rehearsal = calls.plan(datasets=datasets, mechanism=mechanism, delta=delta, segments=segments, project=project)
+        rehearsal = calls.plan(
+            datasets=datasets,
+            mechanism=mechanism,
+            delta=delta,
+            segments=segments,
+            project=project,
+            size_differs=size_differs,
+        )
         return self._scope(
             Plan(
                 ask,
@@ -170,10 +182,13 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         code: Mapping[str, str] | None = None,
         valid_for: str | timedelta | None = None,
         idempotency_key: str | None = None,
+        size_differs: str | None = None,
     ) -> Answer:
         """Ask for approval of a run, before it uses data. Raises BudgetExceeded.
 
-        The same `idempotency_key` always gets the same answer. Default: a new key for this call and its retries.
+        The same `idempotency_key` always gets the same answer. Default: a new key for this call and its retries. The
+        answer's `assumptions` has how batches must be drawn, `expected_batch` how large they are on average, and
+        `warnings`, if there, what looks like a slip. `size_differs`: as for `run`.
 
         >>> asked = ledger.ask(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20), purpose="a count")
         >>> asked["decision"]
@@ -191,6 +206,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
                 code=code,
                 valid_for=valid_for,
                 idempotency_key=idempotency_key,
+                size_differs=size_differs,
             )
         )
 

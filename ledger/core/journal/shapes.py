@@ -31,6 +31,7 @@ def _shape(required: str, optional: str = "") -> Shape:
 
 
 _COSTED: Final = "request cost idempotency_key bound adjacency method assumptions accountant"
+_OF_RUN: Final = "project segments delta residual expected_batch warnings proposal"
 _REGISTERED: Final = "title description privacy_unit adjacency bound size budget limit state"
 
 _WEAK: Final = "accepts_weak_protection"
@@ -45,8 +46,8 @@ DATASET_KINDS: Final[Mapping[str, Shape]] = {
     "partitions-added": _shape("names disjoint limit", "proposal reason"),
     "project-set": _shape("project budget limit limit_before", "reason proposal"),
     "fair-use-set": _shape("fair_use reason", "proposal"),
-    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", "project segments delta residual together proposal"),
-    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", "project segments delta residual proposal"),
+    "run-approved": _shape(f"run {_COSTED} via start_by begin_by", f"{_OF_RUN} together"),
+    "run-refused": _shape(f"run {_COSTED} via binding binding_elsewhere", _OF_RUN),
     "run-started": _shape("run settle_by begin_by"),
     "run-settled": _shape(
         "run request steps stop charged returned accountant",
@@ -122,6 +123,7 @@ _PARTS: Final[Mapping[str, Shape]] = {
     "segments": _shape("count steps cost unsegmented"),
     "residual": _shape("base costs", "level by"),
     "together": _shape("first runs"),
+    "expected_batch": _shape("size units", "least"),
     "request_in": _shape("id dataset seq"),
     "overrun": _shape("steps cost fits frozen method assumptions accountant", "delta repeated beyond_limits residual"),
 }
@@ -269,6 +271,8 @@ _FORMS: Final[Mapping[str, Callable[[Any], bool]]] = {
     "independent": lambda value: value is True,
     _WEAK: lambda value: value is True,
     "together": lambda value: _is_seq(value["first"]) and _is_seq(value["runs"]),
+    "expected_batch": lambda value: _is_seq(value["units"]),
+    "warnings": lambda value: _is_texts(value) and bool(value),
     "kept_for": lambda value: _is_texts(value) and bool(value),
     "via": _is_texts,
     "names": _is_texts,

@@ -33,7 +33,7 @@ class Evaluation(Strict):
         strict=True,
         json_schema_extra={
             "example": {
-                "bound": "clt",
+                "bound": "certified",
                 "mechanism": {
                     "type": "dpsgd",
                     "noise_multiplier": 1.1,

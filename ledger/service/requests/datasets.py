@@ -118,7 +118,7 @@ class NewDataset(Strict):
                 "privacy_unit": "record",
                 "adjacency": "add_or_remove_one",
                 "size": 60000,
-                "bound": "clt",
+                "bound": "certified",
                 "budget": {"epsilon": 3.0, "at_delta": 1e-5},
             }
         },

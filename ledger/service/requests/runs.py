@@ -86,6 +86,15 @@ class _OrScalar:
         return {"anyOf": [handler(schema), {"type": "number"}, {"type": "boolean"}]}
 
 
+SizeDiffers = Annotated[
+    LongText | None,
+    Field(
+        description=(
+            "Why the mechanism states another number of units than the datasets are registered with, by more than 5 %."
+            " Recorded with the run."
+        )
+    ),
+]
 Label = Annotated[ShortText, BeforeValidator(_label_text), _OrScalar()]
 
 
@@ -134,6 +143,7 @@ class RunRequest(Strict):
         ),
     ] = None
     code: Code | None = None
+    size_differs: SizeDiffers = None
     valid_for: Duration = timedelta(days=1)
 
     @model_validator(mode="after")

@@ -22,11 +22,13 @@ from ledger.service.shapes.common import (
 from ledger.service.shapes.runs import (
     Alone,
     AsOne,
+    Batches,
     PercentRemaining,
     PercentRequested,
     SegmentsShown,
     Shares,
     Used,
+    Warnings,
 )
 
 
@@ -109,6 +111,8 @@ class Planned(TypedDict):
     segments: NotRequired[SegmentsShown | None]
     alone: NotRequired[Alone]
     shares: NotRequired[Shares]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 class PlannedRun(TypedDict):
@@ -152,6 +156,8 @@ class Evaluated(TypedDict):
     method: str
     assumptions: list[str]
     accountant: str
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
     frontier: NotRequired[
         Annotated[
             list[Certified] | None,

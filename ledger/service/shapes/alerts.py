@@ -85,6 +85,9 @@ class ForecastShown(TypedDict):
     window_days: int
     accounts: Annotated[list[AccountForecast], Field(description="Those that run out first, at most 100.")]
     accounts_count: int
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="Which delta runs out before mu does. Left out if none.")]
+    ]
 
 
 class ForecastPage(TypedDict):

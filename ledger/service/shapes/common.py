@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, NotRequired
+from typing import Annotated, Final, NotRequired
 from uuid import UUID
 
 from pydantic import AfterValidator, Field, WithJsonSchema
@@ -11,6 +11,9 @@ from typing_extensions import TypedDict
 from ledger.accounting.display import AmountShown
 
 __all__ = ["AmountShown", "EpsilonShown", "Id", "PercentOfBudget", "PercentOfRun", "PercentTaken", "PercentsShown"]
+
+
+NO_EPSILON: Final = "null: no epsilon holds, because the delta of the amount is not below this delta."
 
 
 def _checked_id(value: str) -> str:
@@ -24,7 +27,8 @@ Id = Annotated[str, AfterValidator(_checked_id), WithJsonSchema({"type": "string
 
 class EpsilonShown(TypedDict):
     delta: float
-    value: Annotated[float | None, Field(description="null is infinity")]
+    value: Annotated[float | None, Field(description=NO_EPSILON)]
+    why: NotRequired[Annotated[str, Field(description="Why no epsilon holds, if `value` is null.")]]
 
 
 Percent = Annotated[float | None, Field(description="Of mu², which adds up; rounded up. null if nothing is charged.")]

@@ -10,7 +10,7 @@ from typing_extensions import TypedDict
 
 from ledger.core.datasets import Adjacency, Bound, DatasetState
 from ledger.core.residual import Costing
-from ledger.service.shapes.common import AmountShown, Id, PercentsShown
+from ledger.service.shapes.common import NO_EPSILON, AmountShown, Id, PercentsShown
 
 
 class BalanceShown(TypedDict):
@@ -25,22 +25,22 @@ class EpsilonOfBudget(TypedDict):
     spent: Annotated[
         float | None,
         Field(
-            description="null is infinity. With residual costs, of a share of the budget: no bound on what was released"
+            description=f"{NO_EPSILON} With residual costs, of a share of the budget: no bound on what was released."
         ),
     ]
-    limit: Annotated[float | None, Field(description="null is infinity")]
-    held: NotRequired[Annotated[float | None, Field(description="By itself. null is infinity.")]]
+    limit: Annotated[float | None, Field(description=NO_EPSILON)]
+    held: NotRequired[Annotated[float | None, Field(description="By itself. null: see `limit`.")]]
     remaining: NotRequired[
         Annotated[
             float | None,
-            Field(description="By itself: about the largest that one run could still have. null is infinity."),
+            Field(description="By itself: about the largest that one run could still have. null: see `limit`."),
         ]
     ]
 
 
 class EpsilonAt(TypedDict):
     delta: float
-    epsilon: Annotated[float | None, Field(description="null is infinity")]
+    epsilon: Annotated[float | None, Field(description=NO_EPSILON)]
 
 
 class LeastLimitShown(TypedDict):
@@ -126,6 +126,9 @@ class DatasetShown(TypedDict):
     partition_count: int | None
     projects: list[ProjectOfDataset]
     fair_use: FairUseShown | None
+    warnings: NotRequired[
+        Annotated[list[str], Field(description="Which delta runs out before mu does. Left out if none.")]
+    ]
     seq: int
     created_at: str
 

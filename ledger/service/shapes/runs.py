@@ -76,6 +76,18 @@ Kept = Annotated[
 ]
 
 
+class ExpectedBatch(TypedDict):
+    size: Annotated[float, Field(description="How many units a Poisson batch has on average: sample rate times units.")]
+    least: NotRequired[Annotated[float, Field(description="The same at the least sample rate, if steps differ.")]]
+    units: Annotated[int, Field(description="How many units the batches are drawn from.")]
+
+
+Batches = Annotated[ExpectedBatch, Field(description="Left out if the number of units is not known.")]
+Warnings = Annotated[
+    list[str], Field(description="What looks like a slip, or runs out soon. It decides nothing. Left out if empty.")
+]
+
+
 class RunApproved(TypedDict):
     id: Id
     state: Literal["held"]
@@ -97,6 +109,8 @@ class RunApproved(TypedDict):
     delta: NotRequired[Used]
     project: NotRequired[str | None]
     segments: NotRequired[SegmentsShown | None]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
 
 
 PercentRequested = Annotated[
@@ -309,6 +323,8 @@ class RunShown(TypedDict):
     accountant: str
     delta: NotRequired[Used]
     segments: NotRequired[SegmentsShown | None]
+    expected_batch: NotRequired[Batches]
+    warnings: NotRequired[Warnings]
     created_at: str
     start_by: str | None
     proposal: NotRequired[SecondedShown | None]
@@ -320,7 +336,8 @@ class RunShown(TypedDict):
 
 
 class EpsilonsOfRefusal(TypedDict):
-    """The epsilon of what was requested, of what was left and of the limit, at one delta; null is infinity."""
+    """The epsilon of what was requested, of what was left and of the limit, at one delta; null: no epsilon holds,
+    because its delta is not below this delta."""
 
     delta: float
     requested: float | None
