@@ -75,7 +75,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         again. No two processes on a machine can train under one run.
 
         Of processes that train together (torchrun, accelerate: RANK and WORLD_SIZE), process 0 asks, counts and
-        settles; the others wait for its run. `processes` states it where it is not clear: "together", or "each".
+        settles; the others wait for its run. `processes` states it if it is not clear: "together", or "each".
 
         >>> with ledger.run(datasets=["mnist"], mechanism=Gaussian(noise_multiplier=20, count=3)) as run:
         ...     for _ in range(3):
