@@ -18,11 +18,13 @@ ID_PATTERN: Final = r"^[0-9A-Fa-f]{8}[0-9A-Fa-f-]{0,28}$"
 NAME_PATTERN: Final = r"^[a-z0-9][a-z0-9._-]{0,62}$"
 PARTITION_PATTERN: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 SHA256_PATTERN: Final = r"^[0-9a-f]{64}$"
+VISIBLE_PATTERN: Final = r"^[\x21-\x7e]+$"
 FORMS: Final[Mapping[str, str]] = {
     ID_PATTERN: "must be an id, such as 018f3c6e-7d2a-7c41-9b0e-2f5d8a1c4e77, or its first 8 characters or more",
     NAME_PATTERN: "must be 1 to 63 of a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
     PARTITION_PATTERN: "must be 1 to 63 of A-Z, a-z, 0-9, '.', '_' and '-', and begin with a letter or digit",
     SHA256_PATTERN: "must be a SHA-256 in hexadecimal, 64 of 0-9 and a-f, as sha256sum prints it",
+    VISIBLE_PATTERN: "must be visible ASCII characters, without spaces",
 }
 """The patterns of requests, in words."""
 

@@ -38,6 +38,8 @@ ONLY_IN: dict[str, set[str]] = {
     "typer": {"cli"},
     "rich": {"cli"},
     "httpx": {"web"},
+    "filelock": {"client.files"},
+    "platformdirs": {"client.files"},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "access.oidc"},
     "pydantic_settings": {"settings"},

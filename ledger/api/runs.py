@@ -31,6 +31,7 @@ from ledger.errors import (
     InvalidRequest,
     LedgerError,
 )
+from ledger.mistakes import VISIBLE_PATTERN
 from ledger.service.asking import Answer, Item, canonical
 from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (
@@ -375,7 +376,12 @@ class RunQuery:
         ] = None,
         key: Annotated[
             str | None,
-            Query(pattern=f"^{_KEY.pattern}$", description="Your own run with this idempotency key. No other filters."),
+            Query(
+                min_length=1,
+                max_length=255,
+                pattern=VISIBLE_PATTERN,
+                description="Your own run with this idempotency key. No other filters.",
+            ),
         ] = None,
     ) -> None:
         self.filters = Filters(

@@ -273,7 +273,7 @@ def settle(
 
 
 def _settle_pending(*, as_json: bool) -> None:
-    """Send what waits, and print what came of it. Exit status 1 if some still waits."""
+    """Send what waits, and print the outcomes. Exit status 1 if some still waits."""
     with server() as ledger:
         answer = ledger.settle_pending()
     print_answer(answer, as_json, show.runs.sent_later)

@@ -17,24 +17,15 @@ Send = Callable[[Call], object]
 
 
 class Beats:
-    """Reports the steps of a run, at most once in `every_seconds`, until `close` is called."""
+    """Reports the steps of a run, at most once in EVERY_SECONDS, until `close` is called."""
 
-    def __init__(
-        self,
-        run: str,
-        steps: Callable[[], int],
-        send_call: Send,
-        *,
-        reporter: str | None,
-        every_seconds: float = EVERY_SECONDS,
-    ) -> None:
+    def __init__(self, run: str, steps: Callable[[], int], send_call: Send, *, reporter: str | None) -> None:
         self._run, self._steps, self._send, self._reporter = run, steps, send_call, reporter
-        self._every_seconds = every_seconds
         self._is_over = threading.Event()
         threading.Thread(target=self._beat, name=f"progress of run {run}", daemon=True).start()
 
     def _beat(self) -> None:
-        while not self._is_over.wait(self._every_seconds):
+        while not self._is_over.wait(EVERY_SECONDS):
             try:
                 self._send(report_progress(self._run, steps=self._steps(), reporter=self._reporter))
             except Exception as error:  # whatever it is, the training goes on

@@ -4,7 +4,7 @@
     id               a random name of this directory, which no other one has
     keys/…           the idempotency key of a run that was asked for: written before the request is sent
     runs/…           the steps that a run may have executed: never fewer than it did
-    pending/…        settlements that the ledger could not be told yet
+    pending/…        settlements that could not be sent yet
 
 A file is replaced as a whole and is on the disk before the call returns. Locks end with the process that holds them.
 """

@@ -1,4 +1,4 @@
-"""Settlements that the ledger could not be told: they are kept on disk, and sent later."""
+"""Settlements that could not be sent: they are kept on disk, and sent later."""
 
 from __future__ import annotations
 

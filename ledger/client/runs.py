@@ -160,7 +160,7 @@ class Run:
         return next(reversed(self._parts.values()))
 
     def _grant(self, part: Part, n: int) -> None:
-        """Write down that so many further steps, and some more, may have been executed. Then they may be."""
+        """Write down that `n` further steps, and some more, may have been executed. Then they may be."""
         if self._record is None:
             more = min(part.left(), UNLIMITED)
         else:
@@ -360,7 +360,7 @@ class Run:
             return {"restarts": []}
         if self._record is None or self.is_unknown or self._steps_before is not None:
             return {}
-        # From there on batches were drawn anew, and no step was the same as one before: all steps count.
+        # From there on batches were drawn again, and no step was the same as one before: all steps count.
         ends = [end for end in self._record.ends if 0 < end <= self.steps][-RESTARTS_MAX:]
         return {"restarts": [{"from_step": end + 1, "to_step": end, "new_batches": True} for end in ends]}
 

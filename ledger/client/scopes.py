@@ -16,11 +16,11 @@ from ledger.errors import Forbidden, Internal, Overloaded, Unauthenticated
 
 T = TypeVar("T")
 _LATER: Final = (Unreachable, Overloaded, Internal, Unauthenticated, Forbidden)
-"""Why the ledger was not told, although it may be told the same later."""
+"""Errors after which the same settlement may be sent later."""
 
 
 def leave(entered: Entered, error: BaseException | None, server: Server) -> Flow[None]:
-    """Settle the run. If the ledger cannot be told now, keep the settlement on disk: that is logged, and not raised.
+    """Settle the run. If it cannot be sent now, keep the settlement on disk: that is logged, and not raised.
 
     Raises Overrun after it is recorded, or another error that kept the run from being settled. An error of the
     training code comes first.
@@ -77,7 +77,7 @@ def _note(run: Run) -> None:
         )
     elif run.is_short and _digits(settled.get("charged")) == _digits(run.cost):
         way_out = (
-            "Whoever may stop early declares segments before the start, and pays for those that were begun:"
+            "If a run may stop early, declare segments before the start, to be charged for those that were begun:"
             " ledger.run(…, segments=4)."
             if not run.phases
             else "Ask for a run for each part if you may stop between them."

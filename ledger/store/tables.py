@@ -307,8 +307,7 @@ runs = _of_tenant(
     key=("id",),
 )
 
-# What a running job reported last: a row for each run at most, which stays with its run. It is evidence, no record: no
-# entry has it, and nothing is charged by it.
+# What a running job reported last. A row stays with its run; nothing is charged by it.
 progress = _of_tenant(
     "progress",
     Column("run_id", Uid, nullable=False),
@@ -319,7 +318,6 @@ progress = _of_tenant(
     CheckConstraint("steps >= 0", name="progress_steps"),
     key=("run_id",),
 )
-
 # Where a run was decided: one row for each dataset that it touches, roots included. `position` is in the order in which
 # answers name them; the entry of the first, 0, has the request.
 places = _of_tenant(

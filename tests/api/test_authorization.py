@@ -82,6 +82,7 @@ TABLE = """
     GET    /v1/runs/{id}/attestation              x      x        x        x       -        o       x
     POST   /v1/runs/{id}/start                    x      -        o        -       -        o       o
     POST   /v1/runs/{id}/settle                   x      -        o        -       -        o       o
+    PUT    /v1/runs/{id}/progress                 x      -        o        -       -        o       o
     POST   /v1/runs/{id}/void                     x      x        o        -       -        o       o
     POST   /v1/runs/{id}/void   once started      x      x        -        -       -        o       -
     POST   /v1/runs/{id}/confirm                  x      x        -        -       -        o       -
@@ -194,6 +195,7 @@ class Scene:
             "POST /v1/proposals/{id}/refuse": lambda: REASON,
             "POST /v1/runs": lambda: ASKED,
             "POST /v1/runs/batch": lambda: {"runs": [{**ASKED, "idempotency_key": self.new()}]},
+            "PUT /v1/runs/{id}/progress": lambda: {"steps": 1},
             "POST /v1/runs/{id}/void": lambda: REASON,
             "POST /v1/runs/{id}/confirm": lambda: REASON,
             "POST /v1/runs/{id}/correct": lambda: {"steps": 1, **REASON},
@@ -225,7 +227,7 @@ class Scene:
             case ["v1", "runs", "{id}", "confirm" | "correct"]:
                 return row.path.replace("{id}", self.reported_run(run_of))
             case ["v1", "runs", "{id}", *rest]:
-                is_started = row.is_started or rest == ["settle"]
+                is_started = row.is_started or rest in (["settle"], ["progress"])
                 return row.path.replace("{id}", self.run(run_of, is_started=is_started))
             case ["v1", "keys", *_]:
                 return row.path.replace(

@@ -85,7 +85,7 @@ def test_unknown_query_parameters(here: Ledger) -> None:
     problem = here.get("/v1/runs", datset="mnist").json()
     assert (problem["code"], problem["field"]) == ("invalid-request", "datset")
     assert problem["detail"] == "datset: is not a query parameter of this call. Did you mean dataset?"
-    assert "Possible: cursor, dataset, label, limit, mechanism" in here.get("/v1/runs", zzz=1).json()["detail"]
+    assert "Possible: cursor, dataset, key, label, limit, mechanism" in here.get("/v1/runs", zzz=1).json()["detail"]
     assert here.get("/v1/datasets/mnist", verbose=1).json()["detail"] == (
         "verbose: is not a query parameter of this call. This call has none. Remove it."
     )

@@ -143,6 +143,7 @@ BODIES: Final[Mapping[str, Any]] = {
     "POST /v1/runs/batch": {
         "runs": [{"datasets": [name], "mechanism": GAUSSIAN, "idempotency_key": f"batch-{name}"} for name in SEEN]
     },
+    "PUT /v1/runs/{id}/progress": {"steps": 1},
     "POST /v1/runs/{id}/settle": {"steps": 1},
     "POST /v1/runs/{id}/void": REASON,
     "POST /v1/runs/{id}/confirm": REASON,
@@ -171,6 +172,7 @@ QUERIES: Final[Mapping[str, list[Any]]] = {
     "mechanism": [None],
     "since": [None],
     "until": [None],
+    "key": [None],
     "at": [None, "2100-01-01"],
     "by": ["person", "label"],
     "partition": [None, "a"],

@@ -76,6 +76,7 @@ CALLS = {
     ("get", "/v1/runs/{id}/attestation"),
     ("post", "/v1/runs/{id}/start"),
     ("post", "/v1/runs/{id}/settle"),
+    ("put", "/v1/runs/{id}/progress"),
     ("post", "/v1/runs/{id}/confirm"),
     ("post", "/v1/runs/{id}/correct"),
     ("post", "/v1/runs/{id}/void"),
@@ -241,7 +242,7 @@ def subject_of(ledger: Ledger, path: str, count: int) -> str:
     if path.endswith(("/confirm", "/correct")):
         ledger.register(name=f"overrun-{count}")
         run = str(ledger.ask(key=f"overrun-{count}", datasets=[f"overrun-{count}"]).json()["id"])
-    if path.endswith(("/settle", "/confirm", "/correct")):
+    if path.endswith(("/settle", "/progress", "/confirm", "/correct")):
         ledger.post(f"/v1/runs/{run}/start")
     if path.endswith(("/confirm", "/correct")):
         ledger.post(f"/v1/runs/{run}/settle", {"steps": 10**9})
@@ -356,6 +357,7 @@ def test_answers_are_as_declared(here: Ledger, document: dict[str, Any]) -> None
     send("post", "/v1/runs", release)
     send("post", "/v1/runs/{id}/settle", {}, id=settled)
     send("post", "/v1/runs/{id}/start", id=settled)
+    send("put", "/v1/runs/{id}/progress", {"steps": 1, "reporter": "node-1"}, id=settled)
     send(
         "post",
         "/v1/runs/{id}/settle",

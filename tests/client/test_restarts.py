@@ -14,7 +14,7 @@ import pytest
 from ledger import errors
 from ledger.client import DPSGD, BudgetExceeded, Gaussian, MatrixFactorization, PlanExceeded, Run, Unreachable
 from ledger.client import Ledger as Client
-from ledger.client.beats import Beats, Send
+from ledger.client.beats import Send
 from ledger.client.calls import Call
 from ledger.client.files import FILES_MAX, Files, open_record
 from tests.kit.clients import RELEASE, SGD, Faults, connect, died, kinds
@@ -285,7 +285,7 @@ def test_a_run_of_the_command_line_is_trained(client: Client) -> None:
 
 def test_a_run_reports_how_far_it_has_come(ledger: Ledger, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: heartbeats leave evidence, in the background, and their errors reach nobody."""
-    monkeypatch.setitem(Beats.__init__.__kwdefaults__, "every_seconds", 0.01)
+    monkeypatch.setattr("ledger.client.beats.EVERY_SECONDS", 0.01)
     heard = threading.Event()
     report = Client._beat
 

@@ -77,7 +77,7 @@ class Runs(Calls[Answer], Lists[Answers], Scopes[Scope]):
         again. No two processes on a machine can train under one run.
 
         Of processes that train together (torchrun, accelerate: RANK and WORLD_SIZE), process 0 asks, counts and
-        settles; the others wait for its run. `processes` states it where it is not clear: "together", or "each".
+        settles; the others wait for its run. `processes` states it if it is not clear: "together", or "each".
 
         `size_differs` is the reason why the mechanism states another number of units than the dataset is registered
         with, by more than 5 %. Leave out `dataset_size`, and it is the registered one.

@@ -19,7 +19,7 @@ from pydantic_core import CoreSchema, PydanticCustomError
 from ledger.accounting.mechanisms import Mechanism
 from ledger.accounting.numbers import COUNT_MAX, Probability
 from ledger.core.journal import chain
-from ledger.mistakes import NAME_PATTERN, SHA256_PATTERN
+from ledger.mistakes import NAME_PATTERN, SHA256_PATTERN, VISIBLE_PATTERN
 from ledger.service.requests.fields import (
     NOTES_BYTES_MAX,
     DatasetName,
@@ -259,7 +259,7 @@ class ProgressRequest(Strict):
         int, Field(ge=0, le=COUNT_MAX, description="Every executed step, those of earlier processes included.")
     ]
     reporter: Annotated[
-        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[\x21-\x7e]+$")] | None,
+        Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=VISIBLE_PATTERN)] | None,
         Field(
             description="Which place reports it: visible ASCII characters that no other place uses. A later process of"
             " the job knows by it whether its own notes of what was executed are the newest."
