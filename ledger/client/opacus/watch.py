@@ -62,9 +62,13 @@ class Watch:
         self._install()
 
     def _install(self) -> None:
-        for name in ("pre_step", "add_noise", "signal_skip_step"):
+        for name, counted in (
+            ("pre_step", self._pre_step),
+            ("add_noise", self._add_noise),
+            ("signal_skip_step", self._signal_skip_step),
+        ):
             inner = getattr(self._optimizer, name)
-            setattr(self._optimizer, name, functools.wraps(inner)(functools.partial(getattr(self, f"_{name}"), inner)))
+            setattr(self._optimizer, name, functools.wraps(inner)(functools.partial(counted, inner)))
         _watch_sampler(self._sampler, self)
         _watch_loader(self._loader, self)
 
@@ -74,8 +78,8 @@ class Watch:
         """Count the beginning of a pass over the loader. Raises NotCovered for one too many, and for a rest."""
         if self.approved.passes is not None and self.passes >= self.approved.passes:
             raise NotCovered(
-                f"Pass {self.passes + 1} over the shuffled batches is beyond the {self.approved.passes} epochs that were"
-                " approved: a record would be in one more batch. End the loop there, or attach with more epochs."
+                f"Pass {self.passes + 1} over the shuffled batches is beyond the {self.approved.passes} epochs that"
+                " were approved: a record would be in one more batch. End the loop there, or attach with more epochs."
             )
         if self.approved.draws_per_step == 1:
             self._demand_no_rest()
@@ -141,11 +145,13 @@ class Watch:
                 )
         elif is_splitter or (do_skip and self.approved.draws_per_step == 1) or queue:
             raise NotCovered(
-                "signal_skip_step() joins two draws in one step: a record is in both with the square of the sample rate,"
-                " and Opacus records one draw. Make one step for each draw, with a larger batch_size, and split it for"
-                " memory with BatchMemoryManager; or attach with draws_per_step, and without BatchMemoryManager."
+                "signal_skip_step() joins two draws in one step: a record is in both with the square of the sample"
+                " rate, and Opacus records one draw. Make one step for each draw, with a larger batch_size, and split"
+                " it for memory with BatchMemoryManager; or attach with draws_per_step, and without BatchMemoryManager."
             )
-        inner(do_skip)
+        if is_splitter or do_skip:
+            # A signal not to skip does nothing in a plain loop, and would come before those of BatchMemoryManager.
+            inner(do_skip)
 
     def _pre_step(self, inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Count a step before it is executed, unless it only adds a part to the sum of a later one."""
