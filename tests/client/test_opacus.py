@@ -18,6 +18,7 @@ from dp_accounting.pld import privacy_loss_distribution
 for _name in ("torch", "opacus", "sklearn"):
     pytest.importorskip(_name, reason=f"{_name} is not installed: see `make test` about requirements-training.lock")
 
+import numpy as np
 import torch
 from opacus import PrivacyEngine
 from opacus.schedulers import ExponentialNoise
@@ -266,6 +267,17 @@ def test_a_training_that_is_left_is_settled(opacus_client: Client) -> None:
     made = make(opacus_client)
     made.training._end()
     assert opacus_client.run_info(made.training.run.id)["state"] == "settled"
+
+
+def test_a_loader_that_was_rebuilt(opacus_client: Client, executed: Executed) -> None:
+    """Goal: a trainer that puts a loader of its own around the sampler, as accelerate does, is counted by draws, and the
+    run records that."""
+    made = make(opacus_client, batch_size=300, private={"noise_multiplier": np.float32(2.5)})
+    given = {"batch_sampler": made.loader.batch_sampler, "collate_fn": made.loader.collate_fn}
+    assert made.epoch(DataLoader(DIGITS, **given)) == 6
+    made.training.finish()
+    assert made.training.differences() == ["the loader was rebuilt by somebody: 6 draws and 6 steps"]
+    assert {std for std, _ in executed.noises} == {2.5}
 
 
 @pytest.mark.parametrize("mode", ["hooks", "ew", "functorch", "ghost"])

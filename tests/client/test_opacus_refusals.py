@@ -37,6 +37,7 @@ from torch.utils.data import (
 from ledger.client import BudgetExceeded
 from ledger.client import Ledger as Client
 from ledger.client.opacus import LedgerAccountant, NotCovered, attach
+from ledger.client.opacus.checks import drawn_rate
 from tests.kit.opacus_scene import CRITERION, DIGITS, SIZE, Executed, Made, make, private_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
@@ -346,6 +347,29 @@ def test_objects_that_are_changed(made: Made, executed: Executed) -> None:
     assert len(executed.noises) == 4
 
 
+def test_another_default_type(made: Made) -> None:
+    """A draw with bfloat16's bits has another rate than was read."""
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with pytest.raises(NotCovered, match=r"torch\.bfloat16 now, and was torch\.float32"):
+            next(iter(made.loader))
+        with pytest.raises(NotCovered, match="too coarse"):
+            drawn_rate(0.1)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_a_step_after_the_end(opacus_client: Client, executed: Executed) -> None:
+    """What is settled is not gone on with, although steps of the plan are left."""
+    made = make(opacus_client)
+    batches = iter(made.loader)
+    made.step(next(batches))
+    made.training.finish()
+    with pytest.raises(NotCovered, match=r"finish\(\) was called"):
+        made.step(next(batches))
+    assert len(executed.noises) == 2
+
+
 def test_a_loss_scaler(made: Made, executed: Executed) -> None:
     """A float16 scaler leaves out the step in which a record overflows. Its first step is refused."""
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0)
@@ -392,6 +416,8 @@ def test_a_second_model(made: Made, opacus_client: Client) -> None:
     """Another model or optimizer on the same data is another run, and has another engine."""
     with pytest.raises(NotCovered, match="another run"):
         private_of(made.training, made.engine)
+    with pytest.raises(NotCovered, match="attached to this engine already"):
+        attach(made.engine, dataset="digits", epochs=1, ledger=opacus_client)
 
 
 def test_secure_mode_keeps_its_generator(opacus_client: Client, executed: Executed) -> None:

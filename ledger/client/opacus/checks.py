@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal
+from numbers import Real
 from typing import Any, Final
 
 import opacus
@@ -78,7 +79,7 @@ def demand_arguments(given: Mapping[str, Any]) -> None:
     ):
         raise NotCovered(_DISTRIBUTED)
     noise = given["noise_multiplier"]
-    if not (isinstance(noise, int | float) and math.isfinite(noise) and noise > 0):
+    if not (isinstance(noise, Real) and 0 < float(noise) < math.inf):
         raise NotCovered(
             f"noise_multiplier: {noise!r} adds no noise that can be accounted for. Give a number above 0, or train"
             " without the ledger on data that needs no protection."

@@ -137,6 +137,10 @@ class Training:
         """Put the request before what `make_private` returns, of this engine or of the next with our accountant."""
         if engine is not None:
             original = engine.make_private
+            if "make_private" in vars(engine):
+                raise NotCovered(
+                    "A training is attached to this engine already. Make a new PrivacyEngine for each run."
+                )
             self._unwrap = functools.partial(_restore, engine, "make_private")
             engine.make_private = functools.wraps(original)(functools.partial(self._make_private, engine, original))
             return
@@ -368,6 +372,7 @@ class Training:
         scope = self._scope
         if scope is None or self._run is None or self._run.settled is not None or self._watch is None:
             return
+        self._watch.is_over = True
         differences = self.differences()
         self.run.evidence["opacus"] |= {"steps": self._watch.noised, "differences": differences}
         try:
@@ -388,6 +393,8 @@ class Training:
             found.append(f"{self.run.steps} steps were counted and {watch.noised} got noise")
         if watch.unused:
             found.append(f"{watch.unused} draws were left without a step at the end of a pass")
+        if watch.is_rebuilt:
+            found.append(f"the loader was rebuilt by somebody: {watch.draws} draws and {watch.noised} steps")
         found += self._of_accountant(watch)
         return found
 

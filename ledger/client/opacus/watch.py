@@ -47,7 +47,8 @@ class Watch:
     """Counts draws and steps of one optimizer and loader, and stops what was not approved.
 
     draws: batches that the sampler drew. noised: steps that got their noise. unused: draws at the end of a pass that
-    the loop left before a step.
+    the loop left before a step. is_rebuilt: whether a step took its batch from a loader that somebody else put around the
+    sampler, so that draws and steps can only be compared by their numbers. is_over: whether the run was settled.
     """
 
     def __init__(self, run: Run, approved: Approved, *, module: Any, optimizer: Any, loader: Any) -> None:
@@ -56,6 +57,8 @@ class Watch:
         self._sampler = loader.batch_sampler
         self._generators = (optimizer.generator, getattr(self._sampler, "generator", None))
         self.draws = self.passes = self.noised = self.unused = 0
+        self.is_rebuilt = self.is_over = False
+        self._kind = torch.get_default_dtype()
         self._steps = self._batches = self._joined = 0
         self._is_own_loader = self._is_split = self._has_rest = False
         self._clip_norm: float | None = None
@@ -89,8 +92,13 @@ class Watch:
         self._is_own_loader = self._is_split = False
 
     def on_draw(self) -> None:
-        """Count a batch of the sampler."""
+        """Count a batch of the sampler. Raises NotCovered if it has other bits than the rate was read for."""
         self.draws += 1
+        if torch.get_default_dtype() is not self._kind:
+            raise NotCovered(
+                f"torch's default type is {torch.get_default_dtype()} now, and was {self._kind} when the sample rate"
+                " was read: torch.rand has other bits, and draws at another rate. Set it before make_private only."
+            )
 
     def on_loop(self) -> None:
         """Note that the loop takes its batches from the loader itself."""
@@ -199,6 +207,7 @@ class Watch:
                 f" {least:g} is approved. Leave the noise as it is, or attach with its noise_schedule."
             )
         draws_least = self._steps + 1 if approved.draws_per_step == 1 else 1
+        self.is_rebuilt |= not (self._is_own_loader or self._is_split)
         if self.draws < draws_least or (self._is_own_loader and not self._batches):
             raise NotCovered(_ELSEWHERE)
         if not isinstance(optimizer, DPOptimizerFastGradientClipping) and _parts(optimizer) > 1:
@@ -211,6 +220,8 @@ class Watch:
     def _demand_unchanged(self) -> None:
         """Raise NotCovered if the objects no longer do what was approved."""
         optimizer, approved = self._optimizer, self.approved
+        if self.is_over:
+            raise NotCovered("The run is settled: finish() was called. Attach a new training, and do not step here.")
         demand_clipping(self._module, optimizer)
         norm = float(optimizer.max_grad_norm)
         if self._clip_norm not in (None, norm):
