@@ -18,6 +18,7 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     flows        send a call, with retries, as a generator without I/O
     runs         the context manager around the code that trains
     receipts     verify a signed receipt without a server
+    opacus       a training with Opacus, asked for as it is executed; needs PyTorch, and is not imported here
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
 """

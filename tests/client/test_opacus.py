@@ -270,8 +270,8 @@ def test_a_training_that_is_left_is_settled(opacus_client: Client) -> None:
 
 
 def test_a_loader_that_was_rebuilt(opacus_client: Client, executed: Executed) -> None:
-    """Goal: a trainer that puts a loader of its own around the sampler, as accelerate does, is counted by draws, and the
-    run records that."""
+    """Goal: a trainer that puts its own loader around the sampler, as accelerate does, is counted by draws, and the run
+    records that."""
     made = make(opacus_client, batch_size=300, private={"noise_multiplier": np.float32(2.5)})
     given = {"batch_sampler": made.loader.batch_sampler, "collate_fn": made.loader.collate_fn}
     assert made.epoch(DataLoader(DIGITS, **given)) == 6

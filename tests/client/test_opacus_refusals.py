@@ -105,7 +105,7 @@ def test_a_part_of_the_data_is_a_subset(opacus_client: Client, executed: Execute
 
 ARGUMENTS: dict[str, tuple[dict[str, Any], str]] = {
     "no noise": ({"noise_multiplier": 0.0}, "noise_multiplier: 0.0"),
-    "seed": ({"noise_generator": torch.Generator()}, "whoever knows its seed"),
+    "seed": ({"noise_generator": torch.Generator()}, "anyone who knows its seed"),
     "random": ({"rand_on_empty": True}, "twice the clip norm"),
     "adaptive": (
         {

@@ -25,7 +25,7 @@ class Approved:
     """What was approved, in the terms of the objects that execute it.
 
     noises: the least noise multiplier of each phase, with its steps. sample_rate: as it was set in the sampler; None
-    for shuffled batches. passes: how many passes over the loader; None for Poisson samples, which are drawn anew.
+    for shuffled batches. passes: how many passes over the loader; None for Poisson samples, which need none.
     """
 
     noises: tuple[tuple[float, int], ...]
@@ -47,7 +47,7 @@ class Watch:
     """Counts draws and steps of one optimizer and loader, and stops what was not approved.
 
     draws: batches that the sampler drew. noised: steps that got their noise. unused: draws at the end of a pass that
-    the loop left before a step. is_rebuilt: whether a step took its batch from a loader that somebody else put around the
+    the loop left before a step. is_rebuilt: whether a step took its batch from a loader that others put around the
     sampler, so that draws and steps can only be compared by their numbers. is_over: whether the run was settled.
     """
 
