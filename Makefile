@@ -46,11 +46,11 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 	$(BIN)/privacy-ledger serve
 
 .PHONY: test
-test: $(VENV)/installed-test ## All tests, in seven and a half minutes on two cores
+test: $(VENV)/installed-training ## All tests, in seven and a half minutes on two cores
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
 
 .PHONY: prove
-prove: $(VENV)/installed-test ## The tests with their counts at full size, and print the counts
+prove: $(VENV)/installed-training ## The tests with their counts at full size, and print the counts
 	LEDGER_PROVE=1 $(KEEP_BYTECODE) $(BIN)/python -m pytest -s --timeout=3600 $(PYTEST_ARGS)
 
 .PHONY: bench
@@ -85,6 +85,7 @@ lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group build --extra server pyproject.toml --output-file requirements.lock
 	$(LOCK) --group build --extra server --extra test pyproject.toml --constraint requirements.lock --output-file requirements-test.lock
 	$(LOCK) --group build --group docs --extra server pyproject.toml --constraint requirements-test.lock --output-file requirements-docs.lock
+	$(LOCK) --group training --no-deps --output-file requirements-training.lock
 	$(LOCK) --group audit --output-file .ci/audit.lock
 
 .PHONY: clean
@@ -112,6 +113,12 @@ $(VENV)/installed: requirements.lock pyproject.toml $(VENV)/made
 $(VENV)/installed-test: requirements-test.lock $(VENV)/installed
 	$(PIP) install --quiet --require-hashes --requirement requirements-test.lock
 	@touch $@
+
+# PyTorch is large and has no build for every system, so that its tests alone are skipped without it, and say so.
+$(VENV)/installed-training: requirements-training.lock .ci/torch.lock $(VENV)/installed-test
+	@if $(PIP) install --quiet --no-deps --only-binary :all: --require-hashes --requirement .ci/torch.lock \
+		--requirement requirements-training.lock; then touch $@; else echo \
+		"The tests of Opacus are SKIPPED: .ci/torch.lock has no build of PyTorch for this system that could be installed." >&2; fi
 
 $(VENV)/installed-docs: requirements-docs.lock $(VENV)/installed
 	$(PIP) install --quiet --require-hashes --requirement requirements-docs.lock

@@ -29,9 +29,11 @@ from tests.kit.driver import Terminal
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
 TUTORIAL = [DOCS / "tutorial" / f"{name}.md" for name in ("first-budget", "first-training-run", "first-audit")]
+WITH_OPACUS = DOCS / "how-to" / "opacus.md"
+APART = [*TUTORIAL, WITH_OPACUS]
 WITH_EXAMPLES = [
     *TUTORIAL,
-    *(page for page in sorted(DOCS.glob("**/*.md")) if page not in TUTORIAL and walk.examples(page.read_text())),
+    *(page for page in sorted(DOCS.glob("**/*.md")) if page not in APART and walk.examples(page.read_text())),
 ]
 """The pages whose examples are executed: the tutorial in its order, then the others, on one ledger."""
 NOT_TYPED = ("export ", "source ")
@@ -92,6 +94,25 @@ def test_the_pages_print_what_they_show(reader: Reader) -> None:
     compared = {page.relative_to(DOCS).as_posix(): reader.follow(page) for page in WITH_EXAMPLES}
     assert all(compared.values())
     assert sum(compared.values()) > 50
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+def test_the_quickstart_with_opacus_prints_what_it_shows(reader: Reader) -> None:
+    """Goal: whoever trains with Opacus gets from a plain script to a refusal as written. Method: every example of the
+    page, with real training, on a real server of its own."""
+    for name in ("torch", "opacus", "sklearn"):
+        pytest.importorskip(name, reason=f"{name} is not installed: see `make test` about requirements-training.lock")
+    assert reader.follow(WITH_OPACUS) == 5
+
+
+def test_three_lines_are_added_to_a_plain_opacus_script() -> None:
+    """Goal: asking takes three lines. Method: the quickstart's script without them names nothing of the ledger."""
+    (script,) = [one.code for one in walk.examples(WITH_OPACUS.read_text()) if "# 1" in one.code]
+    added = [line for line in script.splitlines() if re.search(r"  # \d$", line)]
+    plain = [line for line in script.splitlines() if line not in added]
+    assert [line[-1] for line in added] == ["1", "2", "3"]
+    assert not any(re.search(r"\b(ledger|attach|training)\b", line) for line in plain)
+    compile("\n".join(plain), "plain", "exec")
 
 
 def commands_of(page: Path) -> list[str]:

@@ -40,6 +40,8 @@ ONLY_IN: dict[str, set[str]] = {
     "httpx": {"web"},
     "filelock": {"client.files"},
     "platformdirs": {"client.files"},
+    "opacus": {f"client.opacus.{name}" for name in ("accountant", "checks", "training", "watch")},
+    "torch": {f"client.opacus.{name}" for name in ("checks", "training", "watch")},
     "jwt": {"verifier.jws", "access.oidc"},
     "cryptography": {"verifier.jws", "access.oidc"},
     "pydantic_settings": {"settings"},

@@ -29,6 +29,7 @@ A run that does not fit raises BudgetExceeded before it uses any data, with what
     models       the digests of the files that a run produced
     attestations verify a signed statement about these files without a server
     model_card   write a model card of such a statement
+    opacus       a training with Opacus, asked for as it is executed; needs PyTorch, and is not imported here
     methods      every call of the ledger, by noun, for both clients
     ledgers      the two clients, which execute flows
     dp_events    events of dp-accounting as mechanisms, and the other way; imported by itself

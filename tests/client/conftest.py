@@ -22,17 +22,16 @@ def client(ledger: Ledger) -> Iterator[Client]:
 
 @pytest.fixture(scope="session")
 def opacus_client(templates: Templates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
-    """A client of one ledger for all trainings: `digits` protects its number of records, in `public` that is public, and
-    `users` has a unit with several records."""
-    with templates.clone("sqlite", tmp_path_factory.mktemp("opacus"), is_begun=True) as settings:
-        with Ledger.open(settings) as opened:
-            for name, unit, adjacency in (
-                ("digits", "record", "add_or_remove_one"),
-                ("public", "record", "zero_out"),
-                ("users", "user", "zero_out"),
-            ):
-                opened.register(
-                    name=name, privacy_unit=unit, adjacency=adjacency, size=None, bound="certified", budget={"mu": 30, "delta": 1e-3}
-                )
-            with connect(opened) as client:
-                yield client
+    """A client of one ledger for all trainings: `digits` protects its number of records, in `public` that is public,
+    `users` has a unit with several records, and `tiny` has no budget for any training."""
+    with (
+        templates.clone("sqlite", tmp_path_factory.mktemp("opacus"), is_begun=True) as settings,
+        Ledger.open(settings) as opened,
+        connect(opened) as client,
+    ):
+        large = {"bound": "certified", "budget": {"mu": 30, "delta": 1e-3}}
+        opened.register(name="digits", size=None, **large)
+        opened.register(name="public", size=None, adjacency="zero_out", **large)
+        opened.register(name="users", size=None, adjacency="zero_out", privacy_unit="user", **large)
+        opened.register(name="tiny", size=None, budget={"mu": 1e-3})
+        yield client

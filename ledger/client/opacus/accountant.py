@@ -41,7 +41,7 @@ class LedgerAccountant(PRVAccountant):
 
     def bind(self, counting: Counting) -> None:
         """Let it compare its steps with those counted here."""
-        if self._counting is not None:
+        if self._counting not in (None, counting):
             raise NotCovered("This accountant already belongs to a run. Make a new PrivacyEngine for each run.")
         self._counting = counting
 
@@ -60,8 +60,8 @@ class LedgerAccountant(PRVAccountant):
         counted = -1 if self._counting is None else self._counting.noised
         if counted != self._stepped + 1:
             raise NotCovered(
-                f"Step {self._stepped + 1} of the accountant was not counted by a run: the optimizer is another one than"
-                " make_private returned. Do not use its gradients."
+                f"Step {self._stepped + 1} of the accountant was not counted by a run: the optimizer is another one"
+                " than make_private returned. Do not use its gradients."
             )
         self._stepped = counted
         super().step(noise_multiplier=noise_multiplier, sample_rate=sample_rate)

@@ -6,6 +6,7 @@ import math
 import os
 from collections.abc import Mapping
 from decimal import ROUND_CEILING, Context, Decimal
+from numbers import Real
 from typing import Any, Final
 
 import opacus
@@ -78,21 +79,21 @@ def demand_arguments(given: Mapping[str, Any]) -> None:
     ):
         raise NotCovered(_DISTRIBUTED)
     noise = given["noise_multiplier"]
-    if not (isinstance(noise, int | float) and math.isfinite(noise) and noise > 0):
+    if not (isinstance(noise, Real) and 0 < float(noise) < math.inf):
         raise NotCovered(
             f"noise_multiplier: {noise!r} adds no noise that can be accounted for. Give a number above 0, or train"
             " without the ledger on data that needs no protection."
         )
     if given.get("noise_generator") is not None:
         raise NotCovered(
-            "noise_generator: whoever knows its seed can take the noise off, and after a restart it repeats the noise of"
-            " earlier steps. An unseeded torch.Generator() has the same seed everywhere. Leave it out: attach() seeds"
-            " the noise from the operating system."
+            "noise_generator: anyone who knows its seed can take the noise off, and after a restart it repeats the noise"
+            " of earlier steps. An unseeded torch.Generator() has the same seed everywhere. Leave it out: attach()"
+            " seeds the noise from the operating system."
         )
     if given.get("rand_on_empty"):
         raise NotCovered(
-            "rand_on_empty=True puts a random record in the place of an empty draw, so that one record can move a sum by"
-            " twice the clip norm. Leave it out: Opacus takes empty draws as they are."
+            "rand_on_empty=True puts a random record in the place of an empty draw, so that one record can move a sum"
+            " by twice the clip norm. Leave it out: Opacus takes empty draws as they are."
         )
     if given.get("clipping", "flat") == "adaptive":
         raise NotCovered(
@@ -127,8 +128,9 @@ def _demand_sampler(sampler: Any, dataset: Any) -> None:
         if not sampler.replacement and sampler.num_samples == len(dataset):
             return
         raise NotCovered(
-            "RandomSampler(replacement=True, num_samples=…) changes how many batches an epoch has, and so the sample rate"
-            " and the divisor of make_private, and its own draws are not used. Use DataLoader(dataset, shuffle=True)."
+            "RandomSampler(replacement=True, num_samples=…) changes how many batches an epoch has, and so the sample"
+            " rate and the divisor of make_private, and its own draws are not used. Use DataLoader(dataset,"
+            " shuffle=True)."
         )
     raise NotCovered(
         f"The loader has a {name}. make_private does not use it: it draws from the whole dataset behind the loader, or"
@@ -170,12 +172,14 @@ def demand_made(module: Any, optimizer: Any, loader: Any, *, is_poisson: bool) -
         raise NotCovered("The optimizer has no parameters to train, so no step would have noise.")
     if not kinds <= BITS.keys():
         raise NotCovered(
-            f"Parameters of {', '.join(sorted(map(str, kinds)))}: sums and noise of 16 bits are rounded, which moves them"
-            " by more than the clip norm covers. Keep the parameters in float32, and use autocast with bfloat16."
+            f"Parameters of {', '.join(sorted(map(str, kinds)))}: sums and noise of 16 bits are rounded, which moves"
+            " them by more than the clip norm covers. Keep the parameters in float32, and use autocast with bfloat16."
         )
     if len({parameter.device for parameter in optimizer.params}) > 1:
         raise NotCovered("The parameters are on several devices, and one generator makes the noise of one. Use one.")
-    if is_poisson and not (type(loader) is DPDataLoader and type(loader.batch_sampler) is UniformWithReplacementSampler):
+    if is_poisson and not (
+        type(loader) is DPDataLoader and type(loader.batch_sampler) is UniformWithReplacementSampler
+    ):
         raise NotCovered(f"make_private returned a loader that draws by {type(loader.batch_sampler).__name__}.")
     demand_clipping(module, optimizer)
 
@@ -194,7 +198,7 @@ def demand_clipping(module: Any, optimizer: Any) -> None:
     if not 0 < used <= norm < math.inf:
         raise NotCovered(
             f"Gradients are clipped to {used:g}, and the noise is for a clip norm of {norm:g}: a scheduler of the clip"
-            ' norm changes only the noise, unless clipping="flat" and grad_sample_mode="hooks". Leave the scheduler out.'
+            ' norm changes only the noise, unless clipping="flat" and grad_sample_mode="hooks". Leave it out.'
         )
 
 

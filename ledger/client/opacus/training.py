@@ -50,7 +50,9 @@ class Plan:
             if value is not None and not (isinstance(value, int) and value >= 1):
                 raise ValueError(f"{name}: {value!r} is not a whole number of at least 1")
         if self.noise_schedule is not None and self.records_per_step > 1:
-            raise ValueError("noise_schedule: a schedule with max_examples_per_user or draws_per_step has no known cost")
+            raise ValueError(
+                "noise_schedule: a schedule with max_examples_per_user or draws_per_step has no known cost"
+            )
         if not all(noise > 0 and steps >= 1 for noise, steps in self.noise_schedule or ()):
             raise ValueError("noise_schedule: give pairs of a noise multiplier above 0 and its number of steps")
 
@@ -77,7 +79,7 @@ def attach(
 
     privacy_engine: the engine; None for the next one that is made with `accountant="ledger"`, as by a trainer.
     dataset: the dataset's name in the ledger, or several. epochs: how many passes over the loader; or steps: how many
-    steps of the optimizer; or noise_schedule: (noise multiplier, steps) of each phase, if a scheduler changes the noise.
+    steps of the optimizer; or noise_schedule: (noise multiplier, steps) of each phase, if a scheduler changes it.
     nominal_size: a public number of records, fixed without looking at the data; from it follow sample rate, steps and
     divisor. It is required under add_or_remove_one, where the true number is protected.
     max_examples_per_user: the most records of one privacy unit, required if the unit is no record.
@@ -114,26 +116,31 @@ def attach(
 class Training:
     """A training that asks for its run in `make_private`, and settles it in `finish`.
 
-    run: the run; None until `make_private`. mechanism: what it asked for.
+    mechanism: what it asked for; None until `make_private`.
     """
 
     def __init__(
         self, plan: Plan, datasets: list[str | Mapping[str, Any]], ledger: Ledger | None, options: dict[str, Any]
     ) -> None:
-        self.run: Run | None = None
+        self._run: Run | None = None
         self.mechanism: AnyMechanism | None = None
         self._plan, self._datasets, self._options = plan, datasets, options
-        self._ledger, self._is_ledger_ours = ledger, ledger is None
+        self._ledger = ledger
         self._scope: RunScope | None = None
         self._watch: Watch | None = None
         self._engine: Any = None
         self._unwrap: Callable[[], None] = lambda: None
+        self._close: Callable[[], None] = lambda: None
         self._history_before: list[tuple[float, float, int]] = []
 
     def wrap(self, engine: Any) -> None:
         """Put the request before what `make_private` returns, of this engine or of the next with our accountant."""
         if engine is not None:
             original = engine.make_private
+            if "make_private" in vars(engine):
+                raise NotCovered(
+                    "A training is attached to this engine already. Make a new PrivacyEngine for each run."
+                )
             self._unwrap = functools.partial(_restore, engine, "make_private")
             engine.make_private = functools.wraps(original)(functools.partial(self._make_private, engine, original))
             return
@@ -144,7 +151,11 @@ class Training:
         @functools.wraps(unbound)
         def of_any_engine(one: Any, **given: Any) -> Any:
             make = functools.partial(unbound, one)
-            return self._make_private(one, make, **given) if isinstance(one.accountant, LedgerAccountant) else make(**given)
+            return (
+                self._make_private(one, make, **given)
+                if isinstance(one.accountant, LedgerAccountant)
+                else make(**given)
+            )
 
         of_any_engine._ledger_training = self  # type: ignore[attr-defined]  # noqa: SLF001
         PrivacyEngine.make_private = of_any_engine
@@ -156,35 +167,53 @@ class Training:
         """Make the objects, read what they do, and ask for that. Raises NotCovered, BudgetExceeded, LedgerError."""
         if self._scope is not None:
             raise NotCovered(
-                "make_private was called before with this training. Another model or optimizer on the same data is another"
-                " run: make a new PrivacyEngine, and attach it."
+                "make_private was called before with this training. Another model or optimizer on the same data is"
+                " another run: make a new PrivacyEngine, and attach it."
             )
         checks.demand_engine(engine)
         checks.demand_arguments(given)
-        is_poisson = bool(given.get("poisson_sampling", True))
-        source = given["data_loader"]
-        checks.demand_loader(source, is_poisson=is_poisson)
-        if self._ledger is None:
-            self._ledger = Ledger()
-        adjacency = self._demand_unit(self._ledger, is_poisson=is_poisson)
+        checks.demand_loader(given["data_loader"], is_poisson=_is_poisson(given))
+        ledger = self._ledger or Ledger()
+        try:
+            return self._asked(ledger, engine, original, given)
+        except BaseException:
+            if self._run is None and self._ledger is None:
+                ledger.close()
+            raise
+
+    def _asked(self, ledger: Ledger, engine: Any, original: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        """Return what `make_private` made, once its run has begun. Without one, the model can be made private again."""
+        adjacency = self._demand_unit(ledger, is_poisson=_is_poisson(given))
         if isinstance(engine.accountant, LedgerAccountant):
             engine.accountant.bind(self)
         self._engine, self._history_before = engine, list(engine.accountant.history)
         made = original(**given)
         module, optimizer, loader = made[0], made[1], made[-1]
+        try:
+            approved, self.mechanism = self._prepared(engine, module, optimizer, loader, given)
+            scope = ledger.run(datasets=self._datasets, mechanism=self.mechanism, **self._options)
+            self._run = scope.__enter__()
+        except BaseException:
+            module.cleanup()
+            raise
+        self._scope, self._close = scope, ledger.close if self._ledger is None else lambda: None
+        self._watch = Watch(self._run, approved, module=module, optimizer=optimizer, loader=loader)
+        self._run.evidence["opacus"] = self._checked(engine, optimizer, adjacency, is_poisson=_is_poisson(given))
+        atexit.register(self._end)
+        return made
+
+    def _prepared(
+        self, engine: Any, module: Any, optimizer: Any, loader: Any, given: Mapping[str, Any]
+    ) -> tuple[Approved, AnyMechanism]:
+        """Give the objects public numbers and fresh seeds, and return what they will then do."""
+        is_poisson = _is_poisson(given)
         checks.demand_made(module, optimizer, loader, is_poisson=is_poisson)
-        self._fix_public_numbers(engine, optimizer, loader, source)
+        self._fix_public_numbers(engine, optimizer, loader, given["data_loader"])
         if not engine.secure_mode:
             optimizer.generator = fresh_generator(optimizer.params[0].device)
             if is_poisson:
                 loader.batch_sampler.generator = fresh_generator()
-        approved, self.mechanism = self._described(optimizer, loader, is_poisson=is_poisson)
-        self._scope = self._ledger.run(datasets=self._datasets, mechanism=self.mechanism, **self._options)
-        self.run = self._scope.__enter__()
-        self._watch = Watch(self.run, approved, module=module, optimizer=optimizer, loader=loader)
-        self.run.evidence["opacus"] = self._checked(engine, optimizer, adjacency, is_poisson=is_poisson)
-        atexit.register(self._end)
-        return made
+        return self._described(optimizer, loader, is_poisson=is_poisson)
 
     def _demand_unit(self, ledger: Ledger, *, is_poisson: bool) -> str:
         """Return the adjacency, or refuse what is missing under it or under the privacy unit. Raises NotCovered."""
@@ -194,11 +223,13 @@ class Training:
         unit, adjacency = terms["privacy_unit"], str(terms["adjacency"])
         if unit != "record" and self._plan.max_examples_per_user is None:
             raise NotCovered(
-                f"The privacy unit of {name} is {unit!r}, and Opacus draws and clips each record by itself. Give the most"
-                " records of one unit: attach(…, max_examples_per_user=…), 1 if each unit has one record."
+                f"The privacy unit of {name} is {unit!r}, and Opacus draws and clips each record by itself. Give the"
+                " most records of one unit: attach(…, max_examples_per_user=…), 1 if each unit has one record."
             )
         if not is_poisson and self._plan.records_per_step > 1:
-            raise NotCovered("Shuffled batches with several records of a unit have no known cost. Use Poisson sampling.")
+            raise NotCovered(
+                "Shuffled batches with several records of a unit have no known cost. Use Poisson sampling."
+            )
         if not is_poisson and self._plan.noise_schedule is not None:
             raise NotCovered("Shuffled batches with a noise_schedule have no known cost. Use Poisson sampling.")
         if adjacency != "add_or_remove_one":
@@ -211,8 +242,8 @@ class Training:
             )
         if self._plan.nominal_size is None:
             raise NotCovered(
-                f"The number of records of {name} is protected (add_or_remove_one), and make_private derives sample rate,"
-                " steps and divisor from it. Give a public number, fixed without looking at the data:"
+                f"The number of records of {name} is protected (add_or_remove_one), and make_private derives sample"
+                " rate, steps and divisor from it. Give a public number, fixed without looking at the data:"
                 " attach(…, nominal_size=…); or register the dataset with --adjacency zero_out."
             )
         return adjacency
@@ -254,7 +285,7 @@ class Training:
             else:
                 many = plan.records_per_step if plan.records_per_step > 1 else None
                 mechanism = DPSGD(noise_multiplier=noise, sample_rate=drawn, steps=steps, max_examples_per_user=many)
-        noises = ((noise, steps or 0),)
+        noises: tuple[tuple[float, int], ...] = ((noise, steps or 0),)
         if plan.noise_schedule is not None:
             noises = tuple((float(_rounded_down(least)), count) for least, count in plan.noise_schedule)
         divisor = optimizer.expected_batch_size if optimizer.loss_reduction == "mean" else None
@@ -287,7 +318,9 @@ class Training:
                 if adjacency != "add_or_remove_one"
                 else "nominal_size was fixed without looking at the data",
                 "each unit has at most "
-                + ("one record" if plan.max_examples_per_user in (None, 1) else f"{plan.max_examples_per_user} records"),
+                + (
+                    "one record" if plan.max_examples_per_user in (None, 1) else f"{plan.max_examples_per_user} records"
+                ),
                 "the gradient of a record depends on no other record of its batch",
                 "draws left at the end of a pass were not chosen by looking at them",
             ],
@@ -300,9 +333,16 @@ class Training:
     # --- in between
 
     @property
+    def run(self) -> Run:
+        """Return the run. Raises NotCovered before `make_private`, which asks for it."""
+        if self._run is None:
+            raise NotCovered("There is no run yet: make_private() asks for it.")
+        return self._run
+
+    @property
     def steps(self) -> int:
         """Return how many steps are counted, including those of `steps_done`."""
-        return 0 if self.run is None else self.run.steps
+        return 0 if self._run is None else self._run.steps
 
     @property
     def noised(self) -> int:
@@ -330,8 +370,9 @@ class Training:
         self._unwrap = lambda: None
         atexit.unregister(self._end)
         scope = self._scope
-        if scope is None or self.run is None or self.run.settled is not None or self._watch is None:
+        if scope is None or self._run is None or self._run.settled is not None or self._watch is None:
             return
+        self._watch.is_over = True
         differences = self.differences()
         self.run.evidence["opacus"] |= {"steps": self._watch.noised, "differences": differences}
         try:
@@ -339,12 +380,11 @@ class Training:
         finally:
             if differences:
                 log.warning("Run %s: %s.", self.run.id, "; ".join(differences))
-            if self._is_ledger_ours and self._ledger is not None:
-                self._ledger.close()
+            self._close()
 
     def differences(self) -> list[str]:
         """Return how what was executed differs from what was approved, and from what Opacus recorded."""
-        if self._watch is None or self.run is None:
+        if self._watch is None:
             return []
         watch, found = self._watch, []
         if self.run.steps != self.run.planned_steps:
@@ -353,6 +393,8 @@ class Training:
             found.append(f"{self.run.steps} steps were counted and {watch.noised} got noise")
         if watch.unused:
             found.append(f"{watch.unused} draws were left without a step at the end of a pass")
+        if watch.is_rebuilt:
+            found.append(f"the loader was rebuilt by somebody: {watch.draws} draws and {watch.noised} steps")
         found += self._of_accountant(watch)
         return found
 
@@ -379,7 +421,7 @@ class Training:
         """Settle at the end of a process that did not call `finish`: in doubt for more."""
         try:
             self.finish(Unfinished("The process ended before finish()."))
-        except Exception as failure:  # noqa: BLE001 (nothing can be raised to anybody here)
+        except Exception as failure:
             log.warning("%s", failure)
 
     def __enter__(self) -> Training:
@@ -391,11 +433,16 @@ class Training:
         self.finish(error)
 
     def __repr__(self) -> str:
-        return f"<Training of {self.run!r}>"
+        return f"<Training of {self._run!r}>"
 
 
 class Unfinished(Exception):
     """The process ended before the training was finished."""
+
+
+def _is_poisson(given: Mapping[str, Any]) -> bool:
+    """Return whether these arguments of `make_private` ask for Poisson sampling, its default."""
+    return bool(given.get("poisson_sampling", True))
 
 
 def _restore(owner: Any, name: str) -> None:
@@ -403,7 +450,9 @@ def _restore(owner: Any, name: str) -> None:
 
 
 def _phases(schedule: Iterable[tuple[float, int]], rate: Decimal) -> list[dict[str, Any]]:
-    return [{"noise_multiplier": _rounded_down(noise), "sample_rate": rate, "steps": steps} for noise, steps in schedule]
+    return [
+        {"noise_multiplier": _rounded_down(noise), "sample_rate": rate, "steps": steps} for noise, steps in schedule
+    ]
 
 
 def _rounded_down(noise: float) -> Decimal:

@@ -25,7 +25,7 @@ class Approved:
     """What was approved, in the terms of the objects that execute it.
 
     noises: the least noise multiplier of each phase, with its steps. sample_rate: as it was set in the sampler; None
-    for shuffled batches. passes: how many passes over the loader; None for Poisson samples, which are drawn anew.
+    for shuffled batches. passes: how many passes over the loader; None for Poisson samples, which need none.
     """
 
     noises: tuple[tuple[float, int], ...]
@@ -47,7 +47,8 @@ class Watch:
     """Counts draws and steps of one optimizer and loader, and stops what was not approved.
 
     draws: batches that the sampler drew. noised: steps that got their noise. unused: draws at the end of a pass that
-    the loop left before a step.
+    the loop left before a step. is_rebuilt: whether a step took its batch from a loader that others put around the
+    sampler, so that draws and steps can only be compared by their numbers. is_over: whether the run was settled.
     """
 
     def __init__(self, run: Run, approved: Approved, *, module: Any, optimizer: Any, loader: Any) -> None:
@@ -56,15 +57,21 @@ class Watch:
         self._sampler = loader.batch_sampler
         self._generators = (optimizer.generator, getattr(self._sampler, "generator", None))
         self.draws = self.passes = self.noised = self.unused = 0
+        self.is_rebuilt = self.is_over = False
+        self._kind = torch.get_default_dtype()
         self._steps = self._batches = self._joined = 0
         self._is_own_loader = self._is_split = self._has_rest = False
         self._clip_norm: float | None = None
         self._install()
 
     def _install(self) -> None:
-        for name in ("pre_step", "add_noise", "signal_skip_step"):
+        for name, counted in (
+            ("pre_step", self._pre_step),
+            ("add_noise", self._add_noise),
+            ("signal_skip_step", self._signal_skip_step),
+        ):
             inner = getattr(self._optimizer, name)
-            setattr(self._optimizer, name, functools.wraps(inner)(functools.partial(getattr(self, f"_{name}"), inner)))
+            setattr(self._optimizer, name, functools.wraps(inner)(functools.partial(counted, inner)))
         _watch_sampler(self._sampler, self)
         _watch_loader(self._loader, self)
 
@@ -74,8 +81,8 @@ class Watch:
         """Count the beginning of a pass over the loader. Raises NotCovered for one too many, and for a rest."""
         if self.approved.passes is not None and self.passes >= self.approved.passes:
             raise NotCovered(
-                f"Pass {self.passes + 1} over the shuffled batches is beyond the {self.approved.passes} epochs that were"
-                " approved: a record would be in one more batch. End the loop there, or attach with more epochs."
+                f"Pass {self.passes + 1} over the shuffled batches is beyond the {self.approved.passes} epochs that"
+                " were approved: a record would be in one more batch. End the loop there, or attach with more epochs."
             )
         if self.approved.draws_per_step == 1:
             self._demand_no_rest()
@@ -85,8 +92,13 @@ class Watch:
         self._is_own_loader = self._is_split = False
 
     def on_draw(self) -> None:
-        """Count a batch of the sampler."""
+        """Count a batch of the sampler. Raises NotCovered if it has other bits than the rate was read for."""
         self.draws += 1
+        if torch.get_default_dtype() is not self._kind:
+            raise NotCovered(
+                f"torch's default type is {torch.get_default_dtype()} now, and was {self._kind} when the sample rate"
+                " was read: torch.rand has other bits, and draws at another rate. Set it before make_private only."
+            )
 
     def on_loop(self) -> None:
         """Note that the loop takes its batches from the loader itself."""
@@ -141,11 +153,13 @@ class Watch:
                 )
         elif is_splitter or (do_skip and self.approved.draws_per_step == 1) or queue:
             raise NotCovered(
-                "signal_skip_step() joins two draws in one step: a record is in both with the square of the sample rate,"
-                " and Opacus records one draw. Make one step for each draw, with a larger batch_size, and split it for"
-                " memory with BatchMemoryManager; or attach with draws_per_step, and without BatchMemoryManager."
+                "signal_skip_step() joins two draws in one step: a record is in both with the square of the sample"
+                " rate, and Opacus records one draw. Make one step for each draw, with a larger batch_size, and split"
+                " it for memory with BatchMemoryManager; or attach with draws_per_step, and without BatchMemoryManager."
             )
-        inner(do_skip)
+        if is_splitter or do_skip:
+            # A signal not to skip does nothing in a plain loop, and would come before those of BatchMemoryManager.
+            inner(do_skip)
 
     def _pre_step(self, inner: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Count a step before it is executed, unless it only adds a part to the sum of a later one."""
@@ -193,6 +207,7 @@ class Watch:
                 f" {least:g} is approved. Leave the noise as it is, or attach with its noise_schedule."
             )
         draws_least = self._steps + 1 if approved.draws_per_step == 1 else 1
+        self.is_rebuilt |= not (self._is_own_loader or self._is_split)
         if self.draws < draws_least or (self._is_own_loader and not self._batches):
             raise NotCovered(_ELSEWHERE)
         if not isinstance(optimizer, DPOptimizerFastGradientClipping) and _parts(optimizer) > 1:
@@ -205,6 +220,8 @@ class Watch:
     def _demand_unchanged(self) -> None:
         """Raise NotCovered if the objects no longer do what was approved."""
         optimizer, approved = self._optimizer, self.approved
+        if self.is_over:
+            raise NotCovered("The run is settled: finish() was called. Attach a new training, and do not step here.")
         demand_clipping(self._module, optimizer)
         norm = float(optimizer.max_grad_norm)
         if self._clip_norm not in (None, norm):
