@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from os import PathLike
@@ -31,6 +31,7 @@ class Run:
     `Ledger.receipt(run.id)` returns a new one for jobs that wait longer. Both are None from an older server.
     evidence: a dict for you to fill, which is settled with the run. Put in nothing that is computed from protected
     data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
+    at_end: functions to call with this run after it is left; what they raise is logged.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Run:
         self.is_resumed = is_resumed
         self.evidence: dict[str, Any] = {}
         self.models: list[dict[str, Any]] = []
+        self.at_end: list[Callable[[Run], object]] = []
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -81,6 +83,14 @@ class Run:
         """Compute the SHA-256 of these files, or of all files in these folders, as they are now, and settle the run
         with them. Raises InvalidRequest if one cannot be read, if two have one name, and for more than 100 files."""
         self.models = joined(self.models, paths)
+
+    def ended(self) -> None:
+        """Call the functions in `at_end`. What one raises is logged as a warning: the run has ended all the same."""
+        for call in self.at_end:
+            try:
+                call(self)
+            except Exception as error:
+                log.warning("Run %s has ended. Afterwards a function in at_end failed: %s", self.id, error)
 
     def batches(self, loader: Iterable[T]) -> Iterator[T]:
         """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.
@@ -298,7 +308,10 @@ class RunScope:
     def __exit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        self._drive(leave(self._run, error, self._server))
+        try:
+            self._drive(leave(self._run, error, self._server))
+        finally:
+            self._run.ended()
 
 
 class AsyncDrive(Protocol):
@@ -320,4 +333,7 @@ class AsyncRunScope:
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
-        await self._drive(leave(self._run, error, self._server))
+        try:
+            await self._drive(leave(self._run, error, self._server))
+        finally:
+            self._run.ended()
