@@ -61,7 +61,15 @@ def installed(stack: str) -> Path | None:
         return python
     print(f"installing {stack} into {folder.relative_to(ROOT)}", flush=True)
     venv.EnvBuilder(clear=True, with_pip=True).create(folder)
-    pip = [python, "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--require-hashes"]
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--require-hashes",
+    ]
     try:
         subprocess.run([*pip, "--requirement", lock], check=True, timeout=SECONDS_MAX)
     except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
@@ -77,9 +85,20 @@ def tested(stack: str, python: Path, given: dict[str, str]) -> bool:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("LEDGER_", "PYTEST_"))}
     env |= {"PYTHONPATH": str(ROOT), **given}
     here = Path(__file__).parent
-    options = ["-q", "-ra", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", ROOT, "--confcutdir", here]
+    options: list[str | Path] = [
+        "-q",
+        "-ra",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ROOT,
+        "--confcutdir",
+        here,
+    ]
     print(f"testing {stack}", flush=True)
-    command = [python, "-m", "pytest", *options, here / stack]
+    command: list[str | Path] = [python, "-m", "pytest", *options, here / stack]
     try:
         return subprocess.run(command, check=False, env=env, timeout=SECONDS_MAX).returncode == 0
     except subprocess.TimeoutExpired as error:
