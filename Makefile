@@ -11,6 +11,8 @@ KEEP_BYTECODE := PYTHONDONTWRITEBYTECODE=
 # Another build to measure beside this one, and what to measure: make bench BASE=COMMIT, make bench PARTS="certificates recipes guesses"
 BASE ?=
 PARTS ?= table
+# Which libraries to test beside: make test-integrations STACKS="mlflow wandb"
+STACKS ?=
 # Newer versions for the lock files: make lock UPGRADE=--upgrade
 UPGRADE ?=
 
@@ -48,6 +50,10 @@ run: install ## A server with an SQLite ledger in this folder, on 127.0.0.1:8000
 .PHONY: test
 test: $(VENV)/installed-training ## All tests, in seven and a half minutes on two cores
 	$(KEEP_BYTECODE) $(BIN)/python -m pytest --numprocesses=$(PROCESSES) --dist=worksteal --session-timeout=1200 $(PYTEST_ARGS)
+
+.PHONY: test-integrations
+test-integrations: $(VENV)/installed-test ## The client beside the real libraries of trackers and formats, each in an environment of its own
+	$(BIN)/python -m tests.integrations $(STACKS)
 
 .PHONY: prove
 prove: $(VENV)/installed-training ## The tests with their counts at full size, and print the counts
@@ -87,6 +93,8 @@ lock: $(UV_VENV)/made ## Pin every package again in the lock files
 	$(LOCK) --group build --group docs --extra server pyproject.toml --constraint requirements-test.lock --output-file requirements-docs.lock
 	$(LOCK) --group training --no-deps --output-file requirements-training.lock
 	$(LOCK) --group audit --output-file .ci/audit.lock
+	for stack in $(wildcard tests/integrations/*/requirements.in); do \
+		$(LOCK) tests/integrations/requirements.in $$stack --output-file $${stack%.in}.lock || exit 1; done
 
 .PHONY: clean
 clean: ## Remove the environment, caches and builds; ledgers stay

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from os import PathLike
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
@@ -39,6 +39,7 @@ class Run:
     data, unless it was charged for. models: the digests of what `produced` was given, which are settled with the run.
     segments, segment_steps: how many segments were declared, and the steps of each. rank: which of the processes that
     train together this is; only 0 settles the run. is_pending: it is over, and its settlement waits on disk.
+    at_end: functions to call with this run after it is left; what they raise is logged.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Run:
         self.evidence: dict[str, Any] = {}
         self.segments, self.rank = segments, rank
         self.models: list[dict[str, Any]] = []
+        self.at_end: list[Callable[[Run], object]] = []
         self._planned = planned
         self._steps_before = steps_done
         self._restarts = restarts
@@ -207,6 +209,14 @@ class Run:
         """Compute the SHA-256 of these files, or of all files in these folders, as they are now, and settle the run
         with them. Raises InvalidRequest if one cannot be read, if two have one name, and for more than 100 files."""
         self.models = joined(self.models, paths)
+
+    def ended(self) -> None:
+        """Call the functions in `at_end`. What one raises is logged as a warning: the run has ended all the same."""
+        for call in self.at_end:
+            try:
+                call(self)
+            except Exception as error:
+                log.warning("Run %s has ended. Afterwards a function in at_end failed: %s", self.id, error)
 
     def batches(self, loader: Iterable[T], *, phase: str | None = None) -> Iterator[T]:
         """Yield the batches, and count a step for each. End after the planned steps, without taking another batch.

@@ -65,6 +65,7 @@ def leave(entered: Entered, error: BaseException | None, server: Server) -> Flow
         raise
     finally:
         entered.close(is_over=is_over)
+        run.ended()
 
 
 def _note(run: Run) -> None:

@@ -99,7 +99,7 @@ def test_every_fact_is_in_the_journals(ledger: Ledger) -> None:
     assert (guarantee["mu"], guarantee["delta"]) == (pytest.approx(math.sqrt(2) * 0.2, rel=1e-9), 0)
     assert [at["delta"] for at in guarantee["epsilon"]] == [1e-5, 1e-6, 3e-7]
     evaluated = ledger.post("/v1/evaluate", {"mechanism": gaussian(count=2), "report_deltas": [3e-7]})
-    assert guarantee["epsilon"][-1]["epsilon"] == pytest.approx(ok(evaluated)["epsilon"][0]["epsilon"], rel=1e-9)
+    assert guarantee["epsilon"][-1]["epsilon"] == pytest.approx(ok(evaluated)["epsilon"][0]["value"], rel=1e-9)
 
 
 def test_the_guarantee_is_of_the_run_alone(ledger: Ledger) -> None:

@@ -32,7 +32,7 @@ from tests.kit.driver import Ledger, Terminal
 from tests.kit.exports import KEY, OTHER_KEY, jwks_of
 
 MECHANISM = Gaussian(noise_multiplier=20)
-FILE = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
+FILE: dict[str, Any] = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
 TENANT = {"id": "00000000-0000-0000-0000-000000000007", "name": "acme"}
 RUN = "018f3c6e-7d2a-4c41-9b0e-2f5d8a1c4e77"
 
@@ -96,7 +96,7 @@ def test_an_attestation_is_verified_without_a_server(offline: tuple[Any, Any, st
     found = verify_attestation(
         json.dumps(given), jwks=keys, models=[FILE], tenant="acme", datasets="mnist", mechanism=MECHANISM
     )
-    assert found.models == (AttestedModel(**FILE),)
+    assert found.models == (AttestedModel("model.safetensors", "ab" * 32, 7),)
     assert (found.mu, found.is_estimate, found.mechanism_type, found.steps) == (0.05, True, "gaussian", 1)
     assert found.receipt_sha256 == receipt_digest(receipt)
     assert verify_attestation(given, jwks=keys, run=found.run.upper(), tenant=found.tenant_id) == found
@@ -111,7 +111,7 @@ def test_an_attestation_is_verified_without_a_server(offline: tuple[Any, Any, st
         ({"jwks": jwks_of(KEY)}, AttestationForged, "None of these keys signed"),
     ):
         with pytest.raises(kind, match=text):
-            verify_attestation(given, **{"jwks": keys, **changes})  # type: ignore[arg-type]
+            verify_attestation(given, **{"jwks": keys, **changes})
     with pytest.raises(InvalidRequest, match="jwks"):
         verify_attestation(given, jwks={})
 

@@ -1,0 +1,110 @@
+"""`make test-integrations`: the tests of each stack in an environment of its own, beside one real server.
+
+    python -m tests.integrations [STACK …]
+
+A stack that cannot be installed is reported as NOT TESTED; with LEDGER_INTEGRATIONS=required, that fails.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import venv
+from pathlib import Path
+from typing import Final
+
+from pydantic import SecretStr
+
+from ledger.operate import deploy
+from ledger.settings import Settings
+from tests.kit.driver import environment, first_keys, serve_command
+
+ROOT: Final = Path(__file__).resolve().parent.parent.parent
+STACKS: Final = tuple(sorted(lock.parent.name for lock in Path(__file__).parent.glob("*/requirements.lock")))
+SECONDS_MAX: Final = 1200
+"""How long one stack may install, and how long it may test."""
+
+
+def main(stacks: list[str]) -> int:
+    """Install and test these stacks, or all. Return the exit status."""
+    if unknown := sorted(set(stacks) - set(STACKS)):
+        print(f"no such stack: {', '.join(unknown)}. There are: {', '.join(STACKS)}", file=sys.stderr)
+        return 2
+    chosen = stacks or list(STACKS)
+    pythons = {stack: installed(stack) for stack in chosen}
+    with tempfile.TemporaryDirectory() as folder:
+        settings = Settings(database_url=SecretStr(f"sqlite:///{folder}/ledger.db"))
+        deploy.migrate(settings)
+        key = first_keys(settings).admin_key
+        env = {**environment(settings), "PYTHONPATH": str(ROOT)}
+        with serve_command([sys.executable, "-m", "ledger", "serve"], Path(folder), env) as served:
+            outcomes = {
+                stack: None
+                if python is None
+                else tested(stack, python, {"LEDGER_URL": served.url, "LEDGER_KEY": key, "HOME": folder})
+                for stack, python in pythons.items()
+            }
+    words = {None: "NOT TESTED: it could not be installed", True: "passed", False: "FAILED"}
+    for stack, outcome in outcomes.items():
+        print(f"{stack:12} {words[outcome]}")
+    is_required = os.environ.get("LEDGER_INTEGRATIONS") == "required"
+    return int(False in outcomes.values() or (is_required and None in outcomes.values()))
+
+
+def installed(stack: str) -> Path | None:
+    """Return the Python of a stack's environment, made anew if its lock file changed; None if it cannot be made."""
+    lock, folder = Path(__file__).parent / stack / "requirements.lock", ROOT / "build" / "integrations" / stack
+    python, stamp = folder / "bin" / "python", folder / "installed.lock"
+    if stamp.is_file() and stamp.read_bytes() == lock.read_bytes():
+        return python
+    print(f"installing {stack} into {folder.relative_to(ROOT)}", flush=True)
+    venv.EnvBuilder(clear=True, with_pip=True).create(folder)
+    pip: list[str | Path] = [
+        python,
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "install",
+        "--quiet",
+        "--require-hashes",
+    ]
+    try:
+        subprocess.run([*pip, "--requirement", lock], check=True, timeout=SECONDS_MAX)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as error:
+        print(f"{stack}: {error}", file=sys.stderr)
+        return None
+    stamp.write_bytes(lock.read_bytes())
+    return python
+
+
+def tested(stack: str, python: Path, given: dict[str, str]) -> bool:
+    """Return whether the tests of a stack pass. They import the client from this folder. given: the environment's
+    variables of the server, and a home for what libraries keep there."""
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("LEDGER_", "PYTEST_"))}
+    env |= {"PYTHONPATH": str(ROOT), **given}
+    here = Path(__file__).parent
+    options: list[str | Path] = [
+        "-q",
+        "-ra",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        os.devnull,
+        "--rootdir",
+        ROOT,
+        "--confcutdir",
+        here,
+    ]
+    print(f"testing {stack}", flush=True)
+    command: list[str | Path] = [python, "-m", "pytest", *options, here / stack]
+    try:
+        return subprocess.run(command, check=False, env=env, timeout=SECONDS_MAX).returncode == 0
+    except subprocess.TimeoutExpired as error:
+        print(f"{stack}: {error}", file=sys.stderr)
+        return False
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
