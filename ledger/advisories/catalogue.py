@@ -14,6 +14,8 @@ from ledger.suggest import nearest
 
 FOLDER: Final = resources.files("ledger.advisories").joinpath("known")
 FORMAT: Final = 1
+_EXAMPLES: Final = ("touches", "leaves")
+"""A run that an advisory finds, and one that it leaves alone: the tests hold the advisory to them."""
 Direction = Literal["too_little", "too_much", "no_guarantee", "unknown_spend"]
 DIRECTIONS: Final[Mapping[Direction, str]] = {
     "too_little": "charged too little",
@@ -46,15 +48,6 @@ class When:
 
 
 @dataclass(frozen=True, slots=True)
-class Example:
-    """A run as an advisory's author imagines it: a mechanism, the dataset's adjacency, and the evidence."""
-
-    mechanism: Mapping[str, Any]
-    adjacency: str
-    evidence: Mapping[str, Any]
-
-
-@dataclass(frozen=True, slots=True)
 class Advisory:
     """One fault.
 
@@ -62,7 +55,6 @@ class Advisory:
     which it was seen. direction: of the error in the charge. factor: right divided by charged, as far as one case is
     known; `seen` states the case. follows: by field of the declared mechanism, how the mechanism that was really
     executed follows from it: `{"times": 0.5}` or `{"set": "shuffle"}`; empty if it does not follow from that alone.
-    touches, leaves: a run that it finds, and one that it leaves alone.
     """
 
     id: str
@@ -76,8 +68,6 @@ class Advisory:
     do: str
     sources: tuple[Source, ...]
     when: When
-    touches: Example
-    leaves: Example
     factor: float | None = None
     seen: str | None = None
     follows: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -131,12 +121,10 @@ def _parsed(entry: Mapping[str, Any]) -> Advisory:
     options = {name: _wanted(value) for name, value in when.pop("options", {}).items()}
     return Advisory(
         **{
-            **entry,
+            **{name: value for name, value in entry.items() if name not in _EXAMPLES},
             "seen_in": tuple(entry["seen_in"]),
             "sources": tuple(Source(**source) for source in entry["sources"]),
             "when": When(**{name: tuple(values) for name, values in when.items()}, options=options),
-            "touches": Example(**entry["touches"]),
-            "leaves": Example(**entry["leaves"]),
         }
     )
 

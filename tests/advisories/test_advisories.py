@@ -14,22 +14,30 @@ import pytest
 
 from ledger.accounting import mechanisms
 from ledger.advisories import Advisory, advisories, advisory, recorded, touched
-from ledger.advisories.catalogue import FOLDER, Example
+from ledger.advisories.catalogue import FOLDER
 from ledger.advisories.match import Touched
 from ledger.advisories.recorded import MEMBERS_MAX
 from ledger.advisories.versions import release, satisfies
 from ledger.errors import InvalidRequest
 
 LIBRARIES: Final = {one.library for one in advisories()}
+EXAMPLES: Final[dict[str, dict[str, Any]]] = {
+    entry["id"]: entry
+    for file in FOLDER.iterdir()
+    if file.name.endswith(".toml")
+    for entry in tomllib.loads(file.read_text())["advisory"]
+}
+"""The entries as they are written, which have a run that each finds (`touches`) and one that it leaves (`leaves`)."""
 BY_ID: Final = pytest.mark.parametrize("one", advisories(), ids=lambda one: one.id)
 
 
-def run_of(example: Example) -> dict[str, Any]:
-    """A settled run, as answers show it, of an example."""
+def run_of(one: Advisory, example: str = "touches") -> dict[str, Any]:
+    """A settled run, as answers show it, of one of an advisory's examples."""
+    written = copy.deepcopy(EXAMPLES[one.id][example])
     return {
-        "adjacency": example.adjacency,
-        "request": {"mechanism": copy.deepcopy(example.mechanism), "labels": {}},
-        "settled": {"evidence": copy.deepcopy(example.evidence)},
+        "adjacency": written["adjacency"],
+        "request": {"mechanism": written["mechanism"], "labels": {}},
+        "settled": {"evidence": written["evidence"]},
     }
 
 
@@ -51,45 +59,45 @@ def test_the_files_are_as_their_schema() -> None:
     for one in known:
         assert one.direction in {"too_little", "too_much", "unknown_spend"} or one.factor is None, one.id
         assert set(one.when.mechanisms) <= mechanisms.BY_TYPE.keys(), one.id
-        for example in (one.touches, one.leaves):
-            mechanisms.parse({**example.mechanism})
+        for example in ("touches", "leaves"):
+            mechanisms.parse(EXAMPLES[one.id][example]["mechanism"])
 
 
 @BY_ID
 def test_each_finds_its_example_and_leaves_the_other(one: Advisory) -> None:
     """Goal: an advisory finds a recorded run that it is about, and leaves one alone that differs. Method: the two
     examples of its file, as they are written."""
-    how = found(one, run_of(one.touches))
+    how = found(one, run_of(one))
     assert how is not None
     assert how.is_certain
-    assert found(one, run_of(one.leaves)) is None
+    assert found(one, run_of(one, "leaves")) is None
 
 
 def changed(one: Advisory) -> Iterator[tuple[str, dict[str, Any]]]:
     """The run that an advisory finds, with one of its conditions no longer so, for each condition."""
-    other = run_of(one.touches)
+    other = run_of(one)
     text = json.dumps(other["settled"]["evidence"])
     spelling = rf'"{one.library}"|"{one.library.replace("-", "_")}"'
     other["settled"]["evidence"] = json.loads(re.sub(spelling, '"another-library"', text))
     yield "library", other
     if one.when.mechanisms:
-        other = run_of(one.touches)
+        other = run_of(one)
         other["request"]["mechanism"]["type"] = "another"
         yield "mechanism", other
     if one.when.samplings:
-        other = run_of(one.touches)
+        other = run_of(one)
         other["request"]["mechanism"]["sampling"] = "another"
         yield "sampling", other
     if one.when.adjacencies:
-        yield "adjacency", {**run_of(one.touches), "adjacency": "another"}
+        yield "adjacency", {**run_of(one), "adjacency": "another"}
     for name, wanted in one.when.options.items():
-        other = run_of(one.touches)
+        other = run_of(one)
         options = other["settled"]["evidence"]["options"]
         options[name] = wanted if isinstance(wanted, float) else "another"
         yield name, other
-    yield "ruled out", {**run_of(one.touches), "reported": {"evidence": {"rules_out": [one.id]}}}
+    yield "ruled out", {**run_of(one), "reported": {"evidence": {"rules_out": [one.id]}}}
     if one.versions != "*":
-        other = run_of(one.touches)
+        other = run_of(one)
         version = next(number for number in ((0,), (99,)) if not satisfies(number, one.versions))
         text = json.dumps(other["settled"]["evidence"])
         other["settled"]["evidence"] = json.loads(re.sub(r'("[\w-]+": )"[\d.]+"', rf'\1"{version[0]}"', text))
@@ -108,7 +116,7 @@ def test_each_condition_counts(one: Advisory) -> None:
 def test_what_is_not_recorded_clears_nothing(one: Advisory) -> None:
     """Goal: a run that records the library alone may be touched, and the answer names what it does not record.
     Method: the run that an advisory finds, without its options and version."""
-    run = run_of(one.touches)
+    run = run_of(one)
     run["settled"]["evidence"] = {"libraries": {one.library: None}}
     how = found(one, run)
     assert how is not None
@@ -136,7 +144,7 @@ def test_what_is_not_recorded_clears_nothing(one: Advisory) -> None:
 def test_forms_of_evidence(evidence: dict[str, Any]) -> None:
     """Goal: the forms in which a run states its library are all read. Method: one fact in each form."""
     one = advisory("opacus-shuffled-as-poisson")
-    run = {**run_of(one.touches), "settled": {"evidence": evidence}}
+    run = {**run_of(one), "settled": {"evidence": evidence}}
     how = found(one, run)
     assert how is not None
     assert how.is_certain
@@ -152,12 +160,19 @@ def test_evidence_is_read_up_to_a_bound() -> None:
     for _ in range(1_000):
         deep = {"deeper": deep}
     for beyond in ({**many, "poisson_sampling": True}, deep, {"lists": [[[[[[[{"poisson_sampling": True}]]]]]]]}):
-        run = {**run_of(one.touches), "settled": {"evidence": {"libraries": {"opacus": "1.6.0"}, "rest": beyond}}}
+        run = {**run_of(one), "settled": {"evidence": {"libraries": {"opacus": "1.6.0"}, "rest": beyond}}}
         how = found(one, run)
         assert how is not None
         assert how.unrecorded == ("poisson_sampling",)
-    for nothing in (None, [], {"libraries": None}, {"libraries": []}, {"purpose": "compared with opacus 1.6.0"}):
-        run = {**run_of(one.touches), "settled": {"evidence": nothing}}
+    nothing: tuple[Any, ...] = (
+        None,
+        [],
+        {"libraries": None},
+        {"libraries": []},
+        {"purpose": "compared with opacus 1.6.0"},
+    )
+    for evidence in nothing:
+        run = {**run_of(one), "settled": {"evidence": evidence}}
         assert not recorded(run, known=LIBRARIES).libraries
 
 

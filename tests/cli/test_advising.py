@@ -35,7 +35,8 @@ def test_the_recorded_runs_that_a_fault_touches(terminal: Terminal) -> None:
     unstated = settled("others", {"libraries": {"opacus": "1.6.0"}})
     settled("counts")
     labelled = terminal(f"request counts {RECIPE} --label library.trl=1.16.0 --json").json["id"]
-    refused = terminal(f"request counts {RECIPE.replace('40', '0.01')} --label library.opacus=1.6.0 --json").json
+    too_much = "--type gaussian --noise-multiplier 0.1"
+    refused = terminal(f"request counts {too_much} --label library.opacus=1.6.0 --json").json
     assert refused["code"] == "budget-exceeded"
 
     answer = terminal("advisories counts --json").json

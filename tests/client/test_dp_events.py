@@ -239,7 +239,9 @@ def test_an_event_without_a_sound_cost_is_refused_by_name(name: str) -> None:
 
 def test_all_events_of_the_library_are_known() -> None:
     """Goal: no event of the installed dp-accounting, and no field of one, is unknown here. Method: its classes."""
-    classes = {name: kind for name, kind in vars(E).items() if isinstance(kind, type) and issubclass(kind, E.DpEvent)}
+    classes: dict[str, Any] = {
+        name: kind for name, kind in vars(E).items() if isinstance(kind, type) and issubclass(kind, E.DpEvent)
+    }
     del classes["DpEvent"]
     fields = {name: tuple(attribute.name for attribute in kind.__attrs_attrs__) for name, kind in classes.items()}
     assert fields == dict(FIELDS)

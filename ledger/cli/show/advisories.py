@@ -32,7 +32,7 @@ def touched(answer: Mapping[str, Any]) -> None:
     grid = new_grid()
     grid.add_row("runs read", f"{answer['read']:,}")
     grid.add_row("touched", f"{answer['touched']:,}")
-    grid.add_row("not touched", f"{clear:,} record a library, and no advisory applies")
+    grid.add_row("not touched", f"{clear:,} record a library, and none of the advisories asked about applies")
     grid.add_row("not recorded", f"{answer['not_recorded']:,} state no library: they are not cleared")
     out.print(grid)
 
