@@ -458,13 +458,14 @@ def describe(
     places: Iterable[tuple[str, int]],
     *,
     epsilon: list[EpsilonShown],
+    limits: Iterable[Amount],
     now_us: int,
     progress: ProgressShown | None = None,
 ) -> RunShown:
     """Return a run as GET shows it: the request, the decision, and what happened to it.
 
     entries: those of the dataset that it names first. places: each dataset, with the number of the entry that decided
-    it there. epsilon: of the run by itself. progress: what its job reported last.
+    it there. epsilon: of the run by itself. limits: those of its datasets now. progress: what its job reported last.
     """
     decision = decision_in(entries)
     return RunShown(
@@ -472,7 +473,7 @@ def describe(
         state=run.state,
         decision="refused" if run.state == "refused" else "approved",
         is_overdue=run.due_us is not None and run.due_us < now_us,
-        **portions.of_run([decision], entries),
+        **portions.of_run(decision, entries, limits),
         epsilon=epsilon,
         cost=show_amount(Amount.from_facts(decision["cost"])),
         datasets=[{"name": name, "seq": seq} for name, seq in places],

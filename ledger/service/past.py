@@ -36,6 +36,7 @@ def balance_at(reading: Reading, dataset: Dataset, *, seq: int) -> BalanceAt:
         seq=seq,
         at=record["at"],
         budget=budget,
+        costing=dataset.costing,
         balance=None if balance is None else balance_shown(balance),
         percent=None if balance is None else of_balance(balance),
         epsilon=[] if balance is None else epsilons_shown(budget, balance),

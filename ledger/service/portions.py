@@ -103,15 +103,16 @@ def amount_after(decision: Record, entry: Record) -> Amount:
     return Amount.from_facts(decision["cost"])
 
 
-def of_run(decisions: Sequence[Record], entries: Iterable[Record]) -> PercentOfRun:
+def of_run(decision: Record, entries: Iterable[Record], limits: Iterable[Amount]) -> PercentOfRun:
     """Return which percent of the least budget a run takes, by the limits when it was decided, and was charged.
-    entries: those of the run on one dataset."""
-    rooms = [room for entry in decisions for room in rooms_in(entry)]
-    asked = taken(Amount.from_facts(decisions[0]["cost"]), rooms)
+    entries: those of the run on the dataset that it names first. limits: those of its datasets now, for a run that
+    charges others only."""
+    rooms = rooms_in(decision) or [Room(limit, limit) for limit in limits]
+    asked = taken(Amount.from_facts(decision["cost"]), rooms)
     shown = PercentOfRun(percent=asked["percent"], percent_of_delta=asked["percent_of_delta"])
     for entry in entries:
         if entry["kind"] in ("run-settled", "run-voided"):
-            shown["percent_charged"] = taken(amount_after(decisions[0], entry), rooms)["percent"]
+            shown["percent_charged"] = taken(amount_after(decision, entry), rooms)["percent"]
     return shown
 
 

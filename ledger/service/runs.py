@@ -21,7 +21,7 @@ from ledger.core.commands import (
     Start,
     Void,
 )
-from ledger.core.datasets import AccountKey
+from ledger.core.datasets import AccountKey, Dataset
 from ledger.core.decision.of_run import run_state
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Entry, Record
@@ -399,7 +399,10 @@ def _described(
     now_us = reading.now_us()
     places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
     progress = run_details.progress_of(reading, [run for run, _ in entered if run.state == "started"])
-    epsilons = _epsilons(reading, entered, places)
+    names = sorted({name for run, _ in entered for name, _ in places[run.id]})
+    datasets = {found.definition.name: found for found in reading.datasets.by_names(names)} if names else {}
+    of = {run.id: [datasets[name] for name, _ in places[run.id] if name in datasets] for run, _ in entered}
+    epsilons = _epsilons(entered, of)
     return [
         _Seen(
             run,
@@ -409,6 +412,7 @@ def _described(
                 entries,
                 places[run.id],
                 epsilon=epsilons[run.id],
+                limits=[dataset.limit for dataset in of[run.id] if dataset.limit is not None],
                 now_us=now_us,
                 progress=progress.get(run.id),
             ),
@@ -427,17 +431,13 @@ def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
 
 
 def _epsilons(
-    reading: Reading,
-    entered: Sequence[tuple[Run, list[Record]]],
-    places: Mapping[UUID, Sequence[tuple[str, int]]],
+    entered: Sequence[tuple[Run, list[Record]]], of: Mapping[UUID, Sequence[Dataset]]
 ) -> dict[UUID, list[EpsilonShown]]:
     """Return the epsilon of each run by itself, at the deltas of the budgets that it charges."""
-    names = sorted({name for run, _ in entered for name, _ in places[run.id]})
-    budgets = {found.definition.name: found.budget for found in reading.datasets.by_names(names)} if names else {}
-    deltas = {run.id: deltas_of(budgets.get(name) for name, _ in places[run.id]) for run, _ in entered}
+    deltas = {run.id: deltas_of(dataset.budget for dataset in of[run.id]) for run, _ in entered}
     alone = {run.id: answers.alone(answers.decision_in(entries)) for run, entries in entered}
-    at = {of: [id_ for id_ in alone if deltas[id_] == of] for of in set(deltas.values())}
-    known = {of: epsilons_of({alone[id_] for id_ in ids}, of) for of, ids in at.items()}
+    at = {one: [id_ for id_ in alone if deltas[id_] == one] for one in set(deltas.values())}
+    known = {one: epsilons_of({alone[id_] for id_ in ids}, one) for one, ids in at.items()}
     return {id_: known[deltas[id_]][amount] for id_, amount in alone.items()}
 
 

@@ -221,9 +221,13 @@ def test_spent_of_a_residual_budget_is_the_least_limit(terminal: Terminal) -> No
     """Goal: with residual costs the epsilon of a share of the limit is not shown as what was spent; the least limit is,
     as an indication. Method: a dataset before its least limit was computed, and as it is shown after."""
     made = terminal("dataset create rounds --epsilon 3 --at-delta 1e-5 --json").out
-    terminal("request rounds --type gaussian --noise-multiplier 9 --key one")
+    for key in ("one", "two"):
+        terminal(f"request rounds --type gaussian --noise-multiplier 9 --key {key} --json")
+    runs = [run["id"] for run in terminal("runs --json").json["items"]]
+    for command in ("start", "settle"):
+        terminal(f"{command} {runs[0]}")
     shown = terminal("dataset show rounds").out
-    assert re.search(r"spent +0 +- +0", shown)
+    assert re.search(r"spent +2\.\d+ +- +0\.11112", shown)
     assert re.search(r"held +2\.\d+ +- +0\.11112", shown)
     assert "its epsilon is the least limit" in shown
     least = {"seq": 1, "amount": json.loads(made)["balance"]["limit"], "epsilon": [{"delta": 1e-5, "epsilon": 0.41232}]}

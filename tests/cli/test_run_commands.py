@@ -32,7 +32,7 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert f"privacy-ledger receipt show {asked}" in terminal(f"run show {asked}").out
     assert terminal(f"settle {asked[:9]} --evidence '{{}}'").status == 0
     settled = terminal(f"run show {asked[:8]}").out
-    assert re.search(r"charged +mu 0\.2", settled)
+    assert re.search(r"charged +4 % of the budget, mu 0\.2", settled)
     assert re.search(r"hash [0-9a-f]{64}", settled)
     timeline = settled.partition("when (UTC)")[2]
     order = [timeline.index(word) for word in ("asked, and approved", "started  ", "settled  ")]
@@ -42,7 +42,7 @@ def test_one_run_as_it_is_shown(terminal: Terminal) -> None:
     assert "the node was lost" in terminal(f"run show {voided}").out
     refused = terminal("request counts --type gaussian --noise-multiplier 0.5 --json").json["run"]
     why = terminal(f"run show {refused[:8]}")
-    assert re.search(r"counts +mu +2 +0\.9798 +1 +400 +96", why.out), why.out
+    assert re.search(r"counts +mu +400 +96 +2 +0\.97979 +1", why.out), why.out
     assert re.search(r"epsilon at delta 1e-05: asked for \S+, left \S+, limit \S+", why.out)
     assert terminal(f"run show {refused} --json").json["refused_by"][0]["share_requested"] == pytest.approx(4, rel=1e-6)
     missing = terminal("run show 00000000")
@@ -69,7 +69,7 @@ def test_runs_that_are_sought(terminal: Terminal) -> None:
     ):
         assert [run["id"] for run in terminal(f"runs {filters} --json").json["items"]] == found, filters
     table = terminal("runs").out
-    assert re.search(rf"{one} +settled +counts +first sweep +gaussian +0\.2 +0\.2 ", table), table
+    assert re.search(rf"{one} +settled +counts +first sweep +gaussian +4 +4 +0\.72553 +0\.2 ", table), table
     wrong = terminal("runs --since soon")
     assert (wrong.status, "since: 'soon' is no time" in wrong.err) == (2, True)
 
@@ -139,8 +139,8 @@ def test_what_a_dataset_was_and_how_long_it_lasts(terminal: Terminal) -> None:
     assert "The dataset counts is frozen since" in refused.err
     assert "records came twice" in refused.err
     assert re.search(r"spent +0 ", terminal("dataset show counts --at-seq 1").out)
-    assert re.search(r"held +0\.2 ", terminal("dataset show counts --at-seq 2").out)
-    assert re.search(r"spent +0\.2 ", terminal("dataset show counts --at now").out)
+    assert re.search(r"held +4 +- +0\.2 ", terminal("dataset show counts --at-seq 2").out)
+    assert re.search(r"spent +4 +\S+ +0\.2 ", terminal("dataset show counts --at now").out)
     assert terminal("dataset show counts --at yesterday").status == 2
     for by, name in (
         ("person", "admin"),

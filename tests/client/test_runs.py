@@ -332,11 +332,16 @@ def test_a_refused_run_touches_nothing(ledger: Ledger, client: Client) -> None:
     refused = caught.value
     assert not entered
     assert isinstance(refused, errors.BudgetExceeded)
-    assert refused.datasets == [{"name": "mnist", "quantity": "mu", "requested": 2.0, "remaining": 1.0, "limit": 1.0}]
+    percents = {"percent_requested": 400.0, "percent_remaining": 100.0}
+    binding = {"name": "mnist", "quantity": "mu", "requested": 2.0, "remaining": 1.0, "limit": 1.0, **percents}
+    assert refused.datasets == [binding]
     assert refused.fits == {"noise_multiplier": 1.0}
     assert client.run_info(refused.run)["state"] == "refused"
     assert str(refused) == (
-        "The run does not fit. mnist: it needs mu 2, and 1 of 1 is left. This would fit: noise_multiplier=1.0."
+        "The run does not fit. It exceeds the budget of mnist: it needs 400 % of the budget, and 100 % is left (it needs"
+        " mu 2, and 1 of 1 is left). By itself it has epsilon 10 at delta 1e-05. This would fit: noise_multiplier=1.0."
+        " What is held comes back when runs are voided or end early; what is spent never does. A steward can set a larger"
+        " budget."
     )
     assert kinds(ledger) == ["dataset-registered", "run-refused"]
 
@@ -360,7 +365,8 @@ def test_more_steps_than_planned_are_charged_besides(
     (drawn,) = overrun.datasets
     assert (drawn["name"], drawn["quantity"], drawn["limit"], drawn["held"]) == ("mnist", "mu", 1, 0)
     assert str(overrun) == (
-        "25 steps more than planned were executed. They are charged mu 1, as a run of their own. "
+        "25 steps more than planned were executed. They are charged mu 1, as a run of their own. In all the run is"
+        " charged 104 % of the budget. "
         "That does not fit. Frozen until a steward thaws it: mnist."
     )
     assert any("26 steps" in note and "settled" in note for note in overrun.__notes__)

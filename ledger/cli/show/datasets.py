@@ -88,7 +88,8 @@ def balance_at(answer: BalanceAt) -> None:
         return
     if answer["partition_count"] is not None:
         out.print(f"{answer['partition_count']:,} partitions, of which the fullest is shown")
-    _amounts(balance, answer.get("percent"), answer["epsilon"])
+    is_residual = answer.get("costing") == "residual"
+    _amounts(balance, answer.get("percent"), answer["epsilon"], is_residual=is_residual)
     out.print(ADD_UP)
 
 
@@ -157,14 +158,14 @@ def _fair_use(fair_use: FairUseShown) -> str:
 
 def _balance(item: DatasetShown, balance: BalanceShown) -> None:
     """Print a balance. With residual costs what is spent is a share, whose own epsilon would be no bound: the least
-    limit stands in its place."""
+    limit is shown instead."""
     is_residual = item.get("costing") == "residual"
     _amounts(balance, item.get("percent"), item["epsilon"], is_residual=is_residual, is_estimate=item["is_estimate"])
     if (least := item.get("least_limit")) is not None:
         counted = f"up to entry {least['seq']:,} of {item['seq']:,}"
         shown = epsilons(least["epsilon"], "epsilon")
         out.print(f"spent: {shown}, the least limit {counted}; an indication, the limit is guaranteed")
-    elif is_residual:
+    elif is_residual and _mu_sq_pico(balance["spent"]):
         out.print("spent: its epsilon is the least limit, which is computed in the background")
     out.print(ADD_UP)
 
@@ -185,8 +186,9 @@ def _amounts(
     cells: list[tuple[rows.Cell, ...]] = []
     for part in ("limit", "spent", "held", "remaining"):
         amount, rounded = balance[part], down if part in ("limit", "remaining") else up
-        hides = is_residual and part in ("spent", "held")
-        alone = [_epsilon(epsilon, part, rounded) if not hides else "-" for epsilon in at]
+        hides = is_residual and part in ("spent", "held") and _mu_sq_pico(amount)
+        shows = number if part == "limit" else rounded  # as it is shown above
+        alone = ["-" if hides else _epsilon(epsilon, part, shows) for epsilon in at]
         mu = remaining_text(amount) if part == "remaining" else rounded(amount["mu"])
         part_text = percent(percents.get(part)).removesuffix(" %")
         cells.append((part, part_text, *alone, mu, rounded(amount["delta"]), f"{_mu_sq_pico(amount):,}"))

@@ -407,7 +407,7 @@ def runs(items: Sequence[RunShown]) -> None:
         err.print("No runs.")
         return
     named = [name for name in ("project", "purpose") if any(_noted(item, name) for item in items)]
-    numbers = ("%", "charged %", "epsilon", "mu", "mu charged")
+    numbers = ("%", "charged %", "epsilon", "mu")
     columns = ("run", "state", "dataset", *named, "mechanism", *numbers, "asked", "by")
     cells = [
         (
@@ -420,7 +420,6 @@ def runs(items: Sequence[RunShown]) -> None:
             _charged_percent(item),
             _first_epsilon(item),
             up(item["cost"]["mu"]),
-            charged_text(item),
             item["created_at"][:19].replace("T", " "),
             str(item["asked_by"]["name"]),
         )
@@ -433,7 +432,7 @@ def runs(items: Sequence[RunShown]) -> None:
             right=numbers,
             ids=("run",),
             texts=("purpose", "dataset", "by"),
-            drop=("mu charged", "mu", "purpose", "mechanism", "by", "asked", "project", "epsilon", "dataset"),
+            drop=("mu", "purpose", "mechanism", "by", "asked", "project", "epsilon", "dataset"),
         )
     )
 

@@ -59,7 +59,7 @@ class Proposals(Calls[Answer], Lists[Answers]):
     def refuse(self, proposal: str, *, reason: str) -> Answer:
         """Refuse what another steward proposed, permanently. Raises ProposalState and Forbidden as `approve` does.
 
-        >>> proposed = ledger.set_budget("clicks", budget={"mu": 4, "delta": 1e-6}, reason="more")["proposal"]
+        >>> proposed = ledger.set_budget("clicks", budget={"mu": 3.2, "delta": 1e-6}, reason="more")["proposal"]
         >>> second.refuse(proposed["id"], reason="the board has not agreed")["state"]
         'refused'
         """

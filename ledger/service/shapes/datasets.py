@@ -160,6 +160,7 @@ class BalanceAt(TypedDict):
     seq: int
     at: Annotated[str, Field(description="When the entry `seq` was written.")]
     budget: Annotated[Mapping[str, Any] | None, Field(description="The budget that was in force.")]
+    costing: NotRequired[Annotated[Costing, Field(description="How its runs are costed now.")]]
     balance: Annotated[
         BalanceShown | None, Field(description="With partitions, the fullest one counts, for each quantity by itself.")
     ]
