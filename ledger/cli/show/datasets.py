@@ -90,7 +90,7 @@ def spending(answer: SpendingShown) -> None:
     if answer["rest"] is not None:
         listed.append((f"{answer['rest_count']:,} others", answer["rest"]))
     if answer["earlier"] is not None:
-        listed.append((f"before entry {answer['since_seq']:,}", answer["earlier"]))
+        listed.append(("before", answer["earlier"]))
     listed.append(("together", answer["total"]))
     is_delta = any(part["percent_of_delta"] for _, part in listed)
     cells = [
