@@ -6,6 +6,7 @@ service, alerting: the use cases; what runs in the background. Only `service.wri
 report, recompute, operate: the audit report; costs worked out again; an operator's commands
 api, cli, client: HTTP; the command line; what a training job imports
 deferred, web: modules that are imported when they are first needed
+profiles, limits_in_words: the servers and keys of `login`; which limit an account is, in words
 
 Each package states in one sentence what lives there. `.importlinter` has the allowed imports.
 """

@@ -1,7 +1,7 @@
 """What would happen if several runs were asked for now, one after another. Nothing is recorded.
 
-The same decision as for a batch is made on a copy of the books, so a plan says what an approval would say, but for what
-others ask for meanwhile.
+The same decision as for a batch is made on a copy of the books, so a plan and an approval differ only by what others ask
+for meanwhile.
 """
 
 from __future__ import annotations

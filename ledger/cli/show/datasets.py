@@ -197,7 +197,9 @@ def partitions(items: Sequence[PartitionShown]) -> None:
     if items:
         _parts("partition", items)
     else:
-        err.print("No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint")
+        err.print(
+            "No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint --reason …"
+        )
 
 
 def project(item: ProjectShown) -> None:
