@@ -7,6 +7,7 @@ report, recompute, operate: the audit report; costs worked out again; an operato
 api, cli, client: HTTP; the command line; what a training job imports
 advisories: known faults of accountants and training libraries, and which recorded runs they touch
 deferred, web: modules that are imported when they are first needed
+profiles, limits_in_words: the servers and keys of `login`; which limit an account is, in words
 
 Each package states in one sentence what lives there. `.importlinter` has the allowed imports.
 """

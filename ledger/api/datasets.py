@@ -147,12 +147,15 @@ async def show_spending(
         str | None, Query(min_length=1, max_length=63, description="With `by=label`: the label's name.")
     ] = None,
     partition: Annotated[PartitionName | None, Query(description="Required if the dataset has partitions.")] = None,
+    since: Annotated[When | None, Query(description="Runs that were approved before count as `earlier`.")] = None,
 ) -> Response:
     """Show who or what the budget was spent on, in parts of it. The rows add up to the balance exactly.
 
     The newest five thousand entries are divided; what was spent before is one row.
     """
-    divide = partial(services(request).history.spending, caller, name, by=by, label=label, partition=partition)
+    since_us = None if since is None else microseconds(since)
+    spending = services(request).history.spending
+    divide = partial(spending, caller, name, by=by, label=label, partition=partition, since_us=since_us)
     return Json(await aside(served(request), caller, divide, size=None))
 
 

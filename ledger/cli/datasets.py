@@ -171,12 +171,16 @@ def dataset_spending(
     name: DatasetName,
     by: Annotated[str, typer.Option(help="person, project, month, or label=NAME for the values of a label.")],
     partition: Annotated[str | None, typer.Option(help="The partition, if the dataset has any.")] = None,
+    since: Annotated[
+        str | None,
+        typer.Option(metavar="TIME", help="Only runs approved since: 2026-10-01, yesterday, 30d or a time."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Show what the budget was spent on: the percent of it that each person, project, month or label took."""
     kind, equals, label = by.partition("=")
     with server() as ledger:
-        answer = ledger.spending(name, by=kind, label=label if equals else None, partition=partition)
+        answer = ledger.spending(name, by=kind, label=label if equals else None, partition=partition, since=since)
     print_answer(answer, as_json, show.datasets.spending)
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from uuid import UUID
@@ -17,6 +16,7 @@ from ledger.cli import secrets, show
 from ledger.cli.options import Json, KeyId, ProposalId, Reason, given_fields
 from ledger.cli.server_call import first, print_answer, server
 from ledger.cli.show import console
+from ledger.client.dates import moment
 from ledger.errors import InvalidRequest, NotFound
 from ledger.suggest import listed
 
@@ -78,14 +78,17 @@ def key_create(
         typer.Option(help="For a requester: every run must name one of these projects. Can be repeated."),
     ] = None,
     expires_at: Annotated[
-        str | None, typer.Option(help="When the key expires, such as 2030-01-01T00:00:00Z. Default: never.")
+        str | None,
+        typer.Option(metavar="TIME", help="When the key expires: 2030-01-01 or a time. Default: never."),
     ] = None,
     output: secrets.Output = None,
     as_json: Json = False,
 ) -> None:
     """Create a key."""
     with secrets.destination(output, as_json=as_json, name=_KEY_FILE) as file, server() as ledger:
-        limits = given_fields(datasets=dataset or None, projects=project or None, expires_at=expires_at)
+        limits = given_fields(
+            datasets=dataset or None, projects=project or None, expires_at=moment(expires_at, field="expires-at")
+        )
         made = _kept(ledger.make_key(name=name, role=role, **limits), file)
 
     def shown(made: Any) -> None:
@@ -99,7 +102,7 @@ def key_create(
 def key_list(
     unused: Annotated[
         str | None,
-        typer.Option(metavar="DAYS", help="Only valid keys that were not used for this long, such as 90d."),
+        typer.Option(metavar="TIME", help="Only valid keys that were not used since: 90d, 2026-10-01 or a time."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -111,15 +114,10 @@ def key_list(
     print_answer(items, as_json, show.people.keys)
 
 
-_DAYS: Final = re.compile(r"P?([0-9]{1,5})[dD]")
-
-
 def _long_ago(text: str) -> datetime:
-    """Return the time this many days ago, given as 90d or P90D. Raises InvalidRequest."""
-    days = _DAYS.fullmatch(text.strip())
-    if days is None:
-        raise InvalidRequest(f"unused: {text!r} is not a number of days. Write 90d", field="unused")
-    return datetime.now(UTC) - timedelta(days=int(days.group(1)))
+    """Return the time since which a key was not used, given as 90d, P90D, a date or a time. Raises InvalidRequest."""
+    since = moment(text.strip().removeprefix("P"), field="unused")
+    return datetime.fromisoformat(str(since))
 
 
 def _last_used(key: Mapping[str, Any]) -> datetime:

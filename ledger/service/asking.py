@@ -203,7 +203,7 @@ class Asking:
 
     async def second(self, actor: Actor, proposal: Proposal, *, reason: str | None) -> None:
         """Decide a run that waited for a steward, who approves it: afresh, against what is left now. It may be refused,
-        as any run. Raises ProposalState, DatasetFrozen, and Forbidden for whoever asked for it."""
+        as any run. Raises ProposalState, DatasetFrozen, and Forbidden for the person who asked for it."""
         facts, asker = proposal.body["request"], _asker(actor.tenant_id, proposal)
         request = RunRequest.model_validate(facts["request"])
         item = Item(facts["idempotency_key"], request, facts["request"])

@@ -58,8 +58,17 @@ class History:
                 raise InvalidRequest(f"seq: the journal has entries 1 to {dataset.seq:,}", field="seq")
             return balance_at(reading, dataset, seq=seq)
 
-    def spending(self, actor: Actor, name: str, *, by: By, label: str | None, partition: str | None) -> SpendingShown:
-        """Return what each person, project, month or label spent of a dataset's budget.
+    def spending(
+        self,
+        actor: Actor,
+        name: str,
+        *,
+        by: By,
+        label: str | None,
+        partition: str | None,
+        since_us: int | None = None,
+    ) -> SpendingShown:
+        """Return what each person, project, month or label spent of a dataset's budget, by runs approved since then.
 
         Raises NotFound, InvalidRequest, and Forbidden for a key that is limited to datasets: its runs name others.
         """
@@ -70,7 +79,7 @@ class History:
             )
         with self._store.reading(actor.tenant_id) as reading:
             dataset = find_dataset(reading, actor, name)
-            return spending(reading, dataset, by=by, label=label, partition=partition)
+            return spending(reading, dataset, by=by, label=label, partition=partition, since_us=since_us)
 
     async def explaining(self, actor: Actor, work: Awaitable[T]) -> T:
         """Return what this work returns. If a dataset is frozen or retired, the error states since when, why and whom

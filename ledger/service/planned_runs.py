@@ -1,7 +1,7 @@
 """What would happen if several runs were asked for now, one after another. Nothing is recorded.
 
-The same decision as for a batch is made on a copy of the books, so a plan says what an approval would say, but for what
-others ask for meanwhile.
+The same decision as for a batch is made on a copy of the books, so a plan and an approval differ only by what others ask
+for meanwhile.
 """
 
 from __future__ import annotations
@@ -78,10 +78,12 @@ class RunsPlanner:
             runs=runs,
             fitting=sum(run["fits"] for run in runs),
             order=_better_order(books, commands, runs, now_us),
-            datasets=[
-                _together(actor, books, after, id_) for id_ in dict.fromkeys(i for a in asks for i in a.dataset_ids)
-            ],
+            datasets=[_together(actor, books, after, id_) for id_ in _dataset_ids(asks)],
         )
+
+
+def _dataset_ids(asks: Sequence[Ask]) -> list[UUID]:
+    return list(dict.fromkeys(dataset_id for ask in asks for dataset_id in ask.dataset_ids))
 
 
 def _run(outcome: Outcome | LedgerError) -> PlannedRun:
@@ -91,8 +93,8 @@ def _run(outcome: Outcome | LedgerError) -> PlannedRun:
     drafts = outcome if isinstance(outcome, tuple) else ()
     kind, facts = drafts[0].kind, drafts[0].facts
     if kind == "change-proposed":
-        cost = Amount.from_facts(facts["proposes"]["cost"])
-        return PlannedRun(fits=True, waits=True, cost=show_amount(cost), code="run-waits", detail=None)
+        waiting = show_amount(Amount.from_facts(facts["proposes"]["cost"]))
+        return PlannedRun(fits=True, waits=True, cost=waiting, code="run-waits", detail=None)
     fits, cost = kind == "run-approved", show_amount(Amount.from_facts(facts["cost"]))
     return PlannedRun(fits=fits, waits=False, cost=cost, code=None if fits else "budget-exceeded", detail=None)
 

@@ -271,6 +271,20 @@ def _adds_up(ledger: Ledger, shown: Shown) -> None:
     assert all(int(row[part]["mu_sq_pico"]) >= 0 for row in _rows(shown) if row for part in ("spent", "held"))
 
 
+def test_spending_since_a_time(ledger: Ledger) -> None:
+    """Goal: what runs took that were approved before is one row, and the rows still are the total. Method: times before
+    and after all of them."""
+    ledger.register()
+    ledger.ask()
+    path = "/v1/datasets/mnist/spending"
+    whole, past, future = (
+        ok(ledger.get(path, by="person", **since)) for since in ({}, {"since": "2000-01-01"}, {"since": "2999-01-01"})
+    )
+    assert past == whole
+    assert (future["groups"], future["earlier"]["percent"]) == ([], whole["groups"][0]["percent"])
+    assert future["total"]["held"] == whole["total"]["held"]
+
+
 def test_spending_of_a_partition(ledger: Ledger) -> None:
     """Goal: a partition's spending is its own; what cannot be divided is refused with the field. Method: partitions
     with different runs, one of them added later; a dataset without a budget; a limited key."""

@@ -134,7 +134,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
         " --ceiling-mu 2 --json"
     ).json
     assert (made["partition_count"], made["ceiling"]["mu"], made["privacy_unit"]) == (2, 2.0, "user-month")
-    assert "2026-11" in terminal("dataset add-partitions clicks 2026-11 2026-12 --disjoint").out
+    assert "2026-11" in terminal("dataset add-partitions clicks 2026-11 2026-12 --disjoint --reason more").out
     listed = terminal("dataset partitions clicks --json").json["items"]
     assert [part["name"] for part in listed] == ["2026-09", "2026-10", "2026-11", "2026-12"]
     derived = terminal("dataset create no-bots --derived-from clicks --unit-preserving")
@@ -157,7 +157,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
     }
     assert spent == {"2026-09": 0.2, "2026-10": 0.2, "2026-11": 0.0, "2026-12": 0.0}
     moved = terminal(f"start {run}")
-    assert ("no-bots" in moved.out, "of clicks" in moved.out) == (True, True)
+    assert ("no-bots" in moved.out, "of the budget of clicks" in moved.out) == (True, True)
     assert terminal(f"settle {run}").status == 0
 
     refused = terminal("request no-bots:2026-09 --type gaussian --noise-multiplier 4 --project ranking")
@@ -359,6 +359,7 @@ def test_keys_by_name_and_those_that_nobody_uses(terminal: Terminal, monkeypatch
             return datetime.now(tz) + timedelta(days=2)
 
     monkeypatch.setattr("ledger.cli.people.datetime", Later)
+    monkeypatch.setattr("ledger.client.dates.datetime", Later)
     unused = terminal("key list --unused 1d --json").json["items"]
     # The key that expired at once, and the one that expires within an hour, are not valid two days later.
     assert sorted(key["name"] for key in unused) == ["admin", "ci"]
@@ -368,7 +369,7 @@ def test_keys_by_name_and_those_that_nobody_uses(terminal: Terminal, monkeypatch
 def test_a_key_is_rotated(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     """Goal: who a key is, what it is limited to and what comes after it, by commands, for people and with --json."""
     terminal("dataset create a --mu 1 --bound clt")
-    terminal("dataset project a ranking --mu 1")
+    terminal("dataset project a ranking --mu 1 --reason r")
     made = terminal("key create ci --role requester --dataset a --project ranking --json").json
     rotated = terminal(f"key rotate {made['id']} --overlap PT0S --json").json
     assert (rotated["principal"], rotated["projects"]) == (made["principal"], ["ranking"])
@@ -409,11 +410,11 @@ def test_what_takes_two_people(terminal: Terminal, monkeypatch: pytest.MonkeyPat
     assert (raised.status, "set the budget of mnist to mu 2" in raised.out) == (0, True)
     assert terminal("dataset show mnist --json").json["balance"]["limit"]["mu"] == 1
     proposal = re.findall(r"approve ([0-9a-f-]{36})", raised.out)[0]
-    own = terminal(f"proposal approve {proposal}")
+    own = terminal(f"proposal approve {proposal} --reason r")
     assert (own.status, "second person" in own.err) == (4, True)
     assert re.search(r"open\n.*reason\s+the board agreed", terminal(f"proposal show {proposal}").out, re.DOTALL)
     assert "% spent" in approve(raised.out).out
-    assert by_another(f"proposal approve {proposal} --json").json["code"] == "proposal-state"
+    assert by_another(f"proposal approve {proposal} --reason r --json").json["code"] == "proposal-state"
     assert by_another(f"proposal refuse {proposal} --reason late").status == 1
 
     counts = "request mnist --type gaussian --noise-multiplier 5 --json"
@@ -487,7 +488,7 @@ MISTAKES = [
     ("key rotate 00000000-0000-4000-8000-000000000000", 5, "No key has this id"),
     ("policy set --reason r", 2, "--second-steward"),
     ("proposal list --state maybe", 2, "state"),
-    ("proposal approve 00000000-0000-4000-8000-000000000000", 5, "No proposal has this id"),
+    ("proposal approve 00000000-0000-4000-8000-000000000000 --reason r", 5, "No proposal has this id"),
     ("export a --output /no/where/at.all", 2, "/no/where"),
     ("export nothere --output nothere.jsonl", 5, "nothere"),
     ("verify nofile", 2, "No such file"),
@@ -501,11 +502,12 @@ ABOUT_ACCOUNTS = [
     ("dataset create c --derived-from nothere --unit-preserving", 2, "nothere"),
     ("dataset create c --derived-from a --unit-preserving --privacy-unit user", 1, "privacy_unit"),
     ("dataset create c --derived-from a --unit-preserving --partition x", 2, "partitions"),
-    ("dataset add-partitions a x", 2, "--disjoint"),
-    ("dataset add-partitions a x --disjoint", 1, "without partitions"),
-    ("dataset add-partitions a --disjoint", 2, "PARTITION"),
-    ("dataset project a p", 2, "--epsilon"),
-    ("dataset project a 'P P' --mu 1", 2, "project"),
+    ("dataset add-partitions a x --reason r", 2, "--disjoint"),
+    ("dataset add-partitions a x --disjoint --reason r", 1, "without partitions"),
+    ("dataset add-partitions a --disjoint --reason r", 2, "PARTITION"),
+    ("dataset freeze a", 2, "--reason"),
+    ("dataset project a p --reason r", 2, "--epsilon"),
+    ("dataset project a 'P P' --mu 1 --reason r", 2, "project"),
     ("dataset fair-use a --reason x", 2, "--unlimited"),
     ("dataset fair-use a --reason x --unlimited --runs-per-hour 5", 2, "--unlimited"),
     ("request a: --type gaussian --noise-multiplier 5", 2, "NAME:PARTITION"),

@@ -12,7 +12,8 @@ import pytest
 
 from ledger import __version__, profiles
 from ledger.cli import failing
-from ledger.errors import LedgerError
+from ledger.client import Ledger
+from ledger.errors import LedgerError, Misconfigured, Unauthenticated
 from ledger.profiles import Profile
 from tests.kit.driver import Terminal
 
@@ -44,6 +45,14 @@ def test_login_until_logout(
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
     assert terminal("whoami --json").json["role"] == "admin"
     assert terminal("dataset create a --mu 1 --bound clt").status == 0
+    with Ledger() as ledger:
+        assert ledger.me()["role"] == "admin"
+    with pytest.raises(Misconfigured, match="is for http"):
+        Ledger("https://elsewhere.example.org")
+    monkeypatch.setenv("LEDGER_PROFILE", "absent")
+    with pytest.raises(Unauthenticated, match="privacy-ledger login"):
+        Ledger()
+    monkeypatch.delenv("LEDGER_PROFILE")
 
     keys = tmp_path / "keys.env"
     keys.write_text(f"LEDGER_OPERATOR_KEY=x\nexport LEDGER_KEY={key}\n")

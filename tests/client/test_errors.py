@@ -125,9 +125,10 @@ BACK = "What is held comes back when runs are voided or end early; what is spent
                 ],
                 "fits": {},
             },
-            "The run does not fit. It exceeds the fair-use share of mnist, which limits what one principal may hold at a time: it"
-            " needs mu 3, and 1 of 2 is left. No change of a single parameter would make it fit. A fair-use share comes"
-            " back when your own runs are settled or voided: privacy-ledger runs --state held, and --state started.",
+            "The run does not fit. It exceeds the fair-use share of mnist, which limits what one principal may"
+            " hold at a time: it needs mu 3, and 1 of 2 is left. No change of a single parameter would make it fit."
+            " A fair-use share comes back when your own runs are settled or voided: privacy-ledger runs --state held,"
+            " and --state started.",
         ),
         ({"datasets": "?", "fits": {}}, "It said no."),
         ({}, "It said no."),

@@ -101,7 +101,7 @@ def spending(answer: SpendingShown) -> None:
     if answer["rest"] is not None:
         listed.append((f"{answer['rest_count']:,} others", answer["rest"]))
     if answer["earlier"] is not None:
-        listed.append((f"before entry {answer['since_seq']:,}", answer["earlier"]))
+        listed.append(("before", answer["earlier"]))
     listed.append(("together", answer["total"]))
     is_delta = any(part["percent_of_delta"] for _, part in listed)
     cells = [
@@ -233,7 +233,9 @@ def partitions(items: Sequence[PartitionShown]) -> None:
     if items:
         _parts("partition", items)
     else:
-        err.print("No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint")
+        err.print(
+            "No partitions. Add some: privacy-ledger dataset add-partitions NAME PARTITION… --disjoint --reason …"
+        )
 
 
 def project(item: ProjectShown) -> None:

@@ -156,7 +156,7 @@ def _next(item: RunInFull) -> None:
     waiting = [proposal for proposal in item["proposals"] if proposal["state"] == "open"]
     for proposal in waiting:
         out.print(f"Waits for a second steward until {proposal['approve_by']}:")
-        out.print(f"    privacy-ledger proposal approve {proposal['id']}")
+        out.print(f"    privacy-ledger proposal approve {proposal['id']} --reason …")
     if item["state"] == "held":
         out.print(f"Start it by {item['start_by']}: privacy-ledger start {item['id']}")
     elif item["state"] == "started":

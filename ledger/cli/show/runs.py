@@ -379,7 +379,7 @@ def _voided(result: Mapping[str, Any]) -> tuple[str, str, str]:
     if "problem" in result:
         return "not voided", "", result["problem"]["detail"]
     if "proposal" in result:
-        return "proposed", "", f"privacy-ledger proposal approve {result['proposal']['id']}"
+        return "proposed", "", f"privacy-ledger proposal approve {result['proposal']['id']} --reason …"
     kept, returned = result.get("kept"), result.get("returned")
     note = "" if kept is None else f"kept mu {number(kept['mu'])} for {', '.join(result.get('kept_for', ()))}"
     return "voided", "" if returned is None else number(returned["mu"]), note

@@ -117,15 +117,25 @@ class Datasets(Calls[Answer], Lists[Answers]):
         """
         return self._send(get("datasets", name, "balance", at=moment(at, field="at"), seq=seq))
 
-    def spending(self, name: str, *, by: str, label: str | None = None, partition: str | None = None) -> Answer:
+    def spending(
+        self,
+        name: str,
+        *,
+        by: str,
+        label: str | None = None,
+        partition: str | None = None,
+        since: str | datetime | None = None,
+    ) -> Answer:
         """Return what each `"person"`, `"project"`, `"month"` or value of a `"label"` took of a dataset's budget.
 
         `percent` is of mu², which adds up: the rows are exactly the `total`. A partition has a budget of its own.
+        since: a time as for `balance_at`; what runs took that were approved before is one row, `earlier`.
 
         >>> [(group["name"], group["runs"]) for group in ledger.spending("mnist", by="project")["groups"]]
         [(None, 4)]
         """
-        return self._send(get("datasets", name, "spending", by=by, label=label, partition=partition))
+        since = moment(since, field="since")
+        return self._send(get("datasets", name, "spending", by=by, label=label, partition=partition, since=since))
 
     def history(self, name: str) -> Answers:
         """Iterate over what changed a dataset, newest first: who froze it, when, why and by which run; budgets.

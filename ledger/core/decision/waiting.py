@@ -48,7 +48,7 @@ def propose_run(books: Books, command: Ask, cost: Amount, names: Sequence[str], 
         **command.costing,
     }
     postings = [Posting(books.datasets[use.dataset_id]) for use in command.uses]
-    # The run's own id: whoever asked for it can name the proposal.
+    # The run's own id, so that the person who asked for it can name the proposal.
     consent = Consent(command.run_id)
     guarded = Guarded("run", True, facts, command.actor, consent, postings, command.run_id)
     return propose(books, guarded, now_us)
@@ -65,7 +65,7 @@ def must_be_alone(names: Sequence[str]) -> Forbidden:
 
 def approved_by(books: Books, command: Ask, now_us: int) -> dict[str, Any]:
     """Return what the entry of a run that waited states of its proposal, which this answers; nothing for a run that did
-    not wait. Raises ProposalState, and Forbidden for whoever asked for the run."""
+    not wait. Raises ProposalState, and Forbidden for the person who asked for the run."""
     second = command.second
     if second is None:
         return {}
