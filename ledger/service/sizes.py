@@ -17,7 +17,7 @@ from ledger.service.catalogue import Resolved
 TOLERANCE_PERCENT: Final = 5
 """A stated number of units may differ by so much from the registered ones."""
 LARGE_RATE: Final = Fraction(1, 10)
-"""A larger sample rate is unusual, and may be a percentage that was not divided by 100."""
+"""From here on a rate is unusual: it may be a percentage that was not divided by 100. 1 is full-batch training."""
 WARNINGS_MAX: Final = 4
 NAMES_MAX: Final = 3
 _DIGITS: Final = Context(prec=6, rounding=ROUND_HALF_EVEN)
@@ -187,7 +187,7 @@ def _expected(drawn: Sequence[Drawn], registered: int | None) -> dict[str, Any] 
 
 def _warnings(drawn: Sequence[Drawn], batch: Mapping[str, Any] | None) -> list[str]:
     """Return what looks like a slip in how batches are drawn, in words."""
-    texts = [_of_large_rate(one, batch) if one.most >= LARGE_RATE else _of_small_batch(one, batch) for one in drawn]
+    texts = [_of_large_rate(one, batch) if LARGE_RATE <= one.most < 1 else _of_small_batch(one, batch) for one in drawn]
     return list(dict.fromkeys(text for text in texts if text is not None))[:WARNINGS_MAX]
 
 

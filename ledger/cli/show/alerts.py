@@ -98,6 +98,8 @@ def forecasts(items: Sequence[ForecastShown]) -> None:
     numbers = ("runs", "mu spent", "mu left", "days")
     drop = ("mu spent", "runs", "account")
     rows.show(rows.Rows(columns, cells, right=numbers, texts=("dataset", "account"), drop=drop))
+    for item in items:
+        notes.warnings(item)
 
 
 def _lasting(account: AccountForecast) -> tuple[str, str]:
