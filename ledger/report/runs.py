@@ -162,6 +162,7 @@ class _RunEntries:
             "project": decision.get("project"),
             "labels": request.get("labels", {}),
             "code": request.get("code"),
+            "size_differs": request.get("size_differs"),
             "idempotency_key": decision["idempotency_key"],
             "named_as": decision.get("via"),
             "partitions": _partitions(decision),

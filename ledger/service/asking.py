@@ -14,6 +14,7 @@ from uuid import UUID, uuid4
 
 from cachetools import LRUCache
 
+from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
 from ledger.core.amounts import Amount
 from ledger.core.commands import Ask, Batch, Claim, Second
@@ -77,6 +78,19 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What is recorded of how batches are drawn, and the canonical JSON of each member."""
+
+    facts: Mapping[str, Any]
+    texts: Mapping[str, str]
+
+    @classmethod
+    def of(cls, mechanism: AnyMechanism, resolved: Resolved) -> _Drawn:
+        facts = sizes.facts_of(mechanism, resolved)
+        return cls(facts, {name: canonical(value) for name, value in facts.items()})
+
+
+@dataclass(frozen=True, slots=True)
 class _Asked:
     """What runs of a batch ask that are alike, before they are costed. key: what their cost depends on. asked: such a
     run, with the number of units if it lacked one. drawn: what is recorded of how its batches are drawn."""
@@ -85,7 +99,7 @@ class _Asked:
     question: Question
     key: _Key
     asked: Item
-    drawn: Mapping[str, Any]
+    drawn: _Drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,12 +119,11 @@ class _Priced:
             texts["cost"] = canonical(costed.cost.amount.facts())
         return cls(costed.cost.amount, facts, texts, costed.table)
 
-    def beside(self, drawn: Mapping[str, Any]) -> _Priced:
+    def beside(self, drawn: _Drawn) -> _Priced:
         """Return the same, with what is recorded of how batches are drawn."""
-        if not drawn:
+        if not drawn.facts:
             return self
-        texts = {name: canonical(value) for name, value in drawn.items()}
-        return replace(self, facts={**self.facts, **drawn}, texts={**self.texts, **texts})
+        return replace(self, facts={**self.facts, **drawn.facts}, texts={**self.texts, **drawn.texts})
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +170,7 @@ class Asking:
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
         self._kinds = LRUCache[tuple[UUID, str], _Known](KINDS_MAX)
         self._epsilons = Epsilons(store)
+        self._drawn = LRUCache[tuple[UUID, str], _Drawn](KINDS_MAX)
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
@@ -230,8 +244,12 @@ class Asking:
             return known
         resolved = await self._catalogue.resolve(actor, item.request.datasets)
         costed = await self._costing.cost(actor, resolved, item.request)
-        priced = _Priced.of(costed).beside(sizes.facts_of(item.request.mechanism, resolved))
-        known = _Known(resolved, priced)
+        drawn = None if key is None else self._drawn.get(key)
+        if drawn is None:
+            drawn = _Drawn.of(item.request.mechanism, resolved)
+        if key is not None:
+            self._drawn[key] = drawn
+        known = _Known(resolved, _Priced.of(costed).beside(drawn))
         if key is not None and costed.delta is None:
             self._kinds[key] = known
         return known
@@ -305,7 +323,7 @@ class Asking:
         except LedgerError as error:
             return error
         key = canonical(item.body["mechanism"]), question.terms, question.shares, question.situation
-        return _Asked(resolved, question, key, item, sizes.facts_of(question.mechanism, resolved))
+        return _Asked(resolved, question, key, item, _Drawn.of(question.mechanism, resolved))
 
     def _commands(
         self,

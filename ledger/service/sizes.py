@@ -14,10 +14,10 @@ from ledger.accounting.mechanisms.base import Drawn, StatedSize
 from ledger.errors import InvalidMechanism
 from ledger.service.catalogue import Resolved
 
-TOLERANCE: Final = Fraction(1, 20)
-"""A stated number of units may differ by this part from the registered ones."""
+TOLERANCE_PERCENT: Final = 5
+"""A stated number of units may differ by so much from the registered ones."""
 LARGE_RATE: Final = Fraction(1, 10)
-"""A larger sample rate is unusual, and may be a percentage that was not divided by 100."""
+"""From here on a rate is unusual: it may be a percentage that was not divided by 100. 1 is full-batch training."""
 WARNINGS_MAX: Final = 4
 NAMES_MAX: Final = 3
 _DIGITS: Final = Context(prec=6, rounding=ROUND_HALF_EVEN)
@@ -47,6 +47,9 @@ def units_of(resolved: Resolved) -> Units:
     A unit can be in several of the datasets, so that these have together between the largest number and the sum. Of
     partitions, and of a dataset that is derived and has no size of its own, only the most is known.
     """
+    first = resolved.definitions[resolved.uses[0].dataset_id]
+    if len(resolved.uses) == 1 and first.size is not None and not resolved.uses[0].partitions:
+        return Units(first.size, first.size, first.size, (first.name,), is_part=False)
     named, least, is_part = [], 0, False
     most: int | None = 0
     for use in resolved.uses:
@@ -116,24 +119,24 @@ def demand_known_size(mechanism: AnyMechanism, resolved: Resolved, *, is_explain
     units = units_of(resolved)
     for size in stated:
         most = None if units.most is None else units.most * size.each
-        is_larger = most is not None and size.value > most * (1 + TOLERANCE)
-        is_smaller = not size.is_least and size.value < units.least * (1 - TOLERANCE)
+        is_larger = most is not None and 100 * size.value > (100 + TOLERANCE_PERCENT) * most
+        is_smaller = not size.is_least and 100 * size.value < (100 - TOLERANCE_PERCENT) * units.least
         if is_larger or is_smaller:
             raise _differs(size, units, most if is_larger else units.least, is_larger=is_larger)
 
 
 def _differs(size: StatedSize, units: Units, registered: int | None, *, is_larger: bool) -> InvalidMechanism:
     name = size.field.rpartition(".")[2]
-    counted = "units" if size.each == 1 else f"records, with at most {size.each} of a unit,"
     whole = f"the whole of {units.named}" if units.is_part else units.named
+    each = "" if size.each == 1 else f" with up to {size.each} records of each unit"
     effect = (
         "With too large a number a run is charged too little."
         if is_larger
         else "With too small a number a run is charged too much."
     )
     return InvalidMechanism(
-        f"{size.field}: {size.value} {counted} differs by more than 5 % from the registered size of {whole}, which is"
-        f" {registered}. {effect} Correct {name}, or leave it out. If it is right, give the reason in words as"
+        f"{size.field}: {size.value} differs by more than {TOLERANCE_PERCENT} % from {registered}, the registered size"
+        f" of {whole}{each}. {effect} Correct {name}, or leave it out. If it is right, give the reason in words as"
         " size_differs, which is recorded with the run",
         field=size.field,
         stated=size.value,
@@ -184,7 +187,7 @@ def _expected(drawn: Sequence[Drawn], registered: int | None) -> dict[str, Any] 
 
 def _warnings(drawn: Sequence[Drawn], batch: Mapping[str, Any] | None) -> list[str]:
     """Return what looks like a slip in how batches are drawn, in words."""
-    texts = [_of_large_rate(one, batch) if one.most >= LARGE_RATE else _of_small_batch(one, batch) for one in drawn]
+    texts = [_of_large_rate(one, batch) if LARGE_RATE <= one.most < 1 else _of_small_batch(one, batch) for one in drawn]
     return list(dict.fromkeys(text for text in texts if text is not None))[:WARNINGS_MAX]
 
 

@@ -79,6 +79,17 @@ def test_a_size_that_differs_needs_a_reason_everywhere(ledger: Ledger) -> None:
         assert entry_of(ledger, run_id)["request"]["size_differs"] == reason
 
 
+def test_a_report_has_the_reason(ledger: Ledger) -> None:
+    """Goal: whoever reads a report learns that a run states another number of units, and why. Method: the JSON and the
+    HTML of one."""
+    ledger.register(budget={"mu": 5})
+    assert ledger.ask(stating(1_000), size_differs="only the reviews of March").status_code == 201
+    (run,) = ledger.get("/v1/datasets/mnist/report").json()["runs"]
+    assert run["size_differs"] == "only the reviews of March"
+    page = ledger.get("/v1/datasets/mnist/report", format="html").text
+    assert "the number of units differs from the registered one: only the reviews of March" in page
+
+
 def test_a_reason_for_one_run_excuses_no_other(ledger: Ledger) -> None:
     """Goal: what is remembered of a kind of run lets none without a reason pass. Method: both, in both orders."""
     ledger.register(budget={"mu": 5})
@@ -231,7 +242,8 @@ def test_a_rate_that_looks_like_a_percentage_is_warned_of(ledger: Ledger) -> Non
     assert (refused.status_code, len(refused.json()["warnings"])) == (409, 1)
     evaluated = ledger.post("/v1/evaluate", {"bound": "clt", "mechanism": {**BY_RATE, "sample_rate": 0.4}}).json()
     assert "40 %" in evaluated["warnings"][0]
-    assert "warnings" not in ledger.ask({**BY_RATE, "sample_rate": 0.01}).json()
+    for usual in (0.01, 1):
+        assert "warnings" not in ledger.ask({**BY_RATE, "noise_multiplier": 30, "sample_rate": usual}).json()
     parts = [{**BY_RATE, "sample_rate": 0.1 + step / 1000} for step in range(100)]
     plan = {"datasets": ["mnist"], "mechanism": {"type": "composed", "parts": parts}}
     assert len(ledger.post("/v1/plan", plan).json()["warnings"]) == 4

@@ -110,6 +110,8 @@ def forecasts(items: Sequence[ForecastShown]) -> None:
     numbers = ("runs", *_NUMBERS, "days")
     drop = ("mu spent", "mu left", "runs", "account")
     rows.show(rows.Rows(columns, cells, right=numbers, texts=("dataset", "account"), drop=drop))
+    for item in items:
+        notes.warnings(item)
 
 
 def _numbers(account: AccountForecast) -> tuple[str, ...]:

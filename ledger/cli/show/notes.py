@@ -11,6 +11,8 @@ from rich.text import Text
 from ledger.cli.show.console import number, out
 from ledger.client.sampling import POISSON, is_poisson
 
+COUNTED_FROM: Final = 1000
+"""From here on, expected batch sizes are shown without decimals."""
 _OTHERWISE: Final = "    If your loader shuffles, say --sampling shuffle; if its batches have one size, fixed_size."
 
 
@@ -19,8 +21,12 @@ def expected_batch(grid: Table, answer: Mapping[str, Any]) -> None:
     batch = answer.get("expected_batch")
     if batch is None:
         return
-    least = f"{number(batch['least'])} to " if "least" in batch else ""
-    grid.add_row("batch", f"{least}{number(batch['size'])} of {batch['units']:,} units on average")
+    least = f"{_count(batch['least'])} to " if "least" in batch else ""
+    grid.add_row("batch", f"{least}{_count(batch['size'])} of {batch['units']:,} units on average")
+
+
+def _count(units: float) -> str:
+    return f"{units:,.0f}" if units >= COUNTED_FROM else number(units)
 
 
 def notes(answer: Mapping[str, Any], declared: Mapping[str, Any] | None = None) -> None:

@@ -48,6 +48,8 @@ if TYPE_CHECKING:
         SegmentsShown,
     )
 
+WARNINGS_MAX: Final = 10
+"""How many different warnings about the runs of a batch are printed."""
 _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
 
@@ -294,8 +296,16 @@ def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *,
         table.add_row(str(index), names, *_outcome(result))
     console = err if is_refused else out
     console.print(table)
+    for text in _warnings_of(results):
+        console.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
     if is_refused:
         console.print("Not every run can be approved. Nothing was recorded.")
+
+
+def _warnings_of(results: Sequence[BatchResult]) -> list[str]:
+    """Return the different warnings about the runs of a batch, a few at most."""
+    outcomes: list[Mapping[str, Any]] = [result.get("run") or result.get("problem") or {} for result in results]
+    return list(dict.fromkeys(text for outcome in outcomes for text in outcome.get("warnings", ())))[:WARNINGS_MAX]
 
 
 def _outcome(result: BatchResult) -> tuple[Text, str, str, str]:

@@ -96,6 +96,8 @@ def _why(item: JsonObject) -> Iterator[Line]:
     if item["code"] is not None:
         yield Line(f"code: {short(item['code']['repository'])}")
         yield Line(f"commit {short(item['code']['commit'])}", "mono")
+    if item["size_differs"] is not None:
+        yield Line(f"the number of units differs from the registered one: {short(item['size_differs'])}")
     if item["partitions"] is not None:
         yield Line(f"partitions: {names(item['partitions'])}")
     if item["named_as"] and item["named_as"] != [item["dataset"]]:
