@@ -193,7 +193,7 @@ def test_no_certificate_is_below_dp_accounting(
     above. Method: random runs beside dp-accounting's distributions: losses rounded down must be allowed at 13 epsilon,
     and epsilon at ten times delta is compared with the one that it proves from above."""
     rng, margins, ratios, seconds = random.Random(seed), list[float](), list[float](), list[float]()
-    for number in range(1, tries(4, 331)):
+    for number in range(1, tries(4, 381)):
         pair, parts = draw(rng)
         steps = 1 if number % 8 == 0 else round(_log_uniform(rng, 2, 1_000))
         delta = _log_uniform(rng, 1e-9, 1e-5)
