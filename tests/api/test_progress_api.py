@@ -60,5 +60,6 @@ def test_a_run_is_found_by_its_key(ledger: Ledger) -> None:
     assert ok(ledger.as_("requester").get("/v1/runs", key="job-1"))["items"] == []
     assert ok(another_tenant(ledger).get("/v1/runs", key="job-1"))["items"] == []
     assert ledger.get("/v1/runs", key="job-1", state="held").json()["field"] == "key"
+    ledger.register(name="other")
     limited = ledger.as_("requester", datasets=["other"])
     assert ok(limited.get("/v1/runs", key="job-1"))["items"] == []

@@ -56,6 +56,7 @@ REPEATED: dict[str, dict[str, Any]] = {
 def scene(admin: Ledger) -> Told:
     """Everything that the set has of the tenant of this admin."""
     found = told(admin)
+    ok(found.requester.put(f"/v1/runs/{found.runs['running']}/progress", {"steps": 3}))
     ok(found.one.post("/v1/datasets", {**MNIST, "name": "papers.parts", "partitions": ["a", "b"]}))
     found.ask("segments", "ads", {**SGD, "steps": 100, "noise_multiplier": 4}, segments=2, project="search")
     found.settle("segments", steps=40, stop="data_dependent")
