@@ -20,6 +20,6 @@ sampler = UniformWithReplacementSampler(num_samples=RECORDS, sample_rate=RATE, s
 drawn = sum(map(len, sampler))
 believed, rounded = RECORDS * DRAWS * RATE, RECORDS * DRAWS * math.ceil(RATE * 2**24) / 2**24
 print(f"rate {RATE}: {drawn} records were drawn; {believed:.0f} are believed, and {rounded:.0f} at the rate rounded up to 2^-24")
-assert abs(drawn - rounded) < 6 * math.sqrt(rounded) < rounded - believed
+assert abs(drawn - rounded) < 5 * math.sqrt(rounded) < rounded - believed
 print("still so")
 PYTHON
