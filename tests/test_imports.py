@@ -39,7 +39,7 @@ ONLY_IN: dict[str, set[str]] = {
     "rich": {"cli"},
     "httpx": {"web"},
     "jwt": {"verifier.jws", "access.oidc"},
-    "cryptography": {"verifier.jws", "access.oidc"},
+    "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
     "pydantic_settings": {"settings"},
     "matplotlib": {"report"},
     "reportlab": {"report"},

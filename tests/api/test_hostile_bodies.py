@@ -61,7 +61,7 @@ MAY_BE_ABSENT = {
     *("labels", "labels.team", "code", "valid_for", "steps", "stop", "evidence", "evidence.log", "report_deltas"),
     *("budget.slack", "mechanism.count", "mechanism.parts.0.count"),
     *("ceiling", "ceiling.delta", "partitions", "datasets.0.partitions", "project", "held", "held.delta"),
-    *("runs_per_hour", "atomic"),
+    *("runs_per_hour", "atomic", "models"),
 }
 OF_A_BUDGET = ("budget.mu", "ceiling.mu", "held.mu")
 
