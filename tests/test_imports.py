@@ -43,7 +43,7 @@ ONLY_IN: dict[str, set[str]] = {
     "opacus": {f"client.opacus.{name}" for name in ("accountant", "checks", "training", "watch")},
     "torch": {f"client.opacus.{name}" for name in ("checks", "training", "watch")},
     "jwt": {"verifier.jws", "access.oidc"},
-    "cryptography": {"verifier.jws", "access.oidc"},
+    "cryptography": {"verifier.jws", "verifier.dsse", "access.oidc"},
     "pydantic_settings": {"settings"},
     "matplotlib": {"report"},
     "reportlab": {"report"},

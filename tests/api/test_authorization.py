@@ -97,6 +97,7 @@ TABLE = """
 """
 """x: allowed. -: forbidden. o: on one's own runs alone; another's is forbidden, or not there for who may not see it."""
 
+FILE = {"name": "model.safetensors", "sha256": "ab" * 32, "size": 7}
 OVERRUN = [f"overrun-{number}" for number in range(36)]
 """Datasets to be frozen by a run that reports too much."""
 MINE = {"datasets": ["mnist", "mnist.parts", *OVERRUN]}
@@ -227,8 +228,11 @@ class Scene:
             case ["v1", "runs", "{id}", "confirm" | "correct"]:
                 return row.path.replace("{id}", self.reported_run(run_of))
             case ["v1", "runs", "{id}", *rest]:
-                is_started = row.is_started or rest in (["settle"], ["progress"])
-                return row.path.replace("{id}", self.run(run_of, is_started=is_started))
+                is_started = row.is_started or rest in (["settle"], ["progress"], ["attestation"])
+                run = self.run(run_of, is_started=is_started)
+                if rest == ["attestation"]:
+                    ok(run_of.post(f"/v1/runs/{run}/settle", {"models": [FILE]}))
+                return row.path.replace("{id}", run)
             case ["v1", "keys", *_]:
                 return row.path.replace(
                     "{id}", str(ok(self.admin.post("/v1/keys", self.body("POST", "/v1/keys")))["id"])

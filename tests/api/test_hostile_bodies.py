@@ -62,7 +62,7 @@ MAY_BE_ABSENT = {
     *("size_differs", "mechanism.dataset_size", "mechanism.parts.0.dataset_size"),
     *("budget.slack", "mechanism.count", "mechanism.parts.0.count"),
     *("ceiling", "ceiling.delta", "partitions", "datasets.0.partitions", "project", "held", "held.delta"),
-    *("runs_per_hour", "atomic"),
+    *("runs_per_hour", "atomic", "models"),
 }
 OF_A_BUDGET = ("budget.mu", "ceiling.mu", "held.mu")
 

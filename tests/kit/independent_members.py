@@ -150,3 +150,10 @@ def are_models(value: object) -> bool:
             for file in value
         )
     )
+
+
+FORMS = {
+    "steps": lambda value: value is None or is_count(value),
+    "size": lambda value: value is None or is_count(value),
+    "models": are_models,
+}

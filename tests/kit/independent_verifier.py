@@ -21,6 +21,7 @@ from independent_members import (  # type: ignore[import-not-found]
     BY_DIGEST,
     COMMON,
     DONE_BY,
+    FORMS,
     GROUP,
     GUARDED_AT_FIRST,
     LISTS,
@@ -36,9 +37,7 @@ from independent_members import (  # type: ignore[import-not-found]
     SECONDED_RUN,
     TEXTS,
     WITHIN,
-    are_models,
     duration,
-    is_count,
     is_sha256,
     later,
     moment,
@@ -240,8 +239,7 @@ class Journal:
             is_list = isinstance(value, list) and all(isinstance(item, str) for item in value)
             self.demand(name not in LISTS or is_list, f"{name} is no list of texts")
             self.demand(name not in ONE_OF or value in ONE_OF[name], f"{name} is none that there is")
-            self.demand(name not in ("steps", "size") or value is None or is_count(value), f"{name} is no number")
-            self.demand(name != "models" or are_models(value), "no files with their digests and sizes")
+            self.demand(name not in FORMS or FORMS[name](value), f"{name} is in another form")
             self.demand(name != "is_partitioned" or isinstance(value, bool), f"{name} is neither yes nor no")
             self.demand(name != "request" or isinstance(value, dict), f"{name} is no object")
             self.demand(name not in ("independent", "accepts_weak_protection") or value is True, f"{name} is not yes")
