@@ -77,6 +77,13 @@ def test_what_is_light(tmp_path: Path, program: str) -> None:
     assert not _imported(program, tmp_path) & SERVER
 
 
+def test_the_list_of_advisories_is_light(tmp_path: Path) -> None:
+    """Goal: a client's command line lists known faults without the server. Method: what a process of its own imports;
+    Typer imports Pydantic if it is there."""
+    program = HELP.replace('["--help"]', '["advisories", "--known", "--json"]')
+    assert not _imported(program, tmp_path) & (SERVER - {"pydantic"})
+
+
 def test_a_client_imports_httpx_at_its_first_use(tmp_path: Path) -> None:
     """Goal: httpx is there when there is something to call. Method: make a client."""
     assert "httpx" in _imported("import ledger.client\nledger.client.Ledger(key='pbl_x')", tmp_path)
