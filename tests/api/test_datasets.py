@@ -15,7 +15,7 @@ import pytest
 
 from ledger.core.datasets import Bound
 from tests.conftest import Templates
-from tests.kit.driver import MNIST, RELEASE, Ledger
+from tests.kit.driver import MNIST, RELEASE, WEAK, Ledger
 
 PICO, ATTO = 10**12, 10**18
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
