@@ -23,6 +23,9 @@ _NAIVE_EPOCH: Final = datetime(1970, 1, 1)  # noqa: DTZ001 (UTC, whose offset `t
 
 PERCENT_DIGITS: Final = 4
 """The significant digits of a percent."""
+_USUAL: Final = 0.01
+_PLACES: Final = ((0.1, 5), (1, 4), (10, 3), (100, 2), (1000, 1))
+"""The places after the point of percents from _USUAL on, up to each of these."""
 
 Quantity = Literal["mu", "delta"]
 
@@ -117,7 +120,17 @@ def percent_of(part: int, whole: int, *, up: bool) -> float | None:
         return None
     if part == 0:
         return 0.0
-    places = PERCENT_DIGITS - 3 - math.floor(math.log10(abs(part)) - math.log10(whole))
+    places = _places(part, whole)
     numerator, denominator = (part * 10 ** (2 + places), whole) if places > -2 else (part, whole * 10 ** (-2 - places))
     rounded = -(-numerator // denominator) if up else numerator // denominator
     return rounded / 10**places if places >= 0 else float(rounded * 10**-places)
+
+
+def _places(part: int, whole: int) -> int:
+    """Return how many places after the point a percent has."""
+    value = 100 * abs(part) / whole
+    if value >= _USUAL:  # a logarithm takes four times as long
+        for below, places in _PLACES:
+            if value < below:
+                return places
+    return PERCENT_DIGITS - 3 - math.floor(math.log10(abs(part)) - math.log10(whole))

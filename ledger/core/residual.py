@@ -88,26 +88,22 @@ def equal_runs(cost: Amount, table: Residual | None, *, left: int, remaining: Am
     cost: of one run; its mu² is that of the table, if there is one. left: the least mu² in accounts that carry a
     guarantee, in units of 1e-12. remaining: the least in any account. most: how many are counted at most.
     """
-    count, charged = 0, ZERO
-    if not ZERO.is_within(remaining):
-        return count, charged
+    mu, delta, each = remaining.mu_sq_pico, remaining.delta_atto, cost.delta_atto
+    if mu < 0 or delta < 0:
+        return 0, ZERO
+    most = min(most, delta // each) if each else most
     if table is None:
-        prices = [(cost.mu_sq_pico, cost.mu_sq_pico)]
-        left = remaining.mu_sq_pico
-    else:
-        # As long as the same level fits they cost the same; a level that no longer fits never fits again.
-        prices = [(table.needed(index), table.costs[index]) for index in reversed(range(len(table.costs)))]
-    for needed, mu_sq_pico in prices:
-        if needed > left or count == most:
-            continue
-        amount = Amount(mu_sq_pico, cost.delta_atto)
-        pairs = [(remaining.mu_sq_pico, mu_sq_pico), (remaining.delta_atto, cost.delta_atto)]
-        pairs.append((left - needed + mu_sq_pico, mu_sq_pico))
-        more = max(0, min(most - count, *(has // each for has, each in pairs if each)))
-        all_of_them = Amount(amount.mu_sq_pico * more, amount.delta_atto * more)
-        count, charged = count + more, charged + all_of_them
-        remaining, left = remaining - all_of_them, left - all_of_them.mu_sq_pico
-    return count, charged
+        count = min(most, mu // cost.mu_sq_pico) if cost.mu_sq_pico else most
+        return count, Amount(count * cost.mu_sq_pico, count * each)
+    count, charged, base, reserve = 0, 0, table.base, table.reserve
+    # As long as the same level fits they cost the same; a level that no longer fits never fits again.
+    for index in range(len(table.costs) - 1, -1, -1):
+        price = table.costs[index]
+        needed = price if index == 0 else -(-base * LEVELS[index] // PARTS) + price + reserve
+        if needed <= left:
+            more = min(most - count, (mu - charged) // price, (left - needed) // price + 1)
+            count, charged, left = count + more, charged + more * price, left - more * price
+    return count, Amount(charged, count * each)
 
 
 def levels(base: int) -> tuple[int, ...]:

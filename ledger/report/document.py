@@ -177,9 +177,7 @@ def _weak_protection(standing: Standing) -> dict[str, Any] | None:
         "at_delta": shown.at_delta,
         "false_positive_rate": rate,
         "true_positive_rate": disclosure.true_positive_rates([standing.limit], false_positive_rate=rate)[0],
-        "accepted": None
-        if accepted is None
-        else {"seq": accepted["seq"], "at": accepted["at"], "by": accepted["actor"]},
+        "accepted": accepted and {"seq": accepted["seq"], "at": accepted["at"], "by": accepted["actor"]},
     }
 
 

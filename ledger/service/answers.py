@@ -170,7 +170,7 @@ def _least_account(entry: Record, rooms: Sequence[Room]) -> _OfAccount:
 # --- decisions -------------------------------------------------------------------------------------------------------
 
 
-def _costed(decision: Record) -> _Costed:
+def _costed(decision: Record, table: Residual | None) -> _Costed:
     costed = _Costed(
         bound=decision["bound"],
         method=decision["method"],
@@ -181,10 +181,10 @@ def _costed(decision: Record) -> _Costed:
         costed["delta"] = decision["delta"]
     if "segments" in decision:
         costed["segments"] = show_segments(decision["segments"], Amount.from_facts(decision["cost"]))
-    if "residual" in decision:
-        table = Residual.from_facts(decision["residual"])
-        costed["alone"] = show_amount(alone(decision))
-        costed["shares"] = shares_of(Amount.from_facts(decision["cost"]), table)
+    if table is not None:
+        cost = Amount.from_facts(decision["cost"])
+        costed["alone"] = show_amount(Amount(table.costs[0], cost.delta_atto))
+        costed["shares"] = shares_of(cost, table)
     if "expected_batch" in decision:
         costed["expected_batch"] = decision["expected_batch"]
     if "warnings" in decision:
@@ -236,19 +236,20 @@ def approved(decisions: Sequence[Record], *, receipt: str, epsilon: list[Epsilon
     """Return the answer to a run that was approved. epsilon: of the run by itself."""
     first = decisions[0]
     cost, rooms = Amount.from_facts(first["cost"]), [portions.rooms_in(entry) for entry in decisions]
-    every = [room for of_entry in rooms for room in of_entry]
+    table, datasets = table_of(first), _on_datasets(decisions, rooms, cost)
     answer = RunApproved(
         id=first["run"],
         state="held",
         decision="approved",
-        **portions.taken(cost, every),
+        percent=portions.largest(on.get("percent") for on in datasets),
+        percent_of_delta=portions.largest(on.get("percent_of_delta") for on in datasets),
         epsilon=epsilon,
         cost=show_amount(cost),
-        datasets=_on_datasets(decisions, rooms, cost),
-        runs_left=portions.runs_left(cost, table_of(first), every),
+        datasets=datasets,
+        runs_left=portions.runs_left(cost, table, [room for of_entry in rooms for room in of_entry]),
         start_by=first["start_by"],
         **_of_project(first),
-        **_costed(first),
+        **_costed(first, table),
         receipt=receipt,
     )
     about_delta = delta_left.of_decisions(decisions)
@@ -482,7 +483,7 @@ def describe(
         idempotency_key=decision["idempotency_key"],
         asked_by=decision["actor"],
         adjacency=decision["adjacency"],
-        **_costed(decision),
+        **_costed(decision, table_of(decision)),
         created_at=timestamp(run.created_us),
         start_by=decision.get("start_by"),
         **(_Seconded(proposal=decision["proposal"]) if "proposal" in decision else _Seconded()),

@@ -73,25 +73,30 @@ def taken(cost: Amount, rooms: Iterable[Room]) -> PercentTaken:
     )
 
 
+def largest(parts: Iterable[float | None]) -> float | None:
+    """Return the largest of some percents; None if none is known."""
+    return max((part for part in parts if part is not None), default=None)
+
+
 def percents(cost: Amount | None, rooms: Sequence[Room]) -> PercentOfBudget:
     """Return which percent of a dataset's budget a run takes, and is left: of the fullest account, by each quantity."""
     budgets = [room for room in rooms if room.is_budget]
-    shown = PercentOfBudget(percent_left=_least_left(budgets), percent_of_delta_left=_least_left(budgets, of="delta"))
+    shown = PercentOfBudget(
+        percent_left=_least_left([(room.left.mu_sq_pico, room.limit.mu_sq_pico) for room in budgets]),
+        percent_of_delta_left=_least_left([(room.left.delta_atto, room.limit.delta_atto) for room in budgets]),
+    )
     if cost is not None:
         of = taken(cost, budgets)
         shown["percent"], shown["percent_of_delta"] = of["percent"], of["percent_of_delta"]
     return shown
 
 
-def _least_left(budgets: Sequence[Room], *, of: str = "mu") -> float | None:
-    pairs = [
-        (room.left.mu_sq_pico, room.limit.mu_sq_pico) if of == "mu" else (room.left.delta_atto, room.limit.delta_atto)
-        for room in budgets
-    ]
+def _least_left(pairs: Sequence[tuple[int, int]]) -> float | None:
     known = [pair for pair in pairs if pair[1] > 0]
     if not known:
         return None
-    return percent_of(*min(known, key=lambda pair: pair[0] / pair[1]), up=False)
+    part, whole = known[0] if len(known) == 1 else min(known, key=lambda pair: pair[0] / pair[1])
+    return percent_of(part, whole, up=False)
 
 
 def amount_after(decision: Record, entry: Record) -> Amount:

@@ -270,6 +270,6 @@ def test_a_terminal(terminal: Terminal) -> None:
     assert "never" in terminal("alerting show").out
     said = terminal("forecast mnist").out
     assert "An estimate" in said
-    assert re.search(r"the dataset\s+3\s+0\.\d+\s+0\.\d+\s+20\d\d-", said)
+    assert re.search(r"the dataset\s+3\s+\d\S*\s+\d\S*\s+0\.\d+\s+0\.\d+\s+20\d\d-", said)
     assert terminal("forecast mnist --json").json["accounts"][0]["runs"] == 3
     assert terminal("forecast nothing").status == 5

@@ -15,7 +15,7 @@ import pytest
 
 from ledger.core.datasets import Bound
 from tests.conftest import Templates
-from tests.kit.driver import MNIST, RELEASE, Ledger
+from tests.kit.driver import MNIST, RELEASE, WEAK, Ledger
 
 PICO, ATTO = 10**12, 10**18
 TIME = re.compile(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z")
@@ -148,7 +148,7 @@ def test_limits_of_epsilon_budgets(here: Ledger, bound: Bound, epsilon: str, at_
     Method: the definition, solved by bisection with mpmath at 80 digits; the floor may be a few units lower, no higher.
     """
     said = f'"epsilon": {epsilon}, "at_delta": {at_delta}' + ("" if slack is None else f', "slack": {slack}')
-    body = json.dumps({**MNIST, "bound": bound, "budget": 0}).replace('"budget": 0', f'"budget": {{{said}}}')
+    body = json.dumps({**MNIST, **WEAK, "bound": bound, "budget": 0}).replace('"budget": 0', f'"budget": {{{said}}}')
     answer = here.request("POST", "/v1/datasets", content=body.encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 201, answer.text
     limit = answer.json()["balance"]["limit"]
@@ -175,7 +175,9 @@ MU_BUDGETS = [
 @pytest.mark.parametrize(("mu", "delta"), MU_BUDGETS)
 def test_limits_of_mu_budgets(here: Ledger, mu: str, delta: str) -> None:
     """Goal: a budget in mu and delta is the floor of exactly these. Method: Fraction, and mpmath for the log."""
-    body = json.dumps({**MNIST, "budget": 0}).replace('"budget": 0', f'"budget": {{"mu": {mu}, "delta": {delta}}}')
+    body = json.dumps({**MNIST, **WEAK, "budget": 0}).replace(
+        '"budget": 0', f'"budget": {{"mu": {mu}, "delta": {delta}}}'
+    )
     answer = here.request("POST", "/v1/datasets", content=body.encode(), headers={"Content-Type": "application/json"})
     assert answer.status_code == 201, answer.text
     with mpmath.workdps(60):

@@ -266,7 +266,7 @@ def test_a_plan_shows_the_name_alone_of_a_hidden_root(ledger: Ledger, role: str)
     marked = {"title": f"{MARK} title", "description": f"{MARK} description"}
     ledger.register(name="root", bound="certified", budget={"mu": 2, "delta": 1e-5}, **marked)
     for name in ("leaf", f"{MARK}-leaf"):
-        derived = {"name": name, "derived_from": [{"name": "root", "unit_preserving": True}], "budget": BIG}
+        derived = {"name": name, "derived_from": [{"name": "root", "unit_preserving": True}], "budget": BIG, **WEAK}
         ok(ledger.post("/v1/datasets", derived))
     ok(ledger.put(f"/v1/datasets/root/projects/{MARK}-project", {"budget": {"mu": 1, "delta": 1e-6}}))
     run = ok(ledger.ask(key=f"{MARK}-key", datasets=["root"], project=f"{MARK}-project", **NOTES))["id"]

@@ -252,7 +252,8 @@ def test_a_plan_shows_nothing_of_what_a_key_does_not_see(ledger: Ledger) -> None
             limited = ledger.as_(role, datasets=["copy"]).post("/v1/plan", body).json()
             hidden = {"name": "mnist", "state": "active", "limit": None, "remaining": None, "after": None}
             assert limited["datasets"] == [copy, hidden]
-            assert limited["binding"] == [{**item, "remaining": None, "limit": None} for item in whole["binding"]]
+            unseen = dict.fromkeys(("remaining", "limit", "percent_requested", "percent_remaining"))
+            assert limited["binding"] == [{**item, **unseen} for item in whole["binding"]]
             assert [item["name"] for item in limited["binding"]] == ([] if multiplier == 20 else ["mnist"])
             same = ("fits", "cost", "would_fit")
             assert [limited[name] for name in same] == [whole[name] for name in same]

@@ -158,7 +158,7 @@ def test_a_project_has_its_share(ledger: Ledger, store: Store) -> None:
     path = "/v1/datasets/mnist/projects/ranking"
     made = ledger.put(path, {"budget": {"mu": 0.6324555320336759}})
     assert made.status_code == 200
-    assert {"name", "dataset", "budget", "balance", "epsilon"} == set(made.json())
+    assert {"name", "dataset", "budget", "balance", "percent", "epsilon"} == set(made.json())
     assert int(made.json()["balance"]["limit"]["mu_sq_pico"]) == 10 * ONCE
     run = started(ledger, "mnist", mechanism=gaussian(count=10), project="ranking")
     assert ledger.get(f"/v1/runs/{run}").json()["project"] == "ranking"

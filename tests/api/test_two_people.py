@@ -544,7 +544,7 @@ def test_two_approvals_at_once(database: Settings, start_server: Callable[[Setti
         wins = []
         with ThreadPoolExecutor(len(others)) as threads:
             for turn in range(5):
-                proposal = proposal_of(board.raised(2 + turn))
+                proposal = proposal_of(board.raised(2 + turn / 4))
                 verbs = ["approve", "approve", "refuse"] * 2
                 tried = [
                     threads.submit(by.post, f"/v1/proposals/{proposal}/{verb}", REASON if verb == "refuse" else None)

@@ -234,7 +234,9 @@ def test_spent_of_a_residual_budget_is_the_least_limit(terminal: Terminal) -> No
     item: Any = {**json.loads(made), "least_limit": least}
     with show.console.out.capture() as printed:
         show.datasets.dataset(item)
-    assert "spent: epsilon 0.41232 at delta 1e-05, the least limit up to entry 1 of 1; an indication" in printed.get()
+    assert (
+        "spent, as the least limit: epsilon 0.41232 at delta 1e-05, up to entry 1 of 1; an indication" in printed.get()
+    )
 
 
 @pytest.mark.parametrize(

@@ -346,6 +346,16 @@ FORGED: Final[dict[str, tuple[Place | None, Change_, str]]] = {
     "a request that has no digest": (DERIVED, put(DERIVED, request_sha256="0" * 63), "'request_sha256'"),
     "a request here and elsewhere": (DERIVED, put(DERIVED, request={}), "names another journal that has it"),
     "the request of another run": (DERIVED, _name_the_first_request, "has a project other than requested"),
+    "weak protection that was not accepted": (
+        at("dataset-registered"),
+        put(at("dataset-registered"), accepts_weak_protection=False),
+        "'accepts_weak_protection'",
+    ),
+    "weak protection accepted where no budget is set": (
+        PROJECT,
+        put(PROJECT, accepts_weak_protection=True),
+        "other members",
+    ),
     # who
     "registered by a requester": (at("dataset-registered"), by(at("dataset-registered"), WHO), "whose role"),
     "a share by a requester": (PROJECT, by(PROJECT, WHO), "whose role"),

@@ -164,7 +164,7 @@ def _balance(item: DatasetShown, balance: BalanceShown) -> None:
     if (least := item.get("least_limit")) is not None:
         counted = f"up to entry {least['seq']:,} of {item['seq']:,}"
         shown = epsilons(least["epsilon"], "epsilon")
-        out.print(f"spent: {shown}, the least limit {counted}; an indication, the limit is guaranteed")
+        out.print(f"spent, as the least limit: {shown}, {counted}; an indication, the limit is guaranteed")
     elif is_residual and _mu_sq_pico(balance["spent"]):
         out.print("spent: its epsilon is the least limit, which is computed in the background")
     out.print(ADD_UP)
