@@ -1,7 +1,7 @@
 """What would happen if several runs were asked for now, one after another. Nothing is recorded.
 
-The same decision as for a batch is made on a copy of the books, so a plan and an approval differ only by what others ask
-for meanwhile.
+The same decision as for a batch is made on a copy of the books, so a plan and an approval differ only by what others
+ask for meanwhile.
 """
 
 from __future__ import annotations
@@ -120,12 +120,13 @@ def _together(actor: Actor, before: Books, after: Books, dataset_id: UUID) -> Pl
     if not keys or not actor.sees(name):
         return PlannedTogether(name=name, remaining=None, after=None, percent_left=None)
     left = [after.accounts[key] for key in keys]
+    percent_left = min(map(_percent_left, left))
     was = [before.accounts[key] for key in keys if key in before.accounts] or left
     return PlannedTogether(
         name=name,
         remaining=show_amount(reduce(Amount.least, (account.remaining for account in was))),
         after=show_amount(reduce(Amount.least, (account.remaining for account in left))),
-        percent_left=min(map(_percent_left, left)),
+        percent_left=percent_left,
     )
 
 

@@ -88,6 +88,7 @@ def answered(reading: Reading, proposals: Collection[Proposal]) -> dict[str, Ans
 
 def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: Answered | None = None) -> ProposalShown:
     """Return a proposal as answers show it. dataset: the name of the dataset that it is about."""
+    answered_reason = None if answered is None else answered.reason
     return ProposalShown(
         id=str(proposal.id),
         what=proposal.kind,
@@ -100,5 +101,5 @@ def proposal_shown(proposal: Proposal, dataset: str, *, now_us: int, answered: A
         approve_by=timestamp(proposal.expires_us),
         answered_by=None if answered is None else answered.by,
         answered_at=None if answered is None else answered.at,
-        answered_reason=None if answered is None else answered.reason,
+        answered_reason=answered_reason,
     )

@@ -140,6 +140,4 @@ def upgrade() -> None:
         alerts_on_sqlite()
     else:
         on_postgresql()
-    op.create_index(
-        "proposals_lapsing", "proposals", ["expires_us", "id"], postgresql_where=OPEN, sqlite_where=OPEN
-    )
+    op.create_index("proposals_lapsing", "proposals", ["expires_us", "id"], postgresql_where=OPEN, sqlite_where=OPEN)

@@ -157,7 +157,7 @@ def test_partitions_origins_and_projects_as_they_are_typed(terminal: Terminal, t
     }
     assert spent == {"2026-09": 0.2, "2026-10": 0.2, "2026-11": 0.0, "2026-12": 0.0}
     moved = terminal(f"start {run}")
-    assert ("no-bots" in moved.out, "of the budget of clicks" in moved.out) == (True, True)
+    assert ("no-bots" in moved.out, " in clicks, partition 20" in moved.out) == (True, True)
     assert terminal(f"settle {run}").status == 0
 
     refused = terminal("request no-bots:2026-09 --type gaussian --noise-multiplier 4 --project ranking")

@@ -336,7 +336,7 @@ def test_what_an_error_reads_is_in_the_document(kind: type[LedgerError]) -> None
 
 
 @pytest.mark.parametrize(
-    ("kind", "part"), [(BudgetExceeded, "partition a, project a, principal a"), (Overrun, "1 steps were beyond")]
+    ("kind", "part"), [(BudgetExceeded, "the fair-use share of a, partition a"), (Overrun, "1 steps were beyond")]
 )
 def test_what_an_error_says_is_made_of_what_is_in_the_document(kind: type[LedgerError], part: str) -> None:
     """Goal: the messages for people find every member that they are made of; otherwise they fall back to `detail`."""

@@ -21,7 +21,7 @@ class Alerts(Calls[Answer], Lists[Answers]):
         none if there was no webhook.
 
         >>> sorted({alert["kind"] for alert in ledger.alerts(dataset="clicks")})
-        ['frozen']
+        ['frozen', 'proposal']
         """
         return self._list(listed("alerts", kind=kind, dataset=dataset, state=state))
 

@@ -58,8 +58,8 @@ class Proposals:
         demand(_does(proposed, entry), "makes a change other than the one proposed")
 
     def note_run(self, entry: dict[str, Any], stated: Mapping[str, Any], demand: Demand) -> None:
-        """Note the decision about a run that waited: it is the one proposed, and a steward other than the person who asked
-        for it approved it."""
+        """Note the decision about a run that waited: it is the one proposed, and a steward other than the person who
+        asked for it approved it."""
         by = stated["approved_by"]
         proposed = self.answer({**entry, "actor": by, "what": "run"}, stated["id"], demand)
         demand(proposed["about_run"] == entry["run"], "decides a run other than the one proposed")
