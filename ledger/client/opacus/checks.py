@@ -87,8 +87,8 @@ def demand_arguments(given: Mapping[str, Any]) -> None:
     if given.get("noise_generator") is not None:
         raise NotCovered(
             "noise_generator: anyone who knows its seed can take the noise off, and after a restart it repeats the"
-            " noise of earlier steps. An unseeded torch.Generator() has the same seed everywhere. Leave it out: attach()"
-            " seeds the noise from the operating system."
+            " noise of earlier steps. An unseeded torch.Generator() has the same seed everywhere. Leave it out:"
+            " attach() seeds the noise from the operating system."
         )
     if given.get("rand_on_empty"):
         raise NotCovered(
