@@ -17,7 +17,7 @@ _OTHERWISE: Final = "    If your loader shuffles, say --sampling shuffle; if its
 
 
 def expected_batch(grid: Table, answer: Mapping[str, Any]) -> None:
-    """Add how many units a batch has on average, where that is known."""
+    """Add how many units a batch has on average, if that is known."""
     batch = answer.get("expected_batch")
     if batch is None:
         return
