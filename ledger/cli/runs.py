@@ -166,10 +166,10 @@ def batch(
         except BatchRefused as error:
             if as_json:
                 raise
-            show.runs.batch(runs, console.in_one_line(error.facts.get("results", ())), is_refused=True)
+            show.many.batch(runs, console.in_one_line(error.facts.get("results", ())), is_refused=True)
             sys.exit(1)
     answer = {"results": results}
-    print_answer(answer, as_json, lambda answer: show.runs.batch(runs, answer["results"], is_refused=False))
+    print_answer(answer, as_json, lambda answer: show.many.batch(runs, answer["results"], is_refused=False))
     if not all(result["status"] == 201 for result in results):
         sys.exit(1)
 
@@ -276,7 +276,7 @@ def _settle_pending(*, as_json: bool) -> None:
     """Send what waits, and print the outcomes. Exit status 1 if some still waits."""
     with server() as ledger:
         answer = ledger.settle_pending()
-    print_answer(answer, as_json, show.runs.sent_later)
+    print_answer(answer, as_json, show.many.sent_later)
     if answer["waiting"]:
         sys.exit(1)
 

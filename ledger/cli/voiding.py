@@ -34,7 +34,7 @@ def void_all(filters: dict[str, Any], reason: str, *, yes: bool, data_independen
         if not yes:
             _ask(found, as_json)
         results = [_voided(ledger, run["id"], reason, data_independent) for run in found]
-    print_answer({"results": results}, as_json, lambda answer: show.runs.voided(answer["results"]))
+    print_answer({"results": results}, as_json, lambda answer: show.many.voided(answer["results"]))
     if any("problem" in result for result in results):
         sys.exit(1)
 

@@ -262,8 +262,8 @@ def _record(files: Files | None, run_id: str) -> Record | None:
 
 
 def _with_declared(plan: Plan, info: dict[str, Any] | None) -> Plan:
-    """Return the plan of a run that was asked for elsewhere as it was declared there, and of one whose number of units is
-    the dataset's with that number. info: the run, if it is known."""
+    """Return the plan of a run that was asked for elsewhere as it was declared there, and of one whose number of units
+    is the dataset's with that number. info: the run, if it is known."""
     if info is None or (plan.run is None and not _lacks_size(plan)):
         return plan
     request = info["request"]

@@ -13,25 +13,24 @@ from typing import Any, Final, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from ledger.accounting.display import PLAIN, AmountShown, show_amount
+from ledger.accounting.display import AmountShown, show_amount
 from ledger.accounting.mechanisms import AnyMechanism
-from ledger.core.amounts import ZERO, Amount, timestamp
+from ledger.core.amounts import Amount, timestamp
 from ledger.core.datasets import Account, Bound
 from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.residual import Residual
 from ledger.core.runs import Run
-from ledger.errors import BudgetExceeded, Overrun, RunState
+from ledger.errors import BudgetExceeded
 from ledger.limits_in_words import account_name, why_refused
 from ledger.service import as_one as as_one_run
 from ledger.service import delta_left, portions
-from ledger.service.bindings import bindings, of_share
+from ledger.service.bindings import bindings
 from ledger.service.portions import Room
 from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import (
     AsOne,
     ExpectedBatch,
-    Overdrawn,
     OverrunShown,
     ProgressShown,
     RunApproved,
@@ -49,15 +48,6 @@ _EVENTS: Final[tuple[Literal["started", "reported", "settled", "voided"], ...]] 
 )
 _DECISIONS: Final = ("run-approved", "run-refused")
 _OF_REFUSAL: Final = ("run", "delta", "project", "expected_batch")
-_REPORTED: Final = (
-    "No budget of this dataset could cover the reported number. Nothing is charged yet, and the run stays"
-    " held in full until a steward confirms or corrects the number."
-)
-_RAISED: Final = (
-    "More was executed than was approved. It is charged, and fits in the limit as it is now. But the limit of {} was"
-    " raised after the run was approved, and less was left then: the earlier limit does not bound what was released"
-    " until then; the one now does. The dataset is frozen until a steward has seen this."
-)
 _REQUESTED: Final[tuple[Literal["steps", "stop", "evidence", "reason"], ...]] = ("steps", "stop", "evidence", "reason")
 _RECORDED: Final[tuple[Literal["steps", "stop", "settle_by"], ...]] = ("steps", "stop", "settle_by")
 _AT_END: Final[tuple[Literal["charged", "returned", "kept"], ...]] = ("charged", "returned", "kept")
@@ -135,7 +125,9 @@ def as_decided(entries: Sequence[Record], decisions: Sequence[Record]) -> list[R
     return sorted(entries, key=lambda entry: order[entry["dataset"]])
 
 
-def _on_datasets(entries: Sequence[Record], rooms: Sequence[list[Room]], cost: Amount | None) -> list[RunOnDataset]:
+def on_datasets(entries: Sequence[Record], rooms: Sequence[list[Room]], cost: Amount | None) -> list[RunOnDataset]:
+    """Return the datasets that entries of a run are about, with what is left. rooms: of each. cost: of the run, to show
+    which part of each budget it is."""
     datasets = []
     for entry, of_entry in zip(entries, rooms, strict=True):
         remaining = portions.least(of_entry)
@@ -236,7 +228,7 @@ def approved(decisions: Sequence[Record], *, receipt: str, epsilon: list[Epsilon
     """Return the answer to a run that was approved. epsilon: of the run by itself."""
     first = decisions[0]
     cost, rooms = Amount.from_facts(first["cost"]), [portions.rooms_in(entry) for entry in decisions]
-    table, datasets = table_of(first), _on_datasets(decisions, rooms, cost)
+    table, datasets = table_of(first), on_datasets(decisions, rooms, cost)
     answer = RunApproved(
         id=first["run"],
         state="held",
@@ -324,36 +316,7 @@ def remaining_of(decisions: Sequence[Record]) -> Amount:
 # --- what became of a run --------------------------------------------------------------------------------------------
 
 
-def moved(decision: Record, entries: Sequence[Record]) -> RunMoved:
-    """Return the answer to start, settle and void. Raises Overrun if more was executed than fits."""
-    answer, first = ended(decision, entries), entries[0]
-    if "overrun" in first and not first["overrun"]["fits"]:
-        raise _overran(answer, first, entries)
-    return answer
-
-
-def ended(decision: Record, entries: Sequence[Record]) -> RunMoved:
-    """Return the same answer for a steward, to whom an overrun is no error."""
-    first = entries[0]
-    is_reported = first["kind"] == "run-reported"
-    rooms = [portions.rooms_in(entry) for entry in entries]
-    taken = portions.taken(portions.amount_after(decision, first), [room for of_entry in rooms for room in of_entry])
-    answer = RunMoved(
-        id=first["run"],
-        state="started" if is_reported else first["kind"].removeprefix("run-"),
-        percent=taken["percent"],
-        percent_of_delta=taken["percent_of_delta"],
-        cost=show_amount(Amount.from_facts(decision["cost"])),
-        datasets=_on_datasets(entries, rooms, None),
-        at=first["at"],
-    )
-    _add_end(answer, first)
-    if "settle_by" in first:
-        answer["settle_by"] = first["settle_by"]
-    return answer
-
-
-def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
+def add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
     """Add the final charge."""
     for name in _AT_END:
         if name in entry:
@@ -375,72 +338,6 @@ def _add_end(answer: RunMoved | RunEvent, entry: Record) -> None:
         answer["models"] = entry["models"]
     if entry["kind"] == "run-settled" and "assumptions" in entry:
         answer["assumptions"] = entry["assumptions"]
-
-
-def _overran(answer: RunMoved, first: Record, entries: Sequence[Record]) -> Overrun:
-    accounts = [
-        overdrawn
-        for entry in entries
-        for account in chain.accounts_of(entry).values()
-        for overdrawn in _overdrawn(entry["dataset"], account)
-    ]
-    is_reported = first["kind"] == "run-reported"
-    raised = [] if is_reported else _only_before_a_raise(first["overrun"]["frozen"], accounts)
-    detail = _REPORTED if is_reported else _RAISED.format(", ".join(raised)) if raised else None
-    return Overrun(
-        detail,
-        run=first["run"],
-        state=answer["state"],
-        cost=answer["cost"],
-        **({} if is_reported else {"charged": answer["charged"], "percent": answer["percent"]}),
-        overrun=answer["overrun"],
-        at=answer["at"],
-        frozen=first["overrun"]["frozen"],
-        **({"before_raise": raised} if raised else {}),
-        datasets=accounts,
-    )
-
-
-def _only_before_a_raise(frozen: Sequence[str], accounts: Sequence[Overdrawn]) -> list[str]:
-    """Return the frozen datasets that are not overdrawn. There the overrun fits in the limit as it is now, so it was
-    too much for what was left when the limit was raised, after the run had been approved."""
-    overdrawn = {account["name"] for account in accounts}
-    return [name for name in frozen if name not in overdrawn]
-
-
-def _overdrawn(dataset: str, account: Account) -> list[Overdrawn]:
-    """Return the quantities in which an account is overdrawn. A principal's never is: it limits only what is held."""
-    return [
-        Overdrawn(
-            name=dataset,
-            **of_share(account.key),
-            quantity=quantity,
-            limit=PLAIN[quantity](account.limit),
-            spent=PLAIN[quantity](account.spent),
-            held=PLAIN[quantity](account.held),
-            overdrawn=PLAIN[quantity](account.overdrawn),
-        )
-        for quantity in account.overdrawn.exceeds(ZERO)
-    ]
-
-
-def repeated(entries: Iterable[Record], kind: str, body: Mapping[str, Any]) -> list[Record]:
-    """Return the entries that a repeated command left the first time. Raises RunState if it was another command."""
-    entries = list(entries)
-    # A report keeps its answer, even after a steward has settled the run.
-    for same in (kind, "run-reported") if kind == "run-settled" else (kind,):
-        left = [entry for entry in entries if entry["kind"] == same]
-        if left and next((entry["request"] for entry in left if "request" in entry), {}) == body:
-            return left
-    state, run = kind.removeprefix("run-"), entries[0]["run"]
-    raise RunState(
-        (
-            f"Run {run} is {state} already, with another body. To repeat a call, send the same body, which GET"
-            f" /v1/runs/{run} shows."
-        ),
-        run=run,
-        state=state,
-    )
 
 
 def decisions_of(entries: Iterable[Record]) -> list[Record]:
@@ -513,5 +410,5 @@ def _event(entry: Record) -> RunEvent:
     for recorded in _RECORDED:
         if entry.get(recorded) is not None:
             event[recorded] = entry[recorded]
-    _add_end(event, entry)
+    add_end(event, entry)
     return event

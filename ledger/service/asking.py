@@ -7,37 +7,33 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
-from decimal import Decimal
 from functools import lru_cache, partial
 from typing import Any, Final
 from uuid import UUID, uuid4
 
 from cachetools import LRUCache
 
-from ledger.accounting.mechanisms import AnyMechanism
-from ledger.accounting.terms import Terms
+from ledger.canonical import canonical
 from ledger.core.amounts import Amount
 from ledger.core.commands import Ask, Batch, Claim, Second
 from ledger.core.decision.group import Unrecorded
 from ledger.core.decision.posting import Repeat
 from ledger.core.entries import Record
-from ledger.core.journal.chain import canonical as canonical
 from ledger.core.journal.chain import digest
 from ledger.core.people import Actor, Proposal
-from ledger.core.residual import Residual
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, IdempotencyKeyReused, LedgerError, Overloaded, TooLarge
 from ledger.service import answers, reused, sizes, waiting
 from ledger.service.aside import Aside
+from ledger.service.asked import Asked, Drawn, Item, Key, Priced
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
-from ledger.service.costing import Costed, Costing, Question, demand_weight
+from ledger.service.costing import Costing, Question, demand_weight
 from ledger.service.decided import Approved, Decided
 from ledger.service.epsilons import Epsilons
 from ledger.service.history import History
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.common import EpsilonShown
 from ledger.service.shapes.runs import RunApproved
-from ledger.service.tables import Situation
 from ledger.service.writer import Result, Results, Writer
 from ledger.signer.receipts import ParsedEntry, Receipts
 from ledger.store import Reading, Store
@@ -64,74 +60,11 @@ class Answer:
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
-    """A run that is asked for: its key, what was asked, and the JSON of that. size: its bytes, where they are known.
-    text: its canonical JSON, where that was made; equal texts are of equal requests. kind: that of what decides where
-    it runs and what it costs, where that was made."""
-
-    key: str
-    request: RunRequest
-    body: Mapping[str, Any]
-    size: int | None = None
-    text: str | None = None
-    kind: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Drawn:
-    """What is recorded of how batches are drawn, and the canonical JSON of each member."""
-
-    facts: Mapping[str, Any]
-    texts: Mapping[str, str]
-
-    @classmethod
-    def of(cls, mechanism: AnyMechanism, resolved: Resolved) -> _Drawn:
-        facts = sizes.facts_of(mechanism, resolved)
-        return cls(facts, {name: canonical(value) for name, value in facts.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """What runs of a batch ask that are alike, before they are costed. key: what their cost depends on. asked: such a
-    run, with the number of units if it lacked one. drawn: what is recorded of how its batches are drawn."""
-
-    resolved: Resolved
-    question: Question
-    key: _Key
-    asked: Item
-    drawn: _Drawn
-
-
-@dataclass(frozen=True, slots=True)
-class _Priced:
-    """A cost, as commands have it: the amount, how it came about, and the canonical JSON of some of that."""
-
-    cost: Amount
-    facts: Mapping[str, Any]
-    texts: Mapping[str, str]
-    table: Residual | None = None
-
-    @classmethod
-    def of(cls, costed: Costed) -> _Priced:
-        facts = costed.facts()
-        texts = {"assumptions": canonical(facts["assumptions"])}
-        if costed.table is None:  # with a table it is decided what the run costs
-            texts["cost"] = canonical(costed.cost.amount.facts())
-        return cls(costed.cost.amount, facts, texts, costed.table)
-
-    def beside(self, drawn: _Drawn) -> _Priced:
-        """Return the same, with what is recorded of how batches are drawn."""
-        if not drawn.facts:
-            return self
-        return replace(self, facts={**self.facts, **drawn.facts}, texts={**self.texts, **drawn.texts})
-
-
-@dataclass(frozen=True, slots=True)
 class _Known:
     """What runs of one kind touch and cost, if that depends on nothing that changes."""
 
     resolved: Resolved
-    priced: _Priced
+    priced: Priced
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,10 +75,6 @@ class _Decided:
     is_replayed: bool
     approved: RunApproved | None
     epsilon: list[EpsilonShown]
-
-
-_Key = tuple[str, Terms, tuple[Decimal, ...], Situation | None]
-"""What a cost depends on: the canonical JSON of its mechanism, its terms, and what is left."""
 
 
 class Asking:
@@ -170,7 +99,7 @@ class Asking:
         self._begin_within_us, self._refusals_per_hour = begin_within_us, refusals_per_hour
         self._kinds = LRUCache[tuple[UUID, str], _Known](KINDS_MAX)
         self._epsilons = Epsilons(store)
-        self._drawn = LRUCache[tuple[UUID, str], _Drawn](KINDS_MAX)
+        self._drawn = LRUCache[tuple[UUID, str], Drawn](KINDS_MAX)
 
     async def ask(self, actor: Actor, item: Item) -> Answer:
         """Ask for approval of a run. Raises LedgerError; a refusal is an Answer."""
@@ -246,10 +175,10 @@ class Asking:
         costed = await self._costing.cost(actor, resolved, item.request)
         drawn = None if key is None else self._drawn.get(key)
         if drawn is None:
-            drawn = _Drawn.of(item.request.mechanism, resolved)
+            drawn = Drawn.of(item.request.mechanism, resolved)
         if key is not None:
             self._drawn[key] = drawn
-        known = _Known(resolved, _Priced.of(costed).beside(drawn))
+        known = _Known(resolved, Priced.of(costed).beside(drawn))
         if key is not None and costed.delta is None:
             self._kinds[key] = known
         return known
@@ -284,19 +213,19 @@ class Asking:
         """Return the commands that ask for these runs, with their costs, or the error of a run that cannot be asked
         for. Raises TooLarge as `ask_batch`."""
         questions = await self._aside.run(actor.tenant_id, partial(self._questions, actor, items), size=None)
-        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, _Asked)})
+        prices = await self._prices(actor, {one.key: one.question for one in questions if isinstance(one, Asked)})
         commanded = partial(self._commands, actor, items, questions, prices)
         return await self._aside.run(actor.tenant_id, commanded, size=None)
 
-    async def _prices(self, actor: Actor, questions: Mapping[_Key, Question]) -> Mapping[_Key, _Priced | LedgerError]:
+    async def _prices(self, actor: Actor, questions: Mapping[Key, Question]) -> Mapping[Key, Priced | LedgerError]:
         """Return the cost of each question, a few computed at the same time."""
-        prices: dict[_Key, _Priced | LedgerError] = {}
+        prices: dict[Key, Priced | LedgerError] = {}
         left = iter(questions.items())
 
         async def price_some() -> None:
             for key, question in left:
                 try:
-                    prices[key] = _Priced.of(await self._costing.work_out(actor.tenant_id, question))
+                    prices[key] = Priced.of(await self._costing.work_out(actor.tenant_id, question))
                 except LedgerError as error:
                     prices[key] = error
                 await asyncio.sleep(0)  # what is remembered takes no time, and others get their turn all the same
@@ -304,17 +233,17 @@ class Asking:
         await asyncio.gather(*(price_some() for _ in range(min(COSTED_AT_ONCE_MAX, len(questions)))))
         return prices
 
-    def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[_Asked | LedgerError]:
+    def _questions(self, actor: Actor, items: Sequence[Item | LedgerError]) -> list[Asked | LedgerError]:
         """Return what the costs of a batch's runs depend on; equal requests share it. Raises TooLarge."""
-        asked: dict[str | int, _Asked | LedgerError] = {}
+        asked: dict[str | int, Asked | LedgerError] = {}
         keys = [_text_of(item) if isinstance(item, Item) else index for index, item in enumerate(items)]
         for key, item in zip(keys, items, strict=True):
             if key not in asked:
                 asked[key] = self._asked(actor, item) if isinstance(item, Item) else item
-        demand_weight(one.question for one in asked.values() if isinstance(one, _Asked))
+        demand_weight(one.question for one in asked.values() if isinstance(one, Asked))
         return [asked[key] for key in keys]
 
-    def _asked(self, actor: Actor, item: Item) -> _Asked | LedgerError:
+    def _asked(self, actor: Actor, item: Item) -> Asked | LedgerError:
         try:
             demand_project_of_key(actor, item.request.project)
             resolved = self._catalogue.resolve_now(actor, item.request.datasets)
@@ -323,21 +252,21 @@ class Asking:
         except LedgerError as error:
             return error
         key = canonical(item.body["mechanism"]), question.terms, question.shares, question.situation
-        return _Asked(resolved, question, key, item, _Drawn.of(question.mechanism, resolved))
+        return Asked(resolved, question, key, item, Drawn.of(question.mechanism, resolved))
 
     def _commands(
         self,
         actor: Actor,
         items: Sequence[Item | LedgerError],
-        questions: Sequence[_Asked | LedgerError],
-        prices: Mapping[_Key, _Priced | LedgerError],
+        questions: Sequence[Asked | LedgerError],
+        prices: Mapping[Key, Priced | LedgerError],
     ) -> list[Ask | LedgerError]:
         """Return the commands of a batch's runs, in order, or the error of a run that cannot be asked for."""
         commands: list[Ask | LedgerError] = []
-        recorded: dict[int, _Priced] = {}
+        recorded: dict[int, Priced] = {}
         for item, asked in zip(items, questions, strict=True):
             priced = asked if isinstance(asked, LedgerError) else prices[asked.key]
-            if isinstance(item, Item) and isinstance(asked, _Asked) and isinstance(priced, _Priced):
+            if isinstance(item, Item) and isinstance(asked, Asked) and isinstance(priced, Priced):
                 priced = recorded.setdefault(id(asked), priced.beside(asked.drawn))
                 whole = replace(asked.asked, key=item.key)  # equal requests were completed once
                 commands.append(self._command(actor, whole, asked.resolved, _text_of(whole), priced))
@@ -345,7 +274,7 @@ class Asking:
                 commands.append(priced)
         return commands
 
-    def _command(self, actor: Actor, item: Item, resolved: Resolved, text: str, priced: _Priced) -> Ask:
+    def _command(self, actor: Actor, item: Item, resolved: Resolved, text: str, priced: Priced) -> Ask:
         """Return the command that asks for a run, with its cost. text: the canonical JSON of what was asked."""
         request = item.request
         return Ask(

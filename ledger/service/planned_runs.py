@@ -22,7 +22,8 @@ from ledger.core.datasets import Account
 from ledger.core.decision.group import Outcome, decide, read_sets
 from ledger.core.people import Actor
 from ledger.errors import LedgerError
-from ledger.service.asking import Asking, Item
+from ledger.service.asked import Item
+from ledger.service.asking import Asking
 from ledger.service.requests.fields import Strict
 from ledger.service.requests.runs import RunRequest
 from ledger.service.shapes.accountant import PlannedRun, PlannedRuns, PlannedTogether

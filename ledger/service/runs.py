@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final
 from uuid import UUID, uuid4
@@ -21,10 +21,10 @@ from ledger.core.commands import (
     Start,
     Void,
 )
-from ledger.core.datasets import AccountKey, Dataset
+from ledger.core.datasets import AccountKey
 from ledger.core.decision.of_run import run_state
 from ledger.core.decision.posting import Repeat
-from ledger.core.entries import Entry, Record
+from ledger.core.entries import Record
 from ledger.core.journal import chain
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
@@ -34,7 +34,7 @@ from ledger.errors import (
     NotFound,
     RunState,
 )
-from ledger.service import answers, ids, pages, run_details, waiting
+from ledger.service import answers, endings, ids, pages, run_details, waiting
 from ledger.service.aside import Aside
 from ledger.service.asking import Asking, parsed, size_of
 from ledger.service.catalogue import Catalogue, find_definition
@@ -49,11 +49,10 @@ from ledger.service.costing import (
 from ledger.service.decided import Decided
 from ledger.service.gathered import Gathered
 from ledger.service.history import History
-from ledger.service.portions import deltas_of, epsilons_of
 from ledger.service.requests.runs import CorrectRequest, SettleRequest
 from ledger.service.run_filters import Filters
-from ledger.service.shapes.common import EpsilonShown
-from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunInFull, RunMoved, RunPage, RunShown, RunStarted
+from ledger.service.seen import Seen, all_entered, described, parsed_of, sealed_of
+from ledger.service.shapes.runs import ProgressShown, ReceiptShown, RunInFull, RunMoved, RunPage, RunStarted
 from ledger.service.two_people import Outcome, proposed, proposed_before
 from ledger.service.writer import Result, Writer
 from ledger.signer.keyfile import Signer
@@ -112,14 +111,14 @@ class Runs:
         _, decisions = await self._approved(actor, run_id)
         entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
-        return RunStarted(**answers.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
+        return RunStarted(**endings.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
 
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settle a run for what it executed. Less than planned is returned only if that is sound. Raises Overrun for
         more than fits."""
         run, decisions = await self._approved(actor, run_id)
         command = await self._settling(actor, run, decisions, request=request, body=body)
-        return answers.moved(decisions[0], await self._entered(command, decisions))
+        return endings.moved(decisions[0], await self._entered(command, decisions))
 
     async def note_progress(self, actor: Actor, run_id: UUID, *, steps: int, reporter: str | None) -> ProgressShown:
         """Keep how far the job of a started run has come, in place of what it reported before. Raises RunState."""
@@ -142,7 +141,7 @@ class Runs:
         reported = await asyncio.to_thread(self._reported, actor, run)
         command = await self._settling(actor, run, decisions, request=reported, body={"reason": reason})
         command = replace(command, ruling=Ruling("confirmed", reason, Consent(uuid4())))
-        return answers.ended(decisions[0], await self._entered(command, decisions))
+        return endings.ended(decisions[0], await self._entered(command, decisions))
 
     async def correct(
         self, actor: Actor, run_id: UUID, *, request: CorrectRequest, body: Mapping[str, Any], consent: Consent
@@ -209,7 +208,7 @@ class Runs:
         entries = await self._entries_of(command, result, decisions)
         if entries[0]["kind"] == "change-proposed":
             return Outcome(proposed(entries[0]), is_done=False)
-        return Outcome(answers.ended(decisions[0], entries), is_done=True)
+        return Outcome(endings.ended(decisions[0], entries), is_done=True)
 
     async def refuse_on_run(self, actor: Actor, run_id: UUID, *, proposal_id: UUID, reason: str) -> None:
         """Refuse what another steward proposed."""
@@ -227,7 +226,7 @@ class Runs:
         tenant_id = command.actor.tenant_id
         if isinstance(result, Repeat):
             before = await asyncio.to_thread(self._entries, tenant_id, [result.run_id])
-            entries = answers.repeated(before[result.run_id], result.kind, result.body)
+            entries = endings.repeated(before[result.run_id], result.kind, result.body)
         else:
 
             def read() -> list[Record]:
@@ -254,7 +253,7 @@ class Runs:
                 found = reading.runs.ids_between(first, last, limit=ids.CANDIDATES_MAX + 1, principal_id=own)
                 undecided = waiting.between(reading, actor, first, last, limit=ids.CANDIDATES_MAX + 1)
                 if is_limited:
-                    seen = {run.id for run, entries in _all_entered(reading, found) if _sees(actor, entries, run)}
+                    seen = {run.id for run, entries in all_entered(reading, found) if _sees(actor, entries, run)}
                     found = [id_ for id_ in found if id_ in seen]
                 return list(dict.fromkeys([*found, *undecided]))
 
@@ -276,13 +275,13 @@ class Runs:
                 return None
             return waiting.in_full(reading, proposal)
 
-    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[_Seen, RunInFull]]:
+    def _read_shown(self, tenant_id: UUID, run_ids: Sequence[UUID]) -> dict[UUID, tuple[Seen, RunInFull]]:
         """Return those of these runs that there are, as they are shown."""
         with self._store.reading(tenant_id) as reading:
-            entered = _all_entered(reading, run_ids)
+            entered = all_entered(reading, run_ids)
             decided = reading.runs.decided([run.id for run, _ in entered])
             places = {id_: [(place.dataset, place.seq) for place in found] for id_, found in decided.items()}
-            seen = _described(reading, entered, places)
+            seen = described(reading, entered, places)
             shown = run_details.in_full(reading, [(one.run, one.shown) for one in seen], decided)
         return {one.run.id: (one, shown[one.run.id]) for one in seen}
 
@@ -326,7 +325,7 @@ class Runs:
             if sought is None:
                 return RunPage(items=[], next=None)
             found, end = _walk(reading, sought, filters, after=after, limit=limit)
-            seen = _described(reading, found)
+            seen = described(reading, found)
         following = None if end is None else pages.cursor_at([end[0], str(end[1])])
         return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=following)
 
@@ -371,74 +370,13 @@ class Runs:
             return parsed(reading, run_ids)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A run as it is shown, and what decides who sees it."""
-
-    run: Run
-    entries: Sequence[Record]
-    shown: RunShown
-
-
-def _sealed(reading: Reading, runs: Sequence[Run]) -> list[tuple[Run, list[Entry]]]:
-    """Return the first of these runs with their entries, as many as fit in a page; one at least."""
-    sealed = reading.journals.first_entries([run.id for run in runs]) if runs else {}
-    return [(run, sealed[run.id]) for run in runs[: len(sealed)]]
-
-
-def _parsed(run: Run, sealed: Sequence[Entry]) -> tuple[Run, list[Record]]:
-    return run, [ParsedEntry.parse(entry) for entry in sealed]
-
-
-def _described(
-    reading: Reading,
-    entered: Sequence[tuple[Run, list[Record]]],
-    places: Mapping[UUID, Sequence[tuple[str, int]]] | None = None,
-) -> list[_Seen]:
-    """Return runs as they are shown. places: each dataset that a run touches, with the number of its decision."""
-    now_us = reading.now_us()
-    places = reading.runs.places([run.id for run, _ in entered]) if places is None else places
-    progress = run_details.progress_of(reading, [run for run, _ in entered if run.state == "started"])
-    names = sorted({name for run, _ in entered for name, _ in places[run.id]})
-    datasets = {found.definition.name: found for found in reading.datasets.by_names(names)} if names else {}
-    of = {run.id: [datasets[name] for name, _ in places[run.id] if name in datasets] for run, _ in entered}
-    epsilons = _epsilons(entered, of)
-    return [
-        _Seen(
-            run,
-            entries,
-            answers.describe(
-                run,
-                entries,
-                places[run.id],
-                epsilon=epsilons[run.id],
-                limits=[dataset.limit for dataset in of[run.id] if dataset.limit is not None],
-                now_us=now_us,
-                progress=progress.get(run.id),
-            ),
-        )
-        for run, entries in entered
-    ]
-
-
 def _of_key(reading: Reading, actor: Actor, filters: Filters) -> RunPage:
     """Return the actor's own run that has an idempotency key, if there is one and it satisfies the other filters."""
     if filters != Filters(key=filters.key):
         raise InvalidRequest("key: names one run at most. Leave the other filters out.", field="key")
     found = reading.runs.of_key(actor.principal_id, filters.key or "")
-    seen = _described(reading, _all_entered(reading, [] if found is None else [found]))
+    seen = described(reading, all_entered(reading, [] if found is None else [found]))
     return RunPage(items=[one.shown for one in seen if _sees(actor, one.entries, one.run)], next=None)
-
-
-def _epsilons(
-    entered: Sequence[tuple[Run, list[Record]]], of: Mapping[UUID, Sequence[Dataset]]
-) -> dict[UUID, list[EpsilonShown]]:
-    """Return the epsilon of each run by itself, at the deltas of the budgets that it charges."""
-    deltas = {run.id: deltas_of(dataset.budget for dataset in of[run.id]) for run, _ in entered}
-    alone = {run.id: answers.alone(answers.decision_in(entries)) for run, entries in entered}
-    at = {one: [id_ for id_ in alone if deltas[id_] == one] for one in set(deltas.values())}
-    known = {one: epsilons_of({alone[id_] for id_ in ids}, one) for one, ids in at.items()}
-    return {id_: known[deltas[id_]][amount] for id_, amount in alone.items()}
 
 
 def _sought(reading: Reading, actor: Actor, filters: Filters) -> Sought | None:
@@ -471,11 +409,11 @@ def _walk(
     for _ in range(READS_MAX):
         count = TEXTS_AT_ONCE if filters.reads_texts else limit - len(found)
         rows, end = reading.runs.page(sought, after=after, limit=count + 1)
-        sealed = _sealed(reading, rows[:count])
+        sealed = sealed_of(reading, rows[:count])
         for run, entries in sealed:
             after, looked = position_of(run), looked + 1
             if filters.holds(entries):
-                found.append(_parsed(run, entries))
+                found.append(parsed_of(run, entries))
             if len(found) == limit:
                 break
         looked_at_all = len(sealed) == len(rows) and after == (position_of(rows[-1]) if rows else after)
@@ -484,17 +422,6 @@ def _walk(
         if len(found) == limit or looked >= TEXTS_MAX or not filters.reads_texts:
             break
     return found, after
-
-
-def _all_entered(reading: Reading, run_ids: Sequence[UUID]) -> list[tuple[Run, list[Record]]]:
-    """Return those of these runs that there are with their entries, however large they are."""
-    found: list[tuple[Run, list[Record]]] = []
-    runs = list(reading.runs.by_id(run_ids).values()) if run_ids else []
-    while runs:
-        sealed = _sealed(reading, runs)
-        found += [_parsed(*one) for one in sealed]
-        runs = runs[len(sealed) :]
-    return found
 
 
 def _demand_own(actor: Actor, run: Run, entries: Sequence[Record]) -> None:

@@ -338,10 +338,10 @@ def test_a_refused_run_touches_nothing(ledger: Ledger, client: Client) -> None:
     assert refused.fits == {"noise_multiplier": 1.0}
     assert client.run_info(refused.run)["state"] == "refused"
     assert str(refused) == (
-        "The run does not fit. It exceeds the budget of mnist: it needs 400 % of the budget, and 100 % is left (it needs"
-        " mu 2, and 1 of 1 is left). By itself it has epsilon 10 at delta 1e-05. This would fit: noise_multiplier=1.0."
-        " What is held comes back when runs are voided or end early; what is spent never does. A steward can set a larger"
-        " budget."
+        "The run does not fit. It exceeds the budget of mnist: it needs 400 % of the budget, and 100 % is left (it"
+        " needs mu 2, and 1 of 1 is left). By itself it has epsilon 10 at delta 1e-05. This would fit:"
+        " noise_multiplier=1.0. What is held comes back when runs are voided or end early; what is spent never does."
+        " A steward can set a larger budget."
     )
     assert kinds(ledger) == ["dataset-registered", "run-refused"]
 

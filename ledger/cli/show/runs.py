@@ -30,7 +30,6 @@ from ledger.errors import BudgetExceeded, Overrun
 from ledger.limits_in_words import account_name, comes_back
 
 if TYPE_CHECKING:
-    from ledger.api.schemas.problems import BatchResult
     from ledger.service.shapes.accountant import Certified, Evaluated, Planned, PlannedBinding, PlannedOn, Solution
     from ledger.service.shapes.common import AmountShown
     from ledger.service.shapes.runs import (
@@ -48,8 +47,6 @@ if TYPE_CHECKING:
         SegmentsShown,
     )
 
-WARNINGS_MAX: Final = 10
-"""How many different warnings about the runs of a batch are printed."""
 _OF_NOISE: Final = ("noise_multiplier", "noise_scale")
 """The parameters of which more costs less."""
 
@@ -113,7 +110,9 @@ def _remaining(grid: Table, datasets: Sequence[RunOnDataset]) -> None:
             grid.add_row(label, f"{dataset['name']} has no budget of its own; what it is derived from is charged")
             continue
         part = left_of(dataset.get("percent_left"), dataset.get("percent_of_delta_left"))
-        grid.add_row(label, f"{part}mu {remaining_text(dataset['remaining'])} of {dataset.get('account') or dataset['name']}")
+        grid.add_row(
+            label, f"{part}mu {remaining_text(dataset['remaining'])} of {dataset.get('account') or dataset['name']}"
+        )
 
 
 def left_of(part: float | None, of_delta: float | None) -> str:
@@ -287,37 +286,6 @@ def overran(error: Overrun) -> None:
         err.print(f"    privacy-ledger dataset thaw {shlex.quote(name)} --reason …")
 
 
-def batch(asked: Sequence[Mapping[str, Any]], results: Sequence[BatchResult], *, is_refused: bool) -> None:
-    """Print the outcome of each run of a batch, one per line, in order."""
-    table = new_table("", "datasets", "", "run", "%", "mu", right=("", "%", "mu"))
-    for index, (run, result) in enumerate(zip(asked, results, strict=True), start=1):
-        uses = run.get("datasets", ())
-        names = ", ".join(str(use.get("name") if isinstance(use, dict) else use) for use in uses)
-        table.add_row(str(index), names, *_outcome(result))
-    console = err if is_refused else out
-    console.print(table)
-    for text in _warnings_of(results):
-        console.print(Text.assemble(("warning", "bold yellow"), f": {text}"))
-    if is_refused:
-        console.print("Not every run can be approved. Nothing was recorded.")
-
-
-def _warnings_of(results: Sequence[BatchResult]) -> list[str]:
-    """Return the different warnings about the runs of a batch, a few at most."""
-    outcomes: list[Mapping[str, Any]] = [result.get("run") or result.get("problem") or {} for result in results]
-    return list(dict.fromkeys(text for outcome in outcomes for text in outcome.get("warnings", ())))[:WARNINGS_MAX]
-
-
-def _outcome(result: BatchResult) -> tuple[Text, str, str, str]:
-    """Return the outcome of a run of a batch: the verdict, its id, its percent of the budget and its mu."""
-    approval = result.get("run")
-    if approval is not None:
-        part = plain_percent(approval.get("percent"))
-        return Text("approved", style="green"), approval["id"], part, up(approval["cost"]["mu"])
-    problem: Mapping[str, object] = result.get("problem") or {}
-    return Text(str(problem.get("code")), style="bold red"), str(problem.get("run", "")), "", ""
-
-
 def _fitting(console: Console, fits: Mapping[str, Any], suggest: Callable[[str, Any], str]) -> None:
     if not fits:
         console.print("No change of a single parameter would make it fit.")
@@ -376,25 +344,6 @@ def model_text(model: ModelShown) -> str:
     return f"{model['name']}, {model['size']:,} bytes, SHA-256 {model['sha256']}"
 
 
-def voided(results: Sequence[Mapping[str, Any]]) -> None:
-    """Print what became of each run that was to be voided."""
-    if not results:
-        err.print("No runs match.")
-        return
-    cells = [(result["run"], *_voided(result)) for result in results]
-    rows.show(rows.Rows(("run", "", "mu returned", "note"), cells, right=("mu returned",), texts=("note",)))
-
-
-def _voided(result: Mapping[str, Any]) -> tuple[str, str, str]:
-    if "problem" in result:
-        return "not voided", "", result["problem"]["detail"]
-    if "proposal" in result:
-        return "proposed", "", f"privacy-ledger proposal approve {result['proposal']['id']} --reason …"
-    kept, returned = result.get("kept"), result.get("returned")
-    note = "" if kept is None else f"kept mu {number(kept['mu'])} for {', '.join(result.get('kept_for', ()))}"
-    return "voided", "" if returned is None else number(returned["mu"]), note
-
-
 def overrun_text(overrun: OverrunShown) -> str:
     """Describe what was executed beyond the plan."""
     again = overrun["repeated"]
@@ -445,16 +394,6 @@ def runs(items: Sequence[RunShown]) -> None:
             drop=("mu", "purpose", "mechanism", "by", "asked", "project", "epsilon", "dataset"),
         )
     )
-
-
-def sent_later(answer: Mapping[str, Any]) -> None:
-    """Print the settlements that were sent, and the runs whose settlements still wait."""
-    for item in answer["sent"]:
-        out.print(f"{item['run']}  {item['outcome']}")
-    for run in answer["waiting"]:
-        out.print(f"{run}  still waits")
-    if not answer["sent"] and not answer["waiting"]:
-        err.print("No settlement waits on this machine.")
 
 
 def _state(item: RunShown) -> str:

@@ -21,7 +21,8 @@ from ledger.client.opacus import checks
 from ledger.client.opacus.accountant import LedgerAccountant
 from ledger.client.opacus.checks import NotCovered, drawn_rate
 from ledger.client.opacus.watch import Approved, Watch, fresh_generator
-from ledger.client.runs import Run, RunScope
+from ledger.client.runs import Run
+from ledger.client.scopes import RunScope
 
 log = logging.getLogger("ledger.client.opacus")
 
