@@ -30,10 +30,10 @@ from ledger.api.middleware import Recogniser
 from ledger.api.problems import Json, Unfit, of_error, of_exception, of_validation
 from ledger.api.routing import aside, read_body
 from ledger.api.services import Served
-from ledger.canonical import canonical
 from ledger.core.people import Actor, Consent
 from ledger.errors import LedgerError
 from ledger.service import presence
+from ledger.service.asked import canonical
 from ledger.service.asking import kind_of
 from ledger.service.requests.runs import NewBatch, RunRequest, SettleRequest, VoidRequest, as_kept
 

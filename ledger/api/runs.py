@@ -20,7 +20,6 @@ from ledger.api.routing import Route, aside, found_in, sent
 from ledger.api.schemas.common import Problem
 from ledger.api.schemas.problems import Batched, BatchResult, BatchWasRefused, RunOverran, RunRefused
 from ledger.api.services import Served, served, services
-from ledger.canonical import canonical
 from ledger.core.amounts import microseconds
 from ledger.core.people import Actor, Consent
 from ledger.core.runs import RunStateName
@@ -33,7 +32,7 @@ from ledger.errors import (
     LedgerError,
 )
 from ledger.mistakes import VISIBLE_PATTERN
-from ledger.service.asked import Item
+from ledger.service.asked import Item, canonical
 from ledger.service.asking import Answer
 from ledger.service.requests.fields import DatasetName, ProjectName, When
 from ledger.service.requests.runs import (

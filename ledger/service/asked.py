@@ -9,8 +9,8 @@ from typing import Any
 
 from ledger.accounting.mechanisms import AnyMechanism
 from ledger.accounting.terms import Terms
-from ledger.canonical import canonical
 from ledger.core.amounts import Amount
+from ledger.core.journal.chain import canonical as canonical
 from ledger.core.residual import Residual
 from ledger.service import sizes
 from ledger.service.catalogue import Resolved

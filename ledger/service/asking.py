@@ -13,7 +13,6 @@ from uuid import UUID, uuid4
 
 from cachetools import LRUCache
 
-from ledger.canonical import canonical
 from ledger.core.amounts import Amount
 from ledger.core.commands import Ask, Batch, Claim, Second
 from ledger.core.decision.group import Unrecorded
@@ -25,7 +24,7 @@ from ledger.core.runs import BEGIN_WITHIN_US, REFUSALS_PER_HOUR, Run
 from ledger.errors import BudgetExceeded, IdempotencyKeyReused, LedgerError, Overloaded, TooLarge
 from ledger.service import answers, reused, sizes, waiting
 from ledger.service.aside import Aside
-from ledger.service.asked import Asked, Drawn, Item, Key, Priced
+from ledger.service.asked import Asked, Drawn, Item, Key, Priced, canonical
 from ledger.service.catalogue import Catalogue, Resolved, demand_project_of_key, demand_sight
 from ledger.service.costing import Costing, Question, demand_weight
 from ledger.service.decided import Approved, Decided

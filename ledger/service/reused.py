@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
-from ledger.canonical import canonical
 from ledger.core.entries import Record
+from ledger.core.journal.chain import canonical
 from ledger.errors import IdempotencyKeyReused
 
 FIELDS_MAX: Final = 10

@@ -26,9 +26,9 @@ from sqlalchemy import (
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
-from ledger.store.guards import TENANT_SETTING
+from ledger.store.guards import FAMILIAR_BYTES, TENANT_SETTING
 from ledger.store.overview import Leases, Overview
-from ledger.store.tables import FAMILIAR_BYTES, keys, operator_keys, tenants
+from ledger.store.tables import keys, operator_keys, tenants
 from ledger.store.transactions import Reading, Writing
 
 SQLITE_BUSY_SECONDS: Final = 10

@@ -97,3 +97,25 @@ GRANTS: Final[dict[str, str]] = {
 }
 FUNCTION_GRANTS: Final = (*watching.GRANTS, "familiar_keys(bigint)")
 """The functions that the server's role may call, in addition to those that everyone may."""
+
+FAMILIAR_BYTES: Final = 8
+"""How much of a key's digest is returned before its tenant is known: enough to tell keys apart, and of no other use."""
+FAMILIAR: Final = (
+    "CREATE POLICY keys_owner ON keys FOR SELECT TO CURRENT_USER"
+    " USING (current_setting('app.telling_familiar', true) = 'on')",
+    # Which keys were valid before, for callers whose tenant is not known yet. It returns no tenant, name or role, and
+    # only the beginning of each digest. The policy above lets the owner see keys in this function only, which sets what
+    # it asks for.
+    f"""CREATE FUNCTION familiar_keys(rows_max bigint) RETURNS SETOF bytea LANGUAGE plpgsql STABLE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp
+AS $$ BEGIN
+PERFORM set_config('app.telling_familiar', 'on', true);
+RETURN QUERY SELECT substring(digest FROM 1 FOR {FAMILIAR_BYTES}) FROM public.keys
+WHERE last_used_us IS NOT NULL AND revoked_us IS NULL
+  AND (expires_us IS NULL OR expires_us > (extract(epoch FROM clock_timestamp()) * 1000000)::bigint)
+ORDER BY last_used_us DESC LIMIT rows_max;
+PERFORM set_config('app.telling_familiar', 'off', true);
+END $$""",  # noqa: S608 (a number of ours)
+    "REVOKE ALL ON FUNCTION familiar_keys(bigint) FROM PUBLIC",
+)
+"""What lets a server learn which keys were valid before."""
