@@ -104,12 +104,14 @@ def _invalid(field: str, detail: str) -> InvalidRequest:
 def report_deltas(budget: dict[str, Any]) -> list[float]:
     """Return the deltas at which a dataset's epsilon is shown: that of its budget, or the usual ones.
 
-    No epsilon holds at a delta below the budget's own: if both are, it is ten times that.
+    No epsilon holds at a delta below the budget's own, and little is left for one at the same: if both usual ones are no
+    larger, the first is ten times that.
     """
     if "at_delta" in budget:
         return [float(budget["at_delta"])]
     own = float(budget.get("delta") or 0)
-    return [delta for delta in USUAL_DELTAS if delta >= own] or [min(10 * own, float(AT_DELTA_MAX))]
+    usual = [delta for delta in USUAL_DELTAS if delta >= own]
+    return usual if own < REPORT_DELTA else [min(10 * own, float(AT_DELTA_MAX)), *usual]
 
 
 class Epsilon(NamedTuple):
@@ -126,9 +128,8 @@ class Epsilon(NamedTuple):
 
 def epsilon_shown(budget: dict[str, Any], limit: Amount) -> Epsilon:
     """Return the epsilon of a budget at its own delta or, if it is of mu, that of its limit at the first delta at which
-    it is shown that is above the budget's own, rounded up."""
+    it is shown, rounded up."""
+    at_delta = report_deltas(budget)[0]
     if "epsilon" in budget:
-        return Epsilon(float(budget["epsilon"]), report_deltas(budget)[0])
-    own = float(budget.get("delta") or 0)
-    at_delta = next((delta for delta in report_deltas(budget) if delta > own), min(10 * own, float(AT_DELTA_MAX)))
+        return Epsilon(float(budget["epsilon"]), at_delta)
     return Epsilon(disclosure.epsilons([limit], at_delta=at_delta)[0], at_delta)
