@@ -127,6 +127,10 @@ def test_a_batch_does_not_wait(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
     run = waits(asker, "b")
     results = ok(asker.post("/v1/runs/batch", {"runs": runs, "atomic": False}))["results"]
     assert (results[1]["problem"]["code"], results[1]["problem"]["run"]) == ("run-waits", run)
+    for atomic in (True, False):  # its key, for another request
+        other = [{**runs[1], "mechanism": SMALL}]
+        (result,) = asker.post("/v1/runs/batch", {"runs": other, "atomic": atomic}).json()["results"]
+        assert (result["problem"]["code"], result["problem"]["run"]) == ("idempotency-key-reused", run)
 
 
 def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger, Ledger, Ledger]) -> None:
