@@ -20,7 +20,7 @@ from ledger.client.flows import Flow, Pause, Server, answered, carry_out, log, r
 from ledger.client.mechanisms import AnyMechanism, declared, lacks_size, planned_steps
 from ledger.client.runs import Run
 from ledger.client.sampling import POISSON
-from ledger.errors import InvalidRequest, LedgerError, NotFound, RunState
+from ledger.errors import InvalidRequest, LedgerError, NotFound, ProposalState, RunState
 
 WAIT_SECONDS_MAX: Final = 600.0
 """How long a process waits for the run that process 0 asks for."""
@@ -153,8 +153,8 @@ def enter(plan: Plan, server: Server) -> Flow[Entered]:
         return (yield from _begin(plan, server, files, key, asked, is_known=is_known))
     except BaseException as error:
         if key is not None:
-            # A refused run has ended, and so has one that can be started no more.
-            key.close(is_over=isinstance(error, BudgetExceeded | RunState))
+            # A refused run has ended, and so has one that can be started no more, or that no steward approved.
+            key.close(is_over=isinstance(error, BudgetExceeded | RunState | ProposalState))
         raise
 
 

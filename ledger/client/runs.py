@@ -100,8 +100,10 @@ class Run:
         if self._record is not None and self._record.is_known:
             before = self._record.steps
         if phases:
+            # Only the sum is stated, and any part may have executed what the file does not know of.
+            more = max(0, (self._steps_before or 0) - sum(before.values()))
             return {
-                name: Part(name, most, most if self.is_unknown else before.get(name, 0))
+                name: Part(name, most, most if self.is_unknown else min(most, before.get(name, 0) + more))
                 for name, most in phases.items()
             }
         planned = 0 if self._planned is None else self._planned[1]

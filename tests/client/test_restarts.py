@@ -6,20 +6,33 @@ import itertools
 import logging
 import os
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from ledger import errors
-from ledger.client import DPSGD, BudgetExceeded, Gaussian, MatrixFactorization, PlanExceeded, Run, Unreachable
+from ledger.client import (
+    DPSGD,
+    BudgetExceeded,
+    Composed,
+    Gaussian,
+    Laplace,
+    MatrixFactorization,
+    PlanExceeded,
+    Run,
+    Unreachable,
+)
 from ledger.client import Ledger as Client
 from ledger.client.beats import Send
 from ledger.client.calls import Call
 from ledger.client.files import FILES_MAX, Files, open_record
 from tests.kit.clients import RELEASE, SGD, Faults, connect, died, kinds
 from tests.kit.driver import Ledger
+from tests.kit.scene import REASON, ok
 
+TWO = Composed(parts=[Gaussian(noise_multiplier=20, count=30), Laplace(noise_multiplier=50, count=28)])
 STEPS = DPSGD(noise_multiplier=30, sample_rate=0.01, steps=87)
 SHUFFLED = DPSGD(noise_multiplier=30, sampling="shuffle", sample_rate=0.1, steps=87)
 TREE = MatrixFactorization(
@@ -105,6 +118,42 @@ def test_where_nothing_is_known_the_whole_plan_counts(
         run.step()
     assert run.settled is not None
     assert run.settled["overrun"]["steps"] == 1
+
+
+def test_steps_that_are_stated_of_a_composed_run_count_in_each_part(client: Client) -> None:
+    """Goal: where only their sum is known, no part has more steps left than it can have: with 20 of 30 and 28 stated,
+    10 and 8 are left. Method: another state directory; then a file that knows of fewer steps than are stated."""
+    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": TWO, "idempotency_key": "job"}
+    died(client.run(**arguments).__enter__())
+    os.environ["LEDGER_STATE_DIR"] += "-elsewhere"
+    run = client.run(**arguments, steps_done=20).__enter__()
+    assert run.phases == {"part 1": (20, 30), "part 2": (20, 28)}
+    assert len([*run.batches(range(58), phase="part 1")]) == 10
+    died(run)
+    again = client.run(**arguments, steps_done=55).__enter__()
+    assert again.phases == {"part 1": (30, 30), "part 2": (25, 28)}
+    died(again)
+
+
+def test_a_run_that_no_steward_approved_does_not_keep_the_job_from_asking_again(ledger: Ledger, client: Client) -> None:
+    """Goal: a job learns once that its run was not approved; the next time it asks for a new one. Method: refused."""
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 1, **REASON}))
+    steward = ledger.as_("steward")
+    scope = partial(client.run, datasets=["mnist"], mechanism=RELEASE)
+    with pytest.raises(errors.RunWaits) as first:
+        scope().__enter__()
+    with pytest.raises(errors.RunWaits) as same:
+        scope().__enter__()
+    assert same.value.facts["run"] == first.value.facts["run"]
+    ok(steward.post(f"/v1/proposals/{first.value.facts['run']}/refuse", REASON))
+    with pytest.raises(errors.ProposalState):
+        scope().__enter__()
+    with pytest.raises(errors.RunWaits) as second:
+        scope().__enter__()
+    assert second.value.facts["run"] != first.value.facts["run"]
+    ok(steward.post(f"/v1/proposals/{second.value.facts['run']}/approve"))
+    with scope() as run:
+        assert run.id == second.value.facts["run"]
 
 
 def test_a_file_that_another_place_overtook_is_not_believed(client: Client) -> None:
