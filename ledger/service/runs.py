@@ -268,6 +268,13 @@ class Runs:
             raise _no_run()
         return run_details.for_actor(actor, seen[1])
 
+    async def approved(self, actor: Actor, run_id: UUID) -> RunInFull:
+        """Return a run that waited, to the steward who approved it just now, of whom it need not be."""
+        seen = await self._shown.ask(actor.tenant_id, run_id)
+        if seen is None:
+            raise _no_run()
+        return run_details.for_actor(actor, seen[1])
+
     def _waiting(self, actor: Actor, run_id: UUID) -> RunInFull | None:
         with self._store.reading(actor.tenant_id) as reading:
             proposal = waiting.find(reading, run_id)

@@ -150,6 +150,26 @@ def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger,
     assert all(item["run"] != run for item in ok(steward.get("/v1/datasets/mnist/history"))["items"])
 
 
+def test_a_steward_of_some_datasets_approves_what_waits_for_these(ledger: Ledger) -> None:
+    """Goal: a key that is limited to datasets decides what waits for these, and learns the outcome; it decides nothing
+    for a dataset that it does not see. Method: a run on a derived dataset, which waits for its origin."""
+    ledger.register(costing="standalone")
+    ok(ledger.post("/v1/datasets", {"name": "view", "derived_from": [{"name": "mnist", "unit_preserving": True}]}))
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 10, **REASON}))
+    asker = ledger.as_("requester")
+    run = asker.ask(LARGE, datasets=["view"], key="view").json()["run"]
+    of_view = ledger.as_("steward", datasets=["view"])
+    for call in ("approve", "refuse"):
+        answer = of_view.post(f"/v1/proposals/{run}/{call}", REASON)
+        assert (answer.json()["code"], "mnist" in answer.json()["detail"]) == ("forbidden", True)
+    assert ok(asker.get(f"/v1/runs/{run}"))["state"] == "waiting"
+    own = waits(asker, "own")
+    done = ok(ledger.as_("steward", datasets=["mnist"]).post(f"/v1/proposals/{own}/approve", REASON))
+    assert (done["id"], done["decision"]) == (own, "approved")
+    of_both = ledger.as_("steward", datasets=["mnist", "view"])
+    assert ok(of_both.post(f"/v1/proposals/{run}/approve", REASON))["decision"] == "approved"
+
+
 def test_a_residual_run_waits_by_what_it_costs_beside_what_is_left(ledger: Ledger) -> None:
     """Goal: what is compared is what would be charged. Method: certified runs on a dataset with residual costs wait
     together and are approved one after another; each is charged what a plan of that moment says."""
