@@ -106,12 +106,15 @@ class Runs:
 
     # --- what changes a run
 
-    async def start(self, actor: Actor, run_id: UUID) -> RunStarted:
-        """Start a run: it may now touch the data."""
+    async def start(self, actor: Actor, run_id: UUID) -> tuple[RunStarted, bool]:
+        """Start a run: it may now touch the data. Return the answer, and whether the run was started before."""
         _, decisions = await self._approved(actor, run_id)
-        entries = await self._entered(Start(actor, run_id, _charges(decisions), self._begin_within_us), decisions)
+        command = Start(actor, run_id, _charges(decisions), self._begin_within_us)
+        result = await self._history.explaining(actor, self._writer.decide(actor.tenant_id, command))
+        entries = await self._entries_of(command, result, decisions)
         receipt = await self._receipt(actor.tenant_id, decisions, entries)
-        return RunStarted(**endings.moved(decisions[0], entries), begin_by=begin_by(entries[0]), receipt=receipt)
+        moved = endings.moved(decisions[0], entries)
+        return RunStarted(**moved, begin_by=begin_by(entries[0]), receipt=receipt), isinstance(result, Repeat)
 
     async def settle(self, actor: Actor, run_id: UUID, *, request: SettleRequest, body: Mapping[str, Any]) -> RunMoved:
         """Settle a run for what it executed. Less than planned is returned only if that is sound. Raises Overrun for

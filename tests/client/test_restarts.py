@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from ledger import errors
@@ -154,6 +155,36 @@ def test_a_run_that_no_steward_approved_does_not_keep_the_job_from_asking_again(
     ok(steward.post(f"/v1/proposals/{second.value.facts['run']}/approve"))
     with scope() as run:
         assert run.id == second.value.facts["run"]
+
+
+def test_of_two_hosts_that_start_a_run_at_once_only_one_has_its_steps(ledger: Ledger, client: Client) -> None:
+    """Goal: where both found the run held, the one that did not start it counts the whole plan as executed, and so does
+    a restart there; a lost answer to one's own start changes nothing. Method: another host just before the start."""
+    arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": STEPS, "idempotency_key": "job"}
+    here, elsewhere = os.environ["LEDGER_STATE_DIR"], os.environ["LEDGER_STATE_DIR"] + "-elsewhere"
+    first: list[Run] = []
+
+    class Meanwhile(Faults):
+        def before(self, request: httpx.Request) -> httpx.Response | str:
+            if request.url.path.endswith("/start") and not first:
+                os.environ["LEDGER_STATE_DIR"] = elsewhere
+                with connect(ledger, Faults(["pass", "lose"])) as other:
+                    first.append(other.run(**arguments).__enter__())
+                os.environ["LEDGER_STATE_DIR"] = here
+            return super().before(request)
+
+    with connect(ledger, Meanwhile()) as late:
+        second = late.run(**arguments).__enter__()
+    assert (first[0].id, first[0].is_resumed) == (second.id, False)
+    assert (second.is_resumed, second.is_unknown, second.steps) == (True, True, 87)
+    assert len([*first[0].batches(range(100))]) == 87
+    for run in (second, first[0]):
+        assert not [*run.batches(range(100))]
+    died(second)
+    again = client.run(**arguments).__enter__()
+    assert not [*again.batches(range(100))]
+    died(again)
+    died(first[0])
 
 
 def test_a_file_that_another_place_overtook_is_not_believed(client: Client) -> None:
