@@ -29,7 +29,7 @@ from ledger.client import Ledger as Client
 from ledger.client.beats import Send
 from ledger.client.calls import Call
 from ledger.client.files import FILES_MAX, Files, open_record
-from tests.kit.clients import RELEASE, SGD, Faults, connect, died, kinds
+from tests.kit.clients import RELEASE, SGD, URL, Faults, connect, died, kinds
 from tests.kit.driver import Ledger
 from tests.kit.scene import REASON, ok
 
@@ -123,7 +123,8 @@ def test_where_nothing_is_known_the_whole_plan_counts(
 
 def test_steps_that_are_stated_of_a_composed_run_count_in_each_part(client: Client) -> None:
     """Goal: where only their sum is known, no part has more steps left than it can have: with 20 of 30 and 28 stated,
-    10 and 8 are left. Method: another state directory; then a file that knows of fewer steps than are stated."""
+    10 and 8 are left. Method: another state directory; then a file that knows of fewer steps than are stated, and one
+    that was written under other names of the parts."""
     arguments: dict[str, Any] = {"datasets": ["mnist"], "mechanism": TWO, "idempotency_key": "job"}
     died(client.run(**arguments).__enter__())
     os.environ["LEDGER_STATE_DIR"] += "-elsewhere"
@@ -134,6 +135,9 @@ def test_steps_that_are_stated_of_a_composed_run_count_in_each_part(client: Clie
     again = client.run(**arguments, steps_done=55).__enter__()
     assert again.phases == {"part 1": (30, 30), "part 2": (25, 28)}
     died(again)
+    renamed = client.run(**arguments, phases=("a", "b")).__enter__()
+    assert renamed.phases == {"a": (30, 30), "b": (28, 28)}
+    died(renamed)
 
 
 def test_a_run_that_no_steward_approved_does_not_keep_the_job_from_asking_again(ledger: Ledger, client: Client) -> None:
@@ -185,6 +189,26 @@ def test_of_two_hosts_that_start_a_run_at_once_only_one_has_its_steps(ledger: Le
     assert not [*again.batches(range(100))]
     died(again)
     died(first[0])
+
+
+def test_a_settlement_that_comes_too_late_is_reported(
+    ledger: Ledger, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Goal: what a job executed is not lost in silence if a steward voided its run before the kept settlement was sent;
+    a file with no settlement stops nothing. Method: no answer at the end of the run, then voided, then another run."""
+    faults = Faults()
+    with connect(ledger, faults) as cut, cut.run(datasets=["mnist"], mechanism=STEPS) as run:
+        run.step(80)
+        faults.script[:] = ["refuse"] * 20
+    assert run.is_pending
+    ok(ledger.as_("steward").post(f"/v1/runs/{run.id}/void", REASON))
+    files().write("pending/other.json", {"url": URL})
+    with client.run(datasets=["mnist"], mechanism=STEPS):
+        pass
+    (said,) = [message for message in caplog.messages if "was sent" in message]
+    assert "it was voided before" in said
+    assert '"steps":80' in said.replace(" ", "")
+    assert [*files().names("pending")] == ["pending/other.json"]
 
 
 def test_a_file_that_another_place_overtook_is_not_believed(client: Client) -> None:
