@@ -13,6 +13,8 @@ from ledger.core.decision.two_people import DAY_US
 from ledger.operate.check import check_journals
 from ledger.settings import Settings
 from ledger.store import Store, engine_for
+from ledger.verifier.verify import verify
+from tests.kit import independent_verifier
 from tests.kit.driver import Ledger
 from tests.kit.scene import REASON, ok
 
@@ -148,6 +150,25 @@ def test_a_limited_key_learns_nothing_of_a_run_that_waits(waiting: tuple[Ledger,
     (change,) = [item for item in ok(admin.get("/v1/datasets/mnist/history"))["items"] if item["run"] == run]
     assert change["what"] == f"proposed: run {run}, which waits for a steward"
     assert all(item["run"] != run for item in ok(steward.get("/v1/datasets/mnist/history"))["items"])
+
+
+def test_a_journal_holds_with_a_run_that_waits_and_samples(ledger: Ledger, database: Settings) -> None:
+    """Goal: what a run records of its batches is in its proposal too, shown to the steward, and both verifiers know it.
+    Method: a run that lacks its size, with a warning; approved and refused; the check of the database, the export."""
+    ledger.register(budget={"epsilon": 3, "at_delta": 1e-5})
+    ok(ledger.put("/v1/datasets/mnist/fair-use", {"waits_above_percent": 1, **REASON}))
+    asker, steward = ledger.as_("requester"), ledger.as_("steward")
+    mechanism = {"type": "dpsgd", "noise_multiplier": 9, "sampling": "poisson", "batch_size": 9000, "epochs": 20}
+    approved, refused = waits(asker, "a", mechanism), waits(asker, "b", mechanism)
+    for run in (approved, refused):
+        shown = ok(steward.get(f"/v1/runs/{run}"))
+        assert shown["expected_batch"] == {"size": 9000, "units": 60_000}
+        assert "15 % of the units" in shown["warnings"][0]
+    assert ok(steward.post(f"/v1/proposals/{approved}/approve"))["expected_batch"] == shown["expected_batch"]
+    ok(steward.post(f"/v1/proposals/{refused}/refuse", REASON))
+    assert [result["error"] for result in check_journals(database)] == [None, None]
+    lines = ledger.get("/v1/datasets/mnist/export").text.splitlines()
+    assert verify(lines).journal.seq == independent_verifier.verify(lines)[0]
 
 
 def test_a_steward_of_some_datasets_approves_what_waits_for_these(ledger: Ledger) -> None:
